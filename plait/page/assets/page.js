@@ -126,7 +126,7 @@ const drawRound = (shown) => {
   const now = shown.round;
   const asked = clients.filter((client) => client.given != null).sort((a, b) => a.given - b.given);
   if (!now || !asked.length) {
-    setText("timeline-text", "No round has begun.");
+    setText("timeline-text", now ? `Round ${now.number}: ${now.cohort} chosen, none has its task yet.` : "No round has begun.");
     timeline.draw([], 0, 1);
     return;
   }
@@ -527,4 +527,5 @@ await list();
 if (!run) choose();
 setInterval(changed, 1000);
 setInterval(list, 10000);
-globalThis.plaitPage = { get run() { return run; } };
+// For whoever looks from the console, and for tests: `isDrawn` says that every panel shows the newest event.
+globalThis.plaitPage = { get run() { return run; }, get isDrawn() { return !hasNews && !isStale && !left.length; }, charts, multiples, grid };

@@ -1,0 +1,264 @@
+"""A real federation with a page behind its door: a server that stays, clients over gRPC, a browser that came by a link.
+
+What the page shows is compared with what the ledger's lines say, read here without the code that the page is made from.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from plait.address import Address
+from plait.config import config_from_table
+from plait.page.asking import ask_for_link
+from plait.rounds.ledger import Line, read_lines
+from plait.transport.operations import AwayError, OperatorCalls
+from plait.trust import StaffKit, provision
+from tests.commands import Command
+from tests.plait.page.browser import Browser
+
+SMALL = {
+    "base": "tiny", "clients": 3, "rounds": 4, "local_steps": 8, "batch_size": 2, "seq_len": 32, "rank": 4,
+    "learning_rate": 1e-2, "dtype": "float32", "seed": 5,
+}  # fmt: skip
+_WORDS = ("every", "client", "trains", "on", "what", "it", "has", "and", "sends", "a", "small", "delta", "back", "to")
+
+SHOWN = """(() => {
+  const page = globalThis.plaitPage;
+  if (!page?.isDrawn) return null;
+  const text = (place) => document.querySelector(place).textContent;
+  const texts = (one) => [...one.children].map((each) => each.textContent);
+  const list = (place) => [...document.querySelectorAll(place)].map(texts);
+  const named = (place) => Object.fromEntries(list(place).map(([name, ...rest]) => [name, rest]));
+  const { loss, bytes, drift, agreement, effective_rank: rank } = page.charts;
+  return {
+    seq: page.run.document.seq, state: text("#state"), chain: text("#chain"), learning: text("#learning-text"),
+    round: text("#timeline-text"), refusals: text("#refusals-text"), refused: list("#refusals tbody tr"),
+    figures: named("#figures div"), record: named("#record div"), savings: list("#savings tbody tr")[0],
+    clients: named("#table tbody tr"), loss: loss.data, bytes: bytes.data, drift: drift.data, rank: rank.data,
+    agreement: agreement.data, loss_text: text("#loss-text"),
+    each: Object.fromEntries((page.multiples.clients ?? []).map((one) => [one.name, one.last])),
+  };
+})()"""
+"""What the panels show, if all of them show the same event."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Federation:
+    """One server, its clients, and who looks at it."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    page: str = field(default_factory=lambda: f"localhost:{free_port()}")
+    server: Command | None = None
+    clients: dict[str, Command] = field(default_factory=dict)
+
+    @property
+    def kits(self) -> Path:
+        return self.folder / "kits"
+
+    @property
+    def calls(self) -> OperatorCalls:
+        return OperatorCalls(Address("localhost", self.port), StaffKit.load(self.kits / "operators" / "olga"))
+
+    def _plait(self, *arguments: object) -> Command:
+        with (self.folder / "output").open("ab") as output:
+            return Command(*arguments, cwd=self.folder, stdout=output, stderr=subprocess.STDOUT)
+
+    def start(self) -> None:
+        """Start the server, or start it again."""
+        self.server = self._plait(
+            "server", "--stay", "--kit", self.kits / "server", "--listen", f"127.0.0.1:{self.port}",
+            "--page", f"https://{self.page}", "--out", "federation",
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        """Kill the server, as a power cut would."""
+        assert self.server is not None
+        self.server.kill()
+        self.server.wait()
+
+    def join(self, name: str, *, rows: int = 40, words: Sequence[str] = _WORDS) -> None:
+        """Start a client."""
+        generator = random.Random(name)
+        data = self.folder / f"{name}.jsonl"
+        texts = (f"{' '.join(generator.choices(words, k=40))} {name}" for _ in range(rows))
+        data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        self.clients[name] = self._plait(
+            "client", "--kit", self.kits / "clients" / name, "--server", f"localhost:{self.port}", "--data", data,
+            "--state", f"state-{name}", "--threads", "1", "--policy", "policy.toml",
+        )  # fmt: skip
+
+    def submit(self, name: str, **settings: object) -> None:
+        """Submit a run, once the server answers."""
+        table = config_from_table({**SMALL, **settings}).to_table()
+        end = time.monotonic() + 120
+        while True:
+            try:
+                self.calls.submit(table, name=name)
+                return
+            except AwayError:
+                assert time.monotonic() < end, self.said
+                time.sleep(0.1)
+
+    @property
+    def said(self) -> str:
+        return (self.folder / "output").read_text()
+
+    def link(self) -> str:
+        """A link to the page."""
+        kit = StaffKit.load(self.kits / "operators" / "olga")
+        return ask_for_link(Address.parse(self.page), kit, role="operator", minutes=5)
+
+    def lines(self, run: str) -> list[Line]:
+        """The ledger of a run so far."""
+        ledger = self.folder / "federation" / "runs" / run / "ledger.jsonl"
+        return list(read_lines(ledger)) if ledger.exists() else []
+
+    def until(self, condition: Callable[[], object], *, patience_s: float = 300.0) -> None:
+        end = time.monotonic() + patience_s
+        while not condition():
+            assert time.monotonic() < end, self.said
+            time.sleep(0.02)
+
+    def has(self, run: str, event: str, **fields: object) -> bool:
+        """Whether a run's ledger has a line."""
+        return any(
+            line["event"] == event and all(line.get(key) == value for key, value in fields.items())
+            for line in self.lines(run)
+        )
+
+
+@contextmanager
+def federation(folder: Path, names: Sequence[str] = ("alice", "bob", "carol")) -> Iterator[Federation]:
+    """A federation whose server has begun and whose clients have not; what still runs afterwards is killed."""
+    made = Federation(folder)
+    provision(made.kits, names, ("localhost",), operators=("olga",), now=datetime.now(UTC))
+    (folder / "policy.toml").write_text("min-examples = 4\nmin-tokens = 1\n")
+    made.start()
+    try:
+        yield made
+    finally:
+        for process in (made.server, *made.clients.values()):
+            if process is not None:
+                process.kill()
+                process.wait()
+
+
+def enter(browser: Browser, there: Federation, run: str) -> None:
+    """Come to the page by a link, and look at a run."""
+    browser.call("Security.setIgnoreCertificateErrors", ignore=True)
+    browser.open(there.link())
+    browser.wait("document.querySelector('#me')?.textContent.includes('olga, operator')")
+    browser.open(f"https://{there.page}/?run={run}")
+    browser.wait(f"plaitPage.run?.name === '{run}'")
+    browser.js("document.querySelector('#all').open = true")
+
+
+def check(shown: Mapping[str, Any], all_lines: Sequence[Line]) -> None:
+    """Compare what the panels show of a ledger up to one event with its lines."""
+    lines: list[Any] = list(all_lines[: shown["seq"] + 1])
+
+    def of(*kinds: str) -> list[Any]:
+        return [line for line in lines if line["event"] in kinds]
+
+    assert shown["chain"] == f"The ledger's hash chain is intact: {len(lines):,} events checked."
+    assert shown["record"]["newest event"] == [lines[-1]["hash"]]
+    done = {line["round"] for line in of("round_finished")}
+    assert f"{len(done)} of {lines[0]['config']['rounds']} rounds done" in shown["state"]
+    up, down = (sum(line.get(key) or 0 for line in lines) for key in ("uplink_bytes", "downlink_bytes"))
+    assert shown["savings"][1:3] == [size(up), size(down)]
+    assert shown["figures"]["sent"] == [size(up + down), f"{size(up)} up, {size(down)} down"]
+    # An interrupted round is begun again, and what its clients have sent stays.
+    rounds = sorted({line["round"] for line in lines if line.get("uplink_bytes") or line.get("downlink_bytes")})
+    by_round = [
+        sum((line.get("uplink_bytes") or 0) for line in lines if line.get("round") == number) for number in rounds
+    ]
+    assert [shown["bytes"][0], shown["bytes"][2]] == [rounds, by_round]
+    evaluated = {line["round"]: line for line in of("evaluated")}
+    if evaluated:
+        numbers = sorted(evaluated)
+        newest = evaluated[numbers[-1]]
+        assert shown["loss"][:2] == [numbers, [evaluated[number]["loss"] for number in numbers]]
+        assert shown["figures"]["held-out loss"][0] == f"{newest['loss']:.3f}"
+        if newest["by_client"]:
+            losses = {name: score["loss"] for name, score in newest["by_client"].items()}
+            worst = max(losses, key=losses.__getitem__)
+            assert shown["figures"]["worst client"] == [f"{losses[worst]:.3f}", worst]
+            assert {name: shown["each"][name] for name in losses} == losses
+    measured = {line["round"]: line["diagnostics"] for line in of("round_finished") if line.get("diagnostics")}
+    if measured:
+        numbers = sorted(measured)
+        drifts = [[*measured[number]["drift"].values()] for number in numbers]
+        assert shown["drift"][0] == numbers
+        assert_close(shown["drift"][1], [sum(each) / len(each) for each in drifts])
+        assert shown["agreement"] == [numbers, [measured[number]["agreement"] for number in numbers]]
+        assert shown["rank"] == [numbers, [measured[number]["effective_rank"] for number in numbers]]
+        assert f"effective rank {measured[numbers[-1]]['effective_rank']:.1f}" in shown["learning"]
+    refused = of("client_turned_away", "update_refused")
+    refused = [line for line in refused if line["reason"] != "need-full"]
+    assert shown["refusals"].startswith(f"{len(refused)} in all." if refused else "Nothing was refused.")
+    assert [row[2] for row in shown["refused"]] == [line["reason"] for line in reversed(refused)]
+    if taken := of("step_taken_back"):
+        assert f"round {taken[-1]['round']}" in shown["loss_text"]
+    started = of("round_started")
+    if started:
+        number, cohort = started[-1]["round"], started[-1]["cohort"]
+        assert shown["round"].startswith(f"Round {number}: ")
+        newest_of = {line["client"]: line["round"] for line in of("update_received")}
+        for name in cohort:
+            if name in newest_of:
+                assert shown["clients"][name][6] == str(number - newest_of[name]), "rounds since the newest update"
+    spent = of("privacy_spent")
+    if spent:
+        assert shown["figures"]["privacy"][0].startswith("ε ")
+        assert abs(float(shown["figures"]["privacy"][0][2:]) / spent[-1]["epsilon"] - 1) < 0.01
+    elif not of("privacy_started"):
+        assert shown["figures"]["privacy"][0] == "no guarantee"
+
+
+def assert_close(shown: Sequence[float], expected: Sequence[float]) -> None:
+    """The same numbers, but for the order in which they were added up."""
+    assert len(shown) == len(expected)
+    assert all(abs(one - other) <= 1e-9 * abs(other) for one, other in zip(shown, expected, strict=True))
+
+
+def size(count: float) -> str:
+    """Bytes as the page says them."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            value = count / unit
+            return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {name}"
+    return f"{count} B"
+
+
+def watch(browser: Browser, there: Federation, run: str, until: Callable[[], bool], *, patience_s: float = 300) -> int:
+    """Compare the page with the ledger, over and over; returns how many events it was compared at."""
+    seen: set[int] = set()
+    end = time.monotonic() + patience_s
+    while True:
+        over = until()
+        shown: Any = browser.js(SHOWN)
+        if shown and shown["seq"] >= 0 and shown["seq"] not in seen:
+            check(shown, there.lines(run))
+            seen.add(shown["seq"])
+        if over and (not shown or shown["seq"] == len(there.lines(run)) - 1):
+            return len(seen)
+        assert time.monotonic() < end, there.said
+        with suppress(AssertionError):
+            browser.wait(f"plaitPage.isDrawn && plaitPage.run.document.seq !== {max(seen, default=-1)}", timeout_s=0.5)

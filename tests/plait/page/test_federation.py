@@ -1,0 +1,34 @@
+"""The page of a real federation in a browser, whose server is killed and started again meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.plait.page.browser import CHROMIUM, Browser
+from tests.plait.page.federation import enter, federation, watch
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
+
+
+def test_panels_show_the_ledger_while_it_grows_and_lose_no_event_when_the_server_is_killed(tmp_path: Path) -> None:
+    with federation(tmp_path) as there, Browser(height=2000) as browser:
+        for name in ("alice", "bob", "carol"):
+            there.join(name)
+        there.submit("first")
+        there.until(lambda: there.lines("first"))
+        enter(browser, there, "first")
+        browser.wait("plaitPage.run.linked")
+        before = browser.js("plaitPage.run.document.seq - plaitPage.run.patches")
+        compared = watch(browser, there, "first", lambda: there.has("first", "round_finished", round=2))
+        there.kill()
+        browser.wait("document.querySelector('#link').textContent.includes('no connection')")
+        there.start()
+        compared += watch(browser, there, "first", lambda: there.has("first", "run_finished"))
+        assert compared >= 5
+        assert there.has("first", "resumed")
+        # Every event has come, and each of them once.
+        assert browser.js("plaitPage.run.document.seq - plaitPage.run.patches") == before
+        document = browser.js("fetch('/api/runs/first').then((answer) => answer.json())")
+        assert browser.js("JSON.parse(JSON.stringify(plaitPage.run.document))") == document
