@@ -25,7 +25,7 @@ from plait.trust.certificate import Shown
 from plait.trust.roles import Role
 from plait.trust.secret_file import read_secret
 
-SESSIONS_FILE = "page-sessions.json"
+SESSIONS_FILE = ".page-sessions.json"
 
 _TOKEN_BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
