@@ -42,6 +42,7 @@ class Feed:
         self._board = Board()
         self._patches: deque[Patch] = deque(maxlen=KEPT_PATCHES)
         self._encoded: tuple[int, bytes] | None = None
+        self._later: tuple[tuple[int, int], bytes] | None = None
         self._unreadable = ""
 
     def read(self) -> tuple[bool, bool]:
@@ -98,20 +99,26 @@ class Feed:
                 self._encoded = seq, encode(self._board.document)
             return self._encoded
 
-    def patches_after(self, seq: int, run: str) -> list[Patch] | None:
-        """The patches of all later events.
+    def patches_after(self, seq: int, run: str) -> tuple[int, bytes] | None:
+        """The patches of all later events, as one JSON array.
 
         Args:
             seq: the newest event that the watcher has.
             run: the id of the run that it has it of.
 
         Returns:
-            None if it needs the whole document: too much was missed, or this is another run.
+            The newest event, and the array, empty if there is no later one; None if the watcher needs the whole
+            document: too much was missed, or this is another run.
         """
         with self._lock:
             if seq < 0 or run != self.run or seq > self.seq or seq + 1 < number_of(self._patches[0]):
                 return None
-            return [patch for patch in self._patches if number_of(patch) > seq]
+            if seq == self.seq:
+                return seq, b""
+            # Those who keep up are all at the same event: the array is made once for all of them.
+            if self._later is None or self._later[0] != (seq, self.seq):
+                self._later = (seq, self.seq), encode([patch for patch in self._patches if number_of(patch) > seq])
+            return self.seq, self._later[1]
 
 
 def number_of(patch: Patch) -> int:

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
-from plait.page.feed import Feed, encode, number_of
+from plait.page.feed import Feed
 
 _ALIVE_S = 10.0
 RETRY_MS = 1000
@@ -41,14 +41,14 @@ async def messages(
     yield b"retry: %d\n\n" % RETRY_MS
     seen = 0
     while not ended():
-        patches = feed.patches_after(after, run)
-        if patches is None and feed.seq >= 0:
+        later = feed.patches_after(after, run)
+        if later is None and feed.seq >= 0:
             after, document = await asyncio.to_thread(feed.document)
             run = feed.run
             yield b"event: document\nid: %d\ndata: %b\n\n" % (after, document)
-        elif patches:
-            after = number_of(patches[-1])
-            yield b"id: %d\ndata: %b\n\n" % (after, encode(patches))
+        elif later and later[1]:
+            after = later[0]
+            yield b"id: %d\ndata: %b\n\n" % later
         elif (now := live())[0] != seen:
             seen = now[0]
             yield b"event: live\ndata: %b\n\n" % now[1]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,13 @@ from plait.page.feed import KEPT_PATCHES, Feed
 from plait.page.merge import merge
 from plait.rounds.events import RoundStarted, parse_event
 from plait.rounds.ledger import Ledger
+
+
+def missed(feed: Feed, seq: int) -> list[Any]:
+    later = feed.patches_after(seq, feed.run)
+    assert later is not None
+    assert later[0] == feed.seq
+    return json.loads(later[1] or b"[]")
 
 
 def read_all(feed: Feed) -> None:
@@ -19,17 +27,14 @@ def read_all(feed: Feed) -> None:
 def test_whoever_comes_back_gets_exactly_what_it_has_missed(write_ledger, small_run) -> None:
     whole = Feed(write_ledger(small_run))
     read_all(whole)
-    run = whole.run
     seq, document = whole.document()
     assert seq == len(small_run) - 1
     for have in range(len(small_run)):
-        patches = whole.patches_after(have, run)
-        assert patches is not None
-        assert [patch["seq"] for patch in patches] == list(range(have + 1, len(small_run)))
+        assert [patch["seq"] for patch in missed(whole, have)] == list(range(have + 1, len(small_run)))
     first = Feed(whole.directory)
     first.read()
     mine = json.loads(first.document()[1])
-    for patch in whole.patches_after(seq, run) or []:
+    for patch in missed(whole, seq):
         merge(mine, patch)
     assert mine == json.loads(document)
 
@@ -50,7 +55,7 @@ def test_what_is_kept_for_the_slow_does_not_grow_with_the_run(tmp_path, small_ru
     feed = Feed(tmp_path)
     read_all(feed)
     assert feed.patches_after(9, feed.run) is None
-    assert len(feed.patches_after(10, feed.run) or []) == KEPT_PATCHES
+    assert len(missed(feed, 10)) == KEPT_PATCHES
 
 
 def test_a_changed_ledger_is_shown_as_broken_and_so_is_an_unreadable_one(write_ledger, small_run) -> None:
