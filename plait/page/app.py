@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from importlib.resources import files
@@ -37,6 +38,8 @@ from plait.page.stream import messages
 from plait.trust.roles import Role
 
 MOST_WATCHERS = 64
+MOST_OF_ONE = 16
+"""Streams at once: of all, and of one visitor of a page with a door."""
 _MOST_FEEDS = 8
 _LOOK_EVERY_S = 0.2
 _MOST_QUESTION_BYTES = 4096
@@ -68,6 +71,7 @@ class Page:
         self._live = None if line is None else Live(line)
         self._feeds: dict[Path, Feed] = {}
         self._watchers: dict[Feed, int] = {}
+        self._streams: Counter[str] = Counter()
         self._changed = asyncio.Condition()
         self._ended = False
         self._assets = _assets()
@@ -231,10 +235,14 @@ class Page:
         feed = await self._feed(request)
         if feed is None:
             return await _not_there(request, None)
-        if sum(self._watchers.values()) >= MOST_WATCHERS:
-            body = {"error": f"{MOST_WATCHERS} pages are open already, expected fewer"}
-            return JSONResponse(body, status_code=503, headers={"retry-after": "10"})
         visitor = visitor_of(request)
+        whose = "" if visitor is None else visitor.name
+        too_many = MOST_WATCHERS if self._streams.total() >= MOST_WATCHERS else 0
+        if whose and self._streams[whose] >= MOST_OF_ONE:
+            too_many = MOST_OF_ONE
+        if too_many:
+            body = {"error": f"{too_many} pages are open already, expected fewer"}
+            return JSONResponse(body, status_code=503, headers={"retry-after": "10"})
         said = request.headers.get("last-event-id") or request.query_params.get("after", "")
         after = int(said) if said.isascii() and said.isdigit() and len(said) < 16 else -1
         stream = messages(
@@ -245,14 +253,16 @@ class Page:
             ended=lambda: self._ended_for(visitor),
             live=lambda: (0, b"") if self._live is None else self._live.of(request.path_params["run"]),
         )
-        return StreamingResponse(self._watched(feed, stream), media_type="text/event-stream")
+        return StreamingResponse(self._watched(feed, whose, stream), media_type="text/event-stream")
 
-    async def _watched(self, feed: Feed, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _watched(self, feed: Feed, whose: str, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         self._watchers[feed] = self._watchers.get(feed, 0) + 1
+        self._streams[whose] += 1
         try:
             async for message in stream:
                 yield message
         finally:
+            self._streams -= Counter([whose])
             self._watchers[feed] -= 1
             if not self._watchers[feed]:
                 del self._watchers[feed]

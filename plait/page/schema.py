@@ -301,7 +301,7 @@ def openapi() -> dict[str, Json]:
                             "content": {"text/event-stream": {"schema": {"type": "string"}}},
                         },
                         "404": missing,
-                        "503": {"description": "too many are watching"},
+                        "503": {"description": "too many are watching, or this visitor too often"},
                     },
                 }
             },

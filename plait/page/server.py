@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from functools import partial
@@ -18,24 +19,48 @@ from plait.page.keeper import CERTIFICATE
 from plait.trust.certificate import shown_by
 
 MOST_CONNECTIONS = 256
+MOST_OF_ONE = 96
+"""Connections at once: of all, and of one address."""
+_SEND_BYTES = 1 << 17
 _REQUEST_S = 10.0
 _UNREAD_S = 30.0
 _HANDSHAKE_S = 10.0
 _HEADER_BYTES = 16 << 10
 
 
+class BoundedListener(socket.socket):
+    """Ends connections beyond the numbers as they come, before TLS, and holds little for those that do not read."""
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self._accepted: list[tuple[socket.socket, str]] = []
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)  # of what it accepts
+
+    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+        """The next connection.
+
+        Raises:
+            ConnectionAbortedError: it was one too many.
+        """
+        connection, address = super().accept()
+        self._accepted = [(one, whose) for one, whose in self._accepted if one.fileno() >= 0]
+        of_this = sum(whose == address[0] for _, whose in self._accepted)
+        if len(self._accepted) >= MOST_CONNECTIONS or of_this >= MOST_OF_ONE:
+            connection.close()
+            raise ConnectionAbortedError
+        self._accepted.append((connection, address[0]))
+        return connection, address
+
+
 class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 that ends connections beyond the number, those that send no request, and those that do not read."""
+    """HTTP/1.1 that ends connections that send no request, and those that do not read."""
 
     _request_due: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept, or end at once."""
+        """Wait for a request, but not for long."""
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
-            return
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             self.app = partial(_certified, self.app, tls.getpeercert(binary_form=True))
@@ -110,5 +135,5 @@ def serve(page: Page, listener: socket.socket, *, tls: ssl.SSLContext | None = N
     )
     config.load()
     config.ssl = tls
-    with contextlib.suppress(KeyboardInterrupt):
-        _Server(config, page).run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt), BoundedListener(os.dup(listener.fileno())) as bounded:
+        _Server(config, page).run(sockets=[bounded])

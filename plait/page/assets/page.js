@@ -134,7 +134,7 @@ const drawRound = (shown) => {
   const to = open && !shown.finished ? run.now : Math.max(...asked.map((client) => client.answered ?? client.since));
   timeline.draw(asked, Math.min(now.started ?? asked[0].given, asked[0].given), to);
   const took = `${now.received ?? 0} of ${now.cohort} answered, ${as.duration(to - (now.started ?? asked[0].given))} from the first task to the last answer`;
-  setText("timeline-text", `Round ${now.number}: ${took}. Dark: training at the client.`);
+  setText("timeline-text", `Round ${now.number}: ${took}. A bar begins with the training at the client.`);
 };
 
 // ---- the panels, which are drawn at most twice a second
@@ -147,13 +147,15 @@ const charts = {
   effective_rank: new Chart($("effective_rank"), { legend: false, format: (value) => value?.toFixed(1) ?? "" }),
 };
 
+const UNTOLD = "A run with differential privacy does not tell this: it would say more of the clients' data than was promised.";
+
 const drawFigures = (shown) => {
   const losses = lossesOf(shown);
   const [first, last] = [losses[0]?.[1], losses.at(-1)?.[1]];
   const own = losses.findLast(([, round]) => round.own_loss != null)?.[1];
   const sent = (shown.uplink_bytes ?? 0) + (shown.downlink_bytes ?? 0);
   const each = 2 * (shown.updates ?? 0);
-  const figures = [
+  const figures = shown.privacy && !losses.length ? [] : [
     ["held-out loss", as.loss(last?.loss), last === first || !first ? "of the base" : `${as.change(last.change ?? last.loss - first.loss)}${last.change_margin != null ? ` ± ${last.change_margin.toFixed(3)}` : ""} against the base`],
   ];
   if (last?.accuracy != null) figures.push(["accuracy", `${(100 * last.accuracy).toFixed(1)} %`, "on held-out examples"]);
@@ -188,7 +190,7 @@ const drawLosses = (shown, beside) => {
   if (beside) series.push({ label: as.clean(other.name, 30), colour: "done", values: rounds.map((number) => others.get(number)?.loss ?? null) });
   const taken = roundsOf(shown).filter(([, round]) => round.taken_back);
   charts.loss.draw(rounds, series, taken.map(([number]) => number));
-  const sentences = losses.length ? [] : ["Nothing has been evaluated yet."];
+  const sentences = losses.length ? [] : [shown.privacy ? UNTOLD : "Nothing has been evaluated yet."];
   if (taken.length) sentences.push(as.clean(taken.at(-1)[1].taken_back.text, 300));
   if (shown.ended_early) sentences.push(as.clean(shown.ended_early, 300));
   if (shown.personal) sentences.push("All losses are of personalized adapters.");
@@ -224,7 +226,7 @@ const drawLearning = (shown) => {
   const last = rounds.at(-1)?.[1];
   setText("learning-text", last
     ? `Newest round: drift ${last.drift?.toPrecision(3) ?? as.NOTHING} (largest ${last.drift_max?.toPrecision(3) ?? as.NOTHING}), agreement ${last.agreement?.toFixed(2) ?? as.NOTHING}, effective rank ${last.effective_rank?.toFixed(1) ?? as.NOTHING}, error of the aggregate ${last.error?.toPrecision(2) ?? as.NOTHING}.`
-    : "Not measured yet, or not for this adapter.");
+    : shown.privacy ? UNTOLD : "Not measured yet, or not for this adapter.");
 };
 
 const drawEach = (shown) => {

@@ -20,10 +20,14 @@ import httpx
 import pytest
 from pydantic import TypeAdapter
 
+from plait.hosts import AllowedHosts
+from plait.page import server
+from plait.page.app import Page
 from plait.page.beside import page_beside
+from plait.page.catalogue import Catalogue
 from plait.page.merge import merge
 from plait.page.schema import Run, Runs, openapi
-from plait.page.server import MOST_CONNECTIONS
+from plait.page.server import MOST_CONNECTIONS, MOST_OF_ONE
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from tests.plait.conftest import broadcast, described, numbered, received, run_started
@@ -162,22 +166,36 @@ def test_the_page_is_small_and_names_no_other_place() -> None:
     assert {file.name for file in (files("plait.page") / "assets").iterdir()} >= {"uPlot.LICENSE"}
 
 
-def test_connections_beyond_the_bound_are_ended_and_leave_when_they_say_nothing(
+def test_connections_beyond_the_bounds_are_ended_and_leave_when_they_say_nothing(
     watch: Start, write_ledger, small_run
 ) -> None:
     _, address = watch(write_ledger(small_run))
     host, port = address.removeprefix("http://").split(":")
-    silent = [socket.create_connection((host, int(port))) for _ in range(MOST_CONNECTIONS + 20)]
-    try:
-        ended = 0
-        for one in silent[MOST_CONNECTIONS:]:
+
+    def connect(number: int, whose: str) -> list[socket.socket]:
+        place = (host, int(port))
+        return [socket.create_connection(place, source_address=(whose, 0)) for _ in range(number)]
+
+    def ended(connections: list[socket.socket]) -> int:
+        count = 0
+        for one in connections:
             one.settimeout(10)
             try:
-                ended += one.recv(1) == b""
+                count += one.recv(1) == b""
             except ConnectionResetError:
-                ended += 1
-        assert ended == 20
-        # The others send no request, and are ended too; then there is room again.
+                count += 1
+        return count
+
+    silent = connect(MOST_OF_ONE + 20, "127.0.0.2")
+    try:
+        assert ended(silent[MOST_OF_ONE:]) == 20
+        # Whoever else comes has room, until all have too many.
+        assert get(f"{address}/api/runs").status_code == 200
+        for whose in ("127.0.0.3", "127.0.0.4"):
+            silent += connect(MOST_OF_ONE, whose)
+        beyond = 3 * MOST_OF_ONE - MOST_CONNECTIONS
+        assert ended(silent[-beyond:]) == beyond
+        # Those that are left send no request, and are ended too; then there is room again.
         end = time.monotonic() + 60
         while True:
             try:
@@ -189,6 +207,28 @@ def test_connections_beyond_the_bound_are_ended_and_leave_when_they_say_nothing(
     finally:
         for one in silent:
             one.close()
+
+
+def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_UNREAD_S", 0.2)
+    names = [f"client-{number}" for number in range(4000)]
+    written(tmp_path / "large", numbered([run_started(), described(*names)])).close()
+    page = Page(Catalogue([tmp_path / "large"]), AllowedHosts.of("127.0.0.1"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = listener.getsockname()[:2]
+        thread = threading.Thread(target=server.serve, args=(page, listener), daemon=True)
+        thread.start()
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.settimeout(60)
+            slow.connect(place)
+            slow.sendall(f"GET /api/runs/large/events HTTP/1.1\r\nHost: 127.0.0.1:{place[1]}\r\n\r\n".encode())
+            assert slow.recv(64).startswith(b"HTTP/1.1 200")
+            end = time.monotonic() + 60
+            while page._watchers:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        page.end()
 
 
 def test_what_is_no_run_is_said_in_one_line(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing import Pipe
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from plait.address import Address
 from plait.cli.main import app
 from plait.errors import ConfigError, MachineError
+from plait.page.app import MOST_OF_ONE
 from plait.page.asking import ask_for_link
 from plait.page.beside import page_beside
 from plait.page.door import (
@@ -375,6 +377,20 @@ def test_a_link_becomes_a_cookie_that_no_script_and_no_other_site_can_use(served
         assert left.get("/api/me").status_code == 401
     assert served.desk.asked[:2] == [("made", "olga", "operator"), ("used", "olga", "operator")]
     served.desk.asked.clear()
+
+
+def test_no_visitor_keeps_the_others_from_watching(served: Served) -> None:
+    path = "/api/runs/first/events"
+    with served.client("observers/ivo") as ivo, served.client("operators/olga") as olga, ExitStack() as open_streams:
+        reading = []
+        for _ in range(MOST_OF_ONE):
+            reading.append(open_streams.enter_context(ivo.stream("GET", path)).iter_lines())
+            assert next(reading[-1])
+        with ivo.stream("GET", path) as refused:
+            assert refused.status_code == 503
+            assert json.loads(refused.read()) == {"error": "16 pages are open already, expected fewer"}
+        with olga.stream("GET", path) as response:
+            assert response.status_code == 200
 
 
 def test_a_stream_ends_soon_after_its_kit_is_revoked(served: Served) -> None:
