@@ -4,8 +4,8 @@ A function gets all updates of a round at once; its keyword-only parameters are 
 
     @plait.rule
     def median_of_means(updates, ctx, *, groups: int = 3):
-        means = [group.mean(axis=0) for group in np.array_split(updates.deltas, groups)]
-        return np.median(means, axis=0)
+        parts = np.array_split(updates.deltas, min(groups, len(updates.deltas)))
+        return np.median([part.mean(axis=0) for part in parts], axis=0)
 
 A class adds up updates one by one, so that memory does not grow with the cohort: it is made with the round's context
 and has `add(contribution)` and `finish()`, which returns the step. A frozen dataclass that returns such an object when

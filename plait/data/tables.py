@@ -77,7 +77,11 @@ def _of_frame(frame: Any) -> Iterator[Mapping[str, object]]:
 def _of_arrow(source: Any) -> Iterator[Mapping[str, object]]:
     import pyarrow as pa
 
-    reader = pa.RecordBatchReader.from_stream(source)
+    try:
+        reader = pa.RecordBatchReader.from_stream(source)
+    except pa.ArrowInvalid as error:
+        # A single column, such as a Series, is a stream too.
+        raise ConfigError(f"data is a {type(source).__qualname__} without columns, expected {_EXPECTED}") from error
     return arrow_records(reader.schema, reader)
 
 

@@ -119,6 +119,8 @@ def test_other_objects_are_refused_by_their_type() -> None:
             ConfigError, match=r"data is an object of type '(int|dict|object)', expected a path, a hub id"
         ):
             as_dataset(wrong)
+    with pytest.raises(ConfigError, match=r"data is a Series without columns, expected a path, a hub id"):
+        as_dataset(pd.Series(["a", "b"]))
     with pytest.raises(ConfigError, match="record 2 of the data is of type 'str', expected a mapping"):
         as_dataset([{"text": "a"}, "b"])
 
