@@ -450,6 +450,11 @@ MUTATIONS: dict[str, Mutation] = {
         "the page takes requests from any page",
         nothing("plait.page.headers:Headers._what_is_wrong", result=(0, "")),
     ),
+    "page-address": Mutation(
+        "door",
+        "one address may have all connections of the page",
+        lambda: setattr(module("plait.page.server"), "MOST_OF_ONE", 1 << 20),
+    ),
     "page-link-once": Mutation("door", "a link to the page may be used again", _links_stay),
     "turns": Mutation("members", "a node has any number of transfers, as slow as it likes", _many_transfers),
     "same-body": Mutation(

@@ -1,4 +1,6 @@
-"""Visitors of the page who try what their role does not allow: over TLS, with every kind of certificate and session."""
+"""Visitors of the page who try what their role does not allow, over TLS, with every kind of certificate and session;
+and one who opens connections and says nothing.
+"""
 
 from __future__ import annotations
 
@@ -123,3 +125,45 @@ def beyond_roles(home: Path, count: int) -> tuple[int, int]:
             assert cancel(olga).json()["was"] == "running"
             assert all(look(ivo).status_code == 200 for look in looking)
     return count, max(accepted, tried)
+
+
+def pressed(home: Path, connections: int) -> tuple[int, int]:
+    """How often an operator looked while another address opened so many connections, and how often in vain.
+
+    Args:
+        home: where `beyond_roles` has made the kits.
+        connections: opened one after the other; those that the page ends are let go.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(home / "server" / "ca.crt")
+    kit = home / "operators" / "olga"
+    context.load_cert_chain(kit / "operator.crt", kit / "operator.key")
+    looks, vain, held = 0, 0, list[socket.socket]()
+    with _page(home, _Desk()) as address:
+        place = ("127.0.0.1", int(address.rpartition(":")[2]))
+        for number in range(1, connections + 1):
+            held.append(socket.create_connection(place, 10, source_address=("127.0.0.2", 0)))
+            if number % 50:
+                continue
+            held = [one for one in held if not _is_ended(one)]
+            looks += 1
+            try:
+                with httpx.Client(base_url=address, verify=context, timeout=10) as olga:
+                    vain += olga.get("/api/runs").status_code != httpx.codes.OK
+            except httpx.TransportError:
+                vain += 1
+        for one in held:
+            one.close()
+    return looks, vain
+
+
+def _is_ended(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        connection.recv(1)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    connection.close()
+    return True
