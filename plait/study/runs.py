@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from plait.config import known_keys
 from plait.report.wording import clean
 from plait.rounds.events import Evaluated, MeanScore
 from plait.rounds.run_view import RunView
@@ -38,8 +39,13 @@ class StudiedRun:
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """All settings that decide what it measures, but for the seed."""
-        return {key: value for key, value in self.view.start.config.items() if key not in _APART}
+        """All settings that decide what it measures, but for the seed, in the order of `RunConfig`.
+
+        There, what follows from another setting by default (``own-share`` from ``rule``) comes after it.
+        """
+        config = self.view.start.config
+        ordered = [key for key in known_keys() if key in config]
+        return {key: config[key] for key in dict.fromkeys([*ordered, *config]) if key not in _APART}
 
     @property
     def final(self) -> Evaluated | None:

@@ -27,6 +27,12 @@ def test_the_fewest_settings_that_tell_groups_apart_are_their_labels(make_run) -
     assert [group.label for group in compare(*runs).groups] == [f"rule {rule}, wire {wire}" for rule, wire in grid]
 
 
+def test_a_setting_that_follows_from_another_is_no_label(make_run) -> None:
+    shares = {"fedavg": "0.35", "median": "0.0"}
+    runs = [make_run(f"{r}-{n}", 3.0, seed=n, rule=r, **{"own-share": s}) for r, s in shares.items() for n in (0, 1)]
+    assert [group.label for group in compare(*runs).groups] == ["rule fedavg", "rule median"]
+
+
 def test_single_runs_are_called_as_their_directories(make_run) -> None:
     runs = make_run("before", 3.0, rule="fedavg"), make_run("after", 2.9, rule="ffa")
     assert compare(*runs).frame.group.tolist() == ["before", "after"]
