@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from plait.privacy.correlation import Correlation
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean
 from plait.privacy.one_run import lower_bound, right_guesses
+from plait.privacy.shared_mean import SharedMean
 
 _SIDE_BY_SIDE = 1000
 _MOST_TRIALS = 10
@@ -73,7 +74,11 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
         means: list[NDArray[np.float64]] = []
         for number, key in enumerate(keys):
             earlier = keys[:number] if privacy.correlation else ()
-            mean = PrivateMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key, earlier=earlier)
+            mean = (
+                SharedMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
+                if privacy.guaranteed
+                else PrivateMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key, earlier=earlier)
+            )
             for canary in np.flatnonzero(coins[part]) if number % separation == 0 else ():
                 update = np.zeros(_SIDE_BY_SIDE, np.float32)
                 update[canary] = signs[part][canary] * _LIE * np.float32(clip_norm)

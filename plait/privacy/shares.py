@@ -73,7 +73,7 @@ class Shares:
         )
         return self.around(centres, guaranteed=guaranteed, key=key)
 
-    def around(self, centres: NDArray[np.int32], *, guaranteed: int, key: bytes) -> Integers:
+    def around(self, centres: NDArray[np.int32] | Integers, *, guaranteed: int, key: bytes) -> Integers:
         """Noise around numbers in units of 2^-fraction_bits, of norm at most `radius`."""
         share = discrete_gaussian(self.variance / guaranteed, self.fraction_bits)
         return share.draw(Keystream(derived(key, b"noise of a share")), centres)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from plait.privacy import mechanism
+from plait.privacy import mechanism, shares
 from plait.privacy.accountant import epsilon_at
 from plait.privacy.canary import audit
 from plait.privacy.correlation import blt_for
@@ -61,3 +61,13 @@ def test_correlated_noise_hides_canaries_that_rest_as_well_as_it_promises(monkey
 def test_the_same_seed_gives_the_same_bound_and_another_another():
     first, again, other = (audit(privacy(2), rounds=2, seed=seed, trials=2).right for seed in (3, 3, 4))
     assert first == again != other
+
+
+def test_shares_of_the_noise_hide_canaries_as_well_as_they_promise(monkeypatch):
+    settings = replace(
+        privacy(1), clients=12, guaranteed=8, noise_multiplier=multiplier_for(EPSILON, DELTA, 1, guaranteed=8)
+    )
+    assert 1.2 < audit(settings, rounds=1, trials=25).bound < EPSILON
+    halved = shares.discrete_gaussian
+    monkeypatch.setattr(shares, "discrete_gaussian", lambda variance, bits: halved(variance / 4, bits))
+    assert audit(settings, rounds=1, trials=25).bound > EPSILON
