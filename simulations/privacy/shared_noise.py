@@ -43,7 +43,7 @@ WAYS: Mapping[str, Mapping[str, object]] = {
     "central": NOISE,
     "under masks": {**NOISE, "secure_aggregation": True},
 }
-CLIPS = (0.3, 0.1)
+CLIPS = (1.0,)
 
 
 def pieces(seed: int) -> tuple[list[Record], list[Record]]:
