@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,9 +23,9 @@ from plait.api.serving import CLIENTS_SETTINGS, Serving, new_run_number
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError
 from plait.progress import say
-from plait.queue import Entry, Outcome, PageLinkMade, PageLinkUsed, RunQueue, State
-from plait.rounds.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
-from plait.rounds.ledger import read_events
+from plait.queue import Entry, Outcome, PageLinkMade, PageLinkUsed, RunQueue, State, size_of, tidy_runs
+from plait.rounds.events import ClientTurnedAway, Event, RoundFinished, RoundStarted, WaitingForClients
+from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
@@ -46,23 +47,38 @@ _PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
 """Files of a run directory for everybody who may look; the plots and the adapter join them once the run is finished."""
 
 
+@dataclass(frozen=True)
+class House:
+    """What runs may use of the server.
+
+    Attributes:
+        give_up_s: as `GIVE_UP_S`.
+        keep_runs: runs that are over keep everything if they are among so many newest; None for all.
+        run_quota_bytes: the most that a run's directory may have; None for as much as there is.
+    """
+
+    give_up_s: float = GIVE_UP_S
+    keep_runs: int | None = None
+    run_quota_bytes: int | None = None
+
+
 class Standing:
     """A server that stays.
 
     Args:
         directory: of the federation; made if missing.
         serving: where and how to serve.
-        give_up_s: as `GIVE_UP_S`.
+        house: what runs may use.
         quiet: whether to show nothing.
 
     Raises:
         PlaitError: another server has the directory, its journal is damaged, or it cannot serve.
     """
 
-    def __init__(self, directory: Path, serving: Serving, *, give_up_s: float = GIVE_UP_S, quiet: bool = False) -> None:
+    def __init__(self, directory: Path, serving: Serving, *, house: House | None = None, quiet: bool = False) -> None:
         add_apps_to_path()
         self._serving = serving
-        self._give_up_s = give_up_s
+        self._house = house or House()
         self._quiet = quiet
         self._queue = RunQueue(directory)
         self._lock = threading.Lock()
@@ -87,6 +103,7 @@ class Standing:
             # take it to be over.
             if (left := self._queue.running()) is not None:
                 self._serve(left)
+            self._tidy()
             self._start()
             while not self._stopping:
                 self.grid.check()
@@ -118,6 +135,7 @@ class Standing:
         """
         config = _checked(config_json)
         self._check_clients(config, cohort_labels)
+        self._check_room(config)
         entry = self._queue.submit(
             config.to_table(),
             by=by,
@@ -206,6 +224,25 @@ class Standing:
                 f"run asks for {config.clients} clients with labels {', '.join(labels)}, but {fit} state all of them"
             )
 
+    def _check_room(self, config: RunConfig) -> None:
+        """Refuse a run that its quota or the disk has no room for, as far as its base is here to tell."""
+        from plait.api.room import disk_bytes, most_disk_bytes
+        from plait.settle import settle
+        from plait.training.bases import base_at_hand
+
+        settled = settle(config)
+        base = base_at_hand(config.base, revision=config.revision)
+        free, quota = shutil.disk_usage(self._queue.directory).free, self._house.run_quota_bytes
+        room = free if quota is None else min(free, quota)
+        if base is None or most_disk_bytes(settled, base) <= room:
+            return
+        if (needed := disk_bytes(settled, base)) > room:
+            what = "its disk has free" if room == free else "a run may have (--run-quota-gb)"
+            raise ConfigError(
+                f"run needs about {_gigabytes(needed)} at the server, expected at most the {_gigabytes(room)} that "
+                f"{what}; set fewer rounds or clients, or a lower wire"
+            )
+
     def _registered(self) -> int | None:
         if self._serving.kit_directory is None:
             return None
@@ -221,15 +258,21 @@ class Standing:
             self._current = (entry.run, stop)
             stop.asked = self._stopping
         say(f"run {entry.run} of {entry.by} begins", quiet=self._quiet)
-        patience = _Patience(self._give_up_s, stop)
+        patience = _Patience(self._house.give_up_s, stop)
+        quota = _Quota(self._queue.folder(entry.run), self._house.run_quota_bytes, stop)
+
+        def hear(event: Event) -> None:
+            patience.hear(event)
+            quota.hear(event)
+
         try:
-            self._drive(entry, stop, patience)
+            self._drive(entry, stop, hear)
             self._queue.end(entry.run, Outcome.FINISHED)
         except Interrupted:
             if not stop.asked or self._stopping:
                 raise
-            if patience.reason:
-                self._queue.end(entry.run, Outcome.FAILED, patience.reason)
+            if reason := patience.reason or quota.reason:
+                self._queue.end(entry.run, Outcome.FAILED, reason)
         except DiskFullError:
             raise
         except PlaitError as error:
@@ -246,8 +289,13 @@ class Standing:
         self.grid.end()
         ended = self._queue.entry(entry.run)
         say(f"run {entry.run} is {ended.state}{f': {ended.detail}' if ended.detail else ''}", quiet=self._quiet)
+        self._tidy()
 
-    def _drive(self, entry: Entry, stop: StopRequest, patience: _Patience) -> None:
+    def _tidy(self) -> None:
+        if self._house.keep_runs is not None and (freed := tidy_runs(self._queue, keep=self._house.keep_runs)):
+            say(f"freed {_gigabytes(freed)} of older runs; their adapters and ledgers stay", quiet=self._quiet)
+
+    def _drive(self, entry: Entry, stop: StopRequest, on_event: OnEvent) -> None:
         directory = RunDirectory(self._queue.folder(entry.run))
         if directory.has_started and is_finished(read_events(directory.ledger)) and is_reported(directory.path):
             return  # the server was killed before it could say so
@@ -260,7 +308,7 @@ class Standing:
             serving,
             grid=self.grid,
             labels=entry.cohort_labels,
-            on_event=patience.hear,
+            on_event=on_event,
             stop=stop,
             quiet=self._quiet,
         )
@@ -320,6 +368,37 @@ class _Patience:
         self._timer = threading.Timer(self._seconds, give_up)
         self._timer.daemon = True
         self._timer.start()
+
+
+class _Quota:
+    """Ends a run whose directory has grown beyond its quota, once a round has ended: everything until then is whole.
+
+    Args:
+        folder: of the run.
+        most_bytes: that it may have; None for any number.
+        stop: of the run.
+    """
+
+    def __init__(self, folder: Path, most_bytes: int | None, stop: StopRequest) -> None:
+        self._folder = folder
+        self._most_bytes = most_bytes
+        self._stop = stop
+        self.reason = ""
+
+    def hear(self, event: Event) -> None:
+        """Notice an event of the run."""
+        if self._most_bytes is None or not isinstance(event, (RoundStarted, RoundFinished)):
+            return
+        if (size := size_of(self._folder)) > self._most_bytes:
+            self.reason = (
+                f"run has {_gigabytes(size)} at the server, expected at most {_gigabytes(self._most_bytes)} "
+                f"(--run-quota-gb); it ended in round {event.round}"
+            )
+            self._stop.asked = True
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"
 
 
 def _checked(config_json: str) -> RunConfig:

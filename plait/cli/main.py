@@ -15,6 +15,7 @@ import typer
 
 from plait import __version__
 from plait.cli.audit import audit
+from plait.cli.backup import backup
 from plait.cli.bench import FORWARDED, bench
 from plait.cli.cancel import cancel
 from plait.cli.check_plugin import check_plugin
@@ -32,6 +33,7 @@ from plait.cli.page_link import page_link
 from plait.cli.privacy import privacy
 from plait.cli.provision import provision
 from plait.cli.report import report
+from plait.cli.restore import restore
 from plait.cli.resume import resume
 from plait.cli.rules import rules
 from plait.cli.runs import runs
@@ -109,6 +111,8 @@ app.command()(submit)
 app.command()(runs)
 app.command()(cancel)
 app.command()(fetch)
+app.command()(backup)
+app.command()(restore)
 app.command(context_settings=FORWARDED)(bench)
 
 

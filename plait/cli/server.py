@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from plait.errors import ConfigError, Interrupted, MachineError
 from plait.page.beside import page_address, page_beside
 from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from plait.api.standing import House
 
 _LOG_BYTES = 16 << 20
 _CLIENTS = RunConfig().clients
@@ -54,6 +57,23 @@ def server(
             help="With --stay: seconds until a run ends whose connected clients cannot take part.  "
             "[dim]\\[default: 120][/dim]",
             min=0.1,
+        ),
+    ] = None,
+    keep_runs: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-runs",
+            help="With --stay: all but so many of the newest runs give up received updates and older checkpoints; "
+            "results stay.",
+            min=0,
+        ),
+    ] = None,
+    run_quota_gb: Annotated[
+        float | None,
+        typer.Option(
+            "--run-quota-gb",
+            help="With --stay: disk space that a run may have; one that needs more is refused or ends.",
+            min=0.0,
         ),
     ] = None,
     take_over: Annotated[
@@ -94,6 +114,8 @@ def server(
 
         load_rules(alerts)
     if stay:
+        from plait.api.standing import GIVE_UP_S, House
+
         others = [*(key for key in given if key != "out"), *(["min_clients"] if min_clients else [])]
         if others or config is not None or json_output:
             named = others[0].replace("_", "-") if others else "config" if config is not None else "json"
@@ -106,10 +128,21 @@ def server(
             grace_s=grace_s,
             run_number=0,
         )
-        serve_queue(directory, serving, give_up_s=give_up_s, take_over=take_over, page=page, alerts=alerts)
+        house = House(
+            give_up_s=GIVE_UP_S if give_up_s is None else give_up_s,
+            keep_runs=keep_runs,
+            run_quota_bytes=None if run_quota_gb is None else int(run_quota_gb * 1e9),
+        )
+        serve_queue(directory, serving, house=house, take_over=take_over, page=page, alerts=alerts)
         return
-    for name, is_given in {"give-up-s": give_up_s is not None, "take-over": take_over}.items():
-        if is_given:
+    of_stay = {
+        "give-up-s": give_up_s,
+        "keep-runs": keep_runs,
+        "run-quota-gb": run_quota_gb,
+        "take-over": take_over or None,
+    }
+    for name, value in of_stay.items():
+        if value is not None:
             raise ConfigError(f"--{name} is given without --stay, expected both")
     for key in CLIENTS_SETTINGS:
         if key in given:
@@ -177,7 +210,7 @@ def serve_queue(
     directory: Path,
     serving: Serving,
     *,
-    give_up_s: float | None,
+    house: House,
     take_over: bool = False,
     page: str = "",
     alerts: Path | None = None,
@@ -187,7 +220,7 @@ def serve_queue(
     Args:
         directory: of the federation.
         serving: where and how to serve.
-        give_up_s: seconds until a run ends whose connected clients cannot take part; None for the default.
+        house: what runs may use.
         take_over: whether to wait for the end of the server that serves it now.
         page: address of the live page; empty for none.
         alerts: file of alerts; None for none.
@@ -197,7 +230,7 @@ def serve_queue(
         PlaitError: it cannot serve.
     """
     from plait.api.service import load_libraries
-    from plait.api.standing import GIVE_UP_S, Standing
+    from plait.api.standing import Standing
     from plait.queue import held
 
     machine.share_memory_between_threads()
@@ -205,7 +238,7 @@ def serve_queue(
         # Before the other one ends, so that clients wait for a fraction of a second.
         load_libraries(quiet=False)
     with held(directory, wait=take_over, on_wait=lambda: say(f"waiting for the server of {directory}", quiet=False)):
-        standing = Standing(directory, serving, give_up_s=GIVE_UP_S if give_up_s is None else give_up_s)
+        standing = Standing(directory, serving, house=house)
         _log_to(directory / "server.log")
         _stop_on_signals("the same command")
         with (

@@ -1,7 +1,9 @@
 """The queue of a federation that stays: what operators asked of it, and what became of it."""
 
 from plait.queue.acts import Outcome, PageLinkMade, PageLinkUsed
+from plait.queue.backup import Summary, back_up, restore
 from plait.queue.hold import held
+from plait.queue.retention import size_of, tidy_runs
 from plait.queue.run_queue import JOURNAL_FILE, Entry, RunQueue, State, read_queue
 
 __all__ = [
@@ -12,6 +14,11 @@ __all__ = [
     "PageLinkUsed",
     "RunQueue",
     "State",
+    "Summary",
+    "back_up",
     "held",
     "read_queue",
+    "restore",
+    "size_of",
+    "tidy_runs",
 ]

@@ -87,6 +87,7 @@ class Federation:
     folder: Path
     port: int = field(default_factory=deployed.unused_port)
     options: Sequence[object] = ()
+    place: str = "standing"
     server: Command | None = None
     clients: dict[str, Command] = field(default_factory=dict)
 
@@ -106,7 +107,7 @@ class Federation:
 
     @property
     def directory(self) -> Path:
-        return self.folder / "standing"
+        return self.folder / self.place
 
     def calls(self, who: str = "operators/olga") -> OperatorCalls:
         return OperatorCalls(Address("localhost", self.port), StaffKit.load(self.folder / "kits" / who))
@@ -196,6 +197,20 @@ class Federation:
     def weights(self, run: str) -> bytes:
         assert self.entry(run).state is State.FINISHED, self.entry(run)
         return (self.directory / "runs" / run / WEIGHTS).read_bytes()
+
+    def caught_in_mid_round(self, name: str, asked: Asked) -> str:
+        """Submit a run of both writers, and stop alice's process once only bob has answered; gives the run's name."""
+        number = 0
+        while True:
+            run = f"{name}-{number}"
+            self.submit(run, asked)
+            self.until(lambda run=run: "round_started" in self.events(run))
+            self.clients["alice"].send_signal(signal.SIGSTOP)
+            self.until(lambda run=run: self.updates(run) % 2 or self.entry(run).is_over)
+            if not self.entry(run).is_over:
+                return run
+            self.clients["alice"].send_signal(signal.SIGCONT)  # both were faster than this loop
+            number += 1
 
     def trainings(self) -> Counter[tuple[str, int, str]]:
         """How often each client began to train for each round of each of its runs, as it says itself."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import stat
 from collections.abc import Iterator
-from itertools import count
 
 import pytest
 
 from plait.config import config_from_table
 from plait.errors import ConfigError, PeerError
-from plait.queue import Entry, State, read_queue
+from plait.queue import JOURNAL_FILE, Entry, State, back_up, read_queue, restore
 from plait.rounds.ledger import read_lines
 from tests.deployment.standing import COMMON, OTHER_BASE, WEIGHTS, Asked, Federation, simulated, three_runs
 
@@ -58,20 +58,32 @@ def test_each_run_in_a_row_ends_as_its_simulation_though_the_server_was_killed(f
 
 
 @pytest.mark.slow
+def test_a_backup_of_a_run_in_progress_goes_on_elsewhere_to_the_same_adapter(federation, asked, ended):
+    del ended
+    run = federation.caught_in_mid_round("backed-up", asked["ruled"])
+    archive = federation.folder / "federation.tar.gz"
+    taken = back_up(federation.directory, archive)
+    assert (taken.running, stat.S_IMODE(archive.stat().st_mode)) == (run, 0o600)
+    federation.kill()
+    federation.place = "elsewhere"
+    restored = restore(archive, federation.directory)
+    assert (restored.running, restored.round, restored.files) == (run, taken.round, taken.files)
+    federation.start()
+    federation.clients["alice"].send_signal(signal.SIGCONT)
+    assert federation.over(run).state is State.FINISHED
+    assert federation.weights(run) == federation.weights("ruled")
+    assert "round_missed" not in federation.events(run)
+    acts = [(line["event"], line["run"], line.get("round")) for line in read_lines(federation.directory / JOURNAL_FILE)]
+    assert ("restored", run, taken.round) in acts
+
+
+@pytest.mark.slow
 def test_another_server_takes_over_in_mid_round_and_nobody_trains_a_round_twice(federation, asked, ended):
     del ended
-    for number in count():
-        run = f"taken-over-{number}"
-        federation.submit(run, asked["ruled"])
-        federation.until(lambda run=run: "round_started" in federation.events(run))
-        federation.clients["alice"].send_signal(signal.SIGSTOP)
-        federation.until(lambda run=run: federation.updates(run) % 2 or federation.entry(run).is_over)
-        if not federation.entry(run).is_over:
-            break
-        federation.clients["alice"].send_signal(signal.SIGCONT)  # both were faster than this loop
-    old = federation.server
+    before, old = federation.trainings(), federation.server
     federation.start("--take-over")
     federation.until(lambda: f"waiting for the server of {federation.directory}" in federation.printed())
+    run = federation.caught_in_mid_round("taken-over", asked["ruled"])
     assert old.poll() is None
     old.send_signal(signal.SIGTERM)
     federation.clients["alice"].send_signal(signal.SIGCONT)
@@ -80,7 +92,7 @@ def test_another_server_takes_over_in_mid_round_and_nobody_trains_a_round_twice(
     assert federation.weights(run) == federation.weights("ruled")
     assert federation.events(run).count("resumed") == 1
     assert "round_missed" not in federation.events(run)
-    assert set(federation.trainings().values()) == {1}
+    assert set((federation.trainings() - before).values()) == {1}
 
 
 @pytest.mark.slow

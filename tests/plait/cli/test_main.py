@@ -18,7 +18,8 @@ from tests.unrendered import plots_rendered
 
 VERBS = (
     "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client",
-    "audit", "compare", "sweep", "status", "submit", "runs", "cancel", "fetch", "merge", "flowertune", "bench wire",
+    "audit", "compare", "sweep", "status", "submit", "runs", "cancel", "fetch", "backup",
+    "restore", "merge", "flowertune", "bench wire",
     "bench aggregate",
 )  # fmt: skip
 

@@ -113,3 +113,30 @@ def test_a_name_that_is_taken_or_none_is_refused(queue, name):
 def test_a_directory_has_one_server(queue):
     with pytest.raises(ConfigError, match="being written by another process"):
         RunQueue(queue.directory)
+
+
+def test_two_operators_at_once_lose_nothing_and_only_one_cancels(queue):
+    started = threading.Barrier(2)
+    refused = []
+
+    def act(operator):
+        started.wait()
+        for number in range(10):
+            submit(queue, by=operator)
+            try:
+                queue.cancel(f"run-{number + 1}", by=operator)
+            except ConfigError as error:
+                refused.append(str(error))
+
+    operators = [threading.Thread(target=act, args=(name,)) for name in ("olga", "otto")]
+    for each in operators:
+        each.start()
+    for each in operators:
+        each.join()
+    entries = queue.entries()
+    assert entries == read_queue(queue.directory)
+    assert [entry.run for entry in entries] == [f"run-{number + 1}" for number in range(20)]
+    assert sorted(entry.by for entry in entries) == ["olga"] * 10 + ["otto"] * 10
+    assert sum(entry.state is State.CANCELLED for entry in entries) == 10
+    assert len(refused) == 10
+    assert all("is over (cancelled: cancelled by" in each for each in refused)

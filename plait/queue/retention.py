@@ -1,0 +1,56 @@
+"""What older runs of a federation give up so that there is room for newer ones.
+
+Only what nobody needs for a result goes: updates received, unread answers, and all but the newest checkpoint. Adapter,
+ledger, settings, report and keys stay, since nobody else may have them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from plait.queue.run_queue import Entry, RunQueue
+
+
+def tidy_runs(queue: RunQueue, *, keep: int) -> int:
+    """Take from all runs that are over, but the newest, what only `plait verify` and a resume would read.
+
+    Args:
+        queue: of the federation.
+        keep: how many of the newest keep everything.
+
+    Returns:
+        Bytes freed.
+    """
+    over = sorted((entry for entry in queue.entries() if entry.is_over), key=_ended)
+    return sum(_tidy(queue.folder(entry.run)) for entry in over[: max(0, len(over) - keep)])
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder, which others may be writing."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def _ended(entry: Entry) -> float:
+    return entry.ended or entry.submitted
+
+
+def _tidy(run: Path) -> int:
+    return _remove((run / "spool", run / ".inbox", *sorted((run / "checkpoints").glob("round-*"))[:-1]))
+
+
+def _remove(folders: Iterable[Path]) -> int:
+    freed = 0
+    for folder in folders:
+        before = size_of(folder)
+        # What cannot be removed only takes space.
+        shutil.rmtree(folder, ignore_errors=True)
+        freed += before - size_of(folder)
+    return freed

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plait.api.room import disk_bytes, most_disk_bytes
+from plait.api.serving import Serving
+from plait.api.standing import House, Standing, _Quota
+from plait.config import config_from_table
+from plait.errors import ConfigError
+from plait.queue import read_queue
+from plait.rounds.events import RoundFinished, RoundStarted, UpdateReceived
+from plait.rounds.stop import StopRequest
+from plait.settle import settle
+from plait.training.bases import locate_base
+
+RUN = {"base": "tiny", "clients": 2, "rounds": 3, "rank": 8}
+
+
+@pytest.fixture
+def standing(tmp_path: Path) -> Iterator[Standing]:
+    serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=1.0, run_number=0)
+    made = Standing(tmp_path / "federation", serving, house=House(run_quota_bytes=10_000_000), quiet=True)
+    yield made
+    made.grid.stop()
+    made._queue.close()
+
+
+def test_a_run_that_cannot_fit_is_refused_in_one_line_with_the_estimate(standing: Standing, tmp_path: Path) -> None:
+    def submit(**changes: object) -> str:
+        return standing.submit("olga", json.dumps({**RUN, **changes}), priority=0, cohort_labels=(), name="")
+
+    with pytest.raises(
+        ConfigError, match=r"run needs about [\d.]+ GB at the server, expected at most the 0.01 GB"
+    ) as caught:
+        submit(rounds=400, wire="fp32")
+    assert "a run may have (--run-quota-gb)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert read_queue(tmp_path / "federation") == []
+    assert submit(rank=1, wire="1") == "run-1"
+
+
+def test_the_bound_that_costs_nothing_is_above_the_estimate() -> None:
+    base = locate_base("tiny").directory
+    for changes in ({}, {"method": "full"}, {"wire": "fp32", "rounds": 50}, {"rule": "fedex", "rank": 64}):
+        settled = settle(config_from_table({**RUN, **changes}))
+        assert disk_bytes(settled, base) < most_disk_bytes(settled, base), changes
+
+
+def test_a_run_over_its_quota_ends_at_the_end_of_a_round_and_says_why(tmp_path: Path) -> None:
+    stop = StopRequest()
+    quota = _Quota(tmp_path, 99, stop)
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / "a").write_bytes(bytes(99))
+    quota.hear(RoundStarted.model_construct(round=1))
+    assert (stop.asked, quota.reason) == (False, "")
+    (tmp_path / "b").write_bytes(b"x")
+    quota.hear(UpdateReceived.model_construct(round=1))
+    assert not stop.asked
+    quota.hear(RoundFinished.model_construct(round=1))
+    assert stop.asked
+    assert (
+        quota.reason
+        == "run has 1e-07 GB at the server, expected at most 9.9e-08 GB (--run-quota-gb); it ended in round 1"
+    )
