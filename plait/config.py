@@ -749,8 +749,13 @@ def known_keys() -> tuple[str, ...]:
     return tuple(name.replace("_", "-") for name in RunConfig.model_fields)
 
 
-def key_named(given: str, *, where: str) -> str:
+def key_named(given: str, *, where: str, beside: tuple[str, ...] = ()) -> str:
     """The key of a setting as plait writes it, from one that may use ``_``, or the name that other systems use.
+
+    Args:
+        given: the key.
+        where: it stands, for the message.
+        beside: what else may stand there, for the message.
 
     Raises:
         ConfigError: there is no such setting; the nearest one is named.
@@ -759,6 +764,7 @@ def key_named(given: str, *, where: str) -> str:
     key = given.replace("_", "-").lower()
     key = ALIASES.get(key, key)
     if key not in known:
+        known = (*beside, *known)
         raise _refusal(
             f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
         )

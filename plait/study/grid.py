@@ -105,7 +105,7 @@ def read_grid(source: str | Path | Settings, *, given: Settings | None = None, s
     samples = _samples(_table(table.pop("random", {}), f"{where}: random"), f"{where}: [random]")
     its_seeds = _seeds(table.pop("seeds", None), where)
     seeds = tuple(seeds) or its_seeds
-    common = {key_named(key, where=where): value for key, value in table.items()}
+    common = {key_named(key, where=where, beside=("seeds", "grid", "random")): value for key, value in table.items()}
     override = {key_named(key, where=where): value for key, value in (given or {}).items()}
     places = [_merged(axis, where) for axis in product(samples, *axes.values())]
     for key in {key for _, settings in places for key in settings} & override.keys():

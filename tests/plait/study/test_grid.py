@@ -86,6 +86,7 @@ def test_a_sweep_is_named_after_its_file(tmp_path: Path) -> None:
     ("table", "said"),
     [
         ({"grid": {"rul": ["fedavg"]}}, r"\[grid\]: unknown key 'rul'; did you mean 'rule'"),
+        ({"gird": {"rule": ["fedavg"]}}, "unknown key 'gird'; did you mean 'grid'"),
         ({"grid": {"rule": "fedavg"}}, "rule is 'fedavg', expected a list"),
         ({"grid": {"rule": []}}, "expected a list of values"),
         ({"grid": {"rule": ["ffa", "ffa"]}}, "'rule-ffa_seed-0' is there twice"),
