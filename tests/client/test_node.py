@@ -181,6 +181,7 @@ with GrpcGrid(sys.argv[2], kit=None, limits=Limits(max_answer_bytes=1 << 20)).be
 """
 
 
+@pytest.mark.slow
 def test_a_killed_server_is_missed_at_once_and_found_again(start_node, wait_until, tmp_path) -> None:
     def serve(listen: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", SERVE, str(tmp_path / "inbox"), listen]

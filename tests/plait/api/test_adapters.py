@@ -92,6 +92,7 @@ def mean_of_a(updates: plait.Updates, _: object) -> object:
     return updates.deltas.mean(axis=0)
 
 
+@pytest.mark.slow
 def test_a_client_s_own_side_under_a_rule_of_one_s_own_is_exported_without_that_rule(
     records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_off_the_main_thread_it_gives_the_same_bits_and_leaves_signals_alone(
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.slow
 def test_callbacks_hear_the_events_of_the_ledger_as_they_are_recorded(
     records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
 ) -> None:
@@ -68,6 +69,7 @@ def test_callbacks_hear_the_events_of_the_ledger_as_they_are_recorded(
     assert isinstance(heard[-1], RunFinished)
 
 
+@pytest.mark.slow
 def test_a_callback_ends_the_run_whole(records: list[dict[str, str]], small: dict[str, object], tmp_path: Path) -> None:
     def once(event: plait.Event) -> plait.Stop | None:
         return plait.Stop.END if isinstance(event, RoundFinished) else None

@@ -125,6 +125,7 @@ def test_devices_of_different_speeds_do_not_train_side_by_side(plait, jsonl: Pat
     assert (ran.code, "devices is" in ran.err, "side-by-side is 2" in ran.err) == (2, True, True)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_devices_that_it_began_with(
     plait, jsonl: Path, small, fleet: Path, tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ def test_an_export_to_a_full_disk_leaves_nothing_behind(
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_on_a_full_disk_ends_in_one_line(plait: Callable[..., object], small_disk: Path) -> None:
     ran = plait(
         "simulate", "--base", "tiny", "--data", "chatterbot", "--partition", "iid", "--clients", 2, "--rounds", 1,

@@ -120,6 +120,7 @@ def test_doctor_says_what_the_machine_has(plait) -> None:
     assert {"processor", "device", "torch", "cache"} <= {finding["what"] for finding in findings}
 
 
+@pytest.mark.slow
 def test_doctor_plans_training_for_a_stated_memory(plait) -> None:
     asked = ("doctor", "--base", "smollm2-135m", "--rank", 8, "--batch-size", 8, "--dtype", "bfloat16", "--json")
     roomy, tight, none = (
@@ -265,6 +266,7 @@ def test_an_error_is_one_line_that_no_terminal_takes_for_more(plait, tmp_path, p
     assert ran.err[:-1].isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "found"),
     [
@@ -277,6 +279,7 @@ def test_idle_threads_soon_sleep_unless_the_environment_says_otherwise(given, fo
     assert environment_of_plait(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"), given) == found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch may compute with OpenBLAS there")
 @pytest.mark.parametrize(("given", "found"), [({}, "1"), ({"OPENBLAS_NUM_THREADS": "4"}, "4")])
 def test_numpy_decomposes_with_one_thread_unless_the_environment_says_otherwise(given, found) -> None:

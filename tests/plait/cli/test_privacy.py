@@ -63,6 +63,7 @@ def test_of_private_records_it_shows_what_each_client_s_have_cost(tmp_path):
     assert said["not_covered"] == list(RECORDS_NOT_COVERED)
 
 
+@pytest.mark.slow
 def test_an_estimate_of_private_records_needs_to_know_how_many_there_are():
     plan = [
         "estimate",

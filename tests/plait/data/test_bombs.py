@@ -119,6 +119,7 @@ def varint(number: int) -> bytes:
     return bytes([*out, zigzag])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps a limit on memory")
 def test_a_small_table_that_unpacks_to_much_is_refused_before_it_does(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in BOMBS]

@@ -437,6 +437,7 @@ def test_kinds_are_known_by_their_records(tmp_path: Path) -> None:
     assert (dataset.kind, dataset.labels) == (RecordKind.LABEL, ("x", "y"))
 
 
+@pytest.mark.slow
 def test_a_long_text_that_a_small_parquet_file_names_in_every_row_does_not_fill_the_memory(
     tmp_path: Path,
 ) -> None:

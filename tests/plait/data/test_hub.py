@@ -243,6 +243,7 @@ except PlaitError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_cached_data_set_needs_no_network(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))

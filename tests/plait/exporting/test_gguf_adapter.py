@@ -179,6 +179,7 @@ def greedy_by_llama_cpp(base: Path, adapter: Path | None, prompt: list[int], cou
     return answer["choices"][0]["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"rank_pattern": {"q_proj": 6}, "alpha_pattern": {"down_proj": 3}}])
 def test_llama_cpp_writes_the_text_that_transformers_writes(
     by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path, settings: dict[str, object]

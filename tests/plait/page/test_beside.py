@@ -30,6 +30,7 @@ def gone(address: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_simulation_is_shown_from_before_its_first_event_until_it_is_killed(tmp_path: Path) -> None:
     command = ("simulate", *SMALL, "--rounds", "1000", "--page", "127.0.0.1:0", "--out", "run")
     process = Command(*command, cwd=tmp_path, stderr=subprocess.PIPE)
@@ -51,6 +52,7 @@ def test_a_simulation_is_shown_from_before_its_first_event_until_it_is_killed(tm
     assert gone(address), "the page outlives its command"
 
 
+@pytest.mark.slow
 def test_the_page_of_a_federation_shows_runs_as_they_come(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -404,6 +404,7 @@ def test_a_stream_ends_soon_after_its_kit_is_revoked(served: Served) -> None:
         assert not [line for line in lines if line.startswith("id: ")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 def test_in_a_browser_a_link_opens_the_page_and_its_operator_cancels_a_run(served: Served) -> None:
     def text(place: str) -> str:

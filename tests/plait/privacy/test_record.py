@@ -11,6 +11,7 @@ from plait.privacy.sampled import sampled_epsilon
 PLAIN = {"records": 200, "batch": 20, "steps": 10, "delta": 1e-5, "epsilon": 0.0, "noise": 1.0, "clip_norm": 1.0}
 
 
+@pytest.mark.slow
 def test_the_noise_is_that_with_which_all_steps_just_fit():
     privacy = RecordPrivacy.of(**{**PLAIN, "epsilon": 4.0, "noise": 0.0})
     assert privacy.epsilon_after(10) <= 4.0 < privacy.epsilon_after(11)
@@ -19,6 +20,7 @@ def test_the_noise_is_that_with_which_all_steps_just_fit():
     assert privacy.mechanism.clients == 20
 
 
+@pytest.mark.slow
 def test_fewer_records_need_more_noise():
     noises = [
         RecordPrivacy.of(**{**PLAIN, "records": records, "epsilon": 4.0, "noise": 0.0}).noise

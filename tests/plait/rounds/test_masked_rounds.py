@@ -71,6 +71,7 @@ def test_the_sum_is_that_of_the_plain_numbers_bit_for_bit(federate, fake_model, 
         np.testing.assert_array_equal(stored.numbers, sum(sent[number, name] for name in NAMES))
 
 
+@pytest.mark.slow
 def test_masked_rounds_lead_where_plain_ones_do(federate, fake_model):
     federation, plain = begin(federate, fake_model, rounds=6), begin(federate, fake_model, rounds=6)
     plain = federate(plain.models, rounds=6, weighting=federation.plan.weighting)
@@ -120,6 +121,7 @@ def test_a_client_sends_nothing_outside_a_masked_sum(federate, fake_model):
     assert "without a masked sum" in reply.detail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["silent", "wrong", "of another kind"])
 @pytest.mark.parametrize("stage", [*STAGES, "train"])
 def test_a_client_that_is_lost_at_any_stage_does_not_stop_the_round(federate, fake_model, sent, stage, how):
@@ -297,6 +299,7 @@ def test_a_server_that_wants_another_attempt_after_an_unmasking_is_refused(feder
         federation.run()
 
 
+@pytest.mark.slow
 def test_other_rules_and_feedback_work_under_masks(federate, fake_model, sent):
     for more in (
         {"rule": "rolora"},

@@ -167,6 +167,7 @@ HONEST = ("alice", "bob", "carol", "dave")
 
 
 # Of 16 numbers 1 bit a parameter leaves nothing at all.
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", ["fp32", "4"])
 def test_a_gauge_attacker_changes_nothing_of_a_run(federate, fake_model, wire):
     honest = {name: fake_model(1 + 0.1 * k, 3 + k) for k, name in enumerate(HONEST)}

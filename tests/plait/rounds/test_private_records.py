@@ -17,6 +17,8 @@ from plait.wire.envelope import EPSILON, read_envelope
 from plait.wire.messages import ClientCard, EvaluateTask, Refusal, UpdateReply, decode_reply, decode_task, encode_task
 from tests.plait.rounds.test_private_rounds import FORBIDDEN
 
+pytestmark = pytest.mark.slow  # accounting for samples of records takes seconds
+
 SETTINGS = {"record_delta": 1e-5, "record_epsilon": 8.0, "total_steps": 4}
 RUN = b"r" * 16
 CASES = {
@@ -40,10 +42,7 @@ def account(federation, name):
     return json.loads(federation.memories[name][KEY])
 
 
-@pytest.mark.parametrize(
-    "case", [next(iter(CASES)), *(pytest.param(case, marks=pytest.mark.slow) for case in [*CASES][1:])]
-)
-@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_a_run_that_is_killed_anywhere_goes_on_to_the_same_bits_and_no_client_pays_twice(begin, snapshots_of, case):
     snapshots = snapshots_of(begin(case))
     expected = snapshots.run()
@@ -104,7 +103,6 @@ def test_nobody_is_asked_for_losses_and_what_clients_send_says_nothing_without_n
         assert header.examples == 0
 
 
-@pytest.mark.slow
 def test_losses_that_a_server_asks_for_are_refused_and_a_refusal_tells_nothing(begin, fake_model):
     federation = begin()
     federation.run()

@@ -58,9 +58,8 @@ def aggregator_of(federation, private):
     )
 
 
-@pytest.mark.parametrize(
-    "case", [next(iter(CASES)), *(pytest.param(case, marks=pytest.mark.slow) for case in [*CASES][1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_a_private_run_killed_anywhere_goes_on_to_the_same_bits_and_pays_once(federate, fake_model, snapshots_of, case):
     snapshots = snapshots_of(begin(federate, fake_model, case))
     expected = snapshots.run()
@@ -155,6 +154,7 @@ def test_a_run_with_a_multiplier_has_no_budget_to_end_it(federate, fake_model):
     assert spent[-1] > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", ["fp32", "0.5"])
 @pytest.mark.parametrize("rule", ["fedavg", "ffa", "fedsa"])
 def test_a_client_changes_a_round_by_at_most_the_clip_norm_whatever_state_it_hides(

@@ -12,6 +12,7 @@ from plait.training.learner import Learner
 from tests.plait.cli.conftest import write_jsonl
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side_by_side", [1, 2])
 def test_members_are_exactly_the_sequences_that_were_drawn(tmp_path, monkeypatch, side_by_side) -> None:
     drawn: set[bytes] = set()

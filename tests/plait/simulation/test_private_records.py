@@ -42,6 +42,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_run_trains_with_noise_and_pays_for_what_it_took(
     tmp_path: Path, alone: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_run_trains_with_noise_and_pays_for_what_it_took(
     assert loudest(run) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -94,6 +96,7 @@ def test_other_rules_and_methods_train_privately_too(tmp_path: Path, how: dict[s
     assert 7 < spent.epsilon <= 8
 
 
+@pytest.mark.slow
 def test_a_method_that_is_not_fused_trains_one_example_after_another(tmp_path: Path, alone: list[int]) -> None:
     run = simulated(tmp_path / "run", method="dora")
     assert alone

@@ -60,6 +60,7 @@ def test_two_simulations_of_one_process_share_nothing(prepared) -> None:
     assert one.base is not other.base
 
 
+@pytest.mark.slow
 def test_a_simulation_needs_no_flower() -> None:
     program = (
         "import sys\n"

@@ -160,6 +160,7 @@ def test_the_command_that_repeats_a_comparison_is_quoted_for_a_shell(make_run) -
     assert all(f"/{name}&#39;</span>" in page for name in ("a run", "$(id)"))
 
 
+@pytest.mark.slow
 def test_the_command_that_repeats_a_comparison_names_its_baseline(make_run) -> None:
     runs = [make_run("one", 3.0), make_run("two", 3.1)]
     assert "--baseline" not in compare(*runs).page()

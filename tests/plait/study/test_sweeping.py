@@ -132,6 +132,7 @@ def test_a_finished_sweep_is_read_and_more_values_and_seeds_are_added(common, tm
     assert groups.loss.to_dict() == {f"rule {rule}": pytest.approx(loss) for rule, loss in found.items()}
 
 
+@pytest.mark.slow
 def test_results_are_there_as_a_frame_csv_and_lines_of_json(common, tmp_path: Path) -> None:
     done = sweep({**common, "grid": {"rank": [2]}}, out=tmp_path / "sweep")
     row = done.frame.iloc[0]
@@ -144,6 +145,7 @@ def test_results_are_there_as_a_frame_csv_and_lines_of_json(common, tmp_path: Pa
     assert (cells["rank"], cells["status"]) == ("2", "finished")
 
 
+@pytest.mark.slow
 def test_other_settings_in_the_same_directory_are_refused_by_name(common, tmp_path: Path) -> None:
     grid = {**common, "rounds": 1, "grid": {"rule": ["fedavg"]}}
     sweep(grid, out=tmp_path / "sweep")
@@ -167,6 +169,7 @@ def test_a_sweep_that_is_asked_to_stop_goes_on_later_to_the_same_bits(common, tm
     assert [*map(content, runs_of(whole).values())] == [*map(content, runs_of(stopped).values())]
 
 
+@pytest.mark.slow
 def test_a_sweep_in_progress_keeps_others_out(common, tmp_path: Path) -> None:
     def again(_cell, _state, found: Sweep) -> None:
         with pytest.raises(ConfigError, match="in use by another sweep"):

@@ -36,6 +36,7 @@ def test_a_tracker_gets_every_round_once_and_the_report_at_the_end(run: Path, wr
     assert sent == [40, 40 + 7000 + 50, 40 + 7000 + 50 + 7000]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_where_the_tracker_was(run: Path, write, got, small_run) -> None:
     with followed(run, "mine:Good", say=print):
         write(small_run[:16])
@@ -48,6 +49,7 @@ def test_a_resumed_run_goes_on_where_the_tracker_was(run: Path, write, got, smal
     assert {step for kind, step, *_ in (line for line in after if line[0] == "log")} == {2}
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_sent_again_as_a_new_one(run: Path, write, got, small_run) -> None:
     write(small_run)
     send(run, "mine:Good")
@@ -70,6 +72,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_a_tracker_that_fails_or_hangs_is_named_and_leaves_the_others_alone(
     name: str, run: Path, write, got, small_run, monkeypatch: pytest.MonkeyPatch

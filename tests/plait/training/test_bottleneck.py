@@ -200,6 +200,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_federation_learns_and_its_ledger_has_the_error_of_the_mean(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert summary["final_held_out_loss"] < summary["base_held_out_loss"]
@@ -213,6 +214,7 @@ def test_a_federation_learns_and_its_ledger_has_the_error_of_the_mean(run: Path)
     assert "bottlenecks' outputs for 32 random inputs" in table.note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "message"),
     [
@@ -228,6 +230,7 @@ def test_an_export_that_cannot_be_is_refused_and_says_why(target: str, message: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_export_for_peft_says_how_to_load_it(run: Path, tmp_path: Path) -> None:
     written = export("peft", ExportRequest(open_source(run), tmp_path / "out")).written
     assert "import plait.training.bottleneck" in written.commands[0].text

@@ -203,6 +203,7 @@ def test_a_trainer_that_takes_no_callbacks_is_refused_by_the_settings_that_need_
         local.train(job)
 
 
+@pytest.mark.slow
 def test_moments_that_a_trainer_gave_continue_in_its_next_round(resident: ResidentBase, blueprint: Blueprint) -> None:
     records = [Record(text="x = 1\n" * 300)]
     local = PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(build))

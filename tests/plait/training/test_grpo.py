@@ -114,6 +114,7 @@ def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) 
     assert any(slope.abs().max() > 1e-3 for slope in slopes)
 
 
+@pytest.mark.slow
 def test_the_same_seed_learns_the_same_and_another_another(model, tokenizer) -> None:
     torch.manual_seed(1)  # whatever the process's own state is
     first, second, third = copy.deepcopy(model), copy.deepcopy(model), copy.deepcopy(model)
@@ -138,6 +139,7 @@ def test_the_same_seed_learns_the_same_and_another_another(model, tokenizer) -> 
     assert -1 <= one.state.log_history[0]["loss"] <= 0
 
 
+@pytest.mark.slow
 def test_a_reward_rises(model, tokenizer) -> None:
     made = trainer(model, tokenizer, group=16, beta=0.0)
     made.args |= {"max_steps": 12, "learning_rate": 0.02}
@@ -172,6 +174,7 @@ def test_what_cannot_be_is_refused(model, tokenizer) -> None:
         made.train()
 
 
+@pytest.mark.slow
 def test_a_federation_learns_from_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By name, as from the command line; its ledger has the reward of every client and round."""
     lines = [{"prompt": f"{number} + 1 =", "completion": f" {number + 1}"} for number in range(40)]

@@ -103,6 +103,7 @@ def test_rows_may_be_as_long_as_allowed_and_no_more_is_kept_for_them() -> None:
     assert cache._layers[0].all_keys.shape[2] == 201
 
 
+@pytest.mark.slow
 def test_columns_that_no_row_uses_any_more_are_used_again() -> None:
     cache, model = AlignedCache(max_columns=10_000), Model([])
     join(cache, model, [100])

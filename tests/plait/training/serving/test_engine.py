@@ -37,6 +37,7 @@ def run(engine: Engine) -> None:
         engine.step()
 
 
+@pytest.mark.slow
 def test_adapters_of_both_kinds_and_the_base_at_once_each_write_what_peft_writes_alone(
     make_engine: MakeEngine, adapters: dict[str, Any], alone: Alone, tiny: LocatedBase
 ) -> None:
