@@ -38,13 +38,14 @@ simulate: $(STAMP)  ## Federated rounds on a real language model, 8 clients, wit
 
 # Workers take tests from each other, so that a long file does not leave the others idle. Tests are compiled once, whatever
 # the environment says of bytecode: rewriting all their assertions takes each worker seconds.
-PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --maxprocesses 4 --dist worksteal
 
+# One worker more than processors: many of the slow tests wait for other processes.
 test: $(STAMP)  ## All tests that need no GPU
-	$(PYTEST) -m 'not gpu' $(ARGS)
+	$(PYTEST) --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) -m 'not gpu' $(ARGS)
 
 unit: $(STAMP)  ## All but the slow ones
-	$(PYTEST) -m 'not gpu and not slow' $(ARGS)
+	$(PYTEST) --numprocesses auto -m 'not gpu and not slow' $(ARGS)
 
 check: $(STAMP)  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .
