@@ -39,6 +39,7 @@ def _trusts(call: ast.Call) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_every_call_that_loads_a_base_says_that_its_code_is_not_trusted() -> None:
     calls = [
         (path, line, call)

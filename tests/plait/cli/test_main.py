@@ -24,6 +24,7 @@ VERBS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb: str, plait) -> None:
     ran = plait(*verb.split(), "--help")

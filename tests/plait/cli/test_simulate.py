@@ -204,6 +204,7 @@ def test_what_cannot_be_is_one_clear_line_and_nothing_is_written(
         assert len([line for line in ran.err.splitlines() if line.startswith("error: ")]) == 1
 
 
+@pytest.mark.slow
 def test_a_client_with_too_little_data_is_left_out_and_said_so_and_the_baselines_leave_it_out_too(
     plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
 ) -> None:

@@ -19,6 +19,7 @@ PLOTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_directory_gets_summary_page_and_plots(small_run, write_ledger) -> None:
     directory = write_ledger(small_run)
     view = write_report(directory)

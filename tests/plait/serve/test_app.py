@@ -27,6 +27,7 @@ def client_of(server: Any, key: str = "none") -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0)
 
 
+@pytest.mark.slow
 def test_an_unmodified_client_gets_from_three_adapters_at_once_what_peft_writes_alone(
     start: Start, adapters: dict[str, Path], alone: Callable[..., str]
 ) -> None:
