@@ -13,9 +13,17 @@ import pytest
 
 from plait.rounds.events import RunStarted
 from plait.rounds.ledger import read_events
+from tests.commands import run_command
 
 HERE = Path(__file__).parent
 PLAIT = Path(sys.executable).with_name("plait")
+# What PYTHONPATH does at the start of Python, in a process that is forked.
+FORKED = """
+import sys
+sys.path[:0] = filter(None, [sys.argv.pop(1)])
+from plait.cli.main import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +39,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plait(site: Path, tmp_path: Path):
-    def run(*arguments: str, path: Path | None = site) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, path: Path | None = site, anew: bool = False) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(path) if path else "", "COLUMNS": "200"}
+        if not anew:
+            return run_command(path or "", *arguments, cwd=tmp_path, env=environment, program=FORKED)
         return subprocess.run(
             [PLAIT, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
@@ -72,7 +82,7 @@ def test_each_part_keeps_its_contract_and_is_listed(plait) -> None:
     for name in ("median_of_means", "uniform8", "by_length", "focal", "rsdora", "numbers", "rounds", "csv"):
         checked = plait("check-plugin", name)
         assert checked.returncode == 0, checked.stdout + checked.stderr
-    rules = json.loads(plait("rules", "--base", "tiny", "--json").stdout)["rules"]
+    rules = json.loads(plait("rules", "--base", "tiny", "--json", anew=True).stdout)["rules"]
     (listed,) = (rule for rule in rules if rule["rule"] == "median_of_means")
     assert listed["options"] == [{"name": "groups", "default": 3, "description": "number of groups"}]
 

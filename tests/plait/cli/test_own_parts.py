@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from plait import plugins
 from plait.rounds.events import RunStarted
 from plait.rounds.ledger import read_events
+from tests.commands import run_command
 
 RULE = """
 import os
@@ -54,9 +54,7 @@ def adapter_of(run: Path) -> str:
 def test_resume_and_verify_refuse_another_source_of_a_rule(plait, home: Path, small) -> None:
     assert plait(*arguments(small, "whole", "--keep-updates")).code == 0
     (home / "stop").touch()
-    killed = subprocess.run(
-        [Path(sys.executable).with_name("plait"), *arguments(small, "killed", "--keep-updates")], cwd=home, check=False
-    )
+    killed = run_command(*arguments(small, "killed", "--keep-updates"), cwd=home)
     assert killed.returncode == -9
     (home / "stop").unlink()
     (started,) = (event for event in read_events(home / "killed" / "ledger.jsonl") if isinstance(event, RunStarted))
