@@ -97,6 +97,31 @@ def test_a_server_that_is_killed_at_every_stage_goes_on_to_the_bits_of_an_undist
     assert "2 recomputed, bit for bit" in plait("verify", deployment.run)
 
 
+def test_clients_add_their_noise_over_the_network_and_whoever_is_killed_the_sum_has_it(deployment):
+    """One of four kills itself while it trains, before it has answered; the sum of three has the promised noise."""
+    noise = ("--dp", "client", "--dp-epsilon", "50", "--dp-clip", "0.5", "--rounds", "2", "--secure-aggregation")
+    provision(deployment.federation, ["dave"], [], now=datetime.now(UTC))
+    deployment.serve(*noise, "--keep-updates", "--grace-s", "1", clients=4)
+    for name in ("alice", "bob", "carol"):
+        deployment.join(name, "--require-secure-aggregation", "--dp-max-epsilon", "50")
+    deployment.join("dave", data=deployment.federation / "alice.jsonl", doomed="client/training/2/before")
+    deployment.until_killed("dave")
+    deployment.until(lambda: deployment.events("update_refused", client="dave", stage="training"))
+    deployment.start("dave", doomed="")
+    deployment.finish(("server", "alice", "bob", "carol", "dave"))
+
+    (promised,) = deployment.events("privacy_started")
+    assert (promised["guaranteed"], promised["observer"]) == (3, "everybody, the server too")
+    assert [event["round"] for event in deployment.events("noise_intended")] == [1, 2]
+    assert [event["clients"] for event in deployment.events("sum_unmasked")] == [4, 3]
+    assert not deployment.events("evaluated")
+    assert not (deployment.run / "noise.key").exists()
+    assert "adds its share of the noise under its masks" in deployment.printed("alice")
+    verified = plait("verify", deployment.run)
+    assert "2 recomputed, bit for bit" in verified
+    assert "2 draws of noise for 2 rounds" in verified
+
+
 def test_a_submitted_run_is_masked_too(deployment):
     federation, folder = deployment.federation, deployment.folder
     provision(federation, [], [], operators=["olga"], now=datetime.now(UTC))
