@@ -57,11 +57,13 @@ def places(seed: int = 0) -> Iterator[dict[str, object]]:
         while True:
             place = {axis: draw.choice(values) for axis, values in AXES.items()}
             least = ALL_RULES[rule].least_clients
-            if math.prod(place[axis] for axis in ("rounds", "clients", "local_steps")) <= MOST_CLIENT_STEPS and (
-                place["clients"] >= least
-            ):
+            if _client_steps(place) <= MOST_CLIENT_STEPS and place["clients"] >= least:
                 break
         yield {"text": TEXTS[index % len(TEXTS)], "method": method, "rule": rule, **place}
+
+
+def _client_steps(place: Mapping[str, object]) -> int:
+    return math.prod(int(str(place[axis])) for axis in ("rounds", "clients", "local_steps"))
 
 
 def gains_of(row: Mapping[str, object]) -> dict[str, float]:
@@ -105,8 +107,8 @@ def main() -> None:
         parser.error("DIR and --out are needed")
     done = [row["place"] for row in rows_of(arguments.out)]
     loaded = Loaded()
-    # The first place of every method and rule, then the second, then the third.
-    for number, place in sorted(enumerate(places()), key=lambda each: each[0] % 3):
+    # The first place of every method and rule, then the second, then the third; cheap ones before others.
+    for number, place in sorted(enumerate(places()), key=lambda each: (each[0] % 3, _client_steps(each[1]))):
         if number in done or (arguments.only and not {place["method"], place["rule"]} & set(arguments.only)):
             continue
         settings = {key: value for key, value in place.items() if key != "text"}
