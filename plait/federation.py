@@ -239,11 +239,12 @@ def _open(
             ),
         ),
     )
+    size, continues = largest_update(run.rule, ranks.master.geometry), bool(start.parents)
     if privacy:
-        ledger.append(private_rounds.started(privacy, key, size=largest_update(run.rule, ranks.master.geometry)))
+        ledger.append(private_rounds.started(privacy, key, size=size, continues=continues))
     elif run.config.dp == "record":
-        size = largest_update(run.rule, ranks.master.geometry)
-        ledger.append(record_accountant.started(run.settled.plan.settings, clients=config.cohort_size, size=size))
+        settings, clients = run.settled.plan.settings, config.cohort_size
+        ledger.append(record_accountant.started(settings, clients=clients, size=size, continues=continues))
     return directory, ledger, state, read_events(directory.ledger)
 
 

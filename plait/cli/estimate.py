@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def _planned(settled: Settled, size: int, records: int | None) -> PlannedPrivacy | None:
     from plait.report.estimate import PlannedPrivacy
+    from plait.rounds.correlated_noise import stated
     from plait.rounds.privacy_card import mechanism_text
-    from plait.rounds.private_rounds import stated
     from plait.rounds.record_accountant import privacy_of
 
     if settled.config.dp == "record":

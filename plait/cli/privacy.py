@@ -12,23 +12,29 @@ from plait.errors import ConfigError
 
 
 def privacy(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    run: Annotated[list[Path], typer.Argument(help="Run directory; of several also what they cost together.")],
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show the privacy of a run: who is protected from whom, epsilon by round, and what is not covered.
 
+    Of several runs on the same clients, such as a run and the one that continues from it, show what they cost together.
+
     Example: plait privacy runs/first
     """
+    if len(run) > 1:
+        _show_together(run, json_output=json_output)
+        return
+    (directory,) = run
     from plait.report import client_epsilon_table, membership_table, privacy_tables, secure_aggregation_table
     from plait.rounds.ledger import read_events
     from plait.rounds.privacy_card import MASKED_NOT_COVERED
     from plait.rounds.run_directory import RunDirectory
     from plait.rounds.run_view import RunView
 
-    view = RunView.of(read_events(RunDirectory.find(run).ledger))
+    view = RunView.of(read_events(RunDirectory.find(directory).ledger))
     if view.privacy is None and not view.sums:
         raise ConfigError(
-            f"'{run}' has neither differential privacy nor masked sums, expected a run with --dp record, "
+            f"'{directory}' has neither differential privacy nor masked sums, expected a run with --dp record, "
             "--dp client or --secure-aggregation"
         )
     if json_output and view.privacy is None:
@@ -47,3 +53,26 @@ def privacy(
         membership_table(view.audited),
     )
     print_tables(table for table in tables if table.rows)
+
+
+def _show_together(runs: list[Path], *, json_output: bool) -> None:
+    from plait.report import together_table
+    from plait.rounds.ledger import read_events
+    from plait.rounds.privacy_card import PrivacyCard
+    from plait.rounds.run_directory import RunDirectory
+    from plait.rounds.together import together
+
+    cards: dict[str, PrivacyCard] = {}
+    for run in runs:
+        card = PrivacyCard.of(read_events(RunDirectory.find(run).ledger))
+        if card is None:
+            raise ConfigError(f"'{run}' has no differential privacy, so nothing bounds what the runs cost together")
+        if str(run) in cards:
+            raise ConfigError(f"'{run}' is given twice, expected each run once")
+        cards[str(run)] = card
+    if json_output:
+        found = together(cards)
+        each = {name: {"epsilon": card.epsilon, "delta": card.promised.delta} for name, card in cards.items()}
+        print_json({"runs": each, "epsilon": found.epsilon, "delta": found.delta, "how": found.how})
+        return
+    print_tables([together_table(cards)])

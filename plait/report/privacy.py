@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from plait.report.table import Table
 from plait.rounds.events import Audited
-from plait.rounds.privacy_card import secure_aggregation_facts
+from plait.rounds.privacy_card import PrivacyCard, secure_aggregation_facts
 from plait.rounds.run_view import RunView
+from plait.rounds.together import together
 
 
 def privacy_tables(view: RunView) -> tuple[Table, Table]:
@@ -75,6 +78,24 @@ def client_epsilon_table(view: RunView) -> Table:
         headings=("client", "epsilon"),
         rows=tuple((name, f"{epsilon:.4g}") for name, epsilon in newest.by_client.items()) if newest else (),
         text_columns=(0,),
+    )
+
+
+def together_table(cards: Mapping[str, PrivacyCard]) -> Table:
+    """What several runs on the same clients or records cost together.
+
+    Args:
+        cards: by run.
+    """
+    found = together(cards)
+    return Table(
+        title="Together",
+        headings=("run", "epsilon", "delta"),
+        rows=(
+            *((name, f"{card.epsilon:.4g}", f"{card.promised.delta:g}") for name, card in cards.items()),
+            ("all of them", f"{found.epsilon:.4g}", f"{found.delta:g}"),
+        ),
+        note=f"On the same clients and data, in any order: {found.how}.",
     )
 
 

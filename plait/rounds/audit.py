@@ -15,6 +15,7 @@ from plait.privacy.accountant import epsilon_at
 from plait.privacy.correlation import Correlation
 from plait.privacy.sum_of_shares import epsilon_of
 from plait.rounds.aggregator import Aggregator, Refused, Stored, TakesBack
+from plait.rounds.correlated_noise import correlation_in
 from plait.rounds.events import (
     MASKED_CODEC,
     ClientReplaced,
@@ -30,7 +31,6 @@ from plait.rounds.events import (
     UpdateReceived,
     UpdateRefused,
 )
-from plait.rounds.private_rounds import correlation_in
 from plait.rounds.recorded import evaluations_in, participants_in, promised_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState

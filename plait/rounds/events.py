@@ -588,7 +588,8 @@ class PrivacyStarted(Event):
         records that a step is expected to draw. steps: of a client in the whole run. correlation: of the noise, where
         clients rest between two rounds of theirs; then noise_multiplier is that of a round's noise over the clip
         norm; None where they may join every round. guaranteed: clients whose own noise is in every sum of a whole
-        round, where clients add it under masks.
+        round, where clients add it under masks. continues: whether the run starts from other runs' adapters, whose
+        epsilons add up with its own.
     """
 
     event = "privacy_started"
@@ -611,6 +612,7 @@ class PrivacyStarted(Event):
     steps: Count | None = None
     correlation: CorrelatedNoise | None = None
     guaranteed: Count | None = None
+    continues: bool = False
 
 
 class NoiseIntended(Event):

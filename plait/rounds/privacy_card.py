@@ -44,6 +44,11 @@ RECORDS_NOT_COVERED: tuple[str, ...] = (
 )
 """The same where single records are protected."""
 
+CONTINUES = (
+    "the runs that this one started from: on the same data their epsilons add up with its own (plait privacy RUN RUN…)"
+)
+"""The same where a run starts from other runs' adapters."""
+
 MASKED_NOT_COVERED: tuple[str, ...] = (
     "the sum itself, and adapters made from it: masks add no noise, so they tell as much as the sum does",
     "who took part, when, and that a client failed",
@@ -95,9 +100,10 @@ class PrivacyCard:
     @property
     def not_covered(self) -> tuple[str, ...]:
         """What the guarantee says nothing about."""
+        continues = (CONTINUES,) if self.promised.continues else ()
         if self.is_of_records:
-            return RECORDS_NOT_COVERED
-        return SHARED_NOT_COVERED if self.promised.guaranteed else NOT_COVERED
+            return continues + RECORDS_NOT_COVERED
+        return continues + (SHARED_NOT_COVERED if self.promised.guaranteed else NOT_COVERED)
 
     @property
     def is_of_records(self) -> bool:

@@ -17,10 +17,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from plait.errors import PeerError
-from plait.privacy.correlation import Correlation
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds.events import CorrelatedNoise, Event, NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.rounds.correlated_noise import correlation_in, stated
+from plait.rounds.events import Event, NoiseIntended, PrivacySpent, PrivacyStarted
 
 
 class BudgetSpentError(PeerError):
@@ -176,53 +176,26 @@ def check_promise(privacy: ClientPrivacy, promised: PrivacyStarted) -> None:
     Raises:
         PeerError: it promises other noise.
     """
-    for name, stated, settled in (
+    for name, told, settled in (
         ("noise multiplier", promised.noise_multiplier or 0.0, privacy.noise_multiplier),
         ("delta", promised.delta, privacy.delta),
         ("epsilon", promised.epsilon or 0.0, privacy.epsilon or 0.0),
         ("guaranteed clients", promised.guaranteed or 0, privacy.guaranteed),
     ):
-        if not math.isclose(stated, settled, rel_tol=1e-9):
-            raise PeerError(f"the ledger promises {name} {stated:g}, expected {settled:g} as the run's settings give")
+        if not math.isclose(told, settled, rel_tol=1e-9):
+            raise PeerError(f"the ledger promises {name} {told:g}, expected {settled:g} as the run's settings give")
     if correlation_in(promised) != privacy.correlation:
         raise PeerError("the ledger promises noise with another correlation than the run's settings give")
 
 
-def correlation_in(promised: PrivacyStarted) -> Correlation | None:
-    """How the noise of a run is correlated; None where clients may join every round.
-
-    Raises:
-        PeerError: nothing follows from the coefficients.
-    """
-    told = promised.correlation
-    if told is None:
-        return None
-    coefficients, separation = told.coefficients, told.separation
-    if not 1 <= len(coefficients) <= separation or told.shift > 32 or coefficients[0] != 1 << told.shift:
-        raise PeerError(
-            f"the ledger has {len(coefficients)} coefficients of noise, expected 1 to {separation}, the first of them 1"
-        )
-    return Correlation(coefficients, told.shift, separation, told.rounds)
-
-
-def stated(correlation: Correlation | None) -> CorrelatedNoise | None:
-    """What the ledger says of a correlation."""
-    return correlation and CorrelatedNoise(
-        coefficients=correlation.coefficients,
-        shift=correlation.shift,
-        separation=correlation.separation,
-        rounds=correlation.rounds,
-        gain=correlation.gain,
-    )
-
-
-def started(privacy: ClientPrivacy, key: RunKey | None, *, size: int) -> PrivacyStarted:
+def started(privacy: ClientPrivacy, key: RunKey | None, *, size: int, continues: bool = False) -> PrivacyStarted:
     """The event that says what a run promises.
 
     Args:
         privacy: of the run.
         key: of the run; None where clients add the noise.
         size: numbers in an update.
+        continues: whether it starts from other adapters.
     """
     is_adaptive = privacy.clip_norm is None
     return PrivacyStarted(
@@ -243,4 +216,5 @@ def started(privacy: ClientPrivacy, key: RunKey | None, *, size: int) -> Privacy
         key_check=key.check if key else "",
         correlation=stated(privacy.correlation),
         guaranteed=privacy.guaranteed or None,
+        continues=continues,
     )

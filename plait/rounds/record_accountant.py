@@ -153,13 +153,14 @@ def charge(memory: Memory, privacy: RecordPrivacy, *, run_id: bytes, inputs: byt
     return Charge(privacy, derived(secret, b"round" + bytes.fromhex(commitment)), epsilon)
 
 
-def started(settings: Settings, *, clients: int, size: int) -> PrivacyStarted:
+def started(settings: Settings, *, clients: int, size: int, continues: bool = False) -> PrivacyStarted:
     """The event that says what a run promises.
 
     Args:
         settings: of the run.
         clients: that train in a round.
         size: numbers in an update.
+        continues: whether it starts from other adapters.
     """
     batch = settings.batch_size * settings.gradient_accumulation_steps
     return PrivacyStarted(
@@ -175,6 +176,7 @@ def started(settings: Settings, *, clients: int, size: int) -> PrivacyStarted:
         amplification="by Poisson batches, which each client draws in secret; none by sampling of clients",
         batch=batch,
         steps=settings.total_steps,
+        continues=continues,
     )
 
 

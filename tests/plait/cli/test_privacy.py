@@ -1,11 +1,13 @@
 import json
+import math
 
 import pytest
 from typer.testing import CliRunner
 
 from plait.cli.main import app
 from plait.errors import ConfigError
-from plait.rounds.events import PrivacySpent, PrivacyStarted
+from plait.privacy.accountant import epsilon_at
+from plait.rounds.events import CorrelatedNoise, PrivacySpent, PrivacyStarted
 from plait.rounds.ledger import Ledger
 from plait.rounds.privacy_card import RECORDS_NOT_COVERED
 from tests.plait.report.test_privacy import STARTED, spent
@@ -33,6 +35,51 @@ def test_scripts_read_it_as_json(run):
     assert (said["unit"], said["epsilon"], said["delta"]) == ("client", 8.0, 1e-5)
     assert said["spent_by_round"]["2"]["epsilon"] == 4.7
     assert len(said["not_covered"]) == 5
+
+
+def written(path, *events):
+    path.mkdir()
+    ledger = Ledger(path / "ledger.jsonl")
+    for event in (started(), *events):
+        ledger.append(event)
+    ledger.close()
+    return str(path)
+
+
+def test_of_several_runs_it_shows_what_they_cost_together(tmp_path):
+    multiplier = 2.0
+    promised = STARTED.model_copy(update={"noise_multiplier": multiplier, "continues": True})
+    rests = CorrelatedNoise(coefficients=(16, 8), shift=4, separation=2, rounds=4)
+    correlated = promised.model_copy(update={"correlation": rests})
+    one = written(tmp_path / "one", promised, spent(3, 5.0, 3))
+    other = written(tmp_path / "other", correlated, spent(3, 5.0, 3))
+    said = json.loads(CliRunner().invoke(app, ["privacy", one, other, "--json"]).output)
+    # Three rounds; and of three rounds with rests the columns of rounds 1 and 3.
+    mu = math.sqrt(3 / multiplier**2 + (1 + 0.5**2 + 1) / multiplier**2)
+    assert said["epsilon"] == pytest.approx(epsilon_at(1e-5, mu))
+    assert said["runs"][one]["epsilon"] == 5.0
+    shown = " ".join(CliRunner().invoke(app, ["privacy", one, other]).output.split())
+    assert "Together" in shown
+    assert "compose exactly" in shown
+    assert "runs that this one started from" in " ".join(CliRunner().invoke(app, ["privacy", one]).output.split())
+
+
+def test_accounts_of_clients_add_up_and_other_units_do_not(tmp_path):
+    promised = PrivacyStarted(unit="record", delta=1e-5, clients=2)
+    runs = [
+        written(tmp_path / name, promised, PrivacySpent(round=1, epsilon=3.0, delta=1e-5, by_client=by_client))
+        for name, by_client in (("a", {"ada": 1.0, "bob": 3.0}), ("b", {"ada": 2.5, "eve": 3.0}))
+    ]
+    said = json.loads(CliRunner().invoke(app, ["privacy", *runs, "--json"]).output)
+    assert (said["epsilon"], said["delta"]) == (3.5, 2e-5)
+    clients = written(tmp_path / "c", STARTED, spent(1, 3.1, 1))
+    plain = written(tmp_path / "d")
+    for others, message in (
+        ([clients], "protect different things"), ([plain], "has no differential privacy"), ([runs[0]], "given twice"),
+    ):  # fmt: skip
+        error = CliRunner().invoke(app, ["privacy", runs[0], *others]).exception
+        assert isinstance(error, ConfigError)
+        assert message in str(error)
 
 
 def test_a_run_without_privacy_says_so(tmp_path):
