@@ -11,13 +11,14 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.address import Address
-from plait.errors import ConfigError
+from plait.errors import ConfigError, MachineError
 from plait.progress import say
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from plait.page.line import Desk, Line
 
 _SECURE = "https://"
+_PREDECESSOR_S = 5.0
 
 
 @contextlib.contextmanager
@@ -59,7 +61,7 @@ def page_beside(
     from plait.page.process import process_beside
 
     with contextlib.ExitStack() as stack:
-        with address.bind() as listener:
+        with _bound(address) as listener:
             listener.listen()
             address = Address(*listener.getsockname()[:2])
             stack.enter_context(
@@ -77,6 +79,18 @@ def page_beside(
             )
         say(f"live page on {shown_address(address, has_door=has_door)}", quiet=quiet)
         yield
+
+
+def _bound(address: Address) -> socket.socket:
+    """As `Address.bind`; the page of a server that was killed needs a moment to end."""
+    end = time.monotonic() + _PREDECESSOR_S
+    while True:
+        try:
+            return address.bind()
+        except MachineError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.1)
 
 
 def page_address(text: str, *, what: str, kit: Path | None) -> tuple[Address, bool]:

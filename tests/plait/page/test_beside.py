@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from plait.errors import ConfigError, MachineError
+from plait.page import beside
 from plait.page.beside import page_beside
 from tests.commands import Command
 
@@ -67,7 +69,18 @@ def test_the_page_of_a_federation_shows_runs_as_they_come(tmp_path: Path) -> Non
     assert gone(address)
 
 
-def test_an_address_that_others_could_reach_or_that_is_taken_is_refused_before_the_run(tmp_path: Path) -> None:
+def test_the_page_waits_until_that_of_a_killed_server_has_ended(tmp_path: Path) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    threading.Timer(0.3, taken.close).start()
+    with page_beside(tmp_path, f"127.0.0.1:{port}", folder=True, quiet=True):
+        assert httpx.get(f"http://127.0.0.1:{port}/api/runs", timeout=60).status_code == 200
+
+
+def test_an_address_that_others_could_reach_or_that_is_taken_is_refused_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "_PREDECESSOR_S", 0.0)
     other = pytest.raises(ConfigError, match=r"--page is 0\.0\.0\.0:9443, expected an address of this machine alone")
     with other, page_beside(tmp_path, "0.0.0.0:9443"):
         raise AssertionError("the block ran")
