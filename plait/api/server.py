@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
+from plait.adapters import Json
 from plait.api.result import Result
 from plait.api.service import Service, conclude, open_service
 from plait.api.serving import CLIENTS_SETTINGS, Serving, load_serving, new_run_number
 from plait.api.settings import RunSettings, base_name, run_config_of
+from plait.api.standing import Standing
 from plait.errors import ConfigError, Interrupted, MachineError
 from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
 from plait.rounds.ledger import read_events
@@ -23,6 +27,10 @@ if TYPE_CHECKING:
 
     from plait.aggregation import Rule
 
+_BY = "(program)"
+"""Who submits and cancels what a program does, in the journal; no operator has such a name."""
+_LOOK_S = 0.2
+
 
 class Server:
     """A federation over gRPC, as ``plait server`` runs it; give the same arguments again to continue a run.
@@ -32,6 +40,13 @@ class Server:
         with plait.Server(clients=3, base="tiny", rounds=2, insecure=True, out="runs/three") as server:
             …  # clients connect to server.address
             run = server.wait()
+
+    With ``stay`` it is one for many runs, as ``plait server --stay`` is: `submit` puts them into its queue, `out` keeps
+    journal and runs, and its clients stay connected::
+
+        with plait.Server(stay=True, insecure=True, out="federation") as server:
+            …  # clients connect to server.address
+            run = server.wait(run=server.submit(clients=3, base="tiny", rounds=2))
 
     Args:
         clients: to wait for before the first round.
@@ -47,6 +62,7 @@ class Server:
         grace_s: seconds that a client may be disconnected before its task is given up.
         callbacks: called with every event of the run, in the run's thread.
         quiet: whether to show no progress.
+        stay: whether to serve run after run; what belongs to one run is given to `submit` then.
         settings: any other setting of a run.
 
     Raises:
@@ -69,6 +85,7 @@ class Server:
         grace_s: float = 30.0,
         callbacks: Callbacks = (),
         quiet: bool = False,
+        stay: bool = False,
         **settings: Unpack[RunSettings],
     ) -> None:
         if (kit is None) is not insecure:
@@ -76,11 +93,14 @@ class Server:
         for key in CLIENTS_SETTINGS:
             if settings.get(key):
                 raise ConfigError(f"{key} is given, expected none: clients bring their own data")
-        named = {"clients": clients, "base": base_name(base, tokenizer), "rule": rule, "rounds": rounds, "out": out}
-        named["callbacks"] = names_of(callbacks)
+        named = {"clients": clients, "base": base_name(base, tokenizer), "rule": rule, "rounds": rounds}
+        if stay and (settings or callbacks or any(value is not None for value in named.values())):
+            raise ConfigError("a run's settings are given with stay, expected them as arguments of submit")
+        named |= {"out": out if out is not None or not stay else "federation", "callbacks": names_of(callbacks)}
         given = {**settings, **named, **dict.fromkeys(CLIENTS_SETTINGS, "")}
         self._settings = run_config_of(given, patience=patience_of(callbacks))
         self._directory = RunDirectory(Path(self._settings.out))
+        self._stays = stay
         before = load_serving(self._directory.server)
         self._serving = Serving(
             listen=listen,
@@ -93,6 +113,8 @@ class Server:
         self._stop = StopRequest()
         self._hearing = Hearing(callbacks, self._stop)
         self._service: Service | None = None
+        self._standing: Standing | None = None
+        self._serves = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -103,16 +125,27 @@ class Server:
         Raises:
             ConfigError: it does not serve yet.
         """
-        if self._service is None:
+        serving = self._service or self._standing
+        if serving is None:
             raise ConfigError("the server has no address yet, expected start or a with block before")
-        return self._service.grid.address
+        return serving.grid.address
 
     def start(self) -> None:
-        """Begin to serve; the run begins once enough clients are there.
+        """Begin to serve; a run begins once enough clients are there.
 
         Raises:
-            PlaitError: the run cannot be served.
+            PlaitError: it cannot serve, or not this run.
         """
+        if self._stays:
+            self._standing = Standing(self._directory.path, self._serving, quiet=self._quiet)
+            self._thread = threading.Thread(
+                target=self._stand, args=(self._standing,), name="plait-server", daemon=True
+            )
+            self._thread.start()
+            self._serves.wait()
+            if self._error is not None:
+                raise self._error
+            return
         directory = self._directory
         if directory.has_started:
             self._hearing.repeat(read_events(directory.ledger))
@@ -126,20 +159,79 @@ class Server:
         self._thread = threading.Thread(target=self._work, args=(self._service,), name="plait-server", daemon=True)
         self._thread.start()
 
-    def wait(self, timeout_s: float | None = None) -> Result:
+    def submit(
+        self,
+        *,
+        clients: int | None = None,
+        base: str | PathLike[str] | PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        rule: str | Rule | Callable[..., object] | None = None,
+        rounds: int | None = None,
+        name: str = "",
+        priority: int = 0,
+        cohort_labels: Sequence[str] = (),
+        **settings: Unpack[RunSettings],
+    ) -> str:
+        """Put a run into the queue of a server that stays.
+
+        Args:
+            clients: to wait for before the first round.
+            base: as for `plait.simulate`; clients need the same one.
+            tokenizer: of a base in memory.
+            rule: how updates are combined.
+            rounds: of training.
+            name: of the run; by default run-1, run-2 …
+            priority: higher ones run first.
+            cohort_labels: what clients must state to take part.
+            settings: any other setting of a run.
+
+        Returns:
+            The run's name.
+
+        Raises:
+            ConfigError: the server does not stay or has not started, a setting is not valid, the queue is full, or no
+                client could take part.
+        """
+        given = {"clients": clients, "base": base_name(base, tokenizer), "rule": rule, "rounds": rounds}
+        table = run_config_of({**settings, **given, **dict.fromkeys(CLIENTS_SETTINGS, "")}).to_table()
+        return self._queueing().submit(
+            _BY, json.dumps(table), priority=priority, cohort_labels=cohort_labels, name=name
+        )
+
+    def runs(self) -> list[dict[str, Json]]:
+        """The runs of a server that stays in the order in which they were submitted, as ``plait runs --json`` has them.
+
+        Raises:
+            ConfigError: the server does not stay, or has not started.
+        """
+        return json.loads(self._queueing().runs_json())["runs"]
+
+    def cancel(self, run: str) -> None:
+        """Cancel a run of a server that stays, which waits or is served.
+
+        Raises:
+            ConfigError: the server does not stay or has not started, there is no such run, or it is over.
+        """
+        self._queueing().cancel(_BY, run)
+
+    def wait(self, timeout_s: float | None = None, *, run: str = "") -> Result:
         """Wait until the run is over.
 
         Args:
             timeout_s: how long; None for as long as it takes.
+            run: which one, of a server that stays.
 
         Returns:
             The finished run; an unfinished one if it was stopped.
 
         Raises:
-            MachineError: it is not over in time.
+            ConfigError: `run` is missing where the server stays, or it is none of its runs.
+            MachineError: it is not over in time, or it was cancelled or has failed.
             PlaitError: the reason that the run stopped.
             Exception: what a callback raised.
         """
+        if self._stays:
+            return self._wait_for(run, timeout_s)
         if self._thread is not None:
             self._thread.join(timeout_s)
             if self._thread.is_alive():
@@ -152,8 +244,36 @@ class Server:
     def stop(self) -> None:
         """Stop the run, if it is not over, so that the same server can continue it; clients try to connect again."""
         self._stop.asked = True
+        if self._standing is not None:
+            self._standing.stop()
         if self._thread is not None:
             self._thread.join()
+
+    def _queueing(self) -> Standing:
+        if self._standing is None:
+            raise ConfigError("this server has no queue, expected stay=True, and start or a with block before")
+        return self._standing
+
+    def _wait_for(self, run: str, timeout_s: float | None) -> Result:
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            # Asked first: a run that ends with the server stands in its queue by then.
+            is_over = self._thread is not None and not self._thread.is_alive()
+            entry = next((each for each in self.runs() if each["run"] == run), None)
+            if entry is None:
+                raise ConfigError(f"there is no run {run!a}, expected the name of one that was submitted")
+            place = self._directory.path / "runs" / run
+            if entry["state"] == "finished":
+                return Result(place)
+            if entry["state"] not in ("queued", "running"):
+                raise MachineError(f"run {run} is {entry['state']}: {entry['detail']}")
+            if is_over:
+                if self._error is not None:
+                    raise self._error
+                return Result(place)
+            if end is not None and time.monotonic() > end:
+                raise MachineError(f"run {run} is not over after {timeout_s:g} s; wait again, or cancel it")
+            time.sleep(_LOOK_S)
 
     def __enter__(self) -> Self:
         self.start()
@@ -177,3 +297,13 @@ class Server:
             pass
         except BaseException as error:  # `wait` raises it
             self._error = error
+
+    def _stand(self, standing: Standing) -> None:
+        try:
+            standing.serve(on_start=lambda _: self._serves.set())
+        except Interrupted:
+            pass  # asked by `stop`
+        except BaseException as error:  # `wait` raises it
+            self._error = error
+        finally:
+            self._serves.set()
