@@ -10,7 +10,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from flwr.serverapp import Grid
 
-from plait.errors import PeerError
+from plait.errors import Interrupted, MachineError, PeerError
 from plait.flower.blob import data_of, to_content
 from plait.rounds.channel import Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.clock import WallClock
@@ -127,8 +127,10 @@ class GridExchange:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._waiting and isinstance(self.grid, AttendedGrid):
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # A server that is told to end, or whose disk is full, goes on later: clients work on meanwhile.
+        goes_on = kind is not None and issubclass(kind, (Interrupted, KeyboardInterrupt, MachineError))
+        if self._waiting and not goes_on and isinstance(self.grid, AttendedGrid):
             self.grid.withdraw([message_id for message_id, _ in self._waiting], "enough")
         self._waiting.clear()
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 from flwr.app import Error, Message, RecordDict
 
-from plait.errors import PeerError
+from plait.errors import DiskFullError, Interrupted, PeerError
 from plait.flower import channel as grid_channel
 from plait.flower.blob import from_message, to_content
 from plait.flower.channel import GridChannel
@@ -181,6 +181,18 @@ def test_an_answer_that_nobody_waits_for_any_more_is_withdrawn_alone(pauses):
         assert exchange.receive(None)[0] == 10
         assert exchange.receive(None) is None
     assert len(grid.withdrawn) == 1
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "withdrawn"),
+    [(Interrupted("told to"), 0), (KeyboardInterrupt(), 0), (DiskFullError("full"), 0), (PeerError("another"), 1)],
+)
+def test_a_server_that_will_go_on_lets_its_nodes_work_on(pauses, ended_by, withdrawn):
+    grid = FakeAttendedGrid(echo, patience={11: 10**6})
+    exchange = GridChannel(grid).exchange(Purpose.TRAIN, "1")
+    exchange.send(11, (b"", b""))
+    exchange.__exit__(type(ended_by), ended_by, None)
+    assert len(grid.withdrawn) == withdrawn
 
 
 def test_what_is_unanswered_at_the_end_is_withdrawn_where_the_grid_can(pauses):
