@@ -85,6 +85,26 @@ def test_a_cohort_that_cannot_be_filled_is_smaller_and_says_so_and_too_few_end_t
     assert len(federation.of_kind("round_started")[2]["cohort"]) == 1
 
 
+def test_a_server_whose_clients_come_and_go_waits_for_those_that_may_take_part(federate, fake_model):
+    federation = begin(federate, fake_model, independent(4, 3), names=6, quorum=2)
+    channel = federation.channel
+    channel.open_ended = True
+    busy: set[str] = set()
+
+    def before(asked):
+        if asked.purpose is Purpose.TRAIN:
+            busy.add(asked.client)
+        if asked.purpose is Purpose.TRAIN and asked.round == 2 and len(busy) == 4:
+            channel.gone = {next(node for node, name in channel.names.items() if name not in busy)}
+
+    channel.before, channel.wait = before, lambda _: channel.gone.clear()
+    assert federation.run().round == 4
+    waited = federation.of_kind("waiting_for_clients")
+    assert [(event["fit"], event["wanted"]) for event in waited] == [(5, 6)]
+    assert set(gaps(read_events(federation.path / "ledger.jsonl"))) == {3}
+    assert all(len(event["cohort"]) == 2 for event in federation.of_kind("round_started"))
+
+
 def test_a_run_killed_anywhere_goes_on_to_the_same_noise(federate, fake_model, snapshots_of):
     snapshots = snapshots_of(begin(federate, fake_model, blt_for(4, 2), wire="bf16"))
     expected = snapshots.run()
