@@ -225,6 +225,26 @@ class RunConfig(BaseModel, frozen=True):
             "measured, so many that all answer together: local-steps on average, 1 to 4 times as many each"
         ),
     ] = "equal"
+    rounds_mode: Annotated[
+        Literal["sync", "async"],
+        Field(
+            description="sync: a round waits for its cohort; async: clients train whenever they are free, and a round "
+            "is a buffer of updates that is folded once it is full"
+        ),
+    ] = "sync"
+    buffer: Annotated[
+        int,
+        Field(ge=0, description="with rounds-mode async, updates per round; 0 means half of the clients at work"),
+    ] = 0
+    max_staleness: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10_000,
+            description="with rounds-mode async, rounds that may pass while a client trains before its update is "
+            "refused; 0 means as many as pass for a client ten times slower than the others",
+        ),
+    ] = 0
     batch_size: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES, description="sequences per forward pass")] = 4
     gradient_accumulation_steps: Annotated[
         int, Field(ge=1, le=_MOST_EXAMPLES, description="forward passes per optimizer step")
@@ -476,6 +496,7 @@ class RunConfig(BaseModel, frozen=True):
                 "them: clients that train together cannot be released one by one"
             )
         self._check_devices()
+        self._check_asynchronous()
         if len(self.label_names) > MOST_LABELS:
             raise ValueError(f"labels has {len(self.label_names)} names, expected at most {MOST_LABELS}")
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
@@ -498,6 +519,37 @@ class RunConfig(BaseModel, frozen=True):
                 f"devices is '{self.devices}'",
                 ("side-by-side", self.side_by_side > 1, "1", "devices of different speeds end at different times"),
             )
+
+    def _check_asynchronous(self) -> None:
+        if self.rounds_mode == "sync":
+            beside = "rounds-mode is 'sync'"
+            why = "a round is its cohort"
+            self._check_alone(
+                beside, ("buffer", self.buffer, "0", why), ("max-staleness", self.max_staleness, "0", why)
+            )
+            return
+        if self.buffer > self.cohort_size:
+            raise ValueError(
+                f"buffer is {self.buffer} and {self.cohort_size} clients are at work at once, expected at most as "
+                "many: nobody has two updates in a buffer"
+            )
+        if self.buffer == 1 < self.cohort_size:
+            raise ValueError("buffer is 1, expected at least 2: how much an update counts is relative to others in it")
+        waits = "rounds wait for nobody"
+        equal = "it counts on equal parts of all clients in a round"
+        self._check_alone(
+            "rounds-mode is 'async'",
+            ("step-budget", self.step_budget != "equal", "equal", "whoever is faster comes more often instead"),
+            ("over-selection", self.over_selection, "0", waits),
+            ("deadline-s", self.deadline_s, "0", waits),
+            ("scaffold", self.scaffold, "false", equal),
+            ("feddyn", self.feddyn, "0", equal),
+            ("own-share", self.given_own_share, "0", equal),
+            ("dp", self.dp != "off", "off", "a client's part in a run is charged by synchronous rounds"),
+            ("secure-aggregation", self.secure_aggregation, "false", "a masked sum needs all its clients at once"),
+            ("patience", self.patience, "0", "training goes on while a round is evaluated"),
+            ("keep", self.keep != "last", "last", "training goes on while a round is evaluated"),
+        )
 
     def _check_objective(self) -> None:
         if not self.learns_preferences:
@@ -693,6 +745,11 @@ class RunConfig(BaseModel, frozen=True):
     def cohort_size(self) -> int:
         """Clients that train in one round."""
         return self.clients_per_round or self.clients
+
+    @property
+    def quorum_updates(self) -> int:
+        """The fewest updates of a round."""
+        return math.ceil(self.quorum * (self.buffer or self.cohort_size))
 
     @property
     def most_steps(self) -> int:

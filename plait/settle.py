@@ -29,10 +29,11 @@ from plait.plugins import Kind, Source, is_named, source_of, was_found
 from plait.privacy.correlation import Correlation, blt_for, independent
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.aggregator import Weighting
-from plait.rounds.coordinator import RunPlan
+from plait.rounds.buffer import SLOWEST, Buffer
 from plait.rounds.events import DataUsed, Fleet
 from plait.rounds.masked_rounds import MaskedRounds
 from plait.rounds.norm_bound import NormBound, NormPolicy
+from plait.rounds.run_plan import RunPlan
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
 from plait.secagg.graph import least_survivors
@@ -165,7 +166,7 @@ class Settled:
             cohort_size=config.cohort_size,
             eval_every=config.eval_every,
             eval_clients=config.eval_clients,
-            quorum=math.ceil(config.quorum * config.cohort_size),
+            quorum=config.quorum_updates,
             deadline_s=config.deadline_s or None,
             over_selection=config.over_selection,
             attempts=config.round_attempts,
@@ -173,6 +174,7 @@ class Settled:
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
             by_speed=config.step_budget == "speed",
+            buffer=_buffer(config),
             watch=Watch(config.take_back, config.patience, config.keep == "best"),
             seed=config.seed,
             settings=self.tasks.settings,
@@ -193,6 +195,7 @@ def settle(config: RunConfig) -> Settled:
         "learning_rate": _learning_rate(config, method),
         "moments": _moments(config, rule),
         "own_share": _own_share(config, rule),
+        **_asynchronous(config),
         "max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config),
     }
     config = config.model_copy(update={**left, **_server_step(config), **_privacy(config)})
@@ -267,6 +270,12 @@ def _rule_of(config: RunConfig) -> Rule:
             f"rule is '{rule.name}' and step-budget is 'speed', expected a linear rule, for which updates of different "
             f"numbers of steps can be normalised: {linear}"
         )
+    if config.rounds_mode == "async" and not _is_alike(rule):
+        alike = ", ".join(name for name, other in ALL_RULES.items() if _is_alike(other))
+        raise ConfigError(
+            f"rule is '{rule.name}' and rounds-mode is 'async', expected a linear rule whose factors go on from round "
+            f"to round, so that updates from several rounds can be added: {alike}"
+        )
     if config.given_own_share and not _can_have_own(rule):
         raise ConfigError(
             f"own-share is {config.own_share} but rule '{rule.name}' does more than add up what clients moved, "
@@ -319,7 +328,8 @@ def _moments(config: RunConfig, rule: Rule) -> str:
         return config.moments
     goes_on = not rule.new_factors(one_rank=config.one_rank)
     has_own_pull = bool(config.trainer or config.scaffold or config.feddyn)
-    return "carry" if goes_on and _all_meet(config) and not has_own_pull else "fresh"
+    comes_again = _all_meet(config) or (config.rounds_mode == "async" and config.cohort_size == config.clients)
+    return "carry" if goes_on and comes_again and not has_own_pull else "fresh"
 
 
 def _own_share(config: RunConfig, rule: Rule) -> float:
@@ -329,6 +339,26 @@ def _own_share(config: RunConfig, rule: Rule) -> float:
     return _OWN_SHARE if _can_have_own(rule) and _all_meet(config) and are_several else 0.0
 
 
+def _is_alike(rule: Rule) -> bool:
+    """Whether updates that were trained in different rounds can be added."""
+    return rule.linear and rule.continuous and len(rule.frozen) <= 1
+
+
+def _asynchronous(config: RunConfig) -> dict[str, object]:
+    """The settings of asynchronous rounds."""
+    if config.rounds_mode == "sync":
+        return {}
+    buffer = config.buffer or max(min(2, config.cohort_size), math.ceil(config.cohort_size / 2))
+    staleness = config.max_staleness or SLOWEST * math.ceil(config.cohort_size / buffer)
+    return {"buffer": buffer, "max_staleness": staleness, "take_back": False}
+
+
+def _buffer(config: RunConfig) -> Buffer | None:
+    if config.rounds_mode == "sync":
+        return None
+    return Buffer(config.buffer, config.max_staleness)
+
+
 def _can_have_own(rule: Rule) -> bool:
     """Whether clients can have personalized adapters: the shared one must be the sum of their moves."""
     return rule.linear and rule.continuous and rule.personal is None
@@ -336,7 +366,7 @@ def _can_have_own(rule: Rule) -> bool:
 
 def _all_meet(config: RunConfig) -> bool:
     """Whether every client takes part in every round."""
-    return config.cohort_size == config.clients and not config.over_selection
+    return config.cohort_size == config.clients and not config.over_selection and config.rounds_mode == "sync"
 
 
 def _privacy(config: RunConfig) -> dict[str, object]:

@@ -187,16 +187,18 @@ class Inbox:
             self._doomed.add((node, task_id))
 
     def remove_older(self, group: str, message_type: str, *, but: Callable[[str, str], bool]) -> None:
-        """Forget the answers of this message type in other groups; `sweep` deletes them.
+        """Forget the answers of this message type in groups before this one; `sweep` deletes them.
 
         Args:
-            group: the group to keep.
+            group: the group to keep, and those of later rounds.
             message_type: the type.
             but: given a node and a task id, says whether to keep that answer nevertheless.
         """
         for node, task_id in list(self._here):
             found = group_and_type(task_id)
-            if found is not None and found[1] == message_type and found[0] != group and not but(node, task_id):
+            if found is None or found[1] != message_type or found[0] == group or but(node, task_id):
+                continue
+            if not _is_later(found[0], than=group):
                 self.remove(node, task_id)
 
     @property
@@ -232,6 +234,11 @@ class Inbox:
 
     def _path(self, node: str, task_id: str, suffix: str) -> Path:
         return self._directory / node / f"{task_id}{suffix}"
+
+
+def _is_later(group: str, *, than: str) -> bool:
+    """Whether a group is a later round; groups that are no numbers of rounds have no order."""
+    return group.isdecimal() and than.isdecimal() and int(group) > int(than)
 
 
 def _size_of(file: Path) -> int:

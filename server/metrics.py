@@ -45,6 +45,9 @@ class Metrics:
         self.run_eta_seconds = self._gauge(
             "run_eta_seconds", "Estimated time for the remaining rounds; NaN if unknown."
         )
+        self.staleness = self._gauge(
+            "staleness", "Rounds that ended while a client trained, mean of the newest updates; NaN if rounds wait."
+        )
         self.held_out_loss = self._gauge(
             "held_out_loss", "The newest held-out loss of the run; NaN before there is one."
         )
@@ -68,6 +71,7 @@ class Metrics:
             (self.rounds, lambda now: now.rounds),
             (self.rounds_done, lambda now: now.done),
             (self.run_eta_seconds, lambda now: _or_nan(now.eta_s)),
+            (self.staleness, lambda now: _or_nan(now.mean_staleness)),
             (self.held_out_loss, lambda now: _or_nan(now.loss and now.loss[1])),
             (self.cohort_clients, lambda now: len(now.cohort)),
             (self.cohort_lost, lambda now: len(now.lost)),

@@ -50,6 +50,7 @@ def status_of(
         "rounds": summary.rounds,
         "deadline_s": summary.deadline_s,
         "eta_s": _rounded(summary.eta_s),
+        "staleness": _rounded(summary.mean_staleness),
         "privacy": _privacy(summary),
         "cohort": cohort,
         "unfit": [

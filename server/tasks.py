@@ -384,7 +384,10 @@ class TaskRegistry:
                 return task_id
 
     def _turn(self, message_type: str, group: str) -> None:
-        """Forget the previous groups when the first task of another group is assigned."""
+        """Forget the previous groups when the first task of another group is assigned.
+
+        In an asynchronous run tasks of several groups are open at once; theirs are kept.
+        """
         before = self._groups.get(message_type)
         if before == group:
             return
@@ -393,8 +396,10 @@ class TaskRegistry:
         self._past.discard((group, message_type))
         if before is not None:
             self._past.add((before, message_type))
-            for key in [key for key in self._given if key[1:] == (before, message_type)]:
-                del self._given[key]
+            open_tasks = {(task.node, task.work.group_id) for task in self._by_message.values()}
+            for key in [key for key in self._given if key[2] == message_type and key[1] != group]:
+                if key[:2] not in open_tasks:
+                    del self._given[key]
         self._inbox.remove_older(group, message_type, but=self._is_known)
 
     def _is_known(self, node: str, task_id: str) -> bool:

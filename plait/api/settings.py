@@ -48,6 +48,9 @@ class RunSettings(TypedDict, total=False):
     dp_delta: float
     local_steps: int
     step_budget: Literal["equal", "speed"]
+    rounds_mode: Literal["sync", "async"]
+    buffer: int
+    max_staleness: int
     batch_size: int
     gradient_accumulation_steps: int
     seq_len: int

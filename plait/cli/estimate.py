@@ -64,6 +64,7 @@ def _virtual_s(settled: Settled, blueprint: Blueprint, bits_down: float, *, eval
         Sizes(
             payload_bytes=math.ceil(size * settled.codec.bits / 8),
             broadcast_bytes=math.ceil(size * bits_down / 8),
+            adapter_bytes=4 * size,
             example_tokens=settled.config.seq_len * settled.config.sequences_an_example,
         ),
         evaluates=evaluates,

@@ -155,7 +155,7 @@ def _check_adapter(
     if kept and digest == kept.adapter:
         return f"that of round {kept.round}"
     # The run was killed between publishing a round's adapter and recording it in the ledger, or the other way round.
-    last = finished_in_checkpoint(directory.checkpoints)
+    last, _ = finished_in_checkpoint(directory.checkpoints)
     finished = kept.round if kept else 0
     if not best and last and (last.adapter, last.round) == (digest, finished + 1):
         return f"that of round {finished + 1}, which `plait resume` will finish"
@@ -216,6 +216,7 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
             weight_ratio=weight_ratio_in(events),
             private=private,
             masked=run.settled.masked,
+            buffer=plan.buffer,
         )
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))

@@ -134,10 +134,10 @@ class GridExchange:
             self.grid.withdraw([message_id for message_id, _ in self._waiting], "enough")
         self._waiting.clear()
 
-    def send(self, node: int, task: TaskParts) -> None:
+    def send(self, node: int, task: TaskParts, group: str = "") -> None:
         """Send a task to a node."""
         # One at a time: for a message that it could not send, a grid may leave the id empty or out.
-        message = self.grid.create_message(to_content(*task), _MESSAGE_TYPES[self.purpose], node, self.group)
+        message = self.grid.create_message(to_content(*task), _MESSAGE_TYPES[self.purpose], node, group or self.group)
         message_id = next(iter(self.grid.push_messages([message])), None)
         if message_id:
             self._waiting.append((message_id, node))

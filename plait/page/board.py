@@ -27,6 +27,7 @@ _STATES: Mapping[str, str] = {
     Reason.LATE: "late",
     Reason.SILENT: "late",
     Reason.SLOW: "late",
+    Reason.STALE: "late",
 }
 """States of a client whose update will not count, by reason; any other reason is a refusal."""
 

@@ -114,7 +114,8 @@ def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
         say_nothing_yet(axes, theme, "No round has been evaluated yet.")
         return figure
     losses = [evaluation.loss for evaluation in rounds]
-    client_rounds = [sum(number <= evaluation.round for number, _ in view.updates) for evaluation in rounds]
+    counted = [update.counted_in for update in view.updates.values()]
+    client_rounds = [sum(number <= evaluation.round for number in counted) for evaluation in rounds]
     sent = [view.sent_bytes_before[evaluation.round] for evaluation in rounds]
     label = f"this run: {bytes_text(sent[-1])}"
     axes.plot(sent, losses, color=theme.accent, linewidth=3, marker=_marker(len(sent)), label=label, zorder=3)

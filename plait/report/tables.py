@@ -12,6 +12,7 @@ from typing import TypeVar
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.fairness import fairness_table
 from plait.report.privacy import membership_table, privacy_tables, secure_aggregation_table
+from plait.report.staleness import staleness_table
 from plait.report.table import Table
 from plait.report.wording import (
     NOTHING,
@@ -55,6 +56,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
         bytes_by_round_table(view),
         savings_table(view),
         aggregation_table(view),
+        staleness_table(view),
         left_out_table(view),
         refusals_table(view),
         membership_table(view.audited),
@@ -324,7 +326,7 @@ def _round_text(number: int) -> str:
 
 
 def _updates(view: RunView, number: int) -> list[UpdateReceived]:
-    return [update for update in view.updates.values() if update.round == number]
+    return [update for update in view.updates.values() if update.counted_in == number]
 
 
 def _mean_train_loss(view: RunView, number: int) -> float | None:

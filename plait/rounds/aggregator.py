@@ -35,6 +35,7 @@ from plait.errors import MachineError, PeerError
 from plait.privacy.mechanism import PrivateMean
 from plait.rounds import events
 from plait.rounds.broadcasts import follow, move_base
+from plait.rounds.buffer import Arrival, Buffer
 from plait.rounds.events import RoundFinished
 from plait.rounds.masked_rounds import MaskedRounds
 from plait.rounds.masked_sum import Summed, sum_file
@@ -97,12 +98,18 @@ class Stored:
     Attributes:
         examples: that it stands for, as its header says.
         steps: that the client was asked for; 0 if all were asked for as many.
+        arrival: in an asynchronous run, how it came.
     """
 
     track: int
     examples: int
     norms: Norms
     steps: int = 0
+    arrival: Arrival | None = None
+
+    def began(self, number: int) -> int:
+        """Rounds that the adapter had behind it with which its client began, if it is folded in round `number`."""
+        return (self.arrival.round if self.arrival else number) - 1
 
 
 @dataclass(eq=False, kw_only=True)
@@ -119,6 +126,7 @@ class Aggregator:
         weight_ratio: no update counts more than so many times the median.
         private: the noise of the rounds, for a run with differential privacy.
         masked: the grids of the rounds, for a run with secure aggregation.
+        buffer: of an asynchronous run.
     """
 
     directory: RunDirectory
@@ -134,6 +142,7 @@ class Aggregator:
     weight_ratio: float = WEIGHT_RATIO
     private: PrivateRounds | None = None
     masked: MaskedRounds | None = None
+    buffer: Buffer | None = None
 
     @property
     def new_factors(self) -> bool:
@@ -152,7 +161,14 @@ class Aggregator:
         )
 
     def open(
-        self, state: RunState, number: int, client: str, update: bytes, *, steps: int = 0
+        self,
+        state: RunState,
+        number: int,
+        client: str,
+        update: bytes,
+        *,
+        steps: int = 0,
+        arrival: Arrival | None = None,
     ) -> tuple[Opened, Stored]:
         """A stored update of a client who may be away by now, so that the update itself has to say its track.
 
@@ -163,7 +179,7 @@ class Aggregator:
         said = received.header.spec_digest
         track = next((track for track, adapter in enumerate(self.ranks.adapters) if adapter.spec.digest == said), 0)
         opened = check_update(received, self.expected(state, number, client, track))
-        return opened, self.stored(opened, state, track, steps=steps)
+        return opened, self.stored(opened, state, track, steps=steps, arrival=arrival)
 
     def check(self, opened: Opened, expected: Expected, track: int) -> None:
         """Refuse what no rule could fold, or this one not in this round, before it is stored.
@@ -178,10 +194,12 @@ class Aggregator:
         except PeerError as error:
             raise UpdateRefused(Reason.UNFIT, str(error)) from error
 
-    def stored(self, opened: Opened, state: RunState, track: int, *, steps: int = 0) -> Stored:
+    def stored(
+        self, opened: Opened, state: RunState, track: int, *, steps: int = 0, arrival: Arrival | None = None
+    ) -> Stored:
         """What is to be known of an update once it is stored; `steps` is what its client was asked for."""
         norms = measure(opened.delta, state.tracks[track].shadow, self.ranks.adapters[track].geometry)
-        return Stored(track, opened.header.examples, norms, steps)
+        return Stored(track, opened.header.examples, norms, steps, arrival)
 
     def check_norms(self, state: RunState, stored: Mapping[str, Stored]) -> NormCheck:
         """Which stored updates count, by how large they are.
@@ -230,8 +248,11 @@ class Aggregator:
             self.refused(number, client, Reason.NORM, why)
         counted = {client: stored[client].examples for client in check.accepted}
         examples = {} if self.weighting is Weighting.EQUAL else counted
-        weights = bounded(examples, self.weight_ratio) if examples else {}
-        tracks = {client: stored[client].track for client in check.accepted}
+        limited = bounded(examples, self.weight_ratio) if examples else {}
+        weights = dict(limited)
+        for client in check.accepted:
+            if arrival := stored[client].arrival:
+                weights[client] = weights.get(client, 1.0) * arrival.weight
         diagnostics: Diagnostics | None = None
         clip_norm: float | None = None
         update_length: float | None = None
@@ -242,17 +263,19 @@ class Aggregator:
         else:
             steps = {client: stored[client].steps for client in check.accepted}
             factors = normalised(steps, weights) if all(steps.values()) else {}
-            outcome, diagnostics, folded = self._fold(state, context, check, weights, tracks, factors)
+            outcome, diagnostics, folded = self._fold(state, context, check, weights, stored, factors)
         step, optimizer_memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
         if scale != 1 and self.takes_back is TakesBack.HALF:
             step = AdapterState(step.layout, step.flat * np.float32(scale))
         before = None if self.new_factors else state.adapter
+        if self.buffer:
+            state = self.buffer.kept(state, folded)
         state = replace(advance(state, step), rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
         state = replace(state, clip_norm=clip_norm, update_length=update_length)
         if not self.private and not self.masked:
             sizes = [stored[client].norms for client in folded]
             state = replace(state, norms=remembered(state.norms, sizes, check.limits))
-        capped = [client for client in folded if client in weights and weights[client] < examples[client]]
+        capped = [client for client in folded if client in examples and limited[client] < examples[client]]
         clips = self.norm_bound.policy is NormPolicy.CLIP
         cost = None
         if outcome.base is not None:
@@ -312,7 +335,7 @@ class Aggregator:
         context: RoundContext,
         check: NormCheck,
         weight_of: Mapping[str, float],
-        tracks: Mapping[str, int],
+        stored: Mapping[str, Stored],
         factors: Mapping[str, float],
     ) -> tuple[Outcome, Diagnostics | None, list[str]]:
         accumulator = self.rule.begin(context)
@@ -320,9 +343,10 @@ class Aggregator:
         folded: list[str] = []
         squares = weights = 0.0
         for client in check.accepted:
-            expected = self.expected(state, context.round, client, tracks[client])
-            opened = open_update(self._load(context.round, client), expected)
-            contribution = self._contribution(opened, expected, tracks[client])
+            version, track = stored[client].began(context.round), stored[client].track
+            expected = self.expected(state.at(version), version + 1, client, track)
+            opened = open_update(self._load(version + 1, client), expected)
+            contribution = self._contribution(opened, expected, track)
             contribution = replace(contribution, weight=weight_of.get(client, 1.0))
             if (factor := factors.get(client, 1.0)) != 1.0:
                 delta = contribution.delta

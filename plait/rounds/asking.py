@@ -36,7 +36,7 @@ class Asking:
     """An exchange with clients by name. Leaving it withdraws what is unanswered.
 
     Attributes:
-        group: as `plait.rounds.channel.group_of` makes it.
+        group: of tasks that are not given another; as `plait.rounds.channel.group_of` makes it.
         patience: how long to wait for clients that come and go.
     """
 
@@ -64,11 +64,21 @@ class Asking:
         """The clients that have not answered."""
         return frozenset(self._waiting.values())
 
-    def send(self, client: str, node: int, task: TaskParts) -> None:
+    def send(self, client: str, node: int, task: TaskParts, *, group: str = "") -> None:
         """Send a client its task; a further one belongs to the same question."""
         self._asked_at.setdefault(client, self.channel.clock.now())
         self._waiting[node] = client
-        self._exchange.send(node, task)
+        self._exchange.send(node, task, group)
+
+    def withdraw(self, client: str, reason: str) -> None:
+        """Stop waiting for a client's answer."""
+        node = next(node for node, name in self._waiting.items() if name == client)
+        del self._waiting[node]
+        self._exchange.withdraw(node, reason)
+
+    def anew(self, client: str) -> None:
+        """A client's next task is another question."""
+        self._asked_at.pop(client, None)
 
     def settled(self, client: str) -> float:
         """A client's answer is its last one: the seconds that it took."""

@@ -15,6 +15,7 @@ from plait.privacy.accountant import epsilon_at
 from plait.privacy.correlation import Correlation
 from plait.privacy.sum_of_shares import epsilon_of
 from plait.rounds.aggregator import Aggregator, Refused, Stored, TakesBack
+from plait.rounds.buffer import Arrival
 from plait.rounds.correlated_noise import correlation_in
 from plait.rounds.events import (
     MASKED_CODEC,
@@ -220,7 +221,7 @@ def replay(
         elif isinstance(event, (RoundStarted, ClientReplaced)):
             steps |= steps_in(event)
         elif isinstance(event, UpdateReceived):
-            received.setdefault(event.round, {})[event.client] = event
+            received.setdefault(event.counted_in, {})[event.client] = event
         elif isinstance(event, RoundFinished):
             number = state.round + 1
             if event.round != number:
@@ -229,7 +230,7 @@ def replay(
             updates = {} if aggregator.masked else received.get(number, {})
             stored = {
                 client: replace(
-                    _stored(directory, aggregator, state, number, client, update, keys.get(client, b"")),
+                    _stored(directory, aggregator, state, client, update, keys.get(client, b"")),
                     steps=steps.get((number, client), 0),
                 )
                 for client, update in sorted(updates.items())
@@ -252,20 +253,39 @@ def _check_same(number: int, found: str, recorded: str) -> None:
         )
 
 
+def _arrival(aggregator: Aggregator, state: RunState, event: UpdateReceived) -> Arrival | None:
+    """How an update came that is to be folded next; None in a synchronous run."""
+    if aggregator.buffer is None:
+        return None
+    fold, what = state.round + 1, f"update of {event.client!r} in round {event.round}"
+    staleness = fold - event.round
+    if event.fold != fold or not 0 <= staleness <= aggregator.buffer.max_staleness:
+        raise PeerError(
+            f"{what} is folded in round {event.fold}, expected {fold}, with a staleness of at most "
+            f"{aggregator.buffer.max_staleness}"
+        )
+    weight = aggregator.buffer.weight(staleness, event.client, state.recent)
+    if (event.staleness, event.weight) != (staleness, weight):
+        raise PeerError(
+            f"{what} has staleness {event.staleness} and weight {event.weight}, expected {staleness} and {weight}"
+        )
+    return Arrival(event.round, fold, weight)
+
+
 def _stored(
     directory: RunDirectory,
     aggregator: Aggregator,
     state: RunState,
-    number: int,
     client: str,
     event: UpdateReceived,
     public_key: bytes,
 ) -> Stored:
+    number, arrival = event.round, _arrival(aggregator, state, event)
     update = directory.load_update(number, client)
     what = f"update of {client!r} in round {number}"
     if update is None:
         raise PeerError(f"{what} is missing, expected it in '{directory.path / 'spool'}'")
-    opened, stored = aggregator.open(state, number, client, update)
+    opened, stored = aggregator.open(state.at(number - 1), number, client, update, arrival=arrival)
     if not event.digest:
         # The ledger of a private run has neither digests nor signatures; the noise is bound to the stored bytes.
         if public_key and not verify(public_key, opened.signature, opened.signed):

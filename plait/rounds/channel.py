@@ -95,8 +95,14 @@ class Exchange(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def send(self, node: int, task: TaskParts) -> None:
-        """Send a task; a node with an unanswered task gets the next one after its answer."""
+    def send(self, node: int, task: TaskParts, group: str = "") -> None:
+        """Send a task; a node with an unanswered task gets the next one after its answer.
+
+        Args:
+            node: the node.
+            task: the task.
+            group: of its round, if that is another than the exchange's.
+        """
         ...
 
     def withdraw(self, node: int, reason: str) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +26,10 @@ from plait.adapters.safetensors_file import decode_arrays, decode_safetensors, e
 from plait.errors import EarlierFormatError, PeerError
 from plait.files import directory_written_aside, write_atomically
 from plait.rounds.client_state import Kept
+from plait.rounds.clock import Span
 from plait.rounds.events import RoundFinished
 from plait.rounds.moved_base import base_of, kept_base
-from plait.rounds.run_state import BaseTrack, Held, RunState, Track
+from plait.rounds.run_state import AtWork, BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
 
 KEPT = 2
@@ -53,6 +55,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
             "norms": [dict(medians) for medians in state.norms],
             **({} if state.clip_norm is None else {"clip_norm": state.clip_norm}),
             **({} if state.update_length is None else {"update_length": state.update_length}),
+            **_asynchronous(state),
             "finished": state.finished.fields() if state.finished else {},
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
@@ -90,14 +93,15 @@ def damage_of(directory: Path) -> dict[str, str]:
     return found
 
 
-def finished_in_checkpoint(directory: Path) -> RoundFinished | None:
-    """The end of the round of the newest complete checkpoint; None if there is none."""
+def finished_in_checkpoint(directory: Path) -> tuple[RoundFinished | None, dict[str, AtWork]]:
+    """The end of the round of the newest complete checkpoint, and who was training then; None if there is none."""
     for folder in reversed(_rounds(directory)):
         try:
-            return _finished(_read(folder)[0])
+            scalars = _read(folder)[0]
+            return _finished(scalars), _at_work(scalars)
         except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError):
             continue
-    return None
+    return None, {}
 
 
 def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
@@ -112,6 +116,8 @@ def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
         if track.drift is not None:
             adapters[f"drift-{number}"] = track.drift.flat
         files[f"broadcast-{number}.bin"] = track.broadcast
+    for version, shadows in sorted(state.versions.items()):
+        adapters |= {f"version-{version}-{number}": shadow.flat for number, shadow in enumerate(shadows)}
     files["adapters.safetensors"] = encode_safetensors(adapters)
     if state.base.moved.digest:
         base = kept_base(state.base.moved, ranks.master.geometry)
@@ -122,6 +128,38 @@ def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
             arrays = {key: np.ascontiguousarray(memory[key]) for key in sorted(memory)}
             files[f"{name}.safetensors"] = safetensors_numpy.save(arrays)
     return files
+
+
+def _asynchronous(state: RunState) -> dict[str, Json]:
+    """Who was training, and whose updates were folded last; nothing for a synchronous run."""
+    if not state.recent and not state.at_work:
+        return {}
+    return {
+        "recent": [list(clients) for clients in state.recent],
+        "at_work": {
+            client: {"version": work.version, "span": asdict(work.span) if work.span else None}
+            for client, work in sorted(state.at_work.items())
+        },
+    }
+
+
+def _at_work(scalars: Mapping[str, Any]) -> dict[str, AtWork]:
+    found = cast("dict[str, dict[str, Any]]", scalars.get("at_work", {}))
+    return {
+        client: AtWork(int(work["version"]), Span(**work["span"]) if work["span"] else None)
+        for client, work in found.items()
+    }
+
+
+def _versions(flats: Mapping[str, Float32], ranks: Ranks) -> dict[int, tuple[AdapterState, ...]]:
+    rounds = {int(name.split("-")[1]) for name in flats if name.startswith("version-")}
+    return {
+        number: tuple(
+            AdapterState(adapter.spec.layout, flats[f"version-{number}-{track}"])
+            for track, adapter in enumerate(ranks.adapters)
+        )
+        for number in sorted(rounds)
+    }
 
 
 def _rounds(directory: Path) -> list[Path]:
@@ -180,6 +218,9 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         update_length=scalars.get("update_length"),
         accepted=_optional(flats, "accepted", ranks),
         accepted_shadow=_optional(flats, "accepted-shadow", ranks),
+        versions=_versions(flats, ranks),
+        recent=tuple(map(tuple, cast("list[list[str]]", scalars.get("recent", [])))),
+        at_work=_at_work(scalars),
         finished=_finished(scalars),
     )
 

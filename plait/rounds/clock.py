@@ -6,7 +6,7 @@ A channel brings its clock along, so that the round loop's deadlines and times m
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,6 +58,10 @@ class Clock(Protocol):
         """The tasks that simulated devices have ended since this was last asked, in the order of their ends."""
         ...
 
+    def in_progress(self) -> Mapping[int, Span]:
+        """The training tasks of simulated devices that have not ended, by node; what is to come is as far as known."""
+        ...
+
 
 class WallClock:
     """The machine's clock; whoever is connected is available."""
@@ -76,3 +80,7 @@ class WallClock:
     def spans(self) -> Sequence[Span]:
         """None: real devices keep their times to themselves."""
         return ()
+
+    def in_progress(self) -> Mapping[int, Span]:
+        """None, likewise."""
+        return {}

@@ -15,82 +15,45 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from plait.adapters import Json
 from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import Interrupted, MachineError, PeerError
 from plait.rounds import events, record_accountant
-from plait.rounds.aggregator import Aggregator, Stored, TakesBack, Weighting
+from plait.rounds.aggregator import Aggregator, Stored, TakesBack
+from plait.rounds.answer_log import AnswerLog
+from plait.rounds.asynchronous import AsynchronousRounds
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import save_checkpoint
-from plait.rounds.dispatch import Answer, Dispatch
-from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
+from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
+from plait.rounds.evaluating import Evaluating
 from plait.rounds.figures import EVALUATION, decode_figures, scores_of
+from plait.rounds.intake import Intake
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.masked_rounds import MaskedRounds
 from plait.rounds.masked_stage import TRAINING_STAGE
 from plait.rounds.masked_sum import MaskedSums, Wanted
-from plait.rounds.norm_bound import NormBound, Norms
 from plait.rounds.patience import Patience
 from plait.rounds.private_rounds import BudgetSpentError, PrivateRounds
 from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import Held, RunState, choose_cohort, note_held, sample_cohort
 from plait.rounds.step_budget import Paces, budget
 from plait.rounds.stop import StopRequest
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tracks import Ranks
-from plait.rounds.validate import Expected, Reason, UpdateRefused, check_evaluation, open_update
-from plait.rounds.watch import Standing, Watch, standing_after
-from plait.rounds.weights import WEIGHT_RATIO
+from plait.rounds.validate import Reason
+from plait.rounds.watch import Standing, standing_after
 from plait.secagg.roster import Session, Vouch
 from plait.secagg.server import Sealed, TooFewError
-from plait.wire.envelope import EPSILON, Opened
 from plait.wire.masking import MaskedReply, MaskedUpdate
-from plait.wire.messages import EvaluateTask, Evaluation, Refusal, Task, TrainTask, UpdateReply, encode_reply
-from plait.wire.settings import Settings
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """The settings of the round loop itself; those for clients are in `settings`.
-
-    Attributes:
-        clients: the run begins once this many can take part.
-        eval_every: rounds from one evaluation to the next.
-        seed: decides cohorts and the clients' seeds.
-        eval_clients: clients that evaluate; 0 for all.
-        deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for no limit.
-        over_selection: extra clients to ask, as a fraction of those wanted; the last to answer are released.
-        attempts: attempts at a round that falls below its quorum.
-        weight_ratio: largest weight, as a multiple of the round's median.
-        keep_updates: whether updates stay in the spool after their round.
-        by_speed: whether each client takes as many steps as its speed allows (see step_budget.py).
-        patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.
-        watch: what follows from its evaluations.
-    """
-
-    rounds: int
-    clients: int
-    cohort_size: int
-    eval_every: int
-    seed: int
-    settings: Settings
-    eval_clients: int = 0
-    quorum: int = 1
-    deadline_s: float | None = None
-    over_selection: float = 0.0
-    attempts: int = 1
-    norm_bound: NormBound = field(default_factory=NormBound)
-    weighting: Weighting = Weighting.EXAMPLES
-    weight_ratio: float = WEIGHT_RATIO
-    keep_updates: bool = False
-    by_speed: bool = False
-    patience: Patience = field(default_factory=Patience)
-    watch: Watch = field(default_factory=Watch)
+from plait.wire.messages import EvaluateTask, Task, TrainTask, UpdateReply
 
 
 @dataclass(eq=False, kw_only=True)
@@ -113,10 +76,10 @@ class Coordinator:
 
     def __post_init__(self) -> None:
         plan = self.plan
-        self._misfits: set[tuple[int, str, str]] = set()
+        self._log = AnswerLog(self.channel, self.ledger)
         self._aggregator = Aggregator(
             directory=self.directory,
-            refused=self._log_misfit,
+            refused=self._log.misfit,
             ranks=self.ranks,
             rule=self.rule,
             optimizer=self.optimizer,
@@ -128,7 +91,9 @@ class Coordinator:
             weight_ratio=plan.weight_ratio,
             private=self.private,
             masked=self.masked,
+            buffer=plan.buffer,
         )
+        self._intake = Intake(self._aggregator, self.directory, self._log, plan.settings)
         self._sums = MaskedSums(
             self.channel, self.directory, self.ledger, self.vouch, self._patience, self._pay_for_sum
         )
@@ -136,9 +101,7 @@ class Coordinator:
         self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, self.rule, new_factors=new_factors)
         self._standing = Standing()
         self._ended = False
-        self._paces = Paces()
-        self._steps: dict[tuple[int, str], int] = {}
-        self._epsilons: dict[str, float] = {}
+        self._beside: Evaluating | None = None
 
     def run(self, state: RunState) -> RunState:
         """Finish the run.
@@ -156,14 +119,14 @@ class Coordinator:
             MachineError: the disk is full.
         """
         recorded = Recorded.of(read_events(self.directory.ledger))
-        self._misfits.update(recorded.misfits)
+        self._log.misfits.update(recorded.misfits)
         self._ended = recorded.ended_early
-        self._epsilons.update(recorded.epsilons)
+        self._log.epsilons.update(recorded.epsilons)
         try:
             if recorded.finished < state.round:
                 self._conclude(state, recorded)
-            self._steps = dict(recorded.steps)
-            self._paces = Paces.of(read_events(self.directory.ledger) if self.plan.by_speed else ())
+            self._intake.steps.update(recorded.steps)
+            self._log.paces = Paces.of(read_events(self.directory.ledger) if self.plan.by_speed else ())
             self._standing = standing_after(each for each in recorded.held_out if each.round < state.round)
             newest = next((each for each in recorded.held_out if each.round == state.round), None)
             if newest and self._is_over(state.round, self._standing.after(newest)):
@@ -176,15 +139,16 @@ class Coordinator:
                     state = self._follow_up(state, newest, recorded)
                 elif self._evaluation_due(state.round):
                     state = self._evaluate(state, roster, recorded)
-                while not self._is_over(state.round, self._standing):
-                    if reason := self._private_ending(state.round):
-                        return self._end(state, recorded, reason)
-                    try:
-                        state = self._round(state, roster, recorded)
-                    except BudgetSpentError as error:
-                        return self._end(state, recorded, str(error))
-                    if self._evaluation_due(state.round):
-                        state = self._evaluate(state, roster, recorded)
+                with self._rounds(state, roster, recorded) as next_round:
+                    while not self._is_over(state.round, self._standing):
+                        if reason := self._private_ending(state.round):
+                            return self._end(state, recorded, reason)
+                        try:
+                            state = next_round(state)
+                        except BudgetSpentError as error:
+                            return self._end(state, recorded, str(error))
+                        if self._evaluation_due(state.round):
+                            state = self._evaluate(state, roster, recorded)
         except (Interrupted, KeyboardInterrupt):
             self.ledger.append(events.Interrupted(round=state.round))
             raise
@@ -254,6 +218,35 @@ class Coordinator:
         is_last = round_number == self.plan.rounds or bool(self.stop.ending)
         return is_last or round_number % self.plan.eval_every == 0
 
+    @contextmanager
+    def _rounds(self, state: RunState, roster: Roster, recorded: Recorded) -> Iterator[Callable[[RunState], RunState]]:
+        """How to go on from a state to the one after the next round."""
+        buffer = self.plan.buffer
+        if buffer is None:
+            yield lambda state: self._round(state, roster, recorded)
+            return
+        # Nobody waits for a slow client.
+        patience = replace(self._patience, slow_factor=math.inf)
+        with self._dispatch(state, roster, Purpose.TRAIN, state.round + 1, patience=patience) as dispatch:
+            rounds = AsynchronousRounds(
+                plan=self.plan,
+                buffer=buffer,
+                ranks=self.ranks,
+                base_fingerprint=self.base_fingerprint,
+                intake=self._intake,
+                roster=roster,
+                dispatch=dispatch,
+                recorded=recorded,
+                gather=lambda: self._gather(roster),
+                beside=self._look_beside,
+                conclude=lambda state: self._conclude(state, recorded),
+            )
+            try:
+                yield rounds.next
+            finally:
+                if self._beside:
+                    self._beside.dispatch.close()
+
     def _round(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         if self.masked:
             return self._masked_round(self.masked, state, roster, recorded)
@@ -263,7 +256,9 @@ class Coordinator:
         stored: dict[str, Stored] = {}
         # By a virtual clock a round that was interrupted is run again from its start, to the same updates and times.
         for client in sorted(() if self.channel.clock.is_virtual else known):
-            self._recover(state, number, client, recorded, stored)
+            is_recorded = (number, client) in recorded.received
+            if found := self._intake.recover(state, number, client, is_recorded=is_recorded):
+                stored[client] = found
         check = self._aggregator.check_norms(state, stored)
         if self._aggregator.is_intended(state, number, check.accepted):
             # More updates would need other noise, and that a second charge.
@@ -347,8 +342,8 @@ class Coordinator:
                 while answer := dispatch.next_answer(deadline):
                     reply = answer.reply
                     if not (isinstance(reply, MaskedReply) and isinstance(reply.answer, MaskedUpdate)):
-                        self._log_failure(wanted.round, answer, stage=TRAINING_STAGE)
-                        self._doubt(roster, answer)
+                        self._log.failure(wanted.round, answer, stage=TRAINING_STAGE)
+                        doubt(roster, answer)
                         continue
                     self._log_masked(wanted, answer, reply.answer)
                     answered.append(answer.client)
@@ -356,7 +351,7 @@ class Coordinator:
                 late = Reason.NO_ANSWER if deadline is None else Reason.LATE
                 for client in sorted(dispatch.waiting):
                     silent = Answer(client, NoAnswer("gave no answer"), 0)
-                    self._log_failure(wanted.round, silent, reason=late, stage=TRAINING_STAGE)
+                    self._log.failure(wanted.round, silent, reason=late, stage=TRAINING_STAGE)
 
         self._sums.take(wanted, roster, chosen, ask)
         for client in answered:
@@ -452,7 +447,7 @@ class Coordinator:
             round_number=number,
         )
         steps_of = self._budget(number, chosen)
-        self._tell(
+        self._log.tell(
             events.RoundStarted(
                 round=number,
                 cohort=chosen,
@@ -469,39 +464,35 @@ class Coordinator:
                 client = answer.client
                 if isinstance(answer.reply, UpdateReply):
                     track = roster.tracks[client]
-                    expected = self._expected(state, number, client, roster)
-                    taken = self._receive(state, expected, track, answer.reply.update, answer)
+                    expected = self._intake.expected(state, number, client, roster)
+                    taken = self._intake.receive(state, expected, track, answer.reply.update, answer)
                     if taken is not None:
                         usable.add(client)
                         stored[client] = taken
                     state = note_held(state, client, state.held_on(track))
                 else:
-                    self._log_failure(number, answer)
+                    self._log.failure(number, answer)
                 if client in usable:
                     continue
-                self._doubt(roster, answer)
+                doubt(roster, answer)
                 if len(usable) + len(dispatch.waiting) < plan.cohort_size and (name := next(replacements, None)):
                     steps = steps_of(name) if steps_of else None
-                    self._tell(events.ClientReplaced(round=number, client=client, by=name, steps=steps))
+                    self._log.tell(events.ClientReplaced(round=number, client=client, by=name, steps=steps))
                     dispatch.ask(name)
             late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
-        self._note_spans(number, roster)
+        self._log.note_spans(number, roster)
         for client in late:
-            self._log_failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
+            self._log.failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return state
 
     def _budget(self, number: int, cohort: Collection[str]) -> Callable[[str], int] | None:
         """The steps of a client in a round; those that it has been asked for stay. None if all take as many."""
         if not self.plan.by_speed:
             return None
-        self._steps = {asked: steps for asked, steps in self._steps.items() if asked[0] == number}
-        planned = budget(self.plan.settings.local_steps, sorted(cohort), self._paces.known)
-        return lambda client: self._steps.setdefault((number, client), planned.steps_of(client))
-
-    def _tell(self, event: events.Event) -> None:
-        """Record an event from which clients' paces follow."""
-        self.ledger.append(event)
-        self._paces.take(event)
+        for asked in [asked for asked in self._intake.steps if asked[0] != number]:
+            del self._intake.steps[asked]
+        planned = budget(self.plan.settings.local_steps, sorted(cohort), self._log.paces.known)
+        return lambda client: self._intake.steps.setdefault((number, client), planned.steps_of(client))
 
     def _deadline(self) -> float | None:
         """When to stop waiting for answers to tasks that are sent now, on the channel's clock."""
@@ -513,99 +504,79 @@ class Coordinator:
         clock = self.channel.clock
         return clock.now() if clock.is_virtual else None
 
-    def _note_spans(self, number: int, roster: Roster) -> None:
-        """Record what simulated devices did."""
-        clients = {node: client for client, node in roster.nodes.items()}
-        for span in self.channel.clock.spans():
-            told = {name: value for name, value in asdict(span).items() if name != "node"}
-            worked = events.DeviceWorked(round=number, client=clients[span.node], **told)
-            self.ledger.note(worked)
-            self._paces.take(worked)
-
-    @staticmethod
-    def _doubt(roster: Roster, answer: Answer) -> None:
-        """Ask a failed client nothing before it has described itself again, if it is to be asked at all."""
-        if answer.given_up and isinstance(answer.reply, NoAnswer):
-            roster.rest(answer.client, answer.given_up, answer.reply.detail, waited_s=answer.waited_s)
-        else:
-            roster.doubt(answer.client)
-
     def _conclude(self, state: RunState, recorded: Recorded) -> None:
         """Finish a round once its checkpoint is complete."""
         if self.private and state.clip_norm is not None and state.round not in recorded.spent:
             # Before the adapter is published, whose card says what it cost.
             self.ledger.append(self.private.spent(state.round, state.clip_norm))
         masked_records = bool(self.masked) and self.plan.settings.records_are_private
-        if (self._epsilons or masked_records) and state.finished and state.round not in recorded.spent:
-            self.ledger.append(record_accountant.spent(state.round, self.plan.settings, self._epsilons))
+        if (self._log.epsilons or masked_records) and state.finished and state.round not in recorded.spent:
+            self.ledger.append(record_accountant.spent(state.round, self.plan.settings, self._log.epsilons))
         if not self.plan.watch.keep_best:
             self.publish(state)
         if not self.plan.keep_updates:
             self.directory.clear_updates()
         if state.finished:
-            self._tell(state.finished)
-
-    def _recover(
-        self, state: RunState, number: int, client: str, recorded: Recorded, stored: dict[str, Stored]
-    ) -> None:
-        """Add to `stored` the updates from an earlier part of the run; complete the ledger."""
-        update = self.directory.load_update(number, client)
-        if update is None:
-            return
-        try:
-            steps = self._steps.get((number, client), 0)
-            opened, stored[client] = self._aggregator.open(state, number, client, update, steps=steps)
-        except PeerError:
-            return
-        if (number, client) not in recorded.received:
-            self._log_update(opened, stored[client].norms, uplink_bytes=len(encode_reply(UpdateReply(update))))
+            self._log.tell(state.finished)
 
     def _evaluate(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         if self.masked:
             return self._masked_evaluation(self.masked, state, roster, recorded)
         if self.channel.open_ended:
+            if self.plan.buffer:
+                self._conclude_beside()
+                if 0 < state.round < self.plan.rounds and not self.stop.ending:
+                    return self._begin_beside(state, roster)
             self._gather(roster)
-        losses: dict[str, ClientLoss] = {}
-        own: dict[str, ClientLoss] = {}
         deadline = self._deadline()
+        with self._asked_to_evaluate(state, roster) as evaluating:
+            while answer := evaluating.dispatch.next_answer(deadline):
+                if evaluating.take(answer):
+                    state = note_held(state, answer.client, evaluating.held[answer.client])
+        return self._conclude_evaluation(state, evaluating, roster, recorded)
+
+    def _asked_to_evaluate(self, state: RunState, roster: Roster, *, patience: Patience | None = None) -> Evaluating:
+        """An evaluation of this state's adapter, whose clients have been asked."""
+        dispatch = self._dispatch(state, roster, Purpose.EVALUATE, state.round, patience=patience)
         count = self.plan.eval_clients or len(roster.nodes)
-        with self._dispatch(state, roster, Purpose.EVALUATE, state.round) as dispatch:
-            for client in sample_cohort(list(roster.nodes), count, seed=self.plan.seed, round_number=0):
-                dispatch.ask(client)
-            while answer := dispatch.next_answer(deadline):
-                reply = answer.reply
-                if not isinstance(reply, Evaluation):
-                    self._log_failure(state.round, answer)
-                    if answer.given_up:
-                        self._doubt(roster, answer)
-                    continue
-                try:
-                    check_evaluation(reply, roster.cards[answer.client], state.round)
-                except UpdateRefused as refused:
-                    self._log_refusal(state.round, answer, refused.reason, str(refused))
-                    continue
-                self.ledger.note(
-                    events.ReplyReceived(
-                        round=state.round,
-                        client=answer.client,
-                        purpose=Purpose.EVALUATE.value,
-                        uplink_bytes=answer.uplink_bytes,
-                    )
-                )
-                state = note_held(state, answer.client, state.held_on(roster.tracks[answer.client]))
-                losses[answer.client], own_loss = client_losses(reply)
-                if own_loss is not None:
-                    own[answer.client] = own_loss
-        self._note_spans(state.round, roster)
-        if losses:
-            own_mean = mean_loss(own) if own else None
-            evaluated = events.Evaluated(
-                round=state.round,
-                adapter=state.shadow.digest().hex(),
-                **dict(mean_loss(losses)),
-                own=own_mean,
-                virtual_s=self._virtual_s,
-            )
+        clients = sample_cohort(list(roster.nodes), count, seed=self.plan.seed, round_number=0)
+        return Evaluating(state, roster, dispatch, self._log, clients)
+
+    def _begin_beside(self, state: RunState, roster: Roster) -> RunState:
+        """Ask for an evaluation that training goes on beside; each client evaluates before it trains again."""
+        patience = replace(self._patience, slow_factor=math.inf)
+        self._beside = self._asked_to_evaluate(state, roster, patience=patience)
+        self._beside.__enter__()
+        for client in self._beside.clients:
+            state = note_held(state, client, state.held_on(roster.tracks[client]))
+        return state
+
+    def _look_beside(self) -> None:
+        """Take the answers that are there to an evaluation beside training."""
+        if self._beside is None:
+            return
+        while self._beside.dispatch.waiting and (answer := self._beside.dispatch.next_answer(self.channel.clock.now())):
+            self._beside.take(answer)
+        if not self._beside.dispatch.waiting:
+            self._conclude_beside()
+
+    def _conclude_beside(self) -> None:
+        """Record an evaluation beside training; who has not answered by now is left out."""
+        evaluating, self._beside = self._beside, None
+        if evaluating is None:
+            return
+        evaluating.dispatch.close()
+        if evaluated := evaluating.result(virtual_s=None):
+            self.ledger.append(evaluated)
+            self._standing = self._standing.after(evaluated)
+
+    def _conclude_evaluation(
+        self, state: RunState, evaluating: Evaluating, roster: Roster, recorded: Recorded
+    ) -> RunState:
+        """Record an evaluation that is over, and do what follows from it."""
+        self._log.note_spans(evaluating.state.round, roster)
+        evaluated = evaluating.result(virtual_s=self._virtual_s)
+        if evaluated:
             self.ledger.append(evaluated)
             return self._follow_up(state, evaluated, recorded)
         if not self.channel.open_ended:
@@ -683,114 +654,29 @@ class Coordinator:
         return state
 
     def _dispatch(
-        self, state: RunState, roster: Roster, purpose: Purpose, number: int, *, attempt: bytes = b""
+        self,
+        state: RunState,
+        roster: Roster,
+        purpose: Purpose,
+        number: int,
+        *,
+        attempt: bytes = b"",
+        patience: Patience | None = None,
     ) -> Dispatch:
-        def task(client: str, broadcast: bytes, base: bytes) -> Task:
-            return self._task(purpose, broadcast, base, client, number)
-
         return Dispatch(
             channel=self.channel,
             roster=roster,
-            state=state,
-            broadcasts=Broadcasts(state, self.ranks, self.base_fingerprint),
+            aim=Aim(number, Broadcasts(state, self.ranks, self.base_fingerprint)),
+            held=state.held,
             ledger=self.ledger,
             purpose=purpose,
-            number=number,
-            task=task,
-            patience=self._patience,
+            task=partial(self._task, purpose),
+            patience=patience or self._patience,
             attempt=attempt,
         )
 
-    def _task(self, purpose: Purpose, broadcast: bytes, base: bytes, client: str, number: int) -> Task:
+    def _task(self, purpose: Purpose, client: str, number: int, broadcast: bytes, base: bytes) -> Task:
         if purpose is Purpose.EVALUATE:
             return EvaluateTask(self._settings.to_evaluate(number), broadcast, base)
-        steps = self._steps.get((number, client), 0)
+        steps = self._intake.steps.get((number, client), 0)
         return TrainTask(self._settings.to_train(number, client, steps=steps), broadcast, base)
-
-    def _receive(self, state: RunState, expected: Expected, track: int, update: bytes, answer: Answer) -> Stored | None:
-        """Store an update if it is usable."""
-        try:
-            opened = open_update(update, expected)
-            self._aggregator.check(opened, expected, track)
-        except UpdateRefused as refused:
-            self._log_refusal(expected.round, answer, refused.reason, str(refused))
-            return None
-        steps = self._steps.get((expected.round, expected.client), 0)
-        stored = self._aggregator.stored(opened, state, track, steps=steps)
-        self.directory.store_update(expected.round, expected.client, update)
-        took_s = None if self.channel.clock.is_virtual else round(answer.took_s, 3)
-        self._log_update(opened, stored.norms, uplink_bytes=answer.uplink_bytes, took_s=took_s)
-        return stored
-
-    def _log_update(self, opened: Opened, norms: Norms, *, uplink_bytes: int, took_s: float | None = None) -> None:
-        metrics = opened.header.metrics
-        # Proof that the client's key signed this update, for when the update itself is gone.
-        received = events.UpdateReceived(
-            round=opened.header.round,
-            client=opened.header.client,
-            uplink_bytes=uplink_bytes,
-            payload_bytes=opened.encoding.payload_bytes,
-            envelope_bytes=opened.encoding.envelope_bytes,
-            codec=opened.encoding.codec,
-            bits_per_parameter=opened.encoding.bits_per_parameter,
-            distortion=metrics.get("distortion"),
-            codec_s=round(metrics.get("codec_s", 0.0) + opened.encoding.codec_s, 4),
-            examples=opened.header.examples,
-            tokens=int(metrics.get("train_tokens", 0)),
-            train_loss=metrics.get("train_loss"),
-            first_loss=metrics.get("first_loss"),
-            learning_rate=metrics.get("learning_rate"),
-            shortened=metrics.get("shortened"),
-            train_s=metrics.get("train_s"),
-            took_s=took_s,
-            digest=opened.delta.digest().hex(),
-            norms={figure: norm for figure, norm in norms.items() if norm},
-            signed=opened.signed.hex() if opened.signature else None,
-            signature=opened.signature.hex() if opened.signature else None,
-            epsilon=metrics.get(EPSILON),
-        )
-        if received.epsilon is not None:
-            self._epsilons[received.client] = received.epsilon
-        self.ledger.note(received)
-        self._paces.take(received)
-
-    def _expected(self, state: RunState, number: int, client: str, roster: Roster) -> Expected:
-        return replace(
-            self._aggregator.expected(state, number, client, roster.tracks[client]),
-            examples=roster.cards[client].train_examples,
-            public_key=roster.keys[client],
-            epsilon=self._most_epsilon,
-        )
-
-    @property
-    def _most_epsilon(self) -> float | None:
-        settings = self.plan.settings
-        return (settings.record_epsilon or math.inf) if settings.records_are_private else None
-
-    def _log_failure(self, number: int, answer: Answer, *, reason: str = Reason.NO_ANSWER, stage: str = "") -> None:
-        reply = answer.reply
-        if isinstance(reply, Refusal):
-            why, detail = reply.reason.name.lower().replace("_", "-"), reply.detail
-        elif isinstance(reply, NoAnswer):
-            why, detail = answer.given_up or reason, reply.detail
-        else:
-            why, detail = Reason.MALFORMED, f"{type(reply).__name__} is not an answer to this task"
-        self._log_refusal(number, answer, why, detail, stage=stage)
-
-    def _log_misfit(self, number: int, client: str, reason: Reason, detail: str) -> None:
-        """Record a refusal of a stored update once: a round that was killed while folding is folded again."""
-        if (number, client, reason.value) not in self._misfits:
-            self._misfits.add((number, client, reason.value))
-            self._log_refusal(number, Answer(client, NoAnswer(detail), 0), reason, detail)
-
-    def _log_refusal(self, number: int, answer: Answer, reason: str, detail: str, *, stage: str = "") -> None:
-        self.ledger.append(
-            events.UpdateRefused(
-                round=number,
-                client=answer.client,
-                reason=str(reason),
-                detail=detail,
-                uplink_bytes=answer.uplink_bytes,
-                stage=stage,
-            )
-        )

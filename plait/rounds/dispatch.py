@@ -1,11 +1,11 @@
-"""Send clients one task each in one round, with the broadcast that each needs, and collect one answer from each.
+"""Send clients one task each, with the broadcast that each needs, and collect one answer from each.
 
 A client that lost its adapter says so and is sent the whole one at once. Every byte is recorded in the ledger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -18,7 +18,7 @@ from plait.rounds.description import REPLY_BYTES
 from plait.rounds.ledger import Ledger
 from plait.rounds.patience import Patience
 from plait.rounds.roster import Roster
-from plait.rounds.run_state import Held, RunState
+from plait.rounds.run_state import Held
 from plait.rounds.validate import Reason, max_update_bytes
 from plait.wire.envelope import measure, read_envelope
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
@@ -47,42 +47,79 @@ class Answer:
         return isinstance(self.reply, Refusal) and self.reply.reason == RefusalReason.NEED_FULL
 
 
-@dataclass(eq=False, kw_only=True)
-class Dispatch:
-    """Tasks of one purpose in one round. Leaving it withdraws unanswered ones.
+def doubt(roster: Roster, answer: Answer) -> None:
+    """Ask a failed client nothing before it has described itself again, if it is to be asked at all."""
+    if answer.client not in roster.nodes:
+        return
+    if answer.given_up and isinstance(answer.reply, NoAnswer):
+        roster.rest(answer.client, answer.given_up, answer.reply.detail, waited_s=answer.waited_s)
+    else:
+        roster.doubt(answer.client)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What clients are asked to do.
 
     Attributes:
-        state: the state to bring the clients to.
-        broadcasts: the envelopes for that.
+        number: the round that their tasks are for.
+        broadcasts: the envelopes that bring them to the state that it starts from.
+    """
+
+    number: int
+    broadcasts: Broadcasts
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A client as it was when it was asked; it may leave the roster before it answers."""
+
+    aim: Aim
+    node: int
+    track: int
+
+
+@dataclass(eq=False, kw_only=True)
+class Dispatch:
+    """Tasks of one purpose. Leaving it withdraws unanswered ones.
+
+    Attributes:
+        aim: what clients are asked from now on; those asked before stay with theirs.
+        held: what each client holds, by client name, as far as that is known.
         ledger: records every task, and every client that lost its adapter.
-        task: makes a client's task from a broadcast and the base's movement.
+        task: makes a client's task for a round, from a broadcast and the base's movement.
         patience: how long to wait for clients that come and go.
         attempt: of the masked sum that the tasks belong to; empty for none.
     """
 
     channel: Channel
     roster: Roster
-    state: RunState
-    broadcasts: Broadcasts
+    aim: Aim
+    held: Mapping[str, Held]
     ledger: Ledger
     purpose: Purpose
-    number: int
-    task: Callable[[str, bytes, bytes], Task]
+    task: Callable[[str, int, bytes, bytes], Task]
     patience: Patience
     attempt: bytes = b""
 
     def __post_init__(self) -> None:
-        group = group_of(self.number, self.attempt)
+        group = group_of(self.aim.number, self.attempt)
         self._asking = Asking(self.channel, purpose=self.purpose, group=group, patience=self.patience)
+        self._asked: dict[str, _Asked] = {}
         self._sent_whole: set[str] = set()
-        self._max_bytes = REPLY_BYTES + max(max_update_bytes(track.shadow.layout) for track in self.state.tracks)
+        tracks = self.aim.broadcasts.state.tracks
+        self._max_bytes = REPLY_BYTES + max(max_update_bytes(track.shadow.layout) for track in tracks)
 
     def __enter__(self) -> Self:
         self._asking.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._asking.__exit__(*error)
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Withdraw unanswered tasks."""
+        self._asking.__exit__()
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -91,7 +128,14 @@ class Dispatch:
 
     def ask(self, client: str) -> None:
         """Send a client its task."""
-        self._send(client, self.state.held.get(client, Held()))
+        self._asked[client] = _Asked(self.aim, self.roster.nodes[client], self.roster.tracks[client])
+        self._sent_whole.discard(client)
+        self._asking.anew(client)
+        self._send(client, self.held.get(client, Held()))
+
+    def withdraw(self, client: str, reason: str) -> None:
+        """Stop waiting for a client's answer; `reason` is one word for its log."""
+        self._asking.withdraw(client, reason)
 
     def next_answer(self, deadline: float | None) -> Answer | None:
         """The next client's answer.
@@ -112,7 +156,7 @@ class Dispatch:
                 return replace(answer, took_s=self._asking.settled(client))
             self.ledger.note(
                 events.UpdateRefused(
-                    round=self.number,
+                    round=self._asked[client].aim.number,
                     client=client,
                     reason=Reason.NEED_FULL.value,
                     detail="sent the whole adapter",
@@ -125,15 +169,16 @@ class Dispatch:
     def _send(self, client: str, held: Held) -> None:
         if not held.adapter:
             self._sent_whole.add(client)
-        track = self.roster.tracks[client]
-        broadcast = self.broadcasts.leading_from(held.adapter, track)
-        base = self.broadcasts.base_leading_from(held)
-        parts = encode_task(self.task(client, broadcast, base), whole=not held.adapter)
+        asked = self._asked[client]
+        aim, track = asked.aim, asked.track
+        broadcast = aim.broadcasts.leading_from(held.adapter, track)
+        base = aim.broadcasts.base_leading_from(held)
+        parts = encode_task(self.task(client, aim.number, broadcast, base), whole=not held.adapter)
         sent = read_envelope(broadcast, max_bytes=len(broadcast))
-        cost = measure(sent, layout=self.state.tracks[track].shadow.layout)
+        cost = measure(sent, layout=aim.broadcasts.state.tracks[track].shadow.layout)
         self.ledger.note(
             events.Broadcast(
-                round=self.number,
+                round=aim.number,
                 client=client,
                 purpose=self.purpose.value,
                 downlink_bytes=sum(map(len, parts)),
@@ -144,7 +189,7 @@ class Dispatch:
                 base_bytes=len(base) or None,
             )
         )
-        self._asking.send(client, self.roster.nodes[client], parts)
+        self._asking.send(client, asked.node, parts, group=group_of(aim.number, self.attempt))
 
     def _decode(self, client: str, raw: Data | NoAnswer) -> Answer:
         if isinstance(raw, NoAnswer):

@@ -473,6 +473,9 @@ class UpdateReceived(Event):
         signed: the bytes that the client's key signed, in hexadecimal; None where clients have no keys.
         signature: Ed25519 over those, in hexadecimal.
         epsilon: of its records so far, as its own account says; None where they are not private.
+        fold: in an asynchronous run the round that it is folded in; None in a synchronous one, like the two below.
+        staleness: folds between the adapter that it began with and the one that it is folded into.
+        weight: how much it counts in its fold.
     """
 
     event = "update_received"
@@ -498,6 +501,14 @@ class UpdateReceived(Event):
     signed: str | None = None
     signature: str | None = None
     epsilon: Number | None = None
+    fold: Count | None = None
+    staleness: Count | None = None
+    weight: Number | None = None
+
+    @property
+    def counted_in(self) -> int:
+        """The round whose step it is a part of."""
+        return self.round if self.fold is None else self.fold
 
 
 class UpdateRefused(Event):

@@ -157,8 +157,9 @@ class LocalExchange:
         self._waiting.clear()
         self._answered.clear()
 
-    def send(self, node: int, task: TaskParts) -> None:
+    def send(self, node: int, task: TaskParts, group: str = "") -> None:
         """Keep a task until its answer is requested."""
+        del group
         self._waiting.append((node, task))
 
     def withdraw(self, node: int, reason: str) -> None:

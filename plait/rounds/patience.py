@@ -7,6 +7,7 @@ tasks.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,8 @@ class Patience:
     Attributes:
         silent_s: a client that was asked something and shows no progress for this long is given up.
         stage_s: the same for a stage of a masked sum, in which nobody trains.
-        slow_factor: once half of those asked have answered, the others have this multiple of their median time.
+        slow_factor: once half of those asked have answered, the others have this multiple of their median time;
+            infinite where nobody waits for them.
         slow_s: they always have at least this long.
         gathering_s: once the run has begun, the total time to wait for missing clients between two rounds.
         return_s: the minimum of that for a server that has just restarted: its clients are on their way back.
@@ -67,7 +69,7 @@ class Patience:
             took_s: the times of those that have answered.
             asked: how many clients were asked, including this one.
         """
-        if 2 * len(took_s) < asked:
+        if math.isinf(self.slow_factor) or 2 * len(took_s) < asked:
             return False
         return asked_s > max(self.slow_s, self.slow_factor * statistics.median_low(took_s))
 

@@ -105,6 +105,7 @@ class Recorded:
     Attributes:
         begun: whether the run has begun: enough clients had joined once.
         received: rounds and clients of the recorded updates.
+        folded_in: of an asynchronous run, rounds and clients of the updates of each fold, in the order of arrival.
         evaluations: rounds and clients of the recorded losses.
         misfits: rounds, clients and reasons of the recorded refusals.
         held_out: the recorded evaluations, in the order of their rounds.
@@ -118,6 +119,7 @@ class Recorded:
     begun: bool
     finished: int
     received: frozenset[tuple[int, str]]
+    folded_in: Mapping[int, Sequence[tuple[int, str]]]
     evaluations: frozenset[tuple[int, str]]
     clients: frozenset[str]
     misfits: frozenset[tuple[int, str, str]]
@@ -135,6 +137,7 @@ class Recorded:
             begun=any(isinstance(event, (Evaluated, RoundStarted)) for event in events),
             finished=max((event.round for event in events if isinstance(event, RoundFinished)), default=0),
             received=frozenset((event.round, event.client) for event in events if isinstance(event, UpdateReceived)),
+            folded_in=_folded_in(events),
             evaluations=frozenset(
                 (event.round, event.client)
                 for event in events
@@ -162,3 +165,11 @@ class Recorded:
                 if isinstance(event, UpdateReceived) and event.epsilon is not None
             },
         )
+
+
+def _folded_in(events: Sequence[Event]) -> dict[int, list[tuple[int, str]]]:
+    found: dict[int, list[tuple[int, str]]] = {}
+    for event in events:
+        if isinstance(event, UpdateReceived) and event.fold is not None:
+            found.setdefault(event.fold, []).append((event.round, event.client))
+    return found

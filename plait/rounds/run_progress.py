@@ -16,8 +16,8 @@ from plait.rounds.ledger import Follower
 from plait.rounds.privacy_card import MaskedCard, PrivacyCard
 from plait.rounds.validate import Reason
 
-_ROUNDS_TIMED = 64
-"""Number of recent rounds for estimating the remaining time."""
+_TIMED = 64
+"""Number of recent rounds for estimating the remaining time, and of recent updates for their staleness."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class RunProgress:
         deadline_s: seconds until the round closes without the clients that have not answered; None for no deadline.
         done: number of finished rounds.
         round_s: times of the most recent ones.
+        staleness: of the most recent updates of an asynchronous run.
         unfit: clients that cannot take part: a code, and the client's own message.
         base_loss: held-out loss before round 1; None until known.
         masked: what masks hide so far; None without secure aggregation.
@@ -50,6 +51,7 @@ class RunProgress:
     deadline_s: float | None = None
     done: int = 0
     round_s: tuple[float, ...] = ()
+    staleness: tuple[int, ...] = ()
     unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     privacy: PrivacyCard | None = None
     masked: MaskedCard | None = None
@@ -62,6 +64,11 @@ class RunProgress:
         if not self.round_s:
             return None
         return statistics.median(self.round_s) * max(self.rounds - self.done, 0)
+
+    @property
+    def mean_staleness(self) -> float | None:
+        """Of the most recent updates; None in a synchronous run."""
+        return statistics.fmean(self.staleness) if self.staleness else None
 
     def after(self, event: events.Event) -> RunProgress:
         """The progress after one more event."""
@@ -81,18 +88,22 @@ class RunProgress:
                 return replace(self, state="waiting for clients", wanted=event.wanted)
             case events.UpdateRefused() if event.reason != Reason.NEED_FULL:
                 return replace(self, lost={**self.lost, event.client: event.why})
-            case events.UpdateReceived() if event.client in self.lost:
-                return replace(self, lost={name: why for name, why in self.lost.items() if name != event.client})
+            case events.UpdateReceived():
+                stale = self.staleness if event.staleness is None else (*self.staleness, event.staleness)[-_TIMED:]
+                lost = {name: why for name, why in self.lost.items() if name != event.client}
+                return replace(self, lost=lost, staleness=stale)
             case events.ClientReplaced():
                 return replace(self, cohort=(*self.cohort, event.by))
             case events.RoundMissed():
                 return replace(self, state="below the quorum, retrying")
             case events.RoundFinished():
-                seconds = (*self.round_s, event.wall_s or 0.0)[-_ROUNDS_TIMED:]
+                seconds = (*self.round_s, event.wall_s or 0.0)[-_TIMED:]
                 return replace(self, state="evaluating", done=self.done + 1, round_s=seconds, cohort=())
             case events.Evaluated():
                 base = event.loss if event.round == 0 else self.base_loss
-                return replace(self, state="between rounds", base_loss=base, loss=(event.round, event.loss))
+                # In an asynchronous run training goes on beside an evaluation.
+                state = self.state if self.state == "training" else "between rounds"
+                return replace(self, state=state, base_loss=base, loss=(event.round, event.loss))
             case events.PrivacyStarted() | events.PrivacySpent():
                 return replace(self, privacy=PrivacyCard.after(self.privacy, event))
             case events.SumUnmasked():

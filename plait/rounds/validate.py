@@ -68,6 +68,8 @@ class Reason(StrEnum):
     """Connected, but without progress for too long (see patience.py)."""
     SLOW = "slow"
     """Far slower than the others."""
+    STALE = "stale"
+    """It began with an adapter that is too many rounds old (see buffer.py)."""
     SAME_NAME = "same-name"
     """Another node takes part under this name."""
     RANK = "rank"

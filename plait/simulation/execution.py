@@ -11,6 +11,7 @@ from pathlib import Path
 from plait.adapters import Task
 from plait.config import RunConfig
 from plait.data import Dataset
+from plait.errors import ConfigError
 from plait.federation import run_federation
 from plait.progress import say, status, watch
 from plait.rounds.ledger import OnEvent, read_events
@@ -50,6 +51,11 @@ def prepare(
     Raises:
         PlaitError: anything that would stop the run later; nothing is written before this is through.
     """
+    if settings.rounds_mode == "async" and not settings.devices:
+        raise ConfigError(
+            "rounds-mode is 'async' and devices is not given, expected a TOML file of devices: which simulated client "
+            "is faster follows from it alone"
+        )
     quiet_libraries()
     compute = choose_compute(settings.device, settings.dtype)
     settled = settle(settings)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -36,7 +36,7 @@ Work = Callable[[int, TaskParts], float]
 
 
 @dataclass(frozen=True)
-class _Doing:
+class Doing:
     """A task at a device.
 
     Attributes:
@@ -58,12 +58,22 @@ class VirtualClock:
         fleet: the devices.
         now_s: where the clock stands.
         spent: spans of an earlier part of the run.
+        going_on: training tasks that were in progress then, by node; each goes on when it is sent again.
     """
 
     is_virtual = True
 
-    def __init__(self, fleet: Fleet, *, now_s: float = 0.0, spent: Sequence[Span] = ()) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        now_s: float = 0.0,
+        spent: Sequence[Span] = (),
+        going_on: Mapping[int, Span] | None = None,
+    ) -> None:
         self.fleet = fleet
+        self.going_on = dict(going_on or {})
+        self.training: VirtualExchange | None = None
         self._now_s = now_s
         self._spans: list[Span] = []
         self._spent_j: defaultdict[tuple[int, int], float] = defaultdict(float)
@@ -109,12 +119,21 @@ class VirtualClock:
     def ended(self, span: Span) -> None:
         """Record what a device did."""
         self._spans.append(span)
-        self._charge(span)
+
+    def repeated(self, span: Span) -> None:
+        """Forget what was recorded: the device does it again."""
+        self._spans.remove(span)
 
     def spans(self) -> Sequence[Span]:
         """What devices did since this was last asked."""
         told, self._spans = self._spans, []
+        for span in told:
+            self._charge(span)
         return told
+
+    def in_progress(self) -> Mapping[int, Span]:
+        """The training tasks in progress."""
+        return self.training.spans() if self.training else dict(self.going_on)
 
     def _charge(self, span: Span) -> None:
         self._spent_j[span.node, self._day(span.began_s)] += span.energy_j or 0.0
@@ -182,37 +201,53 @@ class VirtualExchange:
         self._clock = channel.clock
         self._purpose = purpose
         self._group = group
-        self._doing: dict[int, _Doing] = {}
-        self._first: dict[int, _Doing] = {}
+        self._doing: dict[int, Doing] = {}
+        self._first: dict[int, tuple[str, Doing]] = {}
         self._ended: dict[int, Span] = {}
         self._before: dict[int, float] = {}
 
     def __enter__(self) -> Self:
+        if self._purpose is Purpose.TRAIN:
+            self._clock.training = self
         return self
 
     def __exit__(self, *_: object) -> None:
         for node in [*self._doing]:
             self._release(node)
-        for span in self._ended.values():
-            self._clock.ended(span)
+        if self._purpose is Purpose.TRAIN:
+            self._clock.training = None
 
-    def send(self, node: int, task: TaskParts) -> None:
+    def send(self, node: int, task: TaskParts, group: str = "") -> None:
         """Give a device its task.
 
-        A second one repeats the first, whose memory went with a process that was killed: that is this machine's
-        mishap, not the device's, so it takes the first one's time.
+        A second one of the same round repeats the first, whose memory went with a process that was killed: that is
+        this machine's mishap, not the device's, so it takes the first one's time.
         """
-        first = self._first.get(node)
-        if node in self._before:
+        group = group or self._group
+        given, first = self._first.get(node, ("", None))
+        if first and given == group and node in self._before and not first.fails:
             self._clock.undo(self._before.pop(node))
-        self._doing[node] = replace(first, task=task) if first else self._begin(node, task)
-        self._first.setdefault(node, self._doing[node])
-        self._ended.pop(node, None)
+            if ended := self._ended.pop(node, None):
+                self._clock.repeated(ended)
+            self._doing[node] = replace(first, task=task)
+            return
+        self._doing[node] = self._begin(node, task, group)
+        self._first[node] = group, self._doing[node]
 
     def withdraw(self, node: int, reason: str) -> None:
         """Stop waiting for a device's answer."""
         del reason
         self._release(node)
+
+    def spans(self) -> Mapping[int, Span]:
+        """The tasks in progress, by node."""
+        return {node: doing.span for node, doing in self._doing.items()}
+
+    def catch_up(self, node: int) -> None:
+        """Let a device do what it was asked for before, so that it holds what it was sent."""
+        doing = self._doing.get(node)
+        if doing and doing.task is not None:
+            self._doing[node] = self._done(node, doing)
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
         """The next answer by virtual time, or None at the end of the time or if none is outstanding."""
@@ -230,36 +265,44 @@ class VirtualExchange:
             self._before = {node: self._clock.now()}
             self._clock.go_to(doing.span.ended_s)
             if self._purpose is not Purpose.DESCRIBE:
-                self._ended[node] = self._with_energy(doing.span)
+                self._end(node, doing.span)
             return node, doing.answer
         if self._doing:
             self._clock.go_to(limit_s)
         return None
 
-    def _begin(self, node: int, task: TaskParts) -> _Doing:
+    def _begin(self, node: int, task: TaskParts, group: str) -> Doing:
         """The task as far as its times are known: `ended_s` is the earliest possible."""
         clock, device = self._clock, device_of(self._clock.fleet, node)
+        failed = NoAnswer(f"device {device.name!a} failed during its task")
+        if self._purpose is Purpose.TRAIN and (before := clock.going_on.pop(node, None)):
+            fails = before.outcome == "dropped"
+            span = before if fails else replace(before, ended_s=before.worked_s)
+            return Doing(span, fails, None if fails else task, failed if fails else b"")
         now_s = clock.now()
         span = Span(node, device.name, self._purpose.value, now_s, now_s, now_s, now_s, "answered")
-        is_timed = self._purpose is Purpose.TRAIN or clock.is_on(node)
+        # Beside training that goes on meanwhile nobody waits for an evaluation.
+        is_timed = self._purpose is Purpose.TRAIN or (clock.is_on(node) and not clock.in_progress())
         if self._purpose is Purpose.DESCRIBE or not is_timed:
-            return _Doing(span, fails=False, task=task)
+            return Doing(span, fails=False, task=task)
         received_s = now_s + _seconds(sum(map(len, task)), device.down_mbps)
         work_s = self._channel.work(node, task) / device.tokens_per_s
         if self._purpose is Purpose.TRAIN:
-            fraction = self._channel.fails_at(node, self._group)
+            fraction = self._channel.fails_at(node, group)
             if fraction is not None:
                 stopped_s = received_s + fraction * work_s
                 noticed_s = stopped_s + clock.fleet.notice_s
                 span = replace(span, received_s=received_s, worked_s=stopped_s, ended_s=noticed_s, outcome="dropped")
-                return _Doing(span, True, None, NoAnswer(f"device {device.name!a} failed during its task"))
+                return Doing(span, True, None, failed)
         elif not clock.fleet.time_evaluations:
             work_s = 0.0
         worked_s = received_s + work_s
-        return _Doing(replace(span, received_s=received_s, worked_s=worked_s, ended_s=worked_s), False, task)
+        return Doing(replace(span, received_s=received_s, worked_s=worked_s, ended_s=worked_s), False, task)
 
-    def _done(self, node: int, doing: _Doing) -> _Doing:
+    def _done(self, node: int, doing: Doing) -> Doing:
         """Let the device do its task."""
+        if self._clock.training not in (None, self):
+            self._clock.training.catch_up(node)
         with self._channel.inner.exchange(self._purpose, self._group) as exchange:
             exchange.send(node, doing.task or (b"", b""))
             received = exchange.receive(None)
@@ -280,7 +323,11 @@ class VirtualExchange:
         times = {name: min(now_s, getattr(span, name)) for name in ("received_s", "worked_s", "ended_s")}
         if outcome == "released" and doing.fails:
             times["ended_s"] = now_s
-        self._ended[node] = self._with_energy(replace(span, **times, outcome=outcome))
+        self._end(node, replace(span, **times, outcome=outcome))
+
+    def _end(self, node: int, span: Span) -> None:
+        self._ended[node] = self._with_energy(span)
+        self._clock.ended(self._ended[node])
 
     def _with_energy(self, span: Span) -> Span:
         """A device spends its power from the arrival of a task to the end of its upload, or until it fails."""

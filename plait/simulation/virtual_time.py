@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from plait.rounds.buffer import Buffer
 from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.checkpoint import finished_in_checkpoint
 from plait.rounds.clock import Span, WallClock
-from plait.rounds.coordinator import RunPlan
 from plait.rounds.events import Fleet
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_state import choose_cohort, sample_cohort
+from plait.rounds.run_plan import RunPlan
+from plait.rounds.run_state import asking_order, choose_cohort, sample_cohort
 from plait.rounds.run_view import RunView
 from plait.rounds.step_budget import Pace, budget
 from plait.simulation.virtual_clock import VirtualChannel, VirtualClock
@@ -40,7 +41,7 @@ def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int])
     if not directory.has_started:
         return VirtualClock(fleet)
     view = RunView.of(read_events(directory.ledger))
-    finished = finished_in_checkpoint(directory.checkpoints)
+    finished, at_work = finished_in_checkpoint(directory.checkpoints)
     number = finished.round if finished else 0
     evaluated = view.evaluations.get(number)
     now_s = max((each.virtual_s or 0.0 for each in (finished, evaluated) if each), default=0.0)
@@ -52,7 +53,8 @@ def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int])
         for each in view.spans
         if each.round <= number and (each.purpose == Purpose.TRAIN.value or each.round < number or evaluated)
     ]  # fmt: skip
-    return VirtualClock(fleet, now_s=now_s, spent=spent)
+    going_on = {nodes[client]: work.span for client, work in at_work.items() if work.span}
+    return VirtualClock(fleet, now_s=now_s, spent=spent, going_on=going_on)
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ class Sizes:
     Attributes:
         payload_bytes: of an update.
         broadcast_bytes: of a round's new adapter.
+        adapter_bytes: of the whole adapter.
         example_tokens: of a training example, with padding.
     """
 
     payload_bytes: int
     broadcast_bytes: int
+    adapter_bytes: int
     example_tokens: int
 
 
@@ -86,10 +90,16 @@ def predicted_s(fleet: Fleet, plan: RunPlan, sizes: Sizes, *, evaluates: bool) -
     everyone = _names(range(plan.clients))
     count = plan.eval_clients or plan.clients
     evaluators = sample_cohort(everyone, count, seed=plan.seed, round_number=0)
-    for number in range(plan.rounds + 1):
-        if number:
-            planned.train(number)
-        if evaluates and (number in (0, plan.rounds) or number % plan.eval_every == 0):
+    if evaluates:
+        planned.ask(Purpose.EVALUATE, 0, evaluators, (), len(evaluators))
+    if plan.buffer:
+        planned.train_asynchronously(plan.buffer)
+        if evaluates:
+            planned.ask(Purpose.EVALUATE, plan.rounds, evaluators, (), len(evaluators))
+        return planned.clock.now()
+    for number in range(1, plan.rounds + 1):
+        planned.train(number)
+        if evaluates and (number == plan.rounds or number % plan.eval_every == 0):
             planned.ask(Purpose.EVALUATE, number, evaluators, (), len(evaluators))
     return planned.clock.now()
 
@@ -108,6 +118,7 @@ class _Planned:
         self._channel = VirtualChannel(_Imagined(plan.clients, replies), self.clock, self._work_of, seed=plan.seed)
         self._step = (bytes(_MESSAGE_BYTES + sizes.broadcast_bytes), b"")
         self._nothing = (bytes(_MESSAGE_BYTES), b"")
+        self._whole = (bytes(_MESSAGE_BYTES + sizes.adapter_bytes), b"")
         self._up_to_date = set(range(plan.clients))
         self._asked = (Purpose.TRAIN, 0)
         self._paces: dict[str, Pace] = {}
@@ -124,6 +135,44 @@ class _Planned:
                 self._budget = budget(plan.settings.local_steps, cohort, self._paces)
             if self.ask(Purpose.TRAIN, number, cohort, reserve, plan.cohort_size) >= plan.quorum:
                 break
+        self._up_to_date.clear()
+
+    def train_asynchronously(self, buffer: Buffer) -> None:
+        """As `plait.rounds.asynchronous` does it; evaluations beside training take no time."""
+        plan, clock = self._plan, self.clock
+        working: dict[int, int] = {}
+        held: dict[int, int] = dict.fromkeys(range(plan.clients), 0)
+        self._asked = Purpose.TRAIN, 1
+        with self._channel.exchange(Purpose.TRAIN, "1") as exchange:
+            for version in range(plan.rounds):
+                asked, came, attempts = set[int](), set[int](), 1
+                for node in [node for node, began in working.items() if version - began > buffer.max_staleness]:
+                    del working[node]
+                    exchange.withdraw(node, "stale")
+                while len(came) < buffer.size:
+                    free = [node for node in range(plan.clients) if node not in {*working, *came, *asked}]
+                    room = plan.cohort_size - len(working)
+                    here = clock.available(free, 0 if working else 1) if free and room else ()
+                    names = asking_order(
+                        _names(here), plan.cohort_size, known=plan.clients, seed=plan.seed, round_number=version + 1
+                    )
+                    for node in map(int, names[:room]):
+                        missed = version - held[node]
+                        task = self._nothing if not missed else self._step if missed == 1 else self._whole
+                        exchange.send(node, task, str(version + 1))
+                        working[node] = held[node] = version
+                        asked.add(node)
+                    heard = exchange.receive(None)
+                    if heard is not None:
+                        del working[heard[0]]
+                        if not isinstance(heard[1], NoAnswer):
+                            came.add(heard[0])
+                    elif len(came) >= plan.quorum or attempts == plan.attempts:
+                        break
+                    else:
+                        attempts += 1
+                        asked.clear()
+                clock.spans()
         self._up_to_date.clear()
 
     def ask(self, purpose: Purpose, number: int, names: Sequence[str], reserve: Sequence[str], wanted: int) -> int:
@@ -218,8 +267,8 @@ class _ImaginedExchange:
     def __exit__(self, *_: object) -> None:
         self._node = None
 
-    def send(self, node: int, task: TaskParts) -> None:
-        del task
+    def send(self, node: int, task: TaskParts, group: str = "") -> None:
+        del task, group
         self._node = node
 
     def withdraw(self, node: int, reason: str) -> None:

@@ -2,10 +2,10 @@
 
     python simulations/fleet/run.py            # the tiny base, 3 seeds, a few minutes on two cores
 
-Compares equal steps (synchronous rounds), over-selection (all eight are asked, the first five count) and steps by
-speed. A sweep; finished runs are not repeated. Writes results-tiny.json and prints the table. *Time* is until the first
-evaluation that is at most the synchronous run's last loss, of the same seed; *worst client* is the smallest gain of a
-client at that moment.
+Compares equal steps (synchronous rounds), over-selection (all eight are asked, the first five count), steps by speed
+and asynchronous rounds. A sweep; finished runs are not repeated, and with --only the rows of other variants are kept.
+Writes results-tiny.json and prints the table. *Time* is until the first evaluation that is at most the synchronous
+run's last loss, of the same seed; *worst client* is the smallest gain of a client at that moment.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ VARIANTS = {
     SYNCHRONOUS: {"rounds": 5},
     "over-selection": {"rounds": 12, "clients_per_round": 5, "over_selection": 0.6},
     "steps by speed": {"rounds": 12, "step_budget": "speed"},
+    "asynchronous": {"rounds": 12, "rounds_mode": "async", "buffer": 4},
 }
 
 
@@ -37,20 +38,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--runs", type=Path, default=Path("runs/fleet"))
+    parser.add_argument("--only", choices=VARIANTS, help="run this variant; the others' rows are in results-tiny.json")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    done = sweep({**COMMON, "grid": {"variant": VARIANTS}}, out=arguments.runs, seeds=seeds)
+    chosen = {name: each for name, each in VARIANTS.items() if arguments.only in (None, name)}
+    before = json.loads((HERE / "results-tiny.json").read_text())["results"] if arguments.only else []
+    before = [row for row in before if row["variant"] not in chosen]
+    done = sweep({**COMMON, "grid": {"variant": chosen}}, out=arguments.runs, seeds=seeds)
     if done.failed:
         raise SystemExit(str(dict(done.failed)))
     views = {
         (cell.place["variant"], cell.seed): RunView.of(read_events(done.path / "cells" / cell.name / "ledger.jsonl"))
         for cell in done.grid.cells
     }
-    rows = [
-        {"seed": seed, "variant": name, **measured(views[name, seed], last_loss(views[SYNCHRONOUS, seed]))}
+    targets = {row["seed"]: row["target"] for row in before}
+    if not before:
+        targets = {seed: last_loss(views[SYNCHRONOUS, seed]) for seed in seeds}
+    rows = before + [
+        {"seed": seed, "variant": name, **measured(views[name, seed], targets[seed])}
         for seed in seeds
-        for name in VARIANTS
+        for name in chosen
     ]
+    rows.sort(key=lambda row: (row["seed"], list(VARIANTS).index(row["variant"])))
     report = {
         "common": {**COMMON, "devices": "fleet.toml"},
         "variants": VARIANTS,

@@ -302,6 +302,42 @@ def test_where_clients_rest_a_private_run_takes_less_noise_and_less_again_where_
         assert privacy.epsilon_after(100) == pytest.approx(8)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rule": "flora"}, "rule is 'flora' and rounds-mode is 'async', expected a linear rule whose factors go on"),
+        ({"rule": "median"}, "rule is 'median' and rounds-mode is 'async'"),
+        ({"rule": "rolora"}, "rule is 'rolora' and rounds-mode is 'async'"),
+        ({"buffer": 9}, "buffer is 9 and 8 clients are at work at once, expected at most as many"),
+        ({"buffer": 1}, "buffer is 1, expected at least 2"),
+        ({"deadline-s": 5.0}, "deadline-s is 5.0 and rounds-mode is 'async', expected 0: rounds wait for nobody"),
+        ({"over-selection": 0.5}, "over-selection is 0.5 and rounds-mode is 'async'"),
+        ({"step-budget": "speed"}, "step-budget is 'speed' and rounds-mode is 'async', expected equal"),
+        ({"scaffold": True}, "scaffold is true and rounds-mode is 'async'"),
+        ({"own-share": 0.3}, "own-share is 0.3 and rounds-mode is 'async'"),
+        ({"dp": "client", "dp-epsilon": 8.0}, "dp is 'client' and rounds-mode is 'async', expected off"),
+        ({"secure-aggregation": True}, "secure-aggregation is true and rounds-mode is 'async', expected false"),
+        ({"patience": 2}, "patience is 2 and rounds-mode is 'async'"),
+        ({"keep": "best"}, "keep is 'best' and rounds-mode is 'async'"),
+        ({"rounds-mode": "sync", "buffer": 4}, "buffer is 4 and rounds-mode is 'sync', expected 0"),
+        ({"rounds-mode": "sync", "max-staleness": 4}, "max-staleness is 4 and rounds-mode is 'sync', expected 0"),
+    ],
+)
+def test_what_asynchronous_rounds_cannot_have_is_refused_in_one_line_with_both_settings(given, message):
+    with pytest.raises(ConfigError, match=message) as refused:
+        settle(config_from_table({"rounds-mode": "async", **given}))
+    assert "\n" not in str(refused.value)
+
+
+def test_asynchronous_rounds_follow_from_how_many_clients_are_at_work():
+    settled = settle(config_from_table({"rounds-mode": "async", "clients": 40, "clients-per-round": 20}))
+    assert settled.plan.buffer is not None
+    assert (settled.plan.buffer.size, settled.plan.buffer.max_staleness, settled.plan.quorum) == (10, 20, 5)
+    assert (settled.config.take_back, settled.config.own_share, settled.config.moments) == (False, 0.0, "fresh")
+    assert settle(settled.config).config == settled.config
+    assert settle(config_from_table({})).plan.buffer is None
+
+
 OF_RECORDS = {"dp": "record", "dp-epsilon": 8.0}
 
 

@@ -15,12 +15,12 @@ from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, fitted, geometry_of, optimizer_for
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds import coordinator, private_rounds, record_accountant
+from plait.rounds import asynchronous, coordinator, private_rounds, record_accountant
 from plait.rounds.aggregator import Weighting
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.clock import WallClock
-from plait.rounds.coordinator import Coordinator, RunPlan
+from plait.rounds.coordinator import Coordinator
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.events import Adapter, Base, Event, Resumed, RunStarted
 from plait.rounds.ledger import Ledger, read_events, read_lines
@@ -33,6 +33,7 @@ from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
 from plait.rounds.recorded import intents_in, participants_in
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.rounds.withheld import KEPT, KEPT_MASKED, KEPT_OF_RECORDS, screened
@@ -234,6 +235,7 @@ class InProcessExchange:
     purpose: Purpose
     round: int
     waiting: dict[int, bytes] = field(default_factory=dict)
+    rounds: dict[int, int] = field(default_factory=dict)
 
     def __enter__(self):
         return self
@@ -241,15 +243,16 @@ class InProcessExchange:
     def __exit__(self, *error):
         self.waiting.clear()
 
-    def send(self, node: int, task: TaskParts) -> None:
+    def send(self, node: int, task: TaskParts, group: str = "") -> None:
         self.waiting[node] = b"".join(task)
+        self.rounds[node] = int(round_and_attempt(group)[0]) if group else self.round
 
     def withdraw(self, node: int, reason: str) -> None:
         del self.waiting[node]
 
     def receive(self, timeout_s: float | None) -> tuple[int, bytes | NoAnswer] | None:
         for node in self.channel.order(list(self.waiting)):
-            asked = Asked(self.channel.names[node], self.purpose, self.round, self.waiting[node])
+            asked = Asked(self.channel.names[node], self.purpose, self.rounds[node], self.waiting[node])
             if self.channel.silent(asked):
                 continue
             del self.waiting[node]
@@ -451,7 +454,8 @@ class Snapshots:
             self.take("saved")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(coordinator, "save_checkpoint", saved)
+            for loop in (coordinator, asynchronous):
+                patch.setattr(loop, "save_checkpoint", saved)
             self.federation.channel.before = lambda asked: self.take(f"before {asked.client}: {doing(asked)}")
             return self.federation.run(watch=self.take)
 

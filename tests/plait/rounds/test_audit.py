@@ -35,6 +35,7 @@ def replayed(federation):
             seed=SEED,
             norm_bound=federation.plan.norm_bound,
             weighting=federation.plan.weighting,
+            buffer=federation.plan.buffer,
         ),
         take_back=federation.plan.watch.take_back,
     )

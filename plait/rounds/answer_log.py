@@ -1,0 +1,119 @@
+"""What the ledger says of clients' answers, and what follows from it: paces, and what private records have cost.
+
+Knows no round loop and no rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from plait.rounds import events
+from plait.rounds.aggregator import Stored
+from plait.rounds.channel import Channel, NoAnswer
+from plait.rounds.dispatch import Answer
+from plait.rounds.ledger import Ledger
+from plait.rounds.roster import Roster
+from plait.rounds.step_budget import Paces
+from plait.rounds.validate import Reason
+from plait.wire.envelope import EPSILON, Opened
+from plait.wire.messages import Refusal
+
+
+@dataclass(eq=False)
+class AnswerLog:
+    """The answers of one run.
+
+    Attributes:
+        misfits: rounds, clients and reasons of the recorded refusals.
+        epsilons: what private records have cost so far, by client, as it said last.
+        paces: of the clients.
+    """
+
+    channel: Channel
+    ledger: Ledger
+    misfits: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
+    epsilons: dict[str, float] = field(default_factory=dict[str, float])
+    paces: Paces = field(default_factory=Paces)
+
+    def tell(self, event: events.Event) -> None:
+        """Record an event from which clients' paces follow."""
+        self.ledger.append(event)
+        self.paces.take(event)
+
+    def update(self, opened: Opened, stored: Stored, *, uplink_bytes: int, took_s: float | None = None) -> None:
+        """Record an update that is stored; durably where the order of arrival decides what it is folded with."""
+        metrics, arrival = opened.header.metrics, stored.arrival
+        # Proof that the client's key signed this update, for when the update itself is gone.
+        received = events.UpdateReceived(
+            round=opened.header.round,
+            client=opened.header.client,
+            uplink_bytes=uplink_bytes,
+            payload_bytes=opened.encoding.payload_bytes,
+            envelope_bytes=opened.encoding.envelope_bytes,
+            codec=opened.encoding.codec,
+            bits_per_parameter=opened.encoding.bits_per_parameter,
+            distortion=metrics.get("distortion"),
+            codec_s=round(metrics.get("codec_s", 0.0) + opened.encoding.codec_s, 4),
+            examples=opened.header.examples,
+            tokens=int(metrics.get("train_tokens", 0)),
+            train_loss=metrics.get("train_loss"),
+            first_loss=metrics.get("first_loss"),
+            learning_rate=metrics.get("learning_rate"),
+            shortened=metrics.get("shortened"),
+            train_s=metrics.get("train_s"),
+            took_s=took_s,
+            digest=opened.delta.digest().hex(),
+            norms={figure: norm for figure, norm in stored.norms.items() if norm},
+            signed=opened.signed.hex() if opened.signature else None,
+            signature=opened.signature.hex() if opened.signature else None,
+            epsilon=metrics.get(EPSILON),
+            fold=arrival and arrival.fold,
+            staleness=arrival and arrival.staleness,
+            weight=arrival and arrival.weight,
+        )
+        if received.epsilon is not None:
+            self.epsilons[received.client] = received.epsilon
+        if arrival:
+            self.ledger.append(received)
+        else:
+            self.ledger.note(received)
+        self.paces.take(received)
+
+    def failure(self, number: int, answer: Answer, *, reason: str = Reason.NO_ANSWER, stage: str = "") -> None:
+        """Record an answer that is none to the task of round `number`."""
+        reply = answer.reply
+        if isinstance(reply, Refusal):
+            why, detail = reply.reason.name.lower().replace("_", "-"), reply.detail
+        elif isinstance(reply, NoAnswer):
+            why, detail = answer.given_up or reason, reply.detail
+        else:
+            why, detail = Reason.MALFORMED, f"{type(reply).__name__} is not an answer to this task"
+        self.refusal(number, answer, why, detail, stage=stage)
+
+    def misfit(self, number: int, client: str, reason: Reason, detail: str) -> None:
+        """Record a refusal of a stored update once: a round that was killed while folding is folded again."""
+        if (number, client, reason.value) not in self.misfits:
+            self.misfits.add((number, client, reason.value))
+            self.refusal(number, Answer(client, NoAnswer(detail), 0), reason, detail)
+
+    def refusal(self, number: int, answer: Answer, reason: str, detail: str, *, stage: str = "") -> None:
+        """Record an answer that does not count."""
+        self.ledger.append(
+            events.UpdateRefused(
+                round=number,
+                client=answer.client,
+                reason=str(reason),
+                detail=detail,
+                uplink_bytes=answer.uplink_bytes,
+                stage=stage,
+            )
+        )
+
+    def note_spans(self, number: int, roster: Roster) -> None:
+        """Record what simulated devices did."""
+        clients = {node: client for client, node in roster.nodes.items()}
+        for span in self.channel.clock.spans():
+            told = {name: value for name, value in asdict(span).items() if name != "node"}
+            worked = events.DeviceWorked(round=number, client=clients[span.node], **told)
+            self.ledger.note(worked)
+            self.paces.take(worked)

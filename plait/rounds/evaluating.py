@@ -1,0 +1,88 @@
+"""One evaluation of an adapter: clients are asked for their held-out losses, and the answers become one event.
+
+Knows nothing of what follows from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from plait.rounds import events
+from plait.rounds.answer_log import AnswerLog
+from plait.rounds.channel import Purpose
+from plait.rounds.dispatch import Answer, Dispatch, doubt
+from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
+from plait.rounds.roster import Roster
+from plait.rounds.run_state import RunState
+from plait.rounds.validate import UpdateRefused, check_evaluation
+from plait.wire.messages import Evaluation
+
+
+@dataclass(eq=False)
+class Evaluating:
+    """An evaluation in progress. Entering it asks the clients; leaving it withdraws what is unanswered.
+
+    Attributes:
+        state: that is evaluated.
+        clients: those that are asked.
+        held: what each holds once it has answered.
+    """
+
+    state: RunState
+    roster: Roster
+    dispatch: Dispatch
+    log: AnswerLog
+    clients: Sequence[str]
+    _losses: dict[str, ClientLoss] = field(default_factory=dict[str, ClientLoss])
+    _own: dict[str, ClientLoss] = field(default_factory=dict[str, ClientLoss])
+
+    def __post_init__(self) -> None:
+        # Whoever leaves meanwhile may yet answer.
+        self._cards = {client: self.roster.cards[client] for client in self.clients}
+        self.held = {client: self.state.held_on(self.roster.tracks[client]) for client in self.clients}
+
+    def __enter__(self) -> Self:
+        self.dispatch.__enter__()
+        for client in self.clients:
+            self.dispatch.ask(client)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dispatch.close()
+
+    def take(self, answer: Answer) -> bool:
+        """Take a client's answer; whether it counts."""
+        client, reply, number = answer.client, answer.reply, self.state.round
+        if not isinstance(reply, Evaluation):
+            self.log.failure(number, answer)
+            if answer.given_up:
+                doubt(self.roster, answer)
+            return False
+        try:
+            check_evaluation(reply, self._cards[client], number)
+        except UpdateRefused as refused:
+            self.log.refusal(number, answer, refused.reason, str(refused))
+            return False
+        self.log.ledger.note(
+            events.ReplyReceived(
+                round=number, client=client, purpose=Purpose.EVALUATE.value, uplink_bytes=answer.uplink_bytes
+            )
+        )
+        self._losses[client], own_loss = client_losses(reply)
+        if own_loss is not None:
+            self._own[client] = own_loss
+        return True
+
+    def result(self, *, virtual_s: float | None) -> events.Evaluated | None:
+        """What the ledger says of it; None if nobody has answered."""
+        if not self._losses:
+            return None
+        return events.Evaluated(
+            round=self.state.round,
+            adapter=self.state.shadow.digest().hex(),
+            **dict(mean_loss(self._losses)),
+            own=mean_loss(self._own) if self._own else None,
+            virtual_s=virtual_s,
+        )

@@ -1,0 +1,101 @@
+"""What becomes of an update that came in: it is checked against what its client was asked for, stored, and recorded.
+
+Knows no round loop: it is told which round an update is for, and from which state its client started.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from plait.errors import PeerError
+from plait.rounds.aggregator import Aggregator, Stored
+from plait.rounds.answer_log import AnswerLog
+from plait.rounds.buffer import Arrival
+from plait.rounds.dispatch import Answer
+from plait.rounds.roster import Roster
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import RunState
+from plait.rounds.validate import Expected, UpdateRefused, open_update
+from plait.wire.messages import UpdateReply, encode_reply
+from plait.wire.settings import Settings
+
+
+@dataclass(eq=False)
+class Intake:
+    """The updates of one run.
+
+    Attributes:
+        settings: of the run.
+        steps: that clients were asked for, by round and client, where each has its own number.
+    """
+
+    aggregator: Aggregator
+    directory: RunDirectory
+    log: AnswerLog
+    settings: Settings
+    steps: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
+
+    def expected(self, state: RunState, number: int, client: str, roster: Roster) -> Expected:
+        """What an update must say of itself."""
+        return replace(
+            self.aggregator.expected(state, number, client, roster.tracks[client]),
+            examples=roster.cards[client].train_examples,
+            public_key=roster.keys[client],
+            epsilon=(self.settings.record_epsilon or math.inf) if self.settings.records_are_private else None,
+        )
+
+    def receive(
+        self,
+        state: RunState,
+        expected: Expected,
+        track: int,
+        update: bytes,
+        answer: Answer,
+        *,
+        arrival: Arrival | None = None,
+    ) -> Stored | None:
+        """Store an update if it is usable.
+
+        Args:
+            state: that its client started from.
+            expected: what it must say.
+            track: of its client.
+            update: the envelope.
+            answer: that it came in.
+            arrival: in an asynchronous run, which buffer it came to.
+        """
+        try:
+            opened = open_update(update, expected)
+            self.aggregator.check(opened, expected, track)
+        except UpdateRefused as refused:
+            self.log.refusal(expected.round, answer, refused.reason, str(refused))
+            return None
+        steps = self.steps.get((expected.round, expected.client), 0)
+        stored = self.aggregator.stored(opened, state, track, steps=steps, arrival=arrival)
+        self.directory.store_update(expected.round, expected.client, update)
+        took_s = None if self.log.channel.clock.is_virtual else round(answer.took_s, 3)
+        self.log.update(opened, stored, uplink_bytes=answer.uplink_bytes, took_s=took_s)
+        return stored
+
+    def recover(
+        self,
+        state: RunState,
+        number: int,
+        client: str,
+        *,
+        is_recorded: bool,
+        arrival: Arrival | None = None,
+    ) -> Stored | None:
+        """An update that an earlier part of the run has stored, if there is one; the ledger is completed."""
+        update = self.directory.load_update(number, client)
+        if update is None:
+            return None
+        try:
+            steps = self.steps.get((number, client), 0)
+            opened, stored = self.aggregator.open(state, number, client, update, steps=steps, arrival=arrival)
+        except PeerError:
+            return None
+        if not is_recorded:
+            self.log.update(opened, stored, uplink_bytes=len(encode_reply(UpdateReply(update))))
+        return stored

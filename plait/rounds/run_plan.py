@@ -1,0 +1,54 @@
+"""The settings of a run's round loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plait.rounds.aggregator import Weighting
+from plait.rounds.buffer import Buffer
+from plait.rounds.norm_bound import NormBound
+from plait.rounds.patience import Patience
+from plait.rounds.watch import Watch
+from plait.rounds.weights import WEIGHT_RATIO
+from plait.wire.settings import Settings
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The settings of the round loop itself; those for clients are in `settings`.
+
+    Attributes:
+        clients: the run begins once this many can take part.
+        eval_every: rounds from one evaluation to the next.
+        seed: decides cohorts and the clients' seeds.
+        eval_clients: clients that evaluate; 0 for all.
+        deadline_s: seconds that a round waits for updates (and an evaluation for losses); None for no limit.
+        over_selection: extra clients to ask, as a fraction of those wanted; the last to answer are released.
+        attempts: attempts at a round that falls below its quorum.
+        weight_ratio: largest weight, as a multiple of the round's median.
+        keep_updates: whether updates stay in the spool after their round.
+        by_speed: whether each client takes as many steps as its speed allows (see step_budget.py).
+        patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.
+        watch: what follows from its evaluations.
+        buffer: of an asynchronous run; None for rounds that wait for their cohort.
+    """
+
+    rounds: int
+    clients: int
+    cohort_size: int
+    eval_every: int
+    seed: int
+    settings: Settings
+    eval_clients: int = 0
+    quorum: int = 1
+    deadline_s: float | None = None
+    over_selection: float = 0.0
+    attempts: int = 1
+    norm_bound: NormBound = field(default_factory=NormBound)
+    weighting: Weighting = Weighting.EXAMPLES
+    weight_ratio: float = WEIGHT_RATIO
+    keep_updates: bool = False
+    by_speed: bool = False
+    patience: Patience = field(default_factory=Patience)
+    watch: Watch = field(default_factory=Watch)
+    buffer: Buffer | None = None

@@ -1,0 +1,178 @@
+"""Rounds that wait for nobody: staleness, weights, and a record from which every adapter follows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plait.errors import PeerError
+from plait.rounds.buffer import Buffer
+from plait.rounds.channel import Purpose
+from plait.rounds.checkpoint import load_checkpoint
+from plait.rounds.events import Fleet, FleetDevice
+from plait.rounds.ledger import read_events
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView
+from plait.simulation.virtual_clock import VirtualChannel
+from plait.simulation.virtual_time import clock_after
+from tests.plait.rounds.conftest import SEED
+from tests.plait.rounds.test_audit import replayed
+from tests.plait.rounds.test_coordinator import crowd, resealed
+
+BUFFER = Buffer(size=2, max_staleness=3)
+
+
+def shuffled(seed):
+    """An order in which any client may answer next; the first of them most often."""
+    generator = np.random.default_rng(seed)
+    return lambda nodes: sorted(nodes, key=lambda node: generator.exponential() * (1 + 3 * (node - 100)))
+
+
+def begin(federate, fake_model, *, count=5, seed=1, **more):
+    options = {"rounds": 6, "buffer": BUFFER, "quorum": 1, "keep_updates": True, "eval_every": 99, **more}
+    federation = federate(crowd(fake_model, count), **options)
+    federation.channel.order = shuffled(seed)
+    return federation
+
+
+def test_the_result_is_that_of_float64_maths_with_staleness_and_a_fair_part_for_every_client(federate, fake_model):
+    federation = begin(federate, fake_model)
+    final = federation.run()
+
+    versions, recent = [federation.initial.flat.astype(np.float64)], []
+    arrived = federation.of_kind("update_received")
+    for number in range(1, 7):
+        folded = [event for event in arrived if event["fold"] == number]
+        assert len({event["client"] for event in folded}) == len(folded) == BUFFER.size
+        weights, deltas = [], []
+        for event in folded:
+            began = versions[event["round"] - 1]
+            deltas.append(federation.train_alone(event["client"], began, event["round"]) - began)
+            staleness = number - event["round"]
+            came = sum(event["client"] in clients for clients in recent[-3:])
+            weights.append(1 / np.sqrt(1 + staleness) / (1 + came))
+            assert (event["staleness"], event["weight"]) == (staleness, pytest.approx(weights[-1]))
+        weights = [weight * event["examples"] for weight, event in zip(weights, folded, strict=True)]
+        versions.append(versions[-1] + np.average(deltas, axis=0, weights=weights))
+        recent.append([event["client"] for event in folded])
+    np.testing.assert_allclose(final.adapter.flat, versions[-1], rtol=1e-4, atol=1e-5)
+    assert {event["staleness"] for event in arrived} > {0, 1}
+    # Nobody trains twice from the same adapter, and what is kept is bounded.
+    asked = [(ask.client, ask.round) for ask in federation.channel.asked if ask.purpose is Purpose.TRAIN]
+    assert len(set(asked)) == len(asked)
+    assert set(final.versions) <= {3, 4, 5}
+    assert replayed(federation) == 6
+
+
+def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give(federate, fake_model, snapshots_of):
+    federation = begin(federate, fake_model, count=3, rounds=3, wire="1")
+    snapshots = snapshots_of(federation)
+    snapshots.run()
+    assert len(snapshots.killed) > 50
+    # Not all, because each is a whole run.
+    for index, (where, killed) in enumerate(snapshots.killed[::7]):
+        killed.channel.order = shuffled(index)
+        state = killed.run()
+        assert replayed(killed) == 3, where
+        assert killed.of_kind("round_finished")[-1]["adapter"] == state.shadow.digest().hex(), where
+        arrived = [(event["round"], event["client"]) for event in killed.of_kind("update_received")]
+        assert len(set(arrived)) == len(arrived), where
+
+
+def test_who_began_too_long_ago_is_told_to_stop_and_begins_anew(federate, fake_model):
+    federation = begin(federate, fake_model, rounds=8)
+    federation.channel.silent = lambda asked: (
+        (asked.client, asked.purpose, asked.round) == ("client-4", Purpose.TRAIN, 1)
+    )
+    federation.run()
+    refused = federation.of_kind("update_refused")
+    assert {event["reason"] for event in refused} == {"stale"}
+    assert ("client-4", 1) in {(event["client"], event["round"]) for event in refused}
+    assert "client-4" in {event["client"] for event in federation.of_kind("update_received")}
+    assert replayed(federation) == 8
+
+
+@pytest.mark.parametrize("claimed", [-1, 1, 99])
+def test_a_client_that_claims_another_version_is_refused(federate, fake_model, claimed):
+    federation = begin(federate, fake_model, buffer=replace(BUFFER, max_staleness=6))
+
+    def lie(asked, reply):
+        if (asked.client, asked.purpose) == ("client-0", Purpose.TRAIN) and asked.round > 1:
+            return resealed(reply, round=asked.round + claimed)
+        return reply
+
+    federation.channel.tamper = lie
+    federation.run()
+    assert {(event["client"], event["reason"]) for event in federation.of_kind("update_refused")} == {
+        ("client-0", "wrong-round")
+    }
+    assert replayed(federation) == 6
+
+
+def test_a_buffer_that_nobody_can_fill_is_folded_from_its_quorum_on(federate, fake_model):
+    federation = begin(federate, fake_model, count=3, buffer=replace(BUFFER, size=3), quorum=2)
+    federation.channel.tamper = lambda asked, reply: (
+        "gone" if (asked.client, asked.purpose) == ("client-1", Purpose.TRAIN) else reply
+    )
+    federation.run()
+    assert [event["received"] for event in federation.of_kind("round_finished")] == [2] * 6
+    federation = begin(federate, fake_model, count=3, buffer=replace(BUFFER, size=3), quorum=3)
+    federation.channel.tamper = lambda asked, reply: "gone" if asked.purpose is Purpose.TRAIN else reply
+    with pytest.raises(PeerError, match="nobody is left"):
+        federation.run()
+
+
+def test_a_checkpoint_has_who_was_at_work_and_what_they_began_with(federate, fake_model):
+    federation = begin(federate, fake_model, eval_every=5)
+    federation.channel.before = lambda asked: 1 / (asked.round - 5) if asked.purpose is Purpose.EVALUATE else None
+    with pytest.raises(ZeroDivisionError):
+        federation.run()
+    state = load_checkpoint(RunDirectory.find(federation.path).checkpoints, federation.ranks)
+    assert state.round == 5
+    assert state.at_work
+    assert {work.version for work in state.at_work.values()} == set(state.versions)
+    assert [len(folded) for folded in state.recent] == [2, 2, 2]
+
+
+FLEET = Fleet(
+    devices=(
+        FleetDevice(name="slow", tokens_per_s=1, up_mbps=0.05, down_mbps=0.1),
+        FleetDevice(name="fast", tokens_per_s=9, up_mbps=0.5, down_mbps=1, dropout=0.3, watts=5),
+        FleetDevice(name="faster", tokens_per_s=20, up_mbps=0.5, down_mbps=1, dropout=0.3, watts=5),
+    ),
+    notice_s=3,
+)
+
+
+def by_the_clock(federation):
+    """The same federation by the virtual clock of a fleet, from where its run stands."""
+    nodes = {name: node for node, name in federation.channel.names.items()}
+    clock = clock_after(RunDirectory(federation.path), FLEET, nodes)
+    federation.channel = VirtualChannel(federation.channel, clock, lambda node, task: 100.0, seed=SEED)
+    return federation
+
+
+def told(federation):
+    """What has to be the same: adapters and times, the arrivals, and what devices did."""
+    view = RunView.of(read_events(federation.path / "ledger.jsonl"))
+    finished = [(each.adapter, each.virtual_s) for each in view.rounds.values()]
+    evaluated = [(each.loss, each.virtual_s) for each in view.evaluations.values()]
+    arrived = sorted((each.fold, each.client, each.staleness, each.weight) for each in view.updates.values())
+    done = [(each.round, each.client, each.purpose, each.began_s, each.ended_s, each.outcome) for each in view.spans]
+    return finished, evaluated, arrived, done
+
+
+def test_by_a_virtual_clock_a_run_that_is_killed_anywhere_ends_with_the_same_bits_at_the_same_time(
+    federate, fake_model, snapshots_of
+):
+    more = {"count": 3, "rounds": 5, "wire": "1", "eval_every": 1, "attempts": 3}
+    federation = by_the_clock(begin(federate, fake_model, **more))
+    snapshots = snapshots_of(federation)
+    snapshots.run()
+    expected = told(federation)
+    assert max(staleness for _, _, staleness, _ in expected[2]) > 1
+    assert "dropped" in {outcome for *_, outcome in expected[3]}
+    for where, killed in snapshots.killed[::27]:
+        by_the_clock(killed).run()
+        assert told(killed) == expected, where
+    assert replayed(federation) == 5
