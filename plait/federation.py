@@ -179,10 +179,11 @@ def _open(
         if kept.model_copy(update={"out": config.out}) != config:
             raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
         events = read_events(directory.ledger)
-        if run.settled.privacy and not run.settled.masked:
-            RunKey.load(directory.noise_key)
+        if privacy := run.settled.privacy:
+            if not privacy.guaranteed:
+                RunKey.load(directory.noise_key)
             if promised := promised_in(events):
-                private_rounds.check_promise(run.settled.privacy, promised)
+                private_rounds.check_promise(privacy, promised)
         if is_finished(events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         check_sources(events, run.settled.plugins)
