@@ -50,7 +50,7 @@ def test_a_client_with_data_of_another_kind_is_named_everywhere_and_takes_part_o
 
 
 def test_the_rounds_go_on_without_a_client_that_never_comes_back(deployment):
-    deployment.serve("--rounds", "3", "--grace-s", "1", "--deadline-s", "20")
+    deployment.serve("--rounds", "3", "--grace-s", "1", "--deadline-s", "120")
     for name in ("alice", "bob", "carol"):
         deployment.join(name)
     deployment.until(lambda: deployment.events("round_finished", round=1))
