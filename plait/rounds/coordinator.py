@@ -15,7 +15,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -241,11 +241,14 @@ class Coordinator:
                 beside=self._look_beside,
                 conclude=lambda state: self._conclude(state, recorded),
             )
-            try:
+            with ExitStack() as stack:
+                stack.push(self._leave_beside)
                 yield rounds.next
-            finally:
-                if self._beside:
-                    self._beside.dispatch.close()
+
+    def _leave_beside(self, *error: object) -> None:
+        """The run ends, or a server that is told to end leaves its clients at their tasks."""
+        if self._beside:
+            self._beside.__exit__(*error)
 
     def _round(self, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         if self.masked:

@@ -114,12 +114,12 @@ class Dispatch:
         self._asking.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        self._asking.__exit__(*error)
 
     def close(self) -> None:
-        """Withdraw unanswered tasks."""
-        self._asking.__exit__()
+        """Withdraw unanswered tasks: nobody needs their answers any more."""
+        self.__exit__(None, None, None)
 
     @property
     def waiting(self) -> frozenset[str]:

@@ -49,8 +49,8 @@ class Evaluating:
             self.dispatch.ask(client)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.dispatch.close()
+    def __exit__(self, *error: object) -> None:
+        self.dispatch.__exit__(*error)
 
     def take(self, answer: Answer) -> bool:
         """Take a client's answer; whether it counts."""
