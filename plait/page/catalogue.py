@@ -6,13 +6,16 @@ it has the queue, from its journal.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from plait.adapters import Json
-from plait.errors import ConfigError, PlaitError
+from plait.adapters.parent import parents_from
+from plait.adapters.peft_directory import WEIGHTS_FILE
+from plait.errors import ConfigError, PeerError, PlaitError
 from plait.queue import JOURNAL_FILE, read_queue
 from plait.rounds.events import RunFinished
 from plait.rounds.ledger import Line
@@ -25,7 +28,11 @@ _SUMMARY_BYTES = 4 << 20
 _TAIL_BYTES = 1 << 16
 _FROM_SUMMARY = ("rounds", "clients", "base_held_out_loss", "final_held_out_loss", "uplink_bytes", "downlink_bytes")
 
+_FIRST_BYTES = 4 << 20
+_WEIGHTS_BYTES = 256 << 20
+_BEGAN_FROM = "began_from"
 _Stamp = tuple[tuple[int, int, int], ...]
+_Entry = dict[str, Json]
 
 
 class Catalogue:
@@ -45,7 +52,8 @@ class Catalogue:
         self._folders: list[Path] = []
         self._journal = next((place for place in places if place.is_dir() and _is_federation(place)), expected)
         self._queue: tuple[object, dict[str, Json]] = None, {}
-        self._entries: dict[Path, tuple[_Stamp, Json]] = {}
+        self._entries: dict[Path, tuple[_Stamp, _Entry]] = {}
+        self._digests: dict[Path, tuple[_Stamp, str]] = {}
         for place in places:
             if place == expected and folder:
                 self._folders.append(place / "runs")
@@ -103,13 +111,27 @@ class Catalogue:
 
     def list(self) -> list[Json]:
         """What is shown of each run in a list, without reading its ledger; what has not changed is not read again."""
-        before, entries = self._entries, {}
+        before = self._entries
+        entries: dict[Path, tuple[_Stamp, _Entry]] = {}
         for name, place in self.all().items():
             stamp = tuple(_stamp(file) for file in (RunDirectory(place).ledger, place / _SUMMARY_FILE))
             known = before.get(place)
             entries[place] = known if known and known[0] == stamp else (stamp, _entry(name, place))
         self._entries = entries
-        return [entry for _, entry in entries.values()]
+        listed = [entry for _, entry in entries.values()]
+        if any(_BEGAN_FROM in entry for entry in listed):
+            named = {self._digest(place): entry["name"] for place, (_, entry) in entries.items()}
+            listed = [_with_names(entry, named) for entry in listed]
+        return [*listed]
+
+    def _digest(self, place: Path) -> str:
+        """Of the published adapter's file, by which other runs name it; empty for none."""
+        file = RunDirectory(place).adapter / WEIGHTS_FILE
+        stamp = (_stamp(file),)
+        known = self._digests.get(place)
+        if known is None or known[0] != stamp:
+            known = self._digests[place] = stamp, _digest_of(file)
+        return known[1]
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:
@@ -143,11 +165,41 @@ def _written(place: Path) -> float:
         return 0.0
 
 
-def _entry(name: str, place: Path) -> Json:
+def _entry(name: str, place: Path) -> _Entry:
     finished = _last_event(place) == RunFinished.event
     summary = _summary(place) if finished else {}
     figures = {key: summary[key] for key in _FROM_SUMMARY if isinstance(summary.get(key), (int, float))}
-    return {"name": name, "written": _written(place), "finished": finished, **figures}
+    parents = _parents(place)
+    began_from: _Entry = {_BEGAN_FROM: [*parents]} if parents else {}
+    return {"name": name, "written": _written(place), "finished": finished, **figures, **began_from}
+
+
+def _parents(place: Path) -> tuple[dict[str, Json], ...]:
+    """The adapters that a run has begun from, as its first event has them; none if that cannot be read."""
+    try:
+        with RunDirectory(place).ledger.open("rb") as file:
+            first = json.loads(file.readline(_FIRST_BYTES))
+        parents = cast("Line", first).get("parents") if isinstance(first, dict) else None
+        return tuple(parent.to_json() for parent in parents_from(parents))
+    except (OSError, ValueError, RecursionError, PeerError):
+        return ()
+
+
+def _digest_of(file: Path) -> str:
+    try:
+        if file.stat().st_size > _WEIGHTS_BYTES:
+            return ""
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _with_names(entry: _Entry, named: Mapping[str, Json]) -> _Entry:
+    """A run with the names of the runs that it has begun from, where they are known."""
+    parents = cast("list[dict[str, Json]]", entry.get(_BEGAN_FROM, []))
+    known: list[Json] = [{**each, "run": named.get(str(each["digest"]))} for each in parents]
+    return {**entry, _BEGAN_FROM: known} if parents else entry
 
 
 def _last_event(place: Path) -> str:

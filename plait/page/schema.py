@@ -187,6 +187,16 @@ class Run(TypedDict):
 
 
 @with_config(_STRICT)
+class ParentAdapter(TypedDict):
+    """An adapter that a run has begun from."""
+
+    digest: Annotated[str, Field(description="SHA-256 of its file")]
+    weight: float
+    frozen: Annotated[bool, Field(description="whether it stayed as it is, beneath a new adapter")]
+    run: Annotated[str | None, Field(description="the run of this list that it is the adapter of")]
+
+
+@with_config(_STRICT)
 class ListedRun(TypedDict):
     """A run in the list; the figures of its summary, if it has finished."""
 
@@ -199,6 +209,7 @@ class ListedRun(TypedDict):
     final_held_out_loss: NotRequired[float]
     uplink_bytes: NotRequired[Count]
     downlink_bytes: NotRequired[Count]
+    began_from: NotRequired[list[ParentAdapter]]
 
 
 @with_config(_STRICT)

@@ -294,6 +294,27 @@ const drawRuns = () => {
   ]), [0, 1, 2]);
 };
 
+// Which runs have begun from which: adapters are known by the digests of their files.
+const drawLineage = () => {
+  const linked = (names) => {
+    const made = element("span", names.length ? null : as.NOTHING);
+    names.forEach((name, index) => made.append(index ? ", " : "", name));
+    return made;
+  };
+  const parent = ({ run: name, digest, weight, frozen }) => {
+    const made = element("span");
+    const how = [weight === 1 ? null : `weight ${weight}`, frozen ? "frozen" : null].filter(Boolean).join(", ");
+    made.append(name ? runLink(name) : as.clean(digest.slice(0, 12)), how ? ` (${how})` : "");
+    return made;
+  };
+  const children = (name) => listed.filter((one) => one.began_from?.some((each) => each.run === name)).map((one) => runLink(one.name));
+  const family = listed.filter(({ name, began_from: parents }) => parents || children(name).length);
+  $("lineage-section").hidden = !family.length;
+  table($("lineage"), ["run", "began from", "continued by"], family.map((one) => [
+    runLink(one.name), linked((one.began_from ?? []).map(parent)), linked(children(one.name)),
+  ]), [0, 1, 2]);
+};
+
 const drawSides = (shown, beside) => {
   $("sides-section").hidden = !beside;
   if (!beside) return;
@@ -493,6 +514,7 @@ const list = async () => {
   $("other").value = second;
   if (!run) choose();
   drawRuns();
+  drawLineage();
   drawQueue(said);
 };
 

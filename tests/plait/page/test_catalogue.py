@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from plait.page import catalogue
+from plait.page.schema import Runs
 
 
 def test_what_has_not_changed_is_not_read_again(
@@ -29,3 +33,18 @@ def test_what_has_not_changed_is_not_read_again(
     aside.replace(run / "summary.json")
     assert runs.list() == [{**first, "rounds": 3}]
     assert len(read) == 3
+
+
+def test_a_run_names_the_runs_that_it_has_begun_from(tmp_path: Path, small_run) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name / "adapter").mkdir(parents=True)
+        (tmp_path / name / "adapter" / "adapter_model.safetensors").write_text(name)
+    digest = hashlib.sha256(b"first").hexdigest()
+    parents = [{"digest": digest, "weight": 0.5, "frozen": True}, {"digest": "ab" * 32, "weight": 1.0, "frozen": False}]
+    for name, begun in (("first", small_run[0]), ("second", {**small_run[0], "parents": parents})):
+        (tmp_path / name / "ledger.jsonl").write_text(json.dumps(begun) + "\n")
+    listed = TypeAdapter(Runs).validate_python({"runs": catalogue.Catalogue([tmp_path]).list()})["runs"]
+    assert {run["name"]: run.get("began_from") for run in listed} == {
+        "first": None,
+        "second": [{**parents[0], "run": "first"}, {**parents[1], "run": None}],
+    }
