@@ -28,6 +28,7 @@ from plait.adapters.methods import method_named  # noqa: E402
 from plait.config import RunConfig  # noqa: E402
 from plait.data import Dataset, Record, RecordKind  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
+from plait.run import Run  # noqa: E402
 from plait.simulation.execution import begin, execute, prepare  # noqa: E402
 from plait.simulation.loaded import Loaded  # noqa: E402
 from plait.simulation.simulation import Simulation  # noqa: E402
@@ -75,25 +76,32 @@ def gained(name: str, epsilon: float, times: float, seed: int, path: Path, loade
         run, data = prepare(config, quiet=True, dataset=dataset, loaded=loaded)
         execute(run, data, begin(run, quiet=True), quiet=True, loaded=loaded)
         taken = time.process_time() - begun
-        adapter = load_peft_directory(RunDirectory.find(Path(config.out)).adapter)
-        base = Simulation(run, data, loaded).base
-        model = base.carrying(adapter.spec(), AdapterState.from_tensors(adapter.spec().layout, adapter.tensors))
-        rows = loaded.tokens(
-            others, kind=RecordKind.TEXT, task=adapter.spec().task, labels=(), tokenizer=base.tokenizer,
-            seq_len=config.seq_len, apart=True,
-        )  # fmt: skip
-
-        def loss() -> float:
-            found = measure_losses(model, rows, task=adapter.spec().task, pad_token=base.pad_token, batch_size=32)
-            return sum(found.losses) / sum(found.counts)
-
-        after = loss()
-        with model.disable_adapter():
-            before = loss()
+        before, after, size = measured(run, data, others, loaded)
     return {
         "method": name, "epsilon": epsilon, "times": times if epsilon else 0.0, "seed": seed,
-        "parameters": adapter.spec().layout.size, "base": before, "gain": before - after, "cpu_s": round(taken, 1),
+        "parameters": size, "base": before, "gain": before - after, "cpu_s": round(taken, 1),
     }  # fmt: skip
+
+
+def measured(run: Run, data: object, others: Sequence[Record], loaded: Loaded) -> tuple[float, float, int]:
+    """Loss of the base and of a finished run's adapter on some pieces, and the adapter's size."""
+    config = run.config
+    adapter = load_peft_directory(RunDirectory.find(Path(config.out)).adapter)
+    base = Simulation(run, data, loaded).base
+    model = base.carrying(adapter.spec(), AdapterState.from_tensors(adapter.spec().layout, adapter.tensors))
+    rows = loaded.tokens(
+        others, kind=RecordKind.TEXT, task=adapter.spec().task, labels=(), tokenizer=base.tokenizer,
+        seq_len=config.seq_len, apart=True,
+    )  # fmt: skip
+
+    def loss() -> float:
+        found = measure_losses(model, rows, task=adapter.spec().task, pad_token=base.pad_token, batch_size=32)
+        return sum(found.losses) / sum(found.counts)
+
+    after = loss()
+    with model.disable_adapter():
+        before = loss()
+    return before, after, adapter.spec().layout.size
 
 
 def key_of(line: Mapping[str, object]) -> tuple[object, ...]:
