@@ -10,12 +10,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
-from plait.adapters import Json
 from plait.api.result import Result
 from plait.api.service import Service, conclude, open_service
 from plait.api.serving import CLIENTS_SETTINGS, Serving, load_serving, new_run_number
 from plait.api.settings import RunSettings, base_name, run_config_of
-from plait.api.standing import Standing
 from plait.errors import ConfigError, Interrupted, MachineError
 from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
 from plait.rounds.ledger import read_events
@@ -25,7 +23,9 @@ from plait.rounds.stop import StopRequest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from plait.adapters import Json
     from plait.aggregation import Rule
+    from plait.api.standing import Standing
 
 _BY = "(program)"
 """Who submits and cancels what a program does, in the journal; no operator has such a name."""
@@ -137,6 +137,8 @@ class Server:
             PlaitError: it cannot serve, or not this run.
         """
         if self._stays:
+            from plait.api.standing import Standing
+
             self._standing = Standing(self._directory.path, self._serving, quiet=self._quiet)
             self._thread = threading.Thread(
                 target=self._stand, args=(self._standing,), name="plait-server", daemon=True
