@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -219,7 +219,7 @@ class Coordinator:
         return is_last or round_number % self.plan.eval_every == 0
 
     @contextmanager
-    def _rounds(self, state: RunState, roster: Roster, recorded: Recorded) -> Iterator[Callable[[RunState], RunState]]:
+    def _rounds(self, state: RunState, roster: Roster, recorded: Recorded) -> Generator[Callable[[RunState], RunState]]:
         """How to go on from a state to the one after the next round."""
         buffer = self.plan.buffer
         if buffer is None:
