@@ -215,7 +215,7 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     moments = 2 if config.moments == "carry" else 0
     drift = 2 if config.scaffold else 1 if config.feddyn else 0
     bits = max(settled.codec.bits, NEW_FACTORS_BITS if settled.new_factors else 0)
-    accepted = float(config.take_back and not rule.moves_base)
+    accepted = 2.0 * (config.take_back and not rule.moves_base)  # the master, and what was evaluated
     return CopiesOnDisk(
         client=2 * (own + residual + moments + drift),
         client_after=own,

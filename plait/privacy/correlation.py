@@ -38,9 +38,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 from plait.errors import ConfigError
-from plait.privacy.noise import Integers
+
+if TYPE_CHECKING:
+    from plait.privacy.noise import Integers
 
 MOST_ROUNDS = 1_000
 """Each round makes the noise of all rounds before again."""
