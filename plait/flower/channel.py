@@ -127,9 +127,9 @@ class GridExchange:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         # A server that is told to end, or whose disk is full, goes on later: clients work on meanwhile.
-        goes_on = kind is not None and issubclass(kind, (Interrupted, KeyboardInterrupt, MachineError))
+        goes_on = any(isinstance(each, (Interrupted, KeyboardInterrupt, MachineError)) for each in error)
         if self._waiting and not goes_on and isinstance(self.grid, AttendedGrid):
             self.grid.withdraw([message_id for message_id, _ in self._waiting], "enough")
         self._waiting.clear()

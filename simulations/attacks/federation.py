@@ -23,7 +23,6 @@ from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.simulation.memory import SharedBytes, VolatileMemory
-from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(
@@ -82,7 +81,6 @@ def run(
         base_fingerprint=FINGERPRINT,
         rule=ALL_RULES[rule],
         optimizer=optimizer_for("none", learning_rate=1.0, momentum=0.0),
-        codec=codec_for("fp32"),
         publish=lambda _state: None,
     )
     try:
