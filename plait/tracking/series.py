@@ -31,9 +31,20 @@ class Series:
 
     _up_bytes: int = field(default=0, init=False)
     _down_bytes: int = field(default=0, init=False)
+    _newest: int = field(default=0, init=False)
 
     def of(self, event: Event) -> tuple[int, Mapping[str, float]] | None:
-        """The round and the figures of an event; None if it has none."""
+        """The round and the figures of an event; None if it has none.
+
+        Rounds never decrease: what an asynchronous run says of an earlier one, as its evaluation, is at the newest.
+        """
+        found = self._of(event)
+        if found is None:
+            return None
+        self._newest = max(self._newest, found[0])
+        return self._newest, found[1]
+
+    def _of(self, event: Event) -> tuple[int, Mapping[str, float]] | None:
         match event:
             case Broadcast():
                 self._down_bytes += event.downlink_bytes
@@ -42,7 +53,8 @@ class Series:
             case UpdateReceived():
                 self._up_bytes += event.uplink_bytes
                 values = {name: getattr(event, name) for name in _OF_UPDATE}
-                return event.round, _known({f"clients/{event.client}/{name}": each for name, each in values.items()})
+                known = _known({f"clients/{event.client}/{name}": each for name, each in values.items()})
+                return event.counted_in, known
             case RoundFinished():
                 return event.round, _known(_of_round(event))
             case PrivacySpent():

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError, MachineError
+from plait.rounds.events import Evaluated, RoundFinished, UpdateReceived
 from plait.tracking import check_trackers, followed, send
 from plait.tracking.followers import tracker_names
+from plait.tracking.series import Series
 
 
 def test_a_tracker_gets_every_round_once_and_the_report_at_the_end(run: Path, write, got, small_run) -> None:
@@ -34,6 +36,21 @@ def test_a_tracker_gets_every_round_once_and_the_report_at_the_end(run: Path, wr
     assert of_ann == [(0, 3.0), (1, 2.75), (2, 2.5)]
     sent = [values["bytes/uplink"] for _, _, values in logs if "bytes/uplink" in values]
     assert sent == [40, 40 + 7000 + 50, 40 + 7000 + 50 + 7000]
+
+
+def test_rounds_never_decrease_for_a_tracker_where_they_wait_for_nobody() -> None:
+    series = Series()
+    told = [
+        series.of(event)
+        for event in (
+            RoundFinished(round=2, rule="fedavg", received=2),
+            UpdateReceived(round=1, client="ann", uplink_bytes=9, train_loss=1.5, fold=3, staleness=2, weight=0.5),
+            Evaluated(round=2, adapter="", loss=4.0),
+            RoundFinished(round=3, rule="fedavg", received=2),
+        )
+    ]
+    assert [each[0] for each in told if each] == [2, 3, 3, 3]
+    assert [each[1]["held_out/loss"] for each in told if each and "held_out/loss" in each[1]] == [4.0]
 
 
 @pytest.mark.slow
