@@ -91,7 +91,7 @@ class AnswerLog:
         self.refusal(number, answer, why, detail, stage=stage)
 
     def misfit(self, number: int, client: str, reason: Reason, detail: str) -> None:
-        """Record a refusal of a stored update once: a round that was killed while folding is folded again."""
+        """Record once a refusal that a fold brings: a round that was killed while folding is folded again."""
         if (number, client, reason.value) not in self.misfits:
             self.misfits.add((number, client, reason.value))
             self.refusal(number, Answer(client, NoAnswer(detail), 0), reason, detail)

@@ -103,7 +103,7 @@ class Asking:
             if received is None:
                 if slice_s == left_s:
                     return None
-                if given_up := self._give_up():
+                if given_up := self.give_up():
                     return given_up
                 continue
             node, data = received
@@ -112,8 +112,13 @@ class Asking:
                 return Heard(client, data)
         return None
 
-    def _give_up(self) -> Heard | None:
-        """Give up a client that is silent, or far slower than the others: its task is withdrawn."""
+    def give_up(self) -> Heard | None:
+        """Give up a client that is silent, or far slower than the others: its task is withdrawn.
+
+        `next` does so by itself, unless its deadline is nearer than it looks.
+        """
+        if not self.channel.open_ended:
+            return None
         now = self.channel.clock.now()
         for node, client in self._waiting.items():
             asked_s = now - self._asked_at[client]

@@ -22,7 +22,6 @@ from plait.rounds import events
 from plait.rounds.aggregator import Stored
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.buffer import Arrival, Buffer
-from plait.rounds.channel import NoAnswer
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
 from plait.rounds.intake import Intake
@@ -101,7 +100,7 @@ class AsynchronousRounds:
                     break
                 self._miss(number, attempt, accepted)
                 attempt += 1
-            elif answer := self.dispatch.next_answer(self._until()):
+            elif answer := self.dispatch.next_answer(self._until()) or self.dispatch.give_up():
                 state = self._take(state, stored, answer)
             self.beside()
             state = self._ask(state, stored)
@@ -154,7 +153,7 @@ class AsynchronousRounds:
                 self.dispatch.withdraw(client, Reason.STALE.value)
                 state = note_held(state, client, Held())
                 detail = f"staleness of the update would be {staleness}, expected at most {self.buffer.max_staleness}"
-                self.intake.log.refusal(working.version + 1, Answer(client, NoAnswer(detail), 0), Reason.STALE, detail)
+                self.intake.log.misfit(working.version + 1, client, Reason.STALE, detail)
         return state
 
     def _ask(self, state: RunState, stored: dict[str, Stored]) -> RunState:
@@ -164,8 +163,8 @@ class AsynchronousRounds:
             self._looked_at = now
             self.roster.gather(0)
         room = self.plan.cohort_size - len(self._working)
-        busy = {*self._working, *stored, *self._asked}
-        free = {node: client for client, node in self.roster.nodes.items() if client not in busy}
+        busy, owed = {*self._working, *stored, *self._asked}, self.dispatch.nodes
+        free = {node: client for client, node in self.roster.nodes.items() if client not in busy and node not in owed}
         if room <= 0 or not free or self._accepted(state, stored) >= self.buffer.size:
             return state
         here = self._channel.clock.available([*free], at_least=0 if self._working else 1)
@@ -195,11 +194,10 @@ class AsynchronousRounds:
             self.dispatch.aim = Aim(number, Broadcasts(began, self.ranks, self.base_fingerprint))
         self.dispatch.held = state.held
         self.dispatch.ask(client)
-        if version == state.round:
-            self._asked.add(client)
-        if left_over:
+        if version != state.round:
             # It was asked before the server stopped, and may have been sent a newer adapter to evaluate since.
             return state
+        self._asked.add(client)
         # An evaluation may be asked for before the answer is there.
         return note_held(state, client, began.held_on(track))
 

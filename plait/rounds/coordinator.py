@@ -558,9 +558,10 @@ class Coordinator:
         """Take the answers that are there to an evaluation beside training."""
         if self._beside is None:
             return
-        while self._beside.dispatch.waiting and (answer := self._beside.dispatch.next_answer(self.channel.clock.now())):
+        dispatch = self._beside.dispatch
+        while dispatch.waiting and (answer := dispatch.next_answer(self.channel.clock.now()) or dispatch.give_up()):
             self._beside.take(answer)
-        if not self._beside.dispatch.waiting:
+        if not dispatch.waiting:
             self._conclude_beside()
 
     def _conclude_beside(self) -> None:

@@ -11,7 +11,7 @@ from typing import Self
 
 from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.asking import Asking
+from plait.rounds.asking import Asking, Heard
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, Data, NoAnswer, Purpose, group_of
 from plait.rounds.description import REPLY_BYTES
@@ -126,6 +126,11 @@ class Dispatch:
         """The clients that have not answered."""
         return self._asking.waiting
 
+    @property
+    def nodes(self) -> frozenset[int]:
+        """Their nodes; one that has come back as another client still owes the first one's answer."""
+        return frozenset(asked.node for asked in self._asked.values())
+
     def ask(self, client: str) -> None:
         """Send a client its task."""
         self._asked[client] = _Asked(self.aim, self.roster.nodes[client], self.roster.tracks[client])
@@ -136,6 +141,7 @@ class Dispatch:
     def withdraw(self, client: str, reason: str) -> None:
         """Stop waiting for a client's answer; `reason` is one word for its log."""
         self._asking.withdraw(client, reason)
+        del self._asked[client]
 
     def next_answer(self, deadline: float | None) -> Answer | None:
         """The next client's answer.
@@ -150,10 +156,8 @@ class Dispatch:
         while heard := self._asking.next(deadline):
             client = heard.client
             answer = self._decode(client, heard.data)
-            if heard.given_up:
-                return replace(answer, given_up=heard.given_up, waited_s=heard.waited_s)
             if not answer.needs_full or client in self._sent_whole:
-                return replace(answer, took_s=self._asking.settled(client))
+                return self._final(heard, answer)
             self.ledger.note(
                 events.UpdateRefused(
                     round=self._asked[client].aim.number,
@@ -165,6 +169,18 @@ class Dispatch:
             )
             self._send(client, Held())
         return None
+
+    def give_up(self) -> Answer | None:
+        """Give up a client that will not answer, if there is one: for those whose deadlines are always near."""
+        heard = self._asking.give_up()
+        return None if heard is None else self._final(heard, self._decode(heard.client, heard.data))
+
+    def _final(self, heard: Heard, answer: Answer) -> Answer:
+        # What it was asked holds a whole state of the run.
+        del self._asked[heard.client]
+        if heard.given_up:
+            return replace(answer, given_up=heard.given_up, waited_s=heard.waited_s)
+        return replace(answer, took_s=self._asking.settled(heard.client))
 
     def _send(self, client: str, held: Held) -> None:
         if not held.adapter:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from plait.errors import PeerError
+from plait.rounds import asynchronous
 from plait.rounds.buffer import Buffer
 from plait.rounds.channel import Purpose
 from plait.rounds.checkpoint import load_checkpoint
@@ -16,7 +17,7 @@ from plait.rounds.run_view import RunView
 from plait.simulation.virtual_clock import VirtualChannel
 from plait.simulation.virtual_time import clock_after
 from tests.plait.rounds.conftest import SEED
-from tests.plait.rounds.test_audit import replayed
+from tests.plait.rounds.test_audit import replayed, rewritten
 from tests.plait.rounds.test_coordinator import crowd, resealed
 
 BUFFER = Buffer(size=2, max_staleness=3)
@@ -79,6 +80,48 @@ def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give
         assert len(set(arrived)) == len(arrived), where
 
 
+def test_only_what_clients_at_work_began_with_is_remembered(federate, fake_model, monkeypatch):
+    federation = begin(federate, fake_model)
+    federation.channel.tamper = lambda asked, reply: "gone" if asked.client == "client-1" and asked.round else reply
+    after_each = asynchronous.AsynchronousRounds.next
+
+    def checked(self, state):
+        state = after_each(self, state)
+        if state.round < 6:
+            assert self.dispatch.nodes == {self.roster.nodes[client] for client in state.at_work}
+        return state
+
+    monkeypatch.setattr(asynchronous.AsynchronousRounds, "next", checked)
+    assert federation.run().round == 6
+
+
+def test_a_node_that_comes_back_as_another_client_is_asked_once_its_first_task_is_over(
+    federate, fake_model, monkeypatch
+):
+    monkeypatch.setattr(asynchronous, "_LOOK_S", 0.0)
+    federation = begin(federate, fake_model, rounds=12, clients=4)
+    channel = federation.channel
+    channel.open_ended, channel.order = True, list
+    other = channel.participants.pop(104)
+
+    def turn(asked):
+        if asked.purpose is Purpose.TRAIN and asked.round == 2:
+            channel.gone.add(103)
+        if asked.purpose is Purpose.TRAIN and asked.round == 3:
+            channel.gone.clear()
+            channel.participants[103], channel.names[103] = other, "client-4"
+
+    channel.before = turn
+    channel.silent = lambda asked: (
+        (asked.purpose, asked.round) == (Purpose.TRAIN, 1) and asked.client in ("client-3", "client-4")
+    )
+    federation.run()
+    refused = [(event["client"], event["reason"]) for event in federation.of_kind("update_refused")]
+    assert refused == [("client-3", "stale")]
+    began = [event["round"] for event in federation.of_kind("update_received") if event["client"] == "client-4"]
+    assert min(began) > 1 + BUFFER.max_staleness
+
+
 def test_who_began_too_long_ago_is_told_to_stop_and_begins_anew(federate, fake_model):
     federation = begin(federate, fake_model, rounds=8)
     federation.channel.silent = lambda asked: (
@@ -90,6 +133,22 @@ def test_who_began_too_long_ago_is_told_to_stop_and_begins_anew(federate, fake_m
     assert ("client-4", 1) in {(event["client"], event["round"]) for event in refused}
     assert "client-4" in {event["client"] for event in federation.of_kind("update_received")}
     assert replayed(federation) == 8
+
+
+def test_a_run_that_is_killed_while_it_tells_a_client_to_stop_records_it_once(federate, fake_model, snapshots_of):
+    federation = begin(federate, fake_model, count=3, rounds=3, buffer=Buffer(size=1, max_staleness=1), wire="1")
+    federation.channel.order = sorted
+    snapshots = snapshots_of(federation)
+    snapshots.run()
+    stale = [("client-1", "stale"), ("client-2", "stale")]
+    between = [each for each in snapshots.killed if each[1].of_kind("update_refused")][:8]
+    for where, each in [*between, ("never", federation)]:
+        if each is not federation:
+            each.channel.order = sorted
+            each.run()
+        told = [(event["client"], event["reason"]) for event in each.of_kind("update_refused")]
+        assert told == stale, where
+        assert replayed(each) == 3, where
 
 
 @pytest.mark.parametrize("claimed", [-1, 1, 99])
@@ -107,6 +166,16 @@ def test_a_client_that_claims_another_version_is_refused(federate, fake_model, c
         ("client-0", "wrong-round")
     }
     assert replayed(federation) == 6
+
+
+@pytest.mark.parametrize("claimed", [{"weight": 0.9}, {"staleness": 9}, {"fold": 3}])
+def test_an_update_that_arrived_otherwise_than_its_record_says_is_found(federate, fake_model, claimed):
+    federation = begin(federate, fake_model, rounds=3)
+    federation.run()
+    first = next(event for event in federation.of_kind("update_received") if event["fold"] == 2)
+    rewritten(federation, lambda kind, line: {**line, **claimed} if line["seq"] == first["seq"] else line)
+    with pytest.raises(PeerError, match="expected"):
+        replayed(federation)
 
 
 def test_a_buffer_that_nobody_can_fill_is_folded_from_its_quorum_on(federate, fake_model):
