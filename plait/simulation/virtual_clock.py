@@ -2,7 +2,8 @@
 
 A task takes its download, its work at the device's speed, and the upload of the answer; then the clock stands there.
 Answers come in the order of their virtual ends, whatever this machine takes for them. A device works for real only when
-its answer is the next one, so those that are released have not trained, and keep nothing of it, as real ones would.
+its answer is the next one, or before it evaluates, so those that are released before have not trained, and keep nothing
+of it, as real ones would.
 
 A device that fails during training says nothing; the server notices after `Fleet.notice_s`. Devices are independent,
 and the server's own network and work take no time. Describing comes before the clock starts. An evaluation never waits
