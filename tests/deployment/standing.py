@@ -71,13 +71,13 @@ def make_base(directory: Path) -> None:
 
     tiny = locate_base("tiny").directory
     shutil.copytree(tiny, directory, ignore=shutil.ignore_patterns("*.safetensors"))
-    config = AutoConfig.from_pretrained(tiny)
+    config = AutoConfig.from_pretrained(tiny, trust_remote_code=False)
     config.num_hidden_layers = 2
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:2]
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+        AutoModelForCausalLM.from_config(config, trust_remote_code=False).save_pretrained(directory)
 
 
 @dataclass
