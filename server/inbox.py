@@ -198,7 +198,7 @@ class Inbox:
             found = group_and_type(task_id)
             if found is None or found[1] != message_type or found[0] == group or but(node, task_id):
                 continue
-            if not _is_later(found[0], than=group):
+            if not is_later(found[0], than=group):
                 self.remove(node, task_id)
 
     @property
@@ -236,7 +236,7 @@ class Inbox:
         return self._directory / node / f"{task_id}{suffix}"
 
 
-def _is_later(group: str, *, than: str) -> bool:
+def is_later(group: str, *, than: str) -> bool:
     """Whether a group is a later round; groups that are no numbers of rounds have no order."""
     return group.isdecimal() and than.isdecimal() and int(group) > int(than)
 

@@ -30,7 +30,7 @@ from plait.errors import DiskFullError
 from plait.transport.protocol import HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.bodies import Bodies
-from server.inbox import Inbox, StoredAnswer, group_and_type, task_id_of
+from server.inbox import Inbox, StoredAnswer, group_and_type, is_later, task_id_of
 from server.sessions import Fitness, Session, Sessions
 
 DURABLE_TYPE = "train"
@@ -386,7 +386,8 @@ class TaskRegistry:
     def _turn(self, message_type: str, group: str) -> None:
         """Forget the previous groups when the first task of another group is assigned.
 
-        In an asynchronous run tasks of several groups are open at once; theirs are kept.
+        In an asynchronous run tasks of several groups are open at once; theirs are kept. There an earlier group may
+        also follow a later one, and that one is not over.
         """
         before = self._groups.get(message_type)
         if before == group:
@@ -395,10 +396,11 @@ class TaskRegistry:
         self._took[message_type] = []
         self._past.discard((group, message_type))
         if before is not None:
-            self._past.add((before, message_type))
+            if not is_later(before, than=group):
+                self._past.add((before, message_type))
             open_tasks = {(task.node, task.work.group_id) for task in self._by_message.values()}
             for key in [key for key in self._given if key[2] == message_type and key[1] != group]:
-                if key[:2] not in open_tasks:
+                if key[:2] not in open_tasks and not is_later(key[1], than=group):
                     del self._given[key]
         self._inbox.remove_older(group, message_type, but=self._is_known)
 

@@ -179,3 +179,14 @@ def test_a_node_that_asks_about_a_settled_task_is_told_it_is_late_or_answered(re
     assert registry.find("ada", task.task_id) == (expected, None)
     give(registry, number=1, group="2")
     assert registry.find("ada", task.task_id) == (TaskState.WITHDRAWN, None)
+
+
+def test_an_earlier_group_between_two_tasks_of_a_later_one_does_not_bring_its_answer_back(registry, inbox):
+    task = give(registry, group="2")
+    receive(inbox, task)
+    task.move(TaskState.ANSWERED)
+    registry.pulled(task, keep=True)
+    give(registry, number=1, group="1")
+    assert registry.find("ada", task.task_id) == (TaskState.ANSWERED, None)
+    again = give(registry, number=2, group="2")
+    assert (again.task_id, again.state) == ("2.train.1", TaskState.PENDING)
