@@ -80,8 +80,9 @@ class Proposal:
         if not self.config.secure_aggregation:
             masks = "the run is not masked: the server sees this client's own updates and losses"
             return masks, "an update can reveal parts of its training text: join only a server that you trust with that"
-        # Of those that must offer keys, as many must be left.
-        least = least_survivors(least_survivors(self.config.cohort_size))
+        # Of those that must offer keys, as many must be left; with noise nobody evaluates.
+        evaluate = self.config.eval_clients if self.config.dp == "off" else 0
+        least = least_survivors(least_survivors(min(self.config.cohort_size, evaluate or self.config.cohort_size)))
         masked = (
             f"the run is masked (secure aggregation): the server learns sums over {least} or more clients, and "
             "nothing of a single one's updates and losses"

@@ -95,7 +95,11 @@ class Policy(BaseModel, frozen=True):
     max_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="most training tokens per round")] = 100_000_000
     max_repeats: Annotated[
         int,
-        Field(ge=0, le=_LARGEST, description="times per run that a round may be requested again from another adapter"),
+        Field(
+            ge=0,
+            le=_LARGEST,
+            description="times per run that a round may be requested again from another adapter, or with other noise",
+        ),
     ] = 3
     dp_max_epsilon: Annotated[
         float,

@@ -200,7 +200,7 @@ def privacy_of_clients(settings: Settings) -> ClientPrivacy:
     )
 
 
-def check_grid(privacy: ClientPrivacy, size: int, *, bits: int, unit: float) -> None:
+def check_grid(privacy: ClientPrivacy, size: int, *, bits: int, unit: float, clients: int) -> None:
     """Refuse a grid on which a client's noise would not be what the run configuration says.
 
     Args:
@@ -208,10 +208,14 @@ def check_grid(privacy: ClientPrivacy, size: int, *, bits: int, unit: float) -> 
         size: numbers of a client, rotated.
         bits: of the roster's ring.
         unit: of the roster; the clip norm follows from it.
+        clients: of the roster.
 
     Raises:
         PeerError: it is another one.
     """
+    if clients > privacy.clients:
+        # Shares of more clients could be so small that their sum is no Gaussian any more.
+        raise PeerError(f"roster of the masked sum has {clients} clients, expected at most {privacy.clients}")
     expected, clip_unit = noised_grid(privacy, size, privacy.clip_norm or 0.0)
     if bits != expected:
         raise PeerError(f"ring of the masked sum has {bits} bits, expected {expected} for this noise")

@@ -112,7 +112,9 @@ class Participant:
 
     def __post_init__(self) -> None:
         self.refusal = ""
-        self._records_are_private = bool(self.terms and self.terms.tasks.settings.records_are_private)
+        settings = self.terms.tasks.settings if self.terms else None
+        self._records_are_private = bool(settings and settings.records_are_private)
+        self._adds_share = bool(settings and settings.adds_share)
         self._masking = Masking(self.name, self.memory, self.identity)
         self._holdings = Holdings(self.model, self.memory, max_rank=self.max_rank)
         self._policy = self.terms.policy if self.terms else None
@@ -169,7 +171,8 @@ class Participant:
         except PlaitError as error:
             self.refusal = str(error)
             # Counts of records, and what is wrong with them, have no noise.
-            told = "this client's log says why" if self._records_are_private else self.refusal
+            is_noised = self._records_are_private or self._adds_share
+            told = "this client's log says why" if is_noised else self.refusal
             return encode_reply(Refusal(self.name, _reason(error), told))
 
     def _work(self, task_bytes: bytes) -> TrainJob | bytes:
@@ -178,7 +181,7 @@ class Participant:
         if self.terms:
             self.terms.check_task(task)
         if not isinstance(task, MaskingTask):
-            self._records_are_private = task.settings.records_are_private
+            self._records_are_private, self._adds_share = task.settings.records_are_private, task.settings.adds_share
         if isinstance(task, DescribeTask):
             return encode_reply(self._describe(task))
         if isinstance(task, MaskingTask):
@@ -194,7 +197,7 @@ class Participant:
             Asked.recall(self.memory).note(self.memory, header, base.digest, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
             return self._job(header, spec, state, base, task.settings)
-        if self._records_are_private or task.settings.adds_share:
+        if self._records_are_private or self._adds_share:
             unit = "record" if self._records_are_private else "client"
             raise PolicyError(f"losses are asked for, expected none: dp of the run is '{unit}', and they have no noise")
         return encode_reply(self._evaluated(header, spec, state, base, task.settings))
@@ -318,7 +321,8 @@ class Participant:
                 f"masked sum has {roster.size} numbers and {roster.figures} figures, expected {size} and {figures}"
             )
         if settings.adds_share:
-            check_grid(privacy_of_clients(settings), size, bits=roster.bits, unit=roster.unit)
+            clients = len(roster.offers)
+            check_grid(privacy_of_clients(settings), size, bits=roster.bits, unit=roster.unit, clients=clients)
         return grid
 
     def _masked(self, job: TrainJob, grid: MaskedGrid, outgoing: Outgoing) -> bytes:
@@ -328,6 +332,8 @@ class Participant:
             raise ValueError("the job belongs to no task")
         roster = self._masking.roster_for(header.run_id, "train", job.settings.round)
         if job.settings.adds_share:
+            if self._policy:
+                Asked.recall(self.memory).note_noised(self.memory, roster, self._policy.max_repeats)
             numbers, within = grid.noised(
                 outgoing.delta,
                 privacy_of_clients(job.settings),

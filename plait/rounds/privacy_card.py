@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from plait.privacy.sum_of_shares import epsilon_of
-from plait.rounds.events import Audited, CorrelatedNoise, Event, PrivacySpent, PrivacyStarted, SumUnmasked
+from plait.rounds.events import (
+    Audited,
+    CorrelatedNoise,
+    Event,
+    NoiseIntended,
+    PrivacySpent,
+    PrivacyStarted,
+    SumUnmasked,
+)
 from plait.secagg.graph import least_survivors
 
 WORTH_WARNING = 3.0
@@ -63,7 +71,7 @@ class PrivacyCard:
 
     Attributes:
         promised: at its beginning.
-        spent: after the newest round; None before the first.
+        spent: after the newest round, or once the noise of one is paid for; None before the first.
         audited: what attacks found; None if that was not recorded.
     """
 
@@ -85,6 +93,12 @@ class PrivacyCard:
         match event:
             case PrivacyStarted():
                 return cls(event)
+            case NoiseIntended() if card:
+                # Paid for, even if the run never tells that the round is over.
+                charges = ((card.spent.charges if card.spent else 0) or 0) + 1
+                delta = card.promised.delta
+                spent = PrivacySpent(round=event.round, epsilon=event.epsilon, delta=delta, charges=charges)
+                return replace(card, spent=spent)
             case PrivacySpent() if card:
                 return replace(card, spent=event)
             case Audited() if card:

@@ -137,13 +137,15 @@ class Asked:
         run_id: the run's, 16 bytes in hexadecimal; empty before the first task.
         newest: the latest round requested, by purpose.
         seen: the adapters from which recent rounds were requested, by purpose and round.
-        repeats: number of rounds requested from another adapter.
+        repeats: number of rounds requested from another adapter, or given with other noise.
+        noised: the latest round whose update left with a share of noise, and the roster that it left for.
     """
 
     run_id: str = ""
     newest: dict[str, int] = field(default_factory=dict[str, int])
     seen: dict[str, dict[str, list[str]]] = field(default_factory=dict[str, dict[str, list[str]]])
     repeats: int = 0
+    noised: tuple[int, str] = (0, "")
 
     @classmethod
     def recall(cls, memory: Memory) -> Asked:
@@ -152,11 +154,13 @@ class Asked:
         if data is None:
             return cls()
         kept = cast("Mapping[str, object]", json.loads(data))
+        number, roster = cast("tuple[int, str]", kept.get("noised", (0, "")))
         return cls(
             cast("str", kept["run_id"]),
             cast("dict[str, int]", kept["newest"]),
             cast("dict[str, dict[str, list[str]]]", kept["seen"]),
             cast("int", kept["repeats"]),
+            (number, roster),
         )
 
     def note(
@@ -195,5 +199,35 @@ class Asked:
         self.newest[purpose] = max(number, self.newest.get(purpose, -1))
         for old in sorted(rounds, key=int)[:-_REMEMBERED]:
             del rounds[old]
-        kept = {"run_id": self.run_id, "newest": self.newest, "seen": self.seen, "repeats": self.repeats}
-        memory.save(_ASKED, json.dumps(kept, sort_keys=True).encode())
+        self._save(memory)
+
+    def note_noised(self, memory: Memory, roster: Roster, most: int) -> None:
+        """Record an update before it leaves with a share of noise.
+
+        An attempt may be unmasked by others while this client goes on to the next one. Both sums have its update then,
+        under independent noise, and cost twice.
+
+        Args:
+            memory: of the client.
+            roster: of the attempt.
+            most: times that a round's update may be given with other noise, in the whole run.
+
+        Raises:
+            PolicyError: it was given once too often.
+        """
+        number, digest = roster.session.round, roster.digest.hex()
+        if self.noised == (number, digest):
+            # It was killed before it left.
+            return
+        if number <= self.noised[0]:
+            self.repeats += 1
+            if self.repeats > most:
+                raise PolicyError(
+                    f"update of round {number} is asked for again with other noise, but max-repeats of this client's "
+                    f"policy allows {most} such repeats; to take part, raise it in the file given with --policy"
+                )
+        self.noised = max(self.noised[0], number), digest
+        self._save(memory)
+
+    def _save(self, memory: Memory) -> None:
+        memory.save(_ASKED, json.dumps(vars(self), sort_keys=True).encode())

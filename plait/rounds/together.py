@@ -60,11 +60,16 @@ def together(cards: Mapping[str, PrivacyCard]) -> Together:
 
 def _of_records(cards: Sequence[PrivacyCard]) -> Together:
     totals: dict[str, float] = {}
+    of_all = 0.0
     for card in cards:
+        if card.spent and not card.spent.by_client:
+            # Under masks no client says what it has spent: no more than the run's epsilon.
+            of_all += card.spent.epsilon
         for client, epsilon in (card.spent.by_client if card.spent else {}).items():
             totals[client] = totals.get(client, 0.0) + epsilon
+    epsilon = of_all + max(totals.values(), default=0.0)
     delta = math.fsum(card.promised.delta for card in cards)
-    return Together(max(totals.values(), default=0.0), delta, "epsilons and deltas of a client's accounts are added up")
+    return Together(epsilon, delta, "epsilons and deltas of a client's accounts are added up")
 
 
 def _mu(card: PrivacyCard) -> float:

@@ -8,10 +8,11 @@
     reveal    a share of each neighbour's secret: of the own mask's seed where it survived, else of its masking key
 
 After Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning" (CCS 2017), against a
-malicious server. What keeps it from taking off a client's mask: (1) one unmasking for a run's purpose and round,
-whatever the attempt, so no two sums differ in one client; (2) which of a peer's two shares is given follows from a list
-that two thirds of the roster have signed, each only one; (3) keys that the authority does not vouch for are refused.
-The caller stores the value before it sends an answer: a client that lost it is a dropout.
+malicious server. What keeps it from taking off a client's mask: (1) a client unmasks a run's purpose and round once,
+whatever the attempt, and an attempt takes two thirds of its roster, so no two sums differ in one client; (2) which of a
+peer's two shares is given follows from a list that two thirds of the roster have signed, each only one; (3) keys that
+the authority does not vouch for are refused. The caller stores the value before it sends an answer: a client that lost
+it is a dropout.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def _attempts(scratch: Path) -> Iterator[str]:
 
 
 def _asked() -> Iterator[str]:
-    """A server asks for a grid with less noise, or for another clip norm."""
+    """A server asks for a grid with less noise, for another clip norm, or for smaller shares."""
     settings = of_numbers.Settings(
         local_steps=1, batch_size=1, gradient_accumulation_steps=1, seq_len=8, learning_rate=0.1, weight_decay=0.0,
         max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=1, secure_aggregation=True,
@@ -123,12 +123,14 @@ def _asked() -> Iterator[str]:
     privacy = privacy_of_clients(settings)
     shares = privacy.shares(4096)
     bits, unit = shares.bits(5, 4096), 0.5 / shares.sensitivity
+    right = {"bits": bits, "unit": unit, "clients": 5}
     for what, wrong in (
-        ("a ring of fewer bits", {"bits": bits - 1, "unit": unit}),
-        ("ten times the clip norm", {"bits": bits, "unit": 10 * unit}),
+        ("a ring of fewer bits", {"bits": bits - 1}),
+        ("ten times the clip norm", {"unit": 10 * unit}),
+        ("a larger roster, whose shares are smaller", {"clients": 6}),
     ):
         try:
-            check_grid(privacy, 4096, **wrong)
+            check_grid(privacy, 4096, **(right | wrong))
         except PlaitError:
             yield ""
         else:

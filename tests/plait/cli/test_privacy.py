@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from plait.cli.main import app
 from plait.errors import ConfigError
 from plait.privacy.accountant import epsilon_at
-from plait.rounds.events import CorrelatedNoise, PrivacySpent, PrivacyStarted
+from plait.rounds.events import CorrelatedNoise, NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.rounds.ledger import Ledger
 from plait.rounds.privacy_card import RECORDS_NOT_COVERED
 from tests.plait.report.test_privacy import STARTED, spent
@@ -35,6 +35,15 @@ def test_scripts_read_it_as_json(run):
     assert (said["unit"], said["epsilon"], said["delta"]) == ("client", 8.0, 1e-5)
     assert said["spent_by_round"]["2"]["epsilon"] == 4.7
     assert len(said["not_covered"]) == 5
+
+
+def test_noise_that_is_paid_for_counts_though_its_round_was_never_finished(tmp_path):
+    first, second = (
+        NoiseIntended(round=number, commitment="", clip_norm=1.0, epsilon=3.0 + number) for number in (1, 2)
+    )
+    run = written(tmp_path / "killed", STARTED, first, spent(1, 4.0, 1), second)
+    shown = " ".join(CliRunner().invoke(app, ["privacy", run]).output.split())
+    assert "epsilon 5 of 8 at delta 1e-05, 2 draws of noise" in shown
 
 
 def written(path, *events):
@@ -72,6 +81,10 @@ def test_accounts_of_clients_add_up_and_other_units_do_not(tmp_path):
     ]
     said = json.loads(CliRunner().invoke(app, ["privacy", *runs, "--json"]).output)
     assert (said["epsilon"], said["delta"]) == (3.5, 2e-5)
+    # Under masks no client says what it has spent.
+    masked = written(tmp_path / "m", promised, PrivacySpent(round=1, epsilon=8.0, delta=1e-5))
+    said = json.loads(CliRunner().invoke(app, ["privacy", *runs, masked, "--json"]).output)
+    assert said["epsilon"] == 11.5
     clients = written(tmp_path / "c", STARTED, spent(1, 3.1, 1))
     plain = written(tmp_path / "d")
     for others, message in (

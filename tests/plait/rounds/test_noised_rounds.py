@@ -8,6 +8,7 @@ import pytest
 
 from plait.adapters import Layout, subtract
 from plait.errors import PeerError, PolicyError
+from plait.policy import Policy
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.audit import check_privacy, replay
 from plait.rounds.channel import Purpose
@@ -201,12 +202,13 @@ class TestClientsRefuse:
         privacy = privacy_of_clients(settings)
         shares = privacy.shares(64)
         bits, unit = shares.bits(5, 64), 0.5 / shares.sensitivity
-        check_grid(privacy, 64, bits=bits, unit=unit)
-        for wrong in ({"bits": bits + 1, "unit": unit}, {"bits": bits, "unit": 2 * unit}):
+        right = {"bits": bits, "unit": unit, "clients": 5}
+        check_grid(privacy, 64, **right)
+        for wrong in ({"bits": bits + 1}, {"unit": 2 * unit}, {"clients": 6}):
             with pytest.raises(PeerError, match="expected"):
-                check_grid(privacy, 64, **wrong)
+                check_grid(privacy, 64, **(right | wrong))
         # An adaptive clip norm is the server's to say: noise is a multiple of it, whatever it is.
-        check_grid(privacy_of_clients(replace(settings, client_clip=0.0)), 64, bits=bits, unit=3 * unit)
+        check_grid(privacy_of_clients(replace(settings, client_clip=0.0)), 64, **(right | {"unit": 3 * unit}))
 
     def test_losses_and_updates_without_masks(self, federate, fake_model):
         federation = begin(federate, fake_model, 3)
@@ -219,4 +221,29 @@ class TestClientsRefuse:
             participant._job(None, federation.spec, federation.initial, None, settings)
         train = next(each for each in asked if each.purpose is Purpose.TRAIN)
         reply = participant.answer(train.task)
-        assert isinstance(decode_reply(reply, max_bytes=len(reply)), Refusal)
+        refusal = decode_reply(reply, max_bytes=len(reply))
+        assert isinstance(refusal, Refusal)
+        # Words could have counts that no noise covers.
+        assert refusal.detail == "this client's log says why"
+        assert participant.refusal != refusal.detail
+
+    @pytest.mark.parametrize("most", [0, 1])
+    def test_other_noise_on_the_same_update_more_often_than_the_policy_says(self, federate, fake_model, noised, most):
+        """Others may have unmasked the attempt before: each costs."""
+        federation, failed = begin(federate, fake_model, 3, rounds=1, attempts=2), set()
+        for participant in federation.channel.participants.values():
+            participant._policy = Policy(min_examples=1, min_tokens=1, max_repeats=most)
+
+        def fail(asked, reply):
+            hit = asked.client == "carol" and stage_of(asked) == "signatures" and asked.client not in failed
+            failed.update([asked.client] * hit)
+            return reply[:-1] if hit else reply
+
+        federation.channel.tamper = fail
+        if most:
+            federation.run()
+        else:
+            with pytest.raises(PeerError, match="0 clients sent a masked update"):
+                federation.run()
+            assert "asked for again with other noise" in federation.channel.participants[100].refusal
+        assert len(noised) == 3 * (1 + most)
