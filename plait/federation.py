@@ -19,7 +19,7 @@ from plait.aggregation import RULES, Rule
 from plait.config import config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
 from plait.exporting import Outlets
-from plait.exporting.publisher import Publisher, rewrite_card
+from plait.exporting.publisher import Publisher
 from plait.privacy.key import RunKey
 from plait.rounds import private_rounds, record_accountant
 from plait.rounds.aggregator import largest_update
@@ -138,9 +138,6 @@ def run_federation(
                 kept_round=kept.round,
             )
         )
-        if kept.round < state.round and not keeps_best:
-            # It was published again after a later evaluation, of which its card knows nothing.
-            rewrite_card(directory, base.reference)
         if was_done:
             _part_from(channel, config.clients)
     finally:

@@ -163,7 +163,7 @@ def _check_adapter(
     before = kept_in(events[:newest], best=best)
     if before and digest == before.adapter and not any(isinstance(event, RunFinished) for event in events):
         return f"that of round {before.round}, which `plait resume` will replace"
-    if kept and (published := _published(directory, resolved())) and published[1] != published[0]:
+    if kept and (published := _published(directory, resolved(), kept.adapter)) and published[1] != published[0]:
         if published == (kept.adapter, digest):
             return f"that of round {kept.round}, in plain PEFT form"
         if best and published[0] != kept.adapter:
@@ -172,15 +172,17 @@ def _check_adapter(
     raise PeerError(f"adapter in '{directory.adapter}' is {digest[:16]}, expected {expected}")
 
 
-def _published(directory: RunDirectory, run: Run) -> tuple[str, str]:
-    """Digests of the newest checkpoint's adapter and of what it is published as."""
+def _published(directory: RunDirectory, run: Run, kept: str) -> tuple[str, str]:
+    """Digests of an adapter of the newest checkpoint, the accepted one if that is kept, and of its published form."""
     from plait.rounds.checkpoint import load_checkpoint
     from plait.training.published import published
 
     master = run.ranks.master
     state = load_checkpoint(directory.checkpoints, run.ranks)
-    _, adapter = published(master.spec, state.shadow, master.geometry, state.base.moved)
-    return state.shadow.digest().hex(), adapter.digest().hex()
+    accepted = state.accepted_shadow
+    shadow = accepted if accepted and accepted.digest().hex() == kept else state.shadow
+    _, adapter = published(master.spec, shadow, master.geometry, state.base.moved)
+    return shadow.digest().hex(), adapter.digest().hex()
 
 
 def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:

@@ -11,7 +11,7 @@ from plait.rounds.events import PublishFailed
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.privacy_card import attack_facts, secure_aggregation_facts
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_progress import LiveProgress
+from plait.rounds.run_progress import LiveProgress, RunProgress
 from plait.rounds.run_state import RunState
 from plait.rounds.run_view import RunView
 from plait.rounds.starting_point import parents_in
@@ -58,7 +58,6 @@ class Publisher:
 
     def _write(self, state: RunState) -> None:
         progress = self._progress()
-        evaluated, loss = progress.loss or (0, None)
         spec, adapter = published(self.adapter.spec, state.shadow, self.adapter.geometry, state.base.moved)
         card = model_card(
             name=self.directory.path.name,
@@ -67,7 +66,7 @@ class Publisher:
             rounds=state.round,
             clients=self.clients,
             base_loss=progress.base_loss,
-            final_loss=loss if evaluated == state.round else None,
+            final_loss=self._loss_of(state.round, progress),
             parents=self.parents,
             privacy=progress.privacy.facts if progress.privacy else (),
             masked=progress.masked.facts if progress.masked else (),
@@ -75,6 +74,15 @@ class Publisher:
         save_peft_directory(
             self.directory.adapter, spec=spec, state=adapter, base=self.base, card=card, parents=self.parents
         )
+
+    def _loss_of(self, number: int, progress: RunProgress) -> float | None:
+        """Held-out loss after a round; None if that was not evaluated yet."""
+        evaluated, loss = progress.loss or (0, None)
+        if evaluated <= number:
+            return loss if evaluated == number else None
+        # An earlier adapter is published again, because a later one was worse.
+        found = RunView.of(read_events(self.directory.ledger)).evaluations.get(number)
+        return found.loss if found else None
 
 
 def rewrite_card(directory: RunDirectory, base: BaseReference) -> None:

@@ -50,9 +50,10 @@ def test_steps_that_go_too_far_are_taken_back_and_the_run_says_so(plait, too_far
     assert "5 recomputed, bit for bit" in verified.out
 
 
-def test_a_run_that_ends_above_the_base_publishes_what_it_began_with(plait, too_far, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ran = plait(*too_far, "--rounds", 1, "--keep-updates", "--out", run)
+@pytest.mark.parametrize("method", ["lora", "p_tuning"])
+def test_a_run_that_ends_above_the_base_publishes_what_it_began_with(plait, too_far, tmp_path: Path, method) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "published"
+    ran = plait(*too_far, "--method", method, "--rounds", 1, "--keep-updates", "--publish", elsewhere, "--out", run)
     assert ran.code == 0, ran.err
     assert "the adapter of round 0 is published instead" in " ".join(ran.err.split())
     before, after = events_of(run, Evaluated)
@@ -65,6 +66,7 @@ def test_a_run_that_ends_above_the_base_publishes_what_it_began_with(plait, too_
     card = (run / "adapter" / "README.md").read_text()
     assert "| Rounds | 0 |" in card
     assert card.count(f" | {before.loss:.4f} |") == 2, "base and adapter"
+    assert (elsewhere / "latest" / "README.md").read_text() == card
 
 
 def test_a_learning_rate_ten_times_too_high_ends_no_worse_than_the_base_and_the_run_says_so(
