@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
@@ -90,9 +90,7 @@ class Server:
     ) -> None:
         if (kit is None) is not insecure:
             raise ConfigError("kit and insecure are both given or both missing, expected one of them")
-        for key in CLIENTS_SETTINGS:
-            if settings.get(key):
-                raise ConfigError(f"{key} is given, expected none: clients bring their own data")
+        _check_no_data(settings)
         named = {"clients": clients, "base": base_name(base, tokenizer), "rule": rule, "rounds": rounds}
         if stay and (settings or callbacks or any(value is not None for value in named.values())):
             raise ConfigError("a run's settings are given with stay, expected them as arguments of submit")
@@ -191,12 +189,13 @@ class Server:
             The run's name.
 
         Raises:
-            ConfigError: the server does not stay or has not started, a setting is not valid, the queue is full, or no
-                client could take part.
+            ConfigError: the server does not stay, has not started or has stopped, a setting is not valid, the queue is
+                full, or no client could take part.
         """
+        _check_no_data(settings)
         given = {"clients": clients, "base": base_name(base, tokenizer), "rule": rule, "rounds": rounds}
         table = run_config_of({**settings, **given, **dict.fromkeys(CLIENTS_SETTINGS, "")}).to_table()
-        return self._queueing().submit(
+        return self._queueing(takes=True).submit(
             _BY, json.dumps(table), priority=priority, cohort_labels=cohort_labels, name=name
         )
 
@@ -212,9 +211,9 @@ class Server:
         """Cancel a run of a server that stays, which waits or is served.
 
         Raises:
-            ConfigError: the server does not stay or has not started, there is no such run, or it is over.
+            ConfigError: the server does not stay, has not started or has stopped, there is no such run, or it is over.
         """
-        self._queueing().cancel(_BY, run)
+        self._queueing(takes=True).cancel(_BY, run)
 
     def wait(self, timeout_s: float | None = None, *, run: str = "") -> Result:
         """Wait until the run is over.
@@ -228,7 +227,7 @@ class Server:
 
         Raises:
             ConfigError: `run` is missing where the server stays, or it is none of its runs.
-            MachineError: it is not over in time, or it was cancelled or has failed.
+            MachineError: it is not over in time, was cancelled, has failed, or the server stopped before it began.
             PlaitError: the reason that the run stopped.
             Exception: what a callback raised.
         """
@@ -251,9 +250,12 @@ class Server:
         if self._thread is not None:
             self._thread.join()
 
-    def _queueing(self) -> Standing:
+    def _queueing(self, *, takes: bool = False) -> Standing:
+        """The queue; with `takes`, one that still takes orders."""
         if self._standing is None:
             raise ConfigError("this server has no queue, expected stay=True, and start or a with block before")
+        if takes and not (self._thread and self._thread.is_alive()):
+            raise ConfigError("this server has stopped, expected one that serves")
         return self._standing
 
     def _wait_for(self, run: str, timeout_s: float | None) -> Result:
@@ -272,6 +274,8 @@ class Server:
             if is_over:
                 if self._error is not None:
                     raise self._error
+                if not RunDirectory(place).has_started:
+                    raise MachineError(f"run {run} has not begun, and the server has stopped; start it again")
                 return Result(place)
             if end is not None and time.monotonic() > end:
                 raise MachineError(f"run {run} is not over after {timeout_s:g} s; wait again, or cancel it")
@@ -309,3 +313,9 @@ class Server:
             self._error = error
         finally:
             self._serves.set()
+
+
+def _check_no_data(settings: Mapping[str, object]) -> None:
+    for key in CLIENTS_SETTINGS:
+        if settings.get(key):
+            raise ConfigError(f"{key} is given, expected none: clients bring their own data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 import plait
 from plait.errors import ConfigError, MachineError
+from plait.queue import RunQueue
 from plait.rounds.events import RoundFinished
 from plait.trust import provision
 
@@ -136,5 +138,22 @@ def test_a_server_says_what_staying_needs(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="has no queue, expected stay=True"):
             act(plait.Server(rounds=2, insecure=True, out=tmp_path / "run"))
     staying = plait.Server(stay=True, insecure=True, quiet=True, out=tmp_path / "federation")
-    with staying, pytest.raises(ConfigError, match="there is no run 'run-7'"):
-        staying.wait(run="run-7")
+    with staying:
+        with pytest.raises(ConfigError, match="there is no run 'run-7'"):
+            staying.wait(run="run-7")
+        with pytest.raises(ConfigError, match="data is given, expected none: clients bring their own"):
+            staying.submit(base="tiny", rounds=1, data="stdlib")
+    for act in (lambda: staying.submit(base="tiny", rounds=1), lambda: staying.cancel("run-1")):
+        with pytest.raises(ConfigError, match="has stopped, expected one that serves"):
+            act()
+    assert staying.runs() == []
+
+
+def test_a_run_that_a_server_stops_before_is_said_not_to_have_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunQueue, "begin_next", lambda self, *, wait_s: time.sleep(wait_s))
+    with plait.Server(stay=True, insecure=True, quiet=True, out=tmp_path / "federation") as server:
+        run = server.submit(clients=3, base="tiny", rounds=1)
+    with pytest.raises(MachineError, match="run-1 has not begun, and the server has stopped"):
+        server.wait(run=run)
