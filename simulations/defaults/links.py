@@ -17,7 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 from corpora import CORPORA
-from grid import CLIENTS
+from one_run import CLIENTS
 
 import plait
 from plait.rounds import aggregator

@@ -44,6 +44,9 @@ def main() -> None:
     chosen = {name: each for name, each in VARIANTS.items() if arguments.only in (None, name)}
     before = json.loads((HERE / "results-tiny.json").read_text())["results"] if arguments.only else []
     before = [row for row in before if row["variant"] not in chosen]
+    targets = {row["seed"]: row["target"] for row in before}
+    if arguments.only and (unknown := sorted(set(seeds) - targets.keys())):
+        parser.error(f"results-tiny.json has no loss to reach of seeds {unknown}: run them without --only")
     done = sweep({**COMMON, "grid": {"variant": chosen}}, out=arguments.runs, seeds=seeds)
     if done.failed:
         raise SystemExit(str(dict(done.failed)))
@@ -51,7 +54,6 @@ def main() -> None:
         (cell.place["variant"], cell.seed): RunView.of(read_events(done.path / "cells" / cell.name / "ledger.jsonl"))
         for cell in done.grid.cells
     }
-    targets = {row["seed"]: row["target"] for row in before}
     if not before:
         targets = {seed: last_loss(views[SYNCHRONOUS, seed]) for seed in seeds}
     rows = before + [

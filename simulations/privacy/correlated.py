@@ -16,22 +16,20 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
-from record import measured  # noqa: E402
+from record import measured, pieces  # noqa: E402
 
 from plait.config import RunConfig  # noqa: E402
-from plait.data import Dataset, Record, RecordKind, as_dataset  # noqa: E402
+from plait.data import Dataset, RecordKind, as_dataset  # noqa: E402
 from plait.rounds.ledger import read_events  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
 from plait.rounds.run_view import RunView  # noqa: E402
 from plait.simulation.execution import begin, execute, prepare  # noqa: E402
 from plait.simulation.loaded import Loaded  # noqa: E402
 
-CHARACTERS, RECORDS, MEASURED = 96, 4000, 256
+RECORDS, MEASURED = 4000, 256
 RESTS = {"dp_min_separation": 10}
 CELLS: Mapping[str, Mapping[str, object]] = {
     "no privacy": {},
@@ -47,18 +45,9 @@ COMMON = {
 }  # fmt: skip
 
 
-def pieces(seed: int) -> tuple[list[Record], list[Record]]:
-    """Records to train on and others to measure on."""
-    every = [" ".join(record.text.split()) for record in as_dataset("stdlib").records]
-    cut = [text[at : at + CHARACTERS] for text in every for at in range(0, len(text) - CHARACTERS, CHARACTERS)]
-    order = np.random.default_rng(seed).permutation(len(cut))
-    records = [Record(text=cut[index]) for index in order[: RECORDS + MEASURED]]
-    return records[:RECORDS], records[RECORDS:]
-
-
 def cell(name: str, epsilon: float, clip: float, seed: int, loaded: Loaded) -> dict[str, object]:
     """One run, and how far the loss on other pieces fell, in nats per token."""
-    records, others = pieces(seed)
+    records, others = pieces((record.text for record in as_dataset("stdlib").records), seed, RECORDS, MEASURED)
     settings = {**COMMON, **CELLS[name], "seed": seed}
     if name != "no privacy":
         settings |= {"dp_epsilon": epsilon, "dp_clip": clip}
@@ -86,14 +75,16 @@ def main() -> None:
     parser.add_argument("--epsilon", type=float, default=8.0)
     parser.add_argument("--clip", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--cells", nargs="+", default=list(CELLS))
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     asked = parser.parse_args()
     path, loaded = HERE / "correlated.jsonl", Loaded()
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(line["cell"], line["clip"], line["seed"]) for line in lines}
+    # What a run has spent is a hair below what was asked for.
+    done = {(line["cell"], line["epsilon"] and round(line["epsilon"], 3), line["clip"], line["seed"]) for line in lines}
     for seed in asked.seeds:
         for name in asked.cells:
-            if (name, asked.clip, seed) not in done:
+            epsilon = None if name == "no privacy" else round(asked.epsilon, 3)
+            if (name, epsilon, asked.clip, seed) not in done:
                 line = cell(name, asked.epsilon, asked.clip, seed, loaded)
                 print(json.dumps(line), flush=True)
                 with path.open("a") as file:

@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,19 +51,19 @@ TIMES = (0.3, 1.0, 3.0)
 """Of the method's default learning rate, among which `--choose` chooses."""
 
 
-def pieces(path: Path, seed: int) -> tuple[list[Record], list[Record]]:
-    """Records to train on and others to measure on, both drawn from all texts."""
-    texts = [json.loads(line)["text"] for line in path.read_text().splitlines()]
+def pieces(texts: Iterable[str], seed: int, count: int, others: int) -> tuple[list[Record], list[Record]]:
+    """Records to train on and others to measure on, so many of each, both drawn from all texts."""
     every = [" ".join(text.split()) for text in texts]
     cut = [text[at : at + CHARACTERS] for text in every for at in range(0, len(text) - CHARACTERS, CHARACTERS)]
     order = np.random.default_rng(seed).permutation(len(cut))
-    records = [Record(text=cut[index]) for index in order[: RECORDS + MEASURED]]
-    return records[:RECORDS], records[RECORDS:]
+    records = [Record(text=cut[index]) for index in order[: count + others]]
+    return records[:count], records[count:]
 
 
 def gained(name: str, epsilon: float, times: float, seed: int, path: Path, loaded: Loaded) -> dict[str, object]:
     """One run, and how far the loss on other pieces fell, in nats per token."""
-    records, others = pieces(path, seed)
+    texts = (json.loads(line)["text"] for line in path.read_text().splitlines())
+    records, others = pieces(texts, seed, RECORDS, MEASURED)
     dataset = Dataset.of(f"pieces-{seed}", RecordKind.TEXT, records)
     settings = {**COMMON, **METHODS[name], "seed": seed}
     if epsilon:

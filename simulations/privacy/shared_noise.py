@@ -17,21 +17,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
-from plait.adapters import AdapterState, load_peft_directory  # noqa: E402
+from record import measured, pieces  # noqa: E402
+
 from plait.config import RunConfig  # noqa: E402
-from plait.data import Dataset, Record, RecordKind, as_dataset  # noqa: E402
+from plait.data import Dataset, RecordKind, as_dataset  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
 from plait.simulation.execution import begin, execute, prepare  # noqa: E402
 from plait.simulation.loaded import Loaded  # noqa: E402
-from plait.simulation.simulation import Simulation  # noqa: E402
-from plait.training.trainer import measure_losses  # noqa: E402
 
-CHARACTERS, RECORDS, MEASURED = 96, 3200, 256
+RECORDS, MEASURED = 3200, 256
 COMMON = {
     "base": "tiny", "clients": 100, "partition": "iid", "rounds": 3, "local_steps": 4, "batch_size": 8, "seq_len": 32,
     "rule": "ffa", "rank": 1, "learning_rate": 0.01, "threads": 1, "own_share": 0.0, "take_back": False,
@@ -46,18 +43,9 @@ WAYS: Mapping[str, Mapping[str, object]] = {
 CLIPS = (1.0,)
 
 
-def pieces(seed: int) -> tuple[list[Record], list[Record]]:
-    """Records to train on and others to measure on."""
-    texts = [" ".join(record.text.split()) for record in as_dataset("stdlib").records]
-    cut = [text[at : at + CHARACTERS] for text in texts for at in range(0, len(text) - CHARACTERS, CHARACTERS)]
-    order = np.random.default_rng(seed).permutation(len(cut))
-    records = [Record(text=cut[index]) for index in order[: RECORDS + MEASURED]]
-    return records[:RECORDS], records[RECORDS:]
-
-
 def gained(way: str, clip: float, seed: int, loaded: Loaded) -> dict[str, object]:
     """One run, and how far the loss on other pieces fell, in nats per token."""
-    records, others = pieces(seed)
+    records, others = pieces((record.text for record in as_dataset("stdlib").records), seed, RECORDS, MEASURED)
     dataset = Dataset.of(f"pieces-{seed}", RecordKind.TEXT, records)
     settings = {**COMMON, **WAYS[way], "seed": seed} | ({"dp_clip": clip} if way != "none" else {})
     with tempfile.TemporaryDirectory() as folder:
@@ -70,23 +58,9 @@ def gained(way: str, clip: float, seed: int, loaded: Loaded) -> dict[str, object
         events = [json.loads(line) for line in directory.ledger.read_text().splitlines()]
         noise = [event["noise_over_clip"] for event in events if event["event"] == "privacy_started"]
         uplink = [event["uplink_bytes"] for event in events if event["event"] == "update_received"]
-        adapter = load_peft_directory(directory.adapter)
-        base = Simulation(run, data, loaded).base
-        model = base.carrying(adapter.spec(), AdapterState.from_tensors(adapter.spec().layout, adapter.tensors))
-        rows = loaded.tokens(
-            others, kind=RecordKind.TEXT, task=adapter.spec().task, labels=(), tokenizer=base.tokenizer,
-            seq_len=config.seq_len, apart=True,
-        )  # fmt: skip
-
-        def loss() -> float:
-            found = measure_losses(model, rows, task=adapter.spec().task, pad_token=base.pad_token, batch_size=32)
-            return sum(found.losses) / sum(found.counts)
-
-        after = loss()
-        with model.disable_adapter():
-            before = loss()
+        before, after, size = measured(run, data, others, loaded)
     return {
-        "way": way, "clip": clip, "seed": seed, "parameters": adapter.spec().layout.size,
+        "way": way, "clip": clip, "seed": seed, "parameters": size,
         "noise_over_clip": round(noise[0], 3) if noise else 0.0, "uplink_bytes": max(uplink),
         "base": round(before, 4), "gain": round(before - after, 4), "cpu_s": round(taken, 1),
     }  # fmt: skip
