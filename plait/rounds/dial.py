@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 FEWEST_BITS = 1.0
-"""The fewest bits per parameter at which five rounds kept at least 97 % of float32's gain."""
+"""The fewest bits per parameter at which five rounds of SmolLM2 kept at least 97 % of float32's gain, on two texts."""
 
 
 def dial_sentence(wire: object) -> str:
