@@ -1,9 +1,10 @@
 """Back up the directory of a federation while it is served, and restore it elsewhere.
 
-An archive is a tar whose first member lists all others with size and SHA-256. The journal is read first, so that every
-run in it that is over is whole. Of the run in progress the newest checkpoint is taken, then the ledger up to the end
-of the checkpoint's round. What came later is done again, to the same bits where clients are at most one round ahead:
-they keep what a round began from for the newest two.
+An archive is a tar whose first member lists all others with size and SHA-256: against damage, not against whoever may
+write it. The journal is read first, so that every run in it that has ended is whole. Of the run in progress the newest
+checkpoint is taken, then the published adapter, which may be the best one of earlier rounds, then the ledger up to the
+end of the checkpoint's round. What came later is done again, to the same bits where clients are at most one round
+ahead: they keep what a round began from for the newest two.
 
 Knows nothing of servers and of clients.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -30,6 +32,7 @@ from plait.files import cannot_write, fsync_directory, make_private_directory
 from plait.queue.acts import Restored
 from plait.queue.run_queue import JOURNAL_FILE, RUNS_FOLDER, Entry, RunQueue, State, read_queue
 from plait.rounds.checkpoint import damage_of
+from plait.rounds.events import RoundStarted, RunFinished
 from plait.rounds.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 
@@ -99,7 +102,7 @@ def back_up(directory: Path, archive: Path) -> Summary:
                 begun += 1
                 source, target = directory / RUNS_FOLDER / entry.run, staged / RUNS_FOLDER / entry.run
                 if entry.is_over:
-                    _link_tree(source, target)
+                    _take_over(source, target)
                 else:
                     running, number = entry.run, _take_running(source, target)
             files = sorted(path for path in staged.rglob("*") if path.is_file())
@@ -170,12 +173,24 @@ def restore(archive: Path, directory: Path, *, private_too: bool = False) -> Sum
     return Summary(cast("float", told["taken"]), begun, len(files), size, name, number, cancelled)
 
 
+def _take_over(source: Path, target: Path) -> None:
+    """Take a run that is over; its server may remove what `plait verify` alone reads, or be ending a cancelled one."""
+    for _ in range(_ATTEMPTS):
+        try:
+            _link_tree(source, target)
+        except FileNotFoundError:
+            shutil.rmtree(target, ignore_errors=True)
+        else:
+            return
+    raise _too_fast(source)
+
+
 def _take_running(source: Path, target: Path) -> int:
     """Take a run that goes on meanwhile; gives the round after which it will be continued."""
     run = RunDirectory(source)
     for _ in range(_ATTEMPTS):
         target.mkdir(parents=True, exist_ok=True)
-        rounds = sorted(run.checkpoints.glob("round-*"), key=lambda path: (len(path.name), path.name))
+        rounds = _rounds(run)
         if not rounds or not run.ledger.exists():
             # Nothing was asked of a client yet: the run begins anew.
             shutil.rmtree(target)
@@ -183,6 +198,7 @@ def _take_running(source: Path, target: Path) -> int:
         newest = rounds[-1]
         try:
             _link_tree(newest, target / "checkpoints" / newest.name)
+            _link_tree(run.adapter, target / run.adapter.name)
             for name in (run.config, run.server, run.noise_key):
                 if name.exists():
                     _link(name, target / name.name)
@@ -195,17 +211,29 @@ def _take_running(source: Path, target: Path) -> int:
         except (FileNotFoundError, ValueError):
             shutil.rmtree(target)  # an older checkpoint was dropped meanwhile
             continue
-        if not any(damage_of(target / "checkpoints").values()):
+        # A later adapter is of no round that the ledger tells of.
+        if _rounds(run)[-1:] == [newest] and not any(damage_of(target / "checkpoints").values()):
             return number
         shutil.rmtree(target)
-    raise MachineError(f"run '{source.name}' went on faster than it could be read {_ATTEMPTS} times, try again")
+    raise _too_fast(source)
+
+
+def _too_fast(source: Path) -> MachineError:
+    return MachineError(f"run '{source.name}' went on faster than it could be read {_ATTEMPTS} times, try again")
+
+
+def _rounds(run: RunDirectory) -> list[Path]:
+    return sorted(run.checkpoints.glob("round-*"), key=lambda path: (len(path.name), path.name))
 
 
 def _until_round(ledger: Path, number: int) -> bytes:
-    """The lines of a ledger until a later round begins."""
+    """The lines of a ledger until a later round begins, or the run ends, which publishes its adapter."""
     lines = read_lines(ledger)
     later = (
-        at for at, line in enumerate(lines) if line["event"] == "round_started" and cast("int", line["round"]) > number
+        at
+        for at, line in enumerate(lines)
+        if line["event"] == RunFinished.event
+        or (line["event"] == RoundStarted.event and cast("int", line["round"]) > number)
     )
     kept = next(later, len(lines))
     return b"".join(raw + b"\n" for raw in ledger.read_bytes().split(b"\n")[:kept])
@@ -276,7 +304,7 @@ def _opened(archive: Path) -> Generator[tarfile.TarFile]:
     try:
         with tarfile.open(archive, "r|*") as tar:
             yield tar
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
         raise PeerError(f"'{archive}' is damaged or no archive, expected one of `plait backup`: {error}") from error
 
 
@@ -292,6 +320,8 @@ def _manifest(tar: tarfile.TarFile) -> dict[str, object]:
     kinds = {"format": int, "taken": float, "running": str, "round": int, "files": dict}
     if {key: type(value) for key, value in found.items()} != kinds or found["format"] != _FORMAT:
         raise PeerError(f"{_MANIFEST} has other keys or another format than {_FORMAT}, expected {', '.join(kinds)}")
+    if not math.isfinite(cast("float", found["taken"])) or cast("int", found["round"]) < 0:
+        raise PeerError(f"{_MANIFEST} has no time or no round, expected both")
     return found
 
 
@@ -344,6 +374,8 @@ def _checked(directory: Path) -> list[Entry]:
     """The runs of a federation whose journal, ledgers and checkpoints were checked."""
     entries = read_queue(directory)
     for entry in entries:
+        if not _PART.fullmatch(entry.run):
+            raise PeerError(f"journal has a run {entry.run[:100]!a}, expected the name of a directory")
         run = RunDirectory(directory / RUNS_FOLDER / entry.run)
         if run.ledger.exists():
             read_lines(run.ledger)

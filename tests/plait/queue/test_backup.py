@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import stat
 import tarfile
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError, PeerError
-from plait.queue import JOURNAL_FILE, Outcome, RunQueue, State, back_up, read_queue, restore
-from plait.rounds.events import RunFinished
-from plait.rounds.ledger import Ledger
+from plait.queue import JOURNAL_FILE, Outcome, RunQueue, State, back_up, backup, read_queue, restore
+from plait.queue.acts import RunSubmitted
+from plait.rounds.checkpoint import _digest
+from plait.rounds.events import Event, RoundStarted, RunFinished
+from plait.rounds.ledger import Ledger, read_lines
 
 CONFIG = {"base": "tiny", "rounds": 1, "dp": "off"}
 
@@ -27,9 +30,7 @@ def federation(tmp_path: Path) -> Path:
     queue.begin_next(wait_s=1)
     run = queue.folder("over")
     (run / "adapter").mkdir(parents=True)
-    ledger = Ledger(run / "ledger.jsonl")
-    ledger.append(RunFinished())
-    ledger.close()
+    _told(run, RunFinished())
     for name in ("noise.key", "adapter/adapter_model.safetensors", "server.log", ".inbox"):
         (run / name).write_bytes(name.encode())
     (run / "link").symlink_to("/etc/hostname")
@@ -37,6 +38,72 @@ def federation(tmp_path: Path) -> Path:
     queue.begin_next(wait_s=1)
     queue.close()
     return directory
+
+
+def _told(run: Path, *events: Event) -> None:
+    ledger = Ledger(run / "ledger.jsonl")
+    for event in events:
+        ledger.append(event)
+    ledger.close()
+
+
+def _checkpoint(run: Path, number: int) -> None:
+    folder = run / "checkpoints" / f"round-{number:06d}"
+    folder.mkdir(parents=True)
+    scalars = {"round": number, "files": {}}
+    (folder / "state.json").write_text(json.dumps({**scalars, "digest": _digest(scalars)}))
+
+
+@pytest.mark.parametrize("later", [RoundStarted(round=2, cohort=()), RunFinished()], ids=["another round", "the end"])
+def test_of_a_run_in_progress_the_adapter_is_taken_and_nothing_after_its_checkpoint_is_told(
+    federation: Path, tmp_path: Path, later: Event
+) -> None:
+    going = federation / "runs" / "going"
+    _checkpoint(going, 1)
+    (going / "adapter").mkdir()
+    (going / "adapter" / "adapter_model.safetensors").write_bytes(b"the best until now")
+    _told(going, RoundStarted(round=1, cohort=()), later)
+    taken = back_up(federation, tmp_path / "a.tar")
+    assert (taken.running, taken.round) == ("going", 1)
+    restore(tmp_path / "a.tar", tmp_path / "new")
+    new = tmp_path / "new" / "runs" / "going"
+    assert (new / "adapter" / "adapter_model.safetensors").read_bytes() == b"the best until now"
+    assert [line["event"] for line in read_lines(new / "ledger.jsonl")] == ["round_started"]
+
+
+def test_a_checkpoint_that_is_followed_by_another_meanwhile_is_not_taken_with_a_later_adapter(
+    federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = federation / "runs" / "going"
+    _checkpoint(going, 1)
+    _told(going, RoundStarted(round=1, cohort=()))
+    link = backup._link_tree
+
+    def link_and_go_on(source: Path, target: Path) -> None:
+        link(source, target)
+        if source.name == "round-000001":
+            _checkpoint(going, 2)
+
+    monkeypatch.setattr(backup, "_link_tree", link_and_go_on)
+    assert back_up(federation, tmp_path / "a.tar").round == 2
+
+
+def test_files_that_go_from_a_run_that_is_over_do_not_end_the_backup(
+    federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = federation / "runs" / "over" / "spool"
+    spool.mkdir()
+    (spool / "x").write_bytes(b"x")
+    link = backup._link
+
+    def link_too_late(source: Path, target: Path) -> None:
+        if source.parent == spool:
+            shutil.rmtree(spool)
+        link(source, target)
+
+    monkeypatch.setattr(backup, "_link", link_too_late)
+    taken = back_up(federation, tmp_path / "a.tar")
+    assert (taken.runs, taken.files) == (2, 4)
 
 
 def test_what_is_restored_is_what_was_backed_up_and_private(federation: Path, tmp_path: Path) -> None:
@@ -133,6 +200,25 @@ def test_an_archive_that_is_none_leaves_nothing(federation: Path, tmp_path: Path
     with pytest.raises(PeerError, match=message):
         restore(tmp_path / "b.tar", tmp_path / "new")
     assert _names(tmp_path) == ["a.tar", "b.tar", "federation"]
+
+
+@pytest.mark.parametrize("told", [{"round": -1}, {"taken": float("nan")}, {"round": 1.5}, None], ids=str)
+def test_a_list_of_files_that_is_none_is_refused_in_one_line(federation: Path, tmp_path: Path, told: dict) -> None:
+    good = {"format": 1, "taken": 1.0, "running": "", "round": 0, "files": {}}
+    with tarfile.open(tmp_path / "a.tar", "w") as bad:
+        _member("plait-backup.json", b"[" * 200_000 if told is None else json.dumps({**good, **told}).encode())(bad, {})
+    with pytest.raises(PeerError, match=r"plait-backup\.json has|damaged or no archive"):
+        restore(tmp_path / "a.tar", tmp_path / "new")
+    assert _names(tmp_path) == ["a.tar", "federation"]
+
+
+def test_a_journal_that_names_a_run_elsewhere_is_refused(tmp_path: Path) -> None:
+    queue = RunQueue(tmp_path / "elsewhere")
+    queue.record(RunSubmitted(run="../../evil", by="olga", number=1, config={}))
+    queue.close()
+    back_up(tmp_path / "elsewhere", tmp_path / "a.tar")
+    with pytest.raises(PeerError, match=r"journal has a run '\.\./\.\./evil', expected the name of a directory"):
+        restore(tmp_path / "a.tar", tmp_path / "new")
 
 
 @pytest.mark.parametrize("spoil", ["cut", "no archive", "journal"])
