@@ -6,8 +6,11 @@ ledger, settings, report and keys stay, since nobody else may have them.
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from plait.queue.run_queue import Entry, RunQueue
@@ -30,11 +33,12 @@ def tidy_runs(queue: RunQueue, *, keep: int) -> int:
 def size_of(folder: Path) -> int:
     """Bytes of all files below a folder, which others may be writing."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size if path.is_file() and not path.is_symlink() else 0
-        except FileNotFoundError:
-            continue
+    # Unlike `rglob`, which fails where a folder goes while it is read.
+    for above, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                facts = Path(above, name).lstat()
+                total += facts.st_size if stat.S_ISREG(facts.st_mode) else 0
     return total
 
 
@@ -43,7 +47,8 @@ def _ended(entry: Entry) -> float:
 
 
 def _tidy(run: Path) -> int:
-    return _remove((run / "spool", run / ".inbox", *sorted((run / "checkpoints").glob("round-*"))[:-1]))
+    checkpoints = sorted((run / "checkpoints").glob("round-*"), key=lambda path: (len(path.name), path.name))
+    return _remove((run / "spool", run / ".inbox", *checkpoints[:-1]))
 
 
 def _remove(folders: Iterable[Path]) -> int:

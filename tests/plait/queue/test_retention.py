@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,19 @@ def test_older_runs_give_up_what_no_result_needs_and_nothing_else(tmp_path: Path
         assert left == {*RESULT, *(() if name in tidied else ROOM)}, name
     assert tidy_runs(queue, keep=keep) == 0
     queue.close()
+
+
+def test_a_folder_that_goes_while_it_is_measured_has_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "kept").write_bytes(b"x" * 10)
+    (tmp_path / "link").symlink_to("kept")
+    scan = os.scandir
+
+    def scan_too_late(place: str | Path) -> object:
+        if Path(place).name == "gone" and Path(place).exists():
+            Path(place).rmdir()
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", scan_too_late)
+    assert size_of(tmp_path) == 10
+    assert not (tmp_path / "gone").exists()
