@@ -84,6 +84,7 @@ class Standing:
         self._lock = threading.Lock()
         self._current: tuple[str, StopRequest] | None = None
         self._stopping = self._serves = False
+        self._cannot_serve: PlaitError | None = None
         self._on_start: Callable[[str], None] = lambda _: None
         self.grid: GrpcGrid = open_grid(serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, desk=self)
         self.grid.count_runs(self._queue.counts)
@@ -116,7 +117,11 @@ class Standing:
 
     def _start(self) -> None:
         if not self._serves:
-            self.grid.start()
+            try:
+                self.grid.start()
+            except PlaitError as error:
+                self._cannot_serve = error
+                raise
             self._serves = True
             self._on_start(self.grid.address)
 
@@ -276,6 +281,8 @@ class Standing:
         except DiskFullError:
             raise
         except PlaitError as error:
+            if error is self._cannot_serve:
+                raise  # a port that is taken is no fault of the run, which goes on with the next start
             self._queue.end(entry.run, Outcome.FAILED, str(error))
         except Exception as error:
             # A fault in one run must not end the federation.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from plait.api.room import disk_bytes, most_disk_bytes
 from plait.api.serving import Serving
 from plait.api.standing import House, Standing, _Quota
 from plait.config import config_from_table
-from plait.errors import ConfigError
-from plait.queue import read_queue
+from plait.errors import ConfigError, MachineError
+from plait.queue import RunQueue, State, read_queue
 from plait.rounds.events import RoundFinished, RoundStarted, UpdateReceived
 from plait.rounds.stop import StopRequest
 from plait.settle import settle
@@ -41,6 +42,22 @@ def test_a_run_that_cannot_fit_is_refused_in_one_line_with_the_estimate(standing
     assert "\n" not in str(caught.value)
     assert read_queue(tmp_path / "federation") == []
     assert submit(rank=1, wire="1") == "run-1"
+
+
+def test_a_port_that_is_taken_is_no_fault_of_the_run_that_was_being_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = RunQueue(tmp_path / "federation")
+    queue.submit(config_from_table(RUN).to_table(), by="olga", number=7, name="going")
+    queue.begin_next(wait_s=1)
+    queue.close()
+    monkeypatch.setattr("plait.api.standing.open_service", lambda *_, **__: object())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        serving = Serving(listen=listen, kit="", metrics="", grace_s=1.0, run_number=0)
+        with pytest.raises(MachineError, match=listen):
+            Standing(tmp_path / "federation", serving, quiet=True).serve()
+    assert [entry.state for entry in read_queue(tmp_path / "federation")] == [State.RUNNING]
 
 
 def test_the_bound_that_costs_nothing_is_above_the_estimate() -> None:
