@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -140,7 +141,9 @@ class Passes:
         try:
             write_atomically(self._file, _FILE.dump_json(written), mode=0o600)
         except PlaitError as error:
-            # They are good as long as this process lives.
+            # They are good as long as this process lives, and none that was ended comes back with the next.
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
             logging.getLogger("plait.page").warning("sessions of the page are not kept: %s", error)
 
     def _load(self, file: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from plait.errors import MachineError
 from plait.page.passes import Passes, Visitor
 from plait.trust import Role
 from plait.trust.certificate import Shown
@@ -54,4 +55,19 @@ def test_a_file_that_others_can_read_is_not_trusted(tmp_path: Path) -> None:
     file = tmp_path / "sessions"
     token = passes(file).issue(OLGA, 60)
     file.chmod(0o644)
+    assert passes(file).find(token) is None
+
+
+def test_a_session_that_was_ended_does_not_come_back_where_the_disk_was_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sessions"
+    before = passes(file)
+    token = before.issue(OLGA, 60)
+
+    def fail(path: Path, data: bytes, *, mode: int) -> None:
+        raise MachineError(f"cannot write {path}, {len(data)} bytes, {mode:o}")
+
+    monkeypatch.setattr("plait.page.passes.write_atomically", fail)
+    assert before.take(token) == OLGA
     assert passes(file).find(token) is None
