@@ -62,16 +62,22 @@ def test_a_value_that_cannot_be_is_the_servers_fault(key, value):
 
 
 def test_clients_are_told_of_privacy_only_where_the_run_has_some():
-    keys = {"dp", "dp-epsilon", "dp-delta", "dp-clip", "dp-clip-quantile", "dp-noise-multiplier", "dp-mechanism"}
+    keys = {"dp", "dp-epsilon", "dp-delta", "dp-clip", "dp-clip-quantile", "dp-noise-multiplier"}
     assert not keys & set(welcome_table(RunConfig().to_table()))
     told = welcome_table(RunConfig(dp="client", dp_epsilon=8.0).to_table())
     assert keys <= set(told)
     assert config_from_welcome(told).dp_epsilon == 8.0
 
 
+def test_what_nodes_of_the_previous_version_do_not_know_is_told_only_where_it_is_set():
+    private = {"dp": "client", "dp_epsilon": 8.0, "dp_clip": 1.0, "clients": 60, "clients_per_round": 4}
+    plain = welcome_table(RunConfig(**private).to_table())
+    assert not plain.keys() & {"dp-mechanism", "dp-min-separation", "step-budget", "secure-aggregation"}
+    told = welcome_table(RunConfig(**private, dp_mechanism="blt", dp_min_separation=3).to_table())
+    assert (told["dp-mechanism"], told["dp-min-separation"]) == ("blt", 3)
+
+
 def test_clients_are_told_of_masks_only_where_the_run_has_some():
-    assert "step-budget" not in welcome_table(RunConfig().to_table())
-    assert welcome_table(RunConfig(step_budget="speed").to_table())["step-budget"] == "speed"
     assert "secure-aggregation" not in welcome_table(RunConfig().to_table())
     told = welcome_table(RunConfig(secure_aggregation=True).to_table())
     assert config_from_welcome(told).secure_aggregation
