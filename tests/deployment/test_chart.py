@@ -48,6 +48,15 @@ def test_the_server_of_the_chart_is_started_with_a_command_that_plait_accepts():
     assert kit == {"ca.crt", "clients.json", "operator.token", "server.crt", "server.key"}
 
 
+def test_the_state_of_the_chart_is_below_no_folder_that_others_can_change():
+    # Kubernetes lets the group write the root of a volume, and with every start all files, unless it is told not to.
+    template = (CHART / "templates" / "statefulset.yaml").read_text()
+    (folder,) = re.findall(r"mountPath: /var/lib/plait\n +subPath: (\w+)$", template, flags=re.MULTILINE)
+    assert f"mkdir -p /volume/{folder}\n" in template
+    assert f"chmod 700 /volume/{folder}\n" in template
+    assert re.search(r"^ +fsGroupChangePolicy: OnRootMismatch$", template, flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_helm_renders_what_kubernetes_accepts(changes):
     chart = pytest.importorskip("helm_python.chart")
