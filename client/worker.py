@@ -23,6 +23,7 @@ from plait.errors import MachineError, PlaitError
 
 MOST_WAITING = 8
 """Waiting tasks besides the current one; an honest server sends one at a time."""
+_PREPARATION_S = 10.0
 
 
 @dataclass(eq=False)
@@ -116,10 +117,10 @@ class Worker:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            # Preparation cannot be interrupted; it holds nothing that needs to be saved.
             preparing = self._busy and self._current is None
-        if not preparing:
-            self._thread.join()
+        # Preparation cannot be interrupted, and holds nothing that needs to be saved. But a library that still loads a
+        # base while the process ends may abort it, and most bases are loaded in seconds.
+        self._thread.join(_PREPARATION_S if preparing else None)
 
     def _work(self) -> None:
         while (job := self._next()) is not None:

@@ -68,6 +68,26 @@ def test_work_of_an_attempt_ends_when_the_server_begins_another(asked: Task, is_
         worker.close()
 
 
+def test_a_node_does_not_end_while_it_loads_a_base_that_is_soon_there() -> None:
+    loading, loaded, done = threading.Event(), threading.Event(), list[str]()
+
+    def load(_: Run) -> Busy:
+        loading.set()
+        loaded.wait()
+        done.append("base")
+        return busy
+
+    busy = Busy()
+    worker = Worker(load, downloads=busy, uploads=busy, tell=lambda _: None)  # pyright: ignore[reportArgumentType]
+    worker.move_to(RUN)
+    assert loading.wait(60)
+    soon = threading.Timer(0.2, loaded.set)
+    soon.start()
+    worker.close()
+    assert done == ["base"]
+    soon.join()
+
+
 @pytest.mark.parametrize(
     ("given", "doing", "attempt"),
     [
