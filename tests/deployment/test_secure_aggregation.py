@@ -58,7 +58,7 @@ def test_a_client_that_is_killed_at_any_stage_is_a_dropout_of_it_and_is_in_the_n
         stage = points[number - 1].split("/")[1]
         deployment.until(lambda: deployment.events("update_refused", client="dave", stage=stage))  # noqa: B023
         deployment.start("dave", doomed=following)
-    deployment.finish(("server", "alice", "bob", "carol", "dave"))
+    deployment.finish()
 
     lost = [(event["round"], event["stage"]) for event in deployment.events("update_refused", client="dave")]
     assert [each for each in lost if each[1] != "delivery"] == [
@@ -107,8 +107,7 @@ def test_clients_add_their_noise_over_the_network_and_whoever_is_killed_the_sum_
     deployment.join("dave", data=deployment.federation / "alice.jsonl", doomed="client/training/2/before")
     deployment.until_killed("dave")
     deployment.until(lambda: deployment.events("update_refused", client="dave", stage="training"))
-    deployment.start("dave", doomed="")
-    deployment.finish(("server", "alice", "bob", "carol", "dave"))
+    deployment.finish()
 
     (promised,) = deployment.events("privacy_started")
     assert (promised["guaranteed"], promised["observer"]) == (3, "everybody, the server too")
