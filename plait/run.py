@@ -214,10 +214,30 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     residual = 0 if settled.new_factors else 1 if settled.masked else lag
     moments = 2 if config.moments == "carry" else 0
     drift = 2 if config.scaffold else 1 if config.feddyn else 0
-    bits = max(settled.codec.bits, NEW_FACTORS_BITS if settled.new_factors else 0)
+    bits = _bits_of_broadcasts(settled)
     accepted = 2.0 * (config.take_back and not rule.moves_base)  # the master, and what was evaluated
     return CopiesOnDisk(
         client=2 * (own + residual + moments + drift),
         client_after=own,
         server=1 + CHECKPOINTS_KEPT * (1 + accepted + max(lag, 1) + settled.optimizer.copies + bits / 32),
     )
+
+
+def bits_on_links(settled: Settled, size: int, *, evaluates: bool) -> tuple[float, float]:
+    """Bits for each of `size` parameters in an update and in a broadcast, under masks with what these take beside them.
+
+    Args:
+        settled: of the run.
+        size: of the adapter, in parameters.
+        evaluates: whether every round is evaluated.
+    """
+    up, down = settled.codec.bits, _bits_of_broadcasts(settled)
+    if masked := settled.masked:
+        sums = 2 if evaluates else 1
+        up = masked.bits_up(size, sums=sums, certified=True)
+        down += masked.more_bits_down(size, sums=sums, certified=True)
+    return up, down
+
+
+def _bits_of_broadcasts(settled: Settled) -> float:
+    return max(settled.codec.bits, NEW_FACTORS_BITS) if settled.new_factors else settled.codec.bits

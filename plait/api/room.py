@@ -26,10 +26,12 @@ def disk_bytes(settled: Settled, base: Path) -> int:
     """
     from plait.aggregation import geometry_of
     from plait.report import CostEstimate, CostInputs
-    from plait.run import blueprint_of, copies_on_disk
+    from plait.run import bits_on_links, blueprint_of, copies_on_disk
 
     config = settled.config
     blueprint = blueprint_of(settled, base, weights=False)
+    evaluates = config.dp == "off"
+    bits_up, bits_down = bits_on_links(settled, blueprint.spec.layout.size, evaluates=evaluates)
     return CostEstimate(
         CostInputs(
             trainable_parameters=blueprint.spec.layout.size,
@@ -37,10 +39,10 @@ def disk_bytes(settled: Settled, base: Path) -> int:
             clients=config.clients,
             clients_per_round=config.cohort_size,
             rounds=config.rounds,
-            bits_up=settled.codec.bits,
-            bits_down=settled.codec.bits,
+            bits_up=bits_up,
+            bits_down=bits_down,
             overhead_bytes=0,
-            evaluating_clients=config.clients,
+            evaluating_clients=config.clients if evaluates else 0,
             server_copies=copies_on_disk(settled, geometry_of(blueprint.spec)).server,
         )
     ).server_disk_bytes

@@ -101,24 +101,17 @@ def estimate(
     from plait.aggregation import geometry_of
     from plait.report import CostEstimate, CostInputs, estimate_tables
     from plait.rounds.aggregator import largest_update
-    from plait.rounds.broadcasts import NEW_FACTORS_BITS
-    from plait.run import blueprint_of, copies_on_disk
+    from plait.run import bits_on_links, blueprint_of, copies_on_disk
     from plait.settle import settle
     from plait.training.bases import locate_config, quiet_libraries
 
     quiet_libraries()
     settled = settle(settings)
     blueprint = blueprint_of(settled, locate_config(settings.base, revision=settings.revision), weights=False)
-    bits = settled.codec.bits
     geometry = geometry_of(blueprint.spec)
     copies = copies_on_disk(settled, geometry)
-    bits_down = max(bits, NEW_FACTORS_BITS) if settled.new_factors else bits
     evaluates = evaluate and settled.config.dp == "off"
-    bits_up = bits
-    if masked := settled.masked:
-        size, sums = blueprint.spec.layout.size, 2 if evaluates else 1
-        bits_up = masked.bits_up(size, sums=sums, certified=True)
-        bits_down += masked.more_bits_down(size, sums=sums, certified=True)
+    bits_up, bits_down = bits_on_links(settled, blueprint.spec.layout.size, evaluates=evaluates)
     costs = CostEstimate(
         CostInputs(
             trainable_parameters=blueprint.spec.layout.size,

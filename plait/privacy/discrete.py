@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.privacy.noise import BLOCK, Integers, Keystream, Words
+from plait.privacy.noise import BLOCK, Guide, Integers, Keystream, Words
 
 MOST_FRACTION_BITS = 12
 # Of a draw's 63 bits below the one that says on which side of the centre it lies.
@@ -42,7 +42,7 @@ class DiscreteGaussian:
     def __init__(self, variance: float, fraction_bits: int) -> None:
         self.variance, self.fraction_bits = variance, fraction_bits
         rows = (1 << fraction_bits) + 1
-        reach = math.ceil(_REACH * math.sqrt(variance)) + 1
+        reach = _reach(variance)
         # (rows, columns): P(X <= j) for the centre row / 2^bits and j from -reach on, as far as it is below a half.
         places = np.arange(-reach, reach + 2, dtype=np.float64)
         centres = np.arange(rows, dtype=np.float64)[:, None] / (rows - 1)
@@ -62,11 +62,7 @@ class DiscreteGaussian:
         self._columns = columns
         self._surely_below: Words = np.append((row + low).reshape(-1), np.uint64(2**64 - 1))
         self._surely_above: Words = (row + high).reshape(-1)
-        # A guide by row and leading bits makes most searches of the table one look-up.
-        self._shift = np.uint64(_PREFIX_BITS - _GUIDE_BITS)
-        edges = np.arange((rows << _GUIDE_BITS) + 1, dtype=np.uint64) << self._shift
-        starts = np.searchsorted(self._surely_above, edges, side="left").astype(np.int32)
-        self._guide, self._within = starts[:-1], np.minimum(np.diff(starts), 2).astype(np.int8)
+        self._guide = Guide(self._surely_above, shift=_PREFIX_BITS - _GUIDE_BITS, parts=rows << _GUIDE_BITS)
 
     def draw(self, stream: Keystream, centres: NDArray[np.int64] | NDArray[np.int32]) -> Integers:
         """One number around each centre, which are in units of 2^-fraction_bits."""
@@ -81,22 +77,12 @@ class DiscreteGaussian:
         rows = np.where(is_upper, (1 << self.fraction_bits) - rest, rest).astype(np.uint64)
         drawn = words & np.uint64((1 << 63) - 1)
         keys = (rows << _ROW) | (drawn >> np.uint64(63 - _PREFIX_BITS))
-        found = self._search(keys)
+        found = self._guide.at_most(keys)
         unsure = np.flatnonzero(keys >= self._surely_below[found])
         below: Integers = found - rows.astype(np.int64) * self._columns + self._lowest
         for index in unsure:
             below[index] = self._resolved(int(drawn[index]), int(rows[index]), stream)
         return whole + np.where(is_upper, 1 - below, below)
-
-    def _search(self, keys: Words) -> NDArray[np.int32]:
-        """How many entries of the table each key is surely above."""
-        part = (keys >> self._shift).astype(np.int32)
-        found, within = self._guide[part], self._within[part]
-        one = np.flatnonzero(within == 1)
-        found[one] += keys[one] >= self._surely_above[found[one]]
-        several = np.flatnonzero(within == 2)
-        found[several] = np.searchsorted(self._surely_above, keys[several], side="right")
-        return found
 
     def _resolved(self, drawn: int, row: int, stream: Keystream) -> int:
         """The smallest j with f < 2 P(X <= j), exactly.
@@ -123,6 +109,16 @@ class DiscreteGaussian:
 def discrete_gaussian(variance: float, fraction_bits: int) -> DiscreteGaussian:
     """The distribution, with its table kept for the next rounds."""
     return DiscreteGaussian(variance, fraction_bits)
+
+
+def entries_of(variance: float, fraction_bits: int) -> int:
+    """How large the table of such a distribution is, in numbers of 64 bits."""
+    return ((1 << fraction_bits) + 1) * (_reach(variance) + 1)
+
+
+def _reach(variance: float) -> int:
+    """How far from the centre the table reaches."""
+    return math.ceil(_REACH * math.sqrt(variance)) + 1
 
 
 def _far(variance: float) -> int:

@@ -37,7 +37,6 @@ _UNIT = 2.0**_BITS
 _GUARD = 2.0**-44
 # Beyond this multiple of sigma t_k is below one unit.
 _REACH = 9.3
-# A guide by the leading bits of f makes most searches of the table one look-up.
 _GUIDE_BITS = 18
 _DIGITS = 110
 _PI = Decimal(
@@ -64,6 +63,32 @@ class Keystream:
         return np.frombuffer(self._cipher.update(bytes(4 * count)), "<u4")
 
 
+class Guide:
+    """Searches a sorted table; the leading bits of a number make most searches one look-up.
+
+    Args:
+        table: sorted.
+        shift: lower bits of a number, which the guide does not look at.
+        parts: how many values the bits above those have.
+    """
+
+    def __init__(self, table: Words, *, shift: int, parts: int) -> None:
+        self._table, self._shift = table, np.uint64(shift)
+        edges = np.arange(parts + 1, dtype=np.uint64) << self._shift
+        found = np.searchsorted(table, edges, side="left").astype(np.int32)
+        self._guide, self._within = found[:-1], np.minimum(np.diff(found), 2).astype(np.int8)
+
+    def at_most(self, numbers: Words) -> NDArray[np.int32]:
+        """How many entries of the table are at most each number."""
+        part = (numbers >> self._shift).astype(np.int32)
+        found, within = self._guide[part], self._within[part]
+        one = np.flatnonzero(within == 1)
+        found[one] += numbers[one] >= self._table[found[one]]
+        several = np.flatnonzero(within == 2)
+        found[several] = np.searchsorted(self._table, numbers[several], side="right")
+        return found
+
+
 class IntegerGaussian:
     """The distribution of round(G), G ~ N(0, sigma^2).
 
@@ -79,9 +104,7 @@ class IntegerGaussian:
         # Below `_sure_above` f is less than t_k for certain; from `_sure_below` on it is not.
         self._sure_above: Words = np.floor(tails * (1 - _GUARD) * _UNIT).astype(np.uint64)
         self._sure_below: Words = np.ceil(tails * (1 + _GUARD) * _UNIT).astype(np.uint64)
-        edges = np.arange((1 << _GUIDE_BITS) + 1, dtype=np.uint64) << np.uint64(_BITS - _GUIDE_BITS)
-        found = np.searchsorted(self._sure_above, edges, side="left").astype(np.int32)
-        self._guide, self._within = found[:-1], np.minimum(np.diff(found), 2).astype(np.int8)
+        self._guide = Guide(self._sure_above, shift=_BITS - _GUIDE_BITS, parts=1 << _GUIDE_BITS)
 
     def draw(self, stream: Keystream, count: int) -> Integers:
         """`count` independent numbers, (count,)."""
@@ -91,22 +114,12 @@ class IntegerGaussian:
     def _draw(self, stream: Keystream, count: int) -> Integers:
         words = stream.words(count)
         drawn = words & np.uint64((1 << _BITS) - 1)
-        not_above = self._search(drawn)
+        not_above = self._guide.at_most(drawn)
         size: Integers = (len(self._sure_above) - not_above).astype(np.int64)
         unsure = (not_above == 0) | (drawn < self._sure_below[not_above - 1])
         for index in np.flatnonzero(unsure):
             size[index] = self._resolved(int(drawn[index]), int(size[index]), stream)
         return np.where(words >> np.uint64(_BITS), -size, size)
-
-    def _search(self, drawn: Words) -> NDArray[np.int32]:
-        """How many entries of the table are at most `drawn`."""
-        part = (drawn >> np.uint64(_BITS - _GUIDE_BITS)).astype(np.int32)
-        found, within = self._guide[part], self._within[part]
-        one = np.flatnonzero(within == 1)
-        found[one] += drawn[one] >= self._sure_above[found[one]]
-        several = np.flatnonzero(within == 2)
-        found[several] = np.searchsorted(self._sure_above, drawn[several], side="right")
-        return found
 
     def _resolved(self, drawn: int, guess: int, stream: Keystream) -> int:
         """The number of k with f < t_k, exactly.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from plait.adapters import Float32
 from plait.errors import ConfigError
 from plait.privacy.clip import clipped_to_grid
-from plait.privacy.discrete import MOST_FRACTION_BITS, discrete_gaussian
+from plait.privacy.discrete import MOST_FRACTION_BITS, discrete_gaussian, entries_of
 from plait.privacy.key import derived
 from plait.privacy.noise import Integers, Keystream
 from plait.privacy.sum_of_shares import SMOOTHING, least_variance
@@ -26,6 +26,8 @@ from plait.privacy.sum_of_shares import SMOOTHING, least_variance
 _MOST_RADIUS = 1 << 24
 DEVIATIONS = 6.0
 """Of a sum, that its numbers may have without wrapping around."""
+_MOST_ENTRIES = 1 << 23
+"""Of a table of the noise, some hundred megabytes: its size follows from settings of the server's."""
 _MOST_BEYOND = 1.5
 """A sum has at most so many times the guaranteed clients."""
 
@@ -88,7 +90,7 @@ def shares_for(size: int, noise_multiplier: float, guaranteed: int) -> Shares:
         guaranteed: clients whose noise is in every sum.
 
     Raises:
-        ConfigError: the noise is too small for any grid.
+        ConfigError: the noise is too small for any grid, or too large for a table.
     """
     sensitivity = math.sqrt(least_variance(guaranteed) - SMOOTHING) / noise_multiplier
     # As for the central grid, so that rounding to fractions hardly lengthens an update.
@@ -100,4 +102,9 @@ def shares_for(size: int, noise_multiplier: float, guaranteed: int) -> Shares:
             f"noise is {noise_multiplier:.3g} times the clip norm, expected more: no grid of shares is fine enough"
         )
     variance = (noise_multiplier * radius / (1 << bits)) ** 2 + SMOOTHING
+    if entries_of(variance / guaranteed, bits) > _MOST_ENTRIES:
+        raise ConfigError(
+            f"noise is {noise_multiplier:.3g} times the clip norm for updates of {size:,} numbers, expected less: the "
+            "table of a share of it would not fit into memory"
+        )
     return Shares(radius, bits, variance, guaranteed)

@@ -31,7 +31,7 @@ from plait.errors import ConfigError, MachineError, PeerError
 from plait.files import cannot_write, fsync_directory, make_private_directory
 from plait.queue.acts import Restored
 from plait.queue.run_queue import JOURNAL_FILE, RUNS_FOLDER, Entry, RunQueue, State, read_queue
-from plait.rounds.checkpoint import damage_of
+from plait.rounds.checkpoint import checkpoints_in, damage_of
 from plait.rounds.events import RoundStarted, RunFinished
 from plait.rounds.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
@@ -190,7 +190,7 @@ def _take_running(source: Path, target: Path) -> int:
     run = RunDirectory(source)
     for _ in range(_ATTEMPTS):
         target.mkdir(parents=True, exist_ok=True)
-        rounds = _rounds(run)
+        rounds = checkpoints_in(run.checkpoints)
         if not rounds or not run.ledger.exists():
             # Nothing was asked of a client yet: the run begins anew.
             shutil.rmtree(target)
@@ -212,7 +212,7 @@ def _take_running(source: Path, target: Path) -> int:
             shutil.rmtree(target)  # an older checkpoint was dropped meanwhile
             continue
         # A later adapter is of no round that the ledger tells of.
-        if _rounds(run)[-1:] == [newest] and not any(damage_of(target / "checkpoints").values()):
+        if checkpoints_in(run.checkpoints)[-1:] == [newest] and not any(damage_of(target / "checkpoints").values()):
             return number
         shutil.rmtree(target)
     raise _too_fast(source)
@@ -220,10 +220,6 @@ def _take_running(source: Path, target: Path) -> int:
 
 def _too_fast(source: Path) -> MachineError:
     return MachineError(f"run '{source.name}' went on faster than it could be read {_ATTEMPTS} times, try again")
-
-
-def _rounds(run: RunDirectory) -> list[Path]:
-    return sorted(run.checkpoints.glob("round-*"), key=lambda path: (len(path.name), path.name))
 
 
 def _until_round(ledger: Path, number: int) -> bytes:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from plait.queue.run_queue import Entry, RunQueue
+from plait.rounds.checkpoint import checkpoints_in
 
 
 def tidy_runs(queue: RunQueue, *, keep: int) -> int:
@@ -47,8 +48,7 @@ def _ended(entry: Entry) -> float:
 
 
 def _tidy(run: Path) -> int:
-    checkpoints = sorted((run / "checkpoints").glob("round-*"), key=lambda path: (len(path.name), path.name))
-    return _remove((run / "spool", run / ".inbox", *checkpoints[:-1]))
+    return _remove((run / "spool", run / ".inbox", *checkpoints_in(run / "checkpoints")[:-1]))
 
 
 def _remove(folders: Iterable[Path]) -> int:

@@ -62,7 +62,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
         scalars["digest"] = _digest(scalars)
         write_atomically(folder / "state.json", json.dumps(scalars, indent=1).encode())
     # Removes the partial files of a killed process as well.
-    for old in (*_rounds(directory)[:-KEPT], *directory.glob(".round-*")):
+    for old in (*checkpoints_in(directory)[:-KEPT], *directory.glob(".round-*")):
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -73,7 +73,7 @@ def load_checkpoint(directory: Path, ranks: Ranks) -> RunState:
         PeerError: there is none.
     """
     damage = "there is none"
-    for folder in reversed(_rounds(directory)):
+    for folder in reversed(checkpoints_in(directory)):
         try:
             return _load(folder, ranks)
         except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
@@ -84,7 +84,7 @@ def load_checkpoint(directory: Path, ranks: Ranks) -> RunState:
 def damage_of(directory: Path) -> dict[str, str]:
     """The checkpoints by name, oldest first, with the damage of each; empty if it has none."""
     found: dict[str, str] = {}
-    for folder in _rounds(directory):
+    for folder in checkpoints_in(directory):
         try:
             _read(folder)
             found[folder.name] = ""
@@ -95,7 +95,7 @@ def damage_of(directory: Path) -> dict[str, str]:
 
 def finished_in_checkpoint(directory: Path) -> tuple[RoundFinished | None, dict[str, AtWork]]:
     """The end of the round of the newest complete checkpoint, and who was training then; None if there is none."""
-    for folder in reversed(_rounds(directory)):
+    for folder in reversed(checkpoints_in(directory)):
         try:
             scalars = _read(folder)[0]
             return _finished(scalars), _at_work(scalars)
@@ -162,7 +162,8 @@ def _versions(flats: Mapping[str, Float32], ranks: Ranks) -> dict[int, tuple[Ada
     }
 
 
-def _rounds(directory: Path) -> list[Path]:
+def checkpoints_in(directory: Path) -> list[Path]:
+    """The checkpoints of a run, the oldest first."""
     found = (path for path in directory.glob("round-*") if path.is_dir())
     return sorted(found, key=lambda path: (len(path.name), path.name))
 

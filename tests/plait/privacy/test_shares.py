@@ -145,3 +145,8 @@ def test_the_budget_ends_before_the_round_that_would_exceed_it():
 def test_noise_that_no_grid_can_carry_is_refused():
     with pytest.raises(ConfigError, match="no grid"):
         shares_for(100, 1e-7, 3)
+
+
+def test_a_server_cannot_have_a_client_make_a_table_that_does_not_fit_into_memory():
+    with pytest.raises(ConfigError, match=r"expected less.*memory"):
+        shares_for(2_445_312, 10_000.0, 3)
