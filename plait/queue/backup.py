@@ -79,8 +79,8 @@ def back_up(directory: Path, archive: Path) -> Summary:
         archive: a new file, ``.tar`` or ``.tar.gz``; readable by its owner alone, for it may hold keys of noise.
 
     Raises:
-        ConfigError: the archive is there already, or has another suffix.
-        PeerError: the journal or a ledger is damaged, or there is none.
+        ConfigError: the archive is there already, or has another suffix; or the directory holds no federation.
+        PeerError: the journal or a ledger is damaged.
         MachineError: cannot be read or written.
     """
     mode = "w:gz" if archive.name.endswith(".tar.gz") else "w:" if archive.name.endswith(".tar") else ""
@@ -88,6 +88,10 @@ def back_up(directory: Path, archive: Path) -> Summary:
         raise ConfigError(f"archive is '{archive}', expected a name that ends in .tar or .tar.gz")
     if archive.exists():
         raise ConfigError(f"'{archive}' is there already, expected a new file")
+    if not (directory / JOURNAL_FILE).is_file():
+        raise ConfigError(
+            f"'{directory}' holds no federation (no {JOURNAL_FILE}), expected --out of a server that stays"
+        )
     # Read before the runs: whatever it says is over is whole then.
     journal = _whole_lines(directory / JOURNAL_FILE)
     taken = time.time()

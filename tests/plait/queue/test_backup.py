@@ -136,6 +136,12 @@ def test_a_private_run_does_not_go_on_by_itself_since_its_noise_could_be_release
     assert states["waiting"][0] is State.QUEUED
 
 
+def test_a_directory_that_is_no_federation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no federation"):
+        back_up(tmp_path, tmp_path / "a.tar")
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_overwritten(federation: Path, tmp_path: Path) -> None:
     back_up(federation, tmp_path / "a.tar")
     with pytest.raises(ConfigError, match="is there already, expected a new file"):
