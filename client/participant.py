@@ -69,6 +69,8 @@ class KeptBase:
         """The run's base; takes the place of the one before if that is another."""
         found = run.load_base()
         if self._base is None or self._base.identity != found.identity:
+            if self._base is not None:
+                found.adopt(self._base)
             self._base = found
         return self._base
 

@@ -1,7 +1,7 @@
 """One frozen base in memory, with one adapter slot that any number of clients use in turn.
 
-Loading an adapter copies its values into the slot's parameters in place; the base is read once per process and never
-modified.
+Loading an adapter copies its values into the slot's parameters in place. A slot of another shape or method takes the
+place of the one before; the base stays in memory (`bare_base`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from plait.aggregation import Geometry
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.machine import keep_freed_memory
 from plait.rounds.moved_base import MovedBase
+from plait.training.bare_base import BareBase
 from plait.training.blueprint import (
     AUTO_CLASSES,
     HEADS,
@@ -71,6 +72,7 @@ class ResidentBase:
         self._adapter_in_float32 = adapter_in_float32
         self._tokenizer: Tokenizer | None = None
         self._blueprints: dict[str, Blueprint] = {}
+        self._bare: BareBase | None = None
         self._model: PeftModel | None = None
         self._carried = b""
         self._moved = MovedBase()
@@ -137,31 +139,35 @@ class ResidentBase:
         """
         if base.digest != self._moved.digest:
             # A weight that was moved is reset only from its file: rounding would add up otherwise.
-            self._model, self._carried = None, b""
+            self._drop()
             self._moved, self._geometry = base, geometry
+
+    def adopt(self, other: ResidentBase) -> None:
+        """Take over the base that another one holds in memory, if it is the same base on the same device.
+
+        The other one reads it again if it is used again.
+        """
+        same = (self.fingerprint, self.compute) == (other.fingerprint, other.compute)
+        if other is self or not same or other.moved or self._bare is not None or other._bare is None:
+            return
+        bare, adapted = other._bare, other._model
+        other._drop()
+        if (adapted is None or bare.take_off(adapted)) and bare.attend_by(self.compute.attention(self._seq_len)):
+            self._bare = bare
 
     def carrying(self, spec: AdapterSpec, state: AdapterState) -> PeftModel:
         """The model with `state` in its adapter slot; valid until the next call."""
         slot = slot_digest(spec)
         if self._model is None or self._carried != slot:
-            model = self._load(spec)
-            if self._geometry is not None:
-                move_weights(model, self._moved.delta, self._geometry)
-            self._model = attach(
-                model,
-                peft_config_of(spec.peft_config),
-                in_float32=self._adapter_in_float32,
-            )
-            if model.dtype != self.compute.dtype:
-                self._model.to(self.compute.dtype)  # pyright: ignore[reportUnknownMemberType]
-            self._carried = slot
-            shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(self._model).items()}
+            model = self._attached(spec)
+            shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}
             if Layout.of(shapes).digest != spec.layout.digest:
-                self._model, self._carried = None, b""
+                self._drop()
                 raise BaseMismatchError(
                     f"the adapter's {len(spec.layout.slots)} tensors are not the {len(shapes)} "
                     f"that its configuration makes on base '{self.directory.name}'"
                 )
+            self._model, self._carried = model, slot
         load_adapter(self._model, state)
         return self._model
 
@@ -196,13 +202,38 @@ class ResidentBase:
             )
         self.step_memory.begin_with(recomputed=plan.recomputed, cuts=plan.cuts if together == 1 else 1)
 
+    def _attached(self, spec: AdapterSpec) -> PeftModel:
+        """The base with a new slot for this adapter."""
+        bare, adapted = self._bare, self._model
+        self._drop()  # until the new slot is on, or for good if the base is not what it was
+        if bare is not None and (bare.loaded_as != self._loaded_as(spec) or (adapted and not bare.take_off(adapted))):
+            bare = adapted = None  # its memory is free before the base is read again
+        if bare is None:
+            model = self._load(spec)
+            if self._geometry is not None:
+                move_weights(model, self._moved.delta, self._geometry)
+            bare = BareBase(model, self._loaded_as(spec))
+        model = attach(bare.model, peft_config_of(spec.peft_config), in_float32=self._adapter_in_float32)
+        if bare.model.dtype != self.compute.dtype:
+            model.to(self.compute.dtype)  # pyright: ignore[reportUnknownMemberType]
+        self._bare = bare
+        return model
+
+    def _loaded_as(self, spec: AdapterSpec) -> tuple[object, ...]:
+        """What of an adapter decides how its base is loaded."""
+        return spec.task, spec.labels, is_quantised(spec.method), self._dtype(spec)
+
+    def _dtype(self, spec: AdapterSpec) -> torch.dtype:
+        # Fixed factors that PEFT derives from the weights equal plain PEFT's only if the weights are not rounded.
+        return torch.float32 if spec.peft_config.get("peft_type") == "PSOFT" else self.compute.dtype
+
+    def _drop(self) -> None:
+        self._bare, self._model, self._carried = None, None, b""
+
     def _load(self, spec: AdapterSpec) -> PreTrainedModel:
-        self._model = None
         config = read_base_config(self.directory, spec.task, spec.labels)
         if spec.task is Task.CLASSIFICATION and config.pad_token_id is None:
             config.pad_token_id = config.eos_token_id
-        # Fixed factors that PEFT derives from the weights equal plain PEFT's only if the weights are not rounded.
-        dtype = torch.float32 if spec.peft_config.get("peft_type") == "PSOFT" else self.compute.dtype
         quantised = {}
         if is_quantised(spec.method):
             # A classifier's head is new, and trains.
@@ -213,7 +244,7 @@ class ResidentBase:
             model = AUTO_CLASSES[spec.task].from_pretrained(
                 self.directory,
                 config=config,
-                dtype=dtype,
+                dtype=self._dtype(spec),
                 attn_implementation=self.compute.attention(self._seq_len),
                 local_files_only=True,
                 use_safetensors=True,

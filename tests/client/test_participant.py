@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Context, RecordDict
+from transformers import AutoModelForCausalLM
 
 from client.contexts import ContextParticipants
+from client.participant import KeptBase
 from client.state_directory import memory_folder
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.run import blueprint_of
+from plait.run import blueprint_of, resolve
 from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.trust import NodeKey, verify
@@ -110,3 +112,22 @@ def test_updates_are_signed_with_the_nodes_key(data: Path, tmp_path: Path) -> No
     assert participant.sign is not None
     assert verify(key.public_bytes, participant.sign(b"update"), b"update")
     assert ContextParticipants()(context_of({"data": str(data)})).sign is None
+
+
+def test_the_base_stays_in_memory_for_the_next_run_on_it_whatever_its_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads, honest = 0, AutoModelForCausalLM.from_pretrained
+
+    def counted(*args: object, **how: object) -> object:
+        nonlocal loads
+        loads += 1
+        return honest(*args, **how)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+    kept = KeptBase()
+    for settings in ({"rank": 4}, {"rank": 8, "seq_len": 1024}, {"method": "vera", "trainer": "mine:build"}):
+        run = resolve(settle(RunConfig(base="tiny", device="cpu", dtype="float32", **settings)))
+        base = kept.of(run)
+        assert base.identity == run.load_base().identity, "results are named by this run's settings, not by the last's"
+        adapter = run.ranks.master
+        base.carrying(adapter.spec, adapter.initial)
+    assert loads == 1
