@@ -126,6 +126,20 @@ def cards() -> None:
 
 
 @bench.command()
+def steps() -> None:
+    """Calculate what a training step costs on a GPU: memory, kernels, bytes, copies and waits, and a predicted speed.
+
+    Needs no GPU: the trainer's code runs on tensors without values.
+
+    Example: plait bench steps
+    """
+    from simulations.bench.steps import CELLS, figures, table
+
+    for line in table((cell, figures(cell)) for cell in CELLS):
+        typer.echo(line)
+
+
+@bench.command()
 def transport(
     megabytes: Annotated[
         float, typer.Option("--megabytes", min=0.001, help="Megabytes sent to each node and back.")

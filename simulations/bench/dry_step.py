@@ -13,7 +13,7 @@ kernels, the bytes that it reads and writes, and the memory that is alive after 
   a float32; `_TABLE_BYTES` for the two tables of each layer. Unpacking a layer takes three kernels, its scales in
   float32, and its values in the type of the products.
 
-Knows nothing of speed.
+Knows nothing of speed, which follows from the operations (`roofline`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import gc
 import importlib
 import math
 import weakref
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 from unittest import mock
 
@@ -38,6 +38,7 @@ from torch.backends import cuda
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from plait.adapters import Task
@@ -53,6 +54,7 @@ from plait.training.resident import adapter_parameters, load_adapter
 from plait.training.step_memory import StepMemory
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
+from simulations.bench.roofline import Operation
 
 Tensor = torch.Tensor
 
@@ -68,6 +70,19 @@ _NO_KERNEL = (
 _VIEWS = frozenset(_NO_KERNEL.split())
 _CHUNK_ELEMENTS, _CHUNK_TENSORS = 320 * 65536, 30  # of one launch over many tensors
 _LAUNCHES = {"_scaled_dot_product_flash_attention_backward": 3}
+
+
+@cache
+def _config(base: str, layers: int) -> PretrainedConfig:
+    found = AutoConfig.from_pretrained(str(locate_config(base)), trust_remote_code=False)
+    found.num_hidden_layers = layers or found.num_hidden_layers
+    return found
+
+
+@cache
+def _blueprint(base: str, layers: int, method: str, rank: int) -> Blueprint:
+    request = AdapterRequest(method=method, rank=rank, alpha=2 * rank)
+    return design(_config(base, layers), request, task=Task.CAUSAL_LM, seed=1)
 
 
 @dataclass(frozen=True)
@@ -95,15 +110,11 @@ class StepShape:
 
     def config(self) -> PretrainedConfig:
         """Of the base."""
-        found = AutoConfig.from_pretrained(str(locate_config(self.base)), trust_remote_code=False)
-        found.num_hidden_layers = self.layers or found.num_hidden_layers
-        return found
+        return copy.deepcopy(_config(self.base, self.layers))
 
     def blueprint(self) -> Blueprint:
         """Of the adapter."""
-        method = "qlora" if self.four_bits else "lora"
-        request = AdapterRequest(method=method, rank=self.rank, alpha=2 * self.rank)
-        return design(self.config(), request, task=Task.CAUSAL_LM, seed=1)
+        return _blueprint(self.base, self.layers, "qlora" if self.four_bits else "lora", self.rank)
 
 
 @dataclass
@@ -113,8 +124,7 @@ class StepCosts:
     Attributes:
         resident_bytes: memory of base, adapter and optimizer before the step.
         peak_bytes: most memory during it.
-        kernels: launches by operation.
-        moved_bytes: read and written by all kernels.
+        operations: all that launch a kernel, in order.
         to_device: copies from the host during the step.
         waits: times that the host waits for the device during the step.
         inside: copies and waits between the first block and the losses.
@@ -122,8 +132,7 @@ class StepCosts:
 
     resident_bytes: int = 0
     peak_bytes: int = 0
-    kernels: Counter[str] = field(default_factory=Counter[str])
-    moved_bytes: int = 0
+    operations: list[Operation] = field(default_factory=list[Operation])
     to_device: int = 0
     waits: int = 0
     inside: int = 0
@@ -131,7 +140,12 @@ class StepCosts:
     @property
     def launches(self) -> int:
         """Kernels of the step."""
-        return self.kernels.total()
+        return sum(each.launches for each in self.operations)
+
+    @property
+    def moved_bytes(self) -> float:
+        """Read and written by all kernels."""
+        return sum(each.moved_bytes for each in self.operations)
 
 
 def dry_step(shape: StepShape, memory: StepMemory | None = None) -> StepCosts:
@@ -212,7 +226,7 @@ class _DryPacked(Packed):
         scales = torch.empty(rows * columns // _BLOCK, dtype=torch.float32, device=_META)
         values = torch.empty(rows, columns, dtype=self.dtype, device=_META)
         read = self.values.numel() + rows * columns // _BLOCK
-        self.recorder.note("dequantize_4bit", 3, read + 4 * _bytes(scales) + _bytes(values))
+        self.recorder.note(Operation("dequantize_4bit", 3, 0, read + 4 * _bytes(scales) + _bytes(values)))
         return values
 
 
@@ -240,11 +254,10 @@ class _Recorder(TorchDispatchMode):
         """Whether the blocks or their losses are being computed."""
         self._inside = inside
 
-    def note(self, name: str, launches: int, moved_bytes: int) -> None:
+    def note(self, operation: Operation) -> None:
         """Count an operation."""
         if self._counting:
-            self.costs.kernels[name] += launches
-            self.costs.moved_bytes += moved_bytes
+            self.costs.operations.append(operation)
 
     def rms_norm(self, x: Tensor, _shape: Sequence[int], weight: Tensor, _eps: float) -> Tensor:
         """In the place of torch's, which has one kernel for it on CUDA only."""
@@ -285,7 +298,12 @@ class _Recorder(TorchDispatchMode):
             elements = sum(x.numel() for x in given) // max(1, len(given) // max(1, tensors))
             many = "foreach" in name or name.startswith("_fused_adam")
             launches = max(-(-tensors // _CHUNK_TENSORS), -(-elements // _CHUNK_ELEMENTS)) if many else 1
-            self.note(name, _LAUNCHES.get(name, launches), sum(map(_bytes, (*given, *made))))
+            # A product that adds to what is there is the same product.
+            counted = flop_registry.get(getattr(torch.ops.aten, name.removesuffix("_"), None))
+            flops = counted(*args, **(kwargs or {}), out_val=out) if counted else 0
+            wide = bool(made) and made[0].dtype == torch.float32
+            moved = sum(map(_bytes, (*given, *made)))
+            self.note(Operation(name, _LAUNCHES.get(name, launches), flops, moved, wide))
         return out
 
     def _wait(self) -> None:
@@ -320,7 +338,7 @@ class _FusedNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, recorder: _Recorder) -> Tensor:
         out = torch.empty_like(x)
         scales = torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=_META)
-        recorder.note("_fused_rms_norm", 1, _bytes(x) + _bytes(out))
+        recorder.note(Operation("_fused_rms_norm", 1, 0, _bytes(x) + _bytes(out)))
         ctx.save_for_backward(x, weight, scales)
         ctx.recorder = recorder
         return out
@@ -328,7 +346,7 @@ class _FusedNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         found = torch.empty_like(grad_outputs[0])
-        ctx.recorder.note("_fused_rms_norm_backward", 1, 3 * _bytes(found))
+        ctx.recorder.note(Operation("_fused_rms_norm_backward", 1, 0, 3 * _bytes(found)))
         return found, None, None
 
 
