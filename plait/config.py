@@ -62,6 +62,8 @@ MOST_STEPS_RATIO = 4
 """Steps of a client in a round at most, as a multiple of `local_steps`, where they follow its speed."""
 MOST_LABELS = 10_000
 """The most classes that a run can have."""
+# Where it is not the default: what a setting is that asks for nothing.
+_UNSET: Mapping[str, str] = {"norm_policy": "auto or off", "client_ranks": "one rank", "own_share": "0"}
 # Part of a module name. PEFT would read anything else as a regular expression.
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -87,365 +89,204 @@ class RunConfig(BaseModel, frozen=True):
         alias_generator=lambda name: name.replace("_", "-"),
         populate_by_name=True,
         allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
-    data: Annotated[
-        str,
-        Field(
-            description="file or folder (JSONL, JSON, CSV, TSV, Parquet, Arrow, text; also .gz, .zst), a data set of "
-            "the hub (owner/name:config@revision), or a built-in: stdlib, chatterbot, bbc"
-        ),
-    ] = "stdlib"
-    columns: Annotated[
-        str,
-        Field(
-            description="columns that have other names, such as text=body,client=author; fields are text, prompt, "
-            "completion, messages, label and client"
-        ),
-    ] = ""
-    split: Annotated[
-        str,
-        Field(
-            description="split to train on, or TRAIN,HELD_OUT, such as train[:1000],test; by default train, and "
-            "validation or else test is held out"
-        ),
-    ] = ""
-    base: Annotated[
-        str, Field(description="Hugging Face directory or hub id, or a built-in: smollm2-135m, minilm-l6, tiny")
-    ] = "smollm2-135m"
-    revision: Annotated[str, Field(description="revision of a hub base (branch, tag or commit)")] = ""
-    partition: Annotated[
-        str,
-        Field(
-            description="natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential, "
-            "cluster:ALPHA; the default depends on the data"
-        ),
-    ] = ""
-    clients: Annotated[int, Field(ge=1, le=1_000_000, description="clients in the federation")] = 8
-    clients_per_round: Annotated[int, Field(ge=0, description="clients sampled per round; 0 means all")] = 0
-    quorum: Annotated[
-        float, Field(gt=0, le=1, description="fraction of the wanted updates below which a round is retried")
-    ] = 0.5
-    devices: Annotated[
-        str,
-        Field(
-            description="TOML file with the devices of a simulated fleet: the run then goes by a virtual clock, on "
-            "which downloads, training and uploads take as long as there"
-        ),
-    ] = ""
-    deadline_s: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="seconds a round waits for updates; 0 means no limit while clients show progress",
-        ),
-    ] = 0.0
-    over_selection: Annotated[
-        float, Field(ge=0, le=10, description="extra clients to ask per round, as a fraction of those wanted")
-    ] = 0.0
-    round_attempts: Annotated[
-        int, Field(ge=1, le=_MOST, description="attempts at a round that falls below its quorum")
-    ] = 3
-    norm_policy: Annotated[
-        Literal["auto", "reject", "clip", "off"],
-        Field(
-            description="how to treat an update that is much larger than the others; auto rejects it, and is off with "
-            "differential privacy, which clips updates itself"
-        ),
-    ] = "auto"
-    norm_bound: Annotated[
-        float,
-        Field(gt=1, description="largest update norm allowed, as a multiple of the median of this and recent rounds"),
-    ] = 10.0
-    keep_updates: Annotated[
-        bool, Field(description="keep all updates in RUN/spool, so that plait verify can recompute every round")
-    ] = False
-    dp: Annotated[
-        Literal["off", "client", "record"],
-        Field(
-            description="differential privacy: record hides from everybody, the server too, what any one sequence of a "
-            "client changed; client hides what any one client's data changed from everybody but the server, with "
-            "secure-aggregation from the server too, and needs hundreds of clients to be useful (plait estimate says)"
-        ),
-    ] = "off"
-    dp_epsilon: Annotated[
-        float, Field(ge=0, le=1e6, description="epsilon of the whole run, never exceeded; sets the noise")
-    ] = 0.0
-    dp_noise_multiplier: Annotated[
-        float,
-        Field(ge=0, le=1e4, description="noise over clip norm in each round (of records: step), instead of an epsilon"),
-    ] = 0.0
-    dp_delta: Annotated[
-        float,
-        Field(
-            ge=0,
-            lt=1,
-            description="delta of the whole run; 0 means 1e-5, or of clients 1 / (10 clients) if that is smaller",
-        ),
-    ] = 0.0
+    data: str = "stdlib"
+    """file or folder (JSONL, JSON, CSV, TSV, Parquet, Arrow, text; also .gz, .zst), a data set of the hub
+    (owner/name:config@revision), or a built-in: stdlib, chatterbot, bbc"""
+    columns: str = ""
+    """columns that have other names, such as text=body,client=author; fields are text, prompt, completion, messages,
+    label and client"""
+    split: str = ""
+    """split to train on, or TRAIN,HELD_OUT, such as train[:1000],test; by default train, and validation or else test is
+    held out"""
+    base: str = "smollm2-135m"
+    """Hugging Face directory or hub id, or a built-in: smollm2-135m, minilm-l6, tiny"""
+    revision: str = ""
+    """revision of a hub base (branch, tag or commit)"""
+    partition: str = ""
+    """natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential, cluster:ALPHA; the
+    default depends on the data"""
+    clients: Annotated[int, Field(ge=1, le=1_000_000)] = 8
+    """clients in the federation"""
+    clients_per_round: Annotated[int, Field(ge=0)] = 0
+    """clients sampled per round; 0 means all"""
+    quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """fraction of the wanted updates below which a round is retried"""
+    devices: str = ""
+    """TOML file with the devices of a simulated fleet: the run then goes by a virtual clock, on which downloads,
+    training and uploads take as long as there"""
+    deadline_s: Annotated[float, Field(ge=0)] = 0.0
+    """seconds a round waits for updates; 0 means no limit while clients show progress"""
+    over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """extra clients to ask per round, as a fraction of those wanted"""
+    round_attempts: Annotated[int, Field(ge=1, le=_MOST)] = 3
+    """attempts at a round that falls below its quorum"""
+    norm_policy: Literal["auto", "reject", "clip", "off"] = "auto"
+    """how to treat an update that is much larger than the others; auto rejects it, and is off with differential
+    privacy, which clips updates itself"""
+    norm_bound: Annotated[float, Field(gt=1)] = 10.0
+    """largest update norm allowed, as a multiple of the median of this and recent rounds"""
+    keep_updates: bool = False
+    """keep all updates in RUN/spool, so that plait verify can recompute every round"""
+    dp: Literal["off", "client", "record"] = "off"
+    """differential privacy: record hides from everybody, the server too, what any one sequence of a client changed;
+    client hides what any one client's data changed from everybody but the server, with secure-aggregation from the
+    server too, and needs hundreds of clients to be useful (plait estimate says)"""
+    dp_epsilon: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """epsilon of the whole run, never exceeded; sets the noise"""
+    dp_noise_multiplier: Annotated[float, Field(ge=0, le=1e4)] = 0.0
+    """noise over clip norm in each round (of records: step), instead of an epsilon"""
+    dp_delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """delta of the whole run; 0 means 1e-5, or of clients 1 / (10 clients) if that is smaller"""
     dp_clip: Annotated[
-        Annotated[float, Field(gt=0, le=1e6)] | Literal["adaptive"],
-        BeforeValidator(_number_or("adaptive")),
-        Field(
-            description="norm that a client's update, or a record's gradient, is clipped to; adaptive follows a "
-            "quantile of the updates, and scales all gradients to one norm"
-        ),
+        Annotated[float, Field(gt=0, le=1e6)] | Literal["adaptive"], BeforeValidator(_number_or("adaptive"))
     ] = "adaptive"
-    dp_clip_quantile: Annotated[
-        float, Field(gt=0, lt=1, description="quantile of the clients' norms that an adaptive clip norm follows")
-    ] = 0.5
-    dp_mechanism: Annotated[
-        Literal["gaussian", "blt"],
-        Field(
-            description="noise of --dp client: gaussian is independent in every round; blt takes back a part of the "
-            "noise of rounds before, and needs dp-min-separation"
-        ),
-    ] = "gaussian"
-    dp_min_separation: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=_MOST,
-            description="rounds from one in which a client takes part to the next at the earliest; more than 1 lowers "
-            "the noise of --dp client, and needs so many times the clients of a round",
-        ),
-    ] = 1
-    secure_aggregation: Annotated[
-        bool,
-        Field(
-            description="hide every client's update, losses and counts from the server, which learns their sums alone"
-        ),
-    ] = False
-    rounds: Annotated[int, Field(ge=1, le=1_000_000, description="rounds of training")] = 5
-    local_steps: Annotated[int, Field(ge=1, le=_MOST, description="optimizer steps per client and round")] = 4
-    step_budget: Annotated[
-        Literal["equal", "speed"],
-        Field(
-            description="steps of a client in a round: local-steps for all, or, by the speed that rounds before have "
-            "measured, so many that all answer together: local-steps on average, 1 to 4 times as many each"
-        ),
-    ] = "equal"
-    rounds_mode: Annotated[
-        Literal["sync", "async"],
-        Field(
-            description="sync: a round waits for its cohort; async: clients train whenever they are free, and a round "
-            "is a buffer of updates that is folded once it is full"
-        ),
-    ] = "sync"
-    buffer: Annotated[
-        int,
-        Field(ge=0, description="with rounds-mode async, updates per round; 0 means half of the clients at work"),
-    ] = 0
-    max_staleness: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=10_000,
-            description="with rounds-mode async, rounds that may pass while a client trains before its update is "
-            "refused; 0 means as many as pass for a client ten times slower than the others",
-        ),
-    ] = 0
-    batch_size: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES, description="sequences per forward pass")] = 4
-    gradient_accumulation_steps: Annotated[
-        int, Field(ge=1, le=_MOST_EXAMPLES, description="forward passes per optimizer step")
-    ] = 1
-    seq_len: Annotated[int, Field(ge=8, le=_MOST_TOKENS, description="tokens per training sequence")] = 128
-    learning_rate: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=1e3,
-            description="AdamW's peak learning rate; 0 means that each client finds its own in its first step",
-        ),
-    ] = 0.0
-    lr_schedule: Annotated[
-        Literal["constant", "linear", "cosine"], Field(description="learning rate schedule over the whole run")
-    ] = "constant"
-    warmup_steps: Annotated[
-        int, Field(ge=0, le=_MOST, description="steps over which the learning rate rises from 0")
-    ] = 0
-    weight_decay: Annotated[float, Field(ge=0, le=1e3, description="AdamW's decoupled weight decay")] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0, description="norm that gradients are clipped to")] = 1.0
-    method: Annotated[
-        str,
-        Field(description="adapter method: lora, dora, qlora, vera, ia3, prompt, full …; plait methods lists all"),
-    ] = "lora"
-    rank: Annotated[int, Field(ge=1, le=4096, description="rank of the low-rank factors")] = 8
-    alpha: Annotated[float, Field(gt=0, description="sets the scaling factor of B A, alpha / rank")] = 16.0
-    client_ranks: Annotated[
-        str,
-        Field(
-            description="ranks of the clients, such as 2,4,8: each client trains the largest that it can; simulated "
-            "clients take them in turn; by default all train at `rank`"
-        ),
-    ] = ""
-    rank_pattern: Annotated[str, Field(description="ranks of individual modules, such as q_proj=4,down_proj=16")] = ""
-    bias: Annotated[
-        Literal["none", "all", "lora_only"], Field(description="which biases of the base LoRA also trains")
-    ] = "none"
-    virtual_tokens: Annotated[int, Field(ge=1, le=4096, description="length of a learned prompt or prefix")] = 20
-    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout before the adapter")] = 0.0
-    target_modules: Annotated[str, Field(description="all-linear, or names separated by commas: q_proj,v_proj")] = (
-        "all-linear"
-    )
-    init_adapter: Annotated[
-        str,
-        Field(
-            description="adapter to start from, a run or a PEFT directory: DIR, or DIR=WEIGHT,DIR=WEIGHT for a "
-            "weighted sum; by default the method's initial values"
-        ),
-    ] = ""
-    init_mode: Annotated[
-        Literal["continue", "freeze"],
-        Field(description="continue training the initial adapter, or freeze it beneath a new one"),
-    ] = "continue"
-    rule: Annotated[
-        str,
-        Field(
-            description="aggregation rule: fedavg, product_mean, flora, fedsa, ffa, krum, "
-            "trimmed_mean:share=0.1 …; plait rules lists all"
-        ),
-    ] = "fedavg"
-    weighting: Annotated[
-        Literal["examples", "equal"],
-        Field(description="weight of a client: equal for all, or proportional to its training examples (as in FedAvg)"),
-    ] = "equal"
-    server_optimizer: Annotated[
-        str,
-        Field(
-            description="optimizer applied to a round's update: none, sgd, nesterov, fedexp, fedadam …; auto is sgd "
-            "if a server learning rate or momentum is set, else none"
-        ),
-    ] = "auto"
-    server_learning_rate: Annotated[
-        float, Field(gt=0, description="multiplier that the server optimizer applies to a round's update")
-    ] = 1.0
-    server_momentum: Annotated[
-        float, Field(ge=0, lt=1, description="momentum of the server optimizer; beta1 of FedAdam")
-    ] = 0.0
-    proximal: Annotated[
-        float, Field(ge=0, description="FedProx's mu: pulls local training towards the round's initial adapter")
-    ] = 0.0
-    feddyn: Annotated[
-        float, Field(ge=0, description="FedDyn's alpha: a regulariser that brings clients' optima to the global one")
-    ] = 0.0
-    objective: Annotated[
-        str,
-        Field(
-            description="what clients learn: sft from texts and chats; dpo, ipo, orpo, simpo from preference pairs, "
-            "kto also from single verdicts; with options such as dpo:beta=0.2"
-        ),
-    ] = "sft"
-    loss: Annotated[
-        str,
-        Field(
-            description="with sft what clients minimise: cross_entropy, distillation (from the received adapter), "
-            "orthogonality, or MODULE:FUNCTION of your own"
-        ),
-    ] = "cross_entropy"
-    moments: Annotated[
-        Literal["auto", "carry", "fresh"],
-        Field(
-            description="carry AdamW's moments over between a client's rounds, or start fresh; auto carries them if "
-            "the rule keeps the factors aligned and every client takes part in every round"
-        ),
-    ] = "auto"
-    own_share: Annotated[
-        Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number_or("auto"))] | Literal["auto"],
-        Field(
-            description="weight of a client's own direction in its personalized adapter, which it keeps beside the "
-            "shared one; 0 for none; auto is 0.35 for linear rules if every client takes part in every round, else 0"
-        ),
-    ] = "auto"
-    scaffold: Annotated[bool, Field(description="SCAFFOLD: correct each local step for the client's drift")] = False
-    wire: Annotated[
-        str,
-        Field(
-            description="encoding on the wire: fp32, bf16, or 8 to 0.1 bits per parameter; fewer than 1 are outside "
-            "the range in which a run keeps its gain: in five rounds nine tenths of it at 0.5, four fifths at 0.25"
-        ),
-    ] = "1"
-    held_out_fraction: Annotated[
-        float, Field(gt=0, lt=1, description="fraction of each client's data held out for evaluation")
-    ] = 0.1
-    max_held_out_sequences: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=_MOST,
-            description="most held-out sequences per client, the same ones each time; 0 limits evaluation to about a "
-            "third of the training time, with at least 64 sequences over all clients",
-        ),
-    ] = 0
-    eval_every: Annotated[
-        int, Field(ge=1, le=_MOST, description="rounds between evaluations; the last round is always evaluated")
-    ] = 1
-    eval_clients: Annotated[
-        int, Field(ge=0, description="clients that evaluate, the same ones each time; 0 means all")
-    ] = 0
-    take_back: Annotated[
-        bool,
-        Field(
-            description="undo half of a step after which the held-out loss is higher, and shorten the next steps; "
-            "after the last round, publish the adapter from before it"
-        ),
-    ] = True
-    patience: Annotated[
-        int,
-        Field(ge=0, le=_MOST, description="end after this many evaluations without a lower loss; 0 runs all rounds"),
-    ] = 0
-    keep: Annotated[
-        Literal["best", "last"],
-        Field(
-            description="publish the adapter of the evaluation with the lowest loss, or of the last round (but see "
-            "take-back)"
-        ),
-    ] = "last"
-    reference: Annotated[
-        str, Field(description="also train baselines: central (pooled data), local (each client alone), or both")
-    ] = ""
-    labels: Annotated[str, Field(description="class names separated by commas; by default read from the data")] = ""
-    trainer: Annotated[
-        str, Field(description="MODULE:FUNCTION that builds your own transformers Trainer as the local trainer")
-    ] = ""
-    device: Annotated[str, Field(description="device to compute on")] = "auto"
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], Field(description="compute type of the frozen base")
-    ] = "auto"
-    threads: Annotated[int, Field(ge=0, description="CPU threads; 0 means torch's default")] = 0
-    side_by_side: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=4096,
-            description="simulated clients that train together in one batch, for bases of the Llama family: faster "
-            "for small batches, but needs more memory; another number, or a resumed round, changes the adapter by "
-            "rounding only",
-        ),
-    ] = 1
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="seed of all randomness")] = 0
-    out: Annotated[str, Field(description="run directory; by default runs/<time>")] = ""
-    report_to: Annotated[
-        str,
-        Field(
-            description="trackers that follow the run, separated by commas: tensorboard, wandb, mlflow, trackio, or "
-            "MODULE:CLASS of your own"
-        ),
-    ] = "none"
-    callbacks: Annotated[
-        str,
-        Field(
-            description="functions of your own that hear every event of the run and may end it, separated by commas: "
-            "MODULE:NAME, with its options MODULE:NAME:OPTION=VALUE"
-        ),
-    ] = ""
-    publish: Annotated[
-        str,
-        Field(
-            description="also publish each round's adapter: to a directory, to a running vLLM (address; key in "
-            "VLLM_API_KEY), or to both, separated by a comma"
-        ),
-    ] = ""
+    """norm that a client's update, or a record's gradient, is clipped to; adaptive follows a quantile of the updates,
+    and scales all gradients to one norm"""
+    dp_clip_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """quantile of the clients' norms that an adaptive clip norm follows"""
+    dp_mechanism: Literal["gaussian", "blt"] = "gaussian"
+    """noise of --dp client: gaussian is independent in every round; blt takes back a part of the noise of rounds
+    before, and needs dp-min-separation"""
+    dp_min_separation: Annotated[int, Field(ge=1, le=_MOST)] = 1
+    """rounds from one in which a client takes part to the next at the earliest; more than 1 lowers the noise of --dp
+    client, and needs so many times the clients of a round"""
+    secure_aggregation: bool = False
+    """hide every client's update, losses and counts from the server, which learns their sums alone"""
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    """rounds of training"""
+    local_steps: Annotated[int, Field(ge=1, le=_MOST)] = 4
+    """optimizer steps per client and round"""
+    step_budget: Literal["equal", "speed"] = "equal"
+    """steps of a client in a round: local-steps for all, or, by the speed that rounds before have measured, so many
+    that all answer together: local-steps on average, 1 to 4 times as many each"""
+    rounds_mode: Literal["sync", "async"] = "sync"
+    """sync: a round waits for its cohort; async: clients train whenever they are free, and a round is a buffer of
+    updates that is folded once it is full"""
+    buffer: Annotated[int, Field(ge=0)] = 0
+    """with rounds-mode async, updates per round; 0 means half of the clients at work"""
+    max_staleness: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """with rounds-mode async, rounds that may pass while a client trains before its update is refused; 0 means as many
+    as pass for a client ten times slower than the others"""
+    batch_size: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)] = 4
+    """sequences per forward pass"""
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)] = 1
+    """forward passes per optimizer step"""
+    seq_len: Annotated[int, Field(ge=8, le=_MOST_TOKENS)] = 128
+    """tokens per training sequence"""
+    learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
+    """AdamW's peak learning rate; 0 means that each client finds its own in its first step"""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """learning rate schedule over the whole run"""
+    warmup_steps: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    """steps over which the learning rate rises from 0"""
+    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
+    """AdamW's decoupled weight decay"""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """norm that gradients are clipped to"""
+    method: str = "lora"
+    """adapter method: lora, dora, qlora, vera, ia3, prompt, full …; plait methods lists all"""
+    rank: Annotated[int, Field(ge=1, le=4096)] = 8
+    """rank of the low-rank factors"""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """sets the scaling factor of B A, alpha / rank"""
+    client_ranks: str = ""
+    """ranks of the clients, such as 2,4,8: each client trains the largest that it can; simulated clients take them in
+    turn; by default all train at `rank`"""
+    rank_pattern: str = ""
+    """ranks of individual modules, such as q_proj=4,down_proj=16"""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """which biases of the base LoRA also trains"""
+    virtual_tokens: Annotated[int, Field(ge=1, le=4096)] = 20
+    """length of a learned prompt or prefix"""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """dropout before the adapter"""
+    target_modules: str = "all-linear"
+    """all-linear, or names separated by commas: q_proj,v_proj"""
+    init_adapter: str = ""
+    """adapter to start from, a run or a PEFT directory: DIR, or DIR=WEIGHT,DIR=WEIGHT for a weighted sum; by default
+    the method's initial values"""
+    init_mode: Literal["continue", "freeze"] = "continue"
+    """continue training the initial adapter, or freeze it beneath a new one"""
+    rule: str = "fedavg"
+    """aggregation rule: fedavg, product_mean, flora, fedsa, ffa, krum, trimmed_mean:share=0.1 …; plait rules lists
+    all"""
+    weighting: Literal["examples", "equal"] = "equal"
+    """weight of a client: equal for all, or proportional to its training examples (as in FedAvg)"""
+    server_optimizer: str = "auto"
+    """optimizer applied to a round's update: none, sgd, nesterov, fedexp, fedadam …; auto is sgd if a server learning
+    rate or momentum is set, else none"""
+    server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
+    """multiplier that the server optimizer applies to a round's update"""
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """momentum of the server optimizer; beta1 of FedAdam"""
+    proximal: Annotated[float, Field(ge=0)] = 0.0
+    """FedProx's mu: pulls local training towards the round's initial adapter"""
+    feddyn: Annotated[float, Field(ge=0)] = 0.0
+    """FedDyn's alpha: a regulariser that brings clients' optima to the global one"""
+    objective: str = "sft"
+    """what clients learn: sft from texts and chats; dpo, ipo, orpo, simpo from preference pairs, kto also from single
+    verdicts; with options such as dpo:beta=0.2"""
+    loss: str = "cross_entropy"
+    """with sft what clients minimise: cross_entropy, distillation (from the received adapter), orthogonality, or
+    MODULE:FUNCTION of your own"""
+    moments: Literal["auto", "carry", "fresh"] = "auto"
+    """carry AdamW's moments over between a client's rounds, or start fresh; auto carries them if the rule keeps the
+    factors aligned and every client takes part in every round"""
+    own_share: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number_or("auto"))] | Literal["auto"] = "auto"
+    """weight of a client's own direction in its personalized adapter, which it keeps beside the shared one; 0 for none;
+    auto is 0.35 for linear rules if every client takes part in every round, else 0"""
+    scaffold: bool = False
+    """SCAFFOLD: correct each local step for the client's drift"""
+    wire: str = "1"
+    """encoding on the wire: fp32, bf16, or 8 to 0.1 bits per parameter; fewer than 1 are outside the range in which a
+    run keeps its gain: in five rounds nine tenths of it at 0.5, four fifths at 0.25"""
+    held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """fraction of each client's data held out for evaluation"""
+    max_held_out_sequences: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    """most held-out sequences per client, the same ones each time; 0 limits evaluation to about a third of the training
+    time, with at least 64 sequences over all clients"""
+    eval_every: Annotated[int, Field(ge=1, le=_MOST)] = 1
+    """rounds between evaluations; the last round is always evaluated"""
+    eval_clients: Annotated[int, Field(ge=0)] = 0
+    """clients that evaluate, the same ones each time; 0 means all"""
+    take_back: bool = True
+    """undo half of a step after which the held-out loss is higher, and shorten the next steps; after the last round,
+    publish the adapter from before it"""
+    patience: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    """end after this many evaluations without a lower loss; 0 runs all rounds"""
+    keep: Literal["best", "last"] = "last"
+    """publish the adapter of the evaluation with the lowest loss, or of the last round (but see take-back)"""
+    reference: str = ""
+    """also train baselines: central (pooled data), local (each client alone), or both"""
+    labels: str = ""
+    """class names separated by commas; by default read from the data"""
+    trainer: str = ""
+    """MODULE:FUNCTION that builds your own transformers Trainer as the local trainer"""
+    device: str = "auto"
+    """device to compute on"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """compute type of the frozen base"""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 means torch's default"""
+    side_by_side: Annotated[int, Field(ge=1, le=4096)] = 1
+    """simulated clients that train together in one batch, for bases of the Llama family: faster for small batches, but
+    needs more memory; another number, or a resumed round, changes the adapter by rounding only"""
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    """seed of all randomness"""
+    out: str = ""
+    """run directory; by default runs/<time>"""
+    report_to: str = "none"
+    """trackers that follow the run, separated by commas: tensorboard, wandb, mlflow, trackio, or MODULE:CLASS of your
+    own"""
+    callbacks: str = ""
+    """functions of your own that hear every event of the run and may end it, separated by commas: MODULE:NAME, with its
+    options MODULE:NAME:OPTION=VALUE"""
+    publish: str = ""
+    """also publish each round's adapter: to a directory, to a running vLLM (address; key in VLLM_API_KEY), or to both,
+    separated by a comma"""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -475,26 +316,25 @@ class RunConfig(BaseModel, frozen=True):
                 f"feddyn is {self.feddyn} and server-optimizer is '{self.server_optimizer}', expected 'feddyn': its "
                 "server adds what the clients' regularisers hold back"
             )
-        for name, value in (("scaffold", self.scaffold), ("own-share", self.given_own_share)):
-            if self.feddyn and value:
-                raise ValueError(f"feddyn is {self.feddyn} and {name} is {str(value).lower()}, expected one of them")
-        if self.trainer and self.loss != "cross_entropy":
-            raise ValueError(
-                f"trainer is given and loss is '{self.loss}', expected cross_entropy: a trainer has a loss of its own"
+        if self.trainer:
+            self._refuse("trainer is given", loss="a trainer has a loss of its own")
+        if self.learns_preferences:
+            self._refuse(
+                f"objective is '{self.objective}'",
+                loss="an objective of preferences is itself a loss",
+                trainer="a trainer has a loss of its own",
+                labels="preferences are about what a language model writes",
             )
-        self._check_objective()
-        if self.scaffold and self.given_own_share:
-            raise ValueError(f"own-share is {self.own_share} and scaffold is true, expected one of them")
-        if self.patience and self.given_own_share:
-            raise ValueError(
-                f"own-share is {self.own_share} and patience is {self.patience}, expected one of them: clients make "
-                "their own adapters in the last round, and with patience nobody knows which that is"
-            )
-        if self.side_by_side > 1 and self.over_selection:
-            raise ValueError(
-                f"side-by-side is {self.side_by_side} and over-selection is {self.over_selection}, expected one of "
-                "them: clients that train together cannot be released one by one"
-            )
+        last = ": clients make their own adapters in the last round, and with patience nobody knows which that is"
+        for one, other, why in (
+            ("feddyn", "scaffold", ""),
+            ("feddyn", "own_share", ""),
+            ("own_share", "scaffold", ""),
+            ("own_share", "patience", last),
+            ("side_by_side", "over_selection", ": clients that train together cannot be released one by one"),
+        ):
+            if self._is_set(one) and self._is_set(other):
+                raise ValueError(f"{self._stated(one)} and {self._stated(other)}, expected one of them{why}")
         self._check_devices()
         self._check_asynchronous()
         if len(self.label_names) > MOST_LABELS:
@@ -506,27 +346,18 @@ class RunConfig(BaseModel, frozen=True):
     def _check_devices(self) -> None:
         if self.step_budget == "speed":
             why = "it counts on equal steps of all clients"
-            self._check_alone(
-                "step-budget is 'speed'",
-                ("scaffold", self.scaffold, "false", why),
-                ("feddyn", self.feddyn, "0", why),
-                ("dp", self.dp != "off", "off", why),
-                ("side-by-side", self.side_by_side > 1, "1", why),
-                ("secure-aggregation", self.secure_aggregation, "false", why),
+            self._refuse(
+                "step-budget is 'speed'", scaffold=why, feddyn=why, dp=why, side_by_side=why, secure_aggregation=why
             )
         if self.devices:
-            self._check_alone(
-                f"devices is '{self.devices}'",
-                ("side-by-side", self.side_by_side > 1, "1", "devices of different speeds end at different times"),
+            self._refuse(
+                f"devices is '{self.devices}'", side_by_side="devices of different speeds end at different times"
             )
 
     def _check_asynchronous(self) -> None:
         if self.rounds_mode == "sync":
-            beside = "rounds-mode is 'sync'"
             why = "a round is its cohort"
-            self._check_alone(
-                beside, ("buffer", self.buffer, "0", why), ("max-staleness", self.max_staleness, "0", why)
-            )
+            self._refuse("rounds-mode is 'sync'", buffer=why, max_staleness=why)
             return
         if self.buffer > self.cohort_size:
             raise ValueError(
@@ -537,28 +368,19 @@ class RunConfig(BaseModel, frozen=True):
             raise ValueError("buffer is 1, expected at least 2: how much an update counts is relative to others in it")
         waits = "rounds wait for nobody"
         equal = "it counts on equal parts of all clients in a round"
-        self._check_alone(
+        beside = "training goes on while a round is evaluated"
+        self._refuse(
             "rounds-mode is 'async'",
-            ("step-budget", self.step_budget != "equal", "equal", "whoever is faster comes more often instead"),
-            ("over-selection", self.over_selection, "0", waits),
-            ("deadline-s", self.deadline_s, "0", waits),
-            ("scaffold", self.scaffold, "false", equal),
-            ("feddyn", self.feddyn, "0", equal),
-            ("own-share", self.given_own_share, "0", equal),
-            ("dp", self.dp != "off", "off", "a client's part in a run is charged by synchronous rounds"),
-            ("secure-aggregation", self.secure_aggregation, "false", "a masked sum needs all its clients at once"),
-            ("patience", self.patience, "0", "training goes on while a round is evaluated"),
-            ("keep", self.keep != "last", "last", "training goes on while a round is evaluated"),
-        )
-
-    def _check_objective(self) -> None:
-        if not self.learns_preferences:
-            return
-        self._check_alone(
-            f"objective is '{self.objective}'",
-            ("loss", self.loss != "cross_entropy", "cross_entropy", "an objective of preferences is itself a loss"),
-            ("trainer", self.trainer, "none", "a trainer has a loss of its own"),
-            ("labels", self.labels, "none", "preferences are about what a language model writes"),
+            step_budget="whoever is faster comes more often instead",
+            over_selection=waits,
+            deadline_s=waits,
+            scaffold=equal,
+            feddyn=equal,
+            own_share=equal,
+            dp="a client's part in a run is charged by synchronous rounds",
+            secure_aggregation="a masked sum needs all its clients at once",
+            patience=beside,
+            keep=beside,
         )
 
     def _check_ranks(self) -> None:
@@ -583,10 +405,10 @@ class RunConfig(BaseModel, frozen=True):
         given = {"dp-epsilon": self.dp_epsilon, "dp-noise-multiplier": self.dp_noise_multiplier}
         noise = [f"{key} is {value:g}" for key, value in given.items() if value]
         if self.dp != "client":
-            self._check_alone(
+            self._refuse(
                 f"dp is '{self.dp}'",
-                ("dp-mechanism", self.dp_mechanism != "gaussian", "gaussian", "only noise of clients is correlated"),
-                ("dp-min-separation", self.dp_min_separation > 1, "1", "it is the noise of clients that it lowers"),
+                dp_mechanism="only noise of clients is correlated",
+                dp_min_separation="it is the noise of clients that it lowers",
             )
         if self.dp == "off":
             if noise or self.dp_clip != "adaptive":
@@ -603,31 +425,31 @@ class RunConfig(BaseModel, frozen=True):
                 f"dp-delta is {self.dp_delta:g} and clients is {self.clients}, expected less than 1 / clients = "
                 f"{1 / self.clients:g}: with more, showing one client in full would be within the guarantee"
             )
-        self._check_alone(
+        unknown = "losses of clients stay unknown"
+        self._refuse(
             f"dp is '{self.dp}'",
-            ("weighting", self.weighting != "equal", "equal", "how many examples a client has is not to be said"),
-            ("patience", self.patience, "0", "losses of clients stay unknown"),
-            ("keep", self.keep != "last", "last", "losses of clients stay unknown"),
-            ("reference", self.reference, "none", "baselines show losses that no noise covers"),
-            ("devices", self.devices, "none", "the times of a virtual clock follow from the clients' data"),
+            weighting="how many examples a client has is not to be said",
+            patience=unknown,
+            keep=unknown,
+            reference="baselines show losses that no noise covers",
+            devices="the times of a virtual clock follow from the clients' data",
         )
         if self.dp == "client":
-            self._check_alone(
+            self._refuse(
                 "dp is 'client'",
-                ("norm-policy", self.norm_policy not in ("auto", "off"), "auto or off",
-                 "its bound is a median of all norms, so one client changes which others count"),
-                ("client-ranks", not self.one_rank, "one rank", "how far a client moves the sum depends on its rank"),
-            )  # fmt: skip
+                norm_policy="its bound is a median of all norms, so one client changes which others count",
+                client_ranks="how far a client moves the sum depends on its rank",
+            )
             self._check_separation()
             return
         unseen = "noise needs the gradient of each record by itself"
-        self._check_alone(
+        self._refuse(
             "dp is 'record'",
-            ("trainer", self.trainer, "none", unseen),
-            ("objective", self.learns_preferences, "sft", unseen),
-            ("loss", self.loss != "cross_entropy", "cross_entropy", unseen),
-            ("max-grad-norm", self.max_grad_norm != 1.0, "1.0", "dp-clip bounds the gradient of each record instead"),
-            ("side-by-side", self.side_by_side > 1, "1", "a batch of its own has as many records as are drawn"),
+            trainer=unseen,
+            objective=unseen,
+            loss=unseen,
+            max_grad_norm="dp-clip bounds the gradient of each record instead",
+            side_by_side="a batch of its own has as many records as are drawn",
         )
 
     def _check_separation(self) -> None:
@@ -665,31 +487,50 @@ class RunConfig(BaseModel, frozen=True):
                     f"{name} is {count} and secure-aggregation is true, expected at least {least}: in a sum of two "
                     "each client knows the other's part"
                 )
-        if self.dp == "record":
-            self._check_alone(
-                "dp is 'record' under secure-aggregation",
-                ("dp-noise-multiplier", self.dp_noise_multiplier, "dp-epsilon", "no client says what it has spent"),
+        if self.dp == "record" and self.dp_noise_multiplier:
+            raise ValueError(
+                f"{self._stated('dp_noise_multiplier')} and dp is 'record' under secure-aggregation, expected "
+                "dp-epsilon: no client says what it has spent"
             )
-        self._check_alone(
+        unknown = "losses are compared client by client, and none is known"
+        self._refuse(
             "secure-aggregation is true",
-            ("dp-min-separation", self.dp_min_separation > 1, "1", "clients under masks check no separation"),
-            ("norm-policy", self.norm_policy not in ("auto", "off"), "auto or off", "the server sees no update's norm"),
-            ("weighting", self.weighting != "equal", "equal", "the server sees no client's number of examples"),
-            ("client-ranks", not self.one_rank, "one rank", "only updates of one shape have a sum"),
-            ("over-selection", self.over_selection, "0", "whoever has sent its update is in the sum"),
-            ("patience", self.patience, "0", "losses are compared client by client, and none is known"),
-            ("keep", self.keep != "last", "last", "losses are compared client by client, and none is known"),
-            ("reference", self.reference, "none", "baselines show the losses of single clients"),
-            ("devices", self.devices, "none", "a virtual clock knows no stages of a masked sum"),
-        )  # fmt: skip
+            dp_min_separation="clients under masks check no separation",
+            norm_policy="the server sees no update's norm",
+            weighting="the server sees no client's number of examples",
+            client_ranks="only updates of one shape have a sum",
+            over_selection="whoever has sent its update is in the sum",
+            patience=unknown,
+            keep=unknown,
+            reference="baselines show the losses of single clients",
+            devices="a virtual clock knows no stages of a masked sum",
+        )
 
-    def _check_alone(self, beside: str, *clashes: tuple[str, object, str, str]) -> None:
-        """Refuse settings that `beside` does not go with: name, whether it is set, what is expected, and why."""
-        for clash, is_set, expected, why in clashes:
-            if is_set:
-                value = getattr(self, clash.replace("-", "_"))
-                shown = str(value).lower() if isinstance(value, bool) else repr(value)
-                raise ValueError(f"{clash} is {shown} and {beside}, expected {expected}: {why}")
+    def _refuse(self, beside: str, **reasons: str) -> None:
+        """Refuse settings that `beside` does not go with: each by its name, with the reason."""
+        for name, why in reasons.items():
+            if self._is_set(name):
+                raise ValueError(f"{self._stated(name)} and {beside}, expected {_unset(name)}: {why}")
+
+    def _is_set(self, name: str) -> bool:
+        """Whether a setting asks for something that not every run has."""
+        match name:
+            case "norm_policy":
+                return self.norm_policy not in ("auto", "off")
+            case "client_ranks":
+                return not self.one_rank
+            case "own_share":
+                return self.given_own_share > 0
+            case "objective":
+                return self.learns_preferences
+            case _:
+                return getattr(self, name) != type(self).model_fields[name].default
+
+    def _stated(self, name: str) -> str:
+        """A setting and its value, as messages have them."""
+        value = getattr(self, name)
+        shown = str(value).lower() if isinstance(value, bool) else repr(value)
+        return f"{name.replace('_', '-')} is {shown}"
 
     @property
     def init_adapters(self) -> tuple[tuple[Path, float], ...]:
@@ -785,6 +626,14 @@ class RunConfig(BaseModel, frozen=True):
     def to_table(self) -> dict[str, Scalar]:
         """The settings under the keys that users write."""
         return cast("dict[str, Scalar]", self.model_dump(by_alias=True))
+
+
+def _unset(name: str) -> str:
+    """What a setting is where it asks for nothing, as messages have it."""
+    if name in _UNSET:
+        return _UNSET[name]
+    default = RunConfig.model_fields[name].default
+    return str(default).lower() if isinstance(default, bool) else "none" if default == "" else str(default or 0)
 
 
 def _parts(text: str) -> tuple[str, ...]:

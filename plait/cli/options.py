@@ -84,7 +84,7 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
                 _plain_type(field.annotation) | None,
                 typer.Option(
                     _flag(name, field.annotation),
-                    help=_help(field.description or "", field.default),
+                    help=_help(" ".join((field.description or "").split()), field.default),
                     metavar=_METAVARS.get(name) or _choices(field.annotation),
                     hidden=name in hidden,
                     rich_help_panel=panels.get(name, _LOCAL_TRAINING),
