@@ -8,7 +8,8 @@ Knows nothing of rounds and bytes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -20,6 +21,7 @@ from plait.training.examples import Example
 from plait.training.fused import FusedLanguageModel, recognise
 from plait.training.fused.language_model import Pairs
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
+from plait.training.loss_scale import LossScale
 from plait.training.trainer import trained_parameters
 
 Tensor = torch.Tensor
@@ -67,20 +69,47 @@ def train_cohort(
     for stack, trains in zip(stacks, trained, strict=True):
         stack.requires_grad_(trains)
     places = {id(parameter): stack for parameter, stack in zip(parameters, stacks, strict=True)}
+    scale, views = LossScale.of(model.parameters()), _by_learner(stacks, len(learners))
     for _ in range(all_inputs[0].settings.steps_taken):
-        _follow(stacks, learners)
-        losses = [0.0] * len(learners)
-        for batches in zip(*(_micro_batches(learner) for learner in learners), strict=True):
-            found = _losses(fused, batches, fused.pairs_of(places), recomputed=recomputed)
-            torch.stack(found).sum().backward()
-            losses = [loss + more for loss, more in zip(losses, torch.stack(found).tolist(), strict=True)]
+        _follow(views, learners)
+        batches = list(zip(*(_micro_batches(learner) for learner in learners), strict=True))
+        losses, is_finite = scale.settle(partial(_backward, fused, batches, stacks, places, recomputed, scale))
         for number, (learner, loss) in enumerate(zip(learners, losses, strict=True)):
-            learner.step([None if stack.grad is None else stack.grad[number] for stack in stacks], loss)
+            gradients = [None if stack.grad is None else stack.grad[number] for stack in stacks]
+            if is_finite or not bool(scale.overflows(gradients)):
+                learner.step(gradients, loss, scale=scale.factor)
+            else:
+                learner.skip()
+        if is_finite:
+            scale.held()
         for stack in stacks:
             stack.grad = None
         check_abandoned()
     seconds = (time.perf_counter() - started) / len(learners)
     return [learner.finish(seconds) for learner in learners]
+
+
+def _backward(
+    fused: FusedLanguageModel,
+    batches: Sequence[Sequence[tuple[list[Example], int]]],
+    stacks: Sequence[Tensor],
+    places: Mapping[int, Tensor],
+    recomputed: int,
+    scale: LossScale,
+) -> tuple[list[float], bool]:
+    """Compute a step's gradients, in the stacks, and return each adapter's loss and whether any overflowed."""
+    for stack in stacks:
+        stack.grad = None  # a failed attempt may have left some
+    said: list[Tensor] = []
+    for micro in batches:
+        found = torch.stack(_losses(fused, micro, fused.pairs_of(places), recomputed=recomputed))
+        scale.applied(found.sum()).backward()
+        said.append(found.detach())
+    if scale.adapts:
+        said.append(scale.overflows(stack.grad for stack in stacks).expand(len(said[0])))
+    read = torch.stack(said).tolist()  # once: each read waits for a GPU
+    overflowed = scale.adapts and bool(read.pop()[0])
+    return [sum(column) for column in zip(*read, strict=True)], overflowed
 
 
 def _shape(inputs: TrainingInputs) -> tuple[object, ...]:
@@ -116,8 +145,14 @@ def _losses(
     ]
 
 
+def _by_learner(stacks: Sequence[Tensor], learners: int) -> list[Tensor]:
+    """Each learner's part of each stack, learner by learner; views."""
+    with torch.no_grad():
+        return [stack[number] for number in range(learners) for stack in stacks]
+
+
 @torch.no_grad()
-def _follow(stacks: Sequence[Tensor], learners: Sequence[Learner]) -> None:
-    for number, learner in enumerate(learners):
-        for stack, values in zip(stacks, learner.values, strict=True):
-            stack[number].copy_(values.view_as(stack[number]))
+def _follow(views: Sequence[Tensor], learners: Sequence[Learner]) -> None:
+    values = [value for learner in learners for value in learner.values]
+    shaped = [value.view_as(view) for value, view in zip(values, views, strict=True)]
+    torch._foreach_copy_(list(views), shaped)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]

@@ -14,6 +14,10 @@ import torch
 
 from plait.errors import ConfigError, did_you_mean
 
+_HALVES_SINCE = (5, 3)
+"""The compute capability from which on CUDA computes in float16."""
+_METAL_BFLOAT16_SINCE = (14, 0)
+"""The version of macOS from which on Metal has bfloat16, on every Apple GPU."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -62,7 +66,16 @@ def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
         raise ConfigError(f"device is '{device}', but this machine has none; expected one of {_present()}")
     if dtype != "auto":
         return Compute(chosen, DTYPES[dtype])
-    return Compute(chosen, torch.bfloat16 if bfloat16_is_fast(chosen) else torch.float32)
+    return Compute(chosen, _fastest(chosen))
+
+
+def _fastest(device: torch.device) -> torch.dtype:
+    """The type of two bytes that a device multiplies in hardware, bfloat16 before float16; float32 without one."""
+    if bfloat16_is_fast(device):
+        return torch.bfloat16
+    if device.type == "mps" or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= _HALVES_SINCE):
+        return torch.float16
+    return torch.float32
 
 
 def bfloat16_is_fast(device: torch.device) -> bool:
@@ -70,7 +83,7 @@ def bfloat16_is_fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "mps":
-        return False
+        return torch.backends.mps.is_macos_or_newer(*_METAL_BFLOAT16_SINCE)
     return any(feature in cpu_features() for feature in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
@@ -126,8 +139,8 @@ def memory_for_steps(device: torch.device, limit_bytes: int = 0) -> int:
 
 def matrix_gflops(compute: Compute, *, clock: Callable[[], float] = time.perf_counter) -> float:
     """Billions of operations per second in a matrix product of the base's type; the best of several tries."""
-    on_gpu = compute.device.type == "cuda"
-    rows, inner, columns = (8192, 8192, 8192) if on_gpu else (512, 1024, 2048)
+    side = {"cuda": 8192, "mps": 4096}.get(compute.device.type, 0)
+    rows, inner, columns = (side, side, side) if side else (512, 1024, 2048)
     left = torch.randn(rows, inner, device=compute.device, dtype=compute.dtype)
     right = torch.randn(inner, columns, device=compute.device, dtype=compute.dtype)
     product = left @ right
@@ -135,10 +148,17 @@ def matrix_gflops(compute: Compute, *, clock: Callable[[], float] = time.perf_co
     for _ in range(8):
         started = clock()
         torch.mm(left, right, out=product)
-        if on_gpu:
-            torch.cuda.synchronize(compute.device)
+        synchronize(compute.device)
         best = max(best, 2 * rows * inner * columns / (clock() - started))
     return best / 1e9
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def cpu_features() -> frozenset[str]:

@@ -18,6 +18,7 @@ from torch import nn
 from plait.adapters import Float32, Task
 from plait.training.examples import Example
 from plait.training.fused import FusedLanguageModel, recognise
+from plait.training.loss_scale import PER_EXAMPLE
 from plait.training.losses import count_labels, summed_loss
 
 Tensor = torch.Tensor
@@ -40,6 +41,8 @@ class ExampleGradients:
         self._model, self._parameters = model, parameters
         self._task, self._pad_token = task, pad_token
         self._together = together
+        # Constant, so that no example decides about another's.
+        self._scale = PER_EXAMPLE if any(x.dtype == torch.float16 for x in model.parameters()) else 1.0
         self._fused = recognise(model) if task is Task.CAUSAL_LM else None
 
     def __call__(self, examples: Sequence[Example]) -> Iterator[Float32]:
@@ -63,7 +66,7 @@ class ExampleGradients:
         ]
         places = {id(parameter): stack for parameter, stack in zip(self._parameters, stacks, strict=True)}
         losses, counts = fused.token_losses(examples, adapters=count, pairs=fused.pairs_of(places))
-        torch.stack([part.mean() for part in losses.split(counts)]).sum().backward()
+        (torch.stack([part.mean() for part in losses.split(counts)]).sum() * self._scale).backward()
         gradients = [stack.grad for stack in stacks]
         for number in range(count):
             yield self._flat([None if gradient is None else gradient[number] for gradient in gradients])
@@ -73,7 +76,7 @@ class ExampleGradients:
             parameter.grad = None
         device = self._parameters[0].device
         loss = summed_loss(self._model, [example], task=self._task, pad_token=self._pad_token, device=device)
-        (loss / count_labels(example, self._task)).backward()
+        (loss / count_labels(example, self._task) * self._scale).backward()
         found = self._flat([parameter.grad for parameter in self._parameters])
         for parameter in self._parameters:
             parameter.grad = None
@@ -84,4 +87,5 @@ class ExampleGradients:
             np.zeros(parameter.numel(), np.float32) if gradient is None else gradient.float().cpu().numpy().reshape(-1)
             for parameter, gradient in zip(self._parameters, gradients, strict=True)
         ]
-        return np.concatenate(parts)
+        flat = np.concatenate(parts)
+        return flat if self._scale == 1 else flat / np.float32(self._scale)

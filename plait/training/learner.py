@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from plait.adapters import Float32, Task
+from plait.errors import MachineError
 from plait.rounds.local_model import NOTHING, Carried
 from plait.rounds.moments import Moments
 from plait.training.examples import Example
@@ -134,7 +135,7 @@ class Learner:
         self._slope = None if inputs.carried.slope is None else torch.from_numpy(inputs.carried.slope.copy()).to(device)
         self._rate = settings.learning_rate or inputs.carried.learning_rate or 0.0
         self._sizes, self._trained = sizes, trained
-        self._shortened = 0
+        self._shortened = self._skipped = 0
         self._order = order(len(inputs.examples), settings.seed)
         self._losses: list[float] = []
         self._tokens = 0
@@ -152,11 +153,19 @@ class Learner:
         batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
         return batches, sum(count_labels(example, self._task) for example in chosen)
 
-    def step(self, gradients: Sequence[Tensor | None], loss: float) -> None:
-        """Take a step along the gradients of the tensors; `loss` is that of the step's examples before it."""
+    def step(self, gradients: Sequence[Tensor | None], loss: float, *, scale: float = 1.0) -> None:
+        """Take a step.
+
+        Args:
+            gradients: of the tensors, times `scale`.
+            loss: of the step's examples before it.
+            scale: a power of two.
+        """
         settings, optimizer = self._inputs.settings, self._optimizer
         gradient = optimizer.gradient
         optimizer.take(gradients)
+        if scale != 1:
+            gradient.div_(scale)
         for term in self._terms:
             term.add_gradient(gradient, optimizer.master, self._origin, settings)
         if self._slope is not None:
@@ -166,7 +175,7 @@ class Learner:
         kept = _clip_(gradient, settings.max_grad_norm)
         before = optimizer.master.clone()
         # A client with a budget of its own goes through the round's part of the schedule in its own number of steps.
-        done = len(self._losses)
+        done = len(self._losses) + self._skipped
         done = done if not settings.steps else done * settings.local_steps / settings.steps
         factor = schedule_factor(settings, settings.done_steps + done)
         optimizer.step((self._rate or 1.0) * factor)
@@ -185,6 +194,10 @@ class Learner:
             optimizer.master.add_(self._correction)
         self._losses.append(loss)
 
+    def skip(self) -> None:
+        """Take no step: along these gradients there is none."""
+        self._skipped += 1
+
     def noised_step(self, gradient: Tensor) -> None:
         """Take a step along a gradient that is noised already, (size,), and nothing else that the data say.
 
@@ -202,8 +215,17 @@ class Learner:
         self._losses.append(0.0)
 
     def finish(self, seconds: float) -> LocalTraining:
-        """The result after steps that took this many seconds."""
+        """The result after steps that took this many seconds.
+
+        Raises:
+            MachineError: there was none to take.
+        """
         steps = len(self._losses)
+        if not steps:
+            raise MachineError(
+                f"all {self._skipped} steps overflowed float16, expected a type that holds what this base computes: "
+                "give --dtype float32, or bfloat16"
+            )
         report = StepReport(
             sum(self._losses) / steps,
             self._tokens,

@@ -23,6 +23,7 @@ from plait.rounds.local_model import NOTHING, Carried
 from plait.training.examples import Example, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, order
 from plait.training.local_loss import loss_named
+from plait.training.loss_scale import LossScale
 from plait.training.losses import BatchLoss, ChosenLoss, class_logits, count_labels
 from plait.training.objectives import Objective, objective_named
 from plait.training.preferences import PreferenceLoss, References
@@ -52,9 +53,9 @@ def train_steps(
     """Train an adapter for `settings.steps_taken` optimizer steps.
 
     The optimizer works on one flat float32 buffer, the master; the model computes with `parameters`, which follow it
-    and may be in bfloat16 (mixed precision with float32 masters, arXiv 1710.03740). The order of examples and dropout
-    depend on `settings.seed`. A step's loss is the mean over all its label tokens, whatever their distribution over
-    micro-batches.
+    and may be in bfloat16 or float16 (mixed precision with float32 masters, arXiv 1710.03740). Dropout and the order of
+    examples depend on `settings.seed`. A step's loss is the mean over all its label tokens, whatever their distribution
+    over micro-batches.
 
     Args:
         model: the base with the adapter.
@@ -100,18 +101,25 @@ def train_steps(
         batch_loss = ChosenLoss(
             model, parameters, function, start=start, task=task, pad_token=pad_token, name=settings.loss
         )
+    scale = LossScale.of(model.parameters())
     with only_trained(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         for step in range(settings.steps_taken):
             follow(parameters, learner.values)
             batches, counted = learner.draw()
-            step_loss = within_memory(
-                partial(_backward, batch_loss, batches, counted, parameters, memory),
+            attempt = partial(
+                within_memory,
+                partial(_backward, batch_loss, batches, counted, parameters, memory, scale),
                 give_way=partial(_give_way, batch_loss, memory, max(map(len, batches))),
                 device=device,
                 what=f"a step over {settings.seq_len} tokens a sequence",
             )
-            learner.step([parameter.grad for parameter in parameters], step_loss)
+            (step_loss,), is_finite = scale.settle(attempt)
+            if is_finite:
+                learner.step([parameter.grad for parameter in parameters], step_loss, scale=scale.factor)
+                scale.held()
+            else:
+                learner.skip()
             for parameter in parameters:
                 parameter.grad = None
             on_step(step, step_loss)
@@ -126,8 +134,9 @@ def _backward(
     counted: int,
     parameters: Sequence[nn.Parameter],
     memory: StepMemory,
-) -> float:
-    """Compute a step's gradients, in the parameters, and return its loss."""
+    scale: LossScale,
+) -> tuple[list[float], bool]:
+    """Compute a step's gradients, in the parameters, and return its loss and whether they overflowed."""
     for parameter in parameters:
         parameter.grad = None  # a failed attempt may have left some
     said: list[torch.Tensor] = []
@@ -137,9 +146,12 @@ def _backward(
     )
     for batch in parts:
         loss = batch_loss(batch) / counted
-        loss.backward()
+        scale.applied(loss).backward()
         said.append(batch_loss.reported / counted if isinstance(batch_loss, ChosenLoss) else loss.detach())
-    return sum(torch.stack(said).tolist())  # read once: each read waits for a GPU
+    if scale.adapts:
+        said.append(scale.overflows(parameter.grad for parameter in parameters))
+    read = torch.stack(said).tolist()  # once: each read waits for a GPU
+    return [sum(read[: len(read) - scale.adapts])], scale.adapts and bool(read[-1])
 
 
 def _give_way(batch_loss: StepLoss, memory: StepMemory, largest: int) -> bool:

@@ -26,13 +26,11 @@ class Card:
     Attributes:
         name: as its maker sells it.
         memory_bytes: that training may take, after what the system and CUDA take.
-        value_bytes: of the type that plait computes in there.
         four_bits: whether bitsandbytes has kernels for it.
     """
 
     name: str
     memory_bytes: int
-    value_bytes: int = 2
     four_bits: bool = True
 
 
@@ -47,9 +45,7 @@ def _board(name: str, gib: int) -> Card:
 
 def _apple(gib: int) -> Card:
     """A Mac, of whose memory Metal recommends about two thirds up to 36 GB, and three quarters beyond."""
-    return Card(
-        f"M-series, {gib} GB", int(gib * _GIB * (2 / 3 if gib <= 36 else 3 / 4)), value_bytes=4, four_bits=False
-    )
+    return Card(f"M-series, {gib} GB", int(gib * _GIB * (2 / 3 if gib <= 36 else 3 / 4)), four_bits=False)
 
 
 CARDS = (
@@ -73,30 +69,28 @@ def table() -> str:
 
 @dataclass(frozen=True)
 class _Base:
-    sizes: dict[tuple[int, bool], ModelSize]  # by bytes of a value, and whether it is in four bits
+    sizes: dict[bool, ModelSize]  # by whether it is in four bits
     longest: int  # sequence that it was made for
 
     @classmethod
     def of(cls, name: str) -> _Base:
         quiet_libraries()
         config = read_base_config(locate_config(name), Task.CAUSAL_LM)
-        found: dict[tuple[int, bool], ModelSize] = {}
+        found: dict[bool, ModelSize] = {}
         for method in ("lora", "qlora"):
             spec = design(config, AdapterRequest(method=method, rank=RANK), task=Task.CAUSAL_LM, seed=0).spec
-            for value_bytes in (2, 4):
-                size = size_of(config, spec, value_bytes=value_bytes)
-                if size is None:
-                    raise ValueError(f"memory of base '{name}' cannot be predicted")
-                found[value_bytes, method == "qlora"] = size
+            size = size_of(config, spec, value_bytes=2)
+            if size is None:
+                raise ValueError(f"memory of base '{name}' cannot be predicted")
+            found[method == "qlora"] = size
         window = getattr(config, "sliding_window", None) or _MOST
         return cls(found, min(_MOST, window, config.max_position_embeddings))
 
 
 def _cell(card: Card, base: _Base) -> str:
-    def longest(value_bytes: int, *, four_bits: bool) -> int:
-        size = base.sizes[value_bytes, four_bits]
-        return longest_that_fits(size, budget_bytes=card.memory_bytes, most=base.longest)
+    def longest(*, four_bits: bool) -> int:
+        return longest_that_fits(base.sizes[four_bits], budget_bytes=card.memory_bytes, most=base.longest)
 
-    whole = longest(card.value_bytes, four_bits=False)
-    four = longest(2, four_bits=True) if card.four_bits else 0
+    whole = longest(four_bits=False)
+    four = longest(four_bits=True) if card.four_bits else 0
     return " / ".join((f"{whole:,}" if whole else "no", *([f"**{four:,}**"] if four > whole else [])))

@@ -51,3 +51,43 @@ def test_a_limit_is_a_fraction_of_the_gpu_that_torch_may_allocate(monkeypatch: p
         device.limit_memory(card, limit)
     device.limit_memory(torch.device("cpu"), 2 << 30)
     assert asked == [(0.25, card), (1.0, card)]
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 0), torch.float16),
+     ((5, 2), torch.float32)],
+    ids=str,
+)  # fmt: skip
+def test_a_gpu_computes_in_the_type_of_two_bytes_that_it_has(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose_compute("cuda").dtype is dtype
+
+
+@pytest.mark.parametrize(("newer", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_mac_computes_in_the_type_of_two_bytes_that_its_system_has(
+    newer: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, _minor: newer or major < 14)
+    assert choose_compute("mps").dtype is dtype
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_time_is_taken_once_the_gpu_is_done(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: told.append("waited"))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: told.append("waited"))
+    there = Compute(torch.device(kind), torch.float16)
+    monkeypatch.setattr(torch, "randn", lambda *shape, **_: torch.empty(*shape, device="meta"))
+
+    def clock() -> float:
+        told.append("read")
+        return float(len(told))
+
+    assert device.matrix_gflops(there, clock=clock) > 0
+    assert told == ["read", "waited", "read"] * 8

@@ -1,0 +1,148 @@
+"""Training in float16: gradients that would vanish do not, and none that overflowed is ever stepped along."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from plait.adapters import AdapterState, Task
+from plait.errors import MachineError
+from plait.training import cohort, loss_scale, trainer
+from plait.training.blueprint import Blueprint
+from plait.training.cohort import train_cohort
+from plait.training.device import Compute
+from plait.training.examples import Example
+from plait.training.learner import LocalTraining, TrainingInputs
+from plait.training.loss_scale import LossScale
+from plait.training.resident import ResidentBase, adapter_parameters
+from plait.training.trainer import train_steps
+from plait.wire.settings import Settings
+
+SETTINGS = Settings(
+    local_steps=3, batch_size=2, gradient_accumulation_steps=2, seq_len=24, learning_rate=1e-3, weight_decay=0.0,
+    max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=4, seed=3,
+)  # fmt: skip
+
+
+def rows() -> list[Example]:
+    generator = np.random.default_rng(0)
+    tokens = [generator.integers(0, 200, length).astype(np.int32) for length in (24, 9, 17, 24, 12, 20)]
+    return [Example(row, row.copy()) for row in tokens]
+
+
+@pytest.fixture(scope="module")
+def halves(tiny) -> ResidentBase:
+    compute = Compute(torch.device("cpu"), torch.float16)
+    return ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=32)
+
+
+def train(base: ResidentBase, made: Blueprint, settings: Settings = SETTINGS) -> LocalTraining:
+    model = base.carrying(made.spec, AdapterState(made.spec.layout, made.initial.flat))
+    parameters = adapter_parameters(model, made.spec.layout)
+    how = {"start": made.initial.flat, "task": Task.CAUSAL_LM, "pad_token": 0}
+    return train_steps(model, parameters, rows(), settings, **how)
+
+
+def moved(done: LocalTraining, made: Blueprint) -> np.ndarray:
+    return done.flat - made.initial.flat
+
+
+def test_the_factor_goes_as_torchs_own_does() -> None:
+    scale = LossScale.of([torch.zeros(1, dtype=torch.float16)])
+    theirs = torch.amp.GradScaler("cpu", init_scale=loss_scale.FIRST, growth_interval=2000)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    theirs.scale(torch.zeros(1))  # begins it
+    generator = np.random.default_rng(0)
+    for _ in range(4100):
+        overflowed = bool(generator.random() < 1e-3)
+        weight.grad = torch.tensor([torch.inf if overflowed else 1.0])
+        assert bool(scale.overflows([weight.grad, None])) == overflowed
+        theirs.step(optimizer)
+        theirs.update()
+        assert scale.lower() if overflowed else scale.held() is None
+        assert scale.factor == theirs.get_scale()
+    assert scale.factor != loss_scale.FIRST
+
+
+def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
+    resident: ResidentBase, halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = replace(SETTINGS, local_steps=1, batch_size=6, gradient_accumulation_steps=1)
+    expected = moved(train(resident, blueprint, long), blueprint)
+    scaled = moved(train(halves, blueprint, long), blueprint)
+    monkeypatch.setattr(loss_scale, "FIRST", 2.0**-8)
+    vanished = moved(train(halves, blueprint, long), blueprint)
+    error = [np.linalg.norm(each - expected) / np.linalg.norm(expected) for each in (scaled, vanished)]
+    assert error[0] < 0.1
+    assert error[1] > 2 * error[0], "the same losses, much smaller, lose their gradients"
+
+
+def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along(
+    halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(halves, blueprint)
+    monkeypatch.setattr(loss_scale, "FIRST", 2.0**25)
+    factors: list[float] = []
+    honest = LossScale.applied
+
+    def seen(self: LossScale, loss: torch.Tensor) -> torch.Tensor:
+        factors.append(self.factor)
+        return honest(self, loss)
+
+    monkeypatch.setattr(LossScale, "applied", seen)
+    done = train(halves, blueprint)
+    assert factors[0] == 2.0**25 > factors[-1]
+    assert len(set(factors[-4:])) == 1, "what was found is kept for the next steps"
+    assert done.moments.steps == plain.moments.steps, "no step is lost"
+    assert np.isfinite(done.flat).all()
+    close = np.linalg.norm(done.flat - plain.flat) / np.linalg.norm(moved(plain, blueprint))
+    assert close < 0.1
+
+
+def test_a_step_whose_losses_overflow_is_left_out_and_a_training_of_such_steps_is_one_line(
+    halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, calls = trainer.BatchLoss.__call__, 0
+
+    def overflowing(self: trainer.BatchLoss, batch: list[Example]) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return honest(self, batch) * (torch.inf if calls in bad else 1)
+
+    monkeypatch.setattr(trainer.BatchLoss, "__call__", overflowing)
+    bad = range(3, 5)  # the two micro-batches of the second step
+    done = train(halves, blueprint)
+    assert np.isfinite(done.flat).all()
+    assert set(done.moments.steps) == {2}
+    assert calls == 6, "a smaller factor would not help"
+    bad = range(100)
+    with pytest.raises(MachineError, match=r"all 3 steps overflowed float16.*--dtype float32"):
+        train(halves, blueprint)
+
+
+def test_side_by_side_only_the_adapter_that_overflows_is_left_out(
+    halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = halves.carrying(blueprint.spec, blueprint.initial)
+    parameters = adapter_parameters(model, blueprint.spec.layout)
+    inputs = [TrainingInputs(rows()[at:], replace(SETTINGS, seed=at), blueprint.initial.flat) for at in range(2)]
+    plain = train_cohort(model, parameters, inputs, task=Task.CAUSAL_LM)
+    honest, calls = cohort._losses, 0
+
+    def overflowing(*args: object, **how: object) -> list[torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        first, second = honest(*args, **how)
+        return [first, second * torch.inf if calls <= 2 else second]
+
+    monkeypatch.setattr(cohort, "_losses", overflowing)
+    found = train_cohort(model, parameters, inputs, task=Task.CAUSAL_LM)
+    assert plain is not None
+    assert found is not None
+    np.testing.assert_array_equal(found[0].flat, plain[0].flat)
+    assert [set(done.moments.steps) for done in found] == [{3}, {2}]
+    assert np.isfinite(found[1].flat).all()
