@@ -24,6 +24,7 @@ class NodeSettings:
     """Everything that determines how a node works.
 
     Attributes:
+        servers: of which one serves at a time.
         kit: the node's kit; None on an insecure loopback connection.
         data: its own data, as `plait.data.as_dataset` takes them.
         columns: which of their columns hold what, as in the run configuration.
@@ -41,7 +42,7 @@ class NodeSettings:
         labels: what the operator says of this machine; runs may ask for them.
     """
 
-    server: Address
+    servers: tuple[Address, ...]
     kit: ClientKit | None
     name: str
     data: str
@@ -59,6 +60,11 @@ class NodeSettings:
     split: str = ""
     allow_plugins: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """Its servers, for people."""
+        return " or ".join(map(str, self.servers))
 
     @property
     def credential(self) -> Credential:
@@ -111,12 +117,12 @@ def check_settings(
     """
     if isinstance(allow_plugins, str):
         raise ConfigError(f"allow-plugins is '{allow_plugins}', expected a list of modules")
-    address = Address.parse(server, what="server")
+    addresses = Address.parse_several(server, what="server")
     if insecure and kit is not None:
         raise ConfigError("kit and insecure are both given, expected one of them: with a kit the connection is secure")
-    if insecure and not address.is_loopback:
+    if insecure and (far := [address for address in addresses if not address.is_loopback]):
         raise ConfigError(
-            f"server is {address} and the connection insecure, expected a server on this machine (localhost) or --kit"
+            f"server is {far[0]} and the connection insecure, expected a server on this machine (localhost) or --kit"
         )
     if not insecure and kit is None:
         raise ConfigError(
@@ -146,7 +152,7 @@ def check_settings(
     if loaded and name and name != loaded.name:
         raise ConfigError(f"name is {name!a}, but kit '{kit}' was made for '{loaded.name}'; leave --name out")
     return NodeSettings(
-        server=address,
+        servers=addresses,
         kit=loaded,
         name=loaded.name if loaded else check_client_name(composed(name or Path(data).stem)),
         data=data,

@@ -15,6 +15,7 @@ from plait.errors import ConfigError, MachineError
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[^\s\[\]]+)\]|(?P<host>[^\s:\[\]/@]+)):(?P<port>[0-9]{1,5})")
 _MOST_SHOWN = 120
+_MOST_SEVERAL = 8
 
 
 def is_ip_address(host: str) -> bool:
@@ -67,6 +68,18 @@ class Address:
                 "expected HOST:PORT such as plait.example.org:9440 or [::1]:9440"
             )
         return cls(found["six"] or found["host"], port)
+
+    @classmethod
+    def parse_several(cls, text: str, *, what: str = "address") -> tuple[Address, ...]:
+        """Read one address or several, with commas in between: of servers of which one serves at a time.
+
+        Raises:
+            ConfigError: one of them is none, or there are too many.
+        """
+        parts = text.split(",")
+        if len(parts) > _MOST_SEVERAL:
+            raise ConfigError(f"{what} has {len(parts)} addresses, expected at most {_MOST_SEVERAL}")
+        return tuple(dict.fromkeys(cls.parse(part, what=what) for part in parts))
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from plait.errors import MachineError, PeerError
 from plait.files import begin_to_store, cannot_write, fsync_directory
+from plait.lease import UNFINISHED_SUFFIX
 from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
 
 HEADER_BYTES = 1 + DIGEST_BYTES
 """Bytes of a file before the answer itself."""
-PART_SUFFIX, ANSWER_SUFFIX = ".part", ".answer"
+PART_SUFFIX, ANSWER_SUFFIX = UNFINISHED_SUFFIX, ".answer"
 
 _STORED_BYTES = 4 << 20  # bytes of an answer handed to the disk at a time
 

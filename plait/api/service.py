@@ -5,12 +5,12 @@ Sets no signal handler and configures no logging: both are the caller's.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api.apps import add_apps_to_path
@@ -19,6 +19,8 @@ from plait.api.serving import Serving
 from plait.api.turns import TURN
 from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
+from plait.files import gate_of, remove_tree
+from plait.lease import inbox_of, is_shared
 from plait.progress import say, status, watch
 from plait.rounds.events import Event
 from plait.rounds.ledger import OnEvent, read_events
@@ -174,6 +176,7 @@ def open_service(
     Raises:
         PlaitError: the run cannot be served; nothing has begun.
     """
+    check_not_shared(directory.path)
     if directory.has_started and is_finished(read_events(directory.ledger)):
         if is_reported(directory.path):
             raise ConfigError(f"'{settings.out}' holds a finished run; `plait report {settings.out}` shows it")
@@ -209,7 +212,7 @@ def open_service(
         start = None if directory.has_started else starting_point_of(run)
     grid.begin(
         Terms(serving.run_number, run.settled.announced, run.base_fingerprint, frozenset(labels)),
-        inbox=directory.path / ".inbox",
+        inbox=inbox_of(directory.path),
         max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
         summary=LiveProgress(
             directory.ledger,
@@ -232,6 +235,16 @@ def open_service(
     return Service(settings, directory, grid, app)
 
 
+def check_not_shared(directory: Path) -> None:
+    """Refuse a directory that servers share and whose turn is not this process's.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if is_shared(directory) and gate_of(directory) is None:
+        raise ConfigError(f"'{directory}' is shared by servers, expected `plait server --standby` for each of them")
+
+
 def vouch_of(serving: Serving) -> Vouch | None:
     """Who vouches for the clients' node keys: the authority of the server's kit; None without a kit.
 
@@ -248,7 +261,7 @@ def conclude(directory: RunDirectory) -> None:
     """Write the report; remove the raw answers, which are folded into the adapter by now."""
     from plait.report import write_report
 
-    shutil.rmtree(directory.path / ".inbox", ignore_errors=True)
+    remove_tree(inbox_of(directory.path))
     write_report(directory.path)
 
 

@@ -16,11 +16,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import shutil
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
-from plait.files import cannot_write, fsync_directory, read_if_there, write_atomically
+from plait.files import cannot_write, fsync_directory, read_if_there, remove_file, remove_tree, write_atomically
 from plait.rounds.leftovers import keep_only_what_lasts
 
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -135,13 +134,13 @@ class RunDirectory:
         """
         path = self._spool(round_number) / _file_name(client)
         try:
-            path.unlink(missing_ok=True)
+            remove_file(path)
         except OSError as error:
             raise cannot_write(path, error, doing="remove") from error
 
     def clear_updates(self) -> None:
         """Drop the spool of finished rounds."""
-        shutil.rmtree(self.path / "spool", ignore_errors=True)
+        remove_tree(self.path / "spool")
 
     def _spool(self, round_number: int) -> Path:
         return self.path / "spool" / f"round-{round_number:06d}"

@@ -15,6 +15,7 @@ EXIT_CODES = {
     "PolicyError": 3,
     "MachineError": 1,
     "DiskFullError": 1,
+    "LeaseLostError": 1,
     "Interrupted": 1,
 }
 CLASSES = {
