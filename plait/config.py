@@ -64,6 +64,7 @@ MOST_LABELS = 10_000
 """The most classes that a run can have."""
 # Where it is not the default: what a setting is that asks for nothing.
 _UNSET: Mapping[str, str] = {"norm_policy": "auto or off", "client_ranks": "one rank", "own_share": "0"}
+_TREE = re.compile(r"[1-9][0-9]{0,6}(x[1-9][0-9]{0,6}){0,7}")
 # Part of a module name. PEFT would read anything else as a regular expression.
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
@@ -110,6 +111,9 @@ class RunConfig(BaseModel, frozen=True):
     default depends on the data"""
     clients: Annotated[int, Field(ge=1, le=1_000_000)] = 8
     """clients in the federation"""
+    tree: str = ""
+    """servers below this one, such as 10x100: 10 regions, each the server of 100 clients and a client of this one, to
+    which it sends the exact sum of their updates; by default none"""
     clients_per_round: Annotated[int, Field(ge=0)] = 0
     """clients sampled per round; 0 means all"""
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -288,6 +292,16 @@ class RunConfig(BaseModel, frozen=True):
     """also publish each round's adapter: to a directory, to a running vLLM (address; key in VLLM_API_KEY), or to both,
     separated by a comma"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count_clients(cls, given: object) -> object:
+        """The clients of a tree need not be counted by the user."""
+        table = cast("dict[str, object]", given) if isinstance(given, dict) else {}
+        tree = table.get("tree")
+        if isinstance(tree, str) and _TREE.fullmatch(tree) and "clients" not in table:
+            return {**table, "clients": math.prod(map(int, tree.split("x")))}
+        return given
+
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         if self.clients_per_round > self.clients:
@@ -337,6 +351,7 @@ class RunConfig(BaseModel, frozen=True):
                 raise ValueError(f"{self._stated(one)} and {self._stated(other)}, expected one of them{why}")
         self._check_devices()
         self._check_asynchronous()
+        self._check_tree()
         if len(self.label_names) > MOST_LABELS:
             raise ValueError(f"labels has {len(self.label_names)} names, expected at most {MOST_LABELS}")
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
@@ -381,6 +396,32 @@ class RunConfig(BaseModel, frozen=True):
             secure_aggregation="a masked sum needs all its clients at once",
             patience=beside,
             keep=beside,
+        )
+
+    def _check_tree(self) -> None:
+        if not self.tree:
+            return
+        if not _TREE.fullmatch(self.tree):
+            raise ValueError(f"tree is '{self.tree}', expected whole numbers such as 10x100, or 2x5x100")
+        if self.clients % (below := math.prod(self.levels)):
+            raise ValueError(f"clients is {self.clients} and tree is '{self.tree}', expected {below} clients")
+        whole = "a region asks all of its clients"
+        if self.server_optimizer.partition(":")[0] == "fedexp":
+            raise ValueError(
+                f"server-optimizer is '{self.server_optimizer}' and tree is '{self.tree}', expected another one: a "
+                "region sends the sum of its clients' updates, and not single ones"
+            )
+        self._refuse(
+            f"tree is '{self.tree}'",
+            clients_per_round=whole,
+            eval_clients=whole,
+            over_selection=whole,
+            rounds_mode="regions have no staleness",
+            step_budget="paces of a region's clients are its own",
+            client_ranks="only updates of one shape have a sum",
+            dp="regions neither clip nor add noise",
+            secure_aggregation="regions see their clients' updates",
+            devices="a virtual clock knows no regions",
         )
 
     def _check_ranks(self) -> None:
@@ -531,6 +572,11 @@ class RunConfig(BaseModel, frozen=True):
         value = getattr(self, name)
         shown = str(value).lower() if isinstance(value, bool) else repr(value)
         return f"{name.replace('_', '-')} is {shown}"
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The numbers of `tree`: this server's regions, their regions and so on, and last the clients of each."""
+        return tuple(map(int, self.tree.split("x"))) if self.tree else ()
 
     @property
     def init_adapters(self) -> tuple[tuple[Path, float], ...]:

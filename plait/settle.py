@@ -162,11 +162,12 @@ class Settled:
         config = self.config
         return RunPlan(
             rounds=config.rounds,
-            clients=config.clients,
-            cohort_size=config.cohort_size,
+            clients=config.levels[0] if config.tree else config.clients,
+            cohort_size=config.levels[0] if config.tree else config.cohort_size,
             eval_every=config.eval_every,
             eval_clients=config.eval_clients,
-            quorum=config.quorum_updates,
+            quorum=math.ceil(config.quorum * config.levels[0]) if config.tree else config.quorum_updates,
+            region_clients=math.prod(config.levels[1:]) if len(config.levels) > 1 else 0,
             deadline_s=config.deadline_s or None,
             over_selection=config.over_selection,
             attempts=config.round_attempts,
@@ -263,6 +264,12 @@ def _rule_of(config: RunConfig) -> Rule:
         raise ConfigError(
             f"rule is '{rule.name}' and secure-aggregation is true, expected a linear rule, which needs no more than "
             f"the sum of all updates: {linear}"
+        )
+    if config.tree and not (rule.linear and not rule.mixed_ranks):
+        linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear and not other.mixed_ranks)
+        raise ConfigError(
+            f"rule is '{rule.name}' and tree is '{config.tree}', expected a linear rule, for which the sums of regions "
+            f"are enough: {linear}"
         )
     if config.step_budget == "speed" and not (rule.linear and rule.continuous):
         linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear and other.continuous)

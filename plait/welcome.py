@@ -19,7 +19,7 @@ PRIVACY_KEYS = frozenset(
     }
 )  # fmt: skip
 
-LATER_KEYS = frozenset({"secure-aggregation", "step-budget", "dp-mechanism", "dp-min-separation"})
+LATER_KEYS = frozenset({"secure-aggregation", "step-budget", "dp-mechanism", "dp-min-separation", "tree"})
 """Keys that nodes of the previous version do not know: sent only where set, so that it can have all others."""
 
 WELCOME_KEYS = frozenset(

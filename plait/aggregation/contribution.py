@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plait.adapters import AdapterState, check_finite
+from plait.adapters.partial_sum import PartialSum
 from plait.aggregation.geometry import Geometry, Pair, Side
 from plait.errors import PeerError
 
@@ -30,6 +31,8 @@ class Contribution:
         geometry: of its own layout, whose rank differs from the server's where ranks are mixed.
         examples: the training examples that it states; 0 where that is not known.
         loss: the mean loss of its local steps, as it states it; NaN where that is not known.
+        sum: of a region, the exact sum of its clients' weighted deltas, of which `delta` is the mean and `weight` the
+            weight; None for a client.
     """
 
     client: str
@@ -39,6 +42,7 @@ class Contribution:
     geometry: Geometry
     examples: int = 0
     loss: float = math.nan
+    sum: PartialSum | None = None
 
     def check(self, server: Geometry, *, ranks: Ranks, frozen: Collection[Side] = ()) -> None:
         """Refuse what cannot be aggregated.

@@ -21,21 +21,27 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Subject
 from plait.aggregation.contribution import Contribution
+from plait.aggregation.exact_sum import ExactSum
 from plait.aggregation.round import Outcome, RoundContext
 from plait.aggregation.rule import Rule
-from plait.aggregation.weighted_sum import WeightedSum
 
 
 class Mean:
-    """The weighted mean of the deltas, accumulated in float64: enough for any rule that is linear in the updates."""
+    """The weighted mean of the deltas, rounded once: enough for any rule that is linear in the updates.
+
+    Nothing is rounded before, so the sums of parts of the clients (`Contribution.sum`) give the bits of all of them.
+    """
 
     def __init__(self, context: RoundContext) -> None:
         self._layout = context.geometry.layout
-        self._sum = WeightedSum(self._layout.size)
+        self._sum = ExactSum(self._layout.size)
 
     def add(self, contribution: Contribution) -> None:
-        """Add n_k d_k."""
-        self._sum.add(contribution.delta.flat, contribution.weight)
+        """Add n_k d_k, or a sum of such."""
+        if contribution.sum is not None:
+            self._sum.join(contribution.sum)
+        else:
+            self._sum.add(contribution.delta.flat, contribution.weight)
 
     def mean(self) -> NDArray[np.float64]:
         """The mean delta, (layout.size,)."""

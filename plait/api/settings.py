@@ -28,6 +28,7 @@ class RunSettings(TypedDict, total=False):
     columns: str | Mapping[str, str]
     split: str
     revision: str
+    tree: str
     clients_per_round: int
     quorum: float
     devices: str | PathLike[str]

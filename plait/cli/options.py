@@ -29,7 +29,7 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
         "max_held_out_sequences",
     ),
     "Rounds": (
-        "clients", "clients_per_round", "rounds", "rounds_mode", "buffer", "max_staleness",
+        "clients", "tree", "clients_per_round", "rounds", "rounds_mode", "buffer", "max_staleness",
         "eval_every", "eval_clients", "rule", "weighting",
         "server_optimizer", "server_learning_rate", "server_momentum", "wire", "take_back", "patience", "keep",
         "reference", "seed", "out", "publish", "report_to", "callbacks",

@@ -219,6 +219,7 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
             private=private,
             masked=run.settled.masked,
             buffer=plan.buffer,
+            region_clients=plan.region_clients,
         )
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))

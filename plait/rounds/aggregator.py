@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
@@ -17,6 +17,7 @@ import numpy as np
 
 from plait.adapters import AdapterState, Float32, Json, norm
 from plait.adapters.bottleneck import is_bottleneck
+from plait.adapters.partial_sum import PartialSum
 from plait.aggregation import (
     ANY_RANK,
     BOTH_SIDES,
@@ -31,6 +32,7 @@ from plait.aggregation import (
     ServerOptimizer,
     slices_of,
 )
+from plait.aggregation.exact_sum import ExactSum
 from plait.errors import MachineError, PeerError
 from plait.privacy.mechanism import PrivateMean
 from plait.rounds import events
@@ -48,7 +50,7 @@ from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_update, open_update
 from plait.rounds.weights import WEIGHT_RATIO, bounded
 from plait.wire.codec import Codec
-from plait.wire.envelope import Opened, read_envelope
+from plait.wire.envelope import CLIENTS, Opened, read_envelope
 
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
 _MODULES_OBSERVED = 8
@@ -98,6 +100,8 @@ class Stored:
     Attributes:
         examples: that it stands for, as its header says.
         steps: that the client was asked for; 0 if all were asked for as many.
+        weight: of a region's sum; None for a client.
+        clients: of how many it is the sum; 0 for a client.
         arrival: in an asynchronous run, how it came.
     """
 
@@ -106,6 +110,8 @@ class Stored:
     norms: Norms
     steps: int = 0
     arrival: Arrival | None = None
+    weight: float | None = None
+    clients: int = 0
 
     def began(self, number: int) -> int:
         """Rounds that the adapter had behind it with which its client began, if it is folded in round `number`."""
@@ -127,6 +133,7 @@ class Aggregator:
         private: the noise of the rounds, for a run with differential privacy.
         masked: the grids of the rounds, for a run with secure aggregation.
         buffer: of an asynchronous run.
+        region_clients: whose updates one update may be the sum of; 0 where none is.
     """
 
     directory: RunDirectory
@@ -143,6 +150,7 @@ class Aggregator:
     private: PrivateRounds | None = None
     masked: MaskedRounds | None = None
     buffer: Buffer | None = None
+    region_clients: int = 0
 
     @property
     def new_factors(self) -> bool:
@@ -158,6 +166,7 @@ class Aggregator:
             base_fingerprint=self.base_fingerprint,
             spec_digest=self.ranks.adapters[track].spec.digest,
             received=state.tracks[track].shadow,
+            clients=self.region_clients,
         )
 
     def open(
@@ -187,6 +196,7 @@ class Aggregator:
         Raises:
             UpdateRefused: with the reason.
         """
+        self._check_weight(opened)
         frozen = BOTH_SIDES - self.rule.trained(expected.round)
         contribution = self._contribution(opened, expected, track)
         try:
@@ -194,12 +204,25 @@ class Aggregator:
         except PeerError as error:
             raise UpdateRefused(Reason.UNFIT, str(error)) from error
 
+    def _check_weight(self, opened: Opened) -> None:
+        """Refuse a sum that weighs more than its clients may."""
+        if opened.sum is None:
+            return
+        header, weight = opened.header, opened.sum.weight
+        is_equal = self.weighting is Weighting.EQUAL
+        most = header.metrics[CLIENTS] if is_equal else float(header.examples)
+        if weight > most or (is_equal and weight != most):
+            raise UpdateRefused(Reason.WEIGHT, f"weight of the sum is {weight:g}, expected {most:g}")
+
     def stored(
         self, opened: Opened, state: RunState, track: int, *, steps: int = 0, arrival: Arrival | None = None
     ) -> Stored:
         """What is to be known of an update once it is stored; `steps` is what its client was asked for."""
         norms = measure(opened.delta, state.tracks[track].shadow, self.ranks.adapters[track].geometry)
-        return Stored(track, opened.header.examples, norms, steps, arrival)
+        stored = Stored(track, opened.header.examples, norms, steps, arrival)
+        if opened.sum is None:
+            return stored
+        return replace(stored, weight=opened.sum.weight, clients=int(opened.header.metrics[CLIENTS]))
 
     def check_norms(self, state: RunState, stored: Mapping[str, Stored]) -> NormCheck:
         """Which stored updates count, by how large they are.
@@ -246,13 +269,7 @@ class Aggregator:
         check = self.check_norms(state, stored)
         for client, why in check.refused.items():
             self.refused(number, client, Reason.NORM, why)
-        counted = {client: stored[client].examples for client in check.accepted}
-        examples = {} if self.weighting is Weighting.EQUAL else counted
-        limited = bounded(examples, self.weight_ratio) if examples else {}
-        weights = dict(limited)
-        for client in check.accepted:
-            if arrival := stored[client].arrival:
-                weights[client] = weights.get(client, 1.0) * arrival.weight
+        weights, capped_clients = self._weights(check.accepted, stored)
         diagnostics: Diagnostics | None = None
         clip_norm: float | None = None
         update_length: float | None = None
@@ -275,7 +292,7 @@ class Aggregator:
         if not self.private and not self.masked:
             sizes = [stored[client].norms for client in folded]
             state = replace(state, norms=remembered(state.norms, sizes, check.limits))
-        capped = [client for client in folded if client in examples and limited[client] < examples[client]]
+        capped = [client for client in folded if client in capped_clients]
         clips = self.norm_bound.policy is NormPolicy.CLIP
         cost = None
         if outcome.base is not None:
@@ -295,6 +312,62 @@ class Aggregator:
             broadcast_distortion=encoding.distortion,
             broadcast_codec_s=round(encoding.codec_s, 4),
         )
+
+    def sum_up(
+        self, state: RunState, number: int, stored: Mapping[str, Stored]
+    ) -> tuple[PartialSum, list[str], Sequence[Norms], Norms]:
+        """The exact sum of the stored updates, for the server above this one.
+
+        Args:
+            state: after the round before.
+            number: of the round.
+            stored: every stored update, by client.
+
+        Returns:
+            (the sum, the clients in it, their norms, the largest that a norm may be).
+
+        Raises:
+            MachineError: a stored update is gone.
+            PeerError: none of them counts.
+        """
+        check = self.check_norms(state, stored)
+        for client, why in check.refused.items():
+            self.refused(number, client, Reason.NORM, why)
+        if not check.accepted:
+            raise PeerError(f"none of the updates of round {number} counts")
+        weights, _ = self._weights(check.accepted, stored)
+        total = ExactSum(self.ranks.master.geometry.layout.size)
+        for contribution in self._contributions(state, number, check, weights, stored, {}):
+            if contribution.sum is not None:
+                total.join(contribution.sum)
+            else:
+                total.add(contribution.delta.flat, contribution.weight)
+        return total.part(), list(check.accepted), [stored[client].norms for client in check.accepted], check.limits
+
+    def _weights(self, clients: Sequence[str], stored: Mapping[str, Stored]) -> tuple[dict[str, float], frozenset[str]]:
+        """What the updates of a round weigh, 1 where nothing is said, and the clients whose weight was cut.
+
+        A region weighs what its sum does, which `check` has compared with its clients.
+        """
+        weights: dict[str, float] = {}
+        capped: frozenset[str] = frozenset()
+        if self.weighting is Weighting.EQUAL:
+            weights = {client: weight for client in clients if (weight := stored[client].weight)}
+        elif clients:
+            each = {
+                client: (stored[client].weight or stored[client].examples, stored[client].clients or 1)
+                for client in clients
+            }
+            limited = bounded({client: weight / count for client, (weight, count) in each.items()}, self.weight_ratio)
+            capped = frozenset(client for client, (weight, count) in each.items() if limited[client] < weight / count)
+            weights = {
+                client: limited[client] * count if client in capped else float(weight)
+                for client, (weight, count) in each.items()
+            }
+        for client in clients:
+            if arrival := stored[client].arrival:
+                weights[client] = weights.get(client, 1.0) * arrival.weight
+        return weights, capped
 
     @property
     def takes_back(self) -> TakesBack:
@@ -342,26 +415,13 @@ class Aggregator:
         observer = self._observer(context)
         folded: list[str] = []
         squares = weights = 0.0
-        for client in check.accepted:
-            version, track = stored[client].began(context.round), stored[client].track
-            expected = self.expected(state.at(version), version + 1, client, track)
-            opened = open_update(self._load(version + 1, client), expected)
-            contribution = self._contribution(opened, expected, track)
-            contribution = replace(contribution, weight=weight_of.get(client, 1.0))
-            if (factor := factors.get(client, 1.0)) != 1.0:
-                delta = contribution.delta
-                delta = AdapterState(delta.layout, delta.flat * np.float32(factor))
-                contribution = replace(contribution, delta=delta)
-            if self.norm_bound.policy is NormPolicy.CLIP:
-                geometry, received = contribution.geometry, contribution.received
-                delta = clipped(contribution.delta, received, geometry, check.limits)
-                contribution = replace(contribution, delta=delta)
+        for contribution in self._contributions(state, context.round, check, weight_of, stored, factors):
             try:
                 accumulator.add(contribution)
             except PeerError as error:
-                self.refused(context.round, client, Reason.RULE, str(error))
+                self.refused(context.round, contribution.client, Reason.RULE, str(error))
                 continue
-            folded.append(client)
+            folded.append(contribution.client)
             squares += contribution.weight * norm(contribution.delta) ** 2
             weights += contribution.weight
             if observer:
@@ -370,6 +430,32 @@ class Aggregator:
             raise PeerError(f"none of the updates of round {context.round} counts for rule '{self.rule.name}'")
         outcome = replace(accumulator.finish(), client_square=squares / weights)
         return outcome, observer.finish(outcome) if observer else None, folded
+
+    def _contributions(
+        self,
+        state: RunState,
+        number: int,
+        check: NormCheck,
+        weight_of: Mapping[str, float],
+        stored: Mapping[str, Stored],
+        factors: Mapping[str, float],
+    ) -> Iterator[Contribution]:
+        """What the accepted updates contribute, decoded one by one."""
+        for client in check.accepted:
+            version, track = stored[client].began(number), stored[client].track
+            expected = self.expected(state.at(version), version + 1, client, track)
+            opened = open_update(self._load(version + 1, client), expected)
+            contribution = self._contribution(opened, expected, track)
+            contribution = replace(contribution, weight=weight_of.get(client, 1.0))
+            delta = contribution.delta
+            if (factor := factors.get(client, 1.0)) != 1.0:
+                delta = AdapterState(delta.layout, delta.flat * np.float32(factor))
+            if self.norm_bound.policy is NormPolicy.CLIP:
+                delta = clipped(delta, contribution.received, contribution.geometry, check.limits)
+            if delta is not contribution.delta or (opened.sum and opened.sum.weight != contribution.weight):
+                # What is left of a sum that was cut is its mean.
+                contribution = replace(contribution, delta=delta, sum=None)
+            yield contribution
 
     def _observer(self, context: RoundContext) -> Observer | BottleneckObserver | None:
         spec = self.ranks.master.spec
@@ -486,6 +572,7 @@ class Aggregator:
             self.ranks.adapters[track].geometry,
             opened.header.examples,
             opened.header.metrics.get("train_loss", math.nan),
+            opened.sum,
         )
 
 

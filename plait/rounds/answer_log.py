@@ -5,6 +5,7 @@ Knows no round loop and no rule.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from plait.rounds import events
@@ -34,6 +35,15 @@ class AnswerLog:
     misfits: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
     epsilons: dict[str, float] = field(default_factory=dict[str, float])
     paces: Paces = field(default_factory=Paces)
+    _newest: dict[str, events.UpdateReceived] = field(default_factory=dict[str, events.UpdateReceived])
+
+    def figures(self, number: int) -> dict[str, events.UpdateReceived]:
+        """What clients said of their training in round `number`, as far as this process has heard it."""
+        return {client: said for client, said in self._newest.items() if said.round == number}
+
+    def recall(self, recorded: Iterable[events.Event]) -> None:
+        """Take what an earlier process has heard from its ledger."""
+        self._newest.update({event.client: event for event in recorded if isinstance(event, events.UpdateReceived)})
 
     def tell(self, event: events.Event) -> None:
         """Record an event from which clients' paces follow."""
@@ -70,7 +80,9 @@ class AnswerLog:
             fold=arrival and arrival.fold,
             staleness=arrival and arrival.staleness,
             weight=arrival and arrival.weight,
+            clients=stored.clients or None,
         )
+        self._newest[received.client] = received
         if received.epsilon is not None:
             self.epsilons[received.client] = received.epsilon
         if arrival:

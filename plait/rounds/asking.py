@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Self
 
+from plait.abandon import check_abandoned
 from plait.rounds.channel import Channel, Data, NoAnswer, Purpose, TaskParts
 from plait.rounds.patience import Patience
 from plait.rounds.validate import Reason
@@ -97,6 +98,7 @@ class Asking:
         """
         open_ended = self.channel.open_ended
         while self._waiting:
+            check_abandoned()
             left_s = None if deadline is None else max(0.0, deadline - self.channel.clock.now())
             slice_s = left_s if not open_ended else _LOOK_S if left_s is None else min(left_s, _LOOK_S)
             received = self._exchange.receive(slice_s)

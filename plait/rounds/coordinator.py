@@ -92,6 +92,7 @@ class Coordinator:
             private=self.private,
             masked=self.masked,
             buffer=plan.buffer,
+            region_clients=plan.region_clients,
         )
         self._intake = Intake(self._aggregator, self.directory, self._log, plan.settings)
         self._sums = MaskedSums(
@@ -192,7 +193,15 @@ class Coordinator:
 
     def _roster(self) -> Roster:
         settings = self._settings.to_describe()
-        return Roster(self.channel, self.ledger, settings, self.ranks, self.base_fingerprint, patience=self._patience)
+        return Roster(
+            self.channel,
+            self.ledger,
+            settings,
+            self.ranks,
+            self.base_fingerprint,
+            patience=self._patience,
+            region_clients=self.plan.region_clients,
+        )
 
     def _resting(self, number: int) -> frozenset[str]:
         """Clients that may not take part in a round, because they did too few rounds before."""

@@ -68,7 +68,13 @@ def read_description(raw: Data | NoAnswer, *, node: int, identity: Identity | No
 
 
 def check_description(
-    card: ClientCard, *, base_fingerprint: bytes, spec_digest: bytes, rank: int, counts_stay: bool = False
+    card: ClientCard,
+    *,
+    base_fingerprint: bytes,
+    spec_digest: bytes,
+    rank: int,
+    counts_stay: bool = False,
+    region_clients: int = 0,
 ) -> None:
     """Check that a client can take part.
 
@@ -77,6 +83,7 @@ def check_description(
         base_fingerprint: of the run's base.
         spec_digest: of the adapter in question.
         rank: of that adapter.
+        region_clients: the most that a region may have; 0 where there are none.
         counts_stay: whether clients keep to themselves how much data they have, as with secure aggregation.
 
     Raises:
@@ -87,6 +94,13 @@ def check_description(
         raise UnfitError(
             Reason.WRONG_BASE,
             f"base of client {name!r} is {card.base_fingerprint.hex()[:16]}, expected {base_fingerprint.hex()[:16]}",
+            client=name,
+        )
+    if card.clients > region_clients:
+        raise UnfitError(
+            Reason.REGION,
+            f"{name!r} is a region of {card.clients} clients, expected "
+            + (f"at most {region_clients}, as tree says" if region_clients else "a client: tree says of no region"),
             client=name,
         )
     if card.max_rank and rank > card.max_rank:

@@ -107,8 +107,8 @@ class Dispatch:
         self._asking = Asking(self.channel, purpose=self.purpose, group=group, patience=self.patience)
         self._asked: dict[str, _Asked] = {}
         self._sent_whole: set[str] = set()
-        tracks = self.aim.broadcasts.state.tracks
-        self._max_bytes = REPLY_BYTES + max(max_update_bytes(track.shadow.layout) for track in tracks)
+        self._layouts = [track.shadow.layout for track in self.aim.broadcasts.state.tracks]
+        self._has_regions = False
 
     def __enter__(self) -> Self:
         self._asking.__enter__()
@@ -134,6 +134,7 @@ class Dispatch:
     def ask(self, client: str) -> None:
         """Send a client its task."""
         self._asked[client] = _Asked(self.aim, self.roster.nodes[client], self.roster.tracks[client])
+        self._has_regions = self._has_regions or self.roster.cards[client].clients > 0
         self._sent_whole.discard(client)
         self._asking.anew(client)
         self._send(client, self.held.get(client, Held()))
@@ -210,7 +211,8 @@ class Dispatch:
     def _decode(self, client: str, raw: Data | NoAnswer) -> Answer:
         if isinstance(raw, NoAnswer):
             return Answer(client, raw, 0)
+        most = max(max_update_bytes(layout, sums=self._has_regions) for layout in self._layouts)
         try:
-            return Answer(client, decode_reply(raw, max_bytes=self._max_bytes), len(raw))
+            return Answer(client, decode_reply(raw, max_bytes=REPLY_BYTES + most), len(raw))
         except PeerError as error:
             return Answer(client, Refusal(client, RefusalReason.MALFORMED, str(error)), len(raw))

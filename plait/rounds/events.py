@@ -292,6 +292,7 @@ class DescribedClient(Part):
         cut_examples: conversations and preferences whose end is beyond the sequence length.
         left_out_examples: those of which nothing to learn from is within it.
         public_key: Ed25519, in hexadecimal; None for a simulated client.
+        clients: of a region, how many it has: all counts are sums over them; None for a client.
     """
 
     client: str
@@ -304,6 +305,7 @@ class DescribedClient(Part):
     cut_examples: Count = 0
     left_out_examples: Count = 0
     public_key: str | None = None
+    clients: Count | None = None
 
 
 class ClientsDescribed(Event):
@@ -476,6 +478,7 @@ class UpdateReceived(Event):
         fold: in an asynchronous run the round that it is folded in; None in a synchronous one, like the two below.
         staleness: folds between the adapter that it began with and the one that it is folded into.
         weight: how much it counts in its fold.
+        clients: of how many it is the sum, if it is a region's.
     """
 
     event = "update_received"
@@ -504,11 +507,54 @@ class UpdateReceived(Event):
     fold: Count | None = None
     staleness: Count | None = None
     weight: Number | None = None
+    clients: Count | None = None
 
     @property
     def counted_in(self) -> int:
         """The round whose step it is a part of."""
         return self.round if self.fold is None else self.fold
+
+
+class RegionStarted(Event):
+    """The first event of a region's ledger.
+
+    Attributes:
+        schema_version: `SCHEMA` of the version that began it.
+        name: at the server above.
+        config: the settings as the region's clients get them.
+        base: the frozen model.
+        adapter: the trained adapter.
+        versions: of plait, Python and libraries.
+    """
+
+    event = "region_started"
+    schema_version: Count = 0
+    name: str
+    config: Mapping[str, JsonValue]
+    base: Base
+    adapter: Adapter
+    versions: Mapping[str, JsonValue] = {}
+
+
+class RegionSummed(Event):
+    """A region has summed its clients' updates, and sends the sum to the server above.
+
+    Attributes:
+        round: of the updates.
+        clients: whose updates are in the sum, at all levels below.
+        received: updates in it, one for each region below.
+        weight: of the sum.
+        digest: SHA-256 of its mean, in hexadecimal, as the server above records it.
+        uplink_bytes: of the envelope.
+    """
+
+    event = "region_summed"
+    round: Count
+    clients: Count
+    received: Count
+    weight: Number
+    digest: str
+    uplink_bytes: Count
 
 
 class UpdateRefused(Event):
@@ -948,6 +994,8 @@ EVENTS: tuple[type[Event], ...] = (
     Broadcast,
     ReplyReceived,
     UpdateReceived,
+    RegionStarted,
+    RegionSummed,
     UpdateRefused,
     PrivacyStarted,
     NoiseIntended,

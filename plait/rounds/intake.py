@@ -41,6 +41,7 @@ class Intake:
         return replace(
             self.aggregator.expected(state, number, client, roster.tracks[client]),
             examples=roster.cards[client].train_examples,
+            clients=roster.cards[client].clients,
             public_key=roster.keys[client],
             epsilon=(self.settings.record_epsilon or math.inf) if self.settings.records_are_private else None,
         )

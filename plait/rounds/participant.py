@@ -34,7 +34,7 @@ from plait.rounds.carried_moments import CarriedMoments
 from plait.rounds.client_state import ClientState, Kept, recall_state
 from plait.rounds.drift import Scaffold
 from plait.rounds.error_feedback import ErrorFeedback
-from plait.rounds.evaluation import SequenceLosses, client_losses
+from plait.rounds.evaluation import SequenceLosses, client_losses, evaluation_of
 from plait.rounds.feddyn import FedDyn
 from plait.rounds.figures import EVALUATION, NOISED, TRAINING, encode_figures, evaluation_figures
 from plait.rounds.found_rate import FoundRate
@@ -173,7 +173,7 @@ class Participant:
             # Counts of records, and what is wrong with them, have no noise.
             is_noised = self._records_are_private or self._adds_share
             told = "this client's log says why" if is_noised else self.refusal
-            return encode_reply(Refusal(self.name, _reason(error), told))
+            return encode_reply(Refusal(self.name, reason_of(error), told))
 
     def _work(self, task_bytes: bytes) -> TrainJob | bytes:
         held = self._holdings.settings_text
@@ -389,24 +389,7 @@ class Participant:
         mine = own_adapter(state, kept, share_measured(settings))
         if mine is not state:
             own = self.model.evaluate(spec, mine, settings, base).since(before)
-        return Evaluation(
-            client=self.name,
-            round=header.round,
-            loss=result.loss,
-            tokens=result.tokens,
-            correct=result.correct,
-            examples=result.examples,
-            own_loss=own and own.loss,
-            own_correct=own and own.correct,
-            loss_error=result.error,
-            change=result.change,
-            change_error=result.change_error,
-            own_loss_error=own and own.error,
-            own_change=own and own.change,
-            own_change_error=own and own.change_error,
-            reward_margin=result.reward_margin,
-            own_reward_margin=own and own.reward_margin,
-        )
+        return evaluation_of(self.name, header.round, result, own)
 
     def _keep_first(self, run_id: bytes, measured: SequenceLosses) -> None:
         kept = Kept(tags={"losses": measured.to_bytes().decode()})
@@ -446,7 +429,8 @@ def _figures(**figures: float | None) -> dict[str, float]:
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def _reason(error: PlaitError) -> RefusalReason:
+def reason_of(error: PlaitError) -> RefusalReason:
+    """The code for why a task was refused."""
     if isinstance(error, (NeedFullError, UnknownSettingsError)):
         return RefusalReason.NEED_FULL
     if isinstance(error, BaseMismatchError):

@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from plait.abandon import check_abandoned
 from plait.errors import PeerError
 from plait.rounds import events
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose
@@ -64,6 +65,7 @@ class Roster:
         ledger: records who takes part and who cannot.
         base_fingerprint: of the base to hold.
         patience: how long to wait for them.
+        region_clients: the most that one of them may stand for; 0 if all are clients.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Roster:
         base_fingerprint: bytes,
         *,
         patience: Patience | None = None,
+        region_clients: int = 0,
     ) -> None:
         self.nodes: dict[str, int] = {}
         self.cards: dict[str, ClientCard] = {}
@@ -85,6 +88,7 @@ class Roster:
         self._ranks = ranks
         self._tasks = tuple(encode_task(DescribeTask(settings, adapter.spec.text)) for adapter in ranks.adapters)
         self._base = base_fingerprint
+        self._region_clients = region_clients
         self._counts_stay = settings.counts_stay
         self._patience = patience or Patience()
         self._exchange = channel.exchange(Purpose.DESCRIBE, "0")
@@ -122,6 +126,7 @@ class Roster:
             self._gather_all(at_least if enough is None else enough)
             return
         while True:
+            check_abandoned()
             self._look()
             self._listen(0.0)
             if self._suffices(at_least, enough, resting):
@@ -259,6 +264,7 @@ class Roster:
             spec_digest=adapter.spec.digest,
             rank=adapter.rank,
             counts_stay=self._counts_stay,
+            region_clients=self._region_clients,
         )
         identity = self._identity(node)
         self.nodes[name], self.cards[name], self.tracks[name] = node, card, track
@@ -336,6 +342,7 @@ class Roster:
                 held_out_tokens=card.held_out_tokens,
                 rank=self._ranks.adapters[track].rank,
                 histogram=card.histogram,
+                clients=card.clients or None,
                 cut_examples=card.cut_examples,
                 left_out_examples=card.left_out_examples,
                 public_key=key.hex() or None,

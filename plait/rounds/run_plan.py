@@ -30,6 +30,7 @@ class RunPlan:
         by_speed: whether each client takes as many steps as its speed allows (see step_budget.py).
         patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.
         watch: what follows from its evaluations.
+        region_clients: whose updates one update may be the sum of; 0 where clients are asked directly.
         buffer: of an asynchronous run; None for rounds that wait for their cohort.
     """
 
@@ -51,4 +52,5 @@ class RunPlan:
     by_speed: bool = False
     patience: Patience = field(default_factory=Patience)
     watch: Watch = field(default_factory=Watch)
+    region_clients: int = 0
     buffer: Buffer | None = None

@@ -14,7 +14,8 @@ import numpy as np
 from plait.adapters import AdapterState, Layout, add
 from plait.errors import PeerError
 from plait.trust.keys import verify
-from plait.wire.envelope import EPSILON, Direction, Opened, Received, read_envelope, unpack
+from plait.wire.codecs import SUM
+from plait.wire.envelope import CLIENTS, EPSILON, Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
 
 # Far beyond any honest figure, and far below the point where sums of such figures stop being exact or finite.
@@ -72,6 +73,8 @@ class Reason(StrEnum):
     """It began with an adapter that is too many rounds old (see buffer.py)."""
     SAME_NAME = "same-name"
     """Another node takes part under this name."""
+    REGION = "region"
+    """It stands for more clients than the run's tree says."""
     RANK = "rank"
     """It stated one largest rank, then another."""
     NEED_FULL = "need-full"
@@ -96,6 +99,7 @@ class Expected:
         spec_digest: 32 bytes.
         received: the adapter that the client started from.
         examples: the client's own statement; None if that was checked before.
+        clients: whose updates it may be the sum of, at most; 0 for a client's own update.
         public_key: its Ed25519 key, 32 bytes, if it proved to hold one: the update must then be signed with it.
         epsilon: the most that its records may have cost, infinite for no limit: the update must then say what they
             have, and nothing else of its training; None where they are not private.
@@ -108,6 +112,7 @@ class Expected:
     spec_digest: bytes
     received: AdapterState
     examples: int | None = None
+    clients: int = 0
     public_key: bytes = b""
     epsilon: float | None = None
 
@@ -119,7 +124,7 @@ def open_update(data: bytes, expected: Expected) -> Opened:
         UpdateRefused: with the first reason found.
     """
     try:
-        received = read_envelope(data, max_bytes=max_update_bytes(expected.received.layout))
+        received = read_envelope(data, max_bytes=max_update_bytes(expected.received.layout, sums=expected.clients > 0))
     except PeerError as error:
         raise UpdateRefused(Reason.MALFORMED, str(error)) from error
     return check_update(received, expected)
@@ -153,7 +158,12 @@ def check_update(received: Received, expected: Expected) -> Opened:
             raise UpdateRefused(reason, f"{what} is {got.hex()[:16]}, expected {wanted.hex()[:16]}")
     if expected.public_key:
         _check_signature(received, expected)
-    if expected.examples is not None and header.examples != expected.examples:
+    is_sum = received.codec == SUM.number
+    if is_sum:
+        _check_clients(received, expected)
+    # A region may have lost some of its clients since it described itself.
+    is_off = header.examples != expected.examples and not (is_sum and 0 < header.examples <= (expected.examples or 0))
+    if expected.examples is not None and is_off:
         raise UpdateRefused(Reason.WEIGHT, f"update counts {header.examples} examples, expected {expected.examples}")
     _check_figures(header.metrics)
     if expected.epsilon is not None:
@@ -176,7 +186,9 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
         raise UpdateRefused(Reason.WRONG_CLIENT, f"evaluation is of {evaluation.client!r}, expected {card.client!r}")
     if evaluation.round != round_number:
         raise UpdateRefused(Reason.WRONG_ROUND, f"evaluation is of round {evaluation.round}, expected {round_number}")
-    if evaluation.examples != card.held_out_examples or not 0 < evaluation.tokens <= card.held_out_tokens:
+    # Of a region some clients may not have answered.
+    most, least = card.held_out_examples, 1 if card.clients else card.held_out_examples
+    if not least <= evaluation.examples <= most or not 0 < evaluation.tokens <= card.held_out_tokens:
         raise UpdateRefused(
             Reason.WEIGHT,
             f"evaluation counts {evaluation.examples} examples and {evaluation.tokens} tokens, expected "
@@ -223,6 +235,15 @@ def _check_signature(received: Received, expected: Expected) -> None:
         raise UpdateRefused(Reason.SIGNATURE, f"signature on the update of {expected.client!r} is not its key's")
 
 
+def _check_clients(received: Received, expected: Expected) -> None:
+    """Check how many clients a sum is of."""
+    if not expected.clients:
+        raise UpdateRefused(Reason.REGION, "update is a sum of others, expected a client's own")
+    clients = received.header.metrics.get(CLIENTS, 0.0)
+    if not (clients.is_integer() and 1 <= clients <= expected.clients):
+        raise UpdateRefused(Reason.REGION, f"update is of {clients:g} clients, expected 1 to {expected.clients}")
+
+
 def _check_figures(figures: Mapping[str, float]) -> None:
     for name, value in figures.items():
         least = 0 if name == "train_tokens" else -_LARGEST_FIGURE
@@ -246,6 +267,11 @@ def _check_size(delta: AdapterState, received: AdapterState) -> None:
         raise UpdateRefused(Reason.OVERFLOW, f"largest element is {largest:g}, expected at most {_LARGEST_ELEMENT:g}")
 
 
-def max_update_bytes(layout: Layout) -> int:
-    """The most bytes that an update of this layout may have: exact float32 and 64 kB for everything else."""
-    return 4 * layout.size + 65536
+def max_update_bytes(layout: Layout, *, sums: bool = False) -> int:
+    """The most bytes that an update of this layout may have: exact float32 and 64 kB for everything else.
+
+    Args:
+        layout: of the adapter.
+        sums: whether it may be a region's exact sum.
+    """
+    return (SUM.max_payload_bytes(layout) if sums else 4 * layout.size) + 65536

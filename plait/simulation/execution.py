@@ -5,6 +5,7 @@ What is shown is read from the ledger (`plait.progress`). Sets no signal handler
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,10 @@ def prepare(
     Raises:
         PlaitError: anything that would stop the run later; nothing is written before this is through.
     """
+    if settings.tree and math.prod(settings.levels) != settings.clients:
+        raise ConfigError(
+            f"clients is {settings.clients} and tree is '{settings.tree}', expected {math.prod(settings.levels)}"
+        )
     if settings.rounds_mode == "async" and not settings.devices:
         raise ConfigError(
             "rounds-mode is 'async' and devices is not given, expected a TOML file of devices: which simulated client "
@@ -144,4 +149,5 @@ def execute(
                 with status(f"training the baselines: {', '.join(config.references)}", quiet=quiet) as update:
                     add_references(directory, run, simulation, on_event=hear, stop=stop, progress=update)
     finally:
+        simulation.close()
         stop.heeded = False

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
 from plait.data import histogram
+from plait.regional import below, open_region
 from plait.rounds.channel import Channel, TaskParts
 from plait.rounds.local_channel import LocalChannel
 from plait.rounds.masking import NodeIdentity
 from plait.rounds.memory import Memory
 from plait.rounds.own_adapter import share_measured
 from plait.rounds.participant import Participant
+from plait.rounds.region import Region
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.run import Run
@@ -57,6 +60,7 @@ class Simulation:
         self._shared = SharedBytes()
         self._keys: dict[str, NodeKey] = {}
         self._memories: dict[int, VolatileMemory] = {}
+        self._opened: list[Region] = []
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
 
     def name(self, index: int) -> str:
@@ -126,14 +130,48 @@ class Simulation:
             stop: stops the run between two clients.
         """
         config = self._run.config
-        local = LocalChannel(
-            self.participant, config.clients, train=train_jobs, side_by_side=config.side_by_side, stop=stop
-        )
+        if config.tree:
+            return self._regions(self._run, 0, stop)
+        local = self._local(0, config.clients, stop)
         if self._run.settled.fleet is None:
             return local
         nodes = {self.name(index): index for index in range(config.clients)}
         clock = clock_after(self._directory, self._run.settled.fleet, nodes)
         return VirtualChannel(local, clock, self._work, seed=config.seed)
+
+    def close(self) -> None:
+        """Close the ledgers of regions."""
+        for region in self._opened:
+            region.close()
+        self._opened.clear()
+
+    def _local(self, first: int, count: int, stop: StopRequest | None) -> LocalChannel:
+        """A channel to `count` clients from number `first` on."""
+        side_by_side = self._run.config.side_by_side
+        return LocalChannel(
+            lambda index: self.participant(first + index),
+            count,
+            train=train_jobs,
+            side_by_side=side_by_side,
+            stop=stop,
+        )
+
+    def _regions(self, run: Run, first: int, stop: StopRequest | None, above: str = "") -> LocalChannel:
+        """A channel to the regions of a server, or to the clients of a lowest one, which begin with number `first`."""
+        count, *lower = run.config.levels
+        if not lower:
+            return self._local(first, count, stop)
+        size, opened = math.prod(lower), dict[int, Region]()
+
+        def region(index: int) -> Region:
+            if index not in opened:
+                name = f"{above or 'region'}-{index:0{len(str(count - 1))}}"
+                channel = self._regions(replace(run, settled=below(run.settled)), first + index * size, stop, name)
+                opened[index] = open_region(run, name, channel, self._directory.path / "regions" / name)
+                self._opened.append(opened[index])
+            return opened[index]
+
+        return LocalChannel(region, count, stop=stop)
 
     def _work(self, node: int, task: TaskParts) -> float:
         """The work of a task in tokens of training, with padding; an evaluation's forward pass is a third of that."""

@@ -17,11 +17,12 @@ from typing import cast
 import numpy as np
 
 from plait.adapters import AdapterState, Layout, check_finite, norm
+from plait.adapters.partial_sum import PartialSum
 from plait.errors import PeerError
 from plait.v1 import envelope_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codec import Codec, EncodedPayload
-from plait.wire.codecs import codec_numbered, without_zeros
+from plait.wire.codecs import SUM, codec_numbered, without_zeros
 from plait.wire.frame import join_frame, split_frame
 
 MAX_HEADER_BYTES = 1 << 21
@@ -31,6 +32,10 @@ SIGNED_DOMAIN = b"plait.v1.envelope\0"
 
 EPSILON = "record_epsilon"
 """The metric of an update whose client's records are private: what these have cost so far, and the only one then."""
+
+
+CLIENTS = "clients"
+"""The metric of a region's update: of how many clients it is the sum."""
 
 
 class Direction(IntEnum):
@@ -148,6 +153,7 @@ class Opened:
     Attributes:
         signed: the bytes that a signature covers.
         signature: on these; empty where there is none.
+        sum: of a region's update, what it carries; `delta` is the mean.
     """
 
     header: Header
@@ -155,6 +161,7 @@ class Opened:
     encoding: Encoding
     signed: bytes
     signature: bytes
+    sum: PartialSum | None = None
 
 
 def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
@@ -178,6 +185,25 @@ def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
         codec_s=codec_s,
     )
     return EncodedDelta(codec, packed, decoded, encoding)
+
+
+def encode_sum(part: PartialSum, layout: Layout) -> EncodedDelta:
+    """Pack the sum of a region's updates, without loss.
+
+    Raises:
+        PeerError: it has numbers that no receiver takes.
+    """
+    started = time.perf_counter()
+    packed = SUM.encode_sum(part)
+    encoding = Encoding(
+        codec=SUM.name,
+        payload_bytes=packed.size_bytes,
+        envelope_bytes=0,
+        bits_per_parameter=_bits_per_parameter(packed.size_bytes, layout),
+        distortion=0.0,
+        codec_s=time.perf_counter() - started,
+    )
+    return EncodedDelta(SUM, packed, AdapterState(layout, part.mean()), encoding)
 
 
 def seal(header: Header, encoded: EncodedDelta) -> Sealed:
@@ -273,9 +299,10 @@ def unpack(received: Received, *, layout: Layout) -> Opened:
     if digest != received.payload_digest:
         raise PeerError(f"digest of the payload is {digest.hex()}, expected {received.payload_digest.hex()}")
     started = time.perf_counter()
-    delta = AdapterState(layout, codec.decode(parameters, payload, layout))
+    part = SUM.decode_sum(parameters, payload, layout) if codec is SUM else None
+    flat = codec.decode(parameters, payload, layout) if part is None else SUM.mean_of(part)
     encoding = replace(measure(received, layout=layout), codec_s=time.perf_counter() - started)
-    return Opened(received.header, delta, encoding, received.signed, received.signature)
+    return Opened(received.header, AdapterState(layout, flat), encoding, received.signed, received.signature, part)
 
 
 def open_envelope(data: bytes, *, layout: Layout) -> Opened:

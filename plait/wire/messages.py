@@ -86,6 +86,7 @@ class ClientCard:
         max_rank: the largest rank that its memory, or its operator, allows; 0 for any.
         cut_examples: conversations and preferences whose end is beyond the sequence length.
         left_out_examples: those of which nothing to learn from is within it.
+        clients: of a region, how many it has; the counts are sums over them. 0 for a client.
     """
 
     client: str
@@ -100,6 +101,7 @@ class ClientCard:
     max_rank: int = 0
     cut_examples: int = 0
     left_out_examples: int = 0
+    clients: int = 0
 
 
 @dataclass(frozen=True)
@@ -361,6 +363,7 @@ def _check_card(card: ClientCard) -> None:
     bounds.integer("held-out tokens", card.held_out_tokens)
     bounds.integer("cut examples", card.cut_examples)
     bounds.integer("examples left out", card.left_out_examples)
+    bounds.integer("clients of the region", card.clients)
     bounds.entries("histogram", card.histogram, bounds.MAX_HISTOGRAM)
     names_bytes = sum(len(key.encode()) for key in card.histogram)
     bounds.integer("bytes of the names in the histogram", names_bytes, maximum=bounds.MAX_HISTOGRAM_BYTES)

@@ -1,6 +1,7 @@
 """Codecs, one per file, and the table of their names and numbers."""
 
 from plait.wire.codecs.bf16 import Bf16
+from plait.wire.codecs.exact_sum import SUM
 from plait.wire.codecs.fp32 import Fp32
 from plait.wire.codecs.partial import Partial
 from plait.wire.codecs.rate import Rate
@@ -9,6 +10,7 @@ from plait.wire.codecs.unchanged import Unchanged
 
 __all__ = [
     "CODECS",
+    "SUM",
     "UNCHANGED",
     "Bf16",
     "Fp32",

@@ -13,6 +13,7 @@ from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.plugins import Kind, find, is_named
 from plait.wire.codec import Codec
 from plait.wire.codecs.bf16 import Bf16
+from plait.wire.codecs.exact_sum import SUM
 from plait.wire.codecs.fp32 import Fp32
 from plait.wire.codecs.own import OwnCodec, as_codec
 from plait.wire.codecs.partial import Partial
@@ -28,7 +29,8 @@ _PARTIAL = (Partial("fp32_partial", 9, Fp32()), Partial("bf16_partial", 10, Bf16
 CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (UNCHANGED, *_NAMED.values(), Rate(), *_PARTIAL)}
 """All codecs by name, including those that only an envelope names."""
 
-_BY_NUMBER: Mapping[int, Codec] = {codec.number: codec for codec in CODECS.values()}
+# No client sends sums, so no card and no setting names their codec.
+_BY_NUMBER: Mapping[int, Codec] = {codec.number: codec for codec in (*CODECS.values(), SUM)}
 # Users' own codecs that this process was asked for by name; a number alone finds no other.
 _OWN: dict[int, OwnCodec] = {}
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)

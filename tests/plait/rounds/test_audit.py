@@ -36,6 +36,7 @@ def replayed(federation):
             norm_bound=federation.plan.norm_bound,
             weighting=federation.plan.weighting,
             buffer=federation.plan.buffer,
+            region_clients=federation.plan.region_clients,
         ),
         take_back=federation.plan.watch.take_back,
     )

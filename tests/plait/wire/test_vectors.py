@@ -42,6 +42,16 @@ def test_reader_understands_the_golden_envelope(name):
     assert [f"{word:08x}" for word in opened.delta.flat.view(np.uint32)] == said["envelope"]["values"]
 
 
+@pytest.mark.parametrize("name", sorted(WRITER["SUMS"]))
+def test_reader_understands_the_golden_sum(name):
+    data, said = golden(name)
+    header, addends = WRITER["SUMS"][name]
+    opened = open_envelope(data, layout=WRITER["LAYOUT"])
+    assert opened.header == header
+    assert opened.sum.weight == sum(weight for _, weight in addends)
+    assert [f"{word:08x}" for word in opened.delta.flat.view(np.uint32)] == said["envelope"]["values"]
+
+
 @pytest.mark.parametrize("name", sorted(WRITER["TASKS"]))
 def test_reader_understands_the_golden_task(name):
     data, _ = golden(name)
@@ -59,5 +69,5 @@ def test_reader_understands_the_golden_reply(name):
 def test_independent_decoder_agrees(name):
     data, said = golden(name)
     kind = "envelope" if "envelope" in said else name.split("_")[0]
-    layout = WRITER["ENVELOPES"][name][1].layout if kind == "envelope" else WRITER["LAYOUT"]
+    layout = WRITER["ENVELOPES"][name][1].layout if name in WRITER["ENVELOPES"] else WRITER["LAYOUT"]
     assert INDEPENDENT["decode"](data, kind, [slot.size for slot in layout.slots]) == said

@@ -1,0 +1,105 @@
+"""One region of a run, from the resolved run to a participant of the server above: connects parts, decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from plait import machine
+from plait.config import config_from_table, read_config_table, to_toml
+from plait.errors import ConfigError
+from plait.policy import Policy
+from plait.rounds.channel import Channel
+from plait.rounds.events import SCHEMA, Adapter, Base, RegionStarted, Resumed
+from plait.rounds.ledger import Ledger, OnEvent
+from plait.rounds.region import Region
+from plait.rounds.run_directory import RunDirectory
+from plait.run import Run
+from plait.settle import Settled
+
+
+def below(settled: Settled) -> Settled:
+    """The same run as the clients of a region see it: its tree without this server's own level."""
+    config = settled.config
+    return replace(settled, config=config.model_copy(update={"tree": config.tree.partition("x")[2]}))
+
+
+def open_region(
+    run: Run,
+    name: str,
+    channel: Channel,
+    path: Path,
+    *,
+    policy: Policy | None = None,
+    sign: Callable[[bytes], bytes] | None = None,
+    on_event: OnEvent = lambda _: None,
+) -> Region:
+    """A region of a run, new or as it was left.
+
+    Args:
+        run: as the server above announces it, so its tree begins with the number of regions.
+        name: of the region.
+        channel: to its clients.
+        path: its directory.
+        policy: its operator's; None for no limits.
+        sign: makes the signature under its sums.
+        on_event: called with every event.
+
+    Raises:
+        ConfigError: the run has no regions, or the directory holds another run.
+        PolicyError: the run asks for more than the policy allows.
+    """
+    if len(run.config.levels) < 2:
+        raise ConfigError(
+            f"tree of the run is '{run.config.tree}' and '{name}' is a region, expected REGIONSxCLIENTS, such as 10x100"
+        )
+    terms = run.terms(name, policy=policy)
+    settled = below(run.settled)
+    directory = RunDirectory(path)
+    if directory.has_started:
+        kept = config_from_table(read_config_table(directory.config), where=str(directory.config))
+        if kept != settled.config:
+            raise ConfigError(f"'{path}' holds a region of another run (see its config.toml); give another --out")
+        ledger = Ledger(directory.ledger, on_event=on_event)
+        ledger.append(Resumed(round=0))
+    else:
+        directory = RunDirectory.create(path, config_toml=to_toml(settled.config))
+        ledger = Ledger(directory.ledger, on_event=on_event)
+        spec, base = run.ranks.master.spec, run.base.reference
+        ledger.append(
+            RegionStarted(
+                schema_version=SCHEMA,
+                name=name,
+                config=settled.config.to_table(),
+                base=Base(
+                    name=run.config.base,
+                    fingerprint=base.fingerprint,
+                    parameters=run.base_parameters,
+                    task=spec.task.value,
+                ),
+                adapter=Adapter(
+                    method=spec.method,
+                    rank=spec.rank,
+                    alpha=spec.alpha,
+                    target_modules=spec.peft_config.get("target_modules"),
+                    trainable_parameters=spec.layout.size,
+                    tensors=len(spec.layout.slots),
+                    spec_digest=spec.digest.hex(),
+                ),
+                versions=machine.versions(),
+            )
+        )
+    return Region(
+        name=name,
+        channel=channel,
+        directory=directory,
+        ledger=ledger,
+        plan=settled.plan,
+        ranks=run.ranks,
+        base_fingerprint=run.base_fingerprint,
+        rule=run.rule,
+        optimizer=settled.optimizer,
+        terms=terms,
+        sign=sign,
+    )

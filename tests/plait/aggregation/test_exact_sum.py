@@ -1,0 +1,109 @@
+"""Sums that are not rounded: whatever is added in whatever groups, the same bits."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plait.aggregation import exact_sum
+from plait.aggregation.exact_sum import ExactSum
+from plait.aggregation.weighted_sum import WeightedSum
+
+SEEDS = st.integers(0, 2**32 - 1)
+# Whole numbers as counts of clients and examples are, fractions, and what has bits far apart.
+WEIGHTS = st.sampled_from([1.0, 3.0, 100.0, 65_535.0, 65_536.0, 1e5 + 1, 7e9, 1e12, 1 / 3, 0.1, 2.0**-30])
+
+
+def deltas(seed, count, size):
+    """Of every kind of spread: coarse codecs', trained ones', and the whole range of float32."""
+    generator = np.random.default_rng(seed)
+    for _ in range(count):
+        kind = generator.integers(4)
+        values = generator.normal(size=size)
+        if kind == 0:
+            values = np.sign(values) * (generator.random(size) < 0.5) * 1e-3
+        elif kind == 1:
+            values = values * 1e-3
+        elif kind == 2:
+            values = values * 10.0 ** generator.integers(-44, 36, size=size)
+        yield values.astype(np.float32) if kind < 3 else np.zeros(size, np.float32)
+
+
+def summed(addends):
+    total = ExactSum(len(addends[0][0]))
+    for values, weight in addends:
+        total.add(values, weight)
+    return total.part()
+
+
+def exactly(part):
+    return [
+        sum(Fraction(limb[at]) * Fraction(2) ** (32 * place) for place, limb in part.limbs.items())
+        for at in range(len(part.limbs[0] if 0 in part.limbs else next(iter(part.limbs.values()))))
+    ]
+
+
+@given(SEEDS, st.lists(WEIGHTS, min_size=1, max_size=30))
+def test_nothing_is_rounded(seed, weights):
+    addends = list(zip(deltas(seed, len(weights), 7), weights, strict=True))
+    part = summed(addends)
+    expected = [sum(Fraction(float(v[at])) * Fraction(w) for v, w in addends) for at in range(7)]
+    assert exactly(part) == expected
+    assert part.weight == pytest.approx(sum(weights))
+    # And the one rounding at the end is off by a unit in the last place at most.
+    for found, exact in zip(part.total(), expected, strict=True):
+        assert abs(Fraction(found) - exact) <= Fraction(np.spacing(abs(found)))
+
+
+@given(SEEDS, st.lists(st.integers(1, 10**6), min_size=2, max_size=40), st.integers(1, 6))
+def test_any_order_and_any_groups_give_the_same_bits(seed, weights, groups):
+    addends = list(zip(deltas(seed, len(weights), 9), map(float, weights), strict=True))
+    flat = summed(addends)
+    generator = np.random.default_rng(seed)
+    generator.shuffle(addends)
+    tree = ExactSum(9)
+    of = generator.integers(groups, size=len(addends))
+    for group in range(groups):
+        if members := [addend for addend, its in zip(addends, of, strict=True) if its == group]:
+            tree.join(summed(members))
+    assert tree.mean32().tobytes() == flat.mean().tobytes()
+    assert tree.mean().tobytes() == np.divide(flat.total(), flat.weight).tobytes()
+    assert tree.weight == flat.weight
+
+
+def test_so_many_addends_that_limbs_have_to_carry(monkeypatch):
+    monkeypatch.setattr(exact_sum, "_MOST_PIECES", 1 << 17)
+    values = np.array([3.4e38, -3.4e38, 1e-45, 1.0], np.float32)
+    odd = np.array([1e-45, 1.0, -1e-45, -3e-20], np.float32)
+    addends = [(values, 65_535.0), (odd, 65_535.0)] * 40
+    part = summed(addends)
+    assert exactly(part) == [
+        40 * 65_535 * (Fraction(float(a)) + Fraction(float(b))) for a, b in zip(values, odd, strict=True)
+    ]
+
+
+def test_more_blocks_than_one(monkeypatch):
+    monkeypatch.setattr(exact_sum, "_BLOCK_ELEMENTS", 4)
+    addends = list(zip(deltas(5, 20, 11), [1.0, 2.0] * 10, strict=True))
+    assert exactly(summed(addends)) == [
+        sum(Fraction(float(v[at])) * Fraction(w) for v, w in addends) for at in range(11)
+    ]
+
+
+def test_means_are_those_of_float64_sums():
+    """Which rules used before: rounding to float32 hides the last bits of float64."""
+    generator = np.random.default_rng(0)
+    exact, usual = ExactSum(10_000), WeightedSum(10_000)
+    for _ in range(20):
+        values, weight = generator.normal(size=10_000).astype(np.float32), float(generator.integers(1, 1000))
+        exact.add(values, weight)
+        usual.add(values, weight)
+    assert exact.mean32().tobytes() == usual.mean32().tobytes()
+
+
+def test_no_mean_of_nothing():
+    for mean in (ExactSum(2).mean, ExactSum(2).mean32):
+        with pytest.raises(ValueError, match="no update was added"):
+            mean()

@@ -1,0 +1,271 @@
+"""Trees of servers: a region is a client of the server above it, and the server of its own clients."""
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from plait.adapters.partial_sum import PartialSum
+from plait.rounds import region as region_module
+from plait.rounds.aggregator import Weighting
+from plait.rounds.channel import Purpose
+from plait.rounds.checkpoint import save_checkpoint
+from plait.rounds.ledger import Ledger, read_lines
+from plait.rounds.region import Region
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.task_settings import TaskSettings
+from plait.rounds.terms import Terms
+from plait.wire.envelope import encode_sum, open_envelope, read_envelope, seal
+from plait.wire.messages import UpdateReply, decode_reply, encode_reply
+from tests.plait.rounds.conftest import FINGERPRINT, InProcessChannel
+from tests.plait.rounds.test_audit import replayed
+
+
+class KilledError(BaseException):
+    """What kill -9 looks like from inside."""
+
+
+@dataclass
+class Tree:
+    """A federation whose clients are behind regions, at one level or two."""
+
+    federation: object
+    shape: tuple
+
+    def __post_init__(self):
+        self.leaves = self.federation.channel
+        self.regions = {}
+        self.federation.channel = self.channel(self.shape, self.federation.path.with_name("regions"))
+        self.federation.plan = self.plan(self.shape)
+
+    def plan(self, shape):
+        plan, below = self.federation.plan, max(map(count, shape))
+        return replace(plan, clients=len(shape), cohort_size=len(shape), region_clients=below if below > 1 else 0)
+
+    def channel(self, shape, path):
+        """To what is below a server: nodes of the flat run where the shape has numbers, else regions."""
+        if all(isinstance(part, int) for part in shape):
+            nodes = {node: self.leaves.participants[node] for node in shape}
+            return InProcessChannel(nodes, self.leaves.names)
+        names = {200 + at: f"{path.name}-{at}" for at in range(len(shape))}
+        regions = {node: self.region(part, path / names[node]) for node, part in zip(names, shape, strict=True)}
+        return InProcessChannel(regions, names)
+
+    def region(self, shape, path):
+        begin = (
+            RunDirectory.find if RunDirectory(path).has_started else lambda p: RunDirectory.create(p, config_toml="")
+        )
+        federation = self.federation
+        tasks = TaskSettings(
+            federation.plan.settings, federation.plan.rounds, federation.plan.seed, federation.rule, new_factors=False
+        )
+        directory = begin(path)
+        region = Region(
+            name=path.name,
+            channel=self.channel(shape, path),
+            directory=directory,
+            ledger=Ledger(directory.ledger),
+            plan=self.plan(shape)
+            if not isinstance(shape[0], int)
+            else replace(federation.plan, clients=len(shape), cohort_size=len(shape)),
+            ranks=federation.ranks,
+            base_fingerprint=FINGERPRINT,
+            rule=federation.rule,
+            optimizer=federation.optimizer,
+            terms=Terms(path.name, tasks, (federation.spec, federation.spec), federation.spec),
+        )
+        self.regions[path.name] = region
+        return region
+
+    def restart(self):
+        """All regions come back from what is on their disks."""
+        for region in self.regions.values():
+            region.close()
+        self.regions.clear()
+        self.federation.channel = self.channel(self.shape, self.federation.path.with_name("regions"))
+
+
+def count(shape):
+    return 1 if isinstance(shape, int) else sum(map(count, shape))
+
+
+def crowd(fake_model, number):
+    targets = np.random.default_rng(3).normal(size=number)
+    return {f"client-{k}": fake_model(float(targets[k]), 3 + k) for k in range(number)}
+
+
+@pytest.fixture
+def grow():
+    """Put regions between a federation's server and its clients."""
+    trees = []
+
+    def grown(federation, shape=((100, 101), (102, 103, 104, 105))):
+        trees.append(Tree(federation, shape))
+        return trees[-1]
+
+    yield grown
+    for tree in trees:
+        for region in tree.regions.values():
+            region.close()
+
+
+TWO, DEEP = ((100, 101), (102, 103, 104, 105)), (((100, 101), (102,)), ((103, 104), (105,)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "plan"),
+    [
+        (TWO, {"wire": "1", "weighting": Weighting.EQUAL}),
+        (TWO, {"wire": "fp32", "weighting": Weighting.EXAMPLES, "rule": "rolora"}),
+        (DEEP, {"wire": "0.5", "weighting": Weighting.EXAMPLES, "optimizer": "fedadam"}),
+    ],
+)
+def test_a_tree_ends_with_the_bits_of_the_flat_run(federate, grow, fake_model, shape, plan):
+    flat = federate(crowd(fake_model, 6), rounds=3, **plan)
+    expected = flat.run()
+    tree = grow(federate(crowd(fake_model, 6), rounds=3, keep_updates=True, **plan), shape)
+    found = tree.federation.run()
+    assert found.adapter.digest() == expected.adapter.digest()
+    assert found.shadow.digest() == expected.shadow.digest()
+
+    # Clients cannot tell by what they hold, and the server's record has regions only.
+    for name, memory in flat.memories.items():
+        assert tree.federation.memories[name] == memory
+    updates = tree.federation.of_kind("update_received")
+    assert {event["client"] for event in updates} == set(tree.federation.channel.names.values())
+    assert sum(event["clients"] for event in updates) == 18
+    summed = read_lines(tree.regions["regions-0"].directory.ledger)
+    sent = {event["digest"] for event in summed if event["event"] == "region_summed"}
+    assert sent <= {event["digest"] for event in updates}
+    # Losses of the tree are those of the flat run, up to their rounding.
+    losses = [run.of_kind("evaluated")[-1]["loss"] for run in (flat, tree.federation)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    assert replayed(tree.federation) == 3
+
+
+@pytest.mark.parametrize("moments", [(2, 3), (1, 6), (4, 5), ("unsaved", "saved")], ids=str)
+def test_a_region_that_is_killed_goes_on_to_the_same_sum(federate, grow, fake_model, monkeypatch, moments):
+    plan = {"rounds": 2, "wire": "1"}
+    expected = federate(crowd(fake_model, 6), **plan).run()
+    tree = grow(federate(crowd(fake_model, 6), **plan))
+    asked, left = [], list(moments)
+
+    def reached(moment):
+        if left and left[0] == moment:
+            del left[0]
+            raise KilledError
+
+    def before(ask):
+        if ask.purpose is Purpose.TRAIN:
+            reached(len(asked))
+            asked.append((ask.client, ask.round))
+
+    def saved(*args):
+        reached("unsaved")
+        save_checkpoint(*args)
+        reached("saved")
+
+    monkeypatch.setattr(region_module, "save_checkpoint", saved)
+    found = None
+    while found is None:
+        tree.regions["regions-1"].channel.before = before
+        with suppress(KilledError):
+            found = tree.federation.run()
+            break
+        tree.restart()
+    assert not left
+    assert found.adapter.digest() == expected.adapter.digest()
+    # What had come in before was not asked for again.
+    assert len(asked) == len(set(asked)) == 8
+
+
+def test_a_sum_that_was_ready_is_sent_again_as_it_was(federate, grow, fake_model):
+    tree = grow(federate(crowd(fake_model, 6), rounds=1, wire="1"), TWO)
+    answers = []
+
+    def twice(asked, reply):
+        if asked.purpose is Purpose.TRAIN:
+            answers.append((reply, tree.regions[asked.client].answer(asked.task)))
+        return reply
+
+    tree.federation.channel.tamper = twice
+    tree.federation.run()
+    assert len(answers) == 2
+    assert all(first == again for first, again in answers)
+
+
+def test_a_region_that_was_cut_off_catches_up(federate, grow, fake_model):
+    plan = {"rounds": 3, "wire": "1", "quorum": 1}
+    flat = federate(crowd(fake_model, 6), **plan)
+    flat.channel.tamper = lambda asked, reply: (
+        "away" if asked.round == 2 and asked.client in ("client-0", "client-1") else reply
+    )
+    tree = grow(federate(crowd(fake_model, 6), **plan), TWO)
+    tree.federation.channel.silent = lambda asked: asked.round == 2 and asked.client == "regions-0"
+    expected, found = flat.run(), tree.federation.run()
+    # The clients of the region have done nothing in round 2, where those of the flat run have trained in vain.
+    assert found.round == 3
+    assert [event["clients"] for event in tree.federation.of_kind("update_received") if event["round"] == 2] == [4]
+    for region in tree.regions.values():
+        assert region._state.shadow.digest() == found.shadow.digest()
+    assert expected.round == 3
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        (lambda part, header: (replace(part, weight=4.0), header), "weight"),
+        (lambda part, header: (part, replace(header, metrics={**header.metrics, "clients": 5.0})), "region"),
+        (lambda part, header: (part, replace(header, metrics={**header.metrics, "clients": 1.5})), "region"),
+        (lambda part, header: (part, replace(header, examples=header.examples + 1)), "weight"),
+        (lambda part, header: (PartialSum({0: part.limbs[max(part.limbs)] + 2.0**20}, part.weight), header), "norm"),
+    ],
+)
+def test_a_region_weighs_no_more_than_its_clients(federate, grow, fake_model, lie, reason):
+    shape = ((100,), (101,), (102,), (103, 104))
+    tree = grow(federate(crowd(fake_model, 5), rounds=1, quorum=1, weighting=Weighting.EQUAL), shape)
+
+    def lies(asked, reply):
+        if asked.purpose is not Purpose.TRAIN or asked.client != "regions-3":
+            return reply
+        update = decode_reply(reply, max_bytes=1 << 20).update
+        header = read_envelope(update, max_bytes=1 << 20).header
+        part, header = lie(open_envelope(update, layout=tree.federation.spec.layout).sum, header)
+        return encode_reply(UpdateReply(seal(header, encode_sum(part, tree.federation.spec.layout)).data))
+
+    tree.federation.channel.tamper = lies
+    tree.federation.run()
+    refused = tree.federation.of_kind("update_refused")
+    assert [(event["client"], event["reason"]) for event in refused] == [("regions-3", reason)]
+    assert (
+        sum(event["clients"] for event in tree.federation.of_kind("update_received") if event["client"] != "regions-3")
+        == 3
+    )
+
+
+def test_regions_take_part_only_where_the_server_has_a_tree(federate, grow, fake_model):
+    tree = grow(federate(crowd(fake_model, 6), rounds=1, quorum=1), TWO)
+    tree.federation.plan = replace(tree.federation.plan, region_clients=3)
+    tree.federation.run()
+    turned_away = tree.federation.of_kind("client_turned_away")
+    assert [(event["client"], event["reason"]) for event in turned_away] == [("regions-1", "region")]
+
+
+def test_a_client_cannot_send_a_sum(federate, fake_model):
+    federation = federate(crowd(fake_model, 3), rounds=1, quorum=1)
+    layout = federation.spec.layout
+
+    def sums(asked, reply):
+        if asked.purpose is not Purpose.TRAIN or asked.client != "client-1":
+            return reply
+        update = decode_reply(reply, max_bytes=1 << 20).update
+        opened = open_envelope(update, layout=layout)
+        header = replace(opened.header, metrics={"clients": 1000.0})
+        part = replace(PartialSum.of(opened.delta.flat), weight=1000.0)
+        return encode_reply(UpdateReply(seal(header, encode_sum(part, layout)).data))
+
+    federation.channel.tamper = sums
+    federation.run()
+    refused = federation.of_kind("update_refused")
+    assert [(event["client"], event["reason"]) for event in refused] == [("client-1", "region")]

@@ -1,0 +1,58 @@
+"""A tree of simulated servers computes what one server does."""
+
+import json
+
+import pytest
+
+from plait.api.simulate import simulate
+from plait.errors import ConfigError
+from plait.rounds.ledger import read_lines
+
+SETTINGS = {
+    "base": "tiny", "dtype": "float32", "threads": 1, "rounds": 2, "local_steps": 1, "batch_size": 1, "seq_len": 16,
+    "seed": 7, "eval_every": 2, "max_held_out_sequences": 1, "quiet": True,
+}  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "data.jsonl"
+    lines = [{"text": f"line {n} of somebody, who wrote {n * n} others before it"} for n in range(80)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tree", "rule"),
+    [("2x2", {"rule": "fedavg"}), ("2x2", {"rule": "fedsb", "method": "lora_xs"})],
+    ids=["fedavg", "fedsb"],
+)
+def test_a_tree_ends_with_the_adapter_of_the_flat_run_bit_for_bit(tmp_path, data, tree, rule):
+    flat = simulate(data, partition="iid", clients=4, out=tmp_path / "flat", **SETTINGS, **rule)
+    grown = simulate(data, partition="iid", tree=tree, out=tmp_path / "tree", **SETTINGS, **rule)
+    name = "adapter_model.safetensors"
+    assert (grown.adapter() / name).read_bytes() == (flat.adapter() / name).read_bytes()
+    # What each region has is its own: the server's ledger names no client.
+    assert "client-0" not in (tmp_path / "tree" / "ledger.jsonl").read_text()
+    ledgers = sorted((tmp_path / "tree" / "regions").glob("*/ledger.jsonl"))
+    of_regions = [[event for event in read_lines(path) if event["event"] == "update_received"] for path in ledgers]
+    assert [len({event["client"] for event in events}) for events in of_regions] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"tree": "2x3", "rule": "median"}, "expected a linear rule"),
+        ({"tree": "2x3", "clients": 12}, "expected 6"),
+        ({"tree": "2x3", "clients": 7}, "expected 6 clients"),
+        ({"tree": "2x0"}, "such as 10x100"),
+        ({"tree": "2x3", "secure_aggregation": True}, "regions see their clients' updates"),
+        ({"tree": "2x3", "dp": "client", "dp_epsilon": 8.0}, "regions neither clip nor add noise"),
+        ({"tree": "2x3", "server_optimizer": "fedexp"}, "not single ones"),
+        ({"tree": "2x3", "clients_per_round": 3}, "a region asks all of its clients"),
+    ],
+)
+def test_what_a_tree_does_not_go_with_is_refused(tmp_path, data, settings, said):
+    with pytest.raises(ConfigError, match=said):
+        simulate(data, out=tmp_path / "run", **SETTINGS, **settings)
+    assert not (tmp_path / "run").exists()
