@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from plait.rounds.events import Event
     from plait.study.comparison import Comparison, compare
     from plait.study.sweeping import Sweep, sweep
-    from plait.training.reward import grpo
 
 __version__ = "0.1.0"
 
@@ -50,7 +49,6 @@ __all__ = [
     "evaluate",
     "evaluate_tasks",
     "export",
-    "grpo",
     "open_run",
     "resume",
     "rule",
@@ -79,7 +77,6 @@ _HOMES: Mapping[str, str] = {
     "evaluate": "plait.api.evaluate",
     "evaluate_tasks": "plait.api.tasks",
     "export": "plait.api.export",
-    "grpo": "plait.training.reward",
     "open_run": "plait.api.result",
     "resume": "plait.api.simulate",
     "rule": "plait.aggregation.own_rule",

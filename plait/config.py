@@ -50,7 +50,8 @@ ALIASES: Mapping[str, str] = {
 
 # Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
 _CHOICES = frozenset({
-    "rule", "server-optimizer", "loss", "objective", "wire", "partition", "trainer", "data", "callbacks", "report-to",
+    "rule", "server-optimizer", "loss", "objective", "reward", "wire", "partition", "trainer", "data", "callbacks",
+    "report-to",
 })  # fmt: skip
 # Keys that may name several: a TOML file may write them as a list of names and tables.
 _SEVERAL = frozenset({"callbacks", "report-to"})
@@ -232,7 +233,16 @@ class RunConfig(BaseModel, frozen=True):
     """FedDyn's alpha: a regulariser that brings clients' optima to the global one"""
     objective: str = "sft"
     """what clients learn: sft from texts and chats; dpo, ipo, orpo, simpo from preference pairs, kto also from single
-    verdicts; with options such as dpo:beta=0.2"""
+    verdicts, MODULE:CLASS of your own; grpo from a reward; with options such as dpo:beta=0.2"""
+    reward: str = ""
+    """with grpo what a completion is worth: MODULE:FUNCTION of your own, from prompt, completion and the record's
+    answer to a number"""
+    group_size: Annotated[int, Field(ge=2, le=1024)] = 8
+    """with grpo completions of each prompt that are compared"""
+    max_completion_tokens: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] = 32
+    """with grpo most tokens of a completion"""
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """with grpo temperature that completions are sampled with"""
     loss: str = "cross_entropy"
     """with sft what clients minimise: cross_entropy, distillation (from the received adapter), orthogonality, or
     MODULE:FUNCTION of your own"""
@@ -332,13 +342,7 @@ class RunConfig(BaseModel, frozen=True):
             )
         if self.trainer:
             self._refuse("trainer is given", loss="a trainer has a loss of its own")
-        if self.learns_preferences:
-            self._refuse(
-                f"objective is '{self.objective}'",
-                loss="an objective of preferences is itself a loss",
-                trainer="a trainer has a loss of its own",
-                labels="preferences are about what a language model writes",
-            )
+        self._check_objective()
         last = ": clients make their own adapters in the last round, and with patience nobody knows which that is"
         for one, other, why in (
             ("feddyn", "scaffold", ""),
@@ -357,6 +361,21 @@ class RunConfig(BaseModel, frozen=True):
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
             raise ValueError(f"labels are '{self.labels}', expected at least two different names")
         return self
+
+    def _check_objective(self) -> None:
+        beside = f"objective is '{self.objective}'"
+        if self._is_set("objective"):
+            self._refuse(
+                beside,
+                loss="an objective is itself a loss",
+                trainer="a trainer has a loss of its own",
+                labels="it is about what a language model writes",
+            )
+        if self.learns_from_reward and not self.reward:
+            raise ValueError(f"{beside}, expected reward to be given too")
+        if not self.learns_from_reward:
+            why = "only grpo samples completions"
+            self._refuse(beside, reward=why, group_size=why, max_completion_tokens=why, temperature=why)
 
     def _check_devices(self) -> None:
         if self.step_budget == "speed":
@@ -563,7 +582,7 @@ class RunConfig(BaseModel, frozen=True):
             case "own_share":
                 return self.given_own_share > 0
             case "objective":
-                return self.learns_preferences
+                return self.learns_preferences or self.learns_from_reward
             case _:
                 return getattr(self, name) != type(self).model_fields[name].default
 
@@ -620,13 +639,18 @@ class RunConfig(BaseModel, frozen=True):
 
     @property
     def learns_preferences(self) -> bool:
-        """Whether the objective is one of preferences, not of text."""
-        return self.objective.partition(":")[0].strip() != "sft"
+        """Whether the objective is one of preferences, not of text or a reward."""
+        return self.objective.partition(":")[0].strip() not in ("sft", "grpo")
+
+    @property
+    def learns_from_reward(self) -> bool:
+        """Whether the objective is that of a reward."""
+        return self.objective.partition(":")[0].strip() == "grpo"
 
     @property
     def sequences_an_example(self) -> int:
-        """The most sequences of one example: a preference has two."""
-        return 2 if self.learns_preferences else 1
+        """The most sequences of one example: a preference has two, a rewarded prompt its group."""
+        return self.group_size if self.learns_from_reward else 2 if self.learns_preferences else 1
 
     @property
     def cohort_size(self) -> int:
@@ -653,6 +677,8 @@ class RunConfig(BaseModel, frozen=True):
             (Kind.METHOD, self.method),
             (Kind.TRAINER, self.trainer),
             (Kind.LOSS, self.loss),
+            (Kind.OBJECTIVE, self.objective),
+            (Kind.REWARD, self.reward),
             (Kind.PARTITION, self.partition),
             # A path, a data set of the hub and an object in memory are none.
             (Kind.DATASET, "" if "/" in self.data or self.data.startswith("memory:") else self.data),

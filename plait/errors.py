@@ -2,7 +2,8 @@
 
     PlaitError                      exit code 1
     ├── ConfigError            2    the user's: an invalid setting or combination
-    │   └── EarlierFormatError      ... a file on disk was written by another version of plait
+    │   ├── EarlierFormatError      ... a file on disk was written by another version of plait
+    │   └── PartError               ... a part of the user's own fails at its work
     ├── DataError              3    the data's: an invalid file or record
     │   └── TooLittleDataError      ... too little data
     ├── PeerError              3    another party's: bytes from outside are refused
@@ -43,6 +44,10 @@ class ConfigError(PlaitError):
 
 class EarlierFormatError(ConfigError):
     """A file on disk in the format of another version of plait, which this one does not read."""
+
+
+class PartError(ConfigError):
+    """A part of the user's own (a trainer, a loss, a reward) raises, or gives what it must not."""
 
 
 class DataError(PlaitError):

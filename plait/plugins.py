@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from plait.errors import ConfigError, PlaitError, did_you_mean
+from plait.errors import ConfigError, PartError, PlaitError, did_you_mean, machine_fault
 
 # MODULE:QUALNAME; a function within a function has `<locals>` in its own.
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_<][\w<>]*(?:\.[A-Za-z_<][\w<>]*)*)", re.ASCII)
@@ -40,6 +40,8 @@ class Kind(StrEnum):
     CODEC = "codec"
     METHOD = "method"
     LOSS = "loss"
+    OBJECTIVE = "objective"
+    REWARD = "reward"
     TRAINER = "trainer"
     PARTITION = "partition"
     DATASET = "dataset"
@@ -288,15 +290,18 @@ def located_errors(what: str, *, quoting: bool = True) -> Generator[None]:
         quoting: whether the line has the error's message; false where that may quote training data.
 
     Raises:
-        ConfigError: the code raised anything but a `PlaitError`.
+        PartError: the code raised anything but a `PlaitError`.
+        MachineError: it found this machine's memory or disk full.
     """
     try:
         yield
     except PlaitError:
         raise
     except Exception as error:
+        if fault := machine_fault(error):
+            raise fault from error
         said = f"{type(error).__name__}: {error}" if quoting else type(error).__name__
-        raise ConfigError(f"{what}: {said}{place_of(error)}") from error
+        raise PartError(f"{what}: {said}{place_of(error)}") from error
 
 
 def place_of(error: BaseException) -> str:

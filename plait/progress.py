@@ -108,6 +108,7 @@ class _Viewer:
         self._newcomers: list[str] = []
         self._given: object = None
         self._seq_len: object = None
+        self._is_rewarded = False
         self._updates: list[UpdateReceived] = []
         self._rates_are_shown = False
         self._bar = bars.add_task("starting", total=total)
@@ -116,6 +117,7 @@ class _Viewer:
         match event:
             case RunStarted(config=settings):
                 self._given, self._seq_len = settings.get("learning-rate"), settings.get("seq-len")
+                self._is_rewarded = event.objective == "grpo"
                 if sentence := dial_sentence(settings.get("wire")):
                     self._screen.print(f"[yellow]{sentence}[/]")
             case UpdateReceived():
@@ -125,6 +127,7 @@ class _Viewer:
                 some = f"round {event.round}, {len(event.cohort)} clients: {resting} others rest (dp-min-separation)"
                 self._warn("fewer than wanted", some)
             case RoundFinished():
+                self._show_refused(event.round)
                 self._show_rates()
             case UpdateRefused():
                 self._advance(event.round, "training")
@@ -190,8 +193,17 @@ class _Viewer:
             self._rates_are_shown = True
             self._screen.print(f"[yellow]{sentence}[/]" if given else sentence)
 
+    def _show_refused(self, number: int) -> None:
+        """Show how many of the round's completions had no reward."""
+        refused = sum(update.refused_completions or 0 for update in self._updates)
+        if refused:
+            which = "1 completion" if refused == 1 else f"{refused:,} completions"
+            self._warn("left out", f"round {number}, {which} whose reward is no number")
+
     def _show_loss(self, score: Evaluated) -> None:
         text = f"held-out loss {score.loss:.4f}{_within(score.loss_margin)}"
+        if self._is_rewarded:
+            text = f"mean reward {0.0 - score.loss:.4f}{_within(score.loss_margin)}"
         if score.accuracy is not None:
             text += f", {'accuracy' if score.reward_margin is None else 'reward accuracy'} {score.accuracy:.3f}"
             if score.accuracy_interval is not None:
@@ -203,7 +215,7 @@ class _Viewer:
             self._screen.print(f"base      {text}")
             return
         if self._base is not None:
-            change = score.change_since(self._base)
+            change = score.change_since(self._base) * (-1 if self._is_rewarded else 1)
             text += f" ({change:+.4f}{_within(score.change_margin)} against the base)"
         self._screen.print(f"round {score.round:<3} {text}")
 

@@ -39,6 +39,7 @@ from plait.rounds.watch import Watch
 from plait.secagg.graph import least_survivors
 from plait.training.local_loss import check_loss_name
 from plait.training.objectives import OBJECTIVES, objective_named
+from plait.training.reward import reward_named
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
@@ -46,6 +47,8 @@ from plait.wire.settings import Settings
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
 _LARGEST_DELTA = 1e-5
+# PEFT's types of adapters that are a prompt of their own.
+_PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 # Minimum held-out sequences of all clients together, and of each.
 _LEAST_EVALUATED, _LEAST_OF_ONE = 64, 4
 
@@ -191,7 +194,7 @@ def settle(config: RunConfig) -> Settled:
     codec, method = codec_for(config.wire), method_named(config.method)
     check_loss_name(config.loss)
     rule = _rule_of(config)
-    _check_objective(config, rule)
+    _check_objective(config, rule, method)
     left: dict[str, object] = {
         "learning_rate": _learning_rate(config, method),
         "moments": _moments(config, rule),
@@ -291,12 +294,21 @@ def _rule_of(config: RunConfig) -> Rule:
     return rule
 
 
-def _check_objective(config: RunConfig, rule: Rule) -> None:
-    """Refuse what would change the reference that an objective compares with."""
+def _check_objective(config: RunConfig, rule: Rule, method: Method) -> None:
+    """Refuse what would change the reference that an objective compares with, and what a reward cannot be had for."""
     objective = objective_named(config.objective)
+    if config.learns_from_reward:
+        reward_named(config.reward)
+        if method.peft_type in _PROMPTS:
+            raise ConfigError(
+                f"objective is '{config.objective}' and method is '{method.name}', expected one that adapts "
+                "layers, such as lora: completions are sampled without a prompt of its own"
+            )
     if objective is None or not objective.needs_reference:
         return
-    others = " or ".join(name for name, other in OBJECTIVES.items() if not other.needs_reference)
+    others = "grpo:beta=0"
+    if not config.learns_from_reward:
+        others = " or ".join(name for name, other in OBJECTIVES.items() if not other.needs_reference)
     for what, is_set, why in (
         (f"rule is '{rule.name}'", rule.moves_base, "this rule moves that base"),
         (f"bias is '{config.bias}'", config.bias != "none", "trained biases are not turned off with it"),
@@ -326,7 +338,8 @@ def _learning_rate(config: RunConfig, method: Method) -> float:
     """0 if every client finds its own."""
     # A user's own trainer takes a number, the first clip norm of a private run follows from one, and Fed-SB's square
     # matrices, whose fixed factors amplify a step, ended worse than the base at the rates that clients found.
-    is_needed = config.trainer or config.dp != "off" or method.subject is Subject.SQUARES
+    # A reward's loss has no size of its own that a fall could be a part of.
+    is_needed = config.trainer or config.learns_from_reward or config.dp != "off" or method.subject is Subject.SQUARES
     return config.learning_rate or (method.learning_rate_at(config.rank) if is_needed else 0.0)
 
 

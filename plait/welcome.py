@@ -19,7 +19,12 @@ PRIVACY_KEYS = frozenset(
     }
 )  # fmt: skip
 
-LATER_KEYS = frozenset({"secure-aggregation", "step-budget", "dp-mechanism", "dp-min-separation", "tree"})
+LATER_KEYS = frozenset(
+    {
+        "secure-aggregation", "step-budget", "dp-mechanism", "dp-min-separation", "tree", "reward",
+        "group-size", "max-completion-tokens", "temperature",
+    }
+)  # fmt: skip
 """Keys that nodes of the previous version do not know: sent only where set, so that it can have all others."""
 
 WELCOME_KEYS = frozenset(

@@ -15,6 +15,7 @@ from plait.api.settings import base_name
 from plait.api.turns import TURN
 from plait.config import config_from_table, read_config_table
 from plait.errors import ConfigError
+from plait.plugins import admit
 from plait.progress import say, status
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def evaluate(
     from plait.data import RecordKind
 
     folder = Path(adapter)
+    admit(objective)
     chosen = objective or _objective_of(folder)
     loaded = load_peft_directory(folder / "adapter" if (folder / "adapter").is_dir() else folder)
     with status("loading libraries", quiet=quiet):

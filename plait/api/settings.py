@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from plait.adapters.methods import Method
     from plait.aggregation import ServerOptimizer
+    from plait.training.objectives import Objective
     from plait.wire.codec import Codec
 
 
@@ -77,7 +78,11 @@ class RunSettings(TypedDict, total=False):
     server_momentum: float
     proximal: float
     feddyn: float
-    objective: str
+    objective: str | Objective
+    reward: str | Callable[..., object]
+    group_size: int
+    max_completion_tokens: int
+    temperature: float
     loss: str | Callable[..., object]
     moments: Literal["auto", "carry", "fresh"]
     own_share: float | Literal["auto"]
@@ -110,6 +115,8 @@ _PARTS: Mapping[str, Kind] = {
     "partition": Kind.PARTITION,
     "trainer": Kind.TRAINER,
     "loss": Kind.LOSS,
+    "objective": Kind.OBJECTIVE,
+    "reward": Kind.REWARD,
 }
 
 

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 _CHECKED = tuple(kind for kind in Kind if kind is not Kind.TRAINER)
 _MEMBERS = {
     "adjust": Kind.SERVER_OPTIMIZER, "encode": Kind.CODEC, "peft_type": Kind.METHOD, "add": Kind.RULE,
-    "log": Kind.TRACKER,
+    "log": Kind.TRACKER, "losses": Kind.OBJECTIVE,
 }  # fmt: skip
 _PARAMETERS: Mapping[tuple[str, ...], Kind] = {
     ("updates", "ctx"): Kind.RULE,
     ("dataset", "clients", "seed"): Kind.PARTITION,
     ("logits", "labels", "adapter"): Kind.LOSS,
+    ("prompt", "completion", "answer"): Kind.REWARD,
     ("event",): Kind.CALLBACK,
 }
 
@@ -118,6 +119,19 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             if (loss := loss_named(text)) is None:
                 raise ConfigError(f"loss is '{text}', which no function computes, expected one of your own")
             yield from checked(loss, LOSS_CHECKS)
+        case Kind.OBJECTIVE:
+            from plait.training.contract import OBJECTIVE_CHECKS
+            from plait.training.objectives import GRPO, objective_named
+
+            objective = objective_named(text)
+            if objective is None or isinstance(objective, GRPO):
+                raise ConfigError(f"objective is '{text}', which is none of preferences, expected one of your own")
+            yield from checked(objective, OBJECTIVE_CHECKS)
+        case Kind.REWARD:
+            from plait.training.contract import REWARD_CHECKS
+            from plait.training.reward import reward_named
+
+            yield from checked(reward_named(text), REWARD_CHECKS)
         case Kind.METHOD:
             from plait.adapters.methods import method_named
 

@@ -259,6 +259,8 @@ def _alternatives(view: RunView) -> tuple[Alternative, ...]:
 
 
 def _loss_label(view: RunView) -> str:
+    if view.learns_from_reward:
+        return "held-out loss (minus the mean reward)"
     return f"held-out loss (nats per {'example' if view.accuracy_name else 'token'})"
 
 

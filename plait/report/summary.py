@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Sequence
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_fp32, savings
@@ -76,6 +76,8 @@ def summarise(view: RunView) -> dict[str, Json]:
         "seed": view.start.seed,
         "versions": dict(view.start.versions),
     }
+    if view.learns_from_reward:
+        return {**summary, **_mean_rewards(view)}
     if view.is_classification:
         return {**summary, **_accuracies(view, "held_out_accuracy")}
     return {**summary, **_rewards(view)} if view.accuracy_name else summary
@@ -107,6 +109,35 @@ def _rewards(view: RunView) -> dict[str, Json]:
         "reward_margin_by_client": _by_client(final, lambda score: score.reward_margin),
         "own_reward_margin": own.reward_margin if own else None,
     }
+
+
+def _mean_rewards(view: RunView) -> dict[str, Json]:
+    """Mean rewards: of one completion of each held-out prompt, and of those that clients sampled in training."""
+    base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
+    known = [update for update in view.updates.values() if update.reward is not None]
+    return {
+        "objective": view.start.config.get("objective"),
+        "base_reward": 0.0 - base.loss if base else None,
+        "final_reward": 0.0 - final.loss if final else None,
+        "final_reward_interval": _around(0.0 - final.loss, final.loss_margin) if final else None,
+        "own_reward": 0.0 - own.loss if own else None,
+        "reward_by_round": _by_round(view, lambda score: 0.0 - score.loss),
+        "reward_by_client": _by_client(final, lambda score: 0.0 - score.loss),
+        "own_reward_by_client": _by_client(own, lambda score: 0.0 - score.loss),
+        "reference_reward": {kind: 0.0 - reference.final.loss for kind, reference in view.references.items()},
+        "train_reward_by_round": [
+            _mean([update.reward or 0.0 for update in known if update.counted_in == number]) for number in view.rounds
+        ],
+        "train_reward_by_client": {
+            name: _mean([update.reward or 0.0 for update in known if update.client == name])
+            for name in sorted({update.client for update in known})
+        },
+        "refused_completions": sum(update.refused_completions or 0 for update in known),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
 
 
 def _loss_interval(evaluation: MeanScore | None) -> Json:

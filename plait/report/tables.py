@@ -22,6 +22,7 @@ from plait.report.wording import (
     count_text,
     duration_text,
     loss_text,
+    mean_reward_text,
     percent_text,
     perplexity_text,
     plural,
@@ -38,6 +39,10 @@ _OWN = "own: each client's personalized adapter (plait export RUN DIR --client N
 _REWARDS = (
     "Of preferences: reward accuracy counts those whose chosen reply has the higher reward, and half of those with "
     "equal rewards, as all have before training; margin is the chosen reply's mean lead."
+)
+_MEAN_REWARDS = (
+    "Losses are minus mean rewards: of one completion of each held-out prompt, and of all that clients sampled in "
+    "training."
 )
 _MOST_CLIENTS = 250
 _MOST_REFUSALS = 50
@@ -70,6 +75,7 @@ def loss_by_round_table(view: RunView) -> Table:
     references = [reference for reference in view.references.values() if reference.held_out_loss_by_round]
     shown = _thin([*view.evaluations.values()], _MOST_ROUNDS)
     with_rewards = _has_rewards(view)
+    train_text = mean_reward_text if view.learns_from_reward else loss_text
     rows = tuple(
         (
             _round_text(evaluation.round),
@@ -77,9 +83,11 @@ def loss_by_round_table(view: RunView) -> Table:
             moved_text(evaluation, base) if base and evaluation.round else "",
             accuracy_text(evaluation.accuracy, evaluation.accuracy_interval)
             if view.accuracy_name
+            else mean_reward_text(evaluation.loss)
+            if view.learns_from_reward
             else perplexity_text(evaluation.loss),
             *((reward_text(evaluation.reward_margin),) if with_rewards else ()),
-            loss_text(_mean_train_loss(view, evaluation.round)) if evaluation.round else "",
+            train_text(_mean_train_loss(view, evaluation.round)) if evaluation.round else "",
             *(loss_text(_at(reference.held_out_loss_by_round, evaluation.round)) for reference in references),
         )
         for evaluation in shown
@@ -90,9 +98,9 @@ def loss_by_round_table(view: RunView) -> Table:
             "round",
             "loss",
             "change",
-            view.accuracy_name or "perplexity",
+            view.accuracy_name or ("reward" if view.learns_from_reward else "perplexity"),
             *(("margin",) if with_rewards else ()),
-            "training loss",
+            "training reward" if view.learns_from_reward else "training loss",
             *(reference.kind for reference in references),
         ),
         rows=rows,
@@ -104,10 +112,22 @@ def loss_by_round_table(view: RunView) -> Table:
                     own_text(view),
                     measured_text(view),
                     _REWARDS if with_rewards else "",
+                    _mean_rewards_text(view),
                 ),
             )
         ),
     )
+
+
+def _mean_rewards_text(view: RunView) -> str:
+    """What the rewards are of, and how many completions had none; empty where nothing is rewarded."""
+    if not view.learns_from_reward:
+        return ""
+    refused = sum(update.refused_completions or 0 for update in view.updates.values())
+    said = (
+        f" {plural(refused, 'sampled completion')} had no number as reward and counted for nothing." if refused else ""
+    )
+    return f"{_MEAN_REWARDS}{said}"
 
 
 def _has_rewards(view: RunView) -> bool:
@@ -171,6 +191,7 @@ def loss_by_client_table(view: RunView) -> Table:
             moved_text(after, before),
             *((percent_text(after.accuracy if after else None),) if view.accuracy_name else ()),
             *((reward_text(after.reward_margin if after else None),) if with_rewards else ()),
+            *((mean_reward_text(after.loss if after else None),) if view.learns_from_reward else ()),
             *((loss_text(score.loss if (score := _of(own, name)) else None),) if own else ()),
             *(loss_text(reference.by_client.get(name)) for reference in references),
             count_text(client.train_tokens),
@@ -186,6 +207,7 @@ def loss_by_client_table(view: RunView) -> Table:
             "change",
             *((view.accuracy_name,) if view.accuracy_name else ()),
             *(("margin",) if with_rewards else ()),
+            *(("reward",) if view.learns_from_reward else ()),
             *(("own",) if own else ()),
             *(reference.kind for reference in references),
             "training tokens",

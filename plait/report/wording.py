@@ -89,6 +89,11 @@ def reward_text(margin: float | None) -> str:
     return NOTHING if margin is None else f"{round(margin, 3) + 0.0:+.3f}"
 
 
+def mean_reward_text(loss: float | None) -> str:
+    """The mean reward that a loss is minus of: ``0.312``."""
+    return loss_text(None if loss is None else 0.0 - loss)
+
+
 def accuracy_text(accuracy: float | None, interval: tuple[float, float] | None) -> str:
     """An accuracy with its 95 % interval: ``93.8 % (71.7-98.9)``, with a dash between the ends."""
     if accuracy is None or interval is None:

@@ -70,6 +70,8 @@ class AnswerLog:
             first_loss=metrics.get("first_loss"),
             learning_rate=metrics.get("learning_rate"),
             shortened=metrics.get("shortened"),
+            reward=metrics.get("reward"),
+            refused_completions=None if (refused := metrics.get("refused_completions")) is None else int(refused),
             train_s=metrics.get("train_s"),
             took_s=took_s,
             digest=opened.delta.digest().hex(),

@@ -219,6 +219,11 @@ class RunStarted(Event):
     versions: Mapping[str, JsonValue] = {}
     machine: Mapping[str, JsonValue] = {}
 
+    @property
+    def objective(self) -> str:
+        """What clients learn, by its name alone."""
+        return str(self.config.get("objective", "sft")).partition(":")[0]
+
 
 class Resumed(Event):
     """An interrupted run continues after `round`."""
@@ -468,6 +473,8 @@ class UpdateReceived(Event):
             has fewer than four sequences.
         learning_rate: peak learning rate; None if its trainer does not report it.
         shortened: fraction of its local steps that were shortened (`plait.training.learner`); None likewise.
+        reward: mean reward of the completions that it sampled (`--objective grpo`); None where nothing is rewarded.
+        refused_completions: those whose reward was no finite number, which count for nothing; None likewise.
         train_s: seconds that it trained.
         took_s: seconds from task to answer; None on a virtual clock, whose times are in `DeviceWorked`.
         digest: SHA-256 of the decoded delta, in hexadecimal.
@@ -497,6 +504,8 @@ class UpdateReceived(Event):
     first_loss: Number | None = None
     learning_rate: Number | None = None
     shortened: Number | None = None
+    reward: Number | None = None
+    refused_completions: Count | None = None
     train_s: Number | None = None
     took_s: Number | None = None
     digest: str = ""
@@ -772,7 +781,7 @@ class Certainty(Part):
 
 
 class Score(Certainty):
-    """Mean `loss` on held-out data: nats per token; nats per example for labels."""
+    """Mean `loss` on held-out data: nats per token; nats per example for labels; minus the mean reward (`grpo`)."""
 
     loss: Number
 

@@ -85,6 +85,8 @@ class Trained:
         first_loss: of the first step, before any training, in nats; None if a custom trainer does not report it.
         learning_rate: of its steps; None if a custom trainer does not report it.
         shortened: fraction of its steps that were shortened; None if a custom trainer does not report it.
+        reward: mean reward of the completions that it sampled; None where nothing is rewarded.
+        refused_completions: those whose reward was no finite number; None likewise.
     """
 
     state: AdapterState
@@ -95,6 +97,8 @@ class Trained:
     first_loss: float | None = None
     learning_rate: float | None = None
     shortened: float | None = None
+    reward: float | None = None
+    refused_completions: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from plait.errors import (
     DataError,
     DiskFullError,
     EarlierFormatError,
+    PartError,
     PeerError,
     PlaitError,
     PolicyError,
@@ -408,7 +409,12 @@ def _said(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, floa
     return {
         "train_loss": trained.loss,
         **_first_loss(job, trained),
-        **_figures(learning_rate=trained.learning_rate, shortened=trained.shortened),
+        **_figures(
+            learning_rate=trained.learning_rate,
+            shortened=trained.shortened,
+            reward=trained.reward,
+            refused_completions=trained.refused_completions,
+        ),
         "train_tokens": float(trained.tokens),
         "train_s": trained.seconds,
         "distortion": encoding.distortion or 0.0,
@@ -439,7 +445,7 @@ def reason_of(error: PlaitError) -> RefusalReason:
         return RefusalReason.TOO_LITTLE_DATA
     if isinstance(error, DataError):
         return RefusalReason.UNUSABLE_DATA
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError) and not isinstance(error, PartError):
         return RefusalReason.SPEC_MISMATCH
     if isinstance(error, PolicyError):
         return RefusalReason.POLICY

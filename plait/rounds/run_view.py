@@ -199,10 +199,16 @@ class RunView:
     @property
     def accuracy_name(self) -> str:
         """What an accuracy of this run is called; empty if it has none."""
-        objective = str(self.start.config.get("objective", "sft"))
-        if objective.partition(":")[0] != "sft":
+        if self.learns_from_reward:
+            return ""
+        if self.start.objective != "sft":
             return "reward accuracy"
         return "accuracy" if self.is_classification else ""
+
+    @property
+    def learns_from_reward(self) -> bool:
+        """Whether completions are rewarded, so that losses are minus mean rewards."""
+        return self.start.objective == "grpo"
 
     @property
     def planned_rounds(self) -> int:

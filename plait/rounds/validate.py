@@ -246,7 +246,7 @@ def _check_clients(received: Received, expected: Expected) -> None:
 
 def _check_figures(figures: Mapping[str, float]) -> None:
     for name, value in figures.items():
-        least = 0 if name == "train_tokens" else -_LARGEST_FIGURE
+        least = 0 if name in ("train_tokens", "refused_completions") else -_LARGEST_FIGURE
         if not least <= value <= _LARGEST_FIGURE:
             raise UpdateRefused(Reason.FIGURE, f"{name} is {value:g}, expected {least:g} to {_LARGEST_FIGURE:g}")
 

@@ -28,6 +28,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     from plait.training.bases import check_base_name
     from plait.training.local_loss import check_loss_name
     from plait.training.objectives import objective_named
+    from plait.training.reward import reward_named
     from plait.wire.codecs import codec_for
 
     if runs:
@@ -44,6 +45,8 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         callback_named(text)
     check_loss_name(settings.loss)
     objective_named(settings.objective)
+    if settings.learns_from_reward:
+        reward_named(settings.reward)
     rule_named(settings.rule, ALL_RULES)
     if settings.server_optimizer != "auto":
         optimizer_for(settings.server_optimizer, learning_rate=1.0, momentum=0.0)

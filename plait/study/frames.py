@@ -50,6 +50,7 @@ _UPDATES: Mapping[str, str] = {
     "drift": NUMBER,
     "train_loss": NUMBER,
     "first_loss": NUMBER,
+    "reward": NUMBER,
     "examples": COUNT,
     "tokens": COUNT,
     "train_s": NUMBER,
@@ -103,8 +104,9 @@ def updates(run: str | PathLike[str] | RunView) -> pd.DataFrame:
     Columns: ``round``; ``client``; ``bytes``, everything sent between server and client in that round, and its parts
     ``uplink_bytes`` and ``downlink_bytes``; ``norm``, the Euclidean norm of the delta over all tensors; ``drift``, the
     Frobenius norm of the change of the product B A; ``train_loss``, the mean over the local steps, and ``first_loss``,
-    of the first step, in nats; ``examples`` of the client and ``tokens`` that it trained on; ``train_s``; ``codec``,
-    ``bits_per_parameter``, ``distortion`` (relative error of the encoding) and ``codec_s`` of the delta's encoding.
+    of the first step, in nats; ``reward``, the mean of sampled completions (``--objective grpo``); ``examples`` of the
+    client and ``tokens`` that it trained on; ``train_s``; ``codec``, ``bits_per_parameter``, ``distortion`` (relative
+    error of the encoding) and ``codec_s`` of the delta's encoding.
     ``norm`` and ``drift`` are of finished rounds, for methods with pairs of factors.
 
     Args:

@@ -21,7 +21,7 @@ from plait.rounds.events import (
     UpdateRefused,
 )
 
-_OF_UPDATE = ("train_loss", "first_loss", "tokens", "train_s", "uplink_bytes", "distortion")
+_OF_UPDATE = ("train_loss", "first_loss", "reward", "tokens", "train_s", "uplink_bytes", "distortion")
 _OF_SCORE = ("loss", "loss_margin", "change", "change_margin", "accuracy", "reward_margin")
 
 

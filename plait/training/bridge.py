@@ -29,7 +29,7 @@ from peft import PeftModel
 
 from plait.choice import chosen_function, parse_choice, with_options
 from plait.errors import ConfigError
-from plait.plugins import Kind, find
+from plait.plugins import Kind, find, located_errors
 from plait.training.examples import Example, Tokenizer
 from plait.training.learner import StepReport, schedule_factor
 from plait.training.local_model import OwnTrainer
@@ -63,11 +63,12 @@ def load_own_trainer(where: str) -> OwnTrainer:
         if not callable(build):
             raise ConfigError(f"{what} is a {type(build).__name__}, expected a function of ({', '.join(_TAKES)})")
         build = with_options(chosen_function(build, _TAKES, what=what), options, what=what)
-    return own_trainer(cast("BuildTrainer", build))
+    return own_trainer(cast("BuildTrainer", build), name=name)
 
 
-def own_trainer(build: BuildTrainer) -> OwnTrainer:
-    """Wrap a function that builds a Trainer as plait's local trainer."""
+def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
+    """Wrap a function that builds a Trainer as plait's local trainer; `name` is for messages."""
+    failed = f"trainer '{name or getattr(build, '__name__', type(build).__name__)}' failed"
 
     def train(
         model: PeftModel,
@@ -90,12 +91,14 @@ def own_trainer(build: BuildTrainer) -> OwnTrainer:
         started = time.perf_counter()
         # Standard output is for plait's own results; a trainer's output goes to standard error.
         with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
-            trainer = build(model, tokenizer, data, training_arguments(settings, scratch, model.device.type))
+            with located_errors(failed, quoting=False):
+                trainer = build(model, tokenizer, data, training_arguments(settings, scratch, model.device.type))
             if remove := getattr(trainer, "remove_callback", None):
                 remove(PrinterCallback)
             if extra.names or moments:
                 _add_callback(trainer, extra, moments)
-            result = trainer.train()
+            with located_errors(failed, quoting=False):
+                result = trainer.train()
         if moments and moments.after is None:
             raise ConfigError(
                 f"trainer is a {type(trainer).__name__}, which did not show its optimizer to its callbacks, expected "

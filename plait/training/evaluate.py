@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from plait.adapters import AdapterState, PeftAdapter, Task
 from plait.data import Dataset, RecordKind
-from plait.errors import BaseMismatchError, DataError
+from plait.errors import BaseMismatchError, ConfigError, DataError
 from plait.rounds.evaluation import ClientLoss, SequenceLosses
 from plait.training.bases import LocatedBase
 from plait.training.device import Compute
 from plait.training.examples import Split, single_replies, spread, tokenise
-from plait.training.objectives import SFT, objective_named
+from plait.training.objectives import GRPO, SFT, objective_named
 from plait.training.preferences import References
 from plait.training.resident import ResidentBase
 from plait.training.trainer import measure_losses
@@ -77,6 +77,8 @@ def evaluate_adapter(
         raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
     chosen = spread(examples, max_sequences)
     judged = objective_named(objective)
+    if isinstance(judged, GRPO):
+        raise ConfigError(f"objective is '{objective}', which is measured in a run alone, expected one of preferences")
     if judged and judged.takes_one_reply:
         chosen = single_replies(Split((), chosen)).held_out
     references = References()

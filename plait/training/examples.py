@@ -28,7 +28,7 @@ from plait.adapters import Task
 from plait.choice import parse_choice
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, TooLittleDataError
-from plait.training.objectives import SFT, objective_named
+from plait.training.objectives import GRPO, SFT, objective_named
 
 IGNORED = -100  # label of a token that does not count; PyTorch's cross_entropy ignores it
 
@@ -172,6 +172,10 @@ def tokenise(
         return _classify(records, labels, tokenizer, seq_len)
     if kind is RecordKind.TEXT:
         return (_one_each if apart else _pack)(records, tokenizer, seq_len)
+    if isinstance(objective_named(objective), GRPO):
+        replies = _converse(records, kind, tokenizer, seq_len, judged=False)
+        # One example counts as one prompt, whatever is sampled.
+        return [Example.of_sides(_last_reply(reply), None) for reply in replies]
     return _converse(records, kind, tokenizer, seq_len, judged=objective != SFT)
 
 
@@ -190,6 +194,9 @@ def check_kind(kind: RecordKind, task: Task, objective: str) -> None:
     elif wanted is None:
         fitting = {RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE}
         expected = "text, prompts or messages"
+    elif isinstance(wanted, GRPO):
+        fitting = {RecordKind.PROMPT, RecordKind.CHAT}
+        expected = "prompts with completions, or messages, for objective 'grpo'"
     else:
         fitting, expected = {RecordKind.PREFERENCE}, "prompt, chosen and rejected"
         if wanted.takes_one_reply:
@@ -363,6 +370,17 @@ def _converse(
         if found is not None:
             examples.append(found)
     return examples
+
+
+def _last_reply(example: Example) -> Example:
+    """The example with labels on the last run of tokens that count: the assistant's last turn."""
+    counts = example.labels != IGNORED
+    last = len(counts) - int(counts[::-1].argmax())
+    before = np.flatnonzero(~counts[:last])
+    first = int(before[-1]) + 1 if len(before) else 0
+    labels = np.full_like(example.labels, IGNORED)
+    labels[first:last] = example.labels[first:last]
+    return replace(example, tokens=example.tokens[:last], labels=labels[:last])
 
 
 def _turns(record: Record, kind: RecordKind) -> tuple[tuple[Message, ...], tuple[Message, ...]]:

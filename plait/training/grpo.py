@@ -1,193 +1,241 @@
-"""Group relative policy optimisation: a round of one client's training, from a reward (see `reward.py`).
+"""Learning from a reward: completions of a step's prompts, sampled from the adapter as it is, and their group's loss.
 
-Shao et al., "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models", arXiv 2402.03300,
-eqs. 3 and 4 with outcome rewards (section 4.1.2): of every prompt a group of completions is sampled, each one's
-advantage is its reward, standardised within the group, and the clipped surrogate, less beta times the divergence from
-the base without the adapter, is maximised. The reported loss is minus the mean reward.
+Completions come from the engine of `plait serve`, on the model that trains. They follow from the seed, the step and the
+prompt. Knows no formula: `objectives.grpo` has it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from plait.abandon import check_abandoned
 from plait.adapters import Task
-from plait.errors import ConfigError, DataError
-from plait.plugins import located_errors
+from plait.errors import ConfigError, MachineError
+from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example, Tokenizer
-from plait.training.learner import order
+from plait.training.grader import Grader, prompt_tokens
 from plait.training.losses import BatchLoss
+from plait.training.objectives.grpo import GRPO
 from plait.training.preferences import without_adapter
-from plait.training.reward import Options, Reward
+from plait.training.serving.engine import Engine, Finish, Generation, Limits, Piece, ResidentModel
+from plait.training.serving.sampling import Sampling
+from plait.training.step_memory import StepMemory
 
-# Added to a group's standard deviation, so that equal rewards divide by no zero; that of TRL.
-_LEAST_SPREAD = 1e-4
+_TASK = Task.CAUSAL_LM
+# Texts that grow side by side: more wait for their turn.
+_ROWS = 64
 
 
 @dataclass(frozen=True)
-class _Prompt:
-    """A record: tokens, and the texts that its reward is computed from."""
-
-    tokens: tuple[int, ...]
-    text: str
-    answer: str
-
-
-@dataclass
-class _Group:
-    """Completions of one prompt.
+class Drawing:
+    """How completions are sampled.
 
     Attributes:
-        completions: prompt and completion, with labels on the completion.
-        rewards: (group,)
-        before: log-probabilities of their tokens when they were sampled, once known.
+        group_size: completions of each prompt.
+        max_tokens: of a completion; with its prompt it is no longer than `seq_len`.
+        seq_len: tokens of prompt and completion.
+        temperature: of the draws.
     """
 
-    completions: list[Example]
-    rewards: np.ndarray[tuple[int], np.dtype[np.float64]]
-    before: torch.Tensor | None = None
-
-    @property
-    def advantages(self) -> list[float]:
-        """Rewards, standardised within the group (section 4.1.2)."""
-        return ((self.rewards - self.rewards.mean()) / (self.rewards.std() + _LEAST_SPREAD)).tolist()
+    group_size: int
+    max_tokens: int
+    seq_len: int
+    temperature: float
 
 
 @dataclass(eq=False)
-class GroupTrainer:
-    """A trainer of one round, with the part of transformers' interface that plait asks for."""
+class Group:
+    """Completions of one prompt that have a reward.
 
-    model: PeftModel
-    tokenizer: Tokenizer
-    data: object
-    args: dict[str, Any]
-    reward: Reward
-    options: Options
-    state: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(log_history=[]))
+    Attributes:
+        completions: prompt and completion, with labels on the completion.
+        rewards: of each.
+        before: log-probabilities of their tokens when they were sampled, once known.
+        reference: the same under the base without the adapter, once known.
+    """
 
-    def train(self) -> SimpleNamespace:
-        """Train the model's adapter in place.
+    completions: list[Example]
+    rewards: list[float]
+    before: torch.Tensor | None = None
+    reference: torch.Tensor | None = field(default=None)
 
-        Raises:
-            ConfigError: the reward fails, or gives anything but a finite number.
-            DataError: a record has no prompt.
-            Abandoned: nobody waits for this any more.
-        """
-        args, options = self.args, self.options
-        device = self.model.device
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=args["learning_rate"], weight_decay=args["weight_decay"])
-        losses = BatchLoss(self.model, task=Task.CAUSAL_LM, pad_token=self._pad_token)
-        prompts = _prompts(self.data, self.tokenizer)
-        visited = order(len(prompts), args["seed"])
-        many = args["per_device_train_batch_size"] * args["gradient_accumulation_steps"]
-        means: list[float] = []
-        groups: list[_Group] = []
-        # No dropout: a ratio to what was sampled would be of two different models.
-        self.model.eval()
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(args["seed"])
-            for step in range(args["max_steps"]):
-                if step % options.iterations == 0:
-                    groups = [self._sampled(prompts[next(visited)]) for _ in range(many)]
-                    means.append(float(np.mean([group.rewards for group in groups])))
-                optimizer.zero_grad()
-                for group in groups:
-                    (self._loss(group, losses) / len(groups)).backward()
-                torch.nn.utils.clip_grad_norm_(trained, args["max_grad_norm"])
-                optimizer.step()
-                check_abandoned()
-        self.state.log_history.append({"loss": -means[0]})
-        return SimpleNamespace(training_loss=-float(np.mean(means)))
+
+class GroupLoss:
+    """The loss of a step's prompts, in the place of `BatchLoss`.
+
+    Args:
+        model: the base with the adapter, in evaluation mode: with dropout, a ratio to what was sampled would be of two
+            different models.
+        objective: of the run.
+        grader: knows the reward.
+        drawing: how completions are sampled.
+        pad_token: pads short rows.
+        seed: decides the draws, with the step and the prompt.
+        memory: what gives way to fit a step into memory.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        objective: GRPO,
+        grader: Grader,
+        drawing: Drawing,
+        *,
+        pad_token: int,
+        seed: int,
+        memory: StepMemory | None = None,
+    ) -> None:
+        self._model, self._objective, self._grader, self._drawing = model, objective, grader, drawing
+        self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
+        self._pad_token, self._seed = pad_token, seed
+        self._groups: dict[bytes, Group] = {}
+        self._rewards: list[float] = []
 
     @property
-    def _pad_token(self) -> int:
-        tokenizer = self.tokenizer
-        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    def recomputes(self) -> bool:
+        """Whether blocks can be computed twice instead of kept."""
+        return self._losses.recomputes
 
-    @torch.no_grad()
-    def _sampled(self, prompt: _Prompt) -> _Group:
-        """A group of completions of a prompt, from the model as it is, with their rewards."""
-        device = self.model.device
-        tokens = torch.tensor([prompt.tokens], device=device)
-        rows = cast("Any", self.model).generate(
-            input_ids=tokens,
-            attention_mask=torch.ones_like(tokens),
-            do_sample=True,
-            temperature=float(self.options.temperature),
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=self.options.max_tokens,
-            num_return_sequences=self.options.group,
-            pad_token_id=self._pad_token,
+    def is_new(self, step: int) -> bool:
+        """Whether a step has completions of its own."""
+        return step % self._objective.num_iterations == 0
+
+    def sample(self, batches: Sequence[Sequence[Example]], step: int) -> float:
+        """Draw completions of a step's prompts; returns their mean reward, 0 if none has one.
+
+        Raises:
+            MachineError: the completions do not fit into memory.
+            Abandoned: nobody waits for this any more.
+        """
+        examples = {example.digest: example for batch in batches for example in batch}
+        drawn = completions_of(
+            self._model, [*examples.values()], self._drawing, self._grader.tokenizer, (self._seed, step)
         )
-        completions, rewards = [], []
-        for row in rows[:, len(prompt.tokens) :].tolist():
-            made = self._ended(row)
-            text = cast("Any", self.tokenizer).decode(made, skip_special_tokens=True)
-            rewards.append(self._rewarded(prompt, text))
-            whole = np.array([*prompt.tokens, *made], np.int32)
-            labels = whole.copy()
-            labels[: len(prompt.tokens)] = IGNORED
-            completions.append(Example(whole, labels))
-        return _Group(completions, np.array(rewards, np.float64))
+        self._groups = {}
+        for (digest, example), completions in zip(examples.items(), drawn, strict=True):
+            rewards = self._grader.grade(_asked(example), completions)
+            kept = [(each, reward) for each, reward in zip(completions, rewards, strict=True) if reward is not None]
+            self._groups[digest] = Group(
+                [_completed(prompt_tokens(_asked(example)), each) for each, _ in kept], [reward for _, reward in kept]
+            )
+        found = [reward for group in self._groups.values() for reward in group.rewards]
+        mean = float(np.mean(found)) if found else 0.0
+        self._rewards.append(mean)
+        return mean
 
-    def _ended(self, row: Sequence[int]) -> list[int]:
-        """A completion up to its first end of text, which is learned too."""
-        ends = cast("Any", self.model).generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else {*(ends or ())} | {self.tokenizer.eos_token_id}
-        stop = next((index + 1 for index, token in enumerate(row) if token in ends), len(row))
-        return list(row[:stop])
+    @property
+    def mean_reward(self) -> float:
+        """Over the steps that drew."""
+        return float(np.mean(self._rewards))
 
-    def _rewarded(self, prompt: _Prompt, completion: str) -> float:
-        name = getattr(self.reward, "__name__", "reward")
-        with located_errors(f"reward '{name}' failed", quoting=False):
-            found = cast("object", self.reward(prompt.text, completion, prompt.answer))
-        number = float(found) if isinstance(found, bool | int | float | np.number) else math.nan
-        if not math.isfinite(number):
-            kind = str(found) if isinstance(found, float) else f"a {type(found).__name__}"
-            raise ConfigError(f"reward '{name}' gave {kind}, expected a finite number")
-        return number
+    def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
+        """The loss, summed over the prompts; a scalar that gradients can be taken of."""
+        found = [self._of(self._groups[example.digest]) for example in batch]
+        return torch.stack(found).sum()
 
-    def _loss(self, group: _Group, losses: BatchLoss) -> torch.Tensor:
-        """Minus equation 3 for one prompt: a mean over completions of means over their tokens."""
-        options = self.options
-        minus, counts = losses.by_token(group.completions)
+    def _of(self, group: Group) -> torch.Tensor:
+        advantages = self._objective.advantages(group.rewards) if len(group.rewards) > 1 else []
+        if not advantages or not (any(advantages) or self._objective.beta):
+            # Nothing tells its completions apart.
+            return torch.zeros((), device=next(self._model.parameters()).device, requires_grad=True)
+        minus, counts = self._losses.by_token(group.completions)
         now = -minus
         if group.before is None:
             group.before = now.detach()
-        each = zip(group.advantages, counts, strict=True)
-        advantages = torch.cat([torch.full((count,), advantage) for advantage, count in each]).to(now.device)
-        ratio = (now - group.before).exp()
-        clipped = ratio.clamp(1 - options.clip, 1 + options.clip)
-        gain = torch.minimum(ratio * advantages, clipped * advantages)
-        if options.beta:
-            with without_adapter(self.model):
-                base = BatchLoss(self.model, task=Task.CAUSAL_LM, pad_token=self._pad_token)
-                reference = -base.by_token(group.completions)[0]
-            ahead = reference - now
-            # Equation 4: unbiased, and never negative.
-            gain = gain - options.beta * (ahead.exp() - ahead - 1)
-        return -torch.stack([part.mean() for part in gain.split(counts)]).mean()
+        if group.reference is None and self._objective.beta:
+            with without_adapter(self._model):
+                base = BatchLoss(self._model, task=_TASK, pad_token=self._pad_token)
+                group.reference = -base.by_token(group.completions)[0]
+        return self._objective.loss(now, group.before, group.reference, advantages, counts)
 
 
-def _prompts(data: object, tokenizer: Tokenizer) -> list[_Prompt]:
-    found: list[_Prompt] = []
-    decode = cast("Any", tokenizer).decode
-    for row in cast("Sequence[dict[str, list[int]]]", data):
-        tokens, labels = row["input_ids"], row["labels"]
-        first = next((index for index, label in enumerate(labels) if label != IGNORED), 0)
-        if not first:
-            raise DataError("a record has no prompt, expected prompts with completions for a reward")
-        answer = [label for label in labels[first:] if label != IGNORED]
-        texts = (decode(part, skip_special_tokens=True) for part in (tokens[:first], answer))
-        found.append(_Prompt(tuple(tokens[:first]), *texts))
+def rewards_of(
+    model: torch.nn.Module, examples: Sequence[Example], grader: Grader, drawing: Drawing
+) -> list[float | None]:
+    """The reward of one completion of each example, the same draws whenever it is asked; None for one that is refused.
+
+    Raises:
+        PartError: none of them has a reward.
+        MachineError: the completions do not fit into memory.
+        Abandoned: nobody waits for this any more.
+    """
+    one = Drawing(1, drawing.max_tokens, drawing.seq_len, drawing.temperature)
+    drawn = completions_of(model, examples, one, grader.tokenizer, ())
+    found = [grader.grade(_asked(example), each)[0] for example, each in zip(examples, drawn, strict=True)]
+    grader.check()
     return found
+
+
+def completions_of(
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    drawing: Drawing,
+    tokenizer: Tokenizer,
+    seed: tuple[int, ...],
+) -> list[list[tuple[int, ...]]]:
+    """The tokens of a group of completions of each example, end of text included.
+
+    Raises:
+        ConfigError: the adapter is one that the engine cannot carry.
+        MachineError: they do not fit into memory.
+        Abandoned: nobody waits for this any more.
+    """
+    if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
+        raise ConfigError("the adapter is a prompt, expected one of the base's layers to sample with")
+    first = next(model.parameters())
+    compute = Compute(first.device, first.dtype)
+    wanted = len(examples) * drawing.group_size
+    resident = ResidentModel(cast("PreTrainedModel", model.get_base_model()), tokenizer)
+    engine = Engine(resident, compute, Limits(rows=_ROWS, waiting=wanted))
+    made: list[list[tuple[int, ...]]] = [[() for _ in range(drawing.group_size)] for _ in examples]
+    failed: list[str] = []
+
+    def emit(number: int, member: int) -> Callable[[Piece], None]:
+        def take(piece: Piece) -> None:
+            if piece.finish is Finish.ERROR:
+                failed.append(piece.error)
+            elif piece.finish is not None:
+                made[number][member] = piece.all_tokens
+
+        return take
+
+    for number, example in enumerate(examples):
+        prompt = prompt_tokens(_asked(example))
+        room = min(drawing.max_tokens, drawing.seq_len - len(prompt), engine.context - len(prompt))
+        for member in range(drawing.group_size):
+            sampling = Sampling(temperature=drawing.temperature, seed=_seed_of(seed, example, member))
+            engine.submit(Generation(prompt, None, max(1, room), emit(number, member), sampling))
+    while engine.busy:
+        engine.step()
+        check_abandoned()
+    if failed:
+        raise MachineError(f"{len(failed)} of {wanted} completions could not be sampled: {failed[0]}")
+    return made
+
+
+def _seed_of(seed: tuple[int, ...], example: Example, member: int) -> int:
+    text = f"{'/'.join(map(str, seed))}/{member}/".encode() + example.digest
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 1
+
+
+def _asked(example: Example) -> Example:
+    """The prompt with the record's own completion."""
+    side = example.sides[0]
+    if side is None:
+        raise ValueError("the example has no prompt")
+    return side
+
+
+def _completed(prompt: Sequence[int], completion: Sequence[int]) -> Example:
+    tokens = np.array([*prompt, *completion], np.int32)
+    labels = tokens.copy()
+    labels[: len(prompt)] = IGNORED
+    return Example(tokens, labels)

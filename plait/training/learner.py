@@ -69,6 +69,8 @@ class StepReport:
         first_loss: mean loss of the first step, before any training; None if the trainer does not report it.
         learning_rate: peak learning rate; None if the trainer does not report it, or none was found.
         shortened: fraction of the steps that were shortened; None if the trainer does not report it.
+        reward: mean reward of the completions; None where nothing is rewarded.
+        refused_completions: completions whose reward was no finite number; None likewise.
     """
 
     loss: float
@@ -77,6 +79,8 @@ class StepReport:
     first_loss: float | None = None
     learning_rate: float | None = None
     shortened: float | None = None
+    reward: float | None = None
+    refused_completions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -153,13 +157,16 @@ class Learner:
         batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
         return batches, sum(count_labels(example, self._task) for example in chosen)
 
-    def step(self, gradients: Sequence[Tensor | None], loss: float, *, scale: float = 1.0) -> None:
+    def step(
+        self, gradients: Sequence[Tensor | None], loss: float, *, scale: float = 1.0, is_limited: bool = True
+    ) -> None:
         """Take a step.
 
         Args:
             gradients: of the tensors, times `scale`.
             loss: of the step's examples before it.
             scale: a power of two.
+            is_limited: whether it is the loss that the gradients are of, so that it limits the step.
         """
         settings, optimizer = self._inputs.settings, self._optimizer
         gradient = optimizer.gradient
@@ -180,7 +187,8 @@ class Learner:
         factor = schedule_factor(settings, settings.done_steps + done)
         optimizer.step((self._rate or 1.0) * factor)
         predicted = _predicted_fall(gradient, before - optimizer.master, kept)
-        limit = LARGEST_FALL * abs(loss)  # a user's own loss may be negative
+        # A user's own loss may be negative.
+        limit = LARGEST_FALL * abs(loss) if is_limited else math.inf
         if not self._rate:
             # A step is linear in the learning rate, so one of 1 tells which rate to take.
             longest = _smallest_at_rest(before.split(self._sizes), gradient.split(self._sizes), self._trained)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import torch
 from peft import PeftModel
@@ -28,15 +28,24 @@ from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.training.cohort import train_cohort
 from plait.training.examples import Example, Split, Tokenizer, digest_of, single_replies, split_examples, tokenise
+from plait.training.grader import Grader
+from plait.training.grpo import Drawing
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs, order
 from plait.training.local_loss import CROSS_ENTROPY
-from plait.training.objectives import SFT, objective_named
+from plait.training.objectives import GRPO, SFT, Objective, objective_named
 from plait.training.preferences import References
 from plait.training.private_steps import train_privately
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
 from plait.training.step_extra import StepExtra
 from plait.training.step_memory import within_memory
-from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
+from plait.training.trainer import (
+    drawing_of,
+    grader_of,
+    measure_losses,
+    only_trained,
+    train_steps,
+    trained_parameters,
+)
 from plait.training.trainer_moments import TrainerMoments
 from plait.wire.settings import Settings
 
@@ -45,6 +54,13 @@ OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepEx
 
 # The losses by the inputs that determine them: remembered, or measured now.
 Recall = Callable[[Sequence[bytes], Callable[[], SequenceLosses]], SequenceLosses]
+
+
+class _Judging(TypedDict, total=False):
+    """By what held-out data are judged, as `measure_losses` takes it."""
+
+    objective: Objective | None
+    rewarded: tuple[Grader, Drawing]
 
 
 class Tokenise(Protocol):
@@ -149,6 +165,9 @@ class PeftLocalModel:
         numbers = repr((settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
         if settings.objective != SFT:
             numbers += settings.objective.encode()
+        if settings.reward:
+            # What it is worth may change between runs with the source of the reward.
+            return self._measure(spec, state, settings)
         adapter = b"no effect" if _is_without_effect(spec, state) else spec.digest + state.digest()
         inputs = (*self.base.identity, slot_digest(spec), adapter, numbers, digest_of(held_out))
         return self.recall(inputs, lambda: self._measure(spec, state, settings))
@@ -165,9 +184,15 @@ class PeftLocalModel:
             pad_token=self.base.pad_token,
             batch_size=settings.batch_size,
             memory=self.base.step_memory,
-            objective=objective_named(settings.objective),
             references=self.references,
+            **self._judging(settings),
         )
+
+    def _judging(self, settings: Settings) -> _Judging:
+        objective = objective_named(settings.objective)
+        if isinstance(objective, GRPO):
+            return {"rewarded": (grader_of(settings, self.base.tokenizer), drawing_of(settings))}
+        return {"objective": objective}
 
     @property
     def references(self) -> References:
@@ -208,7 +233,8 @@ class PeftLocalModel:
             records = len(every) if is_packed else len(self.records) + len(self.held_out)
             split = replace(split, cut=sum(each.is_cut for each in every), left_out=records - len(every))
             objective = objective_named(settings.objective)
-            self._split = single_replies(split) if objective and objective.takes_one_reply else split
+            takes_one = objective is not None and not isinstance(objective, GRPO) and objective.takes_one_reply
+            self._split = single_replies(split) if takes_one else split
             self._split_for = wanted
         return self._split
 
@@ -262,6 +288,7 @@ class PeftLocalModel:
             pad_token=self.base.pad_token,
             carried=job.carried,
             references=self.references,
+            tokenizer=self.base.tokenizer,
             memory=self.base.step_memory,
         )
         return _learned(job, done)
@@ -374,4 +401,6 @@ def _trained(after: AdapterState, report: StepReport, moments: Moments | None = 
         first_loss=report.first_loss,
         learning_rate=report.learning_rate,
         shortened=report.shortened,
+        reward=report.reward,
+        refused_completions=report.refused_completions,
     )

@@ -101,7 +101,8 @@ class FlatAdamW:
             else:
                 slots.append(slot.view_as(gradient))
                 given.append(gradient)
-        torch._foreach_copy_(slots, given)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        if slots:
+            torch._foreach_copy_(slots, given)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     def where_trained(self, values: torch.Tensor) -> torch.Tensor:
         """(size,) values with zeros for what does not train; changes them in place."""

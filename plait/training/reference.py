@@ -93,6 +93,7 @@ def train_reference(
             pad_token=base.pad_token,
             on_step=lambda step, _: progress(f"{what}, step {step + 1} of {steps}"),
             references=references,
+            tokenizer=base.tokenizer,
             memory=base.step_memory,
         )
         return model

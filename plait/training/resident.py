@@ -182,8 +182,9 @@ class ResidentBase:
         Raises:
             MachineError: not even one sequence will fit; the message says what would.
         """
-        # Of a preference, both replies are sequences.
+        # Of a preference, both replies are sequences; of rewarded prompts, one group at a time.
         batch = settings.batch_size * together * (1 if settings.objective == SFT else 2)
+        batch = settings.group_size if settings.reward else batch
         wanted = (spec.digest, batch, settings.seq_len)
         limit = memory_for_steps(self.compute.device, self.memory_limit_bytes)
         if wanted == self._planned or not limit or spec.task is not Task.CAUSAL_LM:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -20,17 +21,19 @@ from plait.adapters import Float32, Task
 from plait.errors import ConfigError
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import NOTHING, Carried
-from plait.training.examples import Example, digest_of
+from plait.training.examples import Example, Tokenizer, digest_of
+from plait.training.grader import Grader
+from plait.training.grpo import Drawing, GroupLoss, rewards_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, order
 from plait.training.local_loss import loss_named
 from plait.training.loss_scale import LossScale
 from plait.training.losses import BatchLoss, ChosenLoss, class_logits, count_labels
-from plait.training.objectives import Objective, objective_named
+from plait.training.objectives import GRPO, Objective, objective_named
 from plait.training.preferences import PreferenceLoss, References
 from plait.training.step_memory import StepMemory, within_memory
 from plait.wire.settings import Settings
 
-StepLoss = BatchLoss | ChosenLoss | PreferenceLoss
+StepLoss = BatchLoss | ChosenLoss | PreferenceLoss | GroupLoss
 
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
 _SIDE = re.compile(r"\.lora_(?:embedding_)?([AB])(?=\.|$)")
@@ -48,6 +51,7 @@ def train_steps(
     carried: Carried = NOTHING,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
     references: References | None = None,
+    tokenizer: Tokenizer | None = None,
     memory: StepMemory | None = None,
 ) -> LocalTraining:
     """Train an adapter for `settings.steps_taken` optimizer steps.
@@ -68,9 +72,11 @@ def train_steps(
         carried: from earlier rounds.
         on_step: called with number and loss of every step.
         references: what is known of preferences under the base; added to.
+        tokenizer: of the base, where a reward reads what it writes.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
 
     Raises:
+        PartError: a loss or a reward of the user's own fails.
         MachineError: a step does not fit into memory.
         ConfigError: no part of this adapter trains, or the moments belong to another adapter.
         Abandoned: nobody waits for this any more.
@@ -89,24 +95,43 @@ def train_steps(
     objective = objective_named(settings.objective)
     references = references or References()
     memory = memory or StepMemory()
-    if objective and objective.needs_reference:
+    group_loss = grader = None
+    if isinstance(objective, GRPO):
+        grader = grader_of(settings, tokenizer)
+        group_loss = GroupLoss(
+            model.eval(),
+            objective,
+            grader,
+            drawing_of(settings),
+            pad_token=pad_token,
+            seed=settings.seed,
+            memory=memory,
+        )
+    elif objective and objective.needs_reference:
         visits = settings.steps_taken * inputs.examples_a_step
         visited = islice(order(len(examples), settings.seed), min(visits, len(examples)))
         references.learn(model, (examples[index] for index in visited), pad_token=pad_token)
-    model.train()
-    batch_loss: StepLoss = BatchLoss(model, task=task, pad_token=pad_token, memory=memory)
-    if objective:
+    model.train(group_loss is None)
+    batch_loss: StepLoss = group_loss or BatchLoss(model, task=task, pad_token=pad_token, memory=memory)
+    if isinstance(objective, GRPO):
+        pass
+    elif objective:
         batch_loss = PreferenceLoss(model, objective, references, pad_token=pad_token, memory=memory)
     elif function := loss_named(settings.loss):
         batch_loss = ChosenLoss(
             model, parameters, function, start=start, task=task, pad_token=pad_token, name=settings.loss
         )
+    batches: list[list[Example]] = []
+    counted, mean_reward = 1, 0.0
     scale = LossScale.of(model.parameters())
     with only_trained(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         for step in range(settings.steps_taken):
             follow(parameters, learner.values)
-            batches, counted = learner.draw()
+            if group_loss is None or group_loss.is_new(step):
+                batches, counted = learner.draw()
+                if group_loss is not None:
+                    mean_reward = group_loss.sample(batches, step)
             attempt = partial(
                 within_memory,
                 partial(_backward, batch_loss, batches, counted, parameters, memory, scale),
@@ -115,8 +140,12 @@ def train_steps(
                 what=f"a step over {settings.seq_len} tokens a sequence",
             )
             (step_loss,), is_finite = scale.settle(attempt)
+            if group_loss is not None:
+                # What is minimised says nothing: advantages are centred. What is reported is the reward.
+                step_loss = 0.0 - mean_reward
             if is_finite:
-                learner.step([parameter.grad for parameter in parameters], step_loss, scale=scale.factor)
+                gradients = [parameter.grad for parameter in parameters]
+                learner.step(gradients, step_loss, scale=scale.factor, is_limited=group_loss is None)
                 scale.held()
             else:
                 learner.skip()
@@ -125,7 +154,30 @@ def train_steps(
             on_step(step, step_loss)
             check_abandoned()
     follow(parameters, learner.values)
-    return learner.finish(time.perf_counter() - started)
+    done = learner.finish(time.perf_counter() - started)
+    if group_loss is None or grader is None:
+        return done
+    grader.check()
+    return replace(
+        done,
+        report=replace(done.report, reward=group_loss.mean_reward, refused_completions=grader.refused),
+    )
+
+
+def drawing_of(settings: Settings) -> Drawing:
+    """How a run's completions are sampled."""
+    return Drawing(settings.group_size, settings.max_completion_tokens, settings.seq_len, settings.temperature)
+
+
+def grader_of(settings: Settings, tokenizer: Tokenizer | None) -> Grader:
+    """The run's reward at work.
+
+    Raises:
+        ConfigError: nobody here allowed to import it, or it is no reward.
+    """
+    if tokenizer is None:
+        raise ValueError("a reward reads text, so a tokenizer is needed")
+    return Grader.named(settings.reward, tokenizer)
 
 
 def _backward(
@@ -141,9 +193,12 @@ def _backward(
         parameter.grad = None  # a failed attempt may have left some
     said: list[torch.Tensor] = []
     # An objective, or a loss of a user's own, may be no plain sum over sequences, so that a cut would change it.
-    parts = (
-        (part for whole in batches for part in memory.parts(whole)) if isinstance(batch_loss, BatchLoss) else batches
-    )
+    parts: Iterable[Sequence[Example]] = batches
+    if isinstance(batch_loss, BatchLoss):
+        parts = (part for whole in batches for part in memory.parts(whole))
+    elif isinstance(batch_loss, GroupLoss):
+        # One prompt's completions are sequences enough for a pass.
+        parts = ([example] for whole in batches for example in whole)
     for batch in parts:
         loss = batch_loss(batch) / counted
         scale.applied(loss).backward()
@@ -203,9 +258,13 @@ def measure_losses(
     batch_size: int,
     objective: Objective | None = None,
     references: References | None = None,
+    rewarded: tuple[Grader, Drawing] | None = None,
     memory: StepMemory | None = None,
 ) -> SequenceLosses:
     """Loss (and correct answers, or rewards) of every example, in evaluation mode.
+
+    Of examples whose completions are rewarded, the loss is minus the reward of one completion, and one that has none
+    counts for nothing.
 
     Args:
         model: the base with the adapter.
@@ -215,13 +274,22 @@ def measure_losses(
         batch_size: sequences of a forward pass; with an objective, preferences.
         objective: of preferences; None for supervised fine-tuning.
         references: what is known of preferences under the base; added to.
+        rewarded: the reward and how completions are sampled, where these are measured.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
 
     Raises:
+        PartError: no completion has a reward.
         MachineError: one sequence does not fit into memory.
         Abandoned: nobody waits for this any more.
     """
     model.eval()
+    if rewarded:
+        rewards = rewards_of(model, examples, *rewarded)
+        return SequenceLosses(
+            tuple(0.0 - (each or 0.0) for each in rewards),
+            tuple(int(each is not None) for each in rewards),
+            digest=digest_of(examples).hex(),
+        )
     device = next(model.parameters()).device
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
     losses: list[float] = []

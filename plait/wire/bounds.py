@@ -27,6 +27,7 @@ MAX_COUNT = 2**63 - 1
 MAX_STEPS = 2**32 - 1
 MAX_EXAMPLES = 1 << 20  # of one optimizer step
 MAX_SEQ_LEN = 1 << 24
+MAX_GROUP = 1024  # completions of one prompt
 
 _Enum = TypeVar("_Enum", bound=IntEnum)
 

@@ -83,13 +83,16 @@ class Flag:
 
 @dataclass(frozen=True)
 class Name:
-    """A name of 1 to 128 printable characters."""
+    """A name of 1 to 128 printable characters, or none where it may be left out."""
+
+    optional: bool = False
 
     def check(self, what: str, value: Json) -> None:
         """See `Bound`."""
         if type(value) is not str:
             raise PeerError(f"{what} is {shown(value)}, expected a name")
-        bounds.name(what, value)
+        if value or not self.optional:
+            bounds.name(what, value)
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,14 @@ class Settings:
     """What the client minimises, in the notation of `--loss`."""
     objective: Annotated[str, Name()] = "sft"
     """What the client learns from its data, in the notation of `--objective`."""
+    reward: Annotated[str, Name(optional=True)] = ""
+    """What a completion is worth, in the notation of `--reward`."""
+    group_size: Annotated[int, Whole(2, bounds.MAX_GROUP)] = 8
+    """Completions of each prompt that are compared with each other."""
+    max_completion_tokens: Annotated[int, Whole(1, bounds.MAX_SEQ_LEN)] = 32
+    """Most tokens of a completion."""
+    temperature: Annotated[float, Real(above_zero=True)] = 1.0
+    """Of the sampling of completions."""
     carry_moments: _Flag = False
     """Whether AdamW's moments are carried over from the client's previous round."""
     scaffold: _Flag = False

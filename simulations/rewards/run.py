@@ -1,9 +1,10 @@
-"""A federation that learns from a reward: mean reward by round, of completions sampled before each round's training.
+"""A federation that learns from a reward: mean reward by round, sampled in training and of held-out prompts.
 
-    python simulations/rewards/run.py --base tiny           # format, a minute
-    python simulations/rewards/run.py --base smollm2-135m   # format and sums, hours on two cores
+    python simulations/rewards/run.py --base tiny                # a format, a minute
+    python simulations/rewards/run.py --base smollm2-135m --rewards right --seeds 0   # sums, minutes a seed on one core
 
-Four clients with sums of two one-digit numbers, each with others. A sweep; finished runs are kept in runs/rewards.
+Four clients (SmolLM2: two) with sums of two one-digit numbers, each with others. Finished runs are kept in
+runs/rewards; results-BASE.jsonl has a row as soon as a run has ended.
 """
 
 from __future__ import annotations
@@ -12,54 +13,87 @@ import argparse
 import json
 import random
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-import plait
-from plait.study.sweeping import sweep
+from plait.plugins import admit
+from plait.report import summarise
+from plait.study.frames import view_of
+from plait.study.grid import Cell
+from plait.study.sweeping import State, Sweep, sweep
 
 HERE = Path(__file__).parent
-CLIENTS = 4
+SIZES: Mapping[str, Mapping[str, object]] = {
+    "tiny": {
+        "clients": 4, "rounds": 6, "local_steps": 4, "batch_size": 4, "learning_rate": 0.002,
+        "max_completion_tokens": 8, "max_held_out_sequences": 16,
+    },
+    "smollm2-135m": {
+        "clients": 2, "rounds": 5, "local_steps": 3, "batch_size": 4, "learning_rate": 0.001,
+        "max_completion_tokens": 6, "max_held_out_sequences": 16,
+    },
+}  # fmt: skip
+FIGURES = (
+    "train_reward_by_round", "reward_by_round", "base_reward", "final_reward", "final_reward_interval", "own_reward",
+    "reward_by_client", "refused_completions", "uplink_bytes", "wall_s",
+)  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="tiny")
+    parser.add_argument("--base", choices=SIZES, default="tiny")
     parser.add_argument("--rewards", nargs="*", default=["brief"])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--local-steps", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=0.002)
+    parser.add_argument("--rounds", type=int, default=0, help="instead of the base's own number")
+    parser.add_argument("--learning-rate", type=float, default=0.0, help="instead of the base's own")
     parser.add_argument("--wire", default="1")
     parser.add_argument("--runs", type=Path, default=Path("runs/rewards"))
     options = parser.parse_args()
     sys.path.insert(0, str(HERE))
-    options.runs.mkdir(parents=True, exist_ok=True)
-    data = write_sums(options.runs / "sums.jsonl")
+    given = {"rounds": options.rounds, "learning_rate": options.learning_rate}
+    size = {**SIZES[options.base], **{key: value for key, value in given.items() if value}}
+    out = options.runs / options.base
+    out.mkdir(parents=True, exist_ok=True)
+    data = write_sums(out / "sums.jsonl", clients=int(str(size["clients"])))
     grid = {
-        "data": str(data), "base": options.base, "partition": "natural:client", "clients": CLIENTS,
-        "rounds": options.rounds, "local_steps": options.local_steps, "batch_size": 4, "seq_len": 64, "method": "lora",
-        "rank": 8, "learning_rate": options.learning_rate, "wire": options.wire, "take_back": False,
-        "grid": {"trainer": [f"sums:{reward}" for reward in options.rewards]},
+        "data": str(data), "base": options.base, "partition": "natural:client", "seq_len": 64, "method": "lora",
+        "rank": 8, "wire": options.wire, "objective": "grpo:beta=0", "group_size": 8, **size,
+        "grid": {"reward": [f"sums:{reward}" for reward in options.rewards]},
     }  # fmt: skip
-    done = sweep(grid, out=options.runs / options.base, seeds=options.seeds)
-    if done.failed:
-        raise SystemExit(str(dict(done.failed)))
-    for cell in done.grid.cells:
-        updates = plait.open_run(done.path / "cells" / cell.name).updates
-        by_round = -updates.groupby("round")["first_loss"].mean()
-        row = {"base": options.base, "reward": cell.place["trainer"], "wire": options.wire, "seed": cell.seed}
-        print(json.dumps({**row, "by_round": [round(float(each), 3) for each in by_round]}), flush=True)
+    admit("sums")
+    results = HERE / f"results-{options.base}.jsonl"
+
+    def ended(cell: Cell, state: State, all_runs: Sweep) -> None:
+        print(cell.label, cell.seed, state.status, state.error, flush=True)
+        if state.status == "finished":
+            found = summarise(view_of(all_runs.path / "cells" / cell.name))
+            key = {
+                "reward": cell.place["reward"],
+                "wire": options.wire,
+                "rate": size["learning_rate"],
+                "seed": cell.seed,
+            }
+            keep(results, key, {name: found[name] for name in FIGURES})
+
+    sweep(grid, out=out / "runs", seeds=options.seeds, on_run=ended)
 
 
-def write_sums(path: Path) -> Path:
-    """A hundred sums of one-digit numbers in random order, a quarter of them at each client."""
+def keep(results: Path, key: Mapping[str, object], figures: Mapping[str, object]) -> None:
+    """Add a row, or put it in the place of an earlier one of the same run."""
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    others = [each for each in rows if any(each[name] != value for name, value in key.items())]
+    results.write_text("".join(json.dumps(each) + "\n" for each in [*others, {**key, **figures}]))
+
+
+def write_sums(path: Path, *, clients: int) -> Path:
+    """A hundred sums of one-digit numbers in random order, equally many at each client."""
     chance = random.Random(0)
     pairs = [(left, right) for left in range(10) for right in range(10)]
     chance.shuffle(pairs)
     with path.open("w") as file:
         for number, (left, right) in enumerate(pairs):
             record = {"prompt": f"{left} + {right} =", "completion": f" {left + right}"}
-            file.write(json.dumps({**record, "client": f"c{number % CLIENTS}"}) + "\n")
+            file.write(json.dumps({**record, "client": f"c{number % clients}"}) + "\n")
     return path
 
 

@@ -87,6 +87,9 @@ const multiples = new Multiples($("each"));
 const roster = new Roster();
 let clients = [];
 
+// Whether completions are rewarded: losses are then minus mean rewards.
+const isRewarded = (shown) => shown.settings?.objective?.split(":")[0] === "grpo";
+
 const sayChosen = (index) => {
   const client = clients[index];
   if (!client) return;
@@ -98,7 +101,7 @@ const sayChosen = (index) => {
     client.examples ? `${as.count(client.examples)} examples` : null,
     `${as.bytes(client.uplink_bytes ?? 0)} up, ${as.bytes(client.downlink_bytes ?? 0)} down`,
     client.updates ? `${client.updates} updates, the newest of round ${client.updated_round}` : null,
-    client.train_loss != null ? `training loss ${as.loss(client.train_loss)}` : null,
+    client.train_loss == null ? null : isRewarded(run.document) ? `training reward ${as.loss(-client.train_loss)}` : `training loss ${as.loss(client.train_loss)}`,
   ];
   setText("chosen", parts.filter(Boolean).join(" · "));
 };
@@ -158,6 +161,7 @@ const drawFigures = (shown) => {
   const figures = shown.privacy && !losses.length ? [] : [
     ["held-out loss", as.loss(last?.loss), last === first || !first ? "of the base" : `${as.change(last.change ?? last.loss - first.loss)}${last.change_margin != null ? ` ± ${last.change_margin.toFixed(3)}` : ""} against the base`],
   ];
+  if (isRewarded(shown) && last) figures.push(["mean reward", as.loss(-last.loss), "of a completion of each held-out prompt"]);
   if (last?.accuracy != null) figures.push(["accuracy", `${(100 * last.accuracy).toFixed(1)} %`, "on held-out examples"]);
   if (own) figures.push(["personalized adapters", as.loss(own.own_loss), "each on its own client's data"]);
   if (last?.worst_client != null) figures.push(["worst client", as.loss(last.worst), as.clean(last.worst_client, 40)]);

@@ -1,6 +1,7 @@
-"""What clients learn from preferences: one objective per file, and their table."""
+"""What clients learn from preferences and rewards: one objective per file, and their table."""
 
+from plait.training.objectives.grpo import GRPO
 from plait.training.objectives.objective import Objective, Sides
-from plait.training.objectives.table import OBJECTIVES, SFT, objective_named
+from plait.training.objectives.table import OBJECTIVES, REWARDED, SFT, objective_named
 
-__all__ = ["OBJECTIVES", "SFT", "Objective", "Sides", "objective_named"]
+__all__ = ["GRPO", "OBJECTIVES", "REWARDED", "SFT", "Objective", "Sides", "objective_named"]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from plait.choice import parse_choice, with_options
-from plait.errors import ConfigError, did_you_mean
+from plait.errors import ConfigError
+from plait.plugins import Kind, find, instance_of
 from plait.training.objectives.dpo import DPO
+from plait.training.objectives.grpo import GRPO
 from plait.training.objectives.ipo import IPO
 from plait.training.objectives.kto import KTO
 from plait.training.objectives.objective import Objective
@@ -24,8 +27,13 @@ OBJECTIVES: Mapping[str, Objective] = {
 }
 """Those of preferences."""
 
+REWARDED = "grpo"
+"""That of a reward."""
+_GRPO = GRPO()
+_MEMBERS = ("losses", "reward", "needs_reference", "takes_one_reply")
 
-def objective_named(text: str) -> Objective | None:
+
+def objective_named(text: str) -> Objective | GRPO | None:
     """The objective that `--objective` names, with its options; None for supervised fine-tuning.
 
     Raises:
@@ -36,7 +44,13 @@ def objective_named(text: str) -> Objective | None:
         if options:
             raise ConfigError(f"objective '{name}' is given options, it has none")
         return None
-    if name not in OBJECTIVES:
-        known = (SFT, *OBJECTIVES)
-        raise ConfigError(f"objective is {name!a}, expected one of {', '.join(known)}{did_you_mean(name, known)}")
-    return with_options(OBJECTIVES[name], options, what=f"objective '{name}'")
+    what = f"objective '{name}'"
+    if name == REWARDED:
+        return with_options(_GRPO, options, what=what)
+    if name in OBJECTIVES:
+        return with_options(OBJECTIVES[name], options, what=what)
+    found = instance_of(find(Kind.OBJECTIVE, name, known=(SFT, *OBJECTIVES, REWARDED)), what=what)
+    missing = [member for member in _MEMBERS if not hasattr(found, member)]
+    if missing:
+        raise ConfigError(f"{what} is a {type(found).__name__} without {' and '.join(missing)}, expected an Objective")
+    return with_options(cast("Objective", found), options, what=what)

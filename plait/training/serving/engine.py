@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,7 @@ from plait.training.blueprint import read_base_config
 from plait.training.device import Compute
 from plait.training.serving.adapter import ServedAdapter, place_adapter
 from plait.training.serving.cache import AlignedCache
-from plait.training.serving.layer import route_layers
+from plait.training.serving.layer import Routing, route_layers
 from plait.training.serving.sampling import Drawer, Sampling
 from plait.training.serving.text import TextStream
 from plait.training.serving.threads import ThreadChoice
@@ -53,12 +53,14 @@ class Piece:
         tokens: number made so far.
         finish: why nothing follows, or None.
         error: the failure, if `finish` is ERROR.
+        all_tokens: of the whole answer, its end included; with the last piece of an answer that was completed.
     """
 
     text: str
     tokens: int
     finish: Finish | None = None
     error: str = ""
+    all_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,20 +101,37 @@ class Limits:
     prompt_tokens: int = 2048
 
 
+@dataclass(frozen=True, eq=False)
+class ResidentModel:
+    """A language model in memory, with whatever adapter it carries, to sample from as it is.
+
+    Attributes:
+        model: in evaluation mode; not changed.
+        tokenizer: of its base.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+
+
 @dataclass(eq=False)
 class _Row:
     generation: Generation
     drawer: Drawer
     text: TextStream
-    last_token: int = 0
-    made: int = 0
+    tokens: list[int] = field(default_factory=list[int])
+
+    @property
+    def made(self) -> int:
+        return len(self.tokens)
 
 
 class Engine:
     """A base in memory and the thread that computes with it.
 
     Args:
-        directory: Hugging Face model directory of the base.
+        base: its Hugging Face model directory, or a model in memory, which then computes for all requests as it is:
+            they name no adapter.
         limits: of the current work.
         threads: chooses the number of threads of a step; None leaves it unchanged.
 
@@ -123,7 +142,7 @@ class Engine:
 
     def __init__(
         self,
-        directory: Path,
+        base: Path | ResidentModel,
         compute: Compute,
         limits: Limits | None = None,
         threads: ThreadChoice | None = None,
@@ -131,9 +150,14 @@ class Engine:
         self._compute = compute
         self._limits = limits or Limits()
         self._threads = threads
-        self._model = _load(directory, compute)
-        self._routing = route_layers(cast("torch.nn.Module", self._model))
-        self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        if isinstance(base, ResidentModel):
+            self._model, self._tokenizer, self._routing = base.model, base.tokenizer, Routing()
+        else:
+            self._model = _load(base, compute)
+            self._routing = route_layers(cast("torch.nn.Module", self._model))
+            self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        # What a model in memory keeps from these passes has to serve its training too.
+        self._without_gradient = torch.no_grad if isinstance(base, ResidentModel) else torch.inference_mode
         self.context = _context(self._model, self._limits.context)
         self._vocabulary = int(cast("torch.Tensor", self._model.get_input_embeddings().weight).shape[0])
         self._ends = _end_tokens(self._model, self._tokenizer)
@@ -256,7 +280,7 @@ class Engine:
         self.steps += 1
         joining: list[_Row] = []
         try:
-            with torch.inference_mode():
+            with self._without_gradient():
                 self._drop_cancelled()
                 joining = self._admit()
                 if joining:
@@ -319,7 +343,7 @@ class Engine:
     def _decode(self) -> None:
         self._cache.make_room()
         self._routing.assign([row.generation.adapter for row in self._rows])
-        tokens = torch.tensor([[row.last_token] for row in self._rows])
+        tokens = torch.tensor([[row.tokens[-1]] for row in self._rows])
         positions = torch.tensor([[length] for length in self._cache.lengths])
         logits = self._forward(tokens, self._cache.mask(), positions, self._cache.cache)
         self._cache.advance()
@@ -354,21 +378,25 @@ class Engine:
                 row.generation.emit(piece)
 
     def _take(self, row: _Row, token: int) -> Piece:
-        row.last_token, row.made = token, row.made + 1
+        row.tokens.append(token)
         if token in self._ends and not row.generation.ignore_end:
-            return Piece(row.text.finish(), row.made, Finish.STOP)
+            return _last(row, row.text.finish(), Finish.STOP)
         text = row.text.push(token)
         if row.text.stopped:
-            return Piece(text, row.made, Finish.STOP)
+            return _last(row, text, Finish.STOP)
         if row.made >= row.generation.max_tokens:
             text += row.text.finish()
-            return Piece(text, row.made, Finish.STOP if row.text.stopped else Finish.LENGTH)
+            return _last(row, text, Finish.STOP if row.text.stopped else Finish.LENGTH)
         return Piece(text, row.made)
 
     def _remove(self, index: int) -> None:
         self._cache.leave(index)
         self._rows[index] = self._rows[-1]
         self._rows.pop()
+
+
+def _last(row: _Row, text: str, finish: Finish) -> Piece:
+    return Piece(text, row.made, finish, all_tokens=tuple(row.tokens))
 
 
 def _load(directory: Path, compute: Compute) -> PreTrainedModel:

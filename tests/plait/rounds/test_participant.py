@@ -5,7 +5,7 @@ import pytest
 
 from plait.abandon import Abandoned
 from plait.adapters import AdapterState, add
-from plait.errors import ConfigError, DataError, EarlierFormatError, MachineError, TooLittleDataError
+from plait.errors import ConfigError, DataError, EarlierFormatError, MachineError, PartError, TooLittleDataError
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.client_state import ClientState
 from plait.rounds.evaluation import SequenceLosses
@@ -234,6 +234,7 @@ def test_a_task_that_is_too_large_is_refused_unread(model, memory, server):
         (TooLittleDataError("2 examples, expected at least 3"), RefusalReason.TOO_LITTLE_DATA),
         (DataError("label of 3 of 5 records is none of the run's"), RefusalReason.UNUSABLE_DATA),
         (ConfigError("no module 'q_proj'"), RefusalReason.SPEC_MISMATCH),
+        (PartError("trainer 'mine:build' failed: KeyError"), RefusalReason.FAILED),
         (MachineError("out of memory"), RefusalReason.FAILED),
     ],
 )

@@ -10,7 +10,7 @@ LEFT_OUT = {
     "update_received": {
         "payload_bytes", "envelope_bytes", "bits_per_parameter", "distortion", "codec_s", "examples", "tokens",
         "train_loss", "first_loss", "train_s", "took_s", "digest", "norms", "signed", "signature", "uplink_bytes",
-        "learning_rate", "shortened", "epsilon",
+        "learning_rate", "shortened", "reward", "refused_completions", "epsilon",
         "fold", "staleness", "weight",  # of asynchronous runs, which are not private
     },
     "update_refused": {"detail", "uplink_bytes"},

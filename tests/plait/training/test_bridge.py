@@ -12,13 +12,15 @@ from transformers import Trainer, TrainingArguments
 
 from plait.adapters import AdapterState
 from plait.data import Record, RecordKind
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PartError
 from plait.plugins import admit
 from plait.rounds.local_model import Carried, TrainJob
 from plait.training.blueprint import Blueprint
 from plait.training.bridge import load_own_trainer, own_trainer, training_arguments
+from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
+from plait.training.step_extra import StepExtra
 from plait.training.trainer_moments import TrainerMoments
 from plait.wire.settings import Settings
 
@@ -263,3 +265,24 @@ def test_a_trainer_whose_moments_cannot_be_carried_is_refused_by_name(
     local = PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=deaf)
     with pytest.raises(ConfigError, match="Deaf, which did not show its optimizer"):
         trained_by(local, blueprint, blueprint.initial, settings)
+
+
+def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
+    class Failing:
+        def train(self) -> None:
+            raise RuntimeError("a line of the training data")
+
+    settings = Settings(
+        local_steps=1, batch_size=1, gradient_accumulation_steps=1, seq_len=4, learning_rate=0.1, weight_decay=0.0,
+        max_grad_norm=1.0, held_out_fraction=0.5, max_held_out_sequences=1, seed=1,
+    )  # fmt: skip
+    model = torch.nn.Linear(1, 1)
+    model.device = torch.device("cpu")
+    tokens = np.arange(3, dtype=np.int32)
+    extra = StepExtra.of([*model.parameters()], [True, True], settings, None, None)
+    train = own_trainer(lambda *_: Failing(), name="mine:build")
+    with pytest.raises(
+        PartError, match=r"trainer 'mine:build' failed: RuntimeError \(.*test_bridge.py, line"
+    ) as caught:
+        train(model, None, [Example(tokens, tokens)], settings, extra, None)
+    assert "training data" not in str(caught.value)

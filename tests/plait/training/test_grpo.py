@@ -1,8 +1,7 @@
-"""Group relative policy optimisation: its loss is that of the paper, and a client learns from a reward."""
+"""Group relative policy optimisation: its loss is that of the paper, and clients learn from a reward."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,24 +13,18 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import plait
-from plait.adapters import Task
-from plait.errors import ConfigError, DataError
+from plait.errors import ConfigError, PlaitError
+from plait.plugins import Kind, reference
+from plait.rounds.ledger import read_events
 from plait.training.bases import locate_base
 from plait.training.examples import IGNORED, Example
-from plait.training.grpo import GroupTrainer, _Group
-from plait.training.losses import BatchLoss
-from plait.training.reward import GRPO
+from plait.training.grader import Grader
+from plait.training.grpo import Drawing, Group, GroupLoss, completions_of, rewards_of
+from plait.training.objectives import GRPO, objective_named
+from plait.training.reward import reward_named
 
-ARGS = {
-    "learning_rate": 0.005,
-    "weight_decay": 0.0,
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 1,
-    "max_steps": 3,
-    "max_grad_norm": 1.0,
-    "seed": 7,
-}
-PROMPTS = ("def add(", "import ", "The quick", "return ")
+DRAWING = Drawing(group_size=3, max_tokens=5, seq_len=24, temperature=1.0)
+PROMPTS = ("def add(", "import ", "The quick")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +32,7 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(locate_base("tiny").directory, trust_remote_code=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(
@@ -49,25 +42,23 @@ def model() -> torch.nn.Module:
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    return model
+    return model.eval()
 
 
-def data(tokenizer) -> list[dict[str, list[int]]]:
-    rows = []
-    for prompt in PROMPTS:
-        tokens, answer = tokenizer(prompt)["input_ids"], tokenizer(" x")["input_ids"]
-        rows.append({"input_ids": tokens + answer, "labels": [IGNORED] * len(tokens) + answer})
-    return rows
+@pytest.fixture(scope="module")
+def examples(tokenizer) -> list[Example]:
+    answer = tokenizer(" x")["input_ids"]
+    asked = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    return [Example.of_sides(of([*tokens, *answer], len(tokens)), None) for tokens in asked]
 
 
-def spaces(prompt: str, completion: str, answer: str) -> float:
-    return completion.count(" ") / max(1, len(completion))
+def of(tokens: list[int], prompt: int) -> Example:
+    whole = np.array(tokens, np.int32)
+    return Example(whole, np.where(np.arange(len(whole)) < prompt, IGNORED, whole).astype(np.int32))
 
 
-def trainer(model, tokenizer, reward: Callable = spaces, **options: float) -> GroupTrainer:
-    made = plait.grpo(**{"group": 6, "max_tokens": 6, **options})(reward)
-    assert isinstance(made, GRPO)
-    return made(model, tokenizer, data(tokenizer), dict(ARGS))
+def grader(tokenizer, reward: Callable) -> Grader:
+    return Grader(reward, "mine", tokenizer)
 
 
 def logs(model, example: Example) -> torch.Tensor:
@@ -79,34 +70,28 @@ def logs(model, example: Example) -> torch.Tensor:
 
 def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) -> None:
     """Equations 3 and 4, with ratios on both sides of the clip."""
-    model.eval()
-    completions = []
-    for length in (2, 3, 1):
-        tokens = np.array([5, 17, *range(30, 30 + length)], np.int32)
-        labels = np.where(np.arange(len(tokens)) < 2, IGNORED, tokens).astype(np.int32)
-        completions.append(Example(tokens, labels))
-    rewards = np.array([1.0, 0.0, 0.25])
+    completions = [of([5, 17, *range(30, 30 + length)], 2) for length in (2, 3, 1)]
+    rewards = [1.0, 0.0, 0.25]
     with torch.no_grad():
         now = [logs(model, each) for each in completions]
         before = [part + torch.linspace(-0.5, 0.5, len(part), dtype=torch.float64) for part in now]
         with model.disable_adapter():
-            reference = [logs(model, each) for each in completions]
-    spread = rewards.std() + 1e-4
+            base = [logs(model, each) for each in completions]
+    spread = np.std(rewards) + 1e-4
     each = []
-    for example, old, base, reward in zip(completions, before, reference, rewards, strict=True):
+    for example, old, fixed, reward in zip(completions, before, base, rewards, strict=True):
         current = logs(model, example)
-        advantage = (reward - rewards.mean()) / spread
+        advantage = (reward - np.mean(rewards)) / spread
         ratio = (current - old).exp()
         surrogate = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
-        divergence = (base - current).exp() - (base - current) - 1
+        divergence = (fixed - current).exp() - (fixed - current) - 1
         each.append((surrogate - 0.3 * divergence).mean())
     expected = -torch.stack(each).mean()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     slopes = torch.autograd.grad(expected, trained)
 
-    group = _Group(completions, rewards, torch.cat(before).float())
-    losses = BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0)
-    loss = trainer(model, tokenizer, beta=0.3)._loss(group, losses)
+    work = GroupLoss(model, GRPO(beta=0.3), grader(tokenizer, len), DRAWING, pad_token=0, seed=1)
+    loss = work._of(Group(completions, rewards, torch.cat(before).float()))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     found = torch.autograd.grad(loss, trained)
     for one, other in zip(found, slopes, strict=True):
@@ -114,82 +99,125 @@ def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) 
     assert any(slope.abs().max() > 1e-3 for slope in slopes)
 
 
-@pytest.mark.slow
-def test_the_same_seed_learns_the_same_and_another_another(model, tokenizer) -> None:
-    torch.manual_seed(1)  # whatever the process's own state is
-    first, second, third = copy.deepcopy(model), copy.deepcopy(model), copy.deepcopy(model)
-    one = trainer(first, tokenizer, iterations=2)
-    reported = one.train().training_loss
-    torch.manual_seed(2)
-    state = torch.get_rng_state()
-    again = trainer(second, tokenizer, iterations=2)
-    assert again.train().training_loss == reported
-    assert torch.equal(torch.get_rng_state(), state)
-    other = trainer(third, tokenizer, iterations=2)
-    other.args["seed"] = 8
-    other.train()
-    values = [
-        torch.cat([parameter.detach().flatten() for parameter in each.parameters() if parameter.requires_grad])
-        for each in (first, second, third)
-    ]
-    assert torch.equal(values[0], values[1])
-    assert not torch.equal(values[0], values[2])
-    # Minus the mean reward of what was sampled; of the first step, before any training.
-    assert -1 <= reported <= 0
-    assert -1 <= one.state.log_history[0]["loss"] <= 0
+def test_completions_follow_from_seed_and_prompt_whatever_is_sampled_beside_them(model, tokenizer, examples) -> None:
+    drawn = completions_of(model, examples, DRAWING, tokenizer, (3, 0))
+    assert [len(group) for group in drawn] == [3, 3, 3]
+    assert all(0 < len(each) <= 5 for group in drawn for each in group)
+    assert completions_of(model, examples[1:2], DRAWING, tokenizer, (3, 0)) == drawn[1:2]
+    assert completions_of(model, examples, DRAWING, tokenizer, (3, 1)) != drawn
+    # With the prompt a completion is no longer than a sequence.
+    short = Drawing(2, 5, len(examples[0].sides[0].tokens), 1.0)
+    assert {len(each) for each in completions_of(model, examples[:1], short, tokenizer, ())[0]} <= {1}
+    # They are of the adapter as it is: each likely one is what the model itself continues with.
+    cold = Drawing(2, 5, 24, 1e-4)
+    greedy = model.generate(
+        input_ids=torch.tensor([tokenizer(PROMPTS[1])["input_ids"]]), max_new_tokens=5, do_sample=False,
+        pad_token_id=0,
+    )  # fmt: skip
+    prompt = len(tokenizer(PROMPTS[1])["input_ids"])
+    assert [*completions_of(model, examples[1:2], cold, tokenizer, ())[0][0]] == greedy[0, prompt:].tolist()
 
 
-@pytest.mark.slow
-def test_a_reward_rises(model, tokenizer) -> None:
-    made = trainer(model, tokenizer, group=16, beta=0.0)
-    made.args |= {"max_steps": 12, "learning_rate": 0.02}
-    made.train()
-    after = trainer(model, tokenizer, group=16)
-    after.args |= {"max_steps": 1, "learning_rate": 0.0}
-    assert -after.train().training_loss > 2 * -made.state.log_history[0]["loss"]
+def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer, examples) -> None:
+    given = iter([1.0, float("nan"), "high", 0.5, 2, True, None, 1.0, float("inf")])
+
+    def reward(prompt: str, completion: str, answer: str) -> object:
+        assert prompt.strip() in [each.strip() for each in PROMPTS]
+        assert answer.strip() == "x"
+        return next(given)
+
+    mine = grader(tokenizer, reward)
+    work = GroupLoss(model, GRPO(beta=0.0), mine, DRAWING, pad_token=0, seed=1)
+    mean = work.sample([examples], 0)
+    assert (mine.graded, mine.refused) == (5, 4)
+    assert mean == work.mean_reward == pytest.approx((1.0 + 0.5 + 2 + 1 + 1) / 5)
+    assert [len(group.rewards) for group in work._groups.values()] == [1, 3, 1]
+    # A completion alone has nothing to be compared with.
+    work(examples[:1]).backward()
+    assert work(examples[:1]).item() == 0
+    assert work(examples[1:2]).requires_grad
+    mine.check()
 
 
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        (lambda *_: float("nan"), "gave nan, expected a finite number"),
-        (lambda *_: "high", "gave a str, expected a finite number"),
-        (lambda prompt, *_: {}[prompt], "failed: KeyError"),
+        (lambda *_: float("nan"), "it gave nan, expected a finite number"),
+        (lambda *_: "high", "it gave a str, expected a finite number"),
+        (lambda prompt, *_: {}[prompt], "it failed: KeyError"),
     ],
 )
-def test_a_reward_that_is_no_number_is_one_line_without_the_data(reward, message: str, model, tokenizer) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        trainer(model, tokenizer, reward).train()
+def test_a_reward_that_is_never_a_number_is_one_line_without_the_data(
+    reward, message: str, model, tokenizer, examples
+) -> None:
+    with pytest.raises(ConfigError, match=f"reward 'mine' is no number for any of 3 completions: {message}") as caught:
+        rewards_of(model, examples, grader(tokenizer, reward), DRAWING)
     assert not any(prompt in str(caught.value) for prompt in PROMPTS)
 
 
-def test_what_cannot_be_is_refused(model, tokenizer) -> None:
-    with pytest.raises(ConfigError, match="group of grpo is '1'"):
-        plait.grpo(group=1)
-    with pytest.raises(ConfigError, match="given the option 'groups'"):
-        plait.grpo(groups=3)
-    made = trainer(model, tokenizer)
-    made.data = [{"input_ids": [1, 2], "labels": [1, 2]}]
-    with pytest.raises(DataError, match="has no prompt"):
-        made.train()
+def test_a_reward_and_its_options_are_found_by_name() -> None:
+    def close(prompt: str, completion: str, answer: str, *, half: float = 0.5) -> float:
+        return half if completion else 0.0
+
+    name = reference(Kind.REWARD, close)
+    assert reward_named(f"{name}:half=0.25")("", "a", "") == 0.25
+    with pytest.raises(ConfigError, match="is given the option 'third'"):
+        reward_named(f"{name}:third=1")
+    with pytest.raises(ConfigError, match=r"expected \(prompt, completion, answer\)"):
+        reward_named(reference(Kind.REWARD, lambda completion: 1.0))
+    with pytest.raises(ConfigError, match="is code of the module 'never_named', which this machine's operator did not"):
+        reward_named("never_named:reward")
+    assert objective_named("grpo:beta=0,epsilon=0.1") == GRPO(beta=0.0, epsilon=0.1)
+
+
+def digits(prompt: str, completion: str, answer: str) -> float:
+    assert "+ 1 =" in prompt
+    assert answer.strip().isdigit()
+    if completion.startswith("e"):
+        raise ValueError(completion)
+    return sum(each.isdigit() for each in completion) / max(1, len(completion))
 
 
 @pytest.mark.slow
-def test_a_federation_learns_from_a_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By name, as from the command line; its ledger has the reward of every client and round."""
-    lines = [{"prompt": f"{number} + 1 =", "completion": f" {number + 1}"} for number in range(40)]
-    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "my_reward.py").write_text(
-        "import plait\n\n\n@plait.grpo(group=6, max_tokens=4, beta=0.0)\n"
-        "def digits(prompt, completion, answer):\n"
-        "    assert '+ 1 =' in prompt and answer.strip().isdigit()\n"
-        "    return sum(each.isdigit() for each in completion) / max(1, len(completion))\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    run = plait.simulate(
-        data="sums.jsonl", base="tiny", clients=2, rounds=2, local_steps=4, batch_size=4, seq_len=32, rank=4,
-        learning_rate=0.01, trainer="my_reward:digits", take_back=False, out=tmp_path / "run", quiet=True,
-    )  # fmt: skip
-    rewards = -run.updates.groupby("round")["first_loss"].mean()
+def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{number} + 1 =", "completion": f" {number + 1}"} for number in range(40)]
+
+    def learn(name: str, **more: object):
+        return plait.simulate(
+            data=rows, base="tiny", clients=2, local_steps=4, batch_size=4, seq_len=32, rank=4, eval_every=2,
+            learning_rate=0.01, objective="grpo:beta=0.0", reward=digits, group_size=6, max_completion_tokens=4,
+            out=tmp_path / name, quiet=True, **{"rounds": 2, **more},
+        )  # fmt: skip
+
+    run = learn("run")
+    rewards = run.updates.groupby("round")["reward"].mean()
     assert rewards.iloc[-1] > rewards.iloc[0] >= 0
-    assert len(run.updates) == 4
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary["final_reward"] == -summary["final_held_out_loss"] > summary["base_reward"] >= 0
+    assert set(summary["reward_by_client"]) == set(summary["train_reward_by_client"]) == {"client-00", "client-01"}
+    assert summary["train_reward_by_round"] == pytest.approx(rewards.tolist())
+    updates = [event for event in read_events(run.path / "ledger.jsonl") if event.event == "update_received"]
+    assert summary["refused_completions"] == sum(event.refused_completions for event in updates) > 0
+    page = (run.path / "report.html").read_text()
+    assert "training reward" in page
+    assert "had no number as reward" in page
+    # The same seed samples and learns the same.
+    again = learn("again", rounds=1)
+    assert again.updates["reward"].tolist() == run.updates["reward"].tolist()[:2]
+
+
+def test_what_does_not_go_with_a_reward_is_refused_in_one_line(tmp_path: Path) -> None:
+    def learn(**settings: object) -> None:
+        plait.simulate(data=[{"prompt": "a", "completion": "b"}] * 9, base="tiny", out=tmp_path / "run", **settings)
+
+    for settings, message in (
+        ({"objective": "grpo"}, "objective is 'grpo', expected reward to be given too"),
+        ({"reward": digits}, "and objective is 'sft', expected none: only grpo samples completions"),
+        ({"group_size": 4}, "group-size is 4 and objective is 'sft', expected 8"),
+        ({"objective": "grpo", "reward": digits, "trainer": "mine:build"}, "a trainer has a loss of its own"),
+        ({"objective": "grpo", "reward": digits, "method": "prompt"}, "completions are sampled without a prompt"),
+        ({"objective": "grpo", "reward": digits, "rule": "flora"}, "expected another one or objective grpo:beta=0"),
+        ({"objective": "grpo:beat=0", "reward": digits}, "did you mean 'beta'"),
+    ):
+        with pytest.raises(PlaitError, match=message):
+            learn(**settings)

@@ -68,6 +68,10 @@ ALL_SETTINGS = st.builds(
     proximal=POSITIVE | st.just(0.0),
     feddyn=POSITIVE | st.just(0.0),
     objective=NAMES,
+    reward=NAMES | st.just(""),
+    group_size=st.integers(2, 1024),
+    max_completion_tokens=st.integers(1, 2**24),
+    temperature=POSITIVE,
     carry_moments=st.booleans(),
     own_share=st.floats(0, 1, exclude_max=True),
     scaffold=st.booleans(),
@@ -261,7 +265,7 @@ def test_what_has_its_default_is_left_out_so_that_older_receivers_read_it():
 def test_every_setting_but_those_of_a_task_changes_the_digest():
     other = {
         "personal": "A", "lr_schedule": "linear", "wire": "bf16", "loss": "distillation", "objective": "dpo",
-        "carry_moments": True, "scaffold": True, "without_feedback": True, "trained": "B",
+        "reward": "mine:right", "carry_moments": True, "scaffold": True, "without_feedback": True, "trained": "B",
         "secure_aggregation": True,
     }  # fmt: skip
     for each in dataclasses.fields(Settings):

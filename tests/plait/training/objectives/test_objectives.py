@@ -126,7 +126,7 @@ def test_the_gradient_exists_where_model_and_reference_agree() -> None:
         ("dpo:gamma=1", "expected one of beta, label_smoothing"),
         ("dpo:beta=0", "beta of objective 'dpo' is '0', expected greater than 0"),
         ("dpo:label_smoothing=0.5", "less than 0.5"),
-        ("my_module:mine", "expected one of sft, dpo"),
+        ("my_module:mine", "which this machine's operator did not name"),
     ],
 )
 def test_a_wrong_name_or_option_is_refused_in_one_line(text: str, said: str) -> None:
