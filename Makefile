@@ -65,7 +65,7 @@ proto: $(STAMP)  ## Regenerate plait/v1 from proto/
 
 kernels:  ## Pack the C++ of the kernels for a Flower App Bundle, which carries no .cpp
 	cd plait/training/fused && python3 -c "import json; print(json.dumps([open(name).read() for name in \
-		('kernels.cpp', 'low_rank.cpp', 'attention.cpp')], indent=1))" > cpp.json
+		('kernels.cpp', 'low_rank.cpp', 'attention.cpp', 'few_bits.cpp')], indent=1))" > cpp.json
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist

@@ -110,18 +110,26 @@ def parameter_count(directory: Path) -> int:
         DataError, PeerError, MachineError: as for `fingerprint_base`.
     """
     try:
-        return sum(stored.entry.size for stored in _tensors(directory).values())
+        return sum(stored.entry.size for stored in stored_tensors(directory).values())
     except OSError as error:
         raise MachineError(f"cannot read the base in '{directory}': {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
-class _StoredTensor:
+class StoredTensor:
+    """Where a tensor of a base is.
+
+    Attributes:
+        path: the safetensors file.
+        entry: type, shape and position in it.
+    """
+
     path: Path
     entry: TensorEntry
 
     @property
     def nbytes(self) -> int:
+        """Its bytes in the file."""
         return self.entry.end - self.entry.begin
 
 
@@ -131,7 +139,7 @@ def _compute(directory: Path, progress: Callable[[int, int], None] | None) -> st
     def add_line(*parts: Json) -> None:
         hasher.update(_canonical(list(parts)) + b"\n")
 
-    tensors = sorted(_tensors(directory).items())
+    tensors = sorted(stored_tensors(directory).items())
     done, total = 0, sum(stored.nbytes for _, stored in tensors)
     # hashlib releases the interpreter lock, so threads hash in parallel.
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
@@ -153,15 +161,20 @@ def _compute(directory: Path, progress: Callable[[int, int], None] | None) -> st
     return hasher.hexdigest()
 
 
-def _tensors(directory: Path) -> dict[str, _StoredTensor]:
-    tensors: dict[str, _StoredTensor] = {}
+def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """All tensors of the base in `directory`, by name; reads headers only.
+
+    Raises:
+        DataError, PeerError, OSError: as for `fingerprint_base`.
+    """
+    tensors: dict[str, StoredTensor] = {}
     for path in _weight_files(directory):
         with path.open("rb") as file:
             header = read_header(file, size=os.fstat(file.fileno()).st_size)
         for name, entry in header.tensors.items():
             if name in tensors:
                 raise DataError(f"tensor {shown(name)} is in '{tensors[name].path}' and in '{path}', expected it once")
-            tensors[name] = _StoredTensor(path, entry)
+            tensors[name] = StoredTensor(path, entry)
     if not tensors:
         raise DataError(f"the weights in '{directory}' hold no tensor, expected the weights of a model")
     return tensors
@@ -195,7 +208,7 @@ def _shards(index: Path) -> list[str]:
     return sorted(names)
 
 
-def _tensor_hash(stored: _StoredTensor) -> str:
+def _tensor_hash(stored: StoredTensor) -> str:
     return _hash_range(stored.path, stored.entry.begin, stored.entry.end)
 
 

@@ -111,7 +111,7 @@ def _names(config: PeftConfig, key: str) -> AbstractSet[str]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return type(module).__name__ in ("Linear", "Conv1D", "Linear4bit")
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def _shape(module: nn.Module) -> tuple[int, int]:

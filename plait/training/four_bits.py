@@ -1,4 +1,6 @@
-"""Load a base in four bits: NF4 of QLoRA (Dettmers et al., arXiv 2305.14314), through bitsandbytes.
+"""Load a base in four bits on a GPU: NF4 of QLoRA (Dettmers et al., arXiv 2305.14314), through bitsandbytes.
+
+On a CPU plait holds it itself (`few_bits_base`).
 
 Weights are rounded once, when the base is loaded, to the quantiles of a normal distribution in blocks of 64, whose
 scales are rounded too ("double quantisation"). Products are computed in the process's data type.
@@ -27,8 +29,10 @@ def check_four_bits(device: str) -> None:
         device: type of the device, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: bitsandbytes is missing or does not support this device.
+        ConfigError: the device is a GPU, and bitsandbytes is missing or does not support it.
     """
+    if device == "cpu":
+        return
     if device not in _DEVICES:
         raise ConfigError(
             f"method is 'qlora' on device '{device}', expected {' or '.join(_DEVICES)}: bitsandbytes has no kernels "

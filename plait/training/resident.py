@@ -36,6 +36,7 @@ from plait.training.blueprint import (
 )
 from plait.training.device import Compute, memory_for_steps
 from plait.training.examples import Tokenizer
+from plait.training.few_bits_base import load_in_few_bits
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
 from plait.training.memory_plan import PREDICTION_ERROR, plan_step, size_of, what_would_fit
 from plait.training.moved_base import move_weights
@@ -222,7 +223,7 @@ class ResidentBase:
 
     def _loaded_as(self, spec: AdapterSpec) -> tuple[object, ...]:
         """What of an adapter decides how its base is loaded."""
-        return spec.task, spec.labels, is_quantised(spec.method), self._dtype(spec)
+        return spec.task, spec.labels, is_quantised(spec.method), self._dtype(spec), _has_tables(spec)
 
     def _dtype(self, spec: AdapterSpec) -> torch.dtype:
         # Fixed factors that PEFT derives from the weights equal plain PEFT's only if the weights are not rounded.
@@ -235,6 +236,17 @@ class ResidentBase:
         config = read_base_config(self.directory, spec.task, spec.labels)
         if spec.task is Task.CLASSIFICATION and config.pad_token_id is None:
             config.pad_token_id = config.eos_token_id
+        if is_quantised(spec.method) and self.compute.device.type == "cpu":
+            keep_freed_memory()
+            attention = self.compute.attention(self._seq_len)
+            return load_in_few_bits(
+                self.directory,
+                config,
+                task=spec.task,
+                compute=self.compute,
+                attention=attention,
+                whole_tables=_has_tables(spec),
+            )
         quantised = {}
         if is_quantised(spec.method):
             # A classifier's head is new, and trains.
@@ -264,6 +276,12 @@ class ResidentBase:
             raise MachineError(
                 f"base '{self.directory.name}' does not fit into the memory of {self.compute.device}"
             ) from error
+
+
+def _has_tables(spec: AdapterSpec) -> bool:
+    """Whether the adapter has a part outside the blocks that is no new head: on an embedding or the output layer."""
+    parts = [slot.name.split(".") for slot in spec.layout.slots]
+    return any(not any(part.isdigit() or part in HEADS for part in name) for name in parts)
 
 
 def slot_digest(spec: AdapterSpec) -> bytes:

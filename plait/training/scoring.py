@@ -139,8 +139,8 @@ def _logits(model: nn.Module, batch: Sequence[_Pass], pad_token: int) -> Iterato
     fused = recognise(model)
     if fused is not None and (fused.longest is None or max(lengths) <= fused.longest):
         hidden = fused.hidden([each.tokens for each in batch], _last(batch, np.cumsum([0, *lengths])))
-        most = max(1, _MOST_LOGITS // len(fused.head))
-        yield from ((part @ fused.head.t()).float() for part in hidden.split(most))
+        most = max(1, _MOST_LOGITS // fused.head.shape[0])
+        yield from (fused.logits(part).float() for part in hidden.split(most))
         return
     tokens, mask = pad([each.tokens for each in batch], pad_token, next(model.parameters()).device)
     longest = tokens.shape[1]

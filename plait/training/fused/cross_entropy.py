@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 
 from plait.training.fused.kernels import absorb_logits_, accumulate_rescaled_, rms_norm, rms_norm_gradient
+from plait.training.fused.packed import Table, rows_at, rows_between
 
 Tensor = torch.Tensor
 
@@ -23,7 +24,7 @@ _NO_LOGIT = -1e30  # below every logit, and finite
 
 
 def token_losses(
-    x: Tensor, norm_weight: Tensor, head_weight: Tensor, targets: Tensor, rows: Tensor, *, eps: float
+    x: Tensor, norm_weight: Tensor, head_weight: Table, targets: Tensor, rows: Tensor, *, eps: float
 ) -> Tensor:
     """Cross-entropy in nats of each row that has a target.
 
@@ -44,7 +45,7 @@ def token_losses(
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, norm_weight: Tensor, head_weight: Tensor, targets: Tensor, rows: Tensor, eps: float
+        ctx: Any, x: Tensor, norm_weight: Tensor, head_weight: Table, targets: Tensor, rows: Tensor, eps: float
     ) -> Tensor:
         chosen = x if len(rows) == len(x) else x.index_select(0, rows)
         hidden = rms_norm(chosen, norm_weight, eps)
@@ -65,9 +66,9 @@ class _TokenLosses(torch.autograd.Function):
         return grad_x, None, None, None, None, None
 
 
-def _losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+def _losses(hidden: Tensor, weight: Table, targets: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
     """Losses of (counted, width) hidden states, and their gradients, (counted, width) float32."""
-    counted, words = len(hidden), len(weight)
+    counted, words = len(hidden), weight.shape[0]
     most = torch.full((counted,), _NO_LOGIT, device=hidden.device)
     # The first slice's rescaling is exp(_NO_LOGIT - most) = 0: sums start at zero.
     total, hit = torch.zeros_like(most), torch.zeros_like(most)
@@ -76,11 +77,11 @@ def _losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, with_gradient: b
     width = min(words, max(1024, elements // max(1, counted)))
     buffer = hidden.new_empty(counted * width)
     for first in range(0, words, width):
-        part = weight[first : first + width]
+        part = rows_between(weight, first, first + width)
         logits = torch.mm(hidden, part.t(), out=buffer[: counted * len(part)].view(counted, len(part)))
         rescale = absorb_logits_(logits, targets, first=first, most=most, total=total, hit=hit)
         if grad is not None:
             accumulate_rescaled_(grad, logits @ part, rescale)
     if grad is not None:
-        grad.div_(total[:, None]).sub_(weight.index_select(0, targets))
+        grad.div_(total[:, None]).sub_(rows_at(weight, targets))
     return most + total.log() - hit, grad

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import nn
-from torch.nn import functional
 from transformers.models.llama import modeling_llama
 from transformers.models.mistral import modeling_mistral
 from transformers.models.qwen2 import modeling_qwen2
@@ -24,8 +23,9 @@ from plait.training.examples import IGNORED, Example
 from plait.training.fused.attention import Angles, Heads, stretches
 from plait.training.fused.block import Block, Frozen, Rows, run_block
 from plait.training.fused.cross_entropy import token_losses
+from plait.training.fused.few_bits import Rows as FewBitsRows
 from plait.training.fused.kernels import rms_norm
-from plait.training.fused.packed import Packed
+from plait.training.fused.packed import FewBitsEmbedding, Table, products_with, rows_at
 from plait.training.fused.peft_layer import PlainLayer, Square, plain_layer
 
 Tensor = torch.Tensor
@@ -74,11 +74,11 @@ class FusedLanguageModel:
         longest: longest supported sequence (a sliding window); None for no limit.
     """
 
-    embedding: Tensor
+    embedding: Table
     blocks: tuple[FusedBlock, ...]
     norm: Tensor
     norm_eps: float
-    head: Tensor
+    head: Table
     rotation: nn.Module
     longest: int | None
 
@@ -110,7 +110,7 @@ class FusedLanguageModel:
         Returns:
             (counted,) float32, and the number for each sequence.
         """
-        device = self.embedding.device
+        device = self.norm.device
         lengths = [len(example.tokens) for example in batch]
         tokens = torch.from_numpy(np.concatenate([example.tokens for example in batch]).astype(np.int64)).to(device)
         targets = np.concatenate([_shifted(example.labels) for example in batch])
@@ -139,11 +139,15 @@ class FusedLanguageModel:
         Returns:
             (wanted, width)
         """
-        device = self.embedding.device
+        device = self.norm.device
         tokens = torch.from_numpy(np.concatenate(sequences).astype(np.int64)).to(device)
         positions = torch.from_numpy(wanted).to(device)
         x = self._computed(tokens, [len(sequence) for sequence in sequences])
         return rms_norm(x.index_select(0, positions), self.norm, self.norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What the head makes of `hidden`, (wanted, words)."""
+        return products_with(hidden, self.head)
 
     def takes(self, batch: Sequence[Example]) -> bool:
         """Whether the sequences are short enough."""
@@ -165,17 +169,17 @@ class FusedLanguageModel:
             tuple(sum(lengths[first : first + own]) for first in range(0, len(lengths), own)),
             self._angles(max(lengths)),
         )
-        x = functional.embedding(tokens, self.embedding)
+        x = rows_at(self.embedding, tokens)
         for number, each in enumerate(self.blocks):
             chosen = [_chosen(pair, pairs) for pair in each.pairs]
             x = run_block(x, each.block, rows, chosen, recomputed=number < recomputed)
         return x
 
     def _angles(self, length: int) -> Angles:
-        device = self.embedding.device
+        device = self.norm.device
         positions = torch.arange(length, device=device)[None]
         # In the model's own type, as its own blocks get them: the base was trained with this rounding.
-        angles = cast("tuple[Tensor, Tensor]", self.rotation(self.embedding, positions))
+        angles = cast("tuple[Tensor, Tensor]", self.rotation(self.norm, positions))
         if device.type == "cpu":
             angles = (angles[0].float(), angles[1].float())  # the compiled kernels' type
         return Angles(angles[0][0].contiguous(), angles[1][0].contiguous())
@@ -192,28 +196,28 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
         return None
     found = cast("_CausalLM", inner)
     decoder, config = found.model, found.config
-    head = plain_layer(found.lm_head)
+    head, embedding = plain_layer(found.lm_head), _table(decoder.embed_tokens)
     if (
-        type(decoder.embed_tokens) is not nn.Embedding
+        embedding is None
         or head is None
         or head.pair is not None
         or head.bias is not None
-        or isinstance(head.weight, Packed)
+        or not isinstance(head.weight, Tensor | FewBitsRows)
         or type(decoder.norm) is not family.norm
         or config.hidden_act != "silu"
         or config.rope_parameters.get("rope_type") not in _ROTATIONS
     ):
         return None
     head_weight = head.weight
-    frozen = (decoder.embed_tokens.weight, decoder.norm.weight, head_weight)
-    if any(tensor.requires_grad or tensor.dtype != head_weight.dtype for tensor in frozen):
+    frozen = (embedding, decoder.norm.weight, head_weight)
+    if any((isinstance(each, Tensor) and each.requires_grad) or each.dtype != head_weight.dtype for each in frozen):
         return None
     blocks = [_block(layer, family) for layer in decoder.layers]
     known = tuple(block for block in blocks if block is not None)
     if len(known) != len(blocks) or any(not _fits(b.block, decoder.rotary_emb, head_weight.dtype) for b in known):
         return None
     return FusedLanguageModel(
-        embedding=decoder.embed_tokens.weight,
+        embedding=embedding,
         blocks=known,
         norm=decoder.norm.weight,
         norm_eps=decoder.norm.variance_epsilon,
@@ -221,6 +225,13 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
         rotation=decoder.rotary_emb,
         longest=getattr(config, "sliding_window", None),
     )
+
+
+def _table(module: nn.Module) -> Table | None:
+    """The rows of an embedding that does nothing but look them up."""
+    if type(module) is FewBitsEmbedding:
+        return module.held
+    return module.weight if type(module) is nn.Embedding else None
 
 
 def _block(layer: nn.Module, family: _Family) -> FusedBlock | None:
@@ -310,7 +321,7 @@ class _DecoderNorm(nn.Module):
 
 
 class _Decoder(Protocol):
-    embed_tokens: nn.Embedding
+    embed_tokens: nn.Module
     layers: nn.ModuleList
     norm: _DecoderNorm
     rotary_emb: nn.Module

@@ -1,7 +1,7 @@
-"""The compiled kernels: `kernels.cpp`, `low_rank.cpp` and `attention.cpp`, built at first use and kept in the cache.
+"""The compiled kernels: the files of `SOURCES`, built at first use and kept in the cache.
 
 A Flower App Bundle carries no ``.cpp`` (flwr admits Python, TOML, Markdown, YAML and JSON only), so the bundle has
-``cpp.json`` instead, which `make kernels` packs from the three files. The machine's own C++ compiler builds them. Where
+``cpp.json`` instead, which `make kernels` packs from these files. The machine's own C++ compiler builds them. Where
 there is none, or it fails, there is no library, and torch computes.
 Knows nothing of what the kernels compute.
 """
@@ -27,7 +27,7 @@ from plait.errors import MachineError, PlaitError
 from plait.files import is_ours, make_private_directory, others_can_change, write_atomically
 from plait.training.device import cpu_features
 
-SOURCES = ("kernels.cpp", "low_rank.cpp", "attention.cpp")
+SOURCES = ("kernels.cpp", "low_rank.cpp", "attention.cpp", "few_bits.cpp")
 """One translation unit, in this order."""
 PACKED = "cpp.json"
 """The same as a list of texts."""

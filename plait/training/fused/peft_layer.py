@@ -55,8 +55,8 @@ class PlainLayer:
 def plain_layer(module: nn.Module) -> PlainLayer | None:
     """The layer's numbers; None for anything that computes more than y = x W' + b + scale (x A') B', B maybe B (R - 1).
 
-    That excludes DoRA and other variants, separate biases, several adapters at once, merged ones, dropout, weights in
-    eight bits, layers with hooks, and an adapter in another type than its base.
+    That excludes DoRA and other variants, separate biases, several adapters at once, merged ones, dropout,
+    bitsandbytes' eight bits, layers with hooks, and an adapter in another type than its base.
     """
     if type(module) is PeftPsoftLinear:
         return _square(module)
@@ -99,7 +99,7 @@ def _square(module: PeftPsoftLinear) -> PlainLayer | None:
 
 
 def _is_lora(module: nn.Module) -> bool:
-    """Whether it is PEFT's layer over a linear one, whole or in four bits."""
+    """Whether it is PEFT's layer over a linear one, whole or of few bits."""
     four_bits = sys.modules.get("peft.tuners.lora.bnb")
     return type(module) is PeftLoraLinear or type(module) is getattr(four_bits, "Linear4bit", None)
 

@@ -1,0 +1,182 @@
+"""Load a base in few bits for a CPU: blocks in NF4 as QLoRA has them (arXiv 2305.14314), embedding and head in Q8_0.
+
+Weights are read and rounded piece by piece, so main memory never holds the base in full. Knows no adapter.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from plait.adapters import Task
+from plait.adapters.fingerprint import StoredTensor, stored_tensors
+from plait.training.blueprint import AUTO_CLASSES, HEADS
+from plait.training.device import Compute
+from plait.training.fused.few_bits import Q8_0, NormalFloat, eight_bits
+from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
+
+Parts = Callable[[], Iterator[torch.Tensor]]
+"""The values of a tensor in order, in pieces."""
+
+_PIECE = 1 << 22  # numbers that are rounded at once
+_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def load_in_few_bits(
+    directory: Path,
+    config: PretrainedConfig,
+    *,
+    task: Task,
+    compute: Compute,
+    attention: str,
+    whole_tables: bool = False,
+) -> PreTrainedModel:
+    """The base in `directory`, on the CPU.
+
+    Args:
+        directory: a Hugging Face model directory.
+        config: of the base.
+        task: of the model.
+        compute: whose type the products have.
+        attention: transformers' name of an implementation.
+        whole_tables: whether embedding and head stay as they are.
+    """
+    settings = {"dtype": compute.dtype, "attn_implementation": attention}
+    with init_empty_weights(include_buffers=False):
+        model = cast("PreTrainedModel", AUTO_CLASSES[task].from_config(config, trust_remote_code=False, **settings))
+    model.tie_weights()
+    found = _places(model, stored_tensors(directory))
+    if found is None:
+        # Names or shapes that only transformers can make a model of: read whole, then rounded.
+        model = cast(
+            "PreTrainedModel",
+            AUTO_CLASSES[task].from_pretrained(
+                directory,
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **settings,
+            ),
+        )
+    round_model(model, {} if found is None else found, dtype=compute.dtype, whole_tables=whole_tables)
+    return model.eval()
+
+
+def round_model(
+    model: PreTrainedModel,
+    places: Mapping[str, StoredTensor],
+    *,
+    dtype: torch.dtype,
+    whole_tables: bool = False,
+) -> None:
+    """Replace embedding, head and linear layers by ones of few bits, and fill in all else; in place.
+
+    Args:
+        model: with or without values.
+        places: where the values are; of others, the model has them.
+        dtype: of products.
+        whole_tables: as for `load_in_few_bits`.
+    """
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = outputs is not None and outputs.weight is inputs.weight
+    table: FewBitsEmbedding | None = None
+    for name, module in list(model.named_modules()):
+        if name.rpartition(".")[2] in HEADS:
+            continue
+        place = places.get(f"{name}.weight")
+        if (
+            module is inputs
+            and isinstance(inputs, nn.Embedding)
+            and _fits_eight_bits(inputs.weight)
+            and not whole_tables
+        ):
+            held = eight_bits(_parts(place, inputs.weight), inputs.weight.shape, dtype)
+            table = FewBitsEmbedding(held, inputs.padding_idx)
+            _replace(model, name, table)
+        elif module is outputs and isinstance(outputs, nn.Linear):
+            if tied and table is not None:
+                _replace(model, name, FewBitsLinear(table.held, _bias(name, outputs, places, dtype)))
+            elif not tied and _fits_eight_bits(outputs.weight) and not whole_tables:
+                held = eight_bits(_parts(place, outputs.weight), outputs.weight.shape, dtype)
+                _replace(model, name, FewBitsLinear(held, _bias(name, outputs, places, dtype)))
+        elif type(module) is nn.Linear:
+            values = NormalFloat.of(_parts(place, module.weight), module.weight.shape, dtype)
+            _replace(model, name, FewBitsLinear(values, _bias(name, module, places, dtype)))
+        elif type(module) is Conv1D:
+            turned = torch.cat(list(_parts(place, module.weight))).view(module.weight.shape).t().contiguous()
+            values = NormalFloat.of([turned.flatten()], turned.shape, dtype)
+            _replace(model, name, FewBitsLinear(values, _bias(name, module, places, dtype)))
+    _fill(model, places, dtype)
+
+
+def _fits_eight_bits(weight: torch.Tensor) -> bool:
+    return weight.shape[1] % Q8_0.values == 0
+
+
+def _places(model: nn.Module, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor] | None:
+    """Where each of the model's values is; None if one is not there under its own name, with its own shape."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    found: dict[str, StoredTensor] = {}
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        place = next((stored[key] for key in (name, name.removeprefix(prefix), prefix + name) if key in stored), None)
+        if place is None:
+            if tensor.is_meta and not HEADS.intersection(name.split(".")):
+                return None
+        elif place.entry.shape != tuple(tensor.shape) or place.entry.dtype not in _TYPES:
+            return None
+        else:
+            found[name] = place
+    return found
+
+
+def _parts(place: StoredTensor | None, tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The values of a tensor in pieces, flat: those of its file, or its own."""
+    if place is None:
+        yield from tensor.detach().flatten().split(_PIECE)
+        return
+    dtype = _TYPES[place.entry.dtype]
+    with place.path.open("rb") as file:
+        file.seek(place.entry.begin)
+        for first in range(0, place.entry.size, _PIECE):
+            count = min(_PIECE, place.entry.size - first)
+            yield torch.from_numpy(np.fromfile(file, np.uint8, count * dtype.itemsize)).view(dtype)
+
+
+def _bias(
+    name: str, module: nn.Linear | Conv1D, places: Mapping[str, StoredTensor], dtype: torch.dtype
+) -> nn.Parameter | None:
+    bias = cast("torch.Tensor | None", module.bias)
+    return None if bias is None else _filled(places.get(f"{name}.bias"), bias, dtype)
+
+
+def _filled(place: StoredTensor | None, tensor: torch.Tensor, dtype: torch.dtype) -> nn.Parameter:
+    values = torch.cat(list(_parts(place, tensor))) if place or not tensor.is_meta else torch.zeros(tensor.numel())
+    return nn.Parameter(values.view(tensor.shape).to(dtype), requires_grad=False)
+
+
+def _fill(model: nn.Module, places: Mapping[str, StoredTensor], dtype: torch.dtype) -> None:
+    """Norms, whole embeddings, new heads, buffers."""
+    made: dict[int, nn.Parameter] = {}
+    for name, module in model.named_modules():
+        for leaf, tensor in list(module.named_parameters(recurse=False)):
+            if id(tensor) not in made:
+                made[id(tensor)] = _filled(places.get(f"{name}.{leaf}"), tensor, dtype)
+            setattr(module, leaf, made[id(tensor)])
+        for leaf, buffer in list(module.named_buffers(recurse=False)):
+            if place := places.get(f"{name}.{leaf}"):
+                module.register_buffer(leaf, torch.cat(list(_parts(place, buffer))).view(buffer.shape).to(buffer.dtype))
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module.eval())

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.pytorch_utils import Conv1D
+
+from plait.adapters import Task
+from plait.adapters.methods import AdapterRequest
+from plait.training import few_bits_base
+from plait.training.bases import LocatedBase
+from plait.training.blueprint import design, read_base_config
+from plait.training.device import Compute
+from plait.training.examples import Example
+from plait.training.few_bits_base import load_in_few_bits
+from plait.training.fused import recognise
+from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
+from plait.training.losses import summed_loss
+from plait.training.resident import ResidentBase
+
+IN_FLOAT32 = Compute(torch.device("cpu"), torch.float32)
+WORDS = 300
+SHAPE: dict[str, Any] = {
+    "vocab_size": WORDS, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama, tied": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)),
+    "qwen2, biases": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=False)),
+    "gpt2, transposed": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=WORDS,
+            n_embd=64,
+            n_layer=1,
+            n_head=4,
+            attn_pdrop=0,
+            embd_pdrop=0,
+            resid_pdrop=0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    ),
+}
+
+
+@pytest.fixture(params=MODELS)
+def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = MODELS[request.param]()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def loaded(directory: Path, compute: Compute = IN_FLOAT32, **options: Any) -> PreTrainedModel:
+    config = read_base_config(directory, Task.CAUSAL_LM)
+    return load_in_few_bits(directory, config, task=Task.CAUSAL_LM, compute=compute, attention="eager", **options)
+
+
+def in_full(directory: Path, few: PreTrainedModel) -> PreTrainedModel:
+    """transformers' own model with the values of another one's weights."""
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+    )
+    for name, module in few.named_modules():
+        if isinstance(module, FewBitsLinear | FewBitsEmbedding):
+            own = model.get_submodule(name)
+            own.weight.data = module.weight.t().contiguous() if isinstance(own, Conv1D) else module.weight
+    return model
+
+
+def adapted(model: PreTrainedModel) -> PeftModel:
+    names = [name for name, module in model.named_modules() if ".h." in name or ".layers." in name]
+    linear = [name for name in names if isinstance(model.get_submodule(name), nn.Linear | Conv1D)]
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=linear, task_type="CAUSAL_LM")
+    torch.manual_seed(1)
+    peft = get_peft_model(model, config, autocast_adapter_dtype=False)
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in peft.named_parameters():
+        if "lora_B" in name:
+            parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return peft.train()
+
+
+def gradients(model: PeftModel, loss: torch.Tensor) -> torch.Tensor:
+    loss.backward()
+    found = [p.grad.flatten() for _, p in sorted(model.named_parameters()) if p.grad is not None]
+    model.zero_grad(set_to_none=True)
+    return torch.cat(found)
+
+
+def batch() -> list[Example]:
+    generator = np.random.default_rng(0)
+    rows = [generator.integers(0, WORDS, length).astype(np.int32) for length in (12, 5, 30)]
+    return [Example(row, row) for row in rows]
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_it_computes_as_peft_does_on_the_same_values(directory: Path) -> None:
+    few = loaded(directory)
+    theirs = adapted(in_full(directory, few))
+    ours = adapted(few)
+
+    def plain(model: PeftModel) -> torch.Tensor:
+        return summed_loss(model, batch(), task=Task.CAUSAL_LM, pad_token=0, device=torch.device("cpu"))
+
+    expected = plain(theirs)
+    by_module = plain(ours)
+    assert by_module.item() == pytest.approx(expected.item(), rel=1e-6)
+    reference = gradients(theirs, expected)
+    torch.testing.assert_close(gradients(ours, by_module), reference, rtol=1e-3, atol=1e-4)
+    fused = recognise(ours)
+    assert (fused is None) == ("gpt2" in type(few).__module__)
+    if fused is not None:
+        kept = fused.token_losses(batch())[0].sum()
+        assert kept.item() == pytest.approx(expected.item(), rel=1e-6)
+        first = gradients(ours, kept)
+        torch.testing.assert_close(first, reference, rtol=1e-3, atol=1e-4)
+        assert torch.equal(gradients(ours, fused.token_losses(batch(), recomputed=2)[0].sum()), first)
+        logits = fused.logits(fused.hidden([batch()[0].tokens], np.arange(12)))
+        tokens = torch.from_numpy(batch()[0].tokens.astype(np.int64))[None]
+        torch.testing.assert_close(logits, theirs(input_ids=tokens).logits[0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_values_are_near_those_of_the_base(directory: Path) -> None:
+    few = loaded(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=False)
+    whole = model.state_dict()
+    for name, module in few.named_modules():
+        if isinstance(module, FewBitsLinear | FewBitsEmbedding):
+            weight = whole[f"{name}.weight"]
+            mine = module.weight.t() if isinstance(model.get_submodule(name), Conv1D) else module.weight
+            in_eight = isinstance(module, FewBitsEmbedding) or module is few.get_output_embeddings()
+            assert (mine - weight).norm() < (0.01 if in_eight else 0.1) * weight.norm(), name
+    for name, parameter in few.named_parameters():
+        torch.testing.assert_close(parameter.detach(), whole[name], rtol=0, atol=0)
+
+
+def test_read_in_pieces_or_by_transformers_it_is_the_same(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_bits_base, "_PIECE", 1 << 10)
+    in_pieces = loaded(directory)
+    monkeypatch.setattr(few_bits_base, "_places", lambda *_: None)
+    read_whole = loaded(directory)
+    tokens = torch.arange(40)[None]
+    with torch.no_grad():
+        assert torch.equal(in_pieces(input_ids=tokens).logits, read_whole(input_ids=tokens).logits)
+
+
+def test_no_weight_is_in_memory_in_full(tmp_path: Path) -> None:
+    shape = SHAPE | {"hidden_size": 160, "intermediate_size": 224}
+    LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True)).save_pretrained(tmp_path)
+    few = loaded(tmp_path, Compute(torch.device("cpu"), torch.bfloat16))
+    with torch.no_grad():
+        few(input_ids=torch.arange(40)[None])
+    full = {(WORDS, 160), (224, 160), (160, 224), (160, 160), (80, 160)}
+    gc.collect()
+    found = [x for x in gc.get_objects() if isinstance(x, torch.Tensor) and not x.is_meta and tuple(x.shape) in full]
+    assert not found
+    held = {
+        id(module.held): module.held for module in few.modules() if isinstance(module, FewBitsLinear | FewBitsEmbedding)
+    }
+    taken = sum(tensor.nbytes for each in held.values() for tensor in each.tensors)
+    blocks = 2 * (2 * 160 * 160 + 2 * 80 * 160 + 3 * 160 * 224)
+    assert taken == pytest.approx(blocks * 0.516 + WORDS * 160 * 34 / 32, rel=0.01)
+
+
+def test_a_client_s_base_is_held_so_unless_the_adapter_is_on_its_embedding(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    base = ResidentBase(tiny.directory, tiny.reference.fingerprint, IN_FLOAT32, seq_len=32)
+    for targets, is_packed in (("all-linear", True), ("q_proj,embed_tokens", False)):
+        request = AdapterRequest(method="qlora", rank=4, alpha=8, target_modules=targets)
+        blueprint = design(config, request, task=Task.CAUSAL_LM, seed=0)
+        model = base.carrying(blueprint.spec, blueprint.initial)
+        kinds = {type(module) for module in model.modules()}
+        assert FewBitsLinear in kinds
+        assert (FewBitsEmbedding in kinds) == is_packed
+        assert base.fingerprint.hex() == tiny.reference.fingerprint
+
+
+def test_a_classifier_s_new_head_is_whole(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        architectures=["BertModel"],
+    )  # fmt: skip
+    BertModel(config).save_pretrained(tmp_path)
+    read = read_base_config(tmp_path, Task.CLASSIFICATION, ("a", "b"))
+    model = load_in_few_bits(tmp_path, read, task=Task.CLASSIFICATION, compute=IN_FLOAT32, attention="eager")
+    assert type(model.get_submodule("classifier")) is nn.Linear
+    assert type(model.get_submodule("bert.encoder.layer.0.output.dense")) is FewBitsLinear
+    assert model(input_ids=torch.arange(9)[None]).logits.shape == (1, 2)
