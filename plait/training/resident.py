@@ -223,7 +223,8 @@ class ResidentBase:
 
     def _loaded_as(self, spec: AdapterSpec) -> tuple[object, ...]:
         """What of an adapter decides how its base is loaded."""
-        return spec.task, spec.labels, is_quantised(spec.method), self._dtype(spec), _has_tables(spec)
+        in_few_bits = is_quantised(spec.method)
+        return spec.task, spec.labels, in_few_bits, self._dtype(spec), in_few_bits and _has_tables(spec)
 
     def _dtype(self, spec: AdapterSpec) -> torch.dtype:
         # Fixed factors that PEFT derives from the weights equal plain PEFT's only if the weights are not rounded.
