@@ -117,15 +117,7 @@ class Settled:
     @property
     def tasks(self) -> TaskSettings:
         """The settings of all tasks."""
-        config = self.config
-        return TaskSettings(
-            _task_settings(config, self.privacy),
-            config.rounds,
-            config.seed,
-            self.rule,
-            new_factors=self.new_factors,
-            most_steps=config.most_steps if config.step_budget == "speed" else 0,
-        )
+        return TaskSettings(self.plan, self.rule, new_factors=self.new_factors)
 
     @property
     def privacy(self) -> ClientPrivacy | None:
@@ -181,7 +173,7 @@ class Settled:
             buffer=_buffer(config),
             watch=Watch(config.take_back, config.patience, config.keep == "best"),
             seed=config.seed,
-            settings=self.tasks.settings,
+            settings=_task_settings(config, self.privacy),
         )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,9 +34,9 @@ from plait.rounds.evaluating import Evaluating
 from plait.rounds.figures import EVALUATION, decode_figures, scores_of
 from plait.rounds.intake import Intake
 from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.masked_attempts import MaskedAttempts
 from plait.rounds.masked_rounds import MaskedRounds
-from plait.rounds.masked_stage import TRAINING_STAGE
-from plait.rounds.masked_sum import MaskedSums, Wanted
+from plait.rounds.masked_sum import MaskedSums
 from plait.rounds.patience import Patience
 from plait.rounds.private_rounds import BudgetSpentError, PrivateRounds
 from plait.rounds.recorded import Recorded
@@ -50,9 +50,8 @@ from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Reason
 from plait.rounds.watch import Standing, standing_after
-from plait.secagg.roster import Session, Vouch
+from plait.secagg.roster import Vouch
 from plait.secagg.server import Sealed, TooFewError
-from plait.wire.masking import MaskedReply, MaskedUpdate
 from plait.wire.messages import EvaluateTask, Task, TrainTask, UpdateReply
 
 
@@ -98,8 +97,16 @@ class Coordinator:
         self._sums = MaskedSums(
             self.channel, self.directory, self.ledger, self.vouch, self._patience, self._pay_for_sum
         )
-        new_factors = self._aggregator.new_factors
-        self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, self.rule, new_factors=new_factors)
+        self._attempts = MaskedAttempts(
+            plan=plan,
+            sums=self._sums,
+            log=self._log,
+            parameters=self.ranks.master.spec.layout.size,
+            dispatch=self._dispatch,
+            gather=self._gather,
+            deadline=self._deadline,
+        )
+        self._settings = TaskSettings(plan, self.rule, new_factors=self._aggregator.new_factors)
         self._standing = Standing()
         self._ended = False
         self._beside: Evaluating | None = None
@@ -300,95 +307,12 @@ class Coordinator:
         """A round of which the server sees the sum of the updates alone."""
         started, number = time.perf_counter(), state.round + 1
         wanted = masked.wanted(state, self._aggregator.sent(number))
-        result = self._attempt(wanted, Purpose.TRAIN, state, roster)
+        result = self._attempts.run(wanted, Purpose.TRAIN, state, roster)
         if isinstance(result, TooFewError):
             raise PeerError(
                 f"round {number} ended without a sum in {self.plan.attempts} attempts: {result}"
             ) from result
         return self._close(result, number, {}, roster, recorded, started)
-
-    def _attempt(self, wanted: Wanted, purpose: Purpose, state: RunState, roster: Roster) -> RunState | TooFewError:
-        """Take a masked sum, in as many attempts as a round has.
-
-        Returns:
-            The state, with what clients are known to hold; or why the last attempt failed.
-        """
-        error: TooFewError | None = None
-        for attempt in range(1, self.plan.attempts + 1):
-            if self._sums.stored(wanted) is not None:
-                return state
-            if self.channel.open_ended:
-                self._gather(roster)
-            chosen = self._invited(wanted, purpose, roster)
-            if purpose is Purpose.TRAIN:
-                self.ledger.append(events.RoundStarted(round=wanted.round, cohort=tuple(chosen)))
-            try:
-                return self._take(wanted, purpose, state, roster, chosen)
-            except TooFewError as too_few:
-                error = too_few
-            self.ledger.append(events.RoundMissed(round=wanted.round, attempt=attempt, received=error.count))
-        return error or TooFewError("no attempt was made, expected at least 1")
-
-    def _invited(self, wanted: Wanted, purpose: Purpose, roster: Roster) -> Sequence[str]:
-        names, seed = list(roster.nodes), self.plan.seed
-        if purpose is Purpose.EVALUATE:
-            return sample_cohort(names, self.plan.eval_clients or len(names), seed=seed, round_number=0)
-        size = self.plan.cohort_size
-        return choose_cohort(names, size, over_selection=0, seed=seed, round_number=wanted.round)[0]
-
-    def _take(
-        self, wanted: Wanted, purpose: Purpose, state: RunState, roster: Roster, chosen: Sequence[str]
-    ) -> RunState:
-        """Take a masked sum; it is on disk afterwards.
-
-        Raises:
-            TooFewError: too few clients were left at some stage.
-        """
-        answered: list[str] = []
-
-        def ask(session: Session, clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
-            deadline = self._deadline()
-            with self._dispatch(state, roster, purpose, wanted.round, attempt=session.attempt) as dispatch:
-                for client in clients:
-                    dispatch.ask(client)
-                while answer := dispatch.next_answer(deadline):
-                    reply = answer.reply
-                    if not (isinstance(reply, MaskedReply) and isinstance(reply.answer, MaskedUpdate)):
-                        self._log.failure(wanted.round, answer, stage=TRAINING_STAGE)
-                        doubt(roster, answer)
-                        continue
-                    self._log_masked(wanted, answer, reply.answer)
-                    answered.append(answer.client)
-                    yield answer.client, reply.answer
-                late = Reason.NO_ANSWER if deadline is None else Reason.LATE
-                for client in sorted(dispatch.waiting):
-                    silent = Answer(client, NoAnswer("gave no answer"), 0)
-                    self._log.failure(wanted.round, silent, reason=late, stage=TRAINING_STAGE)
-
-        self._sums.take(wanted, roster, chosen, ask)
-        for client in answered:
-            state = note_held(state, client, state.held_on(0))
-        return state
-
-    def _log_masked(self, wanted: Wanted, answer: Answer, update: MaskedUpdate) -> None:
-        number, client, uplink_bytes = wanted.round, answer.client, answer.uplink_bytes
-        if wanted.purpose == Purpose.EVALUATE.value:
-            purpose = wanted.purpose
-            self.ledger.note(
-                events.ReplyReceived(round=number, client=client, purpose=purpose, uplink_bytes=uplink_bytes)
-            )
-            return
-        payload_bytes = len(update.values)
-        self.ledger.note(
-            events.UpdateReceived(
-                round=number,
-                client=client,
-                uplink_bytes=uplink_bytes,
-                payload_bytes=payload_bytes,
-                codec=events.MASKED_CODEC,
-                bits_per_parameter=8 * payload_bytes / self.ranks.master.spec.layout.size,
-            )
-        )
 
     def _pay_for_sum(self, sealed: Sealed) -> None:
         """Record that a sum with its clients' own noise is about to be known."""
@@ -401,7 +325,7 @@ class Coordinator:
     def _masked_evaluation(self, masked: MaskedRounds, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         """The mean held-out loss; whose is how large stays at the clients."""
         wanted = masked.wanted_losses(state)
-        result = self._attempt(wanted, Purpose.EVALUATE, state, roster)
+        result = self._attempts.run(wanted, Purpose.EVALUATE, state, roster)
         if isinstance(result, TooFewError):
             if self.channel.open_ended:
                 return state

@@ -113,7 +113,7 @@ class Participant:
 
     def __post_init__(self) -> None:
         self.refusal = ""
-        settings = self.terms.tasks.settings if self.terms else None
+        settings = self.terms.tasks.plan.settings if self.terms else None
         self._records_are_private = bool(settings and settings.records_are_private)
         self._adds_share = bool(settings and settings.adds_share)
         self._masking = Masking(self.name, self.memory, self.identity)

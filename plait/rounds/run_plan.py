@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from plait.config import MOST_STEPS_RATIO
 from plait.rounds.aggregator import Weighting
 from plait.rounds.buffer import Buffer
 from plait.rounds.norm_bound import NormBound
@@ -15,7 +16,7 @@ from plait.wire.settings import Settings
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The settings of the round loop itself; those for clients are in `settings`.
+    """The settings of the round loop itself; those that are the same in all tasks for clients are in `settings`.
 
     Attributes:
         clients: the run begins once this many can take part.
@@ -54,3 +55,8 @@ class RunPlan:
     watch: Watch = field(default_factory=Watch)
     region_clients: int = 0
     buffer: Buffer | None = None
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of a client in a round, where each has its own number; 0 if all take as many."""
+        return self.settings.local_steps * MOST_STEPS_RATIO if self.by_speed else 0

@@ -60,7 +60,7 @@ class Terms:
                 if task.spec_json not in {spec.text for spec in self.specs}:
                     raise PolicyError("adapter spec of the task is not one that the run configuration makes")
             case MaskingTask():
-                if not self.tasks.settings.secure_aggregation:
+                if not self.tasks.plan.settings.secure_aggregation:
                     raise PolicyError(
                         "a masked sum is asked for, expected none: secure-aggregation of the run is false"
                     )
@@ -107,12 +107,13 @@ class Terms:
             raise PolicyError(f"broadcast is of round {header.round}, expected {after} of this task")
 
     def _check_round(self, number: int, *, least: int) -> None:
-        if not least <= number <= self.tasks.rounds:
-            raise PolicyError(f"round of the task is {number}, expected {least} to {self.tasks.rounds}")
+        most = self.tasks.plan.rounds
+        if not least <= number <= most:
+            raise PolicyError(f"round of the task is {number}, expected {least} to {most}")
 
     def _steps(self, asked: int) -> int:
         """The steps that a task may ask for; 0 if all clients take as many."""
-        most = self.tasks.most_steps
+        most = self.tasks.plan.most_steps
         if most and not 1 <= asked <= most:
             raise PolicyError(f"steps of the task are {asked}, expected 1 to {most} as the run configuration says")
         return asked if most else 0

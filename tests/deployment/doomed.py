@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from plait.rounds.coordinator import Coordinator
+from plait.rounds.masked_attempts import MaskedAttempts
 from plait.rounds.masked_stage import MaskedStage
 from plait.rounds.masking import Masking
 from plait.rounds.run_directory import RunDirectory
@@ -78,8 +78,8 @@ def _doom_server(stage: str, number: int, answers: int) -> None:
     def is_heard(asked: Any, heard: Any) -> bool:
         return counted(asked._name, asked.session.purpose, asked.session.round)
 
-    def is_masked(coordinator: Coordinator, wanted: Any, *given: Any) -> bool:
+    def is_masked(attempts: MaskedAttempts, wanted: Any, *given: Any) -> bool:
         return counted("training", wanted.purpose, wanted.round)
 
     _around(MaskedStage, "_read", is_heard, before=False)
-    _around(Coordinator, "_log_masked", is_masked, before=False)
+    _around(MaskedAttempts, "_note", is_masked, before=False)

@@ -209,14 +209,14 @@ def test_secure_aggregation_turns_off_what_looks_at_single_clients():
     settled = settle(config_from_table(MASKED))
     assert (settled.config.norm_policy, settled.config.take_back) == ("off", False)
     assert settled.masked.clients == 8
-    assert settled.tasks.settings.secure_aggregation
+    assert settled.plan.settings.secure_aggregation
     assert settle(settled.config) == settled
     assert settle(config_from_table({"clients": 8})).masked is None
 
 
 def test_under_masks_every_client_adds_its_share_of_the_noise_of_private_clients():
     settled = settle(config_from_table({**MASKED, "clients": 100, "dp": "client", "dp-epsilon": 8.0, "dp-clip": 0.3}))
-    privacy, task = settled.privacy, settled.tasks.settings
+    privacy, task = settled.privacy, settled.plan.settings
     assert settled.masked.privacy == privacy
     assert (privacy.clients, privacy.guaranteed) == (100, 67)
     assert (task.client_noise, task.client_clip, task.client_cohort) == (privacy.noise_multiplier, 0.3, 100)
@@ -224,7 +224,7 @@ def test_under_masks_every_client_adds_its_share_of_the_noise_of_private_clients
     assert settled.config.dp_delta == 1e-5
     assert (settled.config.norm_policy, settled.config.take_back) == ("off", False)
     assert settle(settled.config) == settled
-    assert not settle(config_from_table({"clients": 100, "dp": "client", "dp-epsilon": 8.0})).tasks.settings.adds_share
+    assert not settle(config_from_table({"clients": 100, "dp": "client", "dp-epsilon": 8.0})).plan.settings.adds_share
 
 
 PRIVATE = {"dp": "client", "dp-epsilon": 8.0, "clients": 100}
@@ -373,7 +373,7 @@ def test_what_private_records_cannot_have_is_refused_in_one_line_with_both_setti
 )
 def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_rule(more):
     settled = settle(config_from_table({**OF_RECORDS, **more}))
-    task = settled.tasks.settings
+    task = settled.plan.settings
     assert settled.privacy is None
     assert (task.record_delta, task.record_epsilon, task.record_noise, task.record_clip) == (1e-5, 8.0, 0.0, 0.0)
     assert (settled.config.norm_policy, settled.config.take_back) == ("reject", False)
@@ -381,10 +381,10 @@ def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_
     assert task.learning_rate > 0
     assert settle(settled.config).config == settled.config
     given = {"dp": "record", "dp-noise-multiplier": 0.7, "dp-clip": 0.3, "dp-delta": 1e-6}
-    task = settle(config_from_table(given)).tasks.settings
+    task = settle(config_from_table(given)).plan.settings
     assert (task.record_delta, task.record_epsilon, task.record_noise, task.record_clip) == (1e-6, 0.0, 0.7, 0.3)
-    assert not settle(config_from_table({})).tasks.settings.records_are_private
-    assert not settle(config_from_table(PRIVATE)).tasks.settings.records_are_private
+    assert not settle(config_from_table({})).plan.settings.records_are_private
+    assert not settle(config_from_table(PRIVATE)).plan.settings.records_are_private
 
 
 def test_a_private_run_turns_off_what_reads_single_clients():

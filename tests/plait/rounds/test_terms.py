@@ -43,7 +43,7 @@ OTHER = {
 def bob(federate, ranks):
     federation = federate(rounds=ROUNDS)
     plan = federation.plan
-    tasks = TaskSettings(plan.settings, ROUNDS, plan.seed, RULES["fedavg"], new_factors=False)
+    tasks = TaskSettings(plan, RULES["fedavg"], new_factors=False)
     spec = ranks.master.spec
 
     class Bob:
@@ -97,7 +97,7 @@ def test_what_was_agreed_on_is_done(bob):
 
 def test_steps_of_ones_own_are_those_that_the_run_configuration_allows(bob):
     refused(bob.train(steps=1), "steps of the task is 1, expected 0 as the run configuration says")
-    terms = replace(bob.terms, tasks=replace(bob.terms.tasks, most_steps=8))
+    terms = replace(bob.terms, tasks=replace(bob.terms.tasks, plan=replace(bob.terms.tasks.plan, by_speed=True)))
     spec_task = bob.terms.tasks.to_train(1, "bob")
     for steps, word in ((0, "are 0"), (9, "are 9")):
         task = TrainTask(replace(spec_task, steps=steps), bob.broadcast(bob.start))
@@ -123,7 +123,7 @@ def test_a_setting_that_differs_is_refused_before_anything_is_trained_or_kept(bo
 
 
 def test_the_seed_of_another_client_is_refused(bob):
-    seed = client_seed(bob.terms.tasks.seed, 1, "alice")
+    seed = client_seed(bob.terms.tasks.plan.seed, 1, "alice")
     assert refused(bob.train(seed=seed), "seed of the task is")
 
 
@@ -219,9 +219,7 @@ def test_a_client_expects_what_the_server_of_every_rule_asks(federate, fake_mode
         settings={"own_share": 0.3} if rule == "fedavg" else None,
     )
     plan, spec = federation.plan, federation.spec
-    tasks = TaskSettings(
-        plan.settings, ROUNDS, plan.seed, RULES[rule], new_factors=RULES[rule].new_factors(one_rank=True)
-    )
+    tasks = TaskSettings(plan, RULES[rule], new_factors=RULES[rule].new_factors(one_rank=True))
     channel = federation.channel
     for node, name in channel.names.items():
         terms = Terms(name, tasks, (spec,), spec, LOOSE)

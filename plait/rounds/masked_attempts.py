@@ -1,0 +1,126 @@
+"""The attempts at a masked sum: whom they invite, how their updates are asked for, and what the ledger says of those.
+
+Knows no rule, no state and no stage but that of the updates (see masked_sum.py for the others).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from plait.rounds import events
+from plait.rounds.answer_log import AnswerLog
+from plait.rounds.channel import NoAnswer, Purpose
+from plait.rounds.dispatch import Answer, Dispatch, doubt
+from plait.rounds.masked_stage import TRAINING_STAGE
+from plait.rounds.masked_sum import MaskedSums, Wanted
+from plait.rounds.roster import Roster
+from plait.rounds.run_plan import RunPlan
+from plait.rounds.run_state import RunState, choose_cohort, note_held, sample_cohort
+from plait.rounds.validate import Reason
+from plait.secagg.roster import Session
+from plait.secagg.server import TooFewError
+from plait.wire.masking import MaskedReply, MaskedUpdate
+
+
+@dataclass(eq=False, kw_only=True)
+class MaskedAttempts:
+    """Takes the masked sums of one run.
+
+    Attributes:
+        parameters: numbers of the adapter.
+        dispatch: of an attempt's tasks.
+        gather: waits for missing clients.
+        deadline: when to stop waiting for answers to tasks that are sent now.
+    """
+
+    plan: RunPlan
+    sums: MaskedSums
+    log: AnswerLog
+    parameters: int
+    dispatch: Callable[..., Dispatch]
+    gather: Callable[[Roster], None]
+    deadline: Callable[[], float | None]
+
+    def run(self, wanted: Wanted, purpose: Purpose, state: RunState, roster: Roster) -> RunState | TooFewError:
+        """Take a masked sum, in as many attempts as a round has.
+
+        Returns:
+            The state, with what clients are known to hold; or why the last attempt failed.
+        """
+        error: TooFewError | None = None
+        for attempt in range(1, self.plan.attempts + 1):
+            if self.sums.stored(wanted) is not None:
+                return state
+            if self.log.channel.open_ended:
+                self.gather(roster)
+            chosen = self._invited(wanted, purpose, roster)
+            if purpose is Purpose.TRAIN:
+                self.log.ledger.append(events.RoundStarted(round=wanted.round, cohort=tuple(chosen)))
+            try:
+                return self._take(wanted, purpose, state, roster, chosen)
+            except TooFewError as too_few:
+                error = too_few
+            self.log.ledger.append(events.RoundMissed(round=wanted.round, attempt=attempt, received=error.count))
+        return error or TooFewError("no attempt was made, expected at least 1")
+
+    def _invited(self, wanted: Wanted, purpose: Purpose, roster: Roster) -> Sequence[str]:
+        names, seed = list(roster.nodes), self.plan.seed
+        if purpose is Purpose.EVALUATE:
+            return sample_cohort(names, self.plan.eval_clients or len(names), seed=seed, round_number=0)
+        size = self.plan.cohort_size
+        return choose_cohort(names, size, over_selection=0, seed=seed, round_number=wanted.round)[0]
+
+    def _take(
+        self, wanted: Wanted, purpose: Purpose, state: RunState, roster: Roster, chosen: Sequence[str]
+    ) -> RunState:
+        """Take a masked sum; it is on disk afterwards.
+
+        Raises:
+            TooFewError: too few clients were left at some stage.
+        """
+        answered: list[str] = []
+
+        def ask(session: Session, clients: Sequence[str]) -> Iterator[tuple[str, MaskedUpdate]]:
+            deadline = self.deadline()
+            with self.dispatch(state, roster, purpose, wanted.round, attempt=session.attempt) as dispatch:
+                for client in clients:
+                    dispatch.ask(client)
+                while answer := dispatch.next_answer(deadline):
+                    reply = answer.reply
+                    if not (isinstance(reply, MaskedReply) and isinstance(reply.answer, MaskedUpdate)):
+                        self.log.failure(wanted.round, answer, stage=TRAINING_STAGE)
+                        doubt(roster, answer)
+                        continue
+                    self._note(wanted, answer, reply.answer)
+                    answered.append(answer.client)
+                    yield answer.client, reply.answer
+                late = Reason.NO_ANSWER if deadline is None else Reason.LATE
+                for client in sorted(dispatch.waiting):
+                    silent = Answer(client, NoAnswer("gave no answer"), 0)
+                    self.log.failure(wanted.round, silent, reason=late, stage=TRAINING_STAGE)
+
+        self.sums.take(wanted, roster, chosen, ask)
+        for client in answered:
+            state = note_held(state, client, state.held_on(0))
+        return state
+
+    def _note(self, wanted: Wanted, answer: Answer, update: MaskedUpdate) -> None:
+        number, client, uplink_bytes = wanted.round, answer.client, answer.uplink_bytes
+        if wanted.purpose == Purpose.EVALUATE.value:
+            purpose = wanted.purpose
+            self.log.ledger.note(
+                events.ReplyReceived(round=number, client=client, purpose=purpose, uplink_bytes=uplink_bytes)
+            )
+            return
+        payload_bytes = len(update.values)
+        self.log.ledger.note(
+            events.UpdateReceived(
+                round=number,
+                client=client,
+                uplink_bytes=uplink_bytes,
+                payload_bytes=payload_bytes,
+                codec=events.MASKED_CODEC,
+                bits_per_parameter=8 * payload_bytes / self.parameters,
+            )
+        )
