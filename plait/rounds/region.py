@@ -111,8 +111,7 @@ class Region:
             region_clients=plan.region_clients,
         )
         self._intake = Intake(self._aggregator, self.directory, self._log, plan.settings)
-        new_factors = self._aggregator.new_factors
-        self._settings = TaskSettings(plan.settings, plan.rounds, plan.seed, self.rule, new_factors=new_factors)
+        self._settings = TaskSettings(plan, self.rule, new_factors=self._aggregator.new_factors)
         self._answer = self.directory.path / "answer.envelope"
         recorded = read_events(self.directory.ledger)
         self._recorded = Recorded.of(recorded)

@@ -36,6 +36,8 @@ NAMES = [
     "broadcast",
     "reply_received",
     "update_received",
+    "region_started",
+    "region_summed",
     "update_refused",
     "privacy_started",
     "noise_intended",

@@ -57,9 +57,7 @@ class Tree:
             RunDirectory.find if RunDirectory(path).has_started else lambda p: RunDirectory.create(p, config_toml="")
         )
         federation = self.federation
-        tasks = TaskSettings(
-            federation.plan.settings, federation.plan.rounds, federation.plan.seed, federation.rule, new_factors=False
-        )
+        tasks = TaskSettings(federation.plan, federation.rule, new_factors=False)
         directory = begin(path)
         region = Region(
             name=path.name,
