@@ -111,7 +111,7 @@ def _plan(
     from plait.adapters.methods import AdapterRequest
     from plait.training.bases import locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
-    from plait.training.device import choose_compute, memory_for_steps
+    from plait.training.device import choose_compute, has_memory_of_its_own, memory_for_steps
     from plait.training.memory_plan import plan_step, size_of, what_would_fit
 
     quiet_libraries()
@@ -125,9 +125,16 @@ def _plan(
             f"of type {config.model_type}; start with a small --batch-size"
         )
     budget = memory_for_steps(compute.device, memory_bytes) or machine.memory_bytes()
-    plan = plan_step(size, batch=batch_size, seq_len=seq_len, budget_bytes=budget)
+    # A stated amount is taken for a card's, where there is no GPU to ask.
+    stated_card = bool(memory_bytes) and device == "auto" and compute.device.type == "cpu"
+    host = stated_card or has_memory_of_its_own(compute.device)
+    plan = plan_step(size, batch=batch_size, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
     held = "NF4 and " if size.four_bits else ""
-    advice = "" if plan.fits else f"what would fit: {what_would_fit(size, seq_len=seq_len, budget_bytes=budget)}"
+    fitting = what_would_fit(size, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
+    advice = "" if plan.fits else f"what would fit: {fitting}"
+    where = "in the host's memory" if plan.embedding_on_host else "on the device"
+    if host and not size.lone_embedding:
+        where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"
     return [
         Finding("base", f"{base} in {held}{compute.dtype_name}, {size.base_bytes / 1e9:.2f} GB"),
         Finding(
@@ -136,6 +143,8 @@ def _plan(
         Finding("memory", f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"),
         Finding("batch", f"{batch_size} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
         Finding("blocks computed twice", f"{plan.recomputed} of {size.layers}"),
+        Finding("logits at a time", f"{plan.slice_elements / 1e6:.0f} million"),
+        Finding("input embedding", f"{size.embedding_bytes / 1e9:.2f} GB, {where}"),
         Finding("predicted peak", f"{plan.peak_bytes / 1e9:.2f} GB" + ("" if plan.fits else ", does not fit"), advice),
     ]
 

@@ -1,13 +1,15 @@
 """A base in memory, and whether it is again what was loaded once an adapter has been taken off it.
 
 Adapters of any method are put on and taken off without reading the base again. PEFT takes most of them off without a
-trace; a method that changes the base itself (biases, another type) is noticed, and the base has to be read again. Knows
-no file and no adapter's values.
+trace; a method that changes the base itself (biases, another type) is noticed, and the base has to be read again. The
+input embedding may lie in the host's memory: its rows are gathered there and copied to the device. Knows no file and no
+adapter's values.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -15,7 +17,10 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import PreTrainedModel
 
-_Inventory = tuple[tuple[object, ...], ...]
+from plait.training.device import device_of
+
+_Modules = tuple[tuple[str, int], ...]
+_Tensors = dict[str, tuple[object, ...]]
 
 
 @dataclass(eq=False)
@@ -29,12 +34,35 @@ class BareBase:
 
     model: PreTrainedModel
     loaded_as: tuple[object, ...]
-    _inventory: _Inventory = field(init=False)
+    _modules: _Modules = field(init=False)
+    _tensors: _Tensors = field(init=False)
     _attributes: frozenset[str] = field(init=False)
+    _embedding: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self._inventory = _inventory(self.model)
+        embedding = self.model.get_input_embeddings()
+        names = [name for name, module in self.model.named_modules() if module is embedding]
+        self._embedding = names[0] if type(embedding) is nn.Embedding and names else ""
+        if self._embedding:
+            device = embedding.weight.device
+            # For models that PEFT's modules compute; `fused` looks rows up itself.
+            embedding.register_forward_pre_hook(_ids_to_rows)
+            embedding.register_forward_hook(lambda _module, _given, rows: rows.to(device))
+        self._modules, self._tensors = _modules(self.model), _tensors(self.model)
         self._attributes = frozenset(vars(self.model))
+
+    def keep_embedding(self, *, on_host: bool) -> None:
+        """Let the input embedding lie in the host's memory, or on the device as the rest does.
+
+        Only where nothing else uses its weight; no value changes.
+        """
+        if not self._embedding:
+            return
+        weight = cast("nn.Embedding", self.model.get_submodule(self._embedding)).weight
+        where = torch.device("cpu") if on_host else device_of(self.model)
+        if weight.device != where:
+            weight.data = weight.data.to(where)
+            self._tensors[f"{self._embedding}.weight"] = _state(weight)
 
     def take_off(self, adapted: PeftModel) -> bool:
         """Take the adapter off; whether the base is then what was loaded, to the last module and value.
@@ -50,7 +78,7 @@ class BareBase:
                 return False
         for name in vars(self.model).keys() - self._attributes:
             delattr(self.model, name)
-        return _inventory(self.model) == self._inventory
+        return (_modules(self.model), _tensors(self.model)) == (self._modules, self._tensors)
 
     def attend_by(self, implementation: str) -> bool:
         """Compute attention in this way from now on; False if the base cannot change it."""
@@ -59,15 +87,18 @@ class BareBase:
         return self.model.config._attn_implementation == implementation  # pyright: ignore[reportPrivateUsage]
 
 
-def _inventory(model: nn.Module) -> _Inventory:
-    """All modules and tensors by identity; a tensor also by where its values lie and how often they have changed."""
-    modules = tuple(
-        (name, id(module), len(module._forward_hooks), len(module._forward_pre_hooks))  # pyright: ignore[reportPrivateUsage]
-        for name, module in model.named_modules()
-    )
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    return modules + tuple((name, id(tensor), *_state(tensor)) for name, tensor in tensors)
+def _ids_to_rows(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (given[0].to(cast("nn.Embedding", module).weight.device), *given[1:])
+
+
+def _modules(model: nn.Module) -> _Modules:
+    return tuple((name, id(module)) for name, module in model.named_modules())
+
+
+def _tensors(model: nn.Module) -> _Tensors:
+    return {name: _state(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 def _state(tensor: torch.Tensor) -> tuple[object, ...]:
-    return tensor.untyped_storage()._cdata, tensor.dtype, tensor._version  # pyright: ignore[reportPrivateUsage]
+    """Which tensor it is, where its values lie, and how often they have changed."""
+    return id(tensor), tensor.untyped_storage()._cdata, tensor.dtype, tensor._version  # pyright: ignore[reportPrivateUsage]

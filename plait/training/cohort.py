@@ -22,6 +22,7 @@ from plait.training.fused import FusedLanguageModel, recognise
 from plait.training.fused.language_model import Pairs
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.loss_scale import LossScale
+from plait.training.step_memory import StepMemory
 from plait.training.trainer import trained_parameters
 
 Tensor = torch.Tensor
@@ -33,7 +34,7 @@ def train_cohort(
     all_inputs: Sequence[TrainingInputs],
     *,
     task: Task,
-    recomputed: int = 0,
+    memory: StepMemory | None = None,
 ) -> list[LocalTraining] | None:
     """The results of `train_steps` for all inputs, in order, within rounding.
 
@@ -42,7 +43,7 @@ def train_cohort(
         parameters: the adapter's parameters in layout order.
         all_inputs: one per adapter; equal in steps, sequences per step and trained sides.
         task: what the labels are.
-        recomputed: how many of the base's first blocks are computed twice instead of kept.
+        memory: what steps give up to fit into memory.
 
     Returns:
         One result for each, or None if this base or these inputs can only be trained one by one.
@@ -69,11 +70,12 @@ def train_cohort(
     for stack, trains in zip(stacks, trained, strict=True):
         stack.requires_grad_(trains)
     places = {id(parameter): stack for parameter, stack in zip(parameters, stacks, strict=True)}
+    memory = memory or StepMemory()
     scale, views = LossScale.of(model.parameters()), _by_learner(stacks, len(learners))
     for _ in range(all_inputs[0].settings.steps_taken):
         _follow(views, learners)
         batches = list(zip(*(_micro_batches(learner) for learner in learners), strict=True))
-        losses, is_finite = scale.settle(partial(_backward, fused, batches, stacks, places, recomputed, scale))
+        losses, is_finite = scale.settle(partial(_backward, fused, batches, stacks, places, memory, scale))
         for number, (learner, loss) in enumerate(zip(learners, losses, strict=True)):
             gradients = [None if stack.grad is None else stack.grad[number] for stack in stacks]
             if is_finite or not bool(scale.overflows(gradients)):
@@ -94,7 +96,7 @@ def _backward(
     batches: Sequence[Sequence[tuple[list[Example], int]]],
     stacks: Sequence[Tensor],
     places: Mapping[int, Tensor],
-    recomputed: int,
+    memory: StepMemory,
     scale: LossScale,
 ) -> tuple[list[float], bool]:
     """Compute a step's gradients, in the stacks, and return each adapter's loss and whether any overflowed."""
@@ -102,7 +104,7 @@ def _backward(
         stack.grad = None  # a failed attempt may have left some
     said: list[Tensor] = []
     for micro in batches:
-        found = torch.stack(_losses(fused, micro, fused.pairs_of(places), recomputed=recomputed))
+        found = torch.stack(_losses(fused, micro, fused.pairs_of(places), memory))
         scale.applied(found.sum()).backward()
         said.append(found.detach())
     if scale.adapts:
@@ -132,12 +134,17 @@ def _losses(
     fused: FusedLanguageModel,
     batches: Sequence[tuple[list[Example], int]],
     pairs: Pairs,
-    *,
-    recomputed: int,
+    memory: StepMemory,
 ) -> list[Tensor]:
     """Each adapter's part of its step's loss."""
     rows = [example for batch, _ in batches for example in batch]
-    losses, counts = fused.token_losses(rows, adapters=len(batches), pairs=pairs, recomputed=recomputed)
+    losses, counts = fused.token_losses(
+        rows,
+        adapters=len(batches),
+        pairs=pairs,
+        recomputed=memory.recomputed,
+        slice_elements=memory.slice_elements,
+    )
     bounds = list(accumulate(counts, initial=0))
     size = len(batches[0][0])
     return [

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import nn
 
 from plait.errors import ConfigError, did_you_mean
 
@@ -85,6 +86,17 @@ def bfloat16_is_fast(device: torch.device) -> bool:
     if device.type == "mps":
         return torch.backends.mps.is_macos_or_newer(*_METAL_BFLOAT16_SINCE)
     return any(feature in cpu_features() for feature in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device that a model computes on: its last parameter's, since the first, an embedding, may lie on the host."""
+    *_, last = model.parameters()
+    return last.device
+
+
+def has_memory_of_its_own(device: torch.device) -> bool:
+    """Whether what lies in the host's memory takes none of the device's: a card's, but not a board's or a Mac's."""
+    return device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated
 
 
 def use_threads(threads: int) -> int:

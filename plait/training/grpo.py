@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from plait.abandon import check_abandoned
 from plait.adapters import Task
 from plait.errors import ConfigError, MachineError
-from plait.training.device import Compute
+from plait.training.device import Compute, device_of
 from plait.training.examples import IGNORED, Example, Tokenizer
 from plait.training.grader import Grader, prompt_tokens
 from plait.training.losses import BatchLoss
@@ -145,7 +145,7 @@ class GroupLoss:
         advantages = self._objective.advantages(group.rewards) if len(group.rewards) > 1 else []
         if not advantages or not (any(advantages) or self._objective.beta):
             # Nothing tells its completions apart.
-            return torch.zeros((), device=next(self._model.parameters()).device, requires_grad=True)
+            return torch.zeros((), device=device_of(self._model), requires_grad=True)
         minus, counts = self._losses.by_token(group.completions)
         now = -minus
         if group.before is None:

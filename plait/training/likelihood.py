@@ -17,6 +17,7 @@ from torch import nn
 
 from plait.abandon import check_abandoned
 from plait.adapters import Task
+from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example
 from plait.training.losses import class_logits, count_labels, predictions
 
@@ -47,7 +48,7 @@ def likelihoods(
         Abandoned: nobody waits for this any more.
     """
     model.eval()
-    device = next(model.parameters()).device
+    device = device_of(model)
     found: list[Likelihood] = []
     for first in range(0, len(examples), batch_size):
         batch = examples[first : first + batch_size]

@@ -309,7 +309,7 @@ class PeftLocalModel:
             adapter_parameters(model, first.spec.layout),
             all_inputs,
             task=first.spec.task,
-            recomputed=self.base.step_memory.recomputed,
+            memory=self.base.step_memory,
         )
         return None if done is None else [_learned(job, each) for job, each in zip(jobs, done, strict=True)]
 

@@ -17,8 +17,9 @@ from torch import nn
 from plait.adapters import Float32, Task
 from plait.errors import ConfigError
 from plait.plugins import located_errors
+from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example
-from plait.training.fused import recognise
+from plait.training.fused import FusedLanguageModel, recognise
 from plait.training.local_loss import LocalAdapter, LocalLoss
 from plait.training.sliced_head import SlicedHead
 from plait.training.step_memory import StepMemory
@@ -41,7 +42,7 @@ class BatchLoss:
         self._memory = memory or StepMemory()
         self._task = task
         self._pad_token = pad_token
-        self._device = next(model.parameters()).device
+        self._device = device_of(model)
         self._fused = recognise(model) if task is Task.CAUSAL_LM else None
         self._sliced = None if self._fused or task is not Task.CAUSAL_LM else SlicedHead.of(model)
 
@@ -53,7 +54,7 @@ class BatchLoss:
     def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
         """The batch's loss; a scalar that gradients can be taken of."""
         if self._fused is not None and self._fused.takes(batch):
-            return self._fused.token_losses(batch, recomputed=self._memory.recomputed)[0].sum()
+            return self._by_fused(self._fused, batch)[0].sum()
         if (losses := self._by_slices(batch)) is not None:
             return losses.sum()
         return summed_loss(self._model, batch, task=self._task, pad_token=self._pad_token, device=self._device)
@@ -71,12 +72,16 @@ class BatchLoss:
             (counted,) float32 in the order of the batch, and the number for each sequence.
         """
         if self._fused is not None and self._fused.takes(batch):
-            return self._fused.token_losses(batch, recomputed=self._memory.recomputed)
+            return self._by_fused(self._fused, batch)
         if (losses := self._by_slices(batch)) is not None:
             return losses, [count_labels(example, self._task) for example in batch]
         logits, targets = predictions(self._model, batch, pad_token=self._pad_token, device=self._device)
         losses = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
         return losses[targets != IGNORED], [count_labels(example, self._task) for example in batch]
+
+    def _by_fused(self, fused: FusedLanguageModel, batch: Sequence[Example]) -> tuple[torch.Tensor, list[int]]:
+        memory = self._memory
+        return fused.token_losses(batch, recomputed=memory.recomputed, slice_elements=memory.slice_elements)
 
     def _by_slices(self, batch: Sequence[Example]) -> torch.Tensor | None:
         """Losses of all label tokens where their logits are too many to be held; None where they are not."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import cast
 
 from transformers import PretrainedConfig
 
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
-from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU
+from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_GPU
 
 SLACK = 1.07
 """Memory that torch's allocator holds, over what tensors take."""
@@ -23,6 +24,7 @@ PREDICTION_ERROR = 0.1
 """Largest error of a prediction, as a fraction."""
 CONTEXT_BYTES = 500_000_000
 """What CUDA itself takes of a GPU for each process."""
+_SLICES = (SLICE_ELEMENTS_ON_GPU, SLICE_ELEMENTS_ON_GPU >> 2, SLICE_ELEMENTS_ON_GPU >> 4)
 _FUSED = ("llama", "mistral", "qwen2")
 _BLOCK, _OUTER_BLOCK, _TABLE_BYTES = 64, 256, 1092  # of NF4 as bitsandbytes keeps it
 _MASTERS = 4 * 4  # bytes of a parameter in float32: the adapter, its gradient, AdamW's two moments
@@ -42,6 +44,7 @@ class ModelSize:
         heads: query heads.
         words: of the vocabulary.
         tied: whether head and embedding are one matrix.
+        adapted_embedding: whether the adapter changes the embedding.
         biases: parameters of a block besides its matrices and norms.
         value_bytes: of a weight or an activation.
         four_bits: whether the blocks' matrices are in NF4.
@@ -57,6 +60,7 @@ class ModelSize:
     heads: int
     words: int
     tied: bool
+    adapted_embedding: bool
     biases: int
     value_bytes: int
     four_bits: bool
@@ -72,6 +76,11 @@ class ModelSize:
     def embedding_bytes(self) -> int:
         """Of the input embedding."""
         return self.words * self.width * self.value_bytes
+
+    @property
+    def lone_embedding(self) -> bool:
+        """Whether the input embedding is nothing but looked up, so that it may lie elsewhere."""
+        return not self.tied and not self.adapted_embedding
 
     @property
     def base_bytes(self) -> int:
@@ -120,6 +129,7 @@ def size_of(config: PretrainedConfig, spec: AdapterSpec, *, value_bytes: int) ->
         heads=heads,
         words=number("vocab_size"),
         tied=bool(getattr(config, "tie_word_embeddings", False)),
+        adapted_embedding=any("embed" in slot.name for slot in slots),
         biases=heads * head + 2 * keys if biased else 0,
         value_bytes=value_bytes,
         four_bits=is_quantised(spec.method),
@@ -135,17 +145,29 @@ class StepPlan:
     Attributes:
         cuts: parts that a batch is computed in.
         recomputed: how many of the first blocks are computed twice.
+        slice_elements: logits of the loss that exist at a time.
+        embedding_on_host: whether the input embedding stays in the host's memory.
         peak_bytes: most that tensors take during the step.
         fits: whether that is within the budget.
     """
 
     cuts: int
     recomputed: int
+    slice_elements: int
+    embedding_on_host: bool
     peak_bytes: int
     fits: bool
 
 
-def peak_bytes(size: ModelSize, *, sequences: int, seq_len: int, recomputed: int) -> int:
+def peak_bytes(
+    size: ModelSize,
+    *,
+    sequences: int,
+    seq_len: int,
+    recomputed: int,
+    slice_elements: int = SLICE_ELEMENTS_ON_GPU,
+    embedding_on_host: bool = False,
+) -> int:
     """Most memory that tensors take during a step.
 
     Args:
@@ -153,6 +175,8 @@ def peak_bytes(size: ModelSize, *, sequences: int, seq_len: int, recomputed: int
         sequences: that are computed at once.
         seq_len: tokens of each.
         recomputed: how many of the first blocks are computed twice.
+        slice_elements: logits of the loss that exist at a time.
+        embedding_on_host: whether the input embedding takes no memory of the device.
     """
     rows, each = sequences * seq_len, size.value_bytes
     row = rows * each  # bytes of a column
@@ -163,7 +187,7 @@ def peak_bytes(size: ModelSize, *, sequences: int, seq_len: int, recomputed: int
     kept = size.layers - recomputed
     saved = size.layers * inputs + kept * inside + row * size.width
 
-    logits = min(SLICE_ELEMENTS_ON_GPU, rows * size.words)
+    logits = min(max(slice_elements, rows * NARROWEST_SLICE), rows * size.words)
     loss = rows * size.width * (each + 4) + logits * (each + 4)
     # The gated product's gradients, and those of the block's output.
     matrix = size.width * size.inner
@@ -174,49 +198,71 @@ def peak_bytes(size: ModelSize, *, sequences: int, seq_len: int, recomputed: int
     again = recomputed * inputs + inside + back
     steady = max(saved + loss, saved + back if kept else 0, again + row * size.width if recomputed else 0)
     stepping = size.adapter * (each + _TAKING_A_STEP)
-    return size.resident_bytes + max(steady + size.adapter * each // 2, stepping)
+    resident = size.resident_bytes - embedding_on_host * size.embedding_bytes
+    return resident + max(steady + size.adapter * each // 2, stepping)
 
 
-def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int) -> StepPlan:
-    """The plan that gives up least: as few blocks computed twice as fit, and the batch in parts only if none does.
+def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, host_has_room: bool = False) -> StepPlan:
+    """The plan that gives up least.
 
-    Computing blocks twice changes no bit of the adapter; a batch in parts changes it within rounding.
+    As few blocks are computed twice as fit, with the loss in slices as large as fit. If all blocks twice do not fit,
+    the input embedding stays on the host; only if that does not help, the batch is computed in parts. Blocks computed
+    twice and an embedding elsewhere change no bit of the adapter, slices and parts change it within rounding.
 
     Args:
         size: of base and adapter.
         batch: sequences of a micro-batch.
         seq_len: tokens of each.
         budget_bytes: that tensors and the allocator's waste may take.
+        host_has_room: whether the host has memory besides the device's.
     """
-    last = StepPlan(1, 0, 0, fits=False)
-    for cuts in _halvings(batch):
+    last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
+    for cuts, on_host in product(
+        _halvings(batch), (False, True) if host_has_room and size.lone_embedding else (False,)
+    ):
         sequences = -(-batch // cuts)
-        for recomputed in range(size.layers + 1):
-            peak = peak_bytes(size, sequences=sequences, seq_len=seq_len, recomputed=recomputed)
-            last = StepPlan(cuts, recomputed, peak, SLACK * peak <= budget_bytes)
+        for recomputed, elements in product(range(size.layers + 1), _SLICES):
+            peak = peak_bytes(
+                size, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
+                embedding_on_host=on_host,
+            )  # fmt: skip
+            last = StepPlan(cuts, recomputed, elements, on_host, peak, SLACK * peak <= budget_bytes)
             if last.fits:
                 return last
     return last
 
 
-def what_would_fit(size: ModelSize, *, seq_len: int, budget_bytes: int) -> str:
+def least_bytes(size: ModelSize, *, seq_len: int, host_has_room: bool = False) -> int:
+    """Most memory during a step over one sequence that gives up all it can."""
+    on_host = host_has_room and size.lone_embedding
+    return peak_bytes(
+        size,
+        sequences=1,
+        seq_len=seq_len,
+        recomputed=size.layers,
+        slice_elements=_SLICES[-1],
+        embedding_on_host=on_host,
+    )
+
+
+def what_would_fit(size: ModelSize, *, seq_len: int, budget_bytes: int, host_has_room: bool = False) -> str:
     """What to change if not even one sequence fits, as the rest of a sentence."""
-    smallest = SLACK * peak_bytes(size, sequences=1, seq_len=seq_len, recomputed=size.layers)
+    smallest = SLACK * least_bytes(size, seq_len=seq_len, host_has_room=host_has_room)
     found: list[str] = []
-    if longest := longest_that_fits(size, budget_bytes=budget_bytes):
+    if longest := longest_that_fits(size, budget_bytes=budget_bytes, host_has_room=host_has_room):
         found.append(f"--seq-len {longest}")
-    packed = in_four_bits(size)
-    if not size.four_bits and longest_that_fits(packed, budget_bytes=budget_bytes) >= seq_len:
+    packed = longest_that_fits(in_four_bits(size), budget_bytes=budget_bytes, host_has_room=host_has_room)
+    if not size.four_bits and packed >= seq_len:
         found.append("--method qlora")
-    return ", ".join((*found, f"or {smallest / 1e9:.1f} GB of memory"))
+    return ", ".join((*found, f"{'or ' if found else ''}{smallest / 1e9:.1f} GB of memory"))
 
 
-def longest_that_fits(size: ModelSize, *, budget_bytes: int, most: int = 1 << 17) -> int:
-    """The longest sequence, a multiple of 128, of which one fits with all blocks computed twice; 0 if none does."""
+def longest_that_fits(size: ModelSize, *, budget_bytes: int, most: int = 1 << 17, host_has_room: bool = False) -> int:
+    """The longest sequence, a multiple of 128, of which one fits if a step gives up all it can; 0 if none does."""
     low, high = 0, most // 128
     while low < high:
         middle = (low + high + 1) // 2
-        peak = peak_bytes(size, sequences=1, seq_len=128 * middle, recomputed=size.layers)
+        peak = least_bytes(size, seq_len=128 * middle, host_has_room=host_has_room)
         low, high = (middle, high) if SLACK * peak <= budget_bytes else (low, middle - 1)
     return 128 * low
 

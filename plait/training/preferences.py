@@ -16,6 +16,7 @@ from torch import nn
 
 from plait.abandon import check_abandoned
 from plait.adapters import Task
+from plait.training.device import device_of
 from plait.training.examples import Example
 from plait.training.losses import BatchLoss, count_labels
 from plait.training.objectives import Objective, Sides
@@ -89,7 +90,7 @@ class PreferenceLoss:
     ) -> None:
         self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
         self._objective, self._references = objective, references
-        self._device = next(model.parameters()).device
+        self._device = device_of(model)
 
     @property
     def recomputes(self) -> bool:

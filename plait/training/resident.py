@@ -34,7 +34,7 @@ from plait.training.blueprint import (
     design_from_spec,
     read_base_config,
 )
-from plait.training.device import Compute, memory_for_steps
+from plait.training.device import Compute, has_memory_of_its_own, memory_for_steps
 from plait.training.examples import Tokenizer
 from plait.training.few_bits_base import load_in_few_bits
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
@@ -83,6 +83,7 @@ class ResidentBase:
         self.memory_limit_bytes = 0
         """Most memory that a training step may take; 0 for what the device has."""
         self._planned: tuple[object, ...] = ()
+        self._embedding_on_host = b""  # the slot that was planned so
 
     @property
     def identity(self) -> tuple[bytes, ...]:
@@ -169,6 +170,8 @@ class ResidentBase:
                     f"that its configuration makes on base '{self.directory.name}'"
                 )
             self._model, self._carried = model, slot
+        if self._bare is not None:
+            self._bare.keep_embedding(on_host=slot == self._embedding_on_host)
         load_adapter(self._model, state)
         return self._model
 
@@ -190,19 +193,23 @@ class ResidentBase:
         limit = memory_for_steps(self.compute.device, self.memory_limit_bytes)
         if wanted == self._planned or not limit or spec.task is not Task.CAUSAL_LM:
             return
-        self._planned = wanted
+        self._planned, self._embedding_on_host = wanted, b""
         config = read_base_config(self.directory, spec.task, spec.labels)
         size = size_of(config, spec, value_bytes=self.compute.dtype.itemsize)
         if size is None:
             return
-        plan = plan_step(size, batch=batch, seq_len=settings.seq_len, budget_bytes=limit)
+        host = has_memory_of_its_own(self.compute.device)
+        plan = plan_step(size, batch=batch, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
         if plan.peak_bytes > limit * (1 + PREDICTION_ERROR):
             raise MachineError(
                 f"a step over {settings.seq_len} tokens a sequence needs {plan.peak_bytes / 1e9:.1f} GB of "
                 f"{self.compute.device} and may take {limit / 1e9:.1f} GB; what would fit: "
-                + what_would_fit(size, seq_len=settings.seq_len, budget_bytes=limit)
+                + what_would_fit(size, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
             )
-        self.step_memory.begin_with(recomputed=plan.recomputed, cuts=plan.cuts if together == 1 else 1)
+        self._embedding_on_host = slot_digest(spec) if plan.embedding_on_host else b""
+        self.step_memory.begin_with(
+            recomputed=plan.recomputed, cuts=plan.cuts if together == 1 else 1, slice_elements=plan.slice_elements
+        )
 
     def _attached(self, spec: AdapterSpec) -> PeftModel:
         """The base with a new slot for this adapter."""
@@ -215,6 +222,7 @@ class ResidentBase:
             if self._geometry is not None:
                 move_weights(model, self._moved.delta, self._geometry)
             bare = BareBase(model, self._loaded_as(spec))
+        bare.keep_embedding(on_host=False)  # new slots lie where the layers lie that they change
         model = attach(bare.model, peft_config_of(spec.peft_config), in_float32=self._adapter_in_float32)
         if bare.model.dtype != self.compute.dtype:
             model.to(self.compute.dtype)  # pyright: ignore[reportUnknownMemberType]

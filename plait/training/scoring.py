@@ -16,6 +16,7 @@ from torch import nn
 
 from plait.abandon import check_abandoned
 from plait.errors import ConfigError
+from plait.training.device import device_of
 from plait.training.fused import recognise
 from plait.training.losses import pad
 
@@ -142,7 +143,7 @@ def _logits(model: nn.Module, batch: Sequence[_Pass], pad_token: int) -> Iterato
         most = max(1, _MOST_LOGITS // fused.head.shape[0])
         yield from (fused.logits(part).float() for part in hidden.split(most))
         return
-    tokens, mask = pad([each.tokens for each in batch], pad_token, next(model.parameters()).device)
+    tokens, mask = pad([each.tokens for each in batch], pad_token, device_of(model))
     longest = tokens.shape[1]
     # A learned prompt is part of the input, so its positions are part of the output.
     logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, -longest:].flatten(0, 1)

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from plait.errors import MachineError
+from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU
 
 T = TypeVar("T")
 
@@ -32,15 +33,18 @@ class StepMemory:
     Attributes:
         recomputed: how many of the first blocks are computed twice; a plan says how many, and `ALL_BLOCKS` is the most.
         cuts: batches are cut into this many parts; a power of two.
+        slice_elements: logits of the loss that exist at a time.
     """
 
     recomputed: int = 0
     cuts: int = 1
+    slice_elements: int = SLICE_ELEMENTS_ON_GPU
     learned: bool = field(default=False, compare=False)
     """Whether memory ran out at least once."""
 
-    def begin_with(self, *, recomputed: int, cuts: int) -> None:
+    def begin_with(self, *, recomputed: int, cuts: int, slice_elements: int = SLICE_ELEMENTS_ON_GPU) -> None:
         """Give up what a plan says, and no less than what was found out by trying."""
+        self.slice_elements = slice_elements
         least = self if self.learned else StepMemory()
         self.recomputed, self.cuts = max(recomputed, least.recomputed), max(cuts, least.cuts)
 

@@ -21,6 +21,7 @@ from plait.adapters import Float32, Task
 from plait.errors import ConfigError
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import NOTHING, Carried
+from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, digest_of
 from plait.training.grader import Grader
 from plait.training.grpo import Drawing, GroupLoss, rewards_of
@@ -290,7 +291,7 @@ def measure_losses(
             tuple(int(each is not None) for each in rewards),
             digest=digest_of(examples).hex(),
         )
-    device = next(model.parameters()).device
+    device = device_of(model)
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
     losses: list[float] = []
     leads: list[float] = []

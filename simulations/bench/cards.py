@@ -27,15 +27,17 @@ class Card:
         name: as its maker sells it.
         memory_bytes: that training may take, after what the system and CUDA take.
         four_bits: whether bitsandbytes has kernels for it.
+        host_has_room: whether the host has memory besides.
     """
 
     name: str
     memory_bytes: int
     four_bits: bool = True
+    host_has_room: bool = False
 
 
 def _gpu(gib: int) -> Card:
-    return Card(f"{gib} GB GPU", gib * _GIB - CONTEXT_BYTES)
+    return Card(f"{gib} GB GPU", gib * _GIB - CONTEXT_BYTES, host_has_room=True)
 
 
 def _board(name: str, gib: int) -> Card:
@@ -89,7 +91,12 @@ class _Base:
 
 def _cell(card: Card, base: _Base) -> str:
     def longest(*, four_bits: bool) -> int:
-        return longest_that_fits(base.sizes[four_bits], budget_bytes=card.memory_bytes, most=base.longest)
+        return longest_that_fits(
+            base.sizes[four_bits],
+            budget_bytes=card.memory_bytes,
+            most=base.longest,
+            host_has_room=card.host_has_room,
+        )
 
     whole = longest(four_bits=False)
     four = longest(four_bits=True) if card.four_bits else 0

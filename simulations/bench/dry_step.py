@@ -95,6 +95,7 @@ class StepShape:
         rank: of LoRA on all linear layers.
         layers: blocks, if not as many as the base has.
         fused: whether plait's own implementation may compute it; else PEFT's modules do.
+        embedding_on_host: whether its input embedding lies in the host's memory.
     """
 
     base: str
@@ -104,6 +105,7 @@ class StepShape:
     rank: int = 16
     layers: int = 0
     fused: bool = True
+    embedding_on_host: bool = False
 
     def __str__(self) -> str:
         return f"{self.base} {'nf4' if self.four_bits else 'bf16'} {self.batch}x{self.seq_len}"
@@ -190,6 +192,9 @@ def _model(shape: StepShape, config: PretrainedConfig, made: Blueprint) -> PeftM
                 if type(module) is nn.Linear and name != "lm_head":
                     parent, _, own = name.rpartition(".")
                     setattr(model.get_submodule(parent), own, _FourBits(module))
+        if shape.embedding_on_host:
+            rows = torch.zeros(1, 1, dtype=torch.bfloat16, device="cpu").expand(config.vocab_size, config.hidden_size)
+            model.get_input_embeddings().weight = nn.Parameter(rows, requires_grad=False)
         found = attach(model, peft_config_of(made.spec.peft_config), in_float32=False)
         for parameter in found.parameters():
             if parameter.requires_grad:

@@ -20,11 +20,20 @@ Tensor = torch.Tensor
 _SLICE_ELEMENTS = 1 << 22  # logits of one slice on a CPU: a few megabytes, which stay in its caches
 SLICE_ELEMENTS_ON_GPU = 1 << 26
 """Logits of one slice on a device that is no CPU."""
+NARROWEST_SLICE = 1024
+"""Fewest words of a slice."""
 _NO_LOGIT = -1e30  # below every logit, and finite
 
 
 def token_losses(
-    x: Tensor, norm_weight: Tensor, head_weight: Table, targets: Tensor, rows: Tensor, *, eps: float
+    x: Tensor,
+    norm_weight: Tensor,
+    head_weight: Table,
+    targets: Tensor,
+    rows: Tensor,
+    *,
+    eps: float,
+    slice_elements: int = SLICE_ELEMENTS_ON_GPU,
 ) -> Tensor:
     """Cross-entropy in nats of each row that has a target.
 
@@ -35,46 +44,58 @@ def token_losses(
         targets: (counted,) int64.
         rows: (counted,) int64, the rows of x for the targets; each at most once.
         eps: of the norm.
+        slice_elements: logits that exist at a time; fewer on a CPU.
 
     Returns:
         (counted,) float32
     """
-    return cast("Tensor", _TokenLosses.apply(x, norm_weight, head_weight, targets, rows, eps))
+    return cast("Tensor", _TokenLosses.apply(x, norm_weight, head_weight, targets, rows, eps, slice_elements))
 
 
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, norm_weight: Tensor, head_weight: Table, targets: Tensor, rows: Tensor, eps: float
+        ctx: Any,
+        x: Tensor,
+        norm_weight: Tensor,
+        head_weight: Table,
+        targets: Tensor,
+        rows: Tensor,
+        eps: float,
+        slice_elements: int,
     ) -> Tensor:
         chosen = x if len(rows) == len(x) else x.index_select(0, rows)
         hidden = rms_norm(chosen, norm_weight, eps)
-        loss, grad = _losses(hidden, head_weight, targets, with_gradient=ctx.needs_input_grad[0])
+        loss, grad = _losses(
+            hidden, head_weight, targets, slice_elements=slice_elements, with_gradient=ctx.needs_input_grad[0]
+        )
         if grad is not None:
             ctx.save_for_backward(chosen, norm_weight, grad, rows)
             ctx.eps, ctx.rows = eps, len(x)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
         chosen, norm_weight, grad, rows = ctx.saved_tensors
         grad_hidden = (grad * grad_outputs[0][:, None]).to(chosen.dtype)
         nothing = torch.zeros_like(chosen)
         grad_x = rms_norm_gradient(chosen, norm_weight, grad_hidden, nothing, eps=ctx.eps)
         if ctx.rows != len(rows):
             grad_x = grad_x.new_zeros(ctx.rows, grad_x.shape[1]).index_copy_(0, rows, grad_x)
-        return grad_x, None, None, None, None, None
+        return grad_x, None, None, None, None, None, None
 
 
-def _losses(hidden: Tensor, weight: Table, targets: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+def _losses(
+    hidden: Tensor, weight: Table, targets: Tensor, *, slice_elements: int, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
     """Losses of (counted, width) hidden states, and their gradients, (counted, width) float32."""
     counted, words = len(hidden), weight.shape[0]
     most = torch.full((counted,), _NO_LOGIT, device=hidden.device)
     # The first slice's rescaling is exp(_NO_LOGIT - most) = 0: sums start at zero.
     total, hit = torch.zeros_like(most), torch.zeros_like(most)
     grad = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if with_gradient else None
-    elements = _SLICE_ELEMENTS if hidden.device.type == "cpu" else SLICE_ELEMENTS_ON_GPU
-    width = min(words, max(1024, elements // max(1, counted)))
+    elements = min(_SLICE_ELEMENTS, slice_elements) if hidden.device.type == "cpu" else slice_elements
+    width = min(words, max(NARROWEST_SLICE, elements // max(1, counted)))
     buffer = hidden.new_empty(counted * width)
     for first in range(0, words, width):
         part = rows_between(weight, first, first + width)

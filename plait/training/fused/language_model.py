@@ -22,7 +22,7 @@ from transformers.models.qwen2 import modeling_qwen2
 from plait.training.examples import IGNORED, Example
 from plait.training.fused.attention import Angles, Heads, stretches
 from plait.training.fused.block import Block, Frozen, Rows, run_block
-from plait.training.fused.cross_entropy import token_losses
+from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU, token_losses
 from plait.training.fused.few_bits import Rows as FewBitsRows
 from plait.training.fused.kernels import rms_norm
 from plait.training.fused.packed import FewBitsEmbedding, Table, products_with, rows_at
@@ -72,6 +72,7 @@ class FusedLanguageModel:
         head: (words, width)
         rotation: the model's own module for angles.
         longest: longest supported sequence (a sliding window); None for no limit.
+        embedding_on_host: whether the embedding lies in the host's memory, and all else on a device.
     """
 
     embedding: Table
@@ -81,6 +82,7 @@ class FusedLanguageModel:
     head: Table
     rotation: nn.Module
     longest: int | None
+    embedding_on_host: bool
 
     def pairs_of(self, stacks: Mapping[int, Tensor]) -> Pairs:
         """The pairs of several adapters.
@@ -97,7 +99,13 @@ class FusedLanguageModel:
         return found
 
     def token_losses(
-        self, batch: Sequence[Example], *, adapters: int = 1, pairs: Pairs | None = None, recomputed: int = 0
+        self,
+        batch: Sequence[Example],
+        *,
+        adapters: int = 1,
+        pairs: Pairs | None = None,
+        recomputed: int = 0,
+        slice_elements: int = SLICE_ELEMENTS_ON_GPU,
     ) -> tuple[Tensor, list[int]]:
         """Cross-entropy of every label token, in nats, in the order of the batch.
 
@@ -106,17 +114,17 @@ class FusedLanguageModel:
             adapters: number of adapters in the batch.
             pairs: pairs to use instead of the model's own; with several adapters, stacked.
             recomputed: how many of the first blocks the backward pass computes again instead of keeping their values.
+            slice_elements: logits that exist at a time.
 
         Returns:
             (counted,) float32, and the number for each sequence.
         """
-        device = self.norm.device
         lengths = [len(example.tokens) for example in batch]
-        tokens = torch.from_numpy(np.concatenate([example.tokens for example in batch]).astype(np.int64)).to(device)
+        tokens = np.concatenate([example.tokens for example in batch])
         targets = np.concatenate([_shifted(example.labels) for example in batch])
         counted = np.flatnonzero(targets != IGNORED)
         # Copied before the blocks: a copy after them would wait for all their kernels.
-        wanted, positions = torch.from_numpy(targets[counted]).to(device), torch.from_numpy(counted).to(device)
+        wanted, positions = self._sent(targets[counted]), self._sent(counted)
         x = self._computed(tokens, lengths, adapters=adapters, pairs=pairs, recomputed=recomputed)
         losses = token_losses(
             x,
@@ -125,6 +133,7 @@ class FusedLanguageModel:
             wanted,
             positions,
             eps=self.norm_eps,
+            slice_elements=slice_elements,
         )
         bounds = np.searchsorted(counted, np.cumsum([0, *lengths]))
         return losses, [int(size) for size in np.diff(bounds)]
@@ -139,10 +148,8 @@ class FusedLanguageModel:
         Returns:
             (wanted, width)
         """
-        device = self.norm.device
-        tokens = torch.from_numpy(np.concatenate(sequences).astype(np.int64)).to(device)
-        positions = torch.from_numpy(wanted).to(device)
-        x = self._computed(tokens, [len(sequence) for sequence in sequences])
+        positions = self._sent(wanted)
+        x = self._computed(np.concatenate(sequences), [len(sequence) for sequence in sequences])
         return rms_norm(x.index_select(0, positions), self.norm, self.norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -155,7 +162,7 @@ class FusedLanguageModel:
 
     def _computed(
         self,
-        tokens: Tensor,
+        tokens: NDArray[np.int32],
         lengths: Sequence[int],
         *,
         adapters: int = 1,
@@ -169,11 +176,27 @@ class FusedLanguageModel:
             tuple(sum(lengths[first : first + own]) for first in range(0, len(lengths), own)),
             self._angles(max(lengths)),
         )
-        x = rows_at(self.embedding, tokens)
+        x = self._embedded(tokens)
         for number, each in enumerate(self.blocks):
             chosen = [_chosen(pair, pairs) for pair in each.pairs]
             x = run_block(x, each.block, rows, chosen, recomputed=number < recomputed)
         return x
+
+    def _embedded(self, tokens: NDArray[np.int32]) -> Tensor:
+        """(tokens, width), on the device; the embedding itself may lie in the host's memory."""
+        table, device = self.embedding, self.norm.device
+        if not self.embedding_on_host or not isinstance(table, Tensor):
+            return rows_at(table, self._sent(tokens))
+        pinned = device.type == "cuda"
+        rows = torch.empty(len(tokens), table.shape[1], dtype=table.dtype, pin_memory=pinned)
+        torch.index_select(table.detach(), 0, torch.from_numpy(tokens.astype(np.int64)), out=rows)
+        return rows.to(device, non_blocking=pinned)
+
+    def _sent(self, values: NDArray[np.int32] | NDArray[np.int64]) -> Tensor:
+        """Whole numbers on the device, int64. CUDA's own copy waits for nothing if they lie in pinned memory."""
+        tensor = torch.from_numpy(values.astype(np.int64))
+        pinned = self.norm.device.type == "cuda"
+        return (tensor.pin_memory() if pinned else tensor).to(self.norm.device, non_blocking=pinned)
 
     def _angles(self, length: int) -> Angles:
         device = self.norm.device
@@ -224,6 +247,7 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
         head=head_weight,
         rotation=decoder.rotary_emb,
         longest=getattr(config, "sliding_window", None),
+        embedding_on_host=isinstance(embedding, Tensor) and embedding.device != decoder.norm.weight.device,
     )
 
 

@@ -11,12 +11,16 @@ from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.errors import MachineError
 from plait.training import resident as resident_module
+from plait.training.bare_base import BareBase
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import Compute
+from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU
 from plait.training.memory_plan import (
+    CONTEXT_BYTES,
     ModelSize,
     in_four_bits,
+    least_bytes,
     longest_that_fits,
     peak_bytes,
     plan_step,
@@ -54,13 +58,20 @@ def eight() -> ModelSize:
         (StepShape("llama-3.1-8b", 1, 4096, four_bits=True, layers=3), 3),
         (StepShape("qwen2.5-0.5b", 2, 512, rank=64, layers=3), 1),
         (StepShape("mistral-7b", 1, 256, four_bits=True, rank=8, layers=3), 0),
+        (StepShape("llama-3.1-8b", 1, 2048, four_bits=True, layers=3, embedding_on_host=True), 3),
         pytest.param(StepShape("llama-3.1-8b", 4, 2048, four_bits=True), 32, marks=pytest.mark.slow),
     ],
     ids=str,
 )
 def test_a_prediction_is_within_a_tenth_of_what_the_trainer_allocates(shape: StepShape, recomputed: int) -> None:
     costs = dry_step(shape, StepMemory(recomputed=recomputed))
-    predicted = peak_bytes(sized(shape), sequences=shape.batch, seq_len=shape.seq_len, recomputed=recomputed)
+    predicted = peak_bytes(
+        sized(shape),
+        sequences=shape.batch,
+        seq_len=shape.seq_len,
+        recomputed=recomputed,
+        embedding_on_host=shape.embedding_on_host,
+    )
     assert predicted == pytest.approx(costs.peak_bytes, rel=0.1)
 
 
@@ -86,6 +97,40 @@ def test_what_does_not_fit_is_told_what_would(eight: ModelSize) -> None:
     assert plan_step(four, batch=1, seq_len=longest, budget_bytes=budget).fits
     assert not plan_step(four, batch=1, seq_len=longest + 128, budget_bytes=budget).fits
     assert f"--seq-len {longest}" in what_would_fit(four, seq_len=2 * longest, budget_bytes=budget)
+
+
+def test_the_embedding_stays_on_the_host_only_where_that_makes_it_fit(eight: ModelSize) -> None:
+    four, card = in_four_bits(eight), 8 * 1024**3 - CONTEXT_BYTES
+    how = {"batch": 1, "seq_len": 2048}
+    assert not plan_step(four, **how, budget_bytes=card).fits
+    plan = plan_step(four, **how, budget_bytes=card, host_has_room=True)
+    assert plan.fits
+    assert (plan.embedding_on_host, plan.cuts) == (True, 1)
+    assert peak_bytes(four, sequences=1, seq_len=2048, recomputed=32, embedding_on_host=True) < 7.3e9
+    assert not plan_step(four, **how, budget_bytes=10 * 10**9, host_has_room=True).embedding_on_host
+    assert "--seq-len" in what_would_fit(four, seq_len=1 << 16, budget_bytes=card, host_has_room=True)
+    assert what_would_fit(four, seq_len=2048, budget_bytes=10**9, host_has_room=True) == "7.0 GB of memory"
+    for bound in (replace(four, tied=True), replace(four, adapted_embedding=True)):
+        assert not plan_step(bound, **how, budget_bytes=card, host_has_room=True).embedding_on_host
+
+
+def test_the_losses_slices_shrink_only_where_they_decide(eight: ModelSize) -> None:
+    # So narrow that the loss is the largest part.
+    few = replace(eight, layers=1, width=256, queries=256, keys=64, inner=256, adapter=4096)
+    whole = peak_bytes(few, sequences=1, seq_len=1024, recomputed=0)
+    assert plan_step(few, batch=1, seq_len=1024, budget_bytes=2 * whole).slice_elements == SLICE_ELEMENTS_ON_GPU
+    plan = plan_step(few, batch=1, seq_len=1024, budget_bytes=whole)
+    assert plan.fits
+    assert (plan.recomputed, plan.cuts) == (0, 1)
+    assert plan.slice_elements < SLICE_ELEMENTS_ON_GPU
+
+
+def test_an_embedding_with_an_adapter_on_is_no_lone_one(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    request = AdapterRequest(rank=4, target_modules="q_proj,embed_tokens")
+    size = size_of(config, design(config, request, task=Task.CAUSAL_LM, seed=1).spec, value_bytes=4)
+    assert size is not None
+    assert size.adapted_embedding
 
 
 def test_only_what_plait_computes_itself_is_predicted(tiny: LocatedBase) -> None:
@@ -122,3 +167,22 @@ def test_a_step_that_cannot_fit_is_one_line_before_the_base_is_loaded(
     monkeypatch.setattr(resident_module, "memory_for_steps", lambda *_: 1_000_000)
     with pytest.raises(MachineError, match=r"24 tokens a sequence needs .* may take 0.0 GB; what would fit: .*GB"):
         fresh.plan_steps(blueprint.spec, SETTINGS)
+
+
+def test_what_is_planned_for_the_embedding_is_done_and_undone(
+    fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4)
+    assert size is not None
+    monkeypatch.setattr(resident_module, "has_memory_of_its_own", lambda _: True)
+    honest, placed = resident_module.size_of, []
+    monkeypatch.setattr(resident_module, "size_of", lambda *a, **how: replace(honest(*a, **how), tied=False))
+    monkeypatch.setattr(BareBase, "keep_embedding", lambda _, *, on_host: placed.append(on_host))
+    least = least_bytes(replace(size, tied=False), seq_len=512, host_has_room=True)
+    fresh.memory_limit_bytes = int(1.08 * least)
+    fresh.plan_steps(blueprint.spec, replace(SETTINGS, seq_len=512, batch_size=1))
+    fresh.carrying(blueprint.spec, blueprint.initial)
+    assert placed == [False, True], "an adapter is made where the layers are; then the embedding leaves"
+    fresh.plan_steps(blueprint.spec, replace(SETTINGS, seq_len=8, batch_size=1))
+    fresh.carrying(blueprint.spec, blueprint.initial)
+    assert placed == [False, True, False]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -271,3 +272,18 @@ UNKNOWN: dict[str, Callable[[], torch.nn.Module]] = {
 @pytest.mark.parametrize("make", UNKNOWN.values(), ids=UNKNOWN)
 def test_what_is_not_known_to_the_last_module_stays_with_peft(make: Callable[[], torch.nn.Module]) -> None:
     assert recognise(make()) is None
+
+
+def test_an_embedding_on_the_host_gives_the_same_bits() -> None:
+    model = adapted(llama())
+    fused = recognise(model)
+    assert fused is not None
+    assert not fused.embedding_on_host
+    found = []
+    for each in (fused, replace(fused, embedding_on_host=True)):
+        model.zero_grad()
+        losses, _ = each.token_losses(batch())
+        losses.sum().backward()
+        found.append([losses.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) > 1
+    assert all(map(torch.equal, *found))
