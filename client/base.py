@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ from plait.welcome import config_from_welcome
 
 if TYPE_CHECKING:
     from client.participant import KeptBase
+    from plait.run import Run as ResolvedRun
     from plait.settle import Settled
+    from plait.training.bases import LocatedBase
 
 _AGREED = {
     "before": "this configuration was agreed to before",
@@ -61,40 +64,55 @@ def check_machine(settings: NodeSettings, *, progress: Callable[[str], None]) ->
             locate_base(base, progress=progress)
 
 
-def open_runner(
+@dataclass(frozen=True)
+class Agreement:
+    """A run that this node's operator agrees to, on the base that is here.
+
+    Attributes:
+        table: the run configuration on this node.
+        settled: the same, with nothing left open.
+    """
+
+    table: dict[str, Scalar]
+    settled: Settled
+    base: LocatedBase
+
+    def resolve(self) -> ResolvedRun:
+        """The run.
+
+        Raises:
+            ConfigError: the base cannot carry its adapters.
+        """
+        from plait.run import resolve
+
+        return resolve(self.settled, self.base)
+
+
+def agreed(
     run: Run,
     settings: NodeSettings,
-    dataset: Dataset,
     *,
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None = None,
-    kept: KeptBase | None = None,
-) -> AppRunner:
-    """Resolve the run and load its base; may take minutes if the base must be fetched.
+) -> Agreement:
+    """Get consent to the run and find its base; may take minutes if the base must be fetched.
 
     No base is fetched or read before the run is within the operator's policy and has consent.
 
     Args:
         run: from the server.
         settings: of the node.
-        dataset: its own data.
         progress: called with the run's requests and before slow steps.
         ask: asks the operator for consent; None if there is no terminal.
-        kept: the base in memory from the run before.
 
     Raises:
         BaseMismatchError: the base here is not the one that the run adapts.
         PolicyError: the operator does not allow the run, or did not consent.
         PlaitError: the base is not available, or the run configuration is not valid.
     """
-    from client.participant import identity_of, own_client
-    from plait.adapters.methods import METHODS
-    from plait.flower.apps import HostedApp, client_app
     from plait.plugins import admit
-    from plait.run import resolve
     from plait.settle import settle
     from plait.training.bases import is_known_to_all, locate_base, quiet_libraries
-    from plait.training.device import limit_memory
 
     quiet_libraries()
     admit(*settings.allow_plugins, settings.trainer)
@@ -124,15 +142,47 @@ def open_runner(
             f"base '{config.base}' is {found.hex()[:16]} here, expected {run.base_fingerprint.hex()[:16]} as at the "
             "server; give --base the model that the run adapts, weights, config and tokenizer alike"
         )
+    return Agreement(table, settled, located)
+
+
+def open_runner(
+    run: Run,
+    settings: NodeSettings,
+    dataset: Dataset,
+    *,
+    progress: Callable[[str], None],
+    ask: Callable[[], bool] | None = None,
+    kept: KeptBase | None = None,
+) -> AppRunner:
+    """Agree to the run, and prepare to work for it with own data.
+
+    Args:
+        run: from the server.
+        settings: of the node.
+        dataset: its own data.
+        progress: called with the run's requests and before slow steps.
+        ask: asks the operator for consent; None if there is no terminal.
+        kept: the base in memory from the run before.
+
+    Raises:
+        PlaitError: as for `agreed`.
+    """
+    from client.participant import identity_of, own_client
+    from plait.adapters.methods import METHODS
+    from plait.flower.apps import HostedApp, client_app
+    from plait.training.device import limit_memory
+
+    agreement = agreed(run, settings, progress=progress, ask=ask)
+    resolved = agreement.resolve()
     client = own_client(
-        resolve(settled, located),
+        resolved,
         dataset,
         name=settings.name,
-        policy=policy,
+        policy=settings.policy,
         max_rank=settings.max_rank,
         trainer=settings.trainer,
         sign=settings.kit.node_key.sign if settings.kit else None,
-        identity=identity_of(settings.kit) if settings.kit and config.secure_aggregation else None,
+        identity=identity_of(settings.kit) if settings.kit and resolved.config.secure_aggregation else None,
         kept=kept,
     )
     participant = client.participant(DiskMemory(memory_folder(settings.state, run.run_id, settings.name)))
@@ -142,9 +192,9 @@ def open_runner(
     client.model.base.memory_limit_bytes = settings.max_memory_bytes
     device, memory = _device(str(compute.device))
     return AppRunner(
-        HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=table),
+        HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=agreement.table),
         capacity=Capacity(
-            base_fingerprint=found,
+            base_fingerprint=resolved.base_fingerprint,
             methods=tuple(sorted(METHODS)),
             memory_bytes=min(memory, settings.max_memory_bytes or memory),
             device=f"{device}, {compute.dtype_name}",

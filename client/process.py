@@ -39,7 +39,7 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
 
         ask = asker("Take part in this run?") if journal.style is Style.LINES else None
         node = make_node(settings, dataset, journal, ask=ask)
-        with _stopped_by_signals(node):
+        with stopped_by_signals(node):
             node.run()
 
 
@@ -93,7 +93,7 @@ def make_room(run: Run, settings: NodeSettings, journal: Journal) -> None:
 
 
 @contextmanager
-def _stopped_by_signals(node: Node) -> Generator[None]:
+def stopped_by_signals(node: Node) -> Generator[None]:
     """The first Ctrl-C or SIGTERM stops the node in an orderly way, the second at once."""
     asked = threading.Event()
 

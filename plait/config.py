@@ -658,9 +658,19 @@ class RunConfig(BaseModel, frozen=True):
         return self.clients_per_round or self.clients
 
     @property
+    def below(self) -> int:
+        """What a server has to do with: clients, or regions where there is a tree."""
+        return self.levels[0] if self.tree else self.clients
+
+    @property
+    def asked(self) -> int:
+        """Those of them that it asks in one round."""
+        return self.levels[0] if self.tree else self.cohort_size
+
+    @property
     def quorum_updates(self) -> int:
         """The fewest updates of a round."""
-        return math.ceil(self.quorum * (self.buffer or self.cohort_size))
+        return math.ceil(self.quorum * (self.buffer or self.asked))
 
     @property
     def most_steps(self) -> int:

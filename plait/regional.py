@@ -13,7 +13,7 @@ from plait.policy import Policy
 from plait.rounds.channel import Channel
 from plait.rounds.events import SCHEMA, Adapter, Base, RegionStarted, Resumed
 from plait.rounds.ledger import Ledger, OnEvent
-from plait.rounds.region import Region
+from plait.rounds.region import MAX_TASK_BYTES, Region
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
 from plait.settle import Settled
@@ -102,4 +102,5 @@ def open_region(
         optimizer=settled.optimizer,
         terms=terms,
         sign=sign,
+        max_task_bytes=policy.max_task_bytes if policy else MAX_TASK_BYTES,
     )

@@ -157,11 +157,11 @@ class Settled:
         config = self.config
         return RunPlan(
             rounds=config.rounds,
-            clients=config.levels[0] if config.tree else config.clients,
-            cohort_size=config.levels[0] if config.tree else config.cohort_size,
+            clients=config.below,
+            cohort_size=config.asked,
             eval_every=config.eval_every,
             eval_clients=config.eval_clients,
-            quorum=math.ceil(config.quorum * config.levels[0]) if config.tree else config.quorum_updates,
+            quorum=config.quorum_updates,
             region_clients=math.prod(config.levels[1:]) if len(config.levels) > 1 else 0,
             deadline_s=config.deadline_s or None,
             over_selection=config.over_selection,

@@ -19,10 +19,13 @@ PRIVACY_KEYS = frozenset(
     }
 )  # fmt: skip
 
+REGION_KEYS = frozenset({"weighting", "norm-policy", "norm-bound", "quorum", "deadline-s", "round-attempts"})
+"""Keys that a region needs to serve as the server above would; sent only in a tree."""
+
 LATER_KEYS = frozenset(
     {
         "secure-aggregation", "step-budget", "dp-mechanism", "dp-min-separation", "tree", "reward",
-        "group-size", "max-completion-tokens", "temperature",
+        "group-size", "max-completion-tokens", "temperature", *REGION_KEYS,
     }
 )  # fmt: skip
 """Keys that nodes of the previous version do not know: sent only where set, so that it can have all others."""
@@ -50,6 +53,8 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The part of a run configuration that a server sends to its clients."""
     keys = WELCOME_KEYS if table.get("dp", "off") != "off" else WELCOME_KEYS - PRIVACY_KEYS
     default = RunConfig().to_table()
+    if not table.get("tree"):
+        keys -= REGION_KEYS
     keys -= {key for key in LATER_KEYS if table.get(key) == default[key]}
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")

@@ -73,8 +73,8 @@ class Service:
         with watch(
             self.directory.ledger,
             rounds=settings.rounds,
-            cohort=settings.cohort_size,
-            clients=settings.clients,
+            cohort=settings.asked,
+            clients=settings.below,
             quiet=quiet,
         ):
             self.grid.drive(self.app)
@@ -201,7 +201,7 @@ def open_service(
         from server.hosting import Terms
         from server.log import say_event
 
-        grid = grid or open_grid(serving, clients=settings.clients)
+        grid = grid or open_grid(serving, clients=settings.below)
         vouch = vouch_of(serving)
     with TURN, status(f"looking for base {settings.base}", quiet=quiet):
         # Invalid settings are refused before clients are accepted.
@@ -213,7 +213,8 @@ def open_service(
     grid.begin(
         Terms(serving.run_number, run.settled.announced, run.base_fingerprint, frozenset(labels)),
         inbox=inbox_of(directory.path),
-        max_answer_bytes=REPLY_BYTES + max_update_bytes(run.ranks.master.spec.layout),
+        max_answer_bytes=REPLY_BYTES
+        + max_update_bytes(run.ranks.master.spec.layout, sums=run.settled.plan.region_clients > 0),
         summary=LiveProgress(
             directory.ledger,
             RunProgress(run=directory.path.name, rounds=settings.rounds, deadline_s=settings.deadline_s or None),

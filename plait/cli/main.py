@@ -32,6 +32,7 @@ from plait.cli.methods import methods
 from plait.cli.page_link import page_link
 from plait.cli.privacy import privacy
 from plait.cli.provision import provision
+from plait.cli.region import region
 from plait.cli.report import report
 from plait.cli.restore import restore
 from plait.cli.resume import resume
@@ -106,6 +107,7 @@ app.command()(doctor)
 app.command()(provision)
 app.command()(server)
 app.command()(client)
+app.command()(region)
 app.command()(status)
 app.command()(submit)
 app.command()(runs)

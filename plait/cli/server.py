@@ -234,7 +234,8 @@ def serve(
     with beside, alerts_beside(directory.path, alerts, folder=False, desk=desk), service.followed(quiet=quiet):
         with service.grid:
             address = service.grid.address
-            say(f"serving on {address}; waiting for {plural(settings.clients, 'client')}", quiet=quiet)
+            awaited = plural(settings.below, "region" if len(settings.levels) > 1 else "client")
+            say(f"serving on {address}; waiting for {awaited}", quiet=quiet)
             service.drive(quiet=quiet)
         conclude(directory)
 

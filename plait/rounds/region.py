@@ -61,6 +61,8 @@ from plait.wire.messages import (
 from plait.wire.settings import digest_of
 from plait.wire.signature import with_signature
 
+MAX_TASK_BYTES = 1 << 31
+"""Larger tasks are refused unread where no policy says less."""
 # Of the time that the server above gives; the rest is for the sum's way up.
 _OWN_PART = 0.8
 
@@ -90,7 +92,7 @@ class Region:
     optimizer: ServerOptimizer
     terms: Terms
     sign: Callable[[bytes], bytes] | None = None
-    max_task_bytes: int = 1 << 31
+    max_task_bytes: int = MAX_TASK_BYTES
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -277,6 +279,8 @@ class Region:
         )
         update = seal(header, encoded).data
         answer = with_signature(update, self.sign) if self.sign else update
+        if self.terms.policy:
+            self.terms.policy.check_upload(len(answer))
         write_atomically(self._answer, answer)
         self._state = replace(state, round=number, norms=remembered(state.norms, norms, limits))
         save_checkpoint(self.directory.checkpoints, self._state, self.ranks)

@@ -133,8 +133,8 @@ def execute(
                 with watch(
                     directory.ledger,
                     rounds=config.rounds,
-                    cohort=config.cohort_size,
-                    clients=config.clients,
+                    cohort=config.asked,
+                    clients=config.below,
                     quiet=quiet,
                 ):
                     run_federation(

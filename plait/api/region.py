@@ -1,0 +1,177 @@
+"""A region over gRPC: a node of the server above it, and the server of its own clients, in one process.
+
+The server above announces the run. Once the region's operator agrees to it, the region serves the same run to its
+clients and passes tasks down and sums up (`plait.rounds.region`). Sets no signal handler and configures no logging:
+both are the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plait.api.apps import add_apps_to_path
+from plait.api.service import open_grid
+from plait.api.serving import Serving
+from plait.errors import DiskFullError, PlaitError, PolicyError
+from plait.lease import inbox_of
+from plait.rounds.ledger import OnEvent
+from plait.rounds.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from client.journal import Journal
+    from client.node import Node
+    from client.runner import Capacity, Run, TaskRunner
+    from client.settings import NodeSettings
+    from client.task import Answer, Task
+    from plait.rounds.region import Region
+    from server.grpc_grid import GrpcGrid
+
+
+@dataclass(frozen=True, eq=False)
+class RegionRunner:
+    """Does the tasks of one run by having the region's clients do them.
+
+    Attributes:
+        capacity: what the server above is told of it.
+    """
+
+    region: Region
+    capacity: Capacity
+
+    def answer(self, task: Task, body: bytes) -> Answer:
+        """Do a task."""
+        from client.task import Answer, Kind
+
+        try:
+            data = self.region.answer(task.head + body)
+        except DiskFullError as error:
+            return Answer.failed(str(error))
+        return Answer.of(Kind.PLAIT, data, failure=self.region.refusal)
+
+
+class RegionalNode:
+    """A region's process, from the first attempt to connect to the end of the run above.
+
+    Args:
+        settings: of the node that it is at the server above.
+        serving: where and how it serves its clients; the run's number is that of the server above.
+        out: its directory; every run has a folder of its own there.
+        journal: for the operator.
+        ask: asks the operator for consent; None if there is nobody to ask.
+        on_event: called with every event of its ledgers.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        serving: Serving,
+        out: Path,
+        journal: Journal,
+        *,
+        ask: Callable[[], bool] | None = None,
+        on_event: OnEvent = lambda _: None,
+    ) -> None:
+        add_apps_to_path()
+        from client.node import Node
+
+        self._settings, self._serving, self._out, self._journal = settings, serving, out, journal
+        self._ask, self._on_event = ask, on_event
+        self._grid: GrpcGrid | None = None
+        self._region: Region | None = None
+        self._address = ""
+        self.node: Node = Node(settings, self._open, journal)
+
+    @property
+    def address(self) -> str:
+        """Where its clients connect; empty before it serves."""
+        return self._address
+
+    def run(self) -> None:
+        """Work until the run above is over.
+
+        Raises:
+            Interrupted: the operator stopped it.
+            PlaitError: as `Node.run`.
+        """
+        finished = False
+        try:
+            self.node.run()
+            finished = True
+        finally:
+            if self._region is not None:
+                self._region.close()
+            if self._grid is not None:
+                self._grid.stop(finished=finished)
+
+    def _open(self, run: Run) -> TaskRunner:
+        from client.runner import DecliningRunner
+
+        try:
+            return self._serve(run)
+        except PolicyError as error:
+            return DecliningRunner(run, self._settings.name, error)
+        except PlaitError as error:
+            if not run.stays or isinstance(error, DiskFullError):
+                raise
+            return DecliningRunner(run, self._settings.name, error)
+
+    def _serve(self, run: Run) -> RegionRunner:
+        """Agree to a run, and serve it to the region's clients."""
+        from client.base import agreed
+        from client.runner import Capacity
+        from plait.adapters.methods import METHODS
+        from plait.flower.channel import GridChannel
+        from plait.regional import below, open_region
+        from plait.rounds.description import REPLY_BYTES
+        from plait.rounds.run_progress import LiveProgress, RunProgress
+        from plait.rounds.validate import max_update_bytes
+        from server.hosting import Terms
+
+        settings = self._settings
+        agreement = agreed(run, settings, progress=lambda text: self._journal.tell("preparing", text), ask=self._ask)
+        resolved, table = agreement.resolve(), dict(run.config)
+        config = below(resolved.settled).config
+        directory = RunDirectory(self._out / f"{run.run_id:016x}")
+        if self._region is not None:
+            self._region.close()
+        if self._grid is None:
+            self._grid = open_grid(self._serving, clients=config.levels[0] if config.levels else 1, stays=run.stays)
+            is_new = True
+        else:
+            self._grid.end()
+            is_new = False
+        self._region = open_region(
+            resolved,
+            settings.name,
+            GridChannel(self._grid),
+            directory.path,
+            policy=settings.policy,
+            sign=settings.kit.node_key.sign if settings.kit else None,
+            on_event=self._on_event,
+        )
+        layout, has_regions = resolved.ranks.master.spec.layout, len(config.levels) > 1
+        self._grid.begin(
+            Terms(run.run_id, table | {"tree": config.tree}, resolved.base_fingerprint),
+            inbox=inbox_of(directory.path),
+            max_answer_bytes=REPLY_BYTES + max_update_bytes(layout, sums=has_regions),
+            summary=LiveProgress(
+                directory.ledger,
+                RunProgress(run=settings.name, rounds=config.rounds, deadline_s=config.deadline_s or None),
+            ),
+        )
+        if is_new:
+            self._grid.start()
+            self._address = self._grid.address
+        self._journal.tell("serving", f"serving {settings.name}'s clients on {self._address}")
+        return RegionRunner(
+            self._region,
+            Capacity(
+                base_fingerprint=resolved.base_fingerprint,
+                methods=tuple(sorted(METHODS)),
+                memory_bytes=0,
+                device=f"a region of up to {config.levels[0]}",
+            ),
+        )
