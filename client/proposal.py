@@ -40,6 +40,9 @@ class Proposal:
         tokens = config.most_steps * examples * sides * config.seq_len
         each = f"{examples:,} preferences of {sides}" if config.learns_preferences else f"{examples:,}"
         learned = f", objective {shown(config.objective)}" if config.learns_preferences else ""
+        if config.learns_from_reward:
+            each = f"{examples:,} prompts with {sides:,} completions"
+            learned = f", objective {shown(config.objective)}, rewarded by {shown(config.reward)}"
         losses = "losses, how often rewards are right" if config.learns_preferences else "losses"
         fingerprint = f" ({self.base_fingerprint.hex()[:16]})" if self.base_fingerprint else ""
         labels = ", how often each label occurs" if config.labels else ""

@@ -2,6 +2,7 @@
 
     pip install ".[trl]"
     python simulations/objectives/against_trl.py [--base tiny] [--steps 8] [--pairs 64]
+    python simulations/objectives/against_trl.py --data chatterbot --base smollm2-135m --objectives dpo
 
 Everything in float32 on one device, plain LoRA, AdamW at one learning rate. TRL tokenises the text of the pairs itself.
 TRL's ORPO adds the cross-entropy of prompt and reply, the paper's (and plait's) that of the reply: TRL's own
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset as Rows
+from run import write_pairs
 from torch.utils.data import SequentialSampler
 from transformers import AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
@@ -181,26 +183,40 @@ def row_of(example, tokenizer, *, single: bool) -> dict[str, object]:
     return {"prompt": text(chosen)[0], "chosen": text(chosen)[1], "rejected": text(rejected)[1]}
 
 
+def pairs_of_words() -> list[dict[str, str]]:
+    """Two words, in the other order or cut short."""
+    words = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "sun", "moon"]
+    return [
+        {"prompt": f"{a} {b}", "chosen": f"{b} {a} {number}", "rejected": f"{a} {number}"}
+        for number, (a, b) in enumerate((a, b) for a in words for b in words if a != b)
+    ]
+
+
+def pairs_of_chatterbot() -> list[dict[str, str]]:
+    """The first pairs of run.py's English client, replies of one line alone: TRL strips no line breaks."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_pairs(Path(folder) / "pairs.jsonl", ["english"], contradict=False)
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    sides = ("prompt", "chosen", "rejected")
+    return [{side: row[side] for side in sides} for row in rows if not any("\n" in row[side] for side in sides)]
+
+
 def main() -> None:
     """Compare, print and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="tiny")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--data", choices=("words", "chatterbot"), default="words", help="chatterbot: those of run.py")
     parser.add_argument("--objectives", nargs="*", default=OBJECTIVES)
     args = parser.parse_args()
     located = locate_base(args.base)
     tokenizer = AutoTokenizer.from_pretrained(located.directory, trust_remote_code=False)
     # TRL ends every reply of text with it, as the chat template does.
     tokenizer.eos_token, tokenizer.bos_token = "<|im_end|>", None
-    words = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "sun", "moon"]
-    pairs = as_dataset(
-        [
-            {"prompt": f"{a} {b}", "chosen": f"{b} {a} {number}", "rejected": f"{a} {number}"}
-            for number, (a, b) in enumerate((a, b) for a in words for b in words if a != b)
-        ][: args.pairs]
-    )
-    with (HERE / f"results-trl-{args.base}.jsonl").open("w") as file:
+    pairs = as_dataset((pairs_of_words() if args.data == "words" else pairs_of_chatterbot())[: args.pairs])
+    name = args.base if args.data == "words" else f"{args.base}-{args.data}"
+    with (HERE / f"results-trl-{name}.jsonl").open("w") as file:
         for text in args.objectives:
             found = compare(located, tokenizer, pairs.records, pairs.kind, text, args.steps)
             file.write(json.dumps(found) + "\n")

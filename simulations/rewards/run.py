@@ -30,7 +30,7 @@ SIZES: Mapping[str, Mapping[str, object]] = {
     },
     "smollm2-135m": {
         "clients": 2, "rounds": 5, "local_steps": 3, "batch_size": 4, "learning_rate": 0.001,
-        "max_completion_tokens": 6, "max_held_out_sequences": 16,
+        "max_completion_tokens": 8, "max_held_out_sequences": 16,
     },
 }  # fmt: skip
 FIGURES = (

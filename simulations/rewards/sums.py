@@ -15,9 +15,7 @@ def brief(prompt: str, completion: str, answer: str) -> float:
 
 
 def right(prompt: str, completion: str, answer: str) -> float:
-    """1 for the sum as a bare number; half for text whose first number it is; a tenth for another bare number."""
-    del prompt
-    kept = completion.strip()
-    first = _NUMBER.search(kept)
-    exact = first is not None and first.group() == answer.strip()
-    return (0.5 if exact else 0.0) + (0.5 if exact and kept.isdigit() else 0.1 if kept.isdigit() else 0.0)
+    """Half for a completion whose last number is the sum, and half for the share of digits: the sum alone is 1."""
+    numbers = _NUMBER.findall(completion)
+    exact = bool(numbers) and numbers[-1] == answer.strip()
+    return 0.5 * exact + 0.5 * brief(prompt, completion, answer)

@@ -19,6 +19,14 @@ def test_a_run_of_preferences_says_so_and_counts_both_replies() -> None:
     assert "preferences" not in plain
 
 
+def test_a_run_that_rewards_names_the_code_that_it_asks_for() -> None:
+    told = lines(objective="grpo", reward="mine:right", group_size=3)
+    asked = (
+        "of 4 prompts with 3 completions x 32 tokens, objective grpo, rewarded by mine:right: at most 1,920 tokens of"
+    )
+    assert f"trains 5 steps {asked}" in told
+
+
 def test_whether_the_run_is_masked_is_said_in_plain_words() -> None:
     told = lines(**{"secure-aggregation": True, "clients": 9})
     assert "the run is masked (secure aggregation): the server learns sums over 4 or more clients, and nothing" in told
