@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class LocatedBase:
 
 
 def _smollm2(progress: Progress) -> Path:
+    from plait.training.gguf_rows import FILE
+
     target = cache_directory() / "bases" / "smollm2-135m"
     if is_ours(target) and (target / "config.json").is_file():
         return target
@@ -60,6 +63,8 @@ def _smollm2(progress: Progress) -> Path:
     make_private_directory(target.parent)
     with directory_written_aside(target) as folder:
         _convert_gguf(gguf, folder)
+        # The blocks that its values came from: a base in few bits need not round them again.
+        shutil.copyfile(gguf, folder / FILE)
     return target
 
 

@@ -1,6 +1,7 @@
-"""Load a base in few bits for a CPU: blocks in NF4 as QLoRA has them (arXiv 2305.14314), embedding and head in Q8_0.
+"""Load a base in few bits for a CPU: NF4 in its blocks as QLoRA has it (arXiv 2305.14314), Q8_0 outside.
 
-Weights are read and rounded piece by piece, so main memory never holds the base in full. Knows no adapter.
+Where a GGUF file lies beside the base, its blocks are used as they are (`gguf_rows`). Weights are read and rounded
+piece by piece, so main memory never holds the base in full. Knows no adapter.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from plait.adapters import Task
 from plait.adapters.fingerprint import StoredTensor, stored_tensors
 from plait.training.blueprint import AUTO_CLASSES, HEADS
 from plait.training.device import Compute
-from plait.training.fused.few_bits import Q8_0, NormalFloat, eight_bits
+from plait.training.fused.few_bits import Q8_0, NormalFloat, Rows, eight_bits
 from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
+from plait.training.gguf_rows import gguf_rows
 
 Parts = Callable[[], Iterator[torch.Tensor]]
 """The values of a tensor in order, in pieces."""
@@ -68,7 +70,13 @@ def load_in_few_bits(
                 **settings,
             ),
         )
-    round_model(model, {} if found is None else found, dtype=compute.dtype, whole_tables=whole_tables)
+    round_model(
+        model,
+        {} if found is None else found,
+        rounded=gguf_rows(directory, config, compute.dtype) if task is Task.CAUSAL_LM else {},
+        dtype=compute.dtype,
+        whole_tables=whole_tables,
+    )
     return model.eval()
 
 
@@ -76,6 +84,7 @@ def round_model(
     model: PreTrainedModel,
     places: Mapping[str, StoredTensor],
     *,
+    rounded: Mapping[str, Rows],
     dtype: torch.dtype,
     whole_tables: bool = False,
 ) -> None:
@@ -84,6 +93,7 @@ def round_model(
     Args:
         model: with or without values.
         places: where the values are; of others, the model has them.
+        rounded: layers that need not be rounded, by name.
         dtype: of products.
         whole_tables: as for `load_in_few_bits`.
     """
@@ -94,24 +104,20 @@ def round_model(
         if name.rpartition(".")[2] in HEADS:
             continue
         place = places.get(f"{name}.weight")
-        if (
-            module is inputs
-            and isinstance(inputs, nn.Embedding)
-            and _fits_eight_bits(inputs.weight)
-            and not whole_tables
-        ):
-            held = eight_bits(_parts(place, inputs.weight), inputs.weight.shape, dtype)
-            table = FewBitsEmbedding(held, inputs.padding_idx)
-            _replace(model, name, table)
+        if module is inputs and isinstance(inputs, nn.Embedding):
+            held = None if whole_tables else _table(rounded.get(name), place, inputs.weight, dtype)
+            table = held and FewBitsEmbedding(held, inputs.padding_idx)
+            if table is not None:
+                _replace(model, name, table)
         elif module is outputs and isinstance(outputs, nn.Linear):
-            if tied and table is not None:
-                _replace(model, name, FewBitsLinear(table.held, _bias(name, outputs, places, dtype)))
-            elif not tied and _fits_eight_bits(outputs.weight) and not whole_tables:
-                held = eight_bits(_parts(place, outputs.weight), outputs.weight.shape, dtype)
+            held = None if whole_tables or tied else _table(rounded.get(name), place, outputs.weight, dtype)
+            held = table.held if tied and table is not None else held
+            if held is not None:
                 _replace(model, name, FewBitsLinear(held, _bias(name, outputs, places, dtype)))
         elif type(module) is nn.Linear:
-            values = NormalFloat.of(_parts(place, module.weight), module.weight.shape, dtype)
-            _replace(model, name, FewBitsLinear(values, _bias(name, module, places, dtype)))
+            shape = module.weight.shape
+            held = _as_rounded(rounded.get(name), shape) or NormalFloat.of(_parts(place, module.weight), shape, dtype)
+            _replace(model, name, FewBitsLinear(held, _bias(name, module, places, dtype)))
         elif type(module) is Conv1D:
             turned = torch.cat(list(_parts(place, module.weight))).view(module.weight.shape).t().contiguous()
             values = NormalFloat.of([turned.flatten()], turned.shape, dtype)
@@ -119,8 +125,15 @@ def round_model(
     _fill(model, places, dtype)
 
 
-def _fits_eight_bits(weight: torch.Tensor) -> bool:
-    return weight.shape[1] % Q8_0.values == 0
+def _as_rounded(rows: Rows | None, shape: torch.Size) -> Rows | None:
+    return rows if rows is not None and rows.shape == shape else None
+
+
+def _table(rows: Rows | None, place: StoredTensor | None, weight: torch.Tensor, dtype: torch.dtype) -> Rows | None:
+    """An embedding or a head; None if its rows are no whole blocks."""
+    if weight.shape[1] % Q8_0.values:
+        return None
+    return _as_rounded(rows, weight.shape) or eight_bits(_parts(place, weight), weight.shape, dtype)
 
 
 def _places(model: nn.Module, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor] | None:

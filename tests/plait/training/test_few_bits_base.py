@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
+from gguf import quants
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
@@ -209,3 +211,35 @@ def test_a_classifier_s_new_head_is_whole(tmp_path: Path) -> None:
     assert type(model.get_submodule("classifier")) is nn.Linear
     assert type(model.get_submodule("bert.encoder.layer.0.output.dense")) is FewBitsLinear
     assert model(input_ids=torch.arange(9)[None]).logits.shape == (1, 2)
+
+
+@pytest.mark.parametrize("form", ["Q4_0", "Q8_0"])
+def test_a_gguf_file_beside_the_base_is_used_as_it_is(tmp_path: Path, form: str) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True))
+    kind = gguf.GGMLQuantizationType[form]
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, SHAPE["num_hidden_layers"])
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear | nn.Embedding) or name == "lm_head":
+            continue
+        blocks = quants.quantize(module.weight.detach().numpy(), kind)
+        module.weight.data = torch.from_numpy(quants.dequantize(blocks, kind))
+        if name.endswith(("q_proj", "k_proj")):
+            heads = SHAPE["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+            # As llama.cpp's converter turns them.
+            blocks = blocks.reshape(heads, 2, -1, blocks.shape[1]).swapaxes(1, 2).reshape(blocks.shape)
+        writer.add_tensor(f"{names.get_name(name)}.weight", blocks, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model.save_pretrained(tmp_path)
+    few = loaded(tmp_path)
+    for name, module in few.named_modules():
+        if isinstance(module, FewBitsLinear | FewBitsEmbedding):
+            assert torch.equal(module.weight, model.get_submodule(name).weight), name
+    ours = recognise(adapted(few))
+    theirs = recognise(adapted(model))
+    assert ours is not None
+    assert theirs is not None
+    assert torch.equal(ours.token_losses(batch())[0], theirs.token_losses(batch())[0])
