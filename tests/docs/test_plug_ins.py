@@ -16,7 +16,8 @@ from plait.cli import check_plugin
 from plait.config import RunConfig, config_from_table
 from plait.plugins import Kind
 
-PAGE = (Path(__file__).parents[2] / "docs/guides/plug-ins.md").read_text(encoding="utf-8")
+GUIDES = Path(__file__).parents[2] / "docs/guides"
+PAGE = (GUIDES / "plug-ins.md").read_text(encoding="utf-8")
 _LINES = PAGE[PAGE.index("| Part |") : PAGE.index("- **In Python**")].splitlines()
 ROWS = {
     row[0]: row[1:] for row in ([cell.strip() for cell in line.strip("|").split("|")] for line in _LINES[2:] if line)
@@ -37,7 +38,8 @@ def test_a_part_is_named_in_every_way_that_its_row_says(kind: Kind) -> None:
     if not table.startswith("no: "):
         assert table.strip("`[]") == key
         given: object = {"name": "my_parts:part", "first": 1, "second": True}
-        config = config_from_table({key: [given, {"name": "other"}] if "[[" in table else given})
+        beside = {"objective": "grpo"} if kind is Kind.REWARD else {}
+        config = config_from_table({key: [given, {"name": "other"}] if "[[" in table else given, **beside})
         text = "my_parts:part:first=1,second=True"
         assert getattr(config, key.replace("-", "_")) == (f"{text},other" if "[[" in table else text)
         # What is named here may be imported, and its source is recorded.
@@ -45,12 +47,25 @@ def test_a_part_is_named_in_every_way_that_its_row_says(kind: Kind) -> None:
     assert (checked == "yes") == (kind in check_plugin._CHECKED)
 
 
-def test_the_example_is_a_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    (code,) = re.findall(r"```python\n(# my_callbacks.py\n.*?)```", PAGE, re.DOTALL)
-    (tmp_path / "my_callbacks.py").write_text(code)
+@pytest.mark.parametrize(
+    ("page", "name", "claims"),
+    [
+        ("plug-ins.md", "my_callbacks:Budget:megabytes=20", 3),
+        ("preferences.md", "my_objectives:Hinge:margin=2", 4),
+        ("preferences.md", "my_reward:right:close=0.5", 2),
+    ],
+)
+def test_the_guides_examples_keep_their_contracts(
+    page: str, name: str, claims: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    module = name.partition(":")[0]
+    (code,) = re.findall(rf"```python\n(# {module}.py\n.*?)```", (GUIDES / page).read_text("utf-8"), re.DOTALL)
+    (tmp_path / f"{module}.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("_given", "_found", "_admitted", "_appended"):
-        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
-    check_plugin.check_plugin("my_callbacks:Budget:megabytes=20")
-    assert [line[:6].strip() for line in capsys.readouterr().out.splitlines()] == ["ok", "ok", "ok"]
+    for kept in ("_given", "_found", "_admitted", "_appended"):
+        monkeypatch.setattr(plugins, kept, type(getattr(plugins, kept))())
+    check_plugin.check_plugin(name)
+    marks = [line[:6].strip() for line in capsys.readouterr().out.splitlines()]
+    assert len(marks) == claims
+    assert set(marks) <= {"ok", "-"}
