@@ -14,8 +14,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Tests run side by side, so more threads of each would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-STARTING = {"original", "started", "watch"}
-"""Fixtures that start `plait` in a process of its own."""
+RUNNING = {"finished", "original", "started", "watch"}
+"""Fixtures that run `plait` as a whole, most of them in a process of its own."""
 
 # A busy machine takes its time over an example, which says nothing of the code.
 settings.register_profile("plait", deadline=None)
@@ -26,10 +26,10 @@ settings.load_profile("plait")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules with slow tests come first, so that no worker begins with one when the others have nothing left.
 
-    Whatever needs a process of its own is slow.
+    Whatever needs a whole run is slow.
     """
     for item in items:
-        if not STARTING.isdisjoint(getattr(item, "fixturenames", ())):
+        if not RUNNING.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)

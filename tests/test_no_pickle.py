@@ -48,6 +48,7 @@ def test_the_search_finds_what_it_looks_for(source):
     assert unpickling(source)
 
 
+@pytest.mark.slow
 def test_nothing_unpickles():
     assert len(SOURCES) > 200
     found = {str(path.relative_to(ROOT)): unpickling(path.read_text()) for path in SOURCES}

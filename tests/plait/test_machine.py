@@ -13,6 +13,7 @@ import pytest
 from plait import machine
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_most_memory_is_not_handed_down_to_a_child() -> None:
     held = np.ones(40_000_000)

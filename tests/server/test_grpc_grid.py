@@ -353,6 +353,7 @@ asyncio.run(attend_all())
 """
 
 
+@pytest.mark.slow
 def test_nodes_that_go_as_the_server_stops_leave_no_traceback(grid, until, caplog, capfd):
     with subprocess.Popen([sys.executable, "-c", SWARM_THAT_IS_KILLED, grid.address]) as swarm:
         try:

@@ -57,6 +57,7 @@ def code(call):
 
 
 class TestDoor:
+    @pytest.mark.slow
     def test_idle_streams_of_one_member_keep_nobody_else_waiting(self, make_secure, kits, bare_node):
         grid = make_secure()
         channels = [channel(grid, kits["bob"]) for _ in range(40)]

@@ -255,6 +255,7 @@ class TestDownloads:
         next(call)
         return call
 
+    @pytest.mark.slow
     def test_a_nodes_newer_download_takes_the_place_of_its_older_ones(self, make_grid, attending, send):
         grid = make_grid(transfers_at_once=2)
         with attending(grid, "alice", "bob") as (alice, bob):

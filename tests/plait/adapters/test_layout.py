@@ -10,6 +10,7 @@ from plait.adapters import Layout
 SHAPES = st.dictionaries(st.text(max_size=8), st.lists(st.integers(0, 5), max_size=3), max_size=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(SHAPES)
 def test_slots_are_packed_in_name_order_without_gaps(shapes: dict[str, list[int]]) -> None:

@@ -18,6 +18,7 @@ def parse(data: bytes) -> object:
     return parse_object(data, what="thing", max_bytes=100_000)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(OBJECTS)
 def test_sound_objects_are_read_as_json_reads_them(value: dict) -> None:

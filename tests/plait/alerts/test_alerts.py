@@ -185,6 +185,7 @@ class Desk:
         return json.dumps({"nodes_away": [{"name": "bob", "away_s": 7200.0}]})
 
 
+@pytest.mark.slow
 def test_beside_a_server_of_one_run_alerts_are_told_by_a_process_that_ends_after_it(tmp_path: Path) -> None:
     run, out, file = tmp_path / "first", tmp_path / "told", tmp_path / "alerts.toml"
     run.mkdir()

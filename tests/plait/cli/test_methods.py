@@ -50,6 +50,7 @@ def test_a_federated_round_of_every_method_learns_and_what_it_leaves_loads_in_pl
     assert (got - bare).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_methods_are_listed_with_their_rates(plait) -> None:
     done = plait("methods", "--base", "tiny", "--json")
     listed = {entry["method"]: entry for entry in json.loads(done.out)["methods"]}

@@ -31,6 +31,7 @@ def grid(tmp_path: Path, monkeypatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_sweep_shows_what_ran_names_what_failed_and_answers_with_1(grid: Path, plait) -> None:
     ran = plait("sweep", grid, "--seeds", "0,1", "--page", "page.html")
     assert ran.code == 1
@@ -48,6 +49,7 @@ def test_a_sweep_shows_what_ran_names_what_failed_and_answers_with_1(grid: Path,
     assert Path("runs/mine/results.csv").is_file()
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_runs_with_bytes_and_time_and_writes_nothing(grid: Path, plait) -> None:
     before = sorted(grid.parent.rglob("*"))
     found = json.loads(plait("sweep", grid, "--dry-run", "--json").out)

@@ -85,6 +85,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 @needs_harness
 def test_figures_are_those_of_the_harness_s_own_backend(tasks: Path, run: Path, plait: Callable) -> None:
     from peft import PeftModel

@@ -76,6 +76,7 @@ def test_pip_is_asked_for_the_one_wheel_alone(tmp_path: Path) -> None:
     assert command[-1] == "toy==1.0"
 
 
+@pytest.mark.slow
 def test_modules_planted_in_the_working_directory_do_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     about = "toy-1.0.dist-info"
     wheel = wheel_of(

@@ -156,6 +156,7 @@ def test_a_rank_that_vllm_has_no_kernels_for_is_refused_with_the_next_that_it_ha
         export("vllm", ExportRequest(open_source(by_plait()), tmp_path / "out", rank=12))
 
 
+@pytest.mark.slow
 def test_a_rank_above_all_is_refused_and_can_be_cut(by_plait: Callable[..., Path], tmp_path: Path) -> None:
     source = open_source(by_plait(rank=RANKS[-1] + 1))
     with pytest.raises(ConfigError, match="rank of the adapter is 513, expected at most 512 for vLLM: --rank 512"):

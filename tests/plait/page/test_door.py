@@ -446,6 +446,7 @@ def test_in_a_browser_a_link_opens_the_page_and_its_operator_cancels_a_run(serve
     served.desk.asked.clear()
 
 
+@pytest.mark.slow
 def test_a_page_for_others_without_a_kit_and_a_link_without_one_are_refused(tmp_path: Path) -> None:
     for command, expected in (
         (["server", "--insecure", "--page", "0.0.0.0:0"], "--page is 0.0.0.0:0"),

@@ -47,6 +47,7 @@ def test_rounds_add_up(clip_norm):
     assert once.bound + 1 < four.bound < spent
 
 
+@pytest.mark.slow
 def test_correlated_noise_hides_canaries_that_rest_as_well_as_it_promises(monkeypatch):
     correlation = blt_for(4, 2)
     settings = replace(
@@ -64,6 +65,7 @@ def test_the_same_seed_gives_the_same_bound_and_another_another():
     assert first == again != other
 
 
+@pytest.mark.slow
 def test_shares_of_the_noise_hide_canaries_as_well_as_they_promise(monkeypatch):
     settings = replace(
         privacy(1), clients=12, guaranteed=8, noise_multiplier=multiplier_for(EPSILON, DELTA, 1, guaranteed=8)

@@ -28,6 +28,7 @@ def test_epsilon_is_that_of_dp_accounting_s_privacy_loss_distributions(case):
     assert found == pytest.approx(case["epsilon"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("queries", "sensitivity", "rate", "published"), [
     (1, 1, 0.01, 0.67379294682), (25, 6, 0.001, 3.20956502598),
 ])  # fmt: skip
@@ -60,6 +61,7 @@ def test_the_published_figures_of_tf_privacy_are_those_of_a_looser_accountant(no
     assert 0.7 * published < tight < published
 
 
+@pytest.mark.slow
 def test_a_sample_never_costs_more_than_the_whole_and_all_of_it_costs_as_much():
     for noise, steps in ((0.8, 3), (3.0, 40)):
         whole = epsilon_at(1e-5, math.sqrt(steps) / noise)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+import pytest
+
 from plait.report.html import headline, render_html
 from tests.plait.conftest import evaluated, view_of
 
@@ -91,6 +93,7 @@ def test_the_headline_does_not_hide_a_loss_that_rose(small_run) -> None:
     assert "rose from 4.000 to 4.500" in headline(view_of([*small_run, worse]))
 
 
+@pytest.mark.slow
 def test_every_beginning_of_a_run_makes_a_page_that_says_so(small_run) -> None:
     for length in range(1, len(small_run)):
         page = Page(render_html(view_of(small_run[:length]), VARIANTS))

@@ -32,6 +32,7 @@ def crowd(view, count: int):
     return view
 
 
+@pytest.mark.slow
 def test_every_plot_is_a_png_with_something_on_it(small_run) -> None:
     drawn = plots.draw_plots(view_of(small_run))
     assert tuple(drawn) == NAMES

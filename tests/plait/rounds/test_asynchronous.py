@@ -65,6 +65,7 @@ def test_the_result_is_that_of_float64_maths_with_staleness_and_a_fair_part_for_
     assert replayed(federation) == 6
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give(federate, fake_model, snapshots_of):
     federation = begin(federate, fake_model, count=3, rounds=3, wire="1")
     snapshots = snapshots_of(federation)
@@ -135,6 +136,7 @@ def test_who_began_too_long_ago_is_told_to_stop_and_begins_anew(federate, fake_m
     assert replayed(federation) == 8
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_tells_a_client_to_stop_records_it_once(federate, fake_model, snapshots_of):
     federation = begin(federate, fake_model, count=3, rounds=3, buffer=Buffer(size=1, max_staleness=1), wire="1")
     federation.channel.order = sorted
@@ -231,6 +233,7 @@ def told(federation):
     return finished, evaluated, arrived, done
 
 
+@pytest.mark.slow
 def test_by_a_virtual_clock_a_run_that_is_killed_anywhere_ends_with_the_same_bits_at_the_same_time(
     federate, fake_model, snapshots_of
 ):

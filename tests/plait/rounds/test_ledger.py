@@ -54,6 +54,7 @@ def test_an_event_is_read_as_it_was_written_with_its_number_time_and_hash(tmp_pa
     assert read == written.model_copy(update={"seq": 1, "time": 1234.568, "hash": read_lines(path)[1]["hash"]})
 
 
+@pytest.mark.slow
 @given(fields=st.dictionaries(st.text(min_size=1).map(lambda name: f"field {name}"), JSON, max_size=4))
 def test_whatever_json_can_say_survives(tmp_path_factory, fields):
     path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"

@@ -178,6 +178,7 @@ def test_the_rounds_are_recomputed_from_their_sums(federate, fake_model):
         recomputed(replace(federation.privacy, guaranteed=2), None, promised, intents_in(events))
 
 
+@pytest.mark.slow
 def test_noised_records_leave_under_masks_and_nothing_else_does(federate, fake_model):
     settings = {"record_delta": 1e-5, "record_epsilon": 8.0, "total_steps": 4}
     federation = begin(federate, fake_model, 3, privacy=None, settings=settings)

@@ -44,6 +44,7 @@ class Kill(Exception):
     """The process ends here."""
 
 
+@pytest.mark.slow
 def test_clients_rest_in_a_long_run_with_dropouts_and_kills(federate, fake_model):
     federation = begin(federate, fake_model, blt_for(24, 4), names=14, cohort=3)
     left = {5: "before c00", 11: "", 18: ""}
@@ -105,6 +106,7 @@ def test_a_server_whose_clients_come_and_go_waits_for_those_that_may_take_part(f
     assert all(len(event["cohort"]) == 2 for event in federation.of_kind("round_started"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_goes_on_to_the_same_noise(federate, fake_model, snapshots_of):
     snapshots = snapshots_of(begin(federate, fake_model, blt_for(4, 2), wire="bf16"))
     expected = snapshots.run()

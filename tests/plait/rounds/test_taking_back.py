@@ -72,6 +72,7 @@ def test_a_run_that_only_improves_has_the_same_bits_watched_or_not(astray, wire)
     assert watched.run().shadow.digest() == alone.run().shadow.digest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", ["fp32", "1"])
 def test_a_run_whose_last_step_made_the_adapter_worse_publishes_the_last_one_that_did_not(astray, wire):
     federation = astray(3, rounds=3, wire=wire, keep_updates=True)

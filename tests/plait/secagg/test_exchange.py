@@ -135,6 +135,7 @@ def test_every_subset_of_five_that_leaves_at_each_stage(subset):
                 federation.run(gone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_hundred_clients_of_which_thirty_leave_at_random(seed):
     federation = Federation(100)
@@ -144,6 +145,7 @@ def test_a_hundred_clients_of_which_thirty_leave_at_random(seed):
     check_equal(federation, *federation.run(gone))
 
 
+@pytest.mark.slow
 def test_a_sparse_graph_above_128_clients():
     federation = Federation(140, bits=9, size=64)
     generator = np.random.default_rng(0)

@@ -110,6 +110,7 @@ def test_models_are_listed_with_their_parent(start: Start, adapters: dict[str, P
         client.models.retrieve("missing")
 
 
+@pytest.mark.slow
 def test_adapters_come_and_go_as_with_vllm(start: Start, adapters: dict[str, Path], alone: Callable[..., str]) -> None:
     server = start({})
     client = client_of(server)
@@ -285,6 +286,7 @@ def test_a_client_that_goes_away_makes_room_for_others(start: Start, stream: boo
     assert not server.engine.busy
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_told_as_such(start: Start) -> None:
     server = start({}, rows=1, waiting=1)
     client = client_of(server)

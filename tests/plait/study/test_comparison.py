@@ -146,6 +146,7 @@ def test_a_figure_that_is_not_there_is_refused_with_those_that_are(make_run) -> 
         comparison.plot(x="time")
 
 
+@pytest.mark.slow
 def test_a_name_is_neither_mathematics_nor_markup(make_run) -> None:
     runs = [make_run("a$\\frac{1}{$", 3.0), make_run("<script>alert(1)</script>".replace("/", "-"), 3.1)]
     comparison = compare(*runs)

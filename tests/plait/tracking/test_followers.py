@@ -105,6 +105,7 @@ def test_a_tracker_that_fails_or_hangs_is_named_and_leaves_the_others_alone(
     assert "\n" not in line
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_with_an_error_stops_with_it(run: Path, write, got, small_run) -> None:
     write(small_run[:16])
     with pytest.raises(KeyboardInterrupt), followed(run, "mine:RaisesAtStart,mine:Good", say=print):

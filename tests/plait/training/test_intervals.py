@@ -24,6 +24,8 @@ SETTINGS = Settings(
 )  # fmt: skip
 DRAWS = 600
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def judged(resident: ResidentBase, blueprint: Blueprint) -> dict[str, tuple[SequenceLosses, SequenceLosses]]:

@@ -87,6 +87,7 @@ def test_the_first_answer_is_kept_apart_from_the_second_clients(
     assert bob.train(job_of(bob, blueprint, SETTINGS)).state.digest() == alone
 
 
+@pytest.mark.slow
 def test_clients_train_together_as_they_do_alone_whatever_they_have_in_common(
     ada: PeftLocalModel, bob: PeftLocalModel, resident: ResidentBase, blueprint: Blueprint
 ) -> None:
@@ -136,6 +137,7 @@ def test_too_little_text_is_refused_by_the_clients_name(resident: ResidentBase, 
         client(resident, "zoe", "x = 1\n").data_size(blueprint.spec, SETTINGS)
 
 
+@pytest.mark.slow
 def test_baselines_take_the_same_steps_and_beat_the_base(
     resident: ResidentBase, ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint
 ) -> None:

@@ -114,6 +114,7 @@ def test_both_sides_take_one_forward_pass_and_references_are_computed_once(resid
     assert passes == [8] * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["dpo", "ipo", "orpo", "kto", "simpo"])
 def test_training_prefers_the_chosen_reply_and_the_same_seed_gives_the_same_bits(
     resident, blueprint, objective

@@ -97,6 +97,7 @@ def test_nothing_is_reported_that_no_noise_covers(resident, blueprint) -> None:
     assert (report.loss, report.first_loss, report.tokens, report.seconds, report.shortened) == (0.0, 0.0, 0, 0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase, blueprint: Blueprint) -> None:
     settings = replace(SETTINGS, local_steps=12, batch_size=6, weight_decay=0.0, learning_rate=5e-3)
     start = blueprint.initial.flat

@@ -89,6 +89,7 @@ def read_pair(delta: AdapterState) -> tuple[int, int]:
     return int(np.abs(read).reshape(-1).argmax()), int((signs == -np.sign(signs.sum())).argmax())
 
 
+@pytest.mark.slow
 def test_without_terms_the_attack_reads_the_text_and_with_terms_nothing_leaves(
     victim: PeftLocalModel, resident: ResidentBase, hostile
 ) -> None:

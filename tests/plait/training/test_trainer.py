@@ -79,6 +79,7 @@ def test_the_first_loss_is_that_of_the_first_batch_before_any_step(
     assert done.report.first_loss != pytest.approx(done.report.loss, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_one_finds_the_rate_for_that(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:

@@ -121,6 +121,7 @@ REFUSALS = st.builds(Refusal, NAMES, st.sampled_from(RefusalReason), st.text(max
 REPLIES = CARDS | st.builds(UpdateReply, st.binary()) | EVALUATIONS | REFUSALS
 
 
+@pytest.mark.slow
 @given(task=TASKS)
 def test_a_task_survives_the_wire(task):
     data = b"".join(encode_task(task))

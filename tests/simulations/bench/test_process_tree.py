@@ -20,6 +20,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_memory_and_time_of_processes_that_detach_themselves_count(tmp_path: Path) -> None:
     took = measured([sys.executable, "-c", DETACHED], cwd=tmp_path)
     assert took.output == "done\n"

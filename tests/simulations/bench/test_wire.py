@@ -74,6 +74,7 @@ def test_the_table_has_a_line_for_each_way(comparison):
     assert all(row[0] in shown for row in table.rows)
 
 
+@pytest.mark.slow
 def test_distortion_counts_what_is_lost():
     layout = Layout.of({"a": (64,)})
     delta = AdapterState(layout, np.linspace(1, 2, 64, dtype=np.float32))

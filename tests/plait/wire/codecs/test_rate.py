@@ -79,6 +79,7 @@ def test_tensors_of_zeros_do_not_travel():
     assert not Rate().decode(packed.parameters, packed.payload, layout)[4096:].any()
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     flat=hnp.arrays(np.float32, SMALL.size, elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
@@ -195,6 +196,7 @@ def test_the_furthest_point_is_still_finite():
     assert set(decoded.tolist()) <= {(2 * 4096 - quantiser + 2) * 2.0**114 for quantiser in (0, 1)}
 
 
+@pytest.mark.slow
 def test_mutated_payloads_are_read_or_refused():
     chance = random.Random(0)
     refused = 0
