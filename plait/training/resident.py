@@ -38,6 +38,7 @@ from plait.training.device import Compute, has_memory_of_its_own, memory_for_ste
 from plait.training.examples import Tokenizer
 from plait.training.few_bits_base import load_in_few_bits
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
+from plait.training.fused.packed import without_values
 from plait.training.memory_plan import PREDICTION_ERROR, plan_step, size_of, what_would_fit
 from plait.training.moved_base import move_weights
 from plait.training.objectives import SFT
@@ -223,7 +224,8 @@ class ResidentBase:
                 move_weights(model, self._moved.delta, self._geometry)
             bare = BareBase(model, self._loaded_as(spec))
         bare.keep_embedding(on_host=False)  # new slots lie where the layers lie that they change
-        model = attach(bare.model, peft_config_of(spec.peft_config), in_float32=self._adapter_in_float32)
+        with without_values():
+            model = attach(bare.model, peft_config_of(spec.peft_config), in_float32=self._adapter_in_float32)
         if bare.model.dtype != self.compute.dtype:
             model.to(self.compute.dtype)  # pyright: ignore[reportUnknownMemberType]
         self._bare = bare

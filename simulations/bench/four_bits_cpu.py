@@ -3,13 +3,15 @@
     python -m simulations.bench.four_bits_cpu --directory DIR
 
 The base has random weights in the shape of one of the configs that come with plait. Every way has a process of its own;
-they take turns, a step each.
+they take turns, a step each. Time is the processor's, of all threads, which other processes on the machine change
+little (waiting threads sleep), and beside it what the clock on the wall says.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import statistics
 import time
@@ -17,12 +19,16 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 
 from plait import machine
+
+if TYPE_CHECKING:
+    from plait.adapters import AdapterSpec, AdapterState
+    from plait.training.resident import ResidentBase
 
 ALL = 1 << 30
 
@@ -90,11 +96,28 @@ def write_random_base(name: str, directory: Path, *, seed: int) -> None:
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-_STEPS: dict[Way, object] = {}
+@dataclass(frozen=True)
+class Step:
+    """A step that was taken.
+
+    Attributes:
+        processor_s: of all threads.
+        wall_s: on the clock.
+        peak_rss_bytes: of the process so far.
+    """
+
+    processor_s: float
+    wall_s: float
+    loss: float
+    peak_rss_bytes: int
 
 
-def _step(work: Work, way: Way) -> tuple[float, float, int]:
-    """Seconds of a step, its loss, and the process's peak memory so far."""
+# The base of this process, the adapter's specification, and its values so far.
+_HELD: dict[Way, tuple[ResidentBase, AdapterSpec, AdapterState]] = {}
+
+
+def _step(work: Work, way: Way) -> Step:
+    """Take the next step."""
     import torch
 
     from plait.adapters import AdapterState, Task
@@ -109,13 +132,13 @@ def _step(work: Work, way: Way) -> tuple[float, float, int]:
 
     use_threads(work.threads)
     config = read_base_config(work.directory, Task.CAUSAL_LM)
-    if way not in _STEPS:
+    if way not in _HELD:
         request = AdapterRequest(method=way.method, rank=work.rank, alpha=2.0 * work.rank)
         made = design(config, request, task=Task.CAUSAL_LM, seed=work.seed)
         compute = Compute(torch.device("cpu"), torch.bfloat16)
         base = ResidentBase(work.directory, "00" * 32, compute, seq_len=work.tokens)
-        _STEPS[way] = base, made.spec, made.initial
-    base, spec, state = _STEPS[way]  # pyright: ignore[reportGeneralTypeIssues]
+        _HELD[way] = base, made.spec, made.initial
+    base, spec, state = _HELD[way]
     rows = np.random.default_rng(work.seed).integers(0, config.vocab_size, (work.sequences, work.tokens))
     examples = [Example(row, row) for row in rows.astype(np.int32)]
     settings = Settings(
@@ -125,7 +148,7 @@ def _step(work: Work, way: Way) -> tuple[float, float, int]:
     )  # fmt: skip
     losses: list[float] = []
     model = base.carrying(spec, state)
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     done = train_steps(
         model,
         adapter_parameters(model, spec.layout),
@@ -137,9 +160,9 @@ def _step(work: Work, way: Way) -> tuple[float, float, int]:
         memory=StepMemory(recomputed=way.recomputed),
         on_step=lambda _, loss: losses.append(loss),
     )
-    taken = time.perf_counter() - started
-    _STEPS[way] = base, spec, AdapterState(spec.layout, done.flat)
-    return taken, losses[0], machine.peak_rss_bytes()
+    taken, work_s = time.perf_counter() - started, time.process_time() - worked
+    _HELD[way] = base, spec, AdapterState(spec.layout, done.flat)
+    return Step(work_s, taken, losses[0], machine.peak_rss_bytes())
 
 
 def main(
@@ -151,28 +174,42 @@ def main(
     threads: Annotated[int, typer.Option("--threads", min=1, help="Of each process.")] = 2,
     repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Steps of each way that count.")] = 3,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, adapter and tokens.")] = 0,
+    only: Annotated[list[str] | None, typer.Option("--only", help="A way to measure; all by default.")] = None,
 ) -> None:
     """Print one JSON object for every way."""
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # before any process begins
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as writer:
         writer.submit(write_random_base, shape, directory, seed=seed).result()
     work = Work(directory, sequences, tokens, rank, threads, seed)
-    pools = {name: ProcessPoolExecutor(1, mp_context=spawn) for name in WAYS}
-    found = {name: [] for name in WAYS}
+    ways = {name: way for name, way in WAYS.items() if not only or name in only}
+    pools = {name: ProcessPoolExecutor(1, mp_context=spawn) for name in ways}
+    found: dict[str, list[Step]] = {name: [] for name in ways}
     for repetition in range(repetitions + 1):
-        for name in WAYS if repetition % 2 else reversed(WAYS):
-            found[name].append(pools[name].submit(_step, work, WAYS[name]).result())
+        for name in ways if repetition % 2 else reversed(ways):
+            step = pools[name].submit(_step, work, ways[name]).result()
+            found[name].append(step)
+            typer.echo(f"{name}: {step}", err=True)
     for name, steps in found.items():
         pools[name].shutdown()
-        seconds = [taken for taken, _, _ in steps[1:]]  # the first one builds kernels and touches memory
+        counted = steps[1:]  # the first one builds kernels and touches memory
         line = {
             "way": name,
-            "median_s": round(statistics.median(seconds), 2),
-            "seconds": [round(each, 2) for each in seconds],
-            "peak_rss_mb": round(max(peak for _, _, peak in steps) / 1e6),
-            "losses": [round(loss, 4) for _, loss, _ in steps],
+            "processor_s": round(statistics.median(step.processor_s for step in counted), 2),
+            "wall_s": round(statistics.median(step.wall_s for step in counted), 2),
+            "peak_rss_mb": round(max(step.peak_rss_bytes for step in steps) / 1e6),
+            "losses": [round(step.loss, 4) for step in steps],
+            "steps": len(counted),
         }
-        print(json.dumps(line | {"shape": shape, "sequences": sequences, "tokens": tokens, "rank": rank, "seed": seed}))
+        about = {
+            "shape": shape,
+            "sequences": sequences,
+            "tokens": tokens,
+            "rank": rank,
+            "threads": threads,
+            "seed": seed,
+        }
+        typer.echo(json.dumps(line | about))
 
 
 if __name__ == "__main__":

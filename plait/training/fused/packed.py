@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -95,6 +98,25 @@ def products_with(x: Tensor, table: Table, *, most: int = 1 << 14) -> Tensor:
     return torch.cat([x @ rows_between(table, first, first + most).t() for first in firsts], dim=-1)
 
 
+_WITHOUT_VALUES: ContextVar[bool] = ContextVar("without values", default=False)
+
+
+@contextmanager
+def without_values() -> Generator[None]:
+    """Meanwhile weights of few bits show shape and type, and zeros: PEFT asks for each some twenty times."""
+    before = _WITHOUT_VALUES.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT_VALUES.reset(before)
+
+
+def _shown(held: FewBits) -> Tensor:
+    if _WITHOUT_VALUES.get():
+        return torch.zeros((), dtype=held.dtype, device=held.tensors[0].device).expand(held.shape)
+    return held.unpacked()
+
+
 class FewBitsLinear(nn.Linear):
     """A frozen linear layer of few bits.
 
@@ -112,7 +134,7 @@ class FewBitsLinear(nn.Linear):
     @property
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """(d_out, d_in), computed at every access."""
-        return self.held.unpacked()
+        return _shown(self.held)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """As `nn.Linear`'s."""
@@ -137,7 +159,7 @@ class FewBitsEmbedding(nn.Module):
     @property
     def weight(self) -> Tensor:
         """(words, width), computed at every access."""
-        return self.held.unpacked()
+        return _shown(self.held)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """As `nn.Embedding`'s."""
