@@ -14,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from plait.trust import ServerKit
+    from simulations.bench.gpu_cells import Outcome
     from simulations.bench.row import Row
     from simulations.bench.transport import Serving
 
@@ -123,6 +124,61 @@ def cards() -> None:
     from simulations.bench.cards import table
 
     typer.echo(table())
+
+
+@bench.command()
+def gpu(
+    bases: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Bases by the names of known configs; weights are random. By default 1B and 8B.", metavar="BASE"
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cuda, cuda:N or cpu, which runs small cells.")
+    ] = "auto",
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, help="Time for all; what is left is skipped.")] = 30.0,
+    out: Annotated[Path, typer.Option("--out", help="File that outcomes are added to, as lines of JSON.")] = Path(
+        "gpu.jsonl"
+    ),
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """Measure a GPU: its numbers against the CPU's, training against PEFT, memory against its prediction, serving.
+
+    Example: plait bench gpu llama-3.2-1b llama-3.1-8b
+    """
+    from plait.errors import MachineError
+    from plait.progress import status
+    from plait.training.device import choose_compute
+    from simulations.bench.gpu import Process, measure_all
+    from simulations.bench.gpu_cells import judged, measured, processes, verdicts
+    from simulations.bench.same import checks
+
+    on_gpu = choose_compute(device).device.type == "cuda"
+    if not on_gpu and device != "cpu":
+        raise MachineError("this machine has no GPU that torch can use; plait bench gpu --device cpu runs small cells")
+    chosen = bases or (["llama-3.2-1b", "llama-3.1-8b"] if on_gpu else ["tiny"])
+    found: list[Outcome] = []
+    with status("measuring", quiet=json_output) as say, out.open("a", encoding="utf-8") as file:
+        for outcome in measure_all(
+            processes(chosen, [check.name for check in checks()], on_gpu=on_gpu),
+            lambda: Process(device if device != "auto" else "cuda", out.with_suffix(".log")),
+            seconds=60 * minutes,
+            progress=say,
+        ):
+            file.write(outcome.to_json() + "\n")
+            file.flush()
+            found.append(outcome)
+            if json_output:
+                typer.echo(outcome.to_json())
+    if json_output:
+        return
+    from rich.console import Console
+
+    from plait.report import to_rich
+
+    for table in (measured(found), judged(verdicts(found))):
+        Console().print(to_rich(table))
 
 
 @bench.command()
