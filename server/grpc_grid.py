@@ -308,6 +308,8 @@ class GrpcGrid(ByteGrid):
         """The available answers, each read from disk when the iterator reaches it."""
         self._check()
         for task in self._tasks.settled(message_ids):
+            if task.state is TaskState.WITHDRAWN:
+                continue  # since the iterator began
             if task.state is TaskState.FAILED:
                 self._tasks.pulled(task, keep=False)
                 yield TakenAnswer(task.message_id, NoAnswer(task.reason))

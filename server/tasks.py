@@ -22,7 +22,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -119,6 +120,7 @@ class TaskRegistry:
         self._bodies = Bodies()
         self._by_message: dict[str, Task] = {}
         self._by_node: dict[str, dict[str, Task]] = {}
+        self._unpulled: dict[str, Task] = {}  # answered or failed
         # Number of tasks assigned per (node, group, type); of each type's newest group only.
         self._given: Counter[tuple[str, str, str]] = Counter()
         self._groups: dict[str, str] = {}
@@ -164,6 +166,7 @@ class TaskRegistry:
             self._by_message[message_id] = self._by_node.setdefault(node, {})[task.task_id] = task
             if self._inbox.has(node, task.task_id):
                 task.move(TaskState.ANSWERED)
+                self._unpulled[message_id] = task
                 self._note()
                 return task
             if body:
@@ -173,10 +176,11 @@ class TaskRegistry:
             return task
 
     def settled(self, message_ids: Iterable[str]) -> list[Task]:
-        """The tasks among these that are answered or failed."""
+        """The tasks among these that are answered or failed, in that order of time."""
+        wanted = message_ids if isinstance(message_ids, Mapping | AbstractSet) else frozenset(message_ids)
         with self._changed:
-            found = (self._by_message.get(message_id) for message_id in message_ids)
-            return [task for task in found if task is not None and not task.is_open]
+            # Thousands may be waited for, and few have come since the last look.
+            return [task for message_id, task in self._unpulled.items() if message_id in wanted]
 
     def pulled(self, task: Task, *, keep: bool) -> None:
         """The ServerApp has the answer.
@@ -356,10 +360,13 @@ class TaskRegistry:
             self._bodies.release(task.work.body_sha256)
         if state is not TaskState.ANSWERED:
             self._inbox.remove(task.node, task.task_id)
+        if state is not TaskState.WITHDRAWN:
+            self._unpulled[task.message_id] = task
         self._note()
 
     def _forget(self, task: Task) -> None:
         self._by_message.pop(task.message_id, None)
+        self._unpulled.pop(task.message_id, None)
         of_node = self._by_node.get(task.node, {})
         of_node.pop(task.task_id, None)
         if not of_node:

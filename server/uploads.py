@@ -25,6 +25,7 @@ from server.transfers import CutOff, Transfer, Transfers
 _MAX_ERROR_BYTES = 4096
 _MAX_MISMATCHES = 3
 _TIDY_BYTES = 256 << 20
+_SMALL_BYTES = 65536
 
 
 class UploadRefused(PeerError):  # noqa: N818 (it names what happened)
@@ -39,6 +40,10 @@ class UploadRefused(PeerError):  # noqa: N818 (it names what happened)
         super().__init__(detail)
         self.reason = reason
         self.retry = retry
+
+
+class _Settled(Exception):  # noqa: N818 (it names what happened)
+    """Nobody waits for the answer any more."""
 
 
 class Uploads:
@@ -131,44 +136,21 @@ class Uploads:
         read: Callable[[], Awaitable[Data | None]],
         transfer: Transfer,
     ) -> tuple[bool, bool]:
-        loop = asyncio.get_running_loop()
-        async with self._incoming(task, start) as incoming:
-            writing: asyncio.Future[None] | None = None
-            try:
-                while True:
-                    data = await read()
-                    if writing is not None:
-                        await writing
-                        writing = None
-                    if not session.is_open:
-                        raise UploadRefused("session-over", "the session is over, enrol again", retry=True)
-                    if not task.is_open:
-                        return task.state is TaskState.ANSWERED, False
-                    if data is None:
-                        break
-                    if not 0 < len(data) <= CHUNK_BYTES:
-                        raise UploadRefused(
-                            "malformed", f"part has {len(data)} bytes, expected 1 to {CHUNK_BYTES}", retry=False
-                        )
-                    transfer.moved(len(data))
-                    session.node.received(len(data))
-                    self._untidy_bytes += len(data)
-                    # The next chunk arrives while this one is written and hashed, but no more than that.
-                    writing = loop.run_in_executor(self._disk, incoming.write, data)
-                whole = await loop.run_in_executor(self._disk, incoming.finish)
-            except PeerError as error:
-                if isinstance(error, UploadRefused):
-                    raise
-                raise UploadRefused("lying-size", str(error), retry=True) from error
-            except MachineError:
-                if task.is_open:
-                    raise
-                # Withdrawn, and its file removed, at this very moment.
-                return False, False
-            finally:
-                if writing is not None:
-                    # Its error is reported by the next line that fails, or not at all.
-                    writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        parts = self._parts(session, task, read, transfer)
+        is_small = start.size <= _SMALL_BYTES and not start.offset
+        try:
+            whole = await (self._write_at_once if is_small else self._write_as_it_comes)(task, start, parts)
+        except _Settled:
+            return task.state is TaskState.ANSWERED, False
+        except PeerError as error:
+            if isinstance(error, UploadRefused):
+                raise
+            raise UploadRefused("lying-size", str(error), retry=True) from error
+        except MachineError:
+            if task.is_open:
+                raise
+            # Withdrawn, and its file removed, at this very moment.
+            return False, False
         if not whole:
             task.mismatches += 1
             detail = "answer's SHA-256 is not what was announced, expected the same bytes"
@@ -176,6 +158,74 @@ class Uploads:
                 self._tasks.fail(task, f"node {task.node}: {detail}")
             raise UploadRefused("wrong-digest", detail, retry=task.is_open)
         return self._tasks.answer(task, session), True
+
+    async def _parts(
+        self, session: Session, task: Task, read: Callable[[], Awaitable[Data | None]], transfer: Transfer
+    ) -> AsyncGenerator[Data]:
+        """The data of an answer as they come, as long as anybody wants them."""
+        while True:
+            data = await read()
+            if not session.is_open:
+                raise UploadRefused("session-over", "the session is over, enrol again", retry=True)
+            if not task.is_open:
+                raise _Settled
+            if data is None:
+                return
+            if not 0 < len(data) <= CHUNK_BYTES:
+                raise UploadRefused(
+                    "malformed", f"part has {len(data)} bytes, expected 1 to {CHUNK_BYTES}", retry=False
+                )
+            transfer.moved(len(data))
+            session.node.received(len(data))
+            self._untidy_bytes += len(data)
+            yield data
+
+    async def _write_as_it_comes(self, task: Task, start: pb.UploadStart, parts: AsyncGenerator[Data]) -> bool:
+        """Write an answer part by part; what has come by a break stays."""
+        loop = asyncio.get_running_loop()
+        async with self._incoming(task, start) as incoming:
+            writing: asyncio.Future[None] | None = None
+            try:
+                async for data in parts:
+                    if writing is not None:
+                        await writing
+                    # The next chunk arrives while this one is written and hashed, but no more than that.
+                    writing = loop.run_in_executor(self._disk, incoming.write, data)
+                if writing is not None:
+                    await writing
+                    writing = None
+                return await loop.run_in_executor(self._disk, incoming.finish)
+            finally:
+                if writing is not None:
+                    # Its error is reported by the next line that fails, or not at all.
+                    writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _write_at_once(self, task: Task, start: pb.UploadStart, parts: AsyncGenerator[Data]) -> bool:
+        """Write a small answer once it is here: a thread is asked once instead of for every step."""
+        gathered: list[Data] = []
+        left = start.size
+        async for data in parts:
+            gathered.append(data)
+            left -= len(data)
+            if left < 0:
+                raise PeerError(f"answer has more than the {start.size} bytes that were announced")
+
+        def store() -> bool:
+            incoming = self._begin(task, start)
+            try:
+                for data in gathered:
+                    incoming.write(data)
+                return incoming.finish()
+            finally:
+                incoming.close()
+
+        storing = asyncio.get_running_loop().run_in_executor(self._disk, store)
+        try:
+            return await asyncio.shield(storing)
+        finally:
+            if not storing.done():
+                # Cut off: the next upload of this node must not find its file open.
+                await asyncio.shield(asyncio.wait((storing,)))
 
     @asynccontextmanager
     async def _incoming(self, task: Task, start: pb.UploadStart) -> AsyncGenerator[Incoming]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,10 @@ class AdapterState:
 
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) over the layout's digest and the little-endian float32 values."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> bytes:
         hasher = hashlib.sha256(self.layout.digest)
         hasher.update(np.ascontiguousarray(self.flat, "<f4").data)
         return hasher.digest()

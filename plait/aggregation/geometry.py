@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -36,6 +36,8 @@ class Side(StrEnum):
 
 
 BOTH_SIDES = frozenset(Side)
+
+_SMALL = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,30 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """Pairs of one shape, n of them, to be computed with at once.
+
+    Attributes:
+        scales: (n,).
+        a: where the A are in a flat buffer: an index, or of a single pair a slice.
+        b: where the B are.
+    """
+
+    rank: int
+    scales: NDArray[np.float64]
+    a: NDArray[np.intp] | slice
+    b: NDArray[np.intp] | slice
+
+    def a_of(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:
+        """All A, (n, rank, d_in)."""
+        return flat[self.a].reshape(len(self.scales), self.rank, -1)
+
+    def b_of(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:
+        """All B, (n, d_out, rank)."""
+        return flat[self.b].reshape(len(self.scales), -1, self.rank)
+
+
+@dataclass(frozen=True)
 class Geometry:
     """A layout with its pairs.
 
@@ -101,6 +127,23 @@ class Geometry:
     def by_module(self) -> Mapping[str, Pair]:
         """The pairs under their module names."""
         return {pair.module: pair for pair in self.pairs}
+
+    @cached_property
+    def alike(self) -> tuple[Alike, ...]:
+        """All pairs; those of one shape together where the adapter is small, which saves most of numpy's calls."""
+        groups: dict[object, list[Pair]] = {}
+        is_small = self.layout.size <= _SMALL
+        for pair in self.pairs:
+            groups.setdefault((pair.rank, pair.d_in, pair.d_out) if is_small else pair.module, []).append(pair)
+        return tuple(
+            Alike(
+                pairs[0].rank,
+                np.array([pair.scale for pair in pairs]),
+                _places([pair.a for pair in pairs]),
+                _places([pair.b for pair in pairs]),
+            )
+            for pairs in groups.values()
+        )
 
     @cached_property
     def others_size(self) -> int:
@@ -123,6 +166,12 @@ class Geometry:
         for slot in self.others:
             flat[slot.offset : slot.offset + slot.size] = values[at : at + slot.size]
             at += slot.size
+
+
+def _places(slots: Sequence[TensorSlot]) -> NDArray[np.intp] | slice:
+    if len(slots) == 1:
+        return slice(slots[0].offset, slots[0].offset + slots[0].size)
+    return np.concatenate([np.arange(slot.offset, slot.offset + slot.size) for slot in slots])
 
 
 def geometry_of(spec: AdapterSpec) -> Geometry:

@@ -27,11 +27,17 @@ def _run(said: Mapping[str, object]) -> Table:
         ("late", ", ".join(map(_text, late)) if late else "nobody"),
         ("deadline", _seconds(said.get("deadline_s")) or "none"),
         ("time to go", _seconds(said.get("eta_s")) or "not known yet"),
+        *_staleness(said),
         *_privacy(said),
         ("sent", bytes_text(_number(said.get("downlink_bytes")) or 0)),
         ("received", bytes_text(_number(said.get("uplink_bytes")) or 0)),
     )
     return Table("Run", ("", ""), rows, text_columns=(0, 1))
+
+
+def _staleness(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    rounds = _number(said.get("staleness"))
+    return () if rounds is None else (("staleness", f"{rounds:.1f} rounds, mean of the newest updates"),)
 
 
 def _privacy(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:

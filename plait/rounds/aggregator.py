@@ -54,6 +54,7 @@ from plait.wire.envelope import CLIENTS, Opened, read_envelope
 
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
 _MODULES_OBSERVED = 8
+_OBSERVED = 1000  # modules of all clients together
 
 Refused: TypeAlias = Callable[[int, str, Reason, str], None]
 """Told of a stored update that does not count after all: its round, client, the reason and details."""
@@ -412,7 +413,7 @@ class Aggregator:
         factors: Mapping[str, float],
     ) -> tuple[Outcome, Diagnostics | None, list[str]]:
         accumulator = self.rule.begin(context)
-        observer = self._observer(context)
+        observer = self._observer(context, len(check.accepted))
         folded: list[str] = []
         squares = weights = 0.0
         for contribution in self._contributions(state, context.round, check, weight_of, stored, factors):
@@ -457,11 +458,13 @@ class Aggregator:
                 contribution = replace(contribution, delta=delta, sum=None)
             yield contribution
 
-    def _observer(self, context: RoundContext) -> Observer | BottleneckObserver | None:
+    def _observer(self, context: RoundContext, clients: int) -> Observer | BottleneckObserver | None:
         spec = self.ranks.master.spec
+        # It must not take longer than everything else of a round with many clients.
+        modules = max(1, min(_MODULES_OBSERVED, _OBSERVED // clients))
         if is_bottleneck(spec):
-            return BottleneckObserver(context, spec, modules=_MODULES_OBSERVED)
-        return Observer(context, modules=_MODULES_OBSERVED) if context.geometry.pairs else None
+            return BottleneckObserver(context, spec, modules=modules)
+        return Observer(context, modules=modules) if context.geometry.pairs else None
 
     def _fold_private(
         self, private: PrivateRounds, state: RunState, context: RoundContext, accepted: tuple[str, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from plait.adapters import AdapterState, add, subtract
+from plait.adapters import AdapterSpec, AdapterState, add, subtract
 from plait.aggregation import BaseDelta
 from plait.rounds.error_feedback import Residual, drift_after, leads
 from plait.rounds.moved_base import packed
@@ -17,7 +17,7 @@ from plait.rounds.run_state import BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
 from plait.wire.codec import Codec
 from plait.wire.codecs import UNCHANGED, Fp32, Rate
-from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
+from plait.wire.envelope import Direction, Encoding, Header, encode_delta, measure, read_envelope, seal
 
 # A change of the base stays in the model for good, and no later round corrects its encoding error.
 _BASE_BITS = 8.0
@@ -104,24 +104,36 @@ class Broadcasts:
         self._unchanged: dict[int, bytes] = {}
         self._whole: dict[int, bytes] = {}
         self._bases: dict[bool, bytes] = {}
+        self._costs: dict[int, Encoding] = {}
 
     def leading_from(self, held: bytes, track: int) -> bytes:
         """The broadcast for a client that holds the adapter with digest `held` (empty: neither adapter nor spec)."""
         shadow = self.state.tracks[track].shadow
         digest = shadow.digest()
         spec = self.ranks.adapters[track].spec
-        header = replace(_header(self.state, spec.digest, self.base_fingerprint), result_digest=digest)
         if held == digest:
             if track not in self._unchanged:
                 nothing = encode_delta(AdapterState.zeros(shadow.layout), Fp32())
-                self._unchanged[track] = seal(replace(header, relative_to=digest), nothing).data
+                self._unchanged[track] = seal(self._to(digest, spec, relative_to=digest), nothing).data
             return self._unchanged[track]
         if held and held == self.state.tracks[track].previous:
             return self.state.tracks[track].broadcast
         if track not in self._whole:
             whole = encode_delta(shadow, Fp32())
-            self._whole[track] = seal(replace(header, spec_json=spec.text), whole).data
+            self._whole[track] = seal(self._to(digest, spec, spec_json=spec.text), whole).data
         return self._whole[track]
+
+    def _to(self, digest: bytes, spec: AdapterSpec, *, relative_to: bytes = b"", spec_json: str = "") -> Header:
+        header = _header(self.state, spec.digest, self.base_fingerprint)
+        return replace(header, result_digest=digest, relative_to=relative_to, spec_json=spec_json)
+
+    def cost(self, broadcast: bytes, track: int) -> Encoding:
+        """The size of a broadcast from `leading_from`; thousands of clients are sent the same one."""
+        # All of them live as long as this object, so no other object has their ids.
+        if id(broadcast) not in self._costs:
+            sent = read_envelope(broadcast, max_bytes=len(broadcast))
+            self._costs[id(broadcast)] = measure(sent, layout=self.state.tracks[track].shadow.layout)
+        return self._costs[id(broadcast)]
 
     def base_leading_from(self, held: Held) -> bytes:
         """The envelope that brings a client's base up to date; empty if the base has not moved.

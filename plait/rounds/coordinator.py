@@ -241,8 +241,9 @@ class Coordinator:
         if buffer is None:
             yield lambda state: self._round(state, roster, recorded)
             return
-        # Nobody waits for a slow client.
-        patience = replace(self._patience, slow_factor=math.inf)
+        # Only a buffer that lacks a slow client waits for it, twice as long as others need to make it too old.
+        slow_factor = 2 * buffer.max_staleness * buffer.size / self.plan.cohort_size
+        patience = replace(self._patience, slow_factor=slow_factor)
         with self._dispatch(state, roster, Purpose.TRAIN, state.round + 1, patience=patience) as dispatch:
             rounds = AsynchronousRounds(
                 plan=self.plan,

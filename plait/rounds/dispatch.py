@@ -20,7 +20,6 @@ from plait.rounds.patience import Patience
 from plait.rounds.roster import Roster
 from plait.rounds.run_state import Held
 from plait.rounds.validate import Reason, max_update_bytes
-from plait.wire.envelope import measure, read_envelope
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
 
 
@@ -191,8 +190,7 @@ class Dispatch:
         broadcast = aim.broadcasts.leading_from(held.adapter, track)
         base = aim.broadcasts.base_leading_from(held)
         parts = encode_task(self.task(client, aim.number, broadcast, base), whole=not held.adapter)
-        sent = read_envelope(broadcast, max_bytes=len(broadcast))
-        cost = measure(sent, layout=aim.broadcasts.state.tracks[track].shadow.layout)
+        cost = aim.broadcasts.cost(broadcast, track)
         self.ledger.note(
             events.Broadcast(
                 round=aim.number,

@@ -114,15 +114,15 @@ def remembered(history: Sequence[Norms], accepted: Collection[Norms], limits: No
 
 def _measure(delta: Float32, received: Float32, geometry: Geometry) -> dict[str, float]:
     squares = dict.fromkeys(FIGURES, 0.0)
-    for pair in geometry.pairs:
-        da, db = pair.a_of(delta).astype(np.float64), pair.b_of(delta).astype(np.float64)
+    for pairs in geometry.alike:
+        da, db = pairs.a_of(delta).astype(np.float64), pairs.b_of(delta).astype(np.float64)
         # ||(B + dB)(A + dA) - B A||^2 = ||[B + dB, dB] [dA; A]||^2, from the inner products of thin factors.
-        left = np.hstack([pair.b_of(received) + db, db])
-        right = np.vstack([da, pair.a_of(received)])
+        left = np.concatenate((pairs.b_of(received) + db, db), axis=2)
+        right = np.concatenate((da, pairs.a_of(received)), axis=1)
         squares[Side.A.value] += _square(da)
         squares[Side.B.value] += _square(db)
-        inner = float(((left.T @ left) * (right @ right.T)).sum())
-        squares["product"] += pair.scale**2 * max(0.0, inner)
+        inner = ((left.transpose(0, 2, 1) @ left) * (right @ right.transpose(0, 2, 1))).sum(axis=(1, 2))
+        squares["product"] += float(pairs.scales**2 @ np.maximum(inner, 0.0))
     squares["other"] = _square(geometry.others_of(delta).astype(np.float64))
     sizes = {side.value: geometry.side_size(side) for side in Side}
     sizes |= {"product": 1, "other": geometry.others_size}

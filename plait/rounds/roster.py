@@ -29,6 +29,7 @@ MOST_QUESTIONS = 2
 """A node is asked about the largest rank, and then about its own."""
 
 _PAUSE_S = 1.0
+_LOOKS_APART = 4
 _MOST_NAMED = 5
 
 
@@ -127,11 +128,14 @@ class Roster:
             return
         while True:
             check_abandoned()
+            started = time.monotonic()
             self._look()
             self._listen(0.0)
             if self._suffices(at_least, enough, resting):
                 break
             self._tell_waiting(at_least)
+            # Thousands arrive one by one: looking at all of them takes a small part of the time.
+            time.sleep(min(_LOOKS_APART * (time.monotonic() - started), _PAUSE_S))
             if self._asked:
                 self._listen(_PAUSE_S)
             else:
@@ -198,12 +202,10 @@ class Roster:
                 self._exchange.withdraw(node, "silent")
                 detail = f"is connected, but has not answered since it was asked to describe itself {asked_s:.0f} s ago"
                 self._set_aside(node, self._name_of(node), Reason.SILENT, detail, again_s=self._patience.again_s)
-        for node in [node for node in self._liveness if self._is_new(node)]:
+        known = {*self._asked, *self._unfit, *self.nodes.values()}
+        for node in [node for node in self._liveness if node not in known]:
             # A client that cannot carry this rank is asked once more, about its own.
             self._ask(node, _Question(self._ranks.track_for(0), now))
-
-    def _is_new(self, node: int) -> bool:
-        return node not in self._asked and node not in self._unfit and node not in self.nodes.values()
 
     def _ask(self, node: int, question: _Question) -> None:
         self._asked[node] = question

@@ -7,6 +7,7 @@ task that differs.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from plait.aggregation import Rule
 from plait.rounds.run_plan import RunPlan
@@ -29,12 +30,15 @@ class TaskSettings:
 
     def to_describe(self) -> Settings:
         """The settings under which a client counts its data."""
+        return self._of_run
+
+    @cached_property
+    def _of_run(self) -> Settings:
         return replace(self.plan.settings, personal=self.rule.personal or "", without_feedback=self.new_factors)
 
     def to_train(self, number: int, client: str, *, steps: int = 0) -> Settings:
         """How a client trains in round `number`, for so many steps; 0 for as many as all."""
-        return replace(
-            self.to_describe(),
+        return self._of_run.for_task(
             round=number,
             seed=client_seed(self.plan.seed, number, client),
             done_steps=(number - 1) * self.plan.settings.local_steps,
@@ -44,4 +48,4 @@ class TaskSettings:
 
     def to_evaluate(self, number: int) -> Settings:
         """How a client evaluates the adapter after round `number`."""
-        return replace(self.to_describe(), round=number, done_steps=number * self.plan.settings.local_steps)
+        return self._of_run.for_task(round=number, done_steps=number * self.plan.settings.local_steps)

@@ -155,7 +155,7 @@ def key_digest(key: CertificatePublicKeyTypes) -> bytes:
     ).digest()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
 def shown_by(pem: bytes) -> Shown | None:
     """What a certificate in PEM states that TLS has verified; None if plait never issues such a one to a member."""
     try:

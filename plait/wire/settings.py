@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Annotated, Any, Protocol, TypeAlias, cast, get_args, get_type_hints
 
 from plait.adapters import Json
@@ -221,7 +222,7 @@ class Settings:
         """
         return codec_for(self.wire)
 
-    @property
+    @cached_property
     def text(self) -> str:
         """All settings but those that change from task to task, in canonical form: equal settings have equal text.
 
@@ -231,6 +232,21 @@ class Settings:
         values = {name: value for name, value in _checked(self).items() if name not in _PER_TASK}
         said = {name: value for name, value in values.items() if value != _DEFAULTS.get(name, MISSING)}
         return json.dumps(said, sort_keys=True, separators=(",", ":"))
+
+    def for_task(self, **of_task: Json) -> Settings:
+        """These settings for one task; for thousands of tasks the text is made once.
+
+        Args:
+            of_task: the settings that change from task to task, by name.
+
+        Raises:
+            PeerError: a setting is out of bounds.
+        """
+        for name, value in of_task.items():
+            _BOUNDS[name].check(name.replace("_", " "), value)
+        settings = replace(self, **cast("dict[str, Any]", of_task))
+        settings.__dict__["text"] = self.text
+        return settings
 
 
 def digest_of(text: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -19,8 +20,11 @@ import grpc
 import grpc.aio
 
 from plait.errors import PeerError
-from plait.transport import CHANNEL_OPTIONS, NONCE_BYTES, PROTOCOL_VERSION, SERVER_OPTIONS, chunks_of
+from plait.transport import CHANNEL_OPTIONS, NONCE_BYTES, PROTOCOL_VERSION, SERVER_OPTIONS, chunks_of, enrolment_bytes
+from plait.transport.credentials import channel_credentials
 from plait.transport.framing import pack_part, unpack_chunk
+from plait.transport.protocol import HEAD_BYTES
+from plait.trust.kit import ClientKit
 from plait.v1 import federation_pb2 as pb
 
 _SERVICE, _METHOD = "bench.LightRaw", "Talk"
@@ -33,32 +37,39 @@ Answer = Callable[[bytes], bytes]
 
 
 class LightNode:
-    """A node of plait's protocol on an insecure connection: enrols, does its tasks one after the other, is released.
+    """A node of plait's protocol: enrols, does its tasks one after the other, is released.
 
     Args:
         server: host and port.
         name: its name.
-        answer: does a task; called in a thread.
+        answer: does a task; called in a thread if the task is large.
         desk: bounds how many nodes have a task and its answer in memory at a time.
+        kit: its keys; without one the connection is insecure.
     """
 
-    def __init__(self, server: str, name: str, answer: Answer, desk: asyncio.Semaphore) -> None:
+    def __init__(
+        self, server: str, name: str, answer: Answer, desk: asyncio.Semaphore, *, kit: ClientKit | None = None
+    ) -> None:
         self._server = server
         self._name = name
         self._answer = answer
         self._desk = desk
+        self._kit = kit
 
-    async def run(self, door: asyncio.Semaphore) -> None:
-        """Work until the run is over.
+    async def run(self, door: asyncio.Semaphore) -> bool:
+        """Work until the server lets it go.
 
         Args:
             door: bounds how many enrol at a time.
+
+        Returns:
+            Whether the run is over; otherwise the server goes on later.
 
         Raises:
             PeerError: the server violated the protocol.
             grpc.RpcError: a call failed.
         """
-        async with grpc.aio.insecure_channel(self._server, options=list(CHANNEL_OPTIONS)) as channel:
+        async with self._channel() as channel:
             attend = channel.stream_stream(
                 f"{_PLAIT}/Attend",
                 request_serializer=pb.FromNode.SerializeToString,
@@ -66,16 +77,33 @@ class LightNode:
             )
             async with door:
                 call = attend()
-                hello = pb.Hello(protocol=PROTOCOL_VERSION, name=self._name, nonce=bytes(NONCE_BYTES))
+                key = b"" if self._kit is None else self._kit.node_key.public_bytes
+                nonce = secrets.token_bytes(NONCE_BYTES)
+                hello = pb.Hello(protocol=PROTOCOL_VERSION, name=self._name, public_key=key, nonce=nonce)
                 await call.write(pb.FromNode(hello=hello))
-                await self._hear(call, "challenge")
-                await call.write(pb.FromNode(proof=pb.Proof()))
+                challenge = (await self._hear(call, "challenge")).challenge
+                await call.write(pb.FromNode(proof=self._proof(challenge, hello)))
                 welcome = (await self._hear(call, "welcome")).welcome
             await call.write(pb.FromNode(ready=pb.Ready(base_fingerprint=welcome.base_fingerprint, device="none")))
             while (event := await self._hear(call, "work", "drain")).HasField("work"):
                 async with self._desk:
                     await self._work(channel, welcome.session, event.work)
             call.cancel()
+            return event.drain.finished
+
+    def _channel(self) -> grpc.aio.Channel:
+        options = list(CHANNEL_OPTIONS)
+        if self._kit is None:
+            return grpc.aio.insecure_channel(self._server, options=options)
+        return grpc.aio.secure_channel(self._server, channel_credentials(self._kit), options=options)
+
+    def _proof(self, challenge: pb.Challenge, hello: pb.Hello) -> pb.Proof:
+        if self._kit is None:
+            return pb.Proof()
+        signed = enrolment_bytes(
+            challenge_nonce=challenge.nonce, hello_nonce=hello.nonce, public_key=hello.public_key, name=hello.name
+        )
+        return pb.Proof(signature=self._kit.node_key.sign(signed))
 
     async def _hear(self, call: grpc.aio.StreamStreamCall[pb.FromNode, pb.ToNode], *kinds: str) -> pb.ToNode:
         event = await call.read()
@@ -95,7 +123,8 @@ class LightNode:
                 body += chunk
             if hashlib.sha256(body).digest() != work.body_sha256:
                 raise PeerError(f"body of task '{work.task_id}' has another digest")
-        answer = await asyncio.to_thread(self._answer, work.head + body)
+        task = work.head + body
+        answer = self._answer(task) if len(task) <= HEAD_BYTES else await asyncio.to_thread(self._answer, task)
         start = pb.UploadStart(
             session=session,
             task_id=work.task_id,

@@ -32,6 +32,9 @@ def test_an_operator_sees_the_round_who_is_late_bytes_and_time_to_go():
     assert (told["run"], told["round"], told["late"]) == ("first", "2 of 5", "bob")
     assert (told["sent"], told["received"]) == ("2.00 kB", "9 B")
     assert told["time to go"] != "not known yet"
+    assert "staleness" not in told
+    stale = dict(status_tables({**SAID, "staleness": 1.25})[0].rows)
+    assert stale["staleness"] == "1.2 rounds, mean of the newest updates"
     assert cells(clients)["alice"][0] == "answered"
     assert cells(clients)["bob"][0] == "away"
 

@@ -12,6 +12,7 @@ from plait.rounds.channel import Purpose
 from plait.rounds.checkpoint import load_checkpoint
 from plait.rounds.events import Fleet, FleetDevice
 from plait.rounds.ledger import read_events
+from plait.rounds.patience import Patience
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.simulation.virtual_clock import VirtualChannel
@@ -134,6 +135,23 @@ def test_who_began_too_long_ago_is_told_to_stop_and_begins_anew(federate, fake_m
     assert ("client-4", 1) in {(event["client"], event["round"]) for event in refused}
     assert "client-4" in {event["client"] for event in federation.of_kind("update_received")}
     assert replayed(federation) == 8
+
+
+def test_who_works_without_end_holds_up_no_buffer_for_long(federate, fake_model, monkeypatch):
+    monkeypatch.setattr(asynchronous, "_LOOK_S", 0.0)
+    federation = begin(federate, fake_model, count=2, rounds=3, patience=Patience(slow_s=0.0))
+    federation.channel.open_ended = True
+    looks = []
+
+    def never_answers(asked):
+        looks.append(asked)
+        assert len(looks) < 100_000, "it is waited for without end"
+        return (asked.client, asked.purpose) == ("client-1", Purpose.TRAIN)
+
+    federation.channel.silent = never_answers
+    assert federation.run().round == 3
+    refused = federation.of_kind("update_refused")
+    assert {(event["client"], event["reason"]) for event in refused} == {("client-1", "slow")}
 
 
 @pytest.mark.slow
