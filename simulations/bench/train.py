@@ -1,13 +1,11 @@
 """``plait bench train``: a client's training tokens per second, and its memory, compared with alternatives.
 
 The limit is the rate at which this machine multiplies matrices of the base's type: a frozen weight costs two operations
-per token forward and two backward. Every way has a separate process, so that none is affected by another's settings;
-they take turns.
+per token forward and two backward. Every way has a separate process, so that none is affected by another's settings.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import multiprocessing
 import statistics
@@ -108,10 +106,10 @@ class Speeds:
 def speeds(
     work: Workload, *, repetitions: int, steps: int, clock: Clock, progress: Callable[[str], None] = lambda _: None
 ) -> Speeds:
-    """Take `steps` steps in every way, `repetitions` times; the order changes between repetitions.
+    """Take `steps` steps in every way, `repetitions` times: half of them way by way, the rest in the opposite order.
 
-    The first repetition does not count: memory is first touched and kernels are first built there. All ways hold their
-    bases at once: some 10 GB for SmolLM2-135M.
+    One process at a time, so that one base is in memory. Its first steps do not count: memory is first touched and
+    kernels are first built there.
     """
     from plait.training.device import matrix_gflops, use_threads
     from simulations.bench.train_ways import PEERS, multiplied_parameters
@@ -120,16 +118,18 @@ def speeds(
     operations = 4 * multiplied_parameters(work)
     rates: dict[str, list[float]] = {name: [] for name in (OURS, *PEERS, _LIMIT)}
     losses: dict[str, float] = {}
-    with contextlib.ExitStack() as stack:
-        ways = {name: stack.enter_context(_process()) for name in (OURS, *PEERS)}
-        for repetition in range(repetitions + 1):
-            for name in list(ways) if repetition % 2 else list(reversed(ways)):
-                progress(f"{name}, {repetition} of {repetitions}")
-                seconds, losses[name] = ways[name].submit(_take, work, name, steps, clock).result()
-                rates[name].append(steps * work.tokens / seconds)
-            rates[_LIMIT].append(1e9 * matrix_gflops(work.compute, clock=clock.now) / operations)
+    ways = [OURS, *PEERS]
+    for order, count in ((ways, -(-repetitions // 2)), (ways[::-1], repetitions // 2)):
+        for name in order if count else ():
+            with _process() as process:
+                for repetition in range(count + 1):
+                    progress(f"{name}, {len(rates[name])} of {repetitions}")
+                    seconds, losses[name] = process.submit(_take, work, name, steps, clock).result()
+                    if repetition:
+                        rates[name].append(steps * work.tokens / seconds)
+        rates[_LIMIT] += (1e9 * matrix_gflops(work.compute, clock=clock.now) / operations for _ in range(count))
     what = f"{work.directory.name}, {work.batch_size} x {work.seq_len} tokens, rank {work.rank}, {work.dtype}"
-    return Speeds(what, {name: each[1:] for name, each in rates.items()}, losses, clock.name)
+    return Speeds(what, rates, losses, clock.name)
 
 
 def _process() -> ProcessPoolExecutor:

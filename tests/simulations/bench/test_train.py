@@ -7,6 +7,7 @@ from typing import Self
 
 import pytest
 
+from plait.training import device
 from plait.training.bases import locate_base
 from simulations.bench import train
 from simulations.bench.train import MAIN_THREAD, Speeds, speeds
@@ -51,6 +52,36 @@ class _Here(contextlib.nullcontext[None]):
         done: Future[object] = Future()
         done.set_result(function(*arguments))
         return done
+
+
+def test_one_base_is_in_memory_at_a_time_and_every_way_has_its_repetitions(
+    work: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here: list[str] = []
+    most = 0
+
+    class Process(_Here):
+        def __enter__(self) -> Self:
+            nonlocal most
+            here.append("base")
+            most = max(most, len(here))
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            here.pop()
+
+        def submit(self, function: Callable[..., object], *arguments: object) -> Future[object]:
+            assert here, "the process has ended"
+            return super().submit(lambda: (2.0, 1.0))
+
+    monkeypatch.setattr(train, "_process", Process)
+    monkeypatch.setattr(device, "matrix_gflops", lambda *_, **__: 1.0)
+    found = speeds(work, repetitions=3, steps=4, clock=MAIN_THREAD)
+    assert most == 1
+    assert {way: list(rates) for way, rates in found.rates.items() if way != "limit"} == {
+        way: [4 * 16 / 2.0] * 3 for way in ("plait", *PEERS)
+    }
+    assert len(found.rates["limit"]) == 3
 
 
 @pytest.mark.slow
