@@ -78,6 +78,22 @@ class Proposal:
     @property
     def _who_sees(self) -> tuple[str, ...]:
         """Who learns what of an update."""
+        return *self._tree, *self._server_sees
+
+    @property
+    def _tree(self) -> tuple[str, ...]:
+        levels = self.config.levels
+        if not levels:
+            return ()
+        if len(levels) == 1:
+            return (
+                "the server is a region: servers above it see the sums of its clients' updates, and not single ones",
+            )
+        below = f"{levels[1]:,} {'clients' if len(levels) == 2 else 'regions'}"
+        return (f"this machine is a region, the server of {below}: it sees their updates, and sends their sum",)
+
+    @property
+    def _server_sees(self) -> tuple[str, ...]:
         if self.config.dp == "record" and not self.config.secure_aggregation:
             return ("the run is not masked: the server sees this client's own updates, which have its noise",)
         if not self.config.secure_aggregation:
