@@ -17,7 +17,7 @@ from plait.rounds.run_directory import RunDirectory
 from tests.unrendered import plots_rendered
 
 VERBS = (
-    "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client",
+    "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client", "region",
     "audit", "compare", "sweep", "status", "submit", "runs", "cancel", "fetch", "backup",
     "restore", "merge", "flowertune", "bench wire",
     "bench aggregate",
