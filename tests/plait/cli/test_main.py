@@ -17,8 +17,8 @@ from plait.rounds.run_directory import RunDirectory
 from tests.unrendered import plots_rendered
 
 VERBS = (
-    "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client", "region",
-    "audit", "compare", "sweep", "status", "submit", "runs", "cancel", "fetch", "backup",
+    "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client",
+    "region", "audit", "compare", "sweep", "status", "submit", "runs", "cancel", "fetch", "backup",
     "restore", "merge", "flowertune", "bench wire",
     "bench aggregate",
 )  # fmt: skip
