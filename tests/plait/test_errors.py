@@ -10,6 +10,7 @@ EXIT_CODES = {
     "DataError": 3,
     "TooLittleDataError": 3,
     "EarlierFormatError": 2,
+    "PartError": 2,
     "PeerError": 3,
     "BaseMismatchError": 3,
     "PolicyError": 3,
