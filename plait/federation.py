@@ -26,7 +26,7 @@ from plait.rounds.aggregator import largest_update
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
-from plait.rounds.events import SCHEMA, Adapter, Base, CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted
+from plait.rounds.events import SCHEMA, CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted
 from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.plugin_sources import check_sources
 from plait.rounds.private_rounds import PrivateRounds
@@ -169,7 +169,7 @@ def _open(
     run: Run, path: Path, start: StartingPoint | None, on_event: OnEvent
 ) -> tuple[RunDirectory, Ledger, RunState, Sequence[Event]]:
     """A new run, or the existing one if it is the same."""
-    config, ranks, base = run.config, run.ranks, run.base.reference
+    config, ranks = run.config, run.ranks
     if RunDirectory(path).has_started:
         directory = RunDirectory.find(path)
         kept = config_from_table(read_config_table(directory.config), where=str(directory.config))
@@ -195,7 +195,6 @@ def _open(
     privacy = run.settled.privacy
     key = RunKey.create(directory.noise_key) if privacy and not privacy.guaranteed else None
     compute = choose_compute(config.device, config.dtype)
-    spec = ranks.master.spec
     ledger = _begin_ledger(
         run,
         directory,
@@ -206,12 +205,7 @@ def _open(
             name=path.name,
             seed=config.seed,
             config=config.to_table(),
-            base=Base(
-                name=config.base,
-                fingerprint=base.fingerprint,
-                parameters=run.base_parameters,
-                task=spec.task.value,
-            ),
+            base=run.base_recorded,
             data=run.settled.data,
             fleet=run.settled.fleet,
             rule=rule_recorded(run.rule),
@@ -219,15 +213,7 @@ def _open(
                 Plugin(kind=each.kind.value, name=each.name, sha256=each.sha256, distribution=each.distribution)
                 for each in run.settled.plugins
             ),
-            adapter=Adapter(
-                method=spec.method,
-                rank=spec.rank,
-                alpha=spec.alpha,
-                target_modules=spec.peft_config.get("target_modules"),
-                trainable_parameters=spec.layout.size,
-                tensors=len(spec.layout.slots),
-                spec_digest=spec.digest.hex(),
-            ),
+            adapter=run.adapter_recorded,
             parents=tuple(parent.to_json() for parent in start.parents) or None,
             weight_ratio=WEIGHT_RATIO,
             full_model_bytes=4 * run.base_parameters,

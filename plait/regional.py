@@ -11,7 +11,7 @@ from plait.config import config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
 from plait.policy import Policy
 from plait.rounds.channel import Channel
-from plait.rounds.events import SCHEMA, Adapter, Base, RegionStarted, Resumed
+from plait.rounds.events import SCHEMA, RegionStarted, Resumed
 from plait.rounds.ledger import Ledger, OnEvent
 from plait.rounds.region import MAX_TASK_BYTES, Region
 from plait.rounds.run_directory import RunDirectory
@@ -66,27 +66,13 @@ def open_region(
     else:
         directory = RunDirectory.create(path, config_toml=to_toml(settled.config))
         ledger = Ledger(directory.ledger, on_event=on_event)
-        spec, base = run.ranks.master.spec, run.base.reference
         ledger.append(
             RegionStarted(
                 schema_version=SCHEMA,
                 name=name,
                 config=settled.config.to_table(),
-                base=Base(
-                    name=run.config.base,
-                    fingerprint=base.fingerprint,
-                    parameters=run.base_parameters,
-                    task=spec.task.value,
-                ),
-                adapter=Adapter(
-                    method=spec.method,
-                    rank=spec.rank,
-                    alpha=spec.alpha,
-                    target_modules=spec.peft_config.get("target_modules"),
-                    trainable_parameters=spec.layout.size,
-                    tensors=len(spec.layout.slots),
-                    spec_digest=spec.digest.hex(),
-                ),
+                base=run.base_recorded,
+                adapter=run.adapter_recorded,
                 versions=machine.versions(),
             )
         )

@@ -18,6 +18,7 @@ from plait.rounds.aggregator import largest_update
 from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
 from plait.rounds.error_feedback import leads
+from plait.rounds.events import Adapter, Base
 from plait.rounds.masked_rounds import noised_grid
 from plait.rounds.terms import Terms
 from plait.rounds.tracks import RankedAdapter, Ranks
@@ -58,6 +59,30 @@ class Run:
     def base_fingerprint(self) -> bytes:
         """SHA-256 of the base, 32 bytes."""
         return bytes.fromhex(self.base.reference.fingerprint)
+
+    @property
+    def base_recorded(self) -> Base:
+        """What ledgers say of the base."""
+        return Base(
+            name=self.config.base,
+            fingerprint=self.base.reference.fingerprint,
+            parameters=self.base_parameters,
+            task=self.ranks.master.spec.task.value,
+        )
+
+    @property
+    def adapter_recorded(self) -> Adapter:
+        """What ledgers say of the adapter."""
+        spec = self.ranks.master.spec
+        return Adapter(
+            method=spec.method,
+            rank=spec.rank,
+            alpha=spec.alpha,
+            target_modules=spec.peft_config.get("target_modules"),
+            trainable_parameters=spec.layout.size,
+            tensors=len(spec.layout.slots),
+            spec_digest=spec.digest.hex(),
+        )
 
     def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> Terms:
         """A client's agreement when it takes part.
