@@ -119,9 +119,9 @@ class FlatAdamW:
         self._optimizer.step()
 
     def moments(self, steps: int) -> Moments:
-        """The moments after this many steps."""
+        """The moments after this many steps, the last: on a CPU they are the optimizer's own memory."""
         counts = (n + steps if trains else n for n, trains in zip(self._steps_before, self._trained, strict=True))
-        return Moments(self._mean.cpu().numpy().copy(), self._square.cpu().numpy().copy(), tuple(counts))
+        return Moments(self._mean.cpu().numpy(), self._square.cpu().numpy(), tuple(counts))
 
 
 def _runs(sizes: Sequence[int], trained: Sequence[bool], steps: Sequence[int]) -> list[_Run]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 import statistics
 import time
 from collections.abc import Mapping
@@ -71,8 +70,15 @@ class Work:
     seed: int
 
 
-def write_random_base(name: str, directory: Path, *, seed: int) -> None:
-    """A base of this shape with random weights in bfloat16, unless it is there already."""
+def write_random_base(name: str, directory: Path, *, part: int, seed: int) -> None:
+    """A base of this shape with random weights in bfloat16, unless it is there already.
+
+    Args:
+        name: of the config.
+        directory: to write to.
+        part: the base has one block and one word of so many.
+        seed: of the weights.
+    """
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -83,7 +89,10 @@ def write_random_base(name: str, directory: Path, *, seed: int) -> None:
         return
     directory.mkdir(parents=True, exist_ok=True)
     source = locate_config(name)
-    shutil.copy(source / "config.json" if source.is_dir() else source, directory / "config.json")
+    config = json.loads((source / "config.json" if source.is_dir() else source).read_text())
+    config["num_hidden_layers"] //= part
+    config["vocab_size"] //= part
+    (directory / "config.json").write_text(json.dumps(config))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), trust_remote_code=False)
     generator = torch.Generator().manual_seed(seed)
@@ -168,6 +177,7 @@ def _step(work: Work, way: Way) -> Step:
 def main(
     directory: Annotated[Path, typer.Option("--directory", help="Where the base is written, 2.5 GB for 1B.")],
     shape: Annotated[str, typer.Option("--shape", help="A config that comes with plait.")] = "llama-3.2-1b",
+    part: Annotated[int, typer.Option("--part", min=1, help="Of the blocks and words only one in so many.")] = 1,
     sequences: Annotated[int, typer.Option("--sequences", min=1, help="In a step.")] = 1,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="In a sequence.")] = 512,
     rank: Annotated[int, typer.Option("--rank", min=1, help="Of the adapter.")] = 16,
@@ -180,7 +190,7 @@ def main(
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # before any process begins
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as writer:
-        writer.submit(write_random_base, shape, directory, seed=seed).result()
+        writer.submit(write_random_base, shape, directory, part=part, seed=seed).result()
     work = Work(directory, sequences, tokens, rank, threads, seed)
     ways = {name: way for name, way in WAYS.items() if not only or name in only}
     pools = {name: ProcessPoolExecutor(1, mp_context=spawn) for name in ways}
