@@ -27,7 +27,7 @@ from plait.training.device import Compute
 from plait.training.serving.adapter import ServedAdapter, place_adapter
 from plait.training.serving.cache import AlignedCache
 from plait.training.serving.layer import Routing, route_layers
-from plait.training.serving.sampling import Drawer, Sampling
+from plait.training.serving.sampling import Drawer, Sampling, next_tokens
 from plait.training.serving.text import TextStream
 from plait.training.serving.threads import ThreadChoice
 
@@ -366,12 +366,10 @@ class Engine:
 
     def _extend(self, first: int, logits: torch.Tensor) -> None:
         """Give every row from `first` on its next token, and drop finished rows."""
-        likeliest = logits.argmax(dim=1).tolist()
+        tokens = next_tokens(logits, [row.drawer for row in self._rows[first:]])
         for index in reversed(range(first, len(self._rows))):
             row = self._rows[index]
-            greedy = row.generation.sampling.greedy
-            token = likeliest[index - first] if greedy else row.drawer.draw(logits[index - first])
-            piece = self._take(row, token)
+            piece = self._take(row, tokens[index - first])
             if piece.finish is not None:
                 self._remove(index)
             if piece.text or piece.finish is not None:

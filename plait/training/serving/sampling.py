@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,24 +35,51 @@ class Drawer:
     """Draws the tokens of one row, the same ones for the same seed whatever else is in the batch."""
 
     def __init__(self, sampling: Sampling) -> None:
-        self._sampling = sampling
+        self.sampling = sampling
         self._generator = torch.Generator()
         self._generator.manual_seed(secrets.randbits(63) if sampling.seed is None else sampling.seed % 2**63)
 
-    def draw(self, logits: Tensor) -> int:
-        """The next token.
+    def chance(self) -> float:
+        """Where in the row's distribution its next token lies, 0 to below 1; drawn on the host, the same everywhere."""
+        return float(torch.rand((), generator=self._generator, dtype=torch.float64))
 
-        Args:
-            logits: (vocabulary,)
-        """
-        sampling = self._sampling
-        if sampling.greedy:
-            return int(logits.argmax())
-        # In float64 and on the CPU, so that a seed gives the same text on every device, as far as logits agree.
-        probabilities = torch.softmax(logits.cpu().double() / sampling.temperature, dim=0)
-        if sampling.top_p < 1:
-            ordered, order = probabilities.sort(descending=True, stable=True)
-            # The first token that reaches top_p is included.
-            ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0
-            return int(order[torch.multinomial(ordered, 1, generator=self._generator)])
-        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+
+def next_tokens(logits: Tensor, drawers: Sequence[Drawer]) -> list[int]:
+    """The next token of every row, chosen on the logits' device and read from it once.
+
+    Args:
+        logits: (rows, vocabulary)
+        drawers: of each row.
+    """
+    chosen = logits.argmax(dim=1)
+    for narrowed in (False, True):
+        rows = [
+            index
+            for index, drawer in enumerate(drawers)
+            if not drawer.sampling.greedy and (drawer.sampling.top_p < 1) == narrowed
+        ]
+        if rows:
+            which = torch.tensor(rows, device=logits.device)
+            chosen[which] = _drawn(logits.index_select(0, which), [drawers[row] for row in rows], narrowed=narrowed)
+    return chosen.tolist()
+
+
+def _drawn(logits: Tensor, drawers: Sequence[Drawer], *, narrowed: bool) -> Tensor:
+    """(rows,) tokens: the first whose cumulative probability exceeds the row's chance.
+
+    In float64 where the device has it, so that a seed gives the same text on every device, as far as logits agree.
+    """
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64
+    settings = [(drawer.sampling.temperature, drawer.sampling.top_p, drawer.chance()) for drawer in drawers]
+    temperature, top_p, chance = torch.tensor(settings, dtype=wide).to(logits.device).t()[:, :, None]
+    probabilities = torch.softmax(logits.to(wide) / temperature, dim=1)
+    order = None
+    if narrowed:
+        probabilities, order = probabilities.sort(dim=1, descending=True, stable=True)
+        # The first token that reaches top_p is included.
+        probabilities[probabilities.cumsum(1) - probabilities >= top_p] = 0
+    reached = probabilities.cumsum(1)
+    # Below the last sum, whatever is rounded: beyond it there is no token.
+    wanted = torch.minimum(chance * reached[:, -1:], reached[:, -1:] * (1 - torch.finfo(wide).eps))
+    place = torch.searchsorted(reached, wanted, right=True)
+    return (place if order is None else order.gather(1, place))[:, 0]

@@ -5,14 +5,14 @@ import collections
 import pytest
 import torch
 
-from plait.training.serving.sampling import Drawer, Sampling
+from plait.training.serving.sampling import Drawer, Sampling, next_tokens
 
 LOGITS = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
 
 
 def counts(sampling: Sampling, draws: int = 4000) -> dict[int, float]:
     drawer = Drawer(sampling)
-    found = collections.Counter(drawer.draw(LOGITS) for _ in range(draws))
+    found = collections.Counter(next_tokens(LOGITS.expand(draws, 4), [drawer] * draws))
     return {token: found[token] / draws for token in range(4)}
 
 
@@ -45,8 +45,33 @@ def test_temperature_zero_takes_the_likeliest() -> None:
 def test_a_seed_repeats_and_no_seed_does_not() -> None:
     def text(seed: int | None) -> list[int]:
         drawer = Drawer(Sampling(seed=seed))
-        return [drawer.draw(LOGITS) for _ in range(60)]
+        return next_tokens(LOGITS.expand(60, 4), [drawer] * 60)
 
     assert text(3) == text(3) != text(4)
     assert text(-1) == text(-1)
     assert text(None) != text(None)
+
+
+def test_a_row_gets_the_same_tokens_whatever_else_is_in_the_batch() -> None:
+    kinds = [Sampling(temperature=0), Sampling(seed=1), Sampling(0.7, 0.8, seed=2), Sampling(1.3, 0.5, seed=3)]
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(50, len(kinds), 300, generator=generator)
+    alone = []
+    for row, sampling in enumerate(kinds):
+        drawer = Drawer(sampling)
+        alone.append([next_tokens(each[row : row + 1], [drawer])[0] for each in logits])
+    drawers = [Drawer(sampling) for sampling in kinds]
+    together = [next_tokens(each, drawers) for each in logits]
+    assert [list(column) for column in zip(*together, strict=True)] == alone
+    assert len(set(alone[1])) > 5
+
+
+def test_the_end_of_the_distribution_is_a_token_with_a_chance() -> None:
+    class Last(Drawer):
+        def chance(self) -> float:
+            return 1 - 2**-53
+
+    logits = torch.tensor([[1.0, 2.0, 0.5, -torch.inf, -torch.inf]])
+    for sampling in (Sampling(), Sampling(top_p=0.9)):
+        (token,) = next_tokens(logits, [Last(sampling)])
+        assert token in (0, 1, 2)
