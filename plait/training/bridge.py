@@ -25,11 +25,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
+import torch
 from peft import PeftModel
 
 from plait.choice import chosen_function, parse_choice, with_options
 from plait.errors import ConfigError
 from plait.plugins import Kind, find, located_errors
+from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer
 from plait.training.learner import StepReport, schedule_factor
 from plait.training.local_model import OwnTrainer
@@ -81,6 +83,8 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
         from datasets import Dataset, disable_progress_bars
         from transformers import PrinterCallback
 
+        from plait.training.one_device import one_device
+
         disable_progress_bars()
         data = Dataset.from_dict(
             {
@@ -89,10 +93,18 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
             }
         )
         started = time.perf_counter()
+        device = device_of(model)
+        # A float32 adapter on a base in float16 needs a loss scale, which is the trainer's own.
+        halves = device.type == "cuda" and any(x.dtype == torch.float16 for x in model.parameters())
         # Standard output is for plait's own results; a trainer's output goes to standard error.
-        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            contextlib.redirect_stdout(sys.stderr),
+            one_device(device),
+        ):
             with located_errors(failed, quoting=False):
-                trainer = build(model, tokenizer, data, training_arguments(settings, scratch, model.device.type))
+                arguments = training_arguments(settings, scratch, device.type, halves=halves)
+                trainer = build(model, tokenizer, data, arguments)
             if remove := getattr(trainer, "remove_callback", None):
                 remove(PrinterCallback)
             if extra.names or moments:
@@ -148,7 +160,7 @@ def _add_callback(trainer: TrainerLike, extra: StepExtra, moments: TrainerMoment
     add(Extra())
 
 
-def training_arguments(settings: Settings, output_dir: str, device: str) -> dict[str, object]:
+def training_arguments(settings: Settings, output_dir: str, device: str, *, halves: bool = False) -> dict[str, object]:
     """The run's settings under the names of transformers' TrainingArguments; nothing is saved or reported."""
     return {
         "output_dir": output_dir,
@@ -162,6 +174,7 @@ def training_arguments(settings: Settings, output_dir: str, device: str) -> dict
         "max_grad_norm": settings.max_grad_norm,
         "seed": settings.seed % 2**32,
         "use_cpu": device == "cpu",
+        **({"fp16": True} if halves else {}),
         "dataloader_pin_memory": device == "cuda",
         "disable_tqdm": True,
         "logging_strategy": "no",
