@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +16,7 @@ from plait.api.apps import add_apps_to_path
 from plait.api.region import RegionalNode
 from plait.api.serving import Serving
 from plait.rounds.ledger import read_lines
+from tests.commands import Command
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 REGIONS = {"north": ("ada", "bob"), "south": ("eve", "kim")}
@@ -51,43 +54,116 @@ class Region:
         return self.node.address.replace("127.0.0.1", "localhost")
 
 
+class KilledRegion:
+    """A region in a process of its own, which can be killed and started again."""
+
+    def __init__(self, name: str, server: str, folder: Path, policy: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.address, self.ledgers = f"localhost:{port}", folder
+        self._command = [
+            "region", "--server", server, "--name", name, "--insecure",
+            "--listen", f"127.0.0.1:{port}", "--out", str(folder), "--policy", str(policy), "--yes", "--json",
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        self.process = Command(*self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill_in_round(self, number: int) -> None:
+        """Kill it once one of its clients' updates of this round is there, and the other's is not."""
+        while not self._received(number):
+            assert self.process.poll() is None
+            time.sleep(0.01)
+        self.process.kill()
+        self.process.wait()
+
+    def _received(self, number: int) -> bool:
+        ledger = next(self.ledgers.glob("*/ledger.jsonl"), None)
+        events = read_lines(ledger) if ledger else []
+        return any(event["event"] == "update_received" and event["round"] == number for event in events)
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.toml"
+    path.write_text("min-examples = 1\nmin-tokens = 1\n")
+    return path
+
+
+@pytest.fixture
+def rows(records: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Of four authors."""
+    return [row | {"author": "kim"} if at % 7 == 0 else row for at, row in enumerate(records)]
+
+
+@pytest.fixture
+def training(small: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in small.items() if key not in ("quiet", "clients")}
+
+
+@pytest.fixture
+def flat(rows, training, tmp_path: Path) -> bytes:
+    """The adapter of the same clients without regions."""
+    settings = {"partition": "natural:author", "columns": "client=author", "clients": 4, "quiet": True}
+    return (plait.simulate(rows, out=tmp_path / "flat", **settings, **training).path / WEIGHTS).read_bytes()
+
+
+def clients_of(regions, rows, policy: Path, tmp_path: Path) -> list[plait.Client]:
+    clients = [
+        plait.Client(
+            [row for row in rows if row["author"] == author],
+            server=regions[name].address, name=author, insecure=True, state=tmp_path / "state", policy=policy,
+            dtype="float32", quiet=True,
+        )
+        for name, authors in REGIONS.items()
+        for author in authors
+    ]  # fmt: skip
+    for client in clients:
+        client.start()
+    return clients
+
+
 @pytest.mark.slow
-def test_two_regions_of_two_clients_make_the_adapter_of_a_flat_simulation(small, records, tmp_path) -> None:
-    rows = [row | {"author": "kim"} if at % 7 == 0 else row for at, row in enumerate(records)]
-    training = {key: value for key, value in small.items() if key not in ("quiet", "clients")}
-    flat = plait.simulate(
-        rows,
-        partition="natural:author",
-        columns="client=author",
-        clients=4,
-        out=tmp_path / "flat",
-        quiet=True,
-        **training,
-    )
-    policy = tmp_path / "policy.toml"
-    policy.write_text("min-examples = 1\nmin-tokens = 1\n")
+def test_two_regions_of_two_clients_make_the_adapter_of_a_flat_simulation(
+    flat: bytes, rows, training, policy: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "tree"
     with plait.Server(out=out, tree="2x2", insecure=True, quiet=True, **training) as server:
         address = server.address.replace("127.0.0.1", "localhost")
         regions = {name: Region(name, address, tmp_path / name, policy) for name in REGIONS}
-        clients = [
-            plait.Client(
-                [row for row in rows if row["author"] == author],
-                server=regions[name].address, name=author, insecure=True, state=tmp_path / "state", policy=policy,
-                dtype="float32", quiet=True,
-            )
-            for name, authors in REGIONS.items()
-            for author in authors
-        ]  # fmt: skip
-        for client in clients:
-            client.start()
+        clients = clients_of(regions, rows, policy, tmp_path)
         run = server.wait(timeout_s=600)
-        for waiting in (*clients, *(region.thread for region in regions.values())):
-            waiting.wait(timeout_s=60) if isinstance(waiting, plait.Client) else waiting.join(60)
+        for client in clients:
+            client.wait(timeout_s=60)
+        for region in regions.values():
+            region.thread.join(60)
     assert run.finished
     assert [region.error for region in regions.values()] == [None, None]
-    assert (out / WEIGHTS).read_bytes() == (flat.path / WEIGHTS).read_bytes()
+    assert (out / WEIGHTS).read_bytes() == flat
     # The server's record has two regions, and no name of a client.
     updates = [event for event in read_lines(out / "ledger.jsonl") if event["event"] == "update_received"]
     assert {(event["client"], event["clients"]) for event in updates} == {("north", 2), ("south", 2)}
     assert not any(f'"{author}"' in (out / "ledger.jsonl").read_text() for author in ("ada", "bob", "eve", "kim"))
+
+
+@pytest.mark.slow
+def test_a_region_that_is_killed_in_mid_round_comes_back_and_the_adapter_is_the_same(
+    flat: bytes, rows, training, policy: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tree"
+    with plait.Server(out=out, tree="2x2", insecure=True, quiet=True, grace_s=300, **training) as server:
+        address = server.address.replace("127.0.0.1", "localhost")
+        north = KilledRegion("north", address, tmp_path / "north", policy)
+        regions = {"north": north, "south": Region("south", address, tmp_path / "south", policy)}
+        clients = clients_of(regions, rows, policy, tmp_path)
+        north.kill_in_round(2)
+        north.start()
+        run = server.wait(timeout_s=600)
+        for client in clients:
+            client.wait(timeout_s=60)
+        assert north.process.wait(timeout=60) == 0
+    assert run.finished
+    assert (out / WEIGHTS).read_bytes() == flat
+    updates = [event for event in read_lines(out / "ledger.jsonl") if event["event"] == "update_received"]
+    assert [event["clients"] for event in updates] == [2, 2, 2, 2]
