@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from plait.training.one_device import one_device
 
 
 @pytest.fixture
-def current(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def current(monkeypatch: pytest.MonkeyPatch) -> Generator[list[str]]:
     """The devices that were made current, in order."""
     told: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
