@@ -282,6 +282,11 @@ class Aggregator:
             steps = {client: stored[client].steps for client in check.accepted}
             factors = normalised(steps, weights) if all(steps.values()) else {}
             outcome, diagnostics, folded = self._fold(state, context, check, weights, stored, factors)
+        if self.buffer:
+            arrivals = {client: stored[client].arrival for client in folded}
+            staleness = {client: arrival.staleness for client, arrival in arrivals.items() if arrival}
+            moved = np.float32(self.buffer.moved(staleness, state.recent))
+            outcome = replace(outcome, step=AdapterState(outcome.step.layout, outcome.step.flat * moved))
         step, optimizer_memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
         if scale != 1 and self.takes_back is TakesBack.HALF:
             step = AdapterState(step.layout, step.flat * np.float32(scale))

@@ -41,23 +41,31 @@ def test_the_result_is_that_of_float64_maths_with_staleness_and_a_fair_part_for_
     federation = begin(federate, fake_model)
     final = federation.run()
 
-    versions, recent = [federation.initial.flat.astype(np.float64)], []
+    versions, recent, moved = [federation.initial.flat.astype(np.float64)], [], []
     arrived = federation.of_kind("update_received")
     for number in range(1, 7):
         folded = [event for event in arrived if event["fold"] == number]
         assert len({event["client"] for event in folded}) == len(folded) == BUFFER.size
-        weights, deltas = [], []
+        weights, deltas, damped, shares = [], [], [], []
         for event in folded:
             began = versions[event["round"] - 1]
             deltas.append(federation.train_alone(event["client"], began, event["round"]) - began)
             staleness = number - event["round"]
             came = sum(event["client"] in clients for clients in recent[-3:])
-            weights.append(1 / np.sqrt(1 + staleness) / (1 + came))
+            damped.append(1 / np.sqrt(1 + staleness))
+            shares.append(1 / (1 + came))
+            weights.append(damped[-1] * shares[-1])
             assert (event["staleness"], event["weight"]) == (staleness, pytest.approx(weights[-1]))
         weights = [weight * event["examples"] for weight, event in zip(weights, folded, strict=True)]
-        versions.append(versions[-1] + np.average(deltas, axis=0, weights=weights))
+        # A buffer of clients that come often moves less than the usual one of these folds.
+        visits = [client for clients in recent[-3:] for client in clients]
+        usual = np.mean([1 / (1 + visits.count(client)) for client in visits]) if visits else 1.0
+        moved.append(min(np.average(shares, weights=damped) / usual, 1.0))
+        versions.append(versions[-1] + moved[-1] * np.average(deltas, axis=0, weights=weights))
         recent.append([event["client"] for event in folded])
     np.testing.assert_allclose(final.adapter.flat, versions[-1], rtol=1e-4, atol=1e-5)
+    assert min(moved) < 0.95
+    assert max(moved) == 1
     assert {event["staleness"] for event in arrived} > {0, 1}
     # Nobody trains twice from the same adapter, and what is kept is bounded.
     asked = [(ask.client, ask.round) for ask in federation.channel.asked if ask.purpose is Purpose.TRAIN]
