@@ -21,7 +21,7 @@ _NAMED = "ACCELERATE_TORCH_DEVICE"
 @contextmanager
 def one_device(device: torch.device) -> Generator[None]:
     """For a while, the settings of any trainer say this device and no other."""
-    theirs = cast("Any", vars(TrainingArguments)["_setup_devices"]).func
+    theirs = vars(TrainingArguments)["_setup_devices"].func
 
     def chosen(arguments: TrainingArguments) -> torch.device:
         theirs(arguments)  # begins accelerate's state, and takes the first GPU
