@@ -365,8 +365,8 @@ def remove_tree(path: Path) -> None:
     Raises:
         LeaseLostError: another server has taken over; nothing is removed.
     """
-    with contextlib.suppress(OSError):
-        shutil.rmtree(_taken_away(path), ignore_errors=True)
+    with contextlib.suppress(OSError), _taken_away(path) as away:
+        shutil.rmtree(away, ignore_errors=True)
 
 
 def remove_file(path: Path) -> None:
@@ -376,22 +376,29 @@ def remove_file(path: Path) -> None:
         OSError: cannot be removed.
         LeaseLostError: another server has taken over; nothing is removed.
     """
-    with contextlib.suppress(FileNotFoundError):
-        _taken_away(path).unlink()
+    with contextlib.suppress(FileNotFoundError), _taken_away(path) as away:
+        away.unlink()
 
 
-def _taken_away(path: Path) -> Path:
+@contextlib.contextmanager
+def _taken_away(path: Path) -> Generator[Path]:
     """The path itself, or where several servers share its directory, its place on the gate: moving it is one step."""
     gate = gate_of(path)
-    if gate is None:
-        return path
+    if gate is None or not os.path.lexists(path):
+        yield path
+        return
+    away: Path | None = None
     try:
-        away = Path(tempfile.mkdtemp(dir=gate.folder, prefix=_prefix(path))) / path.name
-        path.replace(away)
-    except OSError:
-        gate.prove()
-        raise
-    return away
+        try:
+            away = Path(tempfile.mkdtemp(dir=gate.folder, prefix=_prefix(path)))
+            path.replace(away / path.name)
+        except OSError:
+            gate.prove()
+            raise
+        yield away / path.name
+    finally:
+        if away is not None:
+            shutil.rmtree(away, ignore_errors=True)
 
 
 def _prefix(path: Path) -> str:

@@ -10,10 +10,11 @@ keep a lock for a machine that is gone.
 
 *Fencing.* The server before may only have paused, and go on in the middle of anything. Everything that it puts below
 the directory is renamed out of the folder of its turn (`plait.files.Gate`), everything that it takes away is renamed
-into it, and its answers arrive there. The one that takes over moves the answers on and removes that folder, and reads
-nothing before. From then on each such rename fails, wherever the other server was held up; each that came before is
-read. Ledgers, which it has open, are replaced by copies; an event counts for its writer only if a rename in its folder
-still succeeds after the event is on disk. So the server before is as one that was killed before the folder went.
+into it, and its answers arrive there. The one that takes over moves the answers on, removes that folder once it has
+none, and reads nothing before. Nobody makes such a folder a second time. So from then on each such rename fails,
+wherever the other server was held up; each that came before is read. Ledgers, which it has open, are replaced by
+copies; an event counts for its writer only if a rename in its folder still succeeds after the event is on disk. So the
+server before is as one that was killed before the folder went.
 
 What is not fenced: messages that it had already handed to the network, whose answers it cannot store; places outside
 the directory that a run publishes to, and processes beside it (trackers, alerts, the live page), until it has noticed.
@@ -48,7 +49,7 @@ _FOLDER, _ALIVE, _INBOX, _PLAIN_INBOX = ".lease", "alive", "inbox", ".inbox"
 _SIGNS = 5
 """Signs of life within the time after which a holder counts as silent."""
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
-_CLEARING_S = 0.01
+_PAUSE_S, _CLEARING_AT_MOST_S = 0.01, 60.0
 _MOST_SHOWN = 100
 
 
@@ -131,10 +132,13 @@ class Turn:
     def inbox(self, run: Path) -> Path:
         """See `plait.files.Gate`; answers that came before servers shared the directory are moved there."""
         name = "run" if run.absolute() == self._directory.absolute() else run.name
-        place = self.folder / _INBOX / name
-        if not place.exists() and (run / _PLAIN_INBOX).is_dir():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            (run / _PLAIN_INBOX).replace(place)
+        try:
+            place = _made_below(self.folder, _INBOX) / name
+            if not place.exists() and (run / _PLAIN_INBOX).is_dir():
+                (run / _PLAIN_INBOX).replace(place)
+        except OSError as error:
+            self.prove()
+            raise cannot_write(self.folder / _INBOX, error, doing="make") from error
         return place
 
     def check(self) -> None:
@@ -152,7 +156,7 @@ class Turn:
         self._signs.start()
         for number in _turns(self._directory):
             if number < self._number:
-                _clear(_folder(self._directory, number), self.folder / _INBOX)
+                self._clear(_folder(self._directory, number))
 
     def end(self) -> None:
         """Give the turn up, so that another server need not wait."""
@@ -161,6 +165,29 @@ class Turn:
             self._signs.join()
         with suppress(MachineError):
             self._give_sign(ended=True)
+
+    def _clear(self, earlier: Path) -> None:
+        """Move the answers of an earlier turn on, and remove its folder: from then on nothing comes out of it.
+
+        Its server may still be at work. So no answer is removed with the folder, only moved.
+        """
+        began = _now()
+        while True:
+            try:
+                if not earlier.exists():
+                    return
+                _move_answers(earlier / _INBOX, self.folder)
+                for path in earlier.iterdir():
+                    if path.name != _INBOX:
+                        _remove(path)
+                earlier.rmdir()
+            except OSError as error:
+                self.check()
+                # Busy: a file that a process of this machine has open, on NFS.
+                comes = error.errno in (*_GONE, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)
+                if not comes or _now() - began > _CLEARING_AT_MOST_S:
+                    raise cannot_write(earlier, error, doing="remove") from error
+                time.sleep(_PAUSE_S)
 
     def _give_sign(self, *, ended: bool = False) -> None:
         with self._lock:
@@ -171,18 +198,21 @@ class Turn:
                 new = folder / f"{_ALIVE}.new"
                 new.write_bytes(_Sign(self._holder, self._beats + 1, ended).to_bytes())
                 new.replace(folder / _ALIVE)
+                is_newest = max(_turns(self._directory), default=0) <= self._number
             except OSError as error:
                 if error.errno not in _GONE:
                     raise cannot_write(folder / _ALIVE, error) from error
                 self.lost = self._loss()
                 raise self.lost from error
-            if max(_turns(self._directory), default=0) > self._number:
+            if not is_newest:
                 self.lost = self._loss()
                 raise self.lost
             self._beats, self._proven = self._beats + 1, began
 
     def _loss(self) -> LeaseLostError:
-        newest = max(_turns(self._directory), default=0)
+        newest = 0
+        with suppress(OSError):
+            newest = max(_turns(self._directory), default=0)
         sign = _Sign.read(_folder(self._directory, newest))
         other = sign.holder if sign is not None and newest != self._number else "another server"
         return LeaseLostError(
@@ -240,6 +270,18 @@ def is_shared(directory: Path) -> bool:
     return (directory / _FOLDER).is_dir()
 
 
+def share(directory: Path) -> None:
+    """Have servers share a directory from now on; made if missing.
+
+    Raises:
+        MachineError: the directory cannot be written.
+    """
+    try:
+        (directory / _FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(directory / _FOLDER, error, doing="make") from error
+
+
 def inbox_of(run: Path) -> Path:
     """Where the answers to a run arrive."""
     gate = gate_of(run)
@@ -248,8 +290,8 @@ def inbox_of(run: Path) -> Path:
 
 def _claimed(directory: Path, holder: Holder, on_wait: Callable[[Holder | None], None]) -> int:
     """Wait for a turn; gives its number."""
+    share(directory)
     try:
-        (directory / _FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
         seen: object = None
         since, told = _now(), ""
         while True:
@@ -262,6 +304,7 @@ def _claimed(directory: Path, holder: Holder, on_wait: Callable[[Holder | None],
                 with suppress(FileExistsError):
                     _folder(directory, newest + 1).mkdir(mode=0o700)
                     return newest + 1
+                time.sleep(_PAUSE_S)  # a listing may be old for a while, on NFS
                 continue
             if (who := str(sign and sign.holder)) != told:
                 told = who
@@ -271,35 +314,40 @@ def _claimed(directory: Path, holder: Holder, on_wait: Callable[[Holder | None],
         raise cannot_write(directory / _FOLDER, error) from error
 
 
-def _clear(folder: Path, inbox: Path) -> None:
-    """Move the answers of an earlier turn on, and remove its folder: from then on nothing comes out of it."""
-    try:
-        while folder.exists():
-            _move_answers(folder / _INBOX, inbox)
-            try:
-                shutil.rmtree(folder)
-            except OSError as error:
-                # Its server may still be at work, and have put something there.
-                if error.errno not in (*_GONE, errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                time.sleep(_CLEARING_S)
-    except OSError as error:
-        raise cannot_write(folder, error, doing="remove") from error
-
-
-def _move_answers(earlier: Path, inbox: Path) -> None:
-    for path in sorted(earlier.rglob("*")):
-        if not path.is_file():
-            continue
-        place = inbox / path.relative_to(earlier)
-        place.parent.mkdir(parents=True, exist_ok=True)
+def _move_answers(earlier: Path, turn_folder: Path) -> None:
+    """Move answers on to the folder of a turn, and remove the folders in which they were once those are empty."""
+    for path in (*sorted(earlier.rglob("*"), reverse=True), earlier):
+        # Whatever was renamed meanwhile is found by the next look.
         with suppress(FileNotFoundError):
+            if path.is_dir():
+                path.rmdir()
+                continue
+            place = _made_below(turn_folder, _INBOX, *path.relative_to(earlier).parent.parts) / path.name
             if path.suffix == UNFINISHED_SUFFIX:
                 # The server before may have it open; what it has received so far need not come again.
                 shutil.copyfile(path, place)
                 path.unlink()
             else:
                 path.replace(place)
+
+
+def _made_below(turn_folder: Path, *names: str) -> Path:
+    """A folder below that of a turn, which is not made itself: once it is gone the turn is over.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    for name in names:
+        turn_folder = turn_folder / name
+        turn_folder.mkdir(exist_ok=True)
+    return turn_folder
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _folder(directory: Path, number: int) -> Path:

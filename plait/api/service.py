@@ -237,13 +237,17 @@ def open_service(
 
 
 def check_not_shared(directory: Path) -> None:
-    """Refuse a directory that servers share and whose turn is not this process's.
+    """Refuse a directory, of a run or a federation, that servers share and whose turn is not this process's.
 
     Raises:
         ConfigError: it is.
     """
-    if is_shared(directory) and gate_of(directory) is None:
-        raise ConfigError(f"'{directory}' is shared by servers, expected `plait server --standby` for each of them")
+    from plait.queue.run_queue import RUNS_FOLDER
+
+    federation = directory.absolute().parent
+    shared = directory if federation.name != RUNS_FOLDER or is_shared(directory) else federation.parent
+    if is_shared(shared) and gate_of(directory) is None:
+        raise ConfigError(f"'{shared}' is shared by servers, expected `plait server --standby` for each of them")
 
 
 def vouch_of(serving: Serving) -> Vouch | None:

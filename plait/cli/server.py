@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted, MachineError
 from plait.files import gate_of, write_atomically
-from plait.lease import Holder, is_shared, turn
+from plait.lease import Holder, is_shared, share, turn
 from plait.page.beside import page_address, page_beside
 from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
@@ -188,6 +188,11 @@ def server(
         run_number=new_run_number(),
     )
     with told_how_to_go_on(settings.out):
+        if silent_s is not None and directory.has_started and not is_shared(directory.path):
+            from plait.rounds.ledger import Ledger
+
+            with closing(Ledger(directory.ledger)):
+                share(directory.path)  # no server that does not know that it is shared has it
         with _in_turn(directory.path, serving, silent_s, how="the same command", quiet=json_output):
             # Only now: another server may have begun the run.
             before = load_serving(directory.server)
@@ -279,7 +284,7 @@ def serve_queue(
     else:
         if not is_shared(directory):
             with held(directory):
-                pass  # no server that does not know that the directory is shared
+                share(directory)  # no server that does not know that it is shared has it, or gets it from now on
         alone = _in_turn(directory, serving, silent_s, how="the same command", quiet=False)
     with alone:
         standing = Standing(directory, serving, house=house)

@@ -71,10 +71,10 @@ class Ledger:
         self._screen = screen
         self._clock = clock
         self._gate = gate_of(path)
-        if self._gate is not None and self._gate.follows_another and path.exists():
-            # Whatever the server before still writes to the file that it has open, it does not write to this one.
-            write_atomically(path, path.read_bytes())
         try:
+            if self._gate is not None and self._gate.follows_another and path.exists():
+                # Whatever the server before still writes to the file that it has open, it does not write to this one.
+                write_atomically(path, path.read_bytes())
             self._file = path.open("ab", buffering=0)
             try:
                 if not lock(self._file):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,12 +14,14 @@ from types import SimpleNamespace
 import pytest
 
 from plait import files, lease
-from plait.errors import LeaseLostError
+from plait.api.service import check_not_shared
+from plait.errors import ConfigError, LeaseLostError, MachineError
 from plait.exporting.publish import publish
 from plait.files import directory_written_aside, remove_file, remove_tree, write_atomically
 from plait.lease import Holder, Turn, inbox_of, turn
 from plait.rounds.events import WaitingForClients
 from plait.rounds.ledger import Ledger, read_lines
+from server.inbox import Inbox
 
 FIRST, SECOND = Holder("one:1", "one:9440", 0.1), Holder("two:2", "two:9440", 0.1)
 WAITING = WaitingForClients(here=1, wanted=2, unfit=0)
@@ -184,6 +187,92 @@ def test_answers_that_had_arrived_are_kept_and_files_that_the_server_before_has_
             }  # fmt: skip
 
 
+def test_an_answer_that_arrives_while_the_folder_is_cleared_is_moved_on_and_not_removed_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with _by(_first(run), run):
+        place = inbox_of(run) / "ada"
+    place.mkdir(parents=True)
+    (place / "begun.part").write_bytes(b"begun")
+    moved = lease._move_answers
+
+    def one_arrives_after(earlier: Path, turn_folder: Path) -> None:
+        moved(earlier, turn_folder)
+        if turn_folder.name == "000002" and not (turn_folder / "inbox" / "run" / "ada" / "late.answer").exists():
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "late.answer").write_bytes(b"acknowledged")
+
+    monkeypatch.setattr(lease, "_move_answers", one_arrives_after)
+    with turn(run, SECOND):
+        assert {path.name for path in (inbox_of(run) / "ada").iterdir()} == {"begun.part", "late.answer"}
+
+
+def test_the_folder_of_a_turn_that_is_over_is_not_made_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    first = _first(run)
+    with _by(first, run):
+        place = inbox_of(run)
+    with turn(run, SECOND):
+        with _by(first, run):
+            with pytest.raises(MachineError, match="No such file"):
+                Inbox(place, node_quota_bytes=1)
+            with pytest.raises(LeaseLostError):
+                inbox_of(run)
+            with pytest.raises(FileNotFoundError):
+                lease._made_below(first.folder, "inbox", "run")
+        assert not first.folder.exists()
+
+
+def test_a_folder_that_cannot_be_emptied_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, clock = tmp_path / "run", [0.0]
+    _first(run)
+    slept = SimpleNamespace(sleep=lambda s: clock.__setitem__(0, clock[0] + max(s, 1.0)))
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    monkeypatch.setattr(lease, "_now", lambda: clock[0])
+    monkeypatch.setattr(lease, "time", slept)
+    monkeypatch.setattr(lease, "_remove", busy)
+    with pytest.raises(MachineError, match=r"cannot remove '.*/000001': Device or resource busy"), turn(run, SECOND):
+        pass
+    assert clock[0] > lease._CLEARING_AT_MOST_S
+
+
+def test_what_is_removed_leaves_nothing_in_the_folder_of_the_turn(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "spool").mkdir(parents=True)
+    first = _first(run)
+    with _by(first, run):
+        write_atomically(run / "alice", b"hers")
+        remove_file(run / "alice")
+        remove_file(run / "alice")
+        remove_tree(run / "spool")
+        remove_tree(run / "spool")
+    assert not (run / "alice").exists()
+    assert not (run / "spool").exists()
+    assert [path.name for path in first.folder.iterdir()] == ["alive"]
+
+
+def test_a_directory_that_cannot_be_listed_for_a_moment_does_not_end_the_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _first(tmp_path / "run")
+
+    def unreadable(_: Path) -> list[int]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lease, "_turns", unreadable)
+        with pytest.raises(MachineError, match="Input/output error"):
+            first.prove()
+    first.prove()
+
+
 def test_a_stopped_process_comes_back_and_changes_nothing(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(
@@ -212,3 +301,13 @@ def _everything(run: Path) -> dict[str, bytes]:
         for path in sorted(run.rglob("*"))
         if path.is_file() and ".lease" not in path.parts
     }
+
+
+def test_a_run_of_a_shared_federation_is_not_gone_on_with_beside_it(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "run-1"
+    run.mkdir(parents=True)
+    check_not_shared(run)
+    with turn(tmp_path, FIRST):
+        check_not_shared(run)
+    with pytest.raises(ConfigError, match="is shared by servers, expected `plait server --standby`"):
+        check_not_shared(run)
