@@ -47,7 +47,7 @@ class Buffer:
             client: whose it is.
             recent: the clients of each of the folds before, newest last.
         """
-        return _damped(staleness) * _share(client, recent)
+        return _damped(staleness) * _share(sum(client in folded for folded in recent))
 
     def moved(self, staleness: Mapping[str, int], recent: Sequence[Sequence[str]]) -> float:
         """How much of the mean of a buffer's updates a fold moves, at most 1.
@@ -59,9 +59,9 @@ class Buffer:
         before = Counter(client for folded in recent for client in folded)
         if not before:
             return 1.0
-        usual = sum(count * _share(client, recent) for client, count in before.items()) / before.total()
+        usual = sum(count * _share(count) for count in before.values()) / before.total()
         damped = {client: _damped(each) for client, each in staleness.items()}
-        own = sum(each * _share(client, recent) for client, each in damped.items()) / sum(damped.values())
+        own = sum(each * _share(before[client]) for client, each in damped.items()) / sum(damped.values())
         return min(own / usual, 1.0)
 
     def kept(self, state: RunState, folded: Sequence[str]) -> RunState:
@@ -76,9 +76,9 @@ def _damped(staleness: int) -> float:
     return 1 / math.sqrt(1 + staleness)
 
 
-def _share(client: str, recent: Sequence[Sequence[str]]) -> float:
-    """Of a client in a fold, so that clients count alike over all."""
-    return 1 / (1 + sum(client in folded for folded in recent))
+def _share(came: int) -> float:
+    """Of a client in a fold that came in so many before, so that clients count alike over all."""
+    return 1 / (1 + came)
 
 
 @dataclass(frozen=True)

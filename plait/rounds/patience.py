@@ -69,9 +69,10 @@ class Patience:
             took_s: the times of those that have answered.
             asked: how many clients were asked, including this one.
         """
-        if math.isinf(self.slow_factor) or 2 * len(took_s) < asked:
+        # The median last: thousands may be waited for, and thousands have answered.
+        if math.isinf(self.slow_factor) or 2 * len(took_s) < asked or asked_s <= self.slow_s:
             return False
-        return asked_s > max(self.slow_s, self.slow_factor * statistics.median_low(took_s))
+        return asked_s > self.slow_factor * statistics.median_low(took_s)
 
     @property
     def for_stages(self) -> Patience:
