@@ -1,6 +1,7 @@
 """Network addresses as an operator types them, ``HOST:PORT`` or ``[IPV6]:PORT``.
 
-Resolves no name except in `Address.check_free`: a host counts as loopback only if no resolver could say otherwise.
+Resolves no name except in `Address.check_free` and `Address.parse_serving`: a host counts as loopback only if no
+resolver could say otherwise.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import errno
 import ipaddress
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 
 from plait.errors import ConfigError, MachineError
@@ -16,6 +18,7 @@ from plait.errors import ConfigError, MachineError
 _ADDRESS = re.compile(r"(?:\[(?P<six>[^\s\[\]]+)\]|(?P<host>[^\s:\[\]/@]+)):(?P<port>[0-9]{1,5})")
 _MOST_SHOWN = 120
 _MOST_SEVERAL = 8
+_CONNECT_S = 3.0
 
 
 def is_ip_address(host: str) -> bool:
@@ -80,6 +83,24 @@ class Address:
         if len(parts) > _MOST_SEVERAL:
             raise ConfigError(f"{what} has {len(parts)} addresses, expected at most {_MOST_SEVERAL}")
         return tuple(dict.fromkeys(cls.parse(part, what=what) for part in parts))
+
+    @classmethod
+    def parse_serving(cls, text: str, *, what: str = "address") -> Address:
+        """Read addresses as `parse_several` does, and choose the first that takes connections, else the last.
+
+        Of servers that share a directory only the one that serves takes any.
+
+        Raises:
+            ConfigError: as for `parse_several`.
+        """
+        *several, last = cls.parse_several(text, what=what)
+        for address in several:
+            with (
+                suppress(OSError, UnicodeError),
+                socket.create_connection((address.host, address.port), timeout=_CONNECT_S),
+            ):
+                return address
+        return last
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

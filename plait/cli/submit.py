@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -49,7 +50,7 @@ def submit(
         else:
             typer.echo(f"submitted {run}; `plait runs` shows the queue")
         return
-    ended = _followed(calls, run, quiet=json_output)
+    ended = _followed(lambda: calls_to(server, kit), run, quiet=json_output)
     if json_output:
         print_json(ended)
     if ended.get("state") != "finished":
@@ -58,11 +59,11 @@ def submit(
         typer.echo(f"{run} is finished; `plait fetch {run} DIR` gets its adapter and report")
 
 
-def _followed(calls: OperatorCalls, run: str, *, quiet: bool) -> dict[str, object]:
-    """The run once it is over; meanwhile its state is shown whenever it changes."""
+def _followed(find: Callable[[], OperatorCalls], run: str, *, quiet: bool) -> dict[str, object]:
+    """The run once it is over; meanwhile its state is shown whenever it changes, by whichever server serves then."""
     from plait.transport.operations import AwayError
 
-    shown = ""
+    shown, calls = "", find()
     while True:
         try:
             known = {entry.get("run"): entry for entry in runs_in(calls.runs())}
@@ -76,7 +77,7 @@ def _followed(calls: OperatorCalls, run: str, *, quiet: bool) -> dict[str, objec
                 f", round {entry['round']} of {entry.get('rounds')}" if "round" in entry else ""
             )
         except AwayError as away:
-            now = f"{away}; trying again"
+            now, calls = f"{away}; trying again", find()
         if now != shown:
             say(printable(now), quiet=quiet)
             shown = now
