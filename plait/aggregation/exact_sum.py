@@ -79,7 +79,7 @@ class ExactSum:
         Raises:
             ValueError: nothing was added.
         """
-        return np.divide(self._weighed().total(), self.weight)
+        return np.divide(self._total(), self.weight)
 
     def mean32(self) -> Float32:
         """The same, rounded to float32.
@@ -87,13 +87,19 @@ class ExactSum:
         Raises:
             ValueError: nothing was added.
         """
-        return self._weighed().mean()
+        mean = np.empty(self._size, np.float32)
+        return np.divide(self._total(), self.weight, out=mean, casting="same_kind")
 
-    def _weighed(self) -> PartialSum:
+    def _total(self) -> Float64Array:
+        """As `PartialSum.total` rounds it."""
         if not self.weight:
             raise ValueError("no update was added")
+        self._fold()
+        if not self._limbs:
+            # Nothing had to be cut: float64 has the sum, which no place could round.
+            return self._front
         self._settle()
-        return PartialSum(self._limbs or {0: np.zeros(self._size)}, self.weight)
+        return PartialSum(self._limbs, self.weight).total()
 
     def _limb(self, place: int) -> Float64Array:
         if place not in self._limbs:
@@ -115,12 +121,16 @@ class ExactSum:
         self._pieces += coming
         for number, block in self._blocks():
             wide = self._wide[: len(self._waiting), : block.stop - block.start]
-            added = _NOTHING
+            added = own = _NOTHING
+            measured: Float32 | None = None
             for row, (values, piece, exponent) in enumerate(self._waiting):
                 wide[row] = values[block]
                 if exponent:
                     wide[row] *= 2.0**exponent
-                added = added.plus(_Extent.of(values[block]).times(piece, exponent))
+                # A weight of several pieces comes with the same values in a row.
+                if values is not measured:
+                    own, measured = _Extent.of(values[block]), values
+                added = added.plus(own.times(piece, exponent))
             self._take(number, block, wide, pieces, added)
         self._waiting.clear()
 
@@ -135,7 +145,7 @@ class ExactSum:
         self._front[block] = 0.0
         self._fronts[number] = _NOTHING
         if added.is_exact:
-            self._front[block] = pieces @ wide
+            self._front[block] += pieces @ wide
             self._fronts[number] = added
             return
         for row, piece in zip(wide, pieces, strict=True):

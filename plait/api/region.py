@@ -137,12 +137,11 @@ class RegionalNode:
         directory = RunDirectory(self._out / f"{run.run_id:016x}")
         if self._region is not None:
             self._region.close()
+            self._region = None
         if self._grid is None:
             self._grid = open_grid(self._serving, clients=config.levels[0] if config.levels else 1, stays=run.stays)
-            is_new = True
         else:
             self._grid.end()
-            is_new = False
         self._region = open_region(
             resolved,
             settings.name,
@@ -154,7 +153,9 @@ class RegionalNode:
         )
         layout, has_regions = resolved.ranks.master.spec.layout, len(config.levels) > 1
         self._grid.begin(
-            Terms(run.run_id, table | {"tree": config.tree}, resolved.base_fingerprint),
+            Terms(
+                run.run_id, table | {"tree": config.tree, "deadline-s": config.deadline_s}, resolved.base_fingerprint
+            ),
             inbox=inbox_of(directory.path),
             max_answer_bytes=REPLY_BYTES + max_update_bytes(layout, sums=has_regions),
             summary=LiveProgress(
@@ -162,7 +163,8 @@ class RegionalNode:
                 RunProgress(run=settings.name, rounds=config.rounds, deadline_s=config.deadline_s or None),
             ),
         )
-        if is_new:
+        if not self._address:
+            # Not before a run that has regions: the server above may have others first.
             self._grid.start()
             self._address = self._grid.address
         self._journal.tell("serving", f"serving {settings.name}'s clients on {self._address}")

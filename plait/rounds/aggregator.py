@@ -206,14 +206,15 @@ class Aggregator:
             raise UpdateRefused(Reason.UNFIT, str(error)) from error
 
     def _check_weight(self, opened: Opened) -> None:
-        """Refuse a sum that weighs more than its clients may."""
+        """Refuse a sum that weighs more than its clients may, or less than any could."""
         if opened.sum is None:
             return
-        header, weight = opened.header, opened.sum.weight
-        is_equal = self.weighting is Weighting.EQUAL
-        most = header.metrics[CLIENTS] if is_equal else float(header.examples)
-        if weight > most or (is_equal and weight != most):
-            raise UpdateRefused(Reason.WEIGHT, f"weight of the sum is {weight:g}, expected {most:g}")
+        clients, weight = opened.header.metrics[CLIENTS], opened.sum.weight
+        # Every client has an example at least. Where two regions' median is the smaller one, a weight near zero would
+        # bring the other's there too.
+        most = clients if self.weighting is Weighting.EQUAL else float(opened.header.examples)
+        if not clients <= weight <= most:
+            raise UpdateRefused(Reason.WEIGHT, f"weight of the sum is {weight:g}, expected {clients:g} to {most:g}")
 
     def stored(
         self, opened: Opened, state: RunState, track: int, *, steps: int = 0, arrival: Arrival | None = None

@@ -116,6 +116,7 @@ def check_description(
         )
     if counts_stay and not (card.train_examples or card.held_out_examples or card.histogram):
         return
+    most = MOST_TOKENS * max(1, card.clients)
     for part, examples, tokens in (
         ("training", card.train_examples, card.train_tokens),
         ("held-out", card.held_out_examples, card.held_out_tokens),
@@ -124,10 +125,10 @@ def check_description(
             raise UnfitError(
                 "too-little-data", f"client {name!r} has no {part} examples, expected at least 1", client=name
             )
-        if not examples <= tokens <= MOST_TOKENS:
+        if not examples <= tokens <= most:
             raise UnfitError(
                 Reason.WEIGHT,
                 f"client {name!r} states {examples} {part} examples of {tokens} tokens, expected no more examples than "
-                f"tokens, and at most {MOST_TOKENS} of these",
+                f"tokens, and at most {most} of these",
                 client=name,
             )

@@ -13,13 +13,15 @@ sum. Knows no socket, and of the server above nothing but its tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from plait.abandon import Abandoned
 from plait.aggregation import Rule
 from plait.aggregation.server_optimizer import ServerOptimizer
+from plait.data.histogram import OTHER
 from plait.errors import BaseMismatchError, DiskFullError, EarlierFormatError, PeerError, PlaitError
 from plait.files import read_if_there, write_atomically
 from plait.rounds import events
@@ -44,7 +46,8 @@ from plait.rounds.run_state import Held, RunState, Track, initial_state, note_he
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.terms import Terms
 from plait.rounds.tracks import Ranks
-from plait.rounds.validate import Reason
+from plait.rounds.validate import LARGEST_FIGURE, Reason
+from plait.wire.bounds import MAX_COUNT, MAX_HISTOGRAM, MAX_HISTOGRAM_BYTES
 from plait.wire.envelope import CLIENTS, Direction, Header, Received, encode_sum, read_envelope, seal, unpack
 from plait.wire.messages import (
     ClientCard,
@@ -63,8 +66,6 @@ from plait.wire.signature import with_signature
 
 MAX_TASK_BYTES = 1 << 31
 """Larger tasks are refused unread where no policy says less."""
-# Of the time that the server above gives; the rest is for the sum's way up.
-_OWN_PART = 0.8
 
 
 @dataclass(eq=False, kw_only=True)
@@ -177,11 +178,8 @@ class Region:
         return encode_reply(UpdateReply(self._summed(state, roster, task.settings.round)))
 
     def _described(self) -> ClientCard:
-        cards = self._gathered().cards.values()
-        histogram: dict[str, int] = {}
-        for card in cards:
-            for key, count in card.histogram.items():
-                histogram[key] = histogram.get(key, 0) + count
+        roster = self._gathered()
+        cards = [roster.cards[client] for client in self._members(roster)]
         return ClientCard(
             client=self.name,
             base_fingerprint=self.base_fingerprint,
@@ -190,9 +188,9 @@ class Region:
             train_tokens=sum(card.train_tokens for card in cards),
             held_out_examples=sum(card.held_out_examples for card in cards),
             held_out_tokens=sum(card.held_out_tokens for card in cards),
-            histogram=histogram,
-            cut_examples=sum(card.cut_examples for card in cards),
-            left_out_examples=sum(card.left_out_examples for card in cards),
+            histogram=merged([card.histogram for card in cards]),
+            cut_examples=min(sum(card.cut_examples for card in cards), MAX_COUNT),
+            left_out_examples=min(sum(card.left_out_examples for card in cards), MAX_COUNT),
             clients=sum(card.clients or 1 for card in cards),
         )
 
@@ -213,6 +211,11 @@ class Region:
         begun = begun or bool(checkpoints_in(self.directory.checkpoints))
         self._roster.gather(self.plan.clients, enough=self.plan.quorum if begun or not self._waits else None)
         return self._roster
+
+    def _members(self, roster: Roster, stored: Collection[str] = ()) -> list[str]:
+        """The clients that count: no more than the plan has, of whoever is there; those in `stored` first."""
+        others = sorted(roster.nodes.keys() - set(stored))
+        return sorted([*stored, *others][: self.plan.clients])
 
     @property
     def _waits(self) -> bool:
@@ -281,9 +284,7 @@ class Region:
         answer = with_signature(update, self.sign) if self.sign else update
         if self.terms.policy:
             self.terms.policy.check_upload(len(answer))
-        write_atomically(self._answer, answer)
-        self._state = replace(state, round=number, norms=remembered(state.norms, norms, limits))
-        save_checkpoint(self.directory.checkpoints, self._state, self.ranks)
+        # Before the sum is on disk, so that none is sent that is not on record. A kill in between records it twice.
         self.ledger.append(
             events.RegionSummed(
                 round=number,
@@ -294,6 +295,9 @@ class Region:
                 uplink_bytes=len(answer),
             )
         )
+        write_atomically(self._answer, answer)
+        self._state = replace(state, round=number, norms=remembered(state.norms, norms, limits))
+        save_checkpoint(self.directory.checkpoints, self._state, self.ranks)
         if not self.plan.keep_updates:
             self.directory.clear_updates()
         return answer
@@ -313,14 +317,17 @@ class Region:
         told = [of_clients[client] for client in folded if client in of_clients]
         tokens = sum(each.tokens for each in told)
         if tokens:
-            figures["train_tokens"] = float(tokens)
-            for name in ("train_loss", "first_loss", "learning_rate", "shortened"):
+            figures["train_tokens"] = min(float(tokens), LARGEST_FIGURE)
+            for name in ("train_loss", "first_loss", "learning_rate", "shortened", "reward"):
                 values = [(getattr(each, name), each.tokens) for each in told]
                 if all(value is not None for value, _ in values):
                     figures[name] = sum(value * count for value, count in values) / tokens
             times = [each.train_s for each in told if each.train_s is not None]
             if times:
                 figures["train_s"] = max(times)
+            refused = [each.refused_completions for each in told if each.refused_completions is not None]
+            if refused:
+                figures["refused_completions"] = min(float(sum(refused)), LARGEST_FIGURE)
         return figures
 
     def _collected(self, state: RunState, roster: Roster, number: int) -> dict[str, Stored]:
@@ -349,7 +356,7 @@ class Region:
         state = self._state
         if state is None:
             raise ValueError("nothing was caught up with")
-        cohort = tuple(sorted({*roster.nodes, *stored}))
+        cohort = tuple(self._members(roster, stored))
         self._log.tell(events.RoundStarted(round=number, cohort=cohort))
         deadline = self._deadline()
         with self._dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
@@ -375,7 +382,7 @@ class Region:
     def _evaluated(self, state: RunState, roster: Roster) -> Evaluation:
         deadline = self._deadline()
         dispatch = self._dispatch(state, roster, Purpose.EVALUATE, state.round)
-        with Evaluating(state, roster, dispatch, self._log, list(roster.nodes)) as evaluating:
+        with Evaluating(state, roster, dispatch, self._log, self._members(roster)) as evaluating:
             while answer := evaluating.dispatch.next_answer(deadline):
                 if evaluating.take(answer):
                     self._state = note_held(self._state or state, answer.client, evaluating.held[answer.client])
@@ -386,7 +393,7 @@ class Region:
 
     def _deadline(self) -> float | None:
         deadline_s = self.plan.deadline_s
-        return None if deadline_s is None else self.channel.clock.now() + _OWN_PART * deadline_s
+        return None if deadline_s is None else self.channel.clock.now() + deadline_s
 
     def _dispatch(self, state: RunState, roster: Roster, purpose: Purpose, number: int) -> Dispatch:
         return Dispatch(
@@ -404,3 +411,20 @@ class Region:
         if purpose is Purpose.EVALUATE:
             return EvaluateTask(self._settings.to_evaluate(number), broadcast, base)
         return TrainTask(self._settings.to_train(number, client), broadcast, base)
+
+
+def merged(histograms: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """One histogram of several, within the bounds of one: the most frequent names, and the rest under ``(other)``."""
+    counts = Counter[str]()
+    for histogram in histograms:
+        counts.update(histogram)
+    rest = counts.pop(OTHER, 0)
+    kept, room = dict[str, int](), MAX_HISTOGRAM_BYTES - len(OTHER)
+    for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        size = len(name.encode())
+        if len(kept) < MAX_HISTOGRAM - 1 and size <= room:
+            kept[name] = min(count, MAX_COUNT)
+            room -= size
+        else:
+            rest += count
+    return kept | {OTHER: min(rest, MAX_COUNT)} if rest else kept

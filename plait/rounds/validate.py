@@ -19,7 +19,7 @@ from plait.wire.envelope import CLIENTS, EPSILON, Direction, Opened, Received, r
 from plait.wire.messages import ClientCard, Evaluation
 
 # Far beyond any honest figure, and far below the point where sums of such figures stop being exact or finite.
-_LARGEST_FIGURE = 2.0**53
+LARGEST_FIGURE = 2.0**53
 # No mean of such adapters, nor the difference of two, leaves float32 (which ends near 2^128).
 _LARGEST_ELEMENT = 2.0**120
 
@@ -246,9 +246,9 @@ def _check_clients(received: Received, expected: Expected) -> None:
 
 def _check_figures(figures: Mapping[str, float]) -> None:
     for name, value in figures.items():
-        least = 0 if name in ("train_tokens", "refused_completions") else -_LARGEST_FIGURE
-        if not least <= value <= _LARGEST_FIGURE:
-            raise UpdateRefused(Reason.FIGURE, f"{name} is {value:g}, expected {least:g} to {_LARGEST_FIGURE:g}")
+        least = 0 if name in ("train_tokens", "refused_completions") else -LARGEST_FIGURE
+        if not least <= value <= LARGEST_FIGURE:
+            raise UpdateRefused(Reason.FIGURE, f"{name} is {value:g}, expected {least:g} to {LARGEST_FIGURE:g}")
 
 
 def _check_epsilon(figures: Mapping[str, float], most: float) -> None:

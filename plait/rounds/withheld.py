@@ -52,6 +52,9 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.Audited: _ALL,
     # Times that follow from the sizes of updates; a private run has no virtual clock.
     events.DeviceWorked: frozenset(),
+    # No tree has privacy.
+    events.RegionStarted: frozenset(),
+    events.RegionSummed: frozenset(),
 }
 """The fields that are kept, by event; ``*`` for all, none for an event that is left out."""
 

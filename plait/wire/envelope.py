@@ -290,6 +290,8 @@ def unpack(received: Received, *, layout: Layout) -> Opened:
         PeerError: its numbers are not those of such a layout, or not those that the header vouches for.
     """
     codec = codec_numbered(received.codec)
+    if codec is SUM and received.header.direction != Direction.UPDATE:
+        raise PeerError("broadcast is a sum of updates, expected an adapter or a step")
     parameters, payload = received.parameters, received.payload
     payload_bytes = len(parameters) + len(payload)
     most = codec.max_payload_bytes(layout)

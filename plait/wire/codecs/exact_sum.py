@@ -20,9 +20,11 @@ from plait.wire.codec import EncodedPayload
 
 _PARAMETERS = struct.Struct("<hBd")
 _LIMB = LIMB_BITS // 8
-MOST_BYTES = 48
-"""Of a number: from the smallest float32 to 2^120 times the largest weight, 36 bytes would do."""
-_PLACES = range(-16, 8)
+# Exponents of 256: from the smallest float32 times the last bit of a weight to 2^120 times the largest weight, and the
+# sign. One range for all, so that sums whose bits are far apart still add up to one that a receiver takes.
+_PLACES = range(-26, 22)
+MOST_BYTES = len(_PLACES)
+"""Of a number."""
 _MOST_WEIGHT = 2.0**53
 
 
@@ -45,18 +47,20 @@ class ExactSumCodec:
             PeerError: numbers so large or small that no receiver takes them.
         """
         places = sorted(part.limbs)
-        if places[0] not in _PLACES or places[-1] not in _PLACES:
-            raise PeerError(f"sum has places {places[0]} to {places[-1]}, expected {_PLACES[0]} to {_PLACES[-1]}")
         limbs = [part.limbs[place].astype(np.int64) for place in places]
         words = np.stack([*(limb & 0xFFFFFFFF for limb in limbs), limbs[-1] >> LIMB_BITS], axis=1).astype("<u4")
         digits = words.view(np.uint8)
+        if not digits.any():
+            return EncodedPayload(_PARAMETERS.pack(0, 1, part.weight), bytes(len(digits)))
         first, last = 0, digits.shape[1]
         while first < last - 1 and not digits[:, first].any():
             first += 1
         # The highest bytes say nothing where they repeat the sign below them.
         while first < last - 1 and (digits[:, last - 1] == (digits[:, last - 2] >> 7) * np.uint8(255)).all():
             last -= 1
-        parameters = _PARAMETERS.pack(_LIMB * places[0] + first, last - first, part.weight)
+        exponent = _LIMB * places[0] + first
+        _check_places(exponent, last - first)
+        parameters = _PARAMETERS.pack(exponent, last - first, part.weight)
         return EncodedPayload(parameters, digits[:, first:last].tobytes())
 
     def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:
@@ -91,22 +95,29 @@ class ExactSumCodec:
             )
         if not (math.isfinite(weight) and 0 < weight <= _MOST_WEIGHT):
             raise PeerError(f"weight of the sum is {weight:g}, expected more than 0 and at most {_MOST_WEIGHT:g}")
+        _check_places(exponent, width)
         lowest, ahead = divmod(exponent, _LIMB)
         highest = lowest - (-(ahead + width) // _LIMB) - 1
-        if lowest not in _PLACES or highest not in _PLACES:
-            raise PeerError(f"sum has places {lowest} to {highest}, expected {_PLACES[0]} to {_PLACES[-1]}")
         digits = np.frombuffer(payload, np.uint8).reshape(layout.size, width)
         words = np.zeros((layout.size, _LIMB * (highest - lowest + 1)), np.uint8)
         words[:, ahead : ahead + width] = digits
         words[:, ahead + width :] = (digits[:, -1:] >> 7) * np.uint8(255)
-        columns = words.view("<u4").astype(np.float64)
-        limbs = {lowest + at: np.ascontiguousarray(columns[:, at]) for at in range(highest - lowest + 1)}
-        limbs[highest] = np.ascontiguousarray(words.view("<i4")[:, -1]).astype(np.float64)
+        columns = words.view("<u4")
+        limbs = {lowest + at: columns[:, at].astype(np.float64) for at in range(highest - lowest)}
+        limbs[highest] = words.view("<i4")[:, -1].astype(np.float64)
         return PartialSum(limbs, weight)
 
     def max_payload_bytes(self, layout: Layout) -> int:
         """`MOST_BYTES` a number, and the parameters."""
         return MOST_BYTES * layout.size + _PARAMETERS.size
+
+
+def _check_places(exponent: int, width: int) -> None:
+    highest = exponent + width - 1
+    if exponent not in _PLACES or highest not in _PLACES:
+        raise PeerError(
+            f"numbers of the sum have bytes {exponent} to {highest}, expected {_PLACES[0]} to {_PLACES[-1]}"
+        )
 
 
 SUM = ExactSumCodec()

@@ -31,11 +31,15 @@ def deltas(seed, count, size):
         yield values.astype(np.float32) if kind < 3 else np.zeros(size, np.float32)
 
 
-def summed(addends):
+def added(addends):
     total = ExactSum(len(addends[0][0]))
     for values, weight in addends:
         total.add(values, weight)
-    return total.part()
+    return total
+
+
+def summed(addends):
+    return added(addends).part()
 
 
 def exactly(part):
@@ -68,9 +72,26 @@ def test_any_order_and_any_groups_give_the_same_bits(seed, weights, groups):
     for group in range(groups):
         if members := [addend for addend, its in zip(addends, of, strict=True) if its == group]:
             tree.join(summed(members))
-    assert tree.mean32().tobytes() == flat.mean().tobytes()
+    assert tree.mean32().tobytes() == flat.mean().tobytes() == added(addends).mean32().tobytes()
+    assert added(addends).mean().tobytes() == tree.mean().tobytes()
     assert tree.mean().tobytes() == np.divide(flat.total(), flat.weight).tobytes()
     assert tree.weight == flat.weight
+
+
+@given(SEEDS)
+def test_what_float64_holds_as_it_is_has_the_mean_of_what_was_cut(seed):
+    generator = np.random.default_rng(seed)
+    # Of one unit and either sign, and sums of up to 53 bits, so that they have two places or three.
+    unit = 2.0 ** generator.integers(-100, 60)
+    numbers = generator.integers(2**23, 2**24, size=(30, 9)) * generator.integers(-1, 2, size=(30, 9))
+    addends = [((row * unit).astype(np.float32), float(generator.integers(1, 2**24))) for row in numbers]
+    total = added(addends)
+    mean, mean32 = total.mean(), total.mean32()
+    assert not total._limbs
+    part = total.part()
+    assert len(part.limbs) > 1
+    assert mean.tobytes() == np.divide(part.total(), part.weight).tobytes()
+    assert mean32.tobytes() == part.mean().tobytes()
 
 
 def test_so_many_addends_that_limbs_have_to_carry(monkeypatch):

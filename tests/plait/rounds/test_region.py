@@ -16,7 +16,8 @@ from plait.rounds.region import Region
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.terms import Terms
-from plait.wire.envelope import encode_sum, open_envelope, read_envelope, seal
+from plait.wire.codecs import Fp32
+from plait.wire.envelope import encode_delta, encode_sum, open_envelope, read_envelope, seal
 from plait.wire.messages import UpdateReply, decode_reply, encode_reply
 from tests.plait.rounds.conftest import FINGERPRINT, InProcessChannel
 from tests.plait.rounds.test_audit import replayed
@@ -174,8 +175,12 @@ def test_a_region_that_is_killed_goes_on_to_the_same_sum(federate, grow, fake_mo
         tree.restart()
     assert not left
     assert found.adapter.digest() == expected.adapter.digest()
-    # What had come in before was not asked for again.
+    # What had come in before was not asked for again, and every sum is on record where it was made.
     assert len(asked) == len(set(asked)) == 8
+    summed = [event for region in tree.regions.values() for event in read_lines(region.directory.ledger)]
+    assert {event["digest"] for event in summed if event["event"] == "region_summed"} == {
+        event["digest"] for event in tree.federation.of_kind("update_received")
+    }
 
 
 def test_a_sum_that_was_ready_is_sent_again_as_it_was(federate, grow, fake_model):
@@ -240,6 +245,74 @@ def test_a_region_weighs_no_more_than_its_clients(federate, grow, fake_model, li
         sum(event["clients"] for event in tree.federation.of_kind("update_received") if event["client"] != "regions-3")
         == 3
     )
+
+
+def resealed(reply, layout, change):
+    """A reply with an update whose sum and header are others."""
+    update = decode_reply(reply, max_bytes=1 << 20).update
+    opened = open_envelope(update, layout=layout)
+    part, header = change(opened.sum, opened.header)
+    encoded = encode_delta(opened.delta, Fp32()) if part is None else encode_sum(part, layout)
+    return encode_reply(UpdateReply(seal(header, encoded).data))
+
+
+def test_of_two_regions_one_that_says_it_weighs_nothing_does_not_count(federate, grow, fake_model):
+    tree = grow(federate(crowd(fake_model, 6), rounds=1, quorum=1, weighting=Weighting.EXAMPLES), TWO)
+    layout = tree.federation.spec.layout
+
+    def nothing(part, header):
+        return PartialSum({0: np.zeros(layout.size)}, 1e-300), header
+
+    tree.federation.channel.tamper = lambda asked, reply: (
+        resealed(reply, layout, nothing) if (asked.purpose, asked.client) == (Purpose.TRAIN, "regions-0") else reply
+    )
+    tree.federation.run()
+    refused = tree.federation.of_kind("update_refused")
+    assert [(event["client"], event["reason"]) for event in refused] == [("regions-0", "weight")]
+
+
+def test_clients_that_claim_as_much_as_they_may_do_not_cost_their_region_its_place(federate, grow, fake_model):
+    tree = grow(federate(crowd(fake_model, 6), rounds=1), TWO)
+    layout = tree.federation.spec.layout
+
+    def claims(part, header):
+        most = {"train_tokens": 2.0**53, "refused_completions": 2.0**53}
+        return part, replace(header, metrics={**header.metrics, **most})
+
+    def exaggerates(asked, reply):
+        if asked.purpose is Purpose.TRAIN:
+            return resealed(reply, layout, claims)
+        if asked.purpose is not Purpose.DESCRIBE:
+            return reply
+        card = decode_reply(reply, max_bytes=1 << 20)
+        names = {f"{card.client}-{at}": at + 1 for at in range(40)}
+        most = {"cut_examples": 2**63 - 1, "left_out_examples": 2**63 - 1}
+        return encode_reply(replace(card, train_tokens=1 << 44, histogram=names, **most))
+
+    tree.regions["regions-0"].channel.tamper = exaggerates
+    tree.federation.run()
+    assert tree.federation.of_kind("client_turned_away") == tree.federation.of_kind("update_refused") == []
+    assert [event["clients"] for event in tree.federation.of_kind("update_received")] == [2, 4]
+
+
+def test_of_many_names_the_rarest_are_counted_together():
+    many = [{f"{name:03d}": 1000 - name for name in range(64)}, {"000": 7, "x" * 8000: 1, "(other)": 2}]
+    found = region_module.merged(many)
+    assert len(found) == 64
+    assert found["000"] == 1007
+    assert "x" * 8000 not in found
+    assert sum(found.values()) == sum(sum(each.values()) for each in many)
+    assert region_module.merged([{"a": 1}, {"a": 2, "b": 1}]) == {"a": 3, "b": 1}
+
+
+def test_a_region_asks_no_more_clients_than_its_tree_says(federate, grow, fake_model):
+    tree = grow(federate(crowd(fake_model, 6), rounds=2, quorum=1), TWO)
+    region = tree.regions["regions-1"]
+    region.plan = replace(region.plan, clients=3)
+    tree.federation.run()
+    assert tree.federation.of_kind("update_refused") == []
+    updates = tree.federation.of_kind("update_received")
+    assert [event["clients"] for event in updates] == [2, 3, 2, 3]
 
 
 def test_regions_take_part_only_where_the_server_has_a_tree(federate, grow, fake_model):

@@ -12,13 +12,14 @@ LEFT_OUT = {
         "train_loss", "first_loss", "train_s", "took_s", "digest", "norms", "signed", "signature", "uplink_bytes",
         "learning_rate", "shortened", "reward", "refused_completions", "epsilon",
         "fold", "staleness", "weight",  # of asynchronous runs, which are not private
+        "clients",  # of trees, which are not private either
     },
     "update_refused": {"detail", "uplink_bytes"},
     "client_turned_away": {"detail"},
     "reply_received": {"uplink_bytes"},
     "round_finished": {"clipped", "weight_capped", "diagnostics"},
 }  # fmt: skip
-AS_A_WHOLE = {"evaluated", "step_taken_back", "reference", "device_worked"}
+AS_A_WHOLE = {"evaluated", "step_taken_back", "reference", "device_worked", "region_started", "region_summed"}
 
 
 @pytest.mark.parametrize("model", EVENTS, ids=lambda model: model.event)

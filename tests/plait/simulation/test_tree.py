@@ -5,8 +5,11 @@ import json
 import pytest
 
 from plait.api.simulate import simulate
+from plait.config import RunConfig
 from plait.errors import ConfigError
+from plait.regional import below
 from plait.rounds.ledger import read_lines
+from plait.settle import settle
 
 SETTINGS = {
     "base": "tiny", "dtype": "float32", "threads": 1, "rounds": 2, "local_steps": 1, "batch_size": 1, "seq_len": 16,
@@ -37,6 +40,14 @@ def test_a_tree_ends_with_the_adapter_of_the_flat_run_bit_for_bit(tmp_path, data
     ledgers = sorted((tmp_path / "tree" / "regions").glob("*/ledger.jsonl"))
     of_regions = [[event for event in read_lines(path) if event["event"] == "update_received"] for path in ledgers]
     assert [len({event["client"] for event in events}) for events in of_regions] == [2, 2]
+
+
+def test_each_server_has_less_time_than_the_one_above():
+    settled = settle(RunConfig(tree="2x3x4", deadline_s=100.0))
+    region = below(settled)
+    assert (region.config.tree, region.plan.deadline_s, region.plan.region_clients) == ("3x4", 80.0, 4)
+    assert (below(region).config.tree, below(region).plan.deadline_s) == ("4", 64.0)
+    assert below(settle(RunConfig(tree="2x3"))).plan.deadline_s is None
 
 
 @pytest.mark.parametrize(

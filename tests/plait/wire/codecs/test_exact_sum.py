@@ -1,4 +1,5 @@
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.adapters import AdapterState, Layout
+from plait.adapters.partial_sum import PartialSum
 from plait.aggregation.exact_sum import ExactSum
 from plait.errors import PeerError
 from plait.wire.codecs import SUM
@@ -34,6 +36,23 @@ def test_a_sum_comes_out_as_it_went_in(seed, count):
     assert encoded.size_bytes <= SUM.max_payload_bytes(LAYOUT)
 
 
+def test_sums_from_both_ends_of_the_range_have_a_sum_with_room():
+    total = ExactSum(LAYOUT.size)
+    for exponent, number in ((-26, b"\x01"), (21, b"\x7f")):
+        total.join(SUM.decode_sum(struct.pack("<hBd", exponent, 1, 2.0**52), number * 12, LAYOUT))
+    encoded = SUM.encode_sum(total.part())
+    assert encoded.size_bytes == SUM.max_payload_bytes(LAYOUT)
+    assert SUM.decode_sum(encoded.parameters, encoded.payload, LAYOUT).weight == 2.0**53
+
+
+def test_what_adds_up_to_nothing_has_the_bytes_of_nothing():
+    total = ExactSum(LAYOUT.size)
+    for value in (1e-40, 1e30, -1e-40, -1e30):
+        total.add(np.full(LAYOUT.size, value, np.float32), 1.0)
+    assert SUM.encode_sum(total.part()).payload == bytes(12)
+    assert SUM.encode_sum(total.part()) == SUM.encode_sum(replace(PartialSum.of(np.zeros(12, np.float32)), weight=4.0))
+
+
 def test_the_whole_range_of_float32_has_room():
     delta = AdapterState(LAYOUT, np.array([1e-45, -3.4e38, 0.0] * 4, np.float32))
     encoded = SUM.encode(delta)
@@ -51,8 +70,9 @@ def test_the_whole_range_of_float32_has_room():
         (struct.pack("<hBd", 0, 1, -1.0), bytes(12), "weight of the sum is -1"),
         (struct.pack("<hBd", 0, 1, float("nan")), bytes(12), "weight of the sum is nan"),
         (struct.pack("<hBd", 0, 1, float("inf")), bytes(12), "weight of the sum is inf"),
-        (struct.pack("<hBd", -65, 1, 1.0), bytes(12), "places -17 to -17"),
-        (struct.pack("<hBd", 28, 5, 1.0), bytes(60), "places 7 to 8"),
+        (struct.pack("<hBd", -65, 1, 1.0), bytes(12), "bytes -65 to -65"),
+        (struct.pack("<hBd", -27, 1, 1.0), bytes(12), "bytes -27 to -27"),
+        (struct.pack("<hBd", 18, 5, 1.0), bytes(60), "bytes 18 to 22"),
         (struct.pack("<hBd", 16, 1, 1.0), b"\x01" * 12, "beyond float32"),
     ],
 )
