@@ -151,7 +151,7 @@ class AsynchronousRounds:
             if (staleness := state.round - working.version) > self.buffer.max_staleness:
                 del self._working[client]
                 self.dispatch.withdraw(client, Reason.STALE.value)
-                state = note_held(state, client, Held())
+                state = note_held(state, {client: Held()})
                 detail = f"staleness of the update would be {staleness}, expected at most {self.buffer.max_staleness}"
                 self.intake.log.misfit(working.version + 1, client, Reason.STALE, detail)
         return state
@@ -199,7 +199,7 @@ class AsynchronousRounds:
             return state
         self._asked.add(client)
         # An evaluation may be asked for before the answer is there.
-        return note_held(state, client, began.held_on(track))
+        return note_held(state, {client: began.held_on(track)})
 
     def _take(self, state: RunState, stored: dict[str, Stored], answer: Answer) -> RunState:
         """Put an update into the buffer if it is usable."""
@@ -241,8 +241,7 @@ class AsynchronousRounds:
         if number == self.plan.rounds:
             # Nobody's update counts any more.
             self.dispatch.close()
-            for client in self._working:
-                state = note_held(state, client, Held())
+            state = note_held(state, dict.fromkeys(self._working, Held()))
             self._working.clear()
         state, finished = self.intake.aggregator.step(state, number, stored)
         state = self._release_stale(state)

@@ -193,9 +193,12 @@ class Coordinator:
         if self.channel.open_ended or (self.channel.clock.is_virtual and is_evaluated):
             # Clients that evaluated the last round hold its adapter, which the earlier checkpoint does not record. With
             # this their task has the same bytes as before, and work in progress need not be restarted.
-            for client, track in roster.tracks.items():
-                if (state.round, client) in recorded.evaluations:
-                    state = note_held(state, client, state.held_on(track))
+            evaluated = {
+                client: state.held_on(track)
+                for client, track in roster.tracks.items()
+                if (state.round, client) in recorded.evaluations
+            }
+            state = note_held(state, evaluated)
         return state
 
     def _roster(self) -> Roster:
@@ -393,6 +396,7 @@ class Coordinator:
             )
         )
         replacements = (name for name in reserve if name in here and name not in stored)
+        held: dict[str, Held] = {}
         with self._dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
             for name in chosen:
                 if name not in usable:
@@ -406,7 +410,7 @@ class Coordinator:
                     if taken is not None:
                         usable.add(client)
                         stored[client] = taken
-                    state = note_held(state, client, state.held_on(track))
+                    held[client] = state.held_on(track)
                 else:
                     self._log.failure(number, answer)
                 if client in usable:
@@ -420,7 +424,7 @@ class Coordinator:
         self._log.note_spans(number, roster)
         for client in late:
             self._log.failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
-        return state
+        return note_held(state, held)
 
     def _budget(self, number: int, cohort: Collection[str]) -> Callable[[str], int] | None:
         """The steps of a client in a round; those that it has been asked for stay. None if all take as many."""
@@ -466,11 +470,12 @@ class Coordinator:
                     return self._begin_beside(state, roster)
             self._gather(roster)
         deadline = self._deadline()
+        held: dict[str, Held] = {}
         with self._asked_to_evaluate(state, roster) as evaluating:
             while answer := evaluating.dispatch.next_answer(deadline):
                 if evaluating.take(answer):
-                    state = note_held(state, answer.client, evaluating.held[answer.client])
-        return self._conclude_evaluation(state, evaluating, roster, recorded)
+                    held[answer.client] = evaluating.held[answer.client]
+        return self._conclude_evaluation(note_held(state, held), evaluating, roster, recorded)
 
     def _asked_to_evaluate(self, state: RunState, roster: Roster, *, patience: Patience | None = None) -> Evaluating:
         """An evaluation of this state's adapter, whose clients have been asked."""
@@ -484,9 +489,7 @@ class Coordinator:
         patience = replace(self._patience, slow_factor=math.inf)
         self._beside = self._asked_to_evaluate(state, roster, patience=patience)
         self._beside.__enter__()
-        for client in self._beside.clients:
-            state = note_held(state, client, state.held_on(roster.tracks[client]))
-        return state
+        return note_held(state, {client: state.held_on(roster.tracks[client]) for client in self._beside.clients})
 
     def _look_beside(self) -> None:
         """Take the answers that are there to an evaluation beside training."""

@@ -101,9 +101,7 @@ class MaskedAttempts:
                     self.log.failure(wanted.round, silent, reason=late, stage=TRAINING_STAGE)
 
         self.sums.take(wanted, roster, chosen, ask)
-        for client in answered:
-            state = note_held(state, client, state.held_on(0))
-        return state
+        return note_held(state, dict.fromkeys(answered, state.held_on(0)))
 
     def _note(self, wanted: Wanted, answer: Answer, update: MaskedUpdate) -> None:
         number, client, uplink_bytes = wanted.round, answer.client, answer.uplink_bytes

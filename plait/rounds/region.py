@@ -370,7 +370,7 @@ class Region:
                     taken = self._intake.receive(state, expected, 0, answer.reply.update, answer)
                     if taken is not None:
                         stored[client] = taken
-                    self._state = note_held(self._state or state, client, state.held_on(0))
+                    self._state = note_held(self._state or state, {client: state.held_on(0)})
                 else:
                     self._log.failure(number, answer)
                 if client not in stored:
@@ -385,7 +385,8 @@ class Region:
         with Evaluating(state, roster, dispatch, self._log, self._members(roster)) as evaluating:
             while answer := evaluating.dispatch.next_answer(deadline):
                 if evaluating.take(answer):
-                    self._state = note_held(self._state or state, answer.client, evaluating.held[answer.client])
+                    held = {answer.client: evaluating.held[answer.client]}
+                    self._state = note_held(self._state or state, held)
         as_one = evaluating.as_one(self.name)
         if as_one is None:
             raise PlaitError(f"no client could evaluate round {state.round}, expected at least 1")

@@ -157,9 +157,9 @@ def advance(state: RunState, step: AdapterState) -> RunState:
     return replace(state, round=state.round + 1, adapter=add(state.adapter, step))
 
 
-def note_held(state: RunState, client: str, held: Held) -> RunState:
-    """Record what `client` holds."""
-    return replace(state, held={**state.held, client: held})
+def note_held(state: RunState, held: Mapping[str, Held]) -> RunState:
+    """Record what some clients hold; all at once, since each call copies what is known of all."""
+    return replace(state, held={**state.held, **held})
 
 
 def sample_cohort(clients: Sequence[str], size: int, *, seed: int, round_number: int) -> tuple[str, ...]:

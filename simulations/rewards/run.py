@@ -71,11 +71,14 @@ def main() -> None:
                 "reward": cell.place["reward"],
                 "wire": options.wire,
                 "rate": size["learning_rate"],
+                "rounds": size["rounds"],
                 "seed": cell.seed,
             }
             keep(results, key, {name: found[name] for name in FIGURES})
 
-    sweep(grid, out=out / "runs", seeds=options.seeds, on_run=ended)
+    done = sweep(grid, out=out / "runs", seeds=options.seeds, on_run=ended)
+    if done.failed:
+        raise SystemExit(str(dict(done.failed)))
 
 
 def keep(results: Path, key: Mapping[str, object], figures: Mapping[str, object]) -> None:

@@ -329,7 +329,7 @@ def _of_each(count: int, *, seed: int, ledger: bool) -> dict[str, float]:
     state = replace(state, held=dict.fromkeys(names, held))
     of = f"{count}_clients"
     found[f"one_cohort_of_{of}_s"] = _timed(lambda: sample_cohort(names, 1000, seed=seed, round_number=1))
-    found[f"noting_what_one_of_{of}_holds_s"] = _timed(lambda: note_held(state, names[0], held))
+    found[f"noting_what_one_of_{of}_holds_s"] = _timed(lambda: note_held(state, {names[0]: held}))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         found[f"checkpoint_of_{of}_s"] = _timed(lambda: save_checkpoint(place, state, run.ranks))

@@ -55,8 +55,8 @@ def test_advancing_moves_the_master_and_leaves_the_shadow(ranks):
 
 def test_noting_what_a_client_holds_leaves_the_state_before_alone(ranks):
     state = initial_state(b"r" * 16, ranks)
-    after = note_held(note_held(state, "bob", Held(b"1")), "bob", Held(b"2"))
-    assert (dict(state.held), dict(after.held)) == ({}, {"bob": Held(b"2")})
+    after = note_held(note_held(state, {"bob": Held(b"1"), "eve": Held(b"3")}), {"bob": Held(b"2")})
+    assert (dict(state.held), dict(after.held)) == ({}, {"bob": Held(b"2"), "eve": Held(b"3")})
 
 
 def test_before_round_1_the_shadow_is_the_master(ranks):
