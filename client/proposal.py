@@ -40,10 +40,11 @@ class Proposal:
         tokens = config.most_steps * examples * sides * config.seq_len
         each = f"{examples:,} preferences of {sides}" if config.learns_preferences else f"{examples:,}"
         learned = f", objective {shown(config.objective)}" if config.learns_preferences else ""
+        losses = "losses, how often rewards are right" if config.learns_preferences else "losses"
         if config.learns_from_reward:
             each = f"{examples:,} prompts with {sides:,} completions"
             learned = f", objective {shown(config.objective)}, rewarded by {shown(config.reward)}"
-        losses = "losses, how often rewards are right" if config.learns_preferences else "losses"
+            losses = "mean rewards, how many completions had none"
         fingerprint = f" ({self.base_fingerprint.hex()[:16]})" if self.base_fingerprint else ""
         labels = ", how often each label occurs" if config.labels else ""
         trainer = f", trained by {shown(config.trainer)}" if config.trainer else ""

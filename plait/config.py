@@ -373,7 +373,9 @@ class RunConfig(BaseModel, frozen=True):
             )
         if self.learns_from_reward and not self.reward:
             raise ValueError(f"{beside}, expected reward to be given too")
-        if not self.learns_from_reward:
+        if self.learns_from_reward:
+            self._refuse(beside, dropout="what was sampled is learned by the same model")
+        else:
             why = "only grpo samples completions"
             self._refuse(beside, reward=why, group_size=why, max_completion_tokens=why, temperature=why)
 

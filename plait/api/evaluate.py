@@ -139,9 +139,12 @@ def evaluate(
 
 
 def _objective_of(adapter: Path) -> str:
-    """The objective of the run in a directory; empty if there is no run."""
+    """The objective of the run in a directory; empty if there is no run, or it learned from a reward."""
     settings = adapter / "config.toml"
-    return config_from_table(read_config_table(settings), where=f"'{settings}'").objective if settings.is_file() else ""
+    if not settings.is_file():
+        return ""
+    config = config_from_table(read_config_table(settings), where=f"'{settings}'")
+    return "" if config.learns_from_reward else config.objective
 
 
 def _figures(row: ClientLoss) -> dict[str, Json]:

@@ -223,7 +223,7 @@ class RunStarted(Event):
     @property
     def objective(self) -> str:
         """What clients learn, by its name alone."""
-        return str(self.config.get("objective", "sft")).partition(":")[0]
+        return str(self.config.get("objective", "sft")).partition(":")[0].strip()
 
 
 class Resumed(Event):

@@ -35,7 +35,7 @@ _EVALUATION = 1 / 3
 _DECIDES_SPEED = (
     "base", "data", "method", "rank", "rank_pattern", "target_modules", "bias", "virtual_tokens", "dropout",
     "batch_size", "gradient_accumulation_steps", "seq_len", "device", "dtype", "threads", "trainer", "proximal",
-    "scaffold", "objective",
+    "scaffold", "objective", "reward", "group_size", "max_completion_tokens",
 )  # fmt: skip
 
 

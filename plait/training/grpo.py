@@ -109,7 +109,7 @@ class GroupLoss:
         return step % self._objective.num_iterations == 0
 
     def sample(self, batches: Sequence[Sequence[Example]], step: int) -> float:
-        """Draw completions of a step's prompts; returns their mean reward, 0 if none has one.
+        """Draw completions of a step's prompts; returns their mean reward, if none has one that of the draw before.
 
         Raises:
             MachineError: the completions do not fit into memory.
@@ -127,13 +127,13 @@ class GroupLoss:
                 [_completed(prompt_tokens(_asked(example)), each) for each, _ in kept], [reward for _, reward in kept]
             )
         found = [reward for group in self._groups.values() for reward in group.rewards]
-        mean = float(np.mean(found)) if found else 0.0
-        self._rewards.append(mean)
-        return mean
+        if found:
+            self._rewards.append(float(np.mean(found)))
+        return self._rewards[-1] if self._rewards else 0.0
 
     @property
     def mean_reward(self) -> float:
-        """Over the steps that drew."""
+        """Over the draws of which something had a reward."""
         return float(np.mean(self._rewards))
 
     def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
@@ -190,8 +190,7 @@ def completions_of(
     """
     if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
         raise ConfigError("the adapter is a prompt, expected one of the base's layers to sample with")
-    first = next(model.parameters())
-    compute = Compute(first.device, first.dtype)
+    compute = Compute(device_of(model), next(model.parameters()).dtype)
     wanted = len(examples) * drawing.group_size
     resident = ResidentModel(cast("PreTrainedModel", model.get_base_model()), tokenizer)
     engine = Engine(resident, compute, Limits(rows=_ROWS, waiting=wanted))

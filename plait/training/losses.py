@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from plait.adapters import Float32, Task
-from plait.errors import ConfigError
+from plait.errors import PartError
 from plait.plugins import located_errors
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example
@@ -194,7 +194,7 @@ class ChosenLoss:
         """The batch's loss; a scalar that gradients can be taken of.
 
         Raises:
-            ConfigError: the function fails, or gives anything but one number with a gradient.
+            PartError: the function fails, or gives anything but one number with a gradient.
         """
         logits, labels = self._logits(self._model, batch)
         self.reported = nn.functional.cross_entropy(logits.detach(), labels, ignore_index=IGNORED, reduction="sum")
@@ -204,7 +204,7 @@ class ChosenLoss:
         with located_errors(f"loss '{self._name}' failed", quoting=False):
             loss = self._function(logits, labels, adapter)
         if not _is_sum(loss):
-            raise ConfigError(
+            raise PartError(
                 f"loss '{self._name}' gave no single number with a gradient, expected a sum over the labels"
             )
         return loss

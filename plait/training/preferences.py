@@ -6,9 +6,10 @@ by itself: they do not depend on the batches in which it is drawn. Knows no form
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from peft import PeftModel
@@ -16,12 +17,14 @@ from torch import nn
 
 from plait.abandon import check_abandoned
 from plait.adapters import Task
+from plait.errors import PartError
+from plait.plugins import located_errors
 from plait.training.device import device_of
 from plait.training.examples import Example
 from plait.training.losses import BatchLoss, count_labels
 from plait.training.objectives import Objective, Sides
 from plait.training.objectives.objective import Reply
-from plait.training.step_memory import StepMemory
+from plait.training.step_memory import StepMemory, is_out_of_memory
 
 _SIDES = 3
 _TASK = Task.CAUSAL_LM
@@ -98,20 +101,44 @@ class PreferenceLoss:
         return self._losses.recomputes
 
     def __call__(self, batch: Sequence[Example]) -> torch.Tensor:
-        """The batch's loss, summed over its examples; a scalar that gradients can be taken of."""
-        return self._objective.losses(self._sides(batch)).sum()
+        """The batch's loss, summed over its examples; a scalar that gradients can be taken of.
+
+        Raises:
+            PartError: an objective of the user's own fails, or gives anything but a loss of each example.
+        """
+        sides = self._sides(batch)
+        return self._of_each(len(batch), lambda: self._objective.losses(sides)).sum()
 
     @torch.no_grad()
     def by_example(self, batch: Sequence[Example]) -> tuple[list[float], list[float]]:
         """Losses, and the reward by which each example's chosen reply leads, without gradients.
 
         Of an example with one reply, the lead is its reward, negative for a rejected one's.
+
+        Raises:
+            PartError: an objective of the user's own fails, or gives anything but a number of each example.
         """
         sides = self._sides(batch)
         leads = torch.zeros(len(batch), device=self._device)
         for side, sign in ((sides.chosen, 1.0), (sides.rejected, -1.0)):
-            leads += sign * self._objective.reward(side) * (side.tokens > 0)
-        return self._objective.losses(sides).tolist(), leads.tolist()
+            rewards = self._of_each(len(batch), partial(self._objective.reward, side))
+            leads += sign * rewards * (side.tokens > 0)
+        return self._of_each(len(batch), lambda: self._objective.losses(sides)).tolist(), leads.tolist()
+
+    def _of_each(self, examples: int, compute: Callable[[], object]) -> torch.Tensor:
+        """What the objective computes of each example."""
+        name = type(self._objective).__name__
+        try:
+            found = compute()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise  # the step can be tried with less
+            with located_errors(f"objective '{name}' failed", quoting=False):
+                raise
+        if not isinstance(found, torch.Tensor) or found.shape != (examples,):
+            given = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
+            raise PartError(f"objective '{name}' gave {given}, expected a number of each of {examples} examples")
+        return found
 
     def _sides(self, batch: Sequence[Example]) -> Sides:
         split = [example.sides for example in batch]

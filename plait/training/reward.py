@@ -48,7 +48,7 @@ def value_of(reward: Reward, prompt: str, completion: str, answer: str) -> float
     """
     with located_errors("it failed", quoting=False):
         found = reward(prompt, completion, answer)
-    number = float(found) if isinstance(found, bool | int | float | np.number) else math.nan
+        number = float(found) if isinstance(found, bool | int | float | np.bool_ | np.number) else math.nan
     if not math.isfinite(number):
         kind = str(number) if isinstance(found, float | np.floating) else f"a {type(found).__name__}"
         raise PartError(f"it gave {kind}, expected a finite number")

@@ -25,6 +25,7 @@ def test_a_run_that_rewards_names_the_code_that_it_asks_for() -> None:
         "of 4 prompts with 3 completions x 32 tokens, objective grpo, rewarded by mine:right: at most 1,920 tokens of"
     )
     assert f"trains 5 steps {asked}" in told
+    assert "also sent: mean rewards, how many completions had none, counts of examples and tokens" in told
 
 
 def test_whether_the_run_is_masked_is_said_in_plain_words() -> None:

@@ -13,9 +13,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import plait
+from plait.api.evaluate import _objective_of
+from plait.cli.audit import audit
 from plait.errors import ConfigError, PlaitError
 from plait.plugins import Kind, reference
 from plait.rounds.ledger import read_events
+from plait.training import grpo
 from plait.training.bases import locate_base
 from plait.training.examples import IGNORED, Example
 from plait.training.grader import Grader
@@ -119,7 +122,7 @@ def test_completions_follow_from_seed_and_prompt_whatever_is_sampled_beside_them
 
 
 def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer, examples) -> None:
-    given = iter([1.0, float("nan"), "high", 0.5, 2, True, None, 1.0, float("inf")])
+    given = iter([1.0, float("nan"), "high", 0.5, 2, np.bool_(1), None, True, float("inf"), *[None] * 9])
 
     def reward(prompt: str, completion: str, answer: str) -> object:
         assert prompt.strip() in [each.strip() for each in PROMPTS]
@@ -137,6 +140,20 @@ def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer,
     assert work(examples[:1]).item() == 0
     assert work(examples[1:2]).requires_grad
     mine.check()
+    # A draw without any reward is no reward of 0.
+    assert work.sample([examples], 1) == work.mean_reward == mean
+
+
+def test_completions_are_sampled_where_the_model_computes(model, tokenizer, examples, monkeypatch) -> None:
+    """Not where its first parameter lies, which may be an embedding that was left to the host."""
+
+    def engine(base, compute, limits) -> None:
+        raise LookupError(compute.device.type)
+
+    monkeypatch.setattr(grpo, "Engine", engine)
+    monkeypatch.setattr(grpo, "device_of", lambda _: torch.device("meta"))
+    with pytest.raises(LookupError, match="meta"):
+        completions_of(model, examples, DRAWING, tokenizer, ())
 
 
 @pytest.mark.parametrize(
@@ -144,6 +161,7 @@ def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer,
     [
         (lambda *_: float("nan"), "it gave nan, expected a finite number"),
         (lambda *_: "high", "it gave a str, expected a finite number"),
+        (lambda *_: 10**400, "it failed: OverflowError"),
         (lambda prompt, *_: {}[prompt], "it failed: KeyError"),
     ],
 )
@@ -201,6 +219,9 @@ def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
     page = (run.path / "report.html").read_text()
     assert "training reward" in page
     assert "had no number as reward" in page
+    with pytest.raises(ConfigError, match="expected sft: the attacks compare the losses of sequences"):
+        audit(run.path)
+    assert _objective_of(run.path) == ""
     # The same seed samples and learns the same.
     again = learn("again", rounds=1)
     assert again.updates["reward"].tolist() == run.updates["reward"].tolist()[:2]
@@ -215,6 +236,10 @@ def test_what_does_not_go_with_a_reward_is_refused_in_one_line(tmp_path: Path) -
         ({"reward": digits}, "and objective is 'sft', expected none: only grpo samples completions"),
         ({"group_size": 4}, "group-size is 4 and objective is 'sft', expected 8"),
         ({"objective": "grpo", "reward": digits, "trainer": "mine:build"}, "a trainer has a loss of its own"),
+        (
+            {"objective": "grpo", "reward": digits, "dropout": 0.1},
+            "expected 0: what was sampled is learned by the same",
+        ),
         ({"objective": "grpo", "reward": digits, "method": "prompt"}, "completions are sampled without a prompt"),
         ({"objective": "grpo", "reward": digits, "rule": "flora"}, "expected another one or objective grpo:beta=0"),
         ({"objective": "grpo:beat=0", "reward": digits}, "did you mean 'beta'"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ import torch
 from plait.adapters import AdapterState, Task
 from plait.adapters.methods import AdapterRequest
 from plait.data import Message, Record, RecordKind
-from plait.errors import DataError
+from plait.errors import DataError, PartError
 from plait.rounds.local_model import TrainJob
 from plait.training import preferences
 from plait.training.blueprint import design, read_base_config
 from plait.training.examples import IGNORED, check_kind, tokenise
 from plait.training.local_model import PeftLocalModel
 from plait.training.objectives import objective_named
+from plait.training.objectives.dpo import DPO
 from plait.training.preferences import PreferenceLoss, References
 from plait.wire.settings import Settings
 
@@ -93,6 +95,37 @@ def test_losses_and_leads_are_those_of_the_replies_likelihoods(resident, bluepri
         lead = 0.3 * ((chosen - first) - (rejected - second))
         assert leads[number] == pytest.approx(lead, rel=1e-3, abs=1e-4)
         assert losses[number] == pytest.approx(np.log1p(np.exp(-lead)), rel=1e-4)
+
+
+def no_memory(_: torch.Tensor) -> object:
+    raise torch.OutOfMemoryError("none is left")
+
+
+@dataclass(frozen=True)
+class Own(DPO):
+    gives: Callable[[torch.Tensor], object] = torch.Tensor.sum
+
+    def losses(self, sides):
+        return self.gives(sides.chosen.likely)
+
+
+@pytest.mark.parametrize(
+    ("gives", "error", "message"),
+    [
+        (torch.Tensor.sum, PartError, r"objective 'Own' gave shape \(\), expected a number of each of 2 examples"),
+        (lambda likely: {}[str(likely)], PartError, r"objective 'Own' failed: KeyError \(.*test_preferences.py, line"),
+        # The step is tried again with less.
+        (no_memory, torch.OutOfMemoryError, "none is left"),
+    ],
+)
+def test_an_objective_of_ones_own_that_fails_is_one_line(resident, blueprint, gives, error, message) -> None:
+    split = client(resident).split(blueprint.spec, SETTINGS)
+    model, references = resident.carrying(blueprint.spec, moved(blueprint)), References()
+    references.learn(model, split.train[:2], pad_token=resident.pad_token)
+    loss = PreferenceLoss(model, Own(gives=gives), references, pad_token=resident.pad_token)
+    for ask in (loss, loss.by_example):
+        with pytest.raises(error, match=message):
+            ask(split.train[:2])
 
 
 def test_both_sides_take_one_forward_pass_and_references_are_computed_once(resident, blueprint, monkeypatch) -> None:
