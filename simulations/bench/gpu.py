@@ -52,22 +52,30 @@ def measure_all(
     end = now() + seconds
     for cells in processes:
         worker: Worker | None = None
-        for cell in cells:
-            left = end - now()
-            if left <= 0:
-                yield Outcome(str(cell), State.SKIPPED, "no time is left")
-                continue
-            progress(str(cell))
-            worker = worker or start()
-            within = min(left, _CELL_S)
-            outcome = worker.measure(cell, within)
-            if outcome is None:
+        try:
+            for cell in cells:
+                left = end - now()
+                if left <= 0:
+                    yield Outcome(str(cell), State.SKIPPED, "no time is left")
+                    continue
+                progress(str(cell))
+                worker = worker or start()
+                within = min(left, _CELL_S)
+                outcome = worker.measure(cell, within)
+                if outcome is None:
+                    worker.close()
+                    worker = None
+                    outcome = _unfinished(cell, within, is_over=now() >= end)
+                yield outcome
+        finally:
+            if worker:
                 worker.close()
-                worker = None
-                outcome = Outcome(str(cell), State.FAILED, f"its process ended, or took more than {within:.0f} s")
-            yield outcome
-        if worker:
-            worker.close()
+
+
+def _unfinished(cell: Cell, within_s: float, *, is_over: bool) -> Outcome:
+    if is_over:
+        return Outcome(str(cell), State.SKIPPED, f"the time for all ended after {within_s:.0f} s of it")
+    return Outcome(str(cell), State.FAILED, f"its process ended, or took more than {within_s:.0f} s")
 
 
 class Process:

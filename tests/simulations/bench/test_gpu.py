@@ -33,11 +33,14 @@ class Worker:
         pass
 
 
-def states(deadly: set[str], seconds: float) -> list[State]:
+def outcomes(deadly: set[str], seconds: float) -> list[Outcome]:
     clock = [0.0]
     Worker.started = 0
-    found = measure_all([CELLS], lambda: Worker(clock, deadly), seconds=seconds, now=lambda: clock[0])
-    return [outcome.state for outcome in found]
+    return list(measure_all([CELLS], lambda: Worker(clock, deadly), seconds=seconds, now=lambda: clock[0]))
+
+
+def states(deadly: set[str], seconds: float) -> list[State]:
+    return [outcome.state for outcome in outcomes(deadly, seconds)]
 
 
 def test_a_process_that_ends_fails_its_cell_alone_and_another_goes_on() -> None:
@@ -48,6 +51,11 @@ def test_a_process_that_ends_fails_its_cell_alone_and_another_goes_on() -> None:
 def test_what_is_left_when_the_time_is_over_is_skipped() -> None:
     assert states(set(), 15) == [State.DONE, State.DONE, State.SKIPPED, State.SKIPPED]
     assert Worker.started == 1
+
+
+def test_a_cell_that_the_end_of_the_time_cuts_off_is_skipped_and_says_so() -> None:
+    assert states({"b"}, 15) == [State.DONE, State.SKIPPED, State.SKIPPED, State.SKIPPED]
+    assert "the time for all ended after 5 s" in outcomes({"b"}, 15)[1].reason
 
 
 def test_cells_and_outcomes_travel_as_they_are() -> None:
