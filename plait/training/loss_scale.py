@@ -47,6 +47,8 @@ class LossScale:
     def overflows(self, gradients: Iterable[torch.Tensor | None]) -> torch.Tensor:
         """() float32, 1 if a gradient is not finite, else 0; on the gradients' device, so that nothing waits for it."""
         found = [gradient for gradient in gradients if gradient is not None]
+        if not found:  # a group without a difference in its rewards has none
+            return torch.zeros(())
         norms = torch._foreach_norm(found, math.inf)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
         return (~torch.stack([norm.float() for norm in norms]).isfinite().all()).float()
 

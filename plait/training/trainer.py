@@ -205,7 +205,7 @@ def _backward(
         scale.applied(loss).backward()
         said.append(batch_loss.reported / counted if isinstance(batch_loss, ChosenLoss) else loss.detach())
     if scale.adapts:
-        said.append(scale.overflows(parameter.grad for parameter in parameters))
+        said.append(scale.overflows(parameter.grad for parameter in parameters).to(said[0].device))
     read = torch.stack(said).tolist()  # once: each read waits for a GPU
     return [sum(read[: len(read) - scale.adapts])], scale.adapts and bool(read[-1])
 

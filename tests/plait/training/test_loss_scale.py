@@ -68,6 +68,10 @@ def test_the_factor_goes_as_torchs_own_does() -> None:
     assert scale.factor != loss_scale.FIRST
 
 
+def test_without_a_gradient_nothing_overflows() -> None:
+    assert not LossScale.of([torch.zeros(1, dtype=torch.float16)]).overflows([None, None])
+
+
 def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
     resident: ResidentBase, halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
