@@ -20,6 +20,7 @@ from plait.plugins import Kind, reference
 from plait.rounds.ledger import read_events
 from plait.training import grpo
 from plait.training.bases import locate_base
+from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.grader import Grader
 from plait.training.grpo import Drawing, Group, GroupLoss, completions_of, rewards_of
@@ -156,6 +157,21 @@ def test_completions_are_sampled_where_the_model_computes(model, tokenizer, exam
         completions_of(model, examples, DRAWING, tokenizer, ())
 
 
+def test_completions_are_sampled_where_the_layers_are(model, tokenizer, examples, monkeypatch) -> None:
+    # The input embedding, the first parameter, may lie elsewhere.
+    chosen: list[torch.device] = []
+
+    def engine(_resident: object, compute: Compute, _limits: object) -> None:
+        chosen.append(compute.device)
+        raise InterruptedError
+
+    monkeypatch.setattr(grpo, "Engine", engine)
+    monkeypatch.setattr(grpo, "device_of", lambda _: torch.device("meta"))
+    with pytest.raises(InterruptedError):
+        completions_of(model, examples, DRAWING, tokenizer, (1,))
+    assert chosen == [torch.device("meta")]
+
+
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
@@ -225,6 +241,16 @@ def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
     # The same seed samples and learns the same.
     again = learn("again", rounds=1)
     assert again.updates["reward"].tolist() == run.updates["reward"].tolist()[:2]
+
+
+def test_in_float16_a_step_in_which_nothing_differs_leaves_the_adapter_as_it_was(tmp_path: Path) -> None:
+    run = plait.simulate(
+        data=[{"prompt": f"{number} + 1 =", "completion": " 1"} for number in range(12)], base="tiny", clients=2,
+        rounds=1, local_steps=1, batch_size=1, seq_len=16, rank=2, learning_rate=0.01, objective="grpo:beta=0.0",
+        reward=lambda prompt, completion, answer: float(answer != prompt + completion), group_size=2,
+        max_completion_tokens=1, dtype="float16", out=tmp_path, quiet=True,
+    )  # fmt: skip
+    assert run.updates["reward"].tolist() == [1.0, 1.0]
 
 
 def test_what_does_not_go_with_a_reward_is_refused_in_one_line(tmp_path: Path) -> None:
