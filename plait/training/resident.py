@@ -202,6 +202,7 @@ class ResidentBase:
         host = has_memory_of_its_own(self.compute.device)
         plan = plan_step(size, batch=batch, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
         if plan.peak_bytes > limit * (1 + PREDICTION_ERROR):
+            self._planned = ()  # the next attempt is refused too
             raise MachineError(
                 f"a step over {settings.seq_len} tokens a sequence needs {plan.peak_bytes / 1e9:.1f} GB of "
                 f"{self.compute.device} and may take {limit / 1e9:.1f} GB; what would fit: "

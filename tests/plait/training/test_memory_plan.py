@@ -165,8 +165,9 @@ def test_a_step_that_cannot_fit_is_one_line_before_the_base_is_loaded(
     fresh: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resident_module, "memory_for_steps", lambda *_: 1_000_000)
-    with pytest.raises(MachineError, match=r"24 tokens a sequence needs .* may take 0.0 GB; what would fit: .*GB"):
-        fresh.plan_steps(blueprint.spec, SETTINGS)
+    for _ in range(2):  # the second time too
+        with pytest.raises(MachineError, match=r"24 tokens a sequence needs .* may take 0.0 GB; what would fit: .*GB"):
+            fresh.plan_steps(blueprint.spec, SETTINGS)
 
 
 def test_what_is_planned_for_the_embedding_is_done_and_undone(
