@@ -50,6 +50,9 @@ def next_tokens(logits: Tensor, drawers: Sequence[Drawer]) -> list[int]:
     Args:
         logits: (rows, vocabulary)
         drawers: of each row.
+
+    Raises:
+        ValueError: a row to draw from has no distribution: a logit is NaN or infinite.
     """
     chosen = logits.argmax(dim=1)
     for narrowed in (False, True):
@@ -61,11 +64,14 @@ def next_tokens(logits: Tensor, drawers: Sequence[Drawer]) -> list[int]:
         if rows:
             which = torch.tensor(rows, device=logits.device)
             chosen[which] = _drawn(logits.index_select(0, which), [drawers[row] for row in rows], narrowed=narrowed)
-    return chosen.tolist()
+    tokens = chosen.tolist()
+    if any(token == logits.shape[1] for token in tokens):
+        raise ValueError("a logit is not finite, so no token can be drawn")
+    return tokens
 
 
 def _drawn(logits: Tensor, drawers: Sequence[Drawer], *, narrowed: bool) -> Tensor:
-    """(rows,) tokens: the first whose cumulative probability exceeds the row's chance.
+    """(rows,) tokens: the first whose cumulative probability exceeds the row's chance; the vocabulary's size if none.
 
     In float64 where the device has it, so that a seed gives the same text on every device, as far as logits agree.
     """
@@ -82,4 +88,7 @@ def _drawn(logits: Tensor, drawers: Sequence[Drawer], *, narrowed: bool) -> Tens
     # Below the last sum, whatever is rounded: beyond it there is no token.
     wanted = torch.minimum(chance * reached[:, -1:], reached[:, -1:] * (1 - torch.finfo(wide).eps))
     place = torch.searchsorted(reached, wanted, right=True)
-    return (place if order is None else order.gather(1, place))[:, 0]
+    if order is not None:
+        in_order = order.gather(1, place.clamp(max=order.shape[1] - 1))
+        place = in_order.where(place < order.shape[1], place)
+    return place[:, 0]

@@ -42,6 +42,14 @@ def test_temperature_zero_takes_the_likeliest() -> None:
     assert counts(Sampling(temperature=0), 20)[0] == 1
 
 
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_give_no_token(bad: float, top_p: float) -> None:
+    logits = torch.stack([LOGITS, torch.tensor([0.0, bad, 0.0, 0.0])])
+    with pytest.raises(ValueError, match="not finite"):
+        next_tokens(logits, [Drawer(Sampling(top_p=top_p, seed=0))] * 2)
+
+
 def test_a_seed_repeats_and_no_seed_does_not() -> None:
     def text(seed: int | None) -> list[int]:
         drawer = Drawer(Sampling(seed=seed))
