@@ -118,13 +118,24 @@ class Rows:
         return Rows(self.held[first:last], self.form, self.dtype)
 
     def chosen(self, rows: Tensor | None) -> Tensor:
-        """(chosen, d_in): the rows of these numbers, int64; None for all."""
+        """(chosen, d_in): the rows of these numbers, int64; None for all.
+
+        Raises:
+            IndexError: there is no such row.
+        """
         blocks = self.held.shape[1] // self.form.nbytes
         count = len(self.held) if rows is None else len(rows)
         out = torch.empty(count, self.shape[1], dtype=self.dtype, device=self.held.device)
         arguments = (_POINTER, _POINTER, _POINTER, _INT, _INT)
         if native := kernel(f"unpack_{self.form.name}", arguments, out, self.held):
-            native(self.held.data_ptr(), None if rows is None else rows.data_ptr(), out.data_ptr(), count, blocks)
+            if rows is None:
+                native(self.held.data_ptr(), None, out.data_ptr(), count, blocks)
+                return out
+            rows = rows.long().contiguous()
+            # The kernel reads whatever it is told to.
+            if count and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.held):
+                raise IndexError(f"row {int(rows.min())} or {int(rows.max())} of {len(self.held)} is chosen")
+            native(self.held.data_ptr(), rows.data_ptr(), out.data_ptr(), count, blocks)
             return out
         held = self.held if rows is None else self.held.index_select(0, rows)
         return out.copy_(self.form.unpacked(held.reshape(-1, self.form.nbytes)).view(out.shape))

@@ -78,3 +78,11 @@ def test_eight_bits_are_off_by_half_a_step_at_most(computed: str) -> None:
     steps = w.view(-1, 32).abs().amax(dim=1, keepdim=True) / 127
     assert ((rows.unpacked() - w).view(-1, 32).abs() / steps).max() < 0.6, computed
     assert rows.held.numel() == w.numel() * 34 // 32
+
+
+@pytest.mark.parametrize("number", [-1, 8])
+def test_a_row_that_is_not_there_is_refused(computed: str, number: int) -> None:
+    rows = eight_bits([weights(8, 32)], (8, 32), torch.float32)
+    with pytest.raises(IndexError):
+        rows.chosen(torch.tensor([0, number]))
+    assert torch.equal(rows.chosen(torch.tensor([7, 1, 0])[::2]), rows.unpacked()[[7, 0]]), computed
