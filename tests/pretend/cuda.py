@@ -140,7 +140,7 @@ def install(library: Path) -> Any:
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             return dispatch(function, args, kwargs or {})
 
-    properties = SimpleNamespace(name="Pretended GPU", total_memory=MEMORY_BYTES, major=9, minor=0)
+    properties = SimpleNamespace(name="Pretended GPU", total_memory=MEMORY_BYTES, major=9, minor=0, is_integrated=False)
     answers = {
         "_lazy_init": lambda *_: None,
         "is_available": lambda: True,

@@ -21,6 +21,8 @@ NOT_HERE = {"method qlora"}
 RUNS = {f"run with rule {rule}" for rule in RULES}
 QUICK_RUN = "run with rule fedex"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,6 +51,5 @@ def test_training_evaluation_serving_and_a_run_never_mix_devices(library: Path) 
     check_all(library, names - NOT_HERE - RUNS | {QUICK_RUN})
 
 
-@pytest.mark.slow
 def test_runs_with_the_other_kinds_of_rules_never_mix_devices(library: Path) -> None:
     check_all(library, RUNS - {QUICK_RUN})
