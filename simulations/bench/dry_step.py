@@ -307,7 +307,8 @@ class _Recorder(TorchDispatchMode):
             counted = flop_registry.get(getattr(torch.ops.aten, name.removesuffix("_"), None))
             flops = counted(*args, **(kwargs or {}), out_val=out) if counted else 0
             wide = bool(made) and made[0].dtype == torch.float32
-            moved = sum(map(_bytes, (*given, *made)))
+            # Of what is scattered into, nothing moves but the places.
+            moved = sum(map(_bytes, given[1:] if name == "scatter_" else (*given, *made)))
             self.note(Operation(name, _LAUNCHES.get(name, launches), flops, moved, wide))
         return out
 

@@ -3,7 +3,9 @@
 The vocabulary is processed in slices: each slice's logits enter a running softmax (arXiv 1805.02867), and if a gradient
 is needed, exp(logits) goes straight back through the head's weight, rescaled as the running maximum rises (as
 FlashAttention does over keys, arXiv 2205.14135). So the head's two products are computed once each, in the forward
-pass, and memory is one slice. Rows without a target are left out first. Knows nothing of models.
+pass, and memory is one slice. The correct word is left out of both: its part of the gradient follows from the others',
+and beside a small loss it would cancel them, digit by digit. Rows without a target are left out first. Knows nothing of
+models.
 """
 
 from __future__ import annotations
@@ -11,8 +13,15 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+from torch.nn import functional
 
-from plait.training.fused.kernels import absorb_logits_, accumulate_rescaled_, rms_norm, rms_norm_gradient
+from plait.training.fused.kernels import (
+    NO_LOGIT,
+    absorb_logits_,
+    accumulate_rescaled_,
+    rms_norm,
+    rms_norm_gradient,
+)
 from plait.training.fused.packed import Table, rows_at, rows_between
 
 Tensor = torch.Tensor
@@ -22,7 +31,6 @@ SLICE_ELEMENTS_ON_GPU = 1 << 26
 """Logits of one slice on a device that is no CPU."""
 NARROWEST_SLICE = 1024
 """Fewest words of a slice."""
-_NO_LOGIT = -1e30  # below every logit, and finite
 
 
 def token_losses(
@@ -90,8 +98,8 @@ def _losses(
 ) -> tuple[Tensor, Tensor | None]:
     """Losses of (counted, width) hidden states, and their gradients, (counted, width) float32."""
     counted, words = len(hidden), weight.shape[0]
-    most = torch.full((counted,), _NO_LOGIT, device=hidden.device)
-    # The first slice's rescaling is exp(_NO_LOGIT - most) = 0: sums start at zero.
+    most = torch.full((counted,), NO_LOGIT, device=hidden.device)
+    # The first slice's rescaling is exp(NO_LOGIT - most) = 0: sums start at zero.
     total, hit = torch.zeros_like(most), torch.zeros_like(most)
     grad = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if with_gradient else None
     elements = min(_SLICE_ELEMENTS, slice_elements) if hidden.device.type == "cpu" else slice_elements
@@ -103,6 +111,9 @@ def _losses(
         rescale = absorb_logits_(logits, targets, first=first, most=most, total=total, hit=hit)
         if grad is not None:
             accumulate_rescaled_(grad, logits @ part, rescale)
+    # How far all others together are ahead of the correct word; NaN if its logit is infinite.
+    ahead = most + total.log() - hit + (hit - hit)
     if grad is not None:
-        grad.div_(total[:, None]).sub_(rows_at(weight, targets))
-    return most + total.log() - hit, grad
+        others = ahead.sigmoid()  # their probability
+        grad.mul_((others / total)[:, None]).addcmul_(rows_at(weight, targets), others[:, None], value=-1)
+    return functional.softplus(ahead), grad

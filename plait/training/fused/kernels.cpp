@@ -141,6 +141,8 @@ void swiglu_gradient(const T *grad, const T *gate, const T *up, T *out, T *grad_
     }
 }
 
+const float no_logit = -1e30f;  // below every logit, and finite
+
 template <typename T>
 void absorb_logits(T *logits, const int64_t *targets, int64_t first, float *most, float *sum, float *hit,
                    float *rescale, int64_t rows, int64_t width) {
@@ -148,7 +150,10 @@ void absorb_logits(T *logits, const int64_t *targets, int64_t first, float *most
     for (int64_t i = 0; i < rows; i++) {
         T *row = logits + i * width;
         const int64_t target = targets[i] - first;
-        if (0 <= target && target < width) hit[i] = get(row, target);
+        if (0 <= target && target < width) {
+            hit[i] = get(row, target);
+            put(row, target, no_logit);
+        }
         float top = most[i], check = 0, added = 0;
 #pragma omp simd reduction(max : top) reduction(+ : check)
         for (int64_t j = 0; j < width; j++) {

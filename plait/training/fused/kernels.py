@@ -17,6 +17,9 @@ from plait.training.fused.native import kernel
 
 Tensor = torch.Tensor
 
+NO_LOGIT = -1e30
+"""Below every logit, and finite."""
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm (arXiv 1910.07467): x / rms(x) * weight. x: (rows, width), weight: (width,)."""
@@ -74,15 +77,16 @@ def swiglu_gradient(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Ten
 
 
 def absorb_logits_(logits: Tensor, targets: Tensor, *, first: int, most: Tensor, total: Tensor, hit: Tensor) -> Tensor:
-    """Add a slice of a row's logits to its running softmax (online softmax, arXiv 1805.02867).
+    """Add a slice of a row's logits to its running softmax over all words but the correct one (arXiv 1805.02867).
 
     Args:
-        logits: (rows, width) of the words `first` to `first` + width; becomes exp(logits - most).
+        logits: (rows, width) of the words `first` to `first` + width; becomes exp(logits - most), and 0, or next to
+            it, for the correct word.
         targets: (rows,) int64, the correct words.
         first: word of the first column.
-        most: (rows,) float32, the largest logit so far; updated.
+        most: (rows,) float32, the largest logit so far but the correct word's; updated.
         total: (rows,) float32, the sum of exp(logit - most) so far; updated.
-        hit: (rows,) float32, the logit of the correct word; set if it is in this slice.
+        hit: (rows,) float32, the logit of the correct word, finite or not; set if it is in this slice.
 
     Returns:
         (rows,) float32: the multiplier for sums relative to the former `most`.
@@ -93,9 +97,11 @@ def absorb_logits_(logits: Tensor, targets: Tensor, *, first: int, most: Tensor,
         native(logits.data_ptr(), targets.data_ptr(), first, *running, *logits.shape)
         return rescale
     wide = logits.float()
-    here = (targets >= first) & (targets < first + logits.shape[1])
-    column = (targets - first).clamp(0, logits.shape[1] - 1)
-    hit.copy_(torch.where(here, wide.gather(1, column[:, None])[:, 0], hit))
+    column = targets - first
+    nearest = column.clamp(0, logits.shape[1] - 1)
+    here, found = column == nearest, wide.gather(1, nearest[:, None])
+    torch.where(here, found[:, 0], hit, out=hit)
+    wide.scatter_(1, nearest[:, None], found.masked_fill_(here[:, None], NO_LOGIT))
     greatest = torch.maximum(most, wide.amax(dim=1))
     rescale = torch.exp(most - greatest)
     most.copy_(greatest)

@@ -44,3 +44,41 @@ def test_where_no_gradient_is_asked_for_the_losses_are_the_same(computed: str) -
         judged = token_losses(x, torch.ones(8), weight, targets, rows, eps=EPS)
     trained = token_losses(x.requires_grad_(), torch.ones(8), weight, targets, rows, eps=EPS)
     assert torch.equal(judged, trained.detach())
+
+
+@pytest.mark.parametrize("loss", [3.0, 0.2, 7e-4, 5e-7])
+def test_the_gradient_of_a_small_loss_is_as_exact_as_that_of_a_large_one(loss: float, computed: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(8192, 64, generator=generator).bfloat16()
+    targets = torch.randint(0, 8192, (16,), generator=generator)
+    # Along the target's own row of the head, as far as the loss asks for.
+    along = weight[targets].double()
+    low, high = torch.zeros(16, 1, dtype=torch.double), torch.full((16, 1), 4.0, dtype=torch.double)
+    for _ in range(40):
+        middle = (low + high) / 2
+        is_large = functional.cross_entropy(middle * along @ weight.double().T, targets, reduction="none") > loss
+        low, high = torch.where(is_large[:, None], middle, low), torch.where(is_large[:, None], high, middle)
+    hidden = (low * along).bfloat16()
+
+    leaf = hidden.double().requires_grad_()
+    expected = functional.cross_entropy(leaf @ weight.double().T, targets, reduction="none")
+    expected.sum().backward()
+    assert leaf.grad is not None
+    losses, gradient = cross_entropy._losses(hidden, weight, targets, slice_elements=1 << 14, with_gradient=True)
+    assert gradient is not None
+    error = (gradient - leaf.grad).norm(dim=1) / leaf.grad.norm(dim=1)
+    # Logits are rounded to bfloat16.
+    off = (losses - expected.detach()).abs() / expected.detach()
+    assert off.max() < 0.2
+    assert error.max() < 0.2
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_logit_that_is_no_number_shows_in_the_loss(bad: float, computed: str) -> None:
+    hidden, weight = torch.ones(2, 8), torch.ones(20, 8)
+    weight[3, 0] = bad
+    for target in (3, 5):
+        losses, _ = cross_entropy._losses(
+            hidden, weight, torch.tensor([target] * 2), slice_elements=1 << 14, with_gradient=True
+        )
+        assert not losses.isfinite().any()
