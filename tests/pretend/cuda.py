@@ -165,6 +165,7 @@ def install(library: Path) -> Any:
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
+    torch.Tensor.pin_memory = lambda held, *_: held  # only CUDA's own library pins
     torch.inference_mode = torch.no_grad  # a tensor that wraps another cannot be a view under it
     torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(…, device=…)` then goes through the mode
     return Cuda
