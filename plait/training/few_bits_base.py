@@ -1,7 +1,7 @@
 """Load a base in few bits for a CPU: NF4 in its blocks as QLoRA has it (arXiv 2305.14314), Q8_0 outside.
 
-Where a GGUF file lies beside the base, its blocks are used as they are (`gguf_rows`). Weights are read and rounded
-piece by piece, so main memory never holds the base in full. Knows no adapter.
+Where a GGUF file lies beside the base and has its values, its blocks are used as they are (`gguf_rows`). Weights are
+read and rounded piece by piece, so main memory never holds the base in full. Knows no adapter.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def round_model(
                 _replace(model, name, FewBitsLinear(held, _bias(name, outputs, places, dtype)))
         elif type(module) is nn.Linear:
             shape = module.weight.shape
-            held = _as_rounded(rounded.get(name), shape) or NormalFloat.of(_parts(place, module.weight), shape, dtype)
+            held = _as_rounded(rounded.get(name), _parts(place, module.weight), shape)
+            held = held or NormalFloat.of(_parts(place, module.weight), shape, dtype)
             _replace(model, name, FewBitsLinear(held, _bias(name, module, places, dtype)))
         elif type(module) is Conv1D:
             turned = torch.cat(list(_parts(place, module.weight))).view(module.weight.shape).t().contiguous()
@@ -125,15 +126,27 @@ def round_model(
     _fill(model, places, dtype)
 
 
-def _as_rounded(rows: Rows | None, shape: torch.Size) -> Rows | None:
-    return rows if rows is not None and rows.shape == shape else None
+def _as_rounded(rows: Rows | None, parts: Iterator[torch.Tensor], shape: torch.Size) -> Rows | None:
+    """These rows if they have the base's values, which alone are in its fingerprint, up to either type's rounding."""
+    if rows is None or rows.shape != shape:
+        return None
+    first, width = 0, shape[1]
+    for part in parts:
+        last = first + part.numel()
+        begin, end = first // width, -(-last // width)
+        values = rows.between(begin, end).unpacked().flatten()[first - begin * width : last - begin * width]
+        if not (torch.equal(values, part.to(values.dtype)) or torch.equal(values.to(part.dtype), part)):
+            return None
+        first = last
+    return rows
 
 
 def _table(rows: Rows | None, place: StoredTensor | None, weight: torch.Tensor, dtype: torch.dtype) -> Rows | None:
     """An embedding or a head; None if its rows are no whole blocks."""
     if weight.shape[1] % Q8_0.values:
         return None
-    return _as_rounded(rows, weight.shape) or eight_bits(_parts(place, weight), weight.shape, dtype)
+    held = _as_rounded(rows, _parts(place, weight), weight.shape)
+    return held or eight_bits(_parts(place, weight), weight.shape, dtype)
 
 
 def _places(model: nn.Module, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor] | None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gguf
 import numpy as np
@@ -35,7 +35,7 @@ from plait.training.device import Compute
 from plait.training.examples import Example
 from plait.training.few_bits_base import load_in_few_bits
 from plait.training.fused import recognise
-from plait.training.fused.few_bits import NormalFloat
+from plait.training.fused.few_bits import NormalFloat, Rows
 from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
 from plait.training.losses import summed_loss
 from plait.training.resident import ResidentBase
@@ -248,3 +248,24 @@ def test_a_gguf_file_beside_the_base_is_used_as_it_is(tmp_path: Path, form: str)
     assert ours is not None
     assert theirs is not None
     assert torch.equal(ours.token_losses(batch())[0], theirs.token_losses(batch())[0])
+
+
+def test_blocks_of_other_values_than_the_base_s_are_not_used(tmp_path: Path) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True))
+    kind = gguf.GGMLQuantizationType.Q8_0
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    for name in ("gate", "up"):
+        layer = cast("nn.Linear", model.get_submodule(f"model.layers.0.mlp.{name}_proj"))
+        blocks = quants.quantize(layer.weight.detach().numpy(), kind)
+        layer.weight.data = torch.from_numpy(quants.dequantize(blocks, kind))
+        writer.add_tensor(f"blk.0.ffn_{name}.weight", blocks, raw_dtype=kind)
+    with torch.no_grad():
+        layer.weight[-1, -1] += 0.25
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model.save_pretrained(tmp_path)
+    few = loaded(tmp_path)
+    held = [cast("FewBitsLinear", few.get_submodule(f"model.layers.0.mlp.{name}_proj")).held for name in ("gate", "up")]
+    assert [type(each) for each in held] == [Rows, NormalFloat]
