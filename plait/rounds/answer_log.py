@@ -28,6 +28,7 @@ class AnswerLog:
         misfits: rounds, clients and reasons of the recorded refusals.
         epsilons: what private records have cost so far, by client, as it said last.
         paces: of the clients.
+        last: the newest refusal in words, for whoever has to say why a round failed.
     """
 
     channel: Channel
@@ -35,6 +36,7 @@ class AnswerLog:
     misfits: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
     epsilons: dict[str, float] = field(default_factory=dict[str, float])
     paces: Paces = field(default_factory=Paces)
+    last: str = ""
     _newest: dict[str, events.UpdateReceived] = field(default_factory=dict[str, events.UpdateReceived])
 
     def figures(self, number: int) -> dict[str, events.UpdateReceived]:
@@ -112,6 +114,7 @@ class AnswerLog:
 
     def refusal(self, number: int, answer: Answer, reason: str, detail: str, *, stage: str = "") -> None:
         """Record an answer that does not count."""
+        self.last = f"; client {answer.client!r}: {detail}"
         self.ledger.append(
             events.UpdateRefused(
                 round=number,

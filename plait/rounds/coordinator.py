@@ -298,7 +298,7 @@ class Coordinator:
         else:
             raise PeerError(
                 f"round {number} got {len(check.accepted)} usable updates from its {self.plan.cohort_size} clients, "
-                f"expected at least {self.plan.quorum}{self._told_resting(number)}"
+                f"expected at least {self.plan.quorum}{self._told_resting(number)}{self._log.last}"
             )
 
         return self._close(state, number, stored, roster, recorded, started)

@@ -93,8 +93,9 @@ def write_random_base(name: str, directory: Path, *, part: int, seed: int) -> No
     config["num_hidden_layers"] //= part
     config["vocab_size"] //= part
     (directory / "config.json").write_text(json.dumps(config))
+    read = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(read, trust_remote_code=False)
     generator = torch.Generator().manual_seed(seed)
     weights = {
         key: torch.ones(x.shape, dtype=torch.bfloat16)

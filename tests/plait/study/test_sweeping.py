@@ -106,7 +106,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(common, tmp_path: Path) 
     assert set(failed) == {"impossible", "unfit", "own"}
     assert "clients-per-round is 99" in failed["impossible"]
     assert "nothing_here" in failed["unfit"]
-    assert "no luck" in failed["own"]
+    assert "my_own.py, line 2" in failed["own"]
     assert not any("\n" in error for error in failed.values())
     assert done.frame.set_index("kind").status.to_dict() == {**dict.fromkeys(failed, "failed"), "good": "finished"}
     assert [group.label for group in done.comparison.groups] == ["kind good"]

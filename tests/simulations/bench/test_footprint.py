@@ -18,7 +18,8 @@ def test_a_rule_that_needs_all_grows_with_the_cohort_and_fedavg_does_not():
     streams = measure("fedavg", FACTORS, early=20, updates=200, seconds=60)
     assert (keeps.updates, streams.updates) == (200, 200)
     assert keeps.added_bytes - keeps.early_bytes > 170 * UPDATE_BYTES
-    assert streams.added_bytes - streams.early_bytes < 4 * UPDATE_BYTES
+    # Later updates may still need further places of the exact sum, of two updates' size each.
+    assert streams.added_bytes - streams.early_bytes < 12 * UPDATE_BYTES
     assert streams.added_bytes <= streams.peak_bytes
 
 
