@@ -211,8 +211,8 @@ def test_connections_beyond_the_bounds_are_ended_and_leave_when_they_say_nothing
 
 def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_UNREAD_S", 0.2)
-    # 2 MB, more than the kernel takes for a reader: what it has taken counts as read.
-    names = [f"client-{number}" for number in range(20_000)]
+    # 14 MB, more than the kernel takes for a reader: what it has taken counts as read.
+    names = [f"client-{number}" for number in range(140_000)]
     written(tmp_path / "large", numbered([run_started(), described(*names)])).close()
     page = Page(Catalogue([tmp_path / "large"]), AllowedHosts.of("127.0.0.1"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
