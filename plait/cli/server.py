@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -133,6 +134,8 @@ def server(
         )
     if silent_s is not None and not standby:
         raise ConfigError("--silent-s is given without --standby, expected both")
+    if silent_s is not None and not math.isfinite(silent_s):
+        raise ConfigError(f"--silent-s is {silent_s}, expected a number of seconds")
     silent_s = (silent_s or _SILENT_S) if standby else None
     if page:
         page_address(page, what="--page", kit=kit)

@@ -7,6 +7,7 @@ kept (``--keep-updates``), every round is recomputed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -204,22 +205,15 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     private = recomputed(privacy, key, promised, intents_in(events)) if privacy and promised else None
 
     def aggregator(refused: Refused) -> Aggregator:
-        return Aggregator(
-            directory=directory,
-            refused=refused,
+        return replace(plan, weight_ratio=weight_ratio_in(events)).aggregator(
+            directory,
+            refused,
             ranks=ranks,
             rule=run.rule,
             optimizer=run.settled.optimizer,
             base_fingerprint=run.base_fingerprint,
-            codec=run.settled.codec,
-            seed=plan.seed,
-            norm_bound=plan.norm_bound,
-            weighting=plan.weighting,
-            weight_ratio=weight_ratio_in(events),
             private=private,
             masked=run.settled.masked,
-            buffer=plan.buffer,
-            region_clients=plan.region_clients,
         )
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))

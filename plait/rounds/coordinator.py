@@ -23,7 +23,7 @@ from plait.adapters import Json
 from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import Interrupted, MachineError, PeerError
 from plait.rounds import events, record_accountant
-from plait.rounds.aggregator import Aggregator, Stored, TakesBack
+from plait.rounds.aggregator import Stored, TakesBack
 from plait.rounds.answer_log import AnswerLog
 from plait.rounds.asynchronous import AsynchronousRounds
 from plait.rounds.broadcasts import Broadcasts
@@ -76,22 +76,15 @@ class Coordinator:
     def __post_init__(self) -> None:
         plan = self.plan
         self._log = AnswerLog(self.channel, self.ledger)
-        self._aggregator = Aggregator(
-            directory=self.directory,
-            refused=self._log.misfit,
+        self._aggregator = plan.aggregator(
+            self.directory,
+            self._log.misfit,
             ranks=self.ranks,
             rule=self.rule,
             optimizer=self.optimizer,
             base_fingerprint=self.base_fingerprint,
-            codec=plan.settings.codec,
-            seed=plan.seed,
-            norm_bound=plan.norm_bound,
-            weighting=plan.weighting,
-            weight_ratio=plan.weight_ratio,
             private=self.private,
             masked=self.masked,
-            buffer=plan.buffer,
-            region_clients=plan.region_clients,
         )
         self._intake = Intake(self._aggregator, self.directory, self._log, plan.settings)
         self._sums = MaskedSums(

@@ -25,7 +25,7 @@ from plait.data.histogram import OTHER
 from plait.errors import BaseMismatchError, DiskFullError, EarlierFormatError, PeerError, PlaitError
 from plait.files import read_if_there, write_atomically
 from plait.rounds import events
-from plait.rounds.aggregator import Aggregator, Stored
+from plait.rounds.aggregator import Stored
 from plait.rounds.answer_log import AnswerLog
 from plait.rounds.broadcasts import Broadcasts, take_step
 from plait.rounds.channel import Channel, NoAnswer, Purpose
@@ -99,19 +99,13 @@ class Region:
         plan = self.plan
         self.refusal = ""
         self._log = AnswerLog(self.channel, self.ledger)
-        self._aggregator = Aggregator(
-            directory=self.directory,
-            refused=self._log.misfit,
+        self._aggregator = plan.aggregator(
+            self.directory,
+            self._log.misfit,
             ranks=self.ranks,
             rule=self.rule,
             optimizer=self.optimizer,
             base_fingerprint=self.base_fingerprint,
-            codec=plan.settings.codec,
-            seed=plan.seed,
-            norm_bound=plan.norm_bound,
-            weighting=plan.weighting,
-            weight_ratio=plan.weight_ratio,
-            region_clients=plan.region_clients,
         )
         self._intake = Intake(self._aggregator, self.directory, self._log, plan.settings)
         self._settings = TaskSettings(plan, self.rule, new_factors=self._aggregator.new_factors)
@@ -233,11 +227,11 @@ class Region:
             )
         state = self._held(header.run_id, roster)
         held, opened = state.shadow, unpack(broadcast, layout=self.ranks.master.spec.layout)
-        digest = held.digest()
+        digest, track = held.digest(), state.tracks[0]
         if not header.relative_to:
             shadow, track = opened.delta, Track(opened.delta)
         elif digest == header.result_digest:
-            shadow, track = held, state.tracks[0]
+            shadow = held
         elif digest == header.relative_to:
             shadow = take_step(held, opened.delta, opened.encoding.codec)
             track = Track(shadow, digest, data)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from plait.aggregation import Rule
+from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.config import MOST_STEPS_RATIO
-from plait.rounds.aggregator import Weighting
+from plait.rounds.aggregator import Aggregator, Refused, Weighting
 from plait.rounds.buffer import Buffer
+from plait.rounds.masked_rounds import MaskedRounds
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.patience import Patience
+from plait.rounds.private_rounds import PrivateRounds
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.tracks import Ranks
 from plait.rounds.watch import Watch
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.wire.settings import Settings
@@ -60,3 +66,34 @@ class RunPlan:
     def most_steps(self) -> int:
         """Steps of a client in a round, where each has its own number; 0 if all take as many."""
         return self.settings.local_steps * MOST_STEPS_RATIO if self.by_speed else 0
+
+    def aggregator(
+        self,
+        directory: RunDirectory,
+        refused: Refused,
+        *,
+        ranks: Ranks,
+        rule: Rule,
+        optimizer: ServerOptimizer,
+        base_fingerprint: bytes,
+        private: PrivateRounds | None = None,
+        masked: MaskedRounds | None = None,
+    ) -> Aggregator:
+        """What folds the updates of a run by this plan; the arguments are those of `Aggregator`."""
+        return Aggregator(
+            directory=directory,
+            refused=refused,
+            ranks=ranks,
+            rule=rule,
+            optimizer=optimizer,
+            base_fingerprint=base_fingerprint,
+            codec=self.settings.codec,
+            seed=self.seed,
+            norm_bound=self.norm_bound,
+            weighting=self.weighting,
+            weight_ratio=self.weight_ratio,
+            private=private,
+            masked=masked,
+            buffer=self.buffer,
+            region_clients=self.region_clients,
+        )

@@ -133,18 +133,13 @@ def replayed(job: Job) -> tuple[int, str]:
     recorded = read_events(directory.ledger)
 
     def aggregator(refused) -> Aggregator:
-        return Aggregator(
-            directory=directory,
-            refused=refused,
+        return federation.plan.aggregator(
+            directory,
+            refused,
             ranks=federation.ranks,
             rule=federation.rule,
             optimizer=federation.optimizer,
             base_fingerprint=of_numbers.FINGERPRINT,
-            codec=federation.plan.settings.codec,
-            seed=federation.plan.seed,
-            norm_bound=federation.plan.norm_bound,
-            weighting=federation.plan.weighting,
-            buffer=federation.plan.buffer,
         )
 
     done = replay(directory, recorded, initial_state(b"r" * 16, federation.ranks), aggregator)
