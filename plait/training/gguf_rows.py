@@ -22,7 +22,9 @@ _TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
 
 
 def gguf_rows(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -> Mapping[str, Rows]:
-    """What the file holds in a format of `FORMATS`, by transformers' name of the layer; nothing without the file.
+    """What the file holds in a format of `FORMATS`, by transformers' name of the layer.
+
+    Nothing without a file that can be read: whatever it lacks is rounded anew.
 
     Args:
         directory: of the base.
@@ -30,8 +32,13 @@ def gguf_rows(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -> 
         dtype: of the values to compute with.
     """
     path = directory / FILE
-    if not path.is_file():
+    try:
+        return _read(path, config, dtype) if path.is_file() else {}
+    except (ValueError, IndexError, KeyError, OSError):  # of the reader, for a file that is damaged
         return {}
+
+
+def _read(path: Path, config: PretrainedConfig, dtype: torch.dtype) -> Mapping[str, Rows]:
     reader = gguf.GGUFReader(path)
     field = reader.get_field("general.architecture")
     name = field.contents() if field else None

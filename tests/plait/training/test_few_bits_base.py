@@ -269,3 +269,6 @@ def test_blocks_of_other_values_than_the_base_s_are_not_used(tmp_path: Path) -> 
     few = loaded(tmp_path)
     held = [cast("FewBitsLinear", few.get_submodule(f"model.layers.0.mlp.{name}_proj")).held for name in ("gate", "up")]
     assert [type(each) for each in held] == [Rows, NormalFloat]
+    (tmp_path / "model.gguf").write_bytes((tmp_path / "model.gguf").read_bytes()[:200])
+    few = loaded(tmp_path)
+    assert type(cast("FewBitsLinear", few.get_submodule("model.layers.0.mlp.gate_proj")).held) is NormalFloat
