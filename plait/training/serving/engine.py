@@ -159,7 +159,7 @@ class Engine:
         # What a model in memory keeps from these passes has to serve its training too.
         self._without_gradient = torch.no_grad if isinstance(base, ResidentModel) else torch.inference_mode
         self.context = _context(self._model, self._limits.context)
-        self._vocabulary = int(cast("torch.Tensor", self._model.get_input_embeddings().weight).shape[0])
+        self._vocabulary = int(cast("torch.nn.Embedding", self._model.get_input_embeddings()).num_embeddings)
         self._ends = _end_tokens(self._model, self._tokenizer)
         self._cache = AlignedCache(self.context)
         parameters = inspect.signature(self._model.forward).parameters
