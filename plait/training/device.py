@@ -6,7 +6,8 @@ Adapters stay in float32 everywhere; only the base and the activations change ty
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -47,8 +48,10 @@ def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
     """Choose device and data type from what the machine has, unless the user says otherwise.
 
     Raises:
-        ConfigError: the machine does not have this device, or there is no such data type.
+        ConfigError: the machine does not have this device, or there is no such data type, or this is a list.
     """
+    if "," in device:
+        raise ConfigError(f"device is '{device}', a list, expected one device here")
     if dtype != "auto" and dtype not in DTYPES:
         expected = ", ".join(("auto", *DTYPES))
         raise ConfigError(f"dtype is '{dtype}', expected one of {expected}{did_you_mean(dtype, DTYPES)}")
@@ -68,6 +71,50 @@ def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
     if dtype != "auto":
         return Compute(chosen, DTYPES[dtype])
     return Compute(chosen, _fastest(chosen))
+
+
+def choose_devices(devices: str = "auto", dtype: str = "auto") -> tuple[Compute, ...]:
+    """The devices of a list such as ``cuda:0,cuda:1``, in its order; of a single one, what `choose_compute` chooses.
+
+    A device that is named several times is there as often: every entry is a share of it (`shares`).
+
+    Raises:
+        ConfigError: the machine lacks one of them, they would compute in different types, or an entry names none.
+    """
+    names = device_names(devices)
+    if len(names) == 1:
+        return (choose_compute(names[0], dtype),)
+    chosen = tuple(choose_compute(name, dtype) for name in names)
+    types = {each.dtype_name: None for each in chosen}
+    if len(types) > 1:
+        raise ConfigError(
+            f"device is '{devices}', whose fastest types are {' and '.join(types)}, expected one type: give --dtype too"
+        )
+    return chosen
+
+
+def device_names(devices: str) -> tuple[str, ...]:
+    """The entries of a list of devices; looks at no device.
+
+    Raises:
+        ConfigError: one is empty, or names no single device.
+    """
+    if "," not in devices:
+        return (devices,)
+    names = tuple(name.strip() for name in devices.split(","))
+    for name in names:
+        if name in ("", "auto"):
+            raise ConfigError(
+                f"device is '{devices}' with '{name}' in the list, expected devices by name, such as cuda:0,cuda:1"
+            )
+    # The first card has two names.
+    return tuple("cuda:0" if name == "cuda" else name for name in names)
+
+
+def shares(devices: Sequence[Compute]) -> tuple[int, ...]:
+    """By entry of a list, into how many parts its device is divided: how often the list names it."""
+    counts = Counter(each.device for each in devices)
+    return tuple(counts[each.device] for each in devices)
 
 
 def _fastest(device: torch.device) -> torch.dtype:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from plait.errors import ConfigError
 from plait.training import device
-from plait.training.device import Compute, choose_compute
+from plait.training.device import Compute, choose_compute, choose_devices, shares
 
 
 def test_a_device_that_is_not_there_is_refused_with_what_is() -> None:
@@ -16,6 +18,39 @@ def test_a_device_that_is_not_there_is_refused_with_what_is() -> None:
 def test_a_device_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="device is 'toaster', expected auto"):
         choose_compute("toaster")
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        ("cpu,auto", "'cpu,auto' with 'auto' in the list, expected devices by name, such as cuda:0,cuda:1"),
+        ("cpu,", "'cpu,' with '' in the list"),
+        ("cpu,toaster", "device is 'toaster', expected auto"),
+        ("cpu,cuda:99", "device is 'cuda:99', but this machine has none; expected one of cpu"),
+    ],
+)
+def test_a_list_with_what_is_no_device_here_is_refused_by_its_name(devices: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        choose_devices(devices)
+
+
+def test_a_list_is_its_devices_in_order_and_one_that_is_named_twice_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(device, "cpu_features", lambda: frozenset(["avx2"]))
+    found = choose_devices("cuda, cuda:1,cuda:0")
+    assert [str(each.device) for each in found] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert shares(found) == (2, 1, 2)
+    assert shares(choose_devices("cpu")) == (1,)
+    with pytest.raises(ConfigError, match="fastest types are bfloat16 and float32, expected one type: give --dtype"):
+        choose_devices("cuda,cpu")
+    assert {each.dtype for each in choose_devices("cuda,cpu", "float32")} == {torch.float32}
+
+
+def test_a_list_is_refused_where_one_device_is_meant() -> None:
+    with pytest.raises(ConfigError, match="device is 'cpu,cpu', a list, expected one device here"):
+        choose_compute("cpu,cpu")
 
 
 @pytest.mark.parametrize(("features", "dtype"), [({"avx512_bf16"}, torch.bfloat16), ({"avx2"}, torch.float32)])
