@@ -41,7 +41,9 @@ def node_run_config(run_config: Mapping[str, Scalar], settings: NodeSettings) ->
         PolicyError: the run names a trainer that the operator did not allow.
     """
     check_trainer(str(run_config.get("trainer", "")), settings.trainer)
-    own: dict[str, Scalar] = {"device": settings.device, "dtype": settings.dtype, "threads": settings.threads}
+    # In the settings of a run a list of devices is one of simulated clients; this node's is `NodeSettings.device`.
+    device = settings.device.partition(",")[0].strip()
+    own: dict[str, Scalar] = {"device": device, "dtype": settings.dtype, "threads": settings.threads}
     if base := settings.base_for(str(run_config.get("base", ""))):
         own |= {"base": base, "revision": ""}
     return dict(run_config) | own
@@ -55,10 +57,10 @@ def check_machine(settings: NodeSettings, *, progress: Callable[[str], None]) ->
         MachineError: the base is not available.
     """
     from plait.training.bases import locate_base, quiet_libraries
-    from plait.training.device import choose_compute
+    from plait.training.device import choose_devices
 
     quiet_libraries()
-    choose_compute(settings.device, settings.dtype)
+    choose_devices(settings.device, settings.dtype)
     for base in settings.bases.values() or [settings.base]:
         if base:
             locate_base(base, progress=progress)
@@ -184,20 +186,24 @@ def open_runner(
         sign=settings.kit.node_key.sign if settings.kit else None,
         identity=identity_of(settings.kit) if settings.kit and resolved.config.secure_aggregation else None,
         kept=kept,
+        devices=settings.device,
     )
     participant = client.participant(DiskMemory(memory_folder(settings.state, run.run_id, settings.name)))
     app = client_app(lambda _: participant)
-    compute = client.model.base.compute
-    limit_memory(compute.device, settings.max_memory_bytes)
-    client.model.base.memory_limit_bytes = settings.max_memory_bytes
-    device, memory = _device(str(compute.device))
+    base = client.model.base
+    base.memory_limit_bytes = settings.max_memory_bytes
+    devices: dict[str, int] = {}
+    for device in dict.fromkeys(base.devices):
+        limit_memory(device, settings.max_memory_bytes)
+        named, memory = _device(str(device))
+        devices[named] = min(memory, settings.max_memory_bytes or memory)
     return AppRunner(
         HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=agreement.table),
         capacity=Capacity(
             base_fingerprint=resolved.base_fingerprint,
             methods=tuple(sorted(METHODS)),
-            memory_bytes=min(memory, settings.max_memory_bytes or memory),
-            device=f"{device}, {compute.dtype_name}",
+            memory_bytes=sum(devices.values()),
+            device=", ".join([*devices, base.compute.dtype_name]),
         ),
         refusal=lambda: participant.refusal,
     )

@@ -3,8 +3,9 @@
 A node with ``data`` in its configuration has its own data, read with its ``columns`` and ``split``; ``name`` is its
 name, ``state`` a directory for its state, ``key`` the file of the key that signs its updates, ``max-rank`` the largest
 rank that it accepts (0: any), ``policy`` the file of its operator's limits, ``trainer`` the local trainer that it
-allows, ``allow-plugins`` the modules whose parts a run may name, separated by commas. A node with ``partition-id`` is
-one client of a simulation: it takes its part of the run's data.
+allows, ``allow-plugins`` the modules whose parts a run may name, separated by commas, ``device`` what it computes on,
+such as ``cuda:0,cuda:1``. A node with ``partition-id`` is one client of a simulation: it takes its part of the run's
+data.
 """
 
 from __future__ import annotations
@@ -88,5 +89,6 @@ def _own_client(context: Context) -> OwnClient:
         policy=load_policy(Path(policy) if policy else None),
         max_rank=max_rank if isinstance(max_rank, int) else 0,
         trainer=str(node.get("trainer", "")),
+        devices=str(node.get("device", "")),
         sign=NodeKey.load(Path(key)).sign if key else None,
     )

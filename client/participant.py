@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
-from client.settings import check_trainer
+from client.settings import check_device, check_trainer
 from plait.data import Dataset, RecordKind, histogram
 from plait.policy import Policy
 from plait.rounds.masking import NodeIdentity
@@ -65,9 +65,14 @@ class KeptBase:
     def __init__(self) -> None:
         self._base: ResidentBase | None = None
 
-    def of(self, run: Run) -> ResidentBase:
-        """The run's base; takes the place of the one before if that is another."""
-        found = run.load_base()
+    def of(self, run: Run, devices: str = "") -> ResidentBase:
+        """The run's base; takes the place of the one before if that is another.
+
+        Args:
+            run: the run.
+            devices: as for `Run.load_base`.
+        """
+        found = run.load_base(devices)
         if self._base is None or self._base.identity != found.identity:
             if self._base is not None:
                 found.adopt(self._base)
@@ -86,6 +91,7 @@ def own_client(
     sign: Callable[[bytes], bytes] | None = None,
     identity: NodeIdentity | None = None,
     kept: KeptBase | None = None,
+    devices: str = "",
 ) -> OwnClient:
     """Prepare for a run; reads no base before the first task.
 
@@ -99,17 +105,19 @@ def own_client(
         sign: makes the signatures of its updates.
         identity: for sums under masks.
         kept: the base in memory from the run before.
+        devices: to compute on, such as ``cuda:0,cuda:1``; by default what the run's settings name.
 
     Raises:
         PolicyError: the run asks for more than the policy allows, or names another trainer.
-        ConfigError: this machine does not support it.
+        ConfigError: this machine does not support it, or several devices are given for a trainer.
     """
     config = run.config
     check_trainer(config.trainer, trainer)
+    check_device(devices, trainer)
     # Problems that only the base reveals are reported before anybody waits for this node.
     terms = run.terms(name, max_rank=max_rank, policy=policy)
     model = PeftLocalModel(
-        (kept or KeptBase()).of(run),
+        (kept or KeptBase()).of(run, devices),
         name,
         dataset.records,
         held_out=dataset.held_out,

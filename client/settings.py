@@ -33,10 +33,11 @@ class NodeSettings:
             name that a run gives it; empty for the run's.
         trainer: the local trainer that a run may name; a run that names another is refused.
         allow_plugins: modules whose parts a run may name.
-        device: as in the run configuration.
+        device: to compute on; of several, such as ``cuda:0,cuda:1``, each computes a part of every step.
         dtype: as in the run configuration.
         threads: as in the run configuration.
-        max_memory_bytes: most memory that it announces, plans training for and, of a CUDA GPU, uses; 0 for all.
+        max_memory_bytes: most memory of each device that it announces, plans training for and, of a CUDA GPU, uses; 0
+            for all.
         max_rank: the largest rank of an adapter that it accepts; 0 for any.
         consents: whether the operator consented to any run within the policy (``--yes``).
         labels: what the operator says of this machine; runs may ask for them.
@@ -146,6 +147,7 @@ def check_settings(
             "require-secure-aggregation and insecure are both given, expected --kit: without keys no client can tell "
             "another from one that the server made up"
         )
+    check_device(device, trainer)
     machine: dict[str, object] = {"device": device, "dtype": dtype, "threads": threads}
     config_from_table(machine, where="command line")
     loaded = ClientKit.load(kit) if kit else None
@@ -183,6 +185,18 @@ def _named_bases(text: str) -> dict[str, str]:
             raise ConfigError(f"base is '{text}', expected one DIRECTORY, or NAME=DIRECTORY,… with every name once")
         bases[name] = place
     return bases
+
+
+def check_device(device: str, trainer: str) -> None:
+    """Refuse a list of devices for a trainer of the operator's own.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if trainer and "," in device:
+        raise ConfigError(
+            f"device is '{device}' and trainer '{trainer}', expected one device: a trainer of your own computes on one"
+        )
 
 
 def check_trainer(named: str, allowed: str) -> None:

@@ -25,7 +25,7 @@ from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.settle import Settled
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
 from plait.training.blueprint import HEADS, Blueprint, base_modules, design, read_base_config
-from plait.training.device import choose_compute, use_threads
+from plait.training.device import choose_devices, use_threads
 from plait.training.resident import ResidentBase
 from plait.wire.masking import PURPOSES
 
@@ -107,19 +107,24 @@ class Run:
         least = {purpose: masked.least(purpose) for purpose in PURPOSES} if masked else {}
         return Terms(client, self.settled.tasks, (largest, own), own, policy, least)
 
-    def load_base(self) -> ResidentBase:
-        """The base in this process's memory, on the device that the settings name; reads nothing before it is needed.
+    def load_base(self, devices: str = "") -> ResidentBase:
+        """The base in this process's memory; reads nothing before it is needed.
+
+        Args:
+            devices: to compute on, which share the work of every step; by default what the settings name.
 
         Raises:
             ConfigError: this machine has no such device.
         """
         use_threads(self.config.threads)
+        compute, *others = choose_devices(devices or self.config.device, self.config.dtype)
         return ResidentBase(
             self.base.directory,
             self.base.reference.fingerprint,
-            choose_compute(self.config.device, self.config.dtype),
+            compute,
             seq_len=self.config.seq_len,
             adapter_in_float32=bool(self.config.trainer),
+            others=others,
         )
 
 

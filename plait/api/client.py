@@ -45,12 +45,12 @@ class Client:
         tokenizer: of a base in memory.
         trainer: the local trainer that a run may name.
         allow_plugins: modules whose parts, such as a loss, a run may name; installed distributions need no permission.
-        device: to compute on.
+        device: to compute on; several, such as ``cuda:0,cuda:1``, share every step.
         dtype: of the frozen base.
         threads: CPU threads; 0 for torch's default.
         state: directory of its state; by default in the user's home.
-        max_memory_gb: most memory to announce to the server, to plan training for and, of a CUDA GPU, to use; 0
-            for all.
+        max_memory_gb: most memory of each device to announce to the server, to plan training for and, of a CUDA GPU,
+            to use; 0 for all.
         max_rank: largest rank to accept; 0 for any.
         policy: TOML file that limits what a server may ask; safe limits by default.
         labels: what to say of this machine, such as ``gpu,region=eu``; runs of a server that stays may ask for it.

@@ -52,7 +52,12 @@ def client(
             metavar="MODULE",
         ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", help="auto, cpu, cuda, cuda:N or mps; several, such as cuda:0,cuda:1, share every step."
+        ),
+    ] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
     threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 means torch's default.")] = 0,
     state: Annotated[
@@ -65,7 +70,8 @@ def client(
         float,
         typer.Option(
             "--max-memory-gb",
-            help="Most memory to announce to the server, to plan training for and, of a CUDA GPU, to use; 0 for all.",
+            help="Most memory of each device to announce to the server, to plan training for and, of a CUDA GPU, to "
+            "use; 0 for all.",
         ),
     ] = 0.0,
     max_rank: Annotated[

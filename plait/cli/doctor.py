@@ -59,7 +59,13 @@ def doctor(
     max_memory_gb: Annotated[
         float, typer.Option("--max-memory-gb", min=0, help="With --base: memory to plan for; 0 for this machine's.")
     ] = 0.0,
-    device: Annotated[str, typer.Option("--device", help="With --base: auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            help="With --base: auto, cpu, cuda, cuda:N or mps; several as a client takes them: cuda:0,cuda:1.",
+        ),
+    ] = "auto",
     dtype: Annotated[str, typer.Option("--dtype", help="With --base: auto, float32, bfloat16 or float16.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
@@ -111,11 +117,12 @@ def _plan(
     from plait.adapters.methods import AdapterRequest
     from plait.training.bases import locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
-    from plait.training.device import choose_compute, has_memory_of_its_own, memory_for_steps
+    from plait.training.device import choose_devices, has_memory_of_its_own, memory_for_steps
     from plait.training.memory_plan import plan_step, size_of, what_would_fit
 
     quiet_libraries()
-    compute = choose_compute(device, dtype)
+    computes = choose_devices(device, dtype)
+    compute, devices = computes[0], [each.device for each in computes]
     config = read_base_config(locate_config(base), Task.CAUSAL_LM)
     spec = design(config, AdapterRequest(method=method, rank=rank), task=Task.CAUSAL_LM, seed=0).spec
     size = size_of(config, spec, value_bytes=compute.dtype.itemsize)
@@ -124,24 +131,34 @@ def _plan(
             f"memory is predicted for lora and qlora without dropout on bases like Llama, not for '{method}' on a base "
             f"of type {config.model_type}; start with a small --batch-size"
         )
-    budget = memory_for_steps(compute.device, memory_bytes) or machine.memory_bytes()
+    budget = min(memory_for_steps(each, memory_bytes) or machine.memory_bytes() for each in devices)
     # A stated amount is taken for a card's, where there is no GPU to ask.
     stated_card = bool(memory_bytes) and device == "auto" and compute.device.type == "cpu"
-    host = stated_card or has_memory_of_its_own(compute.device)
-    plan = plan_step(size, batch=batch_size, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
+    host = stated_card or all(map(has_memory_of_its_own, devices))
+    share = -(-batch_size // len(devices))
+    plan = plan_step(size, batch=share, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
     held = "NF4 and " if size.four_bits else ""
     fitting = what_would_fit(size, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
     advice = "" if plan.fits else f"what would fit: {fitting}"
     where = "in the host's memory" if plan.embedding_on_host else "on the device"
     if host and not size.lone_embedding:
         where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"
+    spread: list[Finding] = []
+    if len(devices) > 1:
+        names = ", ".join(map(str, devices))
+        spread = [Finding("devices", f"{names}: the base on each, and up to {share} sequences of every batch")]
     return [
+        *spread,
         Finding("base", f"{base} in {held}{compute.dtype_name}, {size.base_bytes / 1e9:.2f} GB"),
         Finding(
             "adapter", f"rank {rank}, {size.adapter:,} parameters, {size.resident_bytes / 1e9:.2f} GB with the base"
         ),
-        Finding("memory", f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"),
-        Finding("batch", f"{batch_size} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
+        Finding(
+            "memory",
+            f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"
+            + (", and of each other" if spread else ""),
+        ),
+        Finding("batch", f"{share} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
         Finding("blocks computed twice", f"{plan.recomputed} of {size.layers}"),
         Finding("logits at a time", f"{plan.slice_elements / 1e6:.0f} million"),
         Finding("input embedding", f"{size.embedding_bytes / 1e9:.2f} GB, {where}"),

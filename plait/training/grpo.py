@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -25,6 +26,7 @@ from plait.training.grader import Grader, prompt_tokens
 from plait.training.losses import BatchLoss
 from plait.training.objectives.grpo import GRPO
 from plait.training.preferences import without_adapter
+from plait.training.replicas import at_once, shares
 from plait.training.serving.engine import Engine, Finish, Generation, Limits, Piece, ResidentModel
 from plait.training.serving.sampling import Sampling
 from plait.training.step_memory import StepMemory
@@ -82,6 +84,9 @@ class GroupLoss:
         memory: what gives way to fit a step into memory.
     """
 
+    is_sum = True
+    """Whether the loss of several prompts is the sum of theirs."""
+
     def __init__(
         self,
         model: torch.nn.Module,
@@ -95,7 +100,7 @@ class GroupLoss:
     ) -> None:
         self._model, self._objective, self._grader, self._drawing = model, objective, grader, drawing
         self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
-        self._pad_token, self._seed = pad_token, seed
+        self._pad_token, self._seed, self._memory = pad_token, seed, memory
         self._groups: dict[bytes, Group] = {}
         self._rewards: list[float] = []
 
@@ -108,18 +113,37 @@ class GroupLoss:
         """Whether a step has completions of its own."""
         return step % self._objective.num_iterations == 0
 
-    def sample(self, batches: Sequence[Sequence[Example]], step: int) -> float:
+    def on(self, model: torch.nn.Module) -> GroupLoss:
+        """The same on a replica of the model; it shares what is sampled."""
+        other = GroupLoss(
+            model, self._objective, self._grader, self._drawing, pad_token=self._pad_token, seed=self._seed,
+            memory=self._memory,
+        )  # fmt: skip
+        other._groups = self._groups
+        return other
+
+    def sample(self, batches: Sequence[Sequence[Example]], step: int, others: Sequence[torch.nn.Module] = ()) -> float:
         """Draw completions of a step's prompts; returns their mean reward, if none has one that of the draw before.
+
+        Args:
+            batches: of the step.
+            step: its number.
+            others: replicas of the model, which sample a part of them each.
 
         Raises:
             MachineError: the completions do not fit into memory.
             Abandoned: nobody waits for this any more.
         """
         examples = {example.digest: example for batch in batches for example in batch}
-        drawn = completions_of(
-            self._model, [*examples.values()], self._drawing, self._grader.tokenizer, (self._seed, step)
+        models = [self._model, *others]
+        parts = shares([*examples.values()], len(models), size=lambda _: 1)
+        draws = (
+            partial(completions_of, model, part, self._drawing, self._grader.tokenizer, (self._seed, step))
+            for model, part in zip(models, parts, strict=True)
         )
-        self._groups = {}
+        by_model = at_once([(device_of(model), draw) for model, draw in zip(models, draws, strict=True)])
+        drawn = [completions for found in by_model for completions in found]
+        self._groups.clear()
         for (digest, example), completions in zip(examples.items(), drawn, strict=True):
             rewards = self._grader.grade(_asked(example), completions)
             kept = [(each, reward) for each, reward in zip(completions, rewards, strict=True) if reward is not None]
@@ -150,11 +174,14 @@ class GroupLoss:
         now = -minus
         if group.before is None:
             group.before = now.detach()
+        # A prompt that is drawn twice may be on two devices.
+        before = group.before.to(now.device)
         if group.reference is None and self._objective.beta:
             with without_adapter(self._model):
                 base = BatchLoss(self._model, task=_TASK, pad_token=self._pad_token)
                 group.reference = -base.by_token(group.completions)[0]
-        return self._objective.loss(now, group.before, group.reference, advantages, counts)
+        reference = None if group.reference is None else group.reference.to(now.device)
+        return self._objective.loss(now, before, reference, advantages, counts)
 
 
 def rewards_of(

@@ -15,6 +15,7 @@ from typing import Protocol, TypedDict
 
 import torch
 from peft import PeftModel
+from torch import nn
 
 from plait.abandon import Abandoned
 from plait.adapters import AdapterSpec, AdapterState, Task
@@ -35,6 +36,7 @@ from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.objectives import GRPO, SFT, Objective, objective_named
 from plait.training.preferences import References
 from plait.training.private_steps import train_privately
+from plait.training.replicas import Replica
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
 from plait.training.step_extra import StepExtra
 from plait.training.step_memory import within_memory
@@ -173,10 +175,13 @@ class PeftLocalModel:
         return self.recall(inputs, lambda: self._measure(spec, state, settings))
 
     def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
-        return self.measure_losses(self.base.carrying(spec, state), spec, settings)
+        model, *others = self.base.models(spec, state)
+        return self.measure_losses(model, spec, settings, others)
 
-    def measure_losses(self, model: PeftModel, spec: AdapterSpec, settings: Settings) -> SequenceLosses:
-        """Held-out losses of a model."""
+    def measure_losses(
+        self, model: nn.Module, spec: AdapterSpec, settings: Settings, others: Sequence[nn.Module] = ()
+    ) -> SequenceLosses:
+        """Held-out losses of a model, whose replicas on other devices compute a part of them."""
         return measure_losses(
             model,
             self.split(spec, settings).held_out,
@@ -185,6 +190,7 @@ class PeftLocalModel:
             batch_size=settings.batch_size,
             memory=self.base.step_memory,
             references=self.references,
+            others=others,
             **self._judging(settings),
         )
 
@@ -255,6 +261,8 @@ class PeftLocalModel:
         settings = job.settings
         if self.own_trainer is not None or settings.loss != CROSS_ENTROPY or settings.objective != SFT or job.charge:
             return None
+        if len(self.base.devices) > 1:
+            return None
         shape = (settings.steps_taken, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
         return (id(self.base), job.spec.digest, job.base.digest, *shape)
 
@@ -263,13 +271,17 @@ class PeftLocalModel:
         spec, state, settings = job.spec, job.start, self._seeded(job)
         if self.own_trainer is None:
             self.base.plan_steps(spec, settings)
-        model = self._on_base(job)
-        split = self.split(spec, settings)
+        # Other jobs may have moved the base since.
+        self.base.stand_on(job.base, geometry_of(spec))
+        model, *rest = self.base.models(spec, job.start)
         parameters = adapter_parameters(model, spec.layout)
+        others = [Replica(other, adapter_parameters(other, spec.layout)) for other in rest]
+        split = self.split(spec, settings)
         if job.charge:
             done = train_privately(
-                model, parameters, self.inputs(job), job.charge, task=spec.task, pad_token=self.base.pad_token
-            )
+                model, parameters, self.inputs(job), job.charge, task=spec.task, pad_token=self.base.pad_token,
+                others=others,
+            )  # fmt: skip
             return _learned(job, done)
         if self.own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)
@@ -290,6 +302,7 @@ class PeftLocalModel:
             references=self.references,
             tokenizer=self.base.tokenizer,
             memory=self.base.step_memory,
+            others=others,
         )
         return _learned(job, done)
 
@@ -303,7 +316,8 @@ class PeftLocalModel:
         """Do several jobs of one kinship at once; None where they can only be done alone."""
         first = jobs[0]
         self.base.plan_steps(first.spec, first.settings, together=len(jobs))
-        model = self._on_base(first)
+        self.base.stand_on(first.base, geometry_of(first.spec))
+        model = self.base.carrying(first.spec, first.start)
         done = train_cohort(
             model,
             adapter_parameters(model, first.spec.layout),
@@ -315,11 +329,6 @@ class PeftLocalModel:
 
     def _seeded(self, job: TrainJob) -> Settings:
         return replace(job.settings, seed=data_seed(job.settings.seed, self.split(job.spec, job.settings)))
-
-    def _on_base(self, job: TrainJob) -> PeftModel:
-        # Other jobs may have moved the base since.
-        self.base.stand_on(job.base, geometry_of(job.spec))
-        return self.base.carrying(job.spec, job.start)
 
 
 def _is_without_effect(spec: AdapterSpec, state: AdapterState) -> bool:

@@ -37,6 +37,9 @@ class BatchLoss:
         memory: what gives way to fit a step into memory.
     """
 
+    is_sum = True
+    """Whether the loss of a batch is the sum of those of its parts."""
+
     def __init__(self, model: nn.Module, *, task: Task, pad_token: int, memory: StepMemory | None = None) -> None:
         self._model = model
         self._memory = memory or StepMemory()
@@ -165,6 +168,9 @@ class ChosenLoss:
         pad_token: pads short rows.
         name: of the loss, for messages.
     """
+
+    is_sum = False  # a user's own may be anything
+    recomputes = False
 
     def __init__(
         self,

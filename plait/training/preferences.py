@@ -22,7 +22,7 @@ from plait.plugins import located_errors
 from plait.training.device import device_of
 from plait.training.examples import Example
 from plait.training.losses import BatchLoss, count_labels
-from plait.training.objectives import Objective, Sides
+from plait.training.objectives import SUMS, Objective, Sides
 from plait.training.objectives.objective import Reply
 from plait.training.step_memory import StepMemory, is_out_of_memory
 
@@ -94,6 +94,11 @@ class PreferenceLoss:
         self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
         self._objective, self._references = objective, references
         self._device = device_of(model)
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the loss of a batch is the sum of those of its parts."""
+        return type(self._objective) in SUMS
 
     @property
     def recomputes(self) -> bool:

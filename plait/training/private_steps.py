@@ -8,7 +8,9 @@ no round and no account.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,8 +25,10 @@ from plait.privacy.mechanism import PrivateMean
 from plait.privacy.noise import Keystream
 from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.example_gradients import ExampleGradients
+from plait.training.examples import Example
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
-from plait.training.trainer import follow, only_trained, trained_parameters
+from plait.training.replicas import Replica, at_once, cards, follow, seed, shares
+from plait.training.trainer import only_trained, trained_parameters
 
 
 def train_privately(
@@ -35,6 +39,7 @@ def train_privately(
     *,
     task: Task,
     pad_token: int,
+    others: Sequence[Replica] = (),
 ) -> LocalTraining:
     """Train an adapter for `steps_taken` steps, so that no record shows.
 
@@ -47,6 +52,7 @@ def train_privately(
         charge: what these steps cost these records. Its key is secret; the same one gives the same batches and noise.
         task: what the labels are.
         pad_token: pads short rows.
+        others: the same model and adapter on other devices; a batch's examples are dealt out over all of them.
 
     Raises:
         ConfigError: no part of this adapter trains, a record is missing, or no learning rate is given.
@@ -63,14 +69,22 @@ def train_privately(
     device = parameters[0].device
     learner = Learner(inputs, sizes, trained, task=task, device=device)
     moves = np.repeat(trained, sizes)
-    model.train()
-    gradients = ExampleGradients(model, parameters, task=task, pad_token=pad_token, together=settings.batch_size)
+    replicas = [Replica(model, parameters), *others]
+    each = [
+        ExampleGradients(
+            replica.model.train(), replica.parameters, task=task, pad_token=pad_token, together=settings.batch_size
+        )
+        for replica in replicas
+    ]
     mechanism, draws = privacy.mechanism, Keystream(derived(key, b"batches"))
     noised = np.zeros(sum(sizes), np.float32)
-    with only_trained(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(settings.seed)
+    with ExitStack() as held:
+        for replica in replicas:
+            held.enter_context(only_trained(replica.parameters, trained))
+        held.enter_context(torch.random.fork_rng(devices=cards(replicas)))
+        seed(replicas, settings.seed)
         for step in range(settings.steps_taken):
-            follow(parameters, learner.values)
+            follow(replicas, learner.values, trained)
             chosen = privacy.sample(draws)
             mean = PrivateMean(
                 mechanism,
@@ -78,13 +92,34 @@ def train_privately(
                 clip_norm=mechanism.clip_norm or 1.0,
                 key=derived(key, b"step %d" % step),
             )
-            for index, gradient in zip(chosen, gradients([examples[index] for index in chosen]), strict=True):
+            found = _gradients(replicas, each, [examples[index] for index in chosen], settings.batch_size)
+            for index, gradient in zip(chosen, found, strict=True):
                 mean.add(str(index), _scaled(gradient[moves], privacy))
             noised[moves] = mean.finish().mean
             learner.noised_step(torch.from_numpy(noised).to(device))
             check_abandoned()
-    follow(parameters, learner.values)
+    follow(replicas, learner.values, trained)
     return learner.finish(0.0)
+
+
+def _gradients(
+    replicas: Sequence[Replica], each: Sequence[ExampleGradients], examples: Sequence[Example], together: int
+) -> Iterator[Float32]:
+    """The gradient of each example, in order; every replica has at most `together` of them at a time."""
+    if len(replicas) == 1:
+        yield from each[0](examples)
+        return
+    for first in range(0, len(examples), together * len(replicas)):
+        some = examples[first : first + together * len(replicas)]
+        # Equal numbers, whatever their lengths: a gradient takes the memory of an adapter.
+        parts = shares(some, len(replicas), size=lambda _: 1)
+        works = [partial(_kept, gradients, part) for gradients, part in zip(each, parts, strict=True)]
+        for found in at_once([(replica.device, work) for replica, work in zip(replicas, works, strict=True)]):
+            yield from found
+
+
+def _kept(gradients: ExampleGradients, examples: Sequence[Example]) -> list[Float32]:
+    return [gradient.copy() for gradient in gradients(examples)]
 
 
 def _scaled(gradient: Float32, privacy: RecordPrivacy) -> Float32:

@@ -6,7 +6,7 @@ place of the one before; the base stays in memory (`bare_base`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -62,10 +62,18 @@ class ResidentBase:
         seq_len: longest sequence that will be used (decides the attention kernel).
         adapter_in_float32: whether the adapter also computes in float32. plait's own trainer keeps float32 masters
             outside the model and does not need it; a trainer that steps on the model's parameters does.
+        others: more devices, each of which gets the base too, to compute a part of every step (`models`).
     """
 
     def __init__(
-        self, directory: Path, fingerprint: str, compute: Compute, *, seq_len: int, adapter_in_float32: bool = False
+        self,
+        directory: Path,
+        fingerprint: str,
+        compute: Compute,
+        *,
+        seq_len: int,
+        adapter_in_float32: bool = False,
+        others: Sequence[Compute] = (),
     ) -> None:
         self.directory = directory
         self.fingerprint = bytes.fromhex(fingerprint)
@@ -85,11 +93,21 @@ class ResidentBase:
         """Most memory that a training step may take; 0 for what the device has."""
         self._planned: tuple[object, ...] = ()
         self._embedding_on_host = b""  # the slot that was planned so
+        self._others = tuple(
+            ResidentBase(directory, fingerprint, other, seq_len=seq_len, adapter_in_float32=adapter_in_float32)
+            for other in others
+        )
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All devices that it computes on; one may be there several times."""
+        return tuple(base.compute.device for base in (self, *self._others))
 
     @property
     def identity(self) -> tuple[bytes, ...]:
         """What determines its results."""
-        how = (str(self.compute.device), self.compute.dtype_name, self._seq_len, self._adapter_in_float32)
+        devices = ",".join(map(str, self.devices))
+        how = (devices, self.compute.dtype_name, self._seq_len, self._adapter_in_float32)
         return self.fingerprint, repr(how).encode()
 
     @property
@@ -144,12 +162,16 @@ class ResidentBase:
             # A weight that was moved is reset only from its file: rounding would add up otherwise.
             self._drop()
             self._moved, self._geometry = base, geometry
+        for other in self._others:
+            other.stand_on(base, geometry)
 
     def adopt(self, other: ResidentBase) -> None:
         """Take over the base that another one holds in memory, if it is the same base on the same device.
 
         The other one reads it again if it is used again.
         """
+        for mine, theirs in zip(self._others, other._others, strict=False):
+            mine.adopt(theirs)
         same = (self.fingerprint, self.compute) == (other.fingerprint, other.compute)
         if other is self or not same or other.moved or self._bare is not None or other._bare is None:
             return
@@ -176,6 +198,10 @@ class ResidentBase:
         load_adapter(self._model, state)
         return self._model
 
+    def models(self, spec: AdapterSpec, state: AdapterState) -> list[PeftModel]:
+        """What `carrying` gives, on every device, in order."""
+        return [base.carrying(spec, state) for base in (self, *self._others)]
+
     def plan_steps(self, spec: AdapterSpec, settings: Settings, *, together: int = 1) -> None:
         """Decide what training steps give up, before the first one, where memory can be predicted.
 
@@ -188,18 +214,21 @@ class ResidentBase:
             MachineError: not even one sequence will fit; the message says what would.
         """
         # Of a preference, both replies are sequences; of rewarded prompts, one group at a time.
-        batch = settings.batch_size * together * (1 if settings.objective == SFT else 2)
+        own = -(-settings.batch_size * settings.gradient_accumulation_steps // len(self.devices))
+        batch = min(settings.batch_size, own) * together * (1 if settings.objective == SFT else 2)
         batch = settings.group_size if settings.reward else batch
         wanted = (spec.digest, batch, settings.seq_len)
-        limit = memory_for_steps(self.compute.device, self.memory_limit_bytes)
+        limit = min(memory_for_steps(device, self.memory_limit_bytes) for device in self.devices)
         if wanted == self._planned or not limit or spec.task is not Task.CAUSAL_LM:
             return
-        self._planned, self._embedding_on_host = wanted, b""
+        self._planned = wanted
+        for base in (self, *self._others):
+            base._embedding_on_host = b""
         config = read_base_config(self.directory, spec.task, spec.labels)
         size = size_of(config, spec, value_bytes=self.compute.dtype.itemsize)
         if size is None:
             return
-        host = has_memory_of_its_own(self.compute.device)
+        host = all(map(has_memory_of_its_own, self.devices))
         plan = plan_step(size, batch=batch, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
         if plan.peak_bytes > limit * (1 + PREDICTION_ERROR):
             self._planned = ()  # the next attempt is refused too
@@ -208,7 +237,8 @@ class ResidentBase:
                 f"{self.compute.device} and may take {limit / 1e9:.1f} GB; what would fit: "
                 + what_would_fit(size, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
             )
-        self._embedding_on_host = slot_digest(spec) if plan.embedding_on_host else b""
+        for base in (self, *self._others):
+            base._embedding_on_host = slot_digest(spec) if plan.embedding_on_host else b""
         self.step_memory.begin_with(
             recomputed=plan.recomputed, cuts=plan.cuts if together == 1 else 1, slice_elements=plan.slice_elements
         )

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from typing import cast
 
 import torch
 from torch import nn
@@ -31,6 +32,7 @@ from plait.training.loss_scale import LossScale
 from plait.training.losses import BatchLoss, ChosenLoss, class_logits, count_labels
 from plait.training.objectives import GRPO, Objective, objective_named
 from plait.training.preferences import PreferenceLoss, References
+from plait.training.replicas import Replica, at_once, cards, follow, over, seed, shares, summed_gradients
 from plait.training.step_memory import StepMemory, within_memory
 from plait.wire.settings import Settings
 
@@ -54,6 +56,7 @@ def train_steps(
     references: References | None = None,
     tokenizer: Tokenizer | None = None,
     memory: StepMemory | None = None,
+    others: Sequence[Replica] = (),
 ) -> LocalTraining:
     """Train an adapter for `settings.steps_taken` optimizer steps.
 
@@ -75,6 +78,7 @@ def train_steps(
         references: what is known of preferences under the base; added to.
         tokenizer: of the base, where a reward reads what it writes.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
+        others: the same model and adapter on other devices; each step's sequences are dealt out over all of them.
 
     Raises:
         PartError: a loss or a reward of the user's own fails.
@@ -96,47 +100,51 @@ def train_steps(
     objective = objective_named(settings.objective)
     references = references or References()
     memory = memory or StepMemory()
-    group_loss = grader = None
+    replicas = [Replica(model, parameters), *others]
+    grader = None
     if isinstance(objective, GRPO):
         grader = grader_of(settings, tokenizer)
-        group_loss = GroupLoss(
-            model.eval(),
-            objective,
-            grader,
-            drawing_of(settings),
-            pad_token=pad_token,
-            seed=settings.seed,
-            memory=memory,
-        )
     elif objective and objective.needs_reference:
         visits = settings.steps_taken * inputs.examples_a_step
         visited = islice(order(len(examples), settings.seed), min(visits, len(examples)))
-        references.learn(model, (examples[index] for index in visited), pad_token=pad_token)
-    model.train(group_loss is None)
-    batch_loss: StepLoss = group_loss or BatchLoss(model, task=task, pad_token=pad_token, memory=memory)
-    if isinstance(objective, GRPO):
-        pass
-    elif objective:
-        batch_loss = PreferenceLoss(model, objective, references, pad_token=pad_token, memory=memory)
-    elif function := loss_named(settings.loss):
-        batch_loss = ChosenLoss(
-            model, parameters, function, start=start, task=task, pad_token=pad_token, name=settings.loss
+        learn = shares([examples[index] for index in visited], len(replicas), size=_tokens)
+        over(replicas, lambda own, part: references.learn(own.model, part, pad_token=pad_token), learn)
+    losses: list[StepLoss] = []
+    for replica in replicas:
+        replica.model.train(grader is None)
+        losses.append(
+            _loss_of(
+                replica,
+                settings,
+                start=start,
+                task=task,
+                pad_token=pad_token,
+                references=references,
+                memory=memory,
+                grader=grader,
+                first=losses[0] if losses else None,
+            )
         )
+    group_loss = losses[0] if isinstance(losses[0], GroupLoss) else None
     batches: list[list[Example]] = []
     counted, mean_reward = 1, 0.0
     scale = LossScale.of(model.parameters())
-    with only_trained(parameters, trained), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(settings.seed)
+    with ExitStack() as held:
+        for replica in replicas:
+            held.enter_context(only_trained(replica.parameters, trained))
+        held.enter_context(torch.random.fork_rng(devices=cards(replicas)))
+        seed(replicas, settings.seed)
         for step in range(settings.steps_taken):
-            follow(parameters, learner.values)
+            follow(replicas, learner.values, trained)
             if group_loss is None or group_loss.is_new(step):
                 batches, counted = learner.draw()
                 if group_loss is not None:
-                    mean_reward = group_loss.sample(batches, step)
+                    mean_reward = group_loss.sample(batches, step, [replica.model for replica in others])
+            work = _dealt(losses[0], batches, len(replicas))
             attempt = partial(
                 within_memory,
-                partial(_backward, batch_loss, batches, counted, parameters, memory, scale),
-                give_way=partial(_give_way, batch_loss, memory, max(map(len, batches))),
+                partial(_backward, replicas, losses, work, counted, settings.batch_size, memory, scale),
+                give_way=partial(_give_way, losses[0], memory, min(settings.batch_size, max(map(len, work)))),
                 device=device,
                 what=f"a step over {settings.seq_len} tokens a sequence",
             )
@@ -145,16 +153,15 @@ def train_steps(
                 # What is minimised says nothing: advantages are centred. What is reported is the reward.
                 step_loss = 0.0 - mean_reward
             if is_finite:
-                gradients = [parameter.grad for parameter in parameters]
+                gradients = summed_gradients(replicas)
                 learner.step(gradients, step_loss, scale=scale.factor, is_limited=group_loss is None)
                 scale.held()
             else:
                 learner.skip()
-            for parameter in parameters:
-                parameter.grad = None
+            _forget(replicas)
             on_step(step, step_loss)
             check_abandoned()
-    follow(parameters, learner.values)
+    follow(replicas, learner.values, trained)
     done = learner.finish(time.perf_counter() - started)
     if group_loss is None or grader is None:
         return done
@@ -181,38 +188,107 @@ def grader_of(settings: Settings, tokenizer: Tokenizer | None) -> Grader:
     return Grader.named(settings.reward, tokenizer)
 
 
+def _loss_of(
+    replica: Replica,
+    settings: Settings,
+    *,
+    start: Float32,
+    task: Task,
+    pad_token: int,
+    references: References,
+    memory: StepMemory,
+    grader: Grader | None,
+    first: StepLoss | None,
+) -> StepLoss:
+    """What a replica computes of its sequences; `first` is the first replica's."""
+    objective = objective_named(settings.objective)
+    if isinstance(first, GroupLoss):
+        return first.on(replica.model)
+    if isinstance(objective, GRPO):
+        return GroupLoss(
+            replica.model,
+            objective,
+            cast("Grader", grader),
+            drawing_of(settings),
+            pad_token=pad_token,
+            seed=settings.seed,
+            memory=memory,
+        )
+    if objective:
+        return PreferenceLoss(replica.model, objective, references, pad_token=pad_token, memory=memory)
+    if function := loss_named(settings.loss):
+        return ChosenLoss(
+            replica.model, replica.parameters, function, start=start, task=task, pad_token=pad_token,
+            name=settings.loss,
+        )  # fmt: skip
+    return BatchLoss(replica.model, task=task, pad_token=pad_token, memory=memory)
+
+
+def _tokens(example: Example) -> int:
+    return len(example.tokens)
+
+
+def _dealt(loss: StepLoss, batches: Sequence[Sequence[Example]], count: int) -> list[list[Sequence[Example]]]:
+    """What each replica computes of a step: sequences, or whole batches where the loss is no plain sum over them."""
+    units: list[Sequence[Example]] = [*batches]
+    if loss.is_sum:
+        units = [[example] for batch in batches for example in batch]
+    return shares(units, count, size=lambda unit: sum(map(_tokens, unit)))
+
+
+def _passes(
+    loss: StepLoss, work: Sequence[Sequence[Example]], batch_size: int, memory: StepMemory
+) -> Iterator[Sequence[Example]]:
+    """A replica's part of a step in pieces that are computed one after another."""
+    if not loss.is_sum or isinstance(loss, GroupLoss):
+        # One prompt's completions are sequences enough for a pass; a cut of a whole batch would change its loss.
+        yield from work
+        return
+    examples = [example for unit in work for example in unit]
+    for first in range(0, len(examples), batch_size):
+        yield from memory.parts(examples[first : first + batch_size])
+
+
 def _backward(
-    batch_loss: StepLoss,
-    batches: Sequence[Sequence[Example]],
+    replicas: Sequence[Replica],
+    losses: Sequence[StepLoss],
+    work: Sequence[list[Sequence[Example]]],
     counted: int,
-    parameters: Sequence[nn.Parameter],
+    batch_size: int,
     memory: StepMemory,
     scale: LossScale,
 ) -> tuple[list[float], bool]:
     """Compute a step's gradients, in the parameters, and return its loss and whether they overflowed."""
-    for parameter in parameters:
-        parameter.grad = None  # a failed attempt may have left some
-    said: list[torch.Tensor] = []
-    # An objective, or a loss of a user's own, may be no plain sum over sequences, so that a cut would change it.
-    parts: Iterable[Sequence[Example]] = batches
-    if isinstance(batch_loss, BatchLoss):
-        parts = (part for whole in batches for part in memory.parts(whole))
-    elif isinstance(batch_loss, GroupLoss):
-        # One prompt's completions are sequences enough for a pass.
-        parts = ([example] for whole in batches for example in whole)
-    for batch in parts:
-        loss = batch_loss(batch) / counted
-        scale.applied(loss).backward()
-        said.append(batch_loss.reported / counted if isinstance(batch_loss, ChosenLoss) else loss.detach())
-    if scale.adapts:
-        said.append(scale.overflows(parameter.grad for parameter in parameters).to(said[0].device))
-    read = torch.stack(said).tolist()  # once: each read waits for a GPU
-    return [sum(read[: len(read) - scale.adapts])], scale.adapts and bool(read[-1])
+    _forget(replicas)  # a failed attempt may have left some
+
+    def compute(replica: Replica, given: tuple[StepLoss, list[Sequence[Example]]]) -> list[float]:
+        batch_loss, own = given
+        said: list[torch.Tensor] = []
+        for batch in _passes(batch_loss, own, batch_size, memory):
+            loss = batch_loss(batch) / counted
+            scale.applied(loss).backward()
+            said.append(batch_loss.reported / counted if isinstance(batch_loss, ChosenLoss) else loss.detach())
+        if scale.adapts and said:
+            said.append(scale.overflows(parameter.grad for parameter in replica.parameters).to(said[0].device))
+        return torch.stack(said).tolist() if said else []  # once: each read waits for a GPU
+
+    loss, overflowed = 0.0, False
+    for read in over(replicas, compute, list(zip(losses, work, strict=True))):
+        if scale.adapts and read:
+            overflowed = bool(read.pop()) or overflowed
+        loss += sum(read)
+    return [loss], overflowed
+
+
+def _forget(replicas: Sequence[Replica]) -> None:
+    for replica in replicas:
+        for parameter in replica.parameters:
+            parameter.grad = None
 
 
 def _give_way(batch_loss: StepLoss, memory: StepMemory, largest: int) -> bool:
-    recomputes = not isinstance(batch_loss, ChosenLoss) and batch_loss.recomputes
-    return memory.give_way(largest if isinstance(batch_loss, BatchLoss) else 1, recomputes=recomputes)
+    is_cut = batch_loss.is_sum and not isinstance(batch_loss, GroupLoss)
+    return memory.give_way(largest if is_cut else 1, recomputes=batch_loss.recomputes)
 
 
 def trained_parameters(model: nn.Module, parameters: Sequence[nn.Parameter], sides: str) -> list[bool]:
@@ -243,13 +319,6 @@ def only_trained(parameters: Sequence[nn.Parameter], trained: Sequence[bool]) ->
 
 
 @torch.no_grad()
-def follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
-    """Give the model's parameters the master's values, tensor by tensor."""
-    shaped = [flat.view_as(parameter) for parameter, flat in zip(parameters, values, strict=True)]
-    torch._foreach_copy_(list(parameters), shaped)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-
-
-@torch.no_grad()
 def measure_losses(
     model: nn.Module,
     examples: Sequence[Example],
@@ -261,6 +330,7 @@ def measure_losses(
     references: References | None = None,
     rewarded: tuple[Grader, Drawing] | None = None,
     memory: StepMemory | None = None,
+    others: Sequence[nn.Module] = (),
 ) -> SequenceLosses:
     """Loss (and correct answers, or rewards) of every example, in evaluation mode.
 
@@ -277,6 +347,8 @@ def measure_losses(
         references: what is known of preferences under the base; added to.
         rewarded: the reward and how completions are sampled, where these are measured.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
+        others: the same model and adapter on other devices; batches are dealt out over all, and their losses have the
+            bits of one device. Completions are sampled by `model` alone.
 
     Raises:
         PartError: no completion has a reward.
@@ -291,41 +363,67 @@ def measure_losses(
             tuple(int(each is not None) for each in rewards),
             digest=digest_of(examples).hex(),
         )
-    device = device_of(model)
-    batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    losses: list[float] = []
-    leads: list[float] = []
-    correct = 0
     memory = memory or StepMemory()
     references = references or References()
+    batches = [examples[first : first + batch_size] for first in range(0, len(examples), batch_size)]
+    models = [model, *others]
+    dealt = shares(batches, len(models), size=lambda batch: sum(map(_tokens, batch)))
+    measure = partial(
+        _measured, task=task, pad_token=pad_token, objective=objective, references=references, memory=memory
+    )
+    found = at_once(
+        [(device_of(each), partial(measure, each.eval(), own)) for each, own in zip(models, dealt, strict=True)]
+    )
+    return SequenceLosses(
+        tuple(loss for each in found for loss in each.losses),
+        tuple(count_labels(example, task) for example in examples),
+        sum(each.correct for each in found) if task is Task.CLASSIFICATION else None,
+        digest_of(examples).hex(),
+        tuple(lead for each in found for lead in each.leads),
+    )
+
+
+@dataclass
+class _Measured:
+    losses: list[float] = field(default_factory=list[float])
+    leads: list[float] = field(default_factory=list[float])
+    correct: int = 0
+
+
+@torch.no_grad()
+def _measured(
+    model: nn.Module,
+    batches: Sequence[Sequence[Example]],
+    *,
+    task: Task,
+    pad_token: int,
+    objective: Objective | None,
+    references: References,
+    memory: StepMemory,
+) -> _Measured:
+    device, done = device_of(model), _Measured()
+    batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
     if objective and objective.needs_reference:
-        references.learn(model, examples, pad_token=pad_token)
+        references.learn(model, (example for batch in batches for example in batch), pad_token=pad_token)
     preference_loss = PreferenceLoss(model, objective, references, pad_token=pad_token) if objective else None
-    for first in range(0, len(examples), batch_size):
-        batch = examples[first : first + batch_size]
+    for batch in batches:
         if task is Task.CLASSIFICATION:
             logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
-            losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
-            correct += int((logits.argmax(dim=-1) == labels).sum())
+            done.losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
+            done.correct += int((logits.argmax(dim=-1) == labels).sum())
         elif preference_loss:
             found, led = preference_loss.by_example(batch)
-            losses += found
-            leads += led
+            done.losses += found
+            done.leads += led
         else:
-            losses += within_memory(
+            done.losses += within_memory(
                 partial(_by_sequence, batch_loss, batch, memory),
                 give_way=partial(memory.give_way, len(batch), recomputes=False),
                 device=device,
                 what="an evaluation",
             )
         check_abandoned()
-    return SequenceLosses(
-        tuple(losses),
-        tuple(count_labels(example, task) for example in examples),
-        correct if task is Task.CLASSIFICATION else None,
-        digest_of(examples).hex(),
-        tuple(leads),
-    )
+    return done
 
 
 def _by_sequence(batch_loss: BatchLoss, batch: Sequence[Example], memory: StepMemory) -> list[float]:

@@ -26,6 +26,8 @@ OBJECTIVES: Mapping[str, Objective] = {
     "simpo": SimPO(),
 }
 """Those of preferences."""
+SUMS = (DPO, IPO, ORPO, SimPO)
+"""Those whose loss of an example does not depend on the others of its batch."""
 
 REWARDED = "grpo"
 """That of a reward."""

@@ -135,6 +135,13 @@ def test_doctor_plans_training_for_a_stated_memory(plait) -> None:
     assert "what would fit: " in none["predicted peak"]["advice"]
 
 
+def test_doctor_plans_the_share_of_each_device_of_a_list(plait) -> None:
+    asked = ("doctor", "--base", "tiny", "--batch-size", 5, "--seq-len", 64, "--dtype", "float32", "--json")
+    said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
+    assert said["devices"] == "cpu, cpu: the base on each, and up to 3 sequences of every batch"
+    assert said["batch"] == "3 x 64"
+
+
 def test_doctor_plans_only_what_it_can_predict(plait) -> None:
     ran = plait("doctor", "--base", "tiny", "--method", "dora")
     assert ran.code == 2
