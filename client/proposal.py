@@ -135,10 +135,12 @@ class Proposal:
                     f"sum, to the server neither: {noise} at delta {config.dp_delta:g}, if the others add theirs"
                 ),
             )
+        who, adds = ("the server promises", "it adds") if not config.levels else ("servers promise", "they add")
+        itself = "itself" if not config.levels else "themselves"
         return (
             (
-                f"the server promises client-level differential privacy towards everybody but itself: {noise} at delta "
-                f"{config.dp_delta:g}; nobody can check from here that it adds the noise"
+                f"{who} client-level differential privacy towards everybody but {itself}: {noise} at delta "
+                f"{config.dp_delta:g}; nobody can check from here that {adds} the noise"
             ),
         )
 

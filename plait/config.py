@@ -432,6 +432,11 @@ class RunConfig(BaseModel, frozen=True):
                 f"server-optimizer is '{self.server_optimizer}' and tree is '{self.tree}', expected another one: a "
                 "region sends the sum of its clients' updates, and not single ones"
             )
+        if self.dp == "client" and self.dp_clip == "adaptive":
+            raise ValueError(
+                f"dp-clip is 'adaptive' and tree is '{self.tree}', expected a number: regions clip, and the clip norm "
+                "of a round that follows a quantile is known to the server above alone"
+            )
         self._refuse(
             f"tree is '{self.tree}'",
             clients_per_round=whole,
@@ -440,7 +445,6 @@ class RunConfig(BaseModel, frozen=True):
             rounds_mode="regions have no staleness",
             step_budget="paces of a region's clients are its own",
             client_ranks="only updates of one shape have a sum",
-            dp="regions neither clip nor add noise",
             secure_aggregation="regions see their clients' updates",
             devices="a virtual clock knows no regions",
         )

@@ -5,13 +5,11 @@ The same over every `Channel`. Knows nothing of how a run is started and of the 
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from plait import machine
@@ -44,7 +42,6 @@ from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.starting_point import StartingPoint, parents_in, starting_state
 from plait.rounds.stop import StopRequest
 from plait.rounds.weights import WEIGHT_RATIO
-from plait.rounds.withheld import KEPT_MASKED, KEPT_OF_RECORDS, screened
 from plait.run import Run
 from plait.secagg.roster import Vouch
 from plait.settle import Settled
@@ -225,7 +222,9 @@ def _open(
     )
     size, continues = largest_update(run.rule, ranks.master.geometry), bool(start.parents)
     if privacy:
-        ledger.append(private_rounds.started(privacy, key, size=size, continues=continues))
+        ledger.append(
+            private_rounds.started(privacy, key, size=size, continues=continues, regions=len(run.config.levels) > 1)
+        )
     elif run.config.dp == "record":
         settings, clients = run.settled.plan.settings, config.cohort_size
         ledger.append(record_accountant.started(settings, clients=clients, size=size, continues=continues))
@@ -262,15 +261,7 @@ def rule_recorded(rule: Rule) -> CombiningRule:
 
 def _begin_ledger(run: Run, directory: RunDirectory, on_event: OnEvent, event: Event) -> Ledger:
     """The ledger with the first event of this part of the run."""
-    screen = None
-    if run.settled.masked:
-        screen = partial(screened, kept=KEPT_MASKED)
-    elif run.settled.privacy:
-        update_bytes = math.ceil(largest_update(run.rule, run.ranks.master.geometry) * run.settled.codec.bits / 8)
-        screen = partial(screened, update_bytes=update_bytes)
-    elif run.config.dp == "record":
-        screen = partial(screened, kept=KEPT_OF_RECORDS)
-    ledger = Ledger(directory.ledger, on_event=on_event, screen=screen)
+    ledger = Ledger(directory.ledger, on_event=on_event, screen=run.screen)
     try:
         ledger.append(event)
     except BaseException:

@@ -25,7 +25,10 @@ _OWN_PART = 0.8
 def below(settled: Settled) -> Settled:
     """The same run as the clients of a region see it: its tree without this server's own level, and less time."""
     config = settled.config
-    own = {"tree": config.tree.partition("x")[2], "deadline_s": _OWN_PART * config.deadline_s}
+    own: dict[str, object] = {"tree": config.tree.partition("x")[2], "deadline_s": _OWN_PART * config.deadline_s}
+    if config.dp == "client":
+        # A client's update that does not count must not take others' out of the sum: its noise covers one client.
+        own["quorum"] = 1 / config.clients
     return replace(settled, config=config.model_copy(update=own))
 
 
@@ -60,16 +63,16 @@ def open_region(
         )
     terms = run.terms(name, policy=policy)
     settled = below(run.settled)
-    directory = RunDirectory(path)
+    directory, screen = RunDirectory(path), replace(run, settled=settled).screen
     if directory.has_started:
         kept = config_from_table(read_config_table(directory.config), where=str(directory.config))
         if kept != settled.config:
             raise ConfigError(f"'{path}' holds a region of another run (see its config.toml); give another --out")
-        ledger = Ledger(directory.ledger, on_event=on_event)
+        ledger = Ledger(directory.ledger, on_event=on_event, screen=screen)
         ledger.append(Resumed(round=0))
     else:
         directory = RunDirectory.create(path, config_toml=to_toml(settled.config))
-        ledger = Ledger(directory.ledger, on_event=on_event)
+        ledger = Ledger(directory.ledger, on_event=on_event, screen=screen)
         ledger.append(
             RegionStarted(
                 schema_version=SCHEMA,
@@ -91,6 +94,7 @@ def open_region(
         rule=run.rule,
         optimizer=settled.optimizer,
         terms=terms,
+        clipping=settled.privacy,
         sign=sign,
         max_task_bytes=policy.max_task_bytes if policy else MAX_TASK_BYTES,
     )

@@ -5,8 +5,10 @@ Each verb makes a `Run` and passes it down; code below derives nothing from the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from plait.adapters import AdapterSpec, Task
@@ -18,15 +20,17 @@ from plait.rounds.aggregator import largest_update
 from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
 from plait.rounds.error_feedback import leads
-from plait.rounds.events import Adapter, Base
+from plait.rounds.events import Adapter, Base, Event
 from plait.rounds.masked_rounds import noised_grid
 from plait.rounds.terms import Terms
 from plait.rounds.tracks import RankedAdapter, Ranks
+from plait.rounds.withheld import KEPT_MASKED, KEPT_OF_RECORDS, screened
 from plait.settle import Settled
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
 from plait.training.blueprint import HEADS, Blueprint, base_modules, design, read_base_config
 from plait.training.device import choose_devices, use_threads
 from plait.training.resident import ResidentBase
+from plait.wire.codecs.exact_sum import SUM
 from plait.wire.masking import PURPOSES
 
 
@@ -83,6 +87,17 @@ class Run:
             tensors=len(spec.layout.slots),
             spec_digest=spec.digest.hex(),
         )
+
+    @property
+    def screen(self) -> Callable[[Event], Event | None] | None:
+        """What of an event ledgers of the run have; None for all of it."""
+        if self.settled.masked:
+            return partial(screened, kept=KEPT_MASKED)
+        if self.settled.privacy:
+            bits = SUM.bits if len(self.config.levels) > 1 else self.settled.codec.bits
+            update_bytes = math.ceil(largest_update(self.rule, self.ranks.master.geometry) * bits / 8)
+            return partial(screened, update_bytes=update_bytes)
+        return partial(screened, kept=KEPT_OF_RECORDS) if self.config.dp == "record" else None
 
     def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> Terms:
         """A client's agreement when it takes part.

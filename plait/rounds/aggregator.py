@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Json, norm
 from plait.adapters.bottleneck import is_bottleneck
@@ -34,7 +35,8 @@ from plait.aggregation import (
 )
 from plait.aggregation.exact_sum import ExactSum
 from plait.errors import MachineError, PeerError
-from plait.privacy.mechanism import PrivateMean
+from plait.privacy.clipped_sum import ClippedSum, part_of, rounding_key, whole_numbers
+from plait.privacy.mechanism import ClientPrivacy, PrivateMean
 from plait.rounds import events
 from plait.rounds.broadcasts import follow, move_base
 from plait.rounds.buffer import Arrival, Buffer
@@ -132,6 +134,7 @@ class Aggregator:
         norm_bound: how large an update may be.
         weight_ratio: no update counts more than so many times the median.
         private: the noise of the rounds, for a run with differential privacy.
+        clipping: of a region of such a run, which clips updates and adds no noise.
         masked: the grids of the rounds, for a run with secure aggregation.
         buffer: of an asynchronous run.
         region_clients: whose updates one update may be the sum of; 0 where none is.
@@ -149,6 +152,7 @@ class Aggregator:
     weighting: Weighting
     weight_ratio: float = WEIGHT_RATIO
     private: PrivateRounds | None = None
+    clipping: ClientPrivacy | None = None
     masked: MaskedRounds | None = None
     buffer: Buffer | None = None
     region_clients: int = 0
@@ -204,6 +208,30 @@ class Aggregator:
             contribution.check(self.ranks.master.geometry, ranks=ANY_RANK, frozen=frozen)
         except PeerError as error:
             raise UpdateRefused(Reason.UNFIT, str(error)) from error
+        if opened.sum is not None and (privacy := self._clips):
+            try:
+                self._whole_numbers(opened, privacy, expected.round)
+            except PeerError as error:
+                raise UpdateRefused(Reason.NORM, str(error)) from error
+
+    @property
+    def _clips(self) -> ClientPrivacy | None:
+        """What clients' updates are clipped to; None without differential privacy of clients."""
+        return self.clipping or (self.private.privacy if self.private else None)
+
+    def _whole_numbers(self, opened: Opened, privacy: ClientPrivacy, number: int) -> NDArray[np.int64]:
+        """The sum of a region's clipped updates, of the numbers that clients send.
+
+        Raises:
+            PeerError: no clipped updates add up to it.
+        """
+        part, sent = opened.sum, self.sent(number)
+        if part is None:
+            raise PeerError("update is a client's own, expected the sum of a region")
+        size = sum(each.stop - each.start for each in sent)
+        cut = {place: np.concatenate([limb[each] for each in sent]) for place, limb in part.limbs.items()}
+        clients = int(opened.header.metrics[CLIENTS])
+        return whole_numbers(PartialSum(cut, part.weight), clients=clients, radius=privacy.grid(size).radius)
 
     def _check_weight(self, opened: Opened) -> None:
         """Refuse a sum that weighs more than its clients may, or less than any could."""
@@ -342,6 +370,14 @@ class Aggregator:
             self.refused(number, client, Reason.NORM, why)
         if not check.accepted:
             raise PeerError(f"none of the updates of round {number} counts")
+        norms = [stored[client].norms for client in check.accepted]
+        if self.clipping:
+            return (
+                self._sum_clipped(self.clipping, state, number, check.accepted),
+                [*check.accepted],
+                norms,
+                check.limits,
+            )
         weights, _ = self._weights(check.accepted, stored)
         total = ExactSum(self.ranks.master.geometry.layout.size)
         for contribution in self._contributions(state, number, check, weights, stored, {}):
@@ -349,7 +385,28 @@ class Aggregator:
                 total.join(contribution.sum)
             else:
                 total.add(contribution.delta.flat, contribution.weight)
-        return total.part(), list(check.accepted), [stored[client].norms for client in check.accepted], check.limits
+        return total.part(), list(check.accepted), norms, check.limits
+
+    def _sum_clipped(self, privacy: ClientPrivacy, state: RunState, number: int, accepted: Sequence[str]) -> PartialSum:
+        """The same of clipped updates, in whole numbers."""
+        sent = self.sent(number)
+        total, clients = ClippedSum(privacy, size=sum(part.stop - part.start for part in sent)), 0
+        for client in accepted:
+            update = self._load(number, client)
+            opened = open_update(update, self.expected(state, number, client, 0))
+            if opened.sum is not None:
+                total.join(self._whole_numbers(opened, privacy, number))
+                clients += int(opened.header.metrics[CLIENTS])
+                continue
+            digest = read_envelope(update, max_bytes=len(update)).payload_digest
+            key = rounding_key(state.run_id, number, client, digest)
+            total.add(np.concatenate([opened.delta.flat[part] for part in sent]), key=key)
+            clients += 1
+        numbers, summed, at = total.numbers(), np.zeros(self.ranks.master.spec.layout.size, np.float64), 0
+        for part in sent:
+            summed[part] = numbers[at : at + part.stop - part.start]
+            at += part.stop - part.start
+        return part_of(summed, clients)
 
     def _weights(self, clients: Sequence[str], stored: Mapping[str, Stored]) -> tuple[dict[str, float], frozenset[str]]:
         """What the updates of a round weigh, 1 where nothing is said, and the clients whose weight was cut.
@@ -497,7 +554,10 @@ class Aggregator:
             except UpdateRefused as error:
                 self.refused(context.round, client, Reason.RULE, str(error))
                 continue
-            mean.add(client, np.concatenate([opened.delta.flat[part] for part in sent]))
+            if opened.sum is not None:
+                mean.join(self._whole_numbers(opened, private.privacy, context.round))
+            else:
+                mean.add(client, np.concatenate([opened.delta.flat[part] for part in sent]))
             folded.append(client)
         released = mean.finish()
         flat: Float32 = np.zeros(context.geometry.layout.size, np.float32)

@@ -45,7 +45,9 @@ class AnswerLog:
 
     def recall(self, recorded: Iterable[events.Event]) -> None:
         """Take what an earlier process has heard from its ledger."""
-        self._newest.update({event.client: event for event in recorded if isinstance(event, events.UpdateReceived)})
+        heard = [event for event in recorded if isinstance(event, events.UpdateReceived)]
+        self._newest.update({event.client: event for event in heard})
+        self.epsilons.update({event.client: event.epsilon for event in heard if event.epsilon is not None})
 
     def tell(self, event: events.Event) -> None:
         """Record an event from which clients' paces follow."""

@@ -562,9 +562,9 @@ class RegionSummed(Event):
     round: Count
     clients: Count
     received: Count
-    weight: Number
-    digest: str
-    uplink_bytes: Count
+    weight: Number = 0.0
+    digest: str = ""
+    uplink_bytes: Count = 0
 
 
 class UpdateRefused(Event):

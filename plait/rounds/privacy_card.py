@@ -43,6 +43,16 @@ SHARED_NOT_COVERED: tuple[str, ...] = (
 )
 """The same where clients add the noise under masks."""
 
+BUT_SERVERS = "everybody but the servers"
+"""From whom a run in a tree of servers hides clients."""
+
+REGIONS_NOT_COVERED: tuple[str, ...] = (
+    "the servers themselves: a region's sees its clients' updates, and those above it their sums, without noise",
+    "a client that takes part in two regions: two of them cost as much as one of twice the clip norm",
+    *NOT_COVERED[1:],
+)
+"""The same where regions sum their clients' updates, and the server above them adds the noise."""
+
 RECORDS_NOT_COVERED: tuple[str, ...] = (
     "people with several records: the epsilon of k records together is k times as large",
     "how many records a client has, who took part, when and for how long, and that a client failed",
@@ -117,7 +127,9 @@ class PrivacyCard:
         continues = (CONTINUES,) if self.promised.continues else ()
         if self.is_of_records:
             return continues + RECORDS_NOT_COVERED
-        return continues + (SHARED_NOT_COVERED if self.promised.guaranteed else NOT_COVERED)
+        if self.promised.guaranteed:
+            return continues + SHARED_NOT_COVERED
+        return continues + (REGIONS_NOT_COVERED if self.promised.observer == BUT_SERVERS else NOT_COVERED)
 
     @property
     def is_of_records(self) -> bool:

@@ -21,6 +21,7 @@ from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds.correlated_noise import correlation_in, stated
 from plait.rounds.events import Event, NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.rounds.privacy_card import BUT_SERVERS
 
 
 class BudgetSpentError(PeerError):
@@ -188,7 +189,9 @@ def check_promise(privacy: ClientPrivacy, promised: PrivacyStarted) -> None:
         raise PeerError("the ledger promises noise with another correlation than the run's settings give")
 
 
-def started(privacy: ClientPrivacy, key: RunKey | None, *, size: int, continues: bool = False) -> PrivacyStarted:
+def started(
+    privacy: ClientPrivacy, key: RunKey | None, *, size: int, continues: bool = False, regions: bool = False
+) -> PrivacyStarted:
     """The event that says what a run promises.
 
     Args:
@@ -196,12 +199,13 @@ def started(privacy: ClientPrivacy, key: RunKey | None, *, size: int, continues:
         key: of the run; None where clients add the noise.
         size: numbers in an update.
         continues: whether it starts from other adapters.
+        regions: whether clients send their updates to servers of regions.
     """
     is_adaptive = privacy.clip_norm is None
     return PrivacyStarted(
         unit="client",
         adjacency="zero-out",
-        observer="everybody but the server" if key else "everybody, the server too",
+        observer=(BUT_SERVERS if regions else "everybody but the server") if key else "everybody, the server too",
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         noise_multiplier=privacy.noise_multiplier,

@@ -24,6 +24,7 @@ from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.data.histogram import OTHER
 from plait.errors import BaseMismatchError, DiskFullError, EarlierFormatError, PeerError, PlaitError
 from plait.files import read_if_there, write_atomically
+from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds import events
 from plait.rounds.aggregator import Stored
 from plait.rounds.answer_log import AnswerLog
@@ -48,7 +49,7 @@ from plait.rounds.terms import Terms
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import LARGEST_FIGURE, Reason
 from plait.wire.bounds import MAX_COUNT, MAX_HISTOGRAM, MAX_HISTOGRAM_BYTES
-from plait.wire.envelope import CLIENTS, Direction, Header, Received, encode_sum, read_envelope, seal, unpack
+from plait.wire.envelope import CLIENTS, EPSILON, Direction, Header, Received, encode_sum, read_envelope, seal, unpack
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -77,6 +78,7 @@ class Region:
         channel: to its clients.
         plan: of this level: `clients` are those of the region.
         terms: with the server above.
+        clipping: of a run with privacy of clients, what their updates are clipped to; the server above adds the noise.
         sign: makes the signature under its sums; without it they are not signed.
         max_task_bytes: larger tasks are refused unread.
         refusal: why the newest task was refused; empty if it was not.
@@ -92,6 +94,7 @@ class Region:
     rule: Rule
     optimizer: ServerOptimizer
     terms: Terms
+    clipping: ClientPrivacy | None = None
     sign: Callable[[bytes], bytes] | None = None
     max_task_bytes: int = MAX_TASK_BYTES
 
@@ -106,6 +109,7 @@ class Region:
             rule=self.rule,
             optimizer=self.optimizer,
             base_fingerprint=self.base_fingerprint,
+            clipping=self.clipping,
         )
         self._intake = Intake(self._aggregator, self.directory, self._log, plan.settings)
         self._settings = TaskSettings(plan, self.rule, new_factors=self._aggregator.new_factors)
@@ -308,6 +312,12 @@ class Region:
         """What the sum says of the training behind it; means are weighted by tokens."""
         of_clients = self._log.figures(number)
         figures = {CLIENTS: float(sum(stored[client].clients or 1 for client in folded))}
+        if self.plan.settings.records_are_private:
+            # The most of any record, of all clients that took part so far: it never falls.
+            return figures | {EPSILON: max(self._log.epsilons.values())}
+        if self.clipping:
+            # No noise covers what was measured in training.
+            return figures
         told = [of_clients[client] for client in folded if client in of_clients]
         tokens = sum(each.tokens for each in told)
         if tokens:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from plait.aggregation import Rule
 from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.config import MOST_STEPS_RATIO
+from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds.aggregator import Aggregator, Refused, Weighting
 from plait.rounds.buffer import Buffer
 from plait.rounds.masked_rounds import MaskedRounds
@@ -77,6 +78,7 @@ class RunPlan:
         optimizer: ServerOptimizer,
         base_fingerprint: bytes,
         private: PrivateRounds | None = None,
+        clipping: ClientPrivacy | None = None,
         masked: MaskedRounds | None = None,
     ) -> Aggregator:
         """What folds the updates of a run by this plan; the arguments are those of `Aggregator`."""
@@ -93,6 +95,7 @@ class RunPlan:
             weighting=self.weighting,
             weight_ratio=self.weight_ratio,
             private=private,
+            clipping=clipping,
             masked=masked,
             buffer=self.buffer,
             region_clients=self.region_clients,

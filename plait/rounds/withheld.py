@@ -42,7 +42,7 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.ClientsDescribed: frozenset({"clients"}),
     events.ClientTurnedAway: frozenset({"node", "client", "reason"}),
     events.ReplyReceived: frozenset({"round", "client", "purpose"}),
-    events.UpdateReceived: frozenset({"round", "client", "codec"}),
+    events.UpdateReceived: frozenset({"round", "client", "codec", "clients"}),
     events.UpdateRefused: frozenset({"round", "client", "reason", "stage"}),
     # Losses of clients' data: left out as a whole.
     events.Evaluated: frozenset(),
@@ -52,9 +52,9 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.Audited: _ALL,
     # Times that follow from the sizes of updates; a private run has no virtual clock.
     events.DeviceWorked: frozenset(),
-    # No tree has privacy.
-    events.RegionStarted: frozenset(),
-    events.RegionSummed: frozenset(),
+    events.RegionStarted: _ALL,
+    # Its digest and size follow from the sum, which has no noise yet.
+    events.RegionSummed: frozenset({"round", "clients", "received"}),
 }
 """The fields that are kept, by event; ``*`` for all, none for an event that is left out."""
 
@@ -75,15 +75,16 @@ KEPT_OF_RECORDS: Mapping[type[Event], frozenset[str]] = {
     events.UpdateReceived: frozenset(
         {
             "round", "client", "uplink_bytes", "payload_bytes", "envelope_bytes", "codec", "bits_per_parameter",
-            "digest", "norms", "signed", "signature", "epsilon",
+            "digest", "norms", "signed", "signature", "epsilon", "clients",
         }
     ),
     events.ReplyReceived: frozenset({"round", "client", "purpose", "uplink_bytes"}),
     events.RoundFinished: _ALL,
+    events.RegionSummed: _ALL,
 }  # fmt: skip
 """The same for a run with private records."""
 
-_OF_CLIENT = frozenset({"client", "rank", "public_key"})
+_OF_CLIENT = frozenset({"client", "rank", "public_key", "clients"})
 
 
 def screened(

@@ -55,6 +55,7 @@ def aggregator_of(federation, private):
         norm_bound=federation.plan.norm_bound,
         weighting=federation.plan.weighting,
         private=private,
+        region_clients=federation.plan.region_clients,
     )
 
 

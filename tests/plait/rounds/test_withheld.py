@@ -12,14 +12,14 @@ LEFT_OUT = {
         "train_loss", "first_loss", "train_s", "took_s", "digest", "norms", "signed", "signature", "uplink_bytes",
         "learning_rate", "shortened", "reward", "refused_completions", "epsilon",
         "fold", "staleness", "weight",  # of asynchronous runs, which are not private
-        "clients",  # of trees, which are not private either
     },
     "update_refused": {"detail", "uplink_bytes"},
     "client_turned_away": {"detail"},
     "reply_received": {"uplink_bytes"},
     "round_finished": {"clipped", "weight_capped", "diagnostics"},
+    "region_summed": {"weight", "digest", "uplink_bytes"},
 }  # fmt: skip
-AS_A_WHOLE = {"evaluated", "step_taken_back", "reference", "device_worked", "region_started", "region_summed"}
+AS_A_WHOLE = {"evaluated", "step_taken_back", "reference", "device_worked"}
 
 
 @pytest.mark.parametrize("model", EVENTS, ids=lambda model: model.event)
@@ -50,12 +50,12 @@ def test_of_the_run_s_beginning_only_the_data_are_left_out():
     assert screened(began, update_bytes=1) == began.model_copy(update={"data": None})
 
 
-def test_of_a_client_only_name_rank_and_key_are_kept():
+def test_of_a_client_only_name_rank_and_key_and_of_a_region_its_size_are_kept():
     card = events.DescribedClient(
-        client="a", train_examples=7, train_tokens=70, histogram={"x": 7}, rank=8, public_key="ab"
+        client="a", train_examples=7, train_tokens=70, histogram={"x": 7}, rank=8, public_key="ab", clients=3
     )
     (kept,) = screened(events.ClientsDescribed(clients=(card,)), update_bytes=1).clients
-    assert kept == events.DescribedClient(client="a", rank=8, public_key="ab")
+    assert kept == events.DescribedClient(client="a", rank=8, public_key="ab", clients=3)
 
 
 def test_an_update_has_the_size_that_its_encoding_aims_at():

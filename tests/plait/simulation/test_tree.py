@@ -50,6 +50,15 @@ def test_each_server_has_less_time_than_the_one_above():
     assert below(settle(RunConfig(tree="2x3"))).plan.deadline_s is None
 
 
+def test_a_private_region_sends_what_it_has_and_adds_the_noise_of_no_other_number_of_clients():
+    settled = settle(RunConfig(tree="2x3x4", dp="client", dp_epsilon=8.0, dp_clip=0.5))
+    region = below(settled)
+    assert (settled.plan.quorum, region.plan.quorum, below(region).plan.quorum) == (1, 1, 1)
+    assert settle(RunConfig(tree="20x4", dp="client", dp_epsilon=8.0, dp_clip=0.5)).plan.quorum == 10
+    assert region.privacy == settled.privacy
+    assert settled.privacy.clients == 24
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -58,7 +67,7 @@ def test_each_server_has_less_time_than_the_one_above():
         ({"tree": "2x3", "clients": 7}, "expected 6 clients"),
         ({"tree": "2x0"}, "such as 10x100"),
         ({"tree": "2x3", "secure_aggregation": True}, "regions see their clients' updates"),
-        ({"tree": "2x3", "dp": "client", "dp_epsilon": 8.0}, "regions neither clip nor add noise"),
+        ({"tree": "2x3", "dp": "client", "dp_epsilon": 8.0}, "dp-clip is 'adaptive' and tree is '2x3'"),
         ({"tree": "2x3", "server_optimizer": "fedexp"}, "not single ones"),
         ({"tree": "2x3", "clients_per_round": 3}, "a region asks all of its clients"),
     ],
