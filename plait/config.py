@@ -221,8 +221,8 @@ class RunConfig(BaseModel, frozen=True):
     weighting: Literal["examples", "equal"] = "equal"
     """weight of a client: equal for all, or proportional to its training examples (as in FedAvg)"""
     server_optimizer: str = "auto"
-    """optimizer applied to a round's update: none, sgd, nesterov, fedexp, fedadam …; auto is sgd if a server learning
-    rate or momentum is set, else none"""
+    """optimizer applied to a round's update: none, line_search, sgd, nesterov, fedexp, fedadam …; auto is sgd if a
+    server learning rate or momentum is set, else line_search where clients can measure slopes, else none"""
     server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
     """multiplier that the server optimizer applies to a round's update"""
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0

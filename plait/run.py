@@ -259,10 +259,11 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     residual = 0 if settled.new_factors else 1 if settled.masked else lag
     moments = 2 if config.moments == "carry" else 0
     drift = 2 if config.scaffold else 1 if config.feddyn else 0
+    slope = 1 if settled.plan.settings.measures_slope else 0
     bits = _bits_of_broadcasts(settled)
     accepted = 2.0 * (config.take_back and not rule.moves_base)  # the master, and what was evaluated
     return CopiesOnDisk(
-        client=2 * (own + residual + moments + drift),
+        client=2 * (own + residual + moments + drift + slope),
         client_after=own,
         server=1 + CHECKPOINTS_KEPT * (1 + accepted + max(lag, 1) + settled.optimizer.copies + bits / 32),
     )

@@ -21,6 +21,7 @@ from plait.aggregation import (
     stated_text,
 )
 from plait.aggregation.fedexp import FedExp
+from plait.aggregation.line_search import LineSearch
 from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
@@ -194,7 +195,7 @@ def settle(config: RunConfig) -> Settled:
         **_asynchronous(config),
         "max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config),
     }
-    config = config.model_copy(update={**left, **_server_step(config), **_privacy(config)})
+    config = config.model_copy(update={**left, **_server_step(config, rule), **_privacy(config)})
     optimizer = optimizer_for(
         config.server_optimizer, learning_rate=config.server_learning_rate, momentum=config.server_momentum
     )
@@ -202,6 +203,11 @@ def settle(config: RunConfig) -> Settled:
         raise ConfigError(
             f"server-optimizer is '{optimizer.name}' and dp is 'client', expected another one: its step depends on the "
             "norms of single updates"
+        )
+    if optimizer.name == LineSearch.name and (config.dp != "off" or config.secure_aggregation or config.tree):
+        raise ConfigError(
+            f"server-optimizer is '{optimizer.name}' with dp, secure-aggregation or a tree, expected another one: its "
+            "step depends on slopes that single clients measure"
         )
     if config.secure_aggregation and optimizer.name == FedExp.name:
         raise ConfigError(
@@ -402,14 +408,22 @@ def _privacy(config: RunConfig) -> dict[str, object]:
     }
 
 
-def _server_step(config: RunConfig) -> dict[str, object]:
+def _server_step(config: RunConfig, rule: Rule) -> dict[str, object]:
     if config.server_optimizer != "auto":
         return {}
     if config.feddyn:
         return {"server_optimizer": f"feddyn:share={config.cohort_size / config.clients:g}"}
     if (config.server_learning_rate, config.server_momentum) != (1.0, 0.0):
         return {"server_optimizer": "sgd"}
-    return {"server_optimizer": "none"}
+    return {"server_optimizer": LineSearch.name if _is_searched(config, rule) else "none"}
+
+
+def _is_searched(config: RunConfig, rule: Rule) -> bool:
+    """Whether clients can say how long the server's steps should be, for a step that is their mean."""
+    is_told = config.dp == "off" and not config.secure_aggregation and not config.tree
+    trains_alike = config.one_rank and rule.trained(1) == rule.trained(2)
+    has_own_pull = bool(config.trainer or config.scaffold)
+    return is_told and _can_have_own(rule) and trains_alike and _all_meet(config) and not has_own_pull
 
 
 def _task_settings(config: RunConfig, privacy: ClientPrivacy | None) -> Settings:
@@ -421,6 +435,7 @@ def _task_settings(config: RunConfig, privacy: ClientPrivacy | None) -> Settings
         "total_steps": config.rounds * config.local_steps,
         "carry_moments": config.moments == "carry",
         "own_share": config.given_own_share,
+        "measures_slope": config.server_optimizer == LineSearch.name,
     }
     if config.dp == "record":
         derived |= {

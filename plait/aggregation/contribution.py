@@ -33,6 +33,7 @@ class Contribution:
         loss: the mean loss of its local steps, as it states it; NaN where that is not known.
         sum: of a region, the exact sum of its clients' weighted deltas, of which `delta` is the mean and `weight` the
             weight; None for a client.
+        slope: of its first loss along the adapter's last movement, over that loss, as it states them; NaN likewise.
     """
 
     client: str
@@ -43,6 +44,7 @@ class Contribution:
     examples: int = 0
     loss: float = math.nan
     sum: PartialSum | None = None
+    slope: float = math.nan
 
     def check(self, server: Geometry, *, ranks: Ranks, frozen: Collection[Side] = ()) -> None:
         """Refuse what cannot be aggregated.

@@ -9,6 +9,7 @@ from typing import cast
 
 from plait.aggregation.feddyn import FedDynStep
 from plait.aggregation.fedexp import FedExp
+from plait.aggregation.line_search import LineSearch
 from plait.aggregation.product_optimizer import ProductSpace
 from plait.aggregation.server_optimizer import Adaptive, Plain, ServerOptimizer, Sgd
 from plait.choice import parse_choice, with_options
@@ -23,6 +24,7 @@ OPTIMIZERS: Mapping[str, ServerOptimizer] = {
         FedDynStep(),
         FedExp(),
         Adaptive("fedyogi"),
+        LineSearch(),
         Sgd("nesterov", nesterov=True),
         Plain(),
         ProductSpace("product_adam", adaptive=True),

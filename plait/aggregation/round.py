@@ -58,6 +58,8 @@ class Outcome:
         memory: for the next round.
         figures: numbers for the ledger, for example a certified bound of the error.
         client_square: weighted mean of the squared norms of the clients' deltas; set by the caller.
+        slope: of the clients' losses along the server's last movement where it ended, mean over those that measured it,
+            as a part of the most that a local step may predict; None if none has; set by the caller.
     """
 
     step: AdapterState
@@ -65,6 +67,7 @@ class Outcome:
     memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     client_square: float = 0.0
+    slope: float | None = None
 
 
 class Accumulator(Protocol):

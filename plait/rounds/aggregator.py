@@ -34,6 +34,7 @@ from plait.aggregation import (
     slices_of,
 )
 from plait.aggregation.exact_sum import ExactSum
+from plait.aggregation.line_search import slope_of
 from plait.errors import MachineError, PeerError
 from plait.privacy.clipped_sum import ClippedSum, part_of, rounding_key, whole_numbers
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean
@@ -479,6 +480,7 @@ class Aggregator:
         observer = self._observer(context, len(check.accepted))
         folded: list[str] = []
         squares = weights = 0.0
+        slopes: list[tuple[float, float]] = []
         for contribution in self._contributions(state, context.round, check, weight_of, stored, factors):
             try:
                 accumulator.add(contribution)
@@ -488,11 +490,12 @@ class Aggregator:
             folded.append(contribution.client)
             squares += contribution.weight * norm(contribution.delta) ** 2
             weights += contribution.weight
+            slopes.append((contribution.slope, contribution.weight))
             if observer:
                 observer.add(contribution)
         if not folded:
             raise PeerError(f"none of the updates of round {context.round} counts for rule '{self.rule.name}'")
-        outcome = replace(accumulator.finish(), client_square=squares / weights)
+        outcome = replace(accumulator.finish(), client_square=squares / weights, slope=slope_of(slopes))
         return outcome, observer.finish(outcome) if observer else None, folded
 
     def _contributions(
@@ -633,6 +636,8 @@ class Aggregator:
         return update
 
     def _contribution(self, opened: Opened, expected: Expected, track: int) -> Contribution:
+        metrics = opened.header.metrics
+        first_loss = metrics.get("first_loss", 0.0)
         return Contribution(
             expected.client,
             expected.received,
@@ -640,8 +645,9 @@ class Aggregator:
             1.0,
             self.ranks.adapters[track].geometry,
             opened.header.examples,
-            opened.header.metrics.get("train_loss", math.nan),
+            metrics.get("train_loss", math.nan),
             opened.sum,
+            metrics.get("slope", math.nan) / first_loss if first_loss > 0 else math.nan,
         )
 
 

@@ -61,12 +61,14 @@ class Carried:
         moments: AdamW's; None to start fresh.
         drift: (size,) to add to the adapter after every step; None for nothing.
         slope: (size,) to subtract from the gradient of every step; None for nothing.
+        movement: (size,) of the adapter that the client received, since the round before; None where it is not known.
         learning_rate: found in the client's first round; None to find it.
     """
 
     moments: Moments | None = None
     drift: Float32 | None = None
     slope: Float32 | None = None
+    movement: Float32 | None = None
     learning_rate: float | None = None
 
 
@@ -83,6 +85,7 @@ class Trained:
         tokens: tokens that went through the model.
         moments: AdamW's; None if a custom trainer does not expose them.
         first_loss: of the first step, before any training, in nats; None if a custom trainer does not report it.
+        slope: of the loss of the first step, before any training, along `Carried.movement`, in nats; None without one.
         learning_rate: of its steps; None if a custom trainer does not report it.
         shortened: fraction of its steps that were shortened; None if a custom trainer does not report it.
         reward: mean reward of the completions that it sampled; None where nothing is rewarded.
@@ -95,6 +98,7 @@ class Trained:
     seconds: float
     moments: Moments | None = None
     first_loss: float | None = None
+    slope: float | None = None
     learning_rate: float | None = None
     shortened: float | None = None
     reward: float | None = None

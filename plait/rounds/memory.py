@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-# Values that nobody else has: encoder residuals, optimizer moments, a drift, a personal side, the losses of single
-# sequences before round 1, the journal of masked sums, and what was spent on the client's records.
-IRREPLACEABLE = frozenset({"residual", "moments", "drift", "rate", "own", "judged", "secagg", "record-privacy"})
+# Values that nobody else has: encoder residuals, optimizer moments, a drift, the adapter of the round before, a
+# personal side, the losses of single sequences before round 1, the journal of masked sums, and what was spent on the
+# client's records.
+IRREPLACEABLE = frozenset(
+    {"residual", "moments", "drift", "rate", "slope", "own", "judged", "secagg", "record-privacy"}
+)
 
 # Of these, what may not be kept where it ends with the process: an account that is lost could be spent twice.
 MUST_LAST = frozenset({"record-privacy"})

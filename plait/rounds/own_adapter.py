@@ -2,8 +2,9 @@
 
 Every client has a model between the shared one and the point where its own steps alone would lead, as in Hanzely and
 Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv 2002.05516. All rounds start from the
-shared adapter except the last, which each client starts from its own. So both adapters cost the steps and bytes of one:
-a client sends the change made by its training, and the server aggregates as usual.
+shared adapter except the last, which each client starts on the way to its own. So both adapters cost the steps and
+bytes of one: a client sends the change made by its training, and the server aggregates as usual. To start less than
+half way there costs the shared adapter much less than to start at the client's own.
 
 A client accumulates the direction of its own steps away from the shared adapter. Every round adds a step to the sum and
 decays it, because the steps of earlier rounds started from an adapter that has moved on since.
@@ -27,10 +28,13 @@ OWN_ADAPTER = "own adapter"
 # Decay per round; with other values a personalized adapter is worse (simulations/LOG.md).
 _LASTS = 0.7
 
+# Part of the way to a client's own adapter from which its last round starts. Figures: `simulations/defaults`.
+_STARTS = 0.4
+
 
 @dataclass(frozen=True)
 class OwnShare:
-    """The hook: the last round starts from the personalized adapter, and every round updates it."""
+    """The hook: the last round starts on the way to the personalized adapter, and every round updates it."""
 
     key = "own"
 
@@ -39,7 +43,7 @@ class OwnShare:
         return bool(settings.own_share) and not settings.personal
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
-        """Start the last round from the personalized adapter."""
+        """Start the last round on the way to the personalized adapter."""
         return replace(job, start=own_adapter(job.start, kept, share_at_start(job.settings)))
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
@@ -51,7 +55,7 @@ class OwnShare:
 def share_at_start(settings: Settings) -> float:
     """Weight of the client's own direction in the adapter that a round starts from: 0 before the last round."""
     is_last = settings.done_steps + settings.local_steps >= settings.total_steps
-    return settings.own_share if is_last else 0.0
+    return _STARTS * settings.own_share if is_last else 0.0
 
 
 def share_measured(settings: Settings) -> float:

@@ -50,6 +50,7 @@ from plait.rounds.moved_base import MovedBase
 from plait.rounds.own_adapter import OwnShare, own_adapter, share_measured
 from plait.rounds.own_side import OwnSide, with_own
 from plait.rounds.record_accountant import charge, made_of, privacy_of
+from plait.rounds.slope import Slope
 from plait.rounds.terms import Asked, Terms
 from plait.wire.envelope import EPSILON, Direction, Encoding, Header, encode_delta, read_envelope, seal
 from plait.wire.masking import MaskedReply, MaskingTask
@@ -71,7 +72,7 @@ from plait.wire.signature import with_signature
 _Given = TypeVar("_Given")
 
 _LEAST_AVERAGED = 4
-"""Sequences that a reported loss is at least the mean of."""
+"""Sequences that a reported loss or slope is at least the mean of."""
 
 HOOKS: tuple[Hook, ...] = (
     ErrorFeedback(),
@@ -81,6 +82,7 @@ HOOKS: tuple[Hook, ...] = (
     FoundRate(),
     OwnShare(),
     OwnSide(),
+    Slope(),
 )
 """The hooks around training. Error feedback packs the delta, so it comes first, and last on the way back."""
 
@@ -408,7 +410,7 @@ def _said(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, floa
         return {EPSILON: job.charge.epsilon}
     return {
         "train_loss": trained.loss,
-        **_first_loss(job, trained),
+        **_of_first_batch(job, trained),
         **_figures(
             learning_rate=trained.learning_rate,
             shortened=trained.shortened,
@@ -422,12 +424,12 @@ def _said(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, floa
     }
 
 
-def _first_loss(job: TrainJob, trained: Trained) -> dict[str, float]:
-    """The metric of the first step; left out where it would be the loss of very few sequences."""
+def _of_first_batch(job: TrainJob, trained: Trained) -> dict[str, float]:
+    """The metrics of the first step; left out where they would be those of very few sequences."""
     sequences = job.settings.batch_size * job.settings.gradient_accumulation_steps
-    if trained.first_loss is None or sequences < _LEAST_AVERAGED:
+    if sequences < _LEAST_AVERAGED:
         return {}
-    return {"first_loss": trained.first_loss}
+    return _figures(first_loss=trained.first_loss, slope=trained.slope)
 
 
 def _figures(**figures: float | None) -> dict[str, float]:

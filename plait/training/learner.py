@@ -44,7 +44,7 @@ class TrainingInputs:
     Attributes:
         settings: steps, batch, learning rate, schedule, seed, which sides train, loss terms.
         start: (size,) the adapter before; not changed.
-        carried: AdamW's moments, SCAFFOLD's and FedDyn's corrections and the learning rate, from earlier rounds.
+        carried: AdamW's moments, SCAFFOLD's and FedDyn's corrections, learning rate and the adapter's last movement.
     """
 
     examples: Sequence[Example]
@@ -67,6 +67,7 @@ class StepReport:
         tokens: tokens that went through the model, padding not counted.
         seconds: wall time; a part of it where several adapters shared it.
         first_loss: mean loss of the first step, before any training; None if the trainer does not report it.
+        slope: of that loss along the movement that was carried in, in nats; None without one.
         learning_rate: peak learning rate; None if the trainer does not report it, or none was found.
         shortened: fraction of the steps that were shortened; None if the trainer does not report it.
         reward: mean reward of the completions; None where nothing is rewarded.
@@ -77,6 +78,7 @@ class StepReport:
     tokens: int
     seconds: float
     first_loss: float | None = None
+    slope: float | None = None
     learning_rate: float | None = None
     shortened: float | None = None
     reward: float | None = None
@@ -137,6 +139,9 @@ class Learner:
             else self._optimizer.where_trained(torch.from_numpy(inputs.carried.drift.copy()).to(device))
         )
         self._slope = None if inputs.carried.slope is None else torch.from_numpy(inputs.carried.slope.copy()).to(device)
+        movement = inputs.carried.movement
+        self._movement = None if movement is None else torch.from_numpy(movement).to(device)
+        self._along: float | None = None
         self._rate = settings.learning_rate or inputs.carried.learning_rate or 0.0
         self._sizes, self._trained = sizes, trained
         self._shortened = self._skipped = 0
@@ -173,6 +178,9 @@ class Learner:
         optimizer.take(gradients)
         if scale != 1:
             gradient.div_(scale)
+        if self._movement is not None and is_limited:
+            self._along = float(gradient @ self._movement)
+        self._movement = None
         for term in self._terms:
             term.add_gradient(gradient, optimizer.master, self._origin, settings)
         if self._slope is not None:
@@ -239,6 +247,7 @@ class Learner:
             self._tokens,
             seconds,
             first_loss=self._losses[0],
+            slope=self._along,
             learning_rate=self._rate or None,
             shortened=self._shortened / steps,
         )

@@ -408,6 +408,7 @@ def _trained(after: AdapterState, report: StepReport, moments: Moments | None = 
         report.seconds,
         moments,
         first_loss=report.first_loss,
+        slope=report.slope,
         learning_rate=report.learning_rate,
         shortened=report.shortened,
         reward=report.reward,

@@ -170,6 +170,8 @@ class Settings:
     """Of the sampling of completions."""
     carry_moments: _Flag = False
     """Whether AdamW's moments are carried over from the client's previous round."""
+    measures_slope: _Flag = False
+    """Whether the client measures the slope of its loss along the adapter's last movement (`plait.rounds.slope`)."""
     scaffold: _Flag = False
     """Whether each step corrects for the client's drift from the others in the previous round."""
     without_feedback: _Flag = False

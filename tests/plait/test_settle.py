@@ -133,22 +133,28 @@ def test_a_share_that_is_none_is_refused_by_its_key(share: object, expected: str
 @pytest.mark.parametrize(
     ("given", "optimizer", "step"),
     [
-        ({}, "none", 1.0),
+        ({}, "line_search", 1.0),
         ({"rule": "flora"}, "none", 1.0),
+        ({"rule": "rolora"}, "none", 1.0),
+        ({"rule": "krum"}, "none", 1.0),
         ({"scaffold": True}, "none", 1.0),
+        ({"secure-aggregation": True}, "none", 1.0),
+        ({"clients-per-round": 2}, "none", 1.0),
+        ({"tree": "2x4"}, "none", 1.0),
         ({"server-momentum": 0.5}, "sgd", 1.0),
         ({"server-learning-rate": 2.0}, "sgd", 2.0),
         ({"server-optimizer": "none"}, "none", 1.0),
         ({"server-optimizer": "sgd"}, "sgd", 1.0),
     ],
 )
-def test_a_server_optimizer_is_taken_only_if_its_rate_or_momentum_is_set(
+def test_the_servers_step_follows_clients_slopes_unless_they_have_none_or_a_rate_or_momentum_is_set(
     given: dict[str, object], optimizer: str, step: float
 ) -> None:
     settled = settle(config_from_table(given))
     assert (settled.config.server_optimizer, settled.config.server_learning_rate) == (optimizer, step)
     assert settle(settled.config).config == settled.config
     assert settled.optimizer.name == optimizer
+    assert settled.plan.settings.measures_slope is (optimizer == "line_search")
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def settings() -> Iterator[Case]:
         "own_share": (0.1, 0.999, 1.0, -1.0, math.nan),
         "carry_moments": (True, False),
         "scaffold": (True,),
+        "measures_slope": (True,),
         "without_feedback": (True,),
     }  # fmt: skip
     wires = ("fp32", "bf16", "8", "2", "0.1", "", "nan", "-1", "1e-300", "int8", "../x", "x" * 10**5)

@@ -26,7 +26,13 @@ SETTINGS |= table(24, "digest:b json:t steps:i")
 # What the text of settings leaves out.
 DEFAULTS = {"warmup_steps": 0, "lr_schedule": "constant", "total_steps": 0, "wire": "fp32", "personal": ""}
 DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "scaffold": False, "without_feedback": False, "own_share": 0.0}
-DEFAULTS |= {"feddyn": 0.0, "loss": "cross_entropy", "objective": "sft", "secure_aggregation": False}
+DEFAULTS |= {
+    "measures_slope": False,
+    "feddyn": 0.0,
+    "loss": "cross_entropy",
+    "objective": "sft",
+    "secure_aggregation": False,
+}
 DEFAULTS |= {"reward": "", "group_size": 8, "max_completion_tokens": 32, "temperature": 1.0}
 DEFAULTS |= {"client_noise": 0.0, "client_clip": 0.0, "client_cohort": 0}
 DEFAULTS |= {"record_delta": 0.0, "record_epsilon": 0.0, "record_noise": 0.0, "record_clip": 0.0}

@@ -166,6 +166,7 @@ TASKS = {
             carry_moments=True,
             scaffold=True,
             own_share=0.75,
+            measures_slope=True,
             wire="1",
         ),
         b"\x08\x01 an envelope",

@@ -15,7 +15,7 @@ def test_every_optimizer_in_the_table_takes_a_step_twice_to_the_same_bits(lab, n
     for _ in range(2):
         memory = {}
         for step in steps:
-            momentum = 0.0 if name in ("none", "fedexp", "feddyn") else 0.9
+            momentum = 0.0 if name in ("none", "fedexp", "feddyn", "line_search") else 0.9
             optimizer = optimizer_for(name, learning_rate=0.5, momentum=momentum)
             taken, memory = optimizer.adjust(Outcome(step), memory, context)
         results.add(taken.digest())

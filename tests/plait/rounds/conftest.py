@@ -124,6 +124,7 @@ class FakeModel:
             seconds=0.25,
             moments=moments,
             first_loss=2.5,
+            slope=None if carried.movement is None else float((state.flat - self.target) @ carried.movement),
             learning_rate=rate,
             shortened=0.5,
         )
@@ -281,7 +282,9 @@ class Federation:
         **plan: int,
     ) -> None:
         self.rule = RULES[rule]
-        self.optimizer = optimizer_for(optimizer, learning_rate=1.0, momentum=0.0 if optimizer == "none" else 0.5)
+        self.optimizer = optimizer_for(
+            optimizer, learning_rate=1.0, momentum=0.0 if optimizer in ("none", "line_search") else 0.5
+        )
         self.client_ranks = dict(ranks or {})
         self.arguments = {"wire": wire, "rule": rule, "optimizer": optimizer, "ranks": ranks, "settings": settings}
         self.arguments |= {"privacy": privacy, "masked": masked}
@@ -298,10 +301,9 @@ class Federation:
         self.keys = {name: NodeKey.from_seed(name.encode().ljust(32)[:32]) for name in models}
         if (settings or {}).get("record_delta"):
             blind = {"weighting": Weighting.EQUAL}
-        own_settings = {"learning_rate": 0.1, "secure_aggregation": masked, **(settings or {})}
+        own_settings = {"learning_rate": 0.1, "batch_size": 1, "secure_aggregation": masked, **(settings or {})}
         settings = Settings(
             local_steps=2,
-            batch_size=1,
             gradient_accumulation_steps=1,
             seq_len=8,
             weight_decay=0.0,

@@ -18,6 +18,11 @@ CASES = {
     "fedrot remembers": {"rule": "fedrot"},
     "momentum at the server, moments at the clients": {"optimizer": "nesterov", "settings": {"carry_moments": True}},
     "clients find their learning rates": {"settings": {"learning_rate": 0.0}, "wire": "bf16"},
+    "the server's step follows slopes": {
+        "optimizer": "line_search",
+        "settings": {"measures_slope": True, "batch_size": 4},
+        "wire": "bf16",
+    },
     "scaffold": {"settings": {"scaffold": True}, "wire": "bf16"},
     "clients end with their own": {
         "settings": {"own_share": 0.7, "total_steps": 6, "carry_moments": True},

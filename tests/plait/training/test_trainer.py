@@ -77,6 +77,23 @@ def test_the_first_loss_is_that_of_the_first_batch_before_any_step(
     before = measure_losses(model, rows, task=Task.CAUSAL_LM, pad_token=0, batch_size=8).loss
     assert done.report.first_loss == pytest.approx(before, rel=1e-5)
     assert done.report.first_loss != pytest.approx(done.report.loss, rel=1e-3)
+    assert done.report.slope is None
+
+
+def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(
+    resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
+) -> None:
+    movement = np.random.default_rng(2).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
+    # A norm that the gradient is clipped to and loss terms change the step alone.
+    settings = replace(SETTINGS, max_grad_norm=1e-3, proximal=0.1)
+    done = run(resident, blueprint, rows, settings, carried=Carried(movement=movement))
+
+    def loss(ahead: float) -> float:
+        values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
+        model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values + ahead * movement))
+        return measure_losses(model, rows, task=Task.CAUSAL_LM, pad_token=0, batch_size=8).loss
+
+    assert done.report.slope == pytest.approx((loss(0.01) - loss(-0.01)) / 0.02, rel=0.05)
 
 
 @pytest.mark.slow

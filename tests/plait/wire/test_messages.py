@@ -74,6 +74,7 @@ ALL_SETTINGS = st.builds(
     temperature=POSITIVE,
     carry_moments=st.booleans(),
     own_share=st.floats(0, 1, exclude_max=True),
+    measures_slope=st.booleans(),
     scaffold=st.booleans(),
     without_feedback=st.booleans(),
     secure_aggregation=st.booleans(),
@@ -267,7 +268,7 @@ def test_every_setting_but_those_of_a_task_changes_the_digest():
     other = {
         "personal": "A", "lr_schedule": "linear", "wire": "bf16", "loss": "distillation", "objective": "dpo",
         "reward": "mine:right", "carry_moments": True, "scaffold": True, "without_feedback": True, "trained": "B",
-        "secure_aggregation": True,
+        "measures_slope": True, "secure_aggregation": True,
     }  # fmt: skip
     for each in dataclasses.fields(Settings):
         before = getattr(SETTINGS, each.name)
