@@ -36,6 +36,7 @@ from plait.aggregation import Resizing, fitted, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.training.adapter_size import check_size
 from plait.training.peft_configs import PATTERN_KEYS, peft_config_for, peft_config_of
+from plait.training.put_off import without_bitsandbytes
 
 AUTO_CLASSES = {
     Task.CAUSAL_LM: AutoModelForCausalLM,
@@ -182,7 +183,7 @@ def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True
     """
     check_size(model, peft_config)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_bitsandbytes():
             warnings.simplefilter("ignore")
             base = cast("transformers.PreTrainedModel", model)
             return cast("PeftModel", get_peft_model(base, peft_config, autocast_adapter_dtype=in_float32))
