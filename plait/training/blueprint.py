@@ -17,8 +17,10 @@ from inspect import signature
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from peft import PeftConfig, PeftModel, PeftType, PromptTuningInit, get_peft_model, get_peft_model_state_dict
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
@@ -34,6 +36,7 @@ from plait.adapters.methods import (
 from plait.adapters.module_names import matches, unescaped
 from plait.aggregation import Resizing, fitted, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
+from plait.machine import give_back_memory
 from plait.training.adapter_size import check_size
 from plait.training.peft_configs import PATTERN_KEYS, peft_config_for, peft_config_of
 from plait.training.put_off import without_bitsandbytes
@@ -294,11 +297,23 @@ def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
     if copies:
         initial = AdapterState.zeros(layout)
     else:
-        arrays = {name: tensor.detach().to(torch.float32).numpy() for name, tensor in tensors.items()}
-        initial = AdapterState.from_tensors(layout, arrays)
+        initial = AdapterState.from_tensors(layout, {name: _as_array(tensor) for name, tensor in tensors.items()})
+        del tensors
+        _free(model)
     if weights is not None and starts_from_weights(peft_config):
         initial = _from_weights(initial, spec, config, copy.deepcopy(peft_config), weights)
     return Blueprint(spec, initial, parameters)
+
+
+def _as_array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    return tensor.detach().to(torch.float32).numpy()
+
+
+def _free(model: nn.Module) -> None:
+    """Free a model's values now: its modules refer to each other, so the model itself lives on until Python looks."""
+    for parameter in model.parameters():
+        parameter.data = parameter.new_empty(0)
+    give_back_memory()
 
 
 def starts_from_weights(config: PeftConfig) -> bool:
@@ -328,7 +343,7 @@ def _from_weights(
         torch.manual_seed(spec.init_seed)
         tensors = adapter_tensors(attach(model, peft_config))
     arrays = {
-        name: placeholder[name] if HEADS.intersection(name.split(".")) else tensor.detach().to(torch.float32).numpy()
+        name: placeholder[name] if HEADS.intersection(name.split(".")) else _as_array(tensor)
         for name, tensor in tensors.items()
     }
     return AdapterState.from_tensors(spec.layout, arrays)

@@ -25,6 +25,8 @@ from plait.wire.settings import Settings
 
 Tensor = torch.Tensor
 
+_PIECE = 1 << 22  # numbers
+
 LARGEST_FALL = 0.25
 """Largest fall of the batch's loss that a step may predict to first order, as a fraction of that loss.
 
@@ -188,24 +190,28 @@ class Learner:
         if self._terms or self._slope is not None:
             optimizer.where_trained(gradient)
         kept = _clip_(gradient, settings.max_grad_norm)
-        before = optimizer.master.clone()
+        # In pieces: memory that the model's step has freed takes them in.
+        before = [piece.clone() for piece in optimizer.master.split(_PIECE)]
         # A client with a budget of its own goes through the round's part of the schedule in its own number of steps.
         done = len(self._losses) + self._skipped
         done = done if not settings.steps else done * settings.local_steps / settings.steps
         factor = schedule_factor(settings, settings.done_steps + done)
         optimizer.step((self._rate or 1.0) * factor)
-        predicted = _predicted_fall(gradient, before - optimizer.master, kept)
+        predicted = _predicted_fall(gradient, before, optimizer.master, kept)
         # A user's own loss may be negative.
         limit = LARGEST_FALL * abs(loss) if is_limited else math.inf
         if not self._rate:
             # A step is linear in the learning rate, so one of 1 tells which rate to take.
-            longest = _smallest_at_rest(before.split(self._sizes), gradient.split(self._sizes), self._trained)
+            longest = _smallest_at_rest(
+                torch.cat(before).split(self._sizes), gradient.split(self._sizes), self._trained
+            )
             self._rate = min(limit * factor / predicted, longest) if 0 < predicted < math.inf else 0.0
             if math.isfinite(predicted):
                 _shorten_(optimizer.master, before, self._rate)
         elif limit < predicted < math.inf:
             _shorten_(optimizer.master, before, limit / predicted)
             self._shortened += 1
+        optimizer.forget()
         if self._correction is not None:
             optimizer.master.add_(self._correction)
         self._losses.append(loss)
@@ -296,21 +302,25 @@ def _smallest_at_rest(values: Sequence[Tensor], gradients: Sequence[Tensor], tra
 
 
 @torch.no_grad()
-def _predicted_fall(gradient: Tensor, step: Tensor, kept: Tensor) -> float:
+def _predicted_fall(gradient: Tensor, before: Sequence[Tensor], after: Tensor, kept: Tensor) -> float:
     """The fall of the batch's loss that a step predicts to first order, in nats.
 
     Args:
         gradient: (size,) of the loss before the step, times `kept`.
-        step: (size,) values before minus values after.
+        before: the values before the step, in pieces of `_PIECE`.
+        after: (size,) the values after it.
         kept: the factor of clipping, 0 to 1.
     """
-    return float(gradient @ step / kept)
+    pieces = zip(gradient.split(_PIECE), before, after.split(_PIECE), strict=True)
+    falls = [along @ (was - now) for along, was, now in pieces]
+    return float(torch.stack(falls).sum() / kept)
 
 
 @torch.no_grad()
-def _shorten_(after: Tensor, before: Tensor, fraction: float) -> None:
-    """Keep this fraction of the step from `before` to `after`, both (size,); `after` is changed in place."""
-    after.lerp_(before, 1 - fraction)
+def _shorten_(after: Tensor, before: Sequence[Tensor], fraction: float) -> None:
+    """Keep this fraction of the step from `before`, in pieces of `_PIECE`, to `after`, which is changed in place."""
+    for piece, was in zip(after.split(_PIECE), before, strict=True):
+        piece.lerp_(was, 1 - fraction)
 
 
 def order(count: int, seed: int) -> Iterator[int]:

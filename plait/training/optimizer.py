@@ -39,7 +39,6 @@ class FlatAdamW:
 
     Attributes:
         master: (size,) float32, the adapter.
-        gradient: (size,) float32, the gradient of the next step; filled by the caller.
 
     Args:
         start: (size,) the initial adapter; not changed.
@@ -68,17 +67,16 @@ class FlatAdamW:
                 f"expected {len(start)} in {len(sizes)}"
             )
         self.master = torch.from_numpy(start.copy()).to(device)
-        self.gradient = torch.zeros_like(self.master)
+        self._gradient: torch.Tensor | None = None
         self._sizes = list(sizes)
         self._trained = list(trained)
         self._steps_before = before.steps
         self._mean, self._square = (torch.from_numpy(x.copy()).to(device) for x in (before.mean, before.square))
-        runs = _runs(sizes, trained, before.steps)
+        self._runs = _runs(sizes, trained, before.steps)
         # Views: a step on them is a step on the buffers.
-        parameters = [nn.Parameter(self.master[run.first : run.last]) for run in runs]
-        self._optimizer = torch.optim.AdamW(parameters, weight_decay=weight_decay, eps=EPSILON, fused=True)
-        for run, parameter in zip(runs, parameters, strict=True):
-            parameter.grad = self.gradient[run.first : run.last]
+        self._parameters = [nn.Parameter(self.master[run.first : run.last]) for run in self._runs]
+        self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=weight_decay, eps=EPSILON, fused=True)
+        for run, parameter in zip(self._runs, self._parameters, strict=True):
             self._optimizer.state[parameter] = {
                 "step": torch.tensor(float(run.steps), device=device),
                 "exp_avg": self._mean[run.first : run.last],
@@ -89,6 +87,19 @@ class FlatAdamW:
     def values(self) -> tuple[torch.Tensor, ...]:
         """The master, tensor by tensor, each flat; views."""
         return self.master.split(self._sizes)
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """(size,) float32, of the next step; filled by `take` or the caller, and there until `forget`."""
+        if self._gradient is None:
+            self._gradient = torch.zeros_like(self.master)
+        return self._gradient
+
+    def forget(self) -> None:
+        """Free the gradient: until the next one, the model's own values may have its memory."""
+        self._gradient = None
+        for parameter in self._parameters:
+            parameter.grad = None
 
     @torch.no_grad()
     def take(self, gradients: Sequence[torch.Tensor | None]) -> None:
@@ -116,6 +127,8 @@ class FlatAdamW:
         torch.hardshrink(self.gradient, SMALLEST_GRADIENT, out=self.gradient)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        for run, parameter in zip(self._runs, self._parameters, strict=True):
+            parameter.grad = self.gradient[run.first : run.last]
         self._optimizer.step()
 
     def moments(self, steps: int) -> Moments:

@@ -334,10 +334,9 @@ def slot_digest(spec: AdapterSpec) -> bytes:
 def load_adapter(model: PeftModel, state: AdapterState) -> None:
     """Copy an adapter's values into the model, in place."""
     tensors = _behind(model)
-    values = torch.from_numpy(state.flat.copy())  # torch cannot wrap a read-only buffer
     with torch.no_grad():
-        for slot in state.layout.slots:
-            tensors[slot.name].copy_(values[slot.offset : slot.offset + slot.size].reshape(slot.shape))
+        for name, values in state.items():
+            tensors[name].copy_(torch.from_numpy(values.copy()))  # torch cannot wrap a read-only buffer
 
 
 def read_adapter(model: PeftModel, like: AdapterState) -> AdapterState:
