@@ -69,7 +69,7 @@ _NO_KERNEL = (
 )
 _VIEWS = frozenset(_NO_KERNEL.split())
 _CHUNK_ELEMENTS, _CHUNK_TENSORS = 320 * 65536, 30  # of one launch over many tensors
-_LAUNCHES = {"_scaled_dot_product_flash_attention_backward": 3}
+_LAUNCHES = {"_scaled_dot_product_flash_attention_backward": 3, "_varlen_attn": 2, "_varlen_attn_backward": 5}
 
 
 @cache
@@ -96,6 +96,7 @@ class StepShape:
         layers: blocks, if not as many as the base has.
         fused: whether plait's own implementation may compute it; else PEFT's modules do.
         embedding_on_host: whether its input embedding lies in the host's memory.
+        chats: whether each sequence has another length, in even steps up to `seq_len`; else all have this.
     """
 
     base: str
@@ -106,9 +107,17 @@ class StepShape:
     layers: int = 0
     fused: bool = True
     embedding_on_host: bool = False
+    chats: bool = False
 
     def __str__(self) -> str:
-        return f"{self.base} {'nf4' if self.four_bits else 'bf16'} {self.batch}x{self.seq_len}"
+        batch = f"{self.batch} chats to {self.seq_len}" if self.chats else f"{self.batch}x{self.seq_len}"
+        return f"{self.base} {'nf4' if self.four_bits else 'bf16'} {batch}"
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Of the sequences, in tokens."""
+        steps = range(1, self.batch + 1) if self.chats else [self.batch] * self.batch
+        return tuple(self.seq_len * step // self.batch for step in steps)
 
     def config(self) -> PretrainedConfig:
         """Of the base."""
@@ -164,7 +173,7 @@ def dry_step(shape: StepShape, memory: StepMemory | None = None) -> StepCosts:
         weight_decay=0.0, max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=1, seed=0,
     )  # fmt: skip
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, shape.seq_len).astype(np.int32)
-    examples = [Example(tokens, tokens.copy())] * shape.batch
+    examples = [Example(tokens[:length], tokens[:length].copy()) for length in shape.lengths]
     with _pretending() as recorder:
         model = _model(shape, config, made)
         if not shape.fused:
@@ -172,6 +181,7 @@ def dry_step(shape: StepShape, memory: StepMemory | None = None) -> StepCosts:
         parameters = adapter_parameters(model, made.spec.layout)
         load_adapter(model, made.initial)
         gc.collect()
+        recorder.lengths = shape.lengths
         recorder.begin()
         train_steps(
             model, parameters, examples, settings,
@@ -241,6 +251,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, stack: ExitStack) -> None:
         super().__init__()
         self.costs = StepCosts()
+        self.lengths: tuple[int, ...] = ()
         self._stack = stack
         self._live = 0
         self._sizes: dict[int, int] = {}
@@ -293,19 +304,24 @@ class _Recorder(TorchDispatchMode):
             return out
         if any(x.device.type == "cpu" and x.dim() for x in given):
             self._copied()
-        if name == "_scaled_dot_product_flash_attention_backward":
+        if name in ("_scaled_dot_product_flash_attention_backward", "_varlen_attn_backward"):
             # Its float32 sum of the query gradients, and the gradients of keys and values before groups are added up.
-            batch, heads, length, width = args[1].shape
-            groups = 2 * 2 * (args[2].shape[1] < heads)
-            self._peak(batch * heads * -(-length // 128) * 128 * width * (4 + groups))
+            *_, heads, rows, width = args[1].shape if args[1].ndim == 4 else args[1].transpose(0, 1).shape
+            sequences = args[1].shape[0] if args[1].ndim == 4 else len(args[6])
+            rows = sequences * (-(-rows // 128) * 128) if args[1].ndim == 4 else rows + 128 * sequences
+            groups = 2 * 2 * (args[2].numel() < args[1].numel())
+            self._peak(heads * rows * width * (4 + groups))
         if name not in _VIEWS:
             tensors = max(map(len, (x for x in args if isinstance(x, list))), default=1)
             elements = sum(x.numel() for x in given) // max(1, len(given) // max(1, tensors))
             many = "foreach" in name or name.startswith("_fused_adam")
             launches = max(-(-tensors // _CHUNK_TENSORS), -(-elements // _CHUNK_ELEMENTS)) if many else 1
             # A product that adds to what is there is the same product.
-            counted = flop_registry.get(getattr(torch.ops.aten, name.removesuffix("_"), None))
+            product = getattr(torch.ops.aten, name.removesuffix("_"), function.overloadpacket)
+            counted = flop_registry.get(product)
             flops = counted(*args, **(kwargs or {}), out_val=out) if counted else 0
+            if "varlen" in name:  # whose formula takes all sequences for as long as the longest
+                flops *= sum(each**2 for each in self.lengths) / (len(self.lengths) * max(self.lengths) ** 2)
             wide = bool(made) and made[0].dtype == torch.float32
             # Of what is scattered into, nothing moves but the places.
             moved = sum(map(_bytes, given[1:] if name == "scatter_" else (*given, *made)))

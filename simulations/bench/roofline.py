@@ -69,5 +69,6 @@ def step_seconds(busy_s: float, launches: float, gpu: Gpu) -> float:
 
 
 def _seconds(operation: Operation, gpu: Gpu) -> float:
-    rate = gpu.flops * (_ATTENTION if "attention" in operation.name else 1) * (_FLOAT32 if operation.float32 else 1)
+    attends = "attention" in operation.name or "attn" in operation.name
+    rate = gpu.flops * (_ATTENTION if attends else 1) * (_FLOAT32 if operation.float32 else 1)
     return max(operation.flops / rate, operation.moved_bytes / gpu.bytes_a_second)

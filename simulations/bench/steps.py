@@ -42,7 +42,7 @@ class Cell:
     @property
     def tokens(self) -> int:
         """Of a step."""
-        return self.shape.batch * self.shape.seq_len
+        return sum(self.shape.lengths)
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def _cells() -> Iterator[Cell]:
     yield Cell(StepShape("llama-3.1-8b", 1, 2048, four_bits=True), recomputed=True)
     yield Cell(StepShape("llama-3.2-1b", 4, 128))
     yield Cell(StepShape("llama-3.1-8b", 4, 128))
+    yield Cell(StepShape("llama-3.1-8b", 8, 1024, chats=True))
 
 
 CELLS = tuple(_cells())

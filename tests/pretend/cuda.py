@@ -15,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from tests.pretend.varlen import plain_varlen
+
 # What autograd asks of a device in a torch that was built without one: a guard, and hooks that say that it is there.
 _SOURCE = r"""
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -165,6 +167,9 @@ def install(library: Path) -> Any:
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
+    # Sequences of several lengths then take one call, as they do on a card.
+    torch.backends.cuda.can_use_flash_attention = lambda *_: True
+    importlib.import_module("torch.nn.attention.varlen").varlen_attn = plain_varlen
     torch.Tensor.pin_memory = lambda held, *_: held  # only CUDA's own library pins
     torch.inference_mode = torch.no_grad  # a tensor that wraps another cannot be a view under it
     torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(…, device=…)` then goes through the mode

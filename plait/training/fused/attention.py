@@ -2,17 +2,21 @@
 
 On a CPU it is compiled (`attention.cpp`): one pass from the projections to the mixed values, and one back, holding the
 scores of a few queries at a time. Elsewhere, and if nothing could be compiled, torch's own scaled-dot-product
-attention is used, once forward and once back. Query heads share key heads in groups (arXiv 2305.13245). Knows nothing
-of layers.
+attention is used, once forward and once back: one call for all sequences where FlashAttention takes several lengths
+(arXiv 2307.08691), else one for each length. Query heads share key heads in groups (arXiv 2305.13245). Knows nothing of
+layers.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
+from typing import cast
 
 import torch
 from torch.backends import cuda
@@ -86,6 +90,32 @@ class Stretch:
         return slice(self.first, self.first + self.count * self.length)
 
 
+@dataclass(frozen=True)
+class Ragged:
+    """All sequences of a batch, of several lengths, for one call. Angles are those of every row.
+
+    Attributes:
+        bounds: (sequences + 1,) int32, on the device: the first row of each, and the number of rows.
+        longest: length of the longest.
+        length: of all together.
+    """
+
+    bounds: Tensor
+    longest: int
+    length: int
+
+    count = 1
+
+    @property
+    def rows(self) -> slice:
+        """Their rows."""
+        return slice(0, self.length)
+
+
+Place = Stretch | Ragged
+"""Where sequences are that are computed at once."""
+
+
 def stretches(lengths: Sequence[int]) -> tuple[Stretch, ...]:
     """Sequences of these lengths, one after another, as the fewest possible stretches."""
     found: list[Stretch] = []
@@ -97,9 +127,33 @@ def stretches(lengths: Sequence[int]) -> tuple[Stretch, ...]:
     return tuple(found)
 
 
+def takes_ragged(heads: Heads, like: Tensor) -> bool:
+    """Whether one call computes sequences of several lengths.
+
+    Args:
+        heads: shape of the attention.
+        like: a tensor of its device and type.
+    """
+    if like.device.type == "cpu" or varlen_attention() is None:
+        return False
+    q, k = (like.new_empty(1, count, 1, heads.width) for count in (heads.queries, heads.keys))
+    return _takes_groups(q, k, k)
+
+
+@cache
+def varlen_attention() -> Callable[..., Tensor] | None:
+    """The attention over sequences of several lengths that torch has, if it takes groups of heads."""
+    try:
+        # Not above: it brings torch's compiler along, which takes a second.
+        found = importlib.import_module("torch.nn.attention.varlen").varlen_attn
+    except (ImportError, AttributeError):
+        return None
+    return found if inspect.signature(found).parameters.keys() >= {"scale", "window_size", "enable_gqa"} else None
+
+
 @dataclass(frozen=True)
 class Graph:
-    """Autograd's graph of torch's own attention over one stretch.
+    """Autograd's graph of torch's own attention in one place.
 
     Attributes:
         leaves: queries, keys and values, (count, heads, length, width) each.
@@ -110,10 +164,10 @@ class Graph:
     out: Tensor
 
     @classmethod
-    def of(cls, q: Tensor, k: Tensor, v: Tensor, stretch: Stretch, heads: Heads, angles: Angles) -> Graph:
-        """Compute the attention of the stretch's sequences on themselves; its parameters are those of `attend`."""
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, place: Place, heads: Heads, angles: Angles) -> Graph:
+        """Compute the attention of the sequences there on themselves; its parameters are those of `attend`."""
         q, k, v = (
-            x[stretch.rows].view(stretch.count, stretch.length, count, heads.width)
+            x[place.rows].view(place.count, place.length, count, heads.width)
             for x, count in ((q, heads.queries), (k, heads.keys), (v, heads.keys))
         )
         both = angles.turn(torch.cat((q, k), dim=2))
@@ -121,6 +175,8 @@ class Graph:
         # Detached: the graph is a part of its own, which `gradients` walks.
         q, k, v = (part.detach().transpose(1, 2).requires_grad_() for part in parts)
         with torch.enable_grad():
+            if isinstance(place, Ragged):
+                return cls((q, k, v), _ragged_attention(q, k, v, place, heads))
             return cls((q, k, v), _library_attention(q, k, v, heads))
 
     @property
@@ -128,9 +184,9 @@ class Graph:
         """The result, (count * length, queries * width)."""
         return _as_rows(self.out.detach().transpose(1, 2))
 
-    def gradients(self, grad: Tensor, stretch: Stretch, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(self, grad: Tensor, place: Place, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of queries, keys and values for one of the result; all as in `attend`."""
-        given = grad[stretch.rows].view(stretch.count, stretch.length, self.out.shape[1], -1).transpose(1, 2)
+        given = grad[place.rows].view(place.count, place.length, self.out.shape[1], -1).transpose(1, 2)
         q, k, v = (x.transpose(1, 2) for x in torch.autograd.grad(self.out, self.leaves, given))
         back = angles.turn(torch.cat((q, k), dim=2), back=True)
         turned_q, turned_k = back.split((q.shape[2], k.shape[2]), dim=2)
@@ -141,11 +197,11 @@ class Graph:
 
 
 Graphs = tuple[Graph, ...]
-"""Those of all stretches, in order; empty where the gradient needs none."""
+"""Those of all places, in order; empty where the gradient needs none."""
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, heads: Heads, where: Sequence[Stretch], angles: Angles
+    q: Tensor, k: Tensor, v: Tensor, *, heads: Heads, where: Sequence[Place], angles: Angles
 ) -> tuple[Tensor, Graphs]:
     """Attention of every sequence on itself.
 
@@ -155,7 +211,7 @@ def attend(
         v: as k.
         heads: their shape.
         where: positions of the sequences.
-        angles: of at least the longest.
+        angles: of at least the longest; of every row where it is `Ragged`.
 
     Returns:
         (rows, queries * width), and what `attend_gradient` needs instead of q, k and v if it is not empty.
@@ -164,7 +220,7 @@ def attend(
         out = torch.empty_like(q)
         native(*(x.data_ptr() for x in (q, k, v, out, angles.cosine, angles.sine)), *_shape(heads, where))
         return out, ()
-    graphs = tuple(Graph.of(q, k, v, stretch, heads, angles) for stretch in where)
+    graphs = tuple(Graph.of(q, k, v, place, heads, angles) for place in where)
     outs = [graph.rows for graph in graphs]
     return outs[0] if len(outs) == 1 else torch.cat(outs), graphs
 
@@ -174,7 +230,7 @@ def attend_gradient(
     inputs: tuple[Tensor, Tensor, Tensor] | Graphs,
     *,
     heads: Heads,
-    where: Sequence[Stretch],
+    where: Sequence[Place],
     angles: Angles,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `attend` in q, k and v for an output gradient.
@@ -194,8 +250,8 @@ def attend_gradient(
             grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
             native(*(x.data_ptr() for x in (q, k, v, grad, *grads, angles.cosine, angles.sine)), *_shape(heads, where))
             return grads
-        graphs = tuple(Graph.of(q, k, v, stretch, heads, angles) for stretch in where)
-    parts = [graph.gradients(grad, stretch, angles) for graph, stretch in zip(graphs, where, strict=True)]
+        graphs = tuple(Graph.of(q, k, v, place, heads, angles) for place in where)
+    parts = [graph.gradients(grad, place, angles) for graph, place in zip(graphs, where, strict=True)]
     if len(parts) == 1:
         return parts[0]
     in_q, in_k, in_v = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -215,6 +271,17 @@ def _library_attention(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=heads.scale, enable_gqa=grouped)
 
 
+def _ragged_attention(q: Tensor, k: Tensor, v: Tensor, place: Ragged, heads: Heads) -> Tensor:
+    """All are (1, heads, rows, width)."""
+    attention = cast("Callable[..., Tensor]", varlen_attention())
+    bounds, longest = place.bounds, place.longest
+    out = attention(
+        *(x.squeeze(0).transpose(0, 1) for x in (q, k, v)), bounds, bounds, longest, longest,
+        scale=heads.scale, window_size=(-1, 0), enable_gqa=heads.queries > heads.keys,
+    )  # fmt: skip
+    return out.transpose(0, 1)[None]
+
+
 def _takes_groups(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether FlashAttention computes it: no other kernel of torch's spares a copy of the keys for every query head."""
     return q.device.type != "cpu" and cuda.can_use_flash_attention(
@@ -231,11 +298,12 @@ def _native(name: str, heads: Heads, *tensors: Tensor) -> Callable[..., None] | 
     return None if heads.width % _LANES else kernel(name, _ARGUMENTS[name], *tensors)
 
 
-def _shape(heads: Heads, where: Sequence[Stretch]) -> tuple[object, ...]:
+def _shape(heads: Heads, where: Sequence[Place]) -> tuple[object, ...]:
     """The compiled kernels' description of sequences and heads."""
     flat = [
         number
         for stretch in where
+        if isinstance(stretch, Stretch)  # nothing else on a CPU
         for at in range(stretch.count)
         for number in (stretch.first + at * stretch.length, stretch.length)
     ]

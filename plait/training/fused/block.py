@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from plait.training.fused.attention import Angles, Graphs, Heads, Stretch, attend, attend_gradient
+from plait.training.fused.attention import Angles, Graphs, Heads, Place, attend, attend_gradient
 from plait.training.fused.kernels import rms_norm, rms_norm_again, swiglu, swiglu_gradient
 from plait.training.fused.low_rank import Projection, input_gradient, pair_gradients, project
 from plait.training.fused.packed import Weight
@@ -61,10 +61,10 @@ class Rows:
     Attributes:
         sequences: positions of the sequences.
         by_adapter: number of rows of each adapter, in order.
-        angles: by position.
+        angles: by position, or by row where the sequences are `Ragged`.
     """
 
-    sequences: tuple[Stretch, ...]
+    sequences: tuple[Place, ...]
     by_adapter: tuple[int, ...]
     angles: Angles
 

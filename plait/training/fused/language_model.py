@@ -20,7 +20,7 @@ from transformers.models.mistral import modeling_mistral
 from transformers.models.qwen2 import modeling_qwen2
 
 from plait.training.examples import IGNORED, Example
-from plait.training.fused.attention import Angles, Heads, stretches
+from plait.training.fused.attention import Angles, Heads, Place, Ragged, stretches, takes_ragged
 from plait.training.fused.block import Block, Frozen, Rows, run_block
 from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU, token_losses
 from plait.training.fused.few_bits import Rows as FewBitsRows
@@ -171,11 +171,8 @@ class FusedLanguageModel:
     ) -> Tensor:
         """The output of the last block, (tokens, width)."""
         own = len(lengths) // adapters
-        rows = Rows(
-            stretches(lengths),
-            tuple(sum(lengths[first : first + own]) for first in range(0, len(lengths), own)),
-            self._angles(max(lengths)),
-        )
+        where, angles = self._places(lengths)
+        rows = Rows(where, tuple(sum(lengths[first : first + own]) for first in range(0, len(lengths), own)), angles)
         x = self._embedded(tokens)
         for number, each in enumerate(self.blocks):
             chosen = [_chosen(pair, pairs) for pair in each.pairs]
@@ -192,18 +189,28 @@ class FusedLanguageModel:
         torch.index_select(table.detach(), 0, torch.from_numpy(tokens.astype(np.int64)), out=rows)
         return rows.to(device, non_blocking=pinned)
 
-    def _sent(self, values: NDArray[np.int32] | NDArray[np.int64]) -> Tensor:
-        """Whole numbers on the device, int64. CUDA's own copy waits for nothing if they lie in pinned memory."""
-        tensor = torch.from_numpy(values.astype(np.int64))
+    def _places(self, lengths: Sequence[int]) -> tuple[tuple[Place, ...], Angles]:
+        """Where the sequences lie, in as few places as the device computes at once, and the angles for that."""
+        where, longest = stretches(lengths), max(lengths)
+        if len(where) == 1 or not takes_ragged(self.blocks[0].block.heads, self.norm):
+            return where, self._angles(torch.arange(longest, device=self.norm.device))
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        bounds = self._sent(np.cumsum([0, *lengths]), np.int32)
+        return (Ragged(bounds, longest, len(positions)),), self._angles(self._sent(positions))
+
+    def _sent(
+        self, values: NDArray[np.int32] | NDArray[np.int64], dtype: type[np.int32 | np.int64] = np.int64
+    ) -> Tensor:
+        """Whole numbers on the device. CUDA's own copy waits for nothing if they lie in pinned memory."""
+        tensor = torch.from_numpy(values.astype(dtype))
         pinned = self.norm.device.type == "cuda"
         return (tensor.pin_memory() if pinned else tensor).to(self.norm.device, non_blocking=pinned)
 
-    def _angles(self, length: int) -> Angles:
-        device = self.norm.device
-        positions = torch.arange(length, device=device)[None]
+    def _angles(self, positions: Tensor) -> Angles:
+        """Of (count,) positions."""
         # In the model's own type, as its own blocks get them: the base was trained with this rounding.
-        angles = cast("tuple[Tensor, Tensor]", self.rotation(self.norm, positions))
-        if device.type == "cpu":
+        angles = cast("tuple[Tensor, Tensor]", self.rotation(self.norm, positions[None]))
+        if self.norm.device.type == "cpu":
             angles = (angles[0].float(), angles[1].float())  # the compiled kernels' type
         return Angles(angles[0][0].contiguous(), angles[1][0].contiguous())
 

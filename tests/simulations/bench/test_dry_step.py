@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from plait.training.fused import attention
 from simulations.bench.dry_step import StepShape, dry_step
 
 
@@ -20,3 +23,17 @@ def test_products_count_their_arithmetic() -> None:
     frozen = 2 * (rows * (2 * matrices - incoming) + 2 * counted * width * words)
     flops = sum(each.flops for each in dry_step(shape).operations)
     assert frozen < flops < 1.1 * frozen
+
+
+def test_chats_of_several_lengths_take_one_attention_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = StepShape("smollm2-135m", 5, 64, layers=2, rank=4, chats=True)
+    assert shape.lengths == (12, 25, 38, 51, 64)
+    together = dry_step(shape)
+    names = [each.name for each in together.operations if "attn" in each.name]
+    assert names == ["_varlen_attn"] * 2 + ["_varlen_attn_backward"] * 2
+    assert together.inside == 0, "where the sequences lie is told before the first block"
+    assert together.to_device == 8
+    monkeypatch.setattr(attention, "varlen_attention", lambda: None)
+    one_by_one = dry_step(shape)
+    assert sum("flash_attention" in each.name for each in one_by_one.operations) == 2 * 2 * 5
+    assert one_by_one.launches - together.launches > 2 * 4 * 10, "of each block and each further length"

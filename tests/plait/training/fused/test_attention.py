@@ -1,11 +1,25 @@
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
 
 from plait.training.fused import attention
-from plait.training.fused.attention import Angles, Heads, Stretch, attend, attend_gradient, stretches
+from plait.training.fused.attention import (
+    Angles,
+    Heads,
+    Ragged,
+    Stretch,
+    attend,
+    attend_gradient,
+    stretches,
+    takes_ragged,
+)
+from tests.pretend.varlen import plain_varlen
 
 pytestmark = pytest.mark.usefixtures("computed")
 
@@ -75,6 +89,58 @@ def test_a_long_sequence_on_torchs_own_kernel_is_the_same(monkeypatch: pytest.Mo
     torch.testing.assert_close(again, out, rtol=1e-4, atol=1e-5)
     for inputs in (graphs, (q, k, v)):
         torch.testing.assert_close(attend_gradient(q, inputs, **given), grads, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [Heads(4, 4, 8), Heads(6, 2, 16)], ids=str)
+def test_sequences_of_several_lengths_take_one_call_and_its_gradients_are_those_of_float64(
+    heads: Heads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [5, 3, 3, 1, 9]
+    q, k, v, grad = (
+        torch.randn(sum(lengths), count * heads.width).double()
+        for count in (heads.queries, heads.keys, heads.keys, heads.queries)
+    )
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    expected = exact(leaves[0], leaves[1], leaves[2], heads, lengths)
+    expected.backward(grad)
+
+    calls: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(len(args[0]))
+        return plain_varlen(*args, **kwargs)
+
+    monkeypatch.setattr(attention, "varlen_attention", lambda: counted)
+    bounds = torch.tensor([0, 5, 8, 11, 12, 21], dtype=torch.int32)
+    by = angles(max(lengths), heads.width)
+    rows = torch.cat([torch.arange(length) for length in lengths])
+    given: Any = {
+        "heads": heads, "where": (Ragged(bounds, 9, 21),), "angles": Angles(by.cosine[rows], by.sine[rows])
+    }  # fmt: skip
+    out, graphs = attend(q, k, v, **given)
+    ours = attend_gradient(grad, graphs, **given)
+    assert calls == [21], "one call, and none again for the gradient"
+    for found, wanted in ((out, expected), *zip(ours, (leaf.grad for leaf in leaves), strict=True)):
+        assert torch.norm(found - wanted) <= 1e-6 * torch.norm(wanted), "angles are float32"
+
+
+def test_a_processor_or_an_older_torch_takes_one_call_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads, there = Heads(4, 2, 64), torch.empty(1, device="meta")
+    monkeypatch.setattr(attention, "_takes_groups", lambda *_: True)
+    assert not takes_ragged(heads, torch.empty(1))
+    assert takes_ragged(heads, there) == (attention.varlen_attention() is not None)
+    monkeypatch.setattr(attention, "_takes_groups", lambda *_: False)
+    assert not takes_ragged(heads, there), "float32, or a GPU before Ampere"
+    monkeypatch.setattr(attention, "_takes_groups", lambda *_: True)
+    attention.varlen_attention.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=lambda q, k, v: q))
+        assert not takes_ragged(heads, there), "one that knows no groups of heads"
+    attention.varlen_attention.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+        assert not takes_ragged(heads, there), "none at all"
+    attention.varlen_attention.cache_clear()
 
 
 def test_not_a_number_is_not_lost_nor_spread_to_earlier_queries() -> None:
