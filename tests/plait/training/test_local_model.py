@@ -6,6 +6,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 
 from plait.adapters import norm, subtract
 from plait.data import Record, RecordKind
@@ -14,6 +15,7 @@ from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Carried, LocalModel, Trained, TrainJob
 from plait.rounds.moments import Moments
 from plait.training.blueprint import Blueprint
+from plait.training.fused.language_model import FusedLanguageModel
 from plait.training.learner import order
 from plait.training.local_model import PeftLocalModel, data_seed, train_jobs
 from plait.training.reference import train_reference
@@ -108,6 +110,28 @@ def test_clients_train_together_as_they_do_alone_whatever_they_have_in_common(
         step = norm(subtract(alone.state, job.start))
         assert norm(subtract(done.state, alone.state)) < 1e-3 * step
         assert done.loss == pytest.approx(alone.loss, rel=1e-4)
+
+
+def test_clients_that_do_not_fit_into_memory_together_train_in_as_large_groups_as_do(
+    ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, local_steps=1)
+    wanted = [job_of(who, blueprint, settings) for who in (ada, bob, ada)]
+    alone = [job.model.train(job).state for job in wanted[:2]]
+    honest, groups = FusedLanguageModel.token_losses, []
+
+    def short_of_memory(self: FusedLanguageModel, *args: object, adapters: int = 1, **how: object) -> object:
+        groups.append(adapters)
+        if adapters > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(self, *args, adapters=adapters, **how)
+
+    monkeypatch.setattr(FusedLanguageModel, "token_losses", short_of_memory)
+    found = train_jobs(wanted)
+    assert set(groups) == {3, 1, 2}, "all, then the first alone and the others together"
+    for job, done, expected in zip(wanted, found, (*alone, alone[0]), strict=True):
+        assert isinstance(done, Trained)
+        assert norm(subtract(done.state, expected)) < 1e-3 * norm(subtract(expected, job.start))
 
 
 def test_a_job_that_fails_leaves_those_beside_it_alone(

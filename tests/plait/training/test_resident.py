@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from plait.adapters import AdapterState, Task, save_peft_directory
 from plait.adapters.methods import AdapterRequest
-from plait.errors import BaseMismatchError
+from plait.errors import BaseMismatchError, MachineError
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import Compute
@@ -112,6 +112,23 @@ def test_the_base_is_read_once_whatever_adapters_follow_one_another(
     for name in (*methods, methods[0]):
         assert torch.equal(logits(base, made[name]), expected[name]), f"{name} after others is not {name} alone"
     assert loads.count == 1
+
+
+def test_a_base_goes_straight_to_its_device(
+    tiny: LocatedBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def load(*_: object, **how: object) -> object:
+        asked.append(how.get("device_map"))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    there = torch.device("cuda", 0)
+    base = ResidentBase(tiny.directory, tiny.reference.fingerprint, Compute(there, torch.bfloat16), seq_len=32)
+    with pytest.raises(MachineError, match="does not fit into the memory of cuda:0"):
+        base.carrying(blueprint.spec, blueprint.initial)
+    assert asked == [{"": there}], "main memory never holds all of it"
 
 
 def test_a_base_that_an_adapter_changed_is_read_again(tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch) -> None:

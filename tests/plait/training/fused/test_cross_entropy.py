@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -82,3 +84,19 @@ def test_a_logit_that_is_no_number_shows_in_the_loss(bad: float, computed: str) 
             hidden, weight, torch.tensor([target] * 2), slice_elements=1 << 14, with_gradient=True
         )
         assert not losses.isfinite().any()
+
+
+def test_slices_fit_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    honest = cross_entropy.absorb_logits_
+
+    def noted(logits: torch.Tensor, *args: torch.Tensor, **how: Any) -> torch.Tensor:
+        widths.append(logits.shape[1])
+        return honest(logits, *args, **how)
+
+    monkeypatch.setattr(cross_entropy, "absorb_logits_", noted)
+    for device in ("cpu", "meta"):
+        x, norm, head = (torch.zeros(*shape, device=device) for shape in ((2048, 2), (2,), (5000, 2)))
+        rows = torch.zeros(2048, dtype=torch.int64, device=device)
+        token_losses(x, norm, head, rows, rows, eps=EPS)
+    assert widths == [2048, 2048, 904, 5000], "on a CPU what its caches hold, elsewhere all of so few at once"

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import collections
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from plait.training.serving.sampling import Drawer, Sampling, next_tokens
 
@@ -72,6 +74,27 @@ def test_a_row_gets_the_same_tokens_whatever_else_is_in_the_batch() -> None:
     together = [next_tokens(each, drawers) for each in logits]
     assert [list(column) for column in zip(*together, strict=True)] == alone
     assert len(set(alone[1])) > 5
+
+
+def test_the_rows_of_a_batch_are_drawn_at_once_and_read_once() -> None:
+    class Counted(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.on_all: list[str] = []
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
+            # A row's chance is drawn on the host, for its own seed.
+            if any(isinstance(each, torch.Tensor) and each.dim() for each in args):
+                self.on_all.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    found: list[list[str]] = []
+    for rows in (2, 32):
+        drawers = [Drawer(Sampling(top_p=0.9, seed=row)) for row in range(rows)]
+        with Counted() as counted:
+            assert len(next_tokens(LOGITS.repeat(rows, 1), drawers)) == rows
+        found.append(counted.on_all)
+    assert found[0] == found[1], "a row more is no operation more"
 
 
 def test_the_end_of_the_distribution_is_a_token_with_a_chance() -> None:
