@@ -29,7 +29,7 @@ OWN_ADAPTER = "own adapter"
 _LASTS = 0.7
 
 # Part of the way to a client's own adapter from which its last round starts. Figures: `simulations/defaults`.
-_STARTS = 0.4
+_STARTS = 3 / 7
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def cells(wires: tuple[str, ...], rates: tuple[float, ...]) -> Iterator[dict[str
     for rate in rates:
         yield {"cell": f"plain FedAvg {rate:g}", "learning_rate": rate, "reference": "central", **PLAIN}
     yield {"cell": "a learning rate of 0.03", "learning_rate": 3e-2}
+    yield {"cell": "found step searched carry", "wire": wires[0], "server_optimizer": "line_search", **GRID}
     for moments, rate, (step, optimizer) in product(("carry", "fresh"), (0, *rates), STEPS.items()):
         named = f"{rate:g}" if rate else "found"
         settings = {"learning_rate": rate, "moments": moments, **optimizer}
