@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from plait.api.apps import add_apps_to_path
 from plait.api.service import open_grid
 from plait.api.serving import Serving
-from plait.errors import DiskFullError, PlaitError, PolicyError
-from plait.lease import inbox_of
+from plait.errors import ConfigError, DiskFullError, PlaitError, PolicyError
+from plait.lease import inbox_of, is_shared
 from plait.rounds.ledger import OnEvent
 from plait.rounds.run_directory import RunDirectory
 
@@ -94,8 +94,10 @@ class RegionalNode:
 
         Raises:
             Interrupted: the operator stopped it.
+            ConfigError: servers share its directory, and a region takes no turns.
             PlaitError: as `Node.run`.
         """
+        self._check_not_shared()
         finished = False
         try:
             self.node.run()
@@ -105,6 +107,14 @@ class RegionalNode:
                 self._region.close()
             if self._grid is not None:
                 self._grid.stop(finished=finished)
+
+    def _check_not_shared(self) -> None:
+        out = self._out.absolute()
+        if shared := next((each for each in (out, *out.parents) if is_shared(each)), None):
+            raise ConfigError(
+                f"out is '{self._out}' and '{shared}' is shared by servers (--standby), expected a directory of the "
+                "region's own: a region takes no turns, so nothing would keep two of them apart"
+            )
 
     def _open(self, run: Run) -> TaskRunner:
         from client.runner import DecliningRunner

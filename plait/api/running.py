@@ -15,7 +15,7 @@ from plait.config import RunConfig, config_from_table, read_config_table
 from plait.errors import ConfigError
 from plait.plugins import admit
 from plait.progress import say, status
-from plait.rounds.events import Reference
+from plait.rounds.events import Reference, RegionStarted
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
@@ -94,9 +94,14 @@ def settings_of(directory: RunDirectory) -> RunConfig:
         ConfigError: the run is finished and its report is written, or the settings are not valid.
     """
     run = directory.path
+    events = read_events(directory.ledger)
+    if events and isinstance(events[0], RegionStarted):
+        raise ConfigError(
+            f"'{run}' is of region {events[0].name!r}, expected a run's directory: a region goes on with the `plait "
+            "region` command that it was started with, and in a simulation with the run above it"
+        )
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
     admit(*settings.plugins)
-    events = read_events(directory.ledger)
     trained = {event.kind for event in events if isinstance(event, Reference)}
     if is_finished(events) and trained >= set(settings.references) and is_reported(run):
         raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")

@@ -46,7 +46,7 @@ def verify(
     from plait.config import config_from_table, read_config_table
     from plait.rounds.audit import check_privacy, check_signatures
     from plait.rounds.checkpoint import damage_of
-    from plait.rounds.events import RoundFinished
+    from plait.rounds.events import RegionStarted, RoundFinished
     from plait.rounds.ledger import read_events, torn_bytes
     from plait.rounds.run_directory import RunDirectory
 
@@ -59,6 +59,9 @@ def verify(
     for name, damage in checkpoints.items():
         if damage:
             raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
+    if isinstance(events[0], RegionStarted):
+        _tell_region(events, torn, signed, list(checkpoints), json_output=json_output)
+        return
     rounds = sum(isinstance(event, RoundFinished) for event in events)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
     admit(*allow_plugin or ())
@@ -108,6 +111,24 @@ def verify(
     typer.echo(
         "rounds       " + (_not_replayed(settings) if replayed is None else f"{replayed} recomputed, bit for bit")
     )
+
+
+def _tell_region(events: list[Event], torn: int, signed: int, checkpoints: list[str], *, json_output: bool) -> None:
+    """What of a region's record is checked: it has no adapter and no rounds of its own."""
+    from plait.rounds.events import RegionStarted, RegionSummed, UpdateReceived
+
+    name = next(event.name for event in events if isinstance(event, RegionStarted))
+    summed = {event.round: event for event in events if isinstance(event, RegionSummed)}
+    updates = len({(event.round, event.client) for event in events if isinstance(event, UpdateReceived)})
+    if json_output:
+        found = {"events": len(events), "torn_bytes": torn, "signatures": signed, "updates": updates}
+        print_json({**found, "region": name, "sums": len(summed), "ok": True})
+        return
+    cut = f"; a torn last line of {torn} bytes is ignored" if torn else ""
+    typer.echo(f"ledger       {len(events)} events of region '{name}', chain intact{cut}")
+    typer.echo(f"checkpoints  {', '.join(checkpoints) or 'none'} intact")
+    typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else 'none'}")
+    typer.echo(f"sums         {len(summed)}, of {updates} updates; the server above has their digests, and the rounds")
 
 
 def _figures(spent: PrivacySpent) -> dict[str, object]:

@@ -105,7 +105,7 @@ def rewrite_card(directory: RunDirectory, base: BaseReference) -> None:
         spec=load_peft_directory(directory.adapter).spec(),
         base=base,
         rounds=rounds,
-        clients=clients if isinstance(clients, int) else len(view.client_names),
+        clients=clients if isinstance(clients, int) else view.client_count,
         base_loss=first.loss if first else None,
         final_loss=last.loss if last else None,
         parents=parents_in(events),

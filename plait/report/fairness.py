@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
 
+_OF_CLIENTS = "Losses on each client's own held-out data; every client counts once, however much it has."
+_OF_REGIONS = "Mean losses of regions, each of which counts once: losses of single clients stay in their region."
+
+
 @dataclass(frozen=True)
 class Fairness:
     """One model, or one model per client, on every client's own held-out data.
@@ -94,7 +98,7 @@ def fairness_table(view: RunView) -> Table:
         title="How evenly clients are served",
         headings=("", "mean", "spread", "worst", "client", "least change", "client", "worse off"),
         rows=tuple(_row(name, found) for name, found in there) if len(before) > 1 and rows["federated"] else (),
-        note="Losses on each client's own held-out data; every client counts once, however much it has.",
+        note=_OF_REGIONS if view.regions else _OF_CLIENTS,
         text_columns=(0, 4, 6),
     )
 

@@ -135,7 +135,9 @@ def inline(plots: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, str]
 
 def headline(view: RunView) -> str:
     """The run in two or three plain sentences."""
-    who = plural(len(view.client_names), "client")
+    who = plural(view.client_count, "client")
+    if view.regions:
+        who += f" in {plural(view.regions, 'region')}"
     base, final = view.base_evaluation, view.final_evaluation
     if view.privacy:
         done = plural(len(view.rounds), "round")

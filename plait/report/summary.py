@@ -19,7 +19,9 @@ def summarise(view: RunView) -> dict[str, Json]:
     """The summary of a run; values that do not exist yet are None.
 
     All bytes are those actually sent, including descriptions and evaluations, and so are the bytes per client-round:
-    totals over the number of accepted updates. Both savings compare with one message each way per accepted update.
+    totals over the number of accepted updates. In a tree of servers they are those between this server and its regions,
+    of each of which one update is accepted; ``clients`` counts the regions' clients.
+    Both savings compare with one message each way per accepted update.
     ``fairness`` counts every client once (see `Fairness`). Keys that begin with ``own`` are of each client's
     personalized adapter on its own held-out data, if there is one. Keys that end with ``interval`` are 95 % intervals,
     [low, high]; ``gain`` is the fall of the loss since before round 1, compared sequence by sequence.
@@ -52,7 +54,8 @@ def summarise(view: RunView) -> dict[str, Json]:
         "learning_rate": _learning_rate(view),
         "kept_round": view.end.kept_round if view.end else None,
         "steps_taken_back": [*view.taken_back],
-        "clients": len(view.client_names),
+        "clients": view.client_count,
+        "regions": view.regions,
         "dp_unit": view.privacy.promised.unit if view.privacy else None,
         "dp_epsilon": view.privacy.epsilon if view.privacy else None,
         "dp_delta": view.privacy.promised.delta if view.privacy else None,

@@ -49,6 +49,8 @@ _MOST_REFUSALS = 50
 
 T = TypeVar("T")
 
+_ABOVE = "Between this server and its regions; what crosses the links below is in the ledgers of regions."
+
 
 def report_tables(view: RunView) -> tuple[Table, ...]:
     """Every non-empty table, in reading order."""
@@ -246,7 +248,9 @@ def bytes_by_round_table(view: RunView) -> Table:
         title="Bytes by round",
         headings=("round", "updates", "uplink", "downlink", "per update", "bits per parameter", "time"),
         rows=(*(row(number) for number in shown), total(view.sent)) if by_round else (),
-        note=_left_out(len(shown), len(by_round), "rounds, evenly spaced"),
+        note=" ".join(
+            (_left_out(len(shown), len(by_round), "rounds, evenly spaced"), _ABOVE if view.regions else "")
+        ).strip(),
     )
 
 

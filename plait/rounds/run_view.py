@@ -16,6 +16,8 @@ from plait.errors import PeerError
 from plait.rounds import events
 from plait.rounds.privacy_card import PrivacyCard
 
+_OF_REGION = "a region's ledger has no rounds; `plait verify` checks it, and the server above has the report"
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -93,6 +95,8 @@ class RunView:
         """
         first = next(iterator := iter(recorded), None)
         if not isinstance(first, events.RunStarted):
+            if isinstance(first, events.RegionStarted):
+                raise PeerError(f"the ledger is of region {first.name!r}, expected a run's: {_OF_REGION}")
             got = "empty" if first is None else repr(first.event or "of an unknown kind")
             raise PeerError(f"beginning of the ledger is {got}, expected 'run_started'")
         view = cls(first, last=first)
@@ -225,8 +229,19 @@ class RunView:
         return tuple(dict.fromkeys(names))
 
     @property
+    def regions(self) -> int:
+        """How many of those are servers of clients of their own."""
+        return sum(client.clients is not None for client in self.clients.values())
+
+    @property
+    def client_count(self) -> int:
+        """How many clients took part; of a region as many as it says, for it names none."""
+        of_regions = {name: client.clients or 1 for name, client in self.clients.items()}
+        return sum(of_regions.get(name, 1) for name in self.client_names)
+
+    @property
     def client_rounds(self) -> int:
-        """Number of accepted updates."""
+        """Number of accepted updates; of a region's clients there is one."""
         return len(self.updates)
 
     @property

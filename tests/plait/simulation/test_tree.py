@@ -3,12 +3,17 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
 
+from plait.api.running import settings_of
 from plait.api.simulate import simulate
+from plait.cli.main import app
 from plait.config import RunConfig
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PeerError
 from plait.regional import below
-from plait.rounds.ledger import read_lines
+from plait.rounds.ledger import read_events, read_lines
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView
 from plait.settle import settle
 
 SETTINGS = {
@@ -40,6 +45,23 @@ def test_a_tree_ends_with_the_adapter_of_the_flat_run_bit_for_bit(tmp_path, data
     ledgers = sorted((tmp_path / "tree" / "regions").glob("*/ledger.jsonl"))
     of_regions = [[event for event in read_lines(path) if event["event"] == "update_received"] for path in ledgers]
     assert [len({event["client"] for event in events}) for events in of_regions] == [2, 2]
+    summary = json.loads((tmp_path / "tree" / "summary.json").read_text())
+    assert (summary["clients"], summary["regions"]) == (4, 2)
+    of_region(ledgers[0].parent)
+
+
+def of_region(directory):
+    """What the commands say of a region's directory."""
+    tell = CliRunner().invoke
+    told = tell(app, ["verify", str(directory)])
+    assert told.exit_code == 0
+    assert "region 'region-0', chain intact" in told.output
+    assert "sums         2, of 4 updates" in told.output
+    assert json.loads(tell(app, ["verify", str(directory), "--json"]).output)["sums"] == 2
+    with pytest.raises(PeerError, match="ledger is of region 'region-0'"):
+        RunView.of(read_events(directory / "ledger.jsonl"))
+    with pytest.raises(ConfigError, match="is of region 'region-0', expected a run's directory"):
+        settings_of(RunDirectory.find(directory))
 
 
 def test_each_server_has_less_time_than_the_one_above():
