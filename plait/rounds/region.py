@@ -37,6 +37,7 @@ from plait.rounds.holdings import NeedFullError
 from plait.rounds.intake import Intake
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.local_model import Trained, TrainJob
+from plait.rounds.members import stated
 from plait.rounds.norm_bound import remembered
 from plait.rounds.participant import reason_of
 from plait.rounds.recorded import Recorded
@@ -190,6 +191,7 @@ class Region:
             cut_examples=min(sum(card.cut_examples for card in cards), MAX_COUNT),
             left_out_examples=min(sum(card.left_out_examples for card in cards), MAX_COUNT),
             clients=sum(card.clients or 1 for card in cards),
+            members=stated({card.client: card for card in cards}),
         )
 
     def _gathered(self) -> Roster:

@@ -19,6 +19,7 @@ from plait.rounds import events
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose
 from plait.rounds.description import UnfitError, check_description, read_description
 from plait.rounds.ledger import Ledger
+from plait.rounds.members import members_of, shared_with
 from plait.rounds.patience import Patience
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Reason
@@ -90,6 +91,7 @@ class Roster:
         self._tasks = tuple(encode_task(DescribeTask(settings, adapter.spec.text)) for adapter in ranks.adapters)
         self._base = base_fingerprint
         self._region_clients = region_clients
+        self._members: dict[str, frozenset[bytes]] = {}
         self._counts_stay = settings.counts_stay
         self._patience = patience or Patience()
         self._exchange = channel.exchange(Purpose.DESCRIBE, "0")
@@ -177,7 +179,7 @@ class Roster:
         self._set_aside(node, client, reason, detail, again_s=self._patience.rest_s(waited_s))
 
     def _forget(self, client: str) -> None:
-        for table in (self.nodes, self.cards, self.keys, self.tracks):
+        for table in (self.nodes, self.cards, self.keys, self.tracks, self._members):
             table.pop(client, None)
 
     def _look(self) -> None:
@@ -268,11 +270,26 @@ class Roster:
             counts_stay=self._counts_stay,
             region_clients=self._region_clients,
         )
+        self._check_members(name, card)
         identity = self._identity(node)
         self.nodes[name], self.cards[name], self.tracks[name] = node, card, track
         self.keys[name] = identity.public_key if identity else b""
         self._once_fit.add(node)
         self._told_unfit.pop(node, None)
+
+    def _check_members(self, name: str, card: ClientCard) -> None:
+        """Refuse a region with a client that another has too: it would count twice."""
+        if not self._region_clients:
+            return
+        members = members_of(name, card)
+        others = [(other, theirs) for other, theirs in self._members.items() if other != name]
+        if other := shared_with(members, others):
+            raise UnfitError(
+                Reason.SAME_NAME,
+                f"{name!r} and {other!r} have a client of the same name, expected every client in one region",
+                client=name,
+            )
+        self._members[name] = members
 
     def _note_bytes(self, client: str, track: int, raw: Data | NoAnswer) -> None:
         """Record what asking a client cost."""

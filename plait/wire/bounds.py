@@ -23,6 +23,7 @@ MAX_METRICS = 64
 MAX_HISTOGRAM = 64
 MAX_HISTOGRAM_BYTES = 8192
 MAX_CODECS = 32
+MEMBER_BYTES = 8  # of a name among the members of a region
 MAX_COUNT = 2**63 - 1
 MAX_STEPS = 2**32 - 1
 MAX_EXAMPLES = 1 << 20  # of one optimizer step

@@ -191,7 +191,7 @@ TASKS |= {
 OF_SETTINGS_HELD = ("task_train_of_settings_held",)
 REPLIES = {
     "reply_card": CARD,
-    "reply_card_of_a_region": dataclasses.replace(CARD, client="north", clients=100),
+    "reply_card_of_a_region": dataclasses.replace(CARD, client="north", clients=2, members=bytes(range(16))),
     "reply_update": UpdateReply(b"\x08\x01 an envelope"),
     "reply_evaluation": Evaluation("bob", 0, 2.5, 4096, None, 32),
     "reply_evaluation_labels": Evaluation("bob", 12, 0.0, 900, 0, 30),

@@ -339,6 +339,21 @@ def test_regions_take_part_only_where_the_server_has_a_tree(federate, grow, fake
     assert [(event["client"], event["reason"]) for event in turned_away] == [("regions-1", "region")]
 
 
+def test_a_client_of_two_regions_keeps_the_second_out(federate, grow, fake_model):
+    shape = (((100, 101), (102,)), ((103, 100), (104, 105)))
+    tree = grow(federate(crowd(fake_model, 6), rounds=1, quorum=1), shape)
+    tree.federation.run()
+    turned_away = tree.federation.of_kind("client_turned_away")
+    assert [(event["client"], event["reason"]) for event in turned_away] == [("regions-1", "same-name")]
+    assert "'regions-1' and 'regions-0' have a client of the same name" in turned_away[0]["detail"]
+    assert [event["clients"] for event in tree.federation.of_kind("update_received")] == [3]
+    # What is said of the members are no names.
+    (asked,) = {ask.task for ask in tree.federation.channel.asked if ask.purpose is Purpose.DESCRIBE}
+    card = decode_reply(tree.regions["regions-0"].answer(asked), max_bytes=1 << 20)
+    assert len(card.members) == 3 * 8
+    assert b"client" not in card.members
+
+
 def test_a_client_cannot_send_a_sum(federate, fake_model):
     federation = federate(crowd(fake_model, 3), rounds=1, quorum=1)
     layout = federation.spec.layout
