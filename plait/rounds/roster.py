@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from plait.abandon import check_abandoned
@@ -32,6 +32,7 @@ MOST_QUESTIONS = 2
 _PAUSE_S = 1.0
 _LOOKS_APART = 4
 _MOST_NAMED = 5
+_MOST_WIRES = 64
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Roster:
         self._base = base_fingerprint
         self._region_clients = region_clients
         self._members: dict[str, frozenset[bytes]] = {}
+        self._wires: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._counts_stay = settings.counts_stay
         self._patience = patience or Patience()
         self._exchange = channel.exchange(Purpose.DESCRIBE, "0")
@@ -271,6 +273,9 @@ class Roster:
             region_clients=self._region_clients,
         )
         self._check_members(name, card)
+        # Thousands of clients hold the same base and specification, and most know the same codecs.
+        wire = self._wires.setdefault(card.wire, card.wire) if len(self._wires) < _MOST_WIRES else card.wire
+        card = replace(card, base_fingerprint=self._base, spec_digest=adapter.spec.digest, wire=wire)
         identity = self._identity(node)
         self.nodes[name], self.cards[name], self.tracks[name] = node, card, track
         self.keys[name] = identity.public_key if identity else b""
