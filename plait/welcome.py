@@ -25,7 +25,7 @@ REGION_KEYS = frozenset({"weighting", "norm-policy", "norm-bound", "quorum", "de
 LATER_KEYS = frozenset(
     {
         "secure-aggregation", "step-budget", "dp-mechanism", "dp-min-separation", "tree", "reward",
-        "group-size", "max-completion-tokens", "temperature", *REGION_KEYS,
+        "group-size", "max-completion-tokens", "temperature", "server-optimizer", *REGION_KEYS,
     }
 )  # fmt: skip
 """Keys that nodes of the previous version do not know: sent only where set, so that it can have all others."""
@@ -55,6 +55,7 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     default = RunConfig().to_table()
     if not table.get("tree"):
         keys -= REGION_KEYS
+    table = {**table, "server-optimizer": _server_step(table)}
     keys -= {key for key in LATER_KEYS if table.get(key) == default[key]}
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
@@ -62,6 +63,16 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
         # A directory of the server means nothing to others; the fingerprint identifies the base.
         told["base"] = Path(base).expanduser().resolve().name
     return told
+
+
+def _server_step(table: Mapping[str, Scalar]) -> Scalar:
+    """The server's optimizer as far as clients have a part in it: whether they measure slopes for it."""
+    optimizer = table.get("server-optimizer", "auto")
+    if table.get("feddyn"):
+        return "auto"
+    is_plain = (table.get("server-learning-rate", 1.0), table.get("server-momentum", 0.0)) == (1.0, 0.0)
+    is_told = optimizer == "line_search" or (optimizer == "auto" and is_plain)
+    return optimizer if is_told else "none"
 
 
 def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
