@@ -1,4 +1,4 @@
-"""Load a base in few bits for a CPU: NF4 in its blocks as QLoRA has it (arXiv 2305.14314), Q8_0 outside.
+"""Load a base in few bits for a CPU: NF4 in its blocks as QLoRA has it (arXiv 2305.14314), Q5_0 outside.
 
 Where a GGUF file lies beside the base and has its values, its blocks are used as they are (`gguf_rows`). Weights are
 read and rounded piece by piece, so main memory never holds the base in full. Knows no adapter.
@@ -22,7 +22,7 @@ from plait.adapters import Task
 from plait.adapters.fingerprint import StoredTensor, stored_tensors
 from plait.training.blueprint import AUTO_CLASSES, HEADS
 from plait.training.device import Compute
-from plait.training.fused.few_bits import Q8_0, NormalFloat, Rows, eight_bits
+from plait.training.fused.few_bits import Q5_0, NormalFloat, Rows, five_bits
 from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
 from plait.training.gguf_rows import gguf_rows
 
@@ -143,10 +143,10 @@ def _as_rounded(rows: Rows | None, parts: Iterator[torch.Tensor], shape: torch.S
 
 def _table(rows: Rows | None, place: StoredTensor | None, weight: torch.Tensor, dtype: torch.dtype) -> Rows | None:
     """An embedding or a head; None if its rows are no whole blocks."""
-    if weight.shape[1] % Q8_0.values:
+    if weight.shape[1] % Q5_0.values:
         return None
     held = _as_rounded(rows, _parts(place, weight), weight.shape)
-    return held or eight_bits(_parts(place, weight), weight.shape, dtype)
+    return held or five_bits(_parts(place, weight), weight.shape, dtype)
 
 
 def _places(model: nn.Module, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor] | None:

@@ -158,8 +158,8 @@ class Format:
     unpacked: Callable[[Tensor], Tensor]
 
 
-def eight_bits(parts: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Rows:
-    """A matrix in Q8_0.
+def five_bits(parts: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Rows:
+    """A matrix in Q5_0.
 
     Args:
         parts: its values in order, in pieces that are a multiple of 32.
@@ -168,11 +168,14 @@ def eight_bits(parts: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype
     """
     found: list[Tensor] = []
     for part in parts:
-        blocks = part.reshape(-1, Q8_0.values).float()
-        scales = blocks.abs().amax(dim=1, keepdim=True) / 127
-        numbers = (blocks / scales.clamp(min=_TINY)).round_().to(torch.int8)
-        found.append(torch.cat((scales.half().view(torch.uint8), numbers.view(torch.uint8)), dim=1))
-    return Rows(torch.cat(found).view(shape[0], -1), Q8_0, dtype)
+        blocks = part.reshape(-1, Q5_0.values).float()
+        largest = blocks.gather(1, blocks.abs().argmax(dim=1, keepdim=True))
+        scales = largest / -16  # the largest value is the least number
+        numbers = (blocks / torch.where(scales.abs() < _TINY, _TINY, scales)).round_().add_(16).clamp_(0, 31).byte()
+        low = numbers & 15
+        fifths = ((numbers >> 4).view(-1, 4, 8) << torch.arange(8, dtype=torch.uint8)).sum(dim=2, dtype=torch.uint8)
+        found.append(torch.cat((scales.half().view(torch.uint8), fifths, low[:, :16] | low[:, 16:] << 4), dim=1))
+    return Rows(torch.cat(found).view(shape[0], -1), Q5_0, dtype)
 
 
 def _rounded(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,14 +266,14 @@ def _q6_k(blocks: Tensor) -> Tensor:
     return (scales[:, :, None] * numbers).flatten(1)
 
 
-Q8_0 = Format("q8_0", 32, 34, _q8_0)
+Q5_0 = Format("q5_0", 32, 22, _q5_0)
 FORMATS: Mapping[str, Format] = {
     form.name.upper(): form
     for form in (
-        Q8_0,
+        Q5_0,
+        Format("q8_0", 32, 34, _q8_0),
         Format("q4_0", 32, 18, _q4_0),
         Format("q4_1", 32, 20, _q4_1),
-        Format("q5_0", 32, 22, _q5_0),
         Format("q4_k", 256, 144, _q4_k),
         Format("q6_k", 256, 210, _q6_k),
     )

@@ -154,8 +154,8 @@ def test_the_values_are_near_those_of_the_base(directory: Path) -> None:
         if isinstance(module, FewBitsLinear | FewBitsEmbedding):
             weight = whole[f"{name}.weight"]
             mine = module.weight.t() if isinstance(model.get_submodule(name), Conv1D) else module.weight
-            in_eight = isinstance(module, FewBitsEmbedding) or module is few.get_output_embeddings()
-            assert (mine - weight).norm() < (0.01 if in_eight else 0.1) * weight.norm(), name
+            in_five = isinstance(module, FewBitsEmbedding) or module is few.get_output_embeddings()
+            assert (mine - weight).norm() < (0.06 if in_five else 0.1) * weight.norm(), name
     for name, parameter in few.named_parameters():
         torch.testing.assert_close(parameter.detach(), whole[name], rtol=0, atol=0)
 
@@ -185,7 +185,7 @@ def test_no_weight_is_in_memory_in_full(tmp_path: Path) -> None:
     }
     taken = sum(tensor.nbytes for each in held.values() for tensor in each.tensors)
     blocks = 2 * (2 * 160 * 160 + 2 * 80 * 160 + 3 * 160 * 224)
-    assert taken == pytest.approx(blocks * 0.516 + WORDS * 160 * 34 / 32, rel=0.01)
+    assert taken == pytest.approx(blocks * 0.516 + WORDS * 160 * 22 / 32, rel=0.01)
 
 
 def test_a_client_s_base_is_held_so_unless_the_adapter_is_on_its_embedding(
