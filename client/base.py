@@ -197,6 +197,11 @@ def open_runner(
         limit_memory(device, settings.max_memory_bytes)
         named, memory = _device(str(device))
         devices[named] = min(memory, settings.max_memory_bytes or memory)
+    if len(base.devices) > 1:
+        ranks = resolved.ranks
+        placement = base.placement(ranks.adapters[ranks.track_for(settings.max_rank)].spec)
+        names = ", ".join(map(str, base.devices))
+        progress(f"{names}: {placement.in_words if placement else 'the base on each, and a share of every batch'}")
     return AppRunner(
         HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=agreement.table),
         capacity=Capacity(

@@ -117,8 +117,9 @@ def _plan(
     from plait.adapters.methods import AdapterRequest
     from plait.training.bases import locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
-    from plait.training.device import choose_devices, has_memory_of_its_own, memory_for_steps
+    from plait.training.device import choose_devices, has_memory_of_its_own
     from plait.training.memory_plan import plan_step, size_of, what_would_fit
+    from plait.training.placement import budgets_of, bytes_by_device, place, plan_over
 
     quiet_libraries()
     computes = choose_devices(device, dtype)
@@ -131,12 +132,19 @@ def _plan(
             f"memory is predicted for lora and qlora without dropout on bases like Llama, not for '{method}' on a base "
             f"of type {config.model_type}; start with a small --batch-size"
         )
-    budget = min(memory_for_steps(each, memory_bytes) or machine.memory_bytes() for each in devices)
+    budgets = [each or machine.memory_bytes() for each in budgets_of(devices, memory_bytes)]
+    budget = min(budgets)
     # A stated amount is taken for a card's, where there is no GPU to ask.
     stated_card = bool(memory_bytes) and device == "auto" and compute.device.type == "cpu"
     host = stated_card or all(map(has_memory_of_its_own, devices))
-    share = -(-batch_size // len(devices))
-    plan = plan_step(size, batch=share, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
+    placement = None
+    if not size.adapted_embedding:
+        placement = place(size, devices, seq_len=seq_len, budgets=budgets, host_has_room=host)
+    share = batch_size if placement else -(-batch_size // len(devices))
+    if placement:
+        plan = plan_over(size, placement.blocks, batch=share, seq_len=seq_len, budgets=budgets)
+    else:
+        plan = plan_step(size, batch=share, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
     held = "NF4 and " if size.four_bits else ""
     fitting = what_would_fit(size, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
     advice = "" if plan.fits else f"what would fit: {fitting}"
@@ -144,8 +152,16 @@ def _plan(
     if host and not size.lone_embedding:
         where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"
     spread: list[Finding] = []
-    if len(devices) > 1:
-        names = ", ".join(map(str, devices))
+    names = ", ".join(map(str, devices))
+    if placement:
+        each = bytes_by_device(
+            size, placement.blocks, sequences=-(-share // plan.cuts), seq_len=seq_len, recomputes=plan.recomputed > 0,
+            elements=plan.slice_elements,
+        )  # fmt: skip
+        peaks = ", ".join(f"{device} {peak / 1e9:.2f} GB" for device, peak in zip(devices, each, strict=True))
+        spread = [Finding("devices", placement.in_words), Finding("predicted peaks", peaks)]
+        where = "with the head on the last device: one matrix" if size.tied else "on the first device"
+    elif len(devices) > 1:
         spread = [Finding("devices", f"{names}: the base on each, and up to {share} sequences of every batch")]
     return [
         *spread,

@@ -17,8 +17,6 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import PreTrainedModel
 
-from plait.training.device import device_of
-
 _Modules = tuple[tuple[str, int], ...]
 _Tensors = dict[str, tuple[object, ...]]
 
@@ -38,13 +36,14 @@ class BareBase:
     _tensors: _Tensors = field(init=False)
     _attributes: frozenset[str] = field(init=False)
     _embedding: str = field(init=False)
+    _home: torch.device = field(init=False)
 
     def __post_init__(self) -> None:
         embedding = self.model.get_input_embeddings()
         names = [name for name, module in self.model.named_modules() if module is embedding]
         self._embedding = names[0] if type(embedding) is nn.Embedding and names else ""
         if self._embedding:
-            device = embedding.weight.device
+            device = self._home = embedding.weight.device
             # For models that PEFT's modules compute; `fused` looks rows up itself.
             embedding.register_forward_pre_hook(_ids_to_rows)
             embedding.register_forward_hook(lambda _module, _given, rows: rows.to(device))
@@ -59,7 +58,7 @@ class BareBase:
         if not self._embedding:
             return
         weight = cast("nn.Embedding", self.model.get_submodule(self._embedding)).weight
-        where = torch.device("cpu") if on_host else device_of(self.model)
+        where = torch.device("cpu") if on_host else self._home
         if weight.device != where:
             weight.data = weight.data.to(where)
             self._tensors[f"{self._embedding}.weight"] = _state(weight)

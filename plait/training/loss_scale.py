@@ -50,7 +50,9 @@ class LossScale:
         if not found:  # a group without a difference in its rewards has none
             return torch.zeros(())
         norms = torch._foreach_norm(found, math.inf)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-        return (~torch.stack([norm.float() for norm in norms]).isfinite().all()).float()
+        # Those of a base that is placed over several devices lie with their blocks.
+        one = norms[0].device
+        return (~torch.stack([norm.float().to(one) for norm in norms]).isfinite().all()).float()
 
     def held(self) -> None:
         """A step was taken."""

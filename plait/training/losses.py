@@ -185,7 +185,7 @@ class ChosenLoss:
     ) -> None:
         self._model, self._function, self._name = model, function, name
         self._task, self._pad_token = task, pad_token
-        self._device = parameters[0].device
+        self._device = device_of(model)
         names = {id(parameter): key for key, parameter in model.named_parameters()}
         self._tensors = {names[id(parameter)]: parameter for parameter in parameters}
         parts = torch.from_numpy(start.copy()).split([parameter.numel() for parameter in parameters])

@@ -24,10 +24,12 @@ PREDICTION_ERROR = 0.1
 """Largest error of a prediction, as a fraction."""
 CONTEXT_BYTES = 500_000_000
 """What CUDA itself takes of a GPU for each process."""
-_SLICES = (SLICE_ELEMENTS_ON_GPU, SLICE_ELEMENTS_ON_GPU >> 2, SLICE_ELEMENTS_ON_GPU >> 4)
+SLICES = (SLICE_ELEMENTS_ON_GPU, SLICE_ELEMENTS_ON_GPU >> 2, SLICE_ELEMENTS_ON_GPU >> 4)
+"""Logits of the loss that may exist at a time, in the order in which they are tried."""
 _FUSED = ("llama", "mistral", "qwen2")
 _BLOCK, _OUTER_BLOCK, _TABLE_BYTES = 64, 256, 1092  # of NF4 as bitsandbytes keeps it
-_MASTERS = 4 * 4  # bytes of a parameter in float32: the adapter, its gradient, AdamW's two moments
+MASTERS = 4 * 4
+"""Bytes of a parameter in float32: the adapter, its gradient, AdamW's two moments."""
 _TAKING_A_STEP = 2 * 4  # the values before the step, and the difference
 
 
@@ -95,7 +97,7 @@ class ModelSize:
     @property
     def resident_bytes(self) -> int:
         """Of base, adapter and optimizer."""
-        return self.base_bytes + self.adapter * (self.value_bytes + _MASTERS)
+        return self.base_bytes + self.adapter * (self.value_bytes + MASTERS)
 
 
 def size_of(config: PretrainedConfig, spec: AdapterSpec, *, value_bytes: int) -> ModelSize | None:
@@ -217,11 +219,9 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, h
         host_has_room: whether the host has memory besides the device's.
     """
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
-    for cuts, on_host in product(
-        _halvings(batch), (False, True) if host_has_room and size.lone_embedding else (False,)
-    ):
+    for cuts, on_host in product(halvings(batch), (False, True) if host_has_room and size.lone_embedding else (False,)):
         sequences = -(-batch // cuts)
-        for recomputed, elements in product(range(size.layers + 1), _SLICES):
+        for recomputed, elements in product(range(size.layers + 1), SLICES):
             peak = peak_bytes(
                 size, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
                 embedding_on_host=on_host,
@@ -240,7 +240,7 @@ def least_bytes(size: ModelSize, *, seq_len: int, host_has_room: bool = False) -
         sequences=1,
         seq_len=seq_len,
         recomputed=size.layers,
-        slice_elements=_SLICES[-1],
+        slice_elements=SLICES[-1],
         embedding_on_host=on_host,
     )
 
@@ -272,7 +272,8 @@ def in_four_bits(size: ModelSize) -> ModelSize:
     return replace(size, four_bits=True)
 
 
-def _halvings(batch: int) -> Iterator[int]:
+def halvings(batch: int) -> Iterator[int]:
+    """Into how many parts a batch may be cut."""
     cuts = 1
     yield cuts
     while cuts < batch:

@@ -112,8 +112,7 @@ class FlatAdamW:
             else:
                 slots.append(slot.view_as(gradient))
                 given.append(gradient)
-        if slots:
-            torch._foreach_copy_(slots, given)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        copy_all(slots, given)
 
     def where_trained(self, values: torch.Tensor) -> torch.Tensor:
         """(size,) values with zeros for what does not train; changes them in place."""
@@ -135,6 +134,18 @@ class FlatAdamW:
         """The moments after this many steps, the last: on a CPU they are the optimizer's own memory."""
         counts = (n + steps if trains else n for n, trains in zip(self._steps_before, self._trained, strict=True))
         return Moments(self._mean.cpu().numpy(), self._square.cpu().numpy(), tuple(counts))
+
+
+@torch.no_grad()
+def copy_all(into: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+    """Copy tensors into tensors of their shapes: at once, unless they lie on several devices."""
+    if not into:
+        return
+    if len({tensor.device for tensor in (*into, *values)}) == 1:
+        torch._foreach_copy_(list(into), list(values))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        return
+    for slot, value in zip(into, values, strict=True):
+        slot.copy_(value, non_blocking=True)
 
 
 def _runs(sizes: Sequence[int], trained: Sequence[bool], steps: Sequence[int]) -> list[_Run]:

@@ -21,6 +21,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from plait.training.optimizer import copy_all
 from plait.training.step_memory import is_out_of_memory
 
 T = TypeVar("T")
@@ -171,5 +172,4 @@ def cards(replicas: Sequence[Replica]) -> list[torch.device]:
 
 
 def _copy(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    shaped = [flat.view_as(parameter) for parameter, flat in zip(parameters, values, strict=True)]
-    torch._foreach_copy_(list(parameters), shaped)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+    copy_all(parameters, [flat.view_as(parameter) for parameter, flat in zip(parameters, values, strict=True)])

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from accelerate.hooks import remove_hook_from_module
 from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
@@ -34,7 +35,7 @@ from plait.training.blueprint import (
     design_from_spec,
     read_base_config,
 )
-from plait.training.device import Compute, has_memory_of_its_own, memory_for_steps
+from plait.training.device import Compute, has_memory_of_its_own
 from plait.training.examples import Tokenizer
 from plait.training.few_bits_base import load_in_few_bits
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
@@ -43,6 +44,7 @@ from plait.training.memory_plan import PREDICTION_ERROR, plan_step, size_of, wha
 from plait.training.moved_base import move_weights
 from plait.training.objectives import SFT
 from plait.training.peft_configs import peft_config_of
+from plait.training.placement import Placement, budgets_of, move_between, place, plan_over
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings
 
@@ -93,6 +95,7 @@ class ResidentBase:
         """Most memory that a training step may take; 0 for what the device has."""
         self._planned: tuple[object, ...] = ()
         self._embedding_on_host = b""  # the slot that was planned so
+        self._placements: dict[bytes, Placement | None] = {}
         self._others = tuple(
             ResidentBase(directory, fingerprint, other, seq_len=seq_len, adapter_in_float32=adapter_in_float32)
             for other in others
@@ -102,6 +105,33 @@ class ResidentBase:
     def devices(self) -> tuple[torch.device, ...]:
         """All devices that it computes on; one may be there several times."""
         return tuple(base.compute.device for base in (self, *self._others))
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Memory in bytes that may be used of each device; 0 where it is unknown."""
+        return budgets_of(self.devices, self.memory_limit_bytes)
+
+    def placement(self, spec: AdapterSpec) -> Placement | None:
+        """Where the blocks lie if no device holds the whole base with this adapter, but all together do.
+
+        None if each device holds it, if not even all do, or if memory is not predicted for them.
+        """
+        slot = slot_digest(spec)
+        if slot not in self._placements:
+            self._placements[slot] = self._placed(spec) if self._others else None
+        return self._placements[slot]
+
+    def _placed(self, spec: AdapterSpec) -> Placement | None:
+        config = read_base_config(self.directory, spec.task, spec.labels)
+        size = None
+        if spec.task is Task.CAUSAL_LM and not _has_tables(spec):
+            size = size_of(config, spec, value_bytes=self.compute.dtype.itemsize)
+        # Where attention slides, longer sequences are not computed block by block.
+        slides = self._seq_len > (getattr(config, "sliding_window", None) or self._seq_len)
+        if size is None or slides or not all(self.budgets):
+            return None
+        host = all(map(has_memory_of_its_own, self.devices))
+        return place(size, self.devices, seq_len=self._seq_len, budgets=self.budgets, host_has_room=host)
 
     @property
     def identity(self) -> tuple[bytes, ...]:
@@ -199,8 +229,9 @@ class ResidentBase:
         return self._model
 
     def models(self, spec: AdapterSpec, state: AdapterState) -> list[PeftModel]:
-        """What `carrying` gives, on every device, in order."""
-        return [base.carrying(spec, state) for base in (self, *self._others)]
+        """What `carrying` gives, on every device, in order; one model if that is placed over all of them."""
+        others = () if self.placement(spec) else self._others
+        return [base.carrying(spec, state) for base in (self, *others)]
 
     def plan_steps(self, spec: AdapterSpec, settings: Settings, *, together: int = 1) -> None:
         """Decide what training steps give up, before the first one, where memory can be predicted.
@@ -214,11 +245,13 @@ class ResidentBase:
             MachineError: not even one sequence will fit; the message says what would.
         """
         # Of a preference, both replies are sequences; of rewarded prompts, one group at a time.
-        own = -(-settings.batch_size * settings.gradient_accumulation_steps // len(self.devices))
+        placement = self.placement(spec)
+        replicas = 1 if placement else len(self.devices)
+        own = -(-settings.batch_size * settings.gradient_accumulation_steps // replicas)
         batch = min(settings.batch_size, own) * together * (1 if settings.objective == SFT else 2)
         batch = settings.group_size if settings.reward else batch
         wanted = (spec.digest, batch, settings.seq_len)
-        limit = min(memory_for_steps(device, self.memory_limit_bytes) for device in self.devices)
+        limit = min(self.budgets)
         if wanted == self._planned or not limit or spec.task is not Task.CAUSAL_LM:
             return
         self._planned = wanted
@@ -228,9 +261,12 @@ class ResidentBase:
         size = size_of(config, spec, value_bytes=self.compute.dtype.itemsize)
         if size is None:
             return
-        host = all(map(has_memory_of_its_own, self.devices))
-        plan = plan_step(size, batch=batch, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
-        if plan.peak_bytes > limit * (1 + PREDICTION_ERROR):
+        host = all(map(has_memory_of_its_own, self.devices)) and not placement
+        if placement:
+            plan = plan_over(size, placement.blocks, batch=batch, seq_len=settings.seq_len, budgets=self.budgets)
+        else:
+            plan = plan_step(size, batch=batch, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
+        if not plan.fits if placement else plan.peak_bytes > limit * (1 + PREDICTION_ERROR):
             self._planned = ()  # the next attempt is refused too
             raise MachineError(
                 f"a step over {settings.seq_len} tokens a sequence needs {plan.peak_bytes / 1e9:.1f} GB of "
@@ -265,7 +301,8 @@ class ResidentBase:
     def _loaded_as(self, spec: AdapterSpec) -> tuple[object, ...]:
         """What of an adapter decides how its base is loaded."""
         in_few_bits = is_quantised(spec.method)
-        return spec.task, spec.labels, in_few_bits, self._dtype(spec), in_few_bits and _has_tables(spec)
+        how = (spec.task, spec.labels, in_few_bits, self._dtype(spec), in_few_bits and _has_tables(spec))
+        return (*how, self.placement(spec))
 
     def _dtype(self, spec: AdapterSpec) -> torch.dtype:
         # Fixed factors that PEFT derives from the weights equal plain PEFT's only if the weights are not rounded.
@@ -295,6 +332,8 @@ class ResidentBase:
             quantised = four_bits(self.compute, whole=HEADS if spec.task is Task.CLASSIFICATION else ())
         # Straight to the device: main memory never holds a second copy, and on a Jetson both are the same memory.
         placed = {} if quantised or self.compute.device.type == "cpu" else {"device_map": {"": self.compute.device}}
+        if (placement := self.placement(spec)) and any(device.type != "cpu" for device in placement.devices):
+            placed = {"device_map": placement.by_module}
         try:
             model = AUTO_CLASSES[spec.task].from_pretrained(
                 self.directory,
@@ -304,19 +343,29 @@ class ResidentBase:
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
-                **quantised,
-                **placed,
+                **(quantised | placed),
             )
+            if placement:
+                # `fused` moves activations itself, and takes no modules with accelerate's hooks.
+                remove_hook_from_module(model, recurse=True)
+                move_between(model, placement)
             if self.compute.device.type == "cpu":
                 keep_freed_memory()
             if quantised:
                 # bitsandbytes has already placed it.
                 keep_trainable(model)
+            if quantised or placement:
                 return cast("PreTrainedModel", model)
             return cast("PreTrainedModel", model).to(self.compute.device)  # pyright: ignore[reportArgumentType]
         except (torch.OutOfMemoryError, MemoryError) as error:
+            over = ""
+            if self._others:
+                over = (
+                    "; blocks are placed over several devices where plait computes them itself: lora and qlora without "
+                    "dropout, on the linear layers of a base like Llama"
+                )
             raise MachineError(
-                f"base '{self.directory.name}' does not fit into the memory of {self.compute.device}"
+                f"base '{self.directory.name}' does not fit into the memory of {self.compute.device}{over}"
             ) from error
 
 

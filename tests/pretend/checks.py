@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 from tests.pretend import cuda
 
@@ -23,11 +25,13 @@ def main(library: str, names: str) -> None:
     pretended = cuda.install(Path(library))
     import torch
 
+    from plait.training import replicas
     from plait.training.bases import quiet_libraries
     from plait.training.device import Compute
     from simulations.bench.same import checks
 
     torch.set_num_threads(1)
+    replicas.ThreadPoolExecutor = _InTurn  # pyright: ignore[reportAttributeAccessIssue]
     quiet_libraries()
     wanted = [name for name in names.split(",") if name]
     with pretended():
@@ -43,15 +47,33 @@ def main(library: str, names: str) -> None:
             print(json.dumps(found), flush=True)
 
 
+class _InTurn:
+    """In the place of threads, in which torch's mode would be missing."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, function: Any, *given: object) -> Any:
+        return SimpleNamespace(result=partial(lambda done: done, function(*given)))
+
+
 def _caught(torch: Any) -> list[bool]:
     """Whether each of some mistakes fails as it would on a GPU."""
-    there, here = torch.ones(3, device="cuda"), torch.ones(3)
+    there, here, other = torch.ones(3, device="cuda"), torch.ones(3), torch.ones(3, device="cuda:1")
     mistakes = (
         lambda: there + here,
         lambda: torch.nn.functional.linear(there, torch.ones(2, 3)),
         lambda: torch.cat([there, here]),
         lambda: torch.where(there > 0, there, here),
         lambda: there.numpy(),
+        lambda: there + other,
+        lambda: torch.nn.functional.linear(other, torch.ones(2, 3, device="cuda:0")),
     )
     found: list[bool] = []
     for mistake in mistakes:

@@ -1,5 +1,5 @@
-"""A CUDA device that is none: plait's real code on tensors that say `cuda:0`, compute on the CPU, and refuse to be
-mixed with tensors of the CPU, as a GPU does.
+"""CUDA devices that are none: plait's real code on tensors that say `cuda:0` or `cuda:1`, compute on the CPU, and
+refuse to be mixed with tensors of the CPU or of the other device, as a GPU does.
 
 `install()` must be called before torch is imported: torch's first look at its devices decides. What is not proven this
 way: speed, asynchrony, numerics of CUDA's kernels, and libraries with CUDA code of their own, bitsandbytes among them.
@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ struct PretendGuard final : impl::NoOpDeviceGuardImpl<DeviceType::CUDA> {
   Device getDevice() const override { return Device(DeviceType::CUDA, 0); }
   Device exchangeDevice(Device) const override { return getDevice(); }
   Stream getStream(Device) const noexcept override { return Stream(Stream::DEFAULT, getDevice()); }
+  DeviceIndex deviceCount() const noexcept override { return 2; }
   Stream exchangeStream(Stream) const noexcept override { return getStream(getDevice()); }
 };
 C10_REGISTER_GUARD_IMPL(CUDA, PretendGuard)
@@ -34,13 +36,14 @@ struct PretendHooks final : at::CUDAHooksInterface {
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
   bool hasCUDA() const override { return true; }
-  DeviceIndex deviceCount() const override { return 1; }
+  DeviceIndex deviceCount() const override { return 2; }
   bool hasPrimaryContext(DeviceIndex) const override { return true; }
 };
 namespace at { C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, PretendHooks) }
 """
-# What CUDA lets meet tensors of the CPU: copies, and indices.
-_MAY_MIX = frozenset(["copy_", "_to_copy", "to", "index", "index_put", "index_put_", "_index_put_impl_"])
+# What lets two devices meet, and what CUDA lets meet tensors of the CPU: indices.
+_COPIES = frozenset(["copy_", "_to_copy", "to"])
+_MAY_MIX = _COPIES | {"index", "index_put", "index_put_", "_index_put_impl_"}
 MEMORY_BYTES = 80_000_000_000
 """Memory that the device says it has."""
 
@@ -80,22 +83,22 @@ def install(library: Path) -> Any:
         __torch_function__ = torch._C._disabled_torch_function_impl
 
         @staticmethod
-        def __new__(cls, held):
+        def __new__(cls, held, number):
             made = torch.Tensor._make_wrapper_subclass(
-                cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device="cuda:0"
+                cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=f"cuda:{number}"
             )
             made.held = held
             return made
 
         def __tensor_flatten__(self):
-            return ["held"], None
+            return ["held"], self.device.index
 
         @staticmethod
-        def __tensor_unflatten__(inner, *_):
-            return OnCuda(inner["held"])
+        def __tensor_unflatten__(inner, number, *_):
+            return OnCuda(inner["held"], number)
 
         def __deepcopy__(self, memo):
-            made = OnCuda(self.held.clone())
+            made = OnCuda(self.held.clone(), self.device.index)
             if isinstance(self, torch.nn.Parameter):
                 made = torch.nn.Parameter(made, self.requires_grad)
             memo[id(self)] = made
@@ -122,20 +125,30 @@ def install(library: Path) -> Any:
     def dispatch(function, args, kwargs):
         name = function._schema.name.partition("::")[2]
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        numbers = {x.device.index for x in given if isinstance(x, OnCuda) and x.dim()}
         on_device = any(isinstance(x, OnCuda) for x in given)
+        if len(numbers) > 1 and name not in _COPIES:
+            raise RuntimeError(f"{name}: expected all tensors to be on the same device, got cuda:0 and cuda:1")
         if on_device and name not in _MAY_MIX and any(x.dim() and not isinstance(x, OnCuda) for x in given):
             raise RuntimeError(f"{name}: expected all tensors to be on the same device, got cuda:0 and cpu")
         # `Tensor.to` under inference mode has it among its arguments.
         devices = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
         goes = devices[0].type == "cuda" if devices else on_device
+        number = next((x.device.index for x in given if isinstance(x, OnCuda)), 0)
+        if goes and devices:
+            number = devices[0].index or 0
+        elif numbers:
+            (number, *_) = numbers
         if name == "copy_":
-            goes = isinstance(args[0], OnCuda)
+            goes, number = isinstance(args[0], OnCuda), args[0].device.index
         held = tree_map(held_by, (args, kwargs))
         out = function(*held[0], **held[1])
         if not goes:
             return args[0] if name == "copy_" else out
         # A copy to the device is never the same memory.
-        out = tree_map(lambda x: OnCuda(x.clone() if name in copies else x) if type(x) is torch.Tensor else x, out)
+        out = tree_map(
+            lambda x: OnCuda(x.clone() if name in copies else x, number) if type(x) is torch.Tensor else x, out
+        )
         return return_and_correct_aliasing(function, args, kwargs, out) if on_device and name not in copies else out
 
     class Cuda(TorchDispatchMode):
@@ -146,9 +159,10 @@ def install(library: Path) -> Any:
     answers = {
         "_lazy_init": lambda *_: None,
         "is_available": lambda: True,
-        "device_count": lambda: 1,
+        "device_count": lambda: 2,
         "current_device": lambda: 0,
         "set_device": lambda *_: None,
+        "device": lambda *_: nullcontext(),
         "get_device_name": lambda *_: properties.name,
         "get_device_capability": lambda *_: (9, 0),
         "get_device_properties": lambda *_: properties,

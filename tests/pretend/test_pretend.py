@@ -39,7 +39,7 @@ def check_all(library: Path, names: Collection[str]) -> None:
     found = {
         row["name"]: row for row in map(json.loads, filter(lambda line: line[:1] == "{", done.stdout.splitlines()))
     }
-    assert found.pop("planted", {}).get("caught") == [True] * 5, done.stderr[-2000:]
+    assert found.pop("planted", {}).get("caught") == [True] * 7, done.stderr[-2000:]
     assert {name: row["error"] for name, row in found.items() if "error" in row} == {}
     assert set(found) == set(names)
     assert {name: row["difference"] for name, row in found.items() if not row["difference"] <= row["tolerance"]} == {}

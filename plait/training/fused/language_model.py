@@ -7,7 +7,7 @@ another, so no token is padding, and their rows may belong to several adapters.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -175,15 +175,19 @@ class FusedLanguageModel:
         rows = Rows(where, tuple(sum(lengths[first : first + own]) for first in range(0, len(lengths), own)), angles)
         x = self._embedded(tokens)
         for number, each in enumerate(self.blocks):
+            device = each.block.norms[0].device
+            if device != rows.angles.cosine.device:  # between two devices of a base that is placed over several
+                rows = replace(rows, angles=rows.angles.to(device))
             chosen = [_chosen(pair, pairs) for pair in each.pairs]
-            x = run_block(x, each.block, rows, chosen, recomputed=number < recomputed)
-        return x
+            x = run_block(x.to(device), each.block, rows, chosen, recomputed=number < recomputed)
+        return x.to(self.norm.device)
 
     def _embedded(self, tokens: NDArray[np.int32]) -> Tensor:
         """(tokens, width), on the device; the embedding itself may lie in the host's memory."""
         table, device = self.embedding, self.norm.device
         if not self.embedding_on_host or not isinstance(table, Tensor):
-            return rows_at(table, self._sent(tokens))
+            there = self._sent(tokens)
+            return rows_at(table, there.to(table.device) if isinstance(table, Tensor) else there)
         pinned = device.type == "cuda"
         rows = torch.empty(len(tokens), table.shape[1], dtype=table.dtype, pin_memory=pinned)
         torch.index_select(table.detach(), 0, torch.from_numpy(tokens.astype(np.int64)), out=rows)
@@ -254,7 +258,9 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
         head=head_weight,
         rotation=decoder.rotary_emb,
         longest=getattr(config, "sliding_window", None),
-        embedding_on_host=isinstance(embedding, Tensor) and embedding.device != decoder.norm.weight.device,
+        embedding_on_host=isinstance(embedding, Tensor)
+        and embedding.device.type == "cpu"
+        and decoder.norm.weight.device.type != "cpu",
     )
 
 

@@ -1,0 +1,226 @@
+"""A base that is larger than one device, placed over several: neighbouring blocks together, by memory.
+
+Activations move to the next device between two blocks, and back in the backward pass; no weight moves. The embedding
+lies with the first block, norm and head with the last; where they are one matrix there is one copy, with the last, and
+the rows that are looked up move. An adapter's factors lie with their block, its float32 master and AdamW's moments, in
+one buffer, on the first device. Only for bases and adapters whose memory is predicted (`memory_plan`). Knows no file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from plait.training.device import memory_for_steps
+from plait.training.memory_plan import (
+    MASTERS,
+    SLACK,
+    SLICES,
+    ModelSize,
+    StepPlan,
+    halvings,
+    least_bytes,
+    peak_bytes,
+)
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the parts of a base lie.
+
+    Attributes:
+        devices: in the order of the blocks.
+        blocks: how many each has.
+        tied: whether embedding and head are one matrix.
+    """
+
+    devices: tuple[torch.device, ...]
+    blocks: tuple[int, ...]
+    tied: bool
+
+    @property
+    def by_block(self) -> tuple[torch.device, ...]:
+        """The device of each block."""
+        return tuple(device for device, count in zip(self.devices, self.blocks, strict=True) for _ in range(count))
+
+    @property
+    def by_module(self) -> dict[str, torch.device]:
+        """The device of each module, by its name in a base that `fused` knows."""
+        first, last = self.devices[0], self.devices[-1]
+        embedding = last if self.tied else first
+        blocks = {f"model.layers.{number}": device for number, device in enumerate(self.by_block)}
+        tables = {"model.embed_tokens": embedding, "model.rotary_emb": embedding, "model.norm": last, "lm_head": last}
+        return {**tables, **blocks}
+
+    @property
+    def in_words(self) -> str:
+        """Which device has which part, for people."""
+        blocks = (f"{device} {count}" for device, count in zip(self.devices, self.blocks, strict=True))
+        table = "embedding and head" if self.tied else "head"
+        return f"one base over all, blocks of each: {', '.join(blocks)}; {table} with the last"
+
+
+def place(
+    size: ModelSize, devices: Sequence[torch.device], *, seq_len: int, budgets: Sequence[int], host_has_room: bool
+) -> Placement | None:
+    """Where the blocks lie if no device holds the whole base with its adapter, but all together do.
+
+    Args:
+        size: of base and adapter.
+        devices: in the order of the blocks.
+        seq_len: longest sequence of a step.
+        budgets: bytes that tensors and the allocator's waste may take of each device.
+        host_has_room: whether the host has memory besides the devices'.
+
+    Returns:
+        None if each of them holds it, or not even all do.
+    """
+    least = least_bytes(size, seq_len=seq_len, host_has_room=host_has_room)
+    if len(devices) == 1 or SLACK * least <= min(budgets):
+        return None
+    blocks = blocks_over(size, seq_len=seq_len, budgets=budgets)
+    return None if blocks is None else Placement(tuple(devices), blocks, size.tied)
+
+
+def budgets_of(devices: Sequence[torch.device], limit_bytes: int) -> tuple[int, ...]:
+    """Memory in bytes that a step may use of each device, what it already has included; 0 where it is unknown.
+
+    Args:
+        devices: one that is there several times is divided.
+        limit_bytes: of each; 0 for none.
+    """
+    counts = Counter(devices)
+    there = [memory_for_steps(device) // counts[device] for device in devices]
+    return tuple(min(each or limit_bytes, limit_bytes or each) for each in there)
+
+
+def blocks_over(size: ModelSize, *, seq_len: int, budgets: Sequence[int]) -> tuple[int, ...] | None:
+    """How many blocks each device gets, in proportion to what it could hold of a step that gives up all it can.
+
+    Args:
+        size: of base and adapter.
+        seq_len: tokens of the one sequence of that step.
+        budgets: bytes that tensors and the allocator's waste may take of each device.
+
+    Returns:
+        None if they do not fit.
+    """
+    layers, count = size.layers, len(budgets)
+
+    def most(number: int) -> int:
+        for blocks in range(layers + 1):
+            needed = _on_one(
+                size, number, count, blocks, sequences=1, seq_len=seq_len, recomputes=True, elements=SLICES[-1]
+            )
+            if SLACK * needed > budgets[number]:
+                return blocks - 1
+        return layers
+
+    room = [most(number) for number in range(count)]
+    # One that cannot even hold its table is no place for it.
+    if min(room[0], room[-1]) < 0 or sum(room) < layers:
+        return None
+    room = [max(0, each) for each in room]
+    given = [layers * each // sum(room) for each in room]
+    for number in sorted(range(count), key=lambda number: given[number] - layers * room[number] / sum(room)):
+        if sum(given) < layers and given[number] < room[number]:
+            given[number] += 1
+    return tuple(given) if sum(given) == layers else None
+
+
+def bytes_by_device(
+    size: ModelSize, blocks: Sequence[int], *, sequences: int, seq_len: int, recomputes: bool, elements: int
+) -> list[int]:
+    """Most memory that tensors take of each device during a step.
+
+    Args:
+        size: of base and adapter.
+        blocks: of each device.
+        sequences: that are computed at once.
+        seq_len: tokens of each.
+        recomputes: whether blocks are computed twice.
+        elements: logits of the loss that exist at a time.
+    """
+    return [
+        _on_one(
+            size, number, len(blocks), own, sequences=sequences, seq_len=seq_len, recomputes=recomputes,
+            elements=elements,
+        )
+        for number, own in enumerate(blocks)
+    ]  # fmt: skip
+
+
+def plan_over(size: ModelSize, blocks: Sequence[int], *, batch: int, seq_len: int, budgets: Sequence[int]) -> StepPlan:
+    """The plan for a base over several devices that gives up least: all blocks are computed twice, or none.
+
+    Args:
+        size: of base and adapter.
+        blocks: of each device.
+        batch: sequences of a micro-batch.
+        seq_len: tokens of each.
+        budgets: as for `blocks_over`.
+
+    Returns:
+        Its peak is that of the fullest device.
+    """
+    last: StepPlan | None = None
+    for cuts, recomputes, elements in product(halvings(batch), (False, True), SLICES):
+        needed = bytes_by_device(
+            size, blocks, sequences=-(-batch // cuts), seq_len=seq_len, recomputes=recomputes, elements=elements
+        )
+        fits = all(SLACK * own <= budget for own, budget in zip(needed, budgets, strict=True))
+        last = StepPlan(cuts, size.layers * recomputes, elements, False, max(needed), fits)
+        if fits:
+            return last
+    return cast("StepPlan", last)
+
+
+def _on_one(
+    size: ModelSize, number: int, count: int, blocks: int, *, sequences: int, seq_len: int, recomputes: bool,
+    elements: int,
+) -> int:  # fmt: skip
+    """Most memory that tensors take of one device with this many blocks."""
+    is_first, is_last = number == 0, number == count - 1
+    factors = size.adapter * blocks // size.layers
+    own = replace(size, layers=blocks, words=size.words if is_last else 0, tied=True, adapter=factors)
+    needed = peak_bytes(
+        own, sequences=sequences, seq_len=seq_len, recomputed=blocks if recomputes else 0, slice_elements=elements
+    )
+    # Master and moments of all factors lie on the first device.
+    needed += MASTERS * ((size.adapter if is_first else 0) - factors)
+    return needed + (size.embedding_bytes if is_first and not size.tied else 0)
+
+
+def move_between(model: nn.Module, placement: Placement) -> None:
+    """Let transformers' own modules compute where their weights lie, as `fused` does by itself."""
+    decoder = model.get_submodule("model")
+    places: list[tuple[nn.Module, torch.device]] = [
+        (decoder, placement.by_module["model.embed_tokens"]),
+        (decoder.get_submodule("norm"), placement.devices[-1]),
+        *zip(cast("nn.ModuleList", decoder.get_submodule("layers")), placement.by_block, strict=True),
+    ]
+    for module, device in places:
+        module.register_forward_pre_hook(_moving(device), with_kwargs=True)
+
+
+def _moving(device: torch.device) -> Any:
+    def move(_module: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> tuple[object, object]:
+        return _moved(given, device), {name: _moved(value, device) for name, value in named.items()}
+
+    return move
+
+
+def _moved(value: object, device: torch.device) -> object:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if type(value) is tuple:
+        return tuple(_moved(each, device) for each in cast("tuple[object, ...]", value))
+    return value
