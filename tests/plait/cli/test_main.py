@@ -140,6 +140,11 @@ def test_doctor_plans_the_share_of_each_device_of_a_list(plait) -> None:
     said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
     assert said["devices"] == "cpu, cpu: the base on each, and up to 3 sequences of every batch"
     assert said["batch"] == "3 x 64"
+    asked = ("doctor", "--base", "llama-3.1-8b", "--dtype", "bfloat16", "--json", "--max-memory-gb", 14)
+    said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
+    assert said["devices"].startswith("one base over all, blocks of each: cpu ")
+    assert said["predicted peaks"].count("cpu ") == 2
+    assert "does not fit" not in said["predicted peak"]
 
 
 def test_doctor_plans_only_what_it_can_predict(plait) -> None:
