@@ -7,7 +7,7 @@ another, so no token is padding, and their rows may belong to several adapters.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import numpy as np
@@ -176,8 +176,7 @@ class FusedLanguageModel:
         x = self._embedded(tokens)
         for number, each in enumerate(self.blocks):
             device = each.block.norms[0].device
-            if device != rows.angles.cosine.device:  # between two devices of a base that is placed over several
-                rows = replace(rows, angles=rows.angles.to(device))
+            rows = rows.to(device)  # where a base is placed over several
             chosen = [_chosen(pair, pairs) for pair in each.pairs]
             x = run_block(x.to(device), each.block, rows, chosen, recomputed=number < recomputed)
         return x.to(self.norm.device)
