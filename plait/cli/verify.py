@@ -59,7 +59,7 @@ def verify(
     for name, damage in checkpoints.items():
         if damage:
             raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
-    if isinstance(events[0], RegionStarted):
+    if events and isinstance(events[0], RegionStarted):
         _tell_region(events, torn, signed, list(checkpoints), json_output=json_output)
         return
     rounds = sum(isinstance(event, RoundFinished) for event in events)
