@@ -272,7 +272,7 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
             found |= times
         asked.may_end = True
         until(lambda: named("run_finished") or server.process.poll() is not None, asked.patience_s)
-        until(lambda: server.process.poll() is not None, 120)
+        until(lambda: server.process.poll() is not None, asked.patience_s)
         events.extend(ledger.new_events())
     finally:
         for process in clients:
