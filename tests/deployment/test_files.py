@@ -107,13 +107,30 @@ class TestDockerfiles:
         assert all((CHECKOUT / name).exists() for name in sources - {"/wheels"})
 
 
+def test_on_arm_the_one_package_without_a_wheel_is_built_in_the_pinned_version(tmp_path):
+    text, pins = (CHECKOUT / "client/Dockerfile").read_text(), (CHECKOUT / "constraints.txt").read_text()
+    (version,) = re.findall(r"^ARG CONSTRICTION=\S+/v([\d.]+)\.tar\.gz$", text, flags=re.MULTILINE)
+    assert f"\nconstriction=={version} " in pins
+    (command,) = re.findall(r"sed -i '([^']+)' /constraints.txt", text)
+    assert f"sed '{command}' constraints.txt" in (CHECKOUT / "client/README.md").read_text()
+    (tmp_path / "constraints.txt").write_text(pins)
+    rest = subprocess.run(["sed", command, "constraints.txt"], cwd=tmp_path, capture_output=True, check=True, text=True)
+    without = re.sub(r"^constriction==(?:.*\\\n)+.*\n", "", pins, flags=re.MULTILINE)
+    assert rest.stdout == without != pins
+
+
 @pytest.mark.parametrize("page", ["server/README.md", "client/README.md"])
 def test_pages_install_what_constraints_pin(page):
     text = (CHECKOUT / page).read_text()
     installs = re.findall(r"pip install (.+?)(?:\s+#.*)?$", text, flags=re.MULTILINE)
     assert installs
     for install in installs:
-        assert install in ("torch", "--no-deps --require-hashes -r constraints.txt", "--no-deps .")
+        assert install in (
+            "torch",
+            "--no-deps --require-hashes -r constraints.txt",
+            "--no-deps --require-hashes -r constraints-arm.txt",
+            "--no-deps .",
+        ) or re.fullmatch(r"--no-deps https://github\.com/bamler-lab/constriction/\S+/v[\d.]+\.tar\.gz", install)
 
 
 def test_setting_up_installs_what_constraints_pin():
