@@ -69,7 +69,9 @@ _NO_KERNEL = (
 )
 _VIEWS = frozenset(_NO_KERNEL.split())
 _CHUNK_ELEMENTS, _CHUNK_TENSORS = 320 * 65536, 30  # of one launch over many tensors
-_LAUNCHES = {"_scaled_dot_product_flash_attention_backward": 3, "_varlen_attn": 2, "_varlen_attn_backward": 5}
+_LAUNCHES = {"_scaled_dot_product_flash_attention_backward": 3, "_varlen_attn": 2, "_varlen_attn_backward": 3}
+_ATTENTION_BACKWARD = ("_scaled_dot_product_flash_attention_backward", "_varlen_attn_backward")
+_SUMS_OF_GROUPS = 2  # of the gradients of keys and of values, after either of these backward passes
 
 
 @cache
@@ -304,7 +306,7 @@ class _Recorder(TorchDispatchMode):
             return out
         if any(x.device.type == "cpu" and x.dim() for x in given):
             self._copied()
-        if name in ("_scaled_dot_product_flash_attention_backward", "_varlen_attn_backward"):
+        if name in _ATTENTION_BACKWARD:
             # Its float32 sum of the query gradients, and the gradients of keys and values before groups are added up.
             *_, heads, rows, width = args[1].shape if args[1].ndim == 4 else args[1].transpose(0, 1).shape
             sequences = args[1].shape[0] if args[1].ndim == 4 else len(args[6])
@@ -325,7 +327,10 @@ class _Recorder(TorchDispatchMode):
             wide = bool(made) and made[0].dtype == torch.float32
             # Of what is scattered into, nothing moves but the places.
             moved = sum(map(_bytes, given[1:] if name == "scatter_" else (*given, *made)))
-            self.note(Operation(name, _LAUNCHES.get(name, launches), flops, moved, wide))
+            launches = _LAUNCHES.get(name, launches)
+            if name in _ATTENTION_BACKWARD and args[2].numel() < args[1].numel():
+                launches += _SUMS_OF_GROUPS
+            self.note(Operation(name, launches, flops, moved, wide))
         return out
 
     def _wait(self) -> None:

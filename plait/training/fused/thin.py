@@ -69,8 +69,10 @@ def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[Pair], rows:
         inner = _narrow(x, pairs)
         native(_address(x), *_described(pairs), *_row_counts(rows), _addresses(outs), _address(inner))
         return inner
-    inner = _times(x, _stacked(pairs).transpose(1, 2), rows)
-    _scale_(inner, pairs)
+    scale = _common_scale(pairs)
+    inner = _times(x, _stacked(pairs).transpose(1, 2), rows, scale)
+    if scale is None:
+        _scale_(inner, pairs)
     parts = inner.split([pair.rank for pair in pairs], dim=1)
     for out, pair, part in zip(outs, pairs, parts, strict=True):
         _add_times_(out, part, pair.B.transpose(1, 2), rows)
@@ -96,9 +98,8 @@ def add_input_gradient(
         inner = _narrow(grads[0], pairs)
         native(_addresses(grads), *_described(pairs), *_row_counts(rows), _address(inner), _address(grad_x))
         return inner
-    parts = [_times(grad, pair.B, rows) for grad, pair in zip(grads, pairs, strict=True)]
+    parts = [_times(grad, pair.B, rows, pair.scale) for grad, pair in zip(grads, pairs, strict=True)]
     inner = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    _scale_(inner, pairs)
     if grad_x is not None:
         _add_times_(grad_x, inner, _stacked(pairs), rows)
     return inner
@@ -154,11 +155,12 @@ def _stacked(pairs: Sequence[Pair]) -> Tensor:
     return pairs[0].A if len(pairs) == 1 else torch.cat([pair.A for pair in pairs], dim=1)
 
 
+def _common_scale(pairs: Sequence[Pair]) -> float | None:
+    return pairs[0].scale if len({pair.scale for pair in pairs}) == 1 else None
+
+
 def _scale_(inner: Tensor, pairs: Sequence[Pair]) -> None:
     """Multiply each pair's columns by its scale, in place."""
-    if len({pair.scale for pair in pairs}) == 1:
-        inner.mul_(pairs[0].scale)
-        return
     for part, pair in zip(inner.split([pair.rank for pair in pairs], dim=1), pairs, strict=True):
         part.mul_(pair.scale)
 
@@ -215,13 +217,20 @@ def _by_adapter(x: Tensor, rows: Sequence[int]) -> Tensor:
     return x.reshape(len(rows), rows[0], x.shape[1])
 
 
-def _times(x: Tensor, matrices: Tensor, rows: Sequence[int]) -> Tensor:
-    """Each adapter's rows of x times its matrix. x: (rows, a), matrices: (adapters, a, b) -> (rows, b)."""
+def _times(x: Tensor, matrices: Tensor, rows: Sequence[int], scale: float | None) -> Tensor:
+    """Scale times each adapter's rows of x times its matrix. x: (rows, a), matrices: (adapters, a, b) -> (rows, b)."""
+    alpha = 1 if scale is None else scale
+    out = x.new_empty(len(x), matrices.shape[2])
+    # With beta 0 what is there does not count, not even if it is NaN; the scale is part of the product.
     if len(rows) == 1:
-        return x @ matrices[0]
+        return out.addmm_(x, matrices[0], beta=0, alpha=alpha)
     if _equal(rows):
-        return torch.bmm(_by_adapter(x, rows), matrices).flatten(0, 1)
-    return torch.cat([part @ matrix for part, matrix in zip(x.split(list(rows)), matrices, strict=True)])
+        _by_adapter(out, rows).baddbmm_(_by_adapter(x, rows), matrices, beta=0, alpha=alpha)
+        return out
+    sizes = list(rows)
+    for part, given, matrix in zip(out.split(sizes), x.split(sizes), matrices, strict=True):
+        part.addmm_(given, matrix, beta=0, alpha=alpha)
+    return out
 
 
 def _add_times_(out: Tensor, x: Tensor, matrices: Tensor, rows: Sequence[int]) -> None:
