@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from client.contexts import ContextParticipants
-from plait.flower.apps import client_app
+from flwr.app import Context
 
-app = client_app(ContextParticipants())
+from client.contexts import ContextParticipants
+from plait.flower.apps import Answering, client_app
+
+_PARTICIPANTS = ContextParticipants()
+
+
+def participant_of(context: Context) -> Answering:
+    """The participant of a context.
+
+    A function of the module, so that Ray carries its name to a worker with every message, and each keeps its base.
+    """
+    return _PARTICIPANTS(context)
+
+
+app = client_app(participant_of)

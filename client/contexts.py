@@ -10,6 +10,7 @@ data.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.app import Context
@@ -18,17 +19,19 @@ from client.participant import OwnClient, own_client
 from client.state_directory import memory_folder
 from plait.config import RunConfig, config_from_table
 from plait.data import as_dataset
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PeerError
+from plait.flower.apps import Answering
 from plait.flower.memory import ContextMemory
 from plait.plugins import admit
 from plait.policy import load_policy
 from plait.rounds.disk_memory import DiskMemory
-from plait.rounds.participant import Participant
+from plait.rounds.memory import Memory
 from plait.run import resolve
 from plait.settle import settle
 from plait.simulation.partitioned_data import load_partitioned
 from plait.simulation.simulation import Simulation
 from plait.trust.keys import NodeKey
+from plait.wire.messages import run_of
 
 
 class ContextParticipants:
@@ -44,7 +47,7 @@ class ContextParticipants:
         self._simulation: Simulation | None = None
         self._own: OwnClient | None = None
 
-    def __call__(self, context: Context) -> Participant:
+    def __call__(self, context: Context) -> Answering:
         """The participant of a context.
 
         Raises:
@@ -59,8 +62,7 @@ class ContextParticipants:
         index, state = node.get("partition-id"), str(node.get("state", ""))
         if "data" in node:
             client = self._own = self._own or _own_client(context)
-            memory = memory_folder(Path(state), context.run_id, client.name) if state else None
-            return client.participant(DiskMemory(memory) if memory else ContextMemory(context))
+            return Lasting(client, Path(state), context.run_id) if state else client.participant(ContextMemory(context))
         if isinstance(index, int):
             if self._simulation is None:
                 config = _config(context)
@@ -69,6 +71,55 @@ class ContextParticipants:
                 self._simulation = Simulation(run, load_partitioned(run.config))
             return self._simulation.participant(index, ContextMemory(context))
         raise ConfigError("the node's configuration has neither 'data' nor 'partition-id', expected one of them")
+
+
+@dataclass(frozen=True)
+class Lasting:
+    """A client whose state is on disk, where a run that goes on with an earlier one finds it.
+
+    Flower gives such a run a number of its own. So what belongs to a run is kept under plait's number for it, which is
+    in the tasks, and under Flower's number only what is agreed on before them.
+    """
+
+    client: OwnClient
+    state: Path
+    flower_run: int
+
+    def answer(self, task_bytes: bytes) -> bytes:
+        """Do one task."""
+        agreed = DiskMemory(memory_folder(self.state, self.flower_run, self.client.name))
+        run_id = agreed.load("run") or self._run_of(task_bytes)
+        if not run_id:
+            return self.client.participant(agreed).answer(task_bytes)
+        # A task of another run finds this one's state, and is refused for it.
+        agreed.save("run", run_id)
+        memory = _Parted(agreed, DiskMemory(self.state / run_id.hex() / self.client.name))
+        return self.client.participant(memory).answer(task_bytes)
+
+    def _run_of(self, task_bytes: bytes) -> bytes:
+        try:
+            return run_of(task_bytes, max_bytes=self.client.policy.max_task_bytes)
+        except PeerError:
+            return b""  # the participant says what is wrong with it
+
+
+@dataclass(frozen=True)
+class _Parted:
+    """A `plait.rounds.memory.Memory` of two: spec and settings of a run, and all else."""
+
+    agreed: Memory
+    of_run: Memory
+
+    def load(self, key: str) -> bytes | None:
+        """The bytes stored under `key`."""
+        return self._where(key).load(key)
+
+    def save(self, key: str, data: bytes) -> None:
+        """Store `data` under `key`."""
+        self._where(key).save(key, data)
+
+    def _where(self, key: str) -> Memory:
+        return self.agreed if key in ("settings", "spec") else self.of_run
 
 
 def _config(context: Context) -> RunConfig:

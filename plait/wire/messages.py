@@ -19,6 +19,7 @@ from plait.text import printable
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codecs import CODECS
+from plait.wire.envelope import read_envelope
 from plait.wire.frame import varint
 from plait.wire.masking import MaskedReply, MaskingTask, read_reply, read_task, reply_message, task_message
 from plait.wire.settings import SIDES, Settings, digest_of, settings_from
@@ -254,6 +255,23 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
             return read_task(message.masking)
         case _:
             raise PeerError("task asks for nothing, expected describe, train, evaluate or a stage of a masked sum")
+
+
+def run_of(data: bytes, *, max_bytes: int) -> bytes:
+    """The run that a task is of, as its broadcast says; empty if it has none.
+
+    Raises:
+        PeerError: it is not valid.
+    """
+    message = canonical.parse(pb.Task, data, "task", max_bytes=max_bytes)
+    match message.WhichOneof("work"):
+        case "train":
+            broadcast = message.train.broadcast
+        case "evaluate":
+            broadcast = message.evaluate.broadcast
+        case _:
+            return b""
+    return read_envelope(broadcast, max_bytes=len(broadcast)).header.run_id
 
 
 def _settings_message(settings: Settings, *, whole: bool) -> pb.Settings:

@@ -1,0 +1,122 @@
+"""What becomes of a task whose worker is lost, in Flower's simulation on a Ray cluster: another worker does it again.
+
+Flower's pool takes a worker back after every failed task, dead or alive, and gives it the next one. So a worker that
+was lost with its node fails task after task, each at once. Here it is left out, and its task is given to the next one
+that is free, with the same message and the same state of its client, so to the same answer. Ray is asked for a new
+worker instead, which joins once a node has room for it. For this, methods of Flower's class are replaced; it is the
+same in flwr 1.28 to 1.42. Knows nothing of the apps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Protocol
+
+_PAUSE_S = 0.1
+_PATIENCE_S = 600.0
+_MOST_LOST = 3  # workers that one task may take with it
+_MENDED = "plait_mended"
+
+
+class Pool(Protocol):
+    """What is used of Flower's `BasicActorPool`."""
+
+    pool: list[Any]
+    num_actors: int
+    create_actor_fn: Callable[[], Any]
+    _future_to_actor: dict[Any, Any]
+
+    def submit(self, actor_fn: Any, job: Any) -> Any:
+        """Give a job to an idle worker."""
+        ...
+
+    def fetch_result_and_return_actor_to_pool(self, future: Any) -> Any:
+        """Wait for its result."""
+        ...
+
+    def add_actor_back_to_pool(self, future: Any) -> None:
+        """The job is over."""
+        ...
+
+
+def outlast_lost_nodes() -> None:
+    """Replace what Flower does; needs Ray."""
+    ray = import_module("ray")
+    pool = import_module("flwr.simulation.ray_transport.ray_actor").BasicActorPool
+    if getattr(pool, _MENDED, False):
+        return
+
+    def ready(promises: list[Any]) -> list[Any]:
+        return ray.wait(promises, num_returns=len(promises), timeout=0)[0] if promises else []
+
+    outlast(pool, lost=(ray.exceptions.RayActorError, ray.exceptions.ObjectLostError), ready=ready)
+
+
+def outlast(
+    pool_class: type[Pool],
+    *,
+    lost: tuple[type[Exception], ...],
+    ready: Callable[[list[Any]], list[Any]],
+    patience_s: float = _PATIENCE_S,
+) -> None:
+    """Have every pool of this class leave lost workers out and do their tasks again.
+
+    Args:
+        pool_class: Flower's.
+        lost: what a task ends with whose worker is gone.
+        ready: which of these promises are kept.
+        patience_s: how long a task waits for a worker, if there is none.
+    """
+    give, take = pool_class.submit, pool_class.fetch_result_and_return_actor_to_pool
+    take_back = pool_class.add_actor_back_to_pool
+    jobs: dict[Any, tuple[Any, Any]] = {}
+    starting: dict[Any, Any] = {}
+
+    def submit(self: Pool, actor_fn: Any, job: Any) -> Any:
+        end = time.monotonic() + patience_s
+        while True:
+            for promise in ready([*starting]):
+                if (worker := starting.pop(promise, None)) is not None:
+                    self.pool.append(worker)
+                    self.num_actors += 1
+            try:
+                future = give(self, actor_fn, job)
+            except IndexError:  # nobody is idle
+                if time.monotonic() > end:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                jobs[future] = actor_fn, job
+                return future
+
+    def fetch(self: Pool, future: Any) -> Any:
+        first = future
+        for times in itertools.count(1):
+            job = jobs.pop(future)
+            try:
+                return take(self, future)
+            except lost:
+                del self._future_to_actor[future]
+                self.num_actors -= 1
+                worker = self.create_actor_fn()
+                starting[worker.__ray_ready__.remote()] = worker
+                if times == _MOST_LOST:
+                    raise
+            except Exception:
+                # Flower takes back whoever has the task under its first name.
+                self._future_to_actor[first] = self._future_to_actor.pop(future)
+                raise
+            future = submit(self, *job)
+        return None
+
+    def add_back(self: Pool, future: Any) -> None:
+        if future in self._future_to_actor:
+            take_back(self, future)
+
+    pool_class.submit = submit
+    pool_class.fetch_result_and_return_actor_to_pool = fetch
+    pool_class.add_actor_back_to_pool = add_back
+    setattr(pool_class, _MENDED, True)

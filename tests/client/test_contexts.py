@@ -1,0 +1,71 @@
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from client.contexts import Lasting
+from plait.adapters import AdapterState, Layout
+from plait.config import RunConfig
+from plait.policy import Policy
+from plait.settle import settle
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import Direction, Header, encode_delta, seal
+from plait.wire.messages import DescribeTask, TrainTask, encode_task
+
+SETTINGS = settle(RunConfig(base="tiny")).plan.settings
+
+
+@dataclass
+class Client:
+    """Keeps a spec when it is asked to describe itself, a residual when it trains."""
+
+    name = "ada"
+    policy = Policy()
+
+    def participant(self, memory):
+        def answer(task_bytes):
+            key = "spec" if task_bytes == DESCRIBE else "residual"
+            before = memory.load(key) or b""
+            memory.save(key, before + b".")
+            return before
+
+        return SimpleNamespace(answer=answer)
+
+
+def train(run_id: bytes) -> bytes:
+    header = Header(
+        direction=Direction.BROADCAST, client="", run_id=run_id, round=1, base_fingerprint=bytes(32),
+        spec_digest=bytes(32), result_digest=bytes(32),
+    )  # fmt: skip
+    delta = AdapterState(Layout.of({"a": (2, 2)}), np.zeros(4, np.float32))
+    return b"".join(encode_task(TrainTask(SETTINGS, seal(header, encode_delta(delta, codec_for("fp32"))).data)))
+
+
+DESCRIBE = b"".join(encode_task(DescribeTask(SETTINGS, "{}")))
+ONE, OTHER = bytes([1]) * 16, bytes([2]) * 16
+
+
+@pytest.fixture
+def answer(tmp_path: Path):
+    return lambda flower_run, task: Lasting(Client(), tmp_path, flower_run).answer(task)
+
+
+def test_a_run_that_goes_on_under_another_number_of_flowers_finds_its_state(answer):
+    assert [answer(7, task) for task in (DESCRIBE, train(ONE), train(ONE))] == [b"", b"", b"."]
+    assert [answer(8, task) for task in (DESCRIBE, train(ONE))] == [b"", b".."]
+
+
+def test_another_run_begins_without_it(answer):
+    answer(7, train(ONE))
+    assert answer(8, train(OTHER)) == b""
+
+
+def test_a_task_of_another_run_among_those_of_one_finds_the_state_of_that_one(answer):
+    answer(7, train(ONE))
+    assert answer(7, train(OTHER)) == b"."
+
+
+def test_bytes_that_are_no_task_come_to_the_participant(answer):
+    assert answer(7, b"\xff\xff") == b""

@@ -1,0 +1,120 @@
+"""Flower's pool is stood in for by one of the same methods and attributes, as read in flwr 1.28 and 1.42."""
+
+import threading
+import time
+
+import pytest
+
+from plait.flower.ray_workers import outlast
+
+
+class LostError(Exception):
+    pass
+
+
+class Worker:
+    def __init__(self, *, alive=True, ready=True):
+        self.alive, self.ready, self.did = alive, ready, []
+        self.__ray_ready__ = self
+
+    def remote(self, *arguments):
+        return (self, *arguments, object())
+
+
+def a_pool(*workers, patience_s=10.0):
+    """A pool of a class of its own, mended."""
+    started = []
+
+    class Pool:
+        def __init__(self):
+            self.pool, self.num_actors, self._future_to_actor = list(workers), len(workers), {}
+
+        def create_actor_fn(self):
+            started.append(Worker(ready=False))
+            return started[-1]
+
+        def submit(self, actor_fn, job):
+            worker = self.pool.pop()
+            future = actor_fn(worker, *job)
+            self._future_to_actor[future] = worker
+            return future
+
+        def add_actor_back_to_pool(self, future):
+            self.pool.append(self._future_to_actor.pop(future))
+
+        def fetch_result_and_return_actor_to_pool(self, future):
+            worker, job, _ = future
+            if not worker.alive:
+                raise LostError(job)
+            if job == "wrong":
+                raise ValueError(job)
+            worker.did.append(job)
+            self.add_actor_back_to_pool(future)
+            return job
+
+    def ready(promises):
+        return [promise for promise in promises if promise[0].ready]
+
+    outlast(Pool, lost=(LostError,), ready=ready, patience_s=patience_s)
+    return Pool(), started
+
+
+def process(pool, job):
+    """As Flower's backend does."""
+    future = None
+    try:
+        future = pool.submit(lambda worker, job: worker.remote(job), (job,))
+        return pool.fetch_result_and_return_actor_to_pool(future)
+    except Exception:
+        if future is not None:
+            pool.add_actor_back_to_pool(future)
+        raise
+
+
+def test_the_task_of_a_lost_worker_is_done_by_another_and_nothing_is_given_to_the_lost_one_again():
+    alive, dead = Worker(), Worker(alive=False)
+    pool, started = a_pool(alive, dead)
+    assert [process(pool, job) for job in ("a", "b", "c")] == ["a", "b", "c"]
+    assert (alive.did, pool.pool, pool.num_actors) == (["a", "b", "c"], [alive], 1)
+    assert len(started) == 1
+
+
+def test_a_new_worker_joins_once_there_is_room_for_it():
+    alive = Worker()
+    pool, started = a_pool(alive, Worker(alive=False))
+    process(pool, "a")
+    started[0].ready = True
+    process(pool, "b")
+    assert started[0].did == ["b"]
+    assert pool.num_actors == 2
+
+
+def test_a_task_waits_for_a_worker_that_is_at_work():
+    pool, _ = a_pool(Worker())
+    held = pool.submit(lambda worker, job: worker.remote(job), ("first",))
+    done = []
+    waiting = threading.Thread(target=lambda: done.append(process(pool, "second")))
+    waiting.start()
+    time.sleep(0.02)
+    assert done == []
+    assert pool.fetch_result_and_return_actor_to_pool(held) == "first"
+    waiting.join()
+    assert done == ["second"]
+
+
+def test_a_task_that_takes_three_workers_with_it_fails_and_so_does_one_without_any():
+    pool, started = a_pool(*(Worker(alive=False) for _ in range(3)), patience_s=0)
+    with pytest.raises(LostError):
+        process(pool, "a")
+    assert (pool.pool, pool.num_actors, len(started)) == ([], 0, 3)
+    with pytest.raises(IndexError):
+        process(pool, "b")
+
+
+def test_a_worker_whose_task_failed_is_kept_also_if_another_had_it_first():
+    alive = Worker()
+    pool, _ = a_pool(alive, Worker(alive=False))
+    with pytest.raises(ValueError, match="wrong"):
+        process(pool, "wrong")
+    assert pool.pool == [alive]
+    assert process(pool, "a") == "a"
