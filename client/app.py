@@ -1,13 +1,20 @@
-"""The Flower ClientApp, for Flower's engines: answers as the participant of a message's context."""
+"""The Flower ClientApp, for Flower's engines: answers as the participant of a message's context.
+
+Loads what participants need when the first task comes, and not at all if another process keeps it.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TYPE_CHECKING
+
 from flwr.app import Context
 
-from client.contexts import ContextParticipants
+from client.keeper import Kept
 from plait.flower.apps import Answering, client_app
 
-_PARTICIPANTS = ContextParticipants()
+if TYPE_CHECKING:
+    from client.contexts import ContextParticipants
 
 
 def participant_of(context: Context) -> Answering:
@@ -15,7 +22,14 @@ def participant_of(context: Context) -> Answering:
 
     A function of the module, so that Ray carries its name to a worker with every message, and each keeps its base.
     """
-    return _PARTICIPANTS(context)
+    return Kept.of(context) or _participants()(context)
+
+
+@cache
+def _participants() -> ContextParticipants:
+    from client.contexts import ContextParticipants
+
+    return ContextParticipants()
 
 
 app = client_app(participant_of)

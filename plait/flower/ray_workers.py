@@ -27,7 +27,6 @@ class Pool(Protocol):
     pool: list[Any]
     num_actors: int
     create_actor_fn: Callable[[], Any]
-    _future_to_actor: dict[Any, Any]
 
     def submit(self, actor_fn: Any, job: Any) -> Any:
         """Give a job to an idle worker."""
@@ -99,7 +98,7 @@ def outlast(
             try:
                 return take(self, future)
             except lost:
-                del self._future_to_actor[future]
+                del _at_work(self)[future]
                 self.num_actors -= 1
                 worker = self.create_actor_fn()
                 starting[worker.__ray_ready__.remote()] = worker
@@ -107,16 +106,21 @@ def outlast(
                     raise
             except Exception:
                 # Flower takes back whoever has the task under its first name.
-                self._future_to_actor[first] = self._future_to_actor.pop(future)
+                _at_work(self)[first] = _at_work(self).pop(future)
                 raise
             future = submit(self, *job)
         return None
 
     def add_back(self: Pool, future: Any) -> None:
-        if future in self._future_to_actor:
+        if future in _at_work(self):
             take_back(self, future)
 
     pool_class.submit = submit
     pool_class.fetch_result_and_return_actor_to_pool = fetch
     pool_class.add_actor_back_to_pool = add_back
     setattr(pool_class, _MENDED, True)
+
+
+def _at_work(pool: Pool) -> dict[Any, Any]:
+    """Flower's own record of who has which task."""
+    return vars(pool)["_future_to_actor"]

@@ -40,7 +40,7 @@ echo 'min-tokens = 512' >policy.toml
 node() {
     FLWR_HOME=$FOLDER/$1 flower-supernode --superlink "127.0.0.1:$PORT" --port "$2" \
         --root-certificates keys/ca.crt --auth-supernode-private-key "keys/$1.key" \
-        --node-config "name=\"$1\" data=\"$3\" policy=\"$FOLDER/policy.toml\"" >"$1.log" 2>&1 &
+        --node-config "name=\"$1\" data=\"$3\" state=\"$FOLDER/state\" policy=\"$FOLDER/policy.toml\"" >"$1.log" 2>&1 &
     started+=($!)
 }
 node north $((PORT + 1)) "$NORTH"

@@ -1,9 +1,15 @@
-import cloudpickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 from flwr.app import Context, RecordDict
 
 import client.app
 from plait.flower.blob import from_message, to_content
 from plait.flower.message import instruction
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class Echo:
@@ -12,8 +18,14 @@ class Echo:
 
 
 def test_the_app_that_ray_carries_to_a_worker_with_every_message_asks_the_participants_that_the_worker_has(monkeypatch):
+    cloudpickle = pytest.importorskip("cloudpickle")
     carried = cloudpickle.dumps(client.app.app)
-    monkeypatch.setattr(client.app, "_PARTICIPANTS", lambda _context: Echo())
+    monkeypatch.setattr(client.app, "_participants", lambda: lambda _context: Echo())
     message = instruction(to_content(b"a task"), "train", dst_node_id=2, message_id="one")
     context = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
     assert from_message(cloudpickle.loads(carried)(message, context)) == b"answer to a task"
+
+
+def test_it_loads_no_torch_before_a_task_comes():
+    program = "import sys, client.app; sys.exit('torch' in sys.modules or 'peft' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, cwd=CHECKOUT).returncode == 0
