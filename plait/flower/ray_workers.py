@@ -2,20 +2,23 @@
 
 Flower's pool takes a worker back after every failed task, dead or alive, and gives it the next one. So a worker that
 was lost with its node fails task after task, each at once. Here it is left out, and its task is given to the next one
-that is free, with the same message and the same state of its client, so to the same answer. Ray is asked for a new
-worker instead, which joins once a node has room for it. For this, methods of Flower's class are replaced; it is the
-same in flwr 1.28 to 1.42. Knows nothing of the apps.
+that is free, with the same message and the same state of its client, so to the same answer. A new worker joins once a
+node has room for it, and is not asked for before: while a worker waits for room, Ray has all others collect garbage
+again and again. For this, methods of Flower's class are replaced; it is the same in flwr 1.28 to 1.42. Knows nothing of
+the apps.
 """
 
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
 
 _PAUSE_S = 0.1
+_LOOK_S = 5.0
 _PATIENCE_S = 600.0
 _MOST_LOST = 3  # workers that one task may take with it
 _MENDED = "plait_mended"
@@ -26,6 +29,8 @@ class Pool(Protocol):
 
     pool: list[Any]
     num_actors: int
+    actors_capacity: int
+    client_resources: dict[str, int | float]
     create_actor_fn: Callable[[], Any]
 
     def submit(self, actor_fn: Any, job: Any) -> Any:
@@ -44,14 +49,21 @@ class Pool(Protocol):
 def outlast_lost_nodes() -> None:
     """Replace what Flower does; needs Ray."""
     ray = import_module("ray")
-    pool = import_module("flwr.simulation.ray_transport.ray_actor").BasicActorPool
+    ray_actor = import_module("flwr.simulation.ray_transport.ray_actor")
+    pool = ray_actor.BasicActorPool
     if getattr(pool, _MENDED, False):
         return
 
     def ready(promises: list[Any]) -> list[Any]:
         return ray.wait(promises, num_returns=len(promises), timeout=0)[0] if promises else []
 
-    outlast(pool, lost=(ray.exceptions.RayActorError, ray.exceptions.ObjectLostError), ready=ready)
+    def fit(resources: dict[str, int | float]) -> int:
+        try:
+            return ray_actor.pool_size_from_resources(resources)
+        except ValueError:
+            return 0
+
+    outlast(pool, lost=(ray.exceptions.RayActorError, ray.exceptions.ObjectLostError), ready=ready, fit=fit)
 
 
 def outlast(
@@ -59,6 +71,7 @@ def outlast(
     *,
     lost: tuple[type[Exception], ...],
     ready: Callable[[list[Any]], list[Any]],
+    fit: Callable[[dict[str, int | float]], int],
     patience_s: float = _PATIENCE_S,
 ) -> None:
     """Have every pool of this class leave lost workers out and do their tasks again.
@@ -67,20 +80,28 @@ def outlast(
         pool_class: Flower's.
         lost: what a task ends with whose worker is gone.
         ready: which of these promises are kept.
+        fit: how many workers with these resources the nodes have room for.
         patience_s: how long a task waits for a worker, if there is none.
     """
     give, take = pool_class.submit, pool_class.fetch_result_and_return_actor_to_pool
     take_back = pool_class.add_actor_back_to_pool
     jobs: dict[Any, tuple[Any, Any]] = {}
     starting: dict[Any, Any] = {}
+    look = threading.Lock()
 
     def submit(self: Pool, actor_fn: Any, job: Any) -> Any:
-        end = time.monotonic() + patience_s
+        end, looked = time.monotonic() + patience_s, -_LOOK_S
         while True:
-            for promise in ready([*starting]):
-                if (worker := starting.pop(promise, None)) is not None:
-                    self.pool.append(worker)
+            with look:
+                for promise in ready([*starting]):
+                    self.pool.append(starting.pop(promise))
                     self.num_actors += 1
+                missing = self.actors_capacity - self.num_actors - len(starting)
+                if missing > 0 and time.monotonic() - looked >= _LOOK_S:
+                    looked = time.monotonic()
+                    for _ in range(min(missing, fit(self.client_resources) - self.num_actors - len(starting))):
+                        worker = self.create_actor_fn()
+                        starting[worker.__ray_ready__.remote()] = worker
             try:
                 future = give(self, actor_fn, job)
             except IndexError:  # nobody is idle
@@ -99,9 +120,8 @@ def outlast(
                 return take(self, future)
             except lost:
                 del _at_work(self)[future]
-                self.num_actors -= 1
-                worker = self.create_actor_fn()
-                starting[worker.__ray_ready__.remote()] = worker
+                with look:
+                    self.num_actors -= 1
                 if times == _MOST_LOST:
                     raise
             except Exception:

@@ -28,7 +28,7 @@ from ray.cluster_utils import Cluster
 
 CLIENTS, ROUND = 4, 2
 SETTINGS = {
-    "base": "tiny", "clients": CLIENTS, "rounds": 4, "local-steps": 16, "seq-len": 64, "threads": 1, "eval-every": 4,
+    "base": "tiny", "clients": CLIENTS, "rounds": 3, "local-steps": 8, "seq-len": 64, "threads": 1, "eval-every": 3,
     "device": "cpu",
 }  # fmt: skip
 

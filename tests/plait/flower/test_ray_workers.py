@@ -23,14 +23,15 @@ class Worker:
 
 def a_pool(*workers, patience_s=10.0):
     """A pool of a class of its own, mended."""
-    started = []
+    started, room = [], []
 
     class Pool:
         def __init__(self):
-            self.pool, self.num_actors, self._future_to_actor = list(workers), len(workers), {}
+            self.pool, self.client_resources, self._future_to_actor = list(workers), {}, {}
+            self.num_actors = self.actors_capacity = len(workers)
 
         def create_actor_fn(self):
-            started.append(Worker(ready=False))
+            started.append(Worker())
             return started[-1]
 
         def submit(self, actor_fn, job):
@@ -55,8 +56,11 @@ def a_pool(*workers, patience_s=10.0):
     def ready(promises):
         return [promise for promise in promises if promise[0].ready]
 
-    outlast(Pool, lost=(LostError,), ready=ready, patience_s=patience_s)
-    return Pool(), started
+    def fit(_resources):
+        return len(room) + sum(worker.alive for worker in workers)
+
+    outlast(Pool, lost=(LostError,), ready=ready, fit=fit, patience_s=patience_s)
+    return Pool(), started, room
 
 
 def process(pool, job):
@@ -73,24 +77,25 @@ def process(pool, job):
 
 def test_the_task_of_a_lost_worker_is_done_by_another_and_nothing_is_given_to_the_lost_one_again():
     alive, dead = Worker(), Worker(alive=False)
-    pool, started = a_pool(alive, dead)
+    pool, started, _ = a_pool(alive, dead)
     assert [process(pool, job) for job in ("a", "b", "c")] == ["a", "b", "c"]
     assert (alive.did, pool.pool, pool.num_actors) == (["a", "b", "c"], [alive], 1)
-    assert len(started) == 1
+    assert started == []
 
 
-def test_a_new_worker_joins_once_there_is_room_for_it():
+def test_a_new_worker_joins_once_a_node_has_room_for_it():
     alive = Worker()
-    pool, started = a_pool(alive, Worker(alive=False))
+    pool, started, room = a_pool(alive, Worker(alive=False))
     process(pool, "a")
-    started[0].ready = True
-    process(pool, "b")
-    assert started[0].did == ["b"]
+    room.append("for one")
+    assert [process(pool, job) for job in ("b", "c", "d")] == ["b", "c", "d"]
+    assert len(started) == 1
+    assert started[0].did
     assert pool.num_actors == 2
 
 
 def test_a_task_waits_for_a_worker_that_is_at_work():
-    pool, _ = a_pool(Worker())
+    pool, _, _ = a_pool(Worker())
     held = pool.submit(lambda worker, job: worker.remote(job), ("first",))
     done = []
     waiting = threading.Thread(target=lambda: done.append(process(pool, "second")))
@@ -103,17 +108,17 @@ def test_a_task_waits_for_a_worker_that_is_at_work():
 
 
 def test_a_task_that_takes_three_workers_with_it_fails_and_so_does_one_without_any():
-    pool, started = a_pool(*(Worker(alive=False) for _ in range(3)), patience_s=0)
+    pool, _, _ = a_pool(*(Worker(alive=False) for _ in range(3)), patience_s=0)
     with pytest.raises(LostError):
         process(pool, "a")
-    assert (pool.pool, pool.num_actors, len(started)) == ([], 0, 3)
+    assert (pool.pool, pool.num_actors) == ([], 0)
     with pytest.raises(IndexError):
         process(pool, "b")
 
 
 def test_a_worker_whose_task_failed_is_kept_also_if_another_had_it_first():
     alive = Worker()
-    pool, _ = a_pool(alive, Worker(alive=False))
+    pool, _, _ = a_pool(alive, Worker(alive=False))
     with pytest.raises(ValueError, match="wrong"):
         process(pool, "wrong")
     assert pool.pool == [alive]
