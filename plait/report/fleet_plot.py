@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from plait.report.theme import Theme, new_axes, short_name, written
@@ -11,6 +15,9 @@ from plait.rounds.events import DeviceWorked
 from plait.rounds.run_view import RunView
 
 _MOST_ROWS = 40
+_MOST_TICKS = 7
+# Between two ticks, in seconds: parts of a minute, of an hour and of a day.
+_TICKS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 21_600, 43_200)
 
 
 def fleet_round(view: RunView, theme: Theme) -> Figure:
@@ -26,25 +33,41 @@ def fleet_round(view: RunView, theme: Theme) -> Figure:
         for begin_s, end_s, colour in _parts(span, theme):
             axes.barh(row, end_s - begin_s, left=begin_s - start_s, height=0.62, color=colour)
         if span.outcome != "answered":
-            axes.plot([span.ended_s - start_s], [row], color=theme.central, marker="x", markersize=6, clip_on=False)
+            axes.plot([span.ended_s - start_s], [row], color=theme.central, marker="x", markersize=6)
         names.append(short_name(f"{span.client} ({span.device})", limit=30))
     axes.set_yticks(range(len(shown)), names)
     axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(written(duration_text))
+    lasted_s = max((span.ended_s for span in shown), default=start_s) - start_s
+    axes.set_xlim(0, 1.02 * lasted_s or 1.0)
+    axes.set_xticks(_ticks(lasted_s))
+    axes.xaxis.set_major_formatter(written(_tick_text))
     axes.tick_params(axis="x", labelsize=8)
     more = f" ({len(spans) - len(shown)} more)" if len(spans) > len(shown) else ""
-    axes.set_xlabel(f"virtual time since the round began; {plural(len(spans), 'device')}{more}")
+    axes.set_xlabel(f"virtual time since the first of them began; {plural(len(spans), 'device')}{more}")
     axes.grid(axis="x", color=theme.faint, linewidth=0.8)
-    legend = (("download", theme.accent_soft), ("training", theme.accent), ("upload", theme.local))
+    legend = [("download", theme.accent_soft), ("training", theme.accent), ("upload", theme.local)]
+    if any(span.outcome == "dropped" for span in shown):
+        legend.append(("silent after a failure", theme.faint))
     figure.legend(
         handles=[
             *(Patch(color=colour, label=name) for name, colour in legend),
-            Patch(color=theme.central, label="x: failed, or released"),
+            Line2D([], [], color=theme.central, marker="x", linestyle="none", label="failed, or released"),
         ],
-        loc="outside lower left", ncols=2 if theme.is_narrow else 4, frameon=False, labelcolor=theme.ink, fontsize=8.5,
+        loc="outside lower left", ncols=2 if theme.is_narrow else 5, frameon=False, labelcolor=theme.ink, fontsize=8.5,
     )  # fmt: skip
     return figure
+
+
+def _ticks(lasted_s: float) -> list[float]:
+    """Moments that are whole minutes, hours or parts of them, not too many."""
+    days = (float(86_400 * number) for number in itertools.count(1))
+    steps = itertools.chain((0.001, 0.01, 0.1), _TICKS_S, days)
+    step_s = next(step_s for step_s in steps if lasted_s < _MOST_TICKS * step_s)
+    return [step_s * number for number in range(math.floor(lasted_s / step_s) + 1)]
+
+
+def _tick_text(moment_s: float) -> str:
+    return duration_text(moment_s).removesuffix(" 00 s").removesuffix(" 00 min") if moment_s else "0"
 
 
 def _parts(span: DeviceWorked, theme: Theme) -> tuple[tuple[float, float, str], ...]:
