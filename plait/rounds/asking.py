@@ -1,7 +1,7 @@
 """Tasks of one purpose that clients were sent, and their answers as they come; nobody is waited for without end.
 
-If clients come and go, one that is silent, or far slower than the others, is given up and its task withdrawn. Knows
-nothing of what is asked.
+If clients come and go, one that is silent, or far slower than the others, is given up and its task withdrawn. One that
+was expected to have answered by now may be silent for less long, a simulated one too. Knows nothing of what is asked.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from plait.rounds.patience import Patience
 from plait.rounds.validate import Reason
 
 _LOOK_S = 1.0  # interval of checks for clients that will not answer
+# Moments of whole milliseconds, so that they do not depend on when a client was looked at before.
+_DIGITS = 3
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Asking:
         self._exchange = self.channel.exchange(self.purpose, self.group)
         self._waiting: dict[int, str] = {}
         self._asked_at: dict[str, float] = {}
+        self._due_at: dict[str, float] = {}
         self._took_s: list[float] = []
 
     def __enter__(self) -> Self:
@@ -75,11 +78,21 @@ class Asking:
         """Stop waiting for a client's answer."""
         node = next(node for node, name in self._waiting.items() if name == client)
         del self._waiting[node]
+        self._due_at.pop(client, None)
         self._exchange.withdraw(node, reason)
 
-    def anew(self, client: str) -> None:
-        """A client's next task is another question."""
-        self._asked_at.pop(client, None)
+    def anew(self, client: str, *, expected_s: float | None = None, asked_at: float | None = None) -> None:
+        """A client's next task is another question.
+
+        Args:
+            client: its name.
+            expected_s: how long it is expected to take; None if that is not known.
+            asked_at: when it was asked, on the channel's clock, if that was before.
+        """
+        self._asked_at[client] = self.channel.clock.now() if asked_at is None else asked_at
+        self._due_at.pop(client, None)
+        if expected_s is not None:
+            self._due_at[client] = round(self._asked_at[client] + expected_s, _DIGITS)
 
     def settled(self, client: str) -> float:
         """A client's answer is its last one: the seconds that it took."""
@@ -100,7 +113,8 @@ class Asking:
         while self._waiting:
             check_abandoned()
             left_s = None if deadline is None else max(0.0, deadline - self.channel.clock.now())
-            slice_s = left_s if not open_ended else _LOOK_S if left_s is None else min(left_s, _LOOK_S)
+            look_s = _LOOK_S if open_ended else self._next_due_s()
+            slice_s = left_s if look_s is None else look_s if left_s is None else min(left_s, look_s)
             received = self._exchange.receive(slice_s)
             if received is None:
                 if slice_s == left_s:
@@ -111,6 +125,7 @@ class Asking:
             node, data = received
             client = self._waiting.pop(node, None)
             if client is not None:  # else it was not asked, or has answered
+                self._due_at.pop(client, None)
                 return Heard(client, data)
         return None
 
@@ -119,18 +134,38 @@ class Asking:
 
         `next` does so by itself, unless its deadline is nearer than it looks.
         """
-        if not self.channel.open_ended:
-            return None
         now = self.channel.clock.now()
         for node, client in self._waiting.items():
-            asked_s = now - self._asked_at[client]
-            if self.patience.is_silent(asked_s=asked_s, idle_s=self.channel.liveness(node).idle_s):
+            asked_s, idle_s = now - self._asked_at[client], self._idle_s(node)
+            if self._is_overdue(client, idle_s):
+                reason, why = Reason.SILENT, f"has shown no progress for {idle_s:.0f} s, and its answer is overdue"
+            elif not self.channel.open_ended:
+                continue
+            elif self.patience.is_silent(asked_s=asked_s, idle_s=idle_s):
                 reason, why = Reason.SILENT, f"has shown no progress for {self.patience.silent_s:.0f} s"
             elif self.patience.is_slow(asked_s=asked_s, took_s=self._took_s, asked=len(self._asked_at)):
                 reason, why = Reason.SLOW, f"has not answered in {asked_s:.0f} s, far longer than the others took"
             else:
                 continue
-            del self._waiting[node]
-            self._exchange.withdraw(node, reason.value)
+            self.withdraw(client, reason.value)
             return Heard(client, NoAnswer(f"is connected, but {why}"), reason, asked_s)
         return None
+
+    def _idle_s(self, node: int) -> float:
+        return self.channel.liveness(node).idle_s
+
+    def _next_due_s(self) -> float | None:
+        """Seconds until a client may be overdue; for those that look by themselves only then."""
+        now = self.channel.clock.now()
+        return max(0.0, min(self._due_at.values()) - now) if self._due_at else None
+
+    def _is_overdue(self, client: str, idle_s: float) -> bool:
+        """Whether a client is late and silent; one that is late and works is looked at again."""
+        now, due_at = self.channel.clock.now(), self._due_at.get(client)
+        if due_at is None or now < due_at:
+            return False
+        left_s = self.patience.may_be_silent_s(idle_s=idle_s)
+        if left_s < 10**-_DIGITS:
+            return True
+        self._due_at[client] = round(now + left_s, _DIGITS)
+        return False

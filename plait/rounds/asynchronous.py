@@ -193,7 +193,10 @@ class AsynchronousRounds:
         if self.dispatch.aim.number != number or self.dispatch.aim.broadcasts.state.round != version:
             self.dispatch.aim = Aim(number, Broadcasts(began, self.ranks, self.base_fingerprint))
         self.dispatch.held = state.held
-        self.dispatch.ask(client)
+        # By a virtual clock its device goes on where it was.
+        span = left_over.span if left_over and left_over.version == version else None
+        expected_s = self.intake.log.paces.expected_s(client)
+        self.dispatch.ask(client, expected_s=expected_s, asked_at=span and span.began_s)
         if version != state.round:
             # It was asked before the server stopped, and may have been sent a newer adapter to evaluate since.
             return state

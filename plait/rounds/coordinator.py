@@ -127,7 +127,11 @@ class Coordinator:
             if recorded.finished < state.round:
                 self._conclude(state, recorded)
             self._intake.steps.update(recorded.steps)
-            self._log.paces = Paces.of(read_events(self.directory.ledger) if self.plan.by_speed else ())
+            if self.plan.has_paces:
+                self._log.paces = Paces.of(
+                    read_events(self.directory.ledger),
+                    local_steps=self.plan.settings.local_steps,
+                )
             self._standing = standing_after(each for each in recorded.held_out if each.round < state.round)
             newest = next((each for each in recorded.held_out if each.round == state.round), None)
             if newest and self._is_over(state.round, self._standing.after(newest)):
@@ -393,7 +397,7 @@ class Coordinator:
         with self._dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
             for name in chosen:
                 if name not in usable:
-                    dispatch.ask(name)
+                    dispatch.ask(name, expected_s=self._log.paces.expected_s(name, steps_of(name) if steps_of else 0))
             while len(usable) < plan.cohort_size and (answer := dispatch.next_answer(deadline)):
                 client = answer.client
                 if isinstance(answer.reply, UpdateReply):
@@ -412,7 +416,7 @@ class Coordinator:
                 if len(usable) + len(dispatch.waiting) < plan.cohort_size and (name := next(replacements, None)):
                     steps = steps_of(name) if steps_of else None
                     self._log.tell(events.ClientReplaced(round=number, client=client, by=name, steps=steps))
-                    dispatch.ask(name)
+                    dispatch.ask(name, expected_s=self._log.paces.expected_s(name, steps or 0))
             late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
         self._log.note_spans(number, roster)
         for client in late:

@@ -130,12 +130,18 @@ class Dispatch:
         """Their nodes; one that has come back as another client still owes the first one's answer."""
         return frozenset(asked.node for asked in self._asked.values())
 
-    def ask(self, client: str) -> None:
-        """Send a client its task."""
+    def ask(self, client: str, *, expected_s: float | None = None, asked_at: float | None = None) -> None:
+        """Send a client its task.
+
+        Args:
+            client: its name.
+            expected_s: how long it is expected to take; None if that is not known.
+            asked_at: when it was asked, on the channel's clock, if that was before.
+        """
         self._asked[client] = _Asked(self.aim, self.roster.nodes[client], self.roster.tracks[client])
         self._has_regions = self._has_regions or self.roster.cards[client].clients > 0
         self._sent_whole.discard(client)
-        self._asking.anew(client)
+        self._asking.anew(client, expected_s=expected_s, asked_at=asked_at)
         self._send(client, self.held.get(client, Held()))
 
     def withdraw(self, client: str, reason: str) -> None:

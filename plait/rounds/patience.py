@@ -35,6 +35,7 @@ class Patience:
 
     Attributes:
         silent_s: a client that was asked something and shows no progress for this long is given up.
+        overdue_s: the same for one that was expected to have answered by now.
         stage_s: the same for a stage of a masked sum, in which nobody trains.
         slow_factor: once half of those asked have answered, the others have this multiple of their median time;
             infinite where nobody waits for them.
@@ -45,6 +46,7 @@ class Patience:
     """
 
     silent_s: float = 5 * _MINUTE_S
+    overdue_s: float = _MINUTE_S
     stage_s: float = 2 * _MINUTE_S
     slow_factor: float = 10.0
     slow_s: float = 15 * _MINUTE_S
@@ -60,6 +62,10 @@ class Patience:
             idle_s: since its last progress.
         """
         return min(asked_s, idle_s) > self.silent_s
+
+    def may_be_silent_s(self, *, idle_s: float) -> float:
+        """How much longer a client may show no progress that was expected to have answered by now."""
+        return min(self.overdue_s, self.silent_s) - idle_s
 
     def is_slow(self, *, asked_s: float, took_s: Sequence[float], asked: int) -> bool:
         """Whether a client takes far longer than the others.

@@ -176,6 +176,8 @@ class Roster:
             detail: the reason, in one line.
             waited_s: how long it was waited for in vain.
         """
+        if not self._channel.open_ended:
+            return
         node = self.nodes[client]
         self._forget(client)
         self._set_aside(node, client, reason, detail, again_s=self._patience.rest_s(waited_s))

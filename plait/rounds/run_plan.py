@@ -68,6 +68,11 @@ class RunPlan:
         """Steps of a client in a round, where each has its own number; 0 if all take as many."""
         return self.settings.local_steps * MOST_STEPS_RATIO if self.by_speed else 0
 
+    @property
+    def has_paces(self) -> bool:
+        """Whether clients' paces are measured: for their steps, or for when their answers are due."""
+        return self.by_speed or self.buffer is not None
+
     def aggregator(
         self,
         directory: RunDirectory,

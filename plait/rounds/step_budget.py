@@ -3,8 +3,9 @@
 A client's pace is measured in the rounds before: steps per second of its training, and the seconds of everything else
 between task and answer. A round then lasts T seconds in which a client of pace (v, c) takes v (T - c) steps; T is such
 that the clients take `local_steps` on average, none fewer than 1 and none more than `MOST_STEPS_RATIO` times the
-average. FedCompass (Li et al., arXiv 2309.14675) assigns steps from measured speed in the same way. The updates are
-then normalised (`normalised`), so that a client's pull does not grow with its steps.
+average. FedCompass (Li et al., arXiv 2309.14675) assigns steps from measured speed in the same way. A client whose pace
+is not known yet takes a quarter of the average, so that nobody waits long for the first round, which measures all. The
+updates are then normalised (`normalised`), so that a client's pull does not grow with its steps.
 
 Paces follow from the ledger alone, of finished rounds only, so that a resumed run assigns the same steps.
 """
@@ -40,13 +41,17 @@ class Pace:
         """Steps that it takes in a round of so many seconds."""
         return self.steps_per_s * max(0.0, round_s - self.rest_s)
 
+    def task_s(self, steps: int) -> float:
+        """Seconds from a task of so many steps to its answer."""
+        return self.rest_s + steps / self.steps_per_s
+
 
 @dataclass(frozen=True)
 class Budget:
     """The steps of one round.
 
     Attributes:
-        local_steps: the average, and the steps of a client whose pace is not known.
+        local_steps: the average.
         round_s: how long the round is to last; None if no pace is known.
         paces: of the clients.
         steps: of the clients that are asked.
@@ -63,7 +68,7 @@ class Budget:
             return self.steps[client]
         pace = self.paces.get(client)
         if pace is None or self.round_s is None:
-            return self.local_steps
+            return _first(self.local_steps)
         return round(_bounded(pace.steps_in(self.round_s), self.local_steps))
 
 
@@ -72,17 +77,19 @@ class Paces:
     """The clients' paces, from the events of a run.
 
     Attributes:
+        local_steps: of a client that was not given a number of its own; 0 where its pace is of no use.
         known: of finished rounds, by client.
     """
 
+    local_steps: int = 0
     known: dict[str, Pace] = field(default_factory=dict[str, Pace])
     _steps: dict[str, int] = field(default_factory=dict[str, int])
     _new: dict[str, Pace] = field(default_factory=dict[str, Pace])
 
     @classmethod
-    def of(cls, recorded: Iterable[events.Event]) -> Self:
+    def of(cls, recorded: Iterable[events.Event], *, local_steps: int = 0) -> Self:
         """Those that a ledger tells."""
-        paces = cls()
+        paces = cls(local_steps)
         for event in recorded:
             paces.take(event)
         return paces
@@ -105,9 +112,15 @@ class Paces:
             case _:
                 pass
 
+    def expected_s(self, client: str, steps: int = 0) -> float | None:
+        """How long a task of so many steps is expected to take, 0 for `local_steps`; None if that is not known."""
+        pace = self.known.get(client)
+        return pace and pace.task_s(steps or self.local_steps)
+
     def _note(self, client: str, train_s: float, took_s: float) -> None:
-        if client in self._steps and train_s > 0:
-            self._new[client] = Pace(self._steps[client] / train_s, max(0.0, took_s - train_s))
+        steps = self._steps.get(client, self.local_steps)
+        if steps and train_s > 0:
+            self._new[client] = Pace(steps / train_s, max(0.0, took_s - train_s))
 
 
 def budget(local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Budget:
@@ -120,8 +133,8 @@ def budget(local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -
     """
     known = {client: paces[client] for client in sorted(cohort) if client in paces}
     if not known:
-        return Budget(local_steps, None, paces, dict.fromkeys(cohort, local_steps))
-    total = local_steps * len(known)
+        return Budget(local_steps, None, paces, dict.fromkeys(cohort, _first(local_steps)))
+    total, first = local_steps * len(known), _first(local_steps)
     low, high = 0.0, max(pace.rest_s + MOST * local_steps / pace.steps_per_s for pace in known.values())
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -135,7 +148,7 @@ def budget(local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -
     left = max(0, total - sum(steps.values()))
     for client in sorted(wanted, key=lambda name: (steps[name] - wanted[name], name))[:left]:
         steps[client] = min(steps[client] + 1, MOST * local_steps)
-    return Budget(local_steps, high, paces, {client: steps.get(client, local_steps) for client in cohort})
+    return Budget(local_steps, high, paces, {client: steps.get(client, first) for client in cohort})
 
 
 def steps_in(event: events.RoundStarted | events.ClientReplaced) -> dict[tuple[int, str], int]:
@@ -158,6 +171,11 @@ def normalised(steps: Mapping[str, int], weights: Mapping[str, float]) -> dict[s
     total = math.fsum(weights.get(client, 1.0) for client in steps)
     mean = math.fsum(weights.get(client, 1.0) * number for client, number in steps.items()) / total
     return {client: mean / number for client, number in steps.items()}
+
+
+def _first(local_steps: int) -> int:
+    """Steps of a client whose pace is not known."""
+    return math.ceil(local_steps / MOST)
 
 
 def _bounded(steps: float, local_steps: int) -> float:

@@ -31,6 +31,7 @@ from plait.simulation.fleet import device_of
 _DAY_S = 86_400.0
 _HOUR_S = 3_600.0
 _DAYS_SEARCHED = 8
+_DIGITS = 6
 
 Work = Callable[[int, TaskParts], float]
 """The work of a task, in tokens of training, from its node and its bytes."""
@@ -175,8 +176,9 @@ class VirtualChannel:
         return self.inner.identity(node)
 
     def liveness(self, node: int) -> Liveness:
-        """As the inner channel has it."""
-        return self.inner.liveness(node)
+        """A device shows progress until it fails."""
+        training = self.clock.training
+        return Liveness(idle_s=training.idle_s(node) if training else 0.0)
 
     def exchange(self, purpose: Purpose, group: str) -> VirtualExchange:
         """Begin to send tasks."""
@@ -244,6 +246,11 @@ class VirtualExchange:
         """The tasks in progress, by node."""
         return {node: doing.span for node, doing in self._doing.items()}
 
+    def idle_s(self, node: int) -> float:
+        """How long a device has shown no progress."""
+        doing = self._doing.get(node)
+        return max(0.0, self._clock.now() - doing.span.worked_s) if doing and doing.fails else 0.0
+
     def catch_up(self, node: int) -> None:
         """Let a device do what it was asked for before, so that it holds what it was sent."""
         doing = self._doing.get(node)
@@ -252,7 +259,8 @@ class VirtualExchange:
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
         """The next answer by virtual time, or None at the end of the time or if none is outstanding."""
-        limit_s = math.inf if timeout_s is None else self._clock.now() + timeout_s
+        # Rounded, so that a moment does not depend on from where it was counted.
+        limit_s = math.inf if timeout_s is None else round(self._clock.now() + timeout_s, _DIGITS)
         while self._doing:
             # Of those at the same time the first by number, so that the order never depends on this machine.
             node = min(self._doing, key=lambda each: (self._doing[each].span.ended_s, each))

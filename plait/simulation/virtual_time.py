@@ -5,11 +5,11 @@ The prediction runs the same clock over messages of the planned sizes, with no t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from plait.rounds.asking import Asking
 from plait.rounds.buffer import Buffer
 from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.checkpoint import finished_in_checkpoint
@@ -123,6 +123,7 @@ class _Planned:
         self._asked = (Purpose.TRAIN, 0)
         self._paces: dict[str, Pace] = {}
         self._budget = budget(plan.settings.local_steps, (), self._paces)
+        self._steps: dict[str, int] = {}
 
     def train(self, number: int) -> None:
         plan = self._plan
@@ -132,7 +133,7 @@ class _Planned:
                 _names(on), plan.cohort_size, over_selection=plan.over_selection, seed=plan.seed, round_number=number
             )
             if plan.by_speed:
-                self._budget = budget(plan.settings.local_steps, cohort, self._paces)
+                self._budget = budget(plan.settings.local_steps, cohort, dict(self._paces))
             if self.ask(Purpose.TRAIN, number, cohort, reserve, plan.cohort_size) >= plan.quorum:
                 break
         self._up_to_date.clear()
@@ -140,68 +141,78 @@ class _Planned:
     def train_asynchronously(self, buffer: Buffer) -> None:
         """As `plait.rounds.asynchronous` does it; evaluations beside training take no time."""
         plan, clock = self._plan, self.clock
-        working: dict[int, int] = {}
-        held: dict[int, int] = dict.fromkeys(range(plan.clients), 0)
+        working: dict[str, int] = {}
+        held: dict[str, int] = dict.fromkeys(_names(range(plan.clients)), 0)
         self._asked = Purpose.TRAIN, 1
-        with self._channel.exchange(Purpose.TRAIN, "1") as exchange:
+        with self._asking(Purpose.TRAIN, 1) as asking:
             for version in range(plan.rounds):
-                asked, came, attempts = set[int](), set[int](), 1
-                for node in [node for node, began in working.items() if version - began > buffer.max_staleness]:
-                    del working[node]
-                    exchange.withdraw(node, "stale")
+                asked, came, attempts = set[str](), set[str](), 1
+                for name in [name for name, began in working.items() if version - began > buffer.max_staleness]:
+                    del working[name]
+                    asking.withdraw(name, "stale")
                 while len(came) < buffer.size:
-                    free = [node for node in range(plan.clients) if node not in {*working, *came, *asked}]
+                    free = [int(name) for name in held if name not in {*working, *came, *asked}]
                     room = plan.cohort_size - len(working)
                     here = clock.available(free, 0 if working else 1) if free and room else ()
                     names = asking_order(
                         _names(here), plan.cohort_size, known=plan.clients, seed=plan.seed, round_number=version + 1
                     )
-                    for node in map(int, names[:room]):
-                        missed = version - held[node]
+                    for name in names[:room]:
+                        missed = version - held[name]
                         task = self._nothing if not missed else self._step if missed == 1 else self._whole
-                        exchange.send(node, task, str(version + 1))
-                        working[node] = held[node] = version
-                        asked.add(node)
-                    heard = exchange.receive(None)
+                        self._send(asking, name, task, version + 1)
+                        working[name] = held[name] = version
+                        asked.add(name)
+                    heard = asking.next(None)
                     if heard is not None:
-                        del working[heard[0]]
-                        if not isinstance(heard[1], NoAnswer):
-                            came.add(heard[0])
+                        del working[heard.client]
+                        if not isinstance(heard.data, NoAnswer):
+                            came.add(heard.client)
                     elif len(came) >= plan.quorum or attempts == plan.attempts:
                         break
                     else:
                         attempts += 1
                         asked.clear()
-                clock.spans()
+                self._note_paces()
         self._up_to_date.clear()
 
     def ask(self, purpose: Purpose, number: int, names: Sequence[str], reserve: Sequence[str], wanted: int) -> int:
         """The number of answers, once so many are in or nobody is left."""
-        clock, limit_s = self.clock, self._plan.deadline_s
-        deadline = math.inf if limit_s is None else clock.now() + limit_s
+        limit_s = self._plan.deadline_s
+        deadline = None if limit_s is None else self.clock.now() + limit_s
         self._asked = purpose, number
-        rest, given, waiting = iter(reserve), 0, len(names)
-        with self._channel.exchange(purpose, str(number)) as exchange:
+        rest, given = iter(reserve), 0
+        with self._asking(purpose, number) as asking:
             for name in names:
-                exchange.send(int(name), self._task(int(name)))
-            while given < wanted:
-                heard = exchange.receive(None if limit_s is None else max(0.0, deadline - clock.now()))
-                if heard is None:
-                    break
-                node, answer = heard
-                waiting -= 1
-                self._up_to_date.add(node)
-                if not isinstance(answer, NoAnswer):
+                self._send(asking, name, self._task(int(name)), number)
+            while given < wanted and (heard := asking.next(deadline)):
+                self._up_to_date.add(int(heard.client))
+                if not isinstance(heard.data, NoAnswer):
                     given += 1
-                elif given + waiting < wanted and (other := next(rest, None)) is not None:
-                    waiting += 1
-                    exchange.send(int(other), self._task(int(other)))
-        for span in clock.spans():
-            train_s, name = span.worked_s - span.received_s, _name(span.node)
-            if purpose is Purpose.TRAIN and span.outcome == "answered" and train_s:
-                steps = self._budget.steps_of(name)
-                self._paces[name] = Pace(steps / train_s, span.ended_s - span.began_s - train_s)
+                elif given + len(asking.waiting) < wanted and (other := next(rest, None)) is not None:
+                    self._send(asking, other, self._task(int(other)), number)
+        if purpose is Purpose.TRAIN:
+            self._note_paces()
+        else:
+            self.clock.spans()
         return given
+
+    def _asking(self, purpose: Purpose, number: int) -> Asking:
+        return Asking(self._channel, purpose=purpose, group=str(number), patience=self._plan.patience)
+
+    def _send(self, asking: Asking, name: str, task: TaskParts, number: int) -> None:
+        if asking.purpose is Purpose.TRAIN:
+            self._steps[name] = self._budget.steps_of(name) if self._plan.by_speed else self._plan.settings.local_steps
+        pace = self._paces.get(name) if asking.purpose is Purpose.TRAIN and self._plan.has_paces else None
+        asking.anew(name, expected_s=pace and pace.task_s(self._steps[name]))
+        asking.send(name, int(name), task, group=str(number))
+
+    def _note_paces(self) -> None:
+        """As the ledger of a round tells them."""
+        for span in self.clock.spans():
+            train_s, name = span.worked_s - span.received_s, _name(span.node)
+            if span.purpose == Purpose.TRAIN.value and span.outcome == "answered" and train_s:
+                self._paces[name] = Pace(self._steps[name] / train_s, span.ended_s - span.began_s - train_s)
 
     def _task(self, node: int) -> TaskParts:
         return self._nothing if node in self._up_to_date else self._step
@@ -210,8 +221,7 @@ class _Planned:
         del task
         (purpose, number), settings = self._asked, self._plan.settings
         if purpose is Purpose.TRAIN:
-            steps = self._budget.steps_of(_name(node))
-            examples = steps * settings.batch_size * settings.gradient_accumulation_steps
+            examples = self._steps[_name(node)] * settings.batch_size * settings.gradient_accumulation_steps
             return float(examples * self._sizes.example_tokens)
         times = 2 if number == self._plan.rounds and settings.own_share else 1
         return times * settings.max_held_out_sequences * self._sizes.example_tokens / PASSES_OF_TRAINING

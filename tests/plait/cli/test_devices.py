@@ -154,7 +154,7 @@ def test_budgets_by_speed_let_all_answer_together_and_survive_a_kill(
 
     events = read_events(tmp_path / "whole" / "ledger.jsonl")
     steps = [event.steps for event in events if isinstance(event, RoundStarted)]
-    assert set(steps[0].values()) == {6}
+    assert set(steps[0].values()) == {2}
     assert steps[1] == steps[2]
     assert min(steps[1].values()) < 3
     assert sum(steps[1].values()) == 18
@@ -166,7 +166,8 @@ def test_budgets_by_speed_let_all_answer_together_and_survive_a_kill(
     for span in view.spans:
         if span.is_training and span.round in took:
             took[span.round].append(span.ended_s - span.began_s)
-    assert max(took[3]) < 0.5 * max(took[1])
+    assert max(took[1]) > 3 * min(took[1])
+    assert max(took[3]) < 2 * min(took[3])
     checked = plait("verify", tmp_path / "whole")
     assert (checked.code, "3 recomputed, bit for bit" in checked.out) == (0, True), checked.out
 

@@ -27,10 +27,10 @@ def test_nobody_takes_fewer_than_one_step_or_more_than_four_times_the_average() 
     assert sum(planned.steps.values()) == 8
 
 
-def test_a_client_of_unknown_pace_takes_the_average() -> None:
-    planned = budget(4, ["new", "old"], {"old": Pace(1.0, 0.0), "other": Pace(2.0, 0.0)})
-    assert planned.steps == {"new": 4, "old": 4}
-    assert planned.steps_of("other") == 8
+def test_a_client_of_unknown_pace_takes_a_quarter_of_the_average() -> None:
+    planned = budget(5, ["new", "old"], {"old": Pace(1.0, 0.0), "other": Pace(2.0, 0.0)})
+    assert planned.steps == {"new": 2, "old": 5}
+    assert planned.steps_of("other") == 10
 
 
 def test_normalised_deltas_pull_as_if_all_had_taken_the_average() -> None:
@@ -59,6 +59,15 @@ def test_paces_follow_from_finished_rounds_alone() -> None:
     assert paces.known == {"a": Pace(2.0, pytest.approx(1.0)), "b": Pace(4.0, pytest.approx(0.5))}
     # Half a round that was run again counts once.
     assert Paces.of([*first[:2], Resumed(round=0), *first, finished]).known == paces.known
+
+
+def test_where_all_take_as_many_steps_the_ledger_has_no_numbers() -> None:
+    equal = [RoundStarted(round=1, cohort=("a",)), worked("a", 2.0, 1.0), RoundFinished(round=1)]
+    paces = Paces.of(equal, local_steps=6)
+    assert paces.known == {"a": Pace(3.0, pytest.approx(1.0))}
+    assert (paces.expected_s("a"), paces.expected_s("a", 9)) == pytest.approx((3.0, 4.0))
+    assert paces.expected_s("b") is None
+    assert Paces.of(equal).known == {}
 
 
 def test_a_client_cannot_say_that_it_trained_for_longer_than_it_took() -> None:

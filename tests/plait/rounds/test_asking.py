@@ -1,0 +1,73 @@
+"""Who is late and silent is given up sooner than who is only silent, and who is late and works is not."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from plait.rounds.asking import Asking
+from plait.rounds.channel import Liveness, Purpose
+from plait.rounds.patience import Patience
+
+
+@dataclass
+class Nobody:
+    """A channel whose nodes never answer, and its clock; those in `silent_since` show no progress from then on."""
+
+    open_ended: bool
+    silent_since: dict[int, float] = field(default_factory=dict)
+    now_s: float = 100.0
+
+    @property
+    def clock(self):
+        return self
+
+    def now(self):
+        return self.now_s
+
+    def liveness(self, node):
+        return Liveness(idle_s=max(0.0, self.now_s - self.silent_since.get(node, self.now_s)))
+
+    def exchange(self, purpose, group):
+        return self
+
+    def send(self, node, task, group):
+        pass
+
+    def withdraw(self, node, reason):
+        pass
+
+    def receive(self, timeout_s):
+        self.now_s += timeout_s
+
+
+@pytest.mark.parametrize("open_ended", [False, True])
+@pytest.mark.parametrize(("silent_since", "given_up_at"), [(110.0, 300.0), (280.0, 340.0), (500.0, 560.0)])
+def test_a_client_is_given_up_once_it_is_late_and_has_been_silent_for_a_minute(open_ended, silent_since, given_up_at):
+    channel = Nobody(open_ended, {7: silent_since})
+    asking = Asking(channel, purpose=Purpose.TRAIN, group="1", patience=Patience())
+    for client, node in (("works", 3), ("silent", 7)):
+        asking.anew(client, expected_s=200.0)
+        asking.send(client, node, (b"", b""))
+    heard = asking.next(2000.0)
+    assert (heard.client, heard.given_up) == ("silent", "silent")
+    assert channel.now_s == pytest.approx(given_up_at, abs=1.5 if open_ended else 0.01)
+    assert asking.waiting == {"works"}
+    assert asking.next(3000.0) is None
+
+
+def test_a_client_of_unknown_pace_is_not_late():
+    channel = Nobody(False, {7: 100.0})
+    asking = Asking(channel, purpose=Purpose.TRAIN, group="1", patience=Patience())
+    asking.anew("silent")
+    asking.send("silent", 7, (b"", b""))
+    assert asking.next(2000.0) is None
+    assert channel.now_s == pytest.approx(2000.0)
+
+
+def test_whoever_was_asked_before_is_due_as_if_nothing_had_happened():
+    channel = Nobody(False, {7: 100.0}, now_s=180.0)
+    asking = Asking(channel, purpose=Purpose.TRAIN, group="1", patience=Patience())
+    asking.anew("silent", expected_s=200.0, asked_at=50.0)
+    asking.send("silent", 7, (b"", b""))
+    assert asking.next(None).waited_s == pytest.approx(200.0)
+    assert channel.now_s == pytest.approx(250.0)

@@ -1,0 +1,115 @@
+"""The round loop by the virtual clock of a fleet: the estimate's time, and who is given up."""
+
+from dataclasses import replace
+
+import pytest
+
+from plait.rounds.buffer import Buffer
+from plait.rounds.events import Fleet, FleetDevice
+from plait.rounds.ledger import read_events
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView
+from plait.rounds.task_settings import TaskSettings
+from plait.simulation.virtual_clock import VirtualChannel
+from plait.simulation.virtual_time import Sizes, clock_after, predicted_s
+from plait.wire.messages import TrainTask, decode_task
+from tests.plait.rounds.conftest import LAYOUT, SEED, InProcessChannel
+from tests.plait.rounds.test_audit import replayed
+from tests.plait.rounds.test_coordinator import crowd
+
+SPEEDS = (0.02, 0.04, 0.06, 0.1, 0.2)  # a step of 8 tokens takes the slowest 400 s
+
+
+def fleet_of(**more) -> Fleet:
+    """A device of each speed."""
+    return Fleet(
+        devices=tuple(
+            FleetDevice(name=f"speed-{speed}", tokens_per_s=speed, up_mbps=1, down_mbps=1, **more) for speed in SPEEDS
+        ),
+        notice_s=300,
+        time_evaluations=False,
+    )
+
+
+def on_devices(federation, fleet):
+    """The same federation on these devices, numbered from 0 as a simulation's are."""
+    inner = federation.channel
+    channel = InProcessChannel(dict(enumerate(inner.participants.values())), dict(enumerate(inner.names.values())))
+
+    settings = replace(federation.plan.settings, local_steps=4)
+    federation.plan = replace(federation.plan, settings=settings)
+    text = TaskSettings(federation.plan, federation.rule, new_factors=False).to_describe().text
+
+    def work(node, task):
+        data = b"".join(task)
+        read = decode_task(data, max_bytes=len(data), held=lambda _: text)
+        return 8.0 * read.settings.steps_taken if isinstance(read, TrainTask) else 1.0
+
+    nodes = {name: node for node, name in channel.names.items()}
+    clock = clock_after(RunDirectory(federation.path), fleet, nodes)
+    federation.channel = VirtualChannel(channel, clock, work, seed=SEED)
+    return federation
+
+
+FAILING, BY_DAY = {"dropout": 0.25}, {"dropout": 0.1, "hours": "1-23"}
+ASYNCHRONOUS = {"buffer": Buffer(size=2, max_staleness=5)}
+
+
+@pytest.mark.parametrize(
+    ("devices", "plan"),
+    [
+        ({}, {}),
+        (FAILING, {}),
+        (FAILING, {"cohort_size": 3, "over_selection": 0.3}),
+        (FAILING, {"cohort_size": 3, "deadline_s": 900.0}),
+        (FAILING, {"by_speed": True}),
+        (BY_DAY, {"by_speed": True, "cohort_size": 4, "over_selection": 0.25}),
+        (FAILING, ASYNCHRONOUS),
+        (BY_DAY, {**ASYNCHRONOUS, "cohort_size": 4}),
+    ],
+)
+def test_the_estimate_is_within_a_tenth_of_the_time(federate, fake_model, devices, plan):
+    options = {"rounds": 6, "attempts": 3, **plan}
+    federation = on_devices(federate(crowd(fake_model, 5), **options), fleet_of(**devices))
+    federation.run()
+    took_s = max(each.virtual_s for each in read_view(federation).evaluations.values())
+    sizes = Sizes(
+        payload_bytes=4 * LAYOUT.size, broadcast_bytes=4 * LAYOUT.size, adapter_bytes=4 * LAYOUT.size, example_tokens=8
+    )
+    predicted = predicted_s(fleet_of(**devices), federation.plan, sizes, evaluates=True)
+    assert predicted == pytest.approx(took_s, rel=0.1)
+
+
+def told(federation):
+    """What has to be the same after a kill: adapters and times, arrivals, and what devices did."""
+    view = read_view(federation)
+    finished = [(each.adapter, each.virtual_s) for each in view.rounds.values()]
+    arrived = sorted((each.round, each.fold or 0, each.client, each.weight or 0) for each in view.updates.values())
+    done = [(each.round, each.client, each.purpose, each.began_s, each.ended_s, each.outcome) for each in view.spans]
+    return finished, arrived, done
+
+
+@pytest.mark.parametrize("plan", [{"rounds": 6, "by_speed": True}, {"rounds": 10, **ASYNCHRONOUS}])
+def test_who_is_silent_and_overdue_is_given_up_and_a_run_that_is_killed_does_the_same(
+    federate, fake_model, snapshots_of, plan
+):
+    options = {"attempts": 3, "keep_updates": True, "quorum": 1, **plan}
+    federation = on_devices(federate(crowd(fake_model, 5), **options), fleet_of(**FAILING))
+    snapshots = snapshots_of(federation)
+    snapshots.run()
+    expected = told(federation)
+    given_up = [event for event in federation.of_kind("update_refused") if event["reason"] == "silent"]
+    assert given_up
+    assert all("its answer is overdue" in event["detail"] for event in given_up)
+    # As long as nobody knows what to expect, only five minutes of silence tell.
+    assert [event for event in federation.of_kind("update_refused") if event["reason"] == "no-answer"]
+    noticed = [span.ended_s - span.worked_s for span in read_view(federation).spans if span.outcome == "dropped"]
+    assert max(noticed) == pytest.approx(300)
+    assert replayed(federation) == plan["rounds"]
+    for where, killed in snapshots.killed[::200]:
+        on_devices(killed, fleet_of(**FAILING)).run()
+        assert told(killed) == expected, where
+
+
+def read_view(federation) -> RunView:
+    return RunView.of(read_events(federation.path / "ledger.jsonl"))
