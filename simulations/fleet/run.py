@@ -4,14 +4,16 @@
 
 Compares equal steps (synchronous rounds), over-selection (all eight are asked, the first five count), steps by speed
 and asynchronous rounds. A sweep; finished runs are not repeated, and with --only the rows of other variants are kept.
-Writes results-tiny.json and prints the table. *Time* is until the first evaluation that is at most the synchronous
-run's last loss, of the same seed; *worst client* is the smallest gain of a client at that moment.
+Writes results-tiny.json and prints the table. *Time* is until the
+first evaluation that is at most the synchronous run's last loss, of the same seed; gains of clients, bytes and energy
+are those at that moment.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -29,7 +31,7 @@ SYNCHRONOUS = "equal steps"
 VARIANTS = {
     SYNCHRONOUS: {"rounds": 5},
     "over-selection": {"rounds": 12, "clients_per_round": 5, "over_selection": 0.6},
-    "steps by speed": {"rounds": 12, "step_budget": "speed"},
+    "steps by speed": {"rounds": 10, "step_budget": "speed"},
     "asynchronous": {"rounds": 12, "rounds_mode": "async", "buffer": 4},
 }
 
@@ -38,15 +40,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--runs", type=Path, default=Path("runs/fleet"))
-    parser.add_argument("--only", choices=VARIANTS, help="run this variant; the others' rows are in results-tiny.json")
+    parser.add_argument("--only", choices=VARIANTS, help="run this variant; the others' rows are in the results file")
     arguments = parser.parse_args()
+    results = HERE / "results-tiny.json"
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     chosen = {name: each for name, each in VARIANTS.items() if arguments.only in (None, name)}
-    before = json.loads((HERE / "results-tiny.json").read_text())["results"] if arguments.only else []
+    before = json.loads(results.read_text())["results"] if arguments.only else []
     before = [row for row in before if row["variant"] not in chosen]
     targets = {row["seed"]: row["target"] for row in before}
     if arguments.only and (unknown := sorted(set(seeds) - targets.keys())):
-        parser.error(f"results-tiny.json has no loss to reach of seeds {unknown}: run them without --only")
+        parser.error(f"{results.name} has no loss to reach of seeds {unknown}: run them without --only")
     done = sweep({**COMMON, "grid": {"variant": chosen}}, out=arguments.runs, seeds=seeds)
     if done.failed:
         raise SystemExit(str(dict(done.failed)))
@@ -68,20 +71,27 @@ def main() -> None:
         "fleet": (HERE / "fleet.toml").read_text(),
         "results": rows,
     }
-    (HERE / "results-tiny.json").write_text(json.dumps(report, indent=1) + "\n")
-    print("\n| rounds | hours to the loss: mean (seeds) | of equal steps | round | worst client's gain |")
-    print("|---|---|---|---|---|")
-    mean = {
+    results.write_text(json.dumps(report, indent=1) + "\n")
+    print(
+        "\n| rounds | hours: mean (seeds) | of equal steps | round | worst client's gain | median | spread | MB | kJ |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    hours = {
         name: statistics.mean(row["hours"] or float("inf") for row in rows if row["variant"] == name)
-        for name in VARIANTS
+        for name in {row["variant"]: None for row in rows}
     }
-    for name in VARIANTS:
+    for name, mean in hours.items():
         own = [row for row in rows if row["variant"] == name]
         each = ", ".join("never" if row["hours"] is None else f"{row['hours']:.2f}" for row in own)
-        reached = ", ".join(str(row["round"]) for row in own)
-        worst = ", ".join("" if row["worst_gain"] is None else f"{row['worst_gain']:.2f}" for row in own)
-        part = mean[name] / mean[SYNCHRONOUS]
-        print(f"| {name} | {mean[name]:.2f} ({each}) | {part:.2f} | {reached} | {worst} |")
+        reached, worst, median, spread, *sent = (
+            ", ".join(shown.format(row[key]) for row in own if row.get(key) is not None)
+            for key, shown in (
+                ("round", "{}"), ("worst_gain", "{:.2f}"), ("median_gain", "{:.2f}"), ("spread", "{:.2f}"),
+                ("mb", "{:.2f}"), ("kj", "{:.0f}"),
+            )
+        )  # fmt: skip
+        print(f"| {name} | {mean:.2f} ({each}) | {mean / hours[SYNCHRONOUS]:.2f} |", end="")
+        print(f" {reached} | {worst} | {median} | {spread} | {' | '.join(sent)} |")
 
 
 def last_loss(view: RunView) -> float:
@@ -95,11 +105,20 @@ def measured(view: RunView, target: float) -> dict:
     )
     row = {"base": base.loss, "target": target, "last": last_loss(view), "hours_in_all": (view.virtual_s or 0.0) / 3600}
     if found is None:
-        return {**row, "hours": None, "round": None, "worst_gain": None, "mb": None}
+        return {**row, "hours": None}
     gains = [base.by_client[name].loss - score.loss for name, score in found.by_client.items()]
-    sent = view.sent_bytes_before[found.round] / 1e6
-    hours = (found.virtual_s or 0.0) / 3600
-    return {**row, "hours": hours, "round": found.round, "worst_gain": min(gains), "mb": sent}
+    until_s = found.virtual_s or 0.0
+    spent_j = math.fsum(span.energy_j or 0.0 for span in view.spans if span.ended_s <= until_s)
+    return {
+        **row,
+        "hours": until_s / 3600,
+        "round": found.round,
+        "worst_gain": min(gains),
+        "median_gain": statistics.median(gains),
+        "spread": statistics.pstdev(gains),
+        "mb": view.sent_bytes_before[found.round] / 1e6,
+        "kj": spent_j / 1e3,
+    }
 
 
 if __name__ == "__main__":
