@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -190,8 +191,7 @@ class Learner:
         if self._terms or self._slope is not None:
             optimizer.where_trained(gradient)
         kept = _clip_(gradient, settings.max_grad_norm)
-        # In pieces: memory that the model's step has freed takes them in.
-        before = [piece.clone() for piece in optimizer.master.split(_PIECE)]
+        before = [piece.clone() for piece in _pieces(optimizer.master)]
         # A client with a budget of its own goes through the round's part of the schedule in its own number of steps.
         done = len(self._losses) + self._skipped
         done = done if not settings.steps else done * settings.local_steps / settings.steps
@@ -277,6 +277,11 @@ def schedule_factor(settings: Settings, step: float) -> float:
     return 1.0 - done if settings.lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
 
 
+def _pieces(values: Tensor) -> tuple[Tensor, ...]:
+    """Views of (size,) values; on a CPU of so many that memory which the model's step has freed takes copies in."""
+    return values.split(_PIECE if values.device.type == "cpu" else max(1, len(values)))
+
+
 @torch.no_grad()
 def _clip_(gradient: Tensor, longest: float) -> Tensor:
     """As torch's clip_grad_norm_ does; returns the factor."""
@@ -307,19 +312,19 @@ def _predicted_fall(gradient: Tensor, before: Sequence[Tensor], after: Tensor, k
 
     Args:
         gradient: (size,) of the loss before the step, times `kept`.
-        before: the values before the step, in pieces of `_PIECE`.
+        before: the values before the step, in `_pieces`.
         after: (size,) the values after it.
         kept: the factor of clipping, 0 to 1.
     """
-    pieces = zip(gradient.split(_PIECE), before, after.split(_PIECE), strict=True)
+    pieces = zip(_pieces(gradient), before, _pieces(after), strict=True)
     falls = [along @ (was - now) for along, was, now in pieces]
-    return float(torch.stack(falls).sum() / kept)
+    return float(reduce(torch.add, falls) / kept)
 
 
 @torch.no_grad()
 def _shorten_(after: Tensor, before: Sequence[Tensor], fraction: float) -> None:
-    """Keep this fraction of the step from `before`, in pieces of `_PIECE`, to `after`, which is changed in place."""
-    for piece, was in zip(after.split(_PIECE), before, strict=True):
+    """Keep this fraction of the step from `before`, in `_pieces`, to `after`, which is changed in place."""
+    for piece, was in zip(_pieces(after), before, strict=True):
         piece.lerp_(was, 1 - fraction)
 
 

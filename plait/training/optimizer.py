@@ -92,7 +92,7 @@ class FlatAdamW:
     def gradient(self) -> torch.Tensor:
         """(size,) float32, of the next step; filled by `take` or the caller, and there until `forget`."""
         if self._gradient is None:
-            self._gradient = torch.zeros_like(self.master)
+            self._gradient = torch.empty_like(self.master)
         return self._gradient
 
     def forget(self) -> None:
