@@ -155,9 +155,8 @@ def test_budgets_by_speed_let_all_answer_together_and_survive_a_kill(
     events = read_events(tmp_path / "whole" / "ledger.jsonl")
     steps = [event.steps for event in events if isinstance(event, RoundStarted)]
     assert set(steps[0].values()) == {2}
-    assert steps[1] == steps[2]
     assert min(steps[1].values()) < 3
-    assert sum(steps[1].values()) == 18
+    assert [sum(each.values()) for each in steps[1:]] == [18, 18]
     view, other = (RunView.of(read_events(tmp_path / run / "ledger.jsonl")) for run in ("whole", "killed"))
     assert [(each.adapter, each.virtual_s) for each in view.rounds.values()] == [
         (each.adapter, each.virtual_s) for each in other.rounds.values()
