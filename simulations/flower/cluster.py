@@ -134,7 +134,7 @@ def on_cluster(folder: Path, *, alone: bool) -> dict[str, object]:
         engine.wait_until(lambda: at_work(folder, doomed.node_id))
         received = engine.count(folder, "update_received", ROUND)
         (raylet,) = doomed.all_processes["raylet"]
-        raylet.process.kill()
+        engine.kill_node(raylet.process.pid)
         raylet.process.wait()
         killed = time.monotonic()
         print("killed a node", file=sys.stderr, flush=True)
