@@ -280,7 +280,8 @@ class RunConfig(BaseModel, frozen=True):
     trainer: str = ""
     """MODULE:FUNCTION that builds your own transformers Trainer as the local trainer"""
     device: str = "auto"
-    """device to compute on"""
+    """device to compute on; a list such as cuda:0,cuda:1 spreads simulated clients over a process for each of its
+    entries, and a device that it names twice is shared by two"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """compute type of the frozen base"""
     threads: Annotated[int, Field(ge=0)] = 0
@@ -389,6 +390,14 @@ class RunConfig(BaseModel, frozen=True):
             self._refuse(
                 f"devices is '{self.devices}'", side_by_side="devices of different speeds end at different times"
             )
+
+        if self.has_several_devices:
+            beside = f"device is '{self.device}'"
+            self._refuse(beside, over_selection="clients that train beside each other cannot be released one by one")
+            if self.devices:
+                # Whoever is released on a virtual clock has not trained.
+                why = "all devices of a fleet then work until they answer"
+                self._refuse(f"{beside} and devices is '{self.devices}'", rounds_mode=why, deadline_s=why)
 
     def _check_asynchronous(self) -> None:
         if self.rounds_mode == "sync":
@@ -597,6 +606,11 @@ class RunConfig(BaseModel, frozen=True):
         value = getattr(self, name)
         shown = str(value).lower() if isinstance(value, bool) else repr(value)
         return f"{name.replace('_', '-')} is {shown}"
+
+    @property
+    def has_several_devices(self) -> bool:
+        """Whether `device` is a list, whose entries `plait.training.device.choose_devices` reads."""
+        return "," in self.device
 
     @property
     def levels(self) -> tuple[int, ...]:

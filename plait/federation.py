@@ -46,7 +46,7 @@ from plait.run import Run
 from plait.secagg.roster import Vouch
 from plait.settle import Settled
 from plait.stacking import starting_point_of
-from plait.training.device import choose_compute, use_threads
+from plait.training.device import use_threads
 
 _PARTING_S = 60.0
 
@@ -191,7 +191,7 @@ def _open(
     save_checkpoint(directory.checkpoints, state, ranks)
     privacy = run.settled.privacy
     key = RunKey.create(directory.noise_key) if privacy and not privacy.guaranteed else None
-    compute = choose_compute(config.device, config.dtype)
+    devices = run.devices
     ledger = _begin_ledger(
         run,
         directory,
@@ -216,7 +216,9 @@ def _open(
             full_model_bytes=4 * run.base_parameters,
             versions=machine.versions(),
             machine=machine.describe(
-                device=str(compute.device), dtype=compute.dtype_name, threads=use_threads(config.threads)
+                device=",".join(str(each.device) for each in devices),
+                dtype=devices[0].dtype_name,
+                threads=use_threads(config.threads, processes=len(devices)),
             ),
         ),
     )

@@ -28,7 +28,7 @@ from plait.rounds.withheld import KEPT_MASKED, KEPT_OF_RECORDS, screened
 from plait.settle import Settled
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
 from plait.training.blueprint import HEADS, Blueprint, base_modules, design, read_base_config
-from plait.training.device import choose_devices, use_threads
+from plait.training.device import Compute, choose_devices, use_threads
 from plait.training.resident import ResidentBase
 from plait.wire.codecs.exact_sum import SUM
 from plait.wire.masking import PURPOSES
@@ -63,6 +63,15 @@ class Run:
     def base_fingerprint(self) -> bytes:
         """SHA-256 of the base, 32 bytes."""
         return bytes.fromhex(self.base.reference.fingerprint)
+
+    @property
+    def devices(self) -> tuple[Compute, ...]:
+        """The devices of this machine that the settings name; several only for a simulation.
+
+        Raises:
+            ConfigError: this machine lacks one of them.
+        """
+        return choose_devices(self.config.device, self.config.dtype)
 
     @property
     def base_recorded(self) -> Base:
@@ -126,13 +135,13 @@ class Run:
         """The base in this process's memory; reads nothing before it is needed.
 
         Args:
-            devices: to compute on, which share the work of every step; by default what the settings name.
+            devices: to compute on, which share the work of every step; by default the first that the settings name.
 
         Raises:
             ConfigError: this machine has no such device.
         """
-        use_threads(self.config.threads)
-        compute, *others = choose_devices(devices or self.config.device, self.config.dtype)
+        use_threads(self.config.threads, processes=1 if devices else len(self.devices))
+        compute, *others = choose_devices(devices, self.config.dtype) if devices else self.devices[:1]
         return ResidentBase(
             self.base.directory,
             self.base.reference.fingerprint,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from plait.adapters import Task
@@ -30,7 +31,7 @@ from plait.simulation.references import add_references
 from plait.simulation.simulation import Simulation
 from plait.stacking import starting_point_of
 from plait.training.bases import quiet_libraries
-from plait.training.device import choose_compute
+from plait.training.device import choose_devices
 from plait.training.examples import check_kind
 from plait.training.four_bits import check_four_bits
 
@@ -62,10 +63,11 @@ def prepare(
             "is faster follows from it alone"
         )
     quiet_libraries()
-    compute = choose_compute(settings.device, settings.dtype)
+    devices = choose_devices(settings.device, settings.dtype)
     settled = settle(settings)
     if settled.method.quantised:
-        check_four_bits(compute.device.type)
+        for each in devices:
+            check_four_bits(each.device.type)
 
     def progress(text: str) -> None:
         say(text, quiet=quiet)
@@ -124,7 +126,7 @@ def execute(
         PlaitError: the reason that the run stopped; everything done until then is on disk.
     """
     directory = RunDirectory(Path(run.config.out))
-    simulation = Simulation(run, data, loaded)
+    simulation = Simulation(run, data, loaded, progress=partial(say, quiet=quiet))
     config, stop = run.config, stop or StopRequest()
     stop.heeded = True
     try:
@@ -145,6 +147,8 @@ def execute(
                         stop=stop,
                         vouch=simulation.vouch,
                     )
+            # The baselines have the devices to themselves.
+            simulation.close()
             if config.references:
                 with status(f"training the baselines: {', '.join(config.references)}", quiet=quiet) as update:
                     add_references(directory, run, simulation, on_event=hear, stop=stop, progress=update)

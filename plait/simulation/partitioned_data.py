@@ -1,19 +1,39 @@
-"""A run's data, loaded and partitioned over its simulated clients."""
+"""A run's data, loaded and partitioned over its simulated clients; or some clients' shares, for another process."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 from plait.config import RunConfig
-from plait.data import Dataset
+from plait.data import Dataset, Message, Record, RecordKind, histogram
 from plait.errors import DataError
 from plait.rounds.events import DataUsed
 from plait.simulation.loaded import Loaded
-from plait.simulation.partition import Partition, partition
+from plait.simulation.partition import ClientShare, Partition, partition
 from plait.simulation.scheme import Groups, Scheme, default_scheme, parse_partition
 from plait.training.bases import Progress
 from plait.training.embeddings import minilm_embedder
+
+
+class Shares(Protocol):
+    """The clients' data, as a simulation needs them."""
+
+    @property
+    def kind(self) -> RecordKind:
+        """What the records are."""
+        ...
+
+    def share(self, index: int) -> ClientShare:
+        """The data of the client with this number."""
+        ...
+
+    def histogram(self, index: int) -> Mapping[str, int]:
+        """Counts of its records that may be sent."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +58,69 @@ class PartitionedData:
             records=len(dataset.records),
             held_out=len(dataset.held_out),
         )
+
+    @property
+    def kind(self) -> RecordKind:
+        """What the records are."""
+        return self.dataset.kind
+
+    def share(self, index: int) -> ClientShare:
+        """The data of the client with this number."""
+        return self.partition.shares[index]
+
+    def histogram(self, index: int) -> Mapping[str, int]:
+        """Counts of its records that may be sent."""
+        return histogram(self.share(index).records, self.dataset, besides=self.scheme.column)
+
+
+@dataclass(frozen=True, eq=False)
+class SentShares:
+    """The data of some clients, as another process sent them.
+
+    Attributes:
+        clients: share and histogram by client number.
+    """
+
+    kind: RecordKind
+    clients: Mapping[int, tuple[ClientShare, Mapping[str, int]]]
+
+    def share(self, index: int) -> ClientShare:
+        """The data of one of these clients."""
+        return self.clients[index][0]
+
+    def histogram(self, index: int) -> Mapping[str, int]:
+        """Counts of its records that may be sent."""
+        return self.clients[index][1]
+
+    def to_bytes(self) -> bytes:
+        """For `from_bytes`; JSON."""
+        clients = {index: (asdict(share), dict(counts)) for index, (share, counts) in self.clients.items()}
+        return json.dumps({"kind": self.kind.value, "clients": clients}).encode()
+
+    @classmethod
+    def of(cls, data: Shares, indices: Iterable[int]) -> SentShares:
+        """Of these clients."""
+        return cls(data.kind, {index: (data.share(index), data.histogram(index)) for index in indices})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SentShares:
+        """The inverse of `to_bytes`."""
+        found = json.loads(data)
+        clients = {
+            int(index): (
+                ClientShare(share["name"], _records(share["records"]), _records(share["held_out"])),
+                counts,
+            )
+            for index, (share, counts) in found["clients"].items()
+        }
+        return cls(RecordKind(found["kind"]), clients)
+
+
+def _records(found: Iterable[dict[str, Any]]) -> tuple[Record, ...]:
+    turns = ("messages", "chosen", "rejected")
+    return tuple(
+        Record(**{**each, **{name: tuple(Message(*turn) for turn in each[name]) for name in turns}}) for each in found
+    )
 
 
 def load_partitioned(

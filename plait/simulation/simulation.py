@@ -1,14 +1,18 @@
-"""The clients of a simulated run: one shared base in memory, each client's data, and each client's state."""
+"""The clients of a simulated run: one shared base in memory, each client's data, and each client's state.
+
+With several devices the clients of a round are spread over processes (`workers`), each with a base and a simulation of
+its own.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from plait.data import histogram
 from plait.regional import below, open_region
 from plait.rounds.channel import Channel, TaskParts
 from plait.rounds.local_channel import LocalChannel
@@ -23,9 +27,10 @@ from plait.run import Run
 from plait.secagg.roster import Offer
 from plait.simulation.loaded import Loaded
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
-from plait.simulation.partitioned_data import PartitionedData
+from plait.simulation.partitioned_data import Shares
 from plait.simulation.virtual_clock import VirtualChannel
 from plait.simulation.virtual_time import PASSES_OF_TRAINING, clock_after
+from plait.simulation.workers import Workers, WorkersChannel
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel, train_jobs
 from plait.trust.keys import NodeKey
@@ -43,12 +48,20 @@ class Simulation:
         run: the run.
         data: its clients' data.
         loaded: what earlier runs of this process have in common with it.
+        progress: told of workers that died.
 
     Attributes:
-        base: shared by all clients.
+        base: shared by all clients of this process.
     """
 
-    def __init__(self, run: Run, data: PartitionedData, loaded: Loaded | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        data: Shares,
+        loaded: Loaded | None = None,
+        *,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
         config = run.config
         self._run = run
         self._data = data
@@ -62,24 +75,26 @@ class Simulation:
         self._memories: dict[int, VolatileMemory] = {}
         self._opened: list[Region] = []
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
+        idle = loaded.workers if loaded else None
+        self._workers = Workers(run, data, progress=progress, idle=idle) if config.has_several_devices else None
 
     def name(self, index: int) -> str:
         """The name of the client with this partition number."""
-        return self._data.partition.shares[index].name
+        return self._data.share(index).name
 
     def model(self, index: int) -> PeftLocalModel:
         """The base with the client's data."""
         if index not in self._models:
             while len(self._models) >= _MODELS_KEPT:
                 self._models.popitem(last=False)
-            share, dataset = self._data.partition.shares[index], self._data.dataset
+            share = self._data.share(index)
             self._models[index] = PeftLocalModel(
                 self.base,
                 share.name,
                 share.records,
                 held_out=share.held_out,
-                kind=dataset.kind,
-                histogram=histogram(share.records, dataset, besides=self._data.scheme.column),
+                kind=self._data.kind,
+                histogram=self._data.histogram(index),
                 own_trainer=self._own_trainer,
                 recall=self._loaded.losses.recall,
                 tokenise=self._loaded.tokens,
@@ -132,21 +147,29 @@ class Simulation:
         config = self._run.config
         if config.tree:
             return self._regions(self._run, 0, stop)
-        local = self._local(0, config.clients, stop)
+        direct = self._direct(0, config.clients, stop)
         if self._run.settled.fleet is None:
-            return local
+            return direct
         nodes = {self.name(index): index for index in range(config.clients)}
         clock = clock_after(self._directory, self._run.settled.fleet, nodes)
-        return VirtualChannel(local, clock, self._work, seed=config.seed)
+        return VirtualChannel(direct, clock, self._work, seed=config.seed, at_once=config.has_several_devices)
 
     def close(self) -> None:
-        """Close the ledgers of regions."""
+        """Close the ledgers of regions, and end the workers."""
         for region in self._opened:
             region.close()
         self._opened.clear()
+        if self._workers:
+            self._workers.close()
 
-    def _local(self, first: int, count: int, stop: StopRequest | None) -> LocalChannel:
-        """A channel to `count` clients from number `first` on."""
+    def _direct(self, first: int, count: int, stop: StopRequest | None) -> Channel:
+        """A channel to `count` clients from number `first` on, in this process or spread over others."""
+        if self._workers:
+            return WorkersChannel(self._workers, first, count, stop=stop)
+        return self.here(first, count, stop)
+
+    def here(self, first: int, count: int, stop: StopRequest | None = None) -> LocalChannel:
+        """A channel to `count` clients from number `first` on, all in this process."""
         side_by_side = self._run.config.side_by_side
         return LocalChannel(
             lambda index: self.participant(first + index),
@@ -156,11 +179,11 @@ class Simulation:
             stop=stop,
         )
 
-    def _regions(self, run: Run, first: int, stop: StopRequest | None, above: str = "") -> LocalChannel:
+    def _regions(self, run: Run, first: int, stop: StopRequest | None, above: str = "") -> Channel:
         """A channel to the regions of a server, or to the clients of a lowest one, which begin with number `first`."""
         count, *lower = run.config.levels
         if not lower:
-            return self._local(first, count, stop)
+            return self._direct(first, count, stop)
         size, opened = math.prod(lower), dict[int, Region]()
 
         def region(index: int) -> Region:

@@ -153,12 +153,14 @@ class VirtualChannel:
         clock: of the fleet.
         work: of a task.
         seed: decides which devices fail.
+        at_once: whether the tasks in progress are done at once, as nobody who works is released.
     """
 
     open_ended = False
 
-    def __init__(self, inner: Channel, clock: VirtualClock, work: Work, *, seed: int) -> None:
+    def __init__(self, inner: Channel, clock: VirtualClock, work: Work, *, seed: int, at_once: bool = False) -> None:
         self.inner = inner
+        self.at_once = at_once
         self.clock = clock
         self.work = work
         self._seed = seed
@@ -255,7 +257,7 @@ class VirtualExchange:
         """Let a device do what it was asked for before, so that it holds what it was sent."""
         doing = self._doing.get(node)
         if doing and doing.task is not None:
-            self._doing[node] = self._done(node, doing)
+            self._work([node])
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
         """The next answer by virtual time, or None at the end of the time or if none is outstanding."""
@@ -268,7 +270,8 @@ class VirtualExchange:
             if doing.span.ended_s > limit_s:
                 break
             if doing.task is not None:
-                self._doing[node] = self._done(node, doing)
+                begun = [each for each, other in self._doing.items() if other.task is not None]
+                self._work(begun if self._channel.at_once else [node])
                 continue
             del self._doing[node]
             self._before = {node: self._clock.now()}
@@ -308,14 +311,23 @@ class VirtualExchange:
         worked_s = received_s + work_s
         return Doing(replace(span, received_s=received_s, worked_s=worked_s, ended_s=worked_s), False, task)
 
-    def _done(self, node: int, doing: Doing) -> Doing:
-        """Let the device do its task."""
+    def _work(self, nodes: Sequence[int]) -> None:
+        """Let devices do their tasks."""
         if self._clock.training not in (None, self):
-            self._clock.training.catch_up(node)
+            for node in nodes:
+                self._clock.training.catch_up(node)
+        answers: dict[int, Data | NoAnswer] = {}
         with self._channel.inner.exchange(self._purpose, self._group) as exchange:
-            exchange.send(node, doing.task or (b"", b""))
-            received = exchange.receive(None)
-        answer = NoAnswer(f"node {node} gave no answer") if received is None else received[1]
+            for node in nodes:
+                exchange.send(node, self._doing[node].task or (b"", b""))
+            while received := exchange.receive(None):
+                answers[received[0]] = received[1]
+        for node in nodes:
+            answer = answers.get(node, NoAnswer(f"node {node} gave no answer"))
+            self._doing[node] = self._done(node, self._doing[node], answer)
+
+    def _done(self, node: int, doing: Doing, answer: Data | NoAnswer) -> Doing:
+        """A task whose answer is there."""
         size = 0 if isinstance(answer, NoAnswer) else len(answer)
         took_time = doing.span.worked_s > doing.span.began_s
         upload_s = _seconds(size, device_of(self._clock.fleet, node).up_mbps) if took_time else 0.0

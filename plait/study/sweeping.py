@@ -162,6 +162,12 @@ def sweep(
     path = Path(out) if out is not None else out_of(grid)
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}, expected at least 1")
+    several = next((cell for cell in plan.cells if "," in str(cell.settings.get("device", ""))), None)
+    if several and jobs > 1:
+        raise ConfigError(
+            f"jobs is {jobs} and device is '{several.settings['device']}', expected jobs to be 1: every run has a "
+            "process for each of its devices"
+        )
     states = {cell.name: State() for cell in plan.cells}
     refused = {cell.name: error for cell in plan.cells if (error := _refusal(cell))}
     if len(refused) == len(plan.cells):

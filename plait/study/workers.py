@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from plait.child import Child
 from plait.rounds.stop import StopRequest
 from plait.simulation.loaded import Loaded
 from plait.study.attempt import Outcome, attempt
@@ -38,14 +35,18 @@ def in_this_process(cells: Sequence[Cell], paths: Mapping[str, Path], stop: Stop
         stop: ends the iteration after the run that it stops.
     """
     loaded = Loaded()
-    for cell in cells:
-        outcome = attempt(cell.settings, paths[cell.name], loaded, stop)
-        if outcome.error:
-            # What a failed run left in memory is not trusted.
-            loaded = Loaded()
-        yield Done(cell, outcome)
-        if outcome.interrupted or stop.asked:
-            return
+    try:
+        for cell in cells:
+            outcome = attempt(cell.settings, paths[cell.name], loaded, stop)
+            if outcome.error:
+                # What a failed run left in memory is not trusted.
+                loaded.close()
+                loaded = Loaded()
+            yield Done(cell, outcome)
+            if outcome.interrupted or stop.asked:
+                return
+    finally:
+        loaded.close()
 
 
 def in_processes(cells: Sequence[Cell], paths: Mapping[str, Path], stop: StopRequest, jobs: int) -> Generator[Done]:
@@ -98,7 +99,7 @@ class _Worker:
         self._next_cell = next_cell
         self._paths = paths
         self._tell = tell
-        self._process: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
 
     def work(self) -> None:
         """Do runs until there are none."""
@@ -110,45 +111,21 @@ class _Worker:
 
     def stop(self) -> None:
         """Stop the run in progress."""
-        if process := self._process:
-            self._say({"stop": True}, process)
+        if child := self._child:
+            child.say({"stop": True})
 
     def close(self) -> None:
         """End the process."""
-        if self._process:
-            self._process.kill()
-            _code_of(self._process)
+        if self._child:
+            self._child.kill()
+            self._child.ending()
 
     def _attempt(self, cell: Cell) -> Outcome:
-        if self._process is None:
-            command = [sys.executable, "-m", "plait.study.worker"]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        process = self._process
-        self._say({"settings": dict(cell.settings), "path": str(self._paths[cell.name].absolute())}, process)
-        answer = process.stdout.readline() if process.stdout else ""
-        if not answer:
-            code, self._process = _code_of(process), None
-            how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        child = self._child = self._child or Child("plait.study.worker")
+        child.say({"settings": dict(cell.settings), "path": str(self._paths[cell.name].absolute())})
+        answer = child.hear()
+        if answer is None:
+            self._child = None
+            how = child.ending()
             return Outcome(f"its process {how}; the run is continued when the sweep is started again")
-        found = json.loads(answer)
-        return Outcome(str(found["error"]), bool(found["interrupted"]))
-
-    @staticmethod
-    def _say(task: Mapping[str, object], process: subprocess.Popen[str]) -> None:
-        line = json.dumps(task) + "\n"
-        # Where it has ended, or its pipe is closed, the answer that does not come says so too.
-        with contextlib.suppress(BrokenPipeError, ValueError):
-            if process.stdin:
-                process.stdin.write(line)
-                process.stdin.flush()
-
-
-def _code_of(process: subprocess.Popen[str]) -> int:
-    """Wait for a process, and close its pipes."""
-    code = process.wait()
-    for pipe in (process.stdin, process.stdout):
-        # What was not written yet is for nobody.
-        with contextlib.suppress(BrokenPipeError):
-            if pipe:
-                pipe.close()
-    return code
+        return Outcome(str(answer.said["error"]), bool(answer.said["interrupted"]))

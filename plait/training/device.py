@@ -146,11 +146,16 @@ def has_memory_of_its_own(device: torch.device) -> bool:
     return device.type == "cuda" and not torch.cuda.get_device_properties(device).is_integrated
 
 
-def use_threads(threads: int) -> int:
-    """Set the number of CPU threads (0: torch's default, whatever an earlier run of this process set) and return it."""
-    default = _default_threads()
-    if threads or torch.get_num_threads() != default:
-        torch.set_num_threads(threads or default)
+def use_threads(threads: int, *, processes: int = 1) -> int:
+    """Set the number of CPU threads and return it.
+
+    Args:
+        threads: 0 for a part of torch's default, whatever an earlier run of this process set.
+        processes: that work side by side, into whose parts the default is divided.
+    """
+    wanted = threads or max(1, _default_threads() // processes)
+    if threads or torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
     return torch.get_num_threads()
 
 
@@ -178,6 +183,23 @@ def limit_memory(device: torch.device, limit_bytes: int) -> None:
     if limit_bytes and device.type == "cuda":
         _, total = torch.cuda.mem_get_info(device)
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), device)
+
+
+def take_share(device: torch.device, parts: int) -> int:
+    """Compute on this device from now on, and let this process have one of `parts` equal parts of its memory.
+
+    Returns:
+        The part in bytes; 0 for all of it, or on a device without memory of its own that torch can tell.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    there = 0
+    if parts > 1 and device.type == "cuda":
+        _, there = torch.cuda.mem_get_info(device)
+    elif parts > 1 and device.type == "mps":
+        there = torch.mps.recommended_max_memory()
+    limit_memory(device, there // parts)
+    return there // parts
 
 
 def memory_for_steps(device: torch.device, limit_bytes: int = 0) -> int:

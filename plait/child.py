@@ -1,0 +1,129 @@
+"""A process of this program's own that does what it is told over its stdin, and ends when that does.
+
+So it never outlives the process that started it, whatever ends that one. Both directions carry messages: a JSON object,
+and byte strings. It imports from the same places as the process that started it. Knows nothing of what messages mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+_SIZE = struct.Struct("<Q")
+# `-P` keeps the working directory out of the search for modules until the path is that of the process that starts it.
+_START = "import sys; sys.path[:] = sys.argv[2:]; import importlib; importlib.import_module(sys.argv[1]).main()"
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """What one process tells the other."""
+
+    said: Mapping[str, object]
+    parts: Sequence[bytes] = ()
+
+
+class Child:
+    """A child process, as the process that starts it sees it.
+
+    Args:
+        module: whose `main` is called.
+    """
+
+    def __init__(self, module: str) -> None:
+        command = [sys.executable, "-P", "-c", _START, module, *sys.path]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._saying = threading.Lock()
+
+    @property
+    def number(self) -> int:
+        """The process's."""
+        return self._process.pid
+
+    def say(self, said: Mapping[str, object], *parts: bytes) -> None:
+        """Tell it something; where it has ended, the answer that does not come says so."""
+        with self._saying, contextlib.suppress(BrokenPipeError, ValueError):
+            if self._process.stdin:
+                _write(self._process.stdin, said, parts)
+
+    def hear(self) -> Message | None:
+        """Wait for its next message; None if it has ended."""
+        return _read(self._process.stdout) if self._process.stdout else None
+
+    def ending(self) -> str:
+        """Wait until it has ended; how it has, such as "was ended by signal 9"."""
+        code = self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            # What was not written yet is for nobody.
+            with contextlib.suppress(BrokenPipeError):
+                if pipe:
+                    pipe.close()
+        return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+
+class Parent:
+    """The process that started this one, as this one sees it: what it says is listened to from here on.
+
+    What libraries print to stdout goes to stderr, and this process leaves an interrupt to the other one.
+
+    Args:
+        heed: takes a message at once, in a thread of its own, and returns whether it was for it.
+    """
+
+    def __init__(self, heed: Callable[[Message], bool] = lambda _: False) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._answers = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+        self._heed = heed
+        self._told: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def say(self, said: Mapping[str, object], *parts: bytes) -> None:
+        """Answer."""
+        _write(self._answers, said, parts)
+
+    def hear(self) -> Message:
+        """Wait for what is to be done next."""
+        return self._told.get()
+
+    def _listen(self) -> None:
+        while message := _read(sys.stdin.buffer):
+            if not self._heed(message):
+                self._told.put(message)
+        os._exit(0)
+
+
+def _write(pipe: BinaryIO, said: Mapping[str, object], parts: Sequence[bytes]) -> None:
+    head = json.dumps({"said": said, "sizes": [len(part) for part in parts]}).encode()
+    pipe.write(_SIZE.pack(len(head)) + head)
+    pipe.writelines(parts)
+    pipe.flush()
+
+
+def _read(pipe: BinaryIO) -> Message | None:
+    """The next message; None at the end, or where it is cut off."""
+    start = pipe.read(_SIZE.size)
+    if len(start) < _SIZE.size:
+        return None
+    (size,) = _SIZE.unpack(start)
+    head = pipe.read(size)
+    if len(head) < size:
+        return None
+    found = json.loads(head)
+    parts = [pipe.read(each) for each in found["sizes"]]
+    if [len(part) for part in parts] != found["sizes"]:
+        return None
+    return Message(found["said"], parts)

@@ -1,0 +1,61 @@
+"""A process that does the tasks of some clients of a simulated run (see `plait.child`; `workers` is the other side).
+
+    {"config": {…}, "base": {…}, "parts": 2}, their data    a run, in place of the one before; the answer is {}
+    {"nodes": [3, 5]}, their tasks                          the answer is {"silent": […]}, and theirs
+
+An error is an answer too, and ends no process (`workers.told`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from plait.adapters import BaseReference
+from plait.child import Parent
+from plait.config import config_from_table
+from plait.plugins import admit
+from plait.rounds.channel import NoAnswer
+from plait.rounds.local_channel import LocalChannel
+from plait.run import resolve
+from plait.settle import settle
+from plait.simulation.loaded import Loaded
+from plait.simulation.partitioned_data import SentShares
+from plait.simulation.simulation import Simulation
+from plait.simulation.workers import told
+from plait.training.bases import LocatedBase, quiet_libraries
+from plait.training.device import take_share
+
+
+def main() -> None:
+    """Do what the process that started this one asks until it ends."""
+    parent, loaded = Parent(), Loaded()
+    clients: LocalChannel | None = None
+    while True:
+        message = parent.hear()
+        try:
+            if clients is None or "config" in message.said:
+                clients = _opened(message.said, message.parts[0], loaded)
+                parent.say({})
+                continue
+            nodes = cast("list[int]", message.said["nodes"])
+            answers = clients.answers(list(zip(nodes, message.parts, strict=True)))
+        except Exception as error:
+            parent.say(told(error))
+            continue
+        silent = [answer.detail if isinstance(answer, NoAnswer) else None for answer in answers]
+        parent.say({"silent": silent}, *(b"" if isinstance(answer, NoAnswer) else answer for answer in answers))
+
+
+def _opened(said: Mapping[str, object], shares: bytes, loaded: Loaded) -> LocalChannel:
+    """The clients of a run."""
+    quiet_libraries()
+    config = config_from_table(cast("dict[str, object]", said["config"]), where="the run's settings")
+    admit(*config.plugins)
+    base = cast("dict[str, str]", said["base"])
+    located = LocatedBase(Path(base["directory"]), BaseReference(base["name"], None, base["fingerprint"]))
+    run = resolve(settle(config), located)
+    simulation = Simulation(run, SentShares.from_bytes(shares), loaded)
+    simulation.base.memory_limit_bytes = take_share(simulation.base.compute.device, int(str(said["parts"])))
+    return simulation.here(0, config.clients)

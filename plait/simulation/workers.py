@@ -1,0 +1,383 @@
+"""The clients of a simulated run, spread over processes: one for every entry of a list of devices.
+
+A client belongs to one process, by its number. So its state between tasks, its tokens and its account of private
+records stay where they are, each process has its own clients' data alone, and a resumed run asks a client on the same
+device again. Answers come in the order of the tasks, whoever was faster: the ledger is that of one device.
+
+A process that dies is started again and its task repeated. What of its clients' state only memory had is lost, as a
+network's clients lose it: they say so, and are sent the whole adapter. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Self, cast
+
+from plait import errors
+from plait.child import Child, Message
+from plait.errors import Interrupted, MachineError, PlaitError, machine_fault
+from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
+from plait.rounds.clock import WallClock
+from plait.rounds.stop import StopRequest
+from plait.run import Run
+from plait.simulation.loaded import IdleWorker
+from plait.simulation.partitioned_data import SentShares, Shares
+from plait.training.device import Compute, shares, use_threads
+
+_STARTS = 3
+"""How often a process is started for one task before the run ends."""
+
+_LOOK_S = 0.2
+"""How often a process that waits for others looks whether it is to stop."""
+
+
+@dataclass(eq=False)
+class Group:
+    """Tasks that a worker is given at once, and what became of them.
+
+    Attributes:
+        nodes: the clients' numbers.
+        withdrawn: whether nobody waits for the answers any more.
+    """
+
+    nodes: Sequence[int]
+    tasks: Sequence[bytes]
+    withdrawn: bool = False
+    answers: Sequence[bytes | NoAnswer] = ()
+    error: BaseException | None = None
+    is_done: threading.Event = field(default_factory=threading.Event)
+
+
+class Workers:
+    """All processes of a run; each starts with its first task.
+
+    Args:
+        run: the run.
+        data: its clients' data.
+        progress: told of every process that dies.
+        idle: processes of earlier runs, by their place in the list of devices; this run's are left there at its end.
+            Without it they end with the run.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        data: Shares,
+        *,
+        progress: Callable[[str], None],
+        idle: MutableMapping[int, IdleWorker] | None = None,
+    ) -> None:
+        self._run = run
+        self._data = data
+        self._progress = progress
+        self._idle = idle
+
+    @property
+    def side_by_side(self) -> int:
+        """How many clients of a process train at once."""
+        return self._run.config.side_by_side
+
+    def give(self, group: Group) -> None:
+        """Let a process do tasks, once it has done those before; all are of its own clients."""
+        self._all[self.of(group.nodes[0])].give(group)
+
+    def of(self, node: int) -> int:
+        """The place of a client's process."""
+        return node % len(self._all)
+
+    def close(self) -> None:
+        """End the processes, or let them wait for the next run."""
+        if "_all" not in self.__dict__:
+            return
+        for place, worker in enumerate(self._all):
+            idle = worker.close(keep=self._idle is not None)
+            if self._idle is not None and idle:
+                self._idle[place] = idle
+        del self._all
+
+    @cached_property
+    def _all(self) -> Sequence[_Worker]:
+        devices = self._run.devices
+        found: list[_Worker] = []
+        for place, (compute, parts) in enumerate(zip(devices, shares(devices), strict=True)):
+            device = str(compute.device)
+            idle = self._idle.pop(place, None) if self._idle else None
+            if idle and (idle.device, idle.parts) != (device, parts):
+                idle.child.kill()
+                idle.child.ending()
+                idle = None
+            begin = partial(self._beginning, place, compute, parts)
+            name = f"worker {place + 1} of {len(devices)} ({device})"
+            found.append(_Worker(name, device, parts, begin, self._progress, idle and idle.child))
+        return found
+
+    def _beginning(self, place: int, compute: Compute, parts: int) -> tuple[dict[str, object], bytes]:
+        """What a process is told of the run."""
+        run, count = self._run, len(self._run.devices)
+        config = {
+            # As clients of a network know it: only the server needs its rule.
+            **run.settled.announced,
+            "device": str(compute.device),
+            "dtype": compute.dtype_name,
+            "threads": use_threads(run.config.threads, processes=count),
+            "callbacks": "",
+            "report-to": "none",
+        }
+        base = {
+            "directory": str(run.base.directory.absolute()),
+            "name": run.base.reference.name,
+            "fingerprint": run.base.reference.fingerprint,
+        }
+        shares_of = SentShares.of(self._data, range(place, run.config.clients, count))
+        return {"config": config, "base": base, "parts": parts}, shares_of.to_bytes()
+
+
+class _Worker:
+    """One process, and the thread that speaks to it.
+
+    Args:
+        name: for people.
+        device: that it computes on.
+        parts: that the device is divided into.
+        begin: makes what it is told of the run.
+        progress: told when it dies.
+        child: the process, where there is one already.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        device: str,
+        parts: int,
+        begin: Callable[[], tuple[Mapping[str, object], bytes]],
+        progress: Callable[[str], None],
+        child: Child | None,
+    ) -> None:
+        self._name = name
+        self._device = device
+        self._parts = parts
+        self._begin = begin
+        self._progress = progress
+        self._child = child
+        self._groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._has_begun = self._is_busy = self._is_closed = False
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def give(self, group: Group) -> None:
+        """Take tasks."""
+        self._groups.put(group)
+
+    def close(self, *, keep: bool) -> IdleWorker | None:
+        """End the process; to keep it, return it, unless it is at work or there is none."""
+        with self._lock:
+            self._is_closed = True
+            if self._child and (self._is_busy or not keep):
+                self._child.kill()
+                keep = False
+        self._groups.put(None)
+        self._thread.join()
+        if self._child and not keep:
+            self._ended()
+        return IdleWorker(self._child, self._device, self._parts) if self._child else None
+
+    def _work(self) -> None:
+        while group := self._groups.get():
+            with self._lock:
+                self._is_busy = not self._is_closed and not group.withdrawn
+            if self._is_busy:
+                try:
+                    group.answers = self._answers(group)
+                except Exception as error:
+                    group.error = error
+            with self._lock:
+                self._is_busy = False
+            group.is_done.set()
+
+    def _answers(self, group: Group) -> Sequence[bytes | NoAnswer]:
+        ending = ""
+        for _ in range(_STARTS):
+            if ending and not self._is_closed:
+                self._progress(f"{self._name} {ending}; it starts again, and its clients are sent the whole adapter")
+            child = self._ready()
+            if child:
+                child.say({"nodes": list(group.nodes)}, *group.tasks)
+                if message := _heard(child):
+                    silent = cast("list[str | None]", message.said["silent"])
+                    return [
+                        answer if detail is None else NoAnswer(detail)
+                        for answer, detail in zip(message.parts, silent, strict=True)
+                    ]
+            ending = self._ended()
+        raise MachineError(
+            f"{self._name} {ending} at one task, {_STARTS} times, expected it to last: free memory or name fewer "
+            "devices, then continue with `plait resume`"
+        )
+
+    def _ready(self) -> Child | None:
+        """The process, which knows the run; None if it ended before that."""
+        with self._lock:
+            if self._is_closed:
+                raise Interrupted("the run has ended")
+            child = self._child = self._child or Child("plait.simulation.worker")
+        if not self._has_begun:
+            said, data = self._begin()
+            child.say(said, data)
+            if _heard(child) is None:
+                return None
+            self._has_begun = True
+        return child
+
+    def _ended(self) -> str:
+        """End the process, if it has not ended; how it has."""
+        with self._lock:
+            child, self._child, self._has_begun = self._child, None, False
+        if child is None:
+            return ""
+        child.kill()
+        return child.ending()
+
+
+def _heard(child: Child) -> Message | None:
+    """The next message of a process, which is no error; None if it has ended."""
+    message = child.hear()
+    if message and "error" in message.said:
+        raise raised(message.said)
+    return message
+
+
+class WorkersChannel:
+    """A `plait.rounds.channel.Channel` to clients in other processes.
+
+    Args:
+        workers: the processes.
+        first: number of the first client, which is node 0.
+        count: of the clients.
+        stop: stops the run; what clients are at is lost then, and done again when the run goes on.
+    """
+
+    open_ended = False
+
+    def __init__(self, workers: Workers, first: int, count: int, *, stop: StopRequest | None) -> None:
+        self.workers = workers
+        self.first = first
+        self.stop = stop or StopRequest()
+        self.clock = WallClock()
+        self._count = count
+
+    def nodes(self, at_least: int) -> Sequence[int]:
+        """All of them: no others can join."""
+        del at_least
+        return range(self._count)
+
+    def wait(self, timeout_s: float) -> None:
+        """Nobody joins or leaves."""
+
+    def identity(self, node: int) -> None:
+        """Nobody has a key."""
+
+    def liveness(self, node: int) -> Liveness:
+        """Always there: a process that dies starts again."""
+        del node
+        return Liveness()
+
+    def exchange(self, purpose: Purpose, group: str) -> WorkersExchange:
+        """Begin to send tasks."""
+        del group
+        return WorkersExchange(self, self.workers.side_by_side if purpose is Purpose.TRAIN else 1)
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A task, its place in a group, and the group once a process was given it."""
+
+    node: int
+    task: TaskParts
+    group: Group | None = None
+    place: int = 0
+
+
+class WorkersExchange:
+    """A `plait.rounds.channel.Exchange` with clients in other processes."""
+
+    def __init__(self, channel: WorkersChannel, at_once: int) -> None:
+        self._channel = channel
+        self._at_once = at_once
+        self._asked: list[_Asked] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for asked in self._asked:
+            if asked.group:
+                asked.group.withdrawn = True
+        self._asked.clear()
+
+    def send(self, node: int, task: TaskParts, group: str = "") -> None:
+        """Keep a task until an answer is requested: which clients train at once is to follow from their order."""
+        del group
+        self._asked.append(_Asked(node, task))
+
+    def withdraw(self, node: int, reason: str) -> None:
+        """Stop waiting for a node's answer."""
+        del reason
+        self._asked = [asked for asked in self._asked if asked.node != node]
+
+    def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
+        """The next answer, in the order of the tasks; waits for it as long as it takes, as one process would."""
+        del timeout_s
+        self._give()
+        if not self._asked:
+            return None
+        asked = self._asked[0]
+        group = cast("Group", asked.group)
+        while True:
+            self._channel.stop.check()
+            if group.is_done.wait(_LOOK_S):
+                break
+        del self._asked[0]
+        if group.error:
+            raise group.error
+        return asked.node, group.answers[asked.place]
+
+    def _give(self) -> None:
+        """Give every process its new tasks."""
+        workers, new = self._channel.workers, [asked for asked in self._asked if asked.group is None]
+        by_worker: dict[int, list[_Asked]] = {}
+        for asked in new:
+            by_worker.setdefault(workers.of(self._channel.first + asked.node), []).append(asked)
+        for of_one in by_worker.values():
+            for start in range(0, len(of_one), self._at_once):
+                chosen = of_one[start : start + self._at_once]
+                group = Group(
+                    [self._channel.first + asked.node for asked in chosen], [b"".join(asked.task) for asked in chosen]
+                )
+                for place, asked in enumerate(chosen):
+                    asked.group, asked.place, asked.task = group, place, (b"", b"")
+                workers.give(group)
+
+
+def told(error: Exception) -> dict[str, str]:
+    """An error as a message; the inverse of `raised`."""
+    error = machine_fault(error) or error
+    if isinstance(error, PlaitError):
+        return {"error": type(error).__name__, "text": str(error)}
+    return {"error": "", "text": "".join(traceback.format_exception(error))}
+
+
+def raised(said: Mapping[str, object]) -> Exception:
+    """The error of a message."""
+    kind, text = getattr(errors, str(said["error"]), None), str(said["text"])
+    if isinstance(kind, type) and issubclass(kind, PlaitError):
+        return kind(text)
+    *trace, last = text.strip().splitlines()
+    error = MachineError(f"a worker failed: {last}")
+    error.add_note("\n".join(trace))
+    return error
