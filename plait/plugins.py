@@ -161,6 +161,13 @@ def is_named(kind: Kind, name: str) -> bool:
     return (kind, name) in _given or bool(_REFERENCE.fullmatch(name)) or name in installed(kind)
 
 
+def is_importable(kind: Kind, name: str) -> bool:
+    """Whether another process on this machine finds the part of this name as this one does."""
+    if match := _REFERENCE.fullmatch(name):
+        return match[1] != "__main__" and "<" not in match[2]
+    return (kind, name) not in _given
+
+
 def installed(kind: Kind) -> Mapping[str, str]:
     """The parts of a kind that installed distributions bring, by name: each one's distribution and version."""
     return {entry.name: f"{distribution.name} {distribution.version}" for distribution, entry in _entry_points(kind)}

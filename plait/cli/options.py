@@ -55,7 +55,7 @@ _METAVARS: Mapping[str, str] = {
     "own_share": "FLOAT|auto",
     "dp_clip": "FLOAT|adaptive",
     "wire": "fp32|bf16|BITS",
-    "device": "auto|cpu|cuda|cuda:N|mps",
+    "device": "auto|cpu|cuda|cuda:N|mps|A,B,…",
 }
 
 

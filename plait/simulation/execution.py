@@ -29,6 +29,7 @@ from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
 from plait.simulation.references import add_references
 from plait.simulation.simulation import Simulation
+from plait.simulation.workers import check_parts
 from plait.stacking import starting_point_of
 from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
@@ -83,6 +84,8 @@ def prepare(
         settled = settled.on_data(partition=str(data.scheme), labels=",".join(data.dataset.labels), data=data.used)
     with status(f"looking for base {settings.base}", quiet=quiet):
         run = resolve(settled, progress=progress)
+    if settings.has_several_devices:
+        check_parts(run)
     if settings.devices:
         fleet = load_fleet(settings.devices, base_parameters=run.base_parameters)
         run = replace(run, settled=replace(run.settled, fleet=fleet))

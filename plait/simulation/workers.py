@@ -16,11 +16,15 @@ import traceback
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Self, cast
 
 from plait import errors
 from plait.child import Child, Message
-from plait.errors import Interrupted, MachineError, PlaitError, machine_fault
+from plait.choice import parse_choice
+from plait.config import Scalar, config_from_table
+from plait.errors import ConfigError, Interrupted, MachineError, PlaitError, machine_fault
+from plait.plugins import is_importable
 from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.clock import WallClock
 from plait.rounds.stop import StopRequest
@@ -28,6 +32,7 @@ from plait.run import Run
 from plait.simulation.loaded import IdleWorker
 from plait.simulation.partitioned_data import SentShares, Shares
 from plait.training.device import Compute, shares, use_threads
+from plait.welcome import welcome_table
 
 _STARTS = 3
 """How often a process is started for one task before the run ends."""
@@ -120,13 +125,11 @@ class Workers:
         """What a process is told of the run."""
         run, count = self._run, len(self._run.devices)
         config = {
-            # As clients of a network know it: only the server needs its rule.
-            **run.settled.announced,
+            **_told_of(run),
+            "out": str(Path(run.config.out).absolute()),
             "device": str(compute.device),
             "dtype": compute.dtype_name,
             "threads": use_threads(run.config.threads, processes=count),
-            "callbacks": "",
-            "report-to": "none",
         }
         base = {
             "directory": str(run.base.directory.absolute()),
@@ -135,6 +138,25 @@ class Workers:
         }
         shares_of = SentShares.of(self._data, range(place, run.config.clients, count))
         return {"config": config, "base": base, "parts": parts}, shares_of.to_bytes()
+
+
+def check_parts(run: Run) -> None:
+    """Refuse parts of the user's own that other processes would not find.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for kind, text in config_from_table(_told_of(run), where="the run's settings").parts:
+        if text and not is_importable(kind, parse_choice(text)[0]):
+            raise ConfigError(
+                f"{kind} is '{text}' and device is '{run.config.device}', expected a part in a module of its own, "
+                "which the processes for the devices can import"
+            )
+
+
+def _told_of(run: Run) -> dict[str, Scalar]:
+    """The settings that the processes are told: those that clients of a network are."""
+    return welcome_table(run.settled.announced)
 
 
 class _Worker:

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
 
+from plait.child import Message
 from plait.config import RunConfig
-from plait.rounds.events import Event
+from plait.data import Record, RecordKind
+from plait.errors import ConfigError, DataError, Interrupted, MachineError
+from plait.plugins import Kind, reference
+from plait.rounds.channel import Purpose
+from plait.rounds.events import Event, UpdateReceived
 from plait.rounds.ledger import read_lines
+from plait.run import resolve
+from plait.settle import settle
+from plait.simulation import execution as execution_module
+from plait.simulation import workers as workers_module
 from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import Loaded
+from plait.simulation.partition import ClientShare
+from plait.simulation.partitioned_data import SentShares
+from plait.simulation.workers import Workers, WorkersChannel, check_parts, raised, told
 
 SETTINGS = {
     "partition": "natural:who", "clients": 4, "base": "tiny", "dtype": "float32", "threads": 1, "rounds": 2,
@@ -47,7 +64,14 @@ def run(tmp_path: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> Ran:
     # Runs differ by their names and by the key of their noise.
     monkeypatch.setattr(secrets, "token_bytes", lambda count=32: b"7" * count)
 
-    def execute_run(name: str, device: str, on_event: Callable[[Event], None] = lambda _: None, **settings) -> Path:
+    def execute_run(
+        name: str,
+        device: str,
+        on_event: Callable[[Event], None] = lambda _: None,
+        progress: Callable[[str], None] = lambda _: None,
+        **settings: object,
+    ) -> Path:
+        monkeypatch.setattr(execution_module, "say", lambda text, quiet: progress(text))
         given = {name: str(fleet) if name == "devices" else value for name, value in settings.items()}
         out = tmp_path / name
         config = RunConfig(**{**SETTINGS, "data": str(data), "device": device, "out": str(out), **given})
@@ -101,3 +125,161 @@ def test_two_processes_have_the_bits_and_the_ledger_of_one(run: Ran, settings: d
     one, two = run("one", "cpu", **settings), run("two", "cpu,cpu", **settings)
     assert files(one) == files(two)
     assert recorded(one) == recorded(two)
+
+
+def test_a_process_that_is_killed_starts_again_and_the_bits_are_the_same(run: Ran, loaded: Loaded) -> None:
+    told: list[str] = []
+    children: list[int] = []
+
+    def kill(event: Event) -> None:
+        if isinstance(event, UpdateReceived) and event.round == 2 and not children:
+            found = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "simulation.worker"], capture_output=True)
+            children.extend(map(int, found.stdout.split()))
+            os.kill(children[-1], signal.SIGKILL)
+
+    settings = {"moments": "carry", "clients": 3, "rounds": 3}
+    one = run("one", "cpu", **settings)
+    two = run("two", "cpu,cpu", on_event=kill, progress=told.append, **settings)
+    assert files(one)["adapter/adapter_model.safetensors"] == files(two)["adapter/adapter_model.safetensors"]
+    assert len(children) == 2
+    assert told == [
+        "worker 2 of 2 (cpu) was ended by signal 9; it starts again, and its clients are sent the whole adapter"
+    ]
+    loaded.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(children[0], 0)
+
+
+class FakeChild:
+    """A process that answers every task with its client's number, or dies at it."""
+
+    made: ClassVar[list[FakeChild]] = []
+    dies: ClassVar[int] = 0
+
+    def __init__(self, module: str) -> None:
+        assert module == "plait.simulation.worker"
+        self.heard: list[tuple[dict, tuple[bytes, ...]]] = []
+        FakeChild.made.append(self)
+
+    def say(self, said: dict, *parts: bytes) -> None:
+        self.heard.append((said, parts))
+
+    def hear(self) -> Message | None:
+        said, parts = self.heard[-1]
+        if "config" in said:
+            return Message({})
+        if FakeChild.dies:
+            FakeChild.dies -= 1
+            return None
+        if parts[0] == b"broken":
+            return Message(told(DataError("client 'two' has too little data")))
+        nodes = said["nodes"]
+        return Message(
+            {"silent": [None] * len(nodes)}, [b"%d: " % node + task for node, task in zip(nodes, parts, strict=True)]
+        )
+
+    def ending(self) -> str:
+        return "was ended by signal 9"
+
+    def kill(self) -> None:
+        pass
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[WorkersChannel, Workers, list[str]]]:
+    monkeypatch.setattr(workers_module, "Child", FakeChild)
+    monkeypatch.setattr(FakeChild, "made", [])
+    monkeypatch.setattr(FakeChild, "dies", 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+
+    def made(device: str, **settings: object) -> tuple[WorkersChannel, Workers, list[str]]:
+        config = RunConfig(device=device, base="tiny", clients=6, data="none", out="run", **settings)
+        resolved, said = resolve(settle(config)), list[str]()
+        shares = [ClientShare(f"client-{number}", (Record(text=f"{number}"),)) for number in range(6)]
+        data = SentShares(RecordKind.TEXT, {number: (share, {}) for number, share in enumerate(shares)})
+        processes = Workers(resolved, data, progress=said.append)
+        return WorkersChannel(processes, 0, 6, stop=None), processes, said
+
+    return made
+
+
+def asked(channel: WorkersChannel, tasks: list[tuple[int, bytes]]) -> list[object]:
+    with channel.exchange(Purpose.TRAIN, "1") as exchange:
+        for node, task in tasks:
+            exchange.send(node, (task, b""))
+        return list(iter(lambda: exchange.receive(None), None))
+
+
+def test_every_entry_of_the_list_is_a_process_with_its_share_of_a_device_and_its_own_clients(fake) -> None:
+    channel, workers, _ = fake("cuda:0,cuda:1,cuda:0", side_by_side=2, threads=3)
+    answers = asked(channel, [(node, b"task") for node in (5, 3, 0, 4, 1, 2)])
+    workers.close()
+    # In the order of the tasks, whoever was faster.
+    assert answers == [(node, b"%d: task" % node) for node in (5, 3, 0, 4, 1, 2)]
+    found = {}
+    for child in FakeChild.made:
+        (said, (data,)), *groups = child.heard
+        clients = SentShares.from_bytes(data).clients
+        found[tuple(clients)] = (
+            said["config"]["device"], said["config"]["dtype"], said["config"]["threads"], said["parts"],
+            [group[0]["nodes"] for group in groups],
+        )  # fmt: skip
+    assert found == {
+        (0, 3): ("cuda:0", "bfloat16", 3, 2, [[3, 0]]),
+        (1, 4): ("cuda:1", "bfloat16", 3, 1, [[4, 1]]),
+        (2, 5): ("cuda:0", "bfloat16", 3, 2, [[5, 2]]),
+    }
+
+
+def test_a_process_that_always_dies_ends_the_run_in_one_line(fake) -> None:
+    channel, workers, said = fake("cpu,cpu")
+    FakeChild.dies = 2
+    assert asked(channel, [(1, b"task")]) == [(1, b"1: task")]
+    FakeChild.dies = 3
+    with pytest.raises(MachineError, match=r"worker 2 of 2 \(cpu\) was ended by signal 9 at one task, 3 times"):
+        asked(channel, [(1, b"task")])
+    workers.close()
+    assert len(said) == 4
+    assert len(FakeChild.made) == 5
+
+
+def test_an_error_in_a_process_is_the_error_of_the_run(fake) -> None:
+    channel, workers, _ = fake("cpu,cpu")
+    with pytest.raises(DataError, match=r"^client 'two' has too little data$"):
+        asked(channel, [(0, b"broken")])
+    workers.close()
+    # One that is none of plait's own is a fault of the program.
+    again = raised(told(ZeroDivisionError("division by zero")))
+    assert str(again) == "a worker failed: ZeroDivisionError: division by zero"
+
+
+def test_a_run_that_is_to_stop_waits_for_no_process(fake) -> None:
+    channel, workers, _ = fake("cpu,cpu")
+    channel.stop.asked = True
+    with pytest.raises(Interrupted):
+        asked(channel, [(0, b"task")])
+    workers.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"over_selection": 0.5}, "over-selection is 0.5 and device is 'cpu,cpu', expected 0"),
+        ({"devices": "x.toml", "rounds_mode": "async"}, "device is 'cpu,cpu' and devices is 'x.toml', expected sync"),
+        ({"devices": "x.toml", "deadline_s": 9.0}, "deadline-s is 9.0 and device is 'cpu,cpu'"),
+    ],
+)
+def test_what_several_devices_do_not_go_with_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunConfig(device="cpu,cpu", **settings)
+
+
+def test_a_part_that_only_this_process_has_is_refused_by_its_name() -> None:
+    def a_loss(logits: object, labels: object, adapter: object) -> object:
+        raise NotImplementedError
+
+    config = RunConfig(device="cpu,cpu", base="tiny", loss=reference(Kind.LOSS, a_loss))
+    with pytest.raises(ConfigError, match=r"loss is '.*a_loss' and device is 'cpu,cpu', expected a part in a module"):
+        check_parts(resolve(settle(config)))
