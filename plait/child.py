@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 _SIZE = struct.Struct("<Q")
 # `-P` keeps the working directory out of the search for modules until the path is that of the process that starts it.
@@ -106,14 +106,14 @@ class Parent:
         os._exit(0)
 
 
-def _write(pipe: BinaryIO, said: Mapping[str, object], parts: Sequence[bytes]) -> None:
+def _write(pipe: IO[bytes], said: Mapping[str, object], parts: Sequence[bytes]) -> None:
     head = json.dumps({"said": said, "sizes": [len(part) for part in parts]}).encode()
     pipe.write(_SIZE.pack(len(head)) + head)
     pipe.writelines(parts)
     pipe.flush()
 
 
-def _read(pipe: BinaryIO) -> Message | None:
+def _read(pipe: IO[bytes]) -> Message | None:
     """The next message; None at the end, or where it is cut off."""
     start = pipe.read(_SIZE.size)
     if len(start) < _SIZE.size:

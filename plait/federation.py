@@ -80,6 +80,10 @@ def run_federation(
     if vouch is None:
         check_vouched_for(run.settled)
     config, ranks, base = run.config, run.ranks, run.base
+    if config.has_several_devices and channel.open_ended:
+        raise ConfigError(
+            f"device is '{config.device}', a list, expected one device: the clients of a network compute on their own"
+        )
     out = Path(config.with_out().out)
     outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
     directory, ledger, state, events = _open(run, out, start, on_event)

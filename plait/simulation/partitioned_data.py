@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ from plait.simulation.partition import ClientShare, Partition, partition
 from plait.simulation.scheme import Groups, Scheme, default_scheme, parse_partition
 from plait.training.bases import Progress
 from plait.training.embeddings import minilm_embedder
+
+_TURNS = frozenset({"messages", "chosen", "rejected"})
 
 
 class Shares(Protocol):
@@ -116,11 +118,12 @@ class SentShares:
         return cls(RecordKind(found["kind"]), clients)
 
 
-def _records(found: Iterable[dict[str, Any]]) -> tuple[Record, ...]:
-    turns = ("messages", "chosen", "rejected")
-    return tuple(
-        Record(**{**each, **{name: tuple(Message(*turn) for turn in each[name]) for name in turns}}) for each in found
-    )
+def _records(found: Iterable[Mapping[str, Any]]) -> tuple[Record, ...]:
+    made: list[Record] = []
+    for each in found:
+        turns = {name: tuple(Message(*turn) for turn in each[name]) for name in _TURNS}
+        made.append(replace(Record(**{name: each[name] for name in each.keys() - _TURNS}), **turns))
+    return tuple(made)
 
 
 def load_partitioned(

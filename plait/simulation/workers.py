@@ -155,8 +155,8 @@ def check_parts(run: Run) -> None:
 
 
 def _told_of(run: Run) -> dict[str, Scalar]:
-    """The settings that the processes are told: those that clients of a network are."""
-    return welcome_table(run.settled.announced)
+    """The settings that the processes are told: those that clients of a network are, and what decides on slopes."""
+    return {**welcome_table(run.settled.announced), "server-optimizer": run.config.server_optimizer}
 
 
 class _Worker:
