@@ -40,7 +40,7 @@ class LineSearch:
     def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
         """The step, as long as the last ones should have been."""
         del context
-        rate = float(memory["rate"][0]) if "rate" in memory else 1.0
+        rate = float(memory["rate"].astype(np.float64)[0]) if "rate" in memory else 1.0
         if outcome.slope is not None:
             longer = 1 / math.sqrt(max(_LEAST, 1 + outcome.slope))
             rate = min(_LONGEST, max(_SHORTEST, rate * longer))
