@@ -115,7 +115,7 @@ def _plan(
     from plait import machine
     from plait.adapters import Task
     from plait.adapters.methods import AdapterRequest
-    from plait.training.bases import locate_config, quiet_libraries
+    from plait.training.bases import base_at_hand, locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
     from plait.training.device import choose_devices, has_memory_of_its_own
     from plait.training.memory_plan import plan_step, size_of, what_would_fit
@@ -126,7 +126,16 @@ def _plan(
     compute, devices = computes[0], [each.device for each in computes]
     config = read_base_config(locate_config(base), Task.CAUSAL_LM)
     spec = design(config, AdapterRequest(method=method, rank=rank), task=Task.CAUSAL_LM, seed=0).spec
-    size = size_of(config, spec, value_bytes=compute.dtype.itemsize)
+    # A stated amount is taken for a card's, where there is no GPU to ask.
+    stated_card = bool(memory_bytes) and device == "auto" and compute.device.type == "cpu"
+    on_cpu = compute.device.type == "cpu" and not stated_card
+    size = size_of(
+        config,
+        spec,
+        value_bytes=compute.dtype.itemsize,
+        on_cpu=on_cpu,
+        directory=base_at_hand(base) if on_cpu else None,
+    )
     if size is None:
         raise ConfigError(
             f"memory is predicted for lora and qlora without dropout on bases like Llama, not for '{method}' on a base "
@@ -134,8 +143,6 @@ def _plan(
         )
     budgets = [each or machine.memory_bytes() for each in budgets_of(devices, memory_bytes)]
     budget = min(budgets)
-    # A stated amount is taken for a card's, where there is no GPU to ask.
-    stated_card = bool(memory_bytes) and device == "auto" and compute.device.type == "cpu"
     host = stated_card or all(map(has_memory_of_its_own, devices))
     placement = None
     if not size.adapted_embedding:
@@ -145,7 +152,7 @@ def _plan(
         plan = plan_over(size, placement.blocks, batch=share, seq_len=seq_len, budgets=budgets)
     else:
         plan = plan_step(size, batch=share, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
-    held = "NF4 and " if size.four_bits else ""
+    held = ("few bits, computed in " if on_cpu else "NF4 and ") if size.four_bits else ""
     fitting = what_would_fit(size, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
     advice = "" if plan.fits else f"what would fit: {fitting}"
     where = "in the host's memory" if plan.embedding_on_host else "on the device"
@@ -167,7 +174,9 @@ def _plan(
         *spread,
         Finding("base", f"{base} in {held}{compute.dtype_name}, {size.base_bytes / 1e9:.2f} GB"),
         Finding(
-            "adapter", f"rank {rank}, {size.adapter:,} parameters, {size.resident_bytes / 1e9:.2f} GB with the base"
+            "adapter",
+            f"rank {rank}, {size.adapter:,} parameters, {size.resident_bytes / 1e9:.2f} GB with the base"
+            + (" and the libraries" if on_cpu else ""),
         ),
         Finding(
             "memory",

@@ -6,18 +6,22 @@ back into transformers' order; blocks never cross rows. Knows no model beyond na
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
-from plait.training.fused.few_bits import FORMATS, Rows
+from plait.training.fused.few_bits import FORMATS, Format, Rows
 
 FILE = "model.gguf"
 """Its name beside the safetensors."""
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+"""transformers' names of the tables."""
 _TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
 
 
@@ -34,35 +38,71 @@ def gguf_rows(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -> 
     path = directory / FILE
     try:
         return _read(path, config, dtype) if path.is_file() else {}
-    except (ValueError, IndexError, KeyError, OSError):  # of the reader, for a file that is damaged
+    except _DAMAGED:
         return {}
 
 
-def _read(path: Path, config: PretrainedConfig, dtype: torch.dtype) -> Mapping[str, Rows]:
+def turned_heads(name: str, architecture: str) -> str:
+    """The config's name of how many heads' rows llama.cpp has turned in a tensor; empty for none."""
+    return _TURNED.get(name.split(".")[-2], "") if architecture == "llama" and name.count(".") else ""
+
+
+def in_transformers_order(held: NDArray[np.uint8], heads: int) -> NDArray[np.uint8]:
+    """(rows, bytes of a row) of queries or keys, as llama.cpp has turned them, in transformers' order."""
+    turned = held.reshape(heads, -1, 2, held.shape[1])
+    return np.ascontiguousarray(turned.swapaxes(1, 2)).reshape(held.shape)
+
+
+def gguf_sizes(directory: Path, config: PretrainedConfig) -> Mapping[str, tuple[int, int]]:
+    """Of all that `gguf_rows` would find, how many values it has and how many bytes they take."""
+    path = directory / FILE
+    try:
+        found = _matrices(path, config) if path.is_file() else ()
+        return {each.own: (int(each.tensor.n_elements), int(each.tensor.n_bytes)) for each in found}
+    except _DAMAGED:
+        return {}
+
+
+_DAMAGED = (ValueError, IndexError, KeyError, OSError)  # of the reader, for a file that is
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    own: str  # transformers' name
+    tensor: gguf.ReaderTensor
+    form: Format
+    turned: str  # the config's name of how many heads' rows llama.cpp has turned; "" for none
+
+
+def _matrices(path: Path, config: PretrainedConfig) -> Iterator[_Matrix]:
+    """What of the file is in a format of `FORMATS`, without its values."""
     reader = gguf.GGUFReader(path)
     field = reader.get_field("general.architecture")
     name = field.contents() if field else None
     architecture = next((arch for arch, known in gguf.MODEL_ARCH_NAMES.items() if known == name), None)
     if architecture is None:
-        return {}
+        return
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     layers = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
     inside = (*layers, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     wanted = [f"model.layers.{block}.{layer}" for block in range(config.num_hidden_layers) for layer in inside]
-    theirs = {names.get_name(own): own for own in ("model.embed_tokens", "lm_head", *wanted)}
-    found: dict[str, Rows] = {}
+    theirs = {names.get_name(own): own for own in (EMBEDDING, HEAD, *wanted)}
     for tensor in reader.tensors:
         own, form = theirs.get(tensor.name.removesuffix(".weight")), FORMATS.get(tensor.tensor_type.name)
-        if own is None or form is None:
-            continue
-        width, rows = (int(size) for size in tensor.shape)
+        if own is not None and form is not None:
+            yield _Matrix(own, tensor, form, turned_heads(tensor.name, gguf.MODEL_ARCH_NAMES[architecture]))
+
+
+def _read(path: Path, config: PretrainedConfig, dtype: torch.dtype) -> Mapping[str, Rows]:
+    found: dict[str, Rows] = {}
+    for each in _matrices(path, config):
+        width, rows = (int(size) for size in each.tensor.shape)
         # Read anew: what the reader shows is the file itself, whose pages would stay in memory.
-        held = np.fromfile(path, np.uint8, int(tensor.n_bytes), offset=int(tensor.data_offset)).reshape(rows, -1)
-        heads = _TURNED.get(tensor.name.split(".")[-2])
-        if architecture == gguf.MODEL_ARCH.LLAMA and heads is not None:
-            turned = held.reshape(getattr(config, heads), -1, 2, held.shape[1])
-            held = np.ascontiguousarray(turned.swapaxes(1, 2)).reshape(held.shape)
-        packed = Rows(torch.from_numpy(held), form, dtype)
+        held = np.fromfile(path, np.uint8, int(each.tensor.n_bytes), offset=int(each.tensor.data_offset))
+        held = held.reshape(rows, -1)
+        if each.turned:
+            held = in_transformers_order(held, getattr(config, each.turned))
+        packed = Rows(torch.from_numpy(held), each.form, dtype)
         if packed.shape[1] == width:
-            found[own] = packed
+            found[each.own] = packed
     return found

@@ -232,6 +232,7 @@ class Learner:
         if self._slope is not None:
             optimizer.gradient.sub_(self._slope)
         optimizer.step(self._rate * schedule_factor(settings, settings.done_steps + len(self._losses)))
+        optimizer.forget()
         if self._correction is not None:
             optimizer.master.add_(self._correction)
         self._losses.append(0.0)

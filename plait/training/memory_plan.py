@@ -1,22 +1,26 @@
 """How much memory a training step needs, and what it gives up to fit into less: decided before the first step.
 
-The calculation follows the fused implementation (`fused`) on a device whose elementwise steps torch computes; it is
-checked against that code, run without values (`simulations/bench/dry_step.py`). It counts what torch allocates. What
-its allocator wastes and what a CUDA context takes is in `SLACK` and `CONTEXT_BYTES`. Knows no device.
+The calculation follows the fused implementation (`fused`). Of a device whose elementwise steps torch computes it counts
+what torch allocates, and is checked against that code, run without values (`simulations/bench/dry_step.py`). Of a CPU
+it counts what the process has in memory, the libraries too. What an allocator wastes and what a CUDA context takes is
+in `SLACK` and `CONTEXT_BYTES`. Knows no device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import cast
 
 from transformers import PretrainedConfig
 
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
-from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_GPU
+from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
+from plait.training.fused.few_bits import Q5_0
+from plait.training.gguf_rows import EMBEDDING, HEAD, gguf_sizes
 
 SLACK = 1.07
 """Memory that torch's allocator holds, over what tensors take."""
@@ -28,9 +32,26 @@ SLICES = (SLICE_ELEMENTS_ON_GPU, SLICE_ELEMENTS_ON_GPU >> 2, SLICE_ELEMENTS_ON_G
 """Logits of the loss that may exist at a time, in the order in which they are tried."""
 _FUSED = ("llama", "mistral", "qwen2")
 _BLOCK, _OUTER_BLOCK, _TABLE_BYTES = 64, 256, 1092  # of NF4 as bitsandbytes keeps it
-MASTERS = 4 * 4
-"""Bytes of a parameter in float32: the adapter, its gradient, AdamW's two moments."""
-_TAKING_A_STEP = 2 * 4  # the values before the step, and the difference
+PROCESS_BYTES = 400_000_000
+"""What a training process has in memory before its base: Python and the libraries."""
+MASTERS = 3 * 4
+"""Bytes of a parameter in float32: the adapter, AdamW's two moments."""
+_TAKING_A_STEP = 3 * 4  # the gradient, the values before the step, and the difference
+
+
+@dataclass(frozen=True)
+class FewBits:
+    """What a base of few bits takes on a CPU (`few_bits_base`).
+
+    Attributes:
+        block_bytes: of a block's matrices, on average.
+        embedding_bytes: of the input embedding.
+        head_bytes: of a head of its own.
+    """
+
+    block_bytes: int
+    embedding_bytes: int
+    head_bytes: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,7 @@ class ModelSize:
         four_bits: whether the blocks' matrices are in NF4.
         adapter: parameters of the adapter.
         ranks: sum of the ranks of a block's pairs.
+        cpu: of a CPU, what the base would take there in few bits; None for another device.
     """
 
     layers: int
@@ -68,6 +90,7 @@ class ModelSize:
     four_bits: bool
     adapter: int
     ranks: int
+    cpu: FewBits | None = None
 
     @property
     def matrix(self) -> int:
@@ -77,6 +100,8 @@ class ModelSize:
     @property
     def embedding_bytes(self) -> int:
         """Of the input embedding."""
+        if self.cpu and self.four_bits:
+            return self.cpu.embedding_bytes
         return self.words * self.width * self.value_bytes
 
     @property
@@ -87,26 +112,42 @@ class ModelSize:
     @property
     def base_bytes(self) -> int:
         """Of the base, on the device."""
-        held = self.matrix * self.value_bytes
+        held, head = self.matrix * self.value_bytes, self.embedding_bytes
         if self.four_bits:
-            scales = self.matrix // _BLOCK
-            held = self.matrix // 2 + scales + 4 * scales // _OUTER_BLOCK + 7 * _TABLE_BYTES
+            held = _normal_float_bytes(self.matrix) + 7 * _TABLE_BYTES
+        if self.four_bits and self.cpu:
+            held, head = self.cpu.block_bytes, self.cpu.head_bytes
         block = held + self.value_bytes * (self.biases + 2 * self.width)
-        return self.layers * block + (1 if self.tied else 2) * self.embedding_bytes
+        return self.layers * block + self.embedding_bytes + (0 if self.tied else head)
 
     @property
     def resident_bytes(self) -> int:
-        """Of base, adapter and optimizer."""
-        return self.base_bytes + self.adapter * (self.value_bytes + MASTERS)
+        """Of base, adapter and optimizer; on a CPU also of the process, and of the adapter as the training began."""
+        held = self.base_bytes + self.adapter * (self.value_bytes + MASTERS)
+        return held + PROCESS_BYTES + 4 * self.adapter if self.cpu else held
 
 
-def size_of(config: PretrainedConfig, spec: AdapterSpec, *, value_bytes: int) -> ModelSize | None:
+def _normal_float_bytes(values: int) -> int:
+    scales = values // _BLOCK
+    return values // 2 + scales + 4 * scales // _OUTER_BLOCK
+
+
+def size_of(
+    config: PretrainedConfig,
+    spec: AdapterSpec,
+    *,
+    value_bytes: int,
+    on_cpu: bool = False,
+    directory: Path | None = None,
+) -> ModelSize | None:
     """The numbers of a base with an adapter; None if this cannot predict them.
 
     Args:
         config: of the base.
         spec: of the adapter.
         value_bytes: of the type that the base computes in.
+        on_cpu: whether the device is a CPU.
+        directory: of the base, where there is one: a GGUF file beside it may hold it in few bits.
     """
     if config.model_type not in _FUSED or spec.peft_config.get("peft_type", "LORA") != "LORA":
         return None
@@ -122,7 +163,7 @@ def size_of(config: PretrainedConfig, spec: AdapterSpec, *, value_bytes: int) ->
     biased = config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False))
     slots, layers = spec.layout.slots, number("num_hidden_layers")
     ranks = sum(slot.shape[0] for slot in slots if "lora_A" in slot.name)
-    return ModelSize(
+    size = ModelSize(
         layers=layers,
         width=width,
         inner=number("intermediate_size"),
@@ -138,6 +179,27 @@ def size_of(config: PretrainedConfig, spec: AdapterSpec, *, value_bytes: int) ->
         adapter=spec.layout.size,
         ranks=-(-ranks // layers),
     )
+    return replace(size, cpu=_in_few_bits(size, gguf_sizes(directory, config) if directory else {})) if on_cpu else size
+
+
+def _in_few_bits(size: ModelSize, stored: Mapping[str, tuple[int, int]]) -> FewBits:
+    """What the base takes on a CPU.
+
+    Args:
+        size: of the base.
+        stored: values and bytes of each matrix that a GGUF file holds in a format that is used as it is.
+    """
+    table = size.words * size.width
+    whole = size.adapted_embedding or size.width % Q5_0.values
+    rounded = table * size.value_bytes if whole else table // Q5_0.values * Q5_0.nbytes
+
+    def of_table(name: str) -> int:
+        return rounded if whole else stored.get(name, (0, rounded))[1]
+
+    inside = [each for name, each in stored.items() if name not in (EMBEDDING, HEAD)]
+    values, nbytes = (sum(column) for column in zip(*inside, strict=True)) if inside else (0, 0)
+    blocks = nbytes + _normal_float_bytes(max(0, size.layers * size.matrix - values))
+    return FewBits(-(-blocks // size.layers), of_table(EMBEDDING), 0 if size.tied else of_table(HEAD))
 
 
 @dataclass(frozen=True)
@@ -189,11 +251,18 @@ def peak_bytes(
     kept = size.layers - recomputed
     saved = size.layers * inputs + kept * inside + row * size.width
 
-    logits = min(max(slice_elements, rows * NARROWEST_SLICE), rows * size.words)
+    elements = min(slice_elements, SLICE_ELEMENTS_ON_CPU) if size.cpu else slice_elements
+    logits = min(max(elements, rows * NARROWEST_SLICE), rows * size.words)
     loss = rows * size.width * (each + 4) + logits * (each + 4)
+    if size.cpu:
+        # Compiled kernels read logits as they are; the gradient's part of a slice is a product of its own.
+        loss = rows * size.width * (2 * each + 4) + logits * each
+        if size.four_bits:
+            loss += logits // rows * size.width * each  # the head's rows of the slice
     # The gated product's gradients, and those of the block's output.
     matrix = size.width * size.inner
-    unpacked = (matrix * each + matrix // _BLOCK * 4) if size.four_bits else 0
+    scales = 0 if size.cpu else matrix // _BLOCK * 4
+    unpacked = matrix * each + scales if size.four_bits else 0
     gated = row * (5 * size.inner + 4 * size.width)
     opened = row * (size.inner + size.width) + unpacked
     back = max(gated, opened)

@@ -17,7 +17,7 @@ import torch
 from accelerate.hooks import remove_hook_from_module
 from peft import PeftModel
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task, parse_spec
 from plait.adapters.methods import is_quantised
@@ -40,7 +40,7 @@ from plait.training.examples import Tokenizer
 from plait.training.few_bits_base import load_in_few_bits
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
 from plait.training.fused.packed import without_values
-from plait.training.memory_plan import PREDICTION_ERROR, plan_step, size_of, what_would_fit
+from plait.training.memory_plan import PREDICTION_ERROR, ModelSize, plan_step, size_of, what_would_fit
 from plait.training.moved_base import move_weights
 from plait.training.objectives import SFT
 from plait.training.peft_configs import peft_config_of
@@ -125,7 +125,7 @@ class ResidentBase:
         config = read_base_config(self.directory, spec.task, spec.labels)
         size = None
         if spec.task is Task.CAUSAL_LM and not _has_tables(spec):
-            size = size_of(config, spec, value_bytes=self.compute.dtype.itemsize)
+            size = self._size(config, spec)
         # Where attention slides, longer sequences are not computed block by block.
         slides = self._seq_len > (getattr(config, "sliding_window", None) or self._seq_len)
         if size is None or slides or not all(self.budgets):
@@ -258,7 +258,7 @@ class ResidentBase:
         for base in (self, *self._others):
             base._embedding_on_host = b""
         config = read_base_config(self.directory, spec.task, spec.labels)
-        size = size_of(config, spec, value_bytes=self.compute.dtype.itemsize)
+        size = self._size(config, spec)
         if size is None:
             return
         host = all(map(has_memory_of_its_own, self.devices)) and not placement
@@ -277,6 +277,15 @@ class ResidentBase:
             base._embedding_on_host = slot_digest(spec) if plan.embedding_on_host else b""
         self.step_memory.begin_with(
             recomputed=plan.recomputed, cuts=plan.cuts if together == 1 else 1, slice_elements=plan.slice_elements
+        )
+
+    def _size(self, config: PretrainedConfig, spec: AdapterSpec) -> ModelSize | None:
+        return size_of(
+            config,
+            spec,
+            value_bytes=self.compute.dtype.itemsize,
+            on_cpu=self.compute.device.type == "cpu",
+            directory=self.directory,
         )
 
     def _attached(self, spec: AdapterSpec) -> PeftModel:

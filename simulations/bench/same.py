@@ -156,7 +156,8 @@ def _blocks_over_devices(compute: Compute) -> Array:
     """Training, private gradients, sampling and transformers' own modules."""
     client = _Client.of(compute, others=[_beside(compute)])
     spec, initial = client.made.spec, client.made.initial
-    size = size_of(read_base_config(locate_base("tiny").directory, spec.task), spec, value_bytes=4)
+    config, on_cpu = read_base_config(locate_base("tiny").directory, spec.task), compute.device.type == "cpu"
+    size = size_of(config, spec, value_bytes=4, on_cpu=on_cpu)
     if size is None:
         raise ValueError("the memory of this base is not predicted")
     half = size.layers // 2

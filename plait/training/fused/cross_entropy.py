@@ -26,7 +26,8 @@ from plait.training.fused.packed import Table, rows_at, rows_between
 
 Tensor = torch.Tensor
 
-_SLICE_ELEMENTS = 1 << 22  # logits of one slice on a CPU: a few megabytes, which stay in its caches
+SLICE_ELEMENTS_ON_CPU = 1 << 22
+"""Most logits of one slice on a CPU: a few megabytes, which stay in its caches."""
 SLICE_ELEMENTS_ON_GPU = 1 << 26
 """Logits of one slice on a device that is no CPU."""
 NARROWEST_SLICE = 1024
@@ -102,7 +103,7 @@ def _losses(
     # The first slice's rescaling is exp(NO_LOGIT - most) = 0: sums start at zero.
     total, hit = torch.zeros_like(most), torch.zeros_like(most)
     grad = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if with_gradient else None
-    elements = min(_SLICE_ELEMENTS, slice_elements) if hidden.device.type == "cpu" else slice_elements
+    elements = min(SLICE_ELEMENTS_ON_CPU, slice_elements) if hidden.device.type == "cpu" else slice_elements
     width = min(words, max(NARROWEST_SLICE, elements // max(1, counted)))
     buffer = hidden.new_empty(counted * width)
     for first in range(0, words, width):

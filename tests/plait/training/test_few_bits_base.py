@@ -38,6 +38,7 @@ from plait.training.fused import recognise
 from plait.training.fused.few_bits import NormalFloat, Rows
 from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
 from plait.training.losses import summed_loss
+from plait.training.memory_plan import size_of
 from plait.training.resident import ResidentBase
 
 IN_FLOAT32 = Compute(torch.device("cpu"), torch.float32)
@@ -91,6 +92,22 @@ def in_full(directory: Path, few: PreTrainedModel) -> PreTrainedModel:
             own = model.get_submodule(name)
             own.weight.data = module.weight.t().contiguous() if isinstance(own, Conv1D) else module.weight
     return model
+
+
+def taken(few: PreTrainedModel) -> int:
+    """Bytes of all values of a base."""
+    held = {id(each.held): each.held for each in few.modules() if isinstance(each, FewBitsLinear | FewBitsEmbedding)}
+    packed = sum(tensor.nbytes for each in held.values() for tensor in each.tensors)
+    return packed + sum(parameter.nbytes for parameter in few.parameters())
+
+
+def planned(directory: Path, *, value_bytes: int, targets: str = "all-linear") -> int:
+    """What the plan of a step says of them."""
+    config = read_base_config(directory, Task.CAUSAL_LM)
+    spec = design(config, AdapterRequest("qlora", rank=4, target_modules=targets), task=Task.CAUSAL_LM, seed=0).spec
+    size = size_of(config, spec, value_bytes=value_bytes, on_cpu=True, directory=directory)
+    assert size is not None
+    return size.base_bytes
 
 
 def adapted(model: PreTrainedModel) -> PeftModel:
@@ -158,6 +175,10 @@ def test_the_values_are_near_those_of_the_base(directory: Path) -> None:
             assert (mine - weight).norm() < (0.06 if in_five else 0.1) * weight.norm(), name
     for name, parameter in few.named_parameters():
         torch.testing.assert_close(parameter.detach(), whole[name], rtol=0, atol=0)
+    if not isinstance(few, GPT2LMHeadModel):
+        assert taken(few) == pytest.approx(planned(directory, value_bytes=4), rel=0.02)
+        whole_tables = taken(loaded(directory, whole_tables=True))
+        assert whole_tables == pytest.approx(planned(directory, value_bytes=4, targets="q_proj,embed_tokens"), rel=0.02)
 
 
 def test_read_in_pieces_or_by_transformers_it_is_the_same(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,12 +201,9 @@ def test_no_weight_is_in_memory_in_full(tmp_path: Path) -> None:
     gc.collect()
     found = [x for x in gc.get_objects() if isinstance(x, torch.Tensor) and not x.is_meta and tuple(x.shape) in full]
     assert not found
-    held = {
-        id(module.held): module.held for module in few.modules() if isinstance(module, FewBitsLinear | FewBitsEmbedding)
-    }
-    taken = sum(tensor.nbytes for each in held.values() for tensor in each.tensors)
     blocks = 2 * (2 * 160 * 160 + 2 * 80 * 160 + 3 * 160 * 224)
-    assert taken == pytest.approx(blocks * 0.516 + WORDS * 160 * 22 / 32, rel=0.01)
+    assert taken(few) == pytest.approx(blocks * 0.516 + WORDS * 160 * 22 / 32 + 5 * 160 * 2, rel=0.01)
+    assert taken(few) == pytest.approx(planned(tmp_path, value_bytes=2), rel=0.01)
 
 
 def test_a_client_s_base_is_held_so_unless_the_adapter_is_on_its_embedding(
@@ -243,6 +261,7 @@ def test_a_gguf_file_beside_the_base_is_used_as_it_is(tmp_path: Path, form: str)
     for name, module in few.named_modules():
         if isinstance(module, FewBitsLinear | FewBitsEmbedding):
             assert torch.equal(module.weight, model.get_submodule(name).weight), name
+    assert taken(few) == pytest.approx(planned(tmp_path, value_bytes=4), rel=0.02)
     ours = recognise(adapted(few))
     theirs = recognise(adapted(model))
     assert ours is not None

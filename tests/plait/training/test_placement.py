@@ -70,7 +70,7 @@ def test_a_base_is_placed_over_devices_only_where_none_holds_it_and_all_do() -> 
 
 @pytest.fixture(scope="module")
 def size(tiny: LocatedBase, blueprint: Blueprint) -> ModelSize:
-    found = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4)
+    found = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4, on_cpu=True)
     assert found is not None
     return found
 

@@ -227,7 +227,7 @@ def test_a_client_trains_and_evaluates_over_its_devices(tiny: LocatedBase, bluep
 
     one, two = client([]), client([cpu])
     assert one.base.identity != two.base.identity
-    size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4)
+    size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4, on_cpu=True)
     assert size is not None
     # Half of a batch is what one device must hold.
     two.base.memory_limit_bytes = int(1.08 * peak_bytes(size, sequences=2, seq_len=32, recomputed=0))

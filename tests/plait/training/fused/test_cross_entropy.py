@@ -17,7 +17,7 @@ EPS = 1e-5
 def test_losses_and_gradient_equal_those_over_all_logits(
     counted: tuple[int, ...], words: int, monkeypatch: pytest.MonkeyPatch, computed: str
 ) -> None:
-    monkeypatch.setattr(cross_entropy, "_SLICE_ELEMENTS", 1)  # slices of 1,024 words
+    monkeypatch.setattr(cross_entropy, "SLICE_ELEMENTS_ON_CPU", 1)  # slices of 1,024 words
     generator = torch.Generator().manual_seed(0)
     x, weight, norm = (torch.randn(*shape, generator=generator) for shape in ((6, 16), (words, 16), (16,)))
     rows = torch.tensor(counted)
