@@ -104,7 +104,7 @@ class RunConfig(BaseModel, frozen=True):
     """split to train on, or TRAIN,HELD_OUT, such as train[:1000],test; by default train, and validation or else test is
     held out"""
     base: str = "smollm2-135m"
-    """Hugging Face directory or hub id, or a built-in: smollm2-135m, minilm-l6, tiny"""
+    """Hugging Face directory, GGUF file or hub id, or a built-in: smollm2-135m, minilm-l6, tiny"""
     revision: str = ""
     """revision of a hub base (branch, tag or commit)"""
     partition: str = ""

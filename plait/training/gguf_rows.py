@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
+from plait.errors import DataError
 from plait.training.fused.few_bits import FORMATS, Format, Rows
+from plait.training.gguf_header import check_gguf
 
 FILE = "model.gguf"
 """Its name beside the safetensors."""
@@ -63,7 +65,7 @@ def gguf_sizes(directory: Path, config: PretrainedConfig) -> Mapping[str, tuple[
         return {}
 
 
-_DAMAGED = (ValueError, IndexError, KeyError, OSError)  # of the reader, for a file that is
+_DAMAGED = (DataError, ValueError, IndexError, KeyError, OSError)  # of the readers, for a file that is
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class _Matrix:
 
 def _matrices(path: Path, config: PretrainedConfig) -> Iterator[_Matrix]:
     """What of the file is in a format of `FORMATS`, without its values."""
+    check_gguf(path)
     reader = gguf.GGUFReader(path)
     field = reader.get_field("general.architecture")
     name = field.contents() if field else None

@@ -1,0 +1,192 @@
+"""A bare GGUF file as a base: its values, its blocks, its fingerprint, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import quants
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from plait.adapters import Task
+from plait.errors import DataError
+from plait.training.bases import base_at_hand, check_base_name, is_known_to_all, locate_base, locate_config
+from plait.training.blueprint import read_base_config
+from plait.training.device import Compute
+from plait.training.few_bits_base import load_in_few_bits
+from plait.training.fused.few_bits import Rows
+from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
+from plait.training.gguf_header import MOST_ITEMS, check_gguf
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+WORDS = [*bytes_to_unicode().values(), "ab", "<|end|>"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "cache"))
+
+
+def write(path: Path, form: str = "Q8_0", *, tied: bool = True, also: Callable[[gguf.GGUFWriter], None] | None = None,
+          architecture: str = "llama", blocks: int = 2) -> LlamaForCausalLM:  # fmt: skip
+    """A small Llama, written as llama.cpp's converter writes it; the model has the file's values."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), **SHAPE, tie_word_embeddings=tied))
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, SHAPE["num_hidden_layers"])
+    kind = gguf.GGMLQuantizationType[form]
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(blocks)
+    writer.add_context_length(SHAPE["max_position_embeddings"])
+    writer.add_embedding_length(SHAPE["hidden_size"])
+    writer.add_feed_forward_length(SHAPE["intermediate_size"])
+    writer.add_head_count(SHAPE["num_attention_heads"])
+    writer.add_head_count_kv(SHAPE["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(WORDS)
+    writer.add_token_types([1] * (len(WORDS) - 1) + [3])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(len(WORDS) - 1)
+    if also:
+        also(writer)
+    for name, parameter in model.named_parameters():
+        stem, _, leaf = name.rpartition(".")
+        theirs = f"{names.get_name(stem)}.{leaf}"
+        values = parameter.detach().numpy()
+        if parameter.ndim == 1:
+            writer.add_tensor(theirs, values)
+            continue
+        held = quants.quantize(values, kind)
+        parameter.data = torch.from_numpy(quants.dequantize(held, kind))
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            heads = SHAPE["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+            held = held.reshape(heads, 2, -1, held.shape[1]).swapaxes(1, 2).reshape(held.shape)
+        writer.add_tensor(theirs, np.ascontiguousarray(held), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
+
+
+@pytest.mark.parametrize(("form", "kept"), [("Q8_0", torch.bfloat16), ("F16", torch.float16), ("F32", torch.float32)])
+def test_a_file_is_the_model_that_it_was_made_of(tmp_path: Path, form: str, kept: torch.dtype) -> None:
+    model = write(tmp_path / "a.gguf", form, tied=form == "Q8_0")
+    located = locate_base(str(tmp_path / "a.gguf"))
+    read = AutoModelForCausalLM.from_pretrained(located.directory, dtype=torch.float32, trust_remote_code=False)
+    assert type(read) is LlamaForCausalLM
+    expected = dict(model.named_parameters())
+    for name, values in read.named_parameters():
+        rounded = expected[name].detach().to(kept if values.ndim > 1 else torch.bfloat16)
+        torch.testing.assert_close(values.detach(), rounded.float(), rtol=0, atol=0)
+    assert read.config.tie_word_embeddings == model.config.tie_word_embeddings
+    tokens = AutoTokenizer.from_pretrained(located.directory, trust_remote_code=False)
+    assert tokens.decode(tokens("cab é\n")["input_ids"]) == "cab é\n"
+    assert tokens("ab")["input_ids"] == [WORDS.index("ab")]
+
+
+def test_its_own_blocks_are_used_in_few_bits(tmp_path: Path) -> None:
+    model = write(tmp_path / "a.gguf", "Q4_0")
+    directory = locate_base(str(tmp_path / "a.gguf")).directory
+    few = load_in_few_bits(
+        directory,
+        read_base_config(directory, Task.CAUSAL_LM),
+        task=Task.CAUSAL_LM,
+        compute=Compute(torch.device("cpu"), torch.float32),
+        attention="eager",
+    )
+    packed = [(n, m) for n, m in few.named_modules() if isinstance(m, FewBitsLinear | FewBitsEmbedding)]
+    assert len(packed) == 2 * 7 + 2
+    for name, module in packed:
+        assert isinstance(module.held, Rows)
+        assert module.held.form.name == "q4_0"
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, nn.Parameter)
+        assert torch.equal(module.weight, weight)
+
+
+def test_it_is_one_base_wherever_it_lies_and_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.gguf")
+    (tmp_path / "elsewhere").mkdir()
+    copy = Path(shutil.copy(tmp_path / "a.gguf", tmp_path / "elsewhere" / "b.gguf"))
+    told: list[str] = []
+    assert base_at_hand(str(copy)) is None
+    check_base_name(str(copy))
+    first = locate_base(str(tmp_path / "a.gguf"), progress=told.append)
+    assert told == ["converting a.gguf (once)"]
+    assert locate_base(str(copy), progress=told.append).reference.fingerprint == first.reference.fingerprint
+    assert len(told) == 1
+    assert base_at_hand(str(copy)) == locate_config(str(copy)) == first.directory
+    assert not is_known_to_all(str(copy))
+    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "another machine"))
+    assert locate_base(str(copy)).reference.fingerprint == first.reference.fingerprint
+
+
+def _lists(count: int) -> bytes:
+    return struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"a", 9, 0, count)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "does not begin as a GGUF file"),
+        (b"PK\x03\x04" + bytes(60), "does not begin as a GGUF file"),
+        (struct.pack("<4sIQQ", b"GGUF", 3 << 24, 0, 0), "expected 2 or 3"),
+        (struct.pack("<4sIQQ", b"GGUF", 3, 1 << 60, 0), "tensors, expected at most"),
+        (struct.pack("<4sIQQ", b"GGUF", 3, 0, 1 << 60), "entries, expected at most"),
+        (_lists(1 << 60), "items, expected at most"),
+        (_lists(MOST_ITEMS), "cut off, or damaged"),
+        (struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 1 << 60), "name of 1152921504606846976 bytes"),
+        (struct.pack("<4sIQQQ1sI", b"GGUF", 3, 0, 1, 1, b"a", 77), "has type 77"),
+        (struct.pack("<4sIQQQ1sIIQ", b"GGUF", 3, 0, 1, 1, b"a", 9, 9, 1), "has type 9"),
+        (struct.pack("<4sIQQQ1sIQQIQ", b"GGUF", 3, 1, 0, 1, b"a", 2, 1 << 40, 1 << 20, 0, 0), "it is cut off"),
+        (struct.pack("<4sIQQQ1sIQIQ", b"GGUF", 3, 1, 0, 1, b"a", 1, 33, 8, 0), "no whole number of blocks"),
+        (struct.pack("<4sIQQQ1sIQIQ", b"GGUF", 3, 1, 0, 1, b"a", 1, 32, 999, 0), "has type 999"),
+        (struct.pack("<4sIQQQ1sI", b"GGUF", 3, 1, 0, 1, b"a", 1 << 31), "dimensions, expected 1 to 4"),
+    ],
+)
+def test_a_hostile_header_is_refused_before_anything_is_taken(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=message) as refused:
+        locate_base(str(path))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_ends_anywhere_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.gguf")
+    whole = (tmp_path / "a.gguf").read_bytes()
+    check_gguf(tmp_path / "a.gguf")
+    for kept in (3, 20, 200, 3000, len(whole) // 2, len(whole) - 64):
+        (tmp_path / "b.gguf").write_bytes(whole[:kept])
+        with pytest.raises(DataError):
+            check_gguf(tmp_path / "b.gguf")
+
+
+def test_what_transformers_would_not_compute_as_llama_cpp_does_is_refused(tmp_path: Path) -> None:
+    def refused(message: str, **options: Any) -> None:
+        write(tmp_path / "a.gguf", **options)
+        with pytest.raises(DataError, match=message) as raised:
+            locate_base(str(tmp_path / "a.gguf"))
+        assert "\n" not in str(raised.value)
+        assert not list((tmp_path / "cache" / "bases").glob("gguf-*"))
+
+    refused("architecture 'gemma2', expected one of", architecture="gemma2")
+    refused("scales its rotary angles", also=lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.YARN))
+    refused("it has 'rope_freqs.weight'", also=lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)))
+    refused("claims 4000000000 blocks", blocks=4_000_000_000)
+    refused("the file lacks it", blocks=3)
+    refused(r"the file has it as \(258, 64\)", also=lambda writer: writer.add_vocab_size(1 << 30))
