@@ -43,7 +43,7 @@ class BareBase:
         names = [name for name, module in self.model.named_modules() if module is embedding]
         self._embedding = names[0] if type(embedding) is nn.Embedding and names else ""
         if self._embedding:
-            device = self._home = embedding.weight.device
+            device = self._home = cast("nn.Embedding", embedding).weight.device
             # For models that PEFT's modules compute; `fused` looks rows up itself.
             embedding.register_forward_pre_hook(_ids_to_rows)
             embedding.register_forward_hook(lambda _module, _given, rows: rows.to(device))
