@@ -282,7 +282,7 @@ class RunConfig(BaseModel, frozen=True):
     device: str = "auto"
     """device to compute on; a list such as cuda:0,cuda:1 spreads simulated clients over a process for each of its
     entries, and a device that it names twice is shared by two"""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """compute type of the frozen base"""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 means torch's default"""

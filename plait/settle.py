@@ -216,10 +216,23 @@ def settle(config: RunConfig) -> Settled:
         )
     check_composition(rule, optimizer, one_rank=config.one_rank)
     check_method_and_rule(method, rule, mixed_ranks=len(set(config.ranks)) > 1)
+    if config.dtype == "int8":
+        _check_eight_bits(rule, method)
     settled = Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
     # An epsilon that takes too much noise is refused now.
     _ = settled.privacy
     return settled
+
+
+def _check_eight_bits(rule: Rule, method: Method) -> None:
+    """Refuse what looks at the base's own weights, or changes them."""
+    held = "dtype is 'int8', which holds the base in eight bits,"
+    if method.name not in ("lora", "qlora"):
+        raise ConfigError(f"{held} and method '{method.name}', expected 'lora' or 'qlora'; nearest: dtype 'auto'")
+    if rule.moves_base:
+        raise ConfigError(
+            f"{held} and rule '{rule.name}' moves the base, which would round every move; nearest: dtype 'auto'"
+        )
 
 
 def correlation_of(config: RunConfig) -> Correlation | None:

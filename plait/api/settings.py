@@ -99,7 +99,7 @@ class RunSettings(TypedDict, total=False):
     labels: str
     trainer: str | Callable[..., object]
     device: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"]
     threads: int
     side_by_side: int
     seed: int

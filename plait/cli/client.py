@@ -58,7 +58,7 @@ def client(
             "--device", help="auto, cpu, cuda, cuda:N or mps; several, such as cuda:0,cuda:1, share every step."
         ),
     ] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16; int8 on a CPU.")] = "auto",
     threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 means torch's default.")] = 0,
     state: Annotated[
         Path | None, typer.Option("--state", help="Directory of the node's state; by default in your home directory.")

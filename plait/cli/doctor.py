@@ -66,7 +66,9 @@ def doctor(
             help="With --base: auto, cpu, cuda, cuda:N or mps; several as a client takes them: cuda:0,cuda:1.",
         ),
     ] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="With --base: auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="With --base: auto, float32, bfloat16 or float16; int8 on a CPU.")
+    ] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Show what this machine supports and what is missing; with --server, what a deployment will need.
@@ -134,6 +136,7 @@ def _plan(
         spec,
         value_bytes=compute.dtype.itemsize,
         on_cpu=on_cpu,
+        in_eight=compute.eight_bits,
         directory=base_at_hand(base) if on_cpu else None,
     )
     if size is None:
@@ -152,7 +155,10 @@ def _plan(
         plan = plan_over(size, placement.blocks, batch=share, seq_len=seq_len, budgets=budgets)
     else:
         plan = plan_step(size, batch=share, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
-    held = ("few bits, computed in " if on_cpu else "NF4 and ") if size.four_bits else ""
+    held = ("four bits, computed in " if on_cpu else "NF4 and ") if size.four_bits else ""
+    if compute.eight_bits and not size.four_bits:
+        held = "eight bits, computed in "
+    computed = str(compute.dtype).removeprefix("torch.")
     fitting = what_would_fit(size, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
     advice = "" if plan.fits else f"what would fit: {fitting}"
     where = "in the host's memory" if plan.embedding_on_host else "on the device"
@@ -172,7 +178,7 @@ def _plan(
         spread = [Finding("devices", f"{names}: the base on each, and up to {share} sequences of every batch")]
     return [
         *spread,
-        Finding("base", f"{base} in {held}{compute.dtype_name}, {size.base_bytes / 1e9:.2f} GB"),
+        Finding("base", f"{base} in {held}{computed}, {size.base_bytes / 1e9:.2f} GB"),
         Finding(
             "adapter",
             f"rank {rank}, {size.adapter:,} parameters, {size.resident_bytes / 1e9:.2f} GB with the base"

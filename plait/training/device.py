@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -20,6 +20,8 @@ _HALVES_SINCE = (5, 3)
 """The compute capability from which on CUDA computes in float16."""
 _METAL_BFLOAT16_SINCE = (14, 0)
 """The version of macOS from which on Metal has bfloat16, on every Apple GPU."""
+EIGHT_BITS = "int8"
+"""The data type of a base that a CPU holds in eight bits."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -29,15 +31,17 @@ class Compute:
 
     Attributes:
         dtype: type of the base's weights and activations.
+        eight_bits: whether the base's weights are held in eight bits, and have this type only where they are used.
     """
 
     device: torch.device
     dtype: torch.dtype
+    eight_bits: bool = False
 
     @property
     def dtype_name(self) -> str:
         """The data type as users write it."""
-        return str(self.dtype).removeprefix("torch.")
+        return EIGHT_BITS if self.eight_bits else str(self.dtype).removeprefix("torch.")
 
     def attention(self, seq_len: int) -> str:
         """The attention implementation for transformers: at short lengths on a CPU the plain one is fastest."""
@@ -46,6 +50,8 @@ class Compute:
 
 def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
     """Choose device and data type from what the machine has, unless the user says otherwise.
+
+    Not in eight bits, which are only for a base that trains (`choose_devices`).
 
     Raises:
         ConfigError: the machine does not have this device, or there is no such data type, or this is a list.
@@ -82,6 +88,15 @@ def choose_devices(devices: str = "auto", dtype: str = "auto") -> tuple[Compute,
         ConfigError: the machine lacks one of them, they would compute in different types, or an entry names none.
     """
     names = device_names(devices)
+    if dtype == EIGHT_BITS:
+        chosen = choose_devices(devices)
+        for each in chosen:
+            if each.device.type != "cpu":
+                raise ConfigError(
+                    f"dtype is '{dtype}' on device '{each.device}', expected device cpu; nearest: method 'qlora', "
+                    "whose base is in four bits"
+                )
+        return tuple(replace(each, eight_bits=True) for each in chosen)
     if len(names) == 1:
         return (choose_compute(names[0], dtype),)
     chosen = tuple(choose_compute(name, dtype) for name in names)

@@ -1,4 +1,4 @@
-"""Load a base in few bits for a CPU: NF4 in its blocks as QLoRA has it (arXiv 2305.14314), Q5_0 outside.
+"""Load a base in few bits for a CPU: NF4 in its blocks as in QLoRA (arXiv 2305.14314), Q5_0 outside; or all in Q8_0.
 
 Where a GGUF file lies beside the base and has its values, its blocks are used as they are (`gguf_rows`). Weights are
 read and rounded piece by piece, so main memory never holds the base in full. Knows no adapter.
@@ -7,7 +7,7 @@ read and rounded piece by piece, so main memory never holds the base in full. Kn
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +22,7 @@ from plait.adapters import Task
 from plait.adapters.fingerprint import StoredTensor, stored_tensors
 from plait.training.blueprint import AUTO_CLASSES, HEADS
 from plait.training.device import Compute
-from plait.training.fused.few_bits import Q5_0, NormalFloat, Rows, five_bits
+from plait.training.fused.few_bits import Q5_0, Q8_0, NormalFloat, Rows, eight_bits, five_bits
 from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
 from plait.training.gguf_rows import gguf_rows
 
@@ -41,6 +41,7 @@ def load_in_few_bits(
     compute: Compute,
     attention: str,
     whole_tables: bool = False,
+    in_eight: bool = False,
 ) -> PreTrainedModel:
     """The base in `directory`, on the CPU.
 
@@ -51,6 +52,7 @@ def load_in_few_bits(
         compute: whose type the products have.
         attention: transformers' name of an implementation.
         whole_tables: whether embedding and head stay as they are.
+        in_eight: whether all is in eight bits, and what has rows of no whole blocks stays as it is.
     """
     settings = {"dtype": compute.dtype, "attn_implementation": attention}
     with init_empty_weights(include_buffers=False):
@@ -76,6 +78,7 @@ def load_in_few_bits(
         rounded=gguf_rows(directory, config, compute.dtype) if task is Task.CAUSAL_LM else {},
         dtype=compute.dtype,
         whole_tables=whole_tables,
+        in_eight=in_eight,
     )
     return model.eval()
 
@@ -87,6 +90,7 @@ def round_model(
     rounded: Mapping[str, Rows],
     dtype: torch.dtype,
     whole_tables: bool = False,
+    in_eight: bool = False,
 ) -> None:
     """Replace embedding, head and linear layers by ones of few bits, and fill in all else; in place.
 
@@ -96,7 +100,9 @@ def round_model(
         rounded: layers that need not be rounded, by name.
         dtype: of products.
         whole_tables: as for `load_in_few_bits`.
+        in_eight: as for `load_in_few_bits`.
     """
+    in_rows = eight_bits if in_eight else five_bits
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     tied = outputs is not None and outputs.weight is inputs.weight
     table: FewBitsEmbedding | None = None
@@ -105,25 +111,36 @@ def round_model(
             continue
         place = places.get(f"{name}.weight")
         if module is inputs and isinstance(inputs, nn.Embedding):
-            held = None if whole_tables else _table(rounded.get(name), place, inputs.weight, dtype)
+            held = None if whole_tables else _table(rounded.get(name), place, inputs.weight, dtype, in_rows)
             table = held and FewBitsEmbedding(held, inputs.padding_idx)
             if table is not None:
                 _replace(model, name, table)
         elif module is outputs and isinstance(outputs, nn.Linear):
-            held = None if whole_tables or tied else _table(rounded.get(name), place, outputs.weight, dtype)
+            held = None if whole_tables or tied else _table(rounded.get(name), place, outputs.weight, dtype, in_rows)
             held = table.held if tied and table is not None else held
             if held is not None:
                 _replace(model, name, FewBitsLinear(held, _bias(name, outputs, places, dtype)))
         elif type(module) is nn.Linear:
             shape = module.weight.shape
             held = _as_rounded(rounded.get(name), _parts(place, module.weight), shape)
-            held = held or NormalFloat.of(_parts(place, module.weight), shape, dtype)
-            _replace(model, name, FewBitsLinear(held, _bias(name, module, places, dtype)))
+            held = held or _matrix(_parts(place, module.weight), shape, dtype, in_eight=in_eight)
+            if held is not None:
+                _replace(model, name, FewBitsLinear(held, _bias(name, module, places, dtype)))
         elif type(module) is Conv1D:
             turned = torch.cat(list(_parts(place, module.weight))).view(module.weight.shape).t().contiguous()
-            values = NormalFloat.of([turned.flatten()], turned.shape, dtype)
-            _replace(model, name, FewBitsLinear(values, _bias(name, module, places, dtype)))
+            held = _matrix([turned.flatten()], turned.shape, dtype, in_eight=in_eight)
+            if held is not None:
+                _replace(model, name, FewBitsLinear(held, _bias(name, module, places, dtype)))
     _fill(model, places, dtype)
+
+
+def _matrix(
+    parts: Iterable[torch.Tensor], shape: torch.Size, dtype: torch.dtype, *, in_eight: bool
+) -> NormalFloat | Rows | None:
+    """A linear layer's; None if it stays as it is."""
+    if not in_eight:
+        return NormalFloat.of(parts, shape, dtype)
+    return None if shape[1] % Q8_0.values else eight_bits(parts, shape, dtype)
 
 
 def _as_rounded(rows: Rows | None, parts: Iterator[torch.Tensor], shape: torch.Size) -> Rows | None:
@@ -141,12 +158,18 @@ def _as_rounded(rows: Rows | None, parts: Iterator[torch.Tensor], shape: torch.S
     return rows
 
 
-def _table(rows: Rows | None, place: StoredTensor | None, weight: torch.Tensor, dtype: torch.dtype) -> Rows | None:
+def _table(
+    rows: Rows | None,
+    place: StoredTensor | None,
+    weight: torch.Tensor,
+    dtype: torch.dtype,
+    in_rows: Callable[[Iterable[torch.Tensor], torch.Size, torch.dtype], Rows],
+) -> Rows | None:
     """An embedding or a head; None if its rows are no whole blocks."""
     if weight.shape[1] % Q5_0.values:
         return None
     held = _as_rounded(rows, _parts(place, weight), weight.shape)
-    return held or five_bits(_parts(place, weight), weight.shape, dtype)
+    return held or in_rows(_parts(place, weight), weight.shape, dtype)
 
 
 def _places(model: nn.Module, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor] | None:

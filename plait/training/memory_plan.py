@@ -19,7 +19,7 @@ from transformers import PretrainedConfig
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
 from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
-from plait.training.fused.few_bits import Q5_0
+from plait.training.fused.few_bits import Q5_0, Q8_0, Format
 from plait.training.gguf_rows import EMBEDDING, HEAD, gguf_sizes
 
 SLACK = 1.07
@@ -73,7 +73,8 @@ class ModelSize:
         four_bits: whether the blocks' matrices are in NF4.
         adapter: parameters of the adapter.
         ranks: sum of the ranks of a block's pairs.
-        cpu: of a CPU, what the base would take there in few bits; None for another device.
+        cpu: of a CPU, what the base would take there in four bits; None for another device.
+        eight: what the base takes in eight bits if that is how it is held unless it is in four.
     """
 
     layers: int
@@ -91,6 +92,12 @@ class ModelSize:
     adapter: int
     ranks: int
     cpu: FewBits | None = None
+    eight: FewBits | None = None
+
+    @property
+    def few_bits(self) -> FewBits | None:
+        """What the base takes in few bits on a CPU; None if it is not held so."""
+        return self.cpu if self.four_bits else self.eight
 
     @property
     def matrix(self) -> int:
@@ -100,8 +107,8 @@ class ModelSize:
     @property
     def embedding_bytes(self) -> int:
         """Of the input embedding."""
-        if self.cpu and self.four_bits:
-            return self.cpu.embedding_bytes
+        if self.few_bits:
+            return self.few_bits.embedding_bytes
         return self.words * self.width * self.value_bytes
 
     @property
@@ -115,8 +122,8 @@ class ModelSize:
         held, head = self.matrix * self.value_bytes, self.embedding_bytes
         if self.four_bits:
             held = _normal_float_bytes(self.matrix) + 7 * _TABLE_BYTES
-        if self.four_bits and self.cpu:
-            held, head = self.cpu.block_bytes, self.cpu.head_bytes
+        if self.few_bits:
+            held, head = self.few_bits.block_bytes, self.few_bits.head_bytes
         block = held + self.value_bytes * (self.biases + 2 * self.width)
         return self.layers * block + self.embedding_bytes + (0 if self.tied else head)
 
@@ -138,6 +145,7 @@ def size_of(
     *,
     value_bytes: int,
     on_cpu: bool = False,
+    in_eight: bool = False,
     directory: Path | None = None,
 ) -> ModelSize | None:
     """The numbers of a base with an adapter; None if this cannot predict them.
@@ -147,6 +155,7 @@ def size_of(
         spec: of the adapter.
         value_bytes: of the type that the base computes in.
         on_cpu: whether the device is a CPU.
+        in_eight: whether it holds the base in eight bits unless the method wants four.
         directory: of the base, where there is one: a GGUF file beside it may hold it in few bits.
     """
     if config.model_type not in _FUSED or spec.peft_config.get("peft_type", "LORA") != "LORA":
@@ -179,27 +188,39 @@ def size_of(
         adapter=spec.layout.size,
         ranks=-(-ranks // layers),
     )
-    return replace(size, cpu=_in_few_bits(size, gguf_sizes(directory, config) if directory else {})) if on_cpu else size
+    if not on_cpu:
+        return size
+    stored = gguf_sizes(directory, config) if directory else {}
+    return replace(
+        size,
+        cpu=_in_few_bits(size, stored, table=Q5_0),
+        eight=_in_few_bits(size, stored, table=Q8_0, blocks=Q8_0) if in_eight else None,
+    )
 
 
-def _in_few_bits(size: ModelSize, stored: Mapping[str, tuple[int, int]]) -> FewBits:
+def _in_few_bits(
+    size: ModelSize, stored: Mapping[str, tuple[int, int]], *, table: Format, blocks: Format | None = None
+) -> FewBits:
     """What the base takes on a CPU.
 
     Args:
         size: of the base.
         stored: values and bytes of each matrix that a GGUF file holds in a format that is used as it is.
+        table: format of embedding and head.
+        blocks: format of the blocks' matrices; NF4 by default.
     """
-    table = size.words * size.width
-    whole = size.adapted_embedding or size.width % Q5_0.values
-    rounded = table * size.value_bytes if whole else table // Q5_0.values * Q5_0.nbytes
+    whole = size.adapted_embedding or size.width % table.values
 
     def of_table(name: str) -> int:
-        return rounded if whole else stored.get(name, (0, rounded))[1]
+        if whole:
+            return size.words * size.width * size.value_bytes
+        return stored.get(name, (0, size.words * size.width // table.values * table.nbytes))[1]
 
     inside = [each for name, each in stored.items() if name not in (EMBEDDING, HEAD)]
     values, nbytes = (sum(column) for column in zip(*inside, strict=True)) if inside else (0, 0)
-    blocks = nbytes + _normal_float_bytes(max(0, size.layers * size.matrix - values))
-    return FewBits(-(-blocks // size.layers), of_table(EMBEDDING), 0 if size.tied else of_table(HEAD))
+    others = max(0, size.layers * size.matrix - values)
+    nbytes += others // blocks.values * blocks.nbytes if blocks else _normal_float_bytes(others)
+    return FewBits(-(-nbytes // size.layers), of_table(EMBEDDING), 0 if size.tied else of_table(HEAD))
 
 
 @dataclass(frozen=True)
@@ -257,12 +278,12 @@ def peak_bytes(
     if size.cpu:
         # Compiled kernels read logits as they are; the gradient's part of a slice is a product of its own.
         loss = rows * size.width * (2 * each + 4) + logits * each
-        if size.four_bits:
+        if size.few_bits:
             loss += logits // rows * size.width * each  # the head's rows of the slice
     # The gated product's gradients, and those of the block's output.
     matrix = size.width * size.inner
     scales = 0 if size.cpu else matrix // _BLOCK * 4
-    unpacked = matrix * each + scales if size.four_bits else 0
+    unpacked = matrix * each + scales if size.four_bits or size.few_bits else 0
     gated = row * (5 * size.inner + 4 * size.width)
     opened = row * (size.inner + size.width) + unpacked
     back = max(gated, opened)

@@ -285,6 +285,7 @@ class ResidentBase:
             spec,
             value_bytes=self.compute.dtype.itemsize,
             on_cpu=self.compute.device.type == "cpu",
+            in_eight=self.compute.eight_bits,
             directory=self.directory,
         )
 
@@ -309,8 +310,8 @@ class ResidentBase:
 
     def _loaded_as(self, spec: AdapterSpec) -> tuple[object, ...]:
         """What of an adapter decides how its base is loaded."""
-        in_few_bits = is_quantised(spec.method)
-        how = (spec.task, spec.labels, in_few_bits, self._dtype(spec), in_few_bits and _has_tables(spec))
+        bits = 4 if is_quantised(spec.method) else 8 * self.compute.eight_bits
+        how = (spec.task, spec.labels, bits, self._dtype(spec), bits > 0 and _has_tables(spec))
         return (*how, self.placement(spec))
 
     def _dtype(self, spec: AdapterSpec) -> torch.dtype:
@@ -324,7 +325,8 @@ class ResidentBase:
         config = read_base_config(self.directory, spec.task, spec.labels)
         if spec.task is Task.CLASSIFICATION and config.pad_token_id is None:
             config.pad_token_id = config.eos_token_id
-        if is_quantised(spec.method) and self.compute.device.type == "cpu":
+        in_eight = self.compute.eight_bits and not is_quantised(spec.method)
+        if in_eight or (is_quantised(spec.method) and self.compute.device.type == "cpu"):
             keep_freed_memory()
             attention = self.compute.attention(self._seq_len)
             return load_in_few_bits(
@@ -334,6 +336,7 @@ class ResidentBase:
                 compute=self.compute,
                 attention=attention,
                 whole_tables=_has_tables(spec),
+                in_eight=in_eight,
             )
         quantised = {}
         if is_quantised(spec.method):

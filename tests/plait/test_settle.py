@@ -419,3 +419,17 @@ def test_the_noise_follows_from_epsilon_and_rounds():
     few, many = (settle(config_from_table({**PRIVATE, "rounds": rounds})).privacy for rounds in (5, 500))
     assert many.noise_multiplier == pytest.approx(10 * few.noise_multiplier)
     assert many.epsilon_after(500) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"method": "dora"}, "dtype is 'int8', .* and method 'dora', expected 'lora' or 'qlora'"),
+        ({"rule": "fedex"}, "dtype is 'int8', .* and rule 'fedex' moves the base"),
+    ],
+)
+def test_a_base_in_eight_bits_is_neither_looked_at_nor_moved(given: dict[str, str], error: str) -> None:
+    with pytest.raises(ConfigError, match=error):
+        settle(config_from_table({"dtype": "int8", **given}))
+    settle(config_from_table({"dtype": "int8"}))
+    settle(config_from_table(given))

@@ -158,6 +158,17 @@ class Format:
     unpacked: Callable[[Tensor], Tensor]
 
 
+def eight_bits(parts: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Rows:
+    """A matrix in Q8_0; its parameters are those of `five_bits`."""
+    found: list[Tensor] = []
+    for part in parts:
+        blocks = part.reshape(-1, Q8_0.values).float()
+        scales = blocks.abs().amax(dim=1, keepdim=True) / 127
+        numbers = (blocks / scales.clamp(min=_TINY)).round_().to(torch.int8)
+        found.append(torch.cat((scales.half().view(torch.uint8), numbers.view(torch.uint8)), dim=1))
+    return Rows(torch.cat(found).view(shape[0], -1), Q8_0, dtype)
+
+
 def five_bits(parts: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Rows:
     """A matrix in Q5_0.
 
@@ -267,11 +278,12 @@ def _q6_k(blocks: Tensor) -> Tensor:
 
 
 Q5_0 = Format("q5_0", 32, 22, _q5_0)
+Q8_0 = Format("q8_0", 32, 34, _q8_0)
 FORMATS: Mapping[str, Format] = {
     form.name.upper(): form
     for form in (
         Q5_0,
-        Format("q8_0", 32, 34, _q8_0),
+        Q8_0,
         Format("q4_0", 32, 18, _q4_0),
         Format("q4_1", 32, 20, _q4_1),
         Format("q4_k", 256, 144, _q4_k),

@@ -53,6 +53,19 @@ def test_a_list_is_refused_where_one_device_is_meant() -> None:
         choose_compute("cpu,cpu")
 
 
+def test_eight_bits_are_for_a_base_that_trains_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    (chosen,) = choose_devices("cpu", "int8")
+    assert (chosen.eight_bits, chosen.dtype_name, chosen.dtype) == (True, "int8", choose_compute("cpu").dtype)
+    assert [each.eight_bits for each in choose_devices("cpu,cpu", "int8")] == [True, True]
+    with pytest.raises(ConfigError, match="dtype is 'int8', expected one of auto, float32"):
+        choose_compute("cpu", "int8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
+    with pytest.raises(ConfigError, match="dtype is 'int8' on device 'cuda', expected device cpu"):
+        choose_devices("cuda", "int8")
+
+
 @pytest.mark.parametrize(("features", "dtype"), [({"avx512_bf16"}, torch.bfloat16), ({"avx2"}, torch.float32)])
 def test_the_type_follows_from_what_the_cpu_multiplies_fast(
     features: set[str], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

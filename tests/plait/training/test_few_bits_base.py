@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,11 +102,12 @@ def taken(few: PreTrainedModel) -> int:
     return packed + sum(parameter.nbytes for parameter in few.parameters())
 
 
-def planned(directory: Path, *, value_bytes: int, targets: str = "all-linear") -> int:
+def planned(directory: Path, *, value_bytes: int, targets: str = "all-linear", in_eight: bool = False) -> int:
     """What the plan of a step says of them."""
     config = read_base_config(directory, Task.CAUSAL_LM)
-    spec = design(config, AdapterRequest("qlora", rank=4, target_modules=targets), task=Task.CAUSAL_LM, seed=0).spec
-    size = size_of(config, spec, value_bytes=value_bytes, on_cpu=True, directory=directory)
+    method = "lora" if in_eight else "qlora"
+    spec = design(config, AdapterRequest(method, rank=4, target_modules=targets), task=Task.CAUSAL_LM, seed=0).spec
+    size = size_of(config, spec, value_bytes=value_bytes, on_cpu=True, in_eight=in_eight, directory=directory)
     assert size is not None
     return size.base_bytes
 
@@ -136,9 +138,10 @@ def batch() -> list[Example]:
     return [Example(row, row) for row in rows]
 
 
+@pytest.mark.parametrize("in_eight", [False, True])
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
-def test_it_computes_as_peft_does_on_the_same_values(directory: Path) -> None:
-    few = loaded(directory)
+def test_it_computes_as_peft_does_on_the_same_values(directory: Path, in_eight: bool) -> None:
+    few = loaded(directory, in_eight=in_eight)
     theirs = adapted(in_full(directory, few))
     ours = adapted(few)
 
@@ -179,6 +182,41 @@ def test_the_values_are_near_those_of_the_base(directory: Path) -> None:
         assert taken(few) == pytest.approx(planned(directory, value_bytes=4), rel=0.02)
         whole_tables = taken(loaded(directory, whole_tables=True))
         assert whole_tables == pytest.approx(planned(directory, value_bytes=4, targets="q_proj,embed_tokens"), rel=0.02)
+
+
+def test_eight_bits_are_near_the_base_and_as_many_bytes_as_planned(directory: Path) -> None:
+    few = loaded(directory, in_eight=True)
+    whole = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=False)
+    packed = [(n, m) for n, m in few.named_modules() if isinstance(m, FewBitsLinear | FewBitsEmbedding)]
+    assert len(packed) == sum(isinstance(module, nn.Linear | nn.Embedding | Conv1D) for module in whole.modules()) - (
+        isinstance(few, GPT2LMHeadModel)  # its positions are no words
+    )
+    for name, module in packed:
+        weight = whole.get_submodule(name).weight
+        mine = module.weight.t() if isinstance(whole.get_submodule(name), Conv1D) else module.weight
+        assert isinstance(module.held, Rows)
+        assert (mine - weight).norm() < 0.01 * weight.norm(), name
+    if not isinstance(few, GPT2LMHeadModel):
+        assert taken(few) == pytest.approx(planned(directory, value_bytes=4, in_eight=True), rel=0.01)
+
+
+def test_rows_of_no_whole_blocks_stay_as_they_are_in_eight_bits(tmp_path: Path) -> None:
+    LlamaForCausalLM(LlamaConfig(**SHAPE | {"intermediate_size": 80})).save_pretrained(tmp_path)
+    few = loaded(tmp_path, in_eight=True)
+    down = few.get_submodule("model.layers.0.mlp.down_proj")
+    assert type(down) is nn.Linear
+    assert not down.weight.is_meta
+    assert type(few.get_submodule("model.layers.0.mlp.up_proj")) is FewBitsLinear
+
+
+def test_a_machine_may_hold_its_base_in_eight_bits(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    base = ResidentBase(tiny.directory, tiny.reference.fingerprint, replace(IN_FLOAT32, eight_bits=True), seq_len=32)
+    for method, form in (("lora", "q8_0"), ("qlora", None)):
+        made = design(config, AdapterRequest(method, rank=4), task=Task.CAUSAL_LM, seed=0)
+        layers = [m for m in base.carrying(made.spec, made.initial).modules() if isinstance(m, FewBitsLinear)]
+        inside = [layer.held for layer in layers if layer.out_features != config.vocab_size]
+        assert {each.form.name if isinstance(each, Rows) else None for each in inside} == {form}
 
 
 def test_read_in_pieces_or_by_transformers_it_is_the_same(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from gguf import quants
 
-from plait.training.fused.few_bits import FORMATS, NormalFloat, Rows, five_bits
+from plait.training.fused.few_bits import FORMATS, NormalFloat, Rows, eight_bits, five_bits
 
 TYPES = (torch.float32, torch.bfloat16)
 # Where each format has its float16 numbers.
@@ -83,6 +83,18 @@ def test_five_bits_are_the_blocks_that_gguf_writes(computed: str) -> None:
     assert ((rows.unpacked() - w).view(-1, 32).abs() <= 1.01 * steps).all()
     assert (rows.unpacked() - w).norm() < 0.06 * w.norm()
     assert rows.held.numel() == w.numel() * 22 // 32
+
+
+def test_eight_bits_are_the_blocks_that_gguf_writes(computed: str) -> None:
+    w = weights(8, 96)
+    w[0, :32] = 0
+    rows = eight_bits(w.flatten().split(64), w.shape, torch.float32)
+    theirs = torch.from_numpy(quants.quantize(w.numpy(), gguf.GGMLQuantizationType.Q8_0))
+    assert (rows.held != theirs).float().mean() < 0.01, computed
+    steps = w.view(-1, 32).abs().amax(dim=1, keepdim=True) / 127
+    # Half a step, and what float16 rounds the step by, 127 times.
+    assert ((rows.unpacked() - w).view(-1, 32).abs() <= 0.57 * steps).all()
+    assert rows.held.numel() == w.numel() * 34 // 32
 
 
 @pytest.mark.parametrize("number", [-1, 8])
