@@ -32,8 +32,8 @@ SLICES = (SLICE_ELEMENTS_ON_GPU, SLICE_ELEMENTS_ON_GPU >> 2, SLICE_ELEMENTS_ON_G
 """Logits of the loss that may exist at a time, in the order in which they are tried."""
 _FUSED = ("llama", "mistral", "qwen2")
 _BLOCK, _OUTER_BLOCK, _TABLE_BYTES = 64, 256, 1092  # of NF4 as bitsandbytes keeps it
-PROCESS_BYTES = 400_000_000
-"""What a training process has in memory before its base: Python and the libraries."""
+PROCESS_BYTES = 430_000_000
+"""What a training process has in memory besides: Python, the libraries, and what their kernels keep."""
 MASTERS = 3 * 4
 """Bytes of a parameter in float32: the adapter, AdamW's two moments."""
 _TAKING_A_STEP = 3 * 4  # the gradient, the values before the step, and the difference

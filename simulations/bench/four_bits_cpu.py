@@ -1,4 +1,4 @@
-"""A training step over a base in four bits on a CPU: peak resident memory and time, beside the same base in bfloat16.
+"""A step over a base in four or eight bits on a CPU: peak resident memory and time, beside the same base in bfloat16.
 
     python -m simulations.bench.four_bits_cpu --directory DIR
 
@@ -39,16 +39,19 @@ class Way:
     Attributes:
         method: plait's adapter method.
         recomputed: how many of the first blocks are computed twice.
+        eight_bits: whether it is in eight bits.
     """
 
     method: str
     recomputed: int
+    eight_bits: bool = False
 
 
 WAYS: Mapping[str, Way] = {
     "bfloat16": Way("lora", 0),
     "bfloat16, blocks computed twice": Way("lora", ALL),
     "four bits, blocks computed twice": Way("qlora", ALL),
+    "eight bits, blocks computed twice": Way("lora", ALL, eight_bits=True),
 }
 
 
@@ -145,7 +148,7 @@ def _step(work: Work, way: Way) -> Step:
     if way not in _HELD:
         request = AdapterRequest(method=way.method, rank=work.rank, alpha=2.0 * work.rank)
         made = design(config, request, task=Task.CAUSAL_LM, seed=work.seed)
-        compute = Compute(torch.device("cpu"), torch.bfloat16)
+        compute = Compute(torch.device("cpu"), torch.bfloat16, way.eight_bits)
         base = ResidentBase(work.directory, "00" * 32, compute, seq_len=work.tokens)
         _HELD[way] = base, made.spec, made.initial
     base, spec, state = _HELD[way]

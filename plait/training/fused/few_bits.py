@@ -160,13 +160,13 @@ class Format:
 
 def eight_bits(parts: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Rows:
     """A matrix in Q8_0; its parameters are those of `five_bits`."""
-    found: list[Tensor] = []
-    for part in parts:
-        blocks = part.reshape(-1, Q8_0.values).float()
+
+    def packed(blocks: Tensor) -> Tensor:
         scales = blocks.abs().amax(dim=1, keepdim=True) / 127
         numbers = (blocks / scales.clamp(min=_TINY)).round_().to(torch.int8)
-        found.append(torch.cat((scales.half().view(torch.uint8), numbers.view(torch.uint8)), dim=1))
-    return Rows(torch.cat(found).view(shape[0], -1), Q8_0, dtype)
+        return torch.cat((scales.half().view(torch.uint8), numbers.view(torch.uint8)), dim=1)
+
+    return _in_rows(parts, shape, Q8_0, dtype, packed)
 
 
 def five_bits(parts: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Rows:
@@ -177,16 +177,29 @@ def five_bits(parts: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype)
         shape: (d_out, d_in), d_in a multiple of 32.
         dtype: of the values to compute with.
     """
-    found: list[Tensor] = []
-    for part in parts:
-        blocks = part.reshape(-1, Q5_0.values).float()
+
+    def packed(blocks: Tensor) -> Tensor:
         largest = blocks.gather(1, blocks.abs().argmax(dim=1, keepdim=True))
         scales = largest / -16  # the largest value is the least number
         numbers = (blocks / torch.where(scales.abs() < _TINY, _TINY, scales)).round_().add_(16).clamp_(0, 31).byte()
         low = numbers & 15
         fifths = ((numbers >> 4).view(-1, 4, 8) << torch.arange(8, dtype=torch.uint8)).sum(dim=2, dtype=torch.uint8)
-        found.append(torch.cat((scales.half().view(torch.uint8), fifths, low[:, :16] | low[:, 16:] << 4), dim=1))
-    return Rows(torch.cat(found).view(shape[0], -1), Q5_0, dtype)
+        return torch.cat((scales.half().view(torch.uint8), fifths, low[:, :16] | low[:, 16:] << 4), dim=1)
+
+    return _in_rows(parts, shape, Q5_0, dtype, packed)
+
+
+def _in_rows(
+    parts: Iterable[Tensor], shape: Sequence[int], form: Format, dtype: torch.dtype, packed: Callable[[Tensor], Tensor]
+) -> Rows:
+    """A matrix in this format, of which `packed` makes (blocks, bytes) uint8 of (blocks, values) float32."""
+    held = torch.empty(shape[0] * shape[1] // form.values, form.nbytes, dtype=torch.uint8)
+    first = 0
+    for part in parts:
+        blocks = packed(part.reshape(-1, form.values).float())
+        held[first : first + len(blocks)] = blocks
+        first += len(blocks)
+    return Rows(held.view(shape[0], -1), form, dtype)
 
 
 def _rounded(values: Tensor) -> tuple[Tensor, Tensor]:
