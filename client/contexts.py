@@ -91,7 +91,7 @@ class Lasting:
         run_id = agreed.load("run") or self._run_of(task_bytes)
         if not run_id:
             return self.client.participant(agreed).answer(task_bytes)
-        # A task of another run finds this one's state, and is refused for it.
+        # A task of another run finds this one's: its account refuses it, and nothing else of it is used.
         agreed.save("run", run_id)
         memory = _Parted(agreed, DiskMemory(self.state / run_id.hex() / self.client.name))
         return self.client.participant(memory).answer(task_bytes)

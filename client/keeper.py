@@ -2,13 +2,14 @@
 
 Flower's deployment starts a process for every message. To import torch, transformers and PEFT takes it six seconds of
 processor time, and the base is read again. With ``keep-s`` in the node's configuration it passes the task on to this
-one instead, over a socket in the node's state directory, which only its user reaches; the first task starts it, and it
+one instead, over a socket in the node's state directory, which only its user may open; the first task starts it, and it
 ends once nothing has come for so many seconds. It needs ``state``, because the context of a message does not last.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -28,6 +29,7 @@ from plait.errors import ConfigError, MachineError, PlaitError
 from plait.files import make_private_directory
 from plait.flower.apps import Answering
 
+_CREDENTIALS = struct.Struct("3i")  # process, user and group
 _SIZES = struct.Struct("<QQ")
 _ANSWER, _ERROR = 0, 1
 _LONGEST_PATH = 100  # of a socket
@@ -43,13 +45,13 @@ class Kept:
     Attributes:
         path: of its socket.
         keep_s: how long it waits for the next task.
-        start: starts it.
+        start: starts it; what it gives back tells how that process ended, None as long as it has not.
     """
 
     context: Context
     path: Path
     keep_s: int
-    start: Callable[[Path, int], object]
+    start: Callable[[Path, int], Callable[[], int | None]]
 
     @classmethod
     def of(cls, context: Context) -> Kept | None:
@@ -92,41 +94,61 @@ class Kept:
         raise MachineError(f"the process at '{self.path}' ended during the task, twice; its log is beside it")
 
     def _connected(self) -> socket.socket:
-        end, started = time.monotonic() + _START_S, False
+        end = time.monotonic() + _START_S
+        ended: Callable[[], int | None] = int  # 0, as if one had ended: so one is started
         while True:
             line = socket.socket(socket.AF_UNIX)
             try:
                 line.connect(str(self.path))
+                _check_owner(line, self.path)
             except (FileNotFoundError, ConnectionRefusedError) as error:
                 line.close()
-                if time.monotonic() > end:
+                status = ended()
+                if status or time.monotonic() > end:
                     raise MachineError(f"no process answers at '{self.path}'; its log is beside it") from error
-                if not started:
-                    started = True
-                    make_private_directory(self.path.parent)
-                    self.start(self.path, self.keep_s)
+                if status == 0:
+                    # One that has found another in its place ends well, and that other may have ended meanwhile.
+                    ended = self._start()
                 time.sleep(_PAUSE_S)
+            except OSError as error:
+                line.close()
+                raise MachineError(f"cannot open '{self.path}': {error.strerror or error}") from error
             else:
                 return line
 
+    def _start(self) -> Callable[[], int | None]:
+        try:
+            make_private_directory(self.path.parent)
+            return self.start(self.path, self.keep_s)
+        except OSError as error:
+            raise MachineError(f"cannot start a process at '{self.path}': {error.strerror or error}") from error
 
-def start(path: Path, keep_s: int) -> None:
+
+def _check_owner(line: socket.socket, path: Path) -> None:
+    """Raise PermissionError if another user's process has put its socket there (Linux only)."""
+    if sys.platform == "linux":
+        _, user, _ = _CREDENTIALS.unpack(line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if user != os.geteuid():
+            raise PermissionError(errno.EACCES, f"its process is of user {user}, expected {os.geteuid()}", str(path))
+
+
+def start(path: Path, keep_s: int) -> Callable[[], int | None]:
     """Start the process that stays; one that finds another in its place ends at once."""
     paths = os.pathsep.join((str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])))
-    with path.with_suffix(".log").open("ab") as log:
-        subprocess.Popen(
+    with _private(path.with_suffix(".log")).open("ab") as log:
+        return subprocess.Popen(
             [sys.executable, "-m", "client.keeper", str(path), str(keep_s)],
             env={**os.environ, "PYTHONPATH": paths},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
-        )
+        ).poll
 
 
 def serve(path: Path, keep_s: float, participants: Callable[[Context], Answering]) -> None:
     """Answer tasks, one by one, until none has come for so long."""
-    with path.with_suffix(".lock").open("ab") as lock:
+    with _private(path.with_suffix(".lock")).open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -134,16 +156,39 @@ def serve(path: Path, keep_s: float, participants: Callable[[Context], Answering
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(path))
+            path.chmod(0o600)  # nobody is let in before it listens
             server.listen()
             server.settimeout(keep_s)
-            try:
-                while True:
-                    line, _ = server.accept()
-                    line.settimeout(None)
-                    with line, contextlib.suppress(ConnectionError):
-                        _send(line, *_answer(*_receive(line), participants))
-            except TimeoutError:
-                path.unlink(missing_ok=True)
+            while line := _next(server):
+                with line:
+                    _answer_one(line, participants)
+            path.unlink(missing_ok=True)
+
+
+def _next(server: socket.socket) -> socket.socket | None:
+    try:
+        line, _ = server.accept()
+    except TimeoutError:
+        return None
+    line.settimeout(None)
+    return line
+
+
+def _answer_one(line: socket.socket, participants: Callable[[Context], Answering]) -> None:
+    try:
+        task = _receive(line)
+    except ConnectionError:
+        return
+    # Whatever else goes wrong in it ends this process, and is in its log.
+    answer = _answer(*task, participants)
+    with contextlib.suppress(ConnectionError):
+        _send(line, *answer)
+
+
+def _private(path: Path) -> Path:
+    """This file, for its owner alone from its beginning."""
+    path.touch(mode=0o600)
+    return path
 
 
 def _answer(told: bytes, task_bytes: bytes, participants: Callable[[Context], Answering]) -> tuple[bytes, bytes]:

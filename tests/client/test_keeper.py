@@ -1,3 +1,5 @@
+import os
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,9 +38,10 @@ def keeping(tmp_path: Path):
     """A client whose process that stays is a thread; a list of its starts."""
     participants, threads = Participants(), []
 
-    def start(path: Path, keep_s: float) -> None:
+    def start(path: Path, keep_s: float):
         threads.append(threading.Thread(target=serve, args=(path, keep_s, participants)))
         threads[-1].start()
+        return lambda: None
 
     def kept(keep_s: float) -> Kept:
         told = Kept.of(context_of(tmp_path, **{"keep-s": 1}))
@@ -64,11 +67,41 @@ def test_one_process_answers_all_tasks_and_ends_when_none_comes(keeping):
     assert len(threads) == 2
 
 
-def test_the_socket_is_its_users_alone(keeping):
+def test_the_socket_is_its_users_alone_in_whatever_directory_under_whatever_umask(keeping, tmp_path):
     kept, _, _ = keeping
     client = kept(0.3)
+    tmp_path.chmod(0o777)
+    before = os.umask(0)
+    try:
+        client.answer(b"a task")
+    finally:
+        os.umask(before)
+    for path in (client.path, client.path.with_suffix(".lock")):
+        assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_a_socket_of_another_user_gets_no_task(keeping, monkeypatch):
+    kept, _, participants = keeping
+    client = kept(0.3)
     client.answer(b"a task")
-    assert client.path.parent.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr("client.keeper.os.geteuid", lambda: 4_000_000)
+    with pytest.raises(MachineError, match="is of user"):
+        client.answer(b"a task")
+    assert participants.asked == 1
+
+
+def test_one_that_cannot_start_is_told_at_once_and_one_that_finds_another_in_its_place_is_started_again(tmp_path):
+    told = Kept.of(context_of(tmp_path, **{"keep-s": 1}))
+    ends, started = [0, 1], []
+
+    def start(path, keep_s):
+        started.append(ends.pop(0))
+        return lambda: started[-1]
+
+    with pytest.raises(MachineError, match="no process answers"):
+        Kept(told.context, told.path, 1, start).answer(b"a task")
+    assert started == [0, 1]
 
 
 def test_a_second_process_finds_the_first_and_ends(keeping, tmp_path):
@@ -79,16 +112,28 @@ def test_a_second_process_finds_the_first_and_ends(keeping, tmp_path):
     assert client.answer(b"a task") == b"7 5 ada 3 a task"
 
 
-def test_a_process_that_ends_during_a_task_is_asked_twice_and_no_more(tmp_path):
-    def gone(_context):
-        raise ConnectionResetError
+@pytest.mark.parametrize("error", [TimeoutError, ConnectionResetError])
+def test_a_process_that_any_error_of_a_task_ends_is_asked_twice_and_no_more(tmp_path, error):
+    def wrong(_context):
+        raise error("of the task")
+
+    told, raised, threads = Kept.of(context_of(tmp_path, **{"keep-s": 1})), set(), []
+
+    def served(path):
+        with pytest.raises(error) as caught:
+            serve(path, 0.2, wrong)
+        raised.add(str(caught.value))
 
     def start(path, keep_s):
-        threading.Thread(target=serve, args=(path, 0.2, gone)).start()
+        threads.append(threading.Thread(target=served, args=(path,)))
+        threads[-1].start()
+        return lambda: None
 
-    told = Kept.of(context_of(tmp_path, **{"keep-s": 1}))
     with pytest.raises(MachineError, match="twice"):
         Kept(told.context, told.path, 1, start).answer(b"a task")
+    for thread in threads:
+        thread.join(10)
+    assert raised == {"of the task"}
 
 
 def test_other_versions_of_the_app_and_other_nodes_have_processes_of_their_own(tmp_path):
