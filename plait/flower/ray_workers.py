@@ -17,6 +17,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
 
+from plait.errors import MachineError
+
 _PAUSE_S = 0.1
 _LOOK_S = 5.0
 _PATIENCE_S = 600.0
@@ -54,8 +56,16 @@ def outlast_lost_nodes() -> None:
     if getattr(pool, _MENDED, False):
         return
 
-    def ready(promises: list[Any]) -> list[Any]:
-        return ray.wait(promises, num_returns=len(promises), timeout=0)[0] if promises else []
+    def settled(promises: list[Any]) -> dict[Any, bool]:
+        found = ray.wait(promises, num_returns=len(promises), timeout=0)[0] if promises else []
+        return {promise: kept(promise) for promise in found}
+
+    def kept(promise: Any) -> bool:
+        try:
+            ray.get(promise)
+        except ray.exceptions.RayError:
+            return False
+        return True
 
     def fit(resources: dict[str, int | float]) -> int:
         try:
@@ -63,14 +73,14 @@ def outlast_lost_nodes() -> None:
         except ValueError:
             return 0
 
-    outlast(pool, lost=(ray.exceptions.RayActorError, ray.exceptions.ObjectLostError), ready=ready, fit=fit)
+    outlast(pool, lost=(ray.exceptions.RayActorError, ray.exceptions.ObjectLostError), settled=settled, fit=fit)
 
 
 def outlast(
     pool_class: type[Pool],
     *,
     lost: tuple[type[Exception], ...],
-    ready: Callable[[list[Any]], list[Any]],
+    settled: Callable[[list[Any]], dict[Any, bool]],
     fit: Callable[[dict[str, int | float]], int],
     patience_s: float = _PATIENCE_S,
 ) -> None:
@@ -79,7 +89,7 @@ def outlast(
     Args:
         pool_class: Flower's.
         lost: what a task ends with whose worker is gone.
-        ready: which of these promises are kept.
+        settled: which of these promises are kept (True), and which will not be.
         fit: how many workers with these resources the nodes have room for.
         patience_s: how long a task waits for a worker, if there is none.
     """
@@ -93,9 +103,11 @@ def outlast(
         end, looked = time.monotonic() + patience_s, -_LOOK_S
         while True:
             with look:
-                for promise in ready([*starting]):
-                    self.pool.append(starting.pop(promise))
-                    self.num_actors += 1
+                for promise, is_kept in settled([*starting]).items():
+                    worker = starting.pop(promise)
+                    if is_kept:
+                        self.pool.append(worker)
+                        self.num_actors += 1
                 missing = self.actors_capacity - self.num_actors - len(starting)
                 if missing > 0 and time.monotonic() - looked >= _LOOK_S:
                     looked = time.monotonic()
@@ -104,9 +116,9 @@ def outlast(
                         starting[worker.__ray_ready__.remote()] = worker
             try:
                 future = give(self, actor_fn, job)
-            except IndexError:  # nobody is idle
+            except IndexError as error:  # nobody is idle
                 if time.monotonic() > end:
-                    raise
+                    raise MachineError(f"no worker of Flower's pool was free in {patience_s:g} s") from error
                 time.sleep(_PAUSE_S)
             else:
                 jobs[future] = actor_fn, job

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from plait.errors import MachineError
 from plait.flower.ray_workers import outlast
 
 
@@ -14,16 +15,17 @@ class LostError(Exception):
 
 class Worker:
     def __init__(self, *, alive=True, ready=True):
-        self.alive, self.ready, self.did = alive, ready, []
+        self.alive, self.ready, self.did, self.asked = alive, ready, [], 0
         self.__ray_ready__ = self
 
     def remote(self, *arguments):
+        self.asked += len(arguments)
         return (self, *arguments, object())
 
 
-def a_pool(*workers, patience_s=10.0):
-    """A pool of a class of its own, mended."""
-    started, room = [], []
+def a_pool(*workers, patience_s=10.0, starts=()):
+    """A pool of a class of its own, mended; `starts`: whether its next new workers live."""
+    started, room, starts = [], [], iter(starts)
 
     class Pool:
         def __init__(self):
@@ -31,7 +33,7 @@ def a_pool(*workers, patience_s=10.0):
             self.num_actors = self.actors_capacity = len(workers)
 
         def create_actor_fn(self):
-            started.append(Worker())
+            started.append(Worker(alive=next(starts, True)))
             return started[-1]
 
         def submit(self, actor_fn, job):
@@ -53,13 +55,13 @@ def a_pool(*workers, patience_s=10.0):
             self.add_actor_back_to_pool(future)
             return job
 
-    def ready(promises):
-        return [promise for promise in promises if promise[0].ready]
+    def settled(promises):
+        return {promise: promise[0].alive for promise in promises if promise[0].ready}
 
     def fit(_resources):
         return len(room) + sum(worker.alive for worker in workers)
 
-    outlast(Pool, lost=(LostError,), ready=ready, fit=fit, patience_s=patience_s)
+    outlast(Pool, lost=(LostError,), settled=settled, fit=fit, patience_s=patience_s)
     return Pool(), started, room
 
 
@@ -94,6 +96,17 @@ def test_a_new_worker_joins_once_a_node_has_room_for_it():
     assert pool.num_actors == 2
 
 
+def test_a_new_worker_that_is_lost_as_it_starts_gets_no_task():
+    alive = Worker()
+    pool, started, room = a_pool(alive, Worker(alive=False), starts=[False])
+    process(pool, "a")
+    room.append("for one")
+    assert [process(pool, job) for job in ("b", "c", "d")] == ["b", "c", "d"]
+    lost, new = started
+    assert (lost.asked, new.did) == (0, ["d"])
+    assert (pool.num_actors, len(pool.pool)) == (2, 2)
+
+
 def test_a_task_waits_for_a_worker_that_is_at_work():
     pool, _, _ = a_pool(Worker())
     held = pool.submit(lambda worker, job: worker.remote(job), ("first",))
@@ -112,7 +125,7 @@ def test_a_task_that_takes_three_workers_with_it_fails_and_so_does_one_without_a
     with pytest.raises(LostError):
         process(pool, "a")
     assert (pool.pool, pool.num_actors) == ([], 0)
-    with pytest.raises(IndexError):
+    with pytest.raises(MachineError, match="no worker of Flower's pool was free in 0 s"):
         process(pool, "b")
 
 
