@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import cast
 
@@ -58,7 +60,8 @@ class _Meanwhile(Loader):
         module.__loader__ = self._loader
         cast("ModuleSpec", module.__spec__).loader = self._loader
         name = self._stand_in.__name__
-        if name in sys.modules:
+        # What is not installed must not seem to be.
+        if name in sys.modules or find_spec(name.partition(".")[0]) is None:
             self._loader.exec_module(module)
             return
         sys.modules[name] = self._stand_in
@@ -92,25 +95,32 @@ def put_off() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
+_asking = threading.RLock()
+
+
 @contextmanager
 def without_bitsandbytes() -> Generator[None]:
-    """Meanwhile PEFT asks no layer whether it is bitsandbytes', unless some may be: it would import it to ask."""
-    if "bitsandbytes" in sys.modules:
-        yield
-        return
-    from peft.import_utils import is_bnb_4bit_available, is_bnb_available
+    """Meanwhile PEFT asks no layer whether it is bitsandbytes', unless some may be: it would import it to ask.
 
-    answers = (is_bnb_available, is_bnb_4bit_available)
-    sys.modules["bitsandbytes"] = cast("ModuleType", None)  # as Python marks what cannot be imported
-    try:
-        for answer in answers:
-            answer.cache_clear()
-            answer()
-    finally:
-        with suppress(KeyError):
-            del sys.modules["bitsandbytes"]
-    try:
-        yield
-    finally:
-        for answer in answers:
-            answer.cache_clear()
+    Threads take turns: what PEFT believes meanwhile is the whole process's.
+    """
+    with _asking:
+        if "bitsandbytes" in sys.modules:
+            yield
+            return
+        from peft.import_utils import is_bnb_4bit_available, is_bnb_available
+
+        answers = (is_bnb_available, is_bnb_4bit_available)
+        sys.modules["bitsandbytes"] = cast("ModuleType", None)  # as Python marks what cannot be imported
+        try:
+            for answer in answers:
+                answer.cache_clear()
+                answer()
+        finally:
+            with suppress(KeyError):
+                del sys.modules["bitsandbytes"]
+        try:
+            yield
+        finally:
+            for answer in answers:
+                answer.cache_clear()

@@ -140,7 +140,8 @@ def takes_ragged(heads: Heads, like: Tensor) -> bool:
     """
     if like.device.type == "cpu" or varlen_attention() is None:
         return False
-    q, k = (like.new_empty(1, count, 1, heads.width) for count in (heads.queries, heads.keys))
+    # Some GPUs compute wide heads, but not their gradients.
+    q, k = (like.new_empty(1, count, 1, heads.width).requires_grad_() for count in (heads.queries, heads.keys))
     return _takes_groups(q, k, k)
 
 
