@@ -117,12 +117,15 @@ class Session:
 
     async def next(self) -> pb.ToNode | None:
         """The next message to the node; None once all are sent and the session is over."""
-        while not self._outbox:
-            if not self.is_open:
+        while True:
+            # Before the queue: another thread that closes it has queued its last message by then.
+            is_open = self.is_open
+            if self._outbox:
+                return self._outbox.pop(0)
+            if not is_open:
                 return None
             self._waiting = self._loop.create_future()
             await self._waiting
-        return self._outbox.pop(0)
 
     def _nudge(self) -> None:
         # The loop is closed only when the server is down and there is nobody left to tell.

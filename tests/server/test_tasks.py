@@ -190,3 +190,26 @@ def test_an_earlier_group_between_two_tasks_of_a_later_one_does_not_bring_its_an
     assert registry.find("ada", task.task_id) == (TaskState.ANSWERED, None)
     again = give(registry, number=2, group="2")
     assert (again.task_id, again.state) == ("2.train.1", TaskState.PENDING)
+
+
+class ClosedAtTheLastMoment(list):
+    """A queue whose session another thread closes just after it was found empty."""
+
+    def __init__(self, session):
+        self.session = session
+
+    def __len__(self):
+        length = super().__len__()
+        if self.session.is_open:
+            self.session.close(pb.ToNode(drain=pb.Drain()))
+        return length
+
+
+def test_a_last_message_is_sent_even_if_the_queue_was_empty_just_before(registry):
+    async def heard():
+        session = attach(registry)
+        session._outbox = ClosedAtTheLastMoment(session)
+        return [await session.next(), await session.next()]
+
+    last, end = asyncio.run(heard())
+    assert (last.WhichOneof("event"), end) == ("drain", None)
