@@ -115,6 +115,7 @@ def verify(
 
 def _tell_region(events: list[Event], torn: int, signed: int, checkpoints: list[str], *, json_output: bool) -> None:
     """What of a region's record is checked: it has no adapter and no rounds of its own."""
+    from plait.rounds.audit import hides_clients
     from plait.rounds.events import RegionStarted, RegionSummed, UpdateReceived
 
     name = next(event.name for event in events if isinstance(event, RegionStarted))
@@ -127,8 +128,11 @@ def _tell_region(events: list[Event], torn: int, signed: int, checkpoints: list[
     cut = f"; a torn last line of {torn} bytes is ignored" if torn else ""
     typer.echo(f"ledger       {len(events)} events of region '{name}', chain intact{cut}")
     typer.echo(f"checkpoints  {', '.join(checkpoints) or 'none'} intact")
-    typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else 'none'}")
-    typer.echo(f"sums         {len(summed)}, of {updates} updates; the server above has their digests, and the rounds")
+    is_private = hides_clients(events)
+    none = "not in the ledger of a private run" if is_private else "none; clients had no keys"
+    typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else none}")
+    above = "the rounds" if is_private else "their digests, and the rounds"
+    typer.echo(f"sums         {len(summed)}, of {updates} updates; the server above has {above}")
 
 
 def _figures(spent: PrivacySpent) -> dict[str, object]:

@@ -26,6 +26,7 @@ from plait.rounds.events import (
     NoiseIntended,
     PrivacySpent,
     PrivacyStarted,
+    RegionStarted,
     RoundFinished,
     RoundStarted,
     StepTakenBack,
@@ -46,14 +47,14 @@ def check_signatures(events: Sequence[Event]) -> int:
     """Check the signature of every update from a client with a key.
 
     Returns:
-        Their number; 0 for a simulation, whose clients have no keys, for a run with differential privacy of clients,
-        whose ledger has no signatures, and for one with secure aggregation, of whose updates nobody has more than the
-        sum.
+        Their number; 0 for a simulation, whose clients have no keys, for a run with differential privacy of clients or
+        a region of one, whose ledgers have no signatures, and for one with secure aggregation, of whose updates nobody
+        has more than the sum.
 
     Raises:
         PeerError: one is missing, is not the key's, or covers something else.
     """
-    if any(isinstance(event, PrivacyStarted) and event.unit == "client" for event in events):
+    if hides_clients(events):
         return 0
     keys: dict[str, bytes] = {}
     checked = 0
@@ -79,6 +80,13 @@ def check_signatures(events: Sequence[Event]) -> int:
                 raise PeerError(f"{what} is signed for epsilon {header.metrics.get(EPSILON)}, expected {event.epsilon}")
             checked += 1
     return checked
+
+
+def hides_clients(events: Sequence[Event]) -> bool:
+    """Whether a ledger is of a run with differential privacy of clients, or of a region of one."""
+    if events and isinstance(first := events[0], RegionStarted):
+        return first.config.get("dp") == "client"
+    return any(isinstance(event, PrivacyStarted) and event.unit == "client" for event in events)
 
 
 def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:

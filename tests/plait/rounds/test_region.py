@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from plait.adapters.partial_sum import PartialSum
+from plait.errors import PeerError
 from plait.privacy.clip import clipped_to_grid
 from plait.privacy.clipped_sum import part_of, rounding_key
 from plait.privacy.mechanism import ClientPrivacy
@@ -352,6 +353,37 @@ def test_a_client_of_two_regions_keeps_the_second_out(federate, grow, fake_model
     card = decode_reply(tree.regions["regions-0"].answer(asked), max_bytes=1 << 20)
     assert len(card.members) == 3 * 8
     assert b"client" not in card.members
+
+
+def test_a_region_that_is_rid_of_a_client_of_two_takes_part_later(federate, grow, fake_model, monkeypatch):
+    tree = grow(federate(crowd(fake_model, 5), rounds=1, quorum=1), ((100, 101, 102), (103, 100, 104)))
+    channel, hours = tree.federation.channel, []
+
+    def wait(timeout_s):
+        tree.regions["regions-1"].channel.gone.add(100)
+        hours.append(timeout_s)
+        assert len(hours) < 5
+
+    channel.open_ended, channel.wait = True, wait
+    monkeypatch.setattr("plait.rounds.roster.time.monotonic", lambda: 3600.0 * len(hours))
+    tree.federation.run()
+    assert [event["client"] for event in tree.federation.of_kind("client_turned_away")] == ["regions-1"]
+    assert [event["clients"] for event in tree.federation.of_kind("update_received")] == [3, 2]
+
+
+def test_a_region_that_left_while_it_described_itself_keeps_nobody_out(federate, grow, fake_model):
+    tree = grow(federate(crowd(fake_model, 5), rounds=1, quorum=1), ((100, 101, 102), (103, 100, 104)))
+    asked = []
+
+    def identity(node):
+        asked.append(node)
+        if node == 200 and asked.count(node) == 2:
+            raise PeerError("node 200 has left")
+
+    tree.federation.channel.identity = identity
+    tree.federation.run()
+    assert [event["reason"] for event in tree.federation.of_kind("client_turned_away")] == ["no-answer"]
+    assert [event["client"] for event in tree.federation.of_kind("update_received")] == ["regions-1"]
 
 
 def test_a_client_cannot_send_a_sum(federate, fake_model):
