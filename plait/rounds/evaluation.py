@@ -139,11 +139,11 @@ def mean_loss(by_client: Mapping[str, ClientLoss]) -> MeanScore:
     classified = [(entry.correct, entry.examples) for entry in clients if entry.correct is not None]
     correct, examples = sum(correct for correct, _ in classified), sum(examples for _, examples in classified)
     return MeanScore(
-        loss=sum(entry.loss * entry.tokens for entry in clients) / total,
+        loss=math.fsum(entry.loss * entry.tokens for entry in clients) / total,
         loss_margin=_stratified_margin(
             [_Stratum(each.loss, each.error, each.tokens, each.examples) for each in clients]
         ),
-        change=sum(each.mean * each.tokens for each in moved) / total if all_moved else None,
+        change=math.fsum(each.mean * each.tokens for each in moved) / total if all_moved else None,
         change_margin=_stratified_margin(moved) if all_moved else None,
         accuracy=correct / examples if classified else None,
         accuracy_interval=wilson(correct, examples) if classified else None,
@@ -285,7 +285,7 @@ class _Stratum:
 def _stratified_margin(strata: Sequence[_Stratum]) -> float | None:
     """Half of the 95 % interval of the mean over all tokens; None if too little is known of it."""
     total = sum(each.tokens for each in strata)
-    mean = sum(each.mean * each.tokens for each in strata) / total
+    mean = math.fsum(each.mean * each.tokens for each in strata) / total
     variances = [
         ((each.error * each.tokens / total) ** 2, each.examples - 1) for each in strata if each.error is not None
     ]
@@ -295,12 +295,12 @@ def _stratified_margin(strata: Sequence[_Stratum]) -> float | None:
     if alone:
         if len(strata) == 1:
             return None
-        squares = sum(((each.mean - mean) * each.tokens / total) ** 2 for each in alone)
+        squares = math.fsum(((each.mean - mean) * each.tokens / total) ** 2 for each in alone)
         variances.append((squares * len(strata) / (len(strata) - 1), len(strata) - 1))
-    variance = sum(each for each, _ in variances)
+    variance = math.fsum(each for each, _ in variances)
     if not variance:
         return 0.0
-    freedom = variance**2 / sum(each**2 / degrees for each, degrees in variances)
+    freedom = variance**2 / math.fsum(each**2 / degrees for each, degrees in variances)
     return margin_of(math.sqrt(variance), freedom)
 
 

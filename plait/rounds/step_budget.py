@@ -4,8 +4,8 @@ A client's pace is measured in the rounds before: steps per second of its traini
 between task and answer. A round then lasts T seconds in which a client of pace (v, c) takes v (T - c) steps; T is such
 that the clients take `local_steps` on average, none fewer than 1 and none more than `MOST_STEPS_RATIO` times the
 average. FedCompass (Li et al., arXiv 2309.14675) assigns steps from measured speed in the same way. A client whose pace
-is not known yet takes a quarter of the average, so that nobody waits long for the first round, which measures all. The
-updates are then normalised (`normalised`), so that a client's pull does not grow with its steps.
+is not known yet takes a quarter of the average but two at least, so that nobody waits long for the first round, which
+measures all, and two steps of four sequences are as many as a client's policy asks for. The updates are then normalised (`normalised`), so that a client's pull does not grow with its steps.
 
 Paces follow from the ledger alone, of finished rounds only, so that a resumed run assigns the same steps.
 """
@@ -21,6 +21,7 @@ from plait.config import MOST_STEPS_RATIO as MOST
 from plait.rounds import events
 
 _HALVINGS = 60
+_FEWEST_FIRST = 2
 # The unit in which `took_s` is recorded.
 _SHORTEST_S = 0.001
 
@@ -175,7 +176,7 @@ def normalised(steps: Mapping[str, int], weights: Mapping[str, float]) -> dict[s
 
 def _first(local_steps: int) -> int:
     """Steps of a client whose pace is not known."""
-    return math.ceil(local_steps / MOST)
+    return min(local_steps, max(_FEWEST_FIRST, math.ceil(local_steps / MOST)))
 
 
 def _bounded(steps: float, local_steps: int) -> float:

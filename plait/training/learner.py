@@ -182,7 +182,8 @@ class Learner:
         if scale != 1:
             gradient.div_(scale)
         if self._movement is not None and is_limited:
-            self._along = float(gradient @ self._movement)
+            # Not a BLAS product, whose last digits depend on where in memory the two lie.
+            self._along = float(torch.sum(gradient * self._movement, dtype=torch.float64))
         self._movement = None
         for term in self._terms:
             term.add_gradient(gradient, optimizer.master, self._origin, settings)

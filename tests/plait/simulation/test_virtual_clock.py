@@ -50,6 +50,8 @@ class Clients:
     def withdraw(self, node: int, reason: str) -> None: ...
 
     def receive(self, timeout_s: float | None):
+        if not self.waiting:
+            return None
         node = self.waiting.pop()
         self.trained.append(node)
         return node, bytes(UPDATE_BYTES)
