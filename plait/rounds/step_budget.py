@@ -5,7 +5,8 @@ between task and answer. A round then lasts T seconds in which a client of pace 
 that the clients take `local_steps` on average, none fewer than 1 and none more than `MOST_STEPS_RATIO` times the
 average. FedCompass (Li et al., arXiv 2309.14675) assigns steps from measured speed in the same way. A client whose pace
 is not known yet takes a quarter of the average but two at least, so that nobody waits long for the first round, which
-measures all, and two steps of four sequences are as many as a client's policy asks for. The updates are then normalised (`normalised`), so that a client's pull does not grow with its steps.
+measures all, and two steps of four sequences are as many as a client's policy asks for. The updates are then normalised
+(`normalised`), so that a client's pull does not grow with its steps.
 
 Paces follow from the ledger alone, of finished rounds only, so that a resumed run assigns the same steps.
 """

@@ -27,7 +27,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_nothing_but_peer_errors_comes_out(target, tmp_path):
     options = ("-atheris_runs=1000", "-seed=1")
     if HAS_ATHERIS:
-        # By way of a shell that forks: what is forked from here and executed has this process's peak of memory as its own.
+        # By way of a shell that forks, because a program that is executed inherits its process's peak of memory.
         command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, str(target), *options]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     else:
