@@ -7,6 +7,7 @@ and byte strings. It imports from the same places as the process that started it
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import queue
@@ -21,7 +22,7 @@ from typing import IO
 
 _SIZE = struct.Struct("<Q")
 # `-P` keeps the working directory out of the search for modules until the path is that of the process that starts it.
-_START = "import sys; sys.path[:] = sys.argv[2:]; import importlib; importlib.import_module(sys.argv[1]).main()"
+_START = "import sys; sys.path[:] = sys.argv[2:]; from plait.child import main; main(sys.argv[1])"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Child:
     """A child process, as the process that starts it sees it.
 
     Args:
-        module: whose `main` is called.
+        module: whose `main` is called, with the `Parent`.
     """
 
     def __init__(self, module: str) -> None:
@@ -75,21 +76,27 @@ class Child:
 
 
 class Parent:
-    """The process that started this one, as this one sees it: what it says is listened to from here on.
+    """The process that started this one, as this one sees it.
 
-    What libraries print to stdout goes to stderr, and this process leaves an interrupt to the other one.
-
-    Args:
-        heed: takes a message at once, in a thread of its own, and returns whether it was for it.
+    Made before anything else is imported, and from then on nothing comes between the messages: stdin is empty, what
+    libraries or a user's part print to stdout goes to stderr, and this process leaves an interrupt to the other one.
     """
 
-    def __init__(self, heed: Callable[[Message], bool] = lambda _: False) -> None:
+    def __init__(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._answers = os.fdopen(os.dup(1), "wb")
+        self._orders, self._answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+        with open(os.devnull, "rb") as nothing:  # noqa: PTH123
+            os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
-        self._heed = heed
         self._told: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
+
+    def listen(self, heed: Callable[[Message], bool] = lambda _: False) -> None:
+        """Take what it says from here on, and end with it.
+
+        Args:
+            heed: takes a message at once, in a thread of its own, and returns whether it was for it.
+        """
+        threading.Thread(target=self._listen, args=(heed,), daemon=True).start()
 
     def say(self, said: Mapping[str, object], *parts: bytes) -> None:
         """Answer."""
@@ -99,11 +106,17 @@ class Parent:
         """Wait for what is to be done next."""
         return self._told.get()
 
-    def _listen(self) -> None:
-        while message := _read(sys.stdin.buffer):
-            if not self._heed(message):
+    def _listen(self, heed: Callable[[Message], bool]) -> None:
+        while message := _read(self._orders):
+            if not heed(message):
                 self._told.put(message)
         os._exit(0)
+
+
+def main(module: str) -> None:
+    """What the process does."""
+    parent = Parent()
+    importlib.import_module(module).main(parent)
 
 
 def _write(pipe: IO[bytes], said: Mapping[str, object], parts: Sequence[bytes]) -> None:

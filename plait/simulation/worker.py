@@ -28,9 +28,10 @@ from plait.training.bases import LocatedBase, quiet_libraries
 from plait.training.device import take_share
 
 
-def main() -> None:
+def main(parent: Parent) -> None:
     """Do what the process that started this one asks until it ends."""
-    parent, loaded = Parent(), Loaded()
+    parent.listen()
+    loaded = Loaded()
     clients: LocalChannel | None = None
     while True:
         message = parent.hear()

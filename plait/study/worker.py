@@ -14,7 +14,7 @@ from plait.simulation.loaded import Loaded
 from plait.study.attempt import attempt
 
 
-def main() -> None:
+def main(parent: Parent) -> None:
     """Do what the process that started this one asks until it ends."""
     stop = StopRequest()
 
@@ -22,7 +22,8 @@ def main() -> None:
         stop.asked = stop.asked or "stop" in message.said
         return "stop" in message.said
 
-    parent, loaded = Parent(stopped), Loaded()
+    parent.listen(stopped)
+    loaded = Loaded()
     while True:
         task = parent.hear().said
         settings, path = task["settings"], Path(str(task["path"]))

@@ -1,0 +1,69 @@
+"""A process of plait's own: what cannot come between its messages, and that it never outlives its parent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plait.child import Child
+
+# What it was told is in its stdin by then, and its parent waits at its stdout.
+BUSY = """
+import os, signal, sys
+os.write(1, bytes(99))
+print("a banner", flush=True)
+assert sys.stdin.read() == "" == os.read(0, 1).decode()
+os.kill(os.getpid(), signal.SIGINT)
+
+def main(parent):
+    parent.listen()
+    while True:
+        message = parent.hear()
+        os.write(1, bytes(99))
+        print("at work", flush=True)
+        assert sys.stdin.read() == ""
+        parent.say({"told": message.said}, *message.parts)
+"""
+PARENT = """
+from plait.child import Child
+child = Child("busy")
+child.say({})
+child.hear()
+print("ready", flush=True)
+child.hear()
+"""
+
+
+@pytest.fixture
+def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "busy.py").write_text(BUSY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "busy"
+
+
+@pytest.mark.slow
+def test_nothing_that_a_part_prints_reads_or_raises_comes_between_messages(busy: str) -> None:
+    child = Child(busy)
+    for number, parts in enumerate([(), (b"", b"x" * 300_000)]):
+        child.say({"task": number}, *parts)
+        answer = child.hear()
+        assert answer is not None
+        assert (answer.said, tuple(answer.parts)) == ({"told": {"task": number}}, parts)
+    child.kill()
+    assert child.hear() is None
+    assert child.ending() == "was ended by signal 9"
+    child.say({"task": 2})  # to nobody
+
+
+@pytest.mark.slow
+def test_it_ends_with_its_parent_even_where_that_is_killed(busy: str, tmp_path: Path) -> None:
+    start = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{PARENT}"
+    parent = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert parent.stdout
+    assert parent.stdout.readline() == b"ready\n"
+    parent.kill()
+    # The child holds the other end of stderr for as long as it lives.
+    parent.communicate(timeout=120)
