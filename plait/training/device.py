@@ -168,7 +168,8 @@ def use_threads(threads: int, *, processes: int = 1) -> int:
         threads: 0 for a part of torch's default, whatever an earlier run of this process set.
         processes: that work side by side, into whose parts the default is divided.
     """
-    wanted = threads or max(1, _default_threads() // processes)
+    default = _default_threads()  # asked before anything is set
+    wanted = threads or max(1, default // processes)
     if threads or torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
     return torch.get_num_threads()

@@ -66,6 +66,17 @@ def test_eight_bits_are_for_a_base_that_trains_on_a_cpu(monkeypatch: pytest.Monk
         choose_devices("cuda", "int8")
 
 
+def test_the_default_number_of_threads_is_that_before_a_run_set_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to = [8]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: set_to[-1])
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    device._default_threads.cache_clear()
+    try:
+        assert [device.use_threads(3), device.use_threads(0), device.use_threads(0, processes=3)] == [3, 8, 2]
+    finally:
+        device._default_threads.cache_clear()
+
+
 @pytest.mark.parametrize(("features", "dtype"), [({"avx512_bf16"}, torch.bfloat16), ({"avx2"}, torch.float32)])
 def test_the_type_follows_from_what_the_cpu_multiplies_fast(
     features: set[str], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
