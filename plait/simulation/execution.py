@@ -150,9 +150,10 @@ def execute(
                         stop=stop,
                         vouch=simulation.vouch,
                     )
-            # The baselines have the devices to themselves.
             simulation.close()
             if config.references:
+                if loaded:
+                    loaded.close()  # the baselines have the devices to themselves
                 with status(f"training the baselines: {', '.join(config.references)}", quiet=quiet) as update:
                     add_references(directory, run, simulation, on_event=hear, stop=stop, progress=update)
     finally:

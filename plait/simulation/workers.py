@@ -51,7 +51,7 @@ class Group:
     """
 
     nodes: Sequence[int]
-    tasks: Sequence[bytes]
+    tasks: Sequence[TaskParts]
     withdrawn: bool = False
     answers: Sequence[bytes | NoAnswer] = ()
     error: BaseException | None = None
@@ -229,7 +229,8 @@ class _Worker:
                 self._progress(f"{self._name} {ending}; it starts again, and its clients are sent the whole adapter")
             child = self._ready()
             if child:
-                child.say({"nodes": list(group.nodes)}, *group.tasks)
+                # Joined only now: most of a task is shared by all clients of a round.
+                child.say({"nodes": list(group.nodes)}, *map(b"".join, group.tasks))
                 if message := _heard(child):
                     silent = cast("list[str | None]", message.said["silent"])
                     return [
@@ -378,11 +379,9 @@ class WorkersExchange:
         for of_one in by_worker.values():
             for start in range(0, len(of_one), self._at_once):
                 chosen = of_one[start : start + self._at_once]
-                group = Group(
-                    [self._channel.first + asked.node for asked in chosen], [b"".join(asked.task) for asked in chosen]
-                )
+                group = Group([self._channel.first + asked.node for asked in chosen], [asked.task for asked in chosen])
                 for place, asked in enumerate(chosen):
-                    asked.group, asked.place, asked.task = group, place, (b"", b"")
+                    asked.group, asked.place = group, place
                 workers.give(group)
 
 

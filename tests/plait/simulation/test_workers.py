@@ -28,10 +28,10 @@ from plait.settle import settle
 from plait.simulation import execution as execution_module
 from plait.simulation import workers as workers_module
 from plait.simulation.execution import execute, prepare
-from plait.simulation.loaded import Loaded
+from plait.simulation.loaded import IdleWorker, Loaded
 from plait.simulation.partition import ClientShare
 from plait.simulation.partitioned_data import SentShares
-from plait.simulation.workers import Workers, WorkersChannel, check_parts, raised, told
+from plait.simulation.workers import Group, Workers, WorkersChannel, check_parts, raised, told
 
 SETTINGS = {
     "partition": "natural:who", "clients": 4, "base": "tiny", "dtype": "float32", "threads": 1, "rounds": 2,
@@ -108,16 +108,15 @@ def kept(value: object) -> object:
     return [kept(each) for each in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
-        {"clients_per_round": 3, "rounds": 3, "moments": "carry", "own_share": 0.5, "reference": "local"},
-        {"rule": "fedex", "wire": "fp32"},
-        {"dp": "client", "dp_noise_multiplier": 0.1},
-        {"tree": "2x2"},
-        {"devices": "fleet"},
+        {"clients_per_round": 3, "rounds": 3, "moments": "carry", "own_share": 0.5},
+        {"devices": "fleet", "rule": "fedex", "wire": "fp32"},
+        {"tree": "2x2", "dp": "client", "dp_noise_multiplier": 0.1, "dp_clip": 1.0},
     ],
-    ids=lambda settings: next(iter(settings)) + str(next(iter(settings.values()))),
+    ids=["own share", "fleet", "tree"],
 )
 def test_two_processes_have_the_bits_and_the_ledger_of_one(run: Ran, settings: dict[str, object]) -> None:
     one, two = run("one", "cpu", **settings), run("two", "cpu,cpu", **settings)
@@ -125,6 +124,7 @@ def test_two_processes_have_the_bits_and_the_ledger_of_one(run: Ran, settings: d
     assert recorded(one) == recorded(two)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_starts_again_and_the_bits_are_the_same(run: Ran, loaded: Loaded) -> None:
     told: list[str] = []
     children: list[int] = []
@@ -135,7 +135,7 @@ def test_a_process_that_is_killed_starts_again_and_the_bits_are_the_same(run: Ra
             children.extend(map(int, found.stdout.split()))
             os.kill(children[-1], signal.SIGKILL)
 
-    settings = {"moments": "carry", "clients": 3, "rounds": 3}
+    settings = {"moments": "carry", "clients": 3}
     one = run("one", "cpu", **settings)
     two = run("two", "cpu,cpu", on_event=kill, progress=told.append, **settings)
     assert files(one)["adapter/adapter_model.safetensors"] == files(two)["adapter/adapter_model.safetensors"]
@@ -243,6 +243,30 @@ def test_a_process_that_always_dies_ends_the_run_in_one_line(fake) -> None:
     workers.close()
     assert len(said) == 4
     assert len(FakeChild.made) == 5
+
+
+def test_what_tasks_share_is_in_memory_once_however_many_wait(fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    channel, workers, _ = fake("cpu,cpu")
+    given, real, shared = list[Group](), workers.give, b"a long adapter"
+    monkeypatch.setattr(workers, "give", lambda group: (given.append(group), real(group)))
+    with channel.exchange(Purpose.TRAIN, "1") as exchange:
+        for node in range(6):
+            exchange.send(node, (b"%d " % node, shared))
+        assert exchange.receive(None) == (0, b"0: 0 " + shared)
+    workers.close()
+    assert all(body is shared for group in given for _, body in group.tasks)
+    assert len(given) == 6
+
+
+def test_baselines_have_the_devices_to_themselves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = RunConfig(device="cpu,cpu", base="tiny", clients=2, reference="local", out=str(tmp_path / "run"))
+    left: list[object] = []
+    kept = Loaded()
+    kept.workers[0] = IdleWorker(FakeChild("plait.simulation.worker"), "cpu", 2)
+    monkeypatch.setattr(execution_module, "run_federation", lambda *_, **__: None)
+    monkeypatch.setattr(execution_module, "add_references", lambda *_, **__: left.append([*kept.workers]))
+    execute(resolve(settle(config)), SentShares(RecordKind.TEXT, {}), quiet=True, loaded=kept)
+    assert left == [[]]
 
 
 def test_an_error_in_a_process_is_the_error_of_the_run(fake) -> None:
