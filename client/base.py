@@ -119,7 +119,7 @@ def agreed(
     quiet_libraries()
     admit(*settings.allow_plugins, settings.trainer)
     told, policy = config_from_welcome(run.config), settings.policy
-    table = node_run_config(run.config, settings)
+    table = node_run_config(told.to_table(), settings)
     settled = settle(config_from_table(table, where="run configuration"))
     config = settled.config
     own_base = settings.base_for(told.base)

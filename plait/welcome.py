@@ -25,7 +25,7 @@ REGION_KEYS = frozenset({"weighting", "norm-policy", "norm-bound", "quorum", "de
 LATER_KEYS = frozenset(
     {
         "secure-aggregation", "step-budget", "dp-mechanism", "dp-min-separation", "tree", "reward",
-        "group-size", "max-completion-tokens", "temperature", "server-optimizer", *REGION_KEYS,
+        "group-size", "max-completion-tokens", "temperature", *REGION_KEYS,
     }
 )  # fmt: skip
 """Keys that nodes of the previous version do not know: sent only where set, so that it can have all others."""
@@ -42,6 +42,8 @@ WELCOME_KEYS = frozenset(
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
+        # Where the server's step may follow the slopes that clients measure; only sent there.
+        "server-optimizer",
         # What the server promises about privacy; only sent if it does.
         *PRIVACY_KEYS, *LATER_KEYS,
     }
@@ -55,7 +57,8 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     default = RunConfig().to_table()
     if not table.get("tree"):
         keys -= REGION_KEYS
-    table = {**table, "server-optimizer": _server_step(table)}
+    if not _may_follow_slopes(table):
+        keys -= {"server-optimizer"}
     keys -= {key for key in LATER_KEYS if table.get(key) == default[key]}
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
@@ -65,18 +68,17 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return told
 
 
-def _server_step(table: Mapping[str, Scalar]) -> Scalar:
-    """The server's optimizer as far as clients have a part in it: whether they measure slopes for it."""
-    optimizer = table.get("server-optimizer", "auto")
-    if table.get("feddyn"):
-        return "auto"
+def _may_follow_slopes(table: Mapping[str, Scalar]) -> bool:
+    """Whether clients may have a part in the server's step: they measure slopes for it."""
+    optimizer = table.get("server-optimizer")
     is_plain = (table.get("server-learning-rate", 1.0), table.get("server-momentum", 0.0)) == (1.0, 0.0)
-    is_told = optimizer == "line_search" or (optimizer == "auto" and is_plain)
-    return optimizer if is_told else "none"
+    return optimizer == "line_search" or (optimizer == "auto" and is_plain and not table.get("feddyn"))
 
 
 def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
     """The run configuration that a client received, with every key and value checked.
+
+    Where nothing is said of the server's step, as by a server of the previous version, no slope is measured for it.
 
     Raises:
         PeerError: a key that no server sends, or an invalid value.
@@ -87,7 +89,8 @@ def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
                 f"server's run configuration has {key!a}, expected only what clients need; "
                 "install the plait version that the server runs"
             )
+    unsaid = {"server-optimizer": "auto" if table.get("feddyn") else "none"}
     try:
-        return config_from_table(table, where="server's run configuration")
+        return config_from_table({**unsaid, **table}, where="server's run configuration")
     except ConfigError as error:
         raise PeerError(str(error)) from error

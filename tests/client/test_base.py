@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from client.base import node_run_config, open_runner
+from client.base import agreed, node_run_config, open_runner
 from client.participant import KeptBase
 from client.runner import Run
 from client.settings import check_settings
@@ -71,6 +71,18 @@ def test_a_nodes_list_of_devices_is_its_own_and_not_the_runs(tmp_path: Path) -> 
     assert (place.capacity.device, place.capacity.memory_bytes) == ("cpu, float32", 1_000_000)
     with pytest.raises(ConfigError, match="device is 'cpu,cpu' and trainer 'mine:build', expected one device"):
         settings(tmp_path, device="cpu,cpu", trainer="mine:build")
+
+
+def test_a_node_measures_slopes_only_for_a_server_that_says_so(tmp_path: Path) -> None:
+    def measures(run: Run) -> bool:
+        agreement = agreed(run, settings(tmp_path, yes=True), progress=lambda _: None)
+        return agreement.settled.plan.settings.measures_slope
+
+    run = a_run("tiny", TINY)
+    assert measures(run)
+    of_the_previous_version = {key: value for key, value in run.config.items() if key != "server-optimizer"}
+    assert not measures(replace(run, config=of_the_previous_version))
+    assert not measures(a_run("tiny", TINY, server_optimizer="none"))
 
 
 def test_another_base_than_the_runs_is_found_before_work_begins(tmp_path: Path) -> None:

@@ -82,6 +82,19 @@ def test_what_nodes_of_the_previous_version_do_not_know_is_told_only_where_it_is
     assert (told["dp-mechanism"], told["dp-min-separation"]) == ("blt", 3)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"server-optimizer": "none"}, {"server-optimizer": "fedadam"}, {"feddyn": 0.1}, {"scaffold": True}, {"tree": "2x3"}],
+)
+def test_clients_are_told_of_the_servers_step_only_where_they_measure_slopes_for_it(given):
+    plain = welcome_table(settle(RunConfig.model_validate(given)).config.to_table())
+    assert "server-optimizer" not in plain
+    told = welcome_table(settle(RunConfig()).config.to_table())
+    assert told.pop("server-optimizer") == "line_search"
+    # As a server of the previous version says it.
+    assert not settle(config_from_welcome(told)).plan.settings.measures_slope
+
+
 def test_clients_are_told_of_masks_only_where_the_run_has_some():
     assert "secure-aggregation" not in welcome_table(RunConfig().to_table())
     told = welcome_table(RunConfig(secure_aggregation=True).to_table())
