@@ -136,7 +136,8 @@ class Asking:
         """
         now = self.channel.clock.now()
         for node, client in self._waiting.items():
-            asked_s, idle_s = now - self._asked_at[client], self._idle_s(node)
+            asked_s = now - self._asked_at[client]
+            idle_s = min(asked_s, self.channel.liveness(node).idle_s)
             if self._is_overdue(client, idle_s):
                 reason, why = Reason.SILENT, f"has shown no progress for {idle_s:.0f} s, and its answer is overdue"
             elif not self.channel.open_ended:
@@ -150,9 +151,6 @@ class Asking:
             self.withdraw(client, reason.value)
             return Heard(client, NoAnswer(f"is connected, but {why}"), reason, asked_s)
         return None
-
-    def _idle_s(self, node: int) -> float:
-        return self.channel.liveness(node).idle_s
 
     def _next_due_s(self) -> float | None:
         """Seconds until a client may be overdue; for those that look by themselves only then."""

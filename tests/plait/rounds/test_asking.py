@@ -55,6 +55,14 @@ def test_a_client_is_given_up_once_it_is_late_and_has_been_silent_for_a_minute(o
     assert asking.next(3000.0) is None
 
 
+def test_whoever_had_nothing_to_do_before_it_was_asked_was_not_silent():
+    channel = Nobody(False, {7: -1000.0})
+    asking = Asking(channel, purpose=Purpose.TRAIN, group="1", patience=Patience())
+    asking.anew("quick", expected_s=10.0)
+    asking.send("quick", 7, (b"", b""))
+    assert asking.next(None).waited_s == pytest.approx(60.0)
+
+
 def test_a_client_of_unknown_pace_is_not_late():
     channel = Nobody(False, {7: 100.0})
     asking = Asking(channel, purpose=Purpose.TRAIN, group="1", patience=Patience())
