@@ -9,7 +9,8 @@ far. After every round, with t the mean of s1 over a quarter of the loss, no cli
 
     server learning rate <- server learning rate / sqrt(1 + t)
 
-within bounds. Figures: `simulations/defaults`.
+within bounds. Where several steps were taken back at once, the last movement was not the server's step, and no slope
+along it counts. Figures: `simulations/defaults`.
 """
 
 from __future__ import annotations

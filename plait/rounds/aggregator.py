@@ -51,6 +51,7 @@ from plait.rounds.run_state import RunState, advance
 from plait.rounds.step_budget import normalised
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_update, open_update
+from plait.rounds.watch import Standing
 from plait.rounds.weights import WEIGHT_RATIO, bounded
 from plait.wire.codec import Codec
 from plait.wire.envelope import CLIENTS, Opened, read_envelope
@@ -270,7 +271,7 @@ class Aggregator:
         return NormCheck(tuple(client for client in norms if client not in refused), refused, limits)
 
     def step(
-        self, state: RunState, number: int, stored: Mapping[str, Stored], *, scale: float = 1.0
+        self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: Standing | None = None
     ) -> tuple[RunState, RoundFinished]:
         """What rule and server optimizer make of the stored updates.
 
@@ -278,7 +279,7 @@ class Aggregator:
             state: after the round before.
             number: of the round.
             stored: every stored update, by client.
-            scale: of the step; below 1 where one before made the adapter worse.
+            standing: of the run, if steps that made the adapter worse are taken back and later ones shortened.
 
         Returns:
             (the state after the round, its event; the caller knows how many updates it lacked, and its time).
@@ -317,7 +318,11 @@ class Aggregator:
             staleness = {client: arrival.staleness for client, arrival in arrivals.items() if arrival}
             moved = np.float32(self.buffer.moved(staleness, state.recent))
             outcome = replace(outcome, step=AdapterState(outcome.step.layout, outcome.step.flat * moved))
+        if standing and standing.follows_steps_back(number):
+            # Clients measured along a way that the server's step did not take.
+            outcome = replace(outcome, slope=None)
         step, optimizer_memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
+        scale = standing.scale if standing else 1.0
         if scale != 1 and self.takes_back is TakesBack.HALF:
             step = AdapterState(step.layout, step.flat * np.float32(scale))
         before = None if self.new_factors else state.adapter

@@ -244,7 +244,7 @@ def replay(
                 for client, update in sorted(updates.items())
             }
             try:
-                state, finished = aggregator.step(state, number, stored, scale=standing.scale)
+                state, finished = aggregator.step(state, number, stored, standing=standing)
             except MachineError as error:
                 raise PeerError(str(error)) from error
             _check_same(number, finished.adapter, event.adapter)

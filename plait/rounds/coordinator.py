@@ -350,8 +350,8 @@ class Coordinator:
         started: float,
     ) -> RunState:
         """Fold the updates of a round."""
-        scale = self._standing.scale if self.plan.watch.take_back else 1.0
-        state, finished = self._aggregator.step(state, number, stored, scale=scale)
+        standing = self._standing if self.plan.watch.take_back else None
+        state, finished = self._aggregator.step(state, number, stored, standing=standing)
         wanted = self.plan.cohort_size
         if not self.channel.open_ended:
             # Nobody else can come.

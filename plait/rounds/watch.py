@@ -73,6 +73,7 @@ class Standing:
         worse: the newest loss minus the best one before, in nats, if that is too much; 0 otherwise.
         scale: of later steps, at most 1.
         idle: evaluations since the best one.
+        round: of the newest evaluation.
     """
 
     first: Evaluated | None = None
@@ -81,25 +82,31 @@ class Standing:
     worse: float = 0.0
     scale: float = 1.0
     idle: int = 0
+    round: int = 0
 
     def after(self, newest: Evaluated) -> Standing:
         """The standing after one more evaluation."""
         if self.first is None or self.best is None:
-            return Standing(newest, newest, newest.round)
+            return Standing(newest, newest, newest.round, round=newest.round)
         rise, fall = change_since(self.best, newest), change_since(self.first, self.best)
         if rise is None:
             # Unknown: the evaluations have no client in common.
-            return replace(self, best=newest, accepted=newest.round, worse=0.0, idle=0)
+            return replace(self, best=newest, accepted=newest.round, worse=0.0, idle=0, round=newest.round)
         gain = max(0.0, -fall.mean) if fall else 0.0
         is_best = rise.mean < 0
         standing = replace(
             self,
             best=newest if is_best else self.best,
             idle=0 if is_best else self.idle + 1,
+            round=newest.round,
         )
         if rise.mean > _TOLERATED * gain and rise.risen >= 0.5:
             return replace(standing, worse=rise.mean, scale=max(_LEAST_SCALE, self.scale / 2))
         return replace(standing, accepted=newest.round, worse=0.0, scale=min(1.0, 2 * self.scale))
+
+    def follows_steps_back(self, number: int) -> bool:
+        """Whether a round begins where several steps were taken back to, and not on the way of the last one alone."""
+        return self.worse > 0 and self.accepted + 1 < self.round == number - 1
 
 
 def standing_after(evaluations: Iterable[Evaluated]) -> Standing:

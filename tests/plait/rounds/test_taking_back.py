@@ -58,6 +58,22 @@ def test_a_step_that_made_the_adapter_worse_is_taken_back_by_half_and_the_next_o
     np.testing.assert_allclose(published[-1], expected[2], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("eval_every", "rate"), [(1, 1.5 / 2**0.5), (2, 1.5)])
+def test_a_slope_counts_along_half_of_a_step_and_not_where_several_were_taken_back(astray, eval_every, rate):
+    federation = astray(
+        4,
+        rounds=5,
+        eval_every=eval_every,
+        optimizer="line_search",
+        settings={"measures_slope": True, "batch_size": 4},
+        keep_updates=True,
+    )
+    state = federation.run()
+    assert [event["round"] for event in federation.of_kind("step_taken_back") if not event.get("ends")] == [4]
+    assert state.optimizer_memory["rate"][0] == pytest.approx(rate)
+    assert replayed(federation) == 5
+
+
 def test_switched_off_steps_stay(astray):
     federation = astray(2, rounds=4, watch=Watch())
     state = federation.run()
