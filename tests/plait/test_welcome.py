@@ -84,7 +84,13 @@ def test_what_nodes_of_the_previous_version_do_not_know_is_told_only_where_it_is
 
 @pytest.mark.parametrize(
     "given",
-    [{"server-optimizer": "none"}, {"server-optimizer": "fedadam"}, {"feddyn": 0.1}, {"scaffold": True}, {"tree": "2x3"}],
+    [
+        {"server-optimizer": "none"},
+        {"server-optimizer": "fedadam"},
+        {"feddyn": 0.1},
+        {"scaffold": True},
+        {"tree": "2x3"},
+    ],
 )
 def test_clients_are_told_of_the_servers_step_only_where_they_measure_slopes_for_it(given):
     plain = welcome_table(settle(RunConfig.model_validate(given)).config.to_table())
