@@ -143,7 +143,7 @@ class Learner:
         )
         self._slope = None if inputs.carried.slope is None else torch.from_numpy(inputs.carried.slope.copy()).to(device)
         movement = inputs.carried.movement
-        self._movement = None if movement is None else torch.from_numpy(movement).to(device)
+        self._movement = None if movement is None else torch.from_numpy(movement)
         self._along: float | None = None
         self._rate = settings.learning_rate or inputs.carried.learning_rate or 0.0
         self._sizes, self._trained = sizes, trained
@@ -182,8 +182,7 @@ class Learner:
         if scale != 1:
             gradient.div_(scale)
         if self._movement is not None and is_limited:
-            # Not a BLAS product, whose last digits depend on where in memory the two lie.
-            self._along = float(torch.sum(gradient * self._movement, dtype=torch.float64))
+            self._along = _slope_along(self._movement, gradient)
         self._movement = None
         for term in self._terms:
             term.add_gradient(gradient, optimizer.master, self._origin, settings)
@@ -282,6 +281,17 @@ def schedule_factor(settings: Settings, step: float) -> float:
 def _pieces(values: Tensor) -> tuple[Tensor, ...]:
     """Views of (size,) values; on a CPU of so many that memory which the model's step has freed takes copies in."""
     return values.split(_PIECE if values.device.type == "cpu" else max(1, len(values)))
+
+
+@torch.no_grad()
+def _slope_along(movement: Tensor, gradient: Tensor) -> float:
+    """The gradient times a movement on the host, both (size,).
+
+    The bits of a product depend on where its vectors lie, and numpy puts them anywhere. So it is of copies, in `_pieces`.
+    """
+    pieces = _pieces(gradient)
+    copies = (part.to(gradient.device, copy=True) for part in movement.split(len(pieces[0])))
+    return float(reduce(torch.add, [piece @ copy for piece, copy in zip(pieces, copies, strict=True)]))
 
 
 @torch.no_grad()

@@ -96,6 +96,21 @@ def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(
     assert done.report.slope == pytest.approx((loss(0.01) - loss(-0.01)) / 0.02, rel=0.05)
 
 
+def test_the_slope_has_the_same_bits_wherever_the_movement_lies_in_memory(rows: list[Example]) -> None:
+    generator, size = np.random.default_rng(3), 9_400
+    gradient, values = torch.from_numpy(generator.normal(size=size).astype(np.float32)), generator.normal(size=size)
+
+    def slope(offset: int) -> float | None:
+        movement = np.empty(size + 16, np.float32)[offset : offset + size]
+        movement[:] = values
+        inputs = TrainingInputs(rows, SETTINGS, np.zeros(size, np.float32), Carried(movement=movement))
+        learner = Learner(inputs, [size], [True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
+        learner.step([gradient], 1.0)
+        return learner.finish(1.0).report.slope
+
+    assert len({slope(offset) for offset in range(16)}) == 1
+
+
 @pytest.mark.slow
 def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_one_finds_the_rate_for_that(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
