@@ -287,7 +287,7 @@ def _pieces(values: Tensor) -> tuple[Tensor, ...]:
 def _slope_along(movement: Tensor, gradient: Tensor) -> float:
     """The gradient times a movement on the host, both (size,).
 
-    The bits of a product depend on where its vectors lie, and numpy puts them anywhere. So it is of copies, in `_pieces`.
+    The bits of a product depend on where its vectors lie, and numpy puts them anywhere. So it is of copies, in pieces.
     """
     pieces = _pieces(gradient)
     copies = (part.to(gradient.device, copy=True) for part in movement.split(len(pieces[0])))
