@@ -133,7 +133,7 @@ def untouched_checkout() -> Iterator[None]:
     def state() -> tuple[bytes, list[Path]]:
         folders = (CHECKOUT, CHECKOUT / "server", CHECKOUT / "client", SCRIPTS)
         entries = itertools.chain.from_iterable(folder.iterdir() for folder in folders)
-        caches = {".pytest_cache", "__pycache__", ".hypothesis"}
+        caches = {".cache", ".pytest_cache", "__pycache__", ".hypothesis"}  # the first is the documentation's
         return (CHECKOUT / "pyproject.toml").read_bytes(), sorted(e for e in entries if e.name not in caches)
 
     before = state()
