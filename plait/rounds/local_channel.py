@@ -44,33 +44,19 @@ class _Begun:
     job: TrainJob
 
 
-class LocalChannel:
-    """Participants in this process.
+class FixedNodes:
+    """What channels to clients of this machine have in common: all are there from the beginning, and none leaves.
 
     Args:
-        participant: given a number, returns the participant; called for every task, and may raise a `PlaitError`.
-        count: their number; they are numbered from 0.
-        train: does the jobs of several at once; by default each job's model does its own.
-        side_by_side: how many train at once, in the order of their tasks.
-        stop: stops the run between two clients.
+        count: of the clients; they are numbered from 0.
+        stop: stops the run.
     """
 
     open_ended = False
 
-    def __init__(
-        self,
-        participant: Callable[[int], Working],
-        count: int,
-        *,
-        train: TrainJobs | None = None,
-        side_by_side: int = 1,
-        stop: StopRequest | None = None,
-    ) -> None:
-        self._participant = participant
+    def __init__(self, count: int, *, stop: StopRequest | None) -> None:
         self._count = count
-        self._train = train or train_each
-        self._side_by_side = side_by_side
-        self._stop = stop or StopRequest()
+        self.stop = stop or StopRequest()
         self.clock = WallClock()
 
     def nodes(self, at_least: int) -> Sequence[int]:
@@ -89,6 +75,32 @@ class LocalChannel:
         del node
         return Liveness()
 
+
+class LocalChannel(FixedNodes):
+    """Participants in this process.
+
+    Args:
+        participant: given a number, returns the participant; called for every task, and may raise a `PlaitError`.
+        count: their number; they are numbered from 0.
+        train: does the jobs of several at once; by default each job's model does its own.
+        side_by_side: how many train at once, in the order of their tasks.
+        stop: stops the run between two clients.
+    """
+
+    def __init__(
+        self,
+        participant: Callable[[int], Working],
+        count: int,
+        *,
+        train: TrainJobs | None = None,
+        side_by_side: int = 1,
+        stop: StopRequest | None = None,
+    ) -> None:
+        super().__init__(count, stop=stop)
+        self._participant = participant
+        self._train = train or train_each
+        self._side_by_side = side_by_side
+
     def exchange(self, purpose: Purpose, group: str) -> LocalExchange:
         """Begin to send tasks."""
         del group
@@ -102,7 +114,7 @@ class LocalChannel:
             DiskFullError: this machine's disk is full.
             EarlierFormatError: another version of plait wrote what a participant keeps.
         """
-        self._stop.check()
+        self.stop.check()
         with disk_full_told():
             begun = [self._begin(node, task) for node, task in tasks]
             jobs = [each.job for each in begun if isinstance(each, _Begun)]

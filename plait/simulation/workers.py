@@ -25,8 +25,8 @@ from plait.choice import parse_choice
 from plait.config import Scalar, config_from_table
 from plait.errors import ConfigError, Interrupted, MachineError, PlaitError, machine_fault
 from plait.plugins import is_importable
-from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
-from plait.rounds.clock import WallClock
+from plait.rounds.channel import Data, NoAnswer, Purpose, TaskParts
+from plait.rounds.local_channel import FixedNodes
 from plait.rounds.stop import StopRequest
 from plait.run import Run
 from plait.simulation.loaded import IdleWorker
@@ -275,7 +275,7 @@ def _heard(child: Child) -> Message | None:
     return message
 
 
-class WorkersChannel:
+class WorkersChannel(FixedNodes):
     """A `plait.rounds.channel.Channel` to clients in other processes.
 
     Args:
@@ -285,30 +285,10 @@ class WorkersChannel:
         stop: stops the run; what clients are at is lost then, and done again when the run goes on.
     """
 
-    open_ended = False
-
     def __init__(self, workers: Workers, first: int, count: int, *, stop: StopRequest | None) -> None:
+        super().__init__(count, stop=stop)
         self.workers = workers
         self.first = first
-        self.stop = stop or StopRequest()
-        self.clock = WallClock()
-        self._count = count
-
-    def nodes(self, at_least: int) -> Sequence[int]:
-        """All of them: no others can join."""
-        del at_least
-        return range(self._count)
-
-    def wait(self, timeout_s: float) -> None:
-        """Nobody joins or leaves."""
-
-    def identity(self, node: int) -> None:
-        """Nobody has a key."""
-
-    def liveness(self, node: int) -> Liveness:
-        """Always there: a process that dies starts again."""
-        del node
-        return Liveness()
 
     def exchange(self, purpose: Purpose, group: str) -> WorkersExchange:
         """Begin to send tasks."""
