@@ -26,7 +26,7 @@ from plait.training.grader import Grader, prompt_tokens
 from plait.training.losses import BatchLoss
 from plait.training.objectives.grpo import GRPO
 from plait.training.preferences import without_adapter
-from plait.training.replicas import at_once, shares
+from plait.training.replicas import at_once, deal
 from plait.training.serving.engine import Engine, Finish, Generation, Limits, Piece, ResidentModel
 from plait.training.serving.sampling import Sampling
 from plait.training.step_memory import StepMemory
@@ -136,7 +136,7 @@ class GroupLoss:
         """
         examples = {example.digest: example for batch in batches for example in batch}
         models = [self._model, *others]
-        parts = shares([*examples.values()], len(models), size=lambda _: 1)
+        parts = deal([*examples.values()], len(models), size=lambda _: 1)
         draws = (
             partial(completions_of, model, part, self._drawing, self._grader.tokenizer, (self._seed, step))
             for model, part in zip(models, parts, strict=True)

@@ -27,7 +27,7 @@ from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.example_gradients import ExampleGradients
 from plait.training.examples import Example
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
-from plait.training.replicas import Replica, at_once, cards, follow, seed, shares
+from plait.training.replicas import Replica, at_once, cards, deal, follow, seed
 from plait.training.trainer import only_trained, trained_parameters
 
 
@@ -112,7 +112,7 @@ def _gradients(
     for first in range(0, len(examples), together * len(replicas)):
         some = examples[first : first + together * len(replicas)]
         # Equal numbers, whatever their lengths: a gradient takes the memory of an adapter.
-        parts = shares(some, len(replicas), size=lambda _: 1)
+        parts = deal(some, len(replicas), size=lambda _: 1)
         works = [partial(_kept, gradients, part) for gradients, part in zip(each, parts, strict=True)]
         for found in at_once([(replica.device, work) for replica, work in zip(replicas, works, strict=True)]):
             yield from found

@@ -47,7 +47,7 @@ class Replica:
         return self.parameters[0].device
 
 
-def shares(units: Sequence[T], count: int, *, size: Callable[[T], int]) -> list[list[T]]:
+def deal(units: Sequence[T], count: int, *, size: Callable[[T], int]) -> list[list[T]]:
     """Units dealt out in order, so that all get about the same.
 
     Args:

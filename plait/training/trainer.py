@@ -32,7 +32,7 @@ from plait.training.loss_scale import LossScale
 from plait.training.losses import BatchLoss, ChosenLoss, class_logits, count_labels
 from plait.training.objectives import GRPO, Objective, objective_named
 from plait.training.preferences import PreferenceLoss, References
-from plait.training.replicas import Replica, at_once, cards, follow, over, seed, shares, summed_gradients
+from plait.training.replicas import Replica, at_once, cards, deal, follow, over, seed, summed_gradients
 from plait.training.step_memory import StepMemory, within_memory
 from plait.wire.settings import Settings
 
@@ -107,7 +107,7 @@ def train_steps(
     elif objective and objective.needs_reference:
         visits = settings.steps_taken * inputs.examples_a_step
         visited = islice(order(len(examples), settings.seed), min(visits, len(examples)))
-        learn = shares([examples[index] for index in visited], len(replicas), size=_tokens)
+        learn = deal([examples[index] for index in visited], len(replicas), size=_tokens)
         over(replicas, lambda own, part: references.learn(own.model, part, pad_token=pad_token), learn)
     losses: list[StepLoss] = []
     for replica in replicas:
@@ -233,7 +233,7 @@ def _dealt(loss: StepLoss, batches: Sequence[Sequence[Example]], count: int) -> 
     units: list[Sequence[Example]] = [*batches]
     if loss.is_sum:
         units = [[example] for batch in batches for example in batch]
-    return shares(units, count, size=lambda unit: sum(map(_tokens, unit)))
+    return deal(units, count, size=lambda unit: sum(map(_tokens, unit)))
 
 
 def _passes(
@@ -367,7 +367,7 @@ def measure_losses(
     references = references or References()
     batches = [examples[first : first + batch_size] for first in range(0, len(examples), batch_size)]
     models = [model, *others]
-    dealt = shares(batches, len(models), size=lambda batch: sum(map(_tokens, batch)))
+    dealt = deal(batches, len(models), size=lambda batch: sum(map(_tokens, batch)))
     measure = partial(
         _measured, task=task, pad_token=pad_token, objective=objective, references=references, memory=memory
     )

@@ -26,7 +26,7 @@ from plait.training.learner import LocalTraining, TrainingInputs
 from plait.training.local_model import PeftLocalModel
 from plait.training.memory_plan import peak_bytes, size_of
 from plait.training.private_steps import train_privately
-from plait.training.replicas import Replica, at_once, shares
+from plait.training.replicas import Replica, at_once, deal
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.step_memory import ALL_BLOCKS, StepMemory
 from plait.training.trainer import measure_losses, train_steps
@@ -210,10 +210,10 @@ def test_a_device_s_own_error_comes_before_a_lack_of_memory_and_after_all_have_e
 
 
 def test_shares_follow_sizes_and_keep_the_order() -> None:
-    assert shares([5, 1, 1, 1, 1, 1], 2, size=int) == [[5], [1, 1, 1, 1, 1]]
-    assert shares([3, 3, 3, 3], 2, size=int) == [[3, 3], [3, 3]]
-    assert shares([7], 3, size=int) == [[], [7], []]
-    assert shares([], 2, size=int) == [[], []]
+    assert deal([5, 1, 1, 1, 1, 1], 2, size=int) == [[5], [1, 1, 1, 1, 1]]
+    assert deal([3, 3, 3, 3], 2, size=int) == [[3, 3], [3, 3]]
+    assert deal([7], 3, size=int) == [[], [7], []]
+    assert deal([], 2, size=int) == [[], []]
 
 
 def test_a_client_trains_and_evaluates_over_its_devices(tiny: LocatedBase, blueprint: Blueprint) -> None:
