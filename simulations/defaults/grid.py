@@ -5,8 +5,9 @@
 
 DIR is where `corpora.py` wrote. Every cell is a run of eight natural clients (fewer where a corpus has
 fewer), five rounds of four steps of 4 x 128 tokens. The first cells are the defaults, at each wire; then plain FedAvg
-with the pooled baseline, at each learning rate; then the grid. Each cell runs on all corpora before the next, so that
-an unfinished table compares like with like. A finished cell stands in the results and is not run again.
+with the pooled baseline, at each learning rate; a learning rate that is too high; lower ranks and Fed-SB, which
+send less; then the grid. Each cell runs on all corpora before the next, so that an unfinished table compares like with
+like. A finished cell stands in the results and is not run again.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ STEPS: Mapping[str, Mapping[str, object]] = {
 COMMON = {"rounds": 5, "local_steps": 4, "eval_every": 1, "keep_updates": False}
 GRID = {"own_share": 0, "take_back": False}
 PLAIN = {**GRID, "server_optimizer": "none", "moments": "fresh", "weighting": "examples", "wire": "fp32"}
+# Ten thousand times fewer bytes than full-model FedAvg.
+FED_SB = {"rule": "fedsb", "method": "lora_xs", "rank": 32, "learning_rate": 3e-3, "own_share": 0}
 # A part of the size, to rank many cells.
 QUICK = {"clients": 4, "seq_len": 64, "threads": 1}
 
@@ -42,6 +45,9 @@ def cells(wires: tuple[str, ...], rates: tuple[float, ...]) -> Iterator[dict[str
     for rate in rates:
         yield {"cell": f"plain FedAvg {rate:g}", "learning_rate": rate, "reference": "central", **PLAIN}
     yield {"cell": "a learning rate of 0.03", "learning_rate": 3e-2}
+    for rank in (4, 2):
+        yield {"cell": f"rank {rank}, wire 1", "rank": rank, "wire": "1"}
+    yield {"cell": "Fed-SB, rank 32, wire 1.9", "wire": "1.9", **FED_SB}
     yield {"cell": "found step searched carry", "wire": wires[0], "server_optimizer": "line_search", **GRID}
     for moments, rate, (step, optimizer) in product(("carry", "fresh"), (0, *rates), STEPS.items()):
         named = f"{rate:g}" if rate else "found"
