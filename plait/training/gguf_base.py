@@ -1,9 +1,9 @@
 """A bare GGUF file as a base: the model directory with its values, made once in the cache.
 
-Config and tokenizer are those that transformers reads out of the file's metadata. Each tensor is read, computed and
-written in pieces: a matrix in float16 or float32 keeps its type, all else becomes bfloat16. The file's own blocks lie
-beside (`gguf_rows`), where a base of few bits uses them as they are. Only architectures whose tensors are those of
-transformers' model, one for one.
+The config follows from the file's header (`gguf_config`), the tokenizer is the one that transformers reads. Each tensor
+is read, computed and written in pieces: a matrix in float16 or float32 keeps its type, all else becomes bfloat16. The
+file's own blocks lie beside (`gguf_rows`), where a base of few bits uses them as they are. Only architectures whose
+tensors are those of transformers' model, one for one.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import cast
 import gguf
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from plait.adapters.strict_json import shown
 from plait.data.cache import cache_directory
 from plait.errors import DataError, MachineError
 from plait.files import directory_written_aside, is_ours, make_private_directory
-from plait.training.gguf_header import check_gguf
+from plait.training.gguf_config import config_of_gguf, is_setting
+from plait.training.gguf_header import GgufTensor, read_gguf_header
 from plait.training.gguf_rows import FILE, in_transformers_order, turned_heads
 
-_ARCHITECTURES = ("llama", "qwen2", "qwen3")  # mistral's is llama
 _PIECE = 1 << 22  # values that are computed at once
 _DIGITS = 16
 _KEPT = {"F16": torch.float16, "F32": torch.float32}
@@ -83,16 +83,13 @@ def write_base(path: Path, folder: Path) -> None:
     Raises:
         DataError: as for `base_of_gguf`.
     """
-    check_gguf(path)
-    tensors = _tensors(path)
+    header = read_gguf_header(path)
     try:
+        config = config_of_gguf(path, header)
+        tensors = {name: each for name, each in header.tensors.items() if not is_setting(name, config)}
+        model = _without_values(config, len(tensors))
         # transformers draws its own progress bars here regardless.
         with contextlib.redirect_stderr(io.StringIO()):
-            config = cast(
-                "PretrainedConfig",
-                AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False),
-            )
-            model = _without_values(config, len(tensors))
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
             tokenizer.save_pretrained(folder)
         model.config.architectures = [type(model).__name__]
@@ -105,28 +102,6 @@ def write_base(path: Path, folder: Path) -> None:
         raise DataError(f"'{path}' is no base that transformers understands: {reason}") from error
 
 
-def _tensors(path: Path) -> Mapping[str, gguf.ReaderTensor]:
-    """The file's tensors by name."""
-    try:
-        reader = gguf.GGUFReader(path)
-        field = reader.get_field("general.architecture")
-        architecture = field.contents() if field else None
-    except _DAMAGED as error:
-        raise DataError(f"'{path}' cannot be read by the gguf package: {error}") from error
-    if architecture not in _ARCHITECTURES:
-        raise DataError(
-            f"'{path}' has the architecture {shown(architecture)}, expected one of {', '.join(_ARCHITECTURES)}; "
-            "give the directory of the model that it was made of"
-        )
-    scaling = reader.get_field(f"{architecture}.rope.scaling.type")
-    if scaling is not None and scaling.contents() != "none":
-        raise DataError(
-            f"'{path}' scales its rotary angles ({shown(scaling.contents())}), which transformers does not read out "
-            "of a GGUF file; give the directory of the model that it was made of"
-        )
-    return {tensor.name: tensor for tensor in reader.tensors}
-
-
 def _without_values(config: PretrainedConfig, tensors: int) -> PreTrainedModel:
     # A file may claim any number of blocks, and each is modules here.
     if not 0 < config.num_hidden_layers <= tensors:
@@ -136,19 +111,18 @@ def _without_values(config: PretrainedConfig, tensors: int) -> PreTrainedModel:
     return cast("PreTrainedModel", made)
 
 
-def _write_values(source: Path, target: Path, model: PreTrainedModel, tensors: Mapping[str, gguf.ReaderTensor]) -> None:
+def _write_values(source: Path, target: Path, model: PreTrainedModel, tensors: Mapping[str, GgufTensor]) -> None:
     """Write the model's values from the file's, of which each has to be used and to have the right shape."""
     config = model.config
-    architecture = {"mistral": "llama"}.get(config.model_type, config.model_type)
-    kind = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    kind = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == config.model_type)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    found: dict[str, gguf.ReaderTensor] = {}
+    found: dict[str, GgufTensor] = {}
     for name, parameter in model.named_parameters():
         stem, _, leaf = name.rpartition(".")
         theirs = f"{names.get_name(stem)}.{leaf}"
         tensor = tensors.get(theirs)
-        if tensor is None or tuple(reversed(tensor.shape.tolist())) != tuple(parameter.shape):
-            what = "lacks it" if tensor is None else f"has it as {tuple(reversed(tensor.shape.tolist()))}"
+        if tensor is None or tensor.shape != tuple(parameter.shape):
+            what = "lacks it" if tensor is None else f"has it as {tensor.shape}"
             raise ValueError(f"{name} is {tuple(parameter.shape)}, and the file {what} ({theirs})")
         found[name] = tensor
     if unused := sorted(tensors.keys() - {tensor.name for tensor in found.values()}):
@@ -156,39 +130,35 @@ def _write_values(source: Path, target: Path, model: PreTrainedModel, tensors: M
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in sorted(found):
-        dtype, size = _type_of(found[name]), int(found[name].n_elements)
-        shape = list(reversed(found[name].shape.tolist()))
+        dtype, size = _type_of(found[name]), found[name].size
         header[name] = {
-            "dtype": _NAMES[dtype], "shape": shape, "data_offsets": [offset, offset + size * dtype.itemsize],
-        }  # fmt: skip
+            "dtype": _NAMES[dtype],
+            "shape": found[name].shape,
+            "data_offsets": [offset, offset + size * dtype.itemsize],
+        }
         offset += size * dtype.itemsize
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with target.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in sorted(found):
-            for piece in _pieces(source, found[name], config, architecture):
+            for piece in _pieces(source, found[name], config):
                 file.write(piece.contiguous().view(torch.uint8).numpy().data)
 
 
-def _type_of(tensor: gguf.ReaderTensor) -> torch.dtype:
-    return _KEPT.get(tensor.tensor_type.name, torch.bfloat16) if len(tensor.shape) > 1 else torch.bfloat16
+def _type_of(tensor: GgufTensor) -> torch.dtype:
+    return _KEPT.get(tensor.kind.name, torch.bfloat16) if len(tensor.shape) > 1 else torch.bfloat16
 
 
-def _pieces(
-    path: Path, tensor: gguf.ReaderTensor, config: PretrainedConfig, architecture: str
-) -> Iterator[torch.Tensor]:
+def _pieces(path: Path, tensor: GgufTensor, config: PretrainedConfig) -> Iterator[torch.Tensor]:
     """Its values in order, flat, in the type in which they are written."""
-    width = int(tensor.shape[0])
-    rows = int(tensor.n_elements) // width
-    # Read anew: what the reader shows is the file itself, whose pages would stay in memory.
-    held = np.fromfile(path, np.uint8, int(tensor.n_bytes), offset=int(tensor.data_offset)).reshape(rows, -1)
-    if heads := turned_heads(tensor.name, architecture):
+    held = tensor.rows(path)
+    if heads := turned_heads(tensor.name, config.model_type):
         held = in_transformers_order(held, getattr(config, heads))
     dtype = _type_of(tensor)
-    step = max(1, _PIECE // width)
-    for first in range(0, rows, step):
-        values = gguf.dequantize(_seen_as(held[first : first + step], tensor.tensor_type), tensor.tensor_type)
+    step = max(1, _PIECE // tensor.shape[-1])
+    for first in range(0, len(held), step):
+        values = gguf.dequantize(_seen_as(held[first : first + step], tensor.kind), tensor.kind)
         yield torch.from_numpy(np.ascontiguousarray(values, np.float32)).flatten().to(dtype)
 
 

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig
 
 from plait.errors import DataError
 from plait.training.fused.few_bits import FORMATS, Format, Rows
-from plait.training.gguf_header import check_gguf
+from plait.training.gguf_header import GgufTensor, read_gguf_header
 
 FILE = "model.gguf"
 """Its name beside the safetensors."""
@@ -60,7 +60,7 @@ def gguf_sizes(directory: Path, config: PretrainedConfig) -> Mapping[str, tuple[
     path = directory / FILE
     try:
         found = _matrices(path, config) if path.is_file() else ()
-        return {each.own: (int(each.tensor.n_elements), int(each.tensor.n_bytes)) for each in found}
+        return {each.own: (each.tensor.size, each.tensor.nbytes) for each in found}
     except _DAMAGED:
         return {}
 
@@ -71,17 +71,15 @@ _DAMAGED = (DataError, ValueError, IndexError, KeyError, OSError)  # of the read
 @dataclass(frozen=True)
 class _Matrix:
     own: str  # transformers' name
-    tensor: gguf.ReaderTensor
+    tensor: GgufTensor
     form: Format
     turned: str  # the config's name of how many heads' rows llama.cpp has turned; "" for none
 
 
 def _matrices(path: Path, config: PretrainedConfig) -> Iterator[_Matrix]:
     """What of the file is in a format of `FORMATS`, without its values."""
-    check_gguf(path)
-    reader = gguf.GGUFReader(path)
-    field = reader.get_field("general.architecture")
-    name = field.contents() if field else None
+    header = read_gguf_header(path)
+    name = header.values.get("general.architecture")
     architecture = next((arch for arch, known in gguf.MODEL_ARCH_NAMES.items() if known == name), None)
     if architecture is None:
         return
@@ -90,8 +88,8 @@ def _matrices(path: Path, config: PretrainedConfig) -> Iterator[_Matrix]:
     inside = (*layers, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     wanted = [f"model.layers.{block}.{layer}" for block in range(config.num_hidden_layers) for layer in inside]
     theirs = {names.get_name(own): own for own in (EMBEDDING, HEAD, *wanted)}
-    for tensor in reader.tensors:
-        own, form = theirs.get(tensor.name.removesuffix(".weight")), FORMATS.get(tensor.tensor_type.name)
+    for tensor in header.tensors.values():
+        own, form = theirs.get(tensor.name.removesuffix(".weight")), FORMATS.get(tensor.kind.name)
         if own is not None and form is not None:
             yield _Matrix(own, tensor, form, turned_heads(tensor.name, gguf.MODEL_ARCH_NAMES[architecture]))
 
@@ -99,13 +97,10 @@ def _matrices(path: Path, config: PretrainedConfig) -> Iterator[_Matrix]:
 def _read(path: Path, config: PretrainedConfig, dtype: torch.dtype) -> Mapping[str, Rows]:
     found: dict[str, Rows] = {}
     for each in _matrices(path, config):
-        width, rows = (int(size) for size in each.tensor.shape)
-        # Read anew: what the reader shows is the file itself, whose pages would stay in memory.
-        held = np.fromfile(path, np.uint8, int(each.tensor.n_bytes), offset=int(each.tensor.data_offset))
-        held = held.reshape(rows, -1)
+        held = each.tensor.rows(path)
         if each.turned:
             held = in_transformers_order(held, getattr(config, each.turned))
         packed = Rows(torch.from_numpy(held), each.form, dtype)
-        if packed.shape[1] == width:
+        if packed.shape[1] == each.tensor.shape[-1]:
             found[each.own] = packed
     return found

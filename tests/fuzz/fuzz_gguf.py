@@ -10,7 +10,7 @@ from harness import instrumented, main
 
 with instrumented():
     from plait.errors import DataError
-    from plait.training.gguf_header import check_gguf
+    from plait.training.gguf_header import read_gguf_header
 
 FILE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None)) / "a.gguf"
 
@@ -18,7 +18,7 @@ FILE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() e
 def parse(data: bytes) -> None:
     FILE.write_bytes(data)
     try:
-        check_gguf(FILE)
+        read_gguf_header(FILE)
     except DataError as error:
         if "\n" in str(error) or not str(error).isprintable():
             raise ValueError(f"not one printable line: {error!a}") from error

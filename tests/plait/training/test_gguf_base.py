@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import struct
 from collections.abc import Callable
@@ -14,18 +15,29 @@ import pytest
 import torch
 from gguf import quants
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from plait.adapters import Task
 from plait.errors import DataError
+from plait.training import bases, gguf_base
 from plait.training.bases import base_at_hand, check_base_name, is_known_to_all, locate_base, locate_config
 from plait.training.blueprint import read_base_config
 from plait.training.device import Compute
 from plait.training.few_bits_base import load_in_few_bits
 from plait.training.fused.few_bits import Rows
 from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
-from plait.training.gguf_header import MOST_ITEMS, check_gguf
+from plait.training.gguf_header import MOST_ITEMS, read_gguf_header
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -36,25 +48,56 @@ WORDS = [*bytes_to_unicode().values(), "ab", "<|end|>"]
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "cache"))
+    _caches_in(tmp_path / "cache", monkeypatch)
 
 
-def write(path: Path, form: str = "Q8_0", *, tied: bool = True, also: Callable[[gguf.GGUFWriter], None] | None = None,
-          architecture: str = "llama", blocks: int = 2) -> LlamaForCausalLM:  # fmt: skip
-    """A small Llama, written as llama.cpp's converter writes it; the model has the file's values."""
+def _caches_in(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bases alone: compiled kernels stay where they are."""
+    for module in (bases, gguf_base):
+        monkeypatch.setattr(module, "cache_directory", lambda: directory)
+
+
+def small(kind: type[PretrainedConfig] = LlamaConfig, **settings: Any) -> PreTrainedModel:
+    """A model with random values, of which those of vectors are exact in bfloat16."""
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), **SHAPE, tie_word_embeddings=tied))
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, SHAPE["num_hidden_layers"])
+    made = AutoModelForCausalLM.from_config(kind(vocab_size=len(WORDS), **{**SHAPE, **settings}))
+    for parameter in made.parameters():
+        if parameter.ndim == 1:
+            parameter.data = (1 + torch.randn_like(parameter) / 8).bfloat16().float()
+    return made.eval()
+
+
+def write(
+    path: Path,
+    form: str = "Q8_0",
+    *,
+    model: PreTrainedModel | None = None,
+    tied: bool = True,
+    architecture: str = "llama",
+    blocks: int = 2,
+    also: Callable[[gguf.GGUFWriter], None] | None = None,
+) -> PreTrainedModel:
+    """A small model, written as llama.cpp's converter writes it; it then has the file's values."""
+    model = model or small(tie_word_embeddings=tied)
+    config = model.config
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    arch = next(each for each, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(arch, SHAPE["num_hidden_layers"])
     kind = gguf.GGMLQuantizationType[form]
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(blocks)
-    writer.add_context_length(SHAPE["max_position_embeddings"])
-    writer.add_embedding_length(SHAPE["hidden_size"])
-    writer.add_feed_forward_length(SHAPE["intermediate_size"])
-    writer.add_head_count(SHAPE["num_attention_heads"])
-    writer.add_head_count_kv(SHAPE["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if architecture == "qwen3":
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+    elif architecture == "llama":
+        writer.add_rope_dimension_count(config.head_dim)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(WORDS)
     writer.add_token_types([1] * (len(WORDS) - 1) + [3])
@@ -71,15 +114,70 @@ def write(path: Path, form: str = "Q8_0", *, tied: bool = True, also: Callable[[
             continue
         held = quants.quantize(values, kind)
         parameter.data = torch.from_numpy(quants.dequantize(held, kind))
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            heads = SHAPE["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
-            held = held.reshape(heads, 2, -1, held.shape[1]).swapaxes(1, 2).reshape(held.shape)
+        if architecture == "llama" and (turned := heads.get(stem.rpartition(".")[2])):
+            held = held.reshape(turned, 2, -1, held.shape[1]).swapaxes(1, 2).reshape(held.shape)
         writer.add_tensor(theirs, np.ascontiguousarray(held), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return model
+
+
+def divisors(head: int, theta: float, factor: float) -> np.ndarray:
+    """What llama.cpp's converter writes for a Llama 3, computed as it does."""
+    found = list[float]()
+    for frequency in 1.0 / (theta ** (torch.arange(0, head, 2, dtype=torch.float32) / head)):
+        wavelength = 2 * math.pi / frequency
+        if wavelength < 8192 / 4:
+            found.append(1)
+        elif wavelength > 8192 / 1:
+            found.append(factor)
+        else:
+            smooth = (8192 / wavelength - 1) / (4 - 1)
+            found.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(found, np.float32)
+
+
+def divided(values: np.ndarray) -> Callable[[gguf.GGUFWriter], None]:
+    return lambda writer: writer.add_tensor("rope_freqs.weight", values.astype(np.float32))
+
+
+LLAMA_3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture", "settings"),
+    [
+        (LlamaConfig, "llama", {"head_dim": 32, "rope_parameters": LLAMA_3, "tie_word_embeddings": True}),
+        (MistralConfig, "llama", {"head_dim": 32, "sliding_window": None}),
+        (Qwen2Config, "qwen2", {"tie_word_embeddings": True, "rope_parameters": {"rope_theta": 1e6}}),
+        (Qwen3Config, "qwen3", {"head_dim": 32}),
+    ],
+    ids=["llama 3.2", "mistral", "qwen2", "qwen3"],
+)
+def test_a_file_computes_what_its_model_does(
+    tmp_path: Path, kind: type[PretrainedConfig], architecture: str, settings: dict[str, Any]
+) -> None:
+    scaling = divisors(32, 500000.0, 32.0) if "factor" in settings.get("rope_parameters", {}) else None
+    assert scaling is None or len(set(scaling)) > 2
+    model = write(
+        tmp_path / "a.gguf",
+        "F32",
+        architecture=architecture,
+        model=small(kind, **settings),
+        also=None if scaling is None else divided(scaling),
+    )
+    read = AutoModelForCausalLM.from_pretrained(
+        locate_base(str(tmp_path / "a.gguf")).directory, dtype=torch.float32, trust_remote_code=False
+    )
+    tokens = torch.randint(len(WORDS), (2, 200), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(read(tokens).logits, model(tokens).logits, rtol=1e-6, atol=1e-6)
+    assert getattr(read.config, "sliding_window", None) is None
 
 
 @pytest.mark.parametrize(("form", "kept"), [("Q8_0", torch.bfloat16), ("F16", torch.float16), ("F32", torch.float32)])
@@ -131,7 +229,7 @@ def test_it_is_one_base_wherever_it_lies_and_is_written_once(tmp_path: Path, mon
     assert len(told) == 1
     assert base_at_hand(str(copy)) == locate_config(str(copy)) == first.directory
     assert not is_known_to_all(str(copy))
-    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "another machine"))
+    _caches_in(tmp_path / "another machine", monkeypatch)
     assert locate_base(str(copy)).reference.fingerprint == first.reference.fingerprint
 
 
@@ -169,11 +267,11 @@ def test_a_hostile_header_is_refused_before_anything_is_taken(tmp_path: Path, da
 def test_a_file_that_ends_anywhere_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.gguf")
     whole = (tmp_path / "a.gguf").read_bytes()
-    check_gguf(tmp_path / "a.gguf")
+    read_gguf_header(tmp_path / "a.gguf")
     for kept in (3, 20, 200, 3000, len(whole) // 2, len(whole) - 64):
         (tmp_path / "b.gguf").write_bytes(whole[:kept])
         with pytest.raises(DataError):
-            check_gguf(tmp_path / "b.gguf")
+            read_gguf_header(tmp_path / "b.gguf")
 
 
 def test_what_transformers_would_not_compute_as_llama_cpp_does_is_refused(tmp_path: Path) -> None:
@@ -186,7 +284,16 @@ def test_what_transformers_would_not_compute_as_llama_cpp_does_is_refused(tmp_pa
 
     refused("architecture 'gemma2', expected one of", architecture="gemma2")
     refused("scales its rotary angles", also=lambda writer: writer.add_rope_scaling_type(gguf.RopeScalingType.YARN))
-    refused("it has 'rope_freqs.weight'", also=lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)))
+    refused(r"scales its rotary angles \('linear'\)", also=lambda writer: writer.add_rope_scaling_factor(4.0))
+    refused("other divisors in rope_freqs.weight than Llama 3 with a factor of 7", also=divided(np.arange(8.0)))
+    refused(r"has rope_freqs.weight as F32 \(4,\), expected F32 \(8,\)", also=divided(np.ones(4)))
+    refused(
+        "it has 'rope_freqs.weight', which transformers' qwen2 has no place for",
+        architecture="qwen2",
+        model=small(Qwen2Config, tie_word_embeddings=True),
+        also=divided(np.ones(8)),
+    )
+    refused("turns 16 values of a head of 32", also=lambda writer: writer.add_key_length(32))
     refused("claims 4000000000 blocks", blocks=4_000_000_000)
     refused("the file lacks it", blocks=3)
     refused(r"the file has it as \(258, 64\)", also=lambda writer: writer.add_vocab_size(1 << 30))
