@@ -62,7 +62,8 @@ def train_cohort(
     trained = trained_parameters(model, parameters, all_inputs[0].settings.trained)
     sizes = [parameter.numel() for parameter in parameters]
     device = parameters[0].device
-    learners = [Learner(inputs, sizes, trained, task=task, device=device) for inputs in all_inputs]
+    devices = [device] * len(sizes)
+    learners = [Learner(inputs, sizes, trained, task=task, devices=devices) for inputs in all_inputs]
     stacks = [
         torch.empty((len(all_inputs), *parameter.shape), dtype=parameter.dtype, device=device)
         for parameter in parameters

@@ -10,18 +10,20 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
 
 from plait.adapters import Float32, Task
-from plait.errors import MachineError
+from plait.errors import ConfigError, MachineError
 from plait.rounds.local_model import NOTHING, Carried
 from plait.rounds.moments import Moments
 from plait.training.examples import Example
 from plait.training.loss_terms import terms_of
 from plait.training.losses import count_labels
 from plait.training.optimizer import FlatAdamW
+from plait.training.parts import Parts
 from plait.wire.settings import Settings
 
 Tensor = torch.Tensor
@@ -114,39 +116,49 @@ class Learner:
         inputs: data, settings and starting point.
         sizes: elements of each of the adapter's tensors.
         trained: whether each trains; at least one does.
+        devices: that each lies on; its master, its moments and its gradient lie beside it.
 
     Raises:
         ConfigError: the moments belong to another adapter.
     """
 
     def __init__(
-        self, inputs: TrainingInputs, sizes: Sequence[int], trained: Sequence[bool], *, task: Task, device: torch.device
+        self,
+        inputs: TrainingInputs,
+        sizes: Sequence[int],
+        trained: Sequence[bool],
+        *,
+        task: Task,
+        devices: Sequence[torch.device],
     ) -> None:
-        settings = inputs.settings
+        settings, carried = inputs.settings, inputs.carried
         self._inputs = inputs
         self._task = task
-        self._optimizer = FlatAdamW(
-            inputs.start,
-            sizes,
-            trained,
-            weight_decay=settings.weight_decay,
-            moments=inputs.carried.moments,
-            device=device,
-        )
-        master = self._optimizer.master
+        self._parts = Parts(sizes, devices)
+        self._sizes, self._trained = self._parts.by_device(sizes), self._parts.by_device(trained)
+        self._optimizers = [
+            FlatAdamW(start, sizes, trained, weight_decay=settings.weight_decay, moments=moments, device=device)
+            for start, sizes, trained, moments, device in zip(
+                self._parts.split(inputs.start),
+                self._sizes,
+                self._trained,
+                self._moments(carried.moments, len(inputs.start), len(sizes)),
+                self._parts.devices,
+                strict=True,
+            )
+        ]
+        masters = [optimizer.master for optimizer in self._optimizers]
         self._terms = terms_of(settings)
-        self._origin = master.clone() if self._terms else master
-        self._correction = (
-            None
-            if inputs.carried.drift is None
-            else self._optimizer.where_trained(torch.from_numpy(inputs.carried.drift.copy()).to(device))
-        )
-        self._slope = None if inputs.carried.slope is None else torch.from_numpy(inputs.carried.slope.copy()).to(device)
-        movement = inputs.carried.movement
-        self._movement = None if movement is None else torch.from_numpy(movement)
+        self._origins = [master.clone() for master in masters] if self._terms else masters
+        self._corrections = self._beside(carried.drift)
+        for optimizer, correction in zip(self._optimizers, self._corrections or (), strict=False):
+            optimizer.where_trained(correction)
+        self._slopes = self._beside(carried.slope)
+        self._movements = None
+        if carried.movement is not None:
+            self._movements = [torch.from_numpy(part) for part in self._parts.split(carried.movement)]
         self._along: float | None = None
         self._rate = settings.learning_rate or inputs.carried.learning_rate or 0.0
-        self._sizes, self._trained = sizes, trained
         self._shortened = self._skipped = 0
         self._order = order(len(inputs.examples), settings.seed)
         self._losses: list[float] = []
@@ -155,7 +167,27 @@ class Learner:
     @property
     def values(self) -> tuple[Tensor, ...]:
         """The adapter, tensor by tensor, each flat, float32."""
-        return self._optimizer.values
+        return tuple(self._parts.in_order([optimizer.values for optimizer in self._optimizers]))
+
+    def _beside(self, flat: Float32 | None) -> list[Tensor] | None:
+        """(size,) values, each device's own on that device; copies."""
+        if flat is None:
+            return None
+        split = zip(self._parts.split(flat), self._parts.devices, strict=True)
+        return [torch.from_numpy(part.copy()).to(device) for part, device in split]
+
+    def _moments(self, before: Moments | None, size: int, tensors: int) -> Sequence[Moments | None]:
+        """Each device's part of the moments before."""
+        if before is None:
+            return [None] * len(self._parts.devices)
+        if not (len(before.mean) == len(before.square) == size and len(before.steps) == tensors):
+            raise ConfigError(
+                f"the optimizer's moments are of {len(before.mean)} values in {len(before.steps)} tensors, "
+                f"expected {size} in {tensors}"
+            )
+        parts = self._parts
+        split = zip(parts.split(before.mean), parts.split(before.square), parts.by_device(before.steps), strict=True)
+        return [Moments(mean, square, tuple(steps)) for mean, square, steps in split]
 
     def draw(self) -> tuple[list[list[Example]], int]:
         """The next step's examples, micro-batch by micro-batch, and the total number of terms of their losses."""
@@ -176,66 +208,79 @@ class Learner:
             scale: a power of two.
             is_limited: whether it is the loss that the gradients are of, so that it limits the step.
         """
-        settings, optimizer = self._inputs.settings, self._optimizer
-        gradient = optimizer.gradient
-        optimizer.take(gradients)
+        settings, optimizers = self._inputs.settings, self._optimizers
+        flats = [optimizer.gradient for optimizer in optimizers]
+        for optimizer, own in zip(optimizers, self._parts.by_device(gradients), strict=True):
+            optimizer.take(own)
         if scale != 1:
-            gradient.div_(scale)
-        if self._movement is not None and is_limited:
-            self._along = _slope_along(self._movement, gradient)
-        self._movement = None
-        for term in self._terms:
-            term.add_gradient(gradient, optimizer.master, self._origin, settings)
-        if self._slope is not None:
-            gradient.sub_(self._slope)
-        if self._terms or self._slope is not None:
-            optimizer.where_trained(gradient)
-        kept = _clip_(gradient, settings.max_grad_norm)
-        before = [piece.clone() for piece in _pieces(optimizer.master)]
+            for flat in flats:
+                flat.div_(scale)
+        if self._movements is not None and is_limited:
+            self._along = reduce(add, map(_slope_along, self._movements, flats))
+        self._movements = None
+        self._add_terms()
+        if self._terms or self._slopes is not None:
+            for optimizer in optimizers:
+                optimizer.where_trained(optimizer.gradient)
+        kept = _clip_(flats, settings.max_grad_norm)
+        masters = [optimizer.master for optimizer in optimizers]
+        before = [[piece.clone() for piece in _pieces(master)] for master in masters]
         # A client with a budget of its own goes through the round's part of the schedule in its own number of steps.
         done = len(self._losses) + self._skipped
         done = done if not settings.steps else done * settings.local_steps / settings.steps
         factor = schedule_factor(settings, settings.done_steps + done)
-        optimizer.step((self._rate or 1.0) * factor)
-        predicted = _predicted_fall(gradient, before, optimizer.master, kept)
+        for optimizer in optimizers:
+            optimizer.step((self._rate or 1.0) * factor)
+        predicted = _predicted_fall(flats, before, masters, kept)
         # A user's own loss may be negative.
         limit = LARGEST_FALL * abs(loss) if is_limited else math.inf
         if not self._rate:
             # A step is linear in the learning rate, so one of 1 tells which rate to take.
-            longest = _smallest_at_rest(
-                torch.cat(before).split(self._sizes), gradient.split(self._sizes), self._trained
+            longest = min(
+                _smallest_at_rest(torch.cat(pieces).split(sizes), flat.split(sizes), trained)
+                for pieces, flat, sizes, trained in zip(before, flats, self._sizes, self._trained, strict=True)
             )
             self._rate = min(limit * factor / predicted, longest) if 0 < predicted < math.inf else 0.0
             if math.isfinite(predicted):
-                _shorten_(optimizer.master, before, self._rate)
+                _shorten_(masters, before, self._rate)
         elif limit < predicted < math.inf:
-            _shorten_(optimizer.master, before, limit / predicted)
+            _shorten_(masters, before, limit / predicted)
             self._shortened += 1
-        optimizer.forget()
-        if self._correction is not None:
-            optimizer.master.add_(self._correction)
+        self._correct()
         self._losses.append(loss)
 
     def skip(self) -> None:
         """Take no step: along these gradients there is none."""
         self._skipped += 1
 
-    def noised_step(self, gradient: Tensor) -> None:
+    def noised_step(self, gradient: Float32) -> None:
         """Take a step along a gradient that is noised already, (size,), and nothing else that the data say.
 
         So the step is neither clipped again nor shortened by its loss, which is not known here and reported as 0.
         """
-        settings, optimizer = self._inputs.settings, self._optimizer
-        optimizer.gradient.copy_(gradient)
-        for term in self._terms:
-            term.add_gradient(optimizer.gradient, optimizer.master, self._origin, settings)
-        if self._slope is not None:
-            optimizer.gradient.sub_(self._slope)
-        optimizer.step(self._rate * schedule_factor(settings, settings.done_steps + len(self._losses)))
-        optimizer.forget()
-        if self._correction is not None:
-            optimizer.master.add_(self._correction)
+        settings = self._inputs.settings
+        for optimizer, part in zip(self._optimizers, self._parts.split(gradient), strict=True):
+            optimizer.gradient.copy_(torch.from_numpy(part))
+        self._add_terms()
+        for optimizer in self._optimizers:
+            optimizer.step(self._rate * schedule_factor(settings, settings.done_steps + len(self._losses)))
+        self._correct()
         self._losses.append(0.0)
+
+    def _add_terms(self) -> None:
+        """Add the run's loss terms and FedDyn's slope to the gradient."""
+        for optimizer, origin in zip(self._optimizers, self._origins, strict=True):
+            for term in self._terms:
+                term.add_gradient(optimizer.gradient, optimizer.master, origin, self._inputs.settings)
+        for optimizer, slope in zip(self._optimizers, self._slopes or (), strict=False):
+            optimizer.gradient.sub_(slope)
+
+    def _correct(self) -> None:
+        """Forget the gradient, and add SCAFFOLD's correction to the adapter."""
+        for optimizer in self._optimizers:
+            optimizer.forget()
+        for optimizer, correction in zip(self._optimizers, self._corrections or (), strict=False):
+            optimizer.master.add_(correction)
 
     def finish(self, seconds: float) -> LocalTraining:
         """The result after steps that took this many seconds.
@@ -258,8 +303,15 @@ class Learner:
             learning_rate=self._rate or None,
             shortened=self._shortened / steps,
         )
-        flat = self._optimizer.master.cpu().numpy().copy()
-        return LocalTraining(flat, report, self._optimizer.moments(steps))
+        parts = self._parts
+        flat = parts.join([optimizer.master.cpu().numpy() for optimizer in self._optimizers]).copy()
+        each = [optimizer.moments(steps) for optimizer in self._optimizers]
+        moments = Moments(
+            parts.join([own.mean for own in each]),
+            parts.join([own.square for own in each]),
+            tuple(parts.in_order([own.steps for own in each])),
+        )
+        return LocalTraining(flat, report, moments)
 
 
 def schedule_factor(settings: Settings, step: float) -> float:
@@ -295,10 +347,13 @@ def _slope_along(movement: Tensor, gradient: Tensor) -> float:
 
 
 @torch.no_grad()
-def _clip_(gradient: Tensor, longest: float) -> Tensor:
+def _clip_(gradients: Sequence[Tensor], longest: float) -> Tensor:
     """As torch's clip_grad_norm_ does; returns the factor."""
-    factor = (longest / (gradient.norm() + 1e-6)).clamp(max=1.0)
-    gradient.mul_(factor)
+    first = gradients[0].device
+    norm = reduce(torch.hypot, (gradient.norm().to(first) for gradient in gradients))
+    factor = (longest / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.to(gradient.device))
     return factor
 
 
@@ -319,25 +374,31 @@ def _smallest_at_rest(values: Sequence[Tensor], gradients: Sequence[Tensor], tra
 
 
 @torch.no_grad()
-def _predicted_fall(gradient: Tensor, before: Sequence[Tensor], after: Tensor, kept: Tensor) -> float:
+def _predicted_fall(
+    gradients: Sequence[Tensor], before: Sequence[Sequence[Tensor]], after: Sequence[Tensor], kept: Tensor
+) -> float:
     """The fall of the batch's loss that a step predicts to first order, in nats.
 
     Args:
-        gradient: (size,) of the loss before the step, times `kept`.
-        before: the values before the step, in `_pieces`.
-        after: (size,) the values after it.
+        gradients: of the loss before the step, times `kept`, flat, by device.
+        before: the values before the step, in `_pieces`, likewise.
+        after: the values after it, flat, likewise.
         kept: the factor of clipping, 0 to 1.
     """
-    pieces = zip(_pieces(gradient), before, _pieces(after), strict=True)
-    falls = [along @ (was - now) for along, was, now in pieces]
+    falls = [
+        (along @ (was - now)).to(kept.device)
+        for gradient, pieces, values in zip(gradients, before, after, strict=True)
+        for along, was, now in zip(_pieces(gradient), pieces, _pieces(values), strict=True)
+    ]
     return float(reduce(torch.add, falls) / kept)
 
 
 @torch.no_grad()
-def _shorten_(after: Tensor, before: Sequence[Tensor], fraction: float) -> None:
+def _shorten_(after: Sequence[Tensor], before: Sequence[Sequence[Tensor]], fraction: float) -> None:
     """Keep this fraction of the step from `before`, in `_pieces`, to `after`, which is changed in place."""
-    for piece, was in zip(_pieces(after), before, strict=True):
-        piece.lerp_(was, 1 - fraction)
+    for values, pieces in zip(after, before, strict=True):
+        for piece, was in zip(_pieces(values), pieces, strict=True):
+            piece.lerp_(was, 1 - fraction)
 
 
 def order(count: int, seed: int) -> Iterator[int]:

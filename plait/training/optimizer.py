@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from plait.adapters import Float32
-from plait.errors import ConfigError
 from plait.rounds.moments import Moments
 
 SMALLEST_GRADIENT = 1e-15
@@ -44,10 +43,7 @@ class FlatAdamW:
         start: (size,) the initial adapter; not changed.
         sizes: elements of each tensor, in the buffer's order.
         trained: whether each tensor trains; at least one does.
-        moments: those of an earlier run; None to start fresh.
-
-    Raises:
-        ConfigError: the moments belong to another adapter.
+        moments: those of an earlier run, of as many values and tensors; None to start fresh.
     """
 
     def __init__(
@@ -61,11 +57,6 @@ class FlatAdamW:
         device: torch.device,
     ) -> None:
         before = moments or Moments.none(len(start), len(sizes))
-        if not (len(before.mean) == len(before.square) == len(start) and len(before.steps) == len(sizes)):
-            raise ConfigError(
-                f"the optimizer's moments are of {len(before.mean)} values in {len(before.steps)} tensors, "
-                f"expected {len(start)} in {len(sizes)}"
-            )
         self.master = torch.from_numpy(start.copy()).to(device)
         self._gradient: torch.Tensor | None = None
         self._sizes = list(sizes)

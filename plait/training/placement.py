@@ -2,8 +2,8 @@
 
 Activations move to the next device between two blocks, and back in the backward pass; no weight moves. The embedding
 lies with the first block, norm and head with the last; where they are one matrix there is one copy, with the last, and
-the rows that are looked up move. An adapter's factors lie with their block, its float32 master and AdamW's moments, in
-one buffer, on the first device. Only for bases and adapters whose memory is predicted (`memory_plan`). Knows no file.
+the rows that are looked up move. An adapter's factors lie with their block, float32 masters and AdamW's moments beside
+them (`learner`). Only for bases and adapters whose memory is predicted (`memory_plan`). Knows no file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch import nn
 
 from plait.training.device import memory_for_steps
 from plait.training.memory_plan import (
-    MASTERS,
     SLACK,
     SLICES,
     ModelSize,
@@ -194,8 +193,6 @@ def _on_one(
     needed = peak_bytes(
         own, sequences=sequences, seq_len=seq_len, recomputed=blocks if recomputes else 0, slice_elements=elements
     )
-    # Master and moments of all factors lie on the first device.
-    needed += MASTERS * ((size.adapter if is_first else 0) - factors)
     return needed + (size.embedding_bytes if is_first and not size.tied else 0)
 
 

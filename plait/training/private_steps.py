@@ -66,8 +66,7 @@ def train_privately(
         raise ConfigError("learning-rate is 0, expected a number: one that is found in the data would not be private")
     trained = trained_parameters(model, parameters, settings.trained)
     sizes = [parameter.numel() for parameter in parameters]
-    device = parameters[0].device
-    learner = Learner(inputs, sizes, trained, task=task, device=device)
+    learner = Learner(inputs, sizes, trained, task=task, devices=[parameter.device for parameter in parameters])
     moves = np.repeat(trained, sizes)
     replicas = [Replica(model, parameters), *others]
     each = [
@@ -96,7 +95,7 @@ def train_privately(
             for index, gradient in zip(chosen, found, strict=True):
                 mean.add(str(index), _scaled(gradient[moves], privacy))
             noised[moves] = mean.finish().mean
-            learner.noised_step(torch.from_numpy(noised).to(device))
+            learner.noised_step(noised)
             check_abandoned()
     follow(replicas, learner.values, trained)
     return learner.finish(0.0)

@@ -95,7 +95,7 @@ def train_steps(
         [parameter.numel() for parameter in parameters],
         trained,
         task=task,
-        device=device,
+        devices=[parameter.device for parameter in parameters],
     )
     objective = objective_named(settings.objective)
     references = references or References()

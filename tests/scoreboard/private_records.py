@@ -62,7 +62,7 @@ def _steps(gradient_of, *, batch: int = BATCH, steps: int = 1, size: int = SIZE)
     model = nn.Module()
     model.register_parameter("weight", nn.Parameter(torch.zeros(size)))
     made, private_steps.ExampleGradients = private_steps.ExampleGradients, MadeUp
-    step, Learner.noised_step = Learner.noised_step, lambda _, gradient: taken.append(gradient.numpy().copy())
+    step, Learner.noised_step = Learner.noised_step, lambda _, gradient: taken.append(gradient.copy())
     finish, Learner.finish = Learner.finish, lambda *_: None
     try:
         private_steps.train_privately(

@@ -62,8 +62,8 @@ def test_a_base_is_placed_over_devices_only_where_none_holds_it_and_all_do() -> 
     assert found.by_module["model.embed_tokens"] == CPU
     assert found.by_module["model.layers.0"] == CPU
     assert found.by_module["model.layers.31"] == found.by_module["lm_head"] == found.by_module["model.norm"] == META
-    # The first also has the master of all factors, as large as one block and a half.
-    assert found.in_words == "one base over all, blocks of each: cpu 15, meta 17; head with the last"
+    # Each has the masters of its own factors alone.
+    assert found.in_words == "one base over all, blocks of each: cpu 16, meta 16; head with the last"
     # One matrix is there once, with the head.
     assert replace(found, tied=True).by_module["model.embed_tokens"] == META
 

@@ -38,7 +38,7 @@ def gradients(monkeypatch) -> list[np.ndarray]:
     step = Learner.noised_step
 
     def watched(self, gradient):
-        seen.append(gradient.numpy().copy())
+        seen.append(gradient.copy())
         step(self, gradient)
 
     monkeypatch.setattr(Learner, "noised_step", watched)

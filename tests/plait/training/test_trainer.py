@@ -104,7 +104,7 @@ def test_the_slope_has_the_same_bits_wherever_the_movement_lies_in_memory(rows: 
         movement = np.empty(size + 16, np.float32)[offset : offset + size]
         movement[:] = values
         inputs = TrainingInputs(rows, SETTINGS, np.zeros(size, np.float32), Carried(movement=movement))
-        learner = Learner(inputs, [size], [True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
+        learner = Learner(inputs, [size], [True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")])
         learner.step([gradient], 1.0)
         return learner.finish(1.0).report.slope
 
@@ -181,7 +181,7 @@ def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does
     def found(still: float, trained: tuple[bool, ...]) -> float | None:
         start = np.array([0, 0, still, -still, 0], np.float32)
         inputs = TrainingInputs([Example(tokens, tokens)], replace(SETTINGS, learning_rate=0.0), start)
-        learner = Learner(inputs, [2, 2, 1], trained, task=Task.CAUSAL_LM, device=torch.device("cpu"))
+        learner = Learner(inputs, [2, 2, 1], trained, task=Task.CAUSAL_LM, devices=[torch.device("cpu")] * 3)
         learner.step([torch.full((2,), 0.5), torch.zeros(2), torch.zeros(1)], 2.0)
         return learner.finish(0.0).report.learning_rate
 
@@ -202,7 +202,7 @@ def test_no_rate_is_found_where_nothing_can_be_learned(resident: ResidentBase, b
         [parameter.numel() for parameter in parameters],
         [True] * len(parameters),
         task=Task.CAUSAL_LM,
-        device=torch.device("cpu"),
+        devices=[parameter.device for parameter in parameters],
     )
     learner.draw()
     learner.step([torch.zeros_like(parameter) for parameter in parameters], 0.0)
