@@ -123,7 +123,8 @@ def _evaluating_clients(run: Run) -> int:
 
 def _wall_s(run: Run, step_s: float) -> float:
     config = run.config
-    step_s /= min(len(run.devices), config.cohort_size)
+    # Entries that name one device share it.
+    step_s /= min(len({each.device for each in run.devices}), config.cohort_size)
     trained_s = config.rounds * config.cohort_size * config.local_steps * step_s
     evaluations = 1 + -(-config.rounds // config.eval_every)
     sequences = _evaluating_clients(run) * config.max_held_out_sequences * evaluations

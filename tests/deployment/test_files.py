@@ -109,6 +109,16 @@ class TestDockerfiles:
 
 def test_on_arm_the_one_package_without_a_wheel_is_built_in_the_pinned_version(tmp_path):
     text, pins = (CHECKOUT / "client/Dockerfile").read_text(), (CHECKOUT / "constraints.txt").read_text()
+
+    def parts(side: str) -> list[str]:
+        """The stage that builds it, and where what it built is taken."""
+        written = (CHECKOUT / side / "Dockerfile").read_text()
+        stage = re.search(r"\n\n(# constriction has .*?)\n\n", written, flags=re.DOTALL)
+        assert stage
+        return [stage[1], *re.findall(r"^.*(?:--from=coder|/wheels/constriction-).*$", written, flags=re.MULTILINE)]
+
+    assert parts("server") == parts("client")
+    assert len(parts("client")) == 3
     (version,) = re.findall(r"^ARG CONSTRICTION=\S+/v([\d.]+)\.tar\.gz$", text, flags=re.MULTILINE)
     assert f"\nconstriction=={version} " in pins
     (command,) = re.findall(r"sed -i '([^']+)' /constraints.txt", text)
