@@ -70,8 +70,11 @@ class Child:
                     pipe.close()
         return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
 
-    def kill(self) -> None:
-        """End it at once."""
+    def kill(self, *, after_s: float = 0.0) -> None:
+        """End it at once, or if it has not ended by itself after some seconds, so that `ending` says how it did."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if after_s:
+                self._process.wait(after_s)
         self._process.kill()
 
 

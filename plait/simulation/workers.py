@@ -40,6 +40,9 @@ _STARTS = 3
 _LOOK_S = 0.2
 """How often a process that waits for others looks whether it is to stop."""
 
+_ENDS_S = 5.0
+"""How long a process may take to end after its last word."""
+
 
 @dataclass(eq=False)
 class Group:
@@ -263,7 +266,7 @@ class _Worker:
             child, self._child, self._has_begun = self._child, None, False
         if child is None:
             return ""
-        child.kill()
+        child.kill(after_s=_ENDS_S)
         return child.ending()
 
 

@@ -67,3 +67,15 @@ def test_it_ends_with_its_parent_even_where_that_is_killed(busy: str, tmp_path: 
     parent.kill()
     # The child holds the other end of stderr for as long as it lives.
     parent.communicate(timeout=120)
+
+
+def test_one_that_ends_by_itself_is_given_time_to_say_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its last word is heard before it has ended.
+    (tmp_path / "leaving.py").write_text(
+        "import os, sys, time\nos.close(1), os.close(4), time.sleep(0.5), os._exit(3)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    child = Child("leaving")
+    assert child.hear() is None
+    child.kill(after_s=60)
+    assert child.ending() == "ended with code 3"

@@ -181,7 +181,7 @@ class FakeChild:
     def ending(self) -> str:
         return "was ended by signal 9"
 
-    def kill(self) -> None:
+    def kill(self, **_: float) -> None:
         pass
 
 
