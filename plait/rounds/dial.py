@@ -21,6 +21,6 @@ def dial_sentence(wire: object) -> str:
     return (
         f"{bits:g} bits per parameter are outside the range in which a run keeps its gain, which ends at "
         f"{FEWEST_BITS:g}: after five rounds of SmolLM2 0.5 kept 87 to 94 % of what exact exchange gains, 0.25 kept 77 "
-        f"to 86 %. A lower --rank at --wire {FEWEST_BITS:g} sends as few bytes and keeps more: half of rank 8 kept 99 to "
-        "100 %, a quarter 98 to 100 %."
+        f"to 86 %. A lower --rank at --wire {FEWEST_BITS:g} sends as few bytes and keeps more: half of rank 8 kept 99 "
+        "to 100 %, a quarter 98 to 100 %."
     )
