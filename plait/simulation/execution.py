@@ -35,6 +35,7 @@ from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
 from plait.training.four_bits import check_four_bits
+from plait.wire.decoded import DECODED
 
 # As a fraction of the adapters that a run starts from.
 _WORTH_TELLING = 1e-3
@@ -133,7 +134,7 @@ def execute(
     config, stop = run.config, stop or StopRequest()
     stop.heeded = True
     try:
-        with heard(config.callbacks, directory, stop, on_event) as hear:
+        with heard(config.callbacks, directory, stop, on_event) as hear, DECODED.kept():
             if not (directory.has_started and is_finished(read_events(directory.ledger))):
                 with watch(
                     directory.ledger,

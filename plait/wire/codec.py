@@ -6,7 +6,7 @@ table, a section in proto/README.md, a golden vector.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from plait.adapters import AdapterState, Layout
@@ -19,10 +19,12 @@ class EncodedPayload:
 
     Attributes:
         parameters: what the codec needs to unpack the payload, besides the layout.
+        decoded: (layout.size,) what it unpacks to, bit for bit, where the encoder knows.
     """
 
     parameters: bytes
     payload: bytes
+    decoded: Float32 | None = field(default=None, compare=False, repr=False)
 
     @property
     def size_bytes(self) -> int:

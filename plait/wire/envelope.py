@@ -23,6 +23,7 @@ from plait.v1 import envelope_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codec import Codec, EncodedPayload
 from plait.wire.codecs import SUM, codec_numbered, without_zeros
+from plait.wire.decoded import DECODED
 from plait.wire.frame import join_frame, split_frame
 
 MAX_HEADER_BYTES = 1 << 21
@@ -174,7 +175,10 @@ def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
     codec = without_zeros(codec, delta)
     started = time.perf_counter()
     packed = codec.encode(delta)
-    decoded = AdapterState(delta.layout, codec.decode(packed.parameters, packed.payload, delta.layout))
+    flat = packed.decoded
+    if flat is None:
+        flat = codec.decode(packed.parameters, packed.payload, delta.layout)
+    decoded = AdapterState(delta.layout, flat)
     codec_s = time.perf_counter() - started
     encoding = Encoding(
         codec=codec.name,
@@ -214,6 +218,9 @@ def seal(header: Header, encoded: EncodedDelta) -> Sealed:
     """
     _check(header)
     packed = encoded.packed
+    digest = payload_digest(encoded.codec.number, packed.parameters, packed.payload)
+    if packed.decoded is not None:
+        DECODED.add(digest + encoded.delta.layout.digest, encoded.delta.flat)
     message = pb.Header(
         direction=f"DIRECTION_{header.direction.name}",
         run_id=header.run_id,
@@ -225,7 +232,7 @@ def seal(header: Header, encoded: EncodedDelta) -> Sealed:
         result_digest=header.result_digest,
         codec=cast("pb.Codec", encoded.codec.number),
         codec_parameters=packed.parameters,
-        payload_digest=payload_digest(encoded.codec.number, packed.parameters, packed.payload),
+        payload_digest=digest,
         spec_json=header.spec_json,
         examples=header.examples,
         metrics=header.metrics,
@@ -302,9 +309,16 @@ def unpack(received: Received, *, layout: Layout) -> Opened:
         raise PeerError(f"digest of the payload is {digest.hex()}, expected {received.payload_digest.hex()}")
     started = time.perf_counter()
     part = SUM.decode_sum(parameters, payload, layout) if codec is SUM else None
-    flat = codec.decode(parameters, payload, layout) if part is None else SUM.mean_of(part)
+    if part is not None:
+        delta = AdapterState(layout, SUM.mean_of(part))
+    elif (known := DECODED.find(digest + layout.digest)) is not None:
+        delta = AdapterState(layout, known)
+    else:
+        delta = AdapterState(layout, codec.decode(parameters, payload, layout))
+        if codec.distortion:
+            DECODED.add(digest + layout.digest, delta.flat)
     encoding = replace(measure(received, layout=layout), codec_s=time.perf_counter() - started)
-    return Opened(received.header, AdapterState(layout, flat), encoding, received.signed, received.signature, part)
+    return Opened(received.header, delta, encoding, received.signed, received.signature, part)
 
 
 def open_envelope(data: bytes, *, layout: Layout) -> Opened:

@@ -65,13 +65,17 @@ class Rate:
         writer = RangeWriter()
         books = [_Book.of(each) for each in done.quantisers]
         index, second = done.index(), done.quantiser().astype(bool)
+        flat = np.zeros(delta.layout.size, np.float32)
+        numbers = _Scatter(flat, delta.layout, membership)
         for group, part in _rows([value.size for value in values]):
             book, odd = books[group], second[part]
             symbol = index[part] + np.int32(book.largest)
             writer.write(symbol[~odd], book.models[0])
             writer.write(symbol[odd], book.models[1])
+            numbers.write(book.points.take(symbol + np.int32(2 * book.largest + 1) * odd) * done.step)
         parameters = _HEAD.pack(self.state_bits, done.step, len(values)) + nibbles
-        return EncodedPayload(parameters + b"".join(each.pack() for each in done.quantisers), writer.finish())
+        parameters += b"".join(each.pack() for each in done.quantisers)
+        return EncodedPayload(parameters, writer.finish(), flat)
 
     def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:
         """Follow the trellis that the parameters describe.
@@ -164,8 +168,8 @@ def _group_by_scale(delta: AdapterState, *, most: int) -> NDArray[np.uint8]:
 
     A group spans at least a quarter of an octave; everything 40 dB below the largest is one group.
     """
-    squares = np.square(delta.flat, dtype=np.float64)
-    energy = np.array([squares[s.offset : s.offset + s.size].sum() / max(1, s.size) for s in delta.layout.slots])
+    tensors = (delta.flat[slot.offset : slot.offset + slot.size] for slot in delta.layout.slots)
+    energy = np.array([np.square(each, dtype=np.float64).sum() / max(1, each.size) for each in tensors])
     heard = energy > 0
     membership = np.zeros(energy.size, np.uint8)
     if heard.any():
