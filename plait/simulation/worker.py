@@ -26,11 +26,17 @@ from plait.simulation.simulation import Simulation
 from plait.simulation.workers import told
 from plait.training.bases import LocatedBase, quiet_libraries
 from plait.training.device import take_share
+from plait.wire.decoded import DECODED
 
 
 def main(parent: Parent) -> None:
     """Do what the process that started this one asks until it ends."""
     parent.listen()
+    with DECODED.kept():
+        _work(parent)
+
+
+def _work(parent: Parent) -> None:
     loaded = Loaded()
     clients: LocalChannel | None = None
     while True:

@@ -40,6 +40,7 @@ from plait.training.examples import Tokenizer
 from plait.training.few_bits_base import load_in_few_bits
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
 from plait.training.fused.packed import without_values
+from plait.training.fused.trellis import search_in_compiled_code
 from plait.training.memory_plan import PREDICTION_ERROR, ModelSize, plan_step, size_of, what_would_fit
 from plait.training.moved_base import move_weights
 from plait.training.objectives import SFT
@@ -100,6 +101,7 @@ class ResidentBase:
             ResidentBase(directory, fingerprint, other, seq_len=seq_len, adapter_in_float32=adapter_in_float32)
             for other in others
         )
+        search_in_compiled_code()
 
     @property
     def devices(self) -> tuple[torch.device, ...]:

@@ -57,14 +57,19 @@ def kernel_source(folder: Path = Path(__file__).parent) -> str:
 
 @lru_cache(maxsize=1)
 def native_library() -> ctypes.CDLL | None:
-    """The library, built if this machine has not built it before; None where it cannot be."""
+    """The library of the kernels; None where it cannot be built."""
+    return built_library(kernel_source())
+
+
+def built_library(code: str) -> ctypes.CDLL | None:
+    """The library of some C++, built if this machine has not built it before; None where it cannot be."""
     compiler = next(filter(None, (shutil.which(name) for name in (os.environ.get("CXX") or "c++", "g++"))), None)
     if compiler is None:
         return None
     wide = _WIDE if "avx512f" in cpu_features() else ()
     for flags in ((*FLAGS, *wide, *_PARALLEL), FLAGS):
         try:
-            return ctypes.CDLL(str(_built(compiler, flags)))
+            return ctypes.CDLL(str(_built(compiler, flags, code)))
         except (OSError, PlaitError, subprocess.SubprocessError):
             continue
     return None
@@ -96,10 +101,9 @@ def compiled(symbol: str, arguments: tuple[type, ...]) -> Callable[..., None] | 
     return function
 
 
-def _built(compiler: str, flags: tuple[str, ...]) -> Path:
+def _built(compiler: str, flags: tuple[str, ...], code: str) -> Path:
     # The build fits one CPU: a cache that several machines share holds one for each.
     about = "\n".join((compiler, *flags, platform.machine(), *sorted(cpu_features())))
-    code = kernel_source()
     name = hashlib.sha256(about.encode() + code.encode()).hexdigest()
     target = cache_directory() / "kernels" / f"{name}.so"
     if is_ours(target):

@@ -35,6 +35,8 @@ def _round_trip(codec: Codec) -> None:
             raise BrokenError(
                 f"decoded {values.dtype} of shape {values.shape}, expected finite float32 ({_LAYOUT.size},)"
             )
+        if packed.decoded is not None and packed.decoded.tobytes() != values.tobytes():
+            raise BrokenError("the encoder says other numbers than come back")
         most = codec.max_payload_bytes(_LAYOUT)
         if packed.size_bytes > most:
             raise BrokenError(f"made {packed.size_bytes} bytes, expected at most max_payload_bytes = {most}")

@@ -6,6 +6,11 @@ import pytest
 from plait.wire.codecs.trellis import GREATEST_COST, STATE_BITS, Trellis
 
 
+@pytest.fixture(autouse=True)
+def by_numpy(monkeypatch):
+    monkeypatch.setattr(Trellis, "faster", None)
+
+
 @pytest.mark.parametrize("state_bits", sorted(STATE_BITS))
 def test_two_moves_lead_to_every_state_and_two_from_it(state_bits):
     following = Trellis(state_bits).following.reshape(-1, 2)
