@@ -16,14 +16,14 @@ from pathlib import Path
 from flwr.app import Context
 
 from client.participant import OwnClient, own_client
-from client.state_directory import memory_folder
+from client.state_directory import locked, memory_folder
 from plait.config import RunConfig, config_from_table
 from plait.data import as_dataset
 from plait.errors import ConfigError, PeerError
 from plait.flower.apps import Answering
 from plait.flower.memory import ContextMemory
 from plait.plugins import admit
-from plait.policy import load_policy
+from plait.policy import Policy, load_policy
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.memory import Memory
 from plait.run import resolve
@@ -57,11 +57,14 @@ class ContextParticipants:
         """
         node = context.node_config
         own = {key: value for key, value in node.items() if key not in ("partition-id", "num-partitions")}
-        if self._run_of != (run_of := (context.run_id, dict(context.run_config), own)):
+        # The operator may have changed its policy since the last task.
+        path = str(node.get("policy", ""))
+        policy = load_policy(Path(path) if path else None)
+        if self._run_of != (run_of := (context.run_id, dict(context.run_config), own, policy)):
             self._run_of, self._simulation, self._own = run_of, None, None
         index, state = node.get("partition-id"), str(node.get("state", ""))
         if "data" in node:
-            client = self._own = self._own or _own_client(context)
+            client = self._own = self._own or _own_client(context, policy)
             return Lasting(client, Path(state), context.run_id) if state else client.participant(ContextMemory(context))
         if isinstance(index, int):
             if self._simulation is None:
@@ -86,7 +89,15 @@ class Lasting:
     flower_run: int
 
     def answer(self, task_bytes: bytes) -> bytes:
-        """Do one task."""
+        """Do one task, while no other process may use this client's state.
+
+        Raises:
+            ConfigError: another one uses it.
+        """
+        with locked(self.state, self.client.name):
+            return self._answer(task_bytes)
+
+    def _answer(self, task_bytes: bytes) -> bytes:
         agreed = DiskMemory(memory_folder(self.state, self.flower_run, self.client.name))
         run_id = agreed.load("run") or self._run_of(task_bytes)
         if not run_id:
@@ -126,18 +137,18 @@ def _config(context: Context) -> RunConfig:
     return config_from_table(context.run_config, where="run configuration")
 
 
-def _own_client(context: Context) -> OwnClient:
+def _own_client(context: Context, policy: Policy) -> OwnClient:
     node = context.node_config
     allowed = (module.strip() for module in str(node.get("allow-plugins", "")).split(","))
     admit(*allowed, str(node.get("trainer", "")).strip())
     data, columns, split = (str(node.get(name, "")) for name in ("data", "columns", "split"))
-    key, policy = (str(node.get(name, "")) for name in ("key", "policy"))
+    key = str(node.get("key", ""))
     max_rank = node.get("max-rank", 0)
     return own_client(
         resolve(settle(_config(context))),
         as_dataset(data, columns=columns, split=split),
         name=str(node.get("name") or Path(data).stem),
-        policy=load_policy(Path(policy) if policy else None),
+        policy=policy,
         max_rank=max_rank if isinstance(max_rank, int) else 0,
         trainer=str(node.get("trainer", "")),
         devices=str(node.get("device", "")),

@@ -89,7 +89,7 @@ def locked(state: Path, name: str) -> Generator[None]:
         except BlockingIOError as error:
             raise ConfigError(
                 f"state '{state}' of '{name}' is in use by process {_holder(descriptor)}, expected one node per name; "
-                "stop the other, or give another --name or --state"
+                "stop the other, or give another name or state"
             ) from error
         except OSError as error:
             raise MachineError(f"cannot lock '{path}': {error.strerror or error}; give another --state") from error

@@ -1,13 +1,18 @@
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from flwr.app import Context, RecordDict
 
-from client.contexts import Lasting
+from client import contexts
+from client.contexts import ContextParticipants, Lasting
 from plait.adapters import AdapterState, Layout
 from plait.config import RunConfig
+from plait.errors import ConfigError
 from plait.policy import Policy
 from plait.settle import settle
 from plait.wire.codecs import codec_for
@@ -65,6 +70,49 @@ def test_another_run_begins_without_it(answer):
 def test_a_task_of_another_run_among_those_of_one_finds_the_state_of_that_one(answer):
     answer(7, train(ONE))
     assert answer(7, train(OTHER)) == b"."
+
+
+TAKES_ITS_TIME = """
+import sys, time
+from pathlib import Path
+from types import SimpleNamespace
+from client.contexts import Lasting
+from plait.policy import Policy
+
+def answer(task_bytes):
+    print("at work", flush=True)
+    return sys.stdin.readline().encode()
+
+client = SimpleNamespace(name="ada", policy=Policy(), participant=lambda memory: SimpleNamespace(answer=answer))
+print(Lasting(client, Path(sys.argv[1]), 7).answer(b"a task"), flush=True)
+"""
+
+
+def test_a_second_process_may_not_use_the_state_of_a_client_at_work(answer, tmp_path):
+    command = [sys.executable, "-c", TAKES_ITS_TIME, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as first:
+        assert first.stdout.readline() == "at work\n"
+        second = subprocess.run(command, input="", capture_output=True, text=True, cwd=root, check=False)
+        assert f"of 'ada' is in use by process {first.pid}, expected one node per name" in second.stderr
+        assert second.stdout == ""
+        with pytest.raises(ConfigError, match="give another name or state"):
+            answer(7, train(ONE))
+        first.communicate("done\n")
+    assert answer(7, train(ONE)) == b""
+
+
+def test_a_changed_policy_is_read_at_the_next_task(tmp_path, monkeypatch):
+    made, policy = [], tmp_path / "policy.toml"
+    monkeypatch.setattr(contexts, "own_client", lambda *_, **settings: made.append(settings["policy"]) or Client())
+    (tmp_path / "ada.jsonl").write_text('{"text": "one"}\n')
+    node = {"data": str(tmp_path / "ada.jsonl"), "state": str(tmp_path), "policy": str(policy)}
+    context = Context(run_id=7, node_id=5, node_config=node, state=RecordDict(), run_config={"base": "tiny"})
+    participants = ContextParticipants()
+    for text in ("max-local-steps = 5", "max-local-steps = 5", "max-local-steps = 4"):
+        policy.write_text(text)
+        participants(context)
+    assert [each.max_local_steps for each in made] == [5, 4]
 
 
 def test_bytes_that_are_no_task_come_to_the_participant(answer):
