@@ -227,13 +227,14 @@ def _open(
         ),
     )
     size, continues = largest_update(run.rule, ranks.master.geometry), bool(start.parents)
+    regions = len(run.config.levels) > 1
     if privacy:
-        ledger.append(
-            private_rounds.started(privacy, key, size=size, continues=continues, regions=len(run.config.levels) > 1)
-        )
+        ledger.append(private_rounds.started(privacy, key, size=size, continues=continues, regions=regions))
     elif run.config.dp == "record":
         settings, clients = run.settled.plan.settings, config.cohort_size
-        ledger.append(record_accountant.started(settings, clients=clients, size=size, continues=continues))
+        ledger.append(
+            record_accountant.started(settings, clients=clients, size=size, continues=continues, regions=regions)
+        )
     return directory, ledger, state, read_events(directory.ledger)
 
 

@@ -95,8 +95,8 @@ def fairness_table(view: RunView) -> Table:
     rows |= {reference.kind: fairness(reference.by_client, before) for reference in view.references.values()}
     there = [(name, found) for name, found in rows.items() if found is not None]
     return Table(
-        title="How evenly clients are served",
-        headings=("", "mean", "spread", "worst", "client", "least change", "client", "worse off"),
+        title=f"How evenly {view.peer}s are served",
+        headings=("", "mean", "spread", "worst", view.peer, "least change", view.peer, "worse off"),
         rows=tuple(_row(name, found) for name, found in there) if len(before) > 1 and rows["federated"] else (),
         note=_OF_REGIONS if view.regions else _OF_CLIENTS,
         text_columns=(0, 4, 6),

@@ -221,7 +221,7 @@ def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     return (
         ("sent in total", bytes_text(sent.total_bytes), directions),
         ("full-model FedAvg", ratio_text(ratio), "as many bytes, in fp32"),
-        ("per client and round", each, "both directions"),
+        (f"per {view.peer} and round", each, "both directions"),
     )
 
 

@@ -41,7 +41,7 @@ def secure_aggregation_table(view: RunView) -> Table:
 def epsilon_table(view: RunView) -> Table:
     """Epsilon after every round."""
     if view.privacy and view.privacy.is_of_records:
-        return _epsilon_of_records(view.privacy.promised.delta, view)
+        return _epsilon_of_records(view.privacy, view)
     return Table(
         title="Epsilon by round",
         headings=("round", "epsilon", "draws of noise", "next clip norm"),
@@ -53,10 +53,11 @@ def epsilon_table(view: RunView) -> Table:
     )
 
 
-def _epsilon_of_records(delta: float, view: RunView) -> Table:
+def _epsilon_of_records(card: PrivacyCard, view: RunView) -> Table:
+    told = "regions say of their clients" if card.is_of_tree else "accounts of the clients that have taken part say"
     return Table(
         title="Epsilon by round",
-        headings=("round", "largest epsilon", "smallest", "clients"),
+        headings=("round", "largest epsilon", "smallest", "regions" if card.is_of_tree else "clients"),
         rows=tuple(
             (
                 str(number),
@@ -66,16 +67,17 @@ def _epsilon_of_records(delta: float, view: RunView) -> Table:
             )
             for number, spent in sorted(view.privacy_spent.items())
         ),
-        note=f"At delta {delta:g}, of the whole run so far, as the accounts of the clients that have taken part say.",
+        note=f"At delta {card.promised.delta:g}, of the whole run so far, as the {told}.",
     )
 
 
 def client_epsilon_table(view: RunView) -> Table:
     """What each client's records have cost; without rows where clients are protected as a whole."""
     newest = max(view.privacy_spent.values(), key=lambda spent: spent.round, default=None)
+    each = "region" if view.privacy and view.privacy.is_of_tree else "client"
     return Table(
-        title="Epsilon by client",
-        headings=("client", "epsilon"),
+        title=f"Epsilon by {each}",
+        headings=(each, "epsilon"),
         rows=tuple((name, f"{epsilon:.4g}") for name, epsilon in newest.by_client.items()) if newest else (),
         text_columns=(0,),
     )

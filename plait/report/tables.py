@@ -144,7 +144,7 @@ def measured_text(view: RunView) -> str:
     fewest, most = min(counts), max(counts)
     each = plural(most, "sequence") if fewest == most else f"{fewest:,} to {plural(most, 'sequence')}"
     return (
-        f"Measured on {each} per client, held out from training and the same in every round; ± and brackets are "
+        f"Measured on {each} per {view.peer}, held out from training and the same in every round; ± and brackets are "
         "95 % intervals. The change is compared sequence by sequence, so it is known more precisely than the losses."
     )
 
@@ -180,7 +180,7 @@ def loss_by_client_table(view: RunView) -> Table:
     if len(names) > _MOST_CLIENTS:
         names = sorted(sorted(names, key=lambda name: -_gain(base, final, name))[-_MOST_CLIENTS:])
 
-    left_out = _left_out(len(names), len(view.client_names), "clients, those that gained least")
+    left_out = _left_out(len(names), len(view.client_names), f"{view.peer}s, those that gained least")
     with_rewards = _has_rewards(view)
 
     def row(name: str) -> tuple[str, ...]:
@@ -201,9 +201,9 @@ def loss_by_client_table(view: RunView) -> Table:
         )
 
     return Table(
-        title="Held-out loss by client",
+        title=f"Held-out loss by {view.peer}",
         headings=(
-            "client",
+            view.peer,
             "base",
             "federated",
             "change",
@@ -262,11 +262,18 @@ def savings_table(view: RunView) -> Table:
         full_model_bytes=view.start.full_model_bytes,
         trainable_parameters=view.start.adapter.trainable_parameters,
         this="this run",
+        peer=view.peer,
     )
 
 
 def compare_bytes(
-    *, sent_bytes: int, client_rounds: int, full_model_bytes: int, trainable_parameters: int, this: str
+    *,
+    sent_bytes: int,
+    client_rounds: int,
+    full_model_bytes: int,
+    trainable_parameters: int,
+    this: str,
+    peer: str = "client",
 ) -> Table:
     """`sent_bytes` compared with every alternative over the same client-rounds; `this` names the first row.
 
@@ -276,6 +283,7 @@ def compare_bytes(
         full_model_bytes: the whole model in float32.
         trainable_parameters: of the adapter.
         this: name of the row for `sent_bytes`.
+        peer: what takes part.
     """
     alternatives = all_alternatives(full_model_bytes=full_model_bytes, trainable_parameters=trainable_parameters)
     rows = tuple(
@@ -292,7 +300,7 @@ def compare_bytes(
         title="Bytes sent, and what other exchanges would send",
         headings=("exchange", "per message", "in total", "times as much"),
         rows=((this, per_message, bytes_text(sent_bytes), ""), *rows) if sent_bytes and client_rounds else (),
-        note=f"Two messages in each of {plural(client_rounds, 'client-round')}. "
+        note=f"Two messages in each of {plural(client_rounds, f'{peer}-round')}. "
         f"{this.capitalize()} counts every byte, the others count only arrays.",
     )
 

@@ -46,6 +46,9 @@ SHARED_NOT_COVERED: tuple[str, ...] = (
 BUT_SERVERS = "everybody but the servers"
 """From whom a run in a tree of servers hides clients."""
 
+EVEN_SERVERS = "everybody, the servers too"
+"""From whom such a run hides single records."""
+
 REGIONS_NOT_COVERED: tuple[str, ...] = (
     "the servers themselves: a region's sees its clients' updates, and those above it their sums, without noise",
     "a client that takes part in two regions: two of them cost as much as one of twice the clip norm",
@@ -129,7 +132,12 @@ class PrivacyCard:
             return continues + RECORDS_NOT_COVERED
         if self.promised.guaranteed:
             return continues + SHARED_NOT_COVERED
-        return continues + (REGIONS_NOT_COVERED if self.promised.observer == BUT_SERVERS else NOT_COVERED)
+        return continues + (REGIONS_NOT_COVERED if self.is_of_tree else NOT_COVERED)
+
+    @property
+    def is_of_tree(self) -> bool:
+        """Whether regions stand for clients."""
+        return self.promised.observer in (BUT_SERVERS, EVEN_SERVERS)
 
     @property
     def is_of_records(self) -> bool:
@@ -178,7 +186,10 @@ class PrivacyCard:
     @property
     def _of_records(self) -> Sequence[tuple[str, str]]:
         promised = self.promised
-        clients = len(self.spent.by_client) if self.spent else 0
+        known = len(self.spent.by_client) if self.spent else 0
+        accounts = f"of {known} clients' own accounts"
+        if self.is_of_tree:
+            accounts = f"that {known} regions say of their clients' own accounts"
         noise = promised.noise_multiplier
         return [
             (
@@ -188,7 +199,7 @@ class PrivacyCard:
             ("From", f"{promised.observer}: its client adds the noise before anything leaves it"),
             (
                 "Spent",
-                self.epsilon_text + (f", the most of {clients} clients' own accounts" if clients else " at most"),
+                self.epsilon_text + (f", the most {accounts}" if known else " at most"),
             ),
             ("Neighbours", f"{promised.adjacency}: one record's gradient is replaced by zero in all steps"),
             ("Amplification by sampling", promised.amplification),

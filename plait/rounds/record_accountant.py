@@ -24,6 +24,7 @@ from plait.privacy.record import Charge, RecordPrivacy
 from plait.rounds.events import PrivacySpent, PrivacyStarted
 from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import MUST_LAST, Memory
+from plait.rounds.privacy_card import EVEN_SERVERS
 from plait.wire.settings import Settings
 
 (KEY,) = MUST_LAST
@@ -153,7 +154,9 @@ def charge(memory: Memory, privacy: RecordPrivacy, *, run_id: bytes, inputs: byt
     return Charge(privacy, derived(secret, b"round" + bytes.fromhex(commitment)), epsilon)
 
 
-def started(settings: Settings, *, clients: int, size: int, continues: bool = False) -> PrivacyStarted:
+def started(
+    settings: Settings, *, clients: int, size: int, continues: bool = False, regions: bool = False
+) -> PrivacyStarted:
     """The event that says what a run promises.
 
     Args:
@@ -161,12 +164,13 @@ def started(settings: Settings, *, clients: int, size: int, continues: bool = Fa
         clients: that train in a round.
         size: numbers in an update.
         continues: whether it starts from other adapters.
+        regions: whether clients send their updates to servers of regions.
     """
     batch = settings.batch_size * settings.gradient_accumulation_steps
     return PrivacyStarted(
         unit="record",
         adjacency="zero-out",
-        observer="everybody, the server too",
+        observer=EVEN_SERVERS if regions else "everybody, the server too",
         epsilon=settings.record_epsilon or None,
         delta=settings.record_delta,
         noise_multiplier=settings.record_noise or None,

@@ -234,6 +234,11 @@ class RunView:
         return sum(client.clients is not None for client in self.clients.values())
 
     @property
+    def peer(self) -> str:
+        """What the server exchanges messages with: a client, or in a tree a region."""
+        return "region" if self.regions else "client"
+
+    @property
     def client_count(self) -> int:
         """How many clients took part; of a region as many as it says, for it names none."""
         of_regions = {name: client.clients or 1 for name, client in self.clients.items()}

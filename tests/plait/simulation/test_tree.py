@@ -47,6 +47,10 @@ def test_a_tree_ends_with_the_adapter_of_the_flat_run_bit_for_bit(tmp_path, data
     assert [len({event["client"] for event in events}) for events in of_regions] == [2, 2]
     summary = json.loads((tmp_path / "tree" / "summary.json").read_text())
     assert (summary["clients"], summary["regions"]) == (4, 2)
+    page = (tmp_path / "tree" / "report.html").read_text()
+    for told in ("4 clients in 2 regions", "Held-out loss by region", "4 region-rounds", "per region and round"):
+        assert told in page
+    assert "by client" not in page
     of_region(ledgers[0].parent)
 
 
