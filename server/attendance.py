@@ -158,20 +158,28 @@ class Attendance:
 
     async def _attend(self, line: Line, session: Session) -> None:
         self.hosting.enter(session)
+        # The call's own task tells the node: of thousands of idle nodes each further task would take a kilobyte.
         listening = asyncio.create_task(self._listen(line, session))
-        telling = asyncio.create_task(self._tell(line, session))
         try:
-            await asyncio.wait((listening, telling), return_when=asyncio.FIRST_COMPLETED)
-            session.close()
-            if not telling.done():
-                # Its last message is for a node that may not be listening any more.
-                await asyncio.wait((telling,), timeout=_FAREWELL_S)
+            async with asyncio.timeout(None) as patience:
+                listening.add_done_callback(lambda _: self._part(session, patience))
+                await self._tell(line, session)
+        except TimeoutError:
+            pass
+        except Exception as error:
+            _say_broken(session, error)
         finally:
-            for task in (listening, telling):
-                task.cancel()
-            for task in await asyncio.gather(listening, telling, return_exceptions=True):
-                if isinstance(task, Exception):
-                    say("line-broken", node=session.node.name, detail=type(task).__name__)
+            listening.cancel()
+            (heard,) = await asyncio.gather(listening, return_exceptions=True)
+            if isinstance(heard, Exception):
+                _say_broken(session, heard)
+
+    @staticmethod
+    def _part(session: Session, patience: asyncio.Timeout) -> None:
+        """The node says no more: its last message is for one that may not be listening any more."""
+        session.close()
+        with suppress(RuntimeError):  # all is told already
+            patience.reschedule(asyncio.get_running_loop().time() + _FAREWELL_S)
 
     async def _tell(self, line: Line, session: Session) -> None:
         while (event := await session.next()) is not None:
@@ -235,6 +243,10 @@ class Attendance:
         )
         say("ready", node=session.node.name, device=fitness.device, memory_bytes=fitness.memory_bytes)
         run.tasks.make_ready(session, fitness)
+
+
+def _say_broken(session: Session, error: Exception) -> None:
+    say("line-broken", node=session.node.name, detail=type(error).__name__)
 
 
 @lru_cache(maxsize=256)

@@ -25,6 +25,7 @@ from server.transfers import CutOff, Transfer, Transfers
 _MAX_ERROR_BYTES = 4096
 _MAX_MISMATCHES = 3
 _TIDY_BYTES = 256 << 20
+_TIDY_ANSWERS = 500
 _SMALL_BYTES = 65536
 
 
@@ -61,7 +62,7 @@ class Uploads:
         self._disk = disk
         self._max_answer_bytes = limits.max_answer_bytes
         self._transfers = Transfers(at_once=limits.transfers_at_once, pace=limits.pace)
-        self._untidy_bytes = 0
+        self._untidy_bytes = self._untidy_answers = 0
 
     def held(self, node: str, request: pb.HeldRequest) -> pb.HeldReply:
         """The bytes held of an answer."""
@@ -78,8 +79,9 @@ class Uploads:
 
     def tidy(self) -> None:
         """Return the memory of many answers to the system once the last of them is here; call it now and then."""
-        if self._untidy_bytes >= _TIDY_BYTES and not self._transfers.busy:
-            self._untidy_bytes = 0
+        is_due = self._untidy_bytes >= _TIDY_BYTES or self._untidy_answers >= _TIDY_ANSWERS
+        if is_due and not self._transfers.busy:
+            self._untidy_bytes = self._untidy_answers = 0
             self._disk.submit(give_back_memory)
 
     async def take(
@@ -106,6 +108,7 @@ class Uploads:
         if task is None or not task.is_open:
             return state is TaskState.ANSWERED, False
         self._check(start, task)
+        self._untidy_answers += 1
         try:
             async with self._transfers.turn(node) as transfer:
                 return await self._receive(session, start, task, read, transfer)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -135,7 +134,7 @@ def role_of(certificate: x509.Certificate) -> Role | None:
     return role if len(units) == 1 and role in STAFF else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shown:
     """What a member's certificate states.
 
@@ -155,7 +154,6 @@ def key_digest(key: CertificatePublicKeyTypes) -> bytes:
     ).digest()
 
 
-@lru_cache(maxsize=16384)
 def shown_by(pem: bytes) -> Shown | None:
     """What a certificate in PEM states that TLS has verified; None if plait never issues such a one to a member."""
     try:

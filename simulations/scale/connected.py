@@ -210,13 +210,14 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
     work.mkdir(parents=True, exist_ok=True)
     if not (work / ADAPTER).exists():
         (work / ADAPTER).write_text(json.dumps(adapter_of(asked.rank)))
-    names = [name_of(number) for number in range(asked.clients)]
+    # The run waits for one more, which comes once the others have been idle for a while.
+    names = [name_of(number) for number in range(asked.clients + 1)]
     if missing := [name for name in names if not (work / "kits" / "clients" / name).exists()]:
         provision(work / "kits", missing, ["localhost", "127.0.0.1"], now=datetime.now(UTC))
     out = work / f"run-{int(time.time())}"
     command = [
         sys.executable, "-m", "plait.cli.main", "server", "--kit", work / "kits" / "server", "--listen", asked.listen,
-        "--json", "--min-clients", asked.clients, "--clients-per-round", asked.cohort, "--base", "tiny", "--rank",
+        "--json", "--min-clients", asked.clients + 1, "--clients-per-round", asked.cohort, "--base", "tiny", "--rank",
         asked.rank, "--rounds", asked.rounds, "--wire", "bf16", "--eval-every", asked.rounds, "--eval-clients", 8,
         "--dtype", "float32", "--threads", 1, "--seed", 0, "--out", out,
     ]  # fmt: skip
@@ -248,23 +249,29 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
     try:
         until(lambda: log.address, 120)
         waiting = server.looks[-1]
+
+        def come(first: int, count: int) -> None:
+            command = [sys.executable, __file__, "--be", log.address, str(work), str(first), str(count)]
+            clients.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+
         share = -(-asked.clients // PROCESSES)
         for first in range(0, asked.clients, share):
-            count = min(share, asked.clients - first)
-            clients.append(
-                subprocess.Popen(
-                    [sys.executable, __file__, "--be", log.address, str(work), str(first), str(count)],
-                    stdout=subprocess.PIPE,
-                )
-            )
+            come(first, min(share, asked.clients - first))
         all_here = until(lambda: log.counts["attached"] >= asked.clients, asked.patience_s)
-        began = until(lambda: named("round_started"), asked.patience_s)
-        here = server.at(began)
+        described = until(
+            lambda: sum(len(event.clients) for event in named("clients_described")) >= asked.clients, asked.patience_s
+        )
+        here = server.at(described)
+        time.sleep(asked.idle_s)
+        idle = server.looks[-1]
+        come(asked.clients, 1)
+        until(lambda: named("round_started"), asked.patience_s)
         found |= {
             "all_attached_s": all_here - waiting.at,
-            "until_round_1_s": began - waiting.at,
-            "until_round_1_processor_s": here.processor_s - waiting.processor_s,
-            "idle_client_kb": (here.memory_bytes - waiting.memory_bytes) / asked.clients / 1e3,
+            "all_described_s": described - waiting.at,
+            "all_described_processor_s": here.processor_s - waiting.processor_s,
+            "just_described_client_kb": (here.memory_bytes - waiting.memory_bytes) / asked.clients / 1e3,
+            "idle_client_kb": (idle.memory_bytes - waiting.memory_bytes) / asked.clients / 1e3,
             "waiting_mb": waiting.memory_bytes / 1e6,
         }
         if asked.restart:
@@ -354,6 +361,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rank", type=int, default=1)
     parser.add_argument("--restart", action="store_true", help="kill the server after two rounds and start it again")
+    parser.add_argument(
+        "--idle-s", type=float, default=2, help="how long clients are idle before their memory is looked at"
+    )
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--patience-s", type=float, default=1800)
     parser.add_argument("--work", type=Path, required=True)

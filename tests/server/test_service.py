@@ -393,6 +393,19 @@ class TestUploads:
                 replies(grid, [message_id])
                 until(lambda so_far=so_far: len(given_back) == so_far)
 
+    def test_the_memory_of_many_small_answers_is_given_back_too(
+        self, grid, attending, send, replies, until, monkeypatch
+    ):
+        given_back = []
+        monkeypatch.setattr("server.uploads.give_back_memory", lambda: given_back.append(True))
+        monkeypatch.setattr("server.uploads._TIDY_ANSWERS", 2)
+        with attending(grid, "alice") as (alice,):
+            for so_far in (0, 1):
+                message_id = send(grid, alice.name, b"task")
+                alice.upload(alice.work().task_id, b"answer")
+                replies(grid, [message_id])
+                until(lambda so_far=so_far: len(given_back) == so_far)
+
     def test_a_newer_upload_of_the_same_answer_takes_the_place_of_the_older(self, grid, attending, send, until):
         with attending(grid, "alice") as (alice,):
             send(grid, "alice", b"task")
