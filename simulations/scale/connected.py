@@ -53,6 +53,7 @@ EXAMPLES, TOKENS = 100, 1000
 LARGEST_TASK = 1 << 24
 AT_THE_DOOR = 64
 PROCESSES = 2
+FIRST = 50  # clients that bring with them what a server needs once, such as threads
 ADAPTER = "adapter.json"
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -254,13 +255,16 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
             command = [sys.executable, __file__, "--be", log.address, str(work), str(first), str(count)]
             clients.append(subprocess.Popen(command, stdout=subprocess.PIPE))
 
-        share = -(-asked.clients // PROCESSES)
-        for first in range(0, asked.clients, share):
+        def are_described(count: int) -> bool:
+            return sum(len(event.clients) for event in named("clients_described")) >= count  # pyright: ignore
+
+        come(0, FIRST)
+        few = server.at(until(lambda: are_described(FIRST), asked.patience_s))
+        share = -(-(asked.clients - FIRST) // PROCESSES)
+        for first in range(FIRST, asked.clients, share):
             come(first, min(share, asked.clients - first))
         all_here = until(lambda: log.counts["attached"] >= asked.clients, asked.patience_s)
-        described = until(
-            lambda: sum(len(event.clients) for event in named("clients_described")) >= asked.clients, asked.patience_s
-        )
+        described = until(lambda: are_described(asked.clients), asked.patience_s)
         here = server.at(described)
         time.sleep(asked.idle_s)
         idle = server.looks[-1]
@@ -272,6 +276,7 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
             "all_described_processor_s": here.processor_s - waiting.processor_s,
             "just_described_client_kb": (here.memory_bytes - waiting.memory_bytes) / asked.clients / 1e3,
             "idle_client_kb": (idle.memory_bytes - waiting.memory_bytes) / asked.clients / 1e3,
+            "further_client_kb": (idle.memory_bytes - few.memory_bytes) / (asked.clients - FIRST) / 1e3,
             "waiting_mb": waiting.memory_bytes / 1e6,
         }
         if asked.restart:
