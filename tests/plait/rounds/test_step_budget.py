@@ -33,13 +33,15 @@ def test_a_client_of_unknown_pace_takes_a_quarter_of_the_average() -> None:
     assert planned.steps_of("other") == 10
 
 
-def test_normalised_deltas_pull_as_if_all_had_taken_the_average() -> None:
-    steps, weights = {"a": 1, "b": 7}, {"a": 3.0, "b": 1.0}
+def test_a_client_pulls_equally_hard_whatever_its_steps() -> None:
+    steps, weights = {"a": 1, "b": 9}, {"a": 3.0, "b": 1.0}
     factors = normalised(steps, weights)
-    # A delta of one per step: the sum with FedNova is tau sum_i p_i d_i, with d_i = 1.
-    tau = (3 * 1 + 1 * 7) / 4
-    assert sum(weights[name] / 4 * factors[name] * steps[name] for name in steps) == pytest.approx(tau)
-    assert factors["a"] * steps["a"] == pytest.approx(factors["b"] * steps["b"])
+    # AdamW's steps lead as far as the square root of their number.
+    lengths = {"a": 1.0, "b": 3.0}
+    assert factors["a"] * lengths["a"] == pytest.approx(factors["b"] * lengths["b"])
+    # Together as far as they went without factors.
+    went = (3 * 1.0 + 1 * 3.0) / 4
+    assert sum(weights[name] / 4 * factors[name] * lengths[name] for name in steps) == pytest.approx(went)
     assert normalised({"a": 4, "b": 4}, {}) == {"a": 1.0, "b": 1.0}
 
 
