@@ -171,7 +171,7 @@ class RunConfig(BaseModel, frozen=True):
     """sync: a round waits for its cohort; async: clients train whenever they are free, and a round is a buffer of
     updates that is folded once it is full"""
     buffer: Annotated[int, Field(ge=0)] = 0
-    """with rounds-mode async, updates per round; 0 means half of the clients at work"""
+    """with rounds-mode async, updates per round; 0 means a quarter of the clients at work, two at least"""
     max_staleness: Annotated[int, Field(ge=0, le=10_000)] = 0
     """with rounds-mode async, rounds that may pass while a client trains before its update is refused; 0 means as many
     as pass for a client ten times slower than the others"""

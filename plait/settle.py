@@ -379,7 +379,7 @@ def _asynchronous(config: RunConfig) -> dict[str, object]:
     """The settings of asynchronous rounds."""
     if config.rounds_mode == "sync":
         return {}
-    buffer = config.buffer or max(min(2, config.cohort_size), math.ceil(config.cohort_size / 2))
+    buffer = config.buffer or max(min(2, config.cohort_size), math.ceil(config.cohort_size / 4))
     staleness = config.max_staleness or SLOWEST * math.ceil(config.cohort_size / buffer)
     return {"buffer": buffer, "max_staleness": staleness, "take_back": False}
 
@@ -387,7 +387,7 @@ def _asynchronous(config: RunConfig) -> dict[str, object]:
 def _buffer(config: RunConfig) -> Buffer | None:
     if config.rounds_mode == "sync":
         return None
-    return Buffer(config.buffer, config.max_staleness)
+    return Buffer(config.buffer, config.max_staleness, config.cohort_size)
 
 
 def _can_have_own(rule: Rule) -> bool:

@@ -314,9 +314,8 @@ class Aggregator:
             factors = normalised(steps, weights) if all(steps.values()) else {}
             outcome, diagnostics, folded = self._fold(state, context, check, weights, stored, factors)
         if self.buffer:
-            arrivals = {client: stored[client].arrival for client in folded}
-            staleness = {client: arrival.staleness for client, arrival in arrivals.items() if arrival}
-            moved = np.float32(self.buffer.moved(staleness, state.recent))
+            counted = [arrival.weight for client in folded if (arrival := stored[client].arrival)]
+            moved = np.float32(self.buffer.moved(counted))
             outcome = replace(outcome, step=AdapterState(outcome.step.layout, outcome.step.flat * moved))
         if standing and standing.follows_steps_back(number):
             # Clients measured along a way that the server's step did not take.

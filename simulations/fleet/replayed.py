@@ -93,7 +93,7 @@ def killed_and_recomputed(number: int, folder: Path) -> dict[str, object]:
     chance = random.Random(number)
     arguments = {
         "rounds": ROUNDS, "eval_every": ROUNDS, "wire": "1", "keep_updates": True, "quorum": 1,
-        "buffer": Buffer(size=2, max_staleness=6), "attempts": 9,
+        "buffer": Buffer(size=2, max_staleness=6, at_work=len(NAMES)), "attempts": 9,
     }  # fmt: skip
     job = AsynchronousJob(folder, arguments, NAMES, wide=150)
     port = _free_port()

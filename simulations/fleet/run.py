@@ -1,10 +1,11 @@
 """Time to the synchronous run's loss on a fleet of speeds 1 to 10 with a fifth of tasks failing, by the virtual clock.
 
     python simulations/fleet/run.py            # the tiny base, 3 seeds, a few minutes on two cores
+    python simulations/fleet/run.py --base smollm2-135m --seeds 0
 
 Compares equal steps (synchronous rounds), over-selection (all eight are asked, the first five count), steps by speed
 and asynchronous rounds. A sweep; finished runs are not repeated, and with --only the rows of other variants are kept.
-Writes results-tiny.json and prints the table. *Time* is until the
+Writes results-BASE.json and prints the table. *Time* is until the
 first evaluation that is at most the synchronous run's last loss, of the same seed; gains of clients, bytes and energy
 are those at that moment.
 """
@@ -32,25 +33,32 @@ VARIANTS = {
     SYNCHRONOUS: {"rounds": 5},
     "over-selection": {"rounds": 12, "clients_per_round": 5, "over_selection": 0.6},
     "steps by speed": {"rounds": 10, "step_budget": "speed"},
-    "asynchronous": {"rounds": 12, "rounds_mode": "async", "buffer": 4},
+    "asynchronous": {"rounds": 24, "rounds_mode": "async"},
 }
+# Of another base only the first rounds are compared.
+SHORT = {SYNCHRONOUS: 3, "over-selection": 6, "steps by speed": 5, "asynchronous": 16}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--runs", type=Path, default=Path("runs/fleet"))
+    parser.add_argument("--base", default="tiny", help="any other than tiny has fewer rounds")
+    parser.add_argument("--runs", type=Path, help="default: runs/fleet, for another base runs/fleet-BASE")
     parser.add_argument("--only", choices=VARIANTS, help="run this variant; the others' rows are in the results file")
     arguments = parser.parse_args()
-    results = HERE / "results-tiny.json"
+    is_tiny = arguments.base == "tiny"
+    results = HERE / f"results-{arguments.base}.json"
+    runs = arguments.runs or Path("runs/fleet" if is_tiny else f"runs/fleet-{arguments.base}")
+    common = {**COMMON, "base": arguments.base}
+    variants = {name: each if is_tiny else {**each, "rounds": SHORT[name]} for name, each in VARIANTS.items()}
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    chosen = {name: each for name, each in VARIANTS.items() if arguments.only in (None, name)}
+    chosen = {name: each for name, each in variants.items() if arguments.only in (None, name)}
     before = json.loads(results.read_text())["results"] if arguments.only else []
     before = [row for row in before if row["variant"] not in chosen]
     targets = {row["seed"]: row["target"] for row in before}
     if arguments.only and (unknown := sorted(set(seeds) - targets.keys())):
         parser.error(f"{results.name} has no loss to reach of seeds {unknown}: run them without --only")
-    done = sweep({**COMMON, "grid": {"variant": chosen}}, out=arguments.runs, seeds=seeds)
+    done = sweep({**common, "grid": {"variant": chosen}}, out=runs, seeds=seeds)
     if done.failed:
         raise SystemExit(str(dict(done.failed)))
     views = {
@@ -66,8 +74,8 @@ def main() -> None:
     ]
     rows.sort(key=lambda row: (row["seed"], list(VARIANTS).index(row["variant"])))
     report = {
-        "common": {**COMMON, "devices": "fleet.toml"},
-        "variants": VARIANTS,
+        "common": {**common, "devices": "fleet.toml"},
+        "variants": variants,
         "fleet": (HERE / "fleet.toml").read_text(),
         "results": rows,
     }

@@ -338,7 +338,7 @@ def test_what_asynchronous_rounds_cannot_have_is_refused_in_one_line_with_both_s
 def test_asynchronous_rounds_follow_from_how_many_clients_are_at_work():
     settled = settle(config_from_table({"rounds-mode": "async", "clients": 40, "clients-per-round": 20}))
     assert settled.plan.buffer is not None
-    assert (settled.plan.buffer.size, settled.plan.buffer.max_staleness, settled.plan.quorum) == (10, 20, 5)
+    assert (settled.plan.buffer.size, settled.plan.buffer.max_staleness, settled.plan.quorum) == (5, 40, 3)
     assert (settled.config.take_back, settled.config.own_share, settled.config.moments) == (False, 0.0, "fresh")
     assert settle(settled.config).config == settled.config
     assert settle(config_from_table({})).plan.buffer is None

@@ -52,7 +52,7 @@ def on_devices(federation, fleet):
 
 
 FAILING, BY_DAY = {"dropout": 0.25}, {"dropout": 0.1, "hours": "1-23"}
-ASYNCHRONOUS = {"buffer": Buffer(size=2, max_staleness=5)}
+ASYNCHRONOUS = {"buffer": Buffer(size=2, max_staleness=5, at_work=4)}
 
 
 @pytest.mark.parametrize(

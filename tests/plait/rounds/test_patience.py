@@ -113,7 +113,7 @@ def given_up(federation):
 
 
 def test_rounds_that_wait_for_nobody_do_not_wait_for_a_silent_client_either(stalling):
-    federation = stalling(Purpose.TRAIN, Liveness(idle_s=10**9), rounds=2, buffer=Buffer(3, 9))
+    federation = stalling(Purpose.TRAIN, Liveness(idle_s=10**9), rounds=2, buffer=Buffer(3, 9, 3))
     silent, looks = federation.channel.silent, itertools.count()
 
     def at_most(asked):
@@ -127,7 +127,7 @@ def test_rounds_that_wait_for_nobody_do_not_wait_for_a_silent_client_either(stal
 
 
 def test_nor_does_an_evaluation_beside_them(stalling):
-    plan = {"rounds": 8, "eval_every": 2, "buffer": Buffer(2, 9)}
+    plan = {"rounds": 8, "eval_every": 2, "buffer": Buffer(2, 9, 3)}
     federation = stalling(Purpose.EVALUATE, Liveness(idle_s=10**9), **plan)
     federation.channel.silent = lambda asked: (
         (asked.client, asked.purpose, asked.round) == ("mallory", Purpose.EVALUATE, 2)
