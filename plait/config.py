@@ -183,8 +183,9 @@ class RunConfig(BaseModel, frozen=True):
     """tokens per training sequence"""
     learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """AdamW's peak learning rate; 0 means that each client finds its own in its first step"""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """learning rate schedule over the whole run"""
+    lr_schedule: Literal["auto", "constant", "linear", "cosine", "slope"] = "auto"
+    """learning rate schedule over the whole run; slope lets a client's rate follow the slope of its loss along its last
+    step; auto is slope where clients find their rate, except with LoRA under FedAvg, and constant elsewhere"""
     warmup_steps: Annotated[int, Field(ge=0, le=_MOST)] = 0
     """steps over which the learning rate rises from 0"""
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0

@@ -48,6 +48,9 @@ from plait.wire.settings import Settings
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
 _LARGEST_DELTA = 1e-5
+# Of a square matrix in a first step; bits per parameter of a wire whose noise leaves half of it.
+_LARGEST_CHANGE, _COARSE = 0.25, 2.0
+_LORA = ("lora", "qlora")
 # PEFT's types of adapters that are a prompt of their own.
 _PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 # Minimum held-out sequences of all clients together, and of each.
@@ -189,7 +192,8 @@ def settle(config: RunConfig) -> Settled:
     rule = _rule_of(config)
     _check_objective(config, rule, method)
     left: dict[str, object] = {
-        "learning_rate": _learning_rate(config, method),
+        "learning_rate": _learning_rate(config, method, codec),
+        "lr_schedule": _schedule(config, method, rule),
         "moments": _moments(config, rule),
         "own_share": _own_share(config, rule),
         **_asynchronous(config),
@@ -345,13 +349,29 @@ def _held_out_sequences(config: RunConfig) -> int:
     return min(max(affordable, math.ceil(_LEAST_EVALUATED / evaluators), _LEAST_OF_ONE), 2**32 - 1)
 
 
-def _learning_rate(config: RunConfig, method: Method) -> float:
+def _learning_rate(config: RunConfig, method: Method, codec: Codec) -> float:
     """0 if every client finds its own."""
-    # A user's own trainer takes a number, the first clip norm of a private run follows from one, and Fed-SB's square
-    # matrices, whose fixed factors amplify a step, ended worse than the base at the rates that clients found.
-    # A reward's loss has no size of its own that a fall could be a part of.
-    is_needed = config.trainer or config.learns_from_reward or config.dp != "off" or method.subject is Subject.SQUARES
-    return config.learning_rate or (method.learning_rate_at(config.rank) if is_needed else 0.0)
+    # A user's own trainer takes a number, and the first clip norm of a private run follows from one. A reward's loss
+    # has no size of its own that a fall could be a part of.
+    is_needed = bool(config.trainer or config.learns_from_reward) or config.dp != "off"
+    if config.learning_rate or is_needed:
+        return config.learning_rate or method.learning_rate_at(config.rank)
+    # A square matrix begins at the identity, and AdamW's first step has one size everywhere: it changes singular values
+    # by up to rate times rank. A quarter of them is reached before a quarter of the loss, at which runs ended worse
+    # than the base. Coarse wires add noise of their own.
+    if method.subject is Subject.SQUARES:
+        return _LARGEST_CHANGE / config.rank / (1 if codec.bits > _COARSE else 2)
+    return 0.0
+
+
+def _schedule(config: RunConfig, method: Method, rule: Rule) -> str:
+    if config.lr_schedule != "auto":
+        return config.lr_schedule
+    is_given = bool(config.learning_rate or config.trainer or config.learns_from_reward) or config.dp != "off"
+    has_own_pull = bool(config.scaffold or config.feddyn)
+    # What was judged on texts that no choice looked at (simulations/defaults) stays as it was judged.
+    is_judged = method.name in _LORA and rule.name == "fedavg"
+    return "constant" if is_given or has_own_pull or is_judged else "slope"
 
 
 def _moments(config: RunConfig, rule: Rule) -> str:

@@ -57,7 +57,7 @@ class RunSettings(TypedDict, total=False):
     gradient_accumulation_steps: int
     seq_len: int
     learning_rate: float
-    lr_schedule: Literal["constant", "linear", "cosine"]
+    lr_schedule: Literal["auto", "constant", "linear", "cosine", "slope"]
     warmup_steps: int
     weight_decay: float
     max_grad_norm: float

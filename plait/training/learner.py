@@ -42,6 +42,9 @@ eq. 4) along AdamW's direction instead of the gradient's, where the first step s
 chosen in `simulations/defaults`."""
 
 
+_LEAST = 0.25  # no step makes the next one more than four times as long
+
+
 @dataclass(frozen=True)
 class TrainingInputs:
     """The data, settings and starting point of one adapter's training.
@@ -105,6 +108,14 @@ class LocalTraining:
     moments: Moments
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A step: the movement, in `_pieces`, by device, and whether it was shortened."""
+
+    pieces: Sequence[Sequence[Tensor]]
+    is_shortened: bool
+
+
 class Learner:
     """One adapter in training.
 
@@ -160,6 +171,8 @@ class Learner:
         self._along: float | None = None
         self._rate = settings.learning_rate or inputs.carried.learning_rate or 0.0
         self._shortened = self._skipped = 0
+        self._follows = settings.lr_schedule == "slope"
+        self._last: _Taken | None = None
         self._order = order(len(inputs.examples), settings.seed)
         self._losses: list[float] = []
         self._tokens = 0
@@ -218,6 +231,8 @@ class Learner:
         if self._movements is not None and is_limited:
             self._along = reduce(add, map(_slope_along, self._movements, flats))
         self._movements = None
+        if self._follows and is_limited and self._last:
+            self._rate *= _factor_by(self._last, flats, loss)
         self._add_terms()
         if self._terms or self._slopes is not None:
             for optimizer in optimizers:
@@ -234,6 +249,7 @@ class Learner:
         predicted = _predicted_fall(flats, before, masters, kept)
         # A user's own loss may be negative.
         limit = LARGEST_FALL * abs(loss) if is_limited else math.inf
+        is_shortened = False
         if not self._rate:
             # A step is linear in the learning rate, so one of 1 tells which rate to take.
             longest = min(
@@ -246,6 +262,9 @@ class Learner:
         elif limit < predicted < math.inf:
             _shorten_(masters, before, limit / predicted)
             self._shortened += 1
+            is_shortened = True
+        if self._follows:
+            self._last = _Taken(_moved_(masters, before), is_shortened)
         self._correct()
         self._losses.append(loss)
 
@@ -323,7 +342,7 @@ def schedule_factor(settings: Settings, step: float) -> float:
     """
     if step < settings.warmup_steps:
         return (step + 1) / (settings.warmup_steps + 1)
-    if settings.lr_schedule == "constant":
+    if settings.lr_schedule in ("constant", "slope"):
         return 1.0
     rest = max(1, settings.total_steps - settings.warmup_steps)
     done = min(1.0, (step - settings.warmup_steps) / rest)
@@ -344,6 +363,41 @@ def _slope_along(movement: Tensor, gradient: Tensor) -> float:
     pieces = _pieces(gradient)
     copies = (part.to(gradient.device, copy=True) for part in movement.split(len(pieces[0])))
     return float(reduce(torch.add, [piece @ copy for piece, copy in zip(pieces, copies, strict=True)]))
+
+
+@torch.no_grad()
+def _factor_by(last: _Taken, gradients: Sequence[Tensor], loss: float) -> float:
+    """What becomes of the learning rate, by the slope of the next batch's loss where the last step ended.
+
+    Below zero a longer step would have been better, beyond the minimum a shorter one (hypergradient descent; Baydin et
+    al., arXiv 1703.04782). The measure is the most that a step may predict, as in `plait.aggregation.line_search`; no
+    root is taken, because the next step corrects this one. A step that was shortened says nothing for a higher rate, as
+    the rate did not decide its length.
+
+    Args:
+        last: the step.
+        gradients: of the loss after it, flat, by device.
+        loss: in nats.
+    """
+    slope = sum(
+        float(along @ moved)
+        for gradient, pieces in zip(gradients, last.pieces, strict=True)
+        for along, moved in zip(_pieces(gradient), pieces, strict=True)
+    )
+    most = LARGEST_FALL * abs(loss)
+    if not (math.isfinite(slope) and 0 < most < math.inf):
+        return 1.0
+    relative = max(0.0 if last.is_shortened else -1.0, min(1.0, slope / most))
+    return 1 / max(_LEAST, 1 + relative)
+
+
+@torch.no_grad()
+def _moved_(after: Sequence[Tensor], before: Sequence[Sequence[Tensor]]) -> Sequence[Sequence[Tensor]]:
+    """The step from `before`, in `_pieces`, by device, which becomes it in place, to `after`."""
+    for values, pieces in zip(after, before, strict=True):
+        for piece, was in zip(_pieces(values), pieces, strict=True):
+            torch.sub(piece, was, out=was)
+    return before
 
 
 @torch.no_grad()

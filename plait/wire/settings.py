@@ -136,7 +136,7 @@ class Settings:
     """All randomness of the task comes from it."""
     warmup_steps: _Steps = 0
     """Steps over which the learning rate rises from 0."""
-    lr_schedule: Annotated[str, OneOf(("constant", "cosine", "linear"))] = "constant"
+    lr_schedule: Annotated[str, OneOf(("constant", "cosine", "linear", "slope"))] = "constant"
     """Schedule of the learning rate over the whole run."""
     round: Annotated[int, Whole(0, bounds.MAX_STEPS), PerTask()] = 0
     """The round that the task belongs to."""

@@ -12,9 +12,39 @@ def test_clients_find_their_learning_rate_where_none_is_given(method: str) -> No
     assert settled.config.learning_rate == settled.plan.settings.learning_rate == 0
 
 
-def test_square_matrices_between_fixed_factors_have_the_methods_learning_rate() -> None:
-    settled = settle(config_from_table({"method": "lora_xs", "rule": "fedsb"}))
-    assert settled.config.learning_rate == METHODS["lora_xs"].learning_rate_at(settled.config.rank)
+@pytest.mark.parametrize(
+    ("rank", "wire", "rate"),
+    [(8, "fp32", 0.25 / 8), (4, "4", 0.25 / 4), (32, "fp32", 0.25 / 32), (8, "1", 0.125 / 8), (8, "2", 0.125 / 8)],
+)
+def test_a_square_matrix_is_changed_by_a_quarter_at_most_and_over_a_coarse_wire_by_half_of_that(
+    rank, wire, rate
+) -> None:
+    table = {"method": "lora_xs", "rule": "fedsb", "rank": rank, "wire": wire}
+    assert settle(config_from_table(table)).config.learning_rate == pytest.approx(rate)
+    private = table | {"dp": "client", "dp-noise-multiplier": 1.0, "learning-rate": 0.0}
+    assert settle(config_from_table(private)).config.learning_rate == METHODS["lora_xs"].learning_rate_at(rank)
+
+
+@pytest.mark.parametrize(
+    ("given", "schedule"),
+    [
+        ({}, "constant"),
+        ({"method": "qlora"}, "constant"),
+        ({"method": "dora"}, "slope"),
+        ({"rule": "krum"}, "slope"),
+        ({"method": "lora_xs", "rule": "fedsb"}, "slope"),
+        ({"rule": "krum", "learning-rate": 0.01}, "constant"),
+        ({"method": "dora", "scaffold": True}, "constant"),
+        ({"method": "dora", "trainer": "my_trainer:build"}, "constant"),
+        ({"method": "dora", "dp": "client", "dp-noise-multiplier": 1.0}, "constant"),
+        ({"method": "dora", "lr-schedule": "cosine"}, "cosine"),
+        ({"lr-schedule": "slope"}, "slope"),
+    ],
+)
+def test_rates_that_clients_find_follow_slopes_but_not_with_lora_under_fedavg(given, schedule) -> None:
+    settled = settle(config_from_table(given))
+    assert settled.config.lr_schedule == settled.plan.settings.lr_schedule == schedule
+    assert settle(settled.config).config == settled.config
 
 
 def test_with_differential_privacy_the_method_gives_the_learning_rate() -> None:

@@ -192,6 +192,33 @@ def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does
     assert found(0.3, (True, False, True)) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "loss", "gradient", "expected"),
+    [
+        # The first step is of -0.1 twice, so a gradient of g has a slope of -0.2 g; a quarter of the loss is 1.
+        ("slope", 4.0, -2.0, 0.1 / 1.4),
+        ("slope", 4.0, 2.0, 0.1 / 0.6),
+        ("slope", 4.0, 100.0, 0.4),
+        ("slope", 4.0, -100.0, 0.05),
+        ("slope", 4.0, math.inf, 0.1),
+        # Shortened to a quarter of its length, so that 0.05 is predicted; a quarter of the loss is 0.05 as well.
+        ("slope", 0.2, 0.3, 0.1),
+        ("slope", 0.2, -0.3, 0.1 / 1.3),
+        ("constant", 4.0, -2.0, 0.1),
+    ],
+)
+def test_a_rate_follows_the_slope_where_the_last_step_ended_unless_that_step_was_shortened(
+    schedule: str, loss: float, gradient: float, expected: float
+) -> None:
+    tokens = np.arange(3, 35, dtype=np.int32)
+    settings = replace(SETTINGS, learning_rate=0.1, lr_schedule=schedule)
+    inputs = TrainingInputs([Example(tokens, tokens)], settings, np.zeros(2, np.float32))
+    learner = Learner(inputs, [1, 1], [True, True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")])
+    for each in (1.0, gradient):
+        learner.step([torch.full((1,), each)] * 2, loss)
+    assert learner.finish(0.0).report.learning_rate == pytest.approx(expected, rel=1e-4)
+
+
 def test_no_rate_is_found_where_nothing_can_be_learned(resident: ResidentBase, blueprint: Blueprint) -> None:
     tokens = np.arange(3, 35, dtype=np.int32)
     nothing = [Example(tokens, np.where(np.arange(32) == 5, tokens, IGNORED).astype(np.int32))]
