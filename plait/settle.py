@@ -365,9 +365,15 @@ def _learning_rate(config: RunConfig, method: Method, codec: Codec) -> float:
 
 
 def _schedule(config: RunConfig, method: Method, rule: Rule) -> str:
+    has_no_slopes = bool(config.trainer or config.learns_from_reward) or config.dp != "off"
+    if config.lr_schedule == "slope" and has_no_slopes:
+        raise ConfigError(
+            "lr-schedule is 'slope' with trainer, reward or dp, expected another one: their steps measure no slope of "
+            "the loss"
+        )
     if config.lr_schedule != "auto":
         return config.lr_schedule
-    is_given = bool(config.learning_rate or config.trainer or config.learns_from_reward) or config.dp != "off"
+    is_given = has_no_slopes or config.learning_rate > 0
     has_own_pull = bool(config.scaffold or config.feddyn)
     # What was judged on texts that no choice looked at (simulations/defaults) stays as it was judged.
     is_judged = method.name in _LORA and rule.name == "fedavg"

@@ -1,6 +1,6 @@
-"""The learning rate that a client finds in its first round and keeps for the whole run, where the run gives none.
+"""The learning rate that a client finds in its first round and continues with, where the run gives none.
 
-Does not know how it is found (`plait.training.learner`).
+Does not know how it is found, nor how it changes in a round (`plait.training.learner`).
 """
 
 from __future__ import annotations

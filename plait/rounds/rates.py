@@ -28,7 +28,7 @@ def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
             return ""
         least, most = f"{min(rates):.2g}", f"{max(rates):.2g}"
         spread = "" if least == most else f" ({least} to {most})"
-        return f"Learning rate found by each client in its first step: {median(rates):.2g}{spread}."
+        return f"Learning rate found by each client: {median(rates):.2g}{spread}."
     shortened = [update.shortened for update in updates if update.shortened is not None]
     if not shortened or fmean(shortened) <= _MOST_SHORTENED:
         return ""

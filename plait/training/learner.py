@@ -76,7 +76,8 @@ class StepReport:
         seconds: wall time; a part of it where several adapters shared it.
         first_loss: mean loss of the first step, before any training; None if the trainer does not report it.
         slope: of that loss along the movement that was carried in, in nats; None without one.
-        learning_rate: peak learning rate; None if the trainer does not report it, or none was found.
+        learning_rate: peak learning rate, the last where it follows slopes; None if the trainer does not report it, or
+            none was found.
         shortened: fraction of the steps that were shortened; None if the trainer does not report it.
         reward: mean reward of the completions; None where nothing is rewarded.
         refused_completions: completions whose reward was no finite number; None likewise.

@@ -5,9 +5,10 @@
 
 DIR is where `corpora.py` wrote. A place in the grid is a method, a rule, (1, 5, 20) rounds, (2, 8, 32) clients, (1, 4,
 20) local steps and a rank of (4, 8, 32), with at most 160 client steps in all. Seed 0 samples them so that every method
-and every rule has three places. Each is run at its defaults, and at a third and at three times the learning rate that
-its clients found. The table names the places where the defaults end above the base, or gain less than nine tenths of
-what the best of the three gains. 4 x 64 tokens, float32, one thread; a few seconds per run.
+and every rule has three places. Each is run at its defaults; with a constant learning rate, as the defaults were once;
+and at a third and three times the rate that its clients found. The table names the places where the defaults end above
+the base, or gain less than nine tenths of what the best of these gains. 4 x 64 tokens, float32, one thread; a few
+seconds per run. `--again` runs the defaults of places that have rows anew, and keeps the other runs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 from one_run import append, losses_of, rows_of, run_once, settings_of
 
@@ -40,7 +42,9 @@ COMMON = {
     "max_held_out_sequences": 8,
     "keep_updates": False,
 }
-FACTORS = (1.0, 1 / 3, 3.0)
+Runs = dict[str, list[float]]
+FACTORS = (1 / 3, 3.0)
+DEFAULT, CONSTANT = "1", "constant"
 
 
 def places(seed: int = 0) -> Iterator[dict[str, object]]:
@@ -67,7 +71,7 @@ def _client_steps(place: Mapping[str, object]) -> int:
 
 
 def gains_of(row: Mapping[str, object]) -> dict[str, float]:
-    """Nats gained after the last round, by the factor of the learning rate; the defaults' is "1"."""
+    """Nats gained after the last round, by the factor of the learning rate; "1" are the defaults."""
     runs = row["runs"]
     if not isinstance(runs, dict):
         raise TypeError(f"runs are {runs!r}, expected a table")
@@ -76,20 +80,23 @@ def gains_of(row: Mapping[str, object]) -> dict[str, float]:
 
 def table(path: Path) -> str:
     """The places where the defaults fail, as Markdown, below a line that counts them."""
-    rows = rows_of(path)
+    rows = {str(row["place"]): row for row in rows_of(path)}.values()  # the last row of a place counts
     lines: list[str] = []
     for row in rows:
         gains = gains_of(row)
-        default, best = gains["1"], max(gains.values())
+        default, best = gains[DEFAULT], max(gains.values())
         if default < 0 or default < 0.9 * best:
             place = " | ".join(str(row[key]) for key in ("text", "method", "rule", *AXES))
             kept = f"{default / best:.0%}" if best > 0 else ""
-            others = " | ".join(f"{gains[factor]:.3f}" if factor in gains else "" for factor in ("0.333", "3"))
+            shown = (CONSTANT, "0.333", "3")
+            others = " | ".join(f"{gains[factor]:.3f}" if factor in gains else "" for factor in shown)
             lines.append(f"| {place} | {row['learning_rate']:.2g} | {default:.3f} | {others} | {kept} |")
-    worse = sum(gains_of(row)["1"] < 0 for row in rows)
+    worse = sum(gains_of(row)[DEFAULT] < 0 for row in rows)
     counted = f"{len(rows)} places: the defaults end above the base in {worse}, and more than a tenth behind in "
-    head = f"| text | method | rule | {' | '.join(AXES)} | found | gain | at a third | at three times | of the best |"
-    return "\n".join([f"{counted}{len(lines) - worse} others.\n", head, "|---" * (len(AXES) + 8) + "|", *lines])
+    head = (
+        f"| text | method | rule | {' | '.join(AXES)} | found | gain | constant | a third | three times | of the best |"
+    )
+    return "\n".join([f"{counted}{len(lines) - worse} others.\n", head, "|---" * (len(AXES) + 9) + "|", *lines])
 
 
 def main() -> None:
@@ -98,6 +105,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path, nargs="?")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, help="show these results")
+    parser.add_argument("--again", action="store_true", help="run the defaults of places that have rows anew")
     parser.add_argument("--only", nargs="+", default=[], help="only places of these methods or rules")
     arguments = parser.parse_args()
     if arguments.table:
@@ -105,24 +113,38 @@ def main() -> None:
         return
     if not (arguments.directory and arguments.out):
         parser.error("DIR and --out are needed")
-    done = [row["place"] for row in rows_of(arguments.out)]
+    done = {row["place"]: row for row in rows_of(arguments.out)}
     loaded = Loaded()
     # The first place of every method and rule, then the second, then the third; cheap ones before others.
     for number, place in sorted(enumerate(places()), key=lambda each: (each[0] % 3, _client_steps(each[1]))):
-        if number in done or (arguments.only and not {place["method"], place["rule"]} & set(arguments.only)):
+        is_chosen = not arguments.only or {place["method"], place["rule"]} & set(arguments.only)
+        if (number in done) != arguments.again or not is_chosen:
             continue
-        settings = {key: value for key, value in place.items() if key != "text"}
-        settings = {**settings_of(str(place["text"]), arguments.directory), **COMMON, **settings}
-        runs: dict[str, list[float]] = {}
-        rate = 0.0
-        for factor in FACTORS:
-            try:
-                view = run_once({**settings, "learning_rate": rate * factor if runs else 0.0}, loaded)
-            except PlaitError as error:
-                raise SystemExit(f"{place}: {error}") from error
-            runs[f"{factor:.3g}"] = losses_of(view)
-            rate = rate or float(str(summarise(view)["learning_rate"]))
-        append(arguments.out, {"place": number, **place, "learning_rate": rate, "runs": runs})
+        axes = {key: value for key, value in place.items() if key != "text"}
+        settings = {**settings_of(str(place["text"]), arguments.directory), **COMMON, **axes}
+        try:
+            if arguments.again:
+                row = dict(done[number])
+                runs = cast("Runs", row["runs"])
+                if CONSTANT not in runs:
+                    runs = {CONSTANT: runs[DEFAULT], **runs}
+                runs = {**runs, DEFAULT: losses_of(run_once(settings, loaded))}
+                append(arguments.out, {**row, "runs": runs})
+            else:
+                runs, rate = _all_runs(settings, loaded)
+                append(arguments.out, {"place": number, **place, "learning_rate": rate, "runs": runs})
+        except PlaitError as error:
+            raise SystemExit(f"{place}: {error}") from error
+
+
+def _all_runs(settings: Mapping[str, object], loaded: Loaded) -> tuple[Runs, float]:
+    """Losses at the defaults and at other rates, and the rate that the clients' first steps found."""
+    view = run_once({**settings, "lr_schedule": "constant"}, loaded)
+    rate = float(str(summarise(view)["learning_rate"]))
+    runs = {CONSTANT: losses_of(view), DEFAULT: losses_of(run_once(settings, loaded))}
+    for factor in FACTORS:
+        runs[f"{factor:.3g}"] = losses_of(run_once({**settings, "learning_rate": rate * factor}, loaded))
+    return runs, rate
 
 
 if __name__ == "__main__":

@@ -47,6 +47,14 @@ def test_rates_that_clients_find_follow_slopes_but_not_with_lora_under_fedavg(gi
     assert settle(settled.config).config == settled.config
 
 
+def test_a_schedule_by_slopes_is_refused_where_steps_measure_none() -> None:
+    for given in ({"trainer": "my_trainer:build"}, {"dp": "record", "dp-epsilon": 8.0}):
+        with pytest.raises(
+            ConfigError, match="lr-schedule is 'slope' with trainer, reward or dp, expected another one"
+        ):
+            settle(config_from_table({"lr-schedule": "slope", **given}))
+
+
 def test_with_differential_privacy_the_method_gives_the_learning_rate() -> None:
     private = {"dp": "client", "dp-noise-multiplier": 1.0}
     settled = settle(config_from_table(private))

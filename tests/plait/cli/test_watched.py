@@ -82,8 +82,8 @@ def test_a_learning_rate_ten_times_too_high_ends_no_worse_than_the_base_and_the_
         return ran.err, page, json.loads((tmp_path / name / "summary.json").read_text())
 
     said, page, _ = run("found")
-    assert "Learning rate found by each client in its first step: 0.0" in said
-    assert "Learning rate found by each client in its first step: 0.0" in page
+    assert "Learning rate found by each client: 0.0" in said
+    assert "Learning rate found by each client: 0.0" in page
     found = [event.learning_rate for event in events_of(tmp_path / "found", UpdateReceived)]
     assert len(found) == 9
     assert len(set(found)) == 3

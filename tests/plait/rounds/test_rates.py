@@ -14,7 +14,7 @@ def updates(**figures):
 
 def test_rates_that_clients_found_are_told_with_their_spread():
     found = rates_sentence(updates(learning_rate=[0.0031, 0.00252, 0.0028]), given=0.0)
-    assert found == "Learning rate found by each client in its first step: 0.0028 (0.0025 to 0.0031)."
+    assert found == "Learning rate found by each client: 0.0028 (0.0025 to 0.0031)."
 
 
 def test_nothing_is_told_of_a_rate_that_suits_or_of_unknown_ones():

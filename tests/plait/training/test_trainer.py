@@ -213,7 +213,7 @@ def test_a_rate_follows_the_slope_where_the_last_step_ended_unless_that_step_was
     tokens = np.arange(3, 35, dtype=np.int32)
     settings = replace(SETTINGS, learning_rate=0.1, lr_schedule=schedule)
     inputs = TrainingInputs([Example(tokens, tokens)], settings, np.zeros(2, np.float32))
-    learner = Learner(inputs, [1, 1], [True, True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")])
+    learner = Learner(inputs, [1, 1], [True, True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")] * 2)
     for each in (1.0, gradient):
         learner.step([torch.full((1,), each)] * 2, loss)
     assert learner.finish(0.0).report.learning_rate == pytest.approx(expected, rel=1e-4)
