@@ -80,7 +80,8 @@ def gains_of(row: Mapping[str, object]) -> dict[str, float]:
 
 def table(path: Path) -> str:
     """The places where the defaults fail, as Markdown, below a line that counts them."""
-    rows = {str(row["place"]): row for row in rows_of(path)}.values()  # the last row of a place counts
+    # The last row of a place counts, and none whose defaults have not been run.
+    rows = [row for row in {str(row["place"]): row for row in rows_of(path)}.values() if DEFAULT in gains_of(row)]
     lines: list[str] = []
     for row in rows:
         gains = gains_of(row)
