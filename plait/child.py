@@ -92,14 +92,24 @@ class Parent:
             os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
         self._told: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._early: list[Message] = []
+        self._heed: Callable[[Message], bool] | None = None
+        self._taking = threading.Lock()
+        # From the start: to import what it is to do may take longer than the other process lives.
+        threading.Thread(target=self._listen, daemon=True).start()
 
     def listen(self, heed: Callable[[Message], bool] = lambda _: False) -> None:
-        """Take what it says from here on, and end with it.
+        """Take what it says, and has said.
 
         Args:
             heed: takes a message at once, in a thread of its own, and returns whether it was for it.
         """
-        threading.Thread(target=self._listen, args=(heed,), daemon=True).start()
+        with self._taking:
+            self._heed = heed
+            for message in self._early:
+                if not heed(message):
+                    self._told.put(message)
+            self._early.clear()
 
     def say(self, said: Mapping[str, object], *parts: bytes) -> None:
         """Answer."""
@@ -109,10 +119,13 @@ class Parent:
         """Wait for what is to be done next."""
         return self._told.get()
 
-    def _listen(self, heed: Callable[[Message], bool]) -> None:
+    def _listen(self) -> None:
         while message := _read(self._orders):
-            if not heed(message):
-                self._told.put(message)
+            with self._taking:
+                if self._heed is None:
+                    self._early.append(message)
+                elif not self._heed(message):
+                    self._told.put(message)
         os._exit(0)
 
 

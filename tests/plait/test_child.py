@@ -69,6 +69,17 @@ def test_it_ends_with_its_parent_even_where_that_is_killed(busy: str, tmp_path: 
     parent.communicate(timeout=120)
 
 
+@pytest.mark.slow
+def test_it_ends_with_its_parent_while_it_still_imports_what_it_is_to_do(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text("import os, time\nos.write(2, b'here'), time.sleep(300)\n")
+    start = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{PARENT}"
+    parent = subprocess.Popen([sys.executable, "-c", start], stderr=subprocess.PIPE)
+    assert parent.stderr
+    assert parent.stderr.read(4) == b"here"
+    parent.kill()
+    parent.communicate(timeout=120)
+
+
 def test_one_that_ends_by_itself_is_given_time_to_say_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Its last word is heard before it has ended.
     (tmp_path / "leaving.py").write_text(
