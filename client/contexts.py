@@ -33,6 +33,9 @@ from plait.simulation.simulation import Simulation
 from plait.trust.keys import NodeKey
 from plait.wire.messages import run_of
 
+_PATIENCE_S = 600.0
+"""Flower starts a task beside one that nobody waits for any more: of a round that is over, or of a run that goes on."""
+
 
 class ContextParticipants:
     """The participants of the newest run in this process.
@@ -89,12 +92,12 @@ class Lasting:
     flower_run: int
 
     def answer(self, task_bytes: bytes) -> bytes:
-        """Do one task, while no other process may use this client's state.
+        """Do one task, while no other process may use this client's state; whoever uses it is waited for.
 
         Raises:
-            ConfigError: another one uses it.
+            ConfigError: another one uses it all the while.
         """
-        with locked(self.state, self.client.name):
+        with locked(self.state, self.client.name, patience_s=_PATIENCE_S):
             return self._answer(task_bytes)
 
     def _answer(self, task_bytes: bytes) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from plait.files import make_private_directory
 RUNS_KEPT = 4
 """Number of newest runs per name whose state is kept in full."""
 _OWN = "own"
+_PAUSE_S = 0.2
 _REPLACEABLE = ("adapter", "base", "settings", "spec")
 
 
@@ -67,8 +69,13 @@ def prune(state: Path, name: str, *, keep: Path) -> EarlierRuns:
 
 
 @contextlib.contextmanager
-def locked(state: Path, name: str) -> Generator[None]:
+def locked(state: Path, name: str, *, patience_s: float = 0.0) -> Generator[None]:
     """Lock the state of a name for this process; the system releases it however the process ends.
+
+    Args:
+        state: the directory of all names.
+        name: of the node.
+        patience_s: how long to wait for whoever holds it.
 
     Raises:
         ConfigError: another process holds it.
@@ -85,7 +92,7 @@ def locked(state: Path, name: str) -> Generator[None]:
         raise MachineError(f"cannot write '{path}': {error.strerror or error}; give another --state") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, patience_s)
         except BlockingIOError as error:
             raise ConfigError(
                 f"state '{state}' of '{name}' is in use by process {_holder(descriptor)}, expected one node per name; "
@@ -100,6 +107,19 @@ def locked(state: Path, name: str) -> Generator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, patience_s: float) -> None:
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
 
 
 def _holder(descriptor: int) -> str:

@@ -411,7 +411,7 @@ class RunConfig(BaseModel, frozen=True):
                 "many: nobody has two updates in a buffer"
             )
         if self.buffer == 1 < self.cohort_size:
-            raise ValueError("buffer is 1, expected at least 2: how much an update counts is relative to others in it")
+            raise ValueError("buffer is 1, expected at least 2: norms and examples are judged beside others in it")
         waits = "rounds wait for nobody"
         equal = "it counts on equal parts of all clients in a round"
         beside = "training goes on while a round is evaluated"

@@ -17,19 +17,18 @@ _MOST_CLIENTS = 250
 
 
 def staleness_table(view: RunView) -> Table:
-    """Per client: updates, their staleness, and their part of the weights in the folds that they were in."""
+    """Per client: updates, their staleness, and their part of the weights of all updates."""
     updates = [update for update in view.updates.values() if update.fold is not None]
     by_client: defaultdict[str, list[UpdateReceived]] = defaultdict(list)
-    weights: defaultdict[int, float] = defaultdict(float)
     for update in updates:
         by_client[update.client].append(update)
-        weights[update.counted_in] += update.weight or 0.0
-    folds = len(weights)
+    # Not fold by fold: a fold moves the further, the more the updates in it weigh.
+    weight = sum(update.weight or 0.0 for update in updates)
 
     def row(client: str) -> tuple[str, ...]:
         own = by_client[client]
         ages = [update.staleness or 0 for update in own]
-        part = sum((update.weight or 0.0) / weights[update.counted_in] for update in own) / folds
+        part = sum(update.weight or 0.0 for update in own) / weight
         return client, count_text(len(own)), f"{fmean(ages):.1f}", str(max(ages)), percent_text(part)
 
     names = sorted(by_client, key=lambda client: (-len(by_client[client]), client))[:_MOST_CLIENTS]
@@ -39,6 +38,6 @@ def staleness_table(view: RunView) -> Table:
         headings=("client", "updates", "mean staleness", "largest", "part of the weight"),
         rows=tuple(map(row, names)),
         note="Staleness is the number of rounds that ended while a client trained. Weights are those for staleness and "
-        "for how often a client came; examples count besides."
+        "for how often a client came; with --weighting examples those count besides."
         + (f" Without {more} clients with fewer updates." if more else ""),
     )

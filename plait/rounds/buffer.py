@@ -10,7 +10,8 @@ Fast clients come more often, and would lead. A client has at most one update in
 and counts less once it has come more often than clients do on average, over as many folds as an update may be stale.
 These weights are relative to a whole update and not to the others in a buffer: a fold moves the mean of its updates by
 `STEP` times the sum of their weights over the clients at work. A buffer that moved a whole mean would go further, the
-more so the smaller it is, and clients whose text has little to gain would pay for it (simulations/LOG.md).
+more so the smaller it is, and clients whose text has little to gain would pay for it (simulations/LOG.md). Weights by
+examples, where a run has them, are relative to the others in a buffer.
 
 Knows no channel and no rule.
 """

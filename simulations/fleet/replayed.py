@@ -6,7 +6,7 @@ Everything but the model is plait's own: server, nodes, coordinator, client stat
 client takes a random time for every task. The server is killed (SIGKILL) at up to three random steps that reach its
 disk, and in every second run a client is killed too and started again. The order of arrival is what the network made
 it; the recorded order has to give every recorded adapter, and the last one has to be the one that the server ended
-with. Writes results-replayed.json, whose runs are not made again.
+with. Writes results-replayed.json, whose runs are not made again: --runs counts them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class AsynchronousJob(Job):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=50, help="runs in all, those of results-replayed.json among them")
     parser.add_argument("--at-once", type=int, default=2)
     arguments = parser.parse_args()
     report = {"rounds": ROUNDS, "clients": len(NAMES), "buffer": 2, "wire": "1", "runs": []}
@@ -78,7 +78,7 @@ def main() -> None:
             print(json.dumps(done.result()), flush=True)
             RESULTS.write_text(json.dumps(report, indent=1) + "\n")
     same = sum(row["same"] for row in report["runs"])
-    print(f"{same} of {len(report['runs'])} runs recomputed to the same digest")
+    print(f"{same} of {len(report['runs'])} runs recomputed to the same digest, {len(missing)} of them now")
     sys.exit(same < len(report["runs"]))
 
 

@@ -331,7 +331,7 @@ def restart(
     after = Watched(command, asked.work / "server.out")
     serving = until(lambda: log.address, 120)  # pyright: ignore
     before = after.looks[-1]
-    back = until(lambda: log.counts["attached"] >= came + asked.clients, asked.patience_s)  # pyright: ignore
+    back = until(lambda: log.counts["attached"] >= came + asked.clients + 1, asked.patience_s)  # pyright: ignore
     rounds = len(named("round_finished"))  # pyright: ignore
     gone_on = until(lambda: len(named("round_finished")) > rounds, asked.patience_s)  # pyright: ignore
     return after, {
@@ -373,6 +373,8 @@ def main() -> None:
     parser.add_argument("--patience-s", type=float, default=1800)
     parser.add_argument("--work", type=Path, required=True)
     asked = parser.parse_args()
+    if asked.clients <= FIRST:
+        parser.error(f"--clients is {asked.clients}, expected more than {FIRST}")
     asked.may_end = False
     print(json.dumps({key: rounded(value) for key, value in measure(asked).items()}), flush=True)
 

@@ -88,15 +88,22 @@ print(Lasting(client, Path(sys.argv[1]), 7).answer(b"a task"), flush=True)
 """
 
 
-def test_a_second_process_may_not_use_the_state_of_a_client_at_work(answer, tmp_path):
+def test_a_second_process_waits_for_the_state_of_a_client_at_work_but_not_forever(answer, tmp_path, monkeypatch):
     command = [sys.executable, "-c", TAKES_ITS_TIME, str(tmp_path)]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as first:
         assert first.stdout.readline() == "at work\n"
-        with pytest.raises(ConfigError, match=f"of 'ada' is in use by process {first.pid}, expected one node per name"):
-            answer(7, train(ONE))
-        first.communicate("done\n")
-    assert answer(7, train(ONE)) == b""
+        with monkeypatch.context() as impatient:
+            impatient.setattr(contexts, "_PATIENCE_S", 0)
+            in_use = f"of 'ada' is in use by process {first.pid}, expected one node per name"
+            with pytest.raises(ConfigError, match=in_use):
+                answer(7, train(ONE))
+        # A task that comes while an earlier one still runs is done after it.
+        waits = []
+        with monkeypatch.context() as waiting:
+            waiting.setattr("client.state_directory.time.sleep", lambda _: waits.append(first.communicate("done\n")))
+            assert answer(7, train(ONE)) == b""
+        assert len(waits) == 1
 
 
 def test_a_changed_policy_is_read_at_the_next_task(tmp_path, monkeypatch):
