@@ -24,7 +24,7 @@ def test_the_learning_rates_that_clients_found_are_told(small_run):
         rest = [event | figures if event["event"] == "update_received" else event for event in rest]
         return " ".join(advice(view_of(numbered([first, *rest]))))
 
-    assert "in its first step: 0.0028." in said(0.0, learning_rate=0.00281)
+    assert "Learning rate found by each client: 0.0028." in said(0.0, learning_rate=0.00281)
     assert "too high: 90% of the local steps" in said(0.03, learning_rate=0.03, shortened=0.9)
     assert "earning rate" not in said(0.03, learning_rate=0.03, shortened=0.4)
     assert "earning rate" not in said(0.03)

@@ -60,7 +60,8 @@ def _caches_in(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def small(kind: type[PretrainedConfig] = LlamaConfig, **settings: Any) -> PreTrainedModel:
     """A model with random values, of which those of vectors are exact in bfloat16."""
     torch.manual_seed(0)
-    made = AutoModelForCausalLM.from_config(kind(vocab_size=len(WORDS), **{**SHAPE, **settings}))
+    config = kind(vocab_size=len(WORDS), **{**SHAPE, **settings})
+    made = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     for parameter in made.parameters():
         if parameter.ndim == 1:
             parameter.data = (1 + torch.randn_like(parameter) / 8).bfloat16().float()
