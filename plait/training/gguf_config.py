@@ -30,6 +30,10 @@ _NEEDED = {
     "attention.head_count": "num_attention_heads",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
 }
+_SIZES = (
+    *(key for key in _NEEDED if "epsilon" not in key),
+    "attention.head_count_kv", "attention.key_length", "rope.dimension_count", "vocab_size",
+)  # fmt: skip
 _TOKENS = {
     "tokenizer.ggml.bos_token_id": "bos_token_id",
     "tokenizer.ggml.eos_token_id": "eos_token_id",
@@ -64,13 +68,21 @@ def config_of_gguf(path: Path, header: GgufHeader) -> PretrainedConfig:
 
     if lacking := next((key for key in _NEEDED if own(key) is None), None):
         raise DataError(f"'{path}' lacks '{architecture}.{lacking}', expected every size of its model")
+    for key in _SIZES:
+        if own(key) is not None and (type(own(key)) is not int or own(key) < 1):
+            raise DataError(f"'{path}' has {shown(own(key))} as '{architecture}.{key}', expected 1 or more")
+    epsilon = own("attention.layer_norm_rms_epsilon")
+    if not isinstance(epsilon, int | float) or not 0 <= epsilon < 1:
+        raise DataError(f"'{path}' adds {shown(epsilon)} to the squares in its norms, expected 0 to 1")
     width, heads = own("embedding_length"), own("attention.head_count")
     config: dict[str, object] = {name: own(key) for key, name in _NEEDED.items()}
     config |= {name: values[key] for key, name in _TOKENS.items() if key in values}
     config["num_key_value_heads"] = own("attention.head_count_kv") or heads
     config["vocab_size"] = own("vocab_size") or header.counts.get("tokenizer.ggml.tokens", 0)
     config["tie_word_embeddings"] = "output.weight" not in header.tensors
-    head = own("attention.key_length") or own("rope.dimension_count") or width // max(1, heads)
+    head = own("attention.key_length") or own("rope.dimension_count") or width // heads
+    if head < 2 or head % 2:
+        raise DataError(f"'{path}' has heads of {head} values, expected an even number: they are turned in pairs")
     if own("rope.dimension_count") not in (None, head):
         raise DataError(
             f"'{path}' turns {own('rope.dimension_count')} values of a head of {head}, expected all of them; "
@@ -90,7 +102,10 @@ def is_setting(name: str, config: PretrainedConfig) -> bool:
 
 def _rotation(path: Path, header: GgufHeader, architecture: str, head: int) -> Mapping[str, object]:
     """The settings of the rotary angles."""
-    theta = float(header.values.get(f"{architecture}.rope.freq_base", 10000.0))
+    theta = header.values.get(f"{architecture}.rope.freq_base", 10000.0)
+    if not isinstance(theta, int | float) or not 0 < theta < math.inf:
+        raise DataError(f"'{path}' has {shown(theta)} as '{architecture}.rope.freq_base', expected a positive number")
+    theta = float(theta)
     plain: dict[str, object] = {"rope_type": "default", "rope_theta": theta}
     scaling = header.values.get(f"{architecture}.rope.scaling.type")
     factors = [header.values.get(f"{architecture}.rope.{key}") for key in ("scaling.factor", "scale_linear")]
@@ -112,7 +127,7 @@ def _rotation(path: Path, header: GgufHeader, architecture: str, head: int) -> M
     scaled: dict[str, object] = {"rope_type": "llama3", "rope_theta": theta, "factor": factor, **_LLAMA_3}
     with np.errstate(all="ignore"):
         expected = _llama_3_divisors(theta, head, factor)
-    if not np.allclose(divisors, expected, rtol=_ROUNDING, atol=0):
+    if not (math.isfinite(factor) and np.allclose(divisors, expected, rtol=_ROUNDING, atol=0)):
         raise DataError(
             f"'{path}' has other divisors in {_DIVISORS} than Llama 3 with a factor of {factor:g}, which transformers "
             "has no setting for; give the directory of the model that it was made of"

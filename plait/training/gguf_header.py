@@ -13,6 +13,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import BufferedReader
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,11 @@ class _Reading:
         end = begin + max((tensor.offset + tensor.nbytes for tensor in found.values()), default=0)
         if found and end > self._size:
             raise DataError(f"'{self._path}' has {self._size} bytes, expected {end}: it is cut off")
+        places = sorted((tensor.offset, tensor.offset + tensor.nbytes, name) for name, tensor in found.items())
+        for (_, before, _), (first, _, name) in pairwise(places):
+            # Else a small file would be written as a base of any size.
+            if first < before:
+                raise DataError(f"tensor {shown(name)} of '{self._path}' begins within another one")
         placed = {name: replace(tensor, offset=begin + tensor.offset) for name, tensor in found.items()}
         return GgufHeader(self._values, self._counts, placed)
 

@@ -144,6 +144,17 @@ def divided(values: np.ndarray) -> Callable[[gguf.GGUFWriter], None]:
     return lambda writer: writer.add_tensor("rope_freqs.weight", values.astype(np.float32))
 
 
+def _with(key: str, value: float) -> Callable[[gguf.GGUFWriter], None]:
+    """An entry in place of the file's own."""
+    kind = gguf.GGUFValueType.FLOAT32 if isinstance(value, float) else gguf.GGUFValueType.INT32
+
+    def put(writer: gguf.GGUFWriter) -> None:
+        writer.kv_data[0].pop(key, None)
+        writer.add_key_value(key, value, kind)
+
+    return put
+
+
 LLAMA_3 = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
@@ -234,6 +245,12 @@ def test_it_is_one_base_wherever_it_lies_and_is_written_once(tmp_path: Path, mon
     assert locate_base(str(copy)).reference.fingerprint == first.reference.fingerprint
 
 
+def _tensors(*tensors: tuple[str, int, int]) -> bytes:
+    """A header of float32 vectors, each with its size and offset, and room for them."""
+    each = [struct.pack("<Q1sIQIQ", 1, name.encode(), 1, size, 0, offset) for name, size, offset in tensors]
+    return struct.pack("<4sIQQ", b"GGUF", 3, len(each), 0) + b"".join(each) + bytes(512)
+
+
 def _lists(count: int) -> bytes:
     return struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + struct.pack("<Q1sIIQ", 1, b"a", 9, 0, count)
 
@@ -255,6 +272,8 @@ def _lists(count: int) -> bytes:
         (struct.pack("<4sIQQQ1sIQIQ", b"GGUF", 3, 1, 0, 1, b"a", 1, 33, 8, 0), "no whole number of blocks"),
         (struct.pack("<4sIQQQ1sIQIQ", b"GGUF", 3, 1, 0, 1, b"a", 1, 32, 999, 0), "has type 999"),
         (struct.pack("<4sIQQQ1sI", b"GGUF", 3, 1, 0, 1, b"a", 1 << 31), "dimensions, expected 1 to 4"),
+        (_tensors(("a", 64, 0), ("b", 8, 224)), "tensor 'b' of .* begins within another one"),
+        (_tensors(("a", 8, 64), ("b", 8, 64)), "tensor 'b' of .* begins within another one"),
     ],
 )
 def test_a_hostile_header_is_refused_before_anything_is_taken(tmp_path: Path, data: bytes, message: str) -> None:
@@ -295,6 +314,15 @@ def test_what_transformers_would_not_compute_as_llama_cpp_does_is_refused(tmp_pa
         also=divided(np.ones(8)),
     )
     refused("turns 16 values of a head of 32", also=lambda writer: writer.add_key_length(32))
+    refused("heads of 15 values, expected an even number", also=lambda writer: writer.add_key_length(15))
+    refused("has 1.5 as 'llama.vocab_size', expected 1 or more", also=_with("llama.vocab_size", 1.5))
+    refused("has -4 as 'llama.vocab_size', expected 1 or more", also=_with("llama.vocab_size", -4))
+    for theta in (0.0, -1.0, math.nan, math.inf):
+        refused("as 'llama.rope.freq_base', expected a positive number", also=_with("llama.rope.freq_base", theta))
+    refused("adds nan to the squares in its norms", also=_with("llama.attention.layer_norm_rms_epsilon", math.nan))
+    for spoiled in (math.nan, -1.0):
+        refused("other divisors", also=divided(np.where(np.arange(8) == 7, spoiled, 1.0)))
+    refused("other divisors .* with a factor of inf", also=divided(divisors(16, 10000.0, math.inf)))
     refused("claims 4000000000 blocks", blocks=4_000_000_000)
     refused("the file lacks it", blocks=3)
     refused(r"the file has it as \(258, 64\)", also=lambda writer: writer.add_vocab_size(1 << 30))
