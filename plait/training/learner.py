@@ -234,6 +234,7 @@ class Learner:
         self._movements = None
         if self._follows and is_limited and self._last:
             self._rate *= _factor_by(self._last, flats, loss)
+        self._last = None  # this step's own copies may have its memory
         self._add_terms()
         if self._terms or self._slopes is not None:
             for optimizer in optimizers:

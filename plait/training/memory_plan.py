@@ -37,6 +37,7 @@ PROCESS_BYTES = 430_000_000
 MASTERS = 3 * 4
 """Bytes of a parameter in float32: the adapter, AdamW's two moments."""
 _TAKING_A_STEP = 3 * 4  # the gradient, the values before the step, and the difference
+_STEP_BEFORE = 4  # kept until the next gradient, where the learning rate follows slopes
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class ModelSize:
         ranks: sum of the ranks of a block's pairs.
         cpu: of a CPU, what the base would take there in four bits; None for another device.
         eight: what the base takes in eight bits if that is how it is held unless it is in four.
+        follows_slopes: whether the learning rate does.
     """
 
     layers: int
@@ -93,6 +95,7 @@ class ModelSize:
     ranks: int
     cpu: FewBits | None = None
     eight: FewBits | None = None
+    follows_slopes: bool = False
 
     @property
     def few_bits(self) -> FewBits | None:
@@ -289,9 +292,10 @@ def peak_bytes(
     back = max(gated, opened)
     again = recomputed * inputs + inside + back
     steady = max(saved + loss, saved + back if kept else 0, again + row * size.width if recomputed else 0)
+    steady += size.adapter * (each // 2 + _STEP_BEFORE * size.follows_slopes)
     stepping = size.adapter * (each + _TAKING_A_STEP)
     resident = size.resident_bytes - embedding_on_host * size.embedding_bytes
-    return resident + max(steady + size.adapter * each // 2, stepping)
+    return resident + max(steady, stepping)
 
 
 def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, host_has_room: bool = False) -> StepPlan:

@@ -252,7 +252,8 @@ class ResidentBase:
         own = -(-settings.batch_size * settings.gradient_accumulation_steps // replicas)
         batch = min(settings.batch_size, own) * together * (1 if settings.objective == SFT else 2)
         batch = settings.group_size if settings.reward else batch
-        wanted = (spec.digest, batch, settings.seq_len)
+        follows = settings.lr_schedule == "slope"
+        wanted = (spec.digest, batch, settings.seq_len, follows)
         limit = min(self.budgets)
         if wanted == self._planned or not limit or spec.task is not Task.CAUSAL_LM:
             return
@@ -263,6 +264,7 @@ class ResidentBase:
         size = self._size(config, spec)
         if size is None:
             return
+        size = replace(size, follows_slopes=follows)
         host = all(map(has_memory_of_its_own, self.devices)) and not placement
         if placement:
             plan = plan_over(size, placement.blocks, batch=batch, seq_len=settings.seq_len, budgets=self.budgets)

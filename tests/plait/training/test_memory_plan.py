@@ -220,6 +220,22 @@ def test_a_limit_decides_how_many_blocks_are_computed_twice(
     assert fresh.step_memory == StepMemory(), "a shorter sequence gives up less"
 
 
+def test_a_rate_that_follows_slopes_keeps_one_more_copy_of_the_adapter_between_steps(
+    fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase
+) -> None:
+    size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4, on_cpu=True)
+    assert size is not None
+    long = replace(SETTINGS, seq_len=512)
+    peak = peak_bytes(size, sequences=4, seq_len=512, recomputed=0)
+    follows = replace(size, follows_slopes=True)
+    assert peak_bytes(follows, sequences=4, seq_len=512, recomputed=0) - peak == 4 * size.adapter
+    fresh.memory_limit_bytes = int(1.07 * peak) + 1
+    fresh.plan_steps(blueprint.spec, long)
+    assert fresh.step_memory == StepMemory()
+    fresh.plan_steps(blueprint.spec, replace(long, lr_schedule="slope"))
+    assert fresh.step_memory != StepMemory()
+
+
 def test_a_step_that_cannot_fit_is_one_line_before_the_base_is_loaded(
     fresh: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
