@@ -472,7 +472,7 @@ class UpdateReceived(Event):
         train_loss: mean over its local steps.
         first_loss: of its first local step, before any training; None if its trainer does not report it, or if the step
             has fewer than four sequences.
-        learning_rate: peak learning rate; None if its trainer does not report it.
+        learning_rate: peak learning rate, the last where it follows slopes; None if its trainer does not report it.
         shortened: fraction of its local steps that were shortened (`plait.training.learner`); None likewise.
         reward: mean reward of the completions that it sampled (`--objective grpo`); None where nothing is rewarded.
         refused_completions: those whose reward was no finite number, which count for nothing; None likewise.

@@ -62,7 +62,7 @@ class Carried:
         drift: (size,) to add to the adapter after every step; None for nothing.
         slope: (size,) to subtract from the gradient of every step; None for nothing.
         movement: (size,) of the adapter that the client received, since the round before; None where it is not known.
-        learning_rate: found in the client's first round; None to find it.
+        learning_rate: that the client found, as its round before ended; None to find it.
     """
 
     moments: Moments | None = None
@@ -86,7 +86,7 @@ class Trained:
         moments: AdamW's; None if a custom trainer does not expose them.
         first_loss: of the first step, before any training, in nats; None if a custom trainer does not report it.
         slope: of the loss of the first step, before any training, along `Carried.movement`, in nats; None without one.
-        learning_rate: of its steps; None if a custom trainer does not report it.
+        learning_rate: of its steps, the last where it follows slopes; None if a custom trainer does not report it.
         shortened: fraction of its steps that were shortened; None if a custom trainer does not report it.
         reward: mean reward of the completions that it sampled; None where nothing is rewarded.
         refused_completions: those whose reward was no finite number; None likewise.
