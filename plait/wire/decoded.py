@@ -22,7 +22,7 @@ class Decoded:
     """The newest numbers, by the digests of payload and layout; none outside of `kept`."""
 
     def __init__(self) -> None:
-        self._most_bytes = 0
+        self._most_bytes = self._bytes = 0
         self._known: OrderedDict[bytes, Float32] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -36,15 +36,19 @@ class Decoded:
             self._most_bytes = 0
             with self._lock:
                 self._known.clear()
+                self._bytes = 0
 
     def add(self, digest: bytes, flat: Float32) -> None:
         """Keep the read-only numbers behind a digest, in place of the longest unused ones."""
         if flat.nbytes > self._most_bytes:
             return
         with self._lock:
+            if digest in self._known:
+                self._bytes -= self._known.pop(digest).nbytes
             self._known[digest] = flat
-            while sum(each.nbytes for each in self._known.values()) > self._most_bytes:
-                self._known.popitem(last=False)
+            self._bytes += flat.nbytes
+            while self._bytes > self._most_bytes:
+                self._bytes -= self._known.popitem(last=False)[1].nbytes
 
     def find(self, digest: bytes) -> Float32 | None:
         """The numbers behind a digest, if they are kept."""

@@ -22,7 +22,7 @@ from plait.errors import PeerError
 from plait.v1 import envelope_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codec import Codec, EncodedPayload
-from plait.wire.codecs import SUM, codec_numbered, without_zeros
+from plait.wire.codecs import SUM, Rate, codec_numbered, without_zeros
 from plait.wire.decoded import DECODED
 from plait.wire.frame import join_frame, split_frame
 
@@ -309,13 +309,15 @@ def unpack(received: Received, *, layout: Layout) -> Opened:
         raise PeerError(f"digest of the payload is {digest.hex()}, expected {received.payload_digest.hex()}")
     started = time.perf_counter()
     part = SUM.decode_sum(parameters, payload, layout) if codec is SUM else None
+    # Of the others some decode as fast as they are found, and what a user's own makes of bytes may depend on options.
+    is_kept = isinstance(codec, Rate)
     if part is not None:
         delta = AdapterState(layout, SUM.mean_of(part))
-    elif (known := DECODED.find(digest + layout.digest)) is not None:
+    elif is_kept and (known := DECODED.find(digest + layout.digest)) is not None:
         delta = AdapterState(layout, known)
     else:
         delta = AdapterState(layout, codec.decode(parameters, payload, layout))
-        if codec.distortion:
+        if is_kept:
             DECODED.add(digest + layout.digest, delta.flat)
     encoding = replace(measure(received, layout=layout), codec_s=time.perf_counter() - started)
     return Opened(received.header, delta, encoding, received.signed, received.signature, part)

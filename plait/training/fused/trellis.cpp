@@ -23,7 +23,7 @@ extern "C" void trellis_search(const int32_t *cell, const int16_t *costs, const 
     for (int64_t first = 0; first < lanes; first += WIDTH) {
         const int64_t width = std::min(WIDTH, lanes - first);
         Row *now = reinterpret_cast<Row *>(sums.data()), *next = now + states;
-        std::fill(now[0], now[0] + states * WIDTH, UNREACHABLE);
+        std::fill(sums.begin(), sums.begin() + states * WIDTH, UNREACHABLE);
         for (int64_t lane = 0; lane < WIDTH; lane++) now[(first + lane) % states][lane] = 0;
         for (int64_t step = 0; step < steps; step++) {
             const int64_t at = step * lanes + first, there = std::min(width, size - at);

@@ -1,4 +1,4 @@
-"""The codec's search for the cheapest path (`plait.wire.codecs.trellis`), compiled: the same paths, 20 times as fast.
+"""The search for the cheapest path of `plait.wire.codecs.trellis`, compiled: the same paths, 13 to 30 times as fast.
 
 A library of its own, which takes seconds to build. Without a compiler, and in a Flower App Bundle, which carries no
 ``.cpp``, numpy searches. Knows nothing of what costs mean.

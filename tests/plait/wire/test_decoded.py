@@ -62,3 +62,11 @@ def test_the_longest_unused_make_room():
         kept.add(b"too large", np.zeros(9, np.float32))
         assert [key for key in (b"1", b"2", b"3", b"too large") if kept.find(key) is not None] == [b"1", b"3"]
     assert kept.find(b"1") is None
+
+
+def test_what_is_kept_again_counts_once_and_is_the_newest():
+    kept = Decoded()
+    with kept.kept(2 * NUMBERS.nbytes):
+        for key in (b"1", b"2", b"1", b"3"):
+            kept.add(key, NUMBERS)
+        assert [key for key in (b"1", b"2", b"3") if kept.find(key) is not None] == [b"1", b"3"]

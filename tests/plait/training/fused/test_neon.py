@@ -1,25 +1,30 @@
-"""The kernels for few bits as an ARM processor computes them, in an emulator; skipped where its tools are missing."""
+"""Kernels as an ARM processor computes them, in an emulator; skipped where its tools are missing."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from plait.training.fused import few_bits, native
+from plait.training.fused import few_bits, native, trellis
 from plait.training.fused.few_bits import FORMATS, NormalFloat, Rows
+from plait.wire.codecs.trellis import GREATEST_COST, Trellis
 
 BLOCKS = 300
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ("-std=c++17", "-O1", "-ffinite-math-only", "-fno-math-errno", "-static")
 
-# Reads everything from its standard input, in the order in which the test writes it.
-MAIN = """
+# Programs read everything from their standard input, in the order in which the test writes it.
+READING = """
 #include <cstdio>
+#include <cstdlib>
+#include <vector>
 template <typename T> std::vector<T> taken(size_t many) {
     std::vector<T> held(many);
     if (std::fread(held.data(), sizeof(T), many, stdin) != many) std::abort();
@@ -28,7 +33,8 @@ template <typename T> std::vector<T> taken(size_t many) {
 template <typename T> void given(const std::vector<T> &held) {
     std::fwrite(held.data(), sizeof(T), held.size(), stdout);
 }
-
+"""
+MAIN = """
 int main() {
     const int64_t blocks = %d;
     const auto values = taken<float>(blocks * 64);
@@ -49,8 +55,44 @@ int main() {
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not (shutil.which(COMPILER) and shutil.which(EMULATOR)), reason=f"no {COMPILER} or {EMULATOR}")
+SEARCH = """
+int main() {
+    const int64_t size = %d, lanes = %d, states = %d;
+    const auto cell = taken<int32_t>(size);
+    const auto costs = taken<int16_t>(4 * %d);
+    const auto before = taken<int64_t>(2 * states);
+    std::vector<uint8_t> branches(size);
+    trellis_search(cell.data(), costs.data(), before.data(), size, lanes, states, branches.data());
+    given(branches);
+}
+"""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (shutil.which(COMPILER) and shutil.which(EMULATOR)), reason=f"no {COMPILER} or {EMULATOR}"),
+]
+
+
+def ran_on_arm(folder: Path, code: str, given: Sequence[NDArray[np.generic] | np.generic]) -> bytes:
+    """What a program writes."""
+    (folder / "main.cpp").write_text(code)
+    subprocess.run([COMPILER, *FLAGS, "main.cpp", "-o", "main"], cwd=folder, check=True)
+    read = b"".join(each.tobytes() for each in given)
+    return subprocess.run([EMULATOR, "./main"], cwd=folder, check=True, capture_output=True, input=read).stdout
+
+
+def test_an_arm_processor_finds_the_same_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trellis, "faster", None)
+    size, lanes, state_bits, cells = 1283, 150, 4, 30
+    chance = np.random.default_rng(0)
+    costs = chance.integers(0, GREATEST_COST + 1, (4, cells), np.int16)
+    cell = chance.integers(0, cells, size, np.int32)
+    searched = Trellis(state_bits)
+    code = trellis._SOURCE.read_text() + READING + SEARCH % (size, lanes, 1 << state_bits, cells)
+    found = ran_on_arm(tmp_path, code, [cell, costs.T, searched._before.astype(np.int64)])
+    np.testing.assert_array_equal(np.frombuffer(found, np.uint8), searched.cheapest(cell, costs, lanes))
+
+
 def test_an_arm_processor_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     formats = "".join(
         f"""{{
@@ -61,9 +103,6 @@ def test_an_arm_processor_computes_the_same(tmp_path: Path, monkeypatch: pytest.
         }}"""
         for form in FORMATS.values()
     )
-    (tmp_path / "main.cpp").write_text("#include <cstdlib>\n" + native.kernel_source() + MAIN % (BLOCKS, formats))
-    subprocess.run([COMPILER, *FLAGS, "main.cpp", "-o", "main"], cwd=tmp_path, check=True)
-
     generator = np.random.default_rng(0)
     values = torch.from_numpy(generator.normal(0, 0.02, (BLOCKS, 64)).astype(np.float32))
     monkeypatch.setattr(few_bits, "kernel", lambda *_: None)  # torch's own operations are the reference
@@ -77,11 +116,7 @@ def test_an_arm_processor_computes_the_same(tmp_path: Path, monkeypatch: pytest.
         np.float32(ours.offset),
         *raw.values(),
     )
-    ran = subprocess.run(
-        [EMULATOR, "./main"], cwd=tmp_path, check=True, capture_output=True, input=b"".join(x.tobytes() for x in given)
-    )
-
-    left = ran.stdout
+    left = ran_on_arm(tmp_path, native.kernel_source() + READING + MAIN % (BLOCKS, formats), given)
 
     def next_of(dtype: torch.dtype, many: int) -> torch.Tensor:
         nonlocal left

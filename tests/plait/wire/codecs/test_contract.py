@@ -1,6 +1,6 @@
 """The contract of every codec: the checks of `plait check-plugin`, and what only plait's own must do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -39,6 +39,17 @@ class Loose(Bf16):
 def test_a_codec_that_takes_any_bytes_is_found_out():
     broken = [verdict.claim for verdict in checked(Loose(), CODEC_CHECKS) if not verdict.holds]
     assert broken == ["any bytes of a peer give finite numbers or a PeerError"]
+
+
+@dataclass(frozen=True)
+class Boastful(Bf16):
+    def encode(self, delta):
+        return replace(super().encode(delta), decoded=delta.flat)
+
+
+def test_an_encoder_that_says_other_numbers_than_come_back_is_found_out():
+    (broken,) = (verdict for verdict in checked(Boastful(), CODEC_CHECKS) if not verdict.holds)
+    assert broken.claim == "a delta comes back finite, in its shape and within the stated size"
 
 
 @dataclass(frozen=True)

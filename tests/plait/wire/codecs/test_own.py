@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -15,6 +15,7 @@ from plait.plugins import Kind, reference
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import codec_for, codec_numbered, table
 from plait.wire.codecs.fp32 import Fp32
+from plait.wire.decoded import DECODED
 from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, read_envelope, seal
 
 LAYOUT = Layout.of({"a": (4, 4)})
@@ -62,6 +63,24 @@ def test_it_has_options():
     assert codec_for(f"{reference(Kind.CODEC, Half)}:scale=4").inner == Half(4.0)
     with pytest.raises(ConfigError, match="greater than 0"):
         codec_for(f"{reference(Kind.CODEC, Half)}:scale=0")
+
+
+def test_the_same_bytes_under_other_options_are_other_numbers():
+    with DECODED.kept():
+        data = seal(HEADER, encode_delta(DELTA, codec_for(reference(Kind.CODEC, Half)))).data
+        once = open_envelope(data, layout=LAYOUT).delta
+        codec_for(f"{reference(Kind.CODEC, Half)}:scale=4")
+        again = open_envelope(data, layout=LAYOUT).delta
+    np.testing.assert_array_equal(again.flat, once.flat / 4)
+
+
+def test_what_comes_back_counts_and_not_what_the_encoder_says():
+    class Boastful(Half):
+        def encode(self, delta):
+            return replace(super().encode(delta), decoded=delta.flat)
+
+    encoded = encode_delta(DELTA, codec_for(reference(Kind.CODEC, Boastful)))
+    np.testing.assert_array_equal(encoded.delta.flat, DELTA.flat.astype(np.float16))
 
 
 @pytest.mark.parametrize("number", [0, 2, 4, 10, 999, 2000])

@@ -26,7 +26,10 @@ def gaussian(size: int, seed: int = 0) -> AdapterState:
 
 def round_trip(codec: Rate, delta: AdapterState) -> tuple[float, np.ndarray]:
     packed = codec.encode(delta)
-    return 8 * packed.size_bytes / delta.layout.size, codec.decode(packed.parameters, packed.payload, delta.layout)
+    decoded = codec.decode(packed.parameters, packed.payload, delta.layout)
+    assert packed.decoded is not None
+    assert packed.decoded.tobytes() == decoded.tobytes()
+    return 8 * packed.size_bytes / delta.layout.size, decoded
 
 
 @pytest.mark.parametrize("bits", [0.25, 1, 4])
@@ -92,6 +95,7 @@ def test_whatever_is_encoded_is_decoded_alike_by_the_independent_decoder(flat, b
     assert np.isfinite(decoded).all()
     independent = INDEPENDENT["rate"](packed.parameters, packed.payload, [slot.size for slot in SMALL.slots])
     assert decoded.tobytes() == b"".join(independent)
+    assert packed.decoded is None or packed.decoded.tobytes() == decoded.tobytes()
     assert packed.size_bytes <= Rate().max_payload_bytes(SMALL)
 
 
@@ -104,7 +108,8 @@ def test_many_lanes_and_groups_are_decoded_alike_by_the_independent_decoder(bits
     packed = Rate(bits, 4).encode(AdapterState(layout, values))
     decoded = Rate().decode(packed.parameters, packed.payload, layout)
     independent = INDEPENDENT["rate"](packed.parameters, packed.payload, [slot.size for slot in layout.slots])
-    assert decoded.tobytes() == b"".join(independent)
+    assert packed.decoded is not None
+    assert packed.decoded.tobytes() == decoded.tobytes() == b"".join(independent)
 
 
 DELTA = gaussian(600)
