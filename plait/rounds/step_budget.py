@@ -161,7 +161,7 @@ def steps_in(event: events.RoundStarted | events.ClientReplaced) -> dict[tuple[i
 
 
 def normalised(steps: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, float]:
-    """The factor of each client's delta: s / sqrt(tau_i), s = sum p_i sqrt(tau_i), so that all pull equally hard.
+    """The factor of each client's delta: r / sqrt(tau_i), r = sum p_i sqrt(tau_i), so that all pull equally hard.
 
     FedNova (Wang et al., arXiv 2007.07481, section 4) divides a delta by what its local solver accumulates, tau_i with
     SGD. AdamW's steps are bounded and turn from batch to batch, so that tau_i of them lead about sqrt(tau_i) as far as

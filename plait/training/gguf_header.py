@@ -26,7 +26,7 @@ from plait.errors import DataError
 MOST_ITEMS = 1 << 22
 """Of all arrays together: a vocabulary, its scores and its merges are a million."""
 _MOST_ENTRIES = 1 << 16
-_MOST_NAME_BYTES = 1 << 16
+_MOST_NAME_BYTES = 1 << 10  # llama.cpp's own tensors have 64 at most, and all names are kept
 _MOST_TEXT_BYTES = 1 << 10  # of a value that is kept; longer ones, as chat templates, are the tokenizer's
 _MOST_DIMENSIONS = 4
 _STRING, _ARRAY = 8, 9
@@ -171,7 +171,9 @@ class _Reading:
     def _name(self, what: str) -> str:
         count = self._number(8)
         if count > _MOST_NAME_BYTES:
-            raise DataError(f"a {what} of '{self._path}' has a name of {count} bytes, expected at most 65536")
+            raise DataError(
+                f"a {what} of '{self._path}' has a name of {count} bytes, expected at most {_MOST_NAME_BYTES}"
+            )
         try:
             return self._taken(count).decode()
         except UnicodeDecodeError as error:
@@ -193,7 +195,10 @@ class _Reading:
 
     def _taken(self, count: int) -> bytes:
         self._spend(count)
-        return self._file.read(count)
+        found = self._file.read(count)
+        if len(found) < count:
+            raise DataError(f"'{self._path}' ends in its header: it has been cut off meanwhile")
+        return found
 
     def _skip(self, count: int) -> None:
         self._spend(count)

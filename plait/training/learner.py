@@ -267,7 +267,7 @@ class Learner:
             is_shortened = True
         if self._follows:
             self._last = _Taken(_moved_(masters, before), is_shortened)
-        self._correct()
+        self._end_step()
         self._losses.append(loss)
 
     def skip(self) -> None:
@@ -285,7 +285,7 @@ class Learner:
         self._add_terms()
         for optimizer in self._optimizers:
             optimizer.step(self._rate * schedule_factor(settings, settings.done_steps + len(self._losses)))
-        self._correct()
+        self._end_step()
         self._losses.append(0.0)
 
     def _add_terms(self) -> None:
@@ -296,7 +296,7 @@ class Learner:
         for optimizer, slope in zip(self._optimizers, self._slopes or (), strict=False):
             optimizer.gradient.sub_(slope)
 
-    def _correct(self) -> None:
+    def _end_step(self) -> None:
         """Forget the gradient, and add SCAFFOLD's correction to the adapter."""
         for optimizer in self._optimizers:
             optimizer.forget()

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from plait.adapters.state import Float32
 
 MOST_BYTES = 1 << 27
-"""Of a simulation."""
+"""How much of them a process of a simulation keeps."""
 
 
 class Decoded:

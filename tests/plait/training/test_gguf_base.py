@@ -265,6 +265,10 @@ def _lists(count: int) -> bytes:
         (struct.pack("<4sIQQ", b"GGUF", 3, 0, 1 << 60), "entries, expected at most"),
         (_lists(1 << 60), "items, expected at most"),
         (_lists(MOST_ITEMS), "cut off, or damaged"),
+        (
+            struct.pack("<4sIQQQ1025s", b"GGUF", 3, 0, 1, 1025, b"a" * 1025),
+            "a name of 1025 bytes, expected at most 1024",
+        ),
         (struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 1 << 60), "name of 1152921504606846976 bytes"),
         (struct.pack("<4sIQQQ1sI", b"GGUF", 3, 0, 1, 1, b"a", 77), "has type 77"),
         (struct.pack("<4sIQQQ1sIIQ", b"GGUF", 3, 0, 1, 1, b"a", 9, 9, 1), "has type 9"),
