@@ -108,6 +108,7 @@ class _Viewer:
         self._newcomers: list[str] = []
         self._given: object = None
         self._seq_len: object = None
+        self._peer = "client"
         self._is_rewarded = False
         self._updates: list[UpdateReceived] = []
         self._rates_are_shown = False
@@ -117,14 +118,16 @@ class _Viewer:
         match event:
             case RunStarted(config=settings):
                 self._given, self._seq_len = settings.get("learning-rate"), settings.get("seq-len")
-                self._is_rewarded = event.objective == "grpo"
+                self._is_rewarded, self._peer = event.objective == "grpo", event.peer
                 if sentence := dial_sentence(settings.get("wire")):
                     self._screen.print(f"[yellow]{sentence}[/]")
             case UpdateReceived():
                 self._advance(event.round, "training")
                 self._updates.append(event)
             case RoundStarted(resting=int(resting)):
-                some = f"round {event.round}, {len(event.cohort)} clients: {resting} others rest (dp-min-separation)"
+                some = (
+                    f"round {event.round}, {len(event.cohort)} {self._peer}s: {resting} others rest (dp-min-separation)"
+                )
                 self._warn("fewer than wanted", some)
             case RoundFinished():
                 self._show_refused(event.round)
@@ -166,14 +169,14 @@ class _Viewer:
         self._screen.print(f"[yellow]{what}[/] {_escaped(text)}")
 
     def _show_here(self, wanted: int, fit: int, unfit: int) -> None:
-        """Show the clients that have joined since the last call, and how many are still missing."""
+        """Show the clients, or regions, that have joined since the last call, and how many are still missing."""
         names, self._newcomers = self._newcomers, []
         if names:
             more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
             shown = _escaped(", ".join(names[:_MOST_NAMED]))
-            self._screen.print(f"joined: {shown}{more} ({fit} of {wanted} clients)")
+            self._screen.print(f"joined: {shown}{more} ({fit} of {wanted} {self._peer}s)")
         if unfit and fit < wanted:
-            self._screen.print(f"clients still missing: {wanted - fit}")
+            self._screen.print(f"{self._peer}s still missing: {wanted - fit}")
 
     def _show_privacy(self, event: PrivacyStarted | PrivacySpent) -> None:
         self._privacy = PrivacyCard.after(self._privacy, event)
@@ -187,7 +190,8 @@ class _Viewer:
     def _show_rates(self) -> None:
         """Show what the round's updates say of learning rates, once."""
         given = self._given
-        sentence = rates_sentence(self._updates, given=given) if isinstance(given, (int, float)) else ""
+        updates, peer = self._updates, self._peer
+        sentence = rates_sentence(updates, given=given, peer=peer) if isinstance(given, (int, float)) else ""
         self._updates = []
         if sentence and not self._rates_are_shown:
             self._rates_are_shown = True

@@ -45,6 +45,7 @@ def status_of(
     ]
     return {
         "run": summary.run,
+        "peer": summary.peer,
         "state": _state(summary, nodes),
         "round": summary.round,
         "rounds": summary.rounds,
@@ -83,11 +84,11 @@ def _privacy(summary: RunProgress) -> dict[str, Json] | None:
 
 def _state(summary: RunProgress, nodes: Sequence[Node]) -> str:
     """The run's state. The clients are counted now, like the nodes below; the ledger knows past ones."""
-    if not summary.wanted or summary.state != "waiting for clients":
+    if not summary.wanted or summary.state != summary.waiting:
         return summary.state
     ready = [node.name in summary.unfit for node in nodes if node.is_ready]
     unfit = f", {sum(ready)} more cannot take part" if any(ready) else ""
-    return f"waiting for clients: {ready.count(False)} of {summary.wanted} are ready{unfit}"
+    return f"{summary.state}: {ready.count(False)} of {summary.wanted} are ready{unfit}"
 
 
 def status_of_host(hosting: Hosting) -> str:

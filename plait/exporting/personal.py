@@ -17,7 +17,7 @@ from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mea
 from plait.exporting.source import Source, open_source, plain_name
 from plait.files import read_if_there
 from plait.rounds.client_state import ClientState, Kept
-from plait.rounds.events import ClientsDescribed, RunStarted
+from plait.rounds.events import ClientsDescribed, Event, RunStarted
 from plait.rounds.ledger import read_events
 from plait.rounds.moved_base import UNMOVED, base_of
 from plait.rounds.own_adapter import OWN_ADAPTER, own_adapter
@@ -52,8 +52,8 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
             f"rule of '{run}' is '{settings.rule}', which gives all clients the same adapter, expected {having} (or "
             "--own-share) for --client; nearest: leave out --client"
         )
-    names = [card.client for event in events if isinstance(event, ClientsDescribed) for card in event.clients]
-    if client not in names:
+    names = _clients(directory, events)
+    if names and client not in names:
         raise ConfigError(f"client is '{client}', expected one of {', '.join(names)}{did_you_mean(client, names)}")
     own = _own(directory.client_memory(client))
     if own is None:
@@ -68,6 +68,13 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
         else with_own_side(source.spec, source.state, *_side(own))
     )
     return replace(source, name=plain_name(source.name, client), client=client, state=state, card=None, facts={})
+
+
+def _clients(directory: RunDirectory, events: list[Event]) -> list[str]:
+    """All clients by name; in a tree that was simulated they are in its regions' ledgers, and elsewhere not known."""
+    ledgers = [events, *(read_events(path) for path in sorted(directory.path.glob("regions/*/ledger.jsonl")))]
+    described = [event for each in ledgers for event in each if isinstance(event, ClientsDescribed)]
+    return [card.client for event in described for card in event.clients if card.clients is None]
 
 
 def _mixed(source: Source, own: Kept, share: float) -> AdapterState:

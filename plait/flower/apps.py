@@ -48,9 +48,13 @@ def server_app(
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         # By its name: its place has moved within Flower, and that it is there says that Ray is.
+        settings = context.run_config
         if type(grid).__name__ == "InMemoryGrid":
             outlast_lost_nodes()
-        federation(GridChannel(grid, stop), context.run_config)
+        else:
+            # The nodes of a network bring their own, and the setting's default names some.
+            settings = {**settings, "data": ""}
+        federation(GridChannel(grid, stop), settings)
 
     return app
 

@@ -160,6 +160,7 @@ class Run(TypedDict):
         Annotated[Seconds, Field(description="for the remaining rounds, when the newest event was written")]
     ]
     seed: NotRequired[Count]
+    peer: NotRequired[Annotated[str, Field(description="what `clients` are: a client, or in a tree a region")]]
     rounds_planned: NotRequired[Count]
     done: NotRequired[Annotated[Count, Field(description="finished rounds")]]
     base: NotRequired[BaseModel]

@@ -39,7 +39,7 @@ def advice(view: RunView) -> tuple[str, ...]:
         *_on_watch(view),
         *_on_rule(view, rounds),
         *_on_agreement(view, rounds),
-        *_on_outliers(rounds),
+        *_on_outliers(view, rounds),
         *_on_step(view),
     )
 
@@ -59,7 +59,9 @@ def _on_wire(view: RunView) -> Iterator[str]:
 def _on_rates(view: RunView) -> Iterator[str]:
     """The learning rates that clients found, or that the one given is too high."""
     given = view.start.config.get("learning-rate")
-    if isinstance(given, (int, float)) and (sentence := rates_sentence(view.updates.values(), given=given)):
+    if isinstance(given, (int, float)) and (
+        sentence := rates_sentence(view.updates.values(), given=given, peer=view.peer)
+    ):
         yield sentence
 
 
@@ -85,7 +87,7 @@ def _on_rule(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
         if covariance >= _NOTEWORTHY:
             yield (
                 f"Averaging both sides of the bottlenecks loses up to {percent_text(covariance)} of the mean of the "
-                "clients' functions; fewer --local-steps lose less, and --method lora has exact rules."
+                f"{view.peer}s' functions; fewer --local-steps lose less, and --method lora has exact rules."
             )
         return
     if rule.separate and covariance >= _NOTEWORTHY:
@@ -100,7 +102,7 @@ def _on_rule(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
     if ranks and view.start.adapter.rank and not rule.separate and max(each.error for each in rounds) >= _NOTEWORTHY:
         lost = max(each.error for each in rounds)
         yield (
-            f"The mean of the clients' products has an effective rank of {ranks[-1]:.1f}, and rank "
+            f"The mean of the {view.peer}s' products has an effective rank of {ranks[-1]:.1f}, and rank "
             f"{view.start.adapter.rank} loses up to {percent_text(lost)} of it; a larger --rank would keep more."
         )
 
@@ -112,14 +114,14 @@ def _on_agreement(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
     agreement, right_angles = fmean(found), 1 / math.sqrt(fmean(len(each.drift) for each in rounds))
     if agreement < 1.25 * right_angles and not view.is_personal and not view.own_evaluation:
         yield (
-            f"The clients move in nearly orthogonal directions: their mean moves {percent_text(agreement)} of what "
-            f"each moves ({percent_text(right_angles)} if they were orthogonal). They learn different things; with "
-            "--own-share 0.5 each also ends with a personalized adapter."
+            f"The {view.peer}s move in nearly orthogonal directions: their mean moves {percent_text(agreement)} of "
+            f"what each moves ({percent_text(right_angles)} if they were orthogonal). They learn different things; "
+            "with --own-share 0.5 each client also ends with a personalized adapter."
         )
 
 
-def _on_outliers(rounds: list[Diagnostics]) -> Iterator[str]:
-    """A client that moves far beyond the others in most of its rounds."""
+def _on_outliers(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
+    """A client or region that moves far beyond the others in most of its rounds."""
     beyond: dict[str, list[float]] = {}
     for each in rounds:
         middle = median(each.drift.values()) if len(each.drift) > 2 else 0.0
@@ -128,8 +130,8 @@ def _on_outliers(rounds: list[Diagnostics]) -> Iterator[str]:
     for client, ratios in sorted(beyond.items()):
         if median(ratios) >= _OUTLIER:
             yield (
-                f"{clean(client)} moves {median(ratios):.1f} times as far as the median client. If that is not wanted, "
-                "--norm-policy clip bounds it."
+                f"{clean(client)} moves {median(ratios):.1f} times as far as the median {view.peer}. If that is not "
+                "wanted, --norm-policy clip bounds it."
             )
 
 

@@ -21,7 +21,7 @@ def aggregation(view: RunView, theme: Theme) -> Figure:
         return figure
     numbers = [number for number, _ in found]
     _errors(panels[0], theme, numbers, [each for _, each in found])
-    _movements(panels[1], theme, numbers, [each for _, each in found])
+    _movements(panels[1], theme, numbers, [each for _, each in found], peer=view.peer)
     for panel in panels:
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         panel.set_xlabel("round")
@@ -47,7 +47,7 @@ def _errors(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagnost
     panel.set_ylabel("error, fraction of the exact mean")
 
 
-def _movements(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagnostics]) -> None:
+def _movements(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagnostics], *, peer: str) -> None:
     names = sorted({name for each in rounds for name in each.drift})
     few = len(names) <= len(theme.series)
     for index, name in enumerate(names):
@@ -57,4 +57,4 @@ def _movements(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagn
         panel.plot(*zip(*own, strict=True), color=colour, linewidth=1.2, alpha=0.85 if few else 0.3, marker=marker,
                    markersize=3)  # fmt: skip
     panel.set_ylim(bottom=0)
-    panel.set_ylabel(f"movement of each of {plural(len(names), 'client')}")
+    panel.set_ylabel(f"movement of each of {plural(len(names), peer)}")

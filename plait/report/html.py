@@ -20,6 +20,7 @@ from plait.report.alternatives import full_model_fp32, savings
 from plait.report.fairness import fairness_table
 from plait.report.privacy import epsilon_table, membership_table, privacy_card_table, secure_aggregation_table
 from plait.report.repeat import is_deployed, repeat_command
+from plait.report.staleness import staleness_table
 from plait.report.tables import (
     aggregation_table,
     bytes_by_round_table,
@@ -54,11 +55,11 @@ if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
 _ALTERNATIVE_TEXTS: Mapping[str, str] = {
-    "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every client, base and references.",
+    "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every {peer}, base and references.",
     "loss_by_bytes": "Line plot: held-out loss over bytes sent, compared with other exchanges.",
-    "clients": "Bar plot: training tokens of every client, and its examples by label or source.",
+    "clients": "Bar plot: training tokens of every {peer}, and its examples by label or source.",
     "bytes_by_round": "Stacked bars: uplink and downlink bytes of every round.",
-    "aggregation": "Two line plots over rounds: error of the aggregate, and how far every client moved.",
+    "aggregation": "Two line plots over rounds: error of the aggregate, and how far every {peer} moved.",
     "savings": "Bars on a logarithmic scale: bytes of this run and of other exchanges.",
     "fleet": "Gantt chart of one round: when every device received its task, trained and sent its update.",
 }
@@ -89,6 +90,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
                 "fairness": fairness_table(view),
                 "bytes_by_round": bytes_by_round_table(view),
                 "aggregation": aggregation_table(view),
+                "staleness": staleness_table(view),
                 "left_out": left_out_table(view),
                 "refusals": refusals_table(view),
                 "privacy": privacy_card_table(view),
@@ -97,7 +99,8 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
                 "membership": membership_table(view.audited),
             },
             plots=inline(plots),
-            alternative_texts=_ALTERNATIVE_TEXTS,
+            peer=view.peer,
+            alternative_texts={name: text.format(peer=view.peer) for name, text in _ALTERNATIVE_TEXTS.items()},
             has_fleet=bool(view.spans),
             advice=advice(view),
             command=repeat_command(view.start.config),
@@ -176,7 +179,7 @@ def key_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
         *_score_figures(view),
         *_byte_figures(view),
         ("trained parameters", short_count_text(view.start.adapter.trainable_parameters), _share_of_model(view)),
-        ("training speed", f"{count_text(view.train_tokens_per_s)} tokens/s", "of one client"),
+        ("training speed", f"{count_text(view.train_tokens_per_s)} tokens/s", f"of one {view.peer}"),
         ("time", duration_text(view.wall_s), f"for {plural(len(view.rounds), 'round')}"),
         *_fleet_figures(view),
         ("peak memory", bytes_text(peak_bytes) if peak_bytes else NOTHING, "of the whole process"),

@@ -57,7 +57,7 @@ def _epsilon_of_records(card: PrivacyCard, view: RunView) -> Table:
     told = "regions say of their clients" if card.is_of_tree else "accounts of the clients that have taken part say"
     return Table(
         title="Epsilon by round",
-        headings=("round", "largest epsilon", "smallest", "regions" if card.is_of_tree else "clients"),
+        headings=("round", "largest epsilon", "smallest", f"{view.peer}s"),
         rows=tuple(
             (
                 str(number),
@@ -74,10 +74,9 @@ def _epsilon_of_records(card: PrivacyCard, view: RunView) -> Table:
 def client_epsilon_table(view: RunView) -> Table:
     """What each client's records have cost; without rows where clients are protected as a whole."""
     newest = max(view.privacy_spent.values(), key=lambda spent: spent.round, default=None)
-    each = "region" if view.privacy and view.privacy.is_of_tree else "client"
     return Table(
-        title=f"Epsilon by {each}",
-        headings=(each, "epsilon"),
+        title=f"Epsilon by {view.peer}",
+        headings=(view.peer, "epsilon"),
         rows=tuple((name, f"{epsilon:.4g}") for name, epsilon in newest.by_client.items()) if newest else (),
         text_columns=(0,),
     )

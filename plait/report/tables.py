@@ -36,6 +36,9 @@ from plait.rounds.run_view import RunView, Traffic
 _MOST_ROUNDS = 60
 _ALL_ARE_OWN = "Each loss is of the client's personalized adapter; the published adapter is the shared part."
 _OWN = "own: each client's personalized adapter (plait export RUN DIR --client NAME)."
+_OWN_OF_REGIONS = (
+    "own: the mean of a region's clients, each with its personalized adapter (plait export RUN DIR --client NAME)."
+)
 _REWARDS = (
     "Of preferences: reward accuracy counts those whose chosen reply has the higher reward, and half of those with "
     "equal rewards, as all have before training; margin is the chosen reply's mean lead."
@@ -216,7 +219,12 @@ def loss_by_client_table(view: RunView) -> Table:
             "held-out sequences",
         ),
         rows=tuple(row(name) for name in names) if base or final or view.clients else (),
-        note=" ".join((left_out, _ALL_ARE_OWN if view.is_personal else _OWN if own else "")).strip(),
+        note=" ".join(
+            (
+                left_out,
+                _ALL_ARE_OWN if view.is_personal else _OWN_OF_REGIONS if own and view.regions else _OWN if own else "",
+            )
+        ).strip(),
     )
 
 
@@ -335,10 +343,10 @@ def left_out_table(view: RunView) -> Table:
     """Clients that could not take part."""
     shown = [*view.left_out.values()][:_MOST_REFUSALS]
     return Table(
-        title="Clients that could not take part",
-        headings=("client", "reason", "its message"),
+        title=f"{view.peer.capitalize()}s that could not take part",
+        headings=(view.peer, "reason", "its message"),
         rows=tuple((each.name, each.reason, each.detail) for each in shown),
-        note=_left_out(len(shown), len(view.left_out), "clients, the first ones"),
+        note=_left_out(len(shown), len(view.left_out), f"{view.peer}s, the first ones"),
         text_columns=(0, 1, 2),
     )
 
@@ -348,7 +356,7 @@ def refusals_table(view: RunView) -> Table:
     shown = view.refusals[:_MOST_REFUSALS]
     return Table(
         title="Refused updates",
-        headings=("round", "client", "reason", "detail"),
+        headings=("round", view.peer, "reason", "detail"),
         rows=tuple((str(refusal.round), refusal.client, refusal.reason, refusal.detail) for refusal in shown),
         note=_left_out(len(shown), len(view.refusals), "refusals, the first ones"),
         text_columns=(0, 1, 2, 3),

@@ -225,6 +225,11 @@ class RunStarted(Event):
         """What clients learn, by its name alone."""
         return str(self.config.get("objective", "sft")).partition(":")[0].strip()
 
+    @property
+    def peer(self) -> str:
+        """What the server exchanges messages with: a client, or in a tree a region."""
+        return _peer(self.config)
+
 
 class Resumed(Event):
     """An interrupted run continues after `round`."""
@@ -544,6 +549,11 @@ class RegionStarted(Event):
     base: Base
     adapter: Adapter
     versions: Mapping[str, JsonValue] = {}
+
+    @property
+    def peer(self) -> str:
+        """What the region exchanges messages with: a client, or in a deeper tree a region."""
+        return _peer(self.config)
 
 
 class RegionSummed(Event):
@@ -1015,3 +1025,8 @@ def parse_event(line: Mapping[str, Json]) -> Event:
         expected = "a value" if is_missing else first["msg"].removeprefix("Input should be ")
         where = f"event {str(line.get('seq', '?'))[:20]} ({model.event or 'unknown'})"
         raise PeerError(f"{where}: '{key}' is {got}, expected {expected}") from error
+
+
+def _peer(config: Mapping[str, JsonValue]) -> str:
+    """The last number of a tree counts clients, those before it regions."""
+    return "region" if "x" in str(config.get("tree", "")) else "client"

@@ -14,12 +14,13 @@ from plait.rounds.events import UpdateReceived
 _MOST_SHORTENED = 0.5
 
 
-def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
+def rates_sentence(updates: Iterable[UpdateReceived], *, given: float, peer: str = "client") -> str:
     """What the learning rates were, if clients found them, or that the one given is too high; empty otherwise.
 
     Args:
         updates: of one or more rounds.
         given: the run's learning rate; 0 if every client finds its own.
+        peer: whose updates they are; a region's have the mean of its clients.
     """
     updates = tuple(updates)
     rates = [update.learning_rate for update in updates if update.learning_rate is not None]
@@ -28,7 +29,8 @@ def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
             return ""
         least, most = f"{min(rates):.2g}", f"{max(rates):.2g}"
         spread = "" if least == most else f" ({least} to {most})"
-        return f"Learning rate found by each client: {median(rates):.2g}{spread}."
+        found_by = "each client" if peer == "client" else f"the clients of each {peer}"
+        return f"Learning rate found by {found_by}: {median(rates):.2g}{spread}."
     shortened = [update.shortened for update in updates if update.shortened is not None]
     if not shortened or fmean(shortened) <= _MOST_SHORTENED:
         return ""

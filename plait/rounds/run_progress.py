@@ -26,7 +26,8 @@ class RunProgress:
 
     Attributes:
         state: its current activity, in a word or two.
-        wanted: clients that the run waits for, if it waits for some.
+        peer: what the server exchanges messages with: a client, or in a tree a region.
+        wanted: how many of them the run waits for, if it waits for some.
         round: the current round, or the last one.
         cohort: the clients of this round.
         lost: the clients that dropped out of this round, and the ledger's reason; of a masked sum with the stage.
@@ -43,6 +44,7 @@ class RunProgress:
 
     run: str = ""
     state: str = "starting"
+    peer: str = "client"
     wanted: int = 0
     round: int = 0
     rounds: int = 0
@@ -66,6 +68,11 @@ class RunProgress:
         return statistics.median(self.round_s) * max(self.rounds - self.done, 0)
 
     @property
+    def waiting(self) -> str:
+        """The state of a run that waits for clients, or for regions."""
+        return f"waiting for {self.peer}s"
+
+    @property
     def mean_staleness(self) -> float | None:
         """Of the most recent updates; None in a synchronous run."""
         return statistics.fmean(self.staleness) if self.staleness else None
@@ -73,8 +80,11 @@ class RunProgress:
     def after(self, event: events.Event) -> RunProgress:
         """The progress after one more event."""
         match event:
-            case events.RunStarted() | events.Resumed():
-                return replace(self, state="waiting for clients", unfit={})
+            case events.RunStarted() | events.RegionStarted():
+                here = replace(self, peer=event.peer)
+                return replace(here, state=here.waiting)
+            case events.Resumed():
+                return replace(self, state=self.waiting, unfit={})
             case events.ClientsGathered():
                 return replace(self, state="between rounds" if self.round else "evaluating the base")
             case events.ClientsDescribed(clients=described):
@@ -85,7 +95,7 @@ class RunProgress:
             case events.RoundStarted():
                 return replace(self, state="training", round=event.round, cohort=event.cohort, lost={})
             case events.WaitingForClients():
-                return replace(self, state="waiting for clients", wanted=event.wanted)
+                return replace(self, state=self.waiting, wanted=event.wanted)
             case events.UpdateRefused() if event.reason != Reason.NEED_FULL:
                 return replace(self, lost={**self.lost, event.client: event.why})
             case events.UpdateReceived():

@@ -235,8 +235,8 @@ class RunView:
 
     @property
     def peer(self) -> str:
-        """What the server exchanges messages with: a client, or in a tree a region."""
-        return "region" if self.regions else "client"
+        """What every table and plot calls whoever the server exchanges messages with."""
+        return self.start.peer
 
     @property
     def client_count(self) -> int:
@@ -283,7 +283,7 @@ class RunView:
 
     @property
     def train_tokens_per_s(self) -> float | None:
-        """Training speed of a client: tokens per second of its own training time, over all updates."""
+        """Training speed of a client, or of a region's together: tokens per second of training, over all updates."""
         timed = [(update.tokens, update.train_s) for update in self.updates.values() if update.train_s]
         seconds = math.fsum(train_s for _, train_s in timed)
         return sum(tokens for tokens, _ in timed) / seconds if seconds else None

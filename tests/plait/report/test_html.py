@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from plait.report.html import headline, render_html
-from tests.plait.conftest import evaluated, view_of
+from tests.plait.conftest import evaluated, in_tree, view_of
 
 PLOTS = dict.fromkeys(
     ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings", "aggregation"), b"\x89PNG"
@@ -99,3 +99,19 @@ def test_every_beginning_of_a_run_makes_a_page_that_says_so(small_run) -> None:
         page = Page(render_html(view_of(small_run[:length]), VARIANTS))
         assert "This run has not finished" in page.text
     assert "no round has been evaluated yet" in Page(render_html(view_of(small_run[:1]), VARIANTS)).text
+
+
+def test_in_a_tree_the_page_names_regions(small_run) -> None:
+    source = render_html(view_of(in_tree(small_run)), VARIANTS)
+    assert re.findall("<h2>(.*egion.*)</h2>", source) == ["Regions", "Regions that could not take part"]
+    assert "client" not in " ".join(re.findall('<h2>.*</h2>|alt="[^"]*"', source)).lower()
+    assert "6 clients in 2 regions" in source
+
+
+def test_the_page_of_an_asynchronous_run_says_how_stale_updates_were(small_run) -> None:
+    folded = [
+        event | {"fold": 1, "staleness": 3, "weight": 0.5} for event in small_run if event["event"] == "update_received"
+    ]
+    table = "<h2>Staleness</h2>"
+    assert table in render_html(view_of([small_run[0], *folded]), VARIANTS)
+    assert table not in render_html(view_of(small_run), VARIANTS)

@@ -26,3 +26,8 @@ def test_nothing_is_told_of_a_rate_that_suits_or_of_unknown_ones():
 def test_a_rate_at_which_most_steps_are_shortened_is_called_too_high():
     said = rates_sentence(updates(learning_rate=[0.03] * 2, shortened=[1.0, 0.75]), given=0.03)
     assert said.startswith("A learning rate of 0.03 is too high: 88% of the local steps")
+
+
+def test_of_regions_it_says_whose_rates_they_are():
+    found = rates_sentence(updates(learning_rate=[0.003, 0.002]), given=0.0, peer="region")
+    assert found.startswith("Learning rate found by the clients of each region: 0.0025 ")

@@ -51,6 +51,10 @@ def test_a_tree_ends_with_the_adapter_of_the_flat_run_bit_for_bit(tmp_path, data
     for told in ("4 clients in 2 regions", "Held-out loss by region", "4 region-rounds", "per region and round"):
         assert told in page
     assert "by client" not in page
+    if rule["rule"] == "fedavg":
+        assert (grown.adapter("client-00") / name).read_bytes() == (flat.adapter("client-00") / name).read_bytes()
+        with pytest.raises(ConfigError, match="client is 'region-0', expected one of client-00, client-01"):
+            grown.adapter("region-0")
     of_region(ledgers[0].parent)
 
 
