@@ -131,7 +131,7 @@ def check_settings(
             "(or --insecure for a server on this machine)"
         )
     _named_bases(base)
-    if max_memory_gb < 0:
+    if not (math.isfinite(max_memory_gb) and max_memory_gb >= 0):
         raise ConfigError(f"max-memory-gb is {max_memory_gb}, expected 0 or more")
     if max_rank < 0:
         raise ConfigError(f"max-rank is {max_rank}, expected 0 or more")

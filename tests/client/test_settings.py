@@ -69,6 +69,7 @@ def test_bases_can_be_named_one_for_all_runs_or_by_the_name_that_a_run_gives(tmp
         ({"threads": -1}, "threads is -1"),
         ({"dtype": "int3"}, "dtype is 'int3'"),
         ({"max_memory_gb": -1.0}, "expected 0 or more"),
+        ({"max_memory_gb": float("inf")}, "expected 0 or more"),
         ({"max_rank": -1}, "max-rank is -1"),
     ],
 )
