@@ -199,7 +199,8 @@ def open_runner(
         devices[named] = min(memory, settings.max_memory_bytes or memory)
     if len(base.devices) > 1:
         ranks = resolved.ranks
-        placement = base.placement(ranks.adapters[ranks.track_for(settings.max_rank)].spec)
+        own = ranks.adapters[ranks.track_for(settings.max_rank)].spec
+        placement = base.placement(own, resolved.settled.plan.settings)
         names = ", ".join(map(str, base.devices))
         progress(f"{names}: {placement.in_words if placement else 'the base on each, and a share of every batch'}")
     return AppRunner(

@@ -6,6 +6,7 @@ With a base, how training on it would fit into this machine's memory, or into a 
 from __future__ import annotations
 
 import importlib.util
+import math
 import shutil
 import sys
 import time
@@ -81,6 +82,8 @@ def doctor(
         raise ConfigError("--base and --server are both given, expected one of them")
     if kit is not None and not server:
         raise ConfigError("--kit is given without --server, expected both")
+    if not math.isfinite(max_memory_gb):
+        raise ConfigError(f"max-memory-gb is {max_memory_gb}, expected 0 or more")
     with status(f"checking {server or base or 'this machine'}", quiet=json_output):
         if base:
             findings = _plan(
@@ -120,7 +123,7 @@ def _plan(
     from plait.training.bases import base_at_hand, locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
     from plait.training.device import choose_devices, has_memory_of_its_own
-    from plait.training.memory_plan import plan_step, size_of, what_would_fit
+    from plait.training.memory_plan import Training, plan_step, size_of, what_would_fit
     from plait.training.placement import budgets_of, bytes_by_device, place, plan_over
 
     quiet_libraries()
@@ -138,13 +141,16 @@ def _plan(
         on_cpu=on_cpu,
         in_eight=compute.eight_bits,
         directory=base_at_hand(base) if on_cpu else None,
+        seq_len=seq_len,
+        training=Training(summed=len(devices) > 1),
     )
     if size is None:
         raise ConfigError(
-            f"memory is predicted for lora and qlora without dropout on bases like Llama, not for '{method}' on a base "
-            f"of type {config.model_type}; start with a small --batch-size"
+            "memory is predicted for lora and qlora without dropout on bases like Llama, for sequences within the "
+            f"window of their attention, not for '{method}' on a base of type {config.model_type} at {seq_len} tokens; "
+            "start with a small --batch-size"
         )
-    budgets = [each or machine.memory_bytes() for each in budgets_of(devices, memory_bytes)]
+    budgets = budgets_of(devices, memory_bytes or (machine.memory_bytes() if on_cpu else 0))
     budget = min(budgets)
     host = stated_card or all(map(has_memory_of_its_own, devices))
     placement = None

@@ -20,6 +20,8 @@ _HALVES_SINCE = (5, 3)
 """The compute capability from which on CUDA computes in float16."""
 _METAL_BFLOAT16_SINCE = (14, 0)
 """The version of macOS from which on Metal has bfloat16, on every Apple GPU."""
+CONTEXT_BYTES = 500_000_000
+"""What CUDA itself takes of a GPU for each process."""
 EIGHT_BITS = "int8"
 """The data type of a base that a CPU holds in eight bits."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -122,8 +124,8 @@ def device_names(devices: str) -> tuple[str, ...]:
             raise ConfigError(
                 f"device is '{devices}' with '{name}' in the list, expected devices by name, such as cuda:0,cuda:1"
             )
-    # The first card has two names.
-    return tuple("cuda:0" if name == "cuda" else name for name in names)
+    # What there is one of, or of which it is the first, has two names.
+    return tuple({"cuda": "cuda:0", "cpu:0": "cpu", "mps:0": "mps"}.get(name, name) for name in names)
 
 
 def shares(devices: Sequence[Compute]) -> tuple[int, ...]:
@@ -205,17 +207,19 @@ def take_share(device: torch.device, parts: int) -> int:
     """Compute on this device from now on, and let this process have one of `parts` equal parts of its memory.
 
     Returns:
-        The part in bytes; 0 for all of it, or on a device without memory of its own that torch can tell.
+        The part in bytes, without what CUDA takes of it; 0 for all of it, or on a device without memory of its own that
+        torch can tell.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    there = 0
+    part = 0
     if parts > 1 and device.type == "cuda":
         _, there = torch.cuda.mem_get_info(device)
+        part = max(1, there // parts - CONTEXT_BYTES)
     elif parts > 1 and device.type == "mps":
-        there = torch.mps.recommended_max_memory()
-    limit_memory(device, there // parts)
-    return there // parts
+        part = torch.mps.recommended_max_memory() // parts
+    limit_memory(device, part)
+    return part
 
 
 def memory_for_steps(device: torch.device, limit_bytes: int = 0) -> int:

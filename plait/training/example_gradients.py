@@ -32,13 +32,22 @@ class ExampleGradients:
         parameters: of the adapter, in layout order; those that train require gradients.
         task: what the labels are.
         pad_token: pads short rows.
-        together: most examples that are computed at once; each takes the memory of an adapter.
+        together: most examples that are computed at once; each takes the memory of an adapter, and of its gradient.
+        recomputed: how many of the base's first blocks are computed twice instead of kept, which changes no bit.
     """
 
     def __init__(
-        self, model: nn.Module, parameters: Sequence[nn.Parameter], *, task: Task, pad_token: int, together: int
+        self,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        *,
+        task: Task,
+        pad_token: int,
+        together: int,
+        recomputed: int = 0,
     ) -> None:
         self._model, self._parameters = model, parameters
+        self._recomputed = recomputed
         self._task, self._pad_token = task, pad_token
         self._together = together
         # Constant, so that no example decides about another's.
@@ -65,7 +74,9 @@ class ExampleGradients:
             for parameter in self._parameters
         ]
         places = {id(parameter): stack for parameter, stack in zip(self._parameters, stacks, strict=True)}
-        losses, counts = fused.token_losses(examples, adapters=count, pairs=fused.pairs_of(places))
+        losses, counts = fused.token_losses(
+            examples, adapters=count, pairs=fused.pairs_of(places), recomputed=self._recomputed
+        )
         (torch.stack([part.mean() for part in losses.split(counts)]).sum() * self._scale).backward()
         gradients = [stack.grad for stack in stacks]
         for number in range(count):

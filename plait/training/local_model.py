@@ -175,7 +175,7 @@ class PeftLocalModel:
         return self.recall(inputs, lambda: self._measure(spec, state, settings))
 
     def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
-        model, *others = self.base.models(spec, state)
+        model, *others = self.base.models(spec, state, settings)
         return self.measure_losses(model, spec, settings, others)
 
     def measure_losses(
@@ -273,14 +273,14 @@ class PeftLocalModel:
             self.base.plan_steps(spec, settings)
         # Other jobs may have moved the base since.
         self.base.stand_on(job.base, geometry_of(spec))
-        model, *rest = self.base.models(spec, job.start)
+        model, *rest = self.base.models(spec, job.start, settings)
         parameters = adapter_parameters(model, spec.layout)
         others = [Replica(other, adapter_parameters(other, spec.layout)) for other in rest]
         split = self.split(spec, settings)
         if job.charge:
             done = train_privately(
                 model, parameters, self.inputs(job), job.charge, task=spec.task, pad_token=self.base.pad_token,
-                others=others,
+                memory=self.base.step_memory, others=others,
             )  # fmt: skip
             return _learned(job, done)
         if self.own_trainer is not None:

@@ -2,8 +2,7 @@
 
 The calculation follows the fused implementation (`fused`). Of a device whose elementwise steps torch computes it counts
 what torch allocates, and is checked against that code, run without values (`simulations/bench/dry_step.py`). Of a CPU
-it counts what the process has in memory, the libraries too. What an allocator wastes and what a CUDA context takes is
-in `SLACK` and `CONTEXT_BYTES`. Knows no device.
+it counts what the process has in memory, the libraries too. What an allocator wastes is in `SLACK`. Knows no device.
 """
 
 from __future__ import annotations
@@ -18,26 +17,30 @@ from transformers import PretrainedConfig
 
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
+from plait.choice import parse_choice
 from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
 from plait.training.fused.few_bits import Q5_0, Q8_0, Format
 from plait.training.gguf_rows import EMBEDDING, HEAD, gguf_sizes
+from plait.training.local_loss import CROSS_ENTROPY
+from plait.training.loss_terms import terms_of
+from plait.training.objectives import OBJECTIVES, SFT, SUMS
+from plait.wire.settings import Settings
 
 SLACK = 1.07
 """Memory that torch's allocator holds, over what tensors take."""
 PREDICTION_ERROR = 0.1
 """Largest error of a prediction, as a fraction."""
-CONTEXT_BYTES = 500_000_000
-"""What CUDA itself takes of a GPU for each process."""
 SLICES = (SLICE_ELEMENTS_ON_GPU, SLICE_ELEMENTS_ON_GPU >> 2, SLICE_ELEMENTS_ON_GPU >> 4)
 """Logits of the loss that may exist at a time, in the order in which they are tried."""
 _FUSED = ("llama", "mistral", "qwen2")
 _BLOCK, _OUTER_BLOCK, _TABLE_BYTES = 64, 256, 1092  # of NF4 as bitsandbytes keeps it
 PROCESS_BYTES = 430_000_000
 """What a training process has in memory besides: Python, the libraries, and what their kernels keep."""
-MASTERS = 3 * 4
+FLOAT32 = 4
+"""Bytes of a number of an adapter in training, whatever type the base has."""
+MASTERS = 3 * FLOAT32
 """Bytes of a parameter in float32: the adapter, AdamW's two moments."""
-_TAKING_A_STEP = 3 * 4  # the gradient, the values before the step, and the difference
-_STEP_BEFORE = 4  # kept until the next gradient, where the learning rate follows slopes
+_TAKING_A_STEP = 3 * FLOAT32  # the gradient, the values before the step, and the difference
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,73 @@ class FewBits:
     block_bytes: int
     embedding_bytes: int
     head_bytes: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """What trainings hold of their adapters, and what their steps cannot give up.
+
+    By default one adapter's, in the run that holds most of those that differ from `auto` in nothing.
+
+    Attributes:
+        adapters: that train side by side, each with a master and moments of its own.
+        stacked: copies of the factors in the base's type besides the model's own, with a gradient each: of adapters
+            side by side, or of examples whose gradients are kept apart.
+        copies: float32 vectors beside each master, from the first step to the last.
+        carried: those that lie in the host's memory as long.
+        follows_slopes: whether the learning rate does, so that each step is kept until the next gradient.
+        summed: whether the gradients of several devices are added up on the first.
+        whole: sequences that are computed at once whatever is given up.
+        is_exact: whether nothing may be given up that changes the rounding.
+    """
+
+    adapters: int = 1
+    stacked: int = 0
+    copies: int = 0
+    carried: int = 0
+    follows_slopes: bool = True
+    summed: bool = False
+    whole: int = 1
+    is_exact: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings, *, together: int = 1, devices: int = 1) -> Training:
+        """A run's.
+
+        Args:
+            settings: of the run.
+            together: adapters that train side by side.
+            devices: that hold the base each.
+        """
+        private, feddyn = settings.records_are_private, settings.feddyn > 0
+        return cls(
+            adapters=together,
+            stacked=settings.batch_size if private else together if together > 1 else 0,
+            # The origin of loss terms, SCAFFOLD's correction, FedDyn's slope.
+            copies=bool(terms_of(settings)) + settings.scaffold + feddyn,
+            # AdamW's two moments as they were before, correction and slope likewise, the movement.
+            carried=2 * settings.carry_moments + settings.scaffold + feddyn + settings.measures_slope,
+            follows_slopes=settings.lr_schedule == "slope",
+            summed=devices > 1,
+            whole=_undivided(settings, together),
+            is_exact=private,
+        )
+
+    @property
+    def slices(self) -> tuple[int, ...]:
+        """Logits of the loss that may exist at a time, in the order in which they are tried."""
+        return SLICES[: 1 if self.is_exact else None]
+
+
+def _undivided(settings: Settings, together: int) -> int:
+    """Sequences that no part of a batch can be smaller than."""
+    if settings.reward:
+        return settings.group_size
+    if settings.objective != SFT:
+        is_sum = isinstance(OBJECTIVES.get(parse_choice(settings.objective)[0]), SUMS)
+        return 2 * (1 if is_sum else settings.batch_size)  # both replies
+    is_divided = together == 1 and settings.loss == CROSS_ENTROPY and not settings.records_are_private
+    return 1 if is_divided else together * settings.batch_size
 
 
 @dataclass(frozen=True)
@@ -76,7 +146,7 @@ class ModelSize:
         ranks: sum of the ranks of a block's pairs.
         cpu: of a CPU, what the base would take there in four bits; None for another device.
         eight: what the base takes in eight bits if that is how it is held unless it is in four.
-        follows_slopes: whether the learning rate does.
+        training: what is held of the adapter.
     """
 
     layers: int
@@ -95,7 +165,7 @@ class ModelSize:
     ranks: int
     cpu: FewBits | None = None
     eight: FewBits | None = None
-    follows_slopes: bool = False
+    training: Training = Training()
 
     @property
     def few_bits(self) -> FewBits | None:
@@ -132,9 +202,13 @@ class ModelSize:
 
     @property
     def resident_bytes(self) -> int:
-        """Of base, adapter and optimizer; on a CPU also of the process, and of the adapter as the training began."""
-        held = self.base_bytes + self.adapter * (self.value_bytes + MASTERS)
-        return held + PROCESS_BYTES + 4 * self.adapter if self.cpu else held
+        """Of base, adapters and optimizers; on a CPU also of the process, and of what the training began with."""
+        training = self.training
+        each = MASTERS + FLOAT32 * training.copies
+        if self.cpu:
+            each += FLOAT32 * (1 + training.carried)
+        held = self.base_bytes + self.adapter * (self.value_bytes * (1 + training.stacked) + training.adapters * each)
+        return held + PROCESS_BYTES if self.cpu else held
 
 
 def _normal_float_bytes(values: int) -> int:
@@ -150,6 +224,8 @@ def size_of(
     on_cpu: bool = False,
     in_eight: bool = False,
     directory: Path | None = None,
+    seq_len: int = 0,
+    training: Training = Training(),
 ) -> ModelSize | None:
     """The numbers of a base with an adapter; None if this cannot predict them.
 
@@ -160,10 +236,14 @@ def size_of(
         on_cpu: whether the device is a CPU.
         in_eight: whether it holds the base in eight bits unless the method wants four.
         directory: of the base, where there is one: a GGUF file beside it may hold it in few bits.
+        seq_len: longest sequence; 0 for one within the window of the base's attention.
+        training: what is held of the adapter.
     """
     if config.model_type not in _FUSED or spec.peft_config.get("peft_type", "LORA") != "LORA":
         return None
     if spec.peft_config.get("use_dora") or spec.peft_config.get("lora_dropout"):
+        return None
+    if seq_len > (getattr(config, "sliding_window", None) or seq_len):
         return None
 
     def number(name: str, otherwise: int = 0) -> int:
@@ -190,6 +270,7 @@ def size_of(
         four_bits=is_quantised(spec.method),
         adapter=spec.layout.size,
         ranks=-(-ranks // layers),
+        training=training,
     )
     if not on_cpu:
         return size
@@ -292,8 +373,12 @@ def peak_bytes(
     back = max(gated, opened)
     again = recomputed * inputs + inside + back
     steady = max(saved + loss, saved + back if kept else 0, again + row * size.width if recomputed else 0)
-    steady += size.adapter * (each // 2 + _STEP_BEFORE * size.follows_slopes)
-    stepping = size.adapter * (each + _TAKING_A_STEP)
+    training, factors = size.training, each * max(1, size.training.stacked)
+    kept_steps = FLOAT32 * training.follows_slopes * training.adapters
+    steady += size.adapter * (factors // 2 + kept_steps)
+    # One adapter after another: the others' last steps are kept.
+    others = kept_steps - FLOAT32 * training.follows_slopes
+    stepping = size.adapter * (factors + _TAKING_A_STEP + others + FLOAT32 * training.summed)
     resident = size.resident_bytes - embedding_on_host * size.embedding_bytes
     return resident + max(steady, stepping)
 
@@ -313,9 +398,10 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, h
         host_has_room: whether the host has memory besides the device's.
     """
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
-    for cuts, on_host in product(halvings(batch), (False, True) if host_has_room and size.lone_embedding else (False,)):
-        sequences = -(-batch // cuts)
-        for recomputed, elements in product(range(size.layers + 1), SLICES):
+    whole, where = size.training.whole, (False, True) if host_has_room and size.lone_embedding else (False,)
+    for cuts, on_host in product(halvings(batch // whole), where):
+        sequences = max(whole, -(-batch // cuts))
+        for recomputed, elements in product(range(size.layers + 1), size.training.slices):
             peak = peak_bytes(
                 size, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
                 embedding_on_host=on_host,
@@ -327,14 +413,14 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, h
 
 
 def least_bytes(size: ModelSize, *, seq_len: int, host_has_room: bool = False) -> int:
-    """Most memory during a step over one sequence that gives up all it can."""
+    """Most memory during a step that gives up all it can, over one sequence or as few as can be."""
     on_host = host_has_room and size.lone_embedding
     return peak_bytes(
         size,
-        sequences=1,
+        sequences=size.training.whole,
         seq_len=seq_len,
         recomputed=size.layers,
-        slice_elements=SLICES[-1],
+        slice_elements=size.training.slices[-1],
         embedding_on_host=on_host,
     )
 

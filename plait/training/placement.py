@@ -20,7 +20,7 @@ from torch import nn
 from plait.training.device import memory_for_steps
 from plait.training.memory_plan import (
     SLACK,
-    SLICES,
+    FewBits,
     ModelSize,
     StepPlan,
     halvings,
@@ -94,11 +94,10 @@ def budgets_of(devices: Sequence[torch.device], limit_bytes: int) -> tuple[int, 
 
     Args:
         devices: one that is there several times is divided.
-        limit_bytes: of each; 0 for none.
+        limit_bytes: of each device; 0 for none.
     """
     counts = Counter(devices)
-    there = [memory_for_steps(device) // counts[device] for device in devices]
-    return tuple(min(each or limit_bytes, limit_bytes or each) for each in there)
+    return tuple(memory_for_steps(device, limit_bytes) // counts[device] for device in devices)
 
 
 def blocks_over(size: ModelSize, *, seq_len: int, budgets: Sequence[int]) -> tuple[int, ...] | None:
@@ -106,7 +105,7 @@ def blocks_over(size: ModelSize, *, seq_len: int, budgets: Sequence[int]) -> tup
 
     Args:
         size: of base and adapter.
-        seq_len: tokens of the one sequence of that step.
+        seq_len: tokens of a sequence of that step, which has as few as can be.
         budgets: bytes that tensors and the allocator's waste may take of each device.
 
     Returns:
@@ -117,8 +116,9 @@ def blocks_over(size: ModelSize, *, seq_len: int, budgets: Sequence[int]) -> tup
     def most(number: int) -> int:
         for blocks in range(layers + 1):
             needed = _on_one(
-                size, number, count, blocks, sequences=1, seq_len=seq_len, recomputes=True, elements=SLICES[-1]
-            )
+                size, number, count, blocks, sequences=size.training.whole, seq_len=seq_len, recomputes=True,
+                elements=size.training.slices[-1],
+            )  # fmt: skip
             if SLACK * needed > budgets[number]:
                 return blocks - 1
         return layers
@@ -171,9 +171,11 @@ def plan_over(size: ModelSize, blocks: Sequence[int], *, batch: int, seq_len: in
         Its peak is that of the fullest device.
     """
     last: StepPlan | None = None
-    for cuts, recomputes, elements in product(halvings(batch), (False, True), SLICES):
+    whole = size.training.whole
+    for cuts, recomputes, elements in product(halvings(batch // whole), (False, True), size.training.slices):
+        sequences = max(whole, -(-batch // cuts))
         needed = bytes_by_device(
-            size, blocks, sequences=-(-batch // cuts), seq_len=seq_len, recomputes=recomputes, elements=elements
+            size, blocks, sequences=sequences, seq_len=seq_len, recomputes=recomputes, elements=elements
         )
         fits = all(SLACK * own <= budget for own, budget in zip(needed, budgets, strict=True))
         last = StepPlan(cuts, size.layers * recomputes, elements, False, max(needed), fits)
@@ -189,11 +191,26 @@ def _on_one(
     """Most memory that tensors take of one device with this many blocks."""
     is_first, is_last = number == 0, number == count - 1
     factors = size.adapter * blocks // size.layers
-    own = replace(size, layers=blocks, words=size.words if is_last else 0, tied=True, adapter=factors)
+    own = replace(
+        size,
+        layers=blocks,
+        words=size.words if is_last else 0,
+        tied=True,
+        adapter=factors,
+        cpu=_with_head(size.cpu, size, is_there=is_last),
+        eight=_with_head(size.eight, size, is_there=is_last),
+        training=replace(size.training, summed=False),  # no gradient is on two devices
+    )
     needed = peak_bytes(
         own, sequences=sequences, seq_len=seq_len, recomputed=blocks if recomputes else 0, slice_elements=elements
     )
     return needed + (size.embedding_bytes if is_first and not size.tied else 0)
+
+
+def _with_head(few: FewBits | None, size: ModelSize, *, is_there: bool) -> FewBits | None:
+    """What a device with the head, or without it, has in few bits, as of a base where head and embedding are one."""
+    head = few and (few.embedding_bytes if size.tied else few.head_bytes)
+    return few and replace(few, embedding_bytes=head if is_there else 0)
 
 
 def move_between(model: nn.Module, placement: Placement) -> None:

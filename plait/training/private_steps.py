@@ -28,6 +28,7 @@ from plait.training.example_gradients import ExampleGradients
 from plait.training.examples import Example
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.replicas import Replica, at_once, cards, deal, follow, seed
+from plait.training.step_memory import StepMemory
 from plait.training.trainer import only_trained, trained_parameters
 
 
@@ -39,6 +40,7 @@ def train_privately(
     *,
     task: Task,
     pad_token: int,
+    memory: StepMemory | None = None,
     others: Sequence[Replica] = (),
 ) -> LocalTraining:
     """Train an adapter for `steps_taken` steps, so that no record shows.
@@ -52,6 +54,7 @@ def train_privately(
         charge: what these steps cost these records. Its key is secret; the same one gives the same batches and noise.
         task: what the labels are.
         pad_token: pads short rows.
+        memory: what steps give up to fit into memory; of that only what changes no bit.
         others: the same model and adapter on other devices; a batch's examples are dealt out over all of them.
 
     Raises:
@@ -71,7 +74,12 @@ def train_privately(
     replicas = [Replica(model, parameters), *others]
     each = [
         ExampleGradients(
-            replica.model.train(), replica.parameters, task=task, pad_token=pad_token, together=settings.batch_size
+            replica.model.train(),
+            replica.parameters,
+            task=task,
+            pad_token=pad_token,
+            together=settings.batch_size,
+            recomputed=memory.recomputed if memory else 0,
         )
         for replica in replicas
     ]

@@ -41,7 +41,7 @@ from plait.training.few_bits_base import load_in_few_bits
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
 from plait.training.fused.packed import without_values
 from plait.training.fused.trellis import search_in_compiled_code
-from plait.training.memory_plan import PREDICTION_ERROR, ModelSize, plan_step, size_of, what_would_fit
+from plait.training.memory_plan import PREDICTION_ERROR, ModelSize, Training, plan_step, size_of, what_would_fit
 from plait.training.moved_base import move_weights
 from plait.training.objectives import SFT
 from plait.training.peft_configs import peft_config_of
@@ -87,7 +87,7 @@ class ResidentBase:
         self._blueprints: dict[str, Blueprint] = {}
         self._bare: BareBase | None = None
         self._model: PeftModel | None = None
-        self._carried = b""
+        self._carried: tuple[bytes, Placement | None] = (b"", None)
         self._moved = MovedBase()
         self._geometry: Geometry | None = None
         self.step_memory = StepMemory()
@@ -96,7 +96,7 @@ class ResidentBase:
         """Most memory that a training step may take; 0 for what the device has."""
         self._planned: tuple[object, ...] = ()
         self._embedding_on_host = b""  # the slot that was planned so
-        self._placements: dict[bytes, Placement | None] = {}
+        self._placements: dict[tuple[bytes, Training], Placement | None] = {}
         self._others = tuple(
             ResidentBase(directory, fingerprint, other, seq_len=seq_len, adapter_in_float32=adapter_in_float32)
             for other in others
@@ -113,24 +113,29 @@ class ResidentBase:
         """Memory in bytes that may be used of each device; 0 where it is unknown."""
         return budgets_of(self.devices, self.memory_limit_bytes)
 
-    def placement(self, spec: AdapterSpec) -> Placement | None:
+    def placement(self, spec: AdapterSpec, settings: Settings | None = None) -> Placement | None:
         """Where the blocks lie if no device holds the whole base with this adapter, but all together do.
 
         None if each device holds it, if not even all do, or if memory is not predicted for them.
-        """
-        slot = slot_digest(spec)
-        if slot not in self._placements:
-            self._placements[slot] = self._placed(spec) if self._others else None
-        return self._placements[slot]
 
-    def _placed(self, spec: AdapterSpec) -> Placement | None:
+        Args:
+            spec: of the adapter.
+            settings: of its training; None for that of a run with the defaults.
+        """
+        if not self._others:
+            return None
+        training = Training() if settings is None else Training.of(settings, devices=len(self.devices))
+        wanted = slot_digest(spec), training
+        if wanted not in self._placements:
+            self._placements[wanted] = self._placed(spec, training)
+        return self._placements[wanted]
+
+    def _placed(self, spec: AdapterSpec, training: Training) -> Placement | None:
         config = read_base_config(self.directory, spec.task, spec.labels)
         size = None
         if spec.task is Task.CAUSAL_LM and not _has_tables(spec):
-            size = self._size(config, spec)
-        # Where attention slides, longer sequences are not computed block by block.
-        slides = self._seq_len > (getattr(config, "sliding_window", None) or self._seq_len)
-        if size is None or slides or not all(self.budgets):
+            size = self._size(config, spec, training, self._seq_len)
+        if size is None or not all(self.budgets):
             return None
         host = all(map(has_memory_of_its_own, self.devices))
         return place(size, self.devices, seq_len=self._seq_len, budgets=self.budgets, host_has_room=host)
@@ -214,9 +219,12 @@ class ResidentBase:
 
     def carrying(self, spec: AdapterSpec, state: AdapterState) -> PeftModel:
         """The model with `state` in its adapter slot; valid until the next call."""
+        return self._carrying(spec, state, self.placement(spec))
+
+    def _carrying(self, spec: AdapterSpec, state: AdapterState, placement: Placement | None) -> PeftModel:
         slot = slot_digest(spec)
-        if self._model is None or self._carried != slot:
-            model = self._attached(spec)
+        if self._model is None or self._carried != (slot, placement):
+            model = self._attached(spec, placement)
             shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}
             if Layout.of(shapes).digest != spec.layout.digest:
                 self._drop()
@@ -224,16 +232,23 @@ class ResidentBase:
                     f"the adapter's {len(spec.layout.slots)} tensors are not the {len(shapes)} "
                     f"that its configuration makes on base '{self.directory.name}'"
                 )
-            self._model, self._carried = model, slot
+            self._model, self._carried = model, (slot, placement)
         if self._bare is not None:
             self._bare.keep_embedding(on_host=slot == self._embedding_on_host)
         load_adapter(self._model, state)
         return self._model
 
-    def models(self, spec: AdapterSpec, state: AdapterState) -> list[PeftModel]:
-        """What `carrying` gives, on every device, in order; one model if that is placed over all of them."""
-        others = () if self.placement(spec) else self._others
-        return [base.carrying(spec, state) for base in (self, *others)]
+    def models(self, spec: AdapterSpec, state: AdapterState, settings: Settings | None = None) -> list[PeftModel]:
+        """What `carrying` gives, on every device, in order; one model if that is placed over all of them.
+
+        Args:
+            spec: of the adapter.
+            state: its values.
+            settings: as for `placement`.
+        """
+        placement = self.placement(spec, settings)
+        others = () if placement else self._others
+        return [self._carrying(spec, state, placement), *(base.carrying(spec, state) for base in others)]
 
     def plan_steps(self, spec: AdapterSpec, settings: Settings, *, together: int = 1) -> None:
         """Decide what training steps give up, before the first one, where memory can be predicted.
@@ -246,14 +261,14 @@ class ResidentBase:
         Raises:
             MachineError: not even one sequence will fit; the message says what would.
         """
-        # Of a preference, both replies are sequences; of rewarded prompts, one group at a time.
-        placement = self.placement(spec)
+        placement = self.placement(spec, settings)
         replicas = 1 if placement else len(self.devices)
+        training = Training.of(settings, together=together, devices=replicas)
         own = -(-settings.batch_size * settings.gradient_accumulation_steps // replicas)
+        # Of a preference, both replies are sequences; of rewarded prompts, one group at a time.
         batch = min(settings.batch_size, own) * together * (1 if settings.objective == SFT else 2)
-        batch = settings.group_size if settings.reward else batch
-        follows = settings.lr_schedule == "slope"
-        wanted = (spec.digest, batch, settings.seq_len, follows)
+        batch = training.whole if settings.reward else max(batch, training.whole)
+        wanted = (spec.digest, batch, settings.seq_len, training)
         limit = min(self.budgets)
         if wanted == self._planned or not limit or spec.task is not Task.CAUSAL_LM:
             return
@@ -261,10 +276,9 @@ class ResidentBase:
         for base in (self, *self._others):
             base._embedding_on_host = b""
         config = read_base_config(self.directory, spec.task, spec.labels)
-        size = self._size(config, spec)
+        size = self._size(config, spec, training, settings.seq_len)
         if size is None:
             return
-        size = replace(size, follows_slopes=follows)
         host = all(map(has_memory_of_its_own, self.devices)) and not placement
         if placement:
             plan = plan_over(size, placement.blocks, batch=batch, seq_len=settings.seq_len, budgets=self.budgets)
@@ -279,11 +293,9 @@ class ResidentBase:
             )
         for base in (self, *self._others):
             base._embedding_on_host = slot_digest(spec) if plan.embedding_on_host else b""
-        self.step_memory.begin_with(
-            recomputed=plan.recomputed, cuts=plan.cuts if together == 1 else 1, slice_elements=plan.slice_elements
-        )
+        self.step_memory.begin_with(recomputed=plan.recomputed, cuts=plan.cuts, slice_elements=plan.slice_elements)
 
-    def _size(self, config: PretrainedConfig, spec: AdapterSpec) -> ModelSize | None:
+    def _size(self, config: PretrainedConfig, spec: AdapterSpec, training: Training, seq_len: int) -> ModelSize | None:
         return size_of(
             config,
             spec,
@@ -291,19 +303,22 @@ class ResidentBase:
             on_cpu=self.compute.device.type == "cpu",
             in_eight=self.compute.eight_bits,
             directory=self.directory,
+            seq_len=seq_len,
+            training=training,
         )
 
-    def _attached(self, spec: AdapterSpec) -> PeftModel:
+    def _attached(self, spec: AdapterSpec, placement: Placement | None) -> PeftModel:
         """The base with a new slot for this adapter."""
         bare, adapted = self._bare, self._model
         self._drop()  # until the new slot is on, or for good if the base is not what it was
-        if bare is not None and (bare.loaded_as != self._loaded_as(spec) or (adapted and not bare.take_off(adapted))):
+        loaded_as = self._loaded_as(spec, placement)
+        if bare is not None and (bare.loaded_as != loaded_as or (adapted and not bare.take_off(adapted))):
             bare = adapted = None  # its memory is free before the base is read again
         if bare is None:
-            model = self._load(spec)
+            model = self._load(spec, placement)
             if self._geometry is not None:
                 move_weights(model, self._moved.delta, self._geometry)
-            bare = BareBase(model, self._loaded_as(spec))
+            bare = BareBase(model, loaded_as)
         bare.keep_embedding(on_host=False)  # new slots lie where the layers lie that they change
         with without_values():
             model = attach(bare.model, peft_config_of(spec.peft_config), in_float32=self._adapter_in_float32)
@@ -312,20 +327,20 @@ class ResidentBase:
         self._bare = bare
         return model
 
-    def _loaded_as(self, spec: AdapterSpec) -> tuple[object, ...]:
+    def _loaded_as(self, spec: AdapterSpec, placement: Placement | None) -> tuple[object, ...]:
         """What of an adapter decides how its base is loaded."""
         bits = 4 if is_quantised(spec.method) else 8 * self.compute.eight_bits
         how = (spec.task, spec.labels, bits, self._dtype(spec), bits > 0 and _has_tables(spec))
-        return (*how, self.placement(spec))
+        return (*how, placement)
 
     def _dtype(self, spec: AdapterSpec) -> torch.dtype:
         # Fixed factors that PEFT derives from the weights equal plain PEFT's only if the weights are not rounded.
         return torch.float32 if spec.peft_config.get("peft_type") == "PSOFT" else self.compute.dtype
 
     def _drop(self) -> None:
-        self._bare, self._model, self._carried = None, None, b""
+        self._bare, self._model, self._carried = None, None, (b"", None)
 
-    def _load(self, spec: AdapterSpec) -> PreTrainedModel:
+    def _load(self, spec: AdapterSpec, placement: Placement | None) -> PreTrainedModel:
         config = read_base_config(self.directory, spec.task, spec.labels)
         if spec.task is Task.CLASSIFICATION and config.pad_token_id is None:
             config.pad_token_id = config.eos_token_id
@@ -348,7 +363,7 @@ class ResidentBase:
             quantised = four_bits(self.compute, whole=HEADS if spec.task is Task.CLASSIFICATION else ())
         # Straight to the device: main memory never holds a second copy, and on a Jetson both are the same memory.
         placed = {} if quantised or self.compute.device.type == "cpu" else {"device_map": {"": self.compute.device}}
-        if (placement := self.placement(spec)) and any(device.type != "cpu" for device in placement.devices):
+        if placement and any(device.type != "cpu" for device in placement.devices):
             placed = {"device_map": placement.by_module}
         try:
             model = AUTO_CLASSES[spec.task].from_pretrained(

@@ -11,7 +11,8 @@ from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.training.bases import locate_config, quiet_libraries
 from plait.training.blueprint import design, read_base_config
-from plait.training.memory_plan import CONTEXT_BYTES, ModelSize, longest_that_fits, size_of
+from plait.training.device import CONTEXT_BYTES
+from plait.training.memory_plan import ModelSize, longest_that_fits, size_of
 
 _GIB = 1 << 30
 _MOST = 1 << 17

@@ -25,7 +25,7 @@ import math
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, cast
 from unittest import mock
@@ -43,12 +43,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
+from plait.rounds.local_model import NOTHING, Carried
 from plait.training import losses
 from plait.training.bases import locate_config, quiet_libraries
 from plait.training.blueprint import Blueprint, attach, design
+from plait.training.cohort import train_cohort
 from plait.training.examples import Example
 from plait.training.fused import language_model, peft_layer
 from plait.training.fused.packed import Packed
+from plait.training.learner import TrainingInputs
 from plait.training.peft_configs import peft_config_of
 from plait.training.resident import adapter_parameters, load_adapter
 from plait.training.step_memory import StepMemory
@@ -99,6 +102,7 @@ class StepShape:
         fused: whether plait's own implementation may compute it; else PEFT's modules do.
         embedding_on_host: whether its input embedding lies in the host's memory.
         chats: whether each sequence has another length, in even steps up to `seq_len`; else all have this.
+        together: adapters that train side by side, each on a batch of its own.
     """
 
     base: str
@@ -110,10 +114,12 @@ class StepShape:
     fused: bool = True
     embedding_on_host: bool = False
     chats: bool = False
+    together: int = 1
 
     def __str__(self) -> str:
         batch = f"{self.batch} chats to {self.seq_len}" if self.chats else f"{self.batch}x{self.seq_len}"
-        return f"{self.base} {'nf4' if self.four_bits else 'bf16'} {batch}"
+        beside = f", {self.together} adapters" if self.together > 1 else ""
+        return f"{self.base} {'nf4' if self.four_bits else 'bf16'} {batch}{beside}"
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -161,19 +167,33 @@ class StepCosts:
         return sum(each.moved_bytes for each in self.operations)
 
 
-def dry_step(shape: StepShape, memory: StepMemory | None = None) -> StepCosts:
-    """Run one optimizer step and count.
-
-    Args:
-        shape: what is trained.
-        memory: what the step gives up for memory; nothing by default.
-    """
-    quiet_libraries()
-    config, made = shape.config(), shape.blueprint()
+def settings_of(shape: StepShape, **changed: Any) -> Settings:
+    """Of one optimizer step, with some of them changed."""
     settings = Settings(
         local_steps=1, batch_size=shape.batch, gradient_accumulation_steps=1, seq_len=shape.seq_len, learning_rate=1e-4,
         weight_decay=0.0, max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=1, seed=0,
     )  # fmt: skip
+    return replace(settings, **changed)
+
+
+def dry_step(
+    shape: StepShape,
+    memory: StepMemory | None = None,
+    *,
+    settings: Settings | None = None,
+    carried: Carried = NOTHING,
+) -> StepCosts:
+    """Run a step, or as many as the settings say, and count.
+
+    Args:
+        shape: what is trained.
+        memory: what the step gives up for memory; nothing by default.
+        settings: of the training; those of one step by default.
+        carried: from earlier rounds.
+    """
+    quiet_libraries()
+    config, made = shape.config(), shape.blueprint()
+    settings = settings or settings_of(shape)
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, shape.seq_len).astype(np.int32)
     examples = [Example(tokens[:length], tokens[:length].copy()) for length in shape.lengths]
     with _pretending() as recorder:
@@ -185,9 +205,13 @@ def dry_step(shape: StepShape, memory: StepMemory | None = None) -> StepCosts:
         gc.collect()
         recorder.lengths = shape.lengths
         recorder.begin()
+        if shape.together > 1:
+            inputs = [TrainingInputs(examples, settings, made.initial.flat, carried)] * shape.together
+            train_cohort(model, parameters, inputs, task=Task.CAUSAL_LM, memory=memory)
+            return recorder.costs
         train_steps(
             model, parameters, examples, settings,
-            start=made.initial.flat, task=Task.CAUSAL_LM, pad_token=0, memory=memory,
+            start=made.initial.flat, task=Task.CAUSAL_LM, pad_token=0, memory=memory, carried=carried,
         )  # fmt: skip
         return recorder.costs
 

@@ -31,7 +31,7 @@ from plait.training.bases import locate_config, quiet_libraries
 from plait.training.blueprint import Blueprint, attach, design, read_base_config
 from plait.training.device import Compute, choose_compute, limit_memory, matrix_gflops, memory_for_steps
 from plait.training.examples import Example
-from plait.training.memory_plan import SLACK, ModelSize, peak_bytes, size_of
+from plait.training.memory_plan import SLACK, ModelSize, Training, peak_bytes, size_of
 from plait.training.peft_configs import peft_config_of
 from plait.training.resident import adapter_parameters, load_adapter
 from plait.training.step_memory import ALL_BLOCKS, StepMemory, is_out_of_memory
@@ -303,7 +303,8 @@ class Measure:
         config = read_base_config(locate_config(name), Task.CAUSAL_LM)
         request = AdapterRequest(method="qlora" if four_bits else "lora", rank=RANK, alpha=2 * RANK)
         made = design(config, request, task=Task.CAUSAL_LM, seed=1)
-        size = size_of(config, made.spec, value_bytes=self._compute.dtype.itemsize)
+        at_one_rate = Training(follows_slopes=False)  # as `_our_step` trains
+        size = size_of(config, made.spec, value_bytes=self._compute.dtype.itemsize, training=at_one_rate)
         room = memory_for_steps(self._compute.device)
         if size and room and SLACK * size.resident_bytes > room:
             raise Skipped(f"the base needs {SLACK * size.resident_bytes / 1e9:.1f} GB, {room / 1e9:.1f} are there")

@@ -164,7 +164,8 @@ def _blocks_over_devices(compute: Compute) -> Array:
     needed = bytes_by_device(
         size, (half, size.layers - half), sequences=1, seq_len=1024, recomputes=True, elements=SLICES[-1]
     )
-    client.base.memory_limit_bytes = int(SLACK * max(needed)) + 1
+    shared = client.base.devices.count(client.base.devices[0])
+    client.base.memory_limit_bytes = shared * (int(SLACK * max(needed)) + 1)
     placement = client.base.placement(spec)
     if placement is None or min(placement.blocks) == 0:
         raise ValueError(f"blocks are not placed over devices: {placement}")

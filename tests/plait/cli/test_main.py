@@ -12,8 +12,13 @@ import pytest
 
 import plait as plait_package
 from plait import __version__
+from plait.adapters import Task
+from plait.adapters.methods import AdapterRequest
 from plait.cli.doctor import _pair
 from plait.rounds.run_directory import RunDirectory
+from plait.training.bases import locate_config
+from plait.training.blueprint import design, read_base_config
+from plait.training.memory_plan import peak_bytes, size_of
 from tests.unrendered import plots_rendered
 
 VERBS = (
@@ -140,17 +145,39 @@ def test_doctor_plans_the_share_of_each_device_of_a_list(plait) -> None:
     said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
     assert said["devices"] == "cpu, cpu: the base on each, and up to 3 sequences of every batch"
     assert said["batch"] == "3 x 64"
-    asked = ("doctor", "--base", "llama-3.1-8b", "--dtype", "bfloat16", "--json", "--max-memory-gb", 14)
+    asked = ("doctor", "--base", "llama-3.1-8b", "--dtype", "bfloat16", "--json", "--max-memory-gb", 28)
     said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
     assert said["devices"].startswith("one base over all, blocks of each: cpu ")
     assert said["predicted peaks"].count("cpu ") == 2
     assert "does not fit" not in said["predicted peak"]
 
 
+def test_doctor_counts_the_memory_of_a_device_once_and_the_step_that_slopes_keep(
+    plait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plait.machine.memory_bytes", lambda: 6_000_000_000)
+    asked = ("doctor", "--base", "tiny", "--rank", 64, "--seq-len", 512, "--dtype", "float32", "--json")
+    one, two = (
+        {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", device).out)}
+        for device in ("cpu", "cpu,cpu")
+    )
+    assert (one["memory"], two["memory"]) == ("6.0 GB of cpu", "3.0 GB of cpu, and of each other")
+    config = read_base_config(locate_config("tiny"), Task.CAUSAL_LM)
+    spec = design(config, AdapterRequest(rank=64), task=Task.CAUSAL_LM, seed=0).spec
+    size = size_of(config, spec, value_bytes=4, on_cpu=True)
+    assert size is not None
+    assert size.training.follows_slopes
+    assert one["predicted peak"] == f"{peak_bytes(size, sequences=4, seq_len=512, recomputed=0) / 1e9:.2f} GB"
+
+
 def test_doctor_plans_only_what_it_can_predict(plait) -> None:
-    ran = plait("doctor", "--base", "tiny", "--method", "dora")
-    assert ran.code == 2
-    assert "memory is predicted for lora and qlora" in ran.err
+    for what in (("tiny", "--method", "dora"), ("mistral-7b", "--seq-len", 4097)):
+        ran = plait("doctor", "--base", *what)
+        assert ran.code == 2
+        assert "memory is predicted for lora and qlora" in ran.err
+    for memory in ("inf", "nan"):
+        ran = plait("doctor", "--base", "tiny", "--max-memory-gb", memory)
+        assert (ran.code, ran.err) == (2, f"error: max-memory-gb is {memory}, expected 0 or more\n")
     assert "expected one of them" in plait("doctor", "--base", "tiny", "--server", "localhost:1").err
 
 

@@ -43,6 +43,7 @@ def test_a_list_is_its_devices_in_order_and_one_that_is_named_twice_is_shared(mo
     assert [str(each.device) for each in found] == ["cuda:0", "cuda:1", "cuda:0"]
     assert shares(found) == (2, 1, 2)
     assert shares(choose_devices("cpu")) == (1,)
+    assert shares(choose_devices("cpu,cpu:0")) == (2, 2)
     with pytest.raises(ConfigError, match="fastest types are bfloat16 and float32, expected one type: give --dtype"):
         choose_devices("cuda,cpu")
     assert {each.dtype for each in choose_devices("cuda,cpu", "float32")} == {torch.float32}
@@ -110,6 +111,16 @@ def test_a_limit_is_a_fraction_of_the_gpu_that_torch_may_allocate(monkeypatch: p
         device.limit_memory(card, limit)
     device.limit_memory(torch.device("cpu"), 2 << 30)
     assert asked == [(0.25, card), (1.0, card)]
+
+
+def test_processes_that_share_a_card_leave_room_for_what_cuda_takes_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 24 * 10**9))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(device, "limit_memory", lambda _, limit: limits.append(limit))
+    card = torch.device("cuda:0")
+    parts = [device.take_share(card, count) for count in (1, 2, 3)]
+    assert parts == limits == [0, 12 * 10**9 - device.CONTEXT_BYTES, 8 * 10**9 - device.CONTEXT_BYTES]
 
 
 @pytest.mark.parametrize(

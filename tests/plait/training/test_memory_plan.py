@@ -6,7 +6,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,16 +17,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.errors import MachineError
+from plait.rounds.local_model import NOTHING, Carried
 from plait.training import placement as placement_module
 from plait.training import resident as resident_module
 from plait.training.bare_base import BareBase
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config
-from plait.training.device import Compute
+from plait.training.device import CONTEXT_BYTES, Compute
 from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU
 from plait.training.memory_plan import (
-    CONTEXT_BYTES,
     ModelSize,
+    Training,
     in_four_bits,
     least_bytes,
     longest_that_fits,
@@ -36,7 +39,7 @@ from plait.training.memory_plan import (
 from plait.training.resident import ResidentBase
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings
-from simulations.bench.dry_step import StepShape, dry_step
+from simulations.bench.dry_step import StepShape, dry_step, settings_of
 
 SETTINGS = Settings(
     local_steps=1, batch_size=4, gradient_accumulation_steps=1, seq_len=24, learning_rate=1e-2, weight_decay=0.0,
@@ -44,8 +47,11 @@ SETTINGS = Settings(
 )  # fmt: skip
 
 
+CONSTANT = Training(follows_slopes=False)
+
+
 def sized(shape: StepShape) -> ModelSize:
-    found = size_of(shape.config(), shape.blueprint().spec, value_bytes=2)
+    found = size_of(shape.config(), shape.blueprint().spec, value_bytes=2, training=CONSTANT)
     assert found is not None
     return found
 
@@ -81,6 +87,47 @@ def test_a_prediction_is_within_a_tenth_of_what_the_trainer_allocates(shape: Ste
     assert predicted == pytest.approx(costs.peak_bytes, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("together", "changed"),
+    [
+        (3, {}),
+        (2, {"lr_schedule": "slope", "local_steps": 2}),
+        (1, {"scaffold": True, "feddyn": 0.1, "lr_schedule": "slope", "local_steps": 2}),
+    ],
+    ids=["side by side", "each after slopes", "corrected"],
+)
+def test_what_trainings_hold_of_their_adapters_is_counted(together: int, changed: dict[str, Any]) -> None:
+    # An adapter as large as the base, and a short sequence, so that nothing else decides.
+    shape = StepShape("qwen2.5-0.5b", 1, 64, rank=128, layers=1, together=together)
+    settings, spec = settings_of(shape, **changed), shape.blueprint().spec
+    zeros = np.zeros(spec.layout.size, np.float32)
+    carried = Carried(drift=zeros, slope=zeros) if settings.scaffold else NOTHING
+    costs = dry_step(shape, StepMemory(recomputed=1), settings=settings, carried=carried)
+    predicted = [
+        peak_bytes(replace(sized(shape), training=training), sequences=together, seq_len=64, recomputed=1)
+        for training in (Training.of(settings, together=together), CONSTANT)
+    ]
+    assert predicted[0] == pytest.approx(costs.peak_bytes, rel=0.02)
+    assert predicted[1] < 0.9 * costs.peak_bytes
+
+
+def test_what_a_step_cannot_give_up_follows_from_the_settings() -> None:
+    def undivided(together: int = 1, **changed: Any) -> int:
+        return Training.of(replace(SETTINGS, **changed), together=together).whole
+
+    assert undivided() == 1
+    assert undivided(together=3) == 12, "clients side by side are divided among batches, and no batch is"
+    assert undivided(objective="dpo:beta=0.2") == 2
+    assert undivided(objective="kto") == 8
+    assert undivided(objective="grpo", reward="mine:reward", group_size=6) == 6
+    assert undivided(loss="distillation") == undivided(record_delta=1e-5) == 4
+    private = Training.of(replace(SETTINGS, record_delta=1e-5))
+    assert (private.stacked, private.slices) == (4, (SLICE_ELEMENTS_ON_GPU,))
+    assert Training.of(replace(SETTINGS, lr_schedule="slope")) == Training(), "what is planned where no run is known"
+    assert Training.of(replace(SETTINGS, carry_moments=True, measures_slope=True)).carried == 3
+    assert Training.of(replace(SETTINGS, proximal=0.1, feddyn=0.1)).copies == 2, "one origin, and FedDyn's slope"
+
+
 # Of a process of its own, because others' peaks do not count. Prints what was predicted, and the peak.
 PROGRAM = """
 import sys
@@ -92,7 +139,7 @@ from plait.machine import peak_rss_bytes
 from plait.training.blueprint import design, read_base_config
 from plait.training.device import Compute, use_threads
 from plait.training.examples import Example
-from plait.training.memory_plan import peak_bytes, size_of
+from plait.training.memory_plan import Training, peak_bytes, size_of
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.step_memory import StepMemory
 from plait.training.trainer import train_steps
@@ -114,7 +161,7 @@ train_steps(
     model, adapter_parameters(model, made.spec.layout), [Example(row, row)], settings, start=made.initial.flat,
     task=Task.CAUSAL_LM, pad_token=0, memory=StepMemory(recomputed=2),
 )
-size = size_of(config, made.spec, value_bytes=2, on_cpu=True, directory=directory)
+size = size_of(config, made.spec, value_bytes=2, on_cpu=True, directory=directory, training=Training.of(settings))
 print(peak_bytes(size, sequences=1, seq_len=128, recomputed=2), peak_rss_bytes())
 """
 
@@ -208,7 +255,8 @@ def fresh(tiny: LocatedBase) -> ResidentBase:
 def test_a_limit_decides_how_many_blocks_are_computed_twice(
     fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase
 ) -> None:
-    size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4, on_cpu=True)
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    size = size_of(config, blueprint.spec, value_bytes=4, on_cpu=True, training=CONSTANT)
     assert size is not None
     fresh.plan_steps(blueprint.spec, SETTINGS)
     assert fresh.step_memory == StepMemory(), "without a limit, nothing is known of a CPU's memory"
@@ -223,17 +271,44 @@ def test_a_limit_decides_how_many_blocks_are_computed_twice(
 def test_a_rate_that_follows_slopes_keeps_one_more_copy_of_the_adapter_between_steps(
     fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase
 ) -> None:
-    size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4, on_cpu=True)
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    size = size_of(config, blueprint.spec, value_bytes=4, on_cpu=True, training=CONSTANT)
     assert size is not None
     long = replace(SETTINGS, seq_len=512)
     peak = peak_bytes(size, sequences=4, seq_len=512, recomputed=0)
-    follows = replace(size, follows_slopes=True)
+    follows = replace(size, training=Training())
     assert peak_bytes(follows, sequences=4, seq_len=512, recomputed=0) - peak == 4 * size.adapter
     fresh.memory_limit_bytes = int(1.07 * peak) + 1
     fresh.plan_steps(blueprint.spec, long)
     assert fresh.step_memory == StepMemory()
     fresh.plan_steps(blueprint.spec, replace(long, lr_schedule="slope"))
     assert fresh.step_memory != StepMemory()
+
+
+def test_clients_that_do_not_fit_side_by_side_are_refused_together_and_planned_alone(
+    fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase
+) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    training = Training.of(SETTINGS, together=3)
+    size = size_of(config, blueprint.spec, value_bytes=4, on_cpu=True, training=training)
+    assert size is not None
+    three = least_bytes(size, seq_len=512)
+    long = replace(SETTINGS, seq_len=512)
+    # The prediction may be wrong by a tenth.
+    fresh.memory_limit_bytes = int(three / 1.12)
+    with pytest.raises(MachineError, match="what would fit"):
+        fresh.plan_steps(blueprint.spec, long, together=3)
+    fresh.plan_steps(blueprint.spec, long)
+    fresh.memory_limit_bytes = int(1.08 * three)
+    fresh.plan_steps(blueprint.spec, long, together=3)
+    assert fresh.step_memory.cuts == 1
+
+
+def test_beyond_the_window_of_its_attention_nothing_is_predicted(tiny: LocatedBase, blueprint: Blueprint) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    config.sliding_window = 64
+    assert size_of(config, blueprint.spec, value_bytes=4, seq_len=64) is not None
+    assert size_of(config, blueprint.spec, value_bytes=4, seq_len=65) is None
 
 
 def test_a_step_that_cannot_fit_is_one_line_before_the_base_is_loaded(

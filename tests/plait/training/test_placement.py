@@ -15,12 +15,13 @@ from plait.adapters.methods import AdapterRequest
 from plait.data import Record, RecordKind
 from plait.errors import MachineError
 from plait.rounds.local_model import TrainJob
+from plait.training import placement as placement_module
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import Compute
 from plait.training.local_model import PeftLocalModel
-from plait.training.memory_plan import SLACK, SLICES, ModelSize, size_of
-from plait.training.placement import Placement, blocks_over, bytes_by_device, place, plan_over
+from plait.training.memory_plan import SLACK, SLICES, FewBits, ModelSize, Training, least_bytes, size_of
+from plait.training.placement import Placement, blocks_over, budgets_of, bytes_by_device, place, plan_over
 from plait.training.resident import ResidentBase
 from tests.plait.training.test_step_memory import SETTINGS
 
@@ -78,7 +79,7 @@ def size(tiny: LocatedBase, blueprint: Blueprint) -> ModelSize:
 def two(tiny: LocatedBase, limit: int = 0, count: int = 2) -> ResidentBase:
     cpu = Compute(CPU, torch.float32)
     base = ResidentBase(tiny.directory, tiny.reference.fingerprint, cpu, seq_len=32, others=[cpu] * (count - 1))
-    base.memory_limit_bytes = limit
+    base.memory_limit_bytes = count * limit  # the entries of one device share it
     return base
 
 
@@ -87,6 +88,45 @@ def half(size: ModelSize) -> int:
     blocks = (size.layers // 2, size.layers - size.layers // 2)
     needed = bytes_by_device(size, blocks, sequences=1, seq_len=32, recomputes=True, elements=SLICES[-1])
     return int(SLACK * max(needed)) + 1
+
+
+def test_entries_of_one_device_share_its_memory_and_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = [torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cuda:0")]
+    monkeypatch.setattr(placement_module, "memory_for_steps", lambda _, limit: min(24 * GB, limit or 24 * GB))
+    assert budgets_of(cards, 0) == (12 * GB, 24 * GB, 12 * GB)
+    assert budgets_of(cards, 10 * GB) == (5 * GB, 10 * GB, 5 * GB)
+
+
+def test_a_base_of_few_bits_has_its_table_once() -> None:
+    few = replace(EIGHT, four_bits=True, cpu=FewBits(120_000_000, 361_000_000, 298_000_000))
+    none = replace(few, cpu=FewBits(120_000_000, 0, 0))
+    how = {"sequences": 1, "seq_len": 64, "recomputes": True, "elements": SLICES[-1]}
+    for size, tables in ((few, [361_000_000, 0, 298_000_000]), (replace(few, tied=True), [0, 0, 361_000_000])):
+        without = bytes_by_device(replace(none, tied=size.tied), (10, 12, 10), **how)
+        found = bytes_by_device(size, (10, 12, 10), **how)
+        assert [one - other for one, other in zip(found, without, strict=True)] == tables
+
+
+def test_what_a_run_holds_of_an_adapter_decides_whether_each_device_holds_the_base(
+    tiny: LocatedBase, blueprint: Blueprint
+) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    plain, follows = (replace(SETTINGS, seq_len=32, lr_schedule=how) for how in ("constant", "slope"))
+    least = [
+        least_bytes(found, seq_len=32)
+        for settings in (plain, follows)
+        if (found := size_of(
+            config, blueprint.spec, value_bytes=4, on_cpu=True, training=Training.of(settings, devices=2)
+        ))
+    ]  # fmt: skip
+    assert least[0] < least[1]
+    base = two(tiny, int(SLACK * sum(least) / 2))
+    assert base.placement(blueprint.spec, plain) is None
+    placement = base.placement(blueprint.spec, follows)
+    assert placement is not None
+    assert placement == base.placement(blueprint.spec), "where no run is known, it is one that follows slopes"
+    assert len(base.models(blueprint.spec, blueprint.initial, follows)) == 1
+    assert len(base.models(blueprint.spec, blueprint.initial, plain)) == 2
 
 
 def test_training_and_evaluation_have_the_bits_of_one_device(

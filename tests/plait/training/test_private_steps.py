@@ -9,9 +9,11 @@ from plait.adapters import Task
 from plait.errors import ConfigError
 from plait.privacy.record import Charge, RecordPrivacy
 from plait.training.blueprint import Blueprint
+from plait.training.fused import language_model
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.private_steps import train_privately
 from plait.training.resident import ResidentBase, adapter_parameters
+from plait.training.step_memory import StepMemory
 from plait.training.trainer import measure_losses, train_steps
 from tests.plait.training.test_cohort import SETTINGS, some_rows
 from tests.plait.training.test_example_gradients import by_a_loop
@@ -21,13 +23,13 @@ KEY = b"k" * 32
 SILENT = RecordPrivacy(records=6, batch=6, noise=2e-4, delta=1e-5, epsilon=float("inf"), clip_norm=0.5)
 
 
-def trained(resident, blueprint, privacy, *, rows=ROWS, key=KEY, start=None, **settings) -> LocalTraining:
+def trained(resident, blueprint, privacy, *, rows=ROWS, key=KEY, start=None, memory=None, **settings) -> LocalTraining:
     model = resident.carrying(blueprint.spec, blueprint.initial)
     start = np.random.default_rng(1).normal(0, 0.05, blueprint.spec.layout.size) if start is None else start
     return train_privately(
         model, adapter_parameters(model, blueprint.spec.layout),
         TrainingInputs(rows, replace(SETTINGS, **settings), start.astype(np.float32)), Charge(privacy, key, 0.0),
-        task=Task.CAUSAL_LM, pad_token=0,
+        task=Task.CAUSAL_LM, pad_token=0, memory=memory,
     )  # fmt: skip
 
 
@@ -90,6 +92,28 @@ def test_one_key_gives_one_result_and_another_key_another(resident: ResidentBase
     first, again, other = (trained(resident, blueprint, privacy, key=key) for key in (KEY, KEY, b"o" * 32))
     assert first.flat.tobytes() == again.flat.tobytes()
     assert first.flat.tobytes() != other.flat.tobytes()
+
+
+def test_blocks_are_computed_twice_as_planned_and_nothing_else_is_given_up(
+    resident: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice: list[bool] = []
+    honest = language_model.run_block
+
+    def watched(*given, recomputed, **named):
+        twice.append(recomputed)
+        return honest(*given, recomputed=recomputed, **named)
+
+    monkeypatch.setattr(language_model, "run_block", watched)
+    memory = StepMemory(recomputed=1, cuts=2, slice_elements=1)
+    found = [
+        trained(resident, blueprint, SILENT, memory=given, local_steps=1).flat.tobytes() for given in (None, memory)
+    ]
+    assert found[0] == found[1]
+    half = len(twice) // 2
+    assert not any(twice[:half])
+    assert twice[half]
+    assert not twice[half + 1]
 
 
 def test_nothing_is_reported_that_no_noise_covers(resident, blueprint) -> None:

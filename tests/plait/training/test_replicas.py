@@ -24,7 +24,7 @@ from plait.training.examples import Example
 from plait.training.fused import FusedLanguageModel
 from plait.training.learner import LocalTraining, TrainingInputs
 from plait.training.local_model import PeftLocalModel
-from plait.training.memory_plan import peak_bytes, size_of
+from plait.training.memory_plan import Training, peak_bytes, size_of
 from plait.training.private_steps import train_privately
 from plait.training.replicas import Replica, at_once, deal
 from plait.training.resident import ResidentBase, adapter_parameters
@@ -227,10 +227,11 @@ def test_a_client_trains_and_evaluates_over_its_devices(tiny: LocatedBase, bluep
 
     one, two = client([]), client([cpu])
     assert one.base.identity != two.base.identity
-    size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4, on_cpu=True)
+    config, training = read_base_config(tiny.directory, Task.CAUSAL_LM), Training.of(settings, devices=2)
+    size = size_of(config, blueprint.spec, value_bytes=4, on_cpu=True, training=training)
     assert size is not None
-    # Half of a batch is what one device must hold.
-    two.base.memory_limit_bytes = int(1.08 * peak_bytes(size, sequences=2, seq_len=32, recomputed=0))
+    # Half of a batch is what one entry of the list must hold, with half of the device's memory.
+    two.base.memory_limit_bytes = 2 * int(1.08 * peak_bytes(size, sequences=2, seq_len=32, recomputed=0))
     found = []
     for model in (one, two):
         job = TrainJob(model, blueprint.spec, settings, blueprint.initial, blueprint.initial)
