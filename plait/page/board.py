@@ -39,6 +39,7 @@ class _Client:
     updates: int = 0
     updated_round: int = -1
     given: float = 0.0
+    is_at_work: bool = False
 
 
 class Board:
@@ -53,6 +54,7 @@ class Board:
         self.document: dict[str, Json] = {"seq": -1}
         self.progress = RunProgress()
         self._clients: dict[str, _Client] = {}
+        self._is_async = False
         self._cohort: set[str] = set()
         self._took_s: list[float] = []
         self._sent = Traffic()
@@ -100,6 +102,7 @@ class Board:
     def _of(self, event: events.Event) -> Patch:
         match event:
             case events.RunStarted():
+                self._is_async = event.config.get("rounds-mode") == "async"
                 return _started(event)
             case events.ClientsDescribed():
                 described: Patch = {each.client: self._described(each) for each in event.clients}
@@ -119,7 +122,8 @@ class Board:
             case events.ReplyReceived():
                 patch = self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
                 if event.purpose == "evaluate":
-                    return join(patch, {"clients": {event.client: self._to("ready", event.client)}})
+                    state = "training" if self._client(event.client).is_at_work else "ready"
+                    return join(patch, {"clients": {event.client: self._to(state, event.client)}})
                 return patch
             case events.UpdateReceived():
                 return self._update(event)
@@ -167,6 +171,14 @@ class Board:
     def _chosen(self, name: str) -> Patch:
         return {**self._to("chosen", name), "given": None, "answered": None, "train_s": None}
 
+    def _asked(self, name: str) -> Patch:
+        """Of a round's cohort: an asynchronous round begins when its clients are at work, a synchronous one before."""
+        if not self._is_async:
+            return self._chosen(name)
+        client = self._client(name)
+        client.state, client.is_at_work = "training", True
+        return {"state": "training", "since": client.given, "detail": None, "answered": None, "train_s": None}
+
     def _described(self, client: events.DescribedClient) -> Patch:
         known = self._clients.get(client.client)
         state = {} if known and known.state not in ("", "refused", "away") else self._to("ready", client.client)
@@ -197,7 +209,7 @@ class Board:
     def _round_started(self, event: events.RoundStarted) -> Patch:
         rested = [name for name in self._cohort.difference(event.cohort) if self._client(name).state != "refused"]
         self._cohort, self._took_s = set(event.cohort), []
-        clients: Patch = {name: self._chosen(name) for name in event.cohort}
+        clients: Patch = {name: self._asked(name) for name in event.cohort}
         clients |= {name: {**self._to("ready", name), "given": None, "answered": None} for name in rested}
         now: Patch = {"number": event.round, "started": self._time, "cohort": len(self._cohort), "received": 0}
         patch: Patch = {"round": {**now, "late_after_s": None}, "clients": clients}
@@ -206,8 +218,12 @@ class Board:
     def _broadcast(self, event: events.Broadcast) -> Patch:
         patch = self._count(event.round, event.client, Traffic(downlink_bytes=event.downlink_bytes))
         if event.purpose == "train":
-            self._client(event.client).given = self._time
+            client = self._client(event.client)
+            client.given, client.is_at_work = self._time, self._is_async
             state: Patch = {**self._to("training", event.client), "given": self._time, "answered": None}
+            if self._is_async and event.round == self.progress.round:
+                self._cohort.add(event.client)
+                patch = join(patch, {"round": {"cohort": len(self._cohort)}})
             return join(patch, {"clients": {event.client: state}})
         if event.purpose == "evaluate":
             return join(patch, {"clients": {event.client: self._to("evaluating", event.client)}})
@@ -215,6 +231,7 @@ class Board:
 
     def _update(self, event: events.UpdateReceived) -> Patch:
         client = self._client(event.client)
+        client.is_at_work = False
         if client.updated_round != event.round:
             client.updated_round = event.round
             client.updates += 1
@@ -231,7 +248,8 @@ class Board:
             "updates": client.updates,
             "updated_round": event.round,
         }
-        late_s = late_after_s(self._took_s)
+        # In an asynchronous run nobody waits for the slow.
+        late_s = None if self._is_async else late_after_s(self._took_s)
         now: Patch = {"received": len(self._took_s), "late_after_s": None if late_s is None else round(late_s, 3)}
         return join(patch, {"clients": {event.client: state}, "round": now, "updates": self._updates})
 
@@ -239,6 +257,7 @@ class Board:
         patch = self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
         if event.reason == Reason.NEED_FULL:
             return patch
+        self._client(event.client).is_at_work = False
         state = _STATES.get(event.reason, "refused")
         detail = f"{event.why}: {event.detail}" if event.detail else event.why
         refusal = self._refusal(event.seq, event.round, event.client, event.reason, event.detail)

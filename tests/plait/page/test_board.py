@@ -11,7 +11,7 @@ from plait.page.board import MOST_REFUSALS, Board
 from plait.page.merge import join, merge
 from plait.page.schema import Run
 from plait.rounds.events import parse_event
-from tests.plait.conftest import broadcast, in_tree, numbered, received, run_started, view_of
+from tests.plait.conftest import broadcast, in_tree, numbered, received, replied, round_finished, run_started, view_of
 
 RUN = TypeAdapter(Run)
 
@@ -60,6 +60,26 @@ def test_the_timeline_holds_the_clients_of_this_round_alone() -> None:
     assert {name: ("given" in one, "answered" in one) for name, one in clients.items()} == {
         "ann": (False, False),
         "bob": (True, True),
+    }
+
+
+def test_in_an_asynchronous_run_the_timeline_goes_on_over_rounds() -> None:
+    run = run_started(config={"rounds": 2, "rounds-mode": "async"})
+
+    def begun(number: int, *names: str) -> dict[str, object]:
+        return {"event": "round_started", "round": number, "cohort": names}
+
+    first = [broadcast(1, "ann", 10), broadcast(1, "bob", 10), begun(1, "ann", "bob"), received(1, "ann", 20)]
+    again = [broadcast(1, "cid", 10), received(1, "cid", 20), round_finished(1, 2)]
+    beside = [broadcast(1, "bob", 10, "evaluate"), replied(1, "bob", 5)]
+    events = numbered([run, *first, *again, *beside, broadcast(2, "ann", 10), begun(2, "ann", "bob")])
+    board, patches = board_of(events)
+    assert patches[5]["round"]["cohort"] == 3
+    clients: Any = board.document["clients"]
+    assert {name: (one["state"], one.get("given"), one.get("answered")) for name, one in clients.items()} == {
+        "ann": ("training", 1100.0, None),
+        "bob": ("training", 1020.0, None),
+        "cid": ("ready", None, None),
     }
 
 
