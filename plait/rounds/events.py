@@ -19,8 +19,10 @@ from plait.text import printable
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
-SCHEMA = 1
-"""Version of the events below; ``run_started`` states it."""
+SCHEMA = 2
+"""Version of the events below; ``run_started`` states it.
+
+Since 2 an update's weight in an asynchronous fold is relative to a whole update, and no longer to the others there."""
 
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -490,7 +492,7 @@ class UpdateReceived(Event):
         epsilon: of its records so far, as its own account says; None where they are not private.
         fold: in an asynchronous run the round that it is folded in; None in a synchronous one, like the two below.
         staleness: folds between the adapter that it began with and the one that it is folded into.
-        weight: how much it counts in its fold.
+        weight: how much it counts in its fold; what it is relative to has changed (`SCHEMA`).
         clients: of how many it is the sum, if it is a region's.
     """
 
