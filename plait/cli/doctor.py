@@ -172,6 +172,11 @@ def _plan(
         where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"
     spread: list[Finding] = []
     names = ", ".join(map(str, devices))
+    memory = f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"
+    if len(set(budgets)) > 1:
+        memory = ", ".join(f"{each / 1e9:.1f} GB of {device}" for device, each in zip(devices, budgets, strict=True))
+    elif len(devices) > 1:
+        memory += ", and of each other"
     if placement:
         each = bytes_by_device(
             size, placement.blocks, sequences=-(-share // plan.cuts), seq_len=seq_len, recomputes=plan.recomputed > 0,
@@ -190,11 +195,7 @@ def _plan(
             f"rank {rank}, {size.adapter:,} parameters, {size.resident_bytes / 1e9:.2f} GB with the base"
             + (" and the libraries" if on_cpu else ""),
         ),
-        Finding(
-            "memory",
-            f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"
-            + (", and of each other" if spread else ""),
-        ),
+        Finding("memory", memory),
         Finding("batch", f"{share} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
         Finding("blocks computed twice", f"{plan.recomputed} of {size.layers}"),
         Finding("logits at a time", f"{plan.slice_elements / 1e6:.0f} million"),

@@ -104,9 +104,11 @@ def estimate(
     from plait.run import bits_on_links, blueprint_of, copies_on_disk
     from plait.settle import settle
     from plait.training.bases import locate_config, quiet_libraries
+    from plait.training.memory_plan import Training
 
     quiet_libraries()
     settled = settle(settings)
+    training = Training.of(settled.plan.settings)
     blueprint = blueprint_of(settled, locate_config(settings.base, revision=settings.revision), weights=False)
     geometry = geometry_of(blueprint.spec)
     copies = copies_on_disk(settled, geometry)
@@ -132,6 +134,8 @@ def estimate(
             * settings.seq_len,
             train_tokens_per_s=tokens_per_s,
             parameters_per_rank=sum(pair.d_in + pair.d_out for pair in geometry.pairs) or None,
+            # An example's own factors and their gradient are two bytes each.
+            training_copies=training.copies + training.stacked,
             client_copies=copies.client,
             client_copies_after=copies.client_after,
             server_copies=copies.server,

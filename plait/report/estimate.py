@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
 _BF16_BYTES = 2
-# Adapter, gradient and AdamW's two moments in float32, and the model's own adapter and its gradient in bfloat16.
-_TRAINED_BYTES = 4 * 4 + 2 * _BF16_BYTES
+_FLOAT32_BYTES = 4
+# Adapter, AdamW's two moments and the last step (kept where the learning rate follows slopes) in float32, and the
+# model's own adapter and its gradient in bfloat16.
+_TRAINED_BYTES = 4 * _FLOAT32_BYTES + 2 * _BF16_BYTES
 # A report page with its plots, and the ledger's bytes per client and round.
 _REPORT_BYTES = 2_200_000
 _RECORD_BYTES = 1_000
@@ -109,6 +111,7 @@ class CostInputs:
         tokens_per_client_round: training tokens per client and round; None omits training.
         train_tokens_per_s: training tokens per second and client.
         parameters_per_rank: of an adapter of rank 1; None if the method has no rank.
+        training_copies: float32 values per parameter that training holds beside adapter, gradient and optimizer.
         client_copies: float32 values per parameter that a client keeps on disk in addition to the adapter.
         client_copies_after: the same once the run is over.
         server_copies: the same in the run directory.
@@ -130,6 +133,7 @@ class CostInputs:
     tokens_per_client_round: int | None = None
     train_tokens_per_s: float | None = None
     parameters_per_rank: int | None = None
+    training_copies: int = 0
     client_copies: float = 0
     client_copies_after: float = 0
     server_copies: float = 0
@@ -165,7 +169,7 @@ class CostEstimate:
     @property
     def client_adapter_memory_bytes(self) -> int:
         """Memory of adapter, gradients and optimizer in training; activations are not counted."""
-        return _TRAINED_BYTES * self.inputs.trainable_parameters
+        return (_TRAINED_BYTES + _FLOAT32_BYTES * self.inputs.training_copies) * self.inputs.trainable_parameters
 
     @property
     def client_disk_bytes(self) -> int:

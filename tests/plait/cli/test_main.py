@@ -140,11 +140,15 @@ def test_doctor_plans_training_for_a_stated_memory(plait) -> None:
     assert "what would fit: " in none["predicted peak"]["advice"]
 
 
-def test_doctor_plans_the_share_of_each_device_of_a_list(plait) -> None:
+def test_doctor_plans_the_share_of_each_device_of_a_list(plait, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ("doctor", "--base", "tiny", "--batch-size", 5, "--seq-len", 64, "--dtype", "float32", "--json")
     said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
     assert said["devices"] == "cpu, cpu: the base on each, and up to 3 sequences of every batch"
     assert said["batch"] == "3 x 64"
+    monkeypatch.setattr("plait.training.placement.budgets_of", lambda *_: (8_000_000_000, 6_000_000_000))
+    said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
+    assert said["memory"] == "8.0 GB of cpu, 6.0 GB of cpu"
+    monkeypatch.undo()
     asked = ("doctor", "--base", "llama-3.1-8b", "--dtype", "bfloat16", "--json", "--max-memory-gb", 28)
     said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
     assert said["devices"].startswith("one base over all, blocks of each: cpu ")
@@ -189,6 +193,14 @@ def test_doctor_warns_where_transformers_asks_for_a_newer_peft(
     found = _pair()
     assert bool(found) == warns
     assert all("asks for peft>=99.0" in each.found and "constraints.txt" in each.advice for each in found)
+
+
+def test_estimate_counts_what_a_training_holds_beside_its_optimizer(plait) -> None:
+    asked = ("estimate", "--base", "tiny", "--no-evaluate", "--json")
+    private = ("--dp", "record", "--dp-epsilon", 8, "--records", 400, "--learning-rate", 0.01, "--batch-size", 6)
+    for more, copies in ((("--scaffold", "--proximal", 0.1), 2), (private, 6)):
+        estimate = json.loads(plait(*asked, *more).out)
+        assert estimate["client_adapter_memory_bytes"] == (20 + 4 * copies) * estimate["trainable_parameters"]
 
 
 def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:

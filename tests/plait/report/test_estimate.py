@@ -141,12 +141,14 @@ def test_the_tables_hold_cost_and_comparison() -> None:
 
 
 def test_a_client_holds_the_base_in_two_bytes_and_every_trained_parameter_in_twenty() -> None:
-    master = gradient = first_moment = second_moment = 4
+    master = kept_step = first_moment = second_moment = 4
     in_the_model = its_gradient = 2
-    of_each = master + gradient + first_moment + second_moment + in_the_model + its_gradient
+    of_each = master + kept_step + first_moment + second_moment + in_the_model + its_gradient
     estimate = CostEstimate(inputs()).to_json()
     assert estimate["client_base_memory_bytes"] == 2 * 1_000_000
     assert estimate["client_adapter_memory_bytes"] == of_each * 1001
+    corrected = CostEstimate(inputs(training_copies=2)).to_json()
+    assert corrected["client_adapter_memory_bytes"] == (of_each + 2 * 4) * 1001
 
 
 @pytest.mark.parametrize(
