@@ -241,7 +241,9 @@ def size_of(
     """
     if config.model_type not in _FUSED or spec.peft_config.get("peft_type", "LORA") != "LORA":
         return None
-    if spec.peft_config.get("use_dora") or spec.peft_config.get("lora_dropout"):
+    if any(spec.peft_config.get(name) for name in ("use_dora", "lora_dropout", "lora_bias")):
+        return None
+    if spec.peft_config.get("bias", "none") != "none":
         return None
     if seq_len > (getattr(config, "sliding_window", None) or seq_len):
         return None

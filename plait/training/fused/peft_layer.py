@@ -55,8 +55,8 @@ class PlainLayer:
 def plain_layer(module: nn.Module) -> PlainLayer | None:
     """The layer's numbers; None for anything that computes more than y = x W' + b + scale (x A') B', B maybe B (R - 1).
 
-    That excludes DoRA and other variants, separate biases, several adapters at once, merged ones, dropout,
-    bitsandbytes' eight bits, layers with hooks, and an adapter in another type than its base.
+    That excludes DoRA and other variants, separate biases and biases that train, several adapters at once, merged ones,
+    dropout, bitsandbytes' eight bits, layers with hooks, and an adapter in another type than its base.
     """
     if type(module) is PeftPsoftLinear:
         return _square(module)
@@ -108,10 +108,11 @@ def _frozen(module: nn.Module) -> PlainLayer | None:
     if _hooked(module):
         return None
     weight = module.weight if type(module) is nn.Linear else packed_weight(module)
-    if weight is None or (isinstance(weight, nn.Parameter) and weight.requires_grad):
-        return None
     # torch's own annotation omits that there may be no bias.
-    return PlainLayer(weight, cast("nn.Parameter | None", module.bias), None, 1.0)
+    bias = cast("nn.Parameter | None", module.bias)
+    if weight is None or any(isinstance(each, nn.Parameter) and each.requires_grad for each in (weight, bias)):
+        return None
+    return PlainLayer(weight, bias, None, 1.0)
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -243,6 +243,9 @@ def test_only_what_plait_computes_itself_is_predicted(tiny: LocatedBase) -> None
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     dora = design(config, AdapterRequest(method="dora", rank=4), task=Task.CAUSAL_LM, seed=1, weights=tiny.directory)
     assert size_of(config, dora.spec, value_bytes=4) is None
+    lora = design(config, AdapterRequest(rank=4), task=Task.CAUSAL_LM, seed=1).spec
+    biases = replace(lora, peft_config={**lora.peft_config, "bias": "all"})
+    assert size_of(config, biases, value_bytes=4) is None
 
 
 @pytest.fixture

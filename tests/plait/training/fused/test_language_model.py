@@ -253,6 +253,7 @@ UNKNOWN: dict[str, Callable[[], torch.nn.Module]] = {
     "dropout": lambda: adapted(llama(), lora_dropout=0.1),
     "dora": lambda: adapted(llama(), use_dora=True),
     "a bias of the adapter": lambda: adapted(llama(attention_bias=True), target_modules=["q_proj"], lora_bias=True),
+    "biases of the base that train": lambda: adapted(qwen2(), bias="lora_only"),
     "an adapter on the head": lambda: adapted(llama(), target_modules=["lm_head"]),
     "an adapter in another type": lambda: get_peft_model(
         llama().to(torch.bfloat16), LoraConfig(target_modules="all-linear"), autocast_adapter_dtype=True
