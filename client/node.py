@@ -232,9 +232,10 @@ class Node:
             if self._connected:
                 self._be_ready(run, capacity)
             return
+        memory = f" with {size(capacity.memory_bytes)} of memory" if capacity.memory_bytes else ""
         self._journal.tell(
             "base",
-            f"base ready on {capacity.device} with {size(capacity.memory_bytes)} of memory",
+            f"base ready on {capacity.device}{memory}",
             device=capacity.device,
             memory_bytes=capacity.memory_bytes,
             base_fingerprint=capacity.base_fingerprint.hex(),

@@ -59,12 +59,11 @@ class Proposal:
             ),
             (
                 f"a round trains {_steps(config)} steps of {each} x {config.seq_len:,} tokens{learned}: "
-                f"at most {tokens:,} tokens of {shown(self.data)}"
+                f"at most {tokens:,} tokens {'at each client' if self._is_region else f'of {shown(self.data)}'}"
             ),
             self._sent,
             *self._also_sent(f"{losses}, counts of examples and tokens{labels}"),
             *self._promised,
-            "stays here: the data, and your personalized adapter if the run makes one",
             *self._who_sees,
         )
 
@@ -73,25 +72,27 @@ class Proposal:
         if self.config.dp == "record" or adds_noise:
             return ("also sent: this machine's device and memory",)
         if not self.config.secure_aggregation:
+            figures = f"means of {figures}, a hash of each client's name" if self._is_region else figures
             return (f"also sent: {figures}, this machine's device and memory",)
         return f"also sent under masks: {figures}", "also sent: this machine's device and memory"
 
     @property
     def _who_sees(self) -> tuple[str, ...]:
-        """Who learns what of an update."""
-        return *self._tree, *self._server_sees
+        """What stays here, and who learns what of an update."""
+        levels = self.config.levels
+        if not self._is_region:
+            above = "the server is a region: servers above it see the sums of its clients' updates, and not single ones"
+            stays = "stays here: the data, and your personalized adapter if the run makes one"
+            return stays, *((above,) if levels else ()), *self._server_sees
+        below = f"{levels[1]:,} {'client' if len(levels) == 2 else 'region'}{'' if levels[1] == 1 else 's'}"
+        return (
+            f"this machine is a region, the server of {below}: it sees their updates, and sends their sum",
+            "a sum can reveal parts of its clients' texts: join only a server that you trust with that",
+        )
 
     @property
-    def _tree(self) -> tuple[str, ...]:
-        levels = self.config.levels
-        if not levels:
-            return ()
-        if len(levels) == 1:
-            return (
-                "the server is a region: servers above it see the sums of its clients' updates, and not single ones",
-            )
-        below = f"{levels[1]:,} {'clients' if len(levels) == 2 else 'regions'}"
-        return (f"this machine is a region, the server of {below}: it sees their updates, and sends their sum",)
+    def _is_region(self) -> bool:
+        return len(self.config.levels) > 1
 
     @property
     def _server_sees(self) -> tuple[str, ...]:
@@ -146,6 +147,8 @@ class Proposal:
 
     @property
     def _sent(self) -> str:
+        if self._is_region:
+            return "sent: in each round the exact sum of its clients' updates, 4 to 8 bytes per parameter"
         masked = self.config.secure_aggregation
         bits = self._bits_masked if masked else codec_for(self.config.wire).bits
         how = f"{bits:g} {'bit' if bits == 1 else 'bits'} per parameter"

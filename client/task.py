@@ -71,7 +71,7 @@ class Task:
     @property
     def doing(self) -> str:
         """Description of the work on it."""
-        verbs = {"query": "describing this node's data", "train": "training", "evaluate": "evaluating"}
+        verbs = {"query": "describing the data", "train": "training", "evaluate": "evaluating"}
         category, _, action = self.message_type.partition(".")
         if action == "mask":
             category, verb = action, "masking"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api.apps import add_apps_to_path
-from plait.api.service import open_grid
+from plait.api.service import kit_of, open_grid
 from plait.api.serving import Serving
 from plait.errors import ConfigError, DiskFullError, PlaitError, PolicyError
 from plait.lease import inbox_of, is_shared
@@ -94,10 +94,12 @@ class RegionalNode:
 
         Raises:
             Interrupted: the operator stopped it.
-            ConfigError: servers share its directory, and a region takes no turns.
+            ConfigError: servers share its directory, and a region takes no turns; or a kit is not valid.
             PlaitError: as `Node.run`.
         """
         self._check_not_shared()
+        # Now, and not when the first run has come.
+        kit_of(self._serving)
         finished = False
         try:
             self.node.run()
@@ -135,6 +137,7 @@ class RegionalNode:
         from plait.adapters.methods import METHODS
         from plait.flower.channel import GridChannel
         from plait.regional import below, open_region
+        from plait.report.wording import plural
         from plait.rounds.description import REPLY_BYTES
         from plait.rounds.run_progress import LiveProgress, RunProgress
         from plait.rounds.validate import max_update_bytes
@@ -162,6 +165,7 @@ class RegionalNode:
             on_event=self._on_event,
         )
         layout, has_regions = resolved.ranks.master.spec.layout, len(config.levels) > 1
+        of = "region" if has_regions else "client"
         self._grid.begin(
             Terms(
                 run.run_id, table | {"tree": config.tree, "deadline-s": config.deadline_s}, resolved.base_fingerprint
@@ -184,6 +188,6 @@ class RegionalNode:
                 base_fingerprint=resolved.base_fingerprint,
                 methods=tuple(sorted(METHODS)),
                 memory_bytes=0,
-                device=f"a region of up to {config.levels[0]}",
+                device=f"a region of up to {plural(config.levels[0], of)}",
             ),
         )

@@ -134,7 +134,7 @@ def open_grid(serving: Serving, *, clients: int, stays: bool = False, desk: Desk
     from server.grpc_grid import GrpcGrid
     from server.limits import Limits
 
-    kit = _load_kit(serving)
+    kit = kit_of(serving)
     return GrpcGrid(
         serving.listen,
         kit=kit,
@@ -258,7 +258,7 @@ def vouch_of(serving: Serving) -> Vouch | None:
     """
     from plait.secagg.roster import is_vouched_for
 
-    kit = _load_kit(serving)
+    kit = kit_of(serving)
     return None if kit is None else partial(is_vouched_for, kit.tls.authority)
 
 
@@ -278,7 +278,12 @@ def _most_nodes(kit: ServerKit | None, clients: int) -> int:
     return 2 * max(registered, clients) + _NEWCOMERS
 
 
-def _load_kit(serving: Serving) -> ServerKit | None:
+def kit_of(serving: Serving) -> ServerKit | None:
+    """The server's kit; None without TLS.
+
+    Raises:
+        ConfigError: it is not one.
+    """
     if serving.kit_directory is None:
         return None
     from plait.trust.kit import ServerKit

@@ -238,7 +238,7 @@ class Board:
             self._updates += 1
         if client.given:
             bisect.insort(self._took_s, max(0.0, self._time - client.given))
-        patch = self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
+        patch = self._count(event.counted_in, event.client, Traffic(uplink_bytes=event.uplink_bytes))
         state: Patch = {
             **self._to("done", event.client),
             "answered": self._time,

@@ -52,6 +52,7 @@ _MOST_REFUSALS = 50
 
 T = TypeVar("T")
 
+_AT_WORK_AT_THE_END = "Whoever is at work when the last round ends is sent the whole adapter, to evaluate it."
 _ABOVE = "Between this server and its regions; what crosses the links below is in the ledgers of regions."
 
 
@@ -257,7 +258,10 @@ def bytes_by_round_table(view: RunView) -> Table:
         headings=("round", "updates", "uplink", "downlink", "per update", "bits per parameter", "time"),
         rows=(*(row(number) for number in shown), total(view.sent)) if by_round else (),
         note=" ".join(
-            (_left_out(len(shown), len(by_round), "rounds, evenly spaced"), _ABOVE if view.regions else "")
+            (
+                _left_out(len(shown), len(by_round), "rounds, evenly spaced"),
+                _ABOVE if view.regions else _AT_WORK_AT_THE_END if view.is_async else "",
+            )
         ).strip(),
     )
 

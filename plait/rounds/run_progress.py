@@ -104,6 +104,8 @@ class RunProgress:
                 return replace(self, lost=lost, staleness=stale)
             case events.ClientReplaced():
                 return replace(self, cohort=(*self.cohort, event.by))
+            case events.RegionSummed():
+                return replace(self, state="waiting for the server above")
             case events.RoundMissed():
                 return replace(self, state="below the quorum, retrying")
             case events.RoundFinished():

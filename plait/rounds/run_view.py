@@ -123,7 +123,7 @@ class RunView:
                 self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
             case events.UpdateReceived():
                 self.updates[event.round, event.client] = event
-                self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
+                self._count(event.counted_in, event.client, Traffic(uplink_bytes=event.uplink_bytes))
             case events.UpdateRefused():
                 self.refusals.append(event)
                 self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
@@ -232,6 +232,11 @@ class RunView:
     def regions(self) -> int:
         """How many of those are servers of clients of their own."""
         return sum(client.clients is not None for client in self.clients.values())
+
+    @property
+    def is_async(self) -> bool:
+        """Whether rounds wait for nobody."""
+        return self.start.config.get("rounds-mode") == "async"
 
     @property
     def peer(self) -> str:

@@ -27,7 +27,7 @@ REGIONS = {"north": ("ada", "bob"), "south": ("eve", "kim")}
 class Region:
     """A region at work in a thread of its own."""
 
-    def __init__(self, name: str, server: str, folder: Path, policy: Path) -> None:
+    def __init__(self, name: str, server: str, folder: Path, policy: Path, *, kit: str = "") -> None:
         add_apps_to_path()
         from client.journal import Journal, Style
         from client.settings import check_settings
@@ -35,7 +35,7 @@ class Region:
         settings = check_settings(
             server=server, data="region", name=name, insecure=True, state=folder / "node", policy=policy, yes=True
         )
-        serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=30.0, run_number=0)
+        serving = Serving(listen="127.0.0.1:0", kit=kit, metrics="", grace_s=30.0, run_number=0)
         self.node = RegionalNode(settings, serving, folder, Journal(Style.QUIET, sys.stderr))
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._work, daemon=True)
@@ -132,6 +132,13 @@ def test_a_region_does_not_begin_in_a_directory_that_servers_share(policy: Path,
     region.thread.join(30)
     assert isinstance(region.error, ConfigError)
     assert "a region takes no turns" in str(region.error)
+
+
+def test_a_region_does_not_begin_without_a_kit_to_serve_with(policy: Path, tmp_path: Path) -> None:
+    region = Region("north", "localhost:1", tmp_path / "region", policy, kit=str(tmp_path / "nothing"))
+    region.thread.join(30)
+    assert isinstance(region.error, ConfigError)
+    assert f"kit '{tmp_path / 'nothing'}' is not there" in str(region.error)
 
 
 @pytest.mark.slow

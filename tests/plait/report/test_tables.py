@@ -15,7 +15,7 @@ from plait.report.tables import (
     report_tables,
     savings_table,
 )
-from tests.plait.conftest import evaluated, in_tree, numbered, view_of
+from tests.plait.conftest import broadcast, evaluated, in_tree, numbered, received, view_of
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -171,3 +171,11 @@ def test_in_a_tree_every_table_names_regions(small_run) -> None:
     assert {"Held-out loss by region", "Regions that could not take part", "Refused updates"} <= set(titles)
     assert not [text for table in tables for text in (table.title, *table.headings) if "client" in text.lower()]
     assert sum("region" in table.headings for table in tables) == 4
+
+
+def test_bytes_of_an_update_count_in_the_round_that_it_is_part_of(small_run) -> None:
+    started = small_run[0] | {"config": {"rounds": 2, "rounds-mode": "async"}}
+    late = received(1, "ann", 3000) | {"fold": 2, "staleness": 1, "weight": 1.0}
+    table = bytes_by_round_table(view_of(numbered([started, broadcast(1, "ann", 500), late])))
+    assert [row[:4] for row in table.rows[:2]] == [("1", "0", "0 B", "500 B"), ("2", "1", "3.00 kB", "0 B")]
+    assert "is sent the whole adapter" in table.note
