@@ -10,7 +10,7 @@ import math
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, cast
@@ -178,8 +178,9 @@ def _plan(
     elif len(devices) > 1:
         memory += ", and of each other"
     if placement:
+        own = replace(size, training=size.training.in_parts(plan.cuts))
         each = bytes_by_device(
-            size, placement.blocks, sequences=-(-share // plan.cuts), seq_len=seq_len, recomputes=plan.recomputed > 0,
+            own, placement.blocks, sequences=-(-share // plan.cuts), seq_len=seq_len, recomputes=plan.recomputed > 0,
             elements=plan.slice_elements,
         )  # fmt: skip
         peaks = ", ".join(f"{device} {peak / 1e9:.2f} GB" for device, peak in zip(devices, each, strict=True))

@@ -72,6 +72,7 @@ class Training:
         carried: those that lie in the host's memory as long.
         follows_slopes: whether the learning rate does, so that each step is kept until the next gradient.
         summed: whether the gradients of several devices are added up on the first.
+        accumulates: whether a step has several backward passes, so that gradients are there when the second begins.
         whole: sequences that are computed at once whatever is given up.
         is_exact: whether nothing may be given up that changes the rounding.
     """
@@ -82,6 +83,7 @@ class Training:
     carried: int = 0
     follows_slopes: bool = True
     summed: bool = False
+    accumulates: bool = False
     whole: int = 1
     is_exact: bool = False
 
@@ -95,6 +97,8 @@ class Training:
             devices: that hold the base each.
         """
         private, feddyn = settings.records_are_private, settings.feddyn > 0
+        # Of rewarded completions each prompt's have a pass.
+        passes = settings.gradient_accumulation_steps * (settings.batch_size if settings.reward else 1)
         return cls(
             adapters=together,
             stacked=settings.batch_size if private else together if together > 1 else 0,
@@ -104,9 +108,14 @@ class Training:
             carried=2 * settings.carry_moments + settings.scaffold + feddyn + settings.measures_slope,
             follows_slopes=settings.lr_schedule == "slope",
             summed=devices > 1,
+            accumulates=passes > devices and not private,
             whole=_undivided(settings, together),
             is_exact=private,
         )
+
+    def in_parts(self, cuts: int) -> Training:
+        """The same with a batch in so many parts."""
+        return self if cuts == 1 else replace(self, accumulates=True)
 
     @property
     def slices(self) -> tuple[int, ...]:
@@ -377,7 +386,8 @@ def peak_bytes(
     steady = max(saved + loss, saved + back if kept else 0, again + row * size.width if recomputed else 0)
     training, factors = size.training, each * max(1, size.training.stacked)
     kept_steps = FLOAT32 * training.follows_slopes * training.adapters
-    steady += size.adapter * (factors // 2 + kept_steps)
+    # Of gradients that one pass makes, half are there when most of the rest is.
+    steady += size.adapter * (factors // (1 if training.accumulates else 2) + kept_steps)
     # One adapter after another: the others' last steps are kept.
     others = kept_steps - FLOAT32 * training.follows_slopes
     stepping = size.adapter * (factors + _TAKING_A_STEP + others + FLOAT32 * training.summed)
@@ -402,10 +412,10 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, h
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
     whole, where = size.training.whole, (False, True) if host_has_room and size.lone_embedding else (False,)
     for cuts, on_host in product(halvings(batch // whole), where):
-        sequences = max(whole, -(-batch // cuts))
+        sequences, own = max(whole, -(-batch // cuts)), replace(size, training=size.training.in_parts(cuts))
         for recomputed, elements in product(range(size.layers + 1), size.training.slices):
             peak = peak_bytes(
-                size, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
+                own, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
                 embedding_on_host=on_host,
             )  # fmt: skip
             last = StepPlan(cuts, recomputed, elements, on_host, peak, SLACK * peak <= budget_bytes)

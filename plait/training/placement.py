@@ -173,11 +173,11 @@ def plan_over(size: ModelSize, blocks: Sequence[int], *, batch: int, seq_len: in
     last: StepPlan | None = None
     whole = size.training.whole
     for cuts, recomputes, elements in product(halvings(batch // whole), (False, True), size.training.slices):
-        sequences = max(whole, -(-batch // cuts))
+        sequences, own = max(whole, -(-batch // cuts)), replace(size, training=size.training.in_parts(cuts))
         needed = bytes_by_device(
-            size, blocks, sequences=sequences, seq_len=seq_len, recomputes=recomputes, elements=elements
+            own, blocks, sequences=sequences, seq_len=seq_len, recomputes=recomputes, elements=elements
         )
-        fits = all(SLACK * own <= budget for own, budget in zip(needed, budgets, strict=True))
+        fits = all(SLACK * each <= budget for each, budget in zip(needed, budgets, strict=True))
         last = StepPlan(cuts, size.layers * recomputes, elements, False, max(needed), fits)
         if fits:
             return last

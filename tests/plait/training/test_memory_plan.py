@@ -126,6 +126,15 @@ def test_what_a_step_cannot_give_up_follows_from_the_settings() -> None:
     assert Training.of(replace(SETTINGS, lr_schedule="slope")) == Training(), "what is planned where no run is known"
     assert Training.of(replace(SETTINGS, carry_moments=True, measures_slope=True)).carried == 3
     assert Training.of(replace(SETTINGS, proximal=0.1, feddyn=0.1)).copies == 2, "one origin, and FedDyn's slope"
+    twice = replace(SETTINGS, gradient_accumulation_steps=2)
+    assert [Training.of(twice, devices=devices).accumulates for devices in (1, 2)] == [True, False]
+
+
+def test_gradients_are_there_from_the_second_pass_of_a_step_on(eight: ModelSize) -> None:
+    plan = plan_step(eight, batch=4, seq_len=2048, budget_bytes=22 * 10**9)
+    assert (plan.cuts, plan.slice_elements) == (2, SLICE_ELEMENTS_ON_GPU)
+    once = peak_bytes(eight, sequences=2, seq_len=2048, recomputed=plan.recomputed)
+    assert plan.peak_bytes - once == eight.adapter, "in two bytes each, half of which are there once anyway"
 
 
 # Of a process of its own, because others' peaks do not count. Prints what was predicted, and the peak.
