@@ -76,7 +76,7 @@ class ContextParticipants:
                 run = resolve(settle(config))
                 self._simulation = Simulation(run, load_partitioned(run.config))
             return self._simulation.participant(index, ContextMemory(context))
-        raise ConfigError("the node's configuration has neither 'data' nor 'partition-id', expected one of them")
+        raise ConfigError("configuration of the node names no data, expected --node-config 'data=\"FILE.jsonl\"'")
 
 
 @dataclass(frozen=True)

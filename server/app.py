@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from plait.config import Scalar, config_from_table
+from plait.errors import ConfigError
 from plait.federation import run_federation
 from plait.flower.apps import server_app
 from plait.plugins import admit
@@ -19,8 +20,16 @@ from server.log import say_event
 
 
 def run_described(channel: Channel, table: Mapping[str, Scalar]) -> None:
-    """Run or continue the federation."""
-    config = config_from_table(table, where="run configuration").with_out()
+    """Run or continue the federation.
+
+    Raises:
+        ConfigError: the settings are not valid, or name no run directory, by which a run that was stopped goes on.
+    """
+    config = config_from_table(table, where="run configuration")
+    if not config.out:
+        raise ConfigError(
+            "run configuration has no out, expected a directory of this machine, such as /srv/plait/first"
+        )
     admit(*config.plugins)
     with heard(config.callbacks, RunDirectory(Path(config.out)), _STOP, say_event) as hear:
         run_federation(channel, resolve(settle(config)), on_event=hear, stop=_STOP)

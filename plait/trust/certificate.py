@@ -49,7 +49,7 @@ def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(read_secret(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
-        raise ConfigError(f"'{path}' is not a private key, expected an ECDSA key in PEM without password") from error
+        raise ConfigError(f"'{path}' is not a private key in PEM without password, expected an ECDSA one") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"'{path}' is a key of another kind, expected an ECDSA key")
     return key

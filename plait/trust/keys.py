@@ -52,7 +52,7 @@ class NodeKey:
             key = serialization.load_pem_private_key(read_secret(path), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
             raise ConfigError(
-                f"'{path}' is not a private key, expected an Ed25519 key in PEM without password"
+                f"'{path}' is not a private key in PEM without password, expected an Ed25519 one"
             ) from error
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigError(f"'{path}' is a key of another kind, expected an Ed25519 key")

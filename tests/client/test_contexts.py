@@ -121,3 +121,8 @@ def test_a_changed_policy_is_read_at_the_next_task(tmp_path, monkeypatch):
 
 def test_bytes_that_are_no_task_come_to_the_participant(answer):
     assert answer(7, b"\xff\xff") == b""
+
+
+def test_a_node_without_data_says_how_to_name_them() -> None:
+    with pytest.raises(ConfigError, match=r"names no data, expected --node-config 'data=\"FILE\.jsonl\"'"):
+        ContextParticipants()(Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={}))

@@ -62,7 +62,7 @@ def test_a_key_never_shows_its_private_half():
 )
 def test_what_is_no_key_is_refused(tmp_path, content):
     write_secret(tmp_path / "node.key", content)
-    with pytest.raises(ConfigError, match="is not a private key, expected an Ed25519 key"):
+    with pytest.raises(ConfigError, match="is not a private key in PEM without password, expected an Ed25519 one"):
         NodeKey.load(tmp_path / "node.key")
 
 
