@@ -17,8 +17,11 @@ from plait.api.service import kit_of, open_grid
 from plait.api.serving import Serving
 from plait.errors import ConfigError, DiskFullError, PlaitError, PolicyError
 from plait.lease import inbox_of, is_shared
+from plait.rounds import events
 from plait.rounds.ledger import OnEvent
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.validate import Reason
+from plait.text import printable
 
 if TYPE_CHECKING:
     from client.journal import Journal
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from client.task import Answer, Task
     from plait.rounds.region import Region
     from server.grpc_grid import GrpcGrid
+
+
+_MOST_NAMED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +136,25 @@ class RegionalNode:
                 raise
             return DecliningRunner(run, self._settings.name, error)
 
+    def _heard(self, event: events.Event) -> None:
+        """Tell the operator of the region's clients, and pass the event on."""
+        match event:
+            case events.ClientsDescribed():
+                names = [_shown(client.client) for client in event.clients]
+                more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+                self._journal.tell("joined", f"joined: {', '.join(names[:_MOST_NAMED])}{more}")
+            case events.ClientTurnedAway():
+                why = f"{event.name} ({event.reason}): {event.detail}"
+                self._journal.tell("turned-away", f"cannot take part: {_shown(why)}", client=event.name)
+            case events.UpdateRefused() if event.reason != Reason.NEED_FULL:
+                why = f"round {event.round}, {event.client}: {event.detail or event.why}"
+                self._journal.tell("refused", f"refused: {_shown(why)}", client=event.client, round=event.round)
+            case events.WaitingForClients():
+                self._journal.tell("waiting", f"waiting: {event.fit} of {event.wanted} can take part")
+            case _:
+                pass
+        self._on_event(event)
+
     def _serve(self, run: Run) -> RegionRunner:
         """Agree to a run, and serve it to the region's clients."""
         from client.base import agreed
@@ -162,7 +187,7 @@ class RegionalNode:
             directory.path,
             policy=settings.policy,
             sign=settings.kit.node_key.sign if settings.kit else None,
-            on_event=self._on_event,
+            on_event=self._heard,
         )
         layout, has_regions = resolved.ranks.master.spec.layout, len(config.levels) > 1
         of = "region" if has_regions else "client"
@@ -191,3 +216,8 @@ class RegionalNode:
                 device=f"a region of up to {plural(config.levels[0], of)}",
             ),
         )
+
+
+def _shown(text: str) -> str:
+    """Text of clients as one short line."""
+    return printable(text, limit=300)

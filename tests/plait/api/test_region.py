@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from plait.api.region import RegionalNode
 from plait.api.serving import Serving
 from plait.errors import ConfigError
 from plait.lease import share
+from plait.rounds import events
 from plait.rounds.ledger import read_lines
 from tests.commands import Command
 
@@ -139,6 +141,34 @@ def test_a_region_does_not_begin_without_a_kit_to_serve_with(policy: Path, tmp_p
     region.thread.join(30)
     assert isinstance(region.error, ConfigError)
     assert f"kit '{tmp_path / 'nothing'}' is not there" in str(region.error)
+
+
+def test_a_regions_operator_is_told_of_its_clients(policy: Path, tmp_path: Path) -> None:
+    region, said, heard = Region("north", "localhost:1", tmp_path / "region", policy), StringIO(), []
+    region.node.node.stop()
+    region.thread.join(30)
+    from client.journal import Journal, Style
+
+    told = RegionalNode(
+        region.node._settings, region.node._serving, tmp_path, Journal(Style.LINES, said), on_event=heard.append
+    )
+    here = [
+        events.ClientsDescribed(clients=(events.DescribedClient(client="ada"), events.DescribedClient(client="bob"))),
+        events.ClientTurnedAway(client="eve", reason="policy", detail="no\nmasks"),
+        events.UpdateRefused(round=2, client="bob", reason="late", detail="no update before the deadline"),
+        events.UpdateRefused(round=2, client="bob", reason="need-full"),
+        events.WaitingForClients(fit=2, wanted=3),
+        events.RoundStarted(round=2, cohort=("ada",)),
+    ]
+    for event in here:
+        told._heard(event)
+    assert heard == here
+    assert [line.partition(" ")[2] for line in said.getvalue().splitlines()] == [
+        "joined: ada, bob",
+        "cannot take part: eve (policy): no masks",
+        "refused: round 2, bob: no update before the deadline",
+        "waiting: 2 of 3 can take part",
+    ]
 
 
 @pytest.mark.slow
