@@ -50,7 +50,6 @@ _OWN_SHARE = 0.35
 _LARGEST_DELTA = 1e-5
 # Of a square matrix in a first step; bits per parameter of a wire whose noise leaves half of it.
 _LARGEST_CHANGE, _COARSE = 0.25, 2.0
-_LORA = ("lora", "qlora")
 # PEFT's types of adapters that are a prompt of their own.
 _PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 # Minimum held-out sequences of all clients together, and of each.
@@ -193,7 +192,7 @@ def settle(config: RunConfig) -> Settled:
     _check_objective(config, rule, method)
     left: dict[str, object] = {
         "learning_rate": _learning_rate(config, method, codec),
-        "lr_schedule": _schedule(config, method, rule),
+        "lr_schedule": _schedule(config),
         "moments": _moments(config, rule),
         "own_share": _own_share(config, rule),
         **_asynchronous(config),
@@ -364,7 +363,7 @@ def _learning_rate(config: RunConfig, method: Method, codec: Codec) -> float:
     return 0.0
 
 
-def _schedule(config: RunConfig, method: Method, rule: Rule) -> str:
+def _schedule(config: RunConfig) -> str:
     has_no_slopes = bool(config.trainer or config.learns_from_reward) or config.dp != "off"
     if config.lr_schedule == "slope" and has_no_slopes:
         raise ConfigError(
@@ -375,9 +374,7 @@ def _schedule(config: RunConfig, method: Method, rule: Rule) -> str:
         return config.lr_schedule
     is_given = has_no_slopes or config.learning_rate > 0
     has_own_pull = bool(config.scaffold or config.feddyn)
-    # What was judged on texts that no choice looked at (simulations/defaults) stays as it was judged.
-    is_judged = method.name in _LORA and rule.name == "fedavg"
-    return "constant" if is_given or has_own_pull or is_judged else "slope"
+    return "constant" if is_given or has_own_pull else "slope"
 
 
 def _moments(config: RunConfig, rule: Rule) -> str:

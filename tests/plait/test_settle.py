@@ -28,8 +28,8 @@ def test_a_square_matrix_is_changed_by_a_quarter_at_most_and_over_a_coarse_wire_
 @pytest.mark.parametrize(
     ("given", "schedule"),
     [
-        ({}, "constant"),
-        ({"method": "qlora"}, "constant"),
+        ({}, "slope"),
+        ({"learning-rate": 0.003}, "constant"),
         ({"method": "dora"}, "slope"),
         ({"rule": "krum"}, "slope"),
         ({"method": "lora_xs", "rule": "fedsb"}, "slope"),
@@ -41,7 +41,7 @@ def test_a_square_matrix_is_changed_by_a_quarter_at_most_and_over_a_coarse_wire_
         ({"lr-schedule": "slope"}, "slope"),
     ],
 )
-def test_rates_that_clients_find_follow_slopes_but_not_with_lora_under_fedavg(given, schedule) -> None:
+def test_rates_that_clients_find_follow_slopes(given, schedule) -> None:
     settled = settle(config_from_table(given))
     assert settled.config.lr_schedule == settled.plan.settings.lr_schedule == schedule
     assert settle(settled.config).config == settled.config
