@@ -62,7 +62,7 @@ class FewBits:
 class Training:
     """What trainings hold of their adapters, and what their steps cannot give up.
 
-    By default one adapter's, in the run that holds most of those that differ from `auto` in nothing.
+    By default one adapter's whose learning rate follows slopes, as it does unless a run says otherwise.
 
     Attributes:
         adapters: that train side by side, each with a master and moments of its own.
@@ -412,7 +412,7 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, h
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
     whole, where = size.training.whole, (False, True) if host_has_room and size.lone_embedding else (False,)
     for cuts, on_host in product(halvings(batch // whole), where):
-        sequences, own = max(whole, -(-batch // cuts)), replace(size, training=size.training.in_parts(cuts))
+        sequences, own = whole * -(-batch // (whole * cuts)), replace(size, training=size.training.in_parts(cuts))
         for recomputed, elements in product(range(size.layers + 1), size.training.slices):
             peak = peak_bytes(
                 own, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
@@ -457,6 +457,11 @@ def longest_that_fits(size: ModelSize, *, budget_bytes: int, most: int = 1 << 17
         peak = least_bytes(size, seq_len=128 * middle, host_has_room=host_has_room)
         low, high = (middle, high) if SLACK * peak <= budget_bytes else (low, middle - 1)
     return 128 * low
+
+
+def over_one_sequence(size: ModelSize) -> ModelSize:
+    """The same in steps over one sequence, which no data need less than; most have shorter ones than they may."""
+    return replace(size, training=replace(size.training, whole=1, accumulates=False))
 
 
 def in_four_bits(size: ModelSize) -> ModelSize:

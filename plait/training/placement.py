@@ -173,7 +173,7 @@ def plan_over(size: ModelSize, blocks: Sequence[int], *, batch: int, seq_len: in
     last: StepPlan | None = None
     whole = size.training.whole
     for cuts, recomputes, elements in product(halvings(batch // whole), (False, True), size.training.slices):
-        sequences, own = max(whole, -(-batch // cuts)), replace(size, training=size.training.in_parts(cuts))
+        sequences, own = whole * -(-batch // (whole * cuts)), replace(size, training=size.training.in_parts(cuts))
         needed = bytes_by_device(
             own, blocks, sequences=sequences, seq_len=seq_len, recomputes=recomputes, elements=elements
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -41,7 +42,16 @@ from plait.training.few_bits_base import load_in_few_bits
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
 from plait.training.fused.packed import without_values
 from plait.training.fused.trellis import search_in_compiled_code
-from plait.training.memory_plan import PREDICTION_ERROR, ModelSize, Training, plan_step, size_of, what_would_fit
+from plait.training.memory_plan import (
+    PREDICTION_ERROR,
+    ModelSize,
+    StepPlan,
+    Training,
+    over_one_sequence,
+    plan_step,
+    size_of,
+    what_would_fit,
+)
 from plait.training.moved_base import move_weights
 from plait.training.objectives import SFT
 from plait.training.peft_configs import peft_config_of
@@ -138,7 +148,8 @@ class ResidentBase:
         if size is None or not all(self.budgets):
             return None
         host = all(map(has_memory_of_its_own, self.devices))
-        return place(size, self.devices, seq_len=self._seq_len, budgets=self.budgets, host_has_room=host)
+        how = partial(place, devices=self.devices, seq_len=self._seq_len, budgets=self.budgets, host_has_room=host)
+        return how(size) or how(over_one_sequence(size))
 
     @property
     def identity(self) -> tuple[bytes, ...]:
@@ -259,7 +270,7 @@ class ResidentBase:
             together: adapters that train side by side.
 
         Raises:
-            MachineError: not even one sequence will fit; the message says what would.
+            MachineError: not even one sequence will fit, or not all side by side; the message says what would.
         """
         placement = self.placement(spec, settings)
         replicas = 1 if placement else len(self.devices)
@@ -280,14 +291,21 @@ class ResidentBase:
         if size is None:
             return
         host = all(map(has_memory_of_its_own, self.devices)) and not placement
-        if placement:
-            plan = plan_over(size, placement.blocks, batch=batch, seq_len=settings.seq_len, budgets=self.budgets)
-        else:
-            plan = plan_step(size, batch=batch, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
-        if not plan.fits if placement else plan.peak_bytes > limit * (1 + PREDICTION_ERROR):
+
+        def planned(size: ModelSize, batch: int) -> StepPlan:
+            if placement:
+                return plan_over(size, placement.blocks, batch=batch, seq_len=settings.seq_len, budgets=self.budgets)
+            return plan_step(size, batch=batch, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
+
+        plan = least = planned(size, batch)
+        if not plan.fits and together == 1:
+            # What nobody can cut is tried: its sequences may be shorter. Fewer side by side take the place of many.
+            size = over_one_sequence(size)
+            least = planned(size, 1)
+        if not least.fits if placement else least.peak_bytes > limit * (1 + PREDICTION_ERROR):
             self._planned = ()  # the next attempt is refused too
             raise MachineError(
-                f"a step over {settings.seq_len} tokens a sequence needs {plan.peak_bytes / 1e9:.1f} GB of "
+                f"a step over {settings.seq_len} tokens a sequence needs {least.peak_bytes / 1e9:.1f} GB of "
                 f"{self.compute.device} and may take {limit / 1e9:.1f} GB; what would fit: "
                 + what_would_fit(size, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
             )

@@ -26,11 +26,13 @@ from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import CONTEXT_BYTES, Compute
 from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU
 from plait.training.memory_plan import (
+    SLICES,
     ModelSize,
     Training,
     in_four_bits,
     least_bytes,
     longest_that_fits,
+    over_one_sequence,
     peak_bytes,
     plan_step,
     size_of,
@@ -314,6 +316,40 @@ def test_clients_that_do_not_fit_side_by_side_are_refused_together_and_planned_a
     fresh.memory_limit_bytes = int(1.08 * three)
     fresh.plan_steps(blueprint.spec, long, together=3)
     assert fresh.step_memory.cuts == 1
+
+
+@pytest.mark.parametrize("changed", [{"record_delta": 1e-5}, {"objective": "kto"}, {"loss": "distillation"}], ids=str)
+def test_a_batch_that_nobody_cuts_is_tried_where_shorter_sequences_might_fit(
+    fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase, changed: dict[str, Any]
+) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    long = replace(SETTINGS, batch_size=64, seq_len=2048, **changed)
+    size = size_of(config, blueprint.spec, value_bytes=4, on_cpu=True, training=Training.of(long))
+    assert size is not None
+    one = least_bytes(over_one_sequence(size), seq_len=2048)
+    fresh.memory_limit_bytes = int(one / 1.12)
+    with pytest.raises(MachineError, match="2048 tokens a sequence needs"):
+        fresh.plan_steps(blueprint.spec, long)
+    fresh.memory_limit_bytes = int(1.08 * one)
+    assert least_bytes(size, seq_len=2048) > 1.1 * fresh.memory_limit_bytes
+    fresh.plan_steps(blueprint.spec, long)
+    assert (fresh.step_memory.recomputed, fresh.step_memory.cuts) == (size.layers, 1)
+
+
+def test_pairs_of_replies_are_counted_as_they_are_cut(eight: ModelSize) -> None:
+    pairs = replace(eight, training=replace(CONSTANT, whole=2))
+    of_two = min(
+        peak_bytes(
+            replace(pairs, training=pairs.training.in_parts(2)), sequences=4, seq_len=512, recomputed=blocks,
+            slice_elements=elements,
+        )
+        for blocks in range(pairs.layers + 1)
+        for elements in SLICES
+    )  # fmt: skip
+    # Half of three pairs are two.
+    budgets = (int(1.07 * of_two) + 1, int(1.07 * of_two) - 1)
+    plans = [plan_step(pairs, batch=6, seq_len=512, budget_bytes=budget) for budget in budgets]
+    assert [(plan.fits, plan.cuts) for plan in plans] == [(True, 2), (True, 4)]
 
 
 def test_beyond_the_window_of_its_attention_nothing_is_predicted(tiny: LocatedBase, blueprint: Blueprint) -> None:

@@ -129,6 +129,18 @@ def test_what_a_run_holds_of_an_adapter_decides_whether_each_device_holds_the_ba
     assert len(base.models(blueprint.spec, blueprint.initial, plain)) == 2
 
 
+def test_a_base_is_placed_for_a_batch_that_nobody_cuts_or_else_for_one_sequence(
+    tiny: LocatedBase, blueprint: Blueprint, size: ModelSize
+) -> None:
+    private = replace(SETTINGS, seq_len=32, record_delta=1e-5, batch_size=64)
+    base = two(tiny, half(replace(size, training=replace(Training.of(private), whole=1))))
+    whole = replace(size, training=Training.of(private, devices=2))
+    assert blocks_over(whole, seq_len=32, budgets=base.budgets) is None
+    assert base.placement(blueprint.spec, private) is not None
+    base.plan_steps(blueprint.spec, private)
+    assert (base.step_memory.recomputed, base.step_memory.cuts) == (size.layers, 1)
+
+
 def test_training_and_evaluation_have_the_bits_of_one_device(
     tiny: LocatedBase, blueprint: Blueprint, size: ModelSize
 ) -> None:
