@@ -14,7 +14,7 @@ from pathlib import Path
 
 from plait import machine
 from plait.aggregation import RULES, Rule
-from plait.config import RunConfig, config_from_table, read_config_table, to_toml
+from plait.config import config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError, EarlierFormatError
 from plait.exporting import Outlets
 from plait.exporting.publisher import Publisher
@@ -35,6 +35,7 @@ from plait.rounds.recorded import (
     kept_in,
     participants_in,
     promised_in,
+    weighed_otherwise,
     weight_ratio_in,
 )
 from plait.rounds.run_directory import RunDirectory
@@ -49,7 +50,6 @@ from plait.stacking import starting_point_of
 from plait.training.device import use_threads
 
 _PARTING_S = 60.0
-_SAME_WEIGHTS_SINCE = 2  # of the ledger's versions
 
 
 def run_federation(
@@ -187,7 +187,7 @@ def _open(
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         check_sources(events, run.settled.plugins)
         check_data(run, events)
-        check_weights(config, events)
+        check_weights(events)
         state = load_checkpoint(directory.checkpoints, ranks)
         ledger = _begin_ledger(run, directory, on_event, Resumed(round=state.round))
         return directory, ledger, state, events
@@ -240,16 +240,13 @@ def _open(
     return directory, ledger, state, read_events(directory.ledger)
 
 
-def check_weights(config: RunConfig, events: Sequence[Event]) -> None:
+def check_weights(events: Sequence[Event]) -> None:
     """Refuse to continue a run whose updates counted otherwise in the version that began it.
 
     Raises:
         EarlierFormatError: it did, so that the run would go on under other weights than it began with.
     """
-    first = next((event for event in events if isinstance(event, RunStarted)), None)
-    how = "rounds-mode is 'async'" if config.rounds_mode == "async" else ""
-    how = "step-budget is 'speed'" if config.step_budget == "speed" else how
-    if first and first.schema_version < _SAME_WEIGHTS_SINCE and how:
+    if how := weighed_otherwise(events):
         raise EarlierFormatError(
             f"{how} in a run that another version of plait began, which weighed its updates otherwise: finish it with "
             "that version, or begin a new one with another --out"

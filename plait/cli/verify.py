@@ -1,7 +1,7 @@
 """``plait verify``: whether a run's record is complete and true.
 
 Chain, checkpoints and adapter are checked against the ledger; signatures too if clients had keys. If the updates were
-kept (``--keep-updates``), every round is recomputed.
+kept (``--keep-updates``), every round is recomputed, unless another version of plait weighed them otherwise.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def verify(
     from plait.rounds.checkpoint import damage_of
     from plait.rounds.events import RegionStarted, RoundFinished
     from plait.rounds.ledger import read_events, torn_bytes
+    from plait.rounds.recorded import weighed_otherwise
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory.find(run)
@@ -77,8 +78,12 @@ def verify(
     adapter = _check_adapter(directory, events, settings, resolved)
     is_private = settings.dp == "client"
     needs_key = is_private and not settings.secure_aggregation
-    can_replay = settings.keep_updates and (not needs_key or directory.noise_key.exists())
-    replayed = _replay(directory, events, resolved()) if can_replay else None
+    missing = "" if settings.keep_updates else "updates not kept"
+    if not missing and needs_key and not directory.noise_key.exists():
+        missing = "its noise key is not here"
+    if not missing and (how := weighed_otherwise(events)):
+        missing = f"{how}, and the plait that began the run weighed updates otherwise: verify it with that version"
+    replayed = None if missing else _replay(directory, events, resolved())
     if json_output:
         print_json(
             {
@@ -108,9 +113,8 @@ def verify(
         if spent.by_client:
             cost = f"the most that the accounts of {len(spent.by_client)} clients state of any of their records"
         typer.echo(f"privacy      epsilon {spent.epsilon:.4g} at delta {spent.delta:g}: {cost}")
-    typer.echo(
-        "rounds       " + (_not_replayed(settings) if replayed is None else f"{replayed} recomputed, bit for bit")
-    )
+    recomputed = f"{replayed} recomputed, bit for bit"
+    typer.echo("rounds       " + (f"not recomputed ({missing})" if missing else recomputed))
 
 
 def _tell_region(events: list[Event], torn: int, signed: int, checkpoints: list[str], *, json_output: bool) -> None:
@@ -158,10 +162,6 @@ def _check_plugins(events: list[Event]) -> dict[str, str]:
         check_sources(events, [here])
         found[f"{plugin.kind} {plugin.name}"] = f"source {here.sha256[:16]}, as when the run began"
     return found
-
-
-def _not_replayed(settings: RunConfig) -> str:
-    return f"not recomputed ({'its noise key is not here' if settings.keep_updates else 'updates not kept'})"
 
 
 def _check_adapter(

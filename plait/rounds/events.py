@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 SCHEMA = 2
 """Version of the events below; ``run_started`` states it.
 
-Since 2 an update's weight in an asynchronous fold is relative to a whole update, and no longer to the others there."""
+Since 2 an update's weight in an asynchronous fold is relative to a whole update, and no longer to the others there, and
+one of a budget by speed counts by the square root of its steps, and no longer by their number."""
 
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
