@@ -150,7 +150,8 @@ def _plan(
             f"window of their attention, not for '{method}' on a base of type {config.model_type} at {seq_len} tokens; "
             "start with a small --batch-size"
         )
-    budgets = budgets_of(devices, memory_bytes or (machine.memory_bytes() if on_cpu else 0))
+    there = zip(devices, budgets_of(devices, memory_bytes), strict=True)
+    budgets = [each or machine.memory_bytes() // devices.count(device) for device, each in there]
     budget = min(budgets)
     host = stated_card or all(map(has_memory_of_its_own, devices))
     placement = None

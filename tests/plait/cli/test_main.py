@@ -148,6 +148,11 @@ def test_doctor_plans_the_share_of_each_device_of_a_list(plait, monkeypatch: pyt
     monkeypatch.setattr("plait.training.placement.budgets_of", lambda *_: (8_000_000_000, 6_000_000_000))
     said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
     assert said["memory"] == "8.0 GB of cpu, 6.0 GB of cpu"
+    # What no device says is the machine's, in parts.
+    monkeypatch.setattr("plait.training.placement.budgets_of", lambda *_: (4_000_000_000, 0))
+    monkeypatch.setattr("plait.machine.memory_bytes", lambda: 6_000_000_000)
+    said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
+    assert said["memory"] == "4.0 GB of cpu, 3.0 GB of cpu"
     monkeypatch.undo()
     asked = ("doctor", "--base", "llama-3.1-8b", "--dtype", "bfloat16", "--json", "--max-memory-gb", 28)
     said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
