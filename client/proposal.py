@@ -69,12 +69,14 @@ class Proposal:
 
     def _also_sent(self, figures: str) -> tuple[str, ...]:
         adds_noise = self.config.dp == "client" and self.config.secure_aggregation
+        besides = "this machine's device and memory"
+        if self._is_region:
+            besides, figures = "how many clients it has and a hash of each one's name", f"means of {figures}"
         if self.config.dp == "record" or adds_noise:
-            return ("also sent: this machine's device and memory",)
+            return (f"also sent: {besides}",)
         if not self.config.secure_aggregation:
-            figures = f"means of {figures}, a hash of each client's name" if self._is_region else figures
-            return (f"also sent: {figures}, this machine's device and memory",)
-        return f"also sent under masks: {figures}", "also sent: this machine's device and memory"
+            return (f"also sent: {figures}, {besides}",)
+        return f"also sent under masks: {figures}", f"also sent: {besides}"
 
     @property
     def _who_sees(self) -> tuple[str, ...]:
@@ -85,10 +87,10 @@ class Proposal:
             stays = "stays here: the data, and your personalized adapter if the run makes one"
             return stays, *((above,) if levels else ()), *self._server_sees
         below = f"{levels[1]:,} {'client' if len(levels) == 2 else 'region'}{'' if levels[1] == 1 else 's'}"
-        return (
-            f"this machine is a region, the server of {below}: it sees their updates, and sends their sum",
-            "a sum can reveal parts of its clients' texts: join only a server that you trust with that",
-        )
+        region = f"this machine is a region, the server of {below}: it sees their updates, and sends their sum"
+        if self.config.dp == "record":
+            return (f"{region}, which has the clients' noise",)
+        return region, "a sum can reveal parts of its clients' texts: join only a server that you trust with that"
 
     @property
     def _is_region(self) -> bool:
@@ -123,10 +125,11 @@ class Proposal:
         given = f"noise of {config.dp_noise_multiplier:g} times the clip norm"
         noise = f"epsilon {config.dp_epsilon:g}" if config.dp_epsilon else given
         if config.dp == "record":
+            client = "each client" if self._is_region else "this client"
             return (
                 (
-                    f"this client adds noise to its own training, so that no single sequence shows in what it sends: "
-                    f"{noise} at delta {config.dp_delta:g}, kept by this client's own account"
+                    f"{client} adds noise to its own training, so that no single sequence shows in what it sends: "
+                    f"{noise} at delta {config.dp_delta:g}, kept by {client}'s own account"
                 ),
             )
         if config.secure_aggregation:

@@ -280,6 +280,10 @@ class Board:
             "wall_s": event.wall_s,
         }
         clients: Patch = {}
+        if event.round == self.document.get("rounds_planned"):
+            # Whoever is at work then is told to stop.
+            for client in self._clients.values():
+                client.is_at_work = False
         if measured := event.diagnostics:
             drift = list(measured.drift.values())
             values |= {

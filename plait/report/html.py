@@ -54,6 +54,10 @@ from plait.text import printable
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
+_JOINING: Mapping[str, str] = {
+    "client": "plait client --kit KIT --server HOST:PORT --data FILE",
+    "region": "plait region --kit KIT --server HOST:PORT --serve-kit SERVER_KIT --listen HOST:PORT --out DIR",
+}
 _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every {peer}, base and references.",
     "loss_by_bytes": "Line plot: held-out loss over bytes sent, compared with other exchanges.",
@@ -105,6 +109,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
             advice=advice(view),
             command=repeat_command(view.start.config),
             is_deployed=is_deployed(view.start.config),
+            joining=_JOINING[view.peer],
             settings=view.start.config,
             origin=_origin(view),
             versions=view.start.versions,

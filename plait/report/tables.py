@@ -34,7 +34,7 @@ from plait.rounds.events import DescribedClient, MeanScore, Score, UpdateReceive
 from plait.rounds.run_view import RunView, Traffic
 
 _MOST_ROUNDS = 60
-_ALL_ARE_OWN = "Each loss is of the client's personalized adapter; the published adapter is the shared part."
+_ALL_ARE_OWN = "Losses are of clients' personalized adapters; the published adapter is the shared part."
 _OWN = "own: each client's personalized adapter (plait export RUN DIR --client NAME)."
 _OWN_OF_REGIONS = (
     "own: the mean of a region's clients, each with its personalized adapter (plait export RUN DIR --client NAME)."

@@ -55,6 +55,11 @@ def prepare(
     Raises:
         PlaitError: anything that would stop the run later; nothing is written before this is through.
     """
+    if not settings.data:
+        raise ConfigError(
+            "data is '', expected some to simulate clients with; a run whose clients bring their own goes on with the "
+            "command that began it and the same out"
+        )
     if settings.tree and math.prod(settings.levels) != settings.clients:
         raise ConfigError(
             f"clients is {settings.clients} and tree is '{settings.tree}', expected {math.prod(settings.levels)}"

@@ -101,12 +101,12 @@ def losses(run: str | PathLike[str] | RunView) -> pd.DataFrame:
 def updates(run: str | PathLike[str] | RunView) -> pd.DataFrame:
     """The accepted updates, one row per round and client.
 
-    Columns: ``round``; ``client``; ``bytes``, everything sent between server and client in that round, and its parts
-    ``uplink_bytes`` and ``downlink_bytes``; ``norm``, the Euclidean norm of the delta over all tensors; ``drift``, the
-    Frobenius norm of the change of the product B A; ``train_loss``, the mean over the local steps, and ``first_loss``,
-    of the first step, in nats; ``reward``, the mean of sampled completions (``--objective grpo``); ``examples`` of the
-    client and ``tokens`` that it trained on; ``train_s``; ``codec``, ``bits_per_parameter``, ``distortion`` (relative
-    error of the encoding) and ``codec_s`` of the delta's encoding.
+    Columns: ``round``, whose step the update is a part of; ``client``; ``bytes``, everything sent between server and
+    client in that round, and its parts ``uplink_bytes`` and ``downlink_bytes``; ``norm``, the Euclidean norm of the
+    delta over all tensors; ``drift``, the Frobenius norm of the change of the product B A; ``train_loss``, the mean
+    over the local steps, and ``first_loss``, of the first step, in nats; ``reward``, the mean of sampled completions
+    (``--objective grpo``); ``examples`` of the client and ``tokens`` that it trained on; ``train_s``; ``codec``,
+    ``bits_per_parameter``, ``distortion`` (relative error of the encoding) and ``codec_s`` of the delta's encoding.
     ``norm`` and ``drift`` are of finished rounds, for methods with pairs of factors.
 
     Args:
@@ -152,12 +152,14 @@ def _losses_of(view: RunView) -> Iterator[Row]:
 
 
 def _updates_of(view: RunView) -> Iterator[Row]:
-    for (number, client), update in sorted(view.updates.items()):
+    for update in sorted(view.updates.values(), key=lambda each: (each.counted_in, each.client)):
+        number, client = update.counted_in, update.client
         finished = view.rounds.get(number)
         measured = finished.diagnostics if finished else None
         traffic = view.traffic.get((number, client), Traffic())
         yield {
             **update.model_dump(),
+            "round": number,
             "bytes": traffic.total_bytes,
             "uplink_bytes": traffic.uplink_bytes,
             "downlink_bytes": traffic.downlink_bytes,

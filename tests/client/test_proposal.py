@@ -65,3 +65,10 @@ def test_a_region_is_told_what_it_sends_and_a_client_below_it_whom_it_deals_with
         assert of_a_client not in told
         assert of_a_client in lines(tree="1")
     assert "the server is a region" in lines(tree="1")
+    besides = "how many clients it has and a hash of each one's name"
+    assert f"also sent: means of losses, counts of examples and tokens, {besides}\n" in told
+    noisy = lines(tree="2x3", dp="record", **{"dp-epsilon": 8.0, "dp-delta": 1e-5})
+    assert f"also sent: {besides}\neach client adds noise to its own training" in noisy
+    assert "kept by each client's own account" in noisy
+    for of_a_client in ("this client", "this machine's device", "can reveal parts"):
+        assert of_a_client not in noisy

@@ -89,7 +89,7 @@ let clients = [];
 
 // Whom the server exchanges messages with: clients, or in a tree regions.
 const peerOf = (shown) => as.clean(shown.peer ?? "client", 20);
-const named = [...document.querySelectorAll("[data-peer]")].map((one) => [one, one.ariaLabel, one.textContent]);
+const named = [...document.querySelectorAll("[data-peer]")].map((one) => [one, one.getAttribute("aria-label"), one.textContent]);
 let peer = "client";
 
 const drawNames = (shown) => {
@@ -97,7 +97,7 @@ const drawNames = (shown) => {
   peer = peerOf(shown);
   const of = (text) => text.replaceAll("client", peer).replaceAll("Client", peer[0].toUpperCase() + peer.slice(1));
   for (const [one, label, text] of named) {
-    if (label) one.ariaLabel = of(label);
+    if (label) one.setAttribute("aria-label", of(label));
     else one.textContent = of(text);
   }
 };

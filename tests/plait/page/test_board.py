@@ -75,6 +75,8 @@ def test_in_an_asynchronous_run_the_timeline_goes_on_over_rounds() -> None:
     events = numbered([run, *first, *again, *beside, broadcast(2, "ann", 10), begun(2, "ann", "bob")])
     board, patches = board_of(events)
     assert patches[5]["round"]["cohort"] == 3
+    over = numbered([*events, round_finished(2, 2), broadcast(2, "bob", 10, "evaluate"), replied(2, "bob", 5)])
+    assert board_of(over)[0].document["clients"]["bob"]["state"] == "ready"
     clients: Any = board.document["clients"]
     assert {name: (one["state"], one.get("given"), one.get("answered")) for name, one in clients.items()} == {
         "ann": ("training", 1100.0, None),

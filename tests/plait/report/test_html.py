@@ -108,6 +108,14 @@ def test_in_a_tree_the_page_names_regions(small_run) -> None:
     assert "6 clients in 2 regions" in source
 
 
+def test_how_to_join_a_served_run_is_said_to_clients_or_to_regions(small_run) -> None:
+    for run, command in ((small_run, "plait client --kit KIT"), (in_tree(small_run), "plait region --kit KIT")):
+        served = {**run[0], "config": {**run[0]["config"], "data": ""}}
+        assert re.findall("plait (?:client|region) --kit KIT", render_html(view_of([served, *run[1:]]), VARIANTS)) == [
+            command
+        ]
+
+
 def test_the_page_of_an_asynchronous_run_says_how_stale_updates_were(small_run) -> None:
     folded = [
         event | {"fold": 1, "staleness": 3, "weight": 0.5} for event in small_run if event["event"] == "update_received"

@@ -70,7 +70,7 @@ def test_losses_of_own_adapters_are_said_to_be_such(small_run) -> None:
     started = small_run[0] | {"rule": {"name": "fedsa", "personal": "B"}}
     assert loss_by_client_table(view_of(numbered(small_run))).note == ""
     table = loss_by_client_table(view_of(numbered([started, *small_run[1:]])))
-    assert table.note.startswith("Each loss is of the client's personalized adapter")
+    assert table.note.startswith("Losses are of clients' personalized adapters")
 
 
 def test_own_adapters_have_a_column_and_a_sentence(small_run, run_with_own) -> None:

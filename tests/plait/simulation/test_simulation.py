@@ -7,9 +7,11 @@ import weakref
 import pytest
 
 from plait.config import RunConfig
+from plait.errors import ConfigError
 from plait.run import Run, resolve
 from plait.settle import settle
 from plait.simulation import simulation as simulation_module
+from plait.simulation.execution import prepare
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
 from plait.simulation.simulation import Simulation
 
@@ -24,6 +26,11 @@ def prepared(tmp_path) -> tuple[Run, PartitionedData]:
         client_ranks="2,8", rule="flexlora", out=str(tmp_path / "run"),
     )  # fmt: skip
     return resolve(settle(config)), load_partitioned(config)
+
+
+def test_a_run_whose_clients_bring_their_data_is_not_simulated_with_whatever_is_here() -> None:
+    with pytest.raises(ConfigError, match="data is '', expected some to simulate clients with"):
+        prepare(RunConfig(data="", base="tiny"), quiet=True)
 
 
 def test_clients_are_the_parts_of_the_data_and_take_turns_with_the_ranks(prepared) -> None:

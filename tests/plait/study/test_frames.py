@@ -8,7 +8,7 @@ import pytest
 
 from plait.errors import ConfigError
 from plait.study import losses, rounds, updates
-from tests.plait.conftest import run_started, view_of
+from tests.plait.conftest import broadcast, numbered, received, round_finished, run_started, view_of
 
 
 def test_losses_have_a_row_per_round_client_and_kind_of_adapter(run_with_own) -> None:
@@ -26,6 +26,13 @@ def test_updates_count_every_byte_of_the_client_in_its_round(small_run) -> None:
     assert first.bytes == 1000 + 100 + 3000 + 50
     assert (first.norm, first.drift, first.train_loss, first.tokens) == (0.5, 1.0, 3.0, 100)
     assert pd.isna(first.first_loss)
+
+
+def test_an_asynchronous_update_is_of_the_round_that_it_is_part_of(small_run) -> None:
+    late = received(1, "ann", 3000) | {"fold": 2, "staleness": 1, "weight": 1.0}
+    run = numbered([small_run[0], broadcast(1, "ann", 500), late, round_finished(1, 0), round_finished(2, 1)])
+    (update,) = updates(view_of(run)).to_dict("records")
+    assert (update["round"], update["client"], update["uplink_bytes"], update["norm"]) == (2, "ann", 3000, 0.5)
 
 
 def test_rounds_state_the_bytes_before_each_evaluation(small_run) -> None:
