@@ -38,8 +38,8 @@ base. A longer step is shortened to it, so a learning rate that is too high lear
 given learning rate, a client takes the one with which its first step just reaches the limit, but none larger than the
 values of a tensor that this step does not move. (One of VeRA's two scales begins at 0.1; without that bound 1.3 would
 be found.) Together this is the stochastic Polyak step size with a maximum (SPS_max; Loizou et al., arXiv 2002.10542,
-eq. 4) along AdamW's direction instead of the gradient's, where the first step sets the maximum. The fraction was
-chosen in `simulations/defaults`."""
+eq. 4) along AdamW's direction instead of the gradient's, where the first step sets the maximum and slopes change it
+(`_factor_by`). The fraction was chosen in `simulations/defaults`."""
 
 
 _LEAST = 0.25  # no step makes the next one more than four times as long
