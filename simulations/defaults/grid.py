@@ -48,7 +48,9 @@ def cells(wires: tuple[str, ...], rates: tuple[float, ...]) -> Iterator[dict[str
     for rank in (4, 2):
         yield {"cell": f"rank {rank}, wire 1", "rank": rank, "wire": "1"}
     yield {"cell": "Fed-SB, rank 32, wire 1.9", "wire": "1.9", **FED_SB}
-    yield {"cell": "found step searched carry", "wire": wires[0], "server_optimizer": "line_search", **GRID}
+    searched = {"wire": wires[0], "server_optimizer": "line_search", **GRID}
+    yield {"cell": "found step searched carry", **searched}
+    yield {"cell": "found constant step searched carry", "lr_schedule": "constant", **searched}
     for moments, rate, (step, optimizer) in product(("carry", "fresh"), (0, *rates), STEPS.items()):
         named = f"{rate:g}" if rate else "found"
         settings = {"learning_rate": rate, "moments": moments, **optimizer}
