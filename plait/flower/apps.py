@@ -47,8 +47,8 @@ def server_app(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        # By its name: its place has moved within Flower, and that it is there says that Ray is.
         settings = context.run_config
+        # By its name: its place has moved within Flower, and that it is there says that Ray is.
         if type(grid).__name__ == "InMemoryGrid":
             outlast_lost_nodes()
         else:

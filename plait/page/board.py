@@ -102,7 +102,7 @@ class Board:
     def _of(self, event: events.Event) -> Patch:
         match event:
             case events.RunStarted():
-                self._is_async = event.config.get("rounds-mode") == "async"
+                self._is_async = event.is_async
                 return _started(event)
             case events.ClientsDescribed():
                 described: Patch = {each.client: self._described(each) for each in event.clients}

@@ -220,13 +220,17 @@ def loss_by_client_table(view: RunView) -> Table:
             "held-out sequences",
         ),
         rows=tuple(row(name) for name in names) if base or final or view.clients else (),
-        note=" ".join(
-            (
-                left_out,
-                _ALL_ARE_OWN if view.is_personal else _OWN_OF_REGIONS if own and view.regions else _OWN if own else "",
-            )
-        ).strip(),
+        note=f"{left_out} {_whose(view)}".strip(),
     )
+
+
+def _whose(view: RunView) -> str:
+    """Of which adapters the losses by client are."""
+    if view.is_personal:
+        return _ALL_ARE_OWN
+    if not view.own_evaluation:
+        return ""
+    return _OWN_OF_REGIONS if view.regions else _OWN
 
 
 def bytes_by_round_table(view: RunView) -> Table:

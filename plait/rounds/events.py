@@ -229,6 +229,11 @@ class RunStarted(Event):
         return str(self.config.get("objective", "sft")).partition(":")[0].strip()
 
     @property
+    def is_async(self) -> bool:
+        """Whether rounds wait for nobody."""
+        return self.config.get("rounds-mode") == "async"
+
+    @property
     def peer(self) -> str:
         """What the server exchanges messages with: a client, or in a tree a region."""
         return _peer(self.config)

@@ -236,7 +236,7 @@ class RunView:
     @property
     def is_async(self) -> bool:
         """Whether rounds wait for nobody."""
-        return self.start.config.get("rounds-mode") == "async"
+        return self.start.is_async
 
     @property
     def peer(self) -> str:

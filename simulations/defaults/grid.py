@@ -48,9 +48,7 @@ def cells(wires: tuple[str, ...], rates: tuple[float, ...]) -> Iterator[dict[str
     for rank in (4, 2):
         yield {"cell": f"rank {rank}, wire 1", "rank": rank, "wire": "1"}
     yield {"cell": "Fed-SB, rank 32, wire 1.9", "wire": "1.9", **FED_SB}
-    searched = {"wire": wires[0], "server_optimizer": "line_search", **GRID}
-    yield {"cell": "found step searched carry", **searched}
-    yield {"cell": "found constant step searched carry", "lr_schedule": "constant", **searched}
+    yield {"cell": "found step searched carry", "wire": wires[0], "server_optimizer": "line_search", **GRID}
     for moments, rate, (step, optimizer) in product(("carry", "fresh"), (0, *rates), STEPS.items()):
         named = f"{rate:g}" if rate else "found"
         settings = {"learning_rate": rate, "moments": moments, **optimizer}
@@ -121,6 +119,7 @@ def main() -> None:
     parser.add_argument("--corpora", nargs="+", help="only these")
     parser.add_argument("--cells", nargs="+", help="only cells whose name begins with one of these")
     parser.add_argument("--base", default="", help="another base for all texts")
+    parser.add_argument("--constant", action="store_true", help="found learning rates that follow no slope")
     parser.add_argument("--quick", action="store_true", help="4 clients, 4 x 64 tokens, one thread")
     parser.add_argument("--held-out", type=int, default=8, help="held-out sequences per client")
     arguments = parser.parse_args()
@@ -136,6 +135,8 @@ def main() -> None:
         for cell in cells(tuple(arguments.wires), tuple(arguments.rates))
         if not arguments.cells or str(cell["cell"]).startswith(tuple(arguments.cells))
     ]
+    if arguments.constant:
+        wanted = [{**cell, "cell": f"constant rate: {cell['cell']}", "lr_schedule": "constant"} for cell in wanted]
     loaded = Loaded()
     for seed, cell, corpus in product(arguments.seeds, wanted, names):
         if (corpus, cell["cell"], seed) in done or (arguments.corpora and corpus not in arguments.corpora):
