@@ -51,8 +51,10 @@ class Metrics:
         self.held_out_loss = self._gauge(
             "held_out_loss", "The newest held-out loss of the run; NaN before there is one."
         )
-        self.cohort_clients = self._gauge("cohort_clients", "Clients of the current round.")
-        self.cohort_lost = self._gauge("cohort_lost", "Clients of the current round whose update will not count.")
+        self.cohort_clients = self._gauge("cohort_clients", "Clients of the current round, in a tree regions.")
+        self.cohort_lost = self._gauge(
+            "cohort_lost", "Clients of the current round, in a tree regions, whose update will not count."
+        )
         self.epsilon = self._gauge("epsilon", "Epsilon that the run has spent; NaN without differential privacy.")
         self.nodes_away = self._gauge(
             "nodes_away", "Nodes that were connected since the server started and are not now."

@@ -39,7 +39,7 @@ class Rule(BaseModel):
         token_file: its content goes to the webhook as a bearer token; nobody else may read it.
         timeout_s: of one attempt.
         tries: attempts for one alert, with a pause between that doubles.
-        after_minutes: how long a client must be away to be lost.
+        after_minutes: how long a client, or in a tree a region, must be away to be lost.
         rise: how far above its lowest the held-out loss must be to have risen, as a fraction of it.
     """
 

@@ -27,6 +27,7 @@ class Watcher:
         self.rule = rule
         self._since = since
         self._clock = clock
+        self._peer = "client"
         self._ended: set[str] = set()
         self._lost: set[str] = set()
         self._lowest: dict[str, float] = {}
@@ -51,6 +52,9 @@ class Watcher:
         """
         is_new = event.time >= self._since
         match event:
+            case events.RunStarted():
+                self._peer = event.peer
+                return []
             case events.RoundMissed() if is_new:
                 text = (
                     f"round {event.round} of run {run} got too few updates ({event.received}), attempt {event.attempt}"
@@ -65,10 +69,10 @@ class Watcher:
                 return []
 
     def of_away(self, away_s: Mapping[str, float]) -> list[Alert]:
-        """Clients that are away too long; each is told once until it is back.
+        """Clients, or in a tree regions, that are away too long; each is told once until it is back.
 
         Args:
-            away_s: how long each client is away that was here since the server started.
+            away_s: how long each of them is away that was here since the server started.
         """
         limit_s = 60 * self.rule.after_minutes
         lost = {name for name, seconds in away_s.items() if seconds >= limit_s}
@@ -78,8 +82,9 @@ class Watcher:
             for name in new
             for alert in self._tell(
                 Kind.CLIENT_LOST,
-                f"client {name} is away for {away_s[name] / 60:.0f} minutes",
+                f"{self._peer} {name} is away for {away_s[name] / 60:.0f} minutes",
                 client=name,
+                peer=self._peer,
                 away_s=round(away_s[name], 1),
             )
         ]

@@ -21,7 +21,7 @@ from plait.errors import ConfigError
 from plait.queue import Outcome, RunQueue
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
-from tests.plait.conftest import evaluated, numbered, run_started, small_events
+from tests.plait.conftest import CONFIG, evaluated, numbered, run_started, small_events
 
 
 def until(condition: Callable[[], object], patience_s: float = 180.0) -> None:
@@ -137,6 +137,16 @@ def test_a_client_is_lost_once_until_it_is_back() -> None:
     assert watcher.of_away({"ann": 3700.0}) == []
     assert watcher.of_away({}) == []
     assert len(watcher.of_away({"ann": 4000.0})) == 1
+
+
+@pytest.mark.parametrize(("tree", "peer"), [("", "client"), ("2x3", "region")])
+def test_whoever_is_lost_is_called_what_the_run_has_even_if_it_began_before_the_server(tree: str, peer: str) -> None:
+    rule = Rule.model_validate({"command": ["x"], "on": ["client-lost"]})
+    watcher = Watcher(rule, since=2000.0)
+    (began,) = numbered([run_started(config={**CONFIG, "tree": tree})])
+    assert watcher.of_event("run", parse_event(began), is_queued=True) == []
+    (alert,) = watcher.of_away({"north": 3600.0})
+    assert (alert["client"], alert["peer"], alert["text"]) == ("north", peer, f"{peer} north is away for 60 minutes")
 
 
 def test_a_loss_has_risen_once_until_it_falls_again() -> None:
