@@ -57,6 +57,7 @@ def run_federation(
     run: Run,
     *,
     start: StartingPoint | None = None,
+    superlink_data: str | None = None,
     on_event: OnEvent = lambda _: None,
     stop: StopRequest | None = None,
     vouch: Vouch | None = None,
@@ -67,6 +68,7 @@ def run_federation(
         channel: carries the tasks.
         run: the run; ``out`` of its settings is the run directory.
         start: of a new run, if the caller has resolved it.
+        superlink_data: what the run names as ``data`` on Flower's SuperLink; None elsewhere.
         on_event: called with every event.
         stop: asks the run to end early; the channel looks whether it is to stop.
         vouch: knows the clients' keys, for secure aggregation.
@@ -87,7 +89,7 @@ def run_federation(
         )
     out = Path(config.with_out().out)
     outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
-    directory, ledger, state, events = _open(run, out, start, on_event)
+    directory, ledger, state, events = _open(run, out, start, superlink_data, on_event)
     privacy = run.settled.privacy
     key = RunKey.load(directory.noise_key) if privacy and not privacy.guaranteed else None
     private = privacy and PrivateRounds(
@@ -168,7 +170,7 @@ def _part_from(channel: Channel, clients: int) -> None:
 
 
 def _open(
-    run: Run, path: Path, start: StartingPoint | None, on_event: OnEvent
+    run: Run, path: Path, start: StartingPoint | None, superlink_data: str | None, on_event: OnEvent
 ) -> tuple[RunDirectory, Ledger, RunState, Sequence[Event]]:
     """A new run, or the existing one if it is the same."""
     config, ranks = run.config, run.ranks
@@ -208,6 +210,7 @@ def _open(
             name=path.name,
             seed=config.seed,
             config=config.to_table(),
+            superlink_data=superlink_data,
             base=run.base_recorded,
             data=run.settled.data,
             fleet=run.settled.fleet,

@@ -19,8 +19,13 @@ from plait.settle import settle
 from server.log import say_event
 
 
-def run_described(channel: Channel, table: Mapping[str, Scalar]) -> None:
+def run_described(channel: Channel, table: Mapping[str, Scalar], superlink_data: str | None) -> None:
     """Run or continue the federation.
+
+    Args:
+        channel: to its clients.
+        table: the run configuration.
+        superlink_data: what it names as ``data``, on a SuperLink; None in Flower's simulation.
 
     Raises:
         ConfigError: the settings are not valid, or name no run directory, by which a run that was stopped goes on.
@@ -32,7 +37,7 @@ def run_described(channel: Channel, table: Mapping[str, Scalar]) -> None:
         )
     admit(*config.plugins)
     with heard(config.callbacks, RunDirectory(Path(config.out)), _STOP, say_event) as hear:
-        run_federation(channel, resolve(settle(config)), on_event=hear, stop=_STOP)
+        run_federation(channel, resolve(settle(config)), superlink_data=superlink_data, on_event=hear, stop=_STOP)
 
 
 # A process of Flower's runs one run.

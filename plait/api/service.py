@@ -5,7 +5,7 @@ Sets no signal handler and configures no logging: both are the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +17,12 @@ from plait.api.apps import add_apps_to_path
 from plait.api.running import is_reported
 from plait.api.serving import Serving
 from plait.api.turns import TURN
-from plait.config import RunConfig, Scalar
+from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.files import gate_of, remove_tree
 from plait.lease import inbox_of, is_shared
 from plait.progress import say, status, watch
-from plait.rounds.events import Event
+from plait.rounds.events import Event, RunStarted
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
@@ -177,14 +177,19 @@ def open_service(
         PlaitError: the run cannot be served; nothing has begun.
     """
     check_not_shared(directory.path)
-    if directory.has_started and is_finished(read_events(directory.ledger)):
+    events = read_events(directory.ledger) if directory.has_started else ()
+    if is_finished(events):
         if is_reported(directory.path):
             raise ConfigError(f"'{settings.out}' holds a finished run; `plait report {settings.out}` shows it")
         return None
     if directory.has_started and not directory.server.exists():
-        raise ConfigError(
-            f"'{settings.out}' holds a simulated run; `plait resume {settings.out}` continues it, or give another --out"
+        of_flower = any(isinstance(event, RunStarted) and event.superlink_data is not None for event in events)
+        kind, command = (
+            ("run of Flower's SuperLink", "flwr run")
+            if of_flower
+            else ("simulated run", f"plait resume {settings.out}")
         )
+        raise ConfigError(f"'{settings.out}' holds a {kind}; `{command}` continues it, or give another --out")
     check_names(settings)
     check_trackers(settings.report_to)
     add_apps_to_path()
@@ -227,7 +232,7 @@ def open_service(
 
     asked = stop or StopRequest()
 
-    def federate(channel: Channel, _: Mapping[str, Scalar]) -> None:
+    def federate(channel: Channel, *_: object) -> None:
         with heard(settings.callbacks, directory, asked, log_and_pass_on) as hear:
             run_federation(channel, run, start=start, on_event=hear, stop=asked, vouch=vouch)
 

@@ -35,26 +35,27 @@ class Answering(Protocol):
 
 
 def server_app(
-    federation: Callable[[Channel, Mapping[str, Scalar]], object], stop: StopRequest | None = None
+    federation: Callable[[Channel, Mapping[str, Scalar], str | None], object], stop: StopRequest | None = None
 ) -> ServerApp:
     """A ServerApp that runs a federation over Flower's grid.
 
     Args:
-        federation: given the run configuration, runs it to its end.
+        federation: given the run configuration, runs it to its end. On a network its data are left out and given
+            beside it; elsewhere None is.
         stop: stops the run while it waits for its clients.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        settings = context.run_config
+        settings, named = context.run_config, None
         # By its name: its place has moved within Flower, and that it is there says that Ray is.
         if type(grid).__name__ == "InMemoryGrid":
             outlast_lost_nodes()
         else:
-            # The nodes of a network bring their own, and the setting's default names some.
-            settings = {**settings, "data": ""}
-        federation(GridChannel(grid, stop), settings)
+            # The nodes of a network bring their own, or take a part of these; the setting's default names some.
+            settings, named = {**settings, "data": ""}, str(settings.get("data", ""))
+        federation(GridChannel(grid, stop), settings, named)
 
     return app
 

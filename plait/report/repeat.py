@@ -18,6 +18,7 @@ _NOT_REPEATED = frozenset({"out"})
 _NOT_THE_SERVERS = frozenset({"data", "columns", "split", "partition", "reference", "side-by-side", "devices"})
 _SERVED_NAMES: Mapping[str, str] = {"clients": "min-clients"}
 _SERVER = "plait server --kit plait-server"
+_FLOWER = "flwr run ."
 
 
 def is_deployed(config: Mapping[str, Json]) -> bool:
@@ -25,15 +26,19 @@ def is_deployed(config: Mapping[str, Json]) -> bool:
     return config.get("data") == ""
 
 
-def repeat_command(config: Mapping[str, Json]) -> tuple[str, ...]:
+def repeat_command(config: Mapping[str, Json], superlink_data: str | None = None) -> tuple[str, ...]:
     """The command line that repeats the run, quoted for a shell: the command, then one option after another.
 
     Every setting is included, because defaults may change between versions. A deployed run is served again, with the
-    kit that `plait provision` calls ``plait-server``.
+    kit that `plait provision` calls ``plait-server``; one on Flower's SuperLink is begun again there, in a checkout.
 
     Args:
         config: settings under the keys that users write.
+        superlink_data: what a run on Flower's SuperLink names as ``data``; None for every other run.
     """
+    if superlink_data is not None:
+        given = {**config, "data": superlink_data, "out": "DIR"}
+        return (_FLOWER, *(_pair(key, value) for key, value in given.items() if value is not None and value != ""))
     deployed = is_deployed(config)
     left_out = _NOT_REPEATED | (_NOT_THE_SERVERS if deployed else frozenset())
     names = _SERVED_NAMES if deployed else {}
@@ -53,3 +58,12 @@ def _option(key: str, value: Json) -> str:
     # A value that begins with a dash would be read as an option.
     words = [f"--{key}={text}"] if text.startswith("-") else [f"--{key}", text]
     return shlex.join(words)
+
+
+def _pair(key: str, value: Json) -> str:
+    """A setting as `flwr run` reads it: a TOML pair, whose text ends at the first quotation mark that began it."""
+    text = printable(value) if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        quote = "'" if set(text) & set('"\\') else '"'
+        text = f"{quote}{text}{quote}"
+    return shlex.join(("-c", f"{printable(key)}={text}"))

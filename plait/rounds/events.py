@@ -191,6 +191,8 @@ class RunStarted(Event):
         name: of its directory.
         seed: of the run.
         config: all settings under the keys that users write.
+        superlink_data: what a run on Flower's SuperLink names as ``data``, for nodes that take a part of it; None for
+            every other run.
         base: the frozen model.
         adapter: the trained adapter.
         data: of the simulated clients; None where clients have their own, in a run with differential
@@ -211,6 +213,7 @@ class RunStarted(Event):
     name: str = ""
     seed: Count
     config: Mapping[str, JsonValue]
+    superlink_data: str | None = None
     base: Base
     adapter: Adapter
     data: DataUsed | None = None

@@ -1,12 +1,40 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
-from plait.errors import ConfigError
+from plait.api.service import open_service
+from plait.api.serving import Serving
+from plait.config import RunConfig
+from plait.errors import ConfigError, Interrupted
+from plait.rounds.events import RunStarted
+from plait.rounds.ledger import read_events
 from plait.rounds.local_channel import LocalChannel
+from plait.rounds.run_directory import RunDirectory
 from server.app import run_described
+
+
+class Stopped(LocalChannel):
+    """A channel on which a run is stopped before it hears of any client."""
+
+    def nodes(self, at_least: int) -> Sequence[int]:
+        raise Interrupted
 
 
 def test_a_run_of_flowers_without_a_directory_is_refused_before_it_begins() -> None:
     with pytest.raises(ConfigError, match="run configuration has no out, expected a directory"):
-        run_described(LocalChannel(lambda _: None, 0), {"rounds": 1})
+        run_described(LocalChannel(lambda _: None, 0), {"rounds": 1}, None)
+
+
+def test_a_run_on_a_superlink_records_what_its_nodes_may_share_and_only_flower_goes_on_with_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run_described(Stopped(lambda _: None, 0), {"base": "tiny", "data": "", "out": str(out)}, "my.jsonl")
+    began = read_events(out / "ledger.jsonl")[0]
+    assert isinstance(began, RunStarted)
+    assert (began.superlink_data, began.config["data"]) == ("my.jsonl", "")
+    serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=1.0, run_number=1)
+    with pytest.raises(ConfigError, match="holds a run of Flower's SuperLink; `flwr run` continues it"):
+        open_service(RunDirectory(out), RunConfig(data="", out=str(out)), serving, quiet=True)

@@ -15,14 +15,16 @@ class OtherGrid:
 
 
 @pytest.mark.parametrize(
-    ("grid", "data"), [(InMemoryGrid(), "stdlib"), (OtherGrid(), "")], ids=["simulated", "network"]
+    ("grid", "data", "named"),
+    [(InMemoryGrid(), "stdlib", None), (OtherGrid(), "", "stdlib")],
+    ids=["simulated", "network"],
 )
 def test_the_data_of_a_run_are_its_own_only_where_flower_simulates_the_clients(
-    grid: object, data: str, monkeypatch: pytest.MonkeyPatch
+    grid: object, data: str, named: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apps, "outlast_lost_nodes", lambda: None)
     given: list[object] = []
-    app = apps.server_app(lambda _, settings: given.append(settings))
+    app = apps.server_app(lambda _, settings, superlink_data: given.extend([settings, superlink_data]))
     settings = {"data": "stdlib", "rounds": 2}
     app(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=settings))  # pyright: ignore
-    assert given == [{"data": data, "rounds": 2}]
+    assert given == [{"data": data, "rounds": 2}, named]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import re
 from html.parser import HTMLParser
 
@@ -114,6 +115,15 @@ def test_how_to_join_a_served_run_is_said_to_clients_or_to_regions(small_run) ->
         assert re.findall("plait (?:client|region) --kit KIT", render_html(view_of([served, *run[1:]]), VARIANTS)) == [
             command
         ]
+
+
+def test_how_a_run_on_a_superlink_is_repeated_is_said_in_flowers_words(small_run) -> None:
+    config = {**small_run[0]["config"], "data": ""}
+    source = render_html(view_of([{**small_run[0], "config": config, "superlink_data": "stdlib"}]), VARIANTS)
+    section = html.unescape(source[source.index("Repeat this run") : source.index("Provenance")])
+    assert section.count("<code>flower-supernode") == 2
+    assert """<span>flwr run .</span> <span>-c 'data="stdlib"'</span>""" in section
+    assert "plait server" not in section
 
 
 def test_the_page_of_an_asynchronous_run_says_how_stale_updates_were(small_run) -> None:

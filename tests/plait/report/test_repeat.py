@@ -3,6 +3,7 @@ from __future__ import annotations
 import shlex
 
 import pytest
+from flwr.common.config import parse_config_args
 
 from plait.report.repeat import repeat_command
 from tests.plait.conftest import view_of
@@ -31,3 +32,14 @@ def test_a_switch_is_spelt_out_without_a_value() -> None:
 def test_a_run_whose_clients_brought_their_data_is_served_again() -> None:
     config = {"data": "", "clients": 2, "partition": "", "side-by-side": 1, "rounds": 3}
     assert repeat_command(config) == ("plait server --kit plait-server", "--min-clients 2", "--rounds 3")
+
+
+@pytest.mark.parametrize("data", ["stdlib", "my data/it's.jsonl", 'a "b".jsonl', r"c:\\texts"])
+def test_a_run_on_a_superlink_is_repeated_by_flower_with_the_data_that_it_named(data: str) -> None:
+    config = {"data": "", "base": "tiny", "clients": 2, "keep-updates": True, "alpha": 0.5, "partition": "", "out": "x"}
+    words = shlex.split(" ".join(repeat_command(config, data)))
+    assert words[:3] == ["flwr", "run", "."]
+    assert set(words[3::2]) == {"-c"}
+    assert parse_config_args(words[4::2]) == {
+        "data": data, "base": "tiny", "clients": 2, "keep-updates": True, "alpha": 0.5, "out": "DIR",
+    }  # fmt: skip
