@@ -35,7 +35,7 @@ from plait.rounds.events import (
     WaitingForClients,
 )
 from plait.rounds.privacy_card import PrivacyCard
-from plait.rounds.rates import rates_sentence
+from plait.rounds.rates import given_rate, rates_sentence
 from plait.text import printable
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class _Viewer:
         self._base: Score | None = None
         self._privacy: PrivacyCard | None = None
         self._newcomers: list[str] = []
-        self._given: object = None
+        self._given: float | None = None
         self._seq_len: object = None
         self._peer = "client"
         self._is_rewarded = False
@@ -117,7 +117,7 @@ class _Viewer:
     def show(self, event: Event) -> None:
         match event:
             case RunStarted(config=settings):
-                self._given, self._seq_len = settings.get("learning-rate"), settings.get("seq-len")
+                self._given, self._seq_len = given_rate(settings), settings.get("seq-len")
                 self._is_rewarded, self._peer = event.objective == "grpo", event.peer
                 if sentence := dial_sentence(settings.get("wire")):
                     self._screen.print(f"[yellow]{sentence}[/]")
@@ -191,7 +191,7 @@ class _Viewer:
         """Show what the round's updates say of learning rates, once."""
         given = self._given
         updates, peer = self._updates, self._peer
-        sentence = rates_sentence(updates, given=given, peer=peer) if isinstance(given, (int, float)) else ""
+        sentence = "" if given is None else rates_sentence(updates, given=given, peer=peer)
         self._updates = []
         if sentence and not self._rates_are_shown:
             self._rates_are_shown = True

@@ -127,7 +127,8 @@ class Method:
         options: the settings that it has.
         quantised: whether the base is held in four bits.
         trains_base: whether it trains the base's own weights, norms among them, so that an update shows them.
-        learning_rate: AdamW's default with `--trainer` or `--dp`, up to rank 8 (chosen in simulations/methods).
+        learning_rate: AdamW's default with `--trainer`, `--reward` or `--dp`, up to rank 8 (chosen in
+            simulations/methods).
     """
 
     name: str

@@ -14,7 +14,7 @@ from plait.report.wording import clean, loss_text, percent_text
 from plait.rounds.cut import cut_sentence
 from plait.rounds.dial import dial_sentence
 from plait.rounds.events import Diagnostics, Score
-from plait.rounds.rates import rates_sentence
+from plait.rounds.rates import given_rate, rates_sentence
 from plait.rounds.run_view import RunView
 
 # Below it, the loss from averaging B and A separately is small compared with the effect of one more step.
@@ -58,10 +58,8 @@ def _on_wire(view: RunView) -> Iterator[str]:
 
 def _on_rates(view: RunView) -> Iterator[str]:
     """The learning rates that clients found, or that the one given is too high."""
-    given = view.start.config.get("learning-rate")
-    if isinstance(given, (int, float)) and (
-        sentence := rates_sentence(view.updates.values(), given=given, peer=view.peer)
-    ):
+    given = given_rate(view.start.config)
+    if given is not None and (sentence := rates_sentence(view.updates.values(), given=given, peer=view.peer)):
         yield sentence
 
 

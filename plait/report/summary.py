@@ -191,7 +191,7 @@ def _by_client(evaluation: MeanScore | None, of: Callable[[Score], float | None]
 
 
 def _learning_rate(view: RunView) -> float | None:
-    """The median of the clients' peak learning rates; None if none is known."""
+    """The median of clients' peak learning rates, or of a round's last where they follow slopes; None if unknown."""
     rates = [update.learning_rate for update in view.updates.values() if update.learning_rate is not None]
     return median(rates) if rates else None
 

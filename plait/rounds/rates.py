@@ -5,8 +5,10 @@ Knows neither how a learning rate is found nor how a step is shortened (`plait.t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import fmean, median
+
+from pydantic import JsonValue
 
 from plait.rounds.events import UpdateReceived
 
@@ -14,12 +16,26 @@ from plait.rounds.events import UpdateReceived
 _MOST_SHORTENED = 0.5
 
 
+def given_rate(config: Mapping[str, JsonValue]) -> float | None:
+    """The learning rate that a run gives its clients; 0 if each has its own, None if the run does not say.
+
+    One that follows slopes is each client's own wherever it begins: with LoRA-XS at a rate that follows from the rank.
+
+    Args:
+        config: settings under the keys that users write.
+    """
+    rate = config.get("learning-rate")
+    if not isinstance(rate, (int, float)):
+        return None
+    return 0.0 if config.get("lr-schedule") == "slope" else float(rate)
+
+
 def rates_sentence(updates: Iterable[UpdateReceived], *, given: float, peer: str = "client") -> str:
     """What the learning rates were, if clients found them, or that the one given is too high; empty otherwise.
 
     Args:
         updates: of one or more rounds.
-        given: the run's learning rate; 0 if every client finds its own.
+        given: as `given_rate` says.
         peer: whose updates they are; a region's have the mean of its clients.
     """
     updates = tuple(updates)
