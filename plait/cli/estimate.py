@@ -104,16 +104,22 @@ def estimate(
     from plait.run import bits_on_links, blueprint_of, copies_on_disk
     from plait.settle import settle
     from plait.training.bases import locate_config, quiet_libraries
-    from plait.training.memory_plan import Training
+    from plait.training.blueprint import read_base_config
+    from plait.training.memory_plan import Training, completions_bytes, size_of
 
     quiet_libraries()
     settled = settle(settings)
-    training = Training.of(settled.plan.settings)
-    blueprint = blueprint_of(settled, locate_config(settings.base, revision=settings.revision), weights=False)
+    training, directory = Training.of(settled.plan.settings), locate_config(settings.base, revision=settings.revision)
+    blueprint = blueprint_of(settled, directory, weights=False)
     geometry = geometry_of(blueprint.spec)
     copies = copies_on_disk(settled, geometry)
     evaluates = evaluate and settled.config.dp == "off"
     bits_up, bits_down = bits_on_links(settled, blueprint.spec.layout.size, evaluates=evaluates)
+    sampled = None
+    if rows := max(training.drawn, training.judged):
+        of_base = read_base_config(directory, blueprint.spec.task)
+        size = size_of(of_base, blueprint.spec, value_bytes=2, seq_len=settings.seq_len)
+        sampled = size and completions_bytes(size, rows=rows, seq_len=settings.seq_len)
     costs = CostEstimate(
         CostInputs(
             trainable_parameters=blueprint.spec.layout.size,
@@ -136,6 +142,7 @@ def estimate(
             parameters_per_rank=sum(pair.d_in + pair.d_out for pair in geometry.pairs) or None,
             # An example's own factors and their gradient are two bytes each.
             training_copies=training.copies + training.stacked,
+            completions_bytes=sampled,
             client_copies=copies.client,
             client_copies_after=copies.client_after,
             server_copies=copies.server,

@@ -112,6 +112,8 @@ class CostInputs:
         train_tokens_per_s: training tokens per second and client.
         parameters_per_rank: of an adapter of rank 1; None if the method has no rank.
         training_copies: float32 values per parameter that training holds beside adapter, gradient and optimizer.
+        completions_bytes: keys and values of completions, while a client samples them; None where it samples none, or
+            that is not known for the base.
         client_copies: float32 values per parameter that a client keeps on disk in addition to the adapter.
         client_copies_after: the same once the run is over.
         server_copies: the same in the run directory.
@@ -134,6 +136,7 @@ class CostInputs:
     train_tokens_per_s: float | None = None
     parameters_per_rank: int | None = None
     training_copies: int = 0
+    completions_bytes: int | None = None
     client_copies: float = 0
     client_copies_after: float = 0
     server_copies: float = 0
@@ -289,6 +292,7 @@ class CostEstimate:
             "full_model_bytes": self.full_model_bytes,
             "client_base_memory_bytes": self.client_base_memory_bytes,
             "client_adapter_memory_bytes": self.client_adapter_memory_bytes,
+            "client_completions_memory_bytes": inputs.completions_bytes,
             "client_disk_bytes": self.client_disk_bytes,
             "client_disk_bytes_after": self.client_disk_bytes_after,
             "server_disk_bytes": self.server_disk_bytes,
@@ -413,10 +417,14 @@ def _fewer(inputs: CostInputs, ratio: float, most: float = WORTH_WARNING) -> str
 
 
 def _training_note(estimate: CostEstimate) -> str:
+    sampled = estimate.inputs.completions_bytes
+    beside = "plus activations"
+    if sampled is not None:
+        beside += f", or up to {bytes_text(sampled)} of keys and values while it samples completions"
     parameters = (
         f"{count_text(estimate.inputs.trainable_parameters)} trainable parameters. A client needs memory for the base "
         f"in bfloat16, {bytes_text(estimate.client_base_memory_bytes)}, and "
-        f"{bytes_text(estimate.client_adapter_memory_bytes)} to train the adapter, plus activations. On disk a "
+        f"{bytes_text(estimate.client_adapter_memory_bytes)} to train the adapter, {beside}. On disk a "
         f"client keeps {bytes_text(estimate.client_disk_bytes)} in addition to the base, "
         f"{bytes_text(estimate.client_disk_bytes_after)} once the run is over, and the server "
         f"{bytes_text(estimate.server_disk_bytes)}; a simulation takes {bytes_text(estimate.simulation_disk_bytes)}, "

@@ -27,13 +27,13 @@ from plait.training.losses import BatchLoss
 from plait.training.objectives.grpo import GRPO
 from plait.training.preferences import without_adapter
 from plait.training.replicas import at_once, deal
-from plait.training.serving.engine import Engine, Finish, Generation, Limits, Piece, ResidentModel
+from plait.training.serving.engine import Engine, Finish, Generation, Limits, Piece, ResidentModel, context_of
 from plait.training.serving.sampling import Sampling
 from plait.training.step_memory import StepMemory
 
 _TASK = Task.CAUSAL_LM
-# Texts that grow side by side: more wait for their turn.
-_ROWS = 64
+ROWS = 64
+"""Texts that grow side by side: more wait for their turn."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,9 @@ def completions_of(
     compute = Compute(device_of(model), next(model.parameters()).dtype)
     wanted = len(examples) * drawing.group_size
     resident = ResidentModel(cast("PreTrainedModel", model.get_base_model()), tokenizer)
-    engine = Engine(resident, compute, Limits(rows=_ROWS, waiting=wanted))
+    # So that the cache holds no more columns than a sequence has tokens.
+    context = min(drawing.seq_len, context_of(resident.model) or drawing.seq_len)
+    engine = Engine(resident, compute, Limits(rows=min(ROWS, wanted), waiting=wanted, context=context))
     made: list[list[tuple[int, ...]]] = [[() for _ in range(drawing.group_size)] for _ in examples]
     failed: list[str] = []
 
@@ -235,7 +237,7 @@ def completions_of(
 
     for number, example in enumerate(examples):
         prompt = prompt_tokens(_asked(example))
-        room = min(drawing.max_tokens, drawing.seq_len - len(prompt), engine.context - len(prompt))
+        room = min(drawing.max_tokens, context - len(prompt))
         for member in range(drawing.group_size):
             sampling = Sampling(temperature=drawing.temperature, seed=_seed_of(seed, example, member))
             engine.submit(Generation(prompt, None, max(1, room), emit(number, member), sampling))

@@ -1,5 +1,8 @@
 """How much memory a training step needs, and what it gives up to fit into less: decided before the first step.
 
+Completions are sampled before the step that learns from them, and their keys and values are gone when it begins: of the
+two the larger counts.
+
 The calculation follows the fused implementation (`fused`). Of a device whose elementwise steps torch computes it counts
 what torch allocates, and is checked against that code, run without values (`simulations/bench/dry_step.py`). Of a CPU
 it counts what the process has in memory, the libraries too. What an allocator wastes is in `SLACK`. Knows no device.
@@ -21,9 +24,12 @@ from plait.choice import parse_choice
 from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
 from plait.training.fused.few_bits import Q5_0, Q8_0, Format
 from plait.training.gguf_rows import EMBEDDING, HEAD, gguf_sizes
+from plait.training.grpo import ROWS
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.loss_terms import terms_of
 from plait.training.objectives import OBJECTIVES, SFT, SUMS
+from plait.training.serving.cache import COLUMNS_AT_FIRST
+from plait.training.serving.engine import Limits
 from plait.wire.settings import Settings
 
 SLACK = 1.07
@@ -41,6 +47,7 @@ FLOAT32 = 4
 MASTERS = 3 * FLOAT32
 """Bytes of a parameter in float32: the adapter, AdamW's two moments."""
 _TAKING_A_STEP = 3 * FLOAT32  # the gradient, the values before the step, and the difference
+_DRAWING = 2 * FLOAT32 + 2 * 8  # a logit, its copy, and two in float64: before and after each of the steps to a draw
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,8 @@ class Training:
         accumulates: whether a step has several backward passes, so that gradients are there when the second begins.
         whole: sequences that are computed at once whatever is given up.
         is_exact: whether nothing may be given up that changes the rounding.
+        drawn: completions that are sampled side by side for a step.
+        judged: those of an evaluation, which holds no optimizer.
     """
 
     adapters: int = 1
@@ -86,6 +95,8 @@ class Training:
     accumulates: bool = False
     whole: int = 1
     is_exact: bool = False
+    drawn: int = 0
+    judged: int = 0
 
     @classmethod
     def of(cls, settings: Settings, *, together: int = 1, devices: int = 1) -> Training:
@@ -99,6 +110,7 @@ class Training:
         private, feddyn = settings.records_are_private, settings.feddyn > 0
         # Of rewarded completions each prompt's have a pass.
         passes = settings.gradient_accumulation_steps * (settings.batch_size if settings.reward else 1)
+        prompts = -(-settings.batch_size * settings.gradient_accumulation_steps // devices)
         return cls(
             adapters=together,
             stacked=settings.batch_size if private else together if together > 1 else 0,
@@ -111,6 +123,9 @@ class Training:
             accumulates=passes > devices and not private,
             whole=_undivided(settings, together),
             is_exact=private,
+            drawn=min(ROWS, prompts * settings.group_size) if settings.reward else 0,
+            # By one device alone.
+            judged=min(ROWS, settings.max_held_out_sequences) if settings.reward else 0,
         )
 
     def in_parts(self, cuts: int) -> Training:
@@ -327,7 +342,7 @@ class StepPlan:
         recomputed: how many of the first blocks are computed twice.
         slice_elements: logits of the loss that exist at a time.
         embedding_on_host: whether the input embedding stays in the host's memory.
-        peak_bytes: most that tensors take during the step.
+        peak_bytes: most that tensors take during the step, or before it while completions are sampled.
         fits: whether that is within the budget.
     """
 
@@ -348,7 +363,7 @@ def peak_bytes(
     slice_elements: int = SLICE_ELEMENTS_ON_GPU,
     embedding_on_host: bool = False,
 ) -> int:
-    """Most memory that tensors take during a step.
+    """Most memory that tensors take during a step, or while its completions are sampled if that is more.
 
     Args:
         size: of base and adapter.
@@ -376,11 +391,8 @@ def peak_bytes(
         if size.few_bits:
             loss += logits // rows * size.width * each  # the head's rows of the slice
     # The gated product's gradients, and those of the block's output.
-    matrix = size.width * size.inner
-    scales = 0 if size.cpu else matrix // _BLOCK * 4
-    unpacked = matrix * each + scales if size.four_bits or size.few_bits else 0
     gated = row * (5 * size.inner + 4 * size.width)
-    opened = row * (size.inner + size.width) + unpacked
+    opened = row * (size.inner + size.width) + _unpacked(size)
     back = max(gated, opened)
     again = recomputed * inputs + inside + back
     steady = max(saved + loss, saved + back if kept else 0, again + row * size.width if recomputed else 0)
@@ -391,8 +403,53 @@ def peak_bytes(
     # One adapter after another: the others' last steps are kept.
     others = kept_steps - FLOAT32 * training.follows_slopes
     stepping = size.adapter * (factors + _TAKING_A_STEP + others + FLOAT32 * training.summed)
-    resident = size.resident_bytes - embedding_on_host * size.embedding_bytes
-    return resident + max(steady, stepping)
+    taken = size.resident_bytes + max(steady, stepping)
+    return max(taken, sampling_bytes(size, seq_len=seq_len)) - embedding_on_host * size.embedding_bytes
+
+
+def completions_bytes(size: ModelSize, *, rows: int, seq_len: int) -> int:
+    """Keys and values of completions with their prompts, in the layers of a device.
+
+    Args:
+        size: of the base.
+        rows: that grow side by side.
+        seq_len: tokens of each at most.
+    """
+    columns = max(COLUMNS_AT_FIRST, seq_len + 1)
+    return 2 * size.layers * size.keys * size.value_bytes * rows * columns
+
+
+def sampling_bytes(size: ModelSize, *, seq_len: int) -> int:
+    """Most memory while completions are sampled, for a step or in an evaluation; 0 where none are.
+
+    Of passes over prompts it counts the gated product, by PEFT's modules, and their own keys and values.
+
+    Args:
+        size: of base and adapter.
+        seq_len: tokens of prompt and completion.
+    """
+    evaluating = replace(size, training=Training(adapters=0))
+    return max(
+        own.resident_bytes + completions_bytes(size, rows=rows, seq_len=seq_len) + _passing(size, rows, seq_len)
+        if rows
+        else 0
+        for own, rows in ((size, size.training.drawn), (evaluating, size.training.judged))
+    )
+
+
+def _passing(size: ModelSize, rows: int, seq_len: int) -> int:
+    """Most memory of a pass over prompts, or of a draw."""
+    prompts = min(rows * seq_len, max(Limits.prompt_tokens, seq_len))
+    prefill = prompts * size.value_bytes * (4 * size.inner + 4 * size.width + 2 * size.layers * size.keys)
+    return max(prefill + _unpacked(size), rows * size.words * _DRAWING)
+
+
+def _unpacked(size: ModelSize) -> int:
+    """Of the largest matrix of a block of few bits, with its scales, while it is used."""
+    if not (size.four_bits or size.few_bits):
+        return 0
+    matrix = size.width * size.inner
+    return matrix * size.value_bytes + (0 if size.cpu else matrix // _BLOCK * 4)
 
 
 def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, host_has_room: bool = False) -> StepPlan:
@@ -400,7 +457,8 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, h
 
     As few blocks are computed twice as fit, with the loss in slices as large as fit. If all blocks twice do not fit,
     the input embedding stays on the host; only if that does not help, the batch is computed in parts. Blocks computed
-    twice and an embedding elsewhere change no bit of the adapter, slices and parts change it within rounding.
+    twice and an embedding elsewhere change no bit of the adapter, slices and parts change it within rounding. For
+    completions that do not fit a step gives up nothing: it would not help.
 
     Args:
         size: of base and adapter.
@@ -410,6 +468,7 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, h
         host_has_room: whether the host has memory besides the device's.
     """
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
+    sampled = sampling_bytes(size, seq_len=seq_len)
     whole, where = size.training.whole, (False, True) if host_has_room and size.lone_embedding else (False,)
     for cuts, on_host in product(halvings(batch // whole), where):
         sequences, own = whole * -(-batch // (whole * cuts)), replace(size, training=size.training.in_parts(cuts))
@@ -421,6 +480,8 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, h
             last = StepPlan(cuts, recomputed, elements, on_host, peak, SLACK * peak <= budget_bytes)
             if last.fits:
                 return last
+            if peak == sampled - on_host * size.embedding_bytes:
+                break
     return last
 
 
@@ -461,7 +522,11 @@ def longest_that_fits(size: ModelSize, *, budget_bytes: int, most: int = 1 << 17
 
 def over_one_sequence(size: ModelSize) -> ModelSize:
     """The same in steps over one sequence, which no data need less than; most have shorter ones than they may."""
-    return replace(size, training=replace(size.training, whole=1, accumulates=False))
+    training = size.training
+    few = replace(
+        training, whole=1, accumulates=False, drawn=min(1, training.drawn), judged=min(1, training.judged)
+    )  # fmt: skip
+    return replace(size, training=few)
 
 
 def in_four_bits(size: ModelSize) -> ModelSize:

@@ -26,6 +26,7 @@ from plait.training.memory_plan import (
     halvings,
     least_bytes,
     peak_bytes,
+    sampling_bytes,
 )
 
 Tensor = torch.Tensor
@@ -172,14 +173,15 @@ def plan_over(size: ModelSize, blocks: Sequence[int], *, batch: int, seq_len: in
     """
     last: StepPlan | None = None
     whole = size.training.whole
+    sampled = [_sampled_on(size, number, len(blocks), own, seq_len=seq_len) for number, own in enumerate(blocks)]
     for cuts, recomputes, elements in product(halvings(batch // whole), (False, True), size.training.slices):
         sequences, own = whole * -(-batch // (whole * cuts)), replace(size, training=size.training.in_parts(cuts))
         needed = bytes_by_device(
             own, blocks, sequences=sequences, seq_len=seq_len, recomputes=recomputes, elements=elements
         )
-        fits = all(SLACK * each <= budget for each, budget in zip(needed, budgets, strict=True))
-        last = StepPlan(cuts, size.layers * recomputes, elements, False, max(needed), fits)
-        if fits:
+        fits = [SLACK * each <= budget for each, budget in zip(needed, budgets, strict=True)]
+        last = StepPlan(cuts, size.layers * recomputes, elements, False, max(needed), all(fits))
+        if all(fit or each == own for fit, each, own in zip(fits, needed, sampled, strict=True)):
             return last
     return cast("StepPlan", last)
 
@@ -189,6 +191,21 @@ def _on_one(
     elements: int,
 ) -> int:  # fmt: skip
     """Most memory that tensors take of one device with this many blocks."""
+    own, table = _part(size, number, count, blocks)
+    needed = peak_bytes(
+        own, sequences=sequences, seq_len=seq_len, recomputed=blocks if recomputes else 0, slice_elements=elements
+    )
+    return needed + table
+
+
+def _sampled_on(size: ModelSize, number: int, count: int, blocks: int, *, seq_len: int) -> int:
+    """What of that is while completions are sampled."""
+    own, table = _part(size, number, count, blocks)
+    return sampling_bytes(own, seq_len=seq_len) + table
+
+
+def _part(size: ModelSize, number: int, count: int, blocks: int) -> tuple[ModelSize, int]:
+    """What one device has of a base, and the bytes of an embedding besides."""
     is_first, is_last = number == 0, number == count - 1
     factors = size.adapter * blocks // size.layers
     own = replace(
@@ -201,10 +218,7 @@ def _on_one(
         eight=_with_head(size.eight, size, is_there=is_last),
         training=replace(size.training, summed=False),  # no gradient is on two devices
     )
-    needed = peak_bytes(
-        own, sequences=sequences, seq_len=seq_len, recomputed=blocks if recomputes else 0, slice_elements=elements
-    )
-    return needed + (size.embedding_bytes if is_first and not size.tied else 0)
+    return own, size.embedding_bytes if is_first and not size.tied else 0
 
 
 def _with_head(few: FewBits | None, size: ModelSize, *, is_there: bool) -> FewBits | None:

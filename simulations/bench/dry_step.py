@@ -8,7 +8,8 @@ kernels, the bytes that it reads and writes, and the memory that is alive after 
 - An operation is one kernel, except as `_LAUNCHES` says and for operations on many tensors. Views are none, and neither
   is memory that is only allocated.
 - RMSNorm is one kernel forward and one back, as torch has them on CUDA.
-- Attention is FlashAttention's (torch's on Ampere and newer), its float32 sum of query gradients included.
+- Attention is FlashAttention's (torch's on Ampere and newer), its float32 sum of query gradients included; where
+  completions are sampled, another that takes a mask, one kernel too.
 - Four bits are bitsandbytes' NF4 with double quantisation: per weight half a byte, per 64 weights one byte, per 16,384
   a float32; `_TABLE_BYTES` for the two tables of each layer. Unpacking a layer takes three kernels, its scales in
   float32, and its values in the type of the products.
@@ -27,6 +28,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
@@ -48,7 +50,7 @@ from plait.training import losses
 from plait.training.bases import locate_config, quiet_libraries
 from plait.training.blueprint import Blueprint, attach, design
 from plait.training.cohort import train_cohort
-from plait.training.examples import Example
+from plait.training.examples import IGNORED, Example, Tokenizer
 from plait.training.fused import language_model, peft_layer
 from plait.training.fused.packed import Packed
 from plait.training.learner import TrainingInputs
@@ -188,7 +190,8 @@ def dry_step(
     Args:
         shape: what is trained.
         memory: what the step gives up for memory; nothing by default.
-        settings: of the training; those of one step by default.
+        settings: of the training; those of one step by default. With a reward the last of `max_completion_tokens` of
+            each sequence are sampled.
         carried: from earlier rounds.
     """
     quiet_libraries()
@@ -209,11 +212,26 @@ def dry_step(
             inputs = [TrainingInputs(examples, settings, made.initial.flat, carried)] * shape.together
             train_cohort(model, parameters, inputs, task=Task.CAUSAL_LM, memory=memory)
             return recorder.costs
+        if settings.reward:
+            examples = [_asked(each, settings, number) for number, each in enumerate(examples)]
+            recorder.also(mock.patch.object(functional, "scaled_dot_product_attention", _masked_attention))
         train_steps(
             model, parameters, examples, settings,
             start=made.initial.flat, task=Task.CAUSAL_LM, pad_token=0, memory=memory, carried=carried,
+            tokenizer=cast("Tokenizer", SimpleNamespace(eos_token_id=None, decode=_wordless)),
         )  # fmt: skip
         return recorder.costs
+
+
+def _wordless(_tokens: Sequence[int], *, skip_special_tokens: bool) -> str:
+    return "" if skip_special_tokens else " "
+
+
+def _asked(example: Example, settings: Settings, number: int) -> Example:
+    """A prompt of its own, with an answer of one token behind it."""
+    tokens = example.tokens[: len(example.tokens) - settings.max_completion_tokens + 1].copy()
+    tokens[0] = number
+    return Example.of_sides(Example(tokens, np.where(np.arange(len(tokens)) < len(tokens) - 1, IGNORED, tokens)), None)
 
 
 def _model(shape: StepShape, config: PretrainedConfig, made: Blueprint) -> PeftModel:
@@ -461,6 +479,12 @@ def _flash_attention(
         raise NotImplementedError("FlashAttention takes no mask, and groups of heads only if told of them")
     found = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, False, scale=scale)
     return found[0]
+
+
+def _masked_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **how: Any) -> Tensor:
+    if attn_mask is None:
+        return _flash_attention(q, k, v, **how)
+    return torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype, device=_META)
 
 
 def _tensors(tree: object) -> list[Tensor]:

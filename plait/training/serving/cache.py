@@ -19,7 +19,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 Tensor = torch.Tensor
 
-_COLUMNS_AT_FIRST = 128
+COLUMNS_AT_FIRST = 128
+"""Columns of a cache that has any."""
 
 
 @dataclass(eq=False)
@@ -61,10 +62,15 @@ class _AlignedLayer(DynamicLayer):
 
 
 class AlignedCache:
-    """The cache of all current rows."""
+    """The cache of all current rows.
 
-    def __init__(self, max_columns: int) -> None:
-        self._max_columns = max_columns
+    Args:
+        max_rows: most that there are at a time.
+        max_columns: most tokens of a row.
+    """
+
+    def __init__(self, *, max_rows: int, max_columns: int) -> None:
+        self._max_rows, self._max_columns = max_rows, max_columns
         self._frame = _Frame()
         self._layers: list[_AlignedLayer] = []
         self._cache: Cache | None = None
@@ -151,14 +157,13 @@ class AlignedCache:
         # Twice the need, so that moving is rare; leading columns that no row uses any more are freed.
         columns = had_columns
         if not fits and 2 * width > had_columns:
-            columns = max(had_columns, width + 1, min(2 * width, self._max_columns + 1), _COLUMNS_AT_FIRST)
+            columns = max(had_columns, width + 1, min(2 * width, self._max_columns + 1), COLUMNS_AT_FIRST)
         end = frame.end if fits else width
+        all_rows = had_rows if rows <= had_rows else max(rows, min(2 * had_rows, self._max_rows))
         used = slice(frame.start, frame.end)
         at = end - (used.stop - used.start)
         for layer in self._layers:
-            layer.change(
-                rows=had_rows if rows <= had_rows else max(rows, 2 * had_rows), columns=columns, used=used, at=at
-            )
+            layer.change(rows=all_rows, columns=columns, used=used, at=at)
         frame.end = end
 
 

@@ -161,7 +161,7 @@ class Engine:
         self.context = _context(self._model, self._limits.context)
         self._vocabulary = int(cast("torch.nn.Embedding", self._model.get_input_embeddings()).num_embeddings)
         self._ends = _end_tokens(self._model, self._tokenizer)
-        self._cache = AlignedCache(self.context)
+        self._cache = AlignedCache(max_rows=self._limits.rows, max_columns=self.context)
         parameters = inspect.signature(self._model.forward).parameters
         # transformers renamed it.
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
@@ -422,9 +422,15 @@ def _load(directory: Path, compute: Compute) -> PreTrainedModel:
     return cast("PreTrainedModel", model)
 
 
-def _context(model: PreTrainedModel, asked: int) -> int:
+def context_of(model: PreTrainedModel) -> int | None:
+    """Most tokens of a text that a base is made for; None if it does not say."""
     made_for = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(made_for, int):
+    return made_for if isinstance(made_for, int) else None
+
+
+def _context(model: PreTrainedModel, asked: int) -> int:
+    made_for = context_of(model)
+    if made_for is None:
         return asked or 2048
     if asked > made_for:
         raise ConfigError(f"--context is {asked}, expected at most {made_for}, the limit of the base")

@@ -15,6 +15,7 @@ from plait import __version__
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.cli.doctor import _pair
+from plait.plugins import Kind, reference
 from plait.rounds.run_directory import RunDirectory
 from plait.training.bases import locate_config
 from plait.training.blueprint import design, read_base_config
@@ -205,6 +206,24 @@ def test_estimate_counts_what_a_training_holds_beside_its_optimizer(plait) -> No
     estimate = json.loads(plait(*asked).out)
     # Adapter, moments, last step, the model's own and its gradient; and SCAFFOLD's correction, and where FedProx pulls.
     assert estimate["client_adapter_memory_bytes"] == (20 + 4 * 2) * estimate["trainable_parameters"]
+
+
+def any_length(prompt: str, completion: str, answer: str) -> int:
+    return len(completion)
+
+
+def test_estimate_counts_the_keys_and_values_of_completions(plait) -> None:
+    asked = ("estimate", "--base", "llama-3.1-8b", "--no-evaluate", "--json", "--seq-len", 1024, "--batch-size", 2)
+    rewarded = (
+        "--objective", "grpo", "--reward", reference(Kind.REWARD, any_length), "--group-size", 4,
+        "--gradient-accumulation-steps", 3, "--max-held-out-sequences", 5,
+    )  # fmt: skip
+    # Six prompts' groups of sequences and the next token's column, in 32 layers of 8 heads of 128 numbers of two bytes.
+    expected = 2 * 6 * 4 * 1025 * 32 * 8 * 128 * 2
+    assert json.loads(plait(*asked, *rewarded).out)["client_completions_memory_bytes"] == expected
+    assert json.loads(plait(*asked).out)["client_completions_memory_bytes"] is None
+    told = " ".join(plait(*[each for each in (*asked, *rewarded) if each != "--json"]).out.split())
+    assert "or up to 3.22 GB of keys and values while it samples completions" in told
 
 
 def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:

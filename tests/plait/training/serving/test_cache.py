@@ -83,7 +83,7 @@ actions = st.lists(
 @settings(max_examples=40)
 @given(actions)
 def test_every_row_reads_its_own_tokens_whoever_comes_and_goes(actions: list[tuple[str, object]]) -> None:
-    cache, model = AlignedCache(max_columns=400), Model([])
+    cache, model = AlignedCache(max_rows=64, max_columns=400), Model([])
     for action, argument in actions:
         if action == "join":
             join(cache, model, argument)
@@ -95,17 +95,18 @@ def test_every_row_reads_its_own_tokens_whoever_comes_and_goes(actions: list[tup
             leave(cache, model, argument % len(model.rows))
 
 
-def test_rows_may_be_as_long_as_allowed_and_no_more_is_kept_for_them() -> None:
-    cache, model = AlignedCache(max_columns=200), Model([])
-    join(cache, model, [190, 3])
+def test_rows_may_be_as_many_and_as_long_as_allowed_and_no_more_is_kept_for_them() -> None:
+    cache, model = AlignedCache(max_rows=5, max_columns=200), Model([])
+    join(cache, model, [190, 3, 7])
+    join(cache, model, [2, 1])
     for _ in range(10):
         step(cache, model)
-    assert cache._layers[0].all_keys.shape[2] == 201
+    assert cache._layers[0].all_keys.shape[0:3:2] == (5, 201)
 
 
 @pytest.mark.slow
 def test_columns_that_no_row_uses_any_more_are_used_again() -> None:
-    cache, model = AlignedCache(max_columns=10_000), Model([])
+    cache, model = AlignedCache(max_rows=64, max_columns=10_000), Model([])
     join(cache, model, [100])
     for _ in range(50):
         join(cache, model, [20])
@@ -118,4 +119,4 @@ def test_columns_that_no_row_uses_any_more_are_used_again() -> None:
 
 def test_a_cache_without_rows_has_nothing_to_read() -> None:
     with pytest.raises(RuntimeError, match="no rows yet"):
-        _ = AlignedCache(10).cache
+        _ = AlignedCache(max_rows=1, max_columns=10).cache
