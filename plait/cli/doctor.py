@@ -161,12 +161,12 @@ def _plan(
     if placement:
         plan = plan_over(size, placement.blocks, batch=share, seq_len=seq_len, budgets=budgets)
     else:
-        plan = plan_step(size, batch=share, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
+        plan = plan_step(size, batch=share, seq_len=seq_len, budgets=budgets, host_has_room=host)
     held = ("four bits, computed in " if on_cpu else "NF4 and ") if size.four_bits else ""
     if compute.eight_bits and not size.four_bits:
         held = "eight bits, computed in "
     computed = str(compute.dtype).removeprefix("torch.")
-    fitting = what_would_fit(size, seq_len=seq_len, budget_bytes=budget, host_has_room=host)
+    fitting = what_would_fit(size, seq_len=seq_len, budgets=[budget] if placement else budgets, host_has_room=host)
     advice = "" if plan.fits else f"what would fit: {fitting}"
     where = "in the host's memory" if plan.embedding_on_host else "on the device"
     if host and not size.lone_embedding:
@@ -188,7 +188,11 @@ def _plan(
         spread = [Finding("devices", placement.in_words), Finding("predicted peaks", peaks)]
         where = "with the head on the last device: one matrix" if size.tied else "on the first device"
     elif len(devices) > 1:
-        spread = [Finding("devices", f"{names}: the base on each, and up to {share} sequences of every batch")]
+        stepping, other = (f"{peak / 1e9:.2f} GB" for peak in (plan.peak_bytes, plan.replica_bytes))
+        spread = [
+            Finding("devices", f"{names}: the base on each, and up to {share} sequences of every batch"),
+            Finding("predicted peaks", f"{stepping} of the first, with the optimizer, {other} of each other"),
+        ]
     return [
         *spread,
         Finding("base", f"{base} in {held}{computed}, {size.base_bytes / 1e9:.2f} GB"),

@@ -10,7 +10,7 @@ it counts what the process has in memory, the libraries too. What an allocator w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -72,7 +72,8 @@ class Training:
     By default one adapter's whose learning rate follows slopes, as it does unless a run says otherwise.
 
     Attributes:
-        adapters: that train side by side, each with a master and moments of its own.
+        adapters: that train side by side, each with a master and moments of its own; 0 on a device that only computes
+            gradients (`of_replica`).
         stacked: copies of the factors in the base's type besides the model's own, with a gradient each: of adapters
             side by side, or of examples whose gradients are kept apart.
         copies: float32 vectors beside each master, from the first step to the last.
@@ -131,6 +132,14 @@ class Training:
     def in_parts(self, cuts: int) -> Training:
         """The same with a batch in so many parts."""
         return self if cuts == 1 else replace(self, accumulates=True)
+
+    @property
+    def of_replica(self) -> Training:
+        """What a device beside the first holds: the model's own factors and their gradients.
+
+        Master, moments and all that steps need are the first one's, whose evaluations sample alone.
+        """
+        return replace(self, adapters=0, copies=0, carried=0, follows_slopes=False, summed=False, judged=0)
 
     @property
     def slices(self) -> tuple[int, ...]:
@@ -342,8 +351,10 @@ class StepPlan:
         recomputed: how many of the first blocks are computed twice.
         slice_elements: logits of the loss that exist at a time.
         embedding_on_host: whether the input embedding stays in the host's memory.
-        peak_bytes: most that tensors take during the step, or before it while completions are sampled.
+        peak_bytes: most that tensors take during the step, or before it while completions are sampled; of several
+            devices with the base, on the first.
         fits: whether that is within the budget.
+        replica_bytes: the same on another device with the base; 0 without one.
     """
 
     cuts: int
@@ -352,6 +363,7 @@ class StepPlan:
     embedding_on_host: bool
     peak_bytes: int
     fits: bool
+    replica_bytes: int = 0
 
 
 def peak_bytes(
@@ -402,7 +414,9 @@ def peak_bytes(
     steady += size.adapter * (factors // (1 if training.accumulates else 2) + kept_steps)
     # One adapter after another: the others' last steps are kept.
     others = kept_steps - FLOAT32 * training.follows_slopes
-    stepping = size.adapter * (factors + _TAKING_A_STEP + others + FLOAT32 * training.summed)
+    # A replica's gradients leave as one vector.
+    taking = _TAKING_A_STEP + others + FLOAT32 * training.summed if training.adapters else each
+    stepping = size.adapter * (factors + taking)
     taken = size.resident_bytes + max(steady, stepping)
     return max(taken, sampling_bytes(size, seq_len=seq_len)) - embedding_on_host * size.embedding_bytes
 
@@ -452,7 +466,22 @@ def _unpacked(size: ModelSize) -> int:
     return matrix * size.value_bytes + (0 if size.cpu else matrix // _BLOCK * 4)
 
 
-def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, host_has_room: bool = False) -> StepPlan:
+def parts_of(size: ModelSize, budgets: Sequence[int]) -> list[tuple[ModelSize, int]]:
+    """What has to fit into how many bytes where each device holds the base: the first's part, and a replica's.
+
+    Args:
+        size: of base and adapter.
+        budgets: bytes that tensors and the allocator's waste may take of each device. Of those beside the first all
+            hold the same, so that the least decides.
+    """
+    first, *others = budgets
+    replica = replace(size, training=size.training.of_replica)
+    return [(size, first), *([(replica, min(others))] if others else [])]
+
+
+def plan_step(
+    size: ModelSize, *, batch: int, seq_len: int, budgets: Sequence[int], host_has_room: bool = False
+) -> StepPlan:
     """The plan that gives up least.
 
     As few blocks are computed twice as fit, with the loss in slices as large as fit. If all blocks twice do not fit,
@@ -464,23 +493,30 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget_bytes: int, h
         size: of base and adapter.
         batch: sequences of a micro-batch.
         seq_len: tokens of each.
-        budget_bytes: that tensors and the allocator's waste may take.
-        host_has_room: whether the host has memory besides the device's.
+        budgets: as for `parts_of`.
+        host_has_room: whether the host has memory besides the devices'.
     """
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
-    sampled = sampling_bytes(size, seq_len=seq_len)
+    parts = parts_of(size, budgets)
+    sampled = [sampling_bytes(part, seq_len=seq_len) for part, _ in parts]
     whole, where = size.training.whole, (False, True) if host_has_room and size.lone_embedding else (False,)
     for cuts, on_host in product(halvings(batch // whole), where):
-        sequences, own = whole * -(-batch // (whole * cuts)), replace(size, training=size.training.in_parts(cuts))
+        sequences = whole * -(-batch // (whole * cuts))
+        own = [replace(part, training=part.training.in_parts(cuts)) for part, _ in parts]
         for recomputed, elements in product(range(size.layers + 1), size.training.slices):
-            peak = peak_bytes(
-                own, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
-                embedding_on_host=on_host,
-            )  # fmt: skip
-            last = StepPlan(cuts, recomputed, elements, on_host, peak, SLACK * peak <= budget_bytes)
+            peaks = [
+                peak_bytes(
+                    part, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
+                    embedding_on_host=on_host,
+                )
+                for part in own
+            ]  # fmt: skip
+            fits = [SLACK * peak <= budget for peak, (_, budget) in zip(peaks, parts, strict=True)]
+            last = StepPlan(cuts, recomputed, elements, on_host, peaks[0], all(fits), sum(peaks[1:]))
             if last.fits:
                 return last
-            if peak == sampled - on_host * size.embedding_bytes:
+            least = [each - on_host * size.embedding_bytes for each in sampled]
+            if all(fit or peak == own for fit, peak, own in zip(fits, peaks, least, strict=True)):
                 break
     return last
 
@@ -498,26 +534,40 @@ def least_bytes(size: ModelSize, *, seq_len: int, host_has_room: bool = False) -
     )
 
 
-def what_would_fit(size: ModelSize, *, seq_len: int, budget_bytes: int, host_has_room: bool = False) -> str:
+def what_would_fit(size: ModelSize, *, seq_len: int, budgets: Sequence[int], host_has_room: bool = False) -> str:
     """What to change if not even one sequence fits, as the rest of a sentence."""
-    smallest = SLACK * least_bytes(size, seq_len=seq_len, host_has_room=host_has_room)
+    each = [
+        (SLACK * least_bytes(part, seq_len=seq_len, host_has_room=host_has_room), budget)
+        for part, budget in parts_of(size, budgets)
+    ]
+    smallest, _ = max(each, key=lambda part: part[0] / max(1, part[1]))
     found: list[str] = []
-    if longest := longest_that_fits(size, budget_bytes=budget_bytes, host_has_room=host_has_room):
+    if longest := longest_that_fits(size, budgets=budgets, host_has_room=host_has_room):
         found.append(f"--seq-len {longest}")
-    packed = longest_that_fits(in_four_bits(size), budget_bytes=budget_bytes, host_has_room=host_has_room)
+    packed = longest_that_fits(in_four_bits(size), budgets=budgets, host_has_room=host_has_room)
     if not size.four_bits and packed >= seq_len:
         found.append("--method qlora")
     return ", ".join((*found, f"{'or ' if found else ''}{smallest / 1e9:.1f} GB of memory"))
 
 
-def longest_that_fits(size: ModelSize, *, budget_bytes: int, most: int = 1 << 17, host_has_room: bool = False) -> int:
+def longest_that_fits(
+    size: ModelSize, *, budgets: Sequence[int], most: int = 1 << 17, host_has_room: bool = False
+) -> int:
     """The longest sequence, a multiple of 128, of which one fits if a step gives up all it can; 0 if none does."""
     low, high = 0, most // 128
     while low < high:
         middle = (low + high + 1) // 2
-        peak = least_bytes(size, seq_len=128 * middle, host_has_room=host_has_room)
-        low, high = (middle, high) if SLACK * peak <= budget_bytes else (low, middle - 1)
+        does = does_least_fit(size, seq_len=128 * middle, budgets=budgets, host_has_room=host_has_room)
+        low, high = (middle, high) if does else (low, middle - 1)
     return 128 * low
+
+
+def does_least_fit(size: ModelSize, *, seq_len: int, budgets: Sequence[int], host_has_room: bool) -> bool:
+    """Whether each device holds the base, and its part of a step that gives up all it can."""
+    return all(
+        SLACK * least_bytes(part, seq_len=seq_len, host_has_room=host_has_room) <= budget
+        for part, budget in parts_of(size, budgets)
+    )
 
 
 def over_one_sequence(size: ModelSize) -> ModelSize:

@@ -23,8 +23,8 @@ from plait.training.memory_plan import (
     FewBits,
     ModelSize,
     StepPlan,
+    does_least_fit,
     halvings,
-    least_bytes,
     peak_bytes,
     sampling_bytes,
 )
@@ -83,8 +83,7 @@ def place(
     Returns:
         None if each of them holds it, or not even all do.
     """
-    least = least_bytes(size, seq_len=seq_len, host_has_room=host_has_room)
-    if len(devices) == 1 or SLACK * least <= min(budgets):
+    if len(devices) == 1 or does_least_fit(size, seq_len=seq_len, budgets=budgets, host_has_room=host_has_room):
         return None
     blocks = blocks_over(size, seq_len=seq_len, budgets=budgets)
     return None if blocks is None else Placement(tuple(devices), blocks, size.tied)

@@ -280,8 +280,8 @@ class ResidentBase:
         batch = min(settings.batch_size, own) * together * (1 if settings.objective == SFT else 2)
         batch = training.whole if settings.reward else max(batch, training.whole)
         wanted = (spec.digest, batch, settings.seq_len, training)
-        limit = min(self.budgets)
-        if wanted == self._planned or not limit or spec.task is not Task.CAUSAL_LM:
+        budgets = self.budgets
+        if wanted == self._planned or not all(budgets) or spec.task is not Task.CAUSAL_LM:
             return
         self._planned = wanted
         for base in (self, *self._others):
@@ -294,24 +294,38 @@ class ResidentBase:
 
         def planned(size: ModelSize, batch: int) -> StepPlan:
             if placement:
-                return plan_over(size, placement.blocks, batch=batch, seq_len=settings.seq_len, budgets=self.budgets)
-            return plan_step(size, batch=batch, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
+                return plan_over(size, placement.blocks, batch=batch, seq_len=settings.seq_len, budgets=budgets)
+            return plan_step(size, batch=batch, seq_len=settings.seq_len, budgets=budgets, host_has_room=host)
 
         plan = least = planned(size, batch)
         if not plan.fits and together == 1:
             # What nobody can cut is tried: its sequences may be shorter. Fewer side by side take the place of many.
             size = over_one_sequence(size)
             least = planned(size, 1)
-        if not least.fits if placement else least.peak_bytes > limit * (1 + PREDICTION_ERROR):
+        if short := self._short_of(least, placement):
             self._planned = ()  # the next attempt is refused too
+            has = [min(budgets)] if placement else budgets
             raise MachineError(
-                f"a step over {settings.seq_len} tokens a sequence needs {least.peak_bytes / 1e9:.1f} GB of "
-                f"{self.compute.device} and may take {limit / 1e9:.1f} GB; what would fit: "
-                + what_would_fit(size, seq_len=settings.seq_len, budget_bytes=limit, host_has_room=host)
+                f"a step over {settings.seq_len} tokens a sequence needs {short}; what would fit: "
+                + what_would_fit(size, seq_len=settings.seq_len, budgets=has, host_has_room=host)
             )
         for base in (self, *self._others):
             base._embedding_on_host = slot_digest(spec) if plan.embedding_on_host else b""
         self.step_memory.begin_with(recomputed=plan.recomputed, cuts=plan.cuts, slice_elements=plan.slice_elements)
+
+    def _short_of(self, plan: StepPlan, placement: Placement | None) -> str:
+        """What of a device a plan needs that it may not take, as a part of a sentence; empty if nothing."""
+        first, *others = budgets = self.budgets
+        needs = [(self.devices[0], plan.peak_bytes, first)]
+        if placement:
+            needs = [(self.devices[0], plan.peak_bytes, min(budgets))]
+        elif others:
+            least = min(others)
+            needs.append((self.devices[1 + others.index(least)], plan.replica_bytes, least))
+        for device, needed, budget in needs:
+            if not plan.fits if placement else needed > budget * (1 + PREDICTION_ERROR):
+                return f"{needed / 1e9:.1f} GB of {device} and may take {budget / 1e9:.1f} GB"
+        return ""
 
     def _size(self, config: PretrainedConfig, spec: AdapterSpec, training: Training, seq_len: int) -> ModelSize | None:
         return size_of(

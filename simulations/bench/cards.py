@@ -94,7 +94,7 @@ def _cell(card: Card, base: _Base) -> str:
     def longest(*, four_bits: bool) -> int:
         return longest_that_fits(
             base.sizes[four_bits],
-            budget_bytes=card.memory_bytes,
+            budgets=[card.memory_bytes],
             most=base.longest,
             host_has_room=card.host_has_room,
         )

@@ -55,6 +55,7 @@ from plait.training.fused import language_model, peft_layer
 from plait.training.fused.packed import Packed
 from plait.training.learner import TrainingInputs
 from plait.training.peft_configs import peft_config_of
+from plait.training.replicas import Replica
 from plait.training.resident import adapter_parameters, load_adapter
 from plait.training.step_memory import StepMemory
 from plait.training.trainer import train_steps
@@ -184,6 +185,7 @@ def dry_step(
     *,
     settings: Settings | None = None,
     carried: Carried = NOTHING,
+    replicas: int = 0,
 ) -> StepCosts:
     """Run a step, or as many as the settings say, and count.
 
@@ -193,6 +195,7 @@ def dry_step(
         settings: of the training; those of one step by default. With a reward the last of `max_completion_tokens` of
             each sequence are sampled.
         carried: from earlier rounds.
+        replicas: of the base besides the first, whose memory is counted with the first one's.
     """
     quiet_libraries()
     config, made = shape.config(), shape.blueprint()
@@ -204,6 +207,8 @@ def dry_step(
         if not shape.fused:
             recorder.also(mock.patch.object(losses, "recognise", return_value=None))
         parameters = adapter_parameters(model, made.spec.layout)
+        beside = [_model(shape, config, made) for _ in range(replicas)]
+        others = [Replica(each, adapter_parameters(each, made.spec.layout)) for each in beside]
         load_adapter(model, made.initial)
         gc.collect()
         recorder.lengths = shape.lengths
@@ -218,7 +223,7 @@ def dry_step(
         train_steps(
             model, parameters, examples, settings,
             start=made.initial.flat, task=Task.CAUSAL_LM, pad_token=0, memory=memory, carried=carried,
-            tokenizer=cast("Tokenizer", SimpleNamespace(eos_token_id=None, decode=_wordless)),
+            others=others, tokenizer=cast("Tokenizer", SimpleNamespace(eos_token_id=None, decode=_wordless)),
         )  # fmt: skip
         return recorder.costs
 

@@ -31,6 +31,7 @@ from plait.training.examples import Example
 from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU
 from plait.training.grpo import ROWS, Drawing, completions_of
 from plait.training.memory_plan import (
+    SLACK,
     SLICES,
     ModelSize,
     Training,
@@ -45,7 +46,7 @@ from plait.training.memory_plan import (
     size_of,
     what_would_fit,
 )
-from plait.training.placement import bytes_by_device, plan_over
+from plait.training.placement import bytes_by_device, place, plan_over
 from plait.training.resident import ResidentBase
 from plait.training.serving.engine import Engine
 from plait.training.step_memory import StepMemory
@@ -120,6 +121,61 @@ def test_what_trainings_hold_of_their_adapters_is_counted(together: int, changed
     ]
     assert predicted[0] == pytest.approx(costs.peak_bytes, rel=0.02)
     assert predicted[1] < 0.9 * costs.peak_bytes
+
+
+def test_a_replica_is_counted_without_the_optimizer_that_it_does_not_hold() -> None:
+    shape = StepShape("qwen2.5-0.5b", 2, 64, rank=128, layers=1)
+    settings = settings_of(shape, lr_schedule="slope", local_steps=2)
+    first = replace(sized(shape), training=Training.of(settings, devices=2))
+    replica = replace(first, training=first.training.of_replica)
+    costs = dry_step(shape, StepMemory(recomputed=1), settings=settings, replicas=1)
+    # While the first steps, the other still has its gradient, in two bytes.
+    both = [peak_bytes(first, sequences=1, seq_len=64, recomputed=1), replica.resident_bytes + 2 * first.adapter]
+    assert sum(both) == pytest.approx(costs.peak_bytes, rel=0.02)
+    assert 2 * both[0] > 1.1 * costs.peak_bytes
+    assert replica.resident_bytes == replica.base_bytes + 2 * replica.adapter
+    # Before it is sent, it is once more there, as one vector.
+    least = peak_bytes(replica, sequences=1, seq_len=1, recomputed=1)
+    assert least == replica.resident_bytes + (2 + 2) * replica.adapter
+
+
+def test_a_device_beside_the_first_may_have_less_memory(eight: ModelSize) -> None:
+    large = replace(eight, adapter=10 * eight.adapter, training=replace(CONSTANT, summed=True))
+    replica = replace(large, training=large.training.of_replica)
+    how = {"sequences": 1, "seq_len": 2048}
+    first, other = [SLACK * peak_bytes(each, **how, recomputed=0) + 1 for each in (large, replica)]
+    assert first - other > 12 * large.adapter
+    plans = [
+        plan_step(large, batch=1, seq_len=2048, budgets=budgets)
+        for budgets in ([first, first, other], [first, 0.99 * other], [other, first])
+    ]
+    assert [plan.fits for plan in plans] == [True, True, False]
+    assert plans[0].recomputed == 0 < plans[1].recomputed
+    assert SLACK * plans[1].replica_bytes <= 0.99 * other
+    least = SLACK * least_bytes(replica, seq_len=2048)
+    devices = [torch.device("cuda:0"), torch.device("cuda:1")]
+    for part, holds in ((1.01, True), (0.99, False)):
+        found = place(large, devices, seq_len=2048, budgets=[first, int(part * least)], host_has_room=False)
+        assert (found is None) == holds
+        assert (longest_that_fits(large, budgets=[first, part * least]) >= 2048) == holds
+    told = what_would_fit(large, seq_len=2048, budgets=[first, 0.5 * least])
+    assert told.endswith(f"{least / 1e9:.1f} GB of memory")
+
+
+def test_the_device_that_is_short_is_named(
+    blueprint: Blueprint, tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = Compute(torch.device("cpu"), torch.float32)
+    base = ResidentBase(tiny.directory, tiny.reference.fingerprint, cpu, seq_len=32, others=[cpu])
+    short = torch.device("meta")
+    monkeypatch.setattr(base, "placement", lambda *_: None)
+    monkeypatch.setattr(ResidentBase, "devices", property(lambda _: (cpu.device, short)))
+    monkeypatch.setattr(ResidentBase, "budgets", property(lambda _: (10**10, 10**6)))
+    with pytest.raises(MachineError, match=r"GB of meta and may take 0\.0 GB"):
+        base.plan_steps(blueprint.spec, SETTINGS)
+    monkeypatch.setattr(ResidentBase, "budgets", property(lambda _: (10**6, 10**10)))
+    with pytest.raises(MachineError, match=r"GB of cpu and may take 0\.0 GB"):
+        base.plan_steps(blueprint.spec, SETTINGS)
 
 
 def test_what_a_step_cannot_give_up_follows_from_the_settings() -> None:
@@ -198,10 +254,10 @@ def test_for_completions_that_do_not_fit_a_step_gives_up_nothing(eight: ModelSiz
     sampled = sampling_bytes(drawing, seq_len=2048)
     assert sampled > 64 * 2049 * 32 * 8 * 128 * 2 * 2 + drawing.resident_bytes
     how = {"batch": 1, "seq_len": 2048}
-    plan = plan_step(drawing, **how, budget_bytes=sampled)
+    plan = plan_step(drawing, **how, budgets=[sampled])
     assert (plan.peak_bytes, plan.fits, plan.recomputed, plan.cuts) == (sampled, False, 0, 1)
-    assert plan_step(drawing, **how, budget_bytes=int(1.07 * sampled) + 1).fits
-    assert plan_step(over_one_sequence(drawing), **how, budget_bytes=sampled).fits, "others may be shorter"
+    assert plan_step(drawing, **how, budgets=[int(1.07 * sampled) + 1]).fits
+    assert plan_step(over_one_sequence(drawing), **how, budgets=[sampled]).fits, "others may be shorter"
     # An evaluation's are beside no optimizer.
     judging = replace(eight, training=replace(CONSTANT, judged=64))
     assert sampled - sampling_bytes(judging, seq_len=2048) == 12 * eight.adapter
@@ -215,7 +271,7 @@ def test_for_completions_that_do_not_fit_a_step_gives_up_nothing(eight: ModelSiz
 
 
 def test_gradients_are_there_from_the_second_pass_of_a_step_on(eight: ModelSize) -> None:
-    plan = plan_step(eight, batch=4, seq_len=2048, budget_bytes=22 * 10**9)
+    plan = plan_step(eight, batch=4, seq_len=2048, budgets=[22 * 10**9])
     assert (plan.cuts, plan.slice_elements) == (2, SLICE_ELEMENTS_ON_GPU)
     once = peak_bytes(eight, sequences=2, seq_len=2048, recomputed=plan.recomputed)
     assert plan.peak_bytes - once == eight.adapter, "in two bytes each, half of which are there once anyway"
@@ -277,48 +333,48 @@ def test_a_prediction_is_within_a_tenth_of_what_a_process_on_a_cpu_has(tmp_path:
 def test_a_plan_gives_up_no_more_than_it_must(eight: ModelSize) -> None:
     needs = [peak_bytes(eight, sequences=4, seq_len=2048, recomputed=n) for n in range(eight.layers + 1)]
     assert needs == sorted(needs, reverse=True)
-    assert plan_step(eight, batch=4, seq_len=2048, budget_bytes=200 * 10**9).recomputed == 0
-    some = plan_step(eight, batch=4, seq_len=2048, budget_bytes=30 * 10**9)
+    assert plan_step(eight, batch=4, seq_len=2048, budgets=[200 * 10**9]).recomputed == 0
+    some = plan_step(eight, batch=4, seq_len=2048, budgets=[30 * 10**9])
     assert some.fits
     assert (some.cuts, some.peak_bytes) == (1, needs[some.recomputed])
     assert needs[some.recomputed - 1] * 1.07 > 30e9, "one block fewer would not fit"
-    tight = plan_step(eight, batch=4, seq_len=2048, budget_bytes=22 * 10**9)
+    tight = plan_step(eight, batch=4, seq_len=2048, budgets=[22 * 10**9])
     assert tight.fits
     assert tight.cuts > 1
 
 
 def test_what_does_not_fit_is_told_what_would(eight: ModelSize) -> None:
     budget = 12 * 10**9
-    assert not plan_step(eight, batch=1, seq_len=2048, budget_bytes=budget).fits
-    assert what_would_fit(eight, seq_len=2048, budget_bytes=budget).startswith("--method qlora, or ")
+    assert not plan_step(eight, batch=1, seq_len=2048, budgets=[budget]).fits
+    assert what_would_fit(eight, seq_len=2048, budgets=[budget]).startswith("--method qlora, or ")
     four = in_four_bits(eight)
-    longest = longest_that_fits(four, budget_bytes=budget)
-    assert plan_step(four, batch=1, seq_len=longest, budget_bytes=budget).fits
-    assert not plan_step(four, batch=1, seq_len=longest + 128, budget_bytes=budget).fits
-    assert f"--seq-len {longest}" in what_would_fit(four, seq_len=2 * longest, budget_bytes=budget)
+    longest = longest_that_fits(four, budgets=[budget])
+    assert plan_step(four, batch=1, seq_len=longest, budgets=[budget]).fits
+    assert not plan_step(four, batch=1, seq_len=longest + 128, budgets=[budget]).fits
+    assert f"--seq-len {longest}" in what_would_fit(four, seq_len=2 * longest, budgets=[budget])
 
 
 def test_the_embedding_stays_on_the_host_only_where_that_makes_it_fit(eight: ModelSize) -> None:
     four, card = in_four_bits(eight), 8 * 10**9 - CONTEXT_BYTES
     how = {"batch": 1, "seq_len": 2048}
-    assert not plan_step(four, **how, budget_bytes=card).fits
-    plan = plan_step(four, **how, budget_bytes=card, host_has_room=True)
+    assert not plan_step(four, **how, budgets=[card]).fits
+    plan = plan_step(four, **how, budgets=[card], host_has_room=True)
     assert plan.fits
     assert (plan.embedding_on_host, plan.cuts) == (True, 1)
     assert peak_bytes(four, sequences=1, seq_len=2048, recomputed=32, embedding_on_host=True) < 7.3e9
-    assert not plan_step(four, **how, budget_bytes=10 * 10**9, host_has_room=True).embedding_on_host
-    assert "--seq-len" in what_would_fit(four, seq_len=1 << 16, budget_bytes=card, host_has_room=True)
-    assert what_would_fit(four, seq_len=2048, budget_bytes=10**9, host_has_room=True) == "6.8 GB of memory"
+    assert not plan_step(four, **how, budgets=[10 * 10**9], host_has_room=True).embedding_on_host
+    assert "--seq-len" in what_would_fit(four, seq_len=1 << 16, budgets=[card], host_has_room=True)
+    assert what_would_fit(four, seq_len=2048, budgets=[10**9], host_has_room=True) == "6.8 GB of memory"
     for bound in (replace(four, tied=True), replace(four, adapted_embedding=True)):
-        assert not plan_step(bound, **how, budget_bytes=card, host_has_room=True).embedding_on_host
+        assert not plan_step(bound, **how, budgets=[card], host_has_room=True).embedding_on_host
 
 
 def test_the_losses_slices_shrink_only_where_they_decide(eight: ModelSize) -> None:
     # So narrow that the loss is the largest part.
     few = replace(eight, layers=1, width=256, queries=256, keys=64, inner=256, adapter=4096)
     whole = peak_bytes(few, sequences=1, seq_len=1024, recomputed=0)
-    assert plan_step(few, batch=1, seq_len=1024, budget_bytes=2 * whole).slice_elements == SLICE_ELEMENTS_ON_GPU
-    plan = plan_step(few, batch=1, seq_len=1024, budget_bytes=whole)
+    assert plan_step(few, batch=1, seq_len=1024, budgets=[2 * whole]).slice_elements == SLICE_ELEMENTS_ON_GPU
+    plan = plan_step(few, batch=1, seq_len=1024, budgets=[whole])
     assert plan.fits
     assert (plan.recomputed, plan.cuts) == (0, 1)
     assert plan.slice_elements < SLICE_ELEMENTS_ON_GPU
@@ -430,7 +486,7 @@ def test_pairs_of_replies_are_counted_as_they_are_cut(eight: ModelSize) -> None:
     )  # fmt: skip
     # Half of three pairs are two.
     budgets = (int(1.07 * of_two) + 1, int(1.07 * of_two) - 1)
-    plans = [plan_step(pairs, batch=6, seq_len=512, budget_bytes=budget) for budget in budgets]
+    plans = [plan_step(pairs, batch=6, seq_len=512, budgets=[budget]) for budget in budgets]
     assert [(plan.fits, plan.cuts) for plan in plans] == [(True, 2), (True, 4)]
 
 
