@@ -43,7 +43,7 @@ class Metrics:
         self.rounds = self._gauge("rounds", "Rounds that the run will have.")
         self.rounds_done = self._gauge("rounds_done", "Finished rounds of the run.")
         self.run_eta_seconds = self._gauge(
-            "run_eta_seconds", "Estimated time for the remaining rounds; NaN if unknown."
+            "run_eta_seconds", "Estimated time for the remaining rounds and evaluations; NaN if unknown."
         )
         self.staleness = self._gauge(
             "staleness", "Rounds that ended while a client trained, mean of the newest updates; NaN if rounds wait."

@@ -157,7 +157,9 @@ class Run(TypedDict):
     finished: NotRequired[Seconds]
     worked_s: NotRequired[Seconds]
     eta_s: NotRequired[
-        Annotated[Seconds, Field(description="for the remaining rounds, when the newest event was written")]
+        Annotated[
+            Seconds, Field(description="for the remaining rounds and evaluations, when the newest event was written")
+        ]
     ]
     seed: NotRequired[Count]
     peer: NotRequired[Annotated[str, Field(description="what `clients` are: a client, or in a tree a region")]]

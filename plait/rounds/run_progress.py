@@ -17,7 +17,9 @@ from plait.rounds.privacy_card import MaskedCard, PrivacyCard
 from plait.rounds.validate import Reason
 
 _TIMED = 64
-"""Number of recent rounds for estimating the remaining time, and of recent updates for their staleness."""
+"""Number of recent rounds and evaluations for estimating the remaining time, of recent updates for their staleness."""
+
+_EVALUATING = "evaluating"
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,13 @@ class RunProgress:
         cohort: the clients of this round.
         lost: the clients that dropped out of this round, and the ledger's reason; of a masked sum with the stage.
         deadline_s: seconds until the round closes without the clients that have not answered; None for no deadline.
+        rounds: planned, as the ledger says unless it is given.
+        eval_every: rounds from one evaluation to the next.
         done: number of finished rounds.
         round_s: times of the most recent ones.
+        evaluation_s: of the most recent evaluations that the run waited for.
+        evaluating_since: when the one that it waits for began, in seconds since 1970; None for none.
+        evaluates_beside: whether training goes on beside evaluations, but for the last.
         staleness: of the most recent updates of an asynchronous run.
         unfit: clients that cannot take part: a code, and the client's own message.
         base_loss: held-out loss before round 1; None until known.
@@ -52,7 +59,11 @@ class RunProgress:
     lost: Mapping[str, str] = field(default_factory=dict[str, str])
     deadline_s: float | None = None
     done: int = 0
+    eval_every: int = 1
     round_s: tuple[float, ...] = ()
+    evaluation_s: tuple[float, ...] = ()
+    evaluating_since: float | None = None
+    evaluates_beside: bool = False
     staleness: tuple[int, ...] = ()
     unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     privacy: PrivacyCard | None = None
@@ -62,10 +73,22 @@ class RunProgress:
 
     @property
     def eta_s(self) -> float | None:
-        """Estimated seconds for the remaining rounds; None before the first."""
+        """Estimated seconds for the remaining rounds and evaluations; None before the first round."""
         if not self.round_s:
             return None
-        return statistics.median(self.round_s) * max(self.rounds - self.done, 0)
+        evaluation_s = statistics.median(self.evaluation_s) if self.evaluation_s else 0.0
+        rounds_s = statistics.median(self.round_s) * max(self.rounds - self.done, 0)
+        return rounds_s + evaluation_s * self._evaluations_to_go
+
+    @property
+    def _evaluations_to_go(self) -> int:
+        """That the run waits for: by its cadence, after the last round, and the one in progress."""
+        is_over = self.done >= self.rounds
+        if self.evaluates_beside:
+            return int(not is_over or self.state == _EVALUATING)
+        is_due = is_over or self.done % self.eval_every == 0
+        later = -(-self.rounds // self.eval_every) - self.done // self.eval_every
+        return (0 if is_over else later) + (is_due and self.state == _EVALUATING)
 
     @property
     def waiting(self) -> str:
@@ -81,19 +104,27 @@ class RunProgress:
         """The progress after one more event."""
         match event:
             case events.RunStarted() | events.RegionStarted():
-                here = replace(self, peer=event.peer)
+                rounds, every = (
+                    self.rounds or _whole(event.config.get("rounds")),
+                    _whole(event.config.get("eval-every")),
+                )
+                here = replace(self, peer=event.peer, rounds=rounds, eval_every=max(1, every))
                 return replace(here, state=here.waiting)
             case events.Resumed():
-                return replace(self, state=self.waiting, unfit={})
+                return replace(self, state=self.waiting, unfit={}, evaluating_since=None)
             case events.ClientsGathered():
-                return replace(self, state="between rounds" if self.round else "evaluating the base")
+                state = "between rounds" if self.round else "evaluating the base"
+                return replace(self, state=state, evaluating_since=None if self.round else event.time)
             case events.ClientsDescribed(clients=described):
                 here = {client.client for client in described}
-                return replace(self, unfit={name: why for name, why in self.unfit.items() if name not in here})
+                unfit = {name: why for name, why in self.unfit.items() if name not in here}
+                return replace(self, unfit=unfit, evaluating_since=self.evaluating_since if self.round else event.time)
             case events.ClientTurnedAway():
                 return replace(self, unfit={**self.unfit, event.name: (event.reason, event.detail)})
             case events.RoundStarted():
-                return replace(self, state="training", round=event.round, cohort=event.cohort, lost={})
+                return replace(
+                    self, state="training", round=event.round, cohort=event.cohort, lost={}, evaluating_since=None
+                )
             case events.WaitingForClients():
                 return replace(self, state=self.waiting, wanted=event.wanted)
             case events.UpdateRefused() if event.reason != Reason.NEED_FULL:
@@ -110,12 +141,24 @@ class RunProgress:
                 return replace(self, state="below the quorum, retrying")
             case events.RoundFinished():
                 seconds = (*self.round_s, event.wall_s or 0.0)[-_TIMED:]
-                return replace(self, state="evaluating", done=self.done + 1, round_s=seconds, cohort=())
+                return replace(
+                    self, state=_EVALUATING, done=self.done + 1, round_s=seconds, cohort=(), evaluating_since=event.time
+                )
             case events.Evaluated():
                 base = event.loss if event.round == 0 else self.base_loss
                 # In an asynchronous run training goes on beside an evaluation.
-                state = self.state if self.state == "training" else "between rounds"
-                return replace(self, state=state, base_loss=base, loss=(event.round, event.loss))
+                beside, took = self.state == "training", self.evaluation_s
+                if self.evaluating_since is not None:
+                    took = (*took, max(0.0, event.time - self.evaluating_since))[-_TIMED:]
+                return replace(
+                    self,
+                    state=self.state if beside else "between rounds",
+                    base_loss=base,
+                    loss=(event.round, event.loss),
+                    evaluation_s=took,
+                    evaluating_since=None,
+                    evaluates_beside=beside or self.evaluates_beside,
+                )
             case events.PrivacyStarted() | events.PrivacySpent():
                 return replace(self, privacy=PrivacyCard.after(self.privacy, event))
             case events.SumUnmasked():
@@ -123,9 +166,13 @@ class RunProgress:
             case events.RunFinished():
                 return replace(self, state="finished")
             case events.Interrupted():
-                return replace(self, state="interrupted")
+                return replace(self, state="interrupted", evaluating_since=None)
             case _:
                 return self
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 class LiveProgress:

@@ -50,6 +50,13 @@ def test_whoever_has_the_document_as_of_any_event_has_all_of_it_after_the_later_
         assert document == last.document
 
 
+def test_the_time_to_go_is_that_of_the_rounds_which_the_run_planned() -> None:
+    start = run_started()
+    start["config"] = {**start["config"], "rounds": 5}
+    board, _ = board_of(numbered([start, {"event": "round_finished", "round": 1, "wall_s": 3.0}]))
+    assert board.document["eta_s"] == 12.0
+
+
 def test_the_timeline_holds_the_clients_of_this_round_alone() -> None:
     def begun(number: int, name: str) -> list[dict[str, object]]:
         start = {"event": "round_started", "round": number, "cohort": [name]}

@@ -66,6 +66,72 @@ def test_the_time_to_go_follows_the_last_rounds_and_counts_all_that_are_done(tmp
     assert summary().eta_s == 800 * 168.5  # the median of rounds 137 to 200
 
 
+@pytest.fixture
+def timed(tmp_path):
+    """Appends an event at a time, and returns the estimate after it."""
+    now = [0.0]
+    ledger = Ledger(tmp_path / "ledger.jsonl", clock=lambda: now[0])
+    summary = LiveProgress(tmp_path / "ledger.jsonl")
+
+    def tell(seconds: float, event: events.Event) -> float | None:
+        now[0] = seconds
+        ledger.append(event)
+        return summary().eta_s
+
+    yield tell
+    ledger.close()
+
+
+def planned(**config: object) -> events.RunStarted:
+    return started().model_copy(update={"config": config})
+
+
+def test_the_time_to_go_has_the_evaluations_that_are_still_to_come(timed):
+    assert timed(0, planned(**{"rounds": 5, "eval-every": 2})) is None
+    assert timed(10, events.ClientsDescribed(clients=())) is None
+    assert timed(14, events.Evaluated(round=0, loss=4.0)) is None
+    timed(14, events.RoundStarted(round=1))
+    # After rounds 2, 4 and 5, each as long as that of the base.
+    assert timed(24, events.RoundFinished(round=1, wall_s=10.0)) == 4 * 10 + 3 * 4
+    assert timed(25, events.RoundStarted(round=2)) == 4 * 10 + 3 * 4
+    assert timed(34, events.RoundFinished(round=2, wall_s=10.0)) == 3 * 10 + 3 * 4, "the one that begins too"
+    assert timed(40, events.Evaluated(round=2, loss=3.0)) == 3 * 10 + 2 * (4 + 6) / 2
+    timed(41, events.RoundStarted(round=3))
+    assert timed(51, events.RoundFinished(round=3, wall_s=10.0)) == 2 * 10 + 2 * 5
+    timed(52, events.RoundStarted(round=4))
+    timed(62, events.RoundFinished(round=4, wall_s=10.0))
+    # How long a pause was says nothing.
+    timed(63, events.Interrupted(round=4))
+    timed(1000, events.Resumed(round=4))
+    assert timed(1100, events.Evaluated(round=4, loss=2.0)) == 10 + 5
+    timed(1101, events.RoundStarted(round=5))
+    assert timed(1111, events.RoundFinished(round=5, wall_s=10.0)) == 5
+    assert timed(1117, events.Evaluated(round=5, loss=2.0)) == 0
+
+
+def test_evaluations_beside_training_take_no_time_but_the_last(timed):
+    timed(0, planned(**{"rounds": 4, "rounds-mode": "async"}))
+    timed(10, events.ClientsDescribed(clients=()))
+    timed(14, events.Evaluated(round=0, loss=4.0))
+    timed(14, events.RoundStarted(round=1))
+    timed(24, events.RoundFinished(round=1, wall_s=10.0))
+    timed(24, events.RoundStarted(round=2))
+    assert timed(30, events.Evaluated(round=1, loss=3.0)) == 3 * 10 + 4
+    assert timed(34, events.RoundFinished(round=2, wall_s=10.0)) == 2 * 10 + 4
+    timed(34, events.RoundStarted(round=3))
+    timed(44, events.RoundFinished(round=3, wall_s=10.0))
+    timed(44, events.RoundStarted(round=4))
+    assert timed(54, events.RoundFinished(round=4, wall_s=10.0)) == 4
+    assert timed(60, events.Evaluated(round=4, loss=3.0)) == 0
+
+
+def test_where_losses_stay_with_the_clients_no_evaluation_is_awaited(timed):
+    timed(0, planned(rounds=3, dp="client"))
+    timed(10, events.ClientsDescribed(clients=()))
+    timed(30, events.RoundStarted(round=1))
+    assert timed(40, events.RoundFinished(round=1, wall_s=10.0)) == 20
+
+
 def test_whoever_was_refused_is_lost_until_an_update_of_theirs_counts_or_the_round_is_over(tmp_path, ledger):
     summary = summary_of(tmp_path)
     ledger.append(events.RoundStarted(round=1, cohort=("ann", "bob", "cyd")))
