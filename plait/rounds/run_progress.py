@@ -19,7 +19,7 @@ from plait.rounds.validate import Reason
 _TIMED = 64
 """Number of recent rounds and evaluations for estimating the remaining time, of recent updates for their staleness."""
 
-_EVALUATING = "evaluating"
+_EVALUATING, _FINISHED = "evaluating", "finished"
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class RunProgress:
         """Estimated seconds for the remaining rounds and evaluations; None before the first round."""
         if not self.round_s:
             return None
+        if self.state == _FINISHED:  # perhaps before its last round
+            return 0.0
         evaluation_s = statistics.median(self.evaluation_s) if self.evaluation_s else 0.0
         rounds_s = statistics.median(self.round_s) * max(self.rounds - self.done, 0)
         return rounds_s + evaluation_s * self._evaluations_to_go
@@ -164,7 +166,7 @@ class RunProgress:
             case events.SumUnmasked():
                 return replace(self, masked=MaskedCard.after(self.masked, event))
             case events.RunFinished():
-                return replace(self, state="finished")
+                return replace(self, state=_FINISHED)
             case events.Interrupted():
                 return replace(self, state="interrupted", evaluating_since=None)
             case _:
