@@ -130,7 +130,7 @@ def test_where_losses_stay_with_the_clients_no_evaluation_is_awaited(timed):
     timed(10, events.ClientsDescribed(clients=()))
     timed(30, events.RoundStarted(round=1))
     assert timed(40, events.RoundFinished(round=1, wall_s=10.0)) == 20
-    timed(41, events.EndedEarly(round=1, reason="its budget is spent"))
+    timed(41, events.EndedEarly(round=1, idle=0, reason="its budget is spent"))
     assert timed(42, events.RunFinished(rounds=1)) == 0
 
 
