@@ -66,7 +66,7 @@ def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
-def watch(ledger: Path, *, rounds: int, cohort: int, clients: int, quiet: bool) -> Generator[None]:
+def watch(ledger: Path, *, rounds: int, cohort: int, eval_every: int, evaluators: int, quiet: bool) -> Generator[None]:
     """Show the run that writes `ledger` while the block runs."""
     if quiet:
         yield
@@ -74,7 +74,7 @@ def watch(ledger: Path, *, rounds: int, cohort: int, clients: int, quiet: bool) 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     screen = console()
-    evaluations = (rounds + 1) * clients
+    evaluations = (1 + -(-rounds // eval_every)) * evaluators  # the base's, by the cadence, after the last round
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -74,7 +74,8 @@ class Service:
             self.directory.ledger,
             rounds=settings.rounds,
             cohort=settings.asked,
-            clients=settings.below,
+            eval_every=settings.eval_every,
+            evaluators=min(settings.eval_clients or settings.below, settings.below),
             quiet=quiet,
         ):
             self.grid.drive(self.app)

@@ -145,7 +145,8 @@ def execute(
                     directory.ledger,
                     rounds=config.rounds,
                     cohort=config.asked,
-                    clients=config.below,
+                    eval_every=config.eval_every,
+                    evaluators=min(config.eval_clients or config.below, config.below),
                     quiet=quiet,
                 ):
                     run_federation(
