@@ -82,17 +82,6 @@ class Settled:
     data: DataUsed | None = None
     fleet: Fleet | None = None
 
-    def on_data(self, *, partition: str, labels: str, data: DataUsed | None = None) -> Settled:
-        """The same, with the data known.
-
-        Args:
-            partition: how the data are partitioned.
-            labels: their classes, separated by commas; settings given by the user take precedence.
-            data: what the ledger says of them.
-        """
-        given = {"partition": partition, "labels": self.config.labels or labels}
-        return replace(self, config=self.config.model_copy(update=given), data=data)
-
     @property
     def plugins(self) -> tuple[Source, ...]:
         """The user's own parts among them, as they are here.
@@ -225,6 +214,19 @@ def settle(config: RunConfig) -> Settled:
     # An epsilon that takes too much noise is refused now.
     _ = settled.privacy
     return settled
+
+
+def settle_on_data(config: RunConfig, *, partition: str, labels: str, data: DataUsed) -> Settled:
+    """The same, with the data known.
+
+    Args:
+        config: as the user gave it.
+        partition: how the data are partitioned.
+        labels: their classes, separated by commas; settings given by the user take precedence.
+        data: what the ledger says of them.
+    """
+    given = {"partition": partition, "labels": config.labels or labels}
+    return replace(settle(config.model_copy(update=given)), data=data)
 
 
 def _check_eight_bits(rule: Rule, method: Method) -> None:
@@ -374,7 +376,10 @@ def _schedule(config: RunConfig, rule: Rule) -> str:
         return config.lr_schedule
     is_given = has_no_slopes or config.learning_rate > 0
     has_own_pull = bool(config.scaffold or config.feddyn)
-    return "constant" if is_given or has_own_pull or rule.keeps_nearest else "slope"
+    if is_given or has_own_pull or rule.keeps_nearest:
+        return "constant"
+    # A batch has few labels: at its full rate a classifier still rises and falls in the last rounds.
+    return "linear" if config.label_names else "slope"
 
 
 def _moments(config: RunConfig, rule: Rule) -> str:

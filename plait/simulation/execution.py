@@ -23,7 +23,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.starting_point import StartingPoint
 from plait.rounds.stop import StopRequest
 from plait.run import Run, resolve
-from plait.settle import settle
+from plait.settle import settle, settle_on_data
 from plait.simulation.fleet import load_fleet
 from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
@@ -87,7 +87,8 @@ def prepare(
             progress(note)
         labels = data.dataset.labels or settings.labels
         check_kind(data.dataset.kind, Task.CLASSIFICATION if labels else Task.CAUSAL_LM, settings.objective)
-        settled = settled.on_data(partition=str(data.scheme), labels=",".join(data.dataset.labels), data=data.used)
+        found = ",".join(data.dataset.labels)
+        settled = settle_on_data(settings, partition=str(data.scheme), labels=found, data=data.used)
     with status(f"looking for base {settings.base}", quiet=quiet):
         run = resolve(settled, progress=progress)
     if settings.has_several_devices:

@@ -3,7 +3,8 @@ import pytest
 from plait.adapters.methods import METHODS
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError
-from plait.settle import settle
+from plait.rounds.events import DataUsed
+from plait.settle import settle, settle_on_data
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "lora_xs"])
@@ -35,6 +36,8 @@ def test_a_square_matrix_is_changed_by_a_quarter_at_most_and_over_a_coarse_wire_
         ({"rule": "multi_krum"}, "constant"),
         ({"rule": "multi_krum", "lr-schedule": "slope"}, "slope"),
         ({"rule": "bulyan"}, "constant"),
+        ({"labels": "good,bad"}, "linear"),
+        ({"labels": "good,bad", "learning-rate": 0.003}, "constant"),
         ({"method": "lora_xs", "rule": "fedsb"}, "slope"),
         ({"rule": "krum", "learning-rate": 0.01}, "constant"),
         ({"method": "dora", "scaffold": True}, "constant"),
@@ -48,6 +51,14 @@ def test_rates_that_clients_find_follow_slopes(given, schedule) -> None:
     settled = settle(config_from_table(given))
     assert settled.config.lr_schedule == settled.plan.settings.lr_schedule == schedule
     assert settle(settled.config).config == settled.config
+
+
+def test_a_rate_falls_where_the_data_turn_out_to_have_classes_unless_a_schedule_is_given() -> None:
+    used = DataUsed(name="letters", fingerprint="00", records=8)
+    for given, schedule in (({}, "linear"), ({"lr-schedule": "slope"}, "slope"), ({"learning-rate": 0.01}, "constant")):
+        settled = settle_on_data(config_from_table(given), partition="iid", labels="good,bad", data=used)
+        assert settled.plan.settings.lr_schedule == settled.config.lr_schedule == schedule
+        assert (settled.config.partition, settled.config.labels, settled.data) == ("iid", "good,bad", used)
 
 
 def test_a_schedule_by_slopes_is_refused_where_steps_measure_none() -> None:
