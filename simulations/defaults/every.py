@@ -34,7 +34,6 @@ LORA = ("lora", "dora", "rslora")
 FOR_ALL = ("fedavg", "median", "geometric_median", "trimmed_mean")
 MOST_CLIENT_STEPS = 160
 COMMON = {
-    "base": "tiny",
     "wire": "fp32",
     "seq_len": 64,
     "threads": 1,
@@ -107,6 +106,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, help="show these results")
     parser.add_argument("--again", action="store_true", help="run the defaults of places that have rows anew")
+    parser.add_argument("--base", default="tiny", help="minilm-l6 has the same texts as classes")
     parser.add_argument("--only", nargs="+", default=[], help="only places of these methods or rules")
     arguments = parser.parse_args()
     if arguments.table:
@@ -122,7 +122,8 @@ def main() -> None:
         if (number in done) != arguments.again or not is_chosen:
             continue
         axes = {key: value for key, value in place.items() if key != "text"}
-        settings = {**settings_of(str(place["text"]), arguments.directory), **COMMON, **axes}
+        text = f"{place['text']}-classes" if arguments.base == "minilm-l6" else str(place["text"])
+        settings = {**settings_of(text, arguments.directory), **COMMON, "base": arguments.base, **axes}
         try:
             if arguments.again:
                 row = dict(done[number])
