@@ -690,6 +690,11 @@ class RunConfig(BaseModel, frozen=True):
         return self.levels[0] if self.tree else self.cohort_size
 
     @property
+    def evaluators(self) -> int:
+        """Those of them that it asks to evaluate."""
+        return min(self.eval_clients or self.below, self.below)
+
+    @property
     def quorum_updates(self) -> int:
         """The fewest updates of a round."""
         return math.ceil(self.quorum * (self.buffer or self.asked))

