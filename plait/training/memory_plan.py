@@ -502,21 +502,22 @@ def plan_step(
     whole, where = size.training.whole, (False, True) if host_has_room and size.lone_embedding else (False,)
     for cuts, on_host in product(halvings(batch // whole), where):
         sequences = whole * -(-batch // (whole * cuts))
-        own = [replace(part, training=part.training.in_parts(cuts)) for part, _ in parts]
+        cut = [replace(part, training=part.training.in_parts(cuts)) for part, _ in parts]
         for recomputed, elements in product(range(size.layers + 1), size.training.slices):
             peaks = [
                 peak_bytes(
                     part, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
                     embedding_on_host=on_host,
                 )
-                for part in own
+                for part in cut
             ]  # fmt: skip
             fits = [SLACK * peak <= budget for peak, (_, budget) in zip(peaks, parts, strict=True)]
-            last = StepPlan(cuts, recomputed, elements, on_host, peaks[0], all(fits), sum(peaks[1:]))
+            first, *replicas = peaks
+            last = StepPlan(cuts, recomputed, elements, on_host, first, all(fits), max(replicas, default=0))
             if last.fits:
                 return last
             least = [each - on_host * size.embedding_bytes for each in sampled]
-            if all(fit or peak == own for fit, peak, own in zip(fits, peaks, least, strict=True)):
+            if all(fit or peak == sampling for fit, peak, sampling in zip(fits, peaks, least, strict=True)):
                 break
     return last
 

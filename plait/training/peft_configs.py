@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 
@@ -40,10 +41,13 @@ def peft_config_for(request: AdapterRequest, task: Task, base: BaseModules) -> P
 def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
     """PEFT's configuration from checked settings (`plait.adapters.peft_settings`).
 
+    PEFT may change what it is given: to a classifier's `modules_to_save` it adds the names of heads.
+
     Raises:
         KeyError, TypeError, ValueError: they are not valid.
     """
-    return _config(**{key: escaped(value) if key in PATTERN_KEYS else value for key, value in settings.items()})
+    own = copy.deepcopy(dict(settings))
+    return _config(**{key: escaped(value) if key in PATTERN_KEYS else value for key, value in own.items()})
 
 
 def _config(**settings: object) -> PeftConfig:

@@ -13,6 +13,7 @@ like. A finished cell stands in the results and is not run again.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -105,6 +106,14 @@ def table(path: Path) -> str:
     return "\n".join(lines)
 
 
+def _value(text: str) -> object:
+    """What a setting is given as: a number where the text is one."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def main() -> None:
     """Run what is missing of the cells, or show the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,10 +148,7 @@ def main() -> None:
     ]
     if arguments.set:
         named = ", ".join(arguments.set)
-        given = {
-            key: int(value) if value.isdecimal() else value
-            for key, _, value in (each.partition("=") for each in arguments.set)
-        }
+        given = {key: _value(text) for key, _, text in (each.partition("=") for each in arguments.set)}
         wanted = [{**cell, "cell": f"{named}: {cell['cell']}", **given} for cell in wanted]
     loaded = Loaded()
     for seed, cell, corpus in product(arguments.seeds, wanted, names):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from plait.adapters import AdapterState, Task, save_peft_directory
 from plait.adapters.methods import AdapterRequest
@@ -71,15 +71,15 @@ def test_an_adapter_of_another_base_is_refused(resident: ResidentBase, blueprint
 class Loads:
     """Counts how often a base is read from disk."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: type = AutoModelForCausalLM) -> None:
         self.count = 0
-        honest = AutoModelForCausalLM.from_pretrained
+        honest = kind.from_pretrained
 
         def counted(*args: object, **how: object) -> object:
             self.count += 1
             return honest(*args, **how)
 
-        monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+        monkeypatch.setattr(kind, "from_pretrained", counted)
 
 
 def logits(base: ResidentBase, made: Blueprint) -> torch.Tensor:
@@ -112,6 +112,20 @@ def test_the_base_is_read_once_whatever_adapters_follow_one_another(
     for name in (*methods, methods[0]):
         assert torch.equal(logits(base, made[name]), expected[name]), f"{name} after others is not {name} alone"
     assert loads.count == 1
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "lora_xs", "ia3", "pfeiffer", "prompt"])
+def test_a_classifiers_base_is_read_once(method: str, tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = ("code", "prose")
+    config = read_base_config(tiny.directory, Task.CLASSIFICATION, labels)
+    request = AdapterRequest(method, rank=4, alpha=8, virtual_tokens=3)
+    made = design(config, request, task=Task.CLASSIFICATION, labels=labels, seed=7, weights=tiny.directory)
+    text = made.spec.text
+    loads, base = Loads(monkeypatch, AutoModelForSequenceClassification), fresh(tiny)
+    model = base.carrying(made.spec, made.initial)
+    assert base.carrying(made.spec, random_state(made, 5)) is model
+    assert loads.count == 1
+    assert made.spec.text == text, "PEFT adds the head to what it is given"
 
 
 def test_a_base_goes_straight_to_its_device(
