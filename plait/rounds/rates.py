@@ -52,5 +52,6 @@ def rates_sentence(updates: Iterable[UpdateReceived], *, given: float, peer: str
         return ""
     return (
         f"A learning rate of {given:g} is too high: {fmean(shortened):.0%} of the local steps predicted a fall of the "
-        "loss by more than a quarter, and were shortened. Without --learning-rate each client finds its own."
+        "loss by more than a quarter, and were shortened. Give a lower --learning-rate, or none: then plait takes the "
+        "method's, or each client finds its own."
     )
