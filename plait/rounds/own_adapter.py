@@ -3,8 +3,8 @@
 Every client has a model between the shared one and the point where its own steps alone would lead, as in Hanzely and
 Richtárik, "Federated Learning of a Mixture of Global and Local Models", arXiv 2002.05516. All rounds start from the
 shared adapter except the last, which each client starts on the way to its own. So both adapters cost the steps and
-bytes of one: a client sends the change made by its training, and the server aggregates as usual. To start less than
-half way there costs the shared adapter much less than to start at the client's own.
+bytes of one: a client sends the change made by its training, and the server aggregates as usual. To start a seventh of
+the way there costs the shared adapter much less than to start at the client's own.
 
 A client accumulates the direction of its own steps away from the shared adapter. Every round adds a step to the sum and
 decays it, because the steps of earlier rounds started from an adapter that has moved on since.
@@ -29,7 +29,7 @@ OWN_ADAPTER = "own adapter"
 _LASTS = 0.7
 
 # Part of the way to a client's own adapter from which its last round starts. Figures: `simulations/defaults`.
-_STARTS = 3 / 7
+_STARTS = 1 / 7
 
 
 @dataclass(frozen=True)

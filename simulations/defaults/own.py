@@ -41,7 +41,7 @@ def row_of(corpus: str, view: RunView, without: RunView) -> dict[str, object]:
 
 def table(rows: Iterable[Mapping[str, object]]) -> str:
     """The rows as Markdown; of own adapters and training alone the median over clients."""
-    titles = ("text", "own share", "shared, without own ones", "shared", "cost", "own", "alone", "own at least as good")
+    titles = ("text", "own share", "seed", "shared without own ones", "shared", "cost", "own", "alone", "own no worse")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
         own, alone, shared, without = (row[key] for key in ("own", "alone", "shared", "shared_without"))
@@ -49,7 +49,7 @@ def table(rows: Iterable[Mapping[str, object]]) -> str:
             raise TypeError(f"gains of '{row['corpus']}' are no tables by client")
         gain, most = (losses[0] - losses[-1] for losses in (shared, without) if isinstance(losses, list))
         ahead = sum(own[name] >= alone[name] for name in own)
-        costs = f"{row['own_share']} | {most:.3f} | {gain:.3f} | {(most - gain) / most:.1%}"
+        costs = f"{row['own_share']} | {row['seed']} | {most:.3f} | {gain:.3f} | {(most - gain) / most:.1%}"
         medians = f"{median(own.values()):.3f} | {median(alone.values()):.3f}"
         lines.append(f"| `{row['corpus']}` | {costs} | {medians} | {ahead} of {len(own)} |")
     return "\n".join(lines)
@@ -61,21 +61,22 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--own-share", type=float, default=0, help="another one than the default")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--corpora", nargs="+", help="only these")
     arguments = parser.parse_args()
     share = arguments.own_share or "auto"
-    done = {(row["corpus"], row["own_share"]) for row in rows_of(arguments.out)}
+    done = {(row["corpus"], row["own_share"], row["seed"]) for row in rows_of(arguments.out)}
     loaded = Loaded()
     for corpus in (name for name, about in CORPORA.items() if about.half == "choosing"):
-        if (corpus, share) in done or (arguments.corpora and corpus not in arguments.corpora):
+        if (corpus, share, arguments.seed) in done or (arguments.corpora and corpus not in arguments.corpora):
             continue
         settings = {**settings_of(corpus, arguments.directory), **COMMON, **QUICK}
-        settings |= {"base": "tiny", "wire": "fp32", "seed": 0, "max_held_out_sequences": 16}
+        settings |= {"base": "tiny", "wire": "fp32", "seed": arguments.seed, "max_held_out_sequences": 16}
         views = (
             run_once({**settings, **more}, loaded)
             for more in ({"reference": "local", "own_share": share}, {"own_share": 0})
         )
-        append(arguments.out, {"own_share": share, **row_of(corpus, *views)})
+        append(arguments.out, {"own_share": share, "seed": arguments.seed, **row_of(corpus, *views)})
     print(table(rows_of(arguments.out)))
 
 

@@ -33,7 +33,7 @@ def settings(done=0, share=0.5):
 
 
 def test_the_last_round_alone_begins_on_the_way_to_the_clients_own():
-    assert [share_at_start(settings(done)) for done in (0, 4, 8)] == [0.0, 0.0, pytest.approx(1.5 / 7)]
+    assert [share_at_start(settings(done)) for done in (0, 4, 8)] == [0.0, 0.0, pytest.approx(0.5 / 7)]
 
 
 def test_a_clients_own_lies_between_the_shared_adapter_and_where_its_steps_lead():
@@ -43,7 +43,7 @@ def test_a_clients_own_lies_between_the_shared_adapter_and_where_its_steps_lead(
     assert kept.tags == {"kind": "own adapter", "share": "0.75"}
 
 
-@pytest.mark.parametrize(("done", "share", "rest"), [(4, 0.5, 0.7), (8, 0.5, 0.7 - 1.5 / 7), (8, 0.7, 0.4)])
+@pytest.mark.parametrize(("done", "share", "rest"), [(4, 0.5, 0.7), (8, 0.5, 0.7 - 0.5 / 7), (8, 0.7, 0.6)])
 def test_steps_of_earlier_rounds_fade_whether_or_not_the_round_began_at_them(done, share, rest):
     first = own_lead(state(3), state(1), NONE_YET, settings())
     assert first.flat.tolist() == [3.0] * 6
@@ -65,7 +65,7 @@ def test_every_client_ends_with_its_own_and_is_judged_by_both(federate):
     sizes = np.array([federation.models[name].train_examples for name in names], np.float64)
 
     for number in range(1, plan.rounds + 1):
-        share = 1.5 / 7 if number == plan.rounds else 0.0
+        share = 0.5 / 7 if number == plan.rounds else 0.0
         starts = {name: shared + share * apart[name] for name in names}
         left = {name: federation.train_alone(name, starts[name], number) for name in names}
         led = {name: left[name] + (0.7 - share) * apart[name] for name in names}
