@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -70,6 +71,10 @@ class BareBase:
             adapted: this base with an adapter on.
         """
         tuner = adapted.base_model
+        # PEFT would leave its copies of what an adapter replaces, such as a classifier's head.
+        for name, module in [*self.model.named_modules()]:
+            if isinstance(module, ModulesToSaveWrapper):
+                self.model.set_submodule(name, module.original_module)
         if isinstance(tuner, BaseTuner):
             try:
                 tuner.unload()

@@ -118,14 +118,25 @@ def test_the_base_is_read_once_whatever_adapters_follow_one_another(
 def test_a_classifiers_base_is_read_once(method: str, tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = ("code", "prose")
     config = read_base_config(tiny.directory, Task.CLASSIFICATION, labels)
-    request = AdapterRequest(method, rank=4, alpha=8, virtual_tokens=3)
-    made = design(config, request, task=Task.CLASSIFICATION, labels=labels, seed=7, weights=tiny.directory)
-    text = made.spec.text
+
+    def of_rank(rank: int) -> Blueprint:
+        request = AdapterRequest(method, rank=rank, alpha=8, virtual_tokens=rank)
+        return design(config, request, task=Task.CLASSIFICATION, labels=labels, seed=7, weights=tiny.directory)
+
+    def logits(base: ResidentBase, made: Blueprint) -> torch.Tensor:
+        with torch.no_grad():
+            model = base.carrying(made.spec, random_state(made, 5)).eval()
+            return model(input_ids=torch.arange(3, 19)[None]).logits
+
+    one, other = of_rank(4), of_rank(2)
+    text, expected = one.spec.text, logits(fresh(tiny), one)
     loads, base = Loads(monkeypatch, AutoModelForSequenceClassification), fresh(tiny)
-    model = base.carrying(made.spec, made.initial)
-    assert base.carrying(made.spec, random_state(made, 5)) is model
+    assert torch.equal(logits(base, one), expected)
+    assert torch.equal(logits(base, one), expected)
+    logits(base, other)
+    assert torch.equal(logits(base, one), expected), "nothing of the other's head is left"
     assert loads.count == 1
-    assert made.spec.text == text, "PEFT adds the head to what it is given"
+    assert one.spec.text == text, "PEFT adds the head to what it is given"
 
 
 def test_a_base_goes_straight_to_its_device(
