@@ -185,8 +185,8 @@ class RunConfig(BaseModel, frozen=True):
     """AdamW's peak learning rate; 0 means that each client finds its own in its first step"""
     lr_schedule: Literal["auto", "constant", "linear", "cosine", "slope"] = "auto"
     """learning rate schedule over the whole run; slope lets a client's rate follow the slope of its loss along its last
-    step; auto is slope where no rate is given (linear with classes), but constant with scaffold, feddyn, dp, a trainer,
-    a reward or a rule that keeps the nearest updates"""
+    step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with scaffold,
+    feddyn, dp, a trainer, a reward or a rule that keeps the nearest updates"""
     warmup_steps: Annotated[int, Field(ge=0, le=_MOST)] = 0
     """steps over which the learning rate rises from 0"""
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0

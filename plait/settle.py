@@ -48,6 +48,8 @@ from plait.wire.settings import Settings
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
 _LARGEST_DELTA = 1e-5
+# With fewer steps a classifier's learning rate falls before it has done its work (simulations/defaults).
+_STEPS_TO_FALL = 20
 # Of a square matrix in a first step; bits per parameter of a wire whose noise leaves half of it.
 _LARGEST_CHANGE, _COARSE = 0.25, 2.0
 # PEFT's types of adapters that are a prompt of their own.
@@ -379,7 +381,8 @@ def _schedule(config: RunConfig, rule: Rule) -> str:
     if is_given or has_own_pull or rule.keeps_nearest:
         return "constant"
     # A batch has few labels: at its full rate a classifier still rises and falls in the last rounds.
-    return "linear" if config.label_names else "slope"
+    is_long = config.rounds * config.local_steps >= _STEPS_TO_FALL
+    return "linear" if config.label_names and is_long else "slope"
 
 
 def _moments(config: RunConfig, rule: Rule) -> str:

@@ -37,6 +37,8 @@ def test_a_square_matrix_is_changed_by_a_quarter_at_most_and_over_a_coarse_wire_
         ({"rule": "multi_krum", "lr-schedule": "slope"}, "slope"),
         ({"rule": "bulyan"}, "constant"),
         ({"labels": "good,bad"}, "linear"),
+        ({"labels": "good,bad", "rounds": 4, "local-steps": 5}, "linear"),
+        ({"labels": "good,bad", "rounds": 5, "local-steps": 3}, "slope"),
         ({"labels": "good,bad", "learning-rate": 0.003}, "constant"),
         ({"method": "lora_xs", "rule": "fedsb"}, "slope"),
         ({"rule": "krum", "learning-rate": 0.01}, "constant"),
