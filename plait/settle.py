@@ -219,13 +219,16 @@ def settle(config: RunConfig) -> Settled:
 
 
 def settle_on_data(config: RunConfig, *, partition: str, labels: str, data: DataUsed) -> Settled:
-    """The same, with the data known.
+    """What `settle` does, with the data known: their classes decide the schedule.
 
     Args:
         config: as the user gave it.
         partition: how the data are partitioned.
         labels: their classes, separated by commas; settings given by the user take precedence.
         data: what the ledger says of them.
+
+    Raises:
+        ConfigError: as `settle` does.
     """
     given = {"partition": partition, "labels": config.labels or labels}
     return replace(settle(config.model_copy(update=given)), data=data)

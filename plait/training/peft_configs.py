@@ -46,8 +46,8 @@ def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
     Raises:
         KeyError, TypeError, ValueError: they are not valid.
     """
-    own = copy.deepcopy(dict(settings))
-    return _config(**{key: escaped(value) if key in PATTERN_KEYS else value for key, value in own.items()})
+    copied = copy.deepcopy(dict(settings))
+    return _config(**{key: escaped(value) if key in PATTERN_KEYS else value for key, value in copied.items()})
 
 
 def _config(**settings: object) -> PeftConfig:

@@ -8,7 +8,7 @@ same command may give other text on another day; the line says which versions we
 
 Which half a corpus belongs to was written down before anything was measured on any of them. The two halves share the
 kinds of text (code, dialogue, news, prose, quotes, manuals, genres and mail) but not the texts. Six choosing texts are
-there a second time, with whose each record is as the class to predict.
+there a second time, each record labelled with the column that tells clients apart.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every method and every rule at its defaults, against other learning rates: a sample of a grid on the tiny base.
+"""Every method and every rule at its defaults, against other learning rates: a sample of a grid.
 
     python simulations/defaults/every.py DIR --out simulations/defaults/results-every.jsonl
     python simulations/defaults/every.py --table simulations/defaults/results-every.jsonl
@@ -7,8 +7,8 @@ DIR is where `corpora.py` wrote. A place in the grid is a method, a rule, (1, 5,
 20) local steps and a rank of (4, 8, 32), with at most 160 client steps in all. Seed 0 samples them so that every method
 and every rule has three places. Each is run at its defaults; with a constant learning rate, as the defaults were once;
 and at a third and three times the rate that its clients found. The table names the places where the defaults end above
-the base, or gain less than nine tenths of what the best of these gains. 4 x 64 tokens, float32, one thread; a few
-seconds per run. `--again` runs the defaults of places that have rows anew, and keeps the other runs.
+the base, or gain less than nine tenths of what the best of these gains. 4 x 64 tokens, float32, one thread; on the
+tiny base a few seconds per run. `--again` runs the defaults of places that have rows anew, and keeps the other runs.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def main() -> None:
         "--base", default="tiny", help="minilm-l6 has the texts as classes; what a base refuses is left out"
     )
     parser.add_argument("--only", nargs="+", default=[], help="only places of these methods or rules")
-    parser.add_argument("--most-client-steps", type=int, default=MOST_CLIENT_STEPS, help="only places of so many")
+    parser.add_argument("--most-client-steps", type=int, default=MOST_CLIENT_STEPS, help="only places with no more")
     arguments = parser.parse_args()
     if arguments.table:
         print(table(arguments.table))
@@ -121,9 +121,9 @@ def main() -> None:
     loaded = Loaded()
     # The first place of every method and rule, then the second, then the third; cheap ones before others.
     for number, place in sorted(enumerate(places()), key=lambda each: (each[0] % 3, _client_steps(each[1]))):
-        is_chosen = not arguments.only or not {place["method"], place["rule"]}.isdisjoint(arguments.only)
-        is_chosen &= _client_steps(place) <= arguments.most_client_steps
-        if (number in done) != arguments.again or not is_chosen:
+        is_named = not arguments.only or not {place["method"], place["rule"]}.isdisjoint(arguments.only)
+        is_small = _client_steps(place) <= arguments.most_client_steps
+        if (number in done) != arguments.again or not (is_named and is_small):
             continue
         axes = {key: value for key, value in place.items() if key != "text"}
         text = f"{place['text']}-classes" if arguments.base == "minilm-l6" else str(place["text"])

@@ -123,11 +123,6 @@ def test_a_classifiers_base_is_read_once(method: str, tiny: LocatedBase, monkeyp
         request = AdapterRequest(method, rank=rank, alpha=8, virtual_tokens=rank)
         return design(config, request, task=Task.CLASSIFICATION, labels=labels, seed=7, weights=tiny.directory)
 
-    def logits(base: ResidentBase, made: Blueprint) -> torch.Tensor:
-        with torch.no_grad():
-            model = base.carrying(made.spec, random_state(made, 5)).eval()
-            return model(input_ids=torch.arange(3, 19)[None]).logits
-
     one, other = of_rank(4), of_rank(2)
     text, expected = one.spec.text, logits(fresh(tiny), one)
     loads, base = Loads(monkeypatch, AutoModelForSequenceClassification), fresh(tiny)
