@@ -39,9 +39,9 @@ def keeping(tmp_path: Path):
     participants, threads = Participants(), []
 
     def start(path: Path, keep_s: float):
-        threads.append(threading.Thread(target=serve, args=(path, keep_s, participants)))
-        threads[-1].start()
-        return lambda: None
+        threads.append(thread := threading.Thread(target=serve, args=(path, keep_s, participants)))
+        thread.start()
+        return lambda: None if thread.is_alive() else 0
 
     def kept(keep_s: float) -> Kept:
         told = Kept.of(context_of(tmp_path, **{"keep-s": 1}))
@@ -54,7 +54,7 @@ def keeping(tmp_path: Path):
 
 def test_one_process_answers_all_tasks_and_ends_when_none_comes(keeping):
     kept, threads, participants = keeping
-    client = kept(0.3)
+    client = kept(3)
     large = bytes(range(256)) * 10_000
     assert client.answer(b"a task") == b"7 5 ada 3 a task"
     assert client.answer(large) == b"7 5 ada 3 " + large
@@ -106,7 +106,7 @@ def test_one_that_cannot_start_is_told_at_once_and_one_that_finds_another_in_its
 
 def test_a_second_process_finds_the_first_and_ends(keeping, tmp_path):
     kept, _, participants = keeping
-    client = kept(0.3)
+    client = kept(3)
     client.answer(b"a task")
     serve(client.path, 60, participants)
     assert client.answer(b"a task") == b"7 5 ada 3 a task"
@@ -121,7 +121,7 @@ def test_a_process_that_any_error_of_a_task_ends_is_asked_twice_and_no_more(tmp_
 
     def served(path):
         with pytest.raises(error) as caught:
-            serve(path, 0.2, wrong)
+            serve(path, 60, wrong)
         raised.add(str(caught.value))
 
     def start(path, keep_s):
