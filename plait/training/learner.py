@@ -37,9 +37,10 @@ It limits a step's effect on the model rather than on its parameters, so it mean
 base. A longer step is shortened to it, so a learning rate that is too high learns instead of diverging. Without a
 given learning rate, a client takes the one with which its first step just reaches the limit, but none larger than the
 values of a tensor that this step does not move. (One of VeRA's two scales begins at 0.1; without that bound 1.3 would
-be found.) Together this is the stochastic Polyak step size with a maximum (SPS_max; Loizou et al., arXiv 2002.10542,
-eq. 4) along AdamW's direction instead of the gradient's, where the first step sets the maximum and slopes change it
-(`_factor_by`). The fraction was chosen in `simulations/defaults`."""
+be found.) A classifier's first step moves its head alone, so it reaches the limit whatever rate is kept. Together this
+is the stochastic Polyak step size with a maximum (SPS_max; Loizou et al., arXiv 2002.10542, eq. 4) along AdamW's
+direction instead of the gradient's, where the first step sets the maximum and slopes change it (`_factor_by`). The
+fraction was chosen in `simulations/defaults`."""
 
 
 _LEAST = 0.25  # no step makes the next one more than four times as long
@@ -258,9 +259,11 @@ class Learner:
                 _smallest_at_rest(torch.cat(pieces).split(sizes), flat.split(sizes), trained)
                 for pieces, flat, sizes, trained in zip(before, flats, self._sizes, self._trained, strict=True)
             )
-            self._rate = min(limit * factor / predicted, longest) if 0 < predicted < math.inf else 0.0
+            found = limit * factor / predicted if 0 < predicted < math.inf else 0.0
+            self._rate = min(found, longest)
             if math.isfinite(predicted):
-                _shorten_(masters, before, self._rate)
+                # A classifier's moves its head alone, for which the values at rest are no measure.
+                _shorten_(masters, before, self._rate if self._task is Task.CAUSAL_LM else found)
         elif limit < predicted < math.inf:
             _shorten_(masters, before, limit / predicted)
             self._shortened += 1

@@ -178,18 +178,22 @@ def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(
 def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does_not_move() -> None:
     tokens = np.arange(3, 35, dtype=np.int32)
 
-    def found(still: float, trained: tuple[bool, ...]) -> float | None:
+    def found(still: float, trained: tuple[bool, ...], task: Task) -> tuple[float | None, float]:
+        """The rate, and how far the first step moved each value of the first tensor."""
         start = np.array([0, 0, still, -still, 0], np.float32)
         inputs = TrainingInputs([Example(tokens, tokens)], replace(SETTINGS, learning_rate=0.0), start)
-        learner = Learner(inputs, [2, 2, 1], trained, task=Task.CAUSAL_LM, devices=[torch.device("cpu")] * 3)
+        learner = Learner(inputs, [2, 2, 1], trained, task=task, devices=[torch.device("cpu")] * 3)
         learner.step([torch.full((2,), 0.5), torch.zeros(2), torch.zeros(1)], 2.0)
-        return learner.finish(0.0).report.learning_rate
+        done = learner.finish(0.0)
+        return done.report.learning_rate, -float(done.flat[0])
 
-    everything = (True, True, True)
-    assert found(0.3, everything) == pytest.approx(0.3)
+    everything, language, classes = (True, True, True), Task.CAUSAL_LM, Task.CLASSIFICATION
+    assert found(0.3, everything, language) == pytest.approx((0.3, 0.3))
     # A quarter of 2, over the gradient's norm of 1.
-    assert found(0.7, everything) == pytest.approx(0.5)
-    assert found(0.3, (True, False, True)) == pytest.approx(0.5)
+    assert found(0.7, everything, language) == pytest.approx((0.5, 0.5))
+    assert found(0.3, (True, False, True), language) == pytest.approx((0.5, 0.5))
+    # The first step of a classifier moves a new head.
+    assert found(0.3, everything, classes) == pytest.approx((0.3, 0.5))
 
 
 @pytest.mark.parametrize(
