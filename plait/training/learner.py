@@ -264,6 +264,7 @@ class Learner:
             if math.isfinite(predicted):
                 # A classifier's moves its head alone, for which the values at rest are no measure.
                 _shorten_(masters, before, self._rate if self._task is Task.CAUSAL_LM else found)
+            self._rate *= settings.found_rate_factor
         elif limit < predicted < math.inf:
             _shorten_(masters, before, limit / predicted)
             self._shortened += 1

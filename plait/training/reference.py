@@ -78,7 +78,8 @@ def train_reference(
         progress: called with what is being done.
     """
     started = time.perf_counter()
-    settings = replace(settings, local_steps=steps, done_steps=0)
+    # Of no client's steps is a mean taken.
+    settings = replace(settings, local_steps=steps, done_steps=0, found_rate_factor=1.0)
 
     def train(what: str, examples: Sequence[Example], settings: Settings, references: References) -> PeftModel:
         base.stand_on(moved, geometry_of(spec))

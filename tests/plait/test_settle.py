@@ -212,6 +212,28 @@ def test_the_servers_step_follows_clients_slopes_unless_they_have_none_or_a_rate
 
 
 @pytest.mark.parametrize(
+    ("given", "factor"),
+    [
+        ({"clients": 8}, 2.0),
+        ({"clients": 2}, 2**0.5),
+        ({"clients": 1}, 1.0),
+        ({"clients": 100, "clients-per-round": 3}, 3**0.5),
+        ({"rule": "ffa", "method": "dora"}, 2.0),
+        ({"rule": "krum"}, 1.0),
+        ({"method": "ia3"}, 1.0),
+        ({"rounds-mode": "async"}, 1.0),
+        ({"lr-schedule": "constant"}, 1.0),
+        ({"learning-rate": 0.01}, 1.0),
+    ],
+)
+def test_a_found_rate_goes_on_higher_where_the_server_takes_a_mean_of_several_clients_factors(
+    given: dict[str, object], factor: float
+) -> None:
+    settled = settle(config_from_table(given))
+    assert settled.plan.settings.found_rate_factor == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
     ("given", "sequences"),
     [
         ({}, 16),  # judged at a third of the 4 steps of 4 sequences, three passes each

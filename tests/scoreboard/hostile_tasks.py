@@ -107,6 +107,7 @@ def settings() -> Iterator[Case]:
         "carry_moments": (True, False),
         "scaffold": (True,),
         "measures_slope": (True,),
+        "found_rate_factor": (0.0, 2.0, 1e300, math.nan),
         "without_feedback": (True,),
     }  # fmt: skip
     wires = ("fp32", "bf16", "8", "2", "0.1", "", "nan", "-1", "1e-300", "int8", "../x", "x" * 10**5)

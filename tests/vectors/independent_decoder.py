@@ -28,6 +28,7 @@ DEFAULTS = {"warmup_steps": 0, "lr_schedule": "constant", "total_steps": 0, "wir
 DEFAULTS |= {"proximal": 0.0, "carry_moments": False, "scaffold": False, "without_feedback": False, "own_share": 0.0}
 DEFAULTS |= {
     "measures_slope": False,
+    "found_rate_factor": 1.0,
     "feddyn": 0.0,
     "loss": "cross_entropy",
     "objective": "sft",

@@ -173,6 +173,12 @@ def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(
     again = run(resident, blueprint, rows, unknown, carried=Carried(learning_rate=rate))
     np.testing.assert_array_equal(again.flat, given.flat)
     assert again.report.learning_rate == rate
+    higher = replace(unknown, found_rate_factor=2.0)
+    one = run(resident, blueprint, rows, replace(higher, local_steps=1))
+    np.testing.assert_array_equal(one.flat, run(resident, blueprint, rows, replace(unknown, local_steps=1)).flat)
+    assert one.report.learning_rate == 2 * rate
+    again = run(resident, blueprint, rows, higher, carried=Carried(learning_rate=rate))
+    np.testing.assert_array_equal(again.flat, given.flat)
 
 
 def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does_not_move() -> None:
