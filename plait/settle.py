@@ -169,7 +169,7 @@ class Settled:
             buffer=_buffer(config),
             watch=Watch(config.take_back, config.patience, config.keep == "best"),
             seed=config.seed,
-            settings=_task_settings(config, self.method, self.rule, self.privacy),
+            settings=_task_settings(config, self.privacy),
         )
 
 
@@ -186,6 +186,7 @@ def settle(config: RunConfig) -> Settled:
     left: dict[str, object] = {
         "learning_rate": _learning_rate(config, method, codec),
         "lr_schedule": _schedule(config, rule),
+        "found_rate_factor": _found_rate_factor(config, method, rule),
         "moments": _moments(config, rule),
         "own_share": _own_share(config, rule),
         **_asynchronous(config),
@@ -390,6 +391,22 @@ def _schedule(config: RunConfig, rule: Rule) -> str:
     return "linear" if config.label_names and is_long else "slope"
 
 
+def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
+    """How many times the rate that its first step found a client goes on with, before slopes change it.
+
+    The mean of n clients' updates has an n-th of their variance, as a batch n times as large would have, for which
+    AdamW's rate grows with the root of n (Malladi et al., arXiv 2205.10287). In `simulations/defaults` more than twice
+    gained no more, methods that train no factors lost by it, and so did Krum, which takes one update. With robust rules
+    of another kind and asynchronous rounds it was not tried.
+    """
+    if config.found_rate_factor:
+        return config.found_rate_factor
+    is_mean = not rule.needs_all and config.rounds_mode == "sync"
+    if _schedule(config, rule) != "slope" or method.subject is not Subject.FACTORS or not is_mean:
+        return 1.0
+    return min(_MOST_TIMES, math.sqrt(config.cohort_size))
+
+
 def _moments(config: RunConfig, rule: Rule) -> str:
     if config.moments != "auto":
         return config.moments
@@ -475,21 +492,7 @@ def _is_searched(config: RunConfig, rule: Rule) -> bool:
     return is_told and _can_have_own(rule) and trains_alike and _all_meet(config) and not has_own_pull
 
 
-def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
-    """How many times the rate that its first step found a client goes on with, before slopes change it.
-
-    The mean of n clients' updates has an n-th of their variance, as a batch n times as large would have, for which
-    AdamW's rate grows with the root of n (Malladi et al., arXiv 2205.10287). In `simulations/defaults` more than twice
-    gained no more, methods that train no factors lost by it, and so did Krum, which takes one update. With robust rules
-    of another kind and asynchronous rounds it was not tried.
-    """
-    is_mean = not rule.needs_all and config.rounds_mode == "sync"
-    if config.lr_schedule != "slope" or method.subject is not Subject.FACTORS or not is_mean:
-        return 1.0
-    return min(_MOST_TIMES, math.sqrt(config.cohort_size))
-
-
-def _task_settings(config: RunConfig, method: Method, rule: Rule, privacy: ClientPrivacy | None) -> Settings:
+def _task_settings(config: RunConfig, privacy: ClientPrivacy | None) -> Settings:
     """The settings of every task; round and steps done are filled in for each task."""
     same: dict[str, Any] = {
         each.name: getattr(config, each.name) for each in fields(Settings) if each.name in RunConfig.model_fields
@@ -499,7 +502,6 @@ def _task_settings(config: RunConfig, method: Method, rule: Rule, privacy: Clien
         "carry_moments": config.moments == "carry",
         "own_share": config.given_own_share,
         "measures_slope": config.server_optimizer == LineSearch.name,
-        "found_rate_factor": _found_rate_factor(config, method, rule),
     }
     if config.dp == "record":
         derived |= {

@@ -224,6 +224,7 @@ def test_the_servers_step_follows_clients_slopes_unless_they_have_none_or_a_rate
         ({"rounds-mode": "async"}, 1.0),
         ({"lr-schedule": "constant"}, 1.0),
         ({"learning-rate": 0.01}, 1.0),
+        ({"rule": "krum", "found-rate-factor": 3}, 3.0),
     ],
 )
 def test_a_found_rate_goes_on_higher_where_the_server_takes_a_mean_of_several_clients_factors(
@@ -231,6 +232,7 @@ def test_a_found_rate_goes_on_higher_where_the_server_takes_a_mean_of_several_cl
 ) -> None:
     settled = settle(config_from_table(given))
     assert settled.plan.settings.found_rate_factor == pytest.approx(factor)
+    assert settle(settled.config).config == settled.config
 
 
 @pytest.mark.parametrize(
