@@ -25,7 +25,7 @@ REGION_KEYS = frozenset({"weighting", "norm-policy", "norm-bound", "quorum", "de
 LATER_KEYS = frozenset(
     {
         "secure-aggregation", "step-budget", "dp-mechanism", "dp-min-separation", "tree", "reward",
-        "group-size", "max-completion-tokens", "temperature", *REGION_KEYS,
+        "group-size", "max-completion-tokens", "temperature", "found-rate-factor", *REGION_KEYS,
     }
 )  # fmt: skip
 """Keys that nodes of the previous version do not know: sent only where set, so that it can have all others."""
@@ -60,6 +60,8 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     if not _may_follow_slopes(table):
         keys -= {"server-optimizer"}
     keys -= {key for key in LATER_KEYS if table.get(key) == default[key]}
+    if table.get("found-rate-factor") == 1 and table.get("lr-schedule") != "slope":
+        keys -= {"found-rate-factor"}  # every node settles on it
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
     if isinstance(base, str) and Path(base).expanduser().exists():

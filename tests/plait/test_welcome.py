@@ -83,6 +83,23 @@ def test_what_nodes_of_the_previous_version_do_not_know_is_told_only_where_it_is
 
 
 @pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, 2.0),
+        ({"lr-schedule": "constant"}, None),
+        ({"labels": "a,b"}, None),
+        ({"lr-schedule": "constant", "found-rate-factor": 3.0}, 3.0),
+        ({"rule": "krum"}, 1.0),
+    ],
+)
+def test_a_node_goes_on_from_a_found_rate_as_the_server_says(given, told):
+    config = settle(RunConfig.model_validate(given)).config
+    table = welcome_table(config.to_table())
+    assert table.get("found-rate-factor") == told
+    assert settle(config_from_welcome(table)).config.found_rate_factor == config.found_rate_factor
+
+
+@pytest.mark.parametrize(
     "given",
     [
         {"server-optimizer": "none"},
