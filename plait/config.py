@@ -187,7 +187,7 @@ class RunConfig(BaseModel, frozen=True):
     """learning rate schedule over the whole run; slope lets a client's rate follow the slope of its loss along its last
     step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with scaffold,
     feddyn, dp, a trainer, a reward or a rule that keeps the nearest updates"""
-    found_rate_factor: Annotated[float, Field(ge=0)] = 0.0
+    found_rate_factor: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """how many times the rate that its first step found a client goes on with; 0 is the root of the number of clients,
     2 at most, where a rule takes means of LoRA's factors and the rate follows slopes, else 1"""
     warmup_steps: Annotated[int, Field(ge=0, le=_MOST)] = 0

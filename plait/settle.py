@@ -396,8 +396,8 @@ def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
 
     The mean of n clients' updates has an n-th of their variance, as a batch n times as large would have, for which
     AdamW's rate grows with the root of n (Malladi et al., arXiv 2205.10287). In `simulations/defaults` more than twice
-    gained no more, methods that train no factors lost by it, and so did Krum, which takes one update. With robust rules
-    of another kind and asynchronous rounds it was not tried.
+    gained no more, and methods that train no factors lost by it, as did Krum, which takes one update. Other robust
+    rules and asynchronous rounds were not tried.
     """
     if config.found_rate_factor:
         return config.found_rate_factor
