@@ -58,6 +58,7 @@ class RunSettings(TypedDict, total=False):
     seq_len: int
     learning_rate: float
     lr_schedule: Literal["auto", "constant", "linear", "cosine", "slope"]
+    found_rate_factor: float
     warmup_steps: int
     weight_decay: float
     max_grad_norm: float
