@@ -25,7 +25,7 @@ REGION_KEYS = frozenset({"weighting", "norm-policy", "norm-bound", "quorum", "de
 LATER_KEYS = frozenset(
     {
         "secure-aggregation", "step-budget", "dp-mechanism", "dp-min-separation", "tree", "reward",
-        "group-size", "max-completion-tokens", "temperature", "found-rate-factor", *REGION_KEYS,
+        "group-size", "max-completion-tokens", "temperature", *REGION_KEYS,
     }
 )  # fmt: skip
 """Keys that nodes of the previous version do not know: sent only where set, so that it can have all others."""
@@ -37,8 +37,8 @@ WELCOME_KEYS = frozenset(
         "virtual-tokens", "dropout", "target-modules",
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
-        "lr-schedule", "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss", "proximal", "feddyn",
-        "moments", "own-share", "scaffold", "trainer",
+        "lr-schedule", "found-rate-factor", "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss",
+        "proximal", "feddyn", "moments", "own-share", "scaffold", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
@@ -60,8 +60,8 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     if not _may_follow_slopes(table):
         keys -= {"server-optimizer"}
     keys -= {key for key in LATER_KEYS if table.get(key) == default[key]}
-    if table.get("found-rate-factor") == 1 and table.get("lr-schedule") != "slope":
-        keys -= {"found-rate-factor"}  # every node settles on it
+    if table.get("found-rate-factor") == 1:
+        keys -= {"found-rate-factor"}  # as `config_from_welcome` has it
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
     if isinstance(base, str) and Path(base).expanduser().exists():
@@ -80,7 +80,8 @@ def _may_follow_slopes(table: Mapping[str, Scalar]) -> bool:
 def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
     """The run configuration that a client received, with every key and value checked.
 
-    Where nothing is said of the server's step, as by a server of the previous version, no slope is measured for it.
+    Where nothing is said of the server's step or of a found rate's factor, as by a server of the previous version, no
+    slope is measured for the step, and the factor is 1.
 
     Raises:
         PeerError: a key that no server sends, or an invalid value.
@@ -91,7 +92,7 @@ def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
                 f"server's run configuration has {key!a}, expected only what clients need; "
                 "install the plait version that the server runs"
             )
-    unsaid = {"server-optimizer": "auto" if table.get("feddyn") else "none"}
+    unsaid = {"server-optimizer": "auto" if table.get("feddyn") else "none", "found-rate-factor": 1.0}
     try:
         return config_from_table({**unsaid, **table}, where="server's run configuration")
     except ConfigError as error:

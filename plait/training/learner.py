@@ -262,7 +262,7 @@ class Learner:
             found = limit * factor / predicted if 0 < predicted < math.inf else 0.0
             self._rate = min(found, longest)
             if math.isfinite(predicted):
-                # A classifier's moves its head alone, for which the values at rest are no measure.
+                # A classifier's first step moves its head alone, of which the tensors at rest say nothing.
                 _shorten_(masters, before, self._rate if self._task is Task.CAUSAL_LM else found)
             self._rate *= settings.found_rate_factor
         elif limit < predicted < math.inf:

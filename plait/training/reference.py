@@ -78,7 +78,7 @@ def train_reference(
         progress: called with what is being done.
     """
     started = time.perf_counter()
-    # Of no client's steps is a mean taken.
+    # A baseline averages no clients.
     settings = replace(settings, local_steps=steps, done_steps=0, found_rate_factor=1.0)
 
     def train(what: str, examples: Sequence[Example], settings: Settings, references: References) -> PeftModel:

@@ -89,7 +89,8 @@ def test_what_nodes_of_the_previous_version_do_not_know_is_told_only_where_it_is
         ({"lr-schedule": "constant"}, None),
         ({"labels": "a,b"}, None),
         ({"lr-schedule": "constant", "found-rate-factor": 3.0}, 3.0),
-        ({"rule": "krum"}, 1.0),
+        ({"rule": "krum"}, None),
+        ({"found-rate-factor": 1.0}, None),
     ],
 )
 def test_a_node_goes_on_from_a_found_rate_as_the_server_says(given, told):
