@@ -266,7 +266,7 @@ class RunConfig(BaseModel, frozen=True):
     """fraction of each client's data held out for evaluation"""
     max_held_out_sequences: Annotated[int, Field(ge=0, le=_MOST)] = 0
     """most held-out sequences per client, the same ones each time; 0 limits evaluation to about a third of the training
-    time, with at least 64 sequences over all clients"""
+    time, with at least 64 sequences over all clients, or 256 with classes"""
     eval_every: Annotated[int, Field(ge=1, le=_MOST)] = 1
     """rounds between evaluations; the last round is always evaluated"""
     eval_clients: Annotated[int, Field(ge=0)] = 0

@@ -56,8 +56,8 @@ _LARGEST_FACTOR = 2.0
 _LARGEST_CHANGE, _COARSE = 0.25, 2.0
 # PEFT's types of adapters that are a prompt of their own.
 _PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
-# Minimum held-out sequences of all clients together, and of each.
-_LEAST_EVALUATED, _LEAST_OF_ONE = 64, 4
+# Minimum held-out sequences of all clients together, where each has one label, and of each client.
+_LEAST_EVALUATED, _LEAST_LABELLED, _LEAST_OF_ONE = 64, 256, 4
 
 
 def _is_own(kind: Kind, name: str) -> bool:
@@ -348,14 +348,15 @@ def _held_out_sequences(config: RunConfig) -> int:
     """Enough to take about a third of the training time between two evaluations.
 
     Evaluating a sequence is one forward pass, training on it costs about three. The minimum keeps the figure meaningful
-    however short the training is.
+    however short the training is: a classifier's sequence has one label where a language model's has hundreds.
     """
     trained = config.local_steps * config.batch_size * config.gradient_accumulation_steps
     trained *= min(config.eval_every, config.rounds)
     evaluators = min(config.eval_clients or config.clients, config.clients)
     # Neither all clients together (in a simulation) nor the one that evaluates (in a deployment) takes longer.
     affordable = trained * min(config.cohort_size, evaluators) // evaluators
-    return min(max(affordable, math.ceil(_LEAST_EVALUATED / evaluators), _LEAST_OF_ONE), 2**32 - 1)
+    least = _LEAST_LABELLED if config.label_names else _LEAST_EVALUATED
+    return min(max(affordable, math.ceil(least / evaluators), _LEAST_OF_ONE), 2**32 - 1)
 
 
 def _learning_rate(config: RunConfig, method: Method, codec: Codec) -> float:

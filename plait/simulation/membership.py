@@ -199,7 +199,7 @@ def _trained_on(client: PeftLocalModel, spec: AdapterSpec, each: Sequence[Settin
             # Which ones were drawn is a trainer's own affair, or a client's secret.
             return list(split.train)
         visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
-        seen.update(islice(order(len(split.train), data_seed(settings.seed, split)), visits))
+        seen.update(islice(order(split.train, data_seed(settings.seed, split), spec.task), visits))
     train = client.split(spec, _unbounded(each[0])).train
     return [train[index] for index in sorted(seen)]
 

@@ -75,7 +75,7 @@ def evaluate_adapter(
     )
     if not examples:
         raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
-    chosen = spread(examples, max_sequences)
+    chosen = spread(examples, max_sequences, by_label=spec.task is Task.CLASSIFICATION)
     judged = objective_named(objective)
     if isinstance(judged, GRPO):
         raise ConfigError(f"objective is '{objective}', which is measured in a run alone, expected one of preferences")

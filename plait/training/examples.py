@@ -239,8 +239,7 @@ def split_examples(
                 raise TooLittleDataError(
                     f"client {client!r} has too little {what} data: no sequence of {seq_len} tokens, expected one"
                 )
-        held_out = _classes_in_step(held_out) if by_label else held_out
-        return Split(tuple(examples), spread(held_out, max_held_out))
+        return Split(tuple(examples), spread(held_out, max_held_out, by_label=by_label))
     if by_label:
         examples = _classes_in_step(examples)
     held = max(1, round(len(examples) * held_out_fraction))
@@ -250,8 +249,7 @@ def split_examples(
             f"client {client!r} has too little data: {len(examples)} sequences of at most {seq_len} tokens, "
             "expected at least 2 (one to train on, one held out)"
         )
-    # Over the whole held-out part, not only its beginning.
-    return Split(tuple(train), spread(rest, max_held_out))
+    return Split(tuple(train), spread(rest, max_held_out, by_label=by_label))
 
 
 def single_replies(split: Split) -> Split:
@@ -290,10 +288,24 @@ def _with_unrelated(examples: Sequence[Example]) -> tuple[Example, ...]:
     )
 
 
-def spread(examples: Sequence[Example], most: int) -> tuple[Example, ...]:
-    """At most this many of the examples, evenly spaced from the first one on."""
+def spread(examples: Sequence[Example], most: int, *, by_label: bool = False) -> tuple[Example, ...]:
+    """At most this many of the examples, evenly spaced.
+
+    Args:
+        examples: in their own order.
+        most: how many.
+        by_label: take them class by class, so that every class has its share. Evenly spaced among examples whose
+            classes alternate would meet some classes again and again, and miss others.
+    """
     step = max(1.0, len(examples) / most)
-    return tuple(examples[int(index * step)] for index in range(min(most, len(examples))))
+    # From the middle of a stretch, so that the first class has no advantage.
+    first = step / 2 if by_label else 0.0
+    ordered = sorted(examples, key=_label_of) if by_label else examples
+    return tuple(ordered[int(first + index * step)] for index in range(min(most, len(examples))))
+
+
+def _label_of(example: Example) -> int:
+    return int(example.labels[0])
 
 
 def digest_of(examples: Sequence[Example]) -> bytes:
@@ -303,11 +315,11 @@ def digest_of(examples: Sequence[Example]) -> bytes:
 
 def _classes_in_step(examples: Sequence[Example]) -> list[Example]:
     """The examples, ordered so that each class is spread over the whole list in its own order."""
-    sizes = Counter(int(example.labels[0]) for example in examples)
+    sizes = Counter(_label_of(example) for example in examples)
     seen: Counter[int] = Counter()
     places: list[float] = []
     for example in examples:
-        label = int(example.labels[0])
+        label = _label_of(example)
         places.append((seen[label] + 0.5) / sizes[label])
         seen[label] += 1
     return [examples[index] for index in sorted(range(len(examples)), key=places.__getitem__)]

@@ -175,7 +175,7 @@ class Learner:
         self._shortened = self._skipped = 0
         self._follows = settings.lr_schedule == "slope"
         self._last: _Taken | None = None
-        self._order = order(len(inputs.examples), settings.seed)
+        self._order = order(inputs.examples, settings.seed, task)
         self._losses: list[float] = []
         self._tokens = 0
 
@@ -461,13 +461,30 @@ def _shorten_(after: Sequence[Tensor], before: Sequence[Sequence[Tensor]], fract
             piece.lerp_(was, 1 - fraction)
 
 
-def order(count: int, seed: int) -> Iterator[int]:
+def order(examples: Sequence[Example], seed: int, task: Task) -> Iterator[int]:
     """The order of the examples: all once in random order, then all again in another order, without end.
 
+    A classifier's are spread class by class, so that a few steps in a row meet every class in proportion to its
+    examples (systematic stratified sampling; Cochran, Sampling Techniques, 3rd edition, 1977, chapter 8). A step has
+    one label per sequence, and by chance alone four of them may be of one class. Every example is as likely to come
+    early as every other.
+
     Args:
-        count: how many there are.
+        examples: their number counts, and a classifier's labels.
         seed: decides the order.
+        task: what the labels are.
+
+    Yields:
+        Indices into `examples`.
     """
     generator = np.random.default_rng(seed)
     while True:
-        yield from (int(index) for index in generator.permutation(count))
+        drawn = generator.permutation(len(examples))
+        if task is Task.CLASSIFICATION:
+            labels = np.asarray([examples[index].labels[0] for index in drawn])
+            places = np.empty(len(drawn))
+            for label in np.unique(labels):
+                (own,) = np.nonzero(labels == label)
+                places[own] = (np.arange(len(own)) + generator.random()) / len(own)
+            drawn = drawn[np.argsort(places, kind="stable")]
+        yield from (int(index) for index in drawn)

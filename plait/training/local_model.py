@@ -150,7 +150,7 @@ class PeftLocalModel:
         split = self.split(spec, settings)
         visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
         # One pass visits all; no further one adds anything.
-        visited = islice(order(len(split.train), data_seed(settings.seed, split)), min(visits, len(split.train)))
+        visited = islice(order(split.train, data_seed(settings.seed, split), spec.task), min(visits, len(split.train)))
         different = {example.digest: len(example.tokens) for example in (split.train[index] for index in visited)}
         return Coverage(len(different), sum(different.values()))
 

@@ -106,7 +106,7 @@ def train_steps(
         grader = grader_of(settings, tokenizer)
     elif objective and objective.needs_reference:
         visits = settings.steps_taken * inputs.examples_a_step
-        visited = islice(order(len(examples), settings.seed), min(visits, len(examples)))
+        visited = islice(order(examples, settings.seed, task), min(visits, len(examples)))
         learn = deal([examples[index] for index in visited], len(replicas), size=_tokens)
         over(replicas, lambda own, part: references.learn(own.model, part, pad_token=pad_token), learn)
     losses: list[StepLoss] = []

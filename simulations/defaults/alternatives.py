@@ -161,8 +161,8 @@ def main() -> None:
         for corpus in (name for name, about in CORPORA.items() if about.half == "choosing"):
             if (way, corpus) in done:
                 continue
-            settings = {**settings_of(corpus, arguments.directory), **COMMON, **GRID, **QUICK}
-            settings |= {"base": "tiny", "wire": "fp32", "seed": 0, "max_held_out_sequences": 8}
+            settings = {**settings_of(corpus, arguments.directory, held_out=8), **COMMON, **GRID, **QUICK}
+            settings |= {"base": "tiny", "wire": "fp32", "seed": 0}
             with mock.patch.object(learner.Learner, "step", make()):
                 view = run_once(settings, loaded)
             append(arguments.out, {"way": way, "corpus": corpus, "losses": losses_of(view)})

@@ -38,7 +38,6 @@ COMMON = {
     "seq_len": 64,
     "threads": 1,
     "eval_clients": 8,
-    "max_held_out_sequences": 8,
     "keep_updates": False,
 }
 Runs = dict[str, list[float]]
@@ -127,7 +126,7 @@ def main() -> None:
             continue
         axes = {key: value for key, value in place.items() if key != "text"}
         text = f"{place['text']}-classes" if arguments.base == "minilm-l6" else str(place["text"])
-        settings = {**settings_of(text, arguments.directory), **COMMON, "base": arguments.base, **axes}
+        settings = {**settings_of(text, arguments.directory, held_out=8), **COMMON, "base": arguments.base, **axes}
         try:
             if arguments.again:
                 row = dict(done[number])

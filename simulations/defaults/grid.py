@@ -56,17 +56,15 @@ def cells(wires: tuple[str, ...], rates: tuple[float, ...]) -> Iterator[dict[str
         yield {"cell": f"{named} step {step} {moments}", "wire": wires[0], **settings, **GRID}
 
 
-def run(corpus: str, directory: Path, settings: Mapping[str, object], loaded: Loaded) -> dict[str, object]:
+def run(settings: Mapping[str, object], loaded: Loaded) -> dict[str, object]:
     """Losses by round (round 0 is the base) of one cell on one corpus, and how long it took.
 
     Args:
-        corpus: its name.
-        directory: where `corpora.py` wrote.
         settings: what differs from plait's defaults.
         loaded: what cells have in common.
     """
     started = time.process_time()
-    view = run_once({**settings_of(corpus, directory), **settings}, loaded)
+    view = run_once(settings, loaded)
     summary, pooled = summarise(view), view.references.get("central")
     return {
         "losses": losses_of(view),
@@ -132,7 +130,7 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all cells, and their name"
     )
-    parser.add_argument("--held-out", type=int, default=8, help="held-out sequences per client")
+    parser.add_argument("--held-out", type=int, default=8, help="held-out sequences of text per client")
     arguments = parser.parse_args()
     if arguments.table:
         print(table(arguments.table))
@@ -155,15 +153,15 @@ def main() -> None:
         if (corpus, cell["cell"], seed) in done or (arguments.corpora and corpus not in arguments.corpora):
             continue
         settings = {
+            **settings_of(corpus, arguments.directory, held_out=arguments.held_out),
             **COMMON,
             "rounds": arguments.rounds,
             "seed": seed,
-            "max_held_out_sequences": arguments.held_out,
             **(QUICK if arguments.quick else {}),
             **({"base": arguments.base} if arguments.base else {}),
             **{key: value for key, value in cell.items() if key != "cell"},
         }
-        found = run(corpus, arguments.directory, settings, loaded)
+        found = run(settings, loaded)
         append(arguments.out, {"corpus": corpus, "cell": cell["cell"], "seed": seed, **found})
 
 

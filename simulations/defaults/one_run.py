@@ -33,14 +33,21 @@ def run_once(settings: Table, loaded: Loaded) -> RunView:
         return RunView.of(read_events(path / "ledger.jsonl"))
 
 
-def settings_of(corpus: str, directory: Path) -> dict[str, object]:
-    """Data, base, partition and clients of a corpus, where `corpora.py` wrote it."""
+def settings_of(corpus: str, directory: Path, *, held_out: int) -> dict[str, object]:
+    """Data, base, partition and clients of a corpus, where `corpora.py` wrote it.
+
+    Args:
+        corpus: its name.
+        directory: where it lies.
+        held_out: sequences per client; of classes, where each has one label, plait's default number.
+    """
     about = CORPORA[corpus]
     return {
         "data": str(directory / f"{corpus}.jsonl"),
         "base": about.base,
         "partition": about.partition or f"natural:{about.column}",
         "clients": CLIENTS.get(corpus, 8),
+        "max_held_out_sequences": 0 if about.column == "label" else held_out,
     }
 
 

@@ -70,8 +70,8 @@ def main() -> None:
     for corpus in (name for name, about in CORPORA.items() if about.half == "choosing"):
         if (corpus, share, arguments.seed) in done or (arguments.corpora and corpus not in arguments.corpora):
             continue
-        settings = {**settings_of(corpus, arguments.directory), **COMMON, **QUICK}
-        settings |= {"base": "tiny", "wire": "fp32", "seed": arguments.seed, "max_held_out_sequences": 16}
+        settings = {**settings_of(corpus, arguments.directory, held_out=16), **COMMON, **QUICK}
+        settings |= {"base": "tiny", "wire": "fp32", "seed": arguments.seed}
         views = (
             run_once({**settings, **more}, loaded)
             for more in ({"reference": "local", "own_share": share}, {"own_share": 0})

@@ -247,6 +247,9 @@ def test_a_found_rate_goes_on_higher_where_the_server_takes_a_mean_of_several_cl
         ({"clients": 1000, "clients_per_round": 500}, 8),
         ({"clients": 1000, "clients_per_round": 10}, 4),
         ({"clients": 2, "local_steps": 1, "batch_size": 1}, 32),
+        ({"labels": "good,bad"}, 32),  # one label each
+        ({"labels": "good,bad", "clients": 2}, 128),
+        ({"labels": "good,bad", "eval_every": 5}, 80),
         ({"clients": 2, "max_held_out_sequences": 1}, 1),
     ],
 )

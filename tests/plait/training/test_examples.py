@@ -181,3 +181,19 @@ def test_of_labelled_text_the_last_of_every_class_is_held_out_however_it_is_sort
     # A tenth of each class: 4, 2 and 1, each the last of its own.
     assert sorted(int(example.tokens[0]) for example in split.held_out) == [36, 37, 38, 39, 58, 59, 69]
     assert len(split.train) == 63
+
+
+@pytest.mark.parametrize("most", [4, 8, 10])
+def test_a_bounded_held_out_part_of_labelled_text_has_every_class_in_proportion(most: int) -> None:
+    # Six, three and one of ten in turn: with an even step one of two or of five is always of the same class.
+    labels = [0, 1, 0, 0, 1, 0, 2, 0, 1, 0] * 80
+    examples = [
+        Example(np.asarray([number], np.int32), np.asarray([label], np.int32)) for number, label in enumerate(labels)
+    ]
+    for held_out in (None, examples):
+        split = split_examples(
+            examples, held_out, client="a", seq_len=1, held_out_fraction=0.5, max_held_out=most, by_label=True
+        )
+        counts = np.bincount([int(example.labels[0]) for example in split.held_out], minlength=3)
+        assert counts.sum() == most
+        assert np.all(np.abs(counts - most * np.asarray([0.6, 0.3, 0.1])) < 1)

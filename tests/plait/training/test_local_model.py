@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from plait.adapters import norm, subtract
+from plait.adapters import Task, norm, subtract
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, DataError
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Carried, LocalModel, Trained, TrainJob
 from plait.rounds.moments import Moments
 from plait.training.blueprint import Blueprint
+from plait.training.examples import Example
 from plait.training.fused.language_model import FusedLanguageModel
 from plait.training.learner import order
 from plait.training.local_model import PeftLocalModel, data_seed, train_jobs
@@ -187,7 +188,7 @@ class TestBatches:
 
     def order_of(self, model: PeftLocalModel, blueprint: Blueprint, seed: int) -> list[int]:
         split = model.split(blueprint.spec, SETTINGS)
-        return list(islice(order(len(split.train), data_seed(seed, split)), 8))
+        return list(islice(order(split.train, data_seed(seed, split), Task.CAUSAL_LM), 8))
 
     def test_the_order_follows_from_the_seed_and_from_the_data(self, resident, blueprint) -> None:
         texts = [f"line {number} of one text or another\n" * 40 for number in range(9)]
@@ -210,13 +211,28 @@ class TestBatches:
         )  # fmt: skip
         assert np.array_equal(trained.state.flat, by_hand.flat)
 
+    def test_a_classifier_meets_every_class_in_proportion_within_a_few_steps(self) -> None:
+        labels = [0] * 60 + [1] * 25 + [2] * 14 + [3]
+        examples = [Example(np.asarray([0], np.int32), np.asarray([label], np.int32)) for label in labels]
+        firsts = np.zeros(len(labels))
+        for seed in range(300):
+            indices = list(islice(order(examples, seed, Task.CLASSIFICATION), 2 * len(labels)))
+            # All once, then all again in another order.
+            assert sorted(indices[: len(labels)]) == sorted(indices[len(labels) :]) == list(range(len(labels)))
+            assert indices[: len(labels)] != indices[len(labels) :]
+            counts = np.bincount([labels[index] for index in indices[:20]], minlength=4)
+            assert np.all(np.abs(counts - [12, 5, 2.8, 0.2]) <= 2)
+            firsts[indices[:20]] += 1
+        # Each is among the first fifth as often as every other, also the only one of its class.
+        assert np.all(np.abs(firsts / 300 - 0.2) < 0.12)
+
     @pytest.mark.parametrize("steps", [1, 6, 1000])
     def test_coverage_counts_each_example_that_is_visited_once(self, resident, blueprint, steps) -> None:
         text = "".join(f"this is line {number} of a text without repetition\n" for number in range(10, 60))
         model = client(resident, "ada", text)
         settings = replace(SETTINGS, local_steps=steps)
         split = model.split(blueprint.spec, settings)
-        visited = set(islice(order(len(split.train), data_seed(settings.seed, split)), 2 * steps))
+        visited = set(islice(order(split.train, data_seed(settings.seed, split), Task.CAUSAL_LM), 2 * steps))
         covered = model.coverage(blueprint.spec, settings)
         assert covered.examples == len(visited)
         assert covered.tokens == sum(len(split.train[index].tokens) for index in visited)
