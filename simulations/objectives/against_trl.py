@@ -148,7 +148,7 @@ def compare(located: LocatedBase, tokenizer, records: Sequence, kind, text: str,
         model, adapter_parameters(model, made.spec.layout), examples, settings, start=made.initial.flat,
         task=Task.CAUSAL_LM, pad_token=base.pad_token, on_step=done,
     )  # fmt: skip
-    drawn = [examples[index] for index in islice(order(len(examples), settings.seed), steps * BATCH)]
+    drawn = [examples[index] for index in islice(order(examples, settings.seed, Task.CAUSAL_LM), steps * BATCH)]
     rows = Rows.from_list([row_of(example, tokenizer, single=objective.takes_one_reply) for example in drawn])
     model = base.carrying(made.spec, made.initial)
     others = [example.sides[2] for example in drawn] if objective.takes_one_reply else []
