@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -241,7 +240,7 @@ def split_examples(
                 )
         return Split(tuple(examples), spread(held_out, max_held_out, by_label=by_label))
     if by_label:
-        examples = _classes_in_step(examples)
+        examples = [examples[index] for index in in_proportion(examples, lambda: 0.5)]
     held = max(1, round(len(examples) * held_out_fraction))
     train, rest = examples[: len(examples) - held], examples[len(examples) - held :]
     if not train:
@@ -304,6 +303,24 @@ def spread(examples: Sequence[Example], most: int, *, by_label: bool = False) ->
     return tuple(ordered[int(first + index * step)] for index in range(min(most, len(examples))))
 
 
+def in_proportion(examples: Sequence[Example], offset: Callable[[], float]) -> NDArray[np.int64]:
+    """An order in which any few in a row have every class in proportion; within a class it is the order given.
+
+    Args:
+        examples: of a classifier.
+        offset: where a class begins, as a fraction of the distance between two of its examples, 0 to 1.
+
+    Returns:
+        (examples,) indices.
+    """
+    classes = np.asarray([_label_of(example) for example in examples])
+    places = np.empty(len(classes))
+    for each in np.unique(classes):
+        (own,) = np.nonzero(classes == each)
+        places[own] = (np.arange(len(own)) + offset()) / len(own)
+    return np.argsort(places, kind="stable")
+
+
 def _label_of(example: Example) -> int:
     return int(example.labels[0])
 
@@ -311,18 +328,6 @@ def _label_of(example: Example) -> int:
 def digest_of(examples: Sequence[Example]) -> bytes:
     """SHA-256 (32 bytes) of examples in their order."""
     return hashlib.sha256(b"".join(example.digest for example in examples)).digest()
-
-
-def _classes_in_step(examples: Sequence[Example]) -> list[Example]:
-    """The examples, ordered so that each class is spread over the whole list in its own order."""
-    sizes = Counter(_label_of(example) for example in examples)
-    seen: Counter[int] = Counter()
-    places: list[float] = []
-    for example in examples:
-        label = _label_of(example)
-        places.append((seen[label] + 0.5) / sizes[label])
-        seen[label] += 1
-    return [examples[index] for index in sorted(range(len(examples)), key=places.__getitem__)]
 
 
 def _pack(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:

@@ -19,7 +19,7 @@ from plait.adapters import Float32, Task
 from plait.errors import ConfigError, MachineError
 from plait.rounds.local_model import NOTHING, Carried
 from plait.rounds.moments import Moments
-from plait.training.examples import Example
+from plait.training.examples import Example, in_proportion
 from plait.training.loss_terms import terms_of
 from plait.training.losses import count_labels
 from plait.training.optimizer import FlatAdamW
@@ -481,10 +481,5 @@ def order(examples: Sequence[Example], seed: int, task: Task) -> Iterator[int]:
     while True:
         drawn = generator.permutation(len(examples))
         if task is Task.CLASSIFICATION:
-            labels = np.asarray([examples[index].labels[0] for index in drawn])
-            places = np.empty(len(drawn))
-            for label in np.unique(labels):
-                (own,) = np.nonzero(labels == label)
-                places[own] = (np.arange(len(own)) + generator.random()) / len(own)
-            drawn = drawn[np.argsort(places, kind="stable")]
+            drawn = drawn[in_proportion([examples[index] for index in drawn], generator.random)]
         yield from (int(index) for index in drawn)
