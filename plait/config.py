@@ -188,8 +188,8 @@ class RunConfig(BaseModel, frozen=True):
     step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with scaffold,
     feddyn, dp, a trainer, a reward or a rule that keeps the nearest updates"""
     found_rate_factor: Annotated[float, Field(ge=0, le=1e3)] = 0.0
-    """what a client multiplies the learning rate by that its first step found; 0 means the square root of the number of
-    clients, at most 2, where a rule averages LoRA's factors and the rate follows slopes, else 1"""
+    """multiplies the learning rate that a client's first step found; 0 means the square root of the number of clients,
+    at most 2, where a rule averages LoRA's factors and the rate follows slopes, else 1"""
     warmup_steps: Annotated[int, Field(ge=0, le=_MOST)] = 0
     """steps over which the learning rate rises from 0"""
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0

@@ -48,7 +48,7 @@ from plait.wire.settings import Settings
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
 _LARGEST_DELTA = 1e-5
-# With fewer steps a classifier's learning rate falls before it has done its work (simulations/defaults).
+# With fewer steps a classifier's learning rate may fall before it has done its work (simulations/defaults).
 _STEPS_TO_FALL = 20
 # Of a learning rate that a first step found (simulations/defaults).
 _LARGEST_FACTOR = 2.0
@@ -56,7 +56,7 @@ _LARGEST_FACTOR = 2.0
 _LARGEST_CHANGE, _COARSE = 0.25, 2.0
 # PEFT's types of adapters that are a prompt of their own.
 _PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
-# Minimum held-out sequences of all clients together, where each has one label, and of each client.
+# Minimum held-out sequences: of all clients together, the same with classes (one label each), of each client.
 _LEAST_EVALUATED, _LEAST_LABELLED, _LEAST_OF_ONE = 64, 256, 4
 
 
@@ -393,7 +393,7 @@ def _schedule(config: RunConfig, rule: Rule) -> str:
 
 
 def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
-    """What a client multiplies the learning rate by that its first step found, before slopes change it.
+    """What multiplies the learning rate that a client's first step found, before slopes change it.
 
     The mean of n clients' updates has an n-th of their variance, as a batch n times as large would have, for which
     AdamW's rate grows with the square root of n (Malladi et al., arXiv 2205.10287). In `simulations/defaults` three

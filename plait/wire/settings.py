@@ -139,7 +139,7 @@ class Settings:
     lr_schedule: Annotated[str, OneOf(("constant", "cosine", "linear", "slope"))] = "constant"
     """Schedule of the learning rate over the whole run."""
     found_rate_factor: Annotated[float, Real(above_zero=True)] = 1.0
-    """What a client multiplies the learning rate by that its first step found."""
+    """Multiplies the learning rate that a client's first step found."""
     round: Annotated[int, Whole(0, bounds.MAX_STEPS), PerTask()] = 0
     """The round that the task belongs to."""
     total_steps: Annotated[int, Whole()] = 0

@@ -229,6 +229,18 @@ def test_a_rate_follows_the_slope_where_the_last_step_ended_unless_that_step_was
     assert learner.finish(0.0).report.learning_rate == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_classifier_draws_every_class_in_proportion() -> None:
+    labels = [0] * 60 + [1] * 40
+    examples = [Example(np.asarray([0], np.int32), np.asarray([label], np.int32)) for label in labels]
+    for seed in range(20):
+        inputs = TrainingInputs(examples, replace(SETTINGS, seed=seed, batch_size=5), np.zeros(1, np.float32))
+        learner = Learner(inputs, [1], [True], task=Task.CLASSIFICATION, devices=[torch.device("cpu")])
+        for _ in range(4):
+            (batch,), count = learner.draw()
+            assert count == 5
+            assert 1 <= sum(int(example.labels[0]) for example in batch) <= 3
+
+
 def test_no_rate_is_found_where_nothing_can_be_learned(resident: ResidentBase, blueprint: Blueprint) -> None:
     tokens = np.arange(3, 35, dtype=np.int32)
     nothing = [Example(tokens, np.where(np.arange(32) == 5, tokens, IGNORED).astype(np.int32))]
