@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from plait.adapters import AdapterSpec, Task
+from plait.adapters import AdapterSpec
 from plait.adapters.methods import AdapterRequest, BaseModules
 from plait.aggregation import Geometry, Rule, check_rule, geometry_of
 from plait.config import RunConfig
@@ -27,8 +27,9 @@ from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.rounds.withheld import KEPT_MASKED, KEPT_OF_RECORDS, screened
 from plait.settle import Settled
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
-from plait.training.blueprint import HEADS, Blueprint, base_modules, design, read_base_config
+from plait.training.blueprint import Blueprint, base_modules, design, read_base_config
 from plait.training.device import Compute, choose_devices, use_threads
+from plait.training.heads import is_in
 from plait.training.resident import ResidentBase
 from plait.wire.codecs.exact_sum import SUM
 from plait.wire.masking import PURPOSES
@@ -122,7 +123,8 @@ class Run:
         largest, own = (self.ranks.adapters[self.ranks.track_for(rank)].spec for rank in (0, max_rank))
         if policy:
             policy.check_run(self.config)
-            base = base_modules(read_base_config(self.base.directory, own.task, own.labels), own.task)
+            here = self.base.directory
+            base = base_modules(read_base_config(here, own.task, own.labels), own.task, here)
             _check_reach(policy, own, base)
             masked = self.settled.masked
             bits = masked.bits_up(own.layout.size, sums=2, certified=True) if masked else self.settled.codec.bits
@@ -227,11 +229,13 @@ def _check_reach(policy: Policy, spec: AdapterSpec, base: BaseModules) -> None:
     """Refuse an adapter with a tensor on a module that the policy does not allow, whatever the module is called."""
     in_blocks = {*base.linear, *base.norms}
     for name in spec.layout.by_name:
+        if is_in(name, base.heads):
+            continue
         parts = name.split(".")
         module = next((part for part in parts if part in in_blocks), "")
         if module:
             policy.check_targets([name[: name.index(module) + len(module)]])
-        elif not (name.startswith("prompt_") or (spec.task is Task.CLASSIFICATION and HEADS.intersection(parts))):
+        elif not name.startswith("prompt_"):
             is_embedding = "lora_embedding_" in name or EMBEDDINGS.intersection(parts)
             if is_embedding and not policy.embeddings:
                 raise policy.refuse_embeddings(name)

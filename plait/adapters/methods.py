@@ -66,12 +66,14 @@ class BaseModules:
         linear: linear layers inside the blocks; the output layer and a classifier's head are not among them.
         attention_outputs: those of `ATTENTION_OUTPUTS` that the base has.
         feedforward_outputs: those of `FEEDFORWARD_OUTPUTS` that end no attention.
+        heads: modules of a classifier's head, by their whole names.
     """
 
     linear: tuple[str, ...]
     norms: tuple[str, ...]
     attention_outputs: tuple[str, ...] = ()
     feedforward_outputs: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,12 @@ class AdapterSpec:
         return value if isinstance(value, int) else None
 
     @property
+    def saved_modules(self) -> tuple[str, ...]:
+        """Modules that it holds whole, as PEFT names them: a classifier's head."""
+        names = self.peft_config.get("modules_to_save")
+        return tuple(str(name) for name in names) if isinstance(names, list) else ()
+
+    @property
     def alpha(self) -> float | None:
         """LoRA's alpha: the scaling factor of B A is alpha / rank (LoRA, arXiv 2106.09685, section 4.1)."""
         value = self.peft_config.get("lora_alpha")

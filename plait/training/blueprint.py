@@ -3,7 +3,8 @@
 A placeholder model has the base's modules and shapes, but every frozen weight is one zero with strides of 0, so
 even a 70B base costs nothing. PEFT builds its real, seeded adapter on top. Server and client both derive layout and
 initial adapter this way, so neither has to be sent. If an adapter starts with values of the base itself (DoRA's
-magnitudes, a prompt made of its words), the base is read briefly.
+magnitudes, a prompt made of its words), the base is read briefly. Which modules are a classifier's head, the names of
+the tensors in the base's files tell (`plait.training.heads`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import copy
 import enum
 import json
 import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
@@ -23,9 +25,16 @@ import transformers
 from numpy.typing import NDArray
 from peft import PeftConfig, PeftModel, PeftType, PromptTuningInit, get_peft_model, get_peft_model_state_dict
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task, parse_spec
+from plait.adapters.fingerprint import stored_tensors
 from plait.adapters.methods import (
     ATTENTION_OUTPUTS,
     FEEDFORWARD_OUTPUTS,
@@ -38,6 +47,7 @@ from plait.aggregation import Resizing, fitted, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.machine import give_back_memory
 from plait.training.adapter_size import check_size
+from plait.training.heads import draw_heads, head_modules, is_in, is_saved
 from plait.training.peft_configs import PATTERN_KEYS, peft_config_for, peft_config_of
 from plait.training.put_off import without_bitsandbytes
 
@@ -49,9 +59,6 @@ AUTO_CLASSES = {
 
 PROMPT = "prompt_embeddings"
 """PEFT's name of a learned prompt."""
-
-HEADS = frozenset({"classifier", "score"})
-"""transformers' names of the new head of a classifier."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,39 @@ def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) 
     return config
 
 
+def load_base(
+    directory: Path, config: PretrainedConfig, task: Task, *, saved: Collection[str] = (), **settings: object
+) -> PreTrainedModel:
+    """The base in `directory` as transformers loads it.
+
+    Args:
+        directory: a Hugging Face model directory.
+        config: of the base, set up for the task.
+        task: of the model.
+        saved: modules that the adapter holds, as `AdapterSpec.saved_modules`.
+        settings: of `from_pretrained`: types, devices, attention.
+
+    Raises:
+        ConfigError: the base's files lack other values, which transformers would draw at random.
+    """
+    loaded = AUTO_CLASSES[task].from_pretrained(
+        directory,
+        config=config,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **settings,
+    )
+    model, found = cast("tuple[PreTrainedModel, Mapping[str, Collection[str]]]", loaded)
+    if lacking := sorted(name for name in found["missing_keys"] if not is_saved(name, saved)):
+        raise ConfigError(
+            f"the files of base '{directory.name}' lack {len(lacking)} of its tensors, of which the first is "
+            f"'{lacking[0]}'; expected files with all of them, or an adapter that holds them"
+        )
+    return model
+
+
 def design(
     config: PretrainedConfig,
     request: AdapterRequest,
@@ -110,13 +150,14 @@ def design(
         labels: names of the classes.
         seed: of the initial values.
         init_rank: see `AdapterSpec.init_rank`.
-        weights: the base's directory, for methods that start with values of the base; without it theirs are zeros.
+        weights: the base's directory, for methods that start with values of the base, which are zeros without it, and
+            to see which modules are a classifier's head.
 
     Raises:
         ConfigError: the method is unknown or the targets match no module.
     """
     base = _meta_model(config, task)
-    modules = modules_of(base)
+    modules = _modules_of(base, task, weights)
     peft_config = peft_config_for(request, task, modules)
     _check_targets(request, modules)
     if (
@@ -215,16 +256,29 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     return {**tensors, **{f"prompt_encoder.{name}": parameter for name, parameter in encoder.items()}}
 
 
-def modules_of(model: nn.Module) -> BaseModules:
-    """The module names of a base."""
-    head = getattr(model, "get_output_embeddings", lambda: None)()
+def base_modules(config: PretrainedConfig, task: Task, weights: Path | None = None) -> BaseModules:
+    """The module names of a base, from its config and, where they are at hand, the names of the tensors in its files.
+
+    Args:
+        config: of the base.
+        task: of the base.
+        weights: the base's directory.
+    """
+    return _modules_of(_meta_model(config, task), task, weights)
+
+
+def _modules_of(model: nn.Module, task: Task, weights: Path | None) -> BaseModules:
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    heads: frozenset[str] = frozenset()
+    if task is Task.CLASSIFICATION:
+        heads = head_modules(model, stored_tensors(weights).keys() if weights else None)
     linear: dict[str, None] = {}
     whole: list[str] = []
     norms: dict[str, None] = {}
     for name, module in model.named_modules():
         leaf = name.rsplit(".", 1)[-1]
         if type(module).__name__ in ("Linear", "Conv1D"):
-            if module is not head and leaf not in HEADS:
+            if module is not output and not is_in(name, heads):
                 linear[leaf] = None
                 whole.append(name)
         elif "norm" in type(module).__name__.lower():
@@ -232,12 +286,7 @@ def modules_of(model: nn.Module) -> BaseModules:
     attention = tuple(end for end in ATTENTION_OUTPUTS if any(matches(name, (end,)) for name in whole))
     others = [name for name in whole if not matches(name, attention)]
     feedforward = tuple(end for end in FEEDFORWARD_OUTPUTS if any(matches(name, (end,)) for name in others))
-    return BaseModules(tuple(linear), tuple(norms), attention, feedforward)
-
-
-def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:
-    """The module names of a base, from its config alone."""
-    return modules_of(_meta_model(config, task))
+    return BaseModules(tuple(linear), tuple(norms), attention, feedforward, tuple(sorted(heads)))
 
 
 def _check_targets(request: AdapterRequest, modules: BaseModules) -> None:
@@ -284,6 +333,8 @@ def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
         torch.manual_seed(request.seed)
         # PEFT writes what it derives from the base into the configuration.
         model = attach(placeholder, copy.deepcopy(peft_config))
+    if request.task is Task.CLASSIFICATION:
+        draw_heads(model, seed=request.seed)
     tensors = adapter_tensors(model)
     layout = Layout.of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     spec = AdapterSpec(
@@ -294,10 +345,8 @@ def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
         layout=layout,
         init_seed=request.seed,
     )
-    if copies:
-        initial = AdapterState.zeros(layout)
-    else:
-        initial = AdapterState.from_tensors(layout, {name: _as_array(tensor) for name, tensor in tensors.items()})
+    initial = AdapterState.from_tensors(layout, {name: _as_array(tensor) for name, tensor in tensors.items()})
+    if not copies:
         del tensors
         _free(model)
     if weights is not None and starts_from_weights(peft_config):
@@ -306,6 +355,9 @@ def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
 
 
 def _as_array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    """The values of a tensor; zeros for one without any."""
+    if tensor.is_meta:
+        return np.zeros(tuple(tensor.shape), np.float32)
     return tensor.detach().to(torch.float32).numpy()
 
 
@@ -327,23 +379,13 @@ def starts_from_weights(config: PeftConfig) -> bool:
 def _from_weights(
     placeholder: AdapterState, spec: AdapterSpec, config: PretrainedConfig, peft_config: PeftConfig, directory: Path
 ) -> AdapterState:
-    """The initial adapter on the real base; a classifier's new head is that of the placeholder model."""
+    """The initial adapter on the real base; a classifier's head is that of the placeholder model."""
     with torch.random.fork_rng(devices=[]):
-        model = cast(
-            "nn.Module",
-            AUTO_CLASSES[spec.task].from_pretrained(
-                directory,
-                config=config,
-                dtype=torch.float32,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-            ),
-        )
+        model = load_base(directory, config, spec.task, saved=spec.saved_modules, dtype=torch.float32)
         torch.manual_seed(spec.init_seed)
         tensors = adapter_tensors(attach(model, peft_config))
     arrays = {
-        name: placeholder[name] if HEADS.intersection(name.split(".")) else _as_array(tensor)
+        name: placeholder[name] if is_saved(name, spec.saved_modules) else _as_array(tensor)
         for name, tensor in tensors.items()
     }
     return AdapterState.from_tensors(spec.layout, arrays)

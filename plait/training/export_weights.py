@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.errors import BaseMismatchError, ConfigError, MachineError
-from plait.training.blueprint import AUTO_CLASSES, adapter_tensors, attach, read_base_config
+from plait.training.blueprint import AUTO_CLASSES, adapter_tensors, attach, load_base, read_base_config
 from plait.training.peft_configs import peft_config_of
 from plait.training.resident import load_adapter
 
@@ -88,15 +88,8 @@ def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, fol
     config = read_base_config(directory, spec.task, spec.labels)
     stored = config.dtype if config.dtype in _STORED_TYPES else torch.float32
     try:
-        loaded = AUTO_CLASSES[spec.task].from_pretrained(
-            directory,
-            config=config,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-        model = attach(cast("nn.Module", loaded), peft_config_of(spec.peft_config))
+        loaded = load_base(directory, config, spec.task, saved=spec.saved_modules, dtype=torch.float32)
+        model = attach(loaded, peft_config_of(spec.peft_config))
         shapes = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}
         if shapes != {slot.name: slot.shape for slot in spec.layout.slots}:
             raise BaseMismatchError(

@@ -7,7 +7,7 @@ read and rounded piece by piece, so main memory never holds the base in full. Kn
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -20,11 +20,12 @@ from transformers.pytorch_utils import Conv1D
 
 from plait.adapters import Task
 from plait.adapters.fingerprint import StoredTensor, stored_tensors
-from plait.training.blueprint import AUTO_CLASSES, HEADS
+from plait.training.blueprint import AUTO_CLASSES, load_base
 from plait.training.device import Compute
 from plait.training.fused.few_bits import Q5_0, Q8_0, NormalFloat, Rows, eight_bits, five_bits
 from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
 from plait.training.gguf_rows import gguf_rows
+from plait.training.heads import is_saved
 
 Parts = Callable[[], Iterator[torch.Tensor]]
 """The values of a tensor in order, in pieces."""
@@ -40,6 +41,7 @@ def load_in_few_bits(
     task: Task,
     compute: Compute,
     attention: str,
+    whole: Collection[str] = (),
     whole_tables: bool = False,
     in_eight: bool = False,
 ) -> PreTrainedModel:
@@ -51,6 +53,7 @@ def load_in_few_bits(
         task: of the model.
         compute: whose type the products have.
         attention: transformers' name of an implementation.
+        whole: modules that the adapter holds, as `AdapterSpec.saved_modules`, which stay as they are.
         whole_tables: whether embedding and head stay as they are.
         in_eight: whether all is in eight bits, and what has rows of no whole blocks stays as it is.
     """
@@ -58,25 +61,16 @@ def load_in_few_bits(
     with init_empty_weights(include_buffers=False):
         model = cast("PreTrainedModel", AUTO_CLASSES[task].from_config(config, trust_remote_code=False, **settings))
     model.tie_weights()
-    found = _places(model, stored_tensors(directory))
+    found = _places(model, stored_tensors(directory), whole)
     if found is None:
         # Names or shapes that only transformers can make a model of: read whole, then rounded.
-        model = cast(
-            "PreTrainedModel",
-            AUTO_CLASSES[task].from_pretrained(
-                directory,
-                config=config,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                **settings,
-            ),
-        )
+        model = load_base(directory, config, task, saved=whole, **settings)
     round_model(
         model,
         {} if found is None else found,
         rounded=gguf_rows(directory, config, compute.dtype) if task is Task.CAUSAL_LM else {},
         dtype=compute.dtype,
+        whole=whole,
         whole_tables=whole_tables,
         in_eight=in_eight,
     )
@@ -89,6 +83,7 @@ def round_model(
     *,
     rounded: Mapping[str, Rows],
     dtype: torch.dtype,
+    whole: Collection[str] = (),
     whole_tables: bool = False,
     in_eight: bool = False,
 ) -> None:
@@ -99,6 +94,7 @@ def round_model(
         places: where the values are; of others, the model has them.
         rounded: layers that need not be rounded, by name.
         dtype: of products.
+        whole: as for `load_in_few_bits`.
         whole_tables: as for `load_in_few_bits`.
         in_eight: as for `load_in_few_bits`.
     """
@@ -107,7 +103,7 @@ def round_model(
     tied = outputs is not None and outputs.weight is inputs.weight
     table: FewBitsEmbedding | None = None
     for name, module in list(model.named_modules()):
-        if name.rpartition(".")[2] in HEADS:
+        if is_saved(f"{name}.weight", whole):
             continue
         place = places.get(f"{name}.weight")
         if module is inputs and isinstance(inputs, nn.Embedding):
@@ -172,14 +168,16 @@ def _table(
     return held or in_rows(_parts(place, weight), weight.shape, dtype)
 
 
-def _places(model: nn.Module, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor] | None:
+def _places(
+    model: nn.Module, stored: Mapping[str, StoredTensor], whole: Collection[str]
+) -> dict[str, StoredTensor] | None:
     """Where each of the model's values is; None if one is not there under its own name, with its own shape."""
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     found: dict[str, StoredTensor] = {}
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         place = next((stored[key] for key in (name, name.removeprefix(prefix), prefix + name) if key in stored), None)
         if place is None:
-            if tensor.is_meta and not HEADS.intersection(name.split(".")):
+            if tensor.is_meta and not is_saved(name, whole):
                 return None
         elif place.entry.shape != tuple(tensor.shape) or place.entry.dtype not in _TYPES:
             return None

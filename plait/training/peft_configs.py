@@ -35,6 +35,8 @@ def peft_config_for(request: AdapterRequest, task: Task, base: BaseModules) -> P
     """
     method = check_options(request)
     settings = {**method.settings(request, base), **method.fixed}
+    if base.heads:
+        settings["modules_to_save"] = list(base.heads)
     return _config(peft_type=method.peft_type, task_type=_TASK_TYPES[task], **settings)
 
 

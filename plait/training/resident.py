@@ -28,12 +28,11 @@ from plait.machine import keep_freed_memory
 from plait.rounds.moved_base import MovedBase
 from plait.training.bare_base import BareBase
 from plait.training.blueprint import (
-    AUTO_CLASSES,
-    HEADS,
     Blueprint,
     adapter_tensors,
     attach,
     design_from_spec,
+    load_base,
     read_base_config,
 )
 from plait.training.device import Compute, has_memory_of_its_own
@@ -42,6 +41,7 @@ from plait.training.few_bits_base import load_in_few_bits
 from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
 from plait.training.fused.packed import without_values
 from plait.training.fused.trellis import search_in_compiled_code
+from plait.training.heads import is_saved, silence
 from plait.training.memory_plan import (
     PREDICTION_ERROR,
     ModelSize,
@@ -373,9 +373,16 @@ class ResidentBase:
         self._bare, self._model, self._carried = None, None, (b"", None)
 
     def _load(self, spec: AdapterSpec, placement: Placement | None) -> PreTrainedModel:
+        model = self._read(spec, placement)
+        if spec.task is Task.CLASSIFICATION:
+            silence(model)
+        return model
+
+    def _read(self, spec: AdapterSpec, placement: Placement | None) -> PreTrainedModel:
+        heads = spec.saved_modules if spec.task is Task.CLASSIFICATION else ()
         config = read_base_config(self.directory, spec.task, spec.labels)
         if spec.task is Task.CLASSIFICATION and config.pad_token_id is None:
-            config.pad_token_id = config.eos_token_id
+            config.pad_token_id = self.pad_token
         in_eight = self.compute.eight_bits and not is_quantised(spec.method)
         if in_eight or (is_quantised(spec.method) and self.compute.device.type == "cpu"):
             keep_freed_memory()
@@ -386,26 +393,25 @@ class ResidentBase:
                 task=spec.task,
                 compute=self.compute,
                 attention=attention,
+                whole=heads,
                 whole_tables=_has_tables(spec),
                 in_eight=in_eight,
             )
         quantised = {}
         if is_quantised(spec.method):
-            # A classifier's head is new, and trains.
-            quantised = four_bits(self.compute, whole=HEADS if spec.task is Task.CLASSIFICATION else ())
+            quantised = four_bits(self.compute, whole=heads)
         # Straight to the device: main memory never holds a second copy, and on a Jetson both are the same memory.
         placed = {} if quantised or self.compute.device.type == "cpu" else {"device_map": {"": self.compute.device}}
         if placement and any(device.type != "cpu" for device in placement.devices):
             placed = {"device_map": placement.by_module}
         try:
-            model = AUTO_CLASSES[spec.task].from_pretrained(
+            model = load_base(
                 self.directory,
-                config=config,
+                config,
+                spec.task,
+                saved=spec.saved_modules,
                 dtype=self._dtype(spec),
                 attn_implementation=self.compute.attention(self._seq_len),
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
                 **(quantised | placed),
             )
             if placement:
@@ -418,8 +424,8 @@ class ResidentBase:
                 # bitsandbytes has already placed it.
                 keep_trainable(model)
             if quantised or placement:
-                return cast("PreTrainedModel", model)
-            return cast("PreTrainedModel", model).to(self.compute.device)  # pyright: ignore[reportArgumentType]
+                return model
+            return model.to(self.compute.device)  # pyright: ignore[reportArgumentType]
         except (torch.OutOfMemoryError, MemoryError) as error:
             over = ""
             if self._others:
@@ -433,9 +439,10 @@ class ResidentBase:
 
 
 def _has_tables(spec: AdapterSpec) -> bool:
-    """Whether the adapter has a part outside the blocks that is no new head: on an embedding or the output layer."""
-    parts = [slot.name.split(".") for slot in spec.layout.slots]
-    return any(not any(part.isdigit() or part in HEADS for part in name) for name in parts)
+    """Whether the adapter has a part outside the blocks that is no head of classes: on an embedding or the output."""
+    heads = spec.saved_modules if spec.task is Task.CLASSIFICATION else ()
+    names = [slot.name for slot in spec.layout.slots if not is_saved(slot.name, heads)]
+    return any(not any(part.isdigit() for part in name.split(".")) for name in names)
 
 
 def slot_digest(spec: AdapterSpec) -> bytes:

@@ -268,7 +268,9 @@ def test_a_classifier_s_new_head_is_whole(tmp_path: Path) -> None:
     )  # fmt: skip
     BertModel(config).save_pretrained(tmp_path)
     read = read_base_config(tmp_path, Task.CLASSIFICATION, ("a", "b"))
-    model = load_in_few_bits(tmp_path, read, task=Task.CLASSIFICATION, compute=IN_FLOAT32, attention="eager")
+    model = load_in_few_bits(
+        tmp_path, read, task=Task.CLASSIFICATION, compute=IN_FLOAT32, attention="eager", whole=("classifier",)
+    )
     assert type(model.get_submodule("classifier")) is nn.Linear
     assert type(model.get_submodule("bert.encoder.layer.0.output.dense")) is FewBitsLinear
     assert model(input_ids=torch.arange(9)[None]).logits.shape == (1, 2)

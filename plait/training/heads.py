@@ -1,0 +1,116 @@
+"""A classifier's head: the modules for which the base's files have no values, trained and sent whole with the adapter.
+
+A base that fills in words or turns a text into a vector has no layer for classes. Every architecture of transformers
+adds a linear layer for them, and a third of them one below it (RoBERTa's ``classifier.dense``, DistilBERT's
+``pre_classifier``, DeBERTa's ``pooler``). transformers draws such values anew each time it loads the base. Here they
+belong to the adapter: derived from the run's seed, averaged like any other tensor, and part of what is published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Set as AbstractSet
+
+import torch
+from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+
+NAMED = frozenset({"classifier", "score"})
+"""Heads that PEFT saves with every adapter of a classifier."""
+
+_POOLER = "pooler"
+_STD = 0.02
+
+
+def head_modules(model: nn.Module, stored: AbstractSet[str] | None = None) -> frozenset[str]:
+    """The names of the modules that are a classifier's head.
+
+    Args:
+        model: the classifier; its weights may be on the meta device.
+        stored: names of the tensors in the base's files. If they are not at hand, all modules beside the encoder or
+            decoder count as the head, and none in it.
+    """
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    backbone = getattr(model, prefix, None) if prefix else None
+    if not isinstance(backbone, nn.Module):
+        return NAMED
+    beside = {name: module for name, module in model.named_children() if module is not backbone}
+    if stored is None:
+        return NAMED | {name for name, module in beside.items() if _tensors(module)}
+    pooler = getattr(backbone, _POOLER, None)
+    if isinstance(pooler, nn.Module):
+        beside[f"{prefix}.{_POOLER}"] = pooler
+    return NAMED | {
+        name
+        for name, module in beside.items()
+        if any(stored.isdisjoint(_stored_as(f"{name}.{tensor}", prefix)) for tensor in _tensors(module))
+    }
+
+
+def is_in(name: str, modules: Collection[str]) -> bool:
+    """Whether a module or a tensor, of a model or of an adapter on it, is one of `modules` or lies in one."""
+    return any(f".{module}." in f".{name}." for module in modules)
+
+
+def is_saved(name: str, modules: Collection[str]) -> bool:
+    """Whether PEFT saves a tensor if its settings say to save `modules`: it compares how names end, and not at dots."""
+    parts = name.split(".")
+    return any(".".join(parts[:count]).endswith(tuple(modules)) for count in range(1, len(parts)))
+
+
+def draw_heads(adapted: PeftModel, *, seed: int, std: float = _STD) -> None:
+    """Give an adapter's copy of a classifier's head its initial values, in place.
+
+    The last layer is zero, so that an untrained adapter gives every class the same probability. The layers below it are
+    drawn: were they zero too, no gradient would reach any of them.
+
+    Args:
+        adapted: a classifier with the adapter on.
+        seed: of what is drawn; the same on every machine.
+        std: standard deviation of drawn weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    heads = [*_copies(adapted)]
+    last = _last_layer(heads)
+    for head in heads:
+        for module in head.modules():
+            is_norm = "norm" in type(module).__name__.lower()
+            for name, like in list(module.named_parameters(recurse=False)):
+                values = torch.zeros(like.shape, dtype=torch.float32)
+                if is_norm and name == "weight":
+                    values.fill_(1)
+                elif module is not last and like.ndim > 1:
+                    values.normal_(0, std, generator=generator)
+                setattr(module, name, nn.Parameter(values.to(like.dtype), requires_grad=like.requires_grad))
+
+
+@torch.no_grad()
+def silence(model: nn.Module) -> None:
+    """Set the last layer of a classifier without an adapter to zero, as an untrained adapter has it; in place."""
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    backbone = getattr(model, prefix, None)
+    last = _last_layer(module for module in model.children() if module is not backbone)
+    for parameter in last.parameters() if last else ():
+        parameter.zero_()
+
+
+def _copies(adapted: PeftModel) -> Iterator[nn.Module]:
+    for module in adapted.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            yield module.modules_to_save["default"]
+
+
+def _last_layer(heads: Iterable[nn.Module]) -> nn.Module | None:
+    """The layer whose outputs are the classes."""
+    linear = [module for head in heads for module in head.modules() if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else None
+
+
+def _tensors(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_parameters()]
+
+
+def _stored_as(name: str, prefix: str) -> set[str]:
+    """The names that a tensor of a classifier may have in the files of a base, which has its own prefix or none."""
+    return {name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"}

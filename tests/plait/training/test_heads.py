@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoModelForSequenceClassification,
+    BartConfig,
+    BartModel,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    DistilBertConfig,
+    DistilBertModel,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    ModernBertModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from plait.adapters import AdapterState, Task, parse_spec
+from plait.adapters.methods import METHODS, AdapterRequest
+from plait.errors import ConfigError
+from plait.training.blueprint import Blueprint, base_modules, design, design_from_spec, load_base, read_base_config
+from plait.training.device import Compute
+from plait.training.export_weights import merge_with_peft
+from plait.training.heads import is_in, is_saved
+from plait.training.resident import ResidentBase
+
+LABELS = ("a", "b", "c")
+SHAPE: dict[str, Any] = {
+    "vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
+    "max_position_embeddings": 40,
+}  # fmt: skip
+TOKENS: dict[str, Any] = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1)
+BART: dict[str, Any] = {
+    "vocab_size": 60, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 40,
+}  # fmt: skip
+# A base, the output layer of its head, and the modules below it for which the base's files have no values.
+BASES: dict[str, tuple[type[PreTrainedModel], PretrainedConfig, str, set[str]]] = {
+    "bert": (BertModel, BertConfig(**SHAPE), "classifier", set()),
+    "bert without a pooler": (BertForMaskedLM, BertConfig(**SHAPE), "classifier", {"bert.pooler.dense"}),
+    "roberta": (RobertaModel, RobertaConfig(**SHAPE), "classifier.out_proj", {"classifier.dense"}),
+    "distilbert": (
+        DistilBertModel,
+        DistilBertConfig(vocab_size=60, dim=16, n_layers=1, n_heads=2, hidden_dim=24),
+        "classifier",
+        {"pre_classifier"},
+    ),
+    "deberta": (DebertaV2Model, DebertaV2Config(**SHAPE), "classifier", {"pooler.dense"}),
+    "bart": (BartModel, BartConfig(**BART), "classification_head.out_proj", {"classification_head.dense"}),
+    "modernbert": (ModernBertModel, ModernBertConfig(**SHAPE, **TOKENS), "classifier", {"head.dense", "head.norm"}),
+    "modernbert with its head": (ModernBertForMaskedLM, ModernBertConfig(**SHAPE, **TOKENS), "classifier", set()),
+}
+
+# Each ends as BART wants it.
+TEXTS = torch.tensor([[5, 6, 7, 2], [9, 10, 11, 2]])
+
+Base = tuple[Path, str, set[str]]
+
+
+@pytest.fixture(params=sorted(BASES))
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> Base:
+    _, _, output, hidden = BASES[request.param]
+    return saved(request.param, tmp_path / "base"), output, hidden
+
+
+def saved(name: str, folder: Path) -> Path:
+    model, config, *_ = BASES[name]
+    model(config).save_pretrained(folder)
+    words = Tokenizer(WordLevel({f"w{number}": number for number in range(60)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w1", eos_token="w2").save_pretrained(folder)
+    return folder
+
+
+def designed(directory: Path, *, seed: int = 3, method: str = "lora") -> Blueprint:
+    config = read_base_config(directory, Task.CLASSIFICATION, LABELS)
+    request = AdapterRequest(method=method, rank=2)
+    return design(config, request, task=Task.CLASSIFICATION, labels=LABELS, seed=seed, weights=directory)
+
+
+def resident(directory: Path) -> ResidentBase:
+    return ResidentBase(directory, "00" * 32, Compute(torch.device("cpu"), torch.float32), seq_len=16)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=TEXTS, attention_mask=torch.ones_like(TEXTS)).logits
+
+
+def moved(blueprint: Blueprint) -> AdapterState:
+    generator = np.random.default_rng(0)
+    return AdapterState(
+        blueprint.initial.layout,
+        blueprint.initial.flat + generator.normal(0, 0.1, blueprint.initial.layout.size).astype(np.float32),
+    )
+
+
+def test_the_adapter_has_what_the_bases_files_lack(base: Base) -> None:
+    directory, output, hidden = base
+    initial = designed(directory).initial
+    whole: dict[str, set[str]] = {}
+    for name in initial.layout.by_name:
+        if ".lora_" not in name:
+            module, _, tensor = name.removeprefix("base_model.model.").rpartition(".")
+            whole.setdefault(module, set()).add(tensor)
+    assert whole.keys() == {output, *hidden}
+    assert not initial[f"base_model.model.{output}.weight"].any()
+    for module in hidden:
+        weight = initial[f"base_model.model.{module}.weight"]
+        if module.endswith("norm"):
+            assert (weight == 1).all()
+        else:
+            assert weight.std() == pytest.approx(0.02, rel=0.2)
+
+
+def test_both_ends_draw_the_same_head_and_the_seed_decides(base: Base) -> None:
+    directory, _, hidden = base
+    one, same, other = (designed(directory, seed=seed) for seed in (3, 3, 4))
+    config = read_base_config(directory, Task.CLASSIFICATION, LABELS)
+    from_spec = design_from_spec(config, parse_spec(one.spec.text), weights=directory)
+    assert one.initial.digest() == same.initial.digest() == from_spec.initial.digest()
+    drawn = [name for name in one.initial.layout.by_name if is_in(name, hidden) and name.endswith("dense.weight")]
+    assert all((one.initial[name] != other.initial[name]).all() for name in drawn)
+
+
+def test_every_machine_computes_the_same(base: Base, tmp_path: Path) -> None:
+    directory, _, _ = base
+    made = designed(directory)
+    first, second = (logits(resident(directory).carrying(made.spec, moved(made))) for _ in range(2))
+    assert first.abs().max() > 1e-3
+    assert torch.equal(first, second)
+    merge_with_peft(directory, made.spec, moved(made), tmp_path / "merged")
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", trust_remote_code=False)
+    assert torch.allclose(logits(merged), first, atol=1e-5)
+
+
+def test_an_untrained_adapter_and_none_give_every_class_the_same(base: Base) -> None:
+    directory, _, _ = base
+    made = designed(directory)
+    model = resident(directory).carrying(made.spec, made.initial)
+    assert not logits(model).any()
+    model = resident(directory).carrying(made.spec, moved(made))
+    with model.disable_adapter():
+        assert not logits(model).any()
+
+
+def test_gradients_reach_the_whole_head_by_the_second_step(base: Base) -> None:
+    directory, _, hidden = base
+    made = designed(directory)
+    model = resident(directory).carrying(made.spec, made.initial)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(input_ids=TEXTS, attention_mask=torch.ones_like(TEXTS), labels=torch.tensor([0, 1])).loss.backward()
+        optimizer.step()
+    gradients = {
+        name.replace("modules_to_save.default.", ""): parameter.grad
+        for name, parameter in model.named_parameters()
+        if ".original_module." not in name
+    }
+    for module in hidden:
+        gradient = gradients[f"base_model.model.{module}.weight"]
+        assert gradient is not None
+        assert gradient.any()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_has_a_head(method: str, tmp_path: Path) -> None:
+    saved("roberta", tmp_path)
+    if method == "prefix":
+        with pytest.raises(ConfigError, match="nearest: method 'prompt'"):
+            designed(tmp_path, method=method)
+        return
+    made = designed(tmp_path, method=method)
+    model = resident(tmp_path).carrying(made.spec, made.initial)
+    assert not logits(model).any()
+    dense = next(name for name in made.initial.layout.by_name if name.endswith("classifier.dense.weight"))
+    assert made.initial[dense].std() > 0.01
+
+
+def test_files_that_lack_anything_else_are_refused(tmp_path: Path) -> None:
+    saved("bert", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["encoder.layer.0.output.dense.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = read_base_config(tmp_path, Task.CLASSIFICATION, LABELS)
+    with pytest.raises(ConfigError, match=r"lack 1 of its tensors, .* first is 'bert\.encoder\.layer\.0\.out"):
+        load_base(tmp_path, config, Task.CLASSIFICATION, saved=("classifier",))
+
+
+def test_without_the_files_all_beside_the_encoder_counts_as_the_head(tmp_path: Path) -> None:
+    saved("modernbert with its head", tmp_path)
+    config = read_base_config(tmp_path, Task.CLASSIFICATION, LABELS)
+    assert base_modules(config, Task.CLASSIFICATION).heads == ("classifier", "head", "score")
+    assert base_modules(config, Task.CLASSIFICATION, tmp_path).heads == ("classifier", "score")
+    assert base_modules(config, Task.CLASSIFICATION, tmp_path).linear[-1] == "dense"
+
+
+def test_modules_are_matched_at_dots_and_as_peft_saves_them() -> None:
+    assert is_in("base_model.model.bert.pooler.dense.weight", {"bert.pooler"})
+    assert not is_in("base_model.model.pre_classifier.weight", {"classifier"})
+    assert is_saved("pre_classifier.weight", ("classifier",))
+    assert is_saved("classifier.dense.weight", ("classifier", "score"))
+    assert not is_saved("bert.pooler.dense.weight", ("classifier", "score"))
+    assert not is_saved("classifier", ())
