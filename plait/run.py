@@ -123,8 +123,7 @@ class Run:
         largest, own = (self.ranks.adapters[self.ranks.track_for(rank)].spec for rank in (0, max_rank))
         if policy:
             policy.check_run(self.config)
-            here = self.base.directory
-            base = base_modules(read_base_config(here, own.task, own.labels), own.task, here)
+            base = base_modules(read_base_config(self.base.directory, own.task, own.labels), own.task)
             _check_reach(policy, own, base)
             masked = self.settled.masked
             bits = masked.bits_up(own.layout.size, sums=2, certified=True) if masked else self.settled.codec.bits

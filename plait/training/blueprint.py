@@ -3,8 +3,7 @@
 A placeholder model has the base's modules and shapes, but every frozen weight is one zero with strides of 0, so
 even a 70B base costs nothing. PEFT builds its real, seeded adapter on top. Server and client both derive layout and
 initial adapter this way, so neither has to be sent. If an adapter starts with values of the base itself (DoRA's
-magnitudes, a prompt made of its words), the base is read briefly. Which modules are a classifier's head, the names of
-the tensors in the base's files tell (`plait.training.heads`).
+magnitudes, a prompt made of its words), the base is read briefly.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from transformers import (
 )
 
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task, parse_spec
-from plait.adapters.fingerprint import stored_tensors
 from plait.adapters.methods import (
     ATTENTION_OUTPUTS,
     FEEDFORWARD_OUTPUTS,
@@ -150,14 +148,13 @@ def design(
         labels: names of the classes.
         seed: of the initial values.
         init_rank: see `AdapterSpec.init_rank`.
-        weights: the base's directory, for methods that start with values of the base, which are zeros without it, and
-            to see which modules are a classifier's head.
+        weights: the base's directory, for methods that start with values of the base; without it theirs are zeros.
 
     Raises:
         ConfigError: the method is unknown or the targets match no module.
     """
     base = _meta_model(config, task)
-    modules = _modules_of(base, task, weights)
+    modules = _modules_of(base, task)
     peft_config = peft_config_for(request, task, modules)
     _check_targets(request, modules)
     if (
@@ -256,22 +253,14 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     return {**tensors, **{f"prompt_encoder.{name}": parameter for name, parameter in encoder.items()}}
 
 
-def base_modules(config: PretrainedConfig, task: Task, weights: Path | None = None) -> BaseModules:
-    """The module names of a base, from its config and, where they are at hand, the names of the tensors in its files.
-
-    Args:
-        config: of the base.
-        task: of the base.
-        weights: the base's directory.
-    """
-    return _modules_of(_meta_model(config, task), task, weights)
+def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:
+    """The module names of a base, from its config alone."""
+    return _modules_of(_meta_model(config, task), task)
 
 
-def _modules_of(model: nn.Module, task: Task, weights: Path | None) -> BaseModules:
+def _modules_of(model: nn.Module, task: Task) -> BaseModules:
     output = getattr(model, "get_output_embeddings", lambda: None)()
-    heads: frozenset[str] = frozenset()
-    if task is Task.CLASSIFICATION:
-        heads = head_modules(model, stored_tensors(weights).keys() if weights else None)
+    heads = head_modules(model) if task is Task.CLASSIFICATION else frozenset[str]()
     linear: dict[str, None] = {}
     whole: list[str] = []
     norms: dict[str, None] = {}

@@ -1,15 +1,17 @@
-"""A classifier's head: the modules for which the base's files have no values, trained and sent whole with the adapter.
+"""A classifier's head: all that stands after the encoder or decoder, trained and sent whole with the adapter.
 
 A base that fills in words or turns a text into a vector has no layer for classes. Every architecture of transformers
 adds a linear layer for them, and a third of them one below it (RoBERTa's ``classifier.dense``, DistilBERT's
-``pre_classifier``, DeBERTa's ``pooler``). transformers draws such values anew each time it loads the base. Here they
-belong to the adapter: derived from the run's seed, averaged like any other tensor, and part of what is published.
+``pre_classifier``, DeBERTa's ``pooler``); BERT's ``pooler`` is such a layer too, with values from another task or none.
+transformers draws the values that a base's files lack anew each time it loads the base. Here they belong to the
+adapter: derived from the run's seed, averaged like any other tensor, and part of what is published. A pooler that the
+files do have is drawn as well: a classifier learns more from a new one (simulations/defaults; "Revisiting Few-sample
+BERT Fine-tuning", arXiv 2006.05987, section 5).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from collections.abc import Set as AbstractSet
 
 import torch
 from peft import PeftModel
@@ -23,29 +25,16 @@ _POOLER = "pooler"
 _STD = 0.02
 
 
-def head_modules(model: nn.Module, stored: AbstractSet[str] | None = None) -> frozenset[str]:
-    """The names of the modules that are a classifier's head.
-
-    Args:
-        model: the classifier; its weights may be on the meta device.
-        stored: names of the tensors in the base's files. If they are not at hand, all modules beside the encoder or
-            decoder count as the head, and none in it.
-    """
-    prefix = str(getattr(model, "base_model_prefix", ""))
-    backbone = getattr(model, prefix, None) if prefix else None
-    if not isinstance(backbone, nn.Module):
+def head_modules(model: nn.Module) -> frozenset[str]:
+    """The names of the modules that are a classifier's head; its weights may be on the meta device."""
+    prefix, backbone = _backbone(model)
+    if backbone is None:
         return NAMED
-    beside = {name: module for name, module in model.named_children() if module is not backbone}
-    if stored is None:
-        return NAMED | {name for name, module in beside.items() if _tensors(module)}
+    after = {name: module for name, module in model.named_children() if module is not backbone}
     pooler = getattr(backbone, _POOLER, None)
     if isinstance(pooler, nn.Module):
-        beside[f"{prefix}.{_POOLER}"] = pooler
-    return NAMED | {
-        name
-        for name, module in beside.items()
-        if any(stored.isdisjoint(_stored_as(f"{name}.{tensor}", prefix)) for tensor in _tensors(module))
-    }
+        after[f"{prefix}.{_POOLER}"] = pooler
+    return NAMED | {name for name, module in after.items() if any(True for _ in module.parameters())}
 
 
 def is_in(name: str, modules: Collection[str]) -> bool:
@@ -59,16 +48,15 @@ def is_saved(name: str, modules: Collection[str]) -> bool:
     return any(".".join(parts[:count]).endswith(tuple(modules)) for count in range(1, len(parts)))
 
 
-def draw_heads(adapted: PeftModel, *, seed: int, std: float = _STD) -> None:
+def draw_heads(adapted: PeftModel, *, seed: int) -> None:
     """Give an adapter's copy of a classifier's head its initial values, in place.
 
     The last layer is zero, so that an untrained adapter gives every class the same probability. The layers below it are
-    drawn: were they zero too, no gradient would reach any of them.
+    drawn, as BERT's (normal, standard deviation 0.02): were they zero too, no gradient would reach any of them.
 
     Args:
         adapted: a classifier with the adapter on.
         seed: of what is drawn; the same on every machine.
-        std: standard deviation of drawn weights.
     """
     generator = torch.Generator().manual_seed(seed)
     heads = [*_copies(adapted)]
@@ -81,18 +69,24 @@ def draw_heads(adapted: PeftModel, *, seed: int, std: float = _STD) -> None:
                 if is_norm and name == "weight":
                     values.fill_(1)
                 elif module is not last and like.ndim > 1:
-                    values.normal_(0, std, generator=generator)
+                    values.normal_(0, _STD, generator=generator)
                 setattr(module, name, nn.Parameter(values.to(like.dtype), requires_grad=like.requires_grad))
 
 
 @torch.no_grad()
 def silence(model: nn.Module) -> None:
     """Set the last layer of a classifier without an adapter to zero, as an untrained adapter has it; in place."""
-    prefix = str(getattr(model, "base_model_prefix", ""))
-    backbone = getattr(model, prefix, None)
+    _, backbone = _backbone(model)
     last = _last_layer(module for module in model.children() if module is not backbone)
     for parameter in last.parameters() if last else ():
         parameter.zero_()
+
+
+def _backbone(model: nn.Module) -> tuple[str, nn.Module | None]:
+    """The name of a classifier's encoder or decoder, and itself; None if it has none that transformers names."""
+    prefix = str(getattr(model, "base_model_prefix", ""))
+    backbone = getattr(model, prefix, None) if prefix else None
+    return prefix, backbone if isinstance(backbone, nn.Module) else None
 
 
 def _copies(adapted: PeftModel) -> Iterator[nn.Module]:
@@ -105,12 +99,3 @@ def _last_layer(heads: Iterable[nn.Module]) -> nn.Module | None:
     """The layer whose outputs are the classes."""
     linear = [module for head in heads for module in head.modules() if isinstance(module, nn.Linear)]
     return linear[-1] if linear else None
-
-
-def _tensors(module: nn.Module) -> list[str]:
-    return [name for name, _ in module.named_parameters()]
-
-
-def _stored_as(name: str, prefix: str) -> set[str]:
-    """The names that a tensor of a classifier may have in the files of a base, which has its own prefix or none."""
-    return {name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"}

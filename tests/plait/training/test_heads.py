@@ -33,6 +33,7 @@ from transformers import (
 from plait.adapters import AdapterState, Task, parse_spec
 from plait.adapters.methods import METHODS, AdapterRequest
 from plait.errors import ConfigError
+from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, base_modules, design, design_from_spec, load_base, read_base_config
 from plait.training.device import Compute
 from plait.training.export_weights import merge_with_peft
@@ -44,14 +45,16 @@ SHAPE: dict[str, Any] = {
     "vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
     "max_position_embeddings": 40,
 }  # fmt: skip
-TOKENS: dict[str, Any] = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1)
+TOKENS: dict[str, Any] = dict.fromkeys(
+    ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1
+)
 BART: dict[str, Any] = {
     "vocab_size": 60, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 40,
 }  # fmt: skip
-# A base, the output layer of its head, and the modules below it for which the base's files have no values.
+# A base, the output layer of its head, and the modules between that and the encoder.
 BASES: dict[str, tuple[type[PreTrainedModel], PretrainedConfig, str, set[str]]] = {
-    "bert": (BertModel, BertConfig(**SHAPE), "classifier", set()),
+    "bert": (BertModel, BertConfig(**SHAPE), "classifier", {"bert.pooler.dense"}),
     "bert without a pooler": (BertForMaskedLM, BertConfig(**SHAPE), "classifier", {"bert.pooler.dense"}),
     "roberta": (RobertaModel, RobertaConfig(**SHAPE), "classifier.out_proj", {"classifier.dense"}),
     "distilbert": (
@@ -63,7 +66,12 @@ BASES: dict[str, tuple[type[PreTrainedModel], PretrainedConfig, str, set[str]]] 
     "deberta": (DebertaV2Model, DebertaV2Config(**SHAPE), "classifier", {"pooler.dense"}),
     "bart": (BartModel, BartConfig(**BART), "classification_head.out_proj", {"classification_head.dense"}),
     "modernbert": (ModernBertModel, ModernBertConfig(**SHAPE, **TOKENS), "classifier", {"head.dense", "head.norm"}),
-    "modernbert with its head": (ModernBertForMaskedLM, ModernBertConfig(**SHAPE, **TOKENS), "classifier", set()),
+    "modernbert with a head for words": (
+        ModernBertForMaskedLM,
+        ModernBertConfig(**SHAPE, **TOKENS),
+        "classifier",
+        {"head.dense", "head.norm"},
+    ),
 }
 
 # Each ends as BART wants it.
@@ -109,7 +117,7 @@ def moved(blueprint: Blueprint) -> AdapterState:
     )
 
 
-def test_the_adapter_has_what_the_bases_files_lack(base: Base) -> None:
+def test_the_adapter_has_all_after_the_encoder(base: Base) -> None:
     directory, output, hidden = base
     initial = designed(directory).initial
     whole: dict[str, set[str]] = {}
@@ -202,12 +210,9 @@ def test_files_that_lack_anything_else_are_refused(tmp_path: Path) -> None:
         load_base(tmp_path, config, Task.CLASSIFICATION, saved=("classifier",))
 
 
-def test_without_the_files_all_beside_the_encoder_counts_as_the_head(tmp_path: Path) -> None:
-    saved("modernbert with its head", tmp_path)
-    config = read_base_config(tmp_path, Task.CLASSIFICATION, LABELS)
-    assert base_modules(config, Task.CLASSIFICATION).heads == ("classifier", "head", "score")
-    assert base_modules(config, Task.CLASSIFICATION, tmp_path).heads == ("classifier", "score")
-    assert base_modules(config, Task.CLASSIFICATION, tmp_path).linear[-1] == "dense"
+def test_a_language_model_has_no_head(tiny: LocatedBase) -> None:
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    assert base_modules(config, Task.CAUSAL_LM).heads == ()
 
 
 def test_modules_are_matched_at_dots_and_as_peft_saves_them() -> None:
