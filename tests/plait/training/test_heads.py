@@ -32,7 +32,11 @@ from transformers import (
 
 from plait.adapters import AdapterState, Task, parse_spec
 from plait.adapters.methods import METHODS, AdapterRequest
-from plait.errors import ConfigError
+from plait.config import config_from_table
+from plait.errors import ConfigError, PolicyError
+from plait.policy import Policy
+from plait.run import resolve
+from plait.settle import settle
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, base_modules, design, design_from_spec, load_base, read_base_config
 from plait.training.device import Compute
@@ -208,6 +212,15 @@ def test_files_that_lack_anything_else_are_refused(tmp_path: Path) -> None:
     config = read_base_config(tmp_path, Task.CLASSIFICATION, LABELS)
     with pytest.raises(ConfigError, match=r"lack 1 of its tensors, .* first is 'bert\.encoder\.layer\.0\.out"):
         load_base(tmp_path, config, Task.CLASSIFICATION, saved=("classifier",))
+
+
+def test_a_policy_that_names_modules_lets_the_head_pass(tmp_path: Path) -> None:
+    table = {"base": str(saved("roberta", tmp_path)), "labels": "a,b", "target-modules": "query"}
+    run = resolve(settle(config_from_table(table)))
+    terms = run.terms("ada", policy=Policy(targets=("query",)))
+    assert any("classifier.dense" in name for name in terms.own.layout.by_name)
+    with pytest.raises(PolicyError, match="the run asks for an adapter on 'query'"):
+        run.terms("ada", policy=Policy(targets=("value",)))
 
 
 def test_a_language_model_has_no_head(tiny: LocatedBase) -> None:
