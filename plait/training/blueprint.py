@@ -33,11 +33,13 @@ from transformers import (
 )
 
 from plait.adapters import AdapterSpec, AdapterState, Json, Layout, SpecRequest, Task, parse_spec
+from plait.adapters.fingerprint import stored_tensors
 from plait.adapters.methods import (
     ATTENTION_OUTPUTS,
     FEEDFORWARD_OUTPUTS,
     AdapterRequest,
     BaseModules,
+    Subject,
     method_named,
 )
 from plait.adapters.module_names import matches, unescaped
@@ -45,7 +47,7 @@ from plait.aggregation import Resizing, fitted, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.machine import give_back_memory
 from plait.training.adapter_size import check_size
-from plait.training.heads import draw_heads, head_modules, is_in, is_saved
+from plait.training.heads import draw_heads, head_modules, is_in, is_saved, lacks_pooler
 from plait.training.peft_configs import PATTERN_KEYS, peft_config_for, peft_config_of
 from plait.training.put_off import without_bitsandbytes
 
@@ -148,13 +150,14 @@ def design(
         labels: names of the classes.
         seed: of the initial values.
         init_rank: see `AdapterSpec.init_rank`.
-        weights: the base's directory, for methods that start with values of the base; without it theirs are zeros.
+        weights: the base's directory, for methods that start with values of the base, which are zeros without it, and
+            to see whether its files have a pooler, which they do without it.
 
     Raises:
         ConfigError: the method is unknown or the targets match no module.
     """
     base = _meta_model(config, task)
-    modules = _modules_of(base, task)
+    modules = _modules_of(base, _heads(base, request, task, weights))
     peft_config = peft_config_for(request, task, modules)
     _check_targets(request, modules)
     if (
@@ -254,13 +257,21 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:
-    """The module names of a base, from its config alone."""
-    return _modules_of(_meta_model(config, task), task)
+    """The module names of a base, from its config alone; all that may be a part of a classifier's head is one."""
+    model = _meta_model(config, task)
+    return _modules_of(model, head_modules(model) if task is Task.CLASSIFICATION else frozenset())
 
 
-def _modules_of(model: nn.Module, task: Task) -> BaseModules:
+def _heads(model: nn.Module, request: AdapterRequest, task: Task, weights: Path | None) -> frozenset[str]:
+    if task is not Task.CLASSIFICATION:
+        return frozenset()
+    is_new = method_named(request.method).subject is Subject.FACTORS
+    is_new |= weights is not None and lacks_pooler(model, stored_tensors(weights).keys())
+    return head_modules(model, pooler=is_new)
+
+
+def _modules_of(model: nn.Module, heads: frozenset[str]) -> BaseModules:
     output = getattr(model, "get_output_embeddings", lambda: None)()
-    heads = head_modules(model) if task is Task.CLASSIFICATION else frozenset[str]()
     linear: dict[str, None] = {}
     whole: list[str] = []
     norms: dict[str, None] = {}

@@ -4,14 +4,17 @@ A base that fills in words or turns a text into a vector has no layer for classe
 adds a linear layer for them, and a third of them one below it (RoBERTa's ``classifier.dense``, DistilBERT's
 ``pre_classifier``, DeBERTa's ``pooler``); BERT's ``pooler`` is such a layer too, with values from another task or none.
 transformers draws the values that a base's files lack anew each time it loads the base. Here they belong to the
-adapter: derived from the run's seed, averaged like any other tensor, and part of what is published. A pooler that the
-files do have is drawn as well: a classifier learns more from a new one (simulations/defaults; "Revisiting Few-sample
-BERT Fine-tuning", arXiv 2006.05987, section 5).
+adapter: derived from the run's seed, averaged like any other tensor, and part of what is published.
+
+A pooler that the files do have is new as well with methods that train factors: they learn more with it
+(simulations/defaults; "Revisiting Few-sample BERT Fine-tuning", arXiv 2006.05987, section 5). Methods of few parameters,
+such as IA3, leave it to the base: it would make their adapters many times as large.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 
 import torch
 from peft import PeftModel
@@ -25,16 +28,28 @@ _POOLER = "pooler"
 _STD = 0.02
 
 
-def head_modules(model: nn.Module) -> frozenset[str]:
-    """The names of the modules that are a classifier's head; its weights may be on the meta device."""
+def head_modules(model: nn.Module, *, pooler: bool = True) -> frozenset[str]:
+    """The names of the modules that are a classifier's head.
+
+    Args:
+        model: the classifier; its weights may be on the meta device.
+        pooler: whether the encoder's pooler, if it has one, is a part of the head.
+    """
     prefix, backbone = _backbone(model)
     if backbone is None:
         return NAMED
     after = {name: module for name, module in model.named_children() if module is not backbone}
-    pooler = getattr(backbone, _POOLER, None)
-    if isinstance(pooler, nn.Module):
-        after[f"{prefix}.{_POOLER}"] = pooler
+    if pooler and isinstance(last := getattr(backbone, _POOLER, None), nn.Module):
+        after[f"{prefix}.{_POOLER}"] = last
     return NAMED | {name for name, module in after.items() if any(True for _ in module.parameters())}
+
+
+def lacks_pooler(model: nn.Module, stored: AbstractSet[str]) -> bool:
+    """Whether the model's encoder has a pooler for which the base's files, with these tensors, have no values."""
+    prefix, backbone = _backbone(model)
+    pooler = getattr(backbone, _POOLER, None)
+    names = [f"{_POOLER}.{name}" for name, _ in pooler.named_parameters()] if isinstance(pooler, nn.Module) else []
+    return any(stored.isdisjoint((name, f"{prefix}.{name}")) for name in names)
 
 
 def is_in(name: str, modules: Collection[str]) -> bool:

@@ -223,6 +223,27 @@ def test_a_policy_that_names_modules_lets_the_head_pass(tmp_path: Path) -> None:
         run.terms("ada", policy=Policy(targets=("value",)))
 
 
+@pytest.mark.parametrize(
+    ("name", "method", "is_new"),
+    [
+        ("bert", "lora", True),
+        ("bert", "dora", True),
+        ("bert", "ia3", False),
+        ("bert", "lora_xs", False),
+        ("bert", "full", False),
+        ("bert without a pooler", "ia3", True),
+        ("bert without a pooler", "full", True),
+    ],
+)
+def test_small_methods_leave_a_pooler_to_the_base_if_its_files_have_one(
+    name: str, method: str, is_new: bool, tmp_path: Path
+) -> None:
+    saved(name, tmp_path)
+    made = designed(tmp_path, method=method)
+    assert ("bert.pooler" in made.spec.saved_modules) == is_new
+    assert torch.equal(*(logits(resident(tmp_path).carrying(made.spec, moved(made))) for _ in range(2)))
+
+
 def test_a_language_model_has_no_head(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     assert base_modules(config, Task.CAUSAL_LM).heads == ()
