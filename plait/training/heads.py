@@ -7,8 +7,8 @@ transformers draws the values that a base's files lack anew each time it loads t
 adapter: derived from the run's seed, averaged like any other tensor, and part of what is published.
 
 A pooler that the files do have is new as well with methods that train factors: they learn more with it
-(simulations/defaults; "Revisiting Few-sample BERT Fine-tuning", arXiv 2006.05987, section 5). Methods of few parameters,
-such as IA3, leave it to the base: it would make their adapters many times as large.
+(simulations/defaults; "Revisiting Few-sample BERT Fine-tuning", arXiv 2006.05987, section 5). Methods of few
+parameters, such as IA3, leave it to the base: it would make their adapters many times as large.
 """
 
 from __future__ import annotations
