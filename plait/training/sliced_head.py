@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -93,9 +92,8 @@ class SlicedHead:
         hidden = held[0][:, -longest:].flatten(0, 1).index_select(0, rows)
         size = max(1, SLICE_ELEMENTS_ON_GPU // self.words)
         slices = zip(hidden.split(size), wanted.split(size), strict=True)
-        return torch.cat(
-            [cast("torch.Tensor", checkpoint(self._losses, *each, use_reentrant=False)) for each in slices]
-        )
+        losses: list[torch.Tensor] = [checkpoint(self._losses, *each, use_reentrant=False) for each in slices]
+        return torch.cat(losses)
 
     def _losses(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(self.head(hidden).float(), targets, reduction="none")
