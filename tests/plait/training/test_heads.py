@@ -92,6 +92,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Base:
 
 def saved(name: str, folder: Path) -> Path:
     model, config, *_ = BASES[name]
+    torch.manual_seed(0)
     model(config).save_pretrained(folder)
     words = Tokenizer(WordLevel({f"w{number}": number for number in range(60)}, unk_token="w0"))
     PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w1", eos_token="w2").save_pretrained(folder)

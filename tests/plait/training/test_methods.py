@@ -111,6 +111,8 @@ def test_qlora_trains_over_four_bits_and_reloads_over_bitsandbytes(
     config = LlamaConfig(
         vocab_size=2048, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
     )
+    # In some random bases a value lies so near the middle of two codes that both round it differently.
+    torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
     compute = Compute(torch.device("cpu"), torch.float32)
     base = ResidentBase(tmp_path / "base", tiny.reference.fingerprint, compute, seq_len=32)
