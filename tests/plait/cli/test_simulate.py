@@ -169,7 +169,7 @@ def test_classification_reports_accuracy(plait, tmp_path: Path, small: tuple[str
     assert evaluated[-1]["accuracy"] > 0.9
     tensors = load_peft_directory(tmp_path / "run" / "adapter").tensors
     assert "base_model.model.score.weight" in tensors
-    # The base's new head says the same class of every text. The first and the 41st line are of one class.
+    # Without the adapter every class has the same probability. The first and the 41st line are of one class.
     two = ("--data", data, "--max-sequences", 2, "--seq-len", 32, "--json")
     assert json.loads(plait("eval", "--adapter", tmp_path / "run", *two).out)["base"]["accuracy"] == 0.5
 
