@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.files import cannot_write, gate_of, map_file
+from plait.files import cannot_write, gate_of, map_file, prove_turn
 from plait.transport.framing import Data
 from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming
 
@@ -143,7 +143,7 @@ class Inbox:
 
         Raises:
             PeerError: `offset` is beyond the bytes held, or the node has too much here.
-            MachineError: cannot be written.
+            MachineError: cannot be written, or another server has taken over.
         """
         self._make_way(node, task_id)
         held = self.held_bytes(node, task_id, digest)
@@ -168,6 +168,7 @@ class Inbox:
                 closed=self._open.discard,
             )
         except OSError as error:
+            prove_turn(path)
             raise cannot_write(path, error, needed_bytes=size) from error
         self._open.add(incoming)
         return incoming

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from plait.errors import MachineError, PeerError
-from plait.files import begin_to_store, cannot_write, fsync_directory
+from plait.files import begin_to_store, cannot_write, fsync_directory, prove_turn
 from plait.lease import UNFINISHED_SUFFIX
 from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
@@ -84,7 +84,7 @@ class Incoming:
 
         Raises:
             PeerError: more than was announced.
-            MachineError: the disk is full, or the file is closed.
+            MachineError: the disk is full, the file is closed, or another server has taken over.
         """
         with self._lock:
             if len(data) > self.missing_bytes:
@@ -93,6 +93,7 @@ class Incoming:
             try:
                 self._file.write(data)
             except OSError as error:
+                prove_turn(self._path)
                 raise cannot_write(self._path, error, needed_bytes=self.missing_bytes) from error
             if self._durable and self._written - self._handed >= _STORED_BYTES:
                 # Earlier writes have left the file's buffer.
@@ -107,7 +108,7 @@ class Incoming:
 
         Raises:
             PeerError: less than announced; the bytes stay.
-            MachineError: cannot be written.
+            MachineError: cannot be written, or another server has taken over.
         """
         with self._lock:
             if self.missing_bytes:
@@ -127,6 +128,7 @@ class Incoming:
                     fsync_directory(self._path.parent)
                 self._whole()
             except OSError as error:
+                prove_turn(self._path)
                 raise cannot_write(self._path, error, needed_bytes=self.missing_bytes) from error
             return True
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from plait.errors import MachineError, PeerError
 from plait.machine import give_back_memory
@@ -99,7 +100,7 @@ class Uploads:
 
         Raises:
             UploadRefused: it breaks the rules.
-            MachineError: cannot be written.
+            MachineError: cannot be written, or another server has taken over.
         """
         node = session.node.name
         state, task = self._tasks.find(node, start.task_id)
@@ -200,8 +201,8 @@ class Uploads:
                 return await loop.run_in_executor(self._disk, incoming.finish)
             finally:
                 if writing is not None:
-                    # Its error is reported by the next line that fails, or not at all.
-                    writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+                    # Its error is told by the next line that fails, or not at all.
+                    writing.add_done_callback(_heard)
 
     async def _write_at_once(self, task: Task, start: pb.UploadStart, parts: AsyncGenerator[Data]) -> bool:
         """Write a small answer once it is here: a thread is asked once instead of for every step."""
@@ -223,6 +224,7 @@ class Uploads:
                 incoming.close()
 
         storing = asyncio.get_running_loop().run_in_executor(self._disk, store)
+        storing.add_done_callback(_heard)  # of an upload that is cut off nobody asks for the error
         try:
             return await asyncio.shield(storing)
         finally:
@@ -259,6 +261,12 @@ class Uploads:
             )
         except PeerError as error:
             raise UploadRefused("out-of-place", str(error), retry=True) from error
+
+
+def _heard(done: asyncio.Future[Any]) -> None:
+    """Keep asyncio from printing the error of something that nobody waits for any more."""
+    if not done.cancelled():
+        done.exception()
 
 
 async def data_of(parts: AsyncIterator[Data | pb.UploadStart]) -> Data | None:
