@@ -1,7 +1,6 @@
 import gc
 import hashlib
 import json
-import shutil
 import threading
 import time
 import urllib.request
@@ -13,9 +12,10 @@ from flwr.app import ConfigRecord, RecordDict
 from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from plait.errors import LeaseLostError, MachineError, PeerError
+from plait.errors import MachineError, PeerError
+from plait.files import written_through
 from plait.flower.blob import from_message
-from plait.lease import Holder, inbox_of, turn
+from plait.lease import Holder, Turn, inbox_of
 from plait.report import status_tables
 from plait.rounds.run_progress import RunProgress
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
@@ -506,19 +506,23 @@ class TestUploads:
     ):
         caplog.set_level("INFO", logger="plait.server")
         run = tmp_path / "run"
-        with pytest.raises(LeaseLostError), turn(run, Holder("one:1", "one:9440", 600.0)):
+        ours, theirs = (
+            Turn(run, number, Holder("two:2", "two:9440", 600.0), on_lost=lambda: None) for number in (1, 2)
+        )
+        ours.folder.mkdir(parents=True)
+        with written_through(run, ours):
             grid = make_grid(inbox=inbox_of(run))
             with attending(grid, "alice") as (alice,):
                 send(grid, "alice", b"task")
                 task_id = alice.work().task_id
-                # As by another server: every sign of this one is late from now on.
-                (run / ".lease" / "000002").mkdir()
-                shutil.rmtree(run / ".lease" / "000001")
-                with pytest.raises(grpc.RpcError, match="another server has taken over") as refused:
+                theirs.folder.mkdir()
+                theirs.begin()
+                with pytest.raises(grpc.RpcError) as refused:
                     alice.upload(task_id, b"done")
             grid.stop()
-            inbox_of(run)
+        theirs.end()
 
+        assert refused.value.details() == "another server has taken over"
         assert refused.value.code() is grpc.StatusCode.ABORTED
         assert [message for message in caplog.messages if message.startswith("event=taken-over ")]
         assert not [message for message in caplog.messages if message.startswith("event=disk ")]
