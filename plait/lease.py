@@ -258,6 +258,9 @@ def turn(
         with written_through(directory, own):
             yield
     except BaseException:
+        # Something may have failed for that reason before any sign of life did.
+        with suppress(MachineError):
+            own.prove()
         if own.lost is not None:
             raise own.lost from None
         raise

@@ -165,6 +165,21 @@ def test_an_event_counts_only_if_no_other_server_took_over_before_it_was_on_disk
     assert len(heard) == 1
 
 
+def test_whatever_fails_because_another_server_took_over_ends_as_that(tmp_path: Path) -> None:
+    holder = Holder("one:1", "one:9440", silent_s=600.0)  # no sign of life is due
+
+    def fail(run: Path, *, taken_over: bool) -> None:
+        with turn(run, holder):
+            if taken_over:
+                (run / ".lease" / "000002").mkdir()
+            raise MachineError("cannot read 'spool/alice': No such file or directory")
+
+    with pytest.raises(LeaseLostError, match="another server has taken over"):
+        fail(tmp_path / "one", taken_over=True)
+    with pytest.raises(MachineError, match="cannot read"):
+        fail(tmp_path / "two", taken_over=False)
+
+
 def test_answers_that_had_arrived_are_kept_and_files_that_the_server_before_has_open_are_left_to_it(
     tmp_path: Path,
 ) -> None:
