@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -255,23 +254,29 @@ def test_a_sweep_that_is_killed_in_the_middle_of_a_run_goes_on_to_the_same_bits(
         assert content(run) == content(killed / "cells" / name), name
 
 
+_KILLS_THE_FIRST = """
+import os, signal
+from contextlib import suppress
+
+def kill(event):
+    if event.event == "round_finished" and event.round == 2:
+        with suppress(FileExistsError):
+            open("killed", "x").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 @pytest.mark.slow
-def test_a_worker_that_is_killed_fails_its_run_and_the_next_start_finishes_it(common, tmp_path: Path) -> None:
-    grid = {**common, "rounds": 3, "threads": 1, "grid": {"wire": ["1", "fp32", "0.5"]}}
-    killed: list[int] = []
-
-    def kill_one(_cell, _state, found: Sweep) -> None:
-        if not killed:
-            children = subprocess.run(
-                ["pgrep", "-P", str(os.getpid()), "-f", "plait.study.worker"],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            killed.append(int(children.stdout.split()[0]))
-            os.kill(killed[0], signal.SIGKILL)
-
-    first = sweep(grid, out=tmp_path / "sweep", jobs=2, on_run=kill_one)
+def test_a_worker_that_is_killed_fails_its_run_and_the_next_start_finishes_it(
+    common, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "kills_the_first.py").write_text(_KILLS_THE_FIRST)
+    grid = {
+        **common, "rounds": 3, "threads": 1, "callbacks": "kills_the_first:kill", "grid": {"wire": ["1", "fp32", "0.5"]}
+    }  # fmt: skip
+    first = sweep(grid, out=tmp_path / "sweep", jobs=2)
     assert len(first.failed) == 1
     assert "was ended by signal 9" in next(iter(first.failed.values()))
     assert first.frame.status.tolist().count("finished") == 2
