@@ -258,7 +258,7 @@ def turn(
         with written_through(directory, own):
             yield
     except BaseException:
-        # Something may have failed for that reason before any sign of life did.
+        # It may have failed because another server took over, which no sign of life has noticed yet.
         with suppress(MachineError):
             own.prove()
         if own.lost is not None:

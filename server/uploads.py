@@ -202,7 +202,7 @@ class Uploads:
             finally:
                 if writing is not None:
                     # Its error is told by the next line that fails, or not at all.
-                    writing.add_done_callback(_heard)
+                    writing.add_done_callback(_retrieve_error)
 
     async def _write_at_once(self, task: Task, start: pb.UploadStart, parts: AsyncGenerator[Data]) -> bool:
         """Write a small answer once it is here: a thread is asked once instead of for every step."""
@@ -224,7 +224,7 @@ class Uploads:
                 incoming.close()
 
         storing = asyncio.get_running_loop().run_in_executor(self._disk, store)
-        storing.add_done_callback(_heard)  # of an upload that is cut off nobody asks for the error
+        storing.add_done_callback(_retrieve_error)  # of an upload that is cut off nobody asks for the error
         try:
             return await asyncio.shield(storing)
         finally:
@@ -263,8 +263,8 @@ class Uploads:
             raise UploadRefused("out-of-place", str(error), retry=True) from error
 
 
-def _heard(done: asyncio.Future[Any]) -> None:
-    """Keep asyncio from printing the error of something that nobody waits for any more."""
+def _retrieve_error(done: asyncio.Future[Any]) -> None:
+    """Keep asyncio from printing an error that nobody waits for any more."""
     if not done.cancelled():
         done.exception()
 
