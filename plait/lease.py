@@ -17,7 +17,7 @@ copies; an event counts for its writer only if a rename in its folder still succ
 server before is as one that was killed before the folder went.
 
 What is not fenced: messages that it had already handed to the network, whose answers it cannot store; places outside
-the directory that a run publishes to, and processes beside it (trackers, alerts, the live page), until it has noticed.
+the directory that a run publishes to, and processes beside it (trackers, the live page), until it has noticed.
 
 This asks of the storage what POSIX does: `mkdir` and `rename` are atomic, a removed folder takes no file, and whoever
 opens a file reads what was last put in its place. NFS and the usual cluster file systems give that; object stores do

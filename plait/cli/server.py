@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait import machine
-from plait.alerts.beside import alerts_beside
 from plait.api.serving import CLIENTS_SETTINGS, Serving, load_serving, new_run_number
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.simulate import show, told_how_to_go_on
@@ -110,12 +109,6 @@ def server(
         ),
     ] = None,
     page: PageAddress = "",
-    alerts: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file of alerts: a command or webhook for ended runs, missed quorums, lost clients, risen losses."
-        ),
-    ] = None,
     config: ConfigFile = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
@@ -139,10 +132,6 @@ def server(
     silent_s = (silent_s or _SILENT_S) if standby else None
     if page:
         page_address(page, what="--page", kit=kit)
-    if alerts is not None:
-        from plait.alerts.rules import load_rules
-
-        load_rules(alerts)
     if stay:
         from plait.api.standing import GIVE_UP_S, House
 
@@ -165,7 +154,7 @@ def server(
             keep_runs=keep_runs,
             run_quota_bytes=None if run_quota_gb is None else int(run_quota_gb * 1e9),
         )
-        serve_queue(directory, serving, house=house, take_over=take_over, silent_s=silent_s, page=page, alerts=alerts)
+        serve_queue(directory, serving, house=house, take_over=take_over, silent_s=silent_s, page=page)
         return
     of_stay = {
         "give-up-s": give_up_s,
@@ -201,7 +190,7 @@ def server(
             before = load_serving(directory.server)
             serving = replace(serving, run_number=before.run_number) if before else serving
             if silent_s is None or not _is_over(directory):
-                serve(directory, settings, serving, page=page, alerts=alerts, quiet=json_output)
+                serve(directory, settings, serving, page=page, quiet=json_output)
         show(directory.path, json_output=json_output)
 
 
@@ -211,7 +200,6 @@ def serve(
     serving: Serving,
     *,
     page: str = "",
-    alerts: Path | None = None,
     quiet: bool,
 ) -> None:
     """Serve until the run is over.
@@ -221,7 +209,6 @@ def serve(
         settings: of the run.
         serving: where and how to serve.
         page: address of the live page; empty for none.
-        alerts: file of alerts; None for none.
         quiet: whether to show nothing.
 
     Raises:
@@ -239,7 +226,7 @@ def serve(
     _stop_on_signals(f"plait resume {settings.out}")
     desk = OneRun(service.grid)
     beside = page_beside(directory.path, page, quiet=quiet, kit=serving.kit_directory, desk=desk)
-    with beside, alerts_beside(directory.path, alerts, folder=False, desk=desk), service.followed(quiet=quiet):
+    with beside, service.followed(quiet=quiet):
         with service.grid:
             address = service.grid.address
             awaited = plural(settings.below, "region" if len(settings.levels) > 1 else "client")
@@ -256,7 +243,6 @@ def serve_queue(
     take_over: bool = False,
     silent_s: float | None = None,
     page: str = "",
-    alerts: Path | None = None,
 ) -> None:
     """Serve the runs of a federation until the process is told to end.
 
@@ -267,7 +253,6 @@ def serve_queue(
         take_over: whether to wait for the end of the server that serves it now.
         silent_s: as for `_in_turn`.
         page: address of the live page; empty for none.
-        alerts: file of alerts; None for none.
 
     Raises:
         Interrupted: it was.
@@ -293,10 +278,7 @@ def serve_queue(
         standing = Standing(directory, serving, house=house)
         _log_to(directory / "server.log")
         _stop_on_signals("the same command")
-        with (
-            page_beside(directory, page, folder=True, kit=serving.kit_directory, desk=standing),
-            alerts_beside(directory, alerts, folder=True, desk=standing),
-        ):
+        with page_beside(directory, page, folder=True, kit=serving.kit_directory, desk=standing):
             standing.serve(
                 on_start=lambda address: say(f"serving on {address}; runs come from `plait submit`", quiet=False)
             )

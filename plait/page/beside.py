@@ -73,8 +73,6 @@ def page_beside(
                     str(kit.absolute()) if kit and has_door else "",
                     desk=desk,
                     inherited=[listener.fileno()],
-                    patience_s=5,
-                    is_killed=True,
                 )
             )
         say(f"live page on {shown_address(address, has_door=has_door)}", quiet=quiet)

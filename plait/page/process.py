@@ -17,6 +17,9 @@ from multiprocessing.connection import Connection
 
 from plait.page.line import Desk, Line, answering
 
+_END_S = 5
+"""Seconds that the process has to end by itself."""
+
 
 @contextlib.contextmanager
 def process_beside(
@@ -24,8 +27,6 @@ def process_beside(
     *arguments: str,
     desk: Desk | None,
     inherited: Sequence[int] = (),
-    patience_s: float,
-    is_killed: bool,
 ) -> Generator[None]:
     """Run a module as long as the block runs.
 
@@ -34,8 +35,6 @@ def process_beside(
         arguments: of the command line, before the line's.
         desk: answers what the process asks of the server; None for no line.
         inherited: numbers of files that the process inherits.
-        patience_s: how long to wait for its end.
-        is_killed: whether it is killed if it has not ended by then.
     """
     with contextlib.ExitStack() as stack:
         files, line = [*inherited], -1
@@ -57,10 +56,9 @@ def process_beside(
         if process.stdin:
             process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)
-        if is_killed:
-            process.kill()
-            process.wait()
+            process.wait(_END_S)
+        process.kill()
+        process.wait()
 
 
 def line_of(argument: str) -> Line | None:
