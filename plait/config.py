@@ -152,9 +152,6 @@ class RunConfig(BaseModel, frozen=True):
     and scales all gradients to one norm"""
     dp_clip_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """quantile of the clients' norms that an adaptive clip norm follows"""
-    dp_mechanism: Literal["gaussian", "blt"] = "gaussian"
-    """noise of --dp client: gaussian is independent in every round; blt takes back a part of the noise of rounds
-    before, and needs dp-min-separation"""
     dp_min_separation: Annotated[int, Field(ge=1, le=_MOST)] = 1
     """rounds from one in which a client takes part to the next at the earliest; more than 1 lowers the noise of --dp
     client, and needs so many times the clients of a round"""
@@ -487,7 +484,6 @@ class RunConfig(BaseModel, frozen=True):
         if self.dp != "client":
             self._refuse(
                 f"dp is '{self.dp}'",
-                dp_mechanism="only noise of clients is correlated",
                 dp_min_separation="it is the noise of clients that it lowers",
             )
         if self.dp == "off":
@@ -534,11 +530,6 @@ class RunConfig(BaseModel, frozen=True):
 
     def _check_separation(self) -> None:
         separation, most = self.dp_min_separation, self.clients // self.cohort_size
-        if self.dp_mechanism == "blt" and most <= 1:
-            raise ValueError(
-                f"dp-mechanism is 'blt', clients is {self.clients} and clients-per-round is {self.cohort_size}, so all "
-                "clients join every round and the gain is 1.00: expected gaussian, or fewer clients per round"
-            )
         if separation == 1:
             return
         if separation > most:
@@ -549,8 +540,8 @@ class RunConfig(BaseModel, frozen=True):
             )
         if self.dp_clip == "adaptive":
             raise ValueError(
-                f"dp-clip is 'adaptive' and dp-min-separation is {separation}, expected a number: all rounds are one "
-                "mechanism, of one clip norm"
+                f"dp-clip is 'adaptive' and dp-min-separation is {separation}, expected a number: epsilon counts "
+                "a client's rounds, all of one clip norm"
             )
 
     def _check_secure_aggregation(self) -> None:

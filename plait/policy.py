@@ -239,7 +239,7 @@ class Policy(BaseModel, frozen=True):
         if not config.dp_epsilon and config.dp == "record":
             # It follows from the number of this client's records, too (see `plait.rounds.record_accountant`).
             return
-        # With dp-min-separation it is less, whatever the mechanism: no number of its matrix is above 1.
+        # With dp-min-separation it is less.
         epsilon = config.dp_epsilon or epsilon_at(delta, math.sqrt(config.rounds) / config.dp_noise_multiplier)
         if epsilon > self.dp_max_epsilon:
             asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"

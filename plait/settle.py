@@ -27,8 +27,8 @@ from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
 from plait.flower.rules import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
-from plait.privacy.correlation import Correlation, blt_for, independent
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.privacy.rests import Rests
 from plait.rounds.aggregator import Weighting
 from plait.rounds.buffer import SLOWEST, Buffer
 from plait.rounds.events import DataUsed, Fleet
@@ -121,18 +121,18 @@ class Settled:
         config = self.config
         if config.dp != "client":
             return None
-        correlation = correlation_of(config)
+        rests = Rests(config.dp_min_separation, config.rounds) if config.dp_min_separation > 1 else None
         guaranteed = least_survivors(config.cohort_size) if config.secure_aggregation else 0
         return ClientPrivacy(
             noise_multiplier=config.dp_noise_multiplier
-            or multiplier_for(config.dp_epsilon, config.dp_delta, config.rounds, correlation, guaranteed=guaranteed),
+            or multiplier_for(config.dp_epsilon, config.dp_delta, config.rounds, rests, guaranteed=guaranteed),
             delta=config.dp_delta,
             epsilon=config.dp_epsilon or None,
             clients=config.cohort_size,
             clip_norm=None if config.dp_clip == "adaptive" else config.dp_clip,
             quantile=config.dp_clip_quantile,
             largest_step=config.learning_rate * config.local_steps,
-            correlation=correlation,
+            rests=rests,
             guaranteed=guaranteed,
         )
 
@@ -248,17 +248,6 @@ def _check_eight_bits(rule: Rule, method: Method) -> None:
         )
 
 
-def correlation_of(config: RunConfig) -> Correlation | None:
-    """How the noise of a private run's rounds is correlated; None where clients may join every round.
-
-    Raises:
-        ConfigError: correlated noise would gain nothing.
-    """
-    if config.dp_mechanism == "blt":
-        return blt_for(config.rounds, config.dp_min_separation)
-    return independent(config.rounds, config.dp_min_separation) if config.dp_min_separation > 1 else None
-
-
 def _rule_of(config: RunConfig) -> Rule:
     rule = rule_named(config.rule, ALL_RULES)
     for setting, is_set in (
@@ -280,11 +269,6 @@ def _rule_of(config: RunConfig) -> Rule:
         raise ConfigError(
             f"rule is '{rule.name}' and dp is 'client', expected a linear rule, which needs no more than the sum of "
             f"all updates: {linear}"
-        )
-    if config.dp_mechanism == "blt" and (rule.new_factors(one_rank=True) or rule.trained(1) != rule.trained(2)):
-        raise ConfigError(
-            f"dp-mechanism is 'blt' and rule is '{rule.name}', expected gaussian: this rule trains other factors in "
-            "every round, so the noise of one takes back nothing of another's"
         )
     if config.secure_aggregation and not rule.linear:
         linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear)

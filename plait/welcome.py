@@ -14,7 +14,7 @@ from plait.errors import ConfigError, PeerError
 
 PRIVACY_KEYS = frozenset(
     {
-        "dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip", "dp-clip-quantile", "dp-mechanism",
+        "dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip", "dp-clip-quantile",
         "dp-min-separation",
     }
 )  # fmt: skip
@@ -24,7 +24,7 @@ REGION_KEYS = frozenset({"weighting", "norm-policy", "norm-bound", "quorum", "de
 
 LATER_KEYS = frozenset(
     {
-        "secure-aggregation", "step-budget", "dp-mechanism", "dp-min-separation", "tree", "reward",
+        "secure-aggregation", "step-budget", "dp-min-separation", "tree", "reward",
         "group-size", "max-completion-tokens", "temperature", *REGION_KEYS,
     }
 )  # fmt: skip

@@ -43,7 +43,6 @@ class RunSettings(TypedDict, total=False):
     dp: Literal["off", "client", "record"]
     dp_clip: float | Literal["adaptive"]
     dp_clip_quantile: float
-    dp_mechanism: Literal["gaussian", "blt"]
     dp_min_separation: int
     dp_noise_multiplier: float
     dp_epsilon: float

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 def _planned(settled: Settled, size: int, records: int | None) -> PlannedPrivacy | None:
     from plait.report.estimate import PlannedPrivacy
-    from plait.rounds.correlated_noise import stated
     from plait.rounds.privacy_card import mechanism_text
     from plait.rounds.record_accountant import privacy_of
 
@@ -46,7 +45,7 @@ def _planned(settled: Settled, size: int, records: int | None) -> PlannedPrivacy
         delta=privacy.delta,
         noise_multiplier=privacy.noise_multiplier,
         noise_over_clip=privacy.noise_over_clip(size),
-        mechanism=mechanism_text(stated(privacy.correlation)),
+        mechanism=mechanism_text(privacy.rests.separation if privacy.rests else 1),
     )
 
 

@@ -39,7 +39,7 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     ),
     "Privacy": (
         "secure_aggregation", "dp", "dp_epsilon", "dp_noise_multiplier", "dp_delta", "dp_clip", "dp_clip_quantile",
-        "dp_mechanism", "dp_min_separation",
+        "dp_min_separation",
     ),
     "Adapter": (
         "method", "rank", "client_ranks", "rank_pattern", "alpha", "dropout", "target_modules", "bias",

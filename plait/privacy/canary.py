@@ -12,9 +12,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from plait.privacy.correlation import Correlation
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean
 from plait.privacy.one_run import lower_bound, right_guesses
 from plait.privacy.shared_mean import SharedMean
@@ -70,33 +68,22 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
         part = slice(trial * _SIDE_BY_SIDE, (trial + 1) * _SIDE_BY_SIDE)
         clip_norm = privacy.first_clip(_SIDE_BY_SIDE)
         keys = [hashlib.sha256(f"canaries {seed} {trial} {number}".encode()).digest() for number in range(rounds)]
-        column, separation = _column(privacy.correlation)
-        means: list[NDArray[np.float64]] = []
+        separation = privacy.rests.separation if privacy.rests else 1
         for number, key in enumerate(keys):
-            earlier = keys[:number] if privacy.correlation else ()
             mean = (
                 SharedMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
                 if privacy.guaranteed
-                else PrivateMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key, earlier=earlier)
+                else PrivateMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
             )
-            for canary in np.flatnonzero(coins[part]) if number % separation == 0 else ():
+            takes_part = number % separation == 0
+            for canary in np.flatnonzero(coins[part]) if takes_part else ():
                 update = np.zeros(_SIDE_BY_SIDE, np.float32)
                 update[canary] = signs[part][canary] * _LIE * np.float32(clip_norm)
                 mean.add(str(canary), update)
             released = mean.finish()
-            means.append(released.mean.astype(np.float64) / clip_norm)
-            # What was released, without the correlation of its noise, as far as a canary moves it.
-            plain = sum(c * each for c, each in zip(column, reversed(means), strict=False))
-            weight = column[number % separation] if number % separation < len(column) else 0.0
-            scores[part] += signs[part] * weight * plain
+            if takes_part:
+                scores[part] += signs[part] * released.mean.astype(np.float64) / clip_norm
             clip_norm = released.clip_norm
     guesses = round(_PART_GUESSED * scores.size)
     right = right_guesses(scores, coins, guesses)
     return Audit.of(right, guesses, canaries=scores.size, delta=privacy.delta)
-
-
-def _column(correlation: Correlation | None) -> tuple[list[float], int]:
-    """C's first column, and how many rounds lie from one of a canary's to the next."""
-    if correlation is None:
-        return [1.0], 1
-    return [each / (1 << correlation.shift) for each in correlation.coefficients], correlation.separation

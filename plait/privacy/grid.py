@@ -20,20 +20,18 @@ class Grid:
 
     Attributes:
         radius: the clip norm, in units: the sensitivity of the sum, exactly.
-        sigma: standard deviation of the noise, in units of its own grid.
-        shift: the noise's grid is 2^shift times as fine.
+        sigma: standard deviation of the noise, in units.
     """
 
     radius: int
     sigma: float
-    shift: int = 0
 
     def unit(self, clip_norm: float) -> float:
         """The size of a unit where updates are clipped to `clip_norm`."""
         return clip_norm / self.radius
 
 
-def grid_for(size: int, noise_multiplier: float, shift: int = 0) -> Grid:
+def grid_for(size: int, noise_multiplier: float) -> Grid:
     """The grid for updates of `size` numbers.
 
     Rounding a number to one of its neighbours at random adds up to 1/4 to the square of an update's length. With a
@@ -43,8 +41,7 @@ def grid_for(size: int, noise_multiplier: float, shift: int = 0) -> Grid:
     Args:
         size: numbers in an update.
         noise_multiplier: noise over clip norm.
-        shift: of the noise's grid.
     """
     wanted = max(_LEAST_RADIUS, math.ceil(4 * math.sqrt(size)))
-    radius = max(1, min(wanted, int(_LARGEST_SIGMA / (noise_multiplier * (1 << shift)))))
-    return Grid(radius, noise_multiplier * (radius << shift), shift)
+    radius = max(1, min(wanted, int(_LARGEST_SIGMA / noise_multiplier)))
+    return Grid(radius, noise_multiplier * radius)

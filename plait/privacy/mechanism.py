@@ -14,8 +14,7 @@ very numbers that are summed. So the sum moves by at most `radius` and the mecha
 private; later rounds compose adaptively. All that follows (rule, server optimizer, encoding, broadcast, adapter) is
 computed from the mean and costs nothing.
 
-Where clients rest between two rounds of theirs, the noise may be correlated (`plait.privacy.correlation`): what is said
-of the sum then holds of C x, and all rounds together are one Gaussian mechanism.
+Where clients rest between two rounds of theirs, each moves fewer of the sums (`plait.privacy.rests`).
 
 Clipping before error feedback would not do: what a client sends is Q(d + e), and gain and residual can make that far
 longer than d. Knows no rule, no file and no ledger.
@@ -24,7 +23,6 @@ longer than d. Knows no rule, no file and no ledger.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,11 +31,11 @@ from plait.adapters import Float32
 from plait.errors import ConfigError
 from plait.privacy.accountant import epsilon_at, mu_at
 from plait.privacy.clip import clipped_to_grid, length
-from plait.privacy.correlation import Correlation
 from plait.privacy.grid import Grid, grid_for
 from plait.privacy.key import derived
 from plait.privacy.noise import BLOCK, IntegerGaussian, Integers, Keystream, gaussian
 from plait.privacy.quantile import count_multiplier, next_clip, update_multiplier
+from plait.privacy.rests import Rests
 from plait.privacy.shares import Shares, shares_for
 from plait.privacy.sum_of_shares import epsilon_of, sum_term
 
@@ -52,15 +50,14 @@ class ClientPrivacy:
     """Client-level differential privacy of a run.
 
     Attributes:
-        noise_multiplier: z: a round costs what one Gaussian mechanism with noise of z times its sensitivity costs; with
-            a correlation, the noise of z_t over the clip norm.
+        noise_multiplier: z: a round costs what one Gaussian mechanism with noise of z times its sensitivity costs.
         epsilon: never exceeded; None for a run whose noise multiplier was given instead.
         clients: updates wanted in a round, which the sum is divided by.
         clip_norm: norm that updates are clipped to; None where it follows a quantile.
         quantile: of the updates' norms, for an adaptive clip norm.
         largest_step: how far local training can move a number of the adapter in a round; the first adaptive clip norm
             follows from it, and so from nobody's data.
-        correlation: of the noise of all rounds, for a fixed clip norm; None where clients may join every round.
+        rests: of clients between two rounds, for a fixed clip norm; None where they may join every round.
         guaranteed: clients whose own noise is in every sum (see `plait.privacy.shares`); 0 where the server adds it.
     """
 
@@ -71,7 +68,7 @@ class ClientPrivacy:
     clip_norm: float | None
     quantile: float
     largest_step: float
-    correlation: Correlation | None = None
+    rests: Rests | None = None
     guaranteed: int = 0
 
     @property
@@ -88,8 +85,8 @@ class ClientPrivacy:
     @property
     def most_charges(self) -> float:
         """Rounds within the budget, infinite without one; a little more than a whole number if they just fit."""
-        if self.correlation is not None:
-            return self.correlation.rounds
+        if self.rests is not None:
+            return self.rests.rounds
         if self.epsilon is None:
             return math.inf
         most = mu_at(self.epsilon, self.delta) ** 2 * self.noise_multiplier**2 * (1 + 1e-9)
@@ -104,8 +101,8 @@ class ClientPrivacy:
             charges: rounds, and noise drawn again.
             colluding: of the guaranteed clients, who tell what noise they added, or add none.
         """
-        if self.correlation is not None:
-            return epsilon_at(self.delta, self.correlation.sensitivity(charges) / self.noise_multiplier)
+        if self.rests is not None:
+            return epsilon_at(self.delta, self.rests.sensitivity(charges) / self.noise_multiplier)
         return epsilon_of(self.delta, charges, self.noise_multiplier, guaranteed=self.guaranteed, colluding=colluding)
 
     def first_clip(self, size: int) -> float:
@@ -116,7 +113,7 @@ class ClientPrivacy:
 
     def grid(self, size: int) -> Grid:
         """The grid for updates of `size` numbers."""
-        return grid_for(size, self.update_multiplier, self.correlation.shift if self.correlation else 0)
+        return grid_for(size, self.update_multiplier)
 
     def shares(self, size: int) -> Shares:
         """The grid of clients' own noise, for updates of `size` numbers."""
@@ -141,13 +138,8 @@ class ClientPrivacy:
         return next_clip(clip_norm, 0.5 + counted / (2 * clients), self.quantile)
 
     def noise_over_clip(self, size: int) -> float:
-        """Expected norm of the noise in a round's mean of `size` numbers, over the clip norm; if nobody drops out.
-
-        With a correlation, of the independent noise that would blur sums of rounds as much.
-        """
+        """Expected norm of the noise in a round's mean of `size` numbers, over the clip norm; if nobody drops out."""
         central = self.update_multiplier * math.sqrt(size) / self.clients
-        if self.correlation is not None:
-            return central * self.correlation.error
         if not self.guaranteed:
             return central
         shares = self.shares(size)
@@ -156,7 +148,7 @@ class ClientPrivacy:
 
 
 def multiplier_for(
-    epsilon: float, delta: float, rounds: int, correlation: Correlation | None = None, *, guaranteed: int = 0
+    epsilon: float, delta: float, rounds: int, rests: Rests | None = None, *, guaranteed: int = 0
 ) -> float:
     """The noise multiplier with which `rounds` rounds just fit (epsilon, delta).
 
@@ -164,14 +156,14 @@ def multiplier_for(
         epsilon: of the whole run.
         delta: likewise.
         rounds: of the run.
-        correlation: of the noise of all rounds; None where clients may join every round.
+        rests: of clients between two rounds; None where they may join every round.
         guaranteed: clients whose own noise is in every sum; 0 where the server adds it.
 
     Raises:
         ConfigError: it would leave nothing of any update.
     """
     apart = rounds * sum_term(guaranteed) if guaranteed else 0.0
-    moved = math.sqrt(rounds) if correlation is None else correlation.sensitivity(rounds)
+    moved = math.sqrt(rounds) if rests is None else rests.sensitivity(rounds)
     multiplier = moved / mu_at(epsilon - 2 * apart, delta * math.exp(-apart))
     if multiplier > LARGEST_MULTIPLIER:
         raise ConfigError(
@@ -199,17 +191,13 @@ class PrivateMean:
     Args:
         size: numbers in an update.
         key: of this round and these updates, 32 bytes.
-        earlier: keys of all rounds before, the first one first, where noise is correlated.
     """
 
-    def __init__(
-        self, privacy: ClientPrivacy, *, size: int, clip_norm: float, key: bytes, earlier: Sequence[bytes] = ()
-    ) -> None:
+    def __init__(self, privacy: ClientPrivacy, *, size: int, clip_norm: float, key: bytes) -> None:
         self._privacy = privacy
         self._grid = privacy.grid(size)
         self._clip_norm = clip_norm
         self._key = key
-        self._earlier = tuple(earlier)
         self._sum = np.zeros(size, np.int64)
         self._within = 0
 
@@ -232,17 +220,12 @@ class PrivateMean:
     def finish(self) -> Released:
         """Add the noise; the sum without it is gone afterwards."""
         noise = gaussian(self._grid.sigma)
-        streams = [Keystream(derived(key, b"noise on the sum")) for key in (*self._earlier, self._key)]
+        stream = Keystream(derived(self._key, b"noise on the sum"))
         for at in range(0, self._sum.size, BLOCK):
             part = self._sum[at : at + BLOCK]
-            part <<= self._grid.shift
-            part += self._noise(noise.draw(stream, part.size) for stream in streams)
-        scale = self._grid.unit(self._clip_norm) / (self._privacy.clients << self._grid.shift)
+            part += noise.draw(stream, part.size)
+        scale = self._grid.unit(self._clip_norm) / self._privacy.clients
         return Released((self._sum * scale).astype(np.float32), self._next_clip())
-
-    def _noise(self, draws: Iterable[Integers]) -> Integers:
-        correlation = self._privacy.correlation
-        return next(iter(draws)) if correlation is None else correlation.noise(draws)
 
     def _next_clip(self) -> float:
         sigma = self._privacy.count_multiplier

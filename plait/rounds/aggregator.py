@@ -548,10 +548,8 @@ class Aggregator:
         size = sum(part.stop - part.start for part in sent)
         clip_norm = self._clip_norm(private, state, size)
         private.took_part(context.round, accepted)
-        *earlier, key = private.keys_for(
-            context.round, self.digest(state, context.round, accepted), clip_norm=clip_norm
-        )
-        mean = PrivateMean(private.privacy, size=size, clip_norm=clip_norm, key=key, earlier=earlier)
+        key = private.key_for(context.round, self.digest(state, context.round, accepted), clip_norm=clip_norm)
+        mean = PrivateMean(private.privacy, size=size, clip_norm=clip_norm, key=key)
         folded: list[str] = []
         for client in accepted:
             expected = self.expected(state, context.round, client, 0)

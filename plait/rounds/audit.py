@@ -12,11 +12,10 @@ from dataclasses import replace
 
 from plait.errors import MachineError, PeerError
 from plait.privacy.accountant import epsilon_at
-from plait.privacy.correlation import Correlation
+from plait.privacy.rests import Rests
 from plait.privacy.sum_of_shares import epsilon_of
 from plait.rounds.aggregator import Aggregator, Refused, Stored, TakesBack
 from plait.rounds.buffer import Arrival
-from plait.rounds.correlated_noise import correlation_in
 from plait.rounds.events import (
     MASKED_CODEC,
     ClientReplaced,
@@ -103,9 +102,9 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
         return None
     if promised.unit == "record":
         return _check_records(promised, events)
-    correlation = correlation_in(promised)
-    if correlation:
-        _check_rests(correlation, events)
+    rests = promised.rests
+    if rests:
+        _check_rests(rests, events)
     paid: set[tuple[int, str]] = set()
     epsilon = 0.0
     spent: PrivacySpent | None = None
@@ -114,8 +113,8 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
         if isinstance(event, NoiseIntended):
             paid.add((event.round, event.commitment))
             epsilon = (
-                epsilon_at(promised.delta, correlation.sensitivity(len(paid)) / multiplier)
-                if correlation
+                epsilon_at(promised.delta, rests.sensitivity(len(paid)) / multiplier)
+                if rests
                 else epsilon_of(promised.delta, len(paid), multiplier, guaranteed=guaranteed)
             )
             _check_epsilon(event, epsilon)
@@ -133,17 +132,17 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
     return spent
 
 
-def _check_rests(correlation: Correlation, events: Sequence[Event]) -> None:
+def _check_rests(rests: Rests, events: Sequence[Event]) -> None:
     """Check that clients rested as long as epsilon rests on, and that each round's noise was drawn once."""
     last: dict[str, int] = {}
     for number, clients in sorted(participants_in(events).items()):
         for client in sorted(clients):
-            if number < (due := last.get(client, -correlation.separation) + correlation.separation):
+            if number < (due := last.get(client, -rests.separation) + rests.separation):
                 raise PeerError(f"{client!r} takes part in round {number}, expected not before round {due}")
             last[client] = number
     drawn = [event.round for event in events if isinstance(event, NoiseIntended)]
-    if drawn != list(range(1, len(drawn) + 1)) or len(drawn) > correlation.rounds:
-        raise PeerError(f"noise was drawn for rounds {drawn}, expected each of {correlation.rounds} at most once")
+    if drawn != list(range(1, len(drawn) + 1)) or len(drawn) > rests.rounds:
+        raise PeerError(f"noise was drawn for rounds {drawn}, expected each of {rests.rounds} at most once")
 
 
 def _check_records(promised: PrivacyStarted, events: Sequence[Event]) -> PrivacySpent | None:

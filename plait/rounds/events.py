@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
+from plait.privacy.rests import Rests
 from plait.text import printable
 
 if TYPE_CHECKING:
@@ -640,24 +641,6 @@ class Diagnostics(Part):
     inputs: Count | None = None
 
 
-class CorrelatedNoise(Part):
-    """How the noise of a run's rounds takes back that of rounds before (see `plait.privacy.correlation`).
-
-    Attributes:
-        coefficients: of the matrix's first column, in units of 2^-shift; only the first for independent noise.
-        shift: the noise's grid is 2^shift times as fine as the updates'.
-        separation: rounds from one in which a client takes part to the next at the earliest.
-        rounds: that were planned.
-        gain: how much larger independent noise of the same epsilon is, in the sums of rounds.
-    """
-
-    coefficients: tuple[Count, ...]
-    shift: Count = 0
-    separation: Count
-    rounds: Count
-    gain: Number = 1.0
-
-
 class PrivacyStarted(Event):
     """The run has differential privacy.
 
@@ -673,11 +656,11 @@ class PrivacyStarted(Event):
         by. parameters: numbers in an update. noise_over_clip: norm of the noise in a round's mean, over the clip
         norm; 0 for records. amplification: whether sampling is claimed to lower epsilon, and why. key_check: what the
         secret noise key must give (see `plait.privacy.key`); empty for records, whose keys are the clients'. batch:
-        records that a step is expected to draw. steps: of a client in the whole run. correlation: of the noise, where
-        clients rest between two rounds of theirs; then noise_multiplier is that of a round's noise over the clip
-        norm; None where they may join every round. guaranteed: clients whose own noise is in every sum of a whole
-        round, where clients add it under masks. continues: whether the run starts from other runs' adapters, whose
-        epsilons add up with its own.
+        records that a step is expected to draw. steps: of a client in the whole run. separation: rounds from
+        one in which a client takes part to the next at the earliest; above 1 epsilon counts a client's rounds.
+        rounds: that were planned, with such a separation. guaranteed: clients whose own noise is in every sum of a
+        whole round, where clients add it under masks. continues: whether the run starts from other runs' adapters,
+        whose epsilons add up with its own.
     """
 
     event = "privacy_started"
@@ -698,9 +681,15 @@ class PrivacyStarted(Event):
     key_check: str = ""
     batch: Count | None = None
     steps: Count | None = None
-    correlation: CorrelatedNoise | None = None
+    separation: Count = 1
+    rounds: Count | None = None
     guaranteed: Count | None = None
     continues: bool = False
+
+    @property
+    def rests(self) -> Rests | None:
+        """Of clients between two rounds; None where they may join every round."""
+        return Rests(self.separation, self.rounds or 0) if self.separation > 1 else None
 
 
 class NoiseIntended(Event):

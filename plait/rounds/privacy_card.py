@@ -13,7 +13,6 @@ from typing import Self
 from plait.privacy.sum_of_shares import epsilon_of
 from plait.rounds.events import (
     Audited,
-    CorrelatedNoise,
     Event,
     NoiseIntended,
     PrivacySpent,
@@ -219,7 +218,6 @@ class PrivacyCard:
     def _of_clients(self) -> Sequence[tuple[str, str]]:
         promised = self.promised
         draws = (self.spent.charges if self.spent else 0) or 0
-        correlation = promised.correlation
         clip = f"{promised.clip_norm or 0:.3g}"
         if promised.clip_quantile is not None:
             clip = f"follows quantile {promised.clip_quantile:g} of the clients' norms, from {clip} on"
@@ -230,7 +228,7 @@ class PrivacyCard:
             ("If clients tell their noise", self._if_clients_tell),
             ("Audit bound", self.bound_text),
             ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),
-            ("Mechanism", mechanism_text(correlation)),
+            ("Mechanism", mechanism_text(promised.separation)),
             ("Amplification by sampling", promised.amplification),
             ("Clip norm", clip),
             ("Noise multiplier of a round", f"{promised.noise_multiplier or 0:.4g}"),
@@ -254,16 +252,13 @@ class PrivacyCard:
         return f"epsilon {one} where 1 of at least {fewest} in a sum does, or adds none{more}"
 
 
-def mechanism_text(correlation: CorrelatedNoise | None) -> str:
-    """What noise a run with private clients has."""
-    if correlation is None:
+def mechanism_text(separation: int) -> str:
+    """What noise a run with private clients has, which take part in one of `separation` rounds at most."""
+    if separation == 1:
         return "Gaussian noise, independent in every round; epsilon holds even for a client that joins all of them"
-    rests = f"a client takes part in one of {correlation.separation} rounds at most, which epsilon rests on"
-    if len(correlation.coefficients) == 1:
-        return f"Gaussian noise, independent in every round; {rests}"
     return (
-        f"BLT: each round's noise takes back a part of that of the {len(correlation.coefficients) - 1} before, which "
-        f"leaves 1/{correlation.gain:.3g} of it in the sums of rounds; {rests}"
+        "Gaussian noise, independent in every round; epsilon holds for a client that takes part in one of "
+        f"{separation} rounds at most, which the ledger shows"
     )
 
 

@@ -5,9 +5,8 @@ commitment and so the same noise, for free: a server that is killed goes on to t
 noise and a second charge. A round that the budget has no room for does not begin. Where clients add the noise, under
 masks, the server has no key, and pays before it asks anybody to unmask.
 
-Correlated noise is made of that of all rounds before, which follows from the run's key and their intents: the ledger
-is all the state there is, and it is on disk. Each round's is drawn once; for other updates it is not drawn again, and
-the run ends. Knows no update and no rule.
+Where clients rest between two rounds, epsilon counts a client's rounds: each round's noise is drawn once; for other
+updates it is not drawn again, and the run ends. Knows no update and no rule.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from dataclasses import replace
 from plait.errors import PeerError
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds.correlated_noise import correlation_in, stated
 from plait.rounds.events import Event, NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.rounds.privacy_card import BUT_SERVERS
 
@@ -60,8 +58,7 @@ class PrivateRounds:
 
     def resting(self, number: int) -> frozenset[str]:
         """The clients that may not take part in a round, because they did too few rounds before."""
-        correlation = self.privacy.correlation
-        before = range(number - correlation.separation + 1, number) if correlation else ()
+        before = range(number - self.separation + 1, number)
         return frozenset[str]().union(*(self._participants.get(each, ()) for each in before))
 
     def took_part(self, number: int, clients: Collection[str]) -> None:
@@ -80,14 +77,14 @@ class PrivateRounds:
     @property
     def separation(self) -> int:
         """Rounds from one in which a client takes part to the next at the earliest."""
-        return self.privacy.correlation.separation if self.privacy.correlation else 1
+        return self.privacy.rests.separation if self.privacy.rests else 1
 
     def is_intended(self, number: int, digest: bytes) -> bool:
         """Whether the noise of a round is intended for just these updates."""
         return bool(self._key) and (number, self._key.commitment(number, digest)) in self._intents
 
-    def keys_for(self, number: int, digest: bytes, *, clip_norm: float) -> tuple[bytes, ...]:
-        """The keys that a round's noise is made of, its own last, once its intent is durable.
+    def key_for(self, number: int, digest: bytes, *, clip_norm: float) -> bytes:
+        """The key that a round's noise follows from, once its intent is durable.
 
         Args:
             number: of the round.
@@ -100,17 +97,7 @@ class PrivateRounds:
         if self._key is None:
             raise ValueError("the noise of this run is its clients' own")
         self.intend(number, self._key.commitment(number, digest), clip_norm=clip_norm)
-        if self.privacy.correlation is None:
-            return (self._key.for_round(number, digest),)
-        return self._correlated(self._key, number)
-
-    def _correlated(self, key: RunKey, number: int) -> tuple[bytes, ...]:
-        """Of all rounds up to this one: each follows from its commitment, so that the ledger keeps it."""
-        drawn = dict(self._intents)
-        missing = next((each for each in range(1, number + 1) if each not in drawn), None)
-        if missing is not None:
-            raise PeerError(f"the ledger has no noise of round {missing}, expected it: that of round {number} needs it")
-        return tuple(key.for_round(each, bytes.fromhex(drawn[each])) for each in range(1, number + 1))
+        return self._key.for_round(number, digest)
 
     def intend(self, number: int, commitment: str, *, clip_norm: float) -> None:
         """Pay for a round, unless just this is paid for.
@@ -125,7 +112,7 @@ class PrivateRounds:
         """
         if (number, commitment) in self._intents:
             return
-        if self.privacy.correlation is not None and any(number == drawn for drawn, _ in self._intents):
+        if self.privacy.rests is not None and any(number == drawn for drawn, _ in self._intents):
             raise BudgetSpentError(
                 f"the noise of round {number} was drawn for other updates, and with dp-min-separation it is drawn once"
             )
@@ -185,8 +172,8 @@ def check_promise(privacy: ClientPrivacy, promised: PrivacyStarted) -> None:
     ):
         if not math.isclose(told, settled, rel_tol=1e-9):
             raise PeerError(f"the ledger promises {name} {told:g}, expected {settled:g} as the run's settings give")
-    if correlation_in(promised) != privacy.correlation:
-        raise PeerError("the ledger promises noise with another correlation than the run's settings give")
+    if promised.rests != privacy.rests:
+        raise PeerError("the ledger promises other rests of clients than the run's settings give")
 
 
 def started(
@@ -218,7 +205,8 @@ def started(
         noise_over_clip=privacy.noise_over_clip(size),
         amplification="none: cohorts follow from the seed and are on record",
         key_check=key.check if key else "",
-        correlation=stated(privacy.correlation),
+        separation=privacy.rests.separation if privacy.rests else 1,
+        rounds=privacy.rests and privacy.rests.rounds,
         guaranteed=privacy.guaranteed or None,
         continues=continues,
     )

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from plait.errors import ConfigError
 from plait.privacy.accountant import epsilon_at
 from plait.privacy.sum_of_shares import sum_term
-from plait.rounds.correlated_noise import correlation_in
 from plait.rounds.privacy_card import PrivacyCard
 
 
@@ -75,8 +74,8 @@ def _of_records(cards: Sequence[PrivacyCard]) -> Together:
 def _mu(card: PrivacyCard) -> float:
     """Of a run with private clients, so far."""
     charges = _charges(card)
-    correlation = correlation_in(card.promised)
-    moved = correlation.sensitivity(charges) if correlation else math.sqrt(charges)
+    rests = card.promised.rests
+    moved = rests.sensitivity(charges) if rests else math.sqrt(charges)
     return moved / (card.promised.noise_multiplier or math.nan) if charges else 0.0
 
 

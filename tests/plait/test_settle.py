@@ -315,7 +315,7 @@ def test_under_masks_every_client_adds_its_share_of_the_noise_of_private_clients
 
 
 PRIVATE = {"dp": "client", "dp-epsilon": 8.0, "clients": 100}
-CORRELATED = {"dp-mechanism": "blt", "dp-min-separation": 10, "clients-per-round": 10, "dp-clip": 1.0}
+RESTING = {"dp-min-separation": 10, "clients-per-round": 10, "dp-clip": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -342,14 +342,6 @@ CORRELATED = {"dp-mechanism": "blt", "dp-min-separation": 10, "clients-per-round
         ({"rule": "flora"}, "rule is 'flora' and dp is 'client', expected a linear rule"),
         ({"server-optimizer": "fedexp"}, "server-optimizer is 'fedexp' and dp is 'client', expected another"),
         (
-            {"dp-mechanism": "blt", "dp-min-separation": 5, "dp-clip": 1.0},
-            "dp-mechanism is 'blt', clients is 100 and clients-per-round is 100, .* gain is 1.00: expected gaussian",
-        ),
-        (
-            {"dp-mechanism": "blt", "clients-per-round": 10},
-            "dp-mechanism is 'blt', rounds is 5 and dp-min-separation is 1, so the gain is 1.00: expected gaussian",
-        ),
-        (
             {"dp-min-separation": 11, "clients-per-round": 10, "dp-clip": 1.0},
             "dp-min-separation is 11, clients is 100 and clients-per-round is 10, expected at most .* = 10",
         ),
@@ -357,12 +349,9 @@ CORRELATED = {"dp-mechanism": "blt", "dp-min-separation": 10, "clients-per-round
             {"dp-min-separation": 10, "clients-per-round": 10},
             "dp-clip is 'adaptive' and dp-min-separation is 10, expected a number",
         ),
-        ({**CORRELATED, "rounds": 1001}, "dp-mechanism is 'blt' and rounds is 1,001, expected at most 1,000"),
-        ({**CORRELATED, "rule": "rolora"}, "dp-mechanism is 'blt' and rule is 'rolora', expected gaussian"),
-        ({**CORRELATED, "rule": "fedsvd"}, "dp-mechanism is 'blt' and rule is 'fedsvd', expected gaussian"),
         (
-            {"dp": "record", "dp-mechanism": "blt", "weighting": "equal"},
-            "dp-mechanism is 'blt' and dp is 'record', expected gaussian",
+            {"dp": "record", "dp-min-separation": 2, "weighting": "equal"},
+            "dp-min-separation is 2 and dp is 'record', expected 1",
         ),
         (
             {"dp": "off", "dp-epsilon": 0.0, "dp-min-separation": 2},
@@ -376,16 +365,12 @@ def test_what_a_private_run_cannot_have_is_refused_in_one_line_with_both_setting
     assert "\n" not in str(refused.value)
 
 
-def test_where_clients_rest_a_private_run_takes_less_noise_and_less_again_where_it_is_correlated():
-    given = {**PRIVATE, **CORRELATED, "rounds": 100}
-    none, rests, blt = (
-        settle(config_from_table({**given, **other})).privacy
-        for other in ({"dp-mechanism": "gaussian", "dp-min-separation": 1}, {"dp-mechanism": "gaussian"}, {})
-    )
-    assert none.correlation is None
+def test_where_clients_rest_a_private_run_takes_less_noise():
+    given = {**PRIVATE, **RESTING, "rounds": 100}
+    none, rests = (settle(config_from_table({**given, **other})).privacy for other in ({"dp-min-separation": 1}, {}))
+    assert none.rests is None
     assert none.noise_multiplier / rests.noise_multiplier == pytest.approx(10**0.5)
-    assert rests.noise_over_clip(1000) / blt.noise_over_clip(1000) == pytest.approx(blt.correlation.gain)
-    for privacy in (none, rests, blt):
+    for privacy in (none, rests):
         assert privacy.epsilon_after(100) == pytest.approx(8)
 
 

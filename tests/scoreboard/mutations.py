@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import os
 import subprocess
 import sys
@@ -331,7 +330,7 @@ def _clip_at_clients() -> None:
 
 def _half_noise() -> None:
     mechanism, grid = module("plait.privacy.mechanism"), module("plait.privacy.grid")
-    mechanism.grid_for = lambda size, multiplier, shift: grid.grid_for(size, multiplier / 2, shift)
+    mechanism.grid_for = lambda size, multiplier: grid.grid_for(size, multiplier / 2)
 
 
 def _shares_over(factor: float) -> None:
@@ -351,17 +350,6 @@ def _shuffled(self, stream):
 def derived_for(key, number: int) -> bytes:
     """A key of a round's noise that no update changes."""
     return module("plait.privacy.key").derived(key.secret, str(number).encode())
-
-
-def _noise_forgotten() -> None:
-    rounds = module("plait.rounds.private_rounds").PrivateRounds
-    real = rounds._correlated
-
-    def only_since(self, number):
-        first = self.__dict__.setdefault("first", number)
-        return real(self, number)[first - 1 :]
-
-    rounds._correlated = only_since
 
 
 def _median_left_on() -> None:
@@ -564,13 +552,12 @@ MUTATIONS: dict[str, Mutation] = {
         "clients need not rest between rounds",
         lambda: put("plait.rounds.private_rounds:PrivateRounds.resting", lambda self, number: frozenset()),
     ),
-    "noise-forgotten": Mutation("privacy", "a server that goes on does not know the noise before", _noise_forgotten),
     "one-participation": Mutation(
         "privacy",
         "a client's second round is not paid for",
         lambda: put(
-            "plait.privacy.correlation:Correlation.sensitivity",
-            lambda self, rounds: math.hypot(*self.coefficients) / 2**self.shift,
+            "plait.privacy.rests:Rests.sensitivity",
+            lambda self, rounds: 1.0,
         ),
     ),
     "record-clip": Mutation("private_records", "gradients of records are not clipped", _clip_at_clients),

@@ -1,8 +1,8 @@
 """What differential privacy of clients rests on, each through the real coordinator, participants and messages.
 
 A client changes a round by at most the clip norm, whatever it hides; the noise has the promised size, is never used for
-other updates, and is paid for; no client decides whether another counts; a killed server draws nothing twice. Where
-noise is correlated: clients rest, all that one can do is paid for, and a server that goes on knows the noise before.
+other updates, and is paid for; no client decides whether another counts; a killed server draws nothing twice. Clients
+rest where they have to, and all that one can do is paid for.
 Also what masked sums rest on (`malicious_server`).
 """
 
@@ -26,9 +26,9 @@ from scoreboard.small_federation import FakeModel, Federation, of_numbers
 from plait.adapters import Layout, subtract
 from plait.config import config_from_table
 from plait.privacy.accountant import epsilon_at
-from plait.privacy.correlation import blt_for
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.privacy.rests import Rests
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.audit import check_privacy
 from plait.rounds.client_state import ClientState, recall_state
@@ -182,10 +182,10 @@ def _who_counts(scratch: Path) -> Iterator[str]:
 
 
 def _rests(scratch: Path) -> Iterator[str]:
-    """Correlated noise: once undisturbed and once stopped in round 3, with the same key."""
-    correlation = blt_for(6, 2)
-    multiplier = multiplier_for(8.0, 1e-5, 6, correlation)
-    privacy = replace(PRIVACY, noise_multiplier=multiplier, correlation=correlation)
+    """Once undisturbed and once stopped in round 3, with the same key."""
+    rests = Rests(2, 6)
+    multiplier = multiplier_for(8.0, 1e-5, 6, rests)
+    privacy = replace(PRIVACY, noise_multiplier=multiplier, rests=rests)
     models = {name: FakeModel(number, 3) for number, name in enumerate(("a", "b", "c", "d"))}
     adapters: list[str] = []
     for name in ("whole", "stopped"):
@@ -205,13 +205,9 @@ def _rests(scratch: Path) -> Iterator[str]:
                 early = f"{client} takes part in rounds {last[client]} and {number}, expected a rest of a round"
             last[client] = number
     yield early
-    column = np.zeros(6)
-    column[: len(correlation.coefficients)] = np.array(correlation.coefficients) / 2**correlation.shift
-    matrix = np.array([[column[t - j] if t >= j else 0.0 for j in range(6)] for t in range(6)])
-    # Everything that a client can do: a part of length 1 in each of its rounds, all in one direction.
+    # Everything that a client can do: it moves each of its rounds' sums by the clip norm.
     ways = [way for n in range(1, 4) for way in combinations(range(6), n) if all(b - a > 1 for a, b in pairwise(way))]
-    most = max(float(np.linalg.norm(matrix[:, list(way)].sum(axis=1))) for way in ways)
-    epsilon = epsilon_at(1e-5, most / multiplier)
+    epsilon = epsilon_at(1e-5, math.sqrt(max(map(len, ways))) / multiplier)
     yield "" if epsilon <= 8 * (1 + 1e-6) else f"a client that joins all it may has epsilon {epsilon:.3g}, 8 promised"
 
 

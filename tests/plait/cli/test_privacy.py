@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from plait.cli.main import app
 from plait.errors import ConfigError
 from plait.privacy.accountant import epsilon_at
-from plait.rounds.events import CorrelatedNoise, NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.rounds.events import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.rounds.ledger import Ledger
 from plait.rounds.privacy_card import RECORDS_NOT_COVERED
 from tests.plait.report.test_privacy import STARTED, spent
@@ -58,13 +58,12 @@ def written(path, *events):
 def test_of_several_runs_it_shows_what_they_cost_together(tmp_path):
     multiplier = 2.0
     promised = STARTED.model_copy(update={"noise_multiplier": multiplier, "continues": True})
-    rests = CorrelatedNoise(coefficients=(16, 8), shift=4, separation=2, rounds=4)
-    correlated = promised.model_copy(update={"correlation": rests})
+    resting = promised.model_copy(update={"separation": 2, "rounds": 4})
     one = written(tmp_path / "one", promised, spent(3, 5.0, 3))
-    other = written(tmp_path / "other", correlated, spent(3, 5.0, 3))
+    other = written(tmp_path / "other", resting, spent(3, 5.0, 3))
     said = json.loads(CliRunner().invoke(app, ["privacy", one, other, "--json"]).output)
-    # Three rounds; and of three rounds with rests the columns of rounds 1 and 3.
-    mu = math.sqrt(3 / multiplier**2 + (1 + 0.5**2 + 1) / multiplier**2)
+    # Three rounds; and of three rounds with rests a client's first and third.
+    mu = math.sqrt(3 / multiplier**2 + 2 / multiplier**2)
     assert said["epsilon"] == pytest.approx(epsilon_at(1e-5, mu))
     assert said["runs"][one]["epsilon"] == 5.0
     shown = " ".join(CliRunner().invoke(app, ["privacy", one, other]).output.split())

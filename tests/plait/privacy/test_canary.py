@@ -8,9 +8,9 @@ import pytest
 from plait.privacy import mechanism, shares
 from plait.privacy.accountant import epsilon_at
 from plait.privacy.canary import audit
-from plait.privacy.correlation import blt_for
 from plait.privacy.grid import Grid, grid_for
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.privacy.rests import Rests
 
 # With a delta of 1e-5 and so many canaries its share in the bound would hide the other half of the noise.
 EPSILON, DELTA = 4.0, 1e-6
@@ -30,8 +30,8 @@ def test_what_canaries_prove_lies_below_epsilon_and_above_it_with_half_the_noise
     honest = audit(privacy(1), rounds=1, seed=seed, trials=TRIALS)
     assert 1.5 < honest.bound < EPSILON < honest.most
 
-    def halved(size: int, noise_multiplier: float, shift: int) -> Grid:
-        return grid_for(size, noise_multiplier / 2, shift)
+    def halved(size: int, noise_multiplier: float) -> Grid:
+        return grid_for(size, noise_multiplier / 2)
 
     monkeypatch.setattr(mechanism, "grid_for", halved)
     assert audit(privacy(1), rounds=1, seed=seed, trials=TRIALS).bound > EPSILON
@@ -48,14 +48,12 @@ def test_rounds_add_up(clip_norm):
 
 
 @pytest.mark.slow
-def test_correlated_noise_hides_canaries_that_rest_as_well_as_it_promises(monkeypatch):
-    correlation = blt_for(4, 2)
-    settings = replace(
-        privacy(1), noise_multiplier=multiplier_for(EPSILON, DELTA, 4, correlation), correlation=correlation
-    )
+def test_noise_hides_canaries_that_rest_as_well_as_it_promises():
+    rests = Rests(separation=2, rounds=4)
+    settings = replace(privacy(1), noise_multiplier=multiplier_for(EPSILON, DELTA, 4, rests), rests=rests)
     assert 1.2 < audit(settings, rounds=4, trials=10).bound < EPSILON
     # Paid for one of a canary's two rounds alone.
-    once = correlation.sensitivity(1) / correlation.sensitivity(4)
+    once = rests.sensitivity(1) / rests.sensitivity(4)
     cheated = replace(settings, noise_multiplier=settings.noise_multiplier * once / 2)
     assert audit(cheated, rounds=4, trials=10).bound > EPSILON
 

@@ -1,35 +1,30 @@
-"""Clients that rest between two rounds of theirs, and noise that is correlated: who takes part, what is paid, kills."""
+"""Clients that rest between two rounds of theirs: who takes part, what is paid, kills."""
 
 import hashlib
 import itertools
 
-import numpy as np
 import pytest
 
-from plait.adapters import Layout, subtract
 from plait.errors import PeerError
-from plait.privacy.correlation import blt_for, independent
-from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.privacy.rests import Rests
 from plait.rounds.audit import check_privacy
 from plait.rounds.channel import Purpose
-from plait.rounds.events import CorrelatedNoise, PrivacyStarted
 from plait.rounds.ledger import read_events
 from plait.rounds.private_rounds import PrivateRounds
 from plait.rounds.recorded import participants_in
-from tests.plait.rounds import conftest
-from tests.plait.rounds.test_private_rounds import killed_once_intended, replayed
+from tests.plait.rounds.test_private_rounds import killed_once_intended
 
 
-def privacy_of(correlation, *, clients: int = 2) -> ClientPrivacy:
-    multiplier = multiplier_for(8.0, 1e-5, correlation.rounds, correlation)
-    return ClientPrivacy(multiplier, 1e-5, 8.0, clients, 0.5, 0.5, 0.2, correlation)
+def privacy_of(rests, *, clients: int = 2) -> ClientPrivacy:
+    multiplier = multiplier_for(8.0, 1e-5, rests.rounds, rests)
+    return ClientPrivacy(multiplier, 1e-5, 8.0, clients, 0.5, 0.5, 0.2, rests)
 
 
-def begin(federate, fake_model, correlation, *, names=4, cohort=2, **more):
+def begin(federate, fake_model, rests, *, names=4, cohort=2, **more):
     models = {f"c{number:02}": fake_model(number, 3) for number in range(names)}
-    privacy = privacy_of(correlation, clients=cohort)
-    return federate(models, cohort_size=cohort, rounds=correlation.rounds, privacy=privacy, **more)
+    privacy = privacy_of(rests, clients=cohort)
+    return federate(models, cohort_size=cohort, rounds=rests.rounds, privacy=privacy, **more)
 
 
 def gaps(events) -> list[int]:
@@ -46,7 +41,7 @@ class Kill(Exception):
 
 @pytest.mark.slow
 def test_clients_rest_in_a_long_run_with_dropouts_and_kills(federate, fake_model):
-    federation = begin(federate, fake_model, blt_for(24, 4), names=14, cohort=3)
+    federation = begin(federate, fake_model, Rests(4, 24), names=14, cohort=3)
     left = {5: "before c00", 11: "", 18: ""}
 
     def answer(asked, reply):
@@ -76,7 +71,7 @@ def test_clients_rest_in_a_long_run_with_dropouts_and_kills(federate, fake_model
 
 
 def test_a_cohort_that_cannot_be_filled_is_smaller_and_says_so_and_too_few_end_the_run(federate, fake_model):
-    federation = begin(federate, fake_model, independent(4, 3), names=6, quorum=2)
+    federation = begin(federate, fake_model, Rests(3, 4), names=6, quorum=2)
     federation.channel.gone = {100}
     with pytest.raises(
         PeerError, match=r"round 3 got 1 usable updates .*; 4 may not take part yet, because dp-min-sep"
@@ -87,7 +82,7 @@ def test_a_cohort_that_cannot_be_filled_is_smaller_and_says_so_and_too_few_end_t
 
 
 def test_a_server_whose_clients_come_and_go_waits_for_those_that_may_take_part(federate, fake_model):
-    federation = begin(federate, fake_model, independent(4, 3), names=6, quorum=2)
+    federation = begin(federate, fake_model, Rests(3, 4), names=6, quorum=2)
     channel = federation.channel
     channel.open_ended = True
     busy: set[str] = set()
@@ -108,30 +103,15 @@ def test_a_server_whose_clients_come_and_go_waits_for_those_that_may_take_part(f
 
 @pytest.mark.slow
 def test_a_run_killed_anywhere_goes_on_to_the_same_noise(federate, fake_model, snapshots_of):
-    snapshots = snapshots_of(begin(federate, fake_model, blt_for(4, 2), wire="bf16"))
+    snapshots = snapshots_of(begin(federate, fake_model, Rests(2, 4), wire="bf16"))
     expected = snapshots.run()
     for where, killed in snapshots.killed[::7]:
         assert killed.run().adapter.digest() == expected.adapter.digest(), where
         assert [event["round"] for event in killed.of_kind("noise_intended")] == [1, 2, 3, 4], where
 
 
-def test_the_noise_of_a_run_has_the_stated_covariance(federate, fake_model, monkeypatch):
-    wide = Layout.of({"layer.lora_A.weight": [2, 10_000], "layer.lora_B.weight": [3, 2]})
-    monkeypatch.setattr(conftest, "layout_of", lambda _rank: wide)
-    correlation = blt_for(4, 2)
-    federation = begin(federate, fake_model, correlation)
-    federation.run()
-    states = [federation.initial, *(each.adapter for each in federation.published[:4])]
-    # Updates are clipped to 0.5 over all numbers, so nearly all of a number's change is noise.
-    noise = [subtract(after, before).flat.astype(np.float64) for before, after in itertools.pairwise(states)]
-    c = np.eye(4) + np.diag(np.full(3, correlation.coefficients[1] / 16), -1)
-    inverse = np.linalg.inv(c)
-    expected = (federation.privacy.noise_multiplier * 0.5 / 2) ** 2 * inverse @ inverse.T
-    np.testing.assert_allclose(np.cov(noise), expected, atol=0.05 * expected.max())
-
-
 def test_noise_is_not_drawn_again_for_other_updates(federate, fake_model, tmp_path):
-    federation = begin(federate, fake_model, blt_for(4, 2))
+    federation = begin(federate, fake_model, Rests(2, 4))
     killed = killed_once_intended(federation, tmp_path, 2)
     for stored in killed.path.glob("spool/round-000002/*.envelope"):
         stored.unlink()
@@ -144,17 +124,8 @@ def test_noise_is_not_drawn_again_for_other_updates(federate, fake_model, tmp_pa
     assert killed.run().round == 1
 
 
-def test_whoever_has_the_key_recomputes_correlated_noise(federate, fake_model):
-    federation = begin(federate, fake_model, blt_for(4, 2), keep_updates=True)
-    federation.run()
-    assert replayed(federation) == 4
-    (federation.path / "spool" / "round-000002").rename(federation.path / "spool" / "gone")
-    with pytest.raises(PeerError, match="is missing"):
-        replayed(federation)
-
-
 def test_an_update_that_comes_too_soon_stops_the_run(federate, fake_model, monkeypatch):
-    federation = begin(federate, fake_model, blt_for(4, 2))
+    federation = begin(federate, fake_model, Rests(2, 4))
     monkeypatch.setattr(
         "plait.rounds.coordinator.choose_cohort", lambda clients, size, **_: (tuple(sorted(federation.models))[:2], ())
     )
@@ -166,23 +137,9 @@ def test_an_update_that_comes_too_soon_stops_the_run(federate, fake_model, monke
 
 
 def test_a_ledger_whose_clients_did_not_rest_is_refused(federate, fake_model, monkeypatch):
-    federation = begin(federate, fake_model, blt_for(4, 2))
+    federation = begin(federate, fake_model, Rests(2, 4))
     monkeypatch.setattr(PrivateRounds, "resting", lambda self, number: frozenset())
     federation.run()
     events = read_events(federation.path / "ledger.jsonl")
     with pytest.raises(PeerError, match=r"'c0\d' takes part in round \d, expected not before round \d"):
         check_privacy(events)
-    wide = CorrelatedNoise(coefficients=(16, 9, 9), shift=4, separation=2, rounds=4)
-    events = [
-        event.model_copy(update={"correlation": wide}) if isinstance(event, PrivacyStarted) else event
-        for event in events
-    ]
-    with pytest.raises(PeerError, match="the ledger has 3 coefficients of noise, expected 1 to 2"):
-        check_privacy(events)
-
-
-def test_correlated_noise_without_that_of_a_round_before_is_not_drawn():
-    privacy = privacy_of(blt_for(4, 2))
-    rounds = PrivateRounds(privacy, RunKey(b"k" * 32), intents=[], record=lambda event: None)
-    with pytest.raises(PeerError, match="no noise of round 1, expected it: that of round 2 needs it"):
-        rounds.keys_for(2, b"digest", clip_norm=0.5)

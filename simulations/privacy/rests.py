@@ -1,9 +1,8 @@
-"""What correlated noise leaves of an adapter's gain: python simulations/privacy/correlated.py (see README.md).
+"""What clients that rest leave of an adapter's gain: python simulations/privacy/rests.py (see README.md).
 
 Two hundred simulated clients with pieces of the standard library's text, twenty of them in a round, each at most every
-tenth round: independent noise as if a client joined every round, independent noise that counts on its rests, and
-BLT noise, at the same epsilon. The adapter is measured on pieces that nobody trains on. Every cell is a line in
-correlated.jsonl; finished ones are not repeated.
+tenth round: noise as if a client joined every round, and noise that counts on its rests, at the same epsilon. The
+adapter is measured on pieces that nobody trains on. Every cell is a line in rests.jsonl; finished ones are kept.
 """
 
 from __future__ import annotations
@@ -30,12 +29,10 @@ from plait.simulation.execution import begin, execute, prepare  # noqa: E402
 from plait.simulation.loaded import Loaded  # noqa: E402
 
 RECORDS, MEASURED = 4000, 256
-RESTS = {"dp_min_separation": 10}
 CELLS: Mapping[str, Mapping[str, object]] = {
     "no privacy": {},
     "independent, every round": {"dp": "client"},
-    "independent, resting": {"dp": "client", **RESTS},
-    "BLT": {"dp": "client", "dp_mechanism": "blt", **RESTS},
+    "independent, resting": {"dp": "client", "dp_min_separation": 10},
 }
 COMMON = {
     "base": "tiny", "method": "lora_xs", "rule": "fedsb", "rank": 8, "clients": 200, "clients_per_round": 20,
@@ -71,13 +68,13 @@ def cell(name: str, epsilon: float, clip: float, seed: int, loaded: Loaded) -> d
 
 def main() -> None:
     """Every cell that is not there yet."""
-    parser = argparse.ArgumentParser(description="What correlated noise leaves of a gain.")
+    parser = argparse.ArgumentParser(description="What rests of clients leave of a gain.")
     parser.add_argument("--epsilon", type=float, default=8.0)
     parser.add_argument("--clip", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     asked = parser.parse_args()
-    path, loaded = HERE / "correlated.jsonl", Loaded()
+    path, loaded = HERE / "rests.jsonl", Loaded()
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     # What a run has spent is a hair below what was asked for.
     done = {(line["cell"], line["epsilon"] and round(line["epsilon"], 3), line["clip"], line["seed"]) for line in lines}
