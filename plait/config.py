@@ -126,8 +126,6 @@ class RunConfig(BaseModel, frozen=True):
     """seconds a round waits for updates; 0 means no limit while clients show progress"""
     over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
     """extra clients to ask per round, as a fraction of those wanted"""
-    round_attempts: Annotated[int, Field(ge=1, le=_MOST)] = 3
-    """attempts at a round that falls below its quorum"""
     norm_policy: Literal["auto", "reject", "clip", "off"] = "auto"
     """how to treat an update that is much larger than the others; auto rejects it, and is off with differential
     privacy, which clips updates itself"""
@@ -148,10 +146,8 @@ class RunConfig(BaseModel, frozen=True):
     dp_clip: Annotated[
         Annotated[float, Field(gt=0, le=1e6)] | Literal["adaptive"], BeforeValidator(_number_or("adaptive"))
     ] = "adaptive"
-    """norm that a client's update, or a record's gradient, is clipped to; adaptive follows a quantile of the updates,
+    """norm that a client's update, or a record's gradient, is clipped to; adaptive follows the median of the updates,
     and scales all gradients to one norm"""
-    dp_clip_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """quantile of the clients' norms that an adaptive clip norm follows"""
     dp_min_separation: Annotated[int, Field(ge=1, le=_MOST)] = 1
     """rounds from one in which a client takes part to the next at the earliest; more than 1 lowers the noise of --dp
     client, and needs so many times the clients of a round"""
@@ -169,9 +165,6 @@ class RunConfig(BaseModel, frozen=True):
     updates that is folded once it is full"""
     buffer: Annotated[int, Field(ge=0)] = 0
     """with rounds-mode async, updates per round; 0 means a quarter of the clients at work, two at least"""
-    max_staleness: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """with rounds-mode async, rounds that may pass while a client trains before its update is refused; 0 means as many
-    as pass for a client ten times slower than the others"""
     batch_size: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)] = 4
     """sequences per forward pass"""
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)] = 1
@@ -180,13 +173,10 @@ class RunConfig(BaseModel, frozen=True):
     """tokens per training sequence"""
     learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """AdamW's peak learning rate; 0 means that each client finds its own in its first step"""
-    lr_schedule: Literal["auto", "constant", "linear", "cosine", "slope"] = "auto"
+    lr_schedule: Literal["auto", "constant", "linear", "slope"] = "auto"
     """learning rate schedule over the whole run; slope lets a client's rate follow the slope of its loss along its last
     step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with scaffold,
     feddyn, dp, a trainer, a reward or a rule that keeps the nearest updates"""
-    found_rate_factor: Annotated[float, Field(ge=0, le=1e3)] = 0.0
-    """multiplies the learning rate that a client's first step found; 0 means the square root of the number of clients,
-    at most 2, where a rule averages LoRA's factors and the rate follows slopes, else 1"""
     warmup_steps: Annotated[int, Field(ge=0, le=_MOST)] = 0
     """steps over which the learning rate rises from 0"""
     weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
@@ -248,9 +238,6 @@ class RunConfig(BaseModel, frozen=True):
     loss: str = "cross_entropy"
     """with sft what clients minimise: cross_entropy, distillation (from the received adapter), orthogonality, or
     MODULE:FUNCTION of your own"""
-    moments: Literal["auto", "carry", "fresh"] = "auto"
-    """carry AdamW's moments over between a client's rounds, or start fresh; auto carries them if the rule keeps the
-    factors aligned and every client takes part in every round"""
     own_share: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number_or("auto"))] | Literal["auto"] = "auto"
     """weight of a client's own direction in its personalized adapter, which it keeps beside the shared one; 0 for none;
     auto is 0.35 for linear rules if every client takes part in every round, else 0"""
@@ -404,7 +391,7 @@ class RunConfig(BaseModel, frozen=True):
     def _check_asynchronous(self) -> None:
         if self.rounds_mode == "sync":
             why = "a round is its cohort"
-            self._refuse("rounds-mode is 'sync'", buffer=why, max_staleness=why)
+            self._refuse("rounds-mode is 'sync'", buffer=why)
             return
         if self.buffer > self.cohort_size:
             raise ValueError(

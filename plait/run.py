@@ -269,7 +269,7 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
         own = geometry.side_size(rule.personal) / geometry.layout.size
     # Rounding to the grid of a masked sum leaves something over, whatever the codec of broadcasts does.
     residual = 0 if settled.new_factors else 1 if settled.masked else lag
-    moments = 2 if config.moments == "carry" else 0
+    moments = 2 if settled.plan.settings.carry_moments else 0
     drift = 2 if config.scaffold else 1 if config.feddyn else 0
     slope = 1 if settled.plan.settings.measures_slope else 0
     bits = _bits_of_broadcasts(settled)

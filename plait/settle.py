@@ -50,6 +50,10 @@ _OWN_SHARE = 0.35
 _LARGEST_DELTA = 1e-5
 # With fewer steps a classifier's learning rate may fall before it has done its work (simulations/defaults).
 _STEPS_TO_FALL = 20
+# Of the updates' norms, which an adaptive clip norm follows.
+_CLIP_QUANTILE = 0.5
+# Attempts at a round that falls below its quorum.
+_ROUND_ATTEMPTS = 3
 # Of a learning rate that a first step found (simulations/defaults).
 _LARGEST_FACTOR = 2.0
 # Of a square matrix in a first step; bits per parameter of a wire whose noise leaves half of it.
@@ -130,7 +134,7 @@ class Settled:
             epsilon=config.dp_epsilon or None,
             clients=config.cohort_size,
             clip_norm=None if config.dp_clip == "adaptive" else config.dp_clip,
-            quantile=config.dp_clip_quantile,
+            quantile=_CLIP_QUANTILE,
             largest_step=config.learning_rate * config.local_steps,
             rests=rests,
             guaranteed=guaranteed,
@@ -161,7 +165,7 @@ class Settled:
             region_clients=math.prod(config.levels[1:]) if len(config.levels) > 1 else 0,
             deadline_s=config.deadline_s or None,
             over_selection=config.over_selection,
-            attempts=config.round_attempts,
+            attempts=_ROUND_ATTEMPTS,
             norm_bound=NormBound(NormPolicy(config.norm_policy), config.norm_bound),
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
@@ -169,7 +173,7 @@ class Settled:
             buffer=_buffer(config),
             watch=Watch(config.take_back, config.patience, config.keep == "best"),
             seed=config.seed,
-            settings=_task_settings(config, self.privacy),
+            settings=_task_settings(config, self.method, self.rule, self.privacy),
         )
 
 
@@ -186,8 +190,6 @@ def settle(config: RunConfig) -> Settled:
     left: dict[str, object] = {
         "learning_rate": _learning_rate(config, method, codec),
         "lr_schedule": _schedule(config, rule),
-        "found_rate_factor": _found_rate_factor(config, method, rule),
-        "moments": _moments(config, rule),
         "own_share": _own_share(config, rule),
         **_asynchronous(config),
         "max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config),
@@ -251,7 +253,6 @@ def _check_eight_bits(rule: Rule, method: Method) -> None:
 def _rule_of(config: RunConfig) -> Rule:
     rule = rule_named(config.rule, ALL_RULES)
     for setting, is_set in (
-        ("moments is carry", config.moments == "carry"),
         ("scaffold is true", config.scaffold),
         (f"feddyn is {config.feddyn}", config.feddyn > 0),
     ):
@@ -384,21 +385,18 @@ def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
     times gained more on some texts and lost on others, methods that train no factors lost by twice already, and so did
     Krum, which takes one update. Other robust rules and asynchronous rounds were not tried.
     """
-    if config.found_rate_factor:
-        return config.found_rate_factor
     is_mean = not rule.needs_all and config.rounds_mode == "sync"
     if _schedule(config, rule) != "slope" or method.subject is not Subject.FACTORS or not is_mean:
         return 1.0
     return min(_LARGEST_FACTOR, math.sqrt(config.cohort_size))
 
 
-def _moments(config: RunConfig, rule: Rule) -> str:
-    if config.moments != "auto":
-        return config.moments
+def _carries_moments(config: RunConfig, rule: Rule) -> bool:
+    """Whether AdamW's moments go on: where factors do, and every client comes again in the next round."""
     goes_on = not rule.new_factors(one_rank=config.one_rank)
     has_own_pull = bool(config.trainer or config.scaffold or config.feddyn)
     comes_again = _all_meet(config) or (config.rounds_mode == "async" and config.cohort_size == config.clients)
-    return "carry" if goes_on and comes_again and not has_own_pull else "fresh"
+    return goes_on and comes_again and not has_own_pull
 
 
 def _own_share(config: RunConfig, rule: Rule) -> float:
@@ -418,14 +416,14 @@ def _asynchronous(config: RunConfig) -> dict[str, object]:
     if config.rounds_mode == "sync":
         return {}
     buffer = config.buffer or max(min(2, config.cohort_size), math.ceil(config.cohort_size / 4))
-    staleness = config.max_staleness or SLOWEST * math.ceil(config.cohort_size / buffer)
-    return {"buffer": buffer, "max_staleness": staleness, "take_back": False}
+    return {"buffer": buffer, "take_back": False}
 
 
 def _buffer(config: RunConfig) -> Buffer | None:
     if config.rounds_mode == "sync":
         return None
-    return Buffer(config.buffer, config.max_staleness, config.cohort_size)
+    most = SLOWEST * math.ceil(config.cohort_size / config.buffer)
+    return Buffer(config.buffer, most, config.cohort_size)
 
 
 def _can_have_own(rule: Rule) -> bool:
@@ -477,14 +475,15 @@ def _is_searched(config: RunConfig, rule: Rule) -> bool:
     return is_told and _can_have_own(rule) and trains_alike and _all_meet(config) and not has_own_pull
 
 
-def _task_settings(config: RunConfig, privacy: ClientPrivacy | None) -> Settings:
+def _task_settings(config: RunConfig, method: Method, rule: Rule, privacy: ClientPrivacy | None) -> Settings:
     """The settings of every task; round and steps done are filled in for each task."""
     same: dict[str, Any] = {
         each.name: getattr(config, each.name) for each in fields(Settings) if each.name in RunConfig.model_fields
     }
     derived: dict[str, Any] = {
         "total_steps": config.rounds * config.local_steps,
-        "carry_moments": config.moments == "carry",
+        "found_rate_factor": _found_rate_factor(config, method, rule),
+        "carry_moments": _carries_moments(config, rule),
         "own_share": config.given_own_share,
         "measures_slope": config.server_optimizer == LineSearch.name,
     }

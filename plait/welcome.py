@@ -14,12 +14,11 @@ from plait.errors import ConfigError, PeerError
 
 PRIVACY_KEYS = frozenset(
     {
-        "dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip", "dp-clip-quantile",
-        "dp-min-separation",
+        "dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip", "dp-min-separation",
     }
 )  # fmt: skip
 
-REGION_KEYS = frozenset({"weighting", "norm-policy", "norm-bound", "quorum", "deadline-s", "round-attempts"})
+REGION_KEYS = frozenset({"weighting", "norm-policy", "norm-bound", "quorum", "deadline-s"})
 """Keys that a region needs to serve as the server above would; sent only in a tree."""
 
 LATER_KEYS = frozenset(
@@ -37,11 +36,11 @@ WELCOME_KEYS = frozenset(
         "virtual-tokens", "dropout", "target-modules",
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
-        "lr-schedule", "found-rate-factor", "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss",
-        "proximal", "feddyn", "moments", "own-share", "scaffold", "trainer",
+        "lr-schedule", "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss",
+        "proximal", "feddyn", "own-share", "scaffold", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
-        "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
+        "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients", "rounds-mode",
         # Where the server's step may follow the slopes that clients measure; only sent there.
         "server-optimizer",
         # What the server promises about privacy; only sent if it does.
@@ -60,8 +59,6 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     if not _may_follow_slopes(table):
         keys -= {"server-optimizer"}
     keys -= {key for key in LATER_KEYS if table.get(key) == default[key]}
-    if table.get("found-rate-factor") == 1:
-        keys -= {"found-rate-factor"}  # as `config_from_welcome` has it
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
     if isinstance(base, str) and Path(base).expanduser().exists():
@@ -80,8 +77,7 @@ def _may_follow_slopes(table: Mapping[str, Scalar]) -> bool:
 def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
     """The run configuration that a client received, with every key and value checked.
 
-    Where nothing is said of the server's step or of a found rate's factor, as by a server of the previous version, no
-    slope is measured for the step, and the factor is 1.
+    Where nothing is said of the server's step, no slope is measured for it.
 
     Raises:
         PeerError: a key that no server sends, or an invalid value.
@@ -92,8 +88,8 @@ def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
                 f"server's run configuration has {key!a}, expected only what clients need; "
                 "install the plait version that the server runs"
             )
-    unsaid = {"server-optimizer": "auto" if table.get("feddyn") else "none", "found-rate-factor": 1.0}
+    unsaid = "auto" if table.get("feddyn") else "none"
     try:
-        return config_from_table({**unsaid, **table}, where="server's run configuration")
+        return config_from_table({"server-optimizer": unsaid, **table}, where="server's run configuration")
     except ConfigError as error:
         raise PeerError(str(error)) from error

@@ -156,7 +156,6 @@ def write_entry(name: str, directory: Path, *, base: str = BASE) -> Entry:
         "local-steps": 10,
         "batch-size": 16,
         "seq-len": 512,
-        "lr-schedule": "cosine",
         "wire": "1",
         "eval-every": 20,
         "eval-clients": challenge.cohort,

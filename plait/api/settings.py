@@ -35,14 +35,12 @@ class RunSettings(TypedDict, total=False):
     devices: str | PathLike[str]
     deadline_s: float
     over_selection: float
-    round_attempts: int
     norm_policy: Literal["auto", "reject", "clip", "off"]
     norm_bound: float
     keep_updates: bool
     secure_aggregation: bool
     dp: Literal["off", "client", "record"]
     dp_clip: float | Literal["adaptive"]
-    dp_clip_quantile: float
     dp_min_separation: int
     dp_noise_multiplier: float
     dp_epsilon: float
@@ -51,13 +49,11 @@ class RunSettings(TypedDict, total=False):
     step_budget: Literal["equal", "speed"]
     rounds_mode: Literal["sync", "async"]
     buffer: int
-    max_staleness: int
     batch_size: int
     gradient_accumulation_steps: int
     seq_len: int
     learning_rate: float
-    lr_schedule: Literal["auto", "constant", "linear", "cosine", "slope"]
-    found_rate_factor: float
+    lr_schedule: Literal["auto", "constant", "linear", "slope"]
     warmup_steps: int
     weight_decay: float
     max_grad_norm: float
@@ -84,7 +80,6 @@ class RunSettings(TypedDict, total=False):
     max_completion_tokens: int
     temperature: float
     loss: str | Callable[..., object]
-    moments: Literal["auto", "carry", "fresh"]
     own_share: float | Literal["auto"]
     scaffold: bool
     wire: str | float | Codec

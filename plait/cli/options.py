@@ -29,17 +29,16 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
         "max_held_out_sequences",
     ),
     "Rounds": (
-        "clients", "tree", "clients_per_round", "rounds", "rounds_mode", "buffer", "max_staleness",
+        "clients", "tree", "clients_per_round", "rounds", "rounds_mode", "buffer",
         "eval_every", "eval_clients", "rule", "weighting",
         "server_optimizer", "server_learning_rate", "server_momentum", "wire", "take_back", "patience", "keep",
         "reference", "seed", "out", "publish", "report_to", "callbacks",
     ),
     "Clients that fail or lie": (
-        "quorum", "deadline_s", "over_selection", "round_attempts", "norm_policy", "norm_bound", "keep_updates",
+        "quorum", "deadline_s", "over_selection", "norm_policy", "norm_bound", "keep_updates",
     ),
     "Privacy": (
-        "secure_aggregation", "dp", "dp_epsilon", "dp_noise_multiplier", "dp_delta", "dp_clip", "dp_clip_quantile",
-        "dp_min_separation",
+        "secure_aggregation", "dp", "dp_epsilon", "dp_noise_multiplier", "dp_delta", "dp_clip", "dp_min_separation",
     ),
     "Adapter": (
         "method", "rank", "client_ranks", "rank_pattern", "alpha", "dropout", "target_modules", "bias",

@@ -1,4 +1,4 @@
-"""Carry AdamW's moments from a client's round to its next (`--moments carry`).
+"""Carry AdamW's moments from a client's round to its next.
 
 Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101, as if the client's rounds were one
 training run. Otherwise every round starts with large steps, due to the bias correction of new moments.

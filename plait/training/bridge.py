@@ -11,8 +11,7 @@ rolora), that side requires no gradient while the trainer runs. plait calls ``tr
 
 FedProx and SCAFFOLD are passed to such a trainer as a callback: the proximal term is added to the gradient (after
 clipping, because a trainer clips before it calls back), the correction to the adapter after every step. A trainer
-without callbacks is refused if the run needs one. With ``--moments carry`` its AdamW continues with the moments of the
-client's previous round; a trainer with another optimizer is refused then. By default (auto) its moments start anew.
+without callbacks is refused if the run needs one. Its optimizer starts anew in every round.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ from plait.training.examples import Example, Tokenizer
 from plait.training.learner import StepReport, schedule_factor
 from plait.training.local_model import OwnTrainer
 from plait.training.step_extra import StepExtra
-from plait.training.trainer_moments import TrainerMoments
 from plait.wire.settings import Settings
 
 
@@ -78,7 +76,6 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
         examples: Sequence[Example],
         settings: Settings,
         extra: StepExtra,
-        moments: TrainerMoments | None,
     ) -> StepReport:
         from datasets import Dataset, disable_progress_bars
         from transformers import PrinterCallback
@@ -107,15 +104,10 @@ def own_trainer(build: BuildTrainer, *, name: str = "") -> OwnTrainer:
                 trainer = build(model, tokenizer, data, arguments)
             if remove := getattr(trainer, "remove_callback", None):
                 remove(PrinterCallback)
-            if extra.names or moments:
-                _add_callback(trainer, extra, moments)
+            if extra.names:
+                _add_callback(trainer, extra)
             with located_errors(failed, quoting=False):
                 result = trainer.train()
-        if moments and moments.after is None:
-            raise ConfigError(
-                f"trainer is a {type(trainer).__name__}, which did not show its optimizer to its callbacks, expected "
-                "one that does, such as transformers' Trainer, for moments; nearest: --moments fresh"
-            )
         loss = float(getattr(result, "training_loss", float("nan")))
         steps = settings.steps_taken * settings.gradient_accumulation_steps * settings.batch_size
         tokens = round(steps * sum(len(example.tokens) for example in examples) / len(examples))
@@ -131,19 +123,11 @@ def _first_loss(trainer: TrainerLike) -> float | None:
     return float(loss) if isinstance(loss, (int, float)) and math.isfinite(loss) else None
 
 
-def _add_callback(trainer: TrainerLike, extra: StepExtra, moments: TrainerMoments | None) -> None:
+def _add_callback(trainer: TrainerLike, extra: StepExtra) -> None:
     from transformers import TrainerCallback
 
     class Extra(TrainerCallback):
-        """Adds to a trainer's steps the same terms as plait's own trainer, and hands it the moments."""
-
-        def on_train_begin(self, *_: object, optimizer: object = None, **__: object) -> None:
-            if moments and optimizer is not None:
-                moments.hand_in(optimizer)
-
-        def on_train_end(self, *_: object, optimizer: object = None, **__: object) -> None:
-            if moments and optimizer is not None:
-                moments.take_out(optimizer)
+        """Adds to a trainer's steps the same terms as plait's own trainer."""
 
         def on_pre_optimizer_step(self, *_: object, **__: object) -> None:
             extra.add_to_gradients()
@@ -155,7 +139,7 @@ def _add_callback(trainer: TrainerLike, extra: StepExtra, moments: TrainerMoment
     if add is None:
         raise ConfigError(
             f"trainer is a {type(trainer).__name__}, which takes no callbacks, expected one that does, such as "
-            f"transformers' Trainer, for {' and '.join([*extra.names, *(['moments'] if moments else [])])}"
+            f"transformers' Trainer, for {' and '.join(extra.names)}"
         )
     add(Extra())
 

@@ -352,7 +352,7 @@ def schedule_factor(settings: Settings, step: float) -> float:
         return 1.0
     rest = max(1, settings.total_steps - settings.warmup_steps)
     done = min(1.0, (step - settings.warmup_steps) / rest)
-    return 1.0 - done if settings.lr_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return 1.0 - done
 
 
 def _pieces(values: Tensor) -> tuple[Tensor, ...]:

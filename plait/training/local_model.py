@@ -48,11 +48,10 @@ from plait.training.trainer import (
     train_steps,
     trained_parameters,
 )
-from plait.training.trainer_moments import TrainerMoments
 from plait.wire.settings import Settings
 
 # A user's own local trainer: trains the model's adapter in place (see bridge.py).
-OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepExtra, TrainerMoments | None], StepReport]
+OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepExtra], StepReport]
 
 # The losses by the inputs that determine them: remembered, or measured now.
 Recall = Callable[[Sequence[bytes], Callable[[], SequenceLosses]], SequenceLosses]
@@ -286,10 +285,9 @@ class PeftLocalModel:
         if self.own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)
             extra = StepExtra.of(parameters, trained, settings, job.carried.drift, job.carried.slope)
-            moments = TrainerMoments(parameters, job.carried.moments) if settings.carry_moments else None
             with only_trained(parameters, trained):
-                report = self.own_trainer(model, self.base.tokenizer, split.train, settings, extra, moments)
-            return _trained(read_adapter(model, state), report, moments and moments.after)
+                report = self.own_trainer(model, self.base.tokenizer, split.train, settings, extra)
+            return _trained(read_adapter(model, state), report, None)
         done = train_steps(
             model,
             parameters,

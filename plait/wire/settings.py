@@ -136,7 +136,7 @@ class Settings:
     """All randomness of the task comes from it."""
     warmup_steps: _Steps = 0
     """Steps over which the learning rate rises from 0."""
-    lr_schedule: Annotated[str, OneOf(("constant", "cosine", "linear", "slope"))] = "constant"
+    lr_schedule: Annotated[str, OneOf(("constant", "linear", "slope"))] = "constant"
     """Schedule of the learning rate over the whole run."""
     found_rate_factor: Annotated[float, Real(above_zero=True)] = 1.0
     """Multiplies the learning rate that a client's first step found."""

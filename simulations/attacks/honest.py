@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 BASE = {
     "data": "stdlib", "base": "tiny", "clients": 3, "rounds": 8, "local_steps": 4, "batch_size": 2, "seq_len": 32,
     "rank": 4, "eval_every": 8, "max_held_out_sequences": 1, "threads": 1, "device": "cpu", "dtype": "float32",
-    "learning_rate": 1e-3, "weighting": "examples", "moments": "fresh", "server_optimizer": "none", "own_share": 0,
+    "learning_rate": 1e-3, "weighting": "examples", "server_optimizer": "none", "own_share": 0,
 }  # fmt: skip
 
 
@@ -34,7 +34,6 @@ def cases() -> dict[str, dict[str, object]]:
     """What is run, by name."""
     found: dict[str, dict[str, object]] = {
         "scaffold": {"scaffold": True},
-        "moments carried": {"moments": "carry"},
         "learning rate x 10": {"learning_rate": 1e-2},
         "learning rate x 100": {"learning_rate": 1e-1},
         "warmup of 30 steps": {"warmup_steps": 30, "lr_schedule": "linear"},

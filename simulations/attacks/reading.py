@@ -106,7 +106,7 @@ SMALL: Mapping[str, Scalar] = {**DEFAULT, "local-steps": 1, "batch-size": 1}
 LEAST: Mapping[str, Scalar] = {**DEFAULT, "local-steps": 1, "batch-size": 8}
 EXACT: Mapping[str, Scalar] = {"wire": "fp32"}
 # Rounds that train A alone; a rule of plait's own.
-ONLY_A: Mapping[str, Scalar] = {"rule": "rolora", "moments": "fresh"}
+ONLY_A: Mapping[str, Scalar] = {"rule": "rolora"}
 
 # Every step reads one pair.
 PAIRS: Mapping[str, object] = {

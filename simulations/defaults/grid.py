@@ -32,7 +32,7 @@ STEPS: Mapping[str, Mapping[str, object]] = {
 }
 COMMON = {"rounds": 5, "local_steps": 4, "eval_every": 1, "keep_updates": False}
 GRID = {"own_share": 0, "take_back": False}
-PLAIN = {**GRID, "server_optimizer": "none", "moments": "fresh", "weighting": "examples", "wire": "fp32"}
+PLAIN = {**GRID, "server_optimizer": "none", "weighting": "examples", "wire": "fp32"}
 # Ten thousand times fewer bytes than full-model FedAvg.
 FED_SB = {"rule": "fedsb", "method": "lora_xs", "rank": 32, "learning_rate": 3e-3, "own_share": 0}
 # A part of the size, to rank many cells.
@@ -49,11 +49,11 @@ def cells(wires: tuple[str, ...], rates: tuple[float, ...]) -> Iterator[dict[str
     for rank in (4, 2):
         yield {"cell": f"rank {rank}, wire 1", "rank": rank, "wire": "1"}
     yield {"cell": "Fed-SB, rank 32, wire 1.9", "wire": "1.9", **FED_SB}
-    yield {"cell": "found step searched carry", "wire": wires[0], "server_optimizer": "line_search", **GRID}
-    for moments, rate, (step, optimizer) in product(("carry", "fresh"), (0, *rates), STEPS.items()):
+    yield {"cell": "found step searched", "wire": wires[0], "server_optimizer": "line_search", **GRID}
+    for rate, (step, optimizer) in product((0, *rates), STEPS.items()):
         named = f"{rate:g}" if rate else "found"
-        settings = {"learning_rate": rate, "moments": moments, **optimizer}
-        yield {"cell": f"{named} step {step} {moments}", "wire": wires[0], **settings, **GRID}
+        settings = {"learning_rate": rate, **optimizer}
+        yield {"cell": f"{named} step {step}", "wire": wires[0], **settings, **GRID}
 
 
 def run(settings: Mapping[str, object], loaded: Loaded) -> dict[str, object]:

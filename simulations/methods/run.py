@@ -34,7 +34,7 @@ from plait.simulation.execution import execute, prepare
 HERE = Path(__file__).parent
 TUNING_SEED = 100
 # FedAvg as it is in the literature, so that methods alone differ.
-PLAIN = {"wire": "fp32", "weighting": "examples", "moments": "fresh", "server_optimizer": "none", "own_share": 0}
+PLAIN = {"wire": "fp32", "weighting": "examples", "server_optimizer": "none", "own_share": 0}
 RATES = "-rates.jsonl"
 
 Settings = Mapping[str, object]

@@ -28,7 +28,7 @@ TUNING_SEED = 100
 
 Settings = Mapping[str, object]
 
-PLAIN = {"server_optimizer": "none", "moments": "fresh", "weighting": "examples", "own_share": 0}
+PLAIN = {"server_optimizer": "none", "weighting": "examples", "own_share": 0}
 # What a row is called, and what it adds to the scenario. Rules stand with the server optimizer `none`.
 RULES: Mapping[str, Settings] = {
     name: {"rule": name, **PLAIN}
@@ -47,7 +47,6 @@ RULES: Mapping[str, Settings] = {
     },
     "fedavg + fedprox": {"proximal": 0.01, **PLAIN},
     "fedavg + scaffold": {"scaffold": True, **PLAIN},
-    "fedavg + carried moments": {**PLAIN, "moments": "carry"},
 }  # fmt: skip
 MIXED = ("zeropad", "hetlora", "rbla", "raflora", "flora", "flexlora", "product_mean")
 MAIN = ("fedavg", "ffa", "flexlora", "product_mean", "flora", "fedex", "median", "fedavg + fedexp")

@@ -165,7 +165,7 @@ def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_non
 def test_a_trainer_that_a_server_names_is_not_imported(federation, wait_until, start, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "theirs.py").write_text("open('ran', 'w')\ndef build(*_):\n    pass\n")
-    changes = {"trainer": "theirs:build", "moments": "fresh", "lr_schedule": "constant"}
+    changes = {"trainer": "theirs:build", "lr_schedule": "constant"}
     Server(federation, wait_until, CONFIG.model_copy(update=changes))
     node = start()
     node.thread.join(120)

@@ -84,7 +84,7 @@ def test_a_key_may_be_spelled_either_way(spelling):
         ("max_steps", "local_steps", 3),
         ("max_length", "seq_len", 64),
         ("max_seq_length", "seq_len", 64),
-        ("lr_scheduler_type", "lr_schedule", "cosine"),
+        ("lr_scheduler_type", "lr_schedule", "linear"),
         ("learning_rate", "learning_rate", 0.5),
         ("output_dir", "out", "x"),
         # PEFT
@@ -150,7 +150,7 @@ def test_an_unknown_key_that_is_near_none_is_an_error_that_names_all():
         ({"dropout": 1.0}, "dropout is 1.0, expected less than 1"),
         ({"seed": -1}, "seed is -1, expected greater than or equal to 0"),
         ({"seed": 2**63}, "seed is 9223372036854775808, expected less than or equal to 9223372036854775807"),
-        ({"lr_schedule": "step"}, "lr-schedule is 'step', expected 'auto', 'constant', 'linear', 'cosine' or 'slope'"),
+        ({"lr_schedule": "step"}, "lr-schedule is 'step', expected 'auto', 'constant', 'linear' or 'slope'"),
         ({"data": ["a"]}, r"data is \['a'\], expected a valid string"),
         ({"out": {"a": 1}}, "out is {'a': 1}, expected a valid string"),
         ({"data": {"a": 1}}, "data: name is None, expected text in addition to the options a"),

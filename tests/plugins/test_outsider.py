@@ -93,7 +93,7 @@ def test_data_set_tracker_callback_method_and_trainer_are_found_by_their_names(p
         "simulate", "--data", "numbers", "--partition", "natural:author", "--clients", "2", "--base", "tiny",
         "--rounds", "9", "--local-steps", "2", "--batch-size", "2", "--seq-len", "32", "--report-to", "csv",
         "--callbacks", "rounds:most=1",
-        "--method", "rsdora", "--trainer", "falling", "--moments", "carry", "--out", "run", "--json",
+        "--method", "rsdora", "--trainer", "falling", "--out", "run", "--json",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert set(json.loads((tmp_path / "run/summary.json").read_text())["held_out_loss_by_client"]) == {"ada", "bob"}

@@ -34,7 +34,7 @@ SIMULATIONS: Mapping[str, tuple[str, ...]] = {
     "float32 wire": ("--wire", "fp32", *FURTHER),
     "a quarter bit": ("--wire", "0.25", *FURTHER),
     "plain FedAvg": (
-        "--server-optimizer", "none", "--moments", "fresh", "--weighting", "examples", "--own-share", "0",
+        "--server-optimizer", "none", "--weighting", "examples", "--own-share", "0",
         "--wire", "fp32",
     ),
     "FFA": ("--rule", "ffa"),

@@ -112,7 +112,7 @@ def kept(value: object) -> object:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"clients_per_round": 3, "rounds": 3, "moments": "carry", "own_share": 0.5},
+        {"clients_per_round": 3, "rounds": 3, "own_share": 0.5},
         {"devices": "fleet", "rule": "fedex", "wire": "fp32"},
         {"tree": "2x2", "dp": "client", "dp_noise_multiplier": 0.1, "dp_clip": 1.0},
     ],
@@ -135,7 +135,7 @@ def test_a_process_that_is_killed_starts_again_and_the_bits_are_the_same(run: Ra
             children.extend(map(int, found.stdout.split()))
             os.kill(children[-1], signal.SIGKILL)
 
-    settings = {"moments": "carry", "clients": 3}
+    settings = {"clients": 3}
     one = run("one", "cpu", **settings)
     two = run("two", "cpu,cpu", on_event=kill, progress=told.append, **settings)
     assert files(one)["adapter/adapter_model.safetensors"] == files(two)["adapter/adapter_model.safetensors"]

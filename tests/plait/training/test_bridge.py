@@ -21,7 +21,6 @@ from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.training.step_extra import StepExtra
-from plait.training.trainer_moments import TrainerMoments
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(
@@ -205,68 +204,6 @@ def test_a_trainer_that_takes_no_callbacks_is_refused_by_the_settings_that_need_
         local.train(job)
 
 
-@pytest.mark.slow
-def test_moments_that_a_trainer_gave_continue_in_its_next_round(resident: ResidentBase, blueprint: Blueprint) -> None:
-    records = [Record(text="x = 1\n" * 300)]
-    local = PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=own_trainer(build))
-    start = away_from_zero(blueprint)
-    settings = replace(SETTINGS, carry_moments=True, trained="B")
-    job = TrainJob(local, blueprint.spec, settings, received=start, start=start)
-    first = local.train(job)
-    assert first.moments is not None
-    names = [slot.name for slot in start.layout.slots]
-    assert first.moments.steps == tuple(6 if "lora_B" in name else 0 for name in names)
-    job = replace(job, start=first.state, received=first.state)
-    anew, again = local.train(job), local.train(replace(job, carried=Carried(moments=first.moments)))
-    assert max(again.moments.steps) == 12
-    assert not np.array_equal(again.state.flat, anew.state.flat)
-    assert trained_by(local, blueprint, start, SETTINGS).moments is None
-
-
-@pytest.mark.parametrize("fused", [True, False])
-def test_an_optimizer_that_is_handed_moments_takes_the_steps_of_one_that_never_stopped(fused: bool) -> None:
-    gradients = [torch.linspace(-1, 1, 6).view(2, 3) * step for step in range(1, 5)]
-
-    def steps(parameter, which, moments=None):
-        optimizer = torch.optim.AdamW([parameter, torch.nn.Parameter(torch.zeros(1))], lr=0.1, fused=fused)
-        if moments:
-            moments.hand_in(optimizer)
-        for gradient in which:
-            parameter.grad = gradient.clone()
-            optimizer.step()
-        return optimizer
-
-    whole, parts = (torch.nn.Parameter(torch.ones(2, 3)) for _ in range(2))
-    steps(whole, gradients)
-    frozen = torch.nn.Parameter(torch.ones(4))
-    moments = TrainerMoments([frozen, parts], None)
-    moments.take_out(steps(parts, gradients[:2], moments))
-    assert moments.after.steps == (0, 2)
-    steps(parts, gradients[2:], TrainerMoments([frozen, parts], moments.after))
-    assert torch.equal(whole, parts)
-
-
-def test_a_trainer_whose_moments_cannot_be_carried_is_refused_by_name(
-    resident: ResidentBase, blueprint: Blueprint
-) -> None:
-    settings = replace(SETTINGS, local_steps=1, carry_moments=True)
-    with pytest.raises(ConfigError, match=r"optimizer is a SGD and moments is carry, .* --moments fresh"):
-        trained_by(by_gradient_descent(resident), blueprint, blueprint.initial, settings)
-
-    class Deaf:
-        def add_callback(self, callback):
-            pass
-
-        def train(self):
-            return None
-
-    records = [Record(text="x = 1\n" * 300)]
-    deaf = own_trainer(lambda *_: Deaf())
-    local = PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={}, own_trainer=deaf)
-    with pytest.raises(ConfigError, match="Deaf, which did not show its optimizer"):
-        trained_by(local, blueprint, blueprint.initial, settings)
-
-
 def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
     class Failing:
         def train(self) -> None:
@@ -284,5 +221,5 @@ def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
     with pytest.raises(
         PartError, match=r"trainer 'mine:build' failed: RuntimeError \(.*test_bridge.py, line"
     ) as caught:
-        train(model, None, [Example(tokens, tokens)], settings, extra, None)
+        train(model, None, [Example(tokens, tokens)], settings, extra)
     assert "training data" not in str(caught.value)

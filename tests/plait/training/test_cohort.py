@@ -86,7 +86,7 @@ def assert_equal(
     [
         SETTINGS,
         replace(SETTINGS, gradient_accumulation_steps=2, proximal=0.5),
-        replace(SETTINGS, trained="A", lr_schedule="cosine", warmup_steps=1),
+        replace(SETTINGS, trained="A", lr_schedule="linear", total_steps=40, warmup_steps=1),
     ],
     ids=["plain", "accumulated, FedProx", "one side, schedule"],
 )
