@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 from collections.abc import Iterator
 
@@ -16,6 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RUNNING = {"finished", "original", "started", "watch"}
 """Fixtures that run `plait` as a whole, most of them in a process of its own."""
+
+EXTRAS = {"eval": "lm_eval", "flower-simulation": "ray", "qlora": "bitsandbytes"}
+"""What each extra installs that a test looks for."""
 
 # A busy machine takes its time over an example, which says nothing of the code.
 settings.register_profile("plait", deadline=None)
@@ -33,6 +37,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that needs an extra is skipped without it, and says which."""
+    for mark in item.iter_markers("extra"):
+        (name,) = mark.args
+        if importlib.util.find_spec(EXTRAS[name]) is None:
+            pytest.skip(f"needs the extra '{name}': pip install -e '.[{name}]'")
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Flower's own engines, started by the commands of simulations/flower, against plait's in-process simulation."""
 
 import contextlib
-import importlib.util
 import itertools
 import json
 import os
@@ -155,9 +154,8 @@ def test_superlink_and_two_supernodes_come_to_the_adapter_of_the_simulation(fold
     assert adapters(folder / "work" / "run") == expected
 
 
+@pytest.mark.extra("flower-simulation")
 def test_flowers_ray_simulation_comes_to_the_adapter_of_plaits_own(folder, untouched_checkout):
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("needs the extra flower-simulation")
     run_script("simulation.sh", folder)
     expected = adapters(simulate_in_process(folder / "simulated"))
     assert len(expected) == ROUNDS + 1

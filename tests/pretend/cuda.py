@@ -76,7 +76,8 @@ def install(library: Path) -> Any:
     from torch.utils._pytree import tree_leaves, tree_map
 
     # Before the device is there, so that it does not look for its own CUDA code.
-    importlib.import_module("bitsandbytes")
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        importlib.import_module("bitsandbytes")
     cpu, copies = torch.device("cpu"), ("_to_copy", "to")
 
     class OnCuda(torch.Tensor):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import warnings
 from pathlib import Path
@@ -20,12 +19,16 @@ TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
 # PEFT still hands its prefix over under a name that transformers is about to drop.
 @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=pytest.mark.extra("qlora")) if method.quantised else name
+        for name, method in METHODS.items()
+    ],
+)
 def test_a_federated_round_of_every_method_learns_and_what_it_leaves_loads_in_plain_peft(
     plait, jsonl: Path, tmp_path: Path, method: str
 ) -> None:
-    if METHODS[method].quantised and importlib.util.find_spec("bitsandbytes") is None:
-        pytest.skip("bitsandbytes is not installed")
     done = plait(
         "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 2, "--base", "tiny", "--rounds", 2,
         "--local-steps", 3, "--batch-size", 4, "--seq-len", 32, "--rank", 4, "--virtual-tokens", 4, "--method", method,

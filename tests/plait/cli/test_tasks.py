@@ -1,20 +1,14 @@
-"""Tasks of lm-evaluation-harness: local task files, against the harness's own Hugging Face backend.
-
-Run with the extra: pip install -e '.[eval]'.
-"""
+"""Tasks of lm-evaluation-harness: local task files, against the harness's own Hugging Face backend."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-needs_harness = pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed: pip install -e '.[eval]'"
-)
+needs_harness = pytest.mark.extra("eval")
 # Of what the harness itself imports.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +32,6 @@ from plait.wire.settings import Settings
 
 TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
 PLAIN = [name for name, method in METHODS.items() if not method.quantised]
-NEEDS_BITSANDBYTES = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
-)
 
 
 def made(tiny: LocatedBase, method: str, *, weights: bool = True, **options: object) -> Blueprint:
@@ -101,7 +97,7 @@ def test_a_trained_adapter_reloads_in_plain_peft_with_equal_logits(
     assert (expected - bare).abs().max() > 1e-3
 
 
-@NEEDS_BITSANDBYTES
+@pytest.mark.extra("qlora")
 def test_qlora_trains_over_four_bits_and_reloads_over_bitsandbytes(
     tiny: LocatedBase, settings: Settings, tmp_path: Path
 ) -> None:
@@ -232,7 +228,7 @@ def test_prefix_tuning_of_an_encoder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [*(name for name in PLAIN if name != "prefix"), "bias", pytest.param("qlora", marks=NEEDS_BITSANDBYTES)],
+    [*(name for name in PLAIN if name != "prefix"), "bias", pytest.param("qlora", marks=pytest.mark.extra("qlora"))],
 )
 def test_an_encoder_classifies_with_every_other_method(method: str, tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}

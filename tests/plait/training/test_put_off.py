@@ -34,9 +34,8 @@ assert peft.helpers.bnb.functional.dequantize_4bit is sys.modules["bitsandbytes"
 """
 
 
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("bitsandbytes", "scipy"))), reason="bitsandbytes or scipy is not installed"
-)
+@pytest.mark.extra("qlora")
+@pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="scipy is not installed")
 def test_what_the_libraries_import_for_nothing_comes_when_it_is_used() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def test_a_round_of_clients_that_do_nothing_is_a_row() -> None:
 
 @pytest.mark.slow
 @pytest.mark.flower
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra flower-simulation")
+@pytest.mark.extra("flower-simulation")
 def test_both_simulations_reach_the_same_loss(work: Workload, tmp_path: Path) -> None:
     found = {row.row.removeprefix(f"{work}: "): row for row in rows(work, tmp_path, repetitions=1)}
     assert len(found) == 6
