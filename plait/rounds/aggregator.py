@@ -583,16 +583,29 @@ class Aggregator:
 
         Raises:
             MachineError: the sum is gone.
+            PeerError: it is one that clients within their bounds do not have.
         """
         parts = self.sent(context.round)
         stored = self.directory.load_update(context.round, sum_file("train"))
         if stored is None:
             raise MachineError(f"the sum of round {context.round} is gone, expected it to stay")
         summed = Summed.from_bytes(stored)
+        try:
+            masked.check(summed)
+        except PeerError as error:
+            raise PeerError(
+                f"round {context.round} has no usable sum: {error}. The run ends with the adapter of round "
+                f"{context.round - 1}; another run can go on from it (--init-adapter)"
+            ) from error
         grid = masked.grid(state, parts, summed)
         mean = grid.decode(summed.numbers, context.geometry.layout, clients=len(summed.clients))
         clip_norm = masked.next_clip(masked.clip_norm(state, parts), summed)
-        return self._of_mean(context, mean, "the mean"), list(summed.clients), masked.length(summed), clip_norm
+        return (
+            self._of_mean(context, mean, "the mean"),
+            list(summed.clients),
+            masked.length(state, parts, summed),
+            clip_norm,
+        )
 
     def _of_mean(self, context: RoundContext, mean: AdapterState, name: str) -> Outcome:
         """The outcome of a linear rule, which is the same for the mean of all updates as for all of them."""

@@ -2,8 +2,9 @@
 
 How long updates are is not known before they are masked, so the unit of a round's grid follows from the sum of the
 round before and from that of its squared norms. The first round has a guess, which may be several times too long: what
-a coarser grid drops stays at clients and is sent in the next round. Knows no channel and
-no mask.
+a coarser grid drops stays at clients and is sent in the next round. A member that lies about its length, or sends what
+is too long, makes no grid coarser than the plan allows, nor than half again the round before's. Knows no channel and no
+mask.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from plait.rounds.figures import EVALUATION, NOISED, TRAINING, decode_figures
 from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, Wanted
 from plait.rounds.run_state import RunState
-from plait.secagg.coding import bits_for, length_expected, unit_for
+from plait.secagg.coding import bits_for, check_sum, length_expected, unit_for
 from plait.secagg.graph import COMPLETE, NEIGHBOURS, least_survivors
 from plait.secagg.ring import MOST_BITS, Ring
 from plait.wire.settings import Settings
@@ -28,6 +29,12 @@ _PROOF_BYTES = 510
 """About a certificate and an endorsement."""
 _FIRST_ROUND_ROOM = 4.0
 """How much longer than the guess updates of the first round may be without being cut."""
+_MOST_ROOM = 32.0
+"""The same for the mean of any round: rates that clients find are higher than the method's."""
+_LEAST_ROOM = 1e-3
+"""Likewise the least, so that a round in which nothing moves leaves the next one a grid."""
+_GROWTH = 1.5
+"""How much longer the mean of a round is expected than that of the round before, at most."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,7 @@ class MaskedRounds:
             return self._wanted_noised(self.privacy, state, parts)
         bits = bits_for(self.clients)
         sent = sum(part.stop - part.start for part in parts)
-        length = state.update_length
-        if length is None:
-            length = _FIRST_ROUND_ROOM * self.largest_step * math.sqrt(sent) / 2
+        length = self._expected(state, sent)
         grid = self._grid(state, parts, bits=bits, unit=1.0, clients=self.clients)
         size = grid.rotation.rotated_size
         unit = unit_for(Ring(bits), clients=self.clients, size=size, length=length)
@@ -144,14 +149,39 @@ class MaskedRounds:
         proof = _PROOF_BYTES if certified else 0
         return 290 + proof + 125 * (near + 1), 210 + (294 + proof) * self.clients + 84 * near
 
-    def length(self, summed: Summed) -> float | None:
-        """How long the mean of the next round's updates may be."""
+    def check(self, summed: Summed) -> None:
+        """Refuse a sum that clients within their bounds do not have.
+
+        Raises:
+            PeerError: it has left its ring.
+        """
+        check_sum(Ring(summed.bits), summed.numbers)
+
+    def length(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> float | None:
+        """How long the mean of the next round's updates may be.
+
+        Args:
+            state: before the round.
+            parts: of the flat buffer that clients send.
+            summed: of the round.
+        """
         if self.privacy:
             return None
+        sent = sum(part.stop - part.start for part in parts)
         count, numbers = len(summed.clients), summed.numbers.astype(np.float64)
         rms = math.sqrt(max(decode_figures(summed.figures, TRAINING)["square"], 0.0) / count) * summed.unit
         mean = math.sqrt(float(numbers @ numbers)) * summed.unit / count
-        return length_expected(mean=mean, rms=rms, clients=count)
+        measured = length_expected(mean=mean, rms=rms, clients=count)
+        guess = self._guess(sent)
+        return max(min(measured, _GROWTH * self._expected(state, sent), _MOST_ROOM * guess), _LEAST_ROOM * guess)
+
+    def _expected(self, state: RunState, sent: int) -> float:
+        """How long the mean of the next round's updates may be, as the sums so far say."""
+        return _FIRST_ROUND_ROOM * self._guess(sent) if state.update_length is None else state.update_length
+
+    def _guess(self, sent: int) -> float:
+        """How long an update is by the plan: half of the steps' length in every number."""
+        return self.largest_step * math.sqrt(sent) / 2
 
     @staticmethod
     def _grid(state: RunState, parts: tuple[slice, ...], *, bits: int, unit: float, clients: int) -> MaskedGrid:

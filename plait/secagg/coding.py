@@ -9,7 +9,11 @@ If s is the deviation of a client's numbers, that of the sum is between sqrt(n) 
 common, and n s, where they agree entirely; rounding adds at most n/4 to its square. So the unit follows from how long
 updates are and how far they agree, as earlier sums showed (`unit_for`). A client may send no vector longer than
 `most_square`, with which clients that have nothing in common still fit, and cuts what is longer; error feedback keeps
-it. Knows no mask.
+it.
+
+*What a member can lie about.* A client can put any numbers under its masks, and any length. So of the lengths that
+clients say only as much is believed as fits the length of the mean, which the sum itself shows (`length_expected`), and
+a sum beyond what the ring holds is none (`check_sum`). Knows no mask.
 """
 
 from __future__ import annotations
@@ -24,12 +28,17 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from numpy.typing import NDArray
 
 from plait.adapters.state import Float32
+from plait.errors import PeerError
 from plait.secagg.ring import Ring
 from plait.secagg.rotation import Rotation
 
 _DEVIATIONS = 4.0
 _HEADROOM = 1.5
 """How much longer updates, and their agreement, may be than in the round before."""
+_MOST_APART = 4.0
+"""How many times as long as the mean of a round its updates make that of the next one, whatever clients say of them."""
+_MOST_FILLED = 1.75
+"""How far the deviation of a sum's numbers may exceed what the unit was chosen for; 2.3 is that of a full ring."""
 _FEW, _MANY = 16, 128
 
 
@@ -101,10 +110,34 @@ def length_expected(*, mean: float, rms: float, clients: int) -> float:
 
     Args:
         mean: norm of the last mean.
-        rms: root mean square of its updates' norms; the mean is as long where they agree entirely.
+        rms: root mean square of its updates' norms as clients say it; the mean is as long where they agree entirely.
         clients: of the round.
+
+    Returns:
+        At least `mean` and at most `_MOST_APART` times as much, however long clients say that their updates are.
     """
+    rms = min(max(rms, mean), _MOST_APART * mean * math.sqrt(clients))
     return min(rms, max(_HEADROOM * mean, rms / math.sqrt(clients)))
+
+
+def check_sum(ring: Ring, numbers: NDArray[np.int32]) -> None:
+    """Refuse a sum that has left the ring: that of clients within their bounds fits with `_DEVIATIONS` to spare.
+
+    Args:
+        ring: of the round.
+        numbers: the sum, lifted.
+
+    Raises:
+        PeerError: its numbers are spread over the ring.
+    """
+    values = numbers.astype(np.float64)
+    deviation = math.sqrt(float(values @ values) / max(values.size, 1))
+    most = _MOST_FILLED * (1 << (ring.bits - 1)) / _DEVIATIONS
+    if deviation > most:
+        raise PeerError(
+            f"the numbers of the sum have a deviation of {deviation:.3g} in a ring that holds {most:.3g}, which "
+            "clients within their bounds do not reach: one of them departs from the protocol, and masks hide which"
+        )
 
 
 def _most(ring: Ring, clients: int) -> float:

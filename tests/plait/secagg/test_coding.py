@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from plait.errors import PeerError
-from plait.secagg.coding import Coding, bits_for, length_expected, unit_for
+from plait.secagg.coding import Coding, bits_for, check_sum, length_expected, unit_for
 from plait.secagg.ring import Ring
 from plait.secagg.rotation import Rotation
 
@@ -93,7 +93,26 @@ def test_the_grid_is_finer_where_clients_agree_less():
         errors.append(np.linalg.norm(coding.decode(rotation, total) / clients - mean))
     assert errors[0] < 0.8 * errors[1]
     assert length_expected(mean=rms, rms=rms, clients=clients) == rms
-    assert length_expected(mean=0.0, rms=rms, clients=clients) == pytest.approx(rms / np.sqrt(clients))
+    # Clients that mostly cancel have a grid for what each sends.
+    assert length_expected(mean=rms / 6, rms=rms, clients=clients) == pytest.approx(rms / np.sqrt(clients))
+    # Whatever they say of their lengths, the mean that the sum shows bounds it.
+    for said in (0.0, 1e-9, 1e9, 1e30):
+        assert 0.999 <= length_expected(mean=1.0, rms=said, clients=clients) <= 4.001
+
+
+@pytest.mark.parametrize("bits", [6, 7, 9])
+def test_a_sum_that_wraps_around_is_refused_and_one_that_is_half_again_as_long_as_planned_is_not(bits):
+    generator, ring = np.random.default_rng(0), Ring(bits)
+    planned = (1 << (bits - 1)) / 4
+
+    def wrapped(deviation):
+        return ring.lifted(ring.reduced(np.rint(generator.normal(0, deviation, 4096)).astype(np.int64)))
+
+    for factor in (0, 0.3, 1.0, 1.5):
+        check_sum(ring, wrapped(factor * planned))
+    for factor in (2.5, 4, 100):
+        with pytest.raises(PeerError, match="departs from the protocol"):
+            check_sum(ring, wrapped(factor * planned))
 
 
 def test_rounding_is_right_on_average():
