@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from plait import machine
+from plait.data.columns import EXPECTED
+from plait.data.density import Density
 from plait.data.plain import plain
 from plait.data.rows import MAX_ROW_BYTES, Row
 from plait.errors import DataError
@@ -61,7 +63,8 @@ def arrow_records(schema: Any, batches: Iterable[Any]) -> Iterator[Mapping[str, 
 
 def _slices(schema: Any, batches: Iterable[Any]) -> Iterator[list[dict[str, object]]]:
     """The same, some records at a time."""
-    names = [field.name for field in schema if not _holds_bytes(field.type)]
+    if not (names := _readable(schema)):
+        return
     classes = class_names(schema.metadata or {})
     for batch in batches:
         step = _BATCH if batch.nbytes <= _LARGE_BYTES else 1
@@ -162,8 +165,7 @@ def _parquet(path: Path) -> Generator[Iterator[list[dict[str, object]]]]:
 
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
-        names = [field.name for field in schema if not _holds_bytes(field.type)]
-        _check_names(names, path)
+        names = _names_in(schema, path)
         # Not by the sizes in the metadata: they may lie, and pyarrow 26 aborts the process where they are damaged.
         yield _slices(schema, _valid(file.iter_batches(batch_size=_BATCH, columns=names)))
 
@@ -179,8 +181,8 @@ def _arrow(path: Path) -> Generator[Iterator[list[dict[str, object]]]]:
         else:
             file.seek(0)
             reader = batches = pa.ipc.open_stream(file)
-        _check_names(reader.schema.names, path)
-        yield _slices(reader.schema, _valid(batches))
+        _names_in(reader.schema, path)
+        yield _slices(reader.schema, _valid(_bounded(batches, path)))
 
 
 def _valid(batches: Iterable[Any]) -> Iterator[Any]:
@@ -189,10 +191,32 @@ def _valid(batches: Iterable[Any]) -> Iterator[Any]:
         yield batch
 
 
-def _check_names(names: Sequence[str], path: Path) -> None:
-    for name, count in Counter(names).items():
+def _bounded(batches: Iterable[Any], path: Path) -> Iterator[Any]:
+    """The batches of an Arrow file, which can name one of them many times, within a bound for all together."""
+    import pyarrow as pa
+
+    density = Density(path)
+    for batch in batches:
+        shared = (column.dictionary for column in batch.columns if pa.types.is_dictionary(column.type))
+        density.unpack(batch.get_total_buffer_size() - sum(one.get_total_buffer_size() for one in shared))
+        yield batch
+
+
+def _names_in(schema: Any, path: Path) -> list[str]:
+    """The columns of a file that hold no bytes, of which there must be some, with different names."""
+    names = _readable(schema)
+    if not names:
+        # Rows of no columns take no bytes, so a file of a few hundred can claim any number of them.
+        raise DataError(f"'{path}' has no column of text or numbers, expected {EXPECTED}")
+    for name, count in Counter(schema.names).items():
         if count > 1:
             raise DataError(f"'{path}' has two columns {name[:32]!a}, expected different names")
+    return names
+
+
+def _readable(schema: Any) -> list[str]:
+    """The names of the columns that hold no bytes."""
+    return [field.name for field in schema if not _holds_bytes(field.type)]
 
 
 def _holds_bytes(type_: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import cast
 
 from plait.data.arrow_file import arrow_rows, parquet_rows
 from plait.data.csv_file import csv_rows
+from plait.data.density import Density
 from plait.data.json_file import json_rows
 from plait.data.jsonl import jsonl_rows
 from plait.data.opened import opened
@@ -109,6 +110,16 @@ def _suffix(path: Path) -> str:
 
 
 def _rows(kind: str, path: Path) -> Iterator[Row]:
+    """The rows of a file, no more of them than its size allows."""
+    density: Density | None = None
+    for row in _all_rows(kind, path):
+        # Not before the reader has opened the file: it words what goes wrong with that.
+        density = density or Density(path)
+        density.row(len(row.fields))
+        yield row
+
+
+def _all_rows(kind: str, path: Path) -> Iterator[Row]:
     match kind:
         case "parquet":
             yield from parquet_rows(path)
@@ -256,7 +267,7 @@ def _files_in(path: Path) -> list[Path]:
 def _saved_rows(path: Path) -> Iterator[Row]:
     """The rows of a data set that `datasets` saved."""
     for name in _names_in(_no_pipe(path / "state.json"), "_data_files"):
-        yield from arrow_rows(_no_pipe(path / name))
+        yield from _rows("arrow", _no_pipe(path / name))
 
 
 def _no_pipe(path: Path) -> Path:

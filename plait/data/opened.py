@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
+from plait.data.density import Density
 from plait.data.rows import Room
 from plait.errors import DataError
 
@@ -37,6 +38,7 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, reader: _Reader, path: Path, room: Room) -> None:
         self._reader, self._path, self._room = reader, path, room
+        self._density = Density(path)
 
     def readable(self) -> bool:
         return True
@@ -48,6 +50,7 @@ class _Unpacked(io.RawIOBase):
         except OSError as error:
             raise DataError(f"'{self._path}' is damaged or cut off: {error}; pack or copy it again") from error
         self._room.take(len(data), f"'{self._path}'")
+        self._density.unpack(len(data))
         view[: len(data)] = data
         return len(data)
 
