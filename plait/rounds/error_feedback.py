@@ -131,7 +131,7 @@ class ErrorFeedback:
         """Rounding to a grid at random is right on average, so it needs neither gain nor lead."""
         layout = outgoing.delta.layout
         residual = Residual(add(Residual.of(kept, layout).pending, outgoing.delta))
-        numbers = grid.encode(residual.pending, client=job.client, seed=job.settings.seed)
+        numbers = grid.encode(residual.pending, key=job.rounding)
         return replace(outgoing, numbers=numbers), residual.after_sending(grid.decode(numbers, layout)).kept()
 
 

@@ -117,7 +117,7 @@ class TrainJob:
         examples: number that the client trains on.
         kept: the hooks' values from the client's previous round, by key.
         grid: of the masked sum that the delta is for; None where it is sent by itself.
-        client: its name.
+        rounding: key of the rounding to that grid.
         charge: what its steps cost the client's records, where these are private.
     """
 
@@ -132,7 +132,7 @@ class TrainJob:
     examples: int = 0
     kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
     grid: MaskedGrid | None = None
-    client: str = ""
+    rounding: bytes = field(default=b"", repr=False)
     charge: Charge | None = None
 
     @property

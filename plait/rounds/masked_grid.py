@@ -29,7 +29,7 @@ class MaskedGrid:
 
     Attributes:
         parts: of the flat buffer.
-        received: digest of the adapter that the delta starts from; with the round it decides rotation and rounding.
+        received: digest of the adapter that the delta starts from; with the round it decides the rotation.
     """
 
     coding: Coding
@@ -50,19 +50,15 @@ class MaskedGrid:
         size = sum(part.stop - part.start for part in self.parts)
         return Rotation(size, joined(self.received, self.round.to_bytes(8, "big")))
 
-    def encode(self, delta: AdapterState, *, client: str, seed: int) -> NDArray[np.int32]:
+    def encode(self, delta: AdapterState, *, key: bytes) -> NDArray[np.int32]:
         """The whole numbers of a client's delta, (rotation.rotated_size,).
 
         Args:
             delta: what it wants to send.
-            client: its name.
-            seed: of its task; with round and name it decides the rounding, which need not be secret.
+            key: of the rounding, secret (see `plait.rounds.client_secret`).
         """
         wanted: Float32 = np.concatenate([delta.flat[part] for part in self.parts])
-        text = joined(
-            b"rounding", self.received, self.round.to_bytes(8, "big"), seed.to_bytes(8, "big"), client.encode()
-        )
-        return self.coding.encode(self.rotation, wanted, key=hashlib.sha256(text).digest())
+        return self.coding.encode(self.rotation, wanted, key=key)
 
     def noised(
         self, delta: AdapterState, privacy: ClientPrivacy, *, survivors: int, key_of: Callable[[bytes], bytes]

@@ -32,6 +32,7 @@ from plait.errors import (
 )
 from plait.privacy.record import RecordPrivacy
 from plait.rounds.carried_moments import CarriedMoments
+from plait.rounds.client_secret import ClientSecret
 from plait.rounds.client_state import ClientState, Kept, recall_state
 from plait.rounds.drift import Scaffold
 from plait.rounds.error_feedback import ErrorFeedback
@@ -99,6 +100,7 @@ class Participant:
         terms: the client's agreement; tasks that differ are refused. None accepts any task.
         hooks: run around training.
         identity: for sums under masks; without one they are refused.
+        secret: decides batches and rounding under masks; if None, one is drawn and kept in `memory`.
         refusal: why the newest task was refused, for this client's operator; empty if it was not.
     """
 
@@ -112,6 +114,7 @@ class Participant:
     terms: Terms | None = None
     hooks: Sequence[Hook] = HOOKS
     identity: NodeIdentity | None = None
+    secret: ClientSecret | None = None
 
     def __post_init__(self) -> None:
         self.refusal = ""
@@ -165,6 +168,14 @@ class Participant:
         """
         return self._answering(lambda: self._update(job, trained))
 
+    @property
+    def _secret(self) -> ClientSecret:
+        return self.secret or ClientSecret.of(self.memory)
+
+    def _seeded(self, settings: Settings) -> Settings:
+        """The settings with the client's own seed, where the server may not know its batches."""
+        return self._secret.seeded(settings) if settings.secure_aggregation else settings
+
     def _answering(self, work: Callable[[], _Given]) -> _Given | bytes:
         self.refusal = ""
         try:
@@ -216,7 +227,7 @@ class Participant:
             spec = request.unbuilt()
         size = self.model.data_size(spec, task.settings)
         if self.terms:
-            self._check_coverage(spec, self.terms.tasks.to_train(1, self.name))
+            self._check_coverage(spec, self._seeded(self.terms.tasks.to_train(1, self.name)))
         if task.settings.records_are_private:
             # What the policy does not allow is refused before a step is paid for.
             self._privacy(size, task.settings)
@@ -240,6 +251,7 @@ class Participant:
     def _job(
         self, header: Header, spec: AdapterSpec, received: AdapterState, base: MovedBase, settings: Settings
     ) -> TrainJob:
+        settings = self._seeded(settings)
         size = self.model.data_size(spec, settings)
         self._check_coverage(spec, settings)
         if settings.adds_share and not settings.secure_aggregation:
@@ -255,7 +267,7 @@ class Participant:
             header=header,
             examples=0 if settings.records_are_private else size.train_examples,
             grid=grid,
-            client=self.name,
+            rounding=self._secret.rounding(settings.round, header.result_digest) if grid else b"",
         )
         job = before_training(self.hooks, job, self.memory)
         if not settings.records_are_private:
@@ -347,7 +359,7 @@ class Participant:
         else:
             numbers = outgoing.numbers
             if numbers is None:
-                numbers = grid.encode(outgoing.delta, client=self.name, seed=job.settings.seed)
+                numbers = grid.encode(outgoing.delta, key=job.rounding)
             said = {"clients": 1, "square": (norm(outgoing.delta) / grid.coding.unit) ** 2}
             if job.charge is None:
                 # Of private records these have no noise.

@@ -81,8 +81,11 @@ def simulated_sides(simulation: Simulation, run: Run, recorded: Iterable[Event],
     for index in range(run.config.clients):
         client = simulation.model(index)
         if client.client in rounds:
+            secret = simulation.secret(client.client)
             each = [
-                run.settled.tasks.to_train(number, client.client, steps=steps.get((number, client.client), 0))
+                secret.seeded(
+                    run.settled.tasks.to_train(number, client.client, steps=steps.get((number, client.client), 0))
+                )
                 for number in rounds[client.client]
             ]
             members += _trained_on(client, run.ranks.master.spec, each)

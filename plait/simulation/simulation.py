@@ -15,6 +15,7 @@ from pathlib import Path
 
 from plait.regional import below, open_region
 from plait.rounds.channel import Channel, TaskParts
+from plait.rounds.client_secret import ClientSecret
 from plait.rounds.local_channel import LocalChannel
 from plait.rounds.masking import NodeIdentity
 from plait.rounds.memory import Memory
@@ -119,8 +120,13 @@ class Simulation:
             SimulatedMemory(volatile, self._directory.client_memory(name)),
             max_rank=max_rank,
             identity=self._identity(name),
+            secret=self.secret(name),
             terms=replace(self._terms[max_rank], client=name),
         )
+
+    def secret(self, name: str) -> ClientSecret:
+        """A client's secret of the run."""
+        return ClientSecret.simulated(self._run.config.seed, name)
 
     def vouch(self, offer: Offer) -> bool:
         """Whether a node key is a client's; a simulation has one operator, so keys follow from its seed."""

@@ -54,22 +54,26 @@ _WORDS = [
 ]
 
 
-_DOOMED = """
+_PROGRAM = """
 import sys
 from plait.cli.main import main
 from tests.deployment.doomed import doom
+from tests.deployment.simulated_secret import use_simulated_secret
 
-doom(sys.argv.pop(1))
+use_simulated_secret(seed=5)
+if doomed := sys.argv.pop(1):
+    doom(doomed)
 main()
 """
 
 
 def plait(*arguments: object, folder: Path, output: Path, doomed: str = "") -> Command:
-    """Start `plait` in a folder; all that it prints goes into one file. A doomed one kills itself (see `doomed`)."""
+    """Start `plait` in a folder; all that it prints goes into one file. A doomed one kills itself (see `doomed`).
+
+    A client's secret of a run is that of its simulation, so that both end with the same bits.
+    """
     with output.open("ab") as file:
-        if doomed:
-            return Command(doomed, *arguments, program=_DOOMED, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
-        return Command(*arguments, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
+        return Command(doomed, *arguments, program=_PROGRAM, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
 
 
 def until(condition: Callable[[], object], *, patience_s: float = 600.0, what: Callable[[], str] = lambda: "") -> None:

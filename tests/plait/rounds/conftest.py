@@ -19,6 +19,7 @@ from plait.rounds import asynchronous, coordinator, private_rounds, record_accou
 from plait.rounds.aggregator import Weighting
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
+from plait.rounds.client_secret import ClientSecret
 from plait.rounds.clock import WallClock
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.evaluation import SequenceLosses
@@ -315,6 +316,7 @@ class Federation:
             **own_settings,
         )
         self.models = models
+        self.secrets = {name: ClientSecret.simulated(SEED, name) for name in models}
         self.plan = RunPlan(
             **{"rounds": 2, "clients": len(models), "cohort_size": len(models), "eval_every": 1, **blind, **plan},
             seed=SEED,
@@ -339,6 +341,7 @@ class Federation:
                 self.memories[name],
                 max_rank=self.client_ranks.get(name, 0),
                 identity=NodeIdentity(self.keys[name].public_bytes, self.keys[name].sign, self.vouch),
+                secret=self.secrets[name],
             )
             for name, model in self.models.items()
         ]

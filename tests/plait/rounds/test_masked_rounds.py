@@ -10,6 +10,7 @@ import pytest
 from plait.adapters import subtract
 from plait.errors import PeerError
 from plait.rounds.channel import Purpose
+from plait.rounds.client_secret import ClientSecret
 from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, sum_file
 from plait.rounds.masking import Masking, NodeIdentity
@@ -20,6 +21,7 @@ from plait.trust.keys import NodeKey
 from plait.wire.masking import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
 from plait.wire.messages import ClientCard, Refusal, decode_reply, decode_task, encode_reply
 
+SEED = 11
 NAMES = ["alice", "bob", "carol", "dave", "erin"]
 STAGES = {"keys": type(None), "shares": "Roster", "delivery": Delivery, "signatures": Survivors, "unmasking": Unmasking}
 
@@ -53,8 +55,10 @@ def sent(monkeypatch):
     found = {}
     encode = MaskedGrid.encode
 
-    def watched(self, delta, *, client, seed):
-        numbers = encode(self, delta, client=client, seed=seed)
+    def watched(self, delta, *, key):
+        numbers = encode(self, delta, key=key)
+        secrets = {name: ClientSecret.simulated(SEED, name) for name in NAMES}
+        (client,) = (name for name in NAMES if secrets[name].rounding(self.round, self.received) == key)
         found[self.round, client] = numbers
         return numbers
 
