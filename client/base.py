@@ -258,12 +258,7 @@ def _consented(
         here = base_at_hand(settled.config.base, revision=settled.config.revision)
         parameters = blueprint_of(settled, here, weights=False).spec.layout.size if here else None
         proposal = Proposal(
-            settings.where,
-            told,
-            run.base_fingerprint,
-            settings.data,
-            settings.policy,
-            parameters,
+            str(settings.server), told, run.base_fingerprint, settings.data, settings.policy, parameters
         )
         for line in proposal.lines:
             progress(line)

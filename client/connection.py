@@ -70,7 +70,6 @@ class Connection:
     Attributes:
         open_channel: a new channel to the server.
         sessions: holds the current session for other calls.
-        elsewhere: chooses another of several servers for the next attempt.
         explain: diagnoses why no connection can be made; may take seconds.
     """
 
@@ -81,7 +80,6 @@ class Connection:
     backoff: Backoff
     explain: Callable[[], str]
     tell: Callable[[Event], None]
-    elsewhere: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self._closing = Abandonment()
@@ -132,7 +130,6 @@ class Connection:
                 self._closing.check()
                 wait_s = self.backoff.next_s()
                 self.tell(Lost(cause, wait_s))
-                self.elsewhere()
                 self._closing.pause(wait_s)
 
     def _attend(self) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import shlex
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,7 +38,6 @@ from client.state_directory import memory_folder
 from client.uploads import Uploads
 from client.wording import shown, size
 from client.worker import MOST_WAITING, Worker
-from plait.address import Address
 from plait.errors import Interrupted, PlaitError
 from plait.rounds.leftovers import keep_only_what_lasts
 from plait.rounds.memory import MUST_LAST
@@ -89,7 +87,6 @@ class Node:
         self._settings = settings
         self._journal = journal
         self._timing = timing
-        self._servers = deque(settings.servers)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         tell, sessions = self._events.put, CurrentSession()
         retrying = Retrying(sessions, timing.backoff, trouble=lambda cause: tell(Trouble(cause)))
@@ -97,12 +94,11 @@ class Node:
         self._uploads = Uploads(retrying, tell=tell)
         self._worker = Worker(open_runner, downloads=self._downloads, uploads=self._uploads, tell=tell)
         self._connection = Connection(
-            lambda: open_channel(self._server, settings.kit),
+            lambda: open_channel(settings.server, settings.kit),
             settings.credential,
             sessions=sessions,
             backoff=timing.backoff(),
-            explain=lambda: explain(self._server.host, self._server.port, settings.kit),
-            elsewhere=lambda: self._servers.rotate(-1),
+            explain=lambda: explain(settings.server.host, settings.server.port, settings.kit),
             tell=tell,
         )
         self._run: Run | None = None
@@ -116,11 +112,6 @@ class Node:
         self._earlier_bytes = 0
         self._reports = 0
         self._has_been_here = False
-
-    @property
-    def _server(self) -> Address:
-        """The one to try next, or the one that it is connected to."""
-        return self._servers[0]
 
     def stop(self, *, by_system: bool = False) -> None:
         """Ask the node to end soon; may be called from a signal handler.
@@ -138,7 +129,7 @@ class Node:
             PeerError: the server refused it for good.
             PlaitError: the node cannot work for this run.
         """
-        self._journal.tell("connecting", f"connecting to {self._settings.where} as {self._settings.name}")
+        self._journal.tell("connecting", f"connecting to {self._settings.server} as {self._settings.name}")
         self._connection.start()
         try:
             while not self._handle(self._next()):

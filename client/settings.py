@@ -24,7 +24,6 @@ class NodeSettings:
     """Everything that determines how a node works.
 
     Attributes:
-        servers: of which one serves at a time.
         kit: the node's kit; None on an insecure loopback connection.
         data: its own data, as `plait.data.as_dataset` takes them.
         columns: which of their columns hold what, as in the run configuration.
@@ -43,7 +42,7 @@ class NodeSettings:
         labels: what the operator says of this machine; runs may ask for them.
     """
 
-    servers: tuple[Address, ...]
+    server: Address
     kit: ClientKit | None
     name: str
     data: str
@@ -61,11 +60,6 @@ class NodeSettings:
     split: str = ""
     allow_plugins: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-
-    @property
-    def where(self) -> str:
-        """Its servers, for people."""
-        return " or ".join(map(str, self.servers))
 
     @property
     def credential(self) -> Credential:
@@ -118,12 +112,12 @@ def check_settings(
     """
     if isinstance(allow_plugins, str):
         raise ConfigError(f"allow-plugins is '{allow_plugins}', expected a list of modules")
-    addresses = Address.parse_several(server, what="server")
+    address = Address.parse(server, what="server")
     if insecure and kit is not None:
         raise ConfigError("kit and insecure are both given, expected one of them: with a kit the connection is secure")
-    if insecure and (far := [address for address in addresses if not address.is_loopback]):
+    if insecure and not address.is_loopback:
         raise ConfigError(
-            f"server is {far[0]} and the connection insecure, expected a server on this machine (localhost) or --kit"
+            f"server is {address} and the connection insecure, expected a server on this machine (localhost) or --kit"
         )
     if not insecure and kit is None:
         raise ConfigError(
@@ -154,7 +148,7 @@ def check_settings(
     if loaded and name and name != loaded.name:
         raise ConfigError(f"name is {name!a}, but kit '{kit}' was made for '{loaded.name}'; leave --name out")
     return NodeSettings(
-        servers=addresses,
+        server=address,
         kit=loaded,
         name=loaded.name if loaded else check_client_name(composed(name or Path(data).stem)),
         data=data,

@@ -1,7 +1,6 @@
 """Network addresses as an operator types them, ``HOST:PORT`` or ``[IPV6]:PORT``.
 
-Resolves no name except in `Address.check_free` and `Address.parse_serving`: a host counts as loopback only if no
-resolver could say otherwise.
+Resolves no name except in `Address.check_free`: a host counts as loopback only if no resolver could say otherwise.
 """
 
 from __future__ import annotations
@@ -10,15 +9,12 @@ import errno
 import ipaddress
 import re
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 
 from plait.errors import ConfigError, MachineError
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[^\s\[\]]+)\]|(?P<host>[^\s:\[\]/@]+)):(?P<port>[0-9]{1,5})")
 _MOST_SHOWN = 120
-_MOST_SEVERAL = 8
-_CONNECT_S = 3.0
 
 
 def is_ip_address(host: str) -> bool:
@@ -71,36 +67,6 @@ class Address:
                 "expected HOST:PORT such as plait.example.org:9440 or [::1]:9440"
             )
         return cls(found["six"] or found["host"], port)
-
-    @classmethod
-    def parse_several(cls, text: str, *, what: str = "address") -> tuple[Address, ...]:
-        """Read one address or several, with commas in between: of servers of which one serves at a time.
-
-        Raises:
-            ConfigError: one of them is none, or there are too many.
-        """
-        parts = text.split(",")
-        if len(parts) > _MOST_SEVERAL:
-            raise ConfigError(f"{what} has {len(parts)} addresses, expected at most {_MOST_SEVERAL}")
-        return tuple(dict.fromkeys(cls.parse(part, what=what) for part in parts))
-
-    @classmethod
-    def parse_serving(cls, text: str, *, what: str = "address") -> Address:
-        """Read addresses as `parse_several` does, and choose the first that takes connections, else the last.
-
-        Of servers that share a directory only the one that serves takes any.
-
-        Raises:
-            ConfigError: as for `parse_several`.
-        """
-        *several, last = cls.parse_several(text, what=what)
-        for address in several:
-            with (
-                suppress(OSError, UnicodeError),
-                socket.create_connection((address.host, address.port), timeout=_CONNECT_S),
-            ):
-                return address
-        return last
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

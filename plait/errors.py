@@ -10,8 +10,7 @@
     │   ├── BaseMismatchError       ... they belong to another base model
     │   └── PolicyError             ... this machine's operator did not agree to the request
     ├── MachineError           1    the machine's: disk, memory, network, a missing package
-    │   ├── DiskFullError           ... a disk, or a quota on it, is full
-    │   └── LeaseLostError          ... another server has taken this one's place
+    │   └── DiskFullError           ... a disk, or a quota on it, is full
     └── Interrupted            1    nobody's: Ctrl-C; the state is saved, `plait resume` continues
 
 A message has three parts, what, got and expected: ``rank of 'q_proj' is 16, expected 8``. It never carries training
@@ -80,10 +79,6 @@ class MachineError(PlaitError):
 
 class DiskFullError(MachineError):
     """A disk, or a quota on it, is full. The same work can continue once there is room."""
-
-
-class LeaseLostError(MachineError):
-    """Another server has taken the place of this one, which may write nothing more."""
 
 
 class Interrupted(PlaitError):  # noqa: N818 (it is no error, it only travels like one)

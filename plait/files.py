@@ -1,7 +1,6 @@
 """Read files that may be missing, and write them so that a power cut leaves the old content or the new, never half.
 
-Where several servers share a directory, what is written below it goes through the gate of the one that may write now
-(`plait.lease`). Knows nothing of what the files hold.
+Knows nothing of what the files hold.
 """
 
 from __future__ import annotations
@@ -18,84 +17,11 @@ import tempfile
 from collections.abc import Generator
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
 
 from plait.errors import DiskFullError, MachineError
 
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
 _MADV_POPULATE_READ = 22  # asm-generic/mman-common.h, from Linux 5.14 on
-
-
-class Gate(Protocol):
-    """Where one of the servers that share a directory prepares what it writes there, as long as its turn lasts."""
-
-    @property
-    def folder(self) -> Path:
-        """Each file gets to its place by a rename out of this folder, which goes with the turn."""
-        ...
-
-    @property
-    def follows_another(self) -> bool:
-        """Whether another server may still have files of the directory open."""
-        ...
-
-    def inbox(self, run: Path) -> Path:
-        """Where the answers to a run arrive."""
-        ...
-
-    def check(self) -> None:
-        """Check, at little cost, that the turn was not over a moment ago.
-
-        Raises:
-            LeaseLostError: it is over.
-        """
-        ...
-
-    def prove(self) -> None:
-        """Prove that the turn is not over now.
-
-        Raises:
-            LeaseLostError: it is over.
-        """
-        ...
-
-
-_gates: dict[Path, Gate] = {}
-
-
-@contextlib.contextmanager
-def written_through(directory: Path, gate: Gate) -> Generator[None]:
-    """While the block runs, all threads of this process write below a directory by way of a gate."""
-    _gates[directory.absolute()] = gate
-    try:
-        yield
-    finally:
-        del _gates[directory.absolute()]
-
-
-def gate_of(path: Path) -> Gate | None:
-    """The gate by way of which a path is written; None where nobody else may write there."""
-    if not _gates:
-        return None
-    path = path.absolute()
-    return next((_gates[folder] for folder in (path, *path.parents) if folder in _gates), None)
-
-
-def place_to_prepare(path: Path) -> Path:
-    """The folder from which a new `path` is renamed to its place."""
-    gate = gate_of(path)
-    return path.parent if gate is None else gate.folder
-
-
-def prove_turn(path: Path) -> None:
-    """Where several servers share the directory of `path`: check that this process may write there now.
-
-    Raises:
-        LeaseLostError: another one has taken over.
-    """
-    gate = gate_of(path)
-    if gate is not None:
-        gate.prove()
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -111,7 +37,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """
     temporary: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(dir=place_to_prepare(path), prefix=_prefix(path))
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
@@ -122,7 +48,6 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         temporary = None
         fsync_directory(path.parent)
     except OSError as error:
-        prove_turn(path)
         raise cannot_write(path, error, needed_bytes=len(data)) from error
     finally:
         if temporary is not None:
@@ -323,7 +248,7 @@ def directory_written_aside(path: Path) -> Generator[Path]:
     """
     aside: Path | None = None
     try:
-        aside = Path(tempfile.mkdtemp(dir=place_to_prepare(path), prefix=_prefix(path)))
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
         aside.chmod(0o755)
         yield aside
         for file in aside.rglob("*"):
@@ -336,7 +261,6 @@ def directory_written_aside(path: Path) -> Generator[Path]:
         _exchange(aside, path)
         fsync_directory(path.parent)
     except OSError as error:
-        prove_turn(path)
         raise cannot_write(path, error) from error
     finally:
         if aside is not None:
@@ -347,7 +271,7 @@ def _exchange(new: Path, path: Path) -> None:
     if not os.path.lexists(path):
         new.replace(path)
         return
-    away = Path(tempfile.mkdtemp(dir=place_to_prepare(path), prefix=f"{_prefix(path)}old."))
+    away = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_prefix(path)}old."))
     # A directory owned by somebody else can be renamed here, but not moved into another directory.
     old = away if path.is_dir() and not path.is_symlink() else away / path.name
     try:
@@ -357,48 +281,6 @@ def _exchange(new: Path, path: Path) -> None:
         if not os.path.lexists(path) and os.path.lexists(old):
             old.replace(path)
         shutil.rmtree(away, ignore_errors=True)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory with everything below it; what cannot be removed stays.
-
-    Raises:
-        LeaseLostError: another server has taken over; nothing is removed.
-    """
-    with contextlib.suppress(OSError), _taken_away(path) as away:
-        shutil.rmtree(away, ignore_errors=True)
-
-
-def remove_file(path: Path) -> None:
-    """Remove a file, if it is there.
-
-    Raises:
-        OSError: cannot be removed.
-        LeaseLostError: another server has taken over; nothing is removed.
-    """
-    with contextlib.suppress(FileNotFoundError), _taken_away(path) as away:
-        away.unlink()
-
-
-@contextlib.contextmanager
-def _taken_away(path: Path) -> Generator[Path]:
-    """The path itself, or where several servers share its directory, its place on the gate: moving it is one step."""
-    gate = gate_of(path)
-    if gate is None or not os.path.lexists(path):
-        yield path
-        return
-    away: Path | None = None
-    try:
-        try:
-            away = Path(tempfile.mkdtemp(dir=gate.folder, prefix=_prefix(path)))
-            path.replace(away / path.name)
-        except OSError:
-            gate.prove()
-            raise
-        yield away / path.name
-    finally:
-        if away is not None:
-            shutil.rmtree(away, ignore_errors=True)
 
 
 def _prefix(path: Path) -> str:

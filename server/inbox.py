@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.files import cannot_write, gate_of, map_file, prove_turn
+from plait.files import cannot_write, map_file
 from plait.transport.framing import Data
 from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming
 
@@ -74,8 +74,7 @@ class Inbox:
         self._directory = directory
         self._node_quota_bytes = node_quota_bytes
         try:
-            # The folder of a turn that is over is not made again (`plait.lease`).
-            directory.mkdir(parents=gate_of(directory) is None, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(directory, error, doing="make") from error
         if not os.access(directory, os.W_OK | os.X_OK):
@@ -168,7 +167,6 @@ class Inbox:
                 closed=self._open.discard,
             )
         except OSError as error:
-            prove_turn(path)
             raise cannot_write(path, error, needed_bytes=size) from error
         self._open.add(incoming)
         return incoming

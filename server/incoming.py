@@ -14,14 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from plait.errors import MachineError, PeerError
-from plait.files import begin_to_store, cannot_write, fsync_directory, prove_turn
-from plait.lease import UNFINISHED_SUFFIX
+from plait.files import begin_to_store, cannot_write, fsync_directory
 from plait.transport.framing import Data
 from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
 
 HEADER_BYTES = 1 + DIGEST_BYTES
 """Bytes of a file before the answer itself."""
-PART_SUFFIX, ANSWER_SUFFIX = UNFINISHED_SUFFIX, ".answer"
+PART_SUFFIX, ANSWER_SUFFIX = ".part", ".answer"
 
 _STORED_BYTES = 4 << 20  # bytes of an answer handed to the disk at a time
 
@@ -84,7 +83,7 @@ class Incoming:
 
         Raises:
             PeerError: more than was announced.
-            MachineError: the disk is full, the file is closed, or another server has taken over.
+            MachineError: the disk is full or the file is closed.
         """
         with self._lock:
             if len(data) > self.missing_bytes:
@@ -93,7 +92,6 @@ class Incoming:
             try:
                 self._file.write(data)
             except OSError as error:
-                prove_turn(self._path)
                 raise cannot_write(self._path, error, needed_bytes=self.missing_bytes) from error
             if self._durable and self._written - self._handed >= _STORED_BYTES:
                 # Earlier writes have left the file's buffer.
@@ -108,7 +106,7 @@ class Incoming:
 
         Raises:
             PeerError: less than announced; the bytes stay.
-            MachineError: cannot be written, or another server has taken over.
+            MachineError: cannot be written.
         """
         with self._lock:
             if self.missing_bytes:
@@ -128,7 +126,6 @@ class Incoming:
                     fsync_directory(self._path.parent)
                 self._whole()
             except OSError as error:
-                prove_turn(self._path)
                 raise cannot_write(self._path, error, needed_bytes=self.missing_bytes) from error
             return True
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from plait.errors import DiskFullError, LeaseLostError, MachineError, PlaitError
+from plait.errors import DiskFullError, MachineError, PlaitError
 from plait.transport.chunks import chunks_of
 from plait.transport.framing import Data, pack_chunk, unpack_part
 from plait.trust.roles import STAFF
@@ -148,11 +148,6 @@ class FederationService:
                 task=first.task_id,
             )
             await context.abort(_code_of(refused), f"{refused.reason}: {refused}")
-        except LeaseLostError as lost:
-            # The main thread hears of it too, and ends this server.
-            self.metrics.answers_refused.labels("taken-over").inc()
-            say("taken-over", detail=lost)
-            await context.abort(grpc.StatusCode.ABORTED, "another server has taken over")
         except MachineError as error:
             self.metrics.answers_refused.labels("disk").inc()
             say("disk", level=logging.ERROR, detail=error)

@@ -35,7 +35,7 @@ class Client:
 
     Args:
         data: the client's own, as for `plait.simulate`; they never leave this process.
-        server: address of the server, HOST:PORT; of several of which one serves, with commas in between.
+        server: address of the server, HOST:PORT.
         columns: which columns hold what, if they do not have the usual names, as for `plait.simulate`.
         split: the split to train on, or ``TRAIN,HELD_OUT``.
         kit: the client's start-up kit, from ``plait provision``.

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from plait.api.apps import add_apps_to_path
 from plait.api.service import kit_of, open_grid
 from plait.api.serving import Serving
-from plait.errors import ConfigError, DiskFullError, PlaitError, PolicyError
-from plait.lease import inbox_of, is_shared
+from plait.errors import DiskFullError, PlaitError, PolicyError
 from plait.rounds import events
 from plait.rounds.ledger import OnEvent
 from plait.rounds.run_directory import RunDirectory
@@ -100,10 +99,9 @@ class RegionalNode:
 
         Raises:
             Interrupted: the operator stopped it.
-            ConfigError: servers share its directory, and a region takes no turns; or a kit is not valid.
+            ConfigError: a kit is not valid.
             PlaitError: as `Node.run`.
         """
-        self._check_not_shared()
         # Now, and not when the first run has come.
         kit_of(self._serving)
         finished = False
@@ -115,14 +113,6 @@ class RegionalNode:
                 self._region.close()
             if self._grid is not None:
                 self._grid.stop(finished=finished)
-
-    def _check_not_shared(self) -> None:
-        out = self._out.absolute()
-        if shared := next((each for each in (out, *out.parents) if is_shared(each)), None):
-            raise ConfigError(
-                f"out is '{self._out}' and '{shared}' is shared by servers (--standby), expected a directory of the "
-                "region's own: a region takes no turns, so nothing would keep two of them apart"
-            )
 
     def _open(self, run: Run) -> TaskRunner:
         from client.runner import DecliningRunner
@@ -195,7 +185,7 @@ class RegionalNode:
             Terms(
                 run.run_id, table | {"tree": config.tree, "deadline-s": config.deadline_s}, resolved.base_fingerprint
             ),
-            inbox=inbox_of(directory.path),
+            inbox=directory.inbox,
             max_answer_bytes=REPLY_BYTES + max_update_bytes(layout, sums=has_regions),
             summary=LiveProgress(
                 directory.ledger,

@@ -5,12 +5,11 @@ Sets no signal handler and configures no logging: both are the caller's.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api.apps import add_apps_to_path
@@ -19,8 +18,6 @@ from plait.api.serving import Serving
 from plait.api.turns import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.files import gate_of, remove_tree
-from plait.lease import inbox_of, is_shared
 from plait.progress import say, status, watch
 from plait.rounds.events import Event, RunStarted
 from plait.rounds.ledger import OnEvent, read_events
@@ -111,14 +108,6 @@ class OneRun:
         log("page-link-used" if used else "page-link-made", operator=by, role=role)
 
 
-def load_libraries(*, quiet: bool) -> None:
-    """Import what serving a run needs, which takes seconds."""
-    add_apps_to_path()
-    with status("loading libraries", quiet=quiet):
-        for name in ("plait.federation", "plait.flower.apps", "plait.training.blueprint", "server.grpc_grid"):
-            import_module(name)
-
-
 def open_grid(serving: Serving, *, clients: int, stays: bool = False, desk: Desk | None = None) -> GrpcGrid:
     """A grid without a run.
 
@@ -177,7 +166,6 @@ def open_service(
     Raises:
         PlaitError: the run cannot be served; nothing has begun.
     """
-    check_not_shared(directory.path)
     events = read_events(directory.ledger) if directory.has_started else ()
     if is_finished(events):
         if is_reported(directory.path):
@@ -218,7 +206,7 @@ def open_service(
         start = None if directory.has_started else starting_point_of(run)
     grid.begin(
         Terms(serving.run_number, run.settled.announced, run.base_fingerprint, frozenset(labels)),
-        inbox=inbox_of(directory.path),
+        inbox=directory.inbox,
         max_answer_bytes=REPLY_BYTES
         + max_update_bytes(run.ranks.master.spec.layout, sums=run.settled.plan.region_clients > 0),
         summary=LiveProgress(
@@ -242,20 +230,6 @@ def open_service(
     return Service(settings, directory, grid, app)
 
 
-def check_not_shared(directory: Path) -> None:
-    """Refuse a directory, of a run or a federation, that servers share and whose turn is not this process's.
-
-    Raises:
-        ConfigError: it is.
-    """
-    from plait.queue.run_queue import RUNS_FOLDER
-
-    federation = directory.absolute().parent
-    shared = directory if federation.name != RUNS_FOLDER or is_shared(directory) else federation.parent
-    if is_shared(shared) and gate_of(directory) is None:
-        raise ConfigError(f"'{shared}' is shared by servers, expected `plait server --standby` for each of them")
-
-
 def vouch_of(serving: Serving) -> Vouch | None:
     """Who vouches for the clients' node keys: the authority of the server's kit; None without a kit.
 
@@ -272,7 +246,7 @@ def conclude(directory: RunDirectory) -> None:
     """Write the report; remove the raw answers, which are folded into the adapter by now."""
     from plait.report import write_report
 
-    remove_tree(inbox_of(directory.path))
+    shutil.rmtree(directory.inbox, ignore_errors=True)
     write_report(directory.path)
 
 

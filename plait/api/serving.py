@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from plait.errors import ConfigError, MachineError
-from plait.files import cannot_write, write_atomically
+from plait.files import write_atomically
 
 CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference", "devices")
 """Settings of a simulated run that in a served one are the clients' own."""
@@ -43,16 +43,12 @@ class Serving:
         return Path(self.kit) if self.kit else None
 
     def save(self, path: Path) -> None:
-        """Write it as TOML; its folder is made if missing.
+        """Write it as TOML.
 
         Raises:
             MachineError: cannot be written.
         """
         lines = (f"{field.name.replace('_', '-')} = {json.dumps(getattr(self, field.name))}" for field in fields(self))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(path.parent, error, doing="make") from error
         write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
 

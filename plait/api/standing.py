@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, cast
 
 from plait.api.apps import add_apps_to_path
 from plait.api.running import is_reported
-from plait.api.service import check_not_shared, conclude, open_grid, open_service, vouch_of
+from plait.api.service import conclude, open_grid, open_service, vouch_of
 from plait.api.serving import CLIENTS_SETTINGS, Serving, new_run_number
 from plait.config import RunConfig, Scalar, config_from_table
-from plait.errors import ConfigError, DiskFullError, Interrupted, LeaseLostError, PlaitError
+from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError
 from plait.progress import say
 from plait.queue import Entry, Outcome, PageLinkMade, PageLinkUsed, RunQueue, State, size_of, tidy_runs
 from plait.rounds.events import ClientTurnedAway, Event, RoundFinished, RoundStarted, WaitingForClients
@@ -76,7 +76,6 @@ class Standing:
     """
 
     def __init__(self, directory: Path, serving: Serving, *, house: House | None = None, quiet: bool = False) -> None:
-        check_not_shared(directory)
         add_apps_to_path()
         self._serving = serving
         self._house = house or House()
@@ -279,7 +278,7 @@ class Standing:
                 raise
             if reason := patience.reason or quota.reason:
                 self._queue.end(entry.run, Outcome.FAILED, reason)
-        except (DiskFullError, LeaseLostError):
+        except DiskFullError:
             raise
         except PlaitError as error:
             if error is self._cannot_serve:

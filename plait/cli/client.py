@@ -13,12 +13,7 @@ from plait.errors import ConfigError
 
 
 def client(
-    server: Annotated[
-        str,
-        typer.Option(
-            "--server", help="Address of the server, HOST:PORT; of several with --standby, HOST:PORT,HOST:PORT."
-        ),
-    ],
+    server: Annotated[str, typer.Option("--server", help="Address of the server, HOST:PORT.")],
     data: Annotated[str, typer.Option("--data", help="Your data, as in plait simulate. It never leaves this machine.")],
     columns: Annotated[
         str, typer.Option("--columns", help="Columns that have other names, such as text=body; see plait simulate.")

@@ -230,7 +230,7 @@ def _deployment(server: str, kit_directory: Path | None) -> list[Finding]:
     state = clean(str(said.get("state", "")))
     findings.append(Finding("server", f"plait {version or 'of unknown version'}, {state}", other))
     if kit is not None:
-        address = Address.parse_serving(server, what="server")
+        address = Address.parse(server, what="server")
         findings.append(_validity("this kit's certificate", kit.tls.expires))
         expires = server_expires(address.host, address.port, kit)
         if expires is not None:

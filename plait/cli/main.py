@@ -15,7 +15,6 @@ import typer
 
 from plait import __version__
 from plait.cli.audit import audit
-from plait.cli.backup import backup
 from plait.cli.bench import FORWARDED, bench
 from plait.cli.cancel import cancel
 from plait.cli.check_plugin import check_plugin
@@ -34,7 +33,6 @@ from plait.cli.privacy import privacy
 from plait.cli.provision import provision
 from plait.cli.region import region
 from plait.cli.report import report
-from plait.cli.restore import restore
 from plait.cli.resume import resume
 from plait.cli.rules import rules
 from plait.cli.runs import runs
@@ -113,8 +111,6 @@ app.command()(submit)
 app.command()(runs)
 app.command()(cancel)
 app.command()(fetch)
-app.command()(backup)
-app.command()(restore)
 app.command(context_settings=FORWARDED)(bench)
 
 

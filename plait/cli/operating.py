@@ -10,9 +10,7 @@ import typer
 if TYPE_CHECKING:
     from plait.transport.operations import OperatorCalls
 
-Server = Annotated[
-    str, typer.Option("--server", help="Address and port of the server; of several with --standby, with commas.")
-]
+Server = Annotated[str, typer.Option("--server", help="Address and port of the server.")]
 Kit = Annotated[
     Path | None, typer.Option("--kit", help="An operator's or observer's kit; not needed for an --insecure server.")
 ]
@@ -29,4 +27,4 @@ def calls_to(server: str, kit: Path | None) -> OperatorCalls:
     from plait.transport.operations import OperatorCalls
     from plait.trust import StaffKit
 
-    return OperatorCalls(Address.parse_serving(server, what="server"), None if kit is None else StaffKit.load(kit))
+    return OperatorCalls(Address.parse(server, what="server"), None if kit is None else StaffKit.load(kit))

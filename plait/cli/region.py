@@ -15,9 +15,7 @@ from plait.errors import ConfigError
 def region(
     server: Annotated[
         str,
-        typer.Option(
-            "--server", help="Address of the server above, HOST:PORT; of several with --standby, with commas."
-        ),
+        typer.Option("--server", help="Address of the server above, HOST:PORT."),
     ],
     listen: Annotated[str, typer.Option(help="Address and port to serve the region's clients on.")] = "127.0.0.1:9440",
     kit: Annotated[

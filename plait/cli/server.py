@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 import signal
-import socket
-import threading
-from collections.abc import Generator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -23,8 +17,6 @@ from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted, MachineError
-from plait.files import gate_of, write_atomically
-from plait.lease import Holder, is_shared, share, turn
 from plait.page.beside import page_address, page_beside
 from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
@@ -33,7 +25,6 @@ if TYPE_CHECKING:
     from plait.api.standing import House
 
 _LOG_BYTES = 16 << 20
-_SILENT_S = 15.0
 _CLIENTS = RunConfig().clients
 
 
@@ -84,30 +75,6 @@ def server(
             min=0.0,
         ),
     ] = None,
-    take_over: Annotated[
-        bool,
-        typer.Option(
-            "--take-over",
-            help="With --stay: if a server serves --out already, load everything, wait until it has ended, and go on "
-            "in its place.",
-        ),
-    ] = False,
-    standby: Annotated[
-        bool,
-        typer.Option(
-            "--standby",
-            help="Share --out, on storage that all reach, with other servers started so: one serves, another takes "
-            "over if it falls silent.",
-        ),
-    ] = False,
-    silent_s: Annotated[
-        float | None,
-        typer.Option(
-            "--silent-s",
-            help=f"With --standby: seconds without a sign of life after which one falls silent.  {shown_default(15)}",
-            min=1.0,
-        ),
-    ] = None,
     page: PageAddress = "",
     config: ConfigFile = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
@@ -125,11 +92,6 @@ def server(
             else "neither --kit nor --insecure is given: make a kit with `plait provision DIR --clients NAMES`, "
             "or use --insecure to try it on this machine"
         )
-    if silent_s is not None and not standby:
-        raise ConfigError("--silent-s is given without --standby, expected both")
-    if silent_s is not None and not math.isfinite(silent_s):
-        raise ConfigError(f"--silent-s is {silent_s}, expected a number of seconds")
-    silent_s = (silent_s or _SILENT_S) if standby else None
     if page:
         page_address(page, what="--page", kit=kit)
     if stay:
@@ -147,20 +109,17 @@ def server(
             grace_s=grace_s,
             run_number=0,
         )
-        if standby and take_over:
-            raise ConfigError("--standby and --take-over are both given, expected one of them")
         house = House(
             give_up_s=GIVE_UP_S if give_up_s is None else give_up_s,
             keep_runs=keep_runs,
             run_quota_bytes=None if run_quota_gb is None else int(run_quota_gb * 1e9),
         )
-        serve_queue(directory, serving, house=house, take_over=take_over, silent_s=silent_s, page=page)
+        serve_queue(directory, serving, house=house, page=page)
         return
     of_stay = {
         "give-up-s": give_up_s,
         "keep-runs": keep_runs,
         "run-quota-gb": run_quota_gb,
-        "take-over": take_over or None,
     }
     for name, value in of_stay.items():
         if value is not None:
@@ -172,25 +131,16 @@ def server(
     unset = dict.fromkeys(CLIENTS_SETTINGS, "")
     settings = run_config({**given, **({"clients": min_clients} if min_clients else {}), **unset}, config).with_out()
     directory = RunDirectory(Path(settings.out))
+    before = load_serving(directory.server)
     serving = Serving(
         listen=listen,
         kit=str(kit.absolute()) if kit else "",
         metrics=metrics,
         grace_s=grace_s,
-        run_number=new_run_number(),
+        run_number=before.run_number if before else new_run_number(),
     )
     with told_how_to_go_on(settings.out):
-        if silent_s is not None and directory.has_started and not is_shared(directory.path):
-            from plait.rounds.ledger import Ledger
-
-            with closing(Ledger(directory.ledger)):
-                share(directory.path)  # no server that does not know that it is shared has it
-        with _in_turn(directory.path, serving, silent_s, how="the same command", quiet=json_output):
-            # Only now: another server may have begun the run.
-            before = load_serving(directory.server)
-            serving = replace(serving, run_number=before.run_number) if before else serving
-            if silent_s is None or not _is_over(directory):
-                serve(directory, settings, serving, page=page, quiet=json_output)
+        serve(directory, settings, serving, page=page, quiet=json_output)
         show(directory.path, json_output=json_output)
 
 
@@ -240,8 +190,6 @@ def serve_queue(
     serving: Serving,
     *,
     house: House,
-    take_over: bool = False,
-    silent_s: float | None = None,
     page: str = "",
 ) -> None:
     """Serve the runs of a federation until the process is told to end.
@@ -250,83 +198,27 @@ def serve_queue(
         directory: of the federation.
         serving: where and how to serve.
         house: what runs may use.
-        take_over: whether to wait for the end of the server that serves it now.
-        silent_s: as for `_in_turn`.
         page: address of the live page; empty for none.
 
     Raises:
         Interrupted: it was.
         PlaitError: it cannot serve.
     """
-    from plait.api.service import load_libraries
     from plait.api.standing import Standing
-    from plait.queue import held
 
     machine.share_memory_between_threads()
-    if take_over:
-        # Before the other one ends, so that clients wait for a fraction of a second.
-        load_libraries(quiet=False)
-    waiting = f"waiting for the server of {directory}"
-    if silent_s is None:
-        alone = held(directory, wait=take_over, on_wait=lambda: say(waiting, quiet=False))
-    else:
-        if not is_shared(directory):
-            with held(directory):
-                share(directory)  # no server that does not know that it is shared has it, or gets it from now on
-        alone = _in_turn(directory, serving, silent_s, how="the same command", quiet=False)
-    with alone:
-        standing = Standing(directory, serving, house=house)
-        _log_to(directory / "server.log")
-        _stop_on_signals("the same command")
-        with page_beside(directory, page, folder=True, kit=serving.kit_directory, desk=standing):
-            standing.serve(
-                on_start=lambda address: say(f"serving on {address}; runs come from `plait submit`", quiet=False)
-            )
-
-
-@contextmanager
-def _in_turn(directory: Path, serving: Serving, silent_s: float | None, *, how: str, quiet: bool) -> Generator[None]:
-    """Wait until no other server serves a directory, and be the one that does.
-
-    Args:
-        directory: that servers share.
-        serving: where this one will serve.
-        silent_s: seconds without a sign of life after which a server is taken for gone; None shares nothing.
-        how: to go on after a signal.
-        quiet: whether to show nothing.
-    """
-    if silent_s is None:
-        yield
-        return
-    from plait.api.service import load_libraries
-
-    # Before the other one ends, so that clients wait as little as possible.
-    load_libraries(quiet=quiet)
-    _stop_on_signals(how)
-    main = threading.main_thread().ident or 0
-
-    def wait(other: Holder | None) -> None:
-        say(f"standing by; {other or 'another server'} serves '{directory}'", quiet=quiet)
-
-    holder = Holder(f"{socket.gethostname()}:{os.getpid()}", serving.listen, silent_s)
-    with turn(directory, holder, on_wait=wait, on_lost=lambda: signal.pthread_kill(main, signal.SIGTERM)):
-        yield
-
-
-def _is_over(directory: RunDirectory) -> bool:
-    from plait.api.running import is_reported
-    from plait.rounds.ledger import read_events
-    from plait.rounds.recorded import is_finished
-
-    return directory.has_started and is_finished(read_events(directory.ledger)) and is_reported(directory.path)
+    standing = Standing(directory, serving, house=house)
+    _log_to(directory / "server.log")
+    _stop_on_signals("the same command")
+    with page_beside(directory, page, folder=True, kit=serving.kit_directory, desk=standing):
+        standing.serve(
+            on_start=lambda address: say(f"serving on {address}; runs come from `plait submit`", quiet=False)
+        )
 
 
 def _log_to(path: Path) -> None:
     """Log every event of the server to a file of bounded size, and warnings to stderr as well."""
     from logging.handlers import RotatingFileHandler
-
-    if path.exists() and (gate := gate_of(path)) is not None and gate.follows_another:
-        write_atomically(path, path.read_bytes())  # as a ledger
 
     logger = logging.getLogger("plait.server")
     logger.setLevel(logging.INFO)

@@ -11,9 +11,7 @@ from plait.cli.output import print_json, print_tables
 
 
 def status(
-    server: Annotated[
-        str, typer.Option(help="Address and port of the server; of several with --standby, with commas.")
-    ] = "localhost:9440",
+    server: Annotated[str, typer.Option(help="Address and port of the server.")] = "localhost:9440",
     kit: Annotated[
         Path | None,
         typer.Option(help="Kit of an operator, an observer or the server; not needed for an --insecure server."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -50,7 +49,7 @@ def submit(
         else:
             typer.echo(f"submitted {run}; `plait runs` shows the queue")
         return
-    ended = _followed(lambda: calls_to(server, kit), run, quiet=json_output)
+    ended = _followed(calls, run, quiet=json_output)
     if json_output:
         print_json(ended)
     if ended.get("state") != "finished":
@@ -59,11 +58,11 @@ def submit(
         typer.echo(f"{run} is finished; `plait fetch {run} DIR` gets its adapter and report")
 
 
-def _followed(find: Callable[[], OperatorCalls], run: str, *, quiet: bool) -> dict[str, object]:
-    """The run once it is over; meanwhile its state is shown whenever it changes, by whichever server serves then."""
+def _followed(calls: OperatorCalls, run: str, *, quiet: bool) -> dict[str, object]:
+    """The run once it is over; meanwhile its state is shown whenever it changes."""
     from plait.transport.operations import AwayError
 
-    shown, calls = "", find()
+    shown = ""
     while True:
         try:
             known = {entry.get("run"): entry for entry in runs_in(calls.runs())}
@@ -77,7 +76,7 @@ def _followed(find: Callable[[], OperatorCalls], run: str, *, quiet: bool) -> di
                 f", round {entry['round']} of {entry.get('rounds')}" if "round" in entry else ""
             )
         except AwayError as away:
-            now, calls = f"{away}; trying again", find()
+            now = f"{away}; trying again"
         if now != shown:
             say(printable(now), quiet=quiet)
             shown = now

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from plait.adapters.peft_directory import CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.files import directory_written_aside, fsync_directory, place_to_prepare, remove_tree
+from plait.files import directory_written_aside, fsync_directory
 from plait.text import printable
 
 LATEST = "latest"
@@ -169,7 +169,7 @@ def check_address(server: str) -> str:
 
 
 def _point(link: Path, target: str) -> None:
-    aside = place_to_prepare(link) / f".{LATEST}.{os.getpid()}"
+    aside = link.with_name(f".{LATEST}.{os.getpid()}")
     aside.unlink(missing_ok=True)
     aside.symlink_to(target, target_is_directory=True)
     aside.replace(link)
@@ -180,4 +180,4 @@ def _prune(place: Path, *, keep: int, spare: str) -> None:
     rounds = sorted(entry.name for entry in place.iterdir() if _ROUND_NAME.fullmatch(entry.name))
     for name in rounds[: max(0, len(rounds) - max(keep, 1))]:
         if name != spare:
-            remove_tree(place / name)
+            shutil.rmtree(place / name, ignore_errors=True)

@@ -1,8 +1,6 @@
 """The queue of a federation that stays: what operators asked of it, and what became of it."""
 
 from plait.queue.acts import Outcome, PageLinkMade, PageLinkUsed
-from plait.queue.backup import Summary, back_up, restore
-from plait.queue.hold import held
 from plait.queue.retention import size_of, tidy_runs
 from plait.queue.run_queue import JOURNAL_FILE, Entry, RunQueue, State, read_queue
 
@@ -14,11 +12,7 @@ __all__ = [
     "PageLinkUsed",
     "RunQueue",
     "State",
-    "Summary",
-    "back_up",
-    "held",
     "read_queue",
-    "restore",
     "size_of",
     "tidy_runs",
 ]

@@ -84,22 +84,7 @@ class PageLinkUsed(Event):
     role: str
 
 
-class Restored(Event):
-    """The federation was restored from a backup; what was done after it is done again, or lost.
-
-    Attributes:
-        taken: when the backup was, in seconds since 1970.
-        run: the run in progress then; empty for none.
-        round: the round after which that one goes on.
-    """
-
-    event = "restored"
-    taken: float
-    run: str = ""
-    round: Count = 0
-
-
-ACTS: tuple[type[Event], ...] = (RunSubmitted, RunBegun, RunCancelled, RunEnded, PageLinkMade, PageLinkUsed, Restored)
+ACTS: tuple[type[Event], ...] = (RunSubmitted, RunBegun, RunCancelled, RunEnded, PageLinkMade, PageLinkUsed)
 """Every kind of line."""
 
 _BY_NAME = {model.event: model for model in ACTS}

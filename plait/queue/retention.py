@@ -7,15 +7,15 @@ ledger, settings, report and keys stay, since nobody else may have them.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from plait.files import remove_tree
-from plait.lease import inbox_of
 from plait.queue.run_queue import Entry, RunQueue
 from plait.rounds.checkpoint import checkpoints_in
+from plait.rounds.run_directory import RunDirectory
 
 
 def tidy_runs(queue: RunQueue, *, keep: int) -> int:
@@ -49,7 +49,7 @@ def _ended(entry: Entry) -> float:
 
 
 def _tidy(run: Path) -> int:
-    return _remove((run / "spool", inbox_of(run), *checkpoints_in(run / "checkpoints")[:-1]))
+    return _remove((run / "spool", RunDirectory(run).inbox, *checkpoints_in(run / "checkpoints")[:-1]))
 
 
 def _remove(folders: Iterable[Path]) -> int:
@@ -57,6 +57,6 @@ def _remove(folders: Iterable[Path]) -> int:
     for folder in folders:
         before = size_of(folder)
         # What cannot be removed only takes space.
-        remove_tree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         freed += before - size_of(folder)
     return freed

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,7 @@ from safetensors import numpy as safetensors_numpy
 from plait.adapters import AdapterState, Float32, Json
 from plait.adapters.safetensors_file import decode_arrays, decode_safetensors, encode_arrays, encode_safetensors
 from plait.errors import EarlierFormatError, PeerError
-from plait.files import directory_written_aside, remove_tree, write_atomically
+from plait.files import directory_written_aside, write_atomically
 from plait.rounds.client_state import Kept
 from plait.rounds.clock import Span
 from plait.rounds.events import RoundFinished
@@ -62,7 +63,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
         write_atomically(folder / "state.json", json.dumps(scalars, indent=1).encode())
     # Removes the partial files of a killed process as well.
     for old in (*checkpoints_in(directory)[:-KEPT], *directory.glob(".round-*")):
-        remove_tree(old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def load_checkpoint(directory: Path, ranks: Ranks) -> RunState:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from plait.errors import ConfigError, PeerError
-from plait.files import cannot_write, fsync_directory, gate_of, lock, write_atomically
+from plait.files import cannot_write, fsync_directory, lock
 from plait.rounds.events import Event, parse_event
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class Ledger:
     """Appends events to the file at `path`.
 
     Opening an existing ledger checks its chain and cuts off a torn last line (one that a crash left incomplete).
-    While it is open nobody else can open it (if the file system supports locks). Where several servers share the
-    directory, one that takes over goes on in a copy, and an event counts only if the turn was not over after its fsync.
+    While it is open nobody else can open it (if the file system supports locks).
 
     Args:
         on_event: called with every event after it is written, with its number, time and hash.
@@ -70,16 +69,12 @@ class Ledger:
         self._on_event = on_event
         self._screen = screen
         self._clock = clock
-        self._gate = gate_of(path)
         try:
-            if self._gate is not None and self._gate.follows_another and path.exists():
-                # Whatever the server before still writes to the file that it has open, it does not write to this one.
-                write_atomically(path, path.read_bytes())
             self._file = path.open("ab", buffering=0)
             try:
                 if not lock(self._file):
                     raise ConfigError(
-                        f"'{path}' is being written by another process, expected a run that is not in progress"
+                        f"'{path}' is being written by another process; end that one first"
                     )
                 _, self._end = _parse(path.read_bytes(), path)
                 self._file.truncate(self._end.size_bytes)
@@ -94,7 +89,6 @@ class Ledger:
         """Write one event and fsync it, together with all events noted before.
 
         Raises:
-            LeaseLostError: another server has taken over; whether it has the event is open, as after a crash.
             MachineError: the disk is full or gone; the ledger is unchanged.
         """
         self._write(event, durable=True)
@@ -117,8 +111,6 @@ class Ledger:
         }
         own_hash = line["hash"] = _hash(line)
         data = _canonical(line) + b"\n"
-        if self._gate is not None:
-            self._gate.check()
         try:
             # First cut off what a failed or interrupted append has left.
             self._file.truncate(end.size_bytes)
@@ -129,9 +121,6 @@ class Ledger:
                 os.fsync(self._file.fileno())
         except OSError as error:
             raise cannot_write(self._path, error, needed_bytes=len(data)) from error
-        if durable and self._gate is not None:
-            # Only what was on disk before another server took over is in its copy, so only that has happened.
-            self._gate.prove()
         self._end = _End(end.events + 1, own_hash, end.size_bytes + len(data))
         self._on_event(event.model_copy(update={"seq": line["seq"], "time": line["time"], "hash": own_hash}))
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import shutil
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
-from plait.files import cannot_write, fsync_directory, read_if_there, remove_file, remove_tree, write_atomically
+from plait.files import cannot_write, fsync_directory, read_if_there, write_atomically
 from plait.rounds.leftovers import keep_only_what_lasts
 
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -34,6 +35,7 @@ class RunDirectory:
         self.ledger = path / "ledger.jsonl"
         self.server = path / "server.toml"
         self.server_log = path / "server.log"
+        self.inbox = path / ".inbox"
         self.checkpoints = path / "checkpoints"
         self.adapter = path / "adapter"
         self.noise_key = path / "noise.key"
@@ -134,13 +136,13 @@ class RunDirectory:
         """
         path = self._spool(round_number) / _file_name(client)
         try:
-            remove_file(path)
+            path.unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(path, error, doing="remove") from error
 
     def clear_updates(self) -> None:
         """Drop the spool of finished rounds."""
-        remove_tree(self.path / "spool")
+        shutil.rmtree(self.path / "spool", ignore_errors=True)
 
     def _spool(self, round_number: int) -> Path:
         return self.path / "spool" / f"round-{round_number:06d}"

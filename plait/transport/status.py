@@ -23,7 +23,7 @@ def fetch_status(address: str, *, kit: ServerKit | StaffKit | None, timeout_s: f
     """Ask a server for its status.
 
     Args:
-        address: host and port; of several servers of which one serves, with commas in between.
+        address: host and port.
         kit: an operator's or observer's, or the server's own with its token; None for an insecure server on this
             machine.
         timeout_s: time limit for the answer, including the connection.
@@ -33,7 +33,7 @@ def fetch_status(address: str, *, kit: ServerKit | StaffKit | None, timeout_s: f
         MachineError: no server answers there, or TLS fails.
         PeerError: the server does not accept the token, or its answer is not a JSON object.
     """
-    parsed = Address.parse_serving(address, what="server")
+    parsed = Address.parse(address, what="server")
     channel = open_channel(parsed, kit)
     token = kit.operator_token.encode() if isinstance(kit, ServerKit) else b""
     with channel:

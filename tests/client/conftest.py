@@ -277,7 +277,7 @@ def start_node(federation: FederationDouble, held_app: HeldApp, tmp_path: Path) 
     def start(**changes: object) -> RunningNode:
         settings = NodeSettings(
             **{
-                "servers": (Address("127.0.0.1", federation.port),), "kit": None, "name": "ada", "data": "my.jsonl",
+                "server": Address("127.0.0.1", federation.port), "kit": None, "name": "ada", "data": "my.jsonl",
                 "base": "", "trainer": "", "device": "auto", "dtype": "auto", "threads": 0, "state": tmp_path / "state",
                 "max_memory_bytes": 0, **changes,
             }

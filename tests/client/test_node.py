@@ -189,7 +189,7 @@ def test_a_killed_server_is_missed_at_once_and_found_again(start_node, wait_unti
 
     with serve("127.0.0.1:0") as server:
         address = server.stdout.readline().strip()
-        node = start_node(servers=(Address.parse(address),))
+        node = start_node(server=Address.parse(address))
         wait_until(lambda: node.events("ready"), "the node to be ready")
         server.kill()
     # By the reset of the connection: keepalive would take longer than this waits.

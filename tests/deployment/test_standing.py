@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import stat
 from collections.abc import Iterator
 
 import pytest
 
 from plait.config import config_from_table
 from plait.errors import ConfigError, PeerError
-from plait.queue import JOURNAL_FILE, Entry, State, back_up, read_queue, restore
+from plait.queue import Entry, State, read_queue
 from plait.rounds.ledger import read_lines
 from tests.deployment.standing import COMMON, OTHER_BASE, WEIGHTS, Asked, Federation, simulated, three_runs
 
@@ -58,41 +57,32 @@ def test_each_run_in_a_row_ends_as_its_simulation_though_the_server_was_killed(f
 
 
 @pytest.mark.slow
-def test_a_backup_of_a_run_in_progress_goes_on_elsewhere_to_the_same_adapter(federation, asked, ended):
+def test_a_copy_of_a_stopped_directory_goes_on_elsewhere_and_nobody_trains_a_round_twice(federation, asked, ended):
     del ended
-    run = federation.caught_in_mid_round("backed-up", asked["ruled"])
-    archive = federation.folder / "federation.tar.gz"
-    taken = back_up(federation.directory, archive)
-    assert (taken.running, stat.S_IMODE(archive.stat().st_mode)) == (run, 0o600)
-    federation.kill()
+    before = federation.trainings()
+    run = federation.caught_in_mid_round("copied", asked["ruled"])
+    federation.server.send_signal(signal.SIGTERM)
+    assert federation.server.wait(60) == 1
+    original = federation.directory
     federation.place = "elsewhere"
-    restored = restore(archive, federation.directory)
-    assert (restored.running, restored.round, restored.files) == (run, taken.round, taken.files)
+    shutil.copytree(original, federation.directory)
     federation.start()
     federation.clients["alice"].send_signal(signal.SIGCONT)
-    assert federation.over(run).state is State.FINISHED
-    assert federation.weights(run) == federation.weights("ruled")
-    assert "round_missed" not in federation.events(run)
-    acts = [(line["event"], line["run"], line.get("round")) for line in read_lines(federation.directory / JOURNAL_FILE)]
-    assert ("restored", run, taken.round) in acts
-
-
-@pytest.mark.slow
-def test_another_server_takes_over_in_mid_round_and_nobody_trains_a_round_twice(federation, asked, ended):
-    del ended
-    before, old = federation.trainings(), federation.server
-    federation.start("--take-over")
-    federation.until(lambda: f"waiting for the server of {federation.directory}" in federation.printed())
-    run = federation.caught_in_mid_round("taken-over", asked["ruled"])
-    assert old.poll() is None
-    old.send_signal(signal.SIGTERM)
-    federation.clients["alice"].send_signal(signal.SIGCONT)
-    assert old.wait(60) == 1
     assert federation.over(run).state is State.FINISHED
     assert federation.weights(run) == federation.weights("ruled")
     assert federation.events(run).count("resumed") == 1
     assert "round_missed" not in federation.events(run)
     assert set((federation.trainings() - before).values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_second_server_of_one_directory_ends_in_one_line(federation, ended):
+    del ended
+    served = federation.server
+    federation.start()
+    second, federation.server = federation.server, served
+    assert second.wait(60) == 2
+    assert "federation.jsonl' is being written by another process" in federation.printed()
 
 
 @pytest.mark.slow

@@ -58,22 +58,3 @@ def test_a_taken_port_and_a_foreign_address_are_told_apart():
     with pytest.raises(ConfigError, match="not an address of this machine"):
         Address("192.0.2.1", 9440).check_free()
     Address("127.0.0.1", 0).check_free()
-
-
-def test_several_servers_stand_in_one_text_each_once():
-    one, two = Address("a.example", 1), Address("::1", 2)
-    assert Address.parse_several("a.example:1, [::1]:2,a.example:1") == (one, two)
-    with pytest.raises(ConfigError, match="server is '', expected HOST:PORT"):
-        Address.parse_several("a.example:1,", what="server")
-    with pytest.raises(ConfigError, match="server has 9 addresses, expected at most 8"):
-        Address.parse_several(",".join(["a:1"] * 9), what="server")
-
-
-def test_of_several_servers_the_one_that_takes_connections_is_asked():
-    with socket.socket() as silent, socket.socket() as other, socket.socket() as serving:
-        for each in (silent, other, serving):
-            each.bind(("127.0.0.1", 0))
-        serving.listen()
-        standing_by, last, serves = (f"127.0.0.1:{each.getsockname()[1]}" for each in (silent, other, serving))
-        assert str(Address.parse_serving(f"{standing_by},{serves},{last}")) == serves
-        assert str(Address.parse_serving(f"{standing_by},{last}")) == last

@@ -16,7 +16,6 @@ EXIT_CODES = {
     "PolicyError": 3,
     "MachineError": 1,
     "DiskFullError": 1,
-    "LeaseLostError": 1,
     "Interrupted": 1,
 }
 CLASSES = {

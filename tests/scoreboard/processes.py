@@ -224,7 +224,7 @@ def _node(job: Job, number: int, port: int) -> Node:
     name = job.names[number]
     kit = ClientKit.load(job.kits / "clients" / name) if job.kits else None
     settings = NodeSettings(
-        servers=(Address("localhost", port),), kit=kit, name=name, data="none", base="", trainer="", device="auto",
+        server=Address("localhost", port), kit=kit, name=name, data="none", base="", trainer="", device="auto",
         dtype="auto", threads=0, state=job.folder / "state", max_memory_bytes=0,
     )  # fmt: skip
     model = job.model(number)

@@ -1,15 +1,11 @@
 """An operator's calls over gRPC, with a desk that has one run."""
 
-import socket
-
 import pytest
 
 from plait.address import Address
-from plait.cli.operating import calls_to
 from plait.errors import MachineError
 from plait.transport.operations import OperatorCalls
 from plait.transport.protocol import CHUNK_BYTES
-from plait.transport.status import fetch_status
 
 
 class OneRun:
@@ -38,15 +34,3 @@ def test_a_file_that_the_server_cannot_read_is_named_and_nothing_is_left(make_gr
     with pytest.raises(MachineError, match=r"server cannot read 'adapter/gone': No such file"):
         calls(grid).fetch("run-1", tmp_path / "fetched")
     assert not (tmp_path / "fetched").exists()
-
-
-def test_of_servers_of_which_one_stands_by_the_other_is_asked(make_grid, tmp_path):
-    (tmp_path / "file").write_bytes(b"whole")
-    grid = make_grid(stays=True, desk=OneRun(tmp_path / "file"))
-    with socket.socket() as one, socket.socket() as another:
-        for standing_by in (one, another):
-            standing_by.bind(("127.0.0.1", 0))
-        first, last = (f"127.0.0.1:{each.getsockname()[1]}" for each in (one, another))
-        several = f"{first},{grid.address},{last}"
-        assert calls_to(several, None).fetch("run-1", tmp_path / "fetched")
-        assert fetch_status(several, kit=None)["nodes"] == []

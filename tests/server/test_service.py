@@ -13,9 +13,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from plait.errors import MachineError, PeerError
-from plait.files import written_through
 from plait.flower.blob import from_message
-from plait.lease import Holder, Turn, inbox_of
 from plait.report import status_tables
 from plait.rounds.run_progress import RunProgress
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
@@ -500,32 +498,6 @@ class TestUploads:
         gc.collect()
 
         assert not [record for record in caplog.records if record.name == "asyncio"]
-
-    def test_an_answer_that_comes_after_another_server_took_over_is_refused_as_that(
-        self, make_grid, attending, send, tmp_path, caplog
-    ):
-        caplog.set_level("INFO", logger="plait.server")
-        run = tmp_path / "run"
-        ours, theirs = (
-            Turn(run, number, Holder("two:2", "two:9440", 600.0), on_lost=lambda: None) for number in (1, 2)
-        )
-        ours.folder.mkdir(parents=True)
-        with written_through(run, ours):
-            grid = make_grid(inbox=inbox_of(run))
-            with attending(grid, "alice") as (alice,):
-                send(grid, "alice", b"task")
-                task_id = alice.work().task_id
-                theirs.folder.mkdir()
-                theirs.begin()
-                with pytest.raises(grpc.RpcError) as refused:
-                    alice.upload(task_id, b"done")
-            grid.stop()
-        theirs.end()
-
-        assert refused.value.details() == "another server has taken over"
-        assert refused.value.code() is grpc.StatusCode.ABORTED
-        assert [message for message in caplog.messages if message.startswith("event=taken-over ")]
-        assert not [message for message in caplog.messages if message.startswith("event=disk ")]
 
     @pytest.mark.parametrize("size", [len(BIG) - 1, len(BIG) + 1])
     def test_an_answer_of_another_size_than_announced_is_refused_and_may_come_again(self, grid, attending, send, size):

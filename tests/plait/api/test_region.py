@@ -17,7 +17,6 @@ from plait.api.apps import add_apps_to_path
 from plait.api.region import RegionalNode
 from plait.api.serving import Serving
 from plait.errors import ConfigError
-from plait.lease import share
 from plait.rounds import events
 from plait.rounds.ledger import read_lines
 from tests.commands import Command
@@ -126,14 +125,6 @@ def clients_of(regions, rows, policy: Path, tmp_path: Path) -> list[plait.Client
     for client in clients:
         client.start()
     return clients
-
-
-def test_a_region_does_not_begin_in_a_directory_that_servers_share(policy: Path, tmp_path: Path) -> None:
-    share(tmp_path / "shared")
-    region = Region("north", "localhost:1", tmp_path / "shared" / "region", policy)
-    region.thread.join(30)
-    assert isinstance(region.error, ConfigError)
-    assert "a region takes no turns" in str(region.error)
 
 
 def test_a_region_does_not_begin_without_a_kit_to_serve_with(policy: Path, tmp_path: Path) -> None:

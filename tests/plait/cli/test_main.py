@@ -24,8 +24,8 @@ from tests.unrendered import plots_rendered
 
 VERBS = (
     "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client",
-    "region", "audit", "compare", "sweep", "status", "submit", "runs", "cancel", "fetch", "backup",
-    "restore", "merge", "flowertune", "bench wire",
+    "region", "audit", "compare", "sweep", "status", "submit", "runs", "cancel", "fetch",
+    "merge", "flowertune", "bench wire",
     "bench aggregate",
 )  # fmt: skip
 

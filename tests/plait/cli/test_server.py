@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from plait.api.serving import Serving
-from plait.rounds.events import WaitingForClients
-from plait.rounds.ledger import Ledger
 
 
 @pytest.mark.parametrize(
@@ -31,17 +28,6 @@ def test_what_an_operator_mistypes_is_said_in_one_line_and_leaves_nothing(
     assert ran.code == 2
     assert message in ran.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
-
-
-def test_a_run_that_a_server_has_which_shares_nothing_is_not_shared(plait, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    with closing(Ledger(run / "ledger.jsonl")) as ledger:
-        ledger.append(WaitingForClients(here=1, wanted=2, unfit=0))
-        for _ in range(2):  # a service manager tries again
-            ran = plait("server", "--insecure", "--standby", "--base", "tiny", "--out", run)
-            assert (ran.code, "is being written by another process" in ran.err) == (2, True)
-        assert not (run / ".lease").exists()
 
 
 @pytest.mark.slow
