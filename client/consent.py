@@ -94,10 +94,8 @@ class Consents:
 
 
 def _begun(entry: object) -> dict[str, float]:
-    """The runs of one configuration and when they were agreed to; an earlier version kept no times."""
+    """The runs of one configuration and when they were agreed to."""
     runs = cast("Mapping[str, object]", entry).get("runs") if isinstance(entry, dict) else None
-    if isinstance(runs, list):
-        return dict.fromkeys(map(str, cast("list[object]", runs)), 0.0)
     if not isinstance(runs, dict):
         return {}
     times = cast("dict[str, object]", runs)

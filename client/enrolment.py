@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from plait import __version__
 from plait.errors import PeerError
-from plait.transport.protocol import LEAST_PROTOCOL_VERSION, NONCE_BYTES, PROTOCOL_VERSION, enrolment_bytes
+from plait.transport.protocol import NONCE_BYTES, PROTOCOL_VERSION, enrolment_bytes
 from plait.trust.keys import NodeKey
 from plait.v1 import federation_pb2 as pb
 
@@ -44,7 +44,6 @@ class Enrolment:
                 nonce=self._nonce,
                 labels=self._credential.labels,
                 version=__version__,
-                least_protocol=LEAST_PROTOCOL_VERSION,
             )
         )
 
@@ -52,15 +51,10 @@ class Enrolment:
         """The answer to the server's challenge.
 
         Raises:
-            PeerError: it is not a challenge, or chooses a version of the protocol that was not offered.
+            PeerError: it is not a challenge.
         """
         if len(challenge.nonce) != NONCE_BYTES:
             raise PeerError(f"nonce of the server's challenge has {len(challenge.nonce)} bytes, expected {NONCE_BYTES}")
-        if challenge.protocol and not LEAST_PROTOCOL_VERSION <= challenge.protocol <= PROTOCOL_VERSION:
-            raise PeerError(
-                f"server chose protocol version {challenge.protocol}, expected one of {LEAST_PROTOCOL_VERSION} to "
-                f"{PROTOCOL_VERSION}, which this node offered"
-            )
         key = self._credential.key
         if key is None:
             return pb.FromNode(proof=pb.Proof())

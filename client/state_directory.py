@@ -84,7 +84,7 @@ def locked(state: Path, name: str, *, patience_s: float = 0.0) -> Generator[None
     path = state / f"{name}.lock"
     try:
         make_private_directory(state)
-        # An earlier version used the umask.
+        # What was copied here may be open to others.
         for folder in (each for kept in state.glob(f"*/{name}") for each in (kept.parent, kept)):
             folder.chmod(0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

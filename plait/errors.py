@@ -2,7 +2,6 @@
 
     PlaitError                      exit code 1
     ├── ConfigError            2    the user's: an invalid setting or combination
-    │   ├── EarlierFormatError      ... a file on disk was written by another version of plait
     │   └── PartError               ... a part of the user's own fails at its work
     ├── DataError              3    the data's: an invalid file or record
     │   └── TooLittleDataError      ... too little data
@@ -39,10 +38,6 @@ class ConfigError(PlaitError):
     """An invalid setting or combination of settings."""
 
     exit_code = 2
-
-
-class EarlierFormatError(ConfigError):
-    """A file on disk in the format of another version of plait, which this one does not read."""
 
 
 class PartError(ConfigError):

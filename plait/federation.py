@@ -15,7 +15,7 @@ from pathlib import Path
 from plait import machine
 from plait.aggregation import RULES, Rule
 from plait.config import config_from_table, read_config_table, to_toml
-from plait.errors import ConfigError, EarlierFormatError
+from plait.errors import ConfigError
 from plait.exporting import Outlets
 from plait.exporting.publisher import Publisher
 from plait.privacy.key import RunKey
@@ -24,7 +24,7 @@ from plait.rounds.aggregator import largest_update
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
-from plait.rounds.events import SCHEMA, CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted
+from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted
 from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.plugin_sources import check_sources
 from plait.rounds.private_rounds import PrivateRounds
@@ -35,7 +35,6 @@ from plait.rounds.recorded import (
     kept_in,
     participants_in,
     promised_in,
-    weighed_otherwise,
     weight_ratio_in,
 )
 from plait.rounds.run_directory import RunDirectory
@@ -189,7 +188,6 @@ def _open(
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         check_sources(events, run.settled.plugins)
         check_data(run, events)
-        check_weights(events)
         state = load_checkpoint(directory.checkpoints, ranks)
         ledger = _begin_ledger(run, directory, on_event, Resumed(round=state.round))
         return directory, ledger, state, events
@@ -205,7 +203,6 @@ def _open(
         directory,
         on_event,
         RunStarted(
-            schema_version=SCHEMA,
             run=state.run_id.hex(),
             name=path.name,
             seed=config.seed,
@@ -241,19 +238,6 @@ def _open(
             record_accountant.started(settings, clients=clients, size=size, continues=continues, regions=regions)
         )
     return directory, ledger, state, read_events(directory.ledger)
-
-
-def check_weights(events: Sequence[Event]) -> None:
-    """Refuse to continue a run whose updates counted otherwise in the version that began it.
-
-    Raises:
-        EarlierFormatError: it did, so that the run would go on under other weights than it began with.
-    """
-    if how := weighed_otherwise(events):
-        raise EarlierFormatError(
-            f"{how} in a run that another version of plait began, which weighed its updates otherwise: finish it with "
-            "that version, or begin a new one with another --out"
-        )
 
 
 def check_data(run: Run, events: Sequence[Event]) -> None:

@@ -11,7 +11,7 @@ from plait.config import config_from_table, read_config_table, to_toml
 from plait.errors import ConfigError
 from plait.policy import Policy
 from plait.rounds.channel import Channel
-from plait.rounds.events import SCHEMA, RegionStarted, Resumed
+from plait.rounds.events import RegionStarted, Resumed
 from plait.rounds.ledger import Ledger, OnEvent
 from plait.rounds.region import MAX_TASK_BYTES, Region
 from plait.rounds.run_directory import RunDirectory
@@ -75,7 +75,6 @@ def open_region(
         ledger = Ledger(directory.ledger, on_event=on_event, screen=screen)
         ledger.append(
             RegionStarted(
-                schema_version=SCHEMA,
                 name=name,
                 config=settled.config.to_table(),
                 base=run.base_recorded,

@@ -21,14 +21,6 @@ PRIVACY_KEYS = frozenset(
 REGION_KEYS = frozenset({"weighting", "norm-policy", "norm-bound", "quorum", "deadline-s"})
 """Keys that a region needs to serve as the server above would; sent only in a tree."""
 
-LATER_KEYS = frozenset(
-    {
-        "secure-aggregation", "step-budget", "dp-min-separation", "tree", "reward",
-        "group-size", "max-completion-tokens", "temperature", *REGION_KEYS,
-    }
-)  # fmt: skip
-"""Keys that nodes of the previous version do not know: sent only where set, so that it can have all others."""
-
 WELCOME_KEYS = frozenset(
     {
         # What is adapted, and how.
@@ -37,14 +29,17 @@ WELCOME_KEYS = frozenset(
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
         "lr-schedule", "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss",
+        "reward", "group-size", "max-completion-tokens", "temperature", "step-budget",
         "proximal", "feddyn", "own-share", "scaffold", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients", "rounds-mode",
+        "tree", "secure-aggregation",
         # Where the server's step may follow the slopes that clients measure; only sent there.
         "server-optimizer",
         # What the server promises about privacy; only sent if it does.
-        *PRIVACY_KEYS, *LATER_KEYS,
+        *PRIVACY_KEYS,
+        *REGION_KEYS,
     }
 )  # fmt: skip
 """The keys that a server sends to its clients."""
@@ -53,12 +48,10 @@ WELCOME_KEYS = frozenset(
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The part of a run configuration that a server sends to its clients."""
     keys = WELCOME_KEYS if table.get("dp", "off") != "off" else WELCOME_KEYS - PRIVACY_KEYS
-    default = RunConfig().to_table()
     if not table.get("tree"):
         keys -= REGION_KEYS
     if not _may_follow_slopes(table):
         keys -= {"server-optimizer"}
-    keys -= {key for key in LATER_KEYS if table.get(key) == default[key]}
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
     if isinstance(base, str) and Path(base).expanduser().exists():

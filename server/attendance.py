@@ -15,7 +15,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from plait.transport.protocol import HEAD_BYTES, STAYING_VERSION
+from plait.transport.protocol import HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.enrolment import Admission, Enrolment, EnrolmentRefused
 from server.hosting import HostedRun, Hosting
@@ -111,12 +111,6 @@ class Attendance:
         if self._sessions.has_newer(enrolment.name, arrival=arrival):
             # A late message from a connection that the node has given up must not end its current one.
             raise EnrolmentRefused(pb.REFUSED_REASON_REPLACED, REPLACED_DETAIL)
-        if self.hosting.stays and not enrolment.stays:
-            raise EnrolmentRefused(
-                pb.REFUSED_REASON_PROTOCOL,
-                f"this server stays between runs, expected a node that does, protocol {STAYING_VERSION}: upgrade the "
-                "plait of this client, which is the older one",
-            )
         session = self._sessions.attach(
             enrolment.name, enrolment.public_key, arrival=arrival, labels=enrolment.labels, version=enrolment.version
         )

@@ -12,11 +12,8 @@ from typing import Protocol
 from plait.errors import ConfigError, PeerError
 from plait.transport.labels import are_labels
 from plait.transport.protocol import (
-    LEAST_PROTOCOL_VERSION,
     NONCE_BYTES,
     PROTOCOL_VERSION,
-    STAYING_VERSION,
-    agreed_version,
     enrolment_bytes,
 )
 from plait.trust.keys import PUBLIC_KEY_BYTES, verify
@@ -95,7 +92,6 @@ class Enrolment:
 
     def __post_init__(self) -> None:
         self._hello = pb.Hello()
-        self._protocol = 0
         self._nonce = secrets.token_bytes(NONCE_BYTES)
 
     @property
@@ -114,11 +110,6 @@ class Enrolment:
         return self._hello.version[:_MOST_VERSION]
 
     @property
-    def stays(self) -> bool:
-        """Whether the node can stay for another run."""
-        return self._protocol >= STAYING_VERSION
-
-    @property
     def public_key(self) -> bytes:
         """The node's key; empty for none."""
         return self._hello.public_key
@@ -132,9 +123,13 @@ class Enrolment:
         if event.WhichOneof("event") != "hello":
             raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "first message is not a hello, expected one")
         hello = event.hello
-        protocol = agreed_version(newest=hello.protocol, least=hello.least_protocol)
-        if protocol is None:
-            raise EnrolmentRefused(pb.REFUSED_REASON_PROTOCOL, _who_must_upgrade(hello))
+        if hello.protocol != PROTOCOL_VERSION:
+            older = "of this client" if hello.protocol < PROTOCOL_VERSION else "of the server"
+            raise EnrolmentRefused(
+                pb.REFUSED_REASON_PROTOCOL,
+                f"protocol version is {hello.protocol}, expected {PROTOCOL_VERSION}: upgrade the plait {older}, which "
+                "is the older one",
+            )
         try:
             check_client_name(hello.name)
         except ConfigError as error:
@@ -158,8 +153,8 @@ class Enrolment:
         # If keys are required, TLS has checked a certificate, and its name must match too.
         if self.certified_name != hello.name and (self.admission is not None or self.certified_name is not None):
             raise EnrolmentRefused(pb.REFUSED_REASON_WRONG_NAME, "name differs from the certificate's")
-        self._hello, self._protocol = hello, protocol
-        return pb.ToNode(challenge=pb.Challenge(nonce=self._nonce, protocol=protocol))
+        self._hello = hello
+        return pb.ToNode(challenge=pb.Challenge(nonce=self._nonce))
 
     def check(self, event: pb.FromNode) -> None:
         """Check the node's proof.
@@ -179,13 +174,3 @@ class Enrolment:
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_BAD_PROOF, "signature does not fit the key, expected one over this challenge"
             )
-
-
-def _who_must_upgrade(hello: pb.Hello) -> str:
-    least = hello.least_protocol or hello.protocol
-    spoken = f"{least} to {hello.protocol}" if least < hello.protocol else f"{hello.protocol}"
-    where = "of this client" if hello.protocol < LEAST_PROTOCOL_VERSION else "of the server"
-    return (
-        f"protocol version is {spoken}, expected {LEAST_PROTOCOL_VERSION} to {PROTOCOL_VERSION}: upgrade the plait "
-        f"{where}, which is the older one"
-    )

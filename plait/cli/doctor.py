@@ -262,13 +262,13 @@ def _client_versions(said: dict[str, object], server_version: str) -> list[Findi
     for node in cast("list[object]", nodes) if isinstance(nodes, list) else []:
         if isinstance(node, dict):
             entry = cast("dict[str, object]", node)
-            version = clean(str(entry.get("version") or "an older version"))
+            version = clean(str(entry.get("version") or "unknown"))
             by_version.setdefault(version, []).append(clean(str(entry.get("name", ""))))
     return [
         Finding(
             "clients",
             f"{', '.join(sorted(names)[:_MOST_NAMED])}{' …' if len(names) > _MOST_NAMED else ''}: {version}",
-            "" if version == server_version else f"upgrade to {server_version}, one by one",
+            "" if version == server_version else f"upgrade to {server_version}",
         )
         for version, names in sorted(by_version.items())
     ]

@@ -48,7 +48,6 @@ def verify(
     from plait.rounds.checkpoint import damage_of
     from plait.rounds.events import RegionStarted, RoundFinished
     from plait.rounds.ledger import read_events, torn_bytes
-    from plait.rounds.recorded import weighed_otherwise
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory.find(run)
@@ -81,8 +80,6 @@ def verify(
     missing = "" if settings.keep_updates else "updates not kept"
     if not missing and needs_key and not directory.noise_key.exists():
         missing = "its noise key is not here"
-    if not missing and (how := weighed_otherwise(events)):
-        missing = f"{how}, and the plait that began the run weighed updates otherwise: verify it with that version"
     replayed = None if missing else _replay(directory, events, resolved())
     if json_output:
         print_json(

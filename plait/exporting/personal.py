@@ -38,7 +38,6 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     Raises:
         ConfigError: the run keeps nothing at clients, or it has no such client, or not what is its own.
         PeerError: what is kept is not sound.
-        EarlierFormatError: another version of plait wrote it.
     """
     directory = RunDirectory.find(run)
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
@@ -102,7 +101,6 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
     Raises:
         ConfigError: no base is given, or the adapter does not fit it.
         PeerError: what is kept is not sound.
-        EarlierFormatError: another version of plait wrote it.
     """
     # Brings torch along.
     from plait.training.blueprint import design_from_spec, read_base_config

@@ -23,7 +23,7 @@ from safetensors import numpy as safetensors_numpy
 
 from plait.adapters import AdapterState, Float32, Json
 from plait.adapters.safetensors_file import decode_arrays, decode_safetensors, encode_arrays, encode_safetensors
-from plait.errors import EarlierFormatError, PeerError
+from plait.errors import PeerError
 from plait.files import directory_written_aside, write_atomically
 from plait.rounds.client_state import Kept
 from plait.rounds.clock import Span
@@ -183,11 +183,6 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 def _load(folder: Path, ranks: Ranks) -> RunState:
     scalars, files = _read(folder)
-    if "base.bin" in files:
-        raise EarlierFormatError(
-            f"checkpoint '{folder.name}' holds a moved base in an earlier format, expected '{_BASE}': finish the run "
-            "with the version of plait that began it"
-        )
     flats = decode_safetensors(files["adapters.safetensors"])
     tracks = tuple(
         Track(
@@ -214,7 +209,7 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         },
         rule_memory=_arrays(files.get("rule.safetensors")),
         optimizer_memory=_arrays(files.get("optimizer.safetensors")),
-        norms=tuple(cast("list[dict[str, float]]", scalars.get("norms", []))),
+        norms=tuple(cast("list[dict[str, float]]", scalars["norms"])),
         clip_norm=scalars.get("clip_norm"),
         update_length=scalars.get("update_length"),
         accepted=_optional(flats, "accepted", ranks),

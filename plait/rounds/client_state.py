@@ -17,15 +17,12 @@ from numpy.typing import NDArray
 
 from plait.adapters import Float32
 from plait.adapters.safetensors_file import decode_arrays, encode_arrays
-from plait.errors import EarlierFormatError, PeerError
+from plait.errors import PeerError
 from plait.rounds.memory import Memory
 
 FORMAT = "plait client state 1"
 
 _Value = TypeVar("_Value")
-
-# Every file of this format begins like this, after eight bytes of length; files of earlier versions do not.
-_BEGINNING = b'{"__metadata__":{'
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,19 +77,7 @@ class ClientState:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ClientState | None:
-        """The inverse of `to_bytes`; None if damaged. Its arrays are views of `data`.
-
-        Raises:
-            EarlierFormatError: another version of plait made it.
-        """
-        if not data:
-            return None
-        if not data[8:].startswith(_BEGINNING):
-            raise EarlierFormatError(
-                f"client state of {len(data)} bytes is of an earlier format, expected '{FORMAT}': finish the run with "
-                "the version of plait that began it, or delete the client's folder of this run (export its "
-                "personalized adapter with that version first)"
-            )
+        """The inverse of `to_bytes`; None if damaged. Its arrays are views of `data`."""
         try:
             arrays, metadata = decode_arrays(data)
             run_id = bytes.fromhex(metadata.pop("run"))
@@ -101,17 +86,13 @@ class ClientState:
         except (PeerError, KeyError, ValueError):
             return None
         if version != FORMAT:
-            raise EarlierFormatError(f"client state is of format {version!a}, expected '{FORMAT}'")
+            return None
         halves = {half: Kept(rounds[half], _of(half, arrays), _of(half, metadata)) for half in rounds}
         return cls(run_id, halves["before"], halves["after"])
 
 
 def recall_state(memory: Memory, key: str, run_id: bytes) -> ClientState:
-    """The state under `key`; empty if it is lost, damaged or of another run.
-
-    Raises:
-        EarlierFormatError: another version of plait made it.
-    """
+    """The state under `key`; empty if it is lost, damaged or of another run."""
     found = ClientState.from_bytes(memory.load(key) or b"")
     return found if found and found.run_id == run_id else ClientState(run_id)
 

@@ -1,9 +1,7 @@
 """The events of a ledger, all in this one file: a typed model per kind, shared by the writers and the readers.
 
-To add an event, add its class here; the file is long because it is the whole schema. A field that ledgers have always
-had is required; one that was added later has a default, so that older ledgers can still be read. Readers ignore fields
-and kinds that they do not know, so that they can read newer ledgers too. `SCHEMA` changes only when a field changes its
-meaning. Knows no file.
+To add an event, add its class here; the file is long because it is the whole schema. Readers ignore fields and kinds
+that they do not know. Knows no file.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
 from plait.privacy.rests import Rests
@@ -20,11 +18,8 @@ from plait.text import printable
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
-SCHEMA = 2
-"""Version of the events below; ``run_started`` states it.
-
-Since 2 an update's weight in an asynchronous fold is relative to a whole update, and no longer to the others there, and
-one of a budget by speed counts by the square root of its steps, and no longer by their number."""
+SCHEMA = 1
+"""Version of the events below; the first event of a ledger states it."""
 
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -106,7 +101,7 @@ class CombiningRule(Part):
     """
 
     name: str
-    separate: bool = Field(default=False, validation_alias=AliasChoices("separate", "apart"))
+    separate: bool = False
     personal: str = ""
     alternatives: Mapping[str, str] = {}
 
@@ -187,7 +182,7 @@ class RunStarted(Event):
     """The first event.
 
     Attributes:
-        schema_version: `SCHEMA` of the version that began the run; 0 before there was one.
+        schema_version: `SCHEMA` of the version that began the run.
         run: the run's id, in hexadecimal.
         name: of its directory.
         seed: of the run.
@@ -196,20 +191,20 @@ class RunStarted(Event):
             every other run.
         base: the frozen model.
         adapter: the trained adapter.
-        data: of the simulated clients; None where clients have their own, in a run with differential
-            privacy, and before it was recorded.
+        data: of the simulated clients; None where clients have their own, and in a run with
+            differential privacy.
         fleet: the simulated devices of a run with a virtual clock; None without one.
-        rule: how updates are combined; None before it was recorded.
+        rule: how updates are combined.
         plugins: the user's own parts, and their sources when the run began.
         parents: the adapters that the run begins with; None for a run that begins from its seed.
-        weight_ratio: no update counts more than this many times the median; None before there was a bound.
+        weight_ratio: no update counts more than this many times the median; None for no bound.
         full_model_bytes: the whole model in float32.
         versions: of plait, Python and libraries.
         machine: see `plait.machine.describe`.
     """
 
     event = "run_started"
-    schema_version: Count = 0
+    schema_version: Count = SCHEMA
     run: str = ""
     name: str = ""
     seed: Count
@@ -265,7 +260,7 @@ class RunFinished(Event):
         wall_s: working time, without pauses between interruption and resumption.
         peak_rss_bytes: memory of the server's process, or of the whole simulation.
         adapter: digest of the adapter that is published.
-        kept_round: its round; None before runs could keep an earlier one.
+        kept_round: its round.
     """
 
     event = "run_finished"
@@ -502,7 +497,7 @@ class UpdateReceived(Event):
         epsilon: of its records so far, as its own account says; None where they are not private.
         fold: in an asynchronous run the round that it is folded in; None in a synchronous one, like the two below.
         staleness: folds between the adapter that it began with and the one that it is folded into.
-        weight: how much it counts in its fold; what it is relative to has changed (`SCHEMA`).
+        weight: how much it counts in its fold; relative to a whole update.
         clients: of how many it is the sum, if it is a region's.
     """
 
@@ -555,7 +550,7 @@ class RegionStarted(Event):
     """
 
     event = "region_started"
-    schema_version: Count = 0
+    schema_version: Count = SCHEMA
     name: str
     config: Mapping[str, JsonValue]
     base: Base

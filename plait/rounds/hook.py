@@ -71,11 +71,7 @@ class Hook(Protocol):
 
 
 def before_training(hooks: Sequence[Hook], job: TrainJob, memory: Memory) -> TrainJob:
-    """The job with the changes of all `hooks`.
-
-    Raises:
-        EarlierFormatError: another version of plait wrote what is kept.
-    """
+    """The job with the changes of all `hooks`."""
     found: dict[str, Kept] = {}
     for hook in hooks:
         if hook.applies(job.settings):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from plait.errors import EarlierFormatError, MachineError
+from plait.errors import MachineError
 from plait.files import read_if_there, write_atomically
 from plait.rounds.memory import IRREPLACEABLE
 
@@ -30,10 +30,7 @@ def keep_only_what_lasts(folder: Path, *, besides: Collection[str] = ()) -> None
     # Imported here so that `plait --help`, which imports this module, need not load numpy.
     from plait.rounds.client_state import ClientState
 
-    try:
-        own = ClientState.from_bytes(read_if_there(folder / _OWN) or b"")
-    except EarlierFormatError:
-        own = None
+    own = ClientState.from_bytes(read_if_there(folder / _OWN) or b"")
     if own and own.before.arrays:
         write_atomically(folder / _OWN, ClientState(own.run_id, after=own.after).to_bytes(), mode=0o600)
     try:

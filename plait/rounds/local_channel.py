@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from plait.abandon import Abandoned
-from plait.errors import DiskFullError, EarlierFormatError, PlaitError
+from plait.errors import DiskFullError, PlaitError
 from plait.files import disk_full_told
 from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.clock import WallClock
@@ -112,7 +112,6 @@ class LocalChannel(FixedNodes):
         Raises:
             Interrupted: the run was asked to stop.
             DiskFullError: this machine's disk is full.
-            EarlierFormatError: another version of plait wrote what a participant keeps.
         """
         self.stop.check()
         with disk_full_told():
@@ -127,7 +126,7 @@ class LocalChannel(FixedNodes):
         try:
             participant = self._participant(node)
             job = participant.begin(task)
-        except (Abandoned, DiskFullError, EarlierFormatError):
+        except (Abandoned, DiskFullError):
             raise
         except PlaitError as error:
             return NoAnswer(f"node {node} failed: {error}")

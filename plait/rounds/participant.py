@@ -23,7 +23,6 @@ from plait.errors import (
     ConfigError,
     DataError,
     DiskFullError,
-    EarlierFormatError,
     PartError,
     PeerError,
     PlaitError,
@@ -131,7 +130,6 @@ class Participant:
         Raises:
             Abandoned: nobody waits for it any more.
             DiskFullError: this machine's disk is full; the driver knows whose machine it is.
-            EarlierFormatError: another version of plait wrote the client's state.
         """
         job = self.begin(task_bytes)
         if isinstance(job, bytes):
@@ -151,7 +149,6 @@ class Participant:
         Raises:
             Abandoned: nobody waits for it any more.
             DiskFullError: this machine's disk is full.
-            EarlierFormatError: another version of plait wrote the client's state.
         """
         return self._answering(lambda: self._work(task_bytes))
 
@@ -180,7 +177,7 @@ class Participant:
         self.refusal = ""
         try:
             return work()
-        except (Abandoned, DiskFullError, EarlierFormatError):
+        except (Abandoned, DiskFullError):
             raise
         except PlaitError as error:
             self.refusal = str(error)

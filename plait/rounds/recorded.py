@@ -31,9 +31,6 @@ from plait.rounds.events import (
 from plait.rounds.step_budget import steps_in
 from plait.rounds.watch import standing_after
 
-_SAME_WEIGHTS_SINCE = 2  # of the ledger's versions
-_WEIGHED = {"step-budget": "speed", "rounds-mode": "async"}
-
 
 def is_finished(events: Sequence[Event]) -> bool:
     """Whether all rounds of the run are done."""
@@ -41,17 +38,9 @@ def is_finished(events: Sequence[Event]) -> bool:
 
 
 def weight_ratio_in(events: Sequence[Event]) -> float:
-    """Largest weight in a run, as a multiple of the median; infinite for a run that began before there was a bound."""
+    """Largest weight in a run, as a multiple of the median; infinite for a run without a bound."""
     ratio = next((event.weight_ratio for event in events if isinstance(event, RunStarted)), None)
     return math.inf if ratio is None else ratio
-
-
-def weighed_otherwise(events: Sequence[Event]) -> str:
-    """The setting for which the version that began a run weighed updates otherwise than this one; empty if none."""
-    first = next((event for event in events if isinstance(event, RunStarted)), None)
-    if first is None or first.schema_version >= _SAME_WEIGHTS_SINCE:
-        return ""
-    return next((f"{key} is '{value}'" for key, value in _WEIGHED.items() if first.config.get(key) == value), "")
 
 
 def evaluations_in(events: Sequence[Event]) -> tuple[Evaluated, ...]:

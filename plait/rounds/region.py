@@ -22,7 +22,7 @@ from plait.abandon import Abandoned
 from plait.aggregation import Rule
 from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.data.histogram import OTHER
-from plait.errors import BaseMismatchError, DiskFullError, EarlierFormatError, PeerError, PlaitError
+from plait.errors import BaseMismatchError, DiskFullError, PeerError, PlaitError
 from plait.files import read_if_there, write_atomically
 from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds import events
@@ -139,12 +139,11 @@ class Region:
         Raises:
             Abandoned: nobody waits for it any more.
             DiskFullError: this machine's disk is full.
-            EarlierFormatError: another version of plait wrote the region's state.
         """
         self.refusal = ""
         try:
             return self._work(task_bytes)
-        except (Abandoned, DiskFullError, EarlierFormatError):
+        except (Abandoned, DiskFullError):
             raise
         except PlaitError as error:
             self.refusal = str(error)

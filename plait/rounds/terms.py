@@ -155,7 +155,7 @@ class Asked:
         if data is None:
             return cls()
         kept = cast("Mapping[str, object]", json.loads(data))
-        number, roster = cast("tuple[int, str]", kept.get("noised", (0, "")))
+        number, roster = cast("tuple[int, str]", kept["noised"])
         return cls(
             cast("str", kept["run_id"]),
             cast("dict[str, int]", kept["newest"]),

@@ -321,8 +321,7 @@ class MaskingClient:
             session, roster = said["session"], said["roster"]
             known = session and _session(session)
             mine = said["own"]
-            # Of an attempt that an earlier version began, without a secret for noise, nothing more can be sent.
-            own = mine and "noise" in mine and Secrets(*(bytes.fromhex(mine[each.name]) for each in fields(Secrets)))
+            own = mine and Secrets(*(bytes.fromhex(mine[each.name]) for each in fields(Secrets)))
             return cls(
                 said["client"],
                 known,
@@ -374,8 +373,7 @@ def _session(said: dict[str, Any]) -> Session:
 
 def _roster(said: dict[str, Any]) -> Roster:
     offers = tuple(
-        # A journal of an earlier version has no proofs of node keys.
-        Offer(each["client"], *(bytes.fromhex(each.get(name.name, "")) for name in fields(Offer)[1:]))
+        Offer(each["client"], *(bytes.fromhex(each[name.name]) for name in fields(Offer)[1:]))
         for each in said["offers"]
     )
     return Roster(_session(said["session"]), offers, said["bits"], said["unit"], said["size"], said["figures"])

@@ -7,14 +7,8 @@ from __future__ import annotations
 
 import hashlib
 
-PROTOCOL_VERSION = 2
-"""The newest version that both ends speak; the version before is spoken too."""
-
-LEAST_PROTOCOL_VERSION = 1
-"""The oldest version that both ends speak, so that server and nodes can be upgraded one by one."""
-
-STAYING_VERSION = 2
-"""Since this version a node stays for the next run where the server does."""
+PROTOCOL_VERSION = 1
+"""The version that both ends speak; a server refuses nodes with any other."""
 
 CHUNK_BYTES = 1 << 20
 """Bytes of a body or an answer per message, and the most that are allowed.
@@ -51,14 +45,3 @@ def enrolment_bytes(*, challenge_nonce: bytes, hello_nonce: bytes, public_key: b
 def node_number(name: str) -> int:
     """Flower's id of a node: the same after every reconnect, positive and below 2^63."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
-
-
-def agreed_version(*, newest: int, least: int) -> int | None:
-    """The version that a server speaks with a node; None if they have none in common.
-
-    Args:
-        newest: that the node speaks.
-        least: that it speaks; 0 for the newest alone, as nodes say that know no range.
-    """
-    version = min(newest, PROTOCOL_VERSION)
-    return version if version >= max(least or newest, LEAST_PROTOCOL_VERSION) else None

@@ -13,7 +13,7 @@ from plait.aggregation import geometry_of, optimizer_for
 from plait.flower.rules import ALL_RULES
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator
-from plait.rounds.events import SCHEMA, Adapter, Base, RunStarted
+from plait.rounds.events import Adapter, Base, RunStarted
 from plait.rounds.ledger import Ledger, read_lines
 from plait.rounds.local_channel import LocalChannel
 from plait.rounds.norm_bound import NormBound
@@ -52,7 +52,6 @@ def run(
     ledger = Ledger(directory.ledger)
     ledger.append(
         RunStarted(
-            schema_version=SCHEMA,
             run=state.run_id.hex(),
             seed=seed,
             config={},

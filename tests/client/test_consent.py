@@ -97,11 +97,3 @@ def test_no_more_runs_begin_within_a_week_than_the_policy_allows(
     assert begin("b") == "before"
     now[0] += 4 * 24 * 3600 + 1
     begin("c")
-
-
-def test_runs_that_an_earlier_version_remembered_without_times_are_known(tmp_path: Path) -> None:
-    consents = Consents.of(tmp_path, "ada")
-    consents.path.write_text(f'{{"{DIGEST}": {{"how": "yes", "time": 1, "runs": ["old"]}}}}')
-    assert consents.runs(DIGEST) == {"old"}
-    assert agree(DIGEST, "old", consents, most_runs=1, most_a_week=1, yes=False, by_policy=False, ask=None) == "before"
-    assert consents.begun_since(1.0) == 0

@@ -17,8 +17,7 @@ def test_a_node_proves_its_key_over_both_nonces_and_its_name() -> None:
     signed = enrolment_bytes(
         challenge_nonce=bytes(range(32)), hello_nonce=hello.nonce, public_key=hello.public_key, name="ada"
     )
-    assert (hello.protocol, hello.least_protocol) == (2, 1)
-    assert (hello.protocol, hello.name, hello.public_key, len(hello.nonce)) == (2, "ada", key.public_bytes, 32)
+    assert (hello.protocol, hello.name, hello.public_key, len(hello.nonce)) == (1, "ada", key.public_bytes, 32)
     assert verify(key.public_bytes, proof.signature, signed)
 
 
@@ -37,14 +36,3 @@ def test_a_node_signs_no_challenge_of_another_length() -> None:
     enrolment = Enrolment(Credential("ada", NodeKey.generate()))
     with pytest.raises(PeerError, match="has 5 bytes, expected 32"):
         enrolment.proof(pb.Challenge(nonce=b"short"))
-
-
-@pytest.mark.parametrize(("chosen", "is_fine"), [(0, True), (1, True), (2, True), (3, False)])
-def test_a_server_chooses_a_version_that_was_offered(chosen: int, is_fine: bool) -> None:
-    challenge = pb.Challenge(nonce=bytes(32), protocol=chosen)
-    enrolment = Enrolment(Credential("ada", None))
-    if is_fine:
-        assert enrolment.proof(challenge).HasField("proof")
-        return
-    with pytest.raises(PeerError, match="server chose protocol version 3, expected one of 1 to 2"):
-        enrolment.proof(challenge)

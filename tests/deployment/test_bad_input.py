@@ -21,7 +21,6 @@ from plait.flower.blob import from_message, to_content
 from plait.run import blueprint_of
 from plait.settle import settle
 from plait.training.bases import locate_base
-from plait.transport import protocol
 from plait.trust import ServerKit, provision, revoke
 from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task
 from server import enrolment
@@ -204,12 +203,10 @@ def test_a_server_under_a_name_that_its_certificate_does_not_have(serve, client)
 
 
 def test_another_version_of_the_protocol(serve, client, monkeypatch):
-    for module in (enrolment, protocol):
-        monkeypatch.setattr(module, "LEAST_PROTOCOL_VERSION", 3)
-        monkeypatch.setattr(module, "PROTOCOL_VERSION", 4)
+    monkeypatch.setattr(enrolment, "PROTOCOL_VERSION", 2)
     code, line = client(address(serve()))
     assert code == 3
-    assert "protocol version is 1 to 2, expected 3 to 4: upgrade the plait of this client" in line
+    assert "protocol version is 1, expected 2: upgrade the plait of this client" in line
     assert "install the plait version that the server runs" in line
 
 

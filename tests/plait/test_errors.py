@@ -9,7 +9,6 @@ EXIT_CODES = {
     "ConfigError": 2,
     "DataError": 3,
     "TooLittleDataError": 3,
-    "EarlierFormatError": 2,
     "PartError": 2,
     "PeerError": 3,
     "BaseMismatchError": 3,

@@ -74,14 +74,6 @@ def test_clients_are_told_of_privacy_only_where_the_run_has_some():
     assert config_from_welcome(told).dp_epsilon == 8.0
 
 
-def test_what_nodes_of_the_previous_version_do_not_know_is_told_only_where_it_is_set():
-    private = {"dp": "client", "dp_epsilon": 8.0, "dp_clip": 1.0, "clients": 60, "clients_per_round": 4}
-    plain = welcome_table(RunConfig(**private).to_table())
-    assert not plain.keys() & {"dp-min-separation", "step-budget", "secure-aggregation"}
-    told = welcome_table(RunConfig(**private, dp_min_separation=3).to_table())
-    assert told["dp-min-separation"] == 3
-
-
 @pytest.mark.parametrize(
     "given",
     [
@@ -114,11 +106,10 @@ def test_clients_are_told_of_the_servers_step_only_where_they_measure_slopes_for
     assert "server-optimizer" not in plain
     told = welcome_table(settle(RunConfig()).config.to_table())
     assert told.pop("server-optimizer") == "line_search"
-    # As a server of the previous version says it.
     assert not settle(config_from_welcome(told)).plan.settings.measures_slope
 
 
-def test_clients_are_told_of_masks_only_where_the_run_has_some():
-    assert "secure-aggregation" not in welcome_table(RunConfig().to_table())
+def test_clients_are_told_whether_the_run_has_masks():
+    assert not welcome_table(RunConfig().to_table())["secure-aggregation"]
     told = welcome_table(RunConfig(secure_aggregation=True).to_table())
     assert config_from_welcome(told).secure_aggregation

@@ -32,29 +32,15 @@ def test_without_tls_there_is_no_certificate_to_ask_for():
 
 
 @pytest.mark.parametrize(
-    ("newest", "least", "spoken"),
-    [(1, 0, 1), (2, 0, 2), (2, 1, 2), (3, 2, 2), (9, 1, 2), (1, 1, 1)],
-)
-def test_both_speak_the_newest_version_of_the_protocol_that_they_have_in_common(newest, least, spoken):
-    said = hello()
-    said.hello.protocol, said.hello.least_protocol = newest, least
-    enrolment = Enrolment(EverybodysKey(), certified_name="alice")
-    assert enrolment.challenge(said).challenge.protocol == spoken
-    assert enrolment.stays == (spoken >= 2)
-
-
-@pytest.mark.parametrize(
-    ("newest", "least", "message"),
+    ("version", "message"),
     [
-        (0, 0, "protocol version is 0, expected 1 to 2: upgrade the plait of this client, which is the older one"),
-        (3, 0, "protocol version is 3, expected 1 to 2: upgrade the plait of the server, which is the older one"),
-        (4, 3, "protocol version is 3 to 4, expected 1 to 2: upgrade the plait of the server"),
-        (1, 2, "protocol version is 1, expected 1 to 2"),  # a range that is none
+        (0, "protocol version is 0, expected 1: upgrade the plait of this client, which is the older one"),
+        (2, "protocol version is 2, expected 1: upgrade the plait of the server, which is the older one"),
     ],
 )
-def test_where_no_version_is_common_the_refusal_says_who_must_upgrade(newest, least, message):
+def test_another_version_of_the_protocol_is_refused_and_told_who_must_upgrade(version, message):
     said = hello()
-    said.hello.protocol, said.hello.least_protocol = newest, least
+    said.hello.protocol = version
     with pytest.raises(EnrolmentRefused, match=message) as refused:
         Enrolment(EverybodysKey(), certified_name="alice").challenge(said)
     assert refused.value.reason == pb.REFUSED_REASON_PROTOCOL

@@ -238,7 +238,7 @@ class TestDoctor:
         )
         assert (findings["clock"].advice, findings["server"].advice) == ("", "")
         assert findings["free space"].found.endswith(" GB at the server")
-        assert clients == {"alice: 0.0.1": f"upgrade to {__version__}, one by one", f"bob: {__version__}": ""}
+        assert clients == {"alice: 0.0.1": f"upgrade to {__version__}", f"bob: {__version__}": ""}
         # Seen from a machine whose clock is an hour behind.
         monkeypatch.setattr(doctor, "time", SimpleNamespace(time=lambda: time.time() - 3600))
         (clock,) = (each for each in doctor._deployment(grid.address, federation / "server") if each.what == "clock")

@@ -1,15 +1,9 @@
 """Runs one after the other on a grid that stays: which node is welcomed to which, and what is late."""
 
-import hashlib
-import json
-import queue
-from pathlib import Path
-
 import grpc
 import pytest
 
 from plait.v1 import federation_pb2 as pb
-from plait.v1.federation_pb2_grpc import FederationStub
 from server.hosting import Terms
 
 BASE = b"b" * 32
@@ -53,7 +47,6 @@ def test_a_node_is_welcomed_to_each_run_on_one_call(staying, bare_node, tmp_path
 
 
 def test_what_is_sent_for_an_earlier_run_cannot_count_in_the_next(staying, bare_node, tmp_path, until, send):
-    import grpc
 
     node = bare_node(staying.address, "ada")
     node.enrol()
@@ -105,53 +98,6 @@ def test_only_nodes_with_all_labels_are_welcomed_to_a_run(staying, bare_node, tm
 def test_labels_that_are_none_are_refused(staying, bare_node, labels):
     refused = bare_node(staying.address, "ada").enrol(labels=labels).refused
     assert refused.reason == pb.REFUSED_REASON_MALFORMED
-
-
-def test_a_node_of_the_protocol_before_serves_one_run_and_is_told_that_it_cannot_stay(
-    make_grid, staying, bare_node, tmp_path
-):
-    refused = bare_node(staying.address, "ada").enrol(protocol=1).refused
-    assert refused.reason == pb.REFUSED_REASON_PROTOCOL
-    assert "stays between runs" in refused.detail
-    single = make_grid(inbox=tmp_path / "single")
-    node = bare_node(single.address, "ada")
-    welcome = node.enrol(protocol=1).welcome
-    assert (welcome.run_id, welcome.stays) == (7, False)
-
-
-def test_what_a_node_of_the_protocol_before_really_sent_is_understood(make_grid, tmp_path, until, send):
-    # Recorded from the last version of plait that spoke protocol 1: hello, proof, ready, and a report of progress.
-    hello, proof, ready, progress = map(
-        bytes.fromhex, json.loads((Path(__file__).parent / "protocol_1.json").read_text())
-    )
-    base = pb.FromNode.FromString(ready).ready.base_fingerprint
-    grid = make_grid(inbox=tmp_path / "single", base_fingerprint=base)
-    said: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    with grpc.insecure_channel(grid.address) as channel:
-        attend = channel.stream_stream("/plait.v1.Federation/Attend", response_deserializer=pb.ToNode.FromString)
-        heard = attend(iter(said.get, None), timeout=120)
-        said.put(hello)
-        assert next(heard).challenge.protocol == 1
-        said.put(proof)
-        welcome = next(heard).welcome
-        assert (welcome.run_id, welcome.stays) == (7, False)
-        said.put(ready)
-        until(lambda: list(grid.get_node_ids()))
-        message = send(grid, "ada", b"task")
-        work = next(heard).work
-        assert work.head
-        said.put(progress)
-        until(lambda: json.loads(grid.status_json())["nodes"][0]["doing"] == "round 1: training")
-        answer = b"answer"
-        start = pb.UploadStart(
-            session=welcome.session, task_id=work.task_id, content=pb.CONTENT_PLAIT, size=len(answer),
-            sha256=hashlib.sha256(answer).digest(),
-        )  # fmt: skip
-        parts = [pb.UploadPart(start=start), pb.UploadPart(data=answer)]
-        assert FederationStub(channel).Upload(iter(parts), timeout=60).kept
-        said.put(None)
-    (reply,) = grid.pull_messages([message])
-    assert not reply.has_error()
 
 
 def test_a_node_that_returns_is_welcomed_to_the_run_of_now(staying, bare_node, tmp_path):

@@ -12,9 +12,7 @@ import pytest
 
 import plait
 from plait.cli.main import main
-from plait.cli.verify import verify
-from plait.errors import ConfigError, DataError, EarlierFormatError
-from plait.federation import check_weights
+from plait.errors import ConfigError, DataError
 from plait.rounds.events import EndedEarly, Evaluated, Interrupted, RoundFinished, RunFinished, RunStarted
 from plait.rounds.ledger import read_events
 from tests.commands import Command
@@ -149,31 +147,6 @@ def test_data_in_memory_are_asked_for_again(
     run = plait.simulate(records, partition="natural:author", out=tmp_path / "run", callbacks=[pause], **small)
     with pytest.raises(ConfigError, match=r"give it again"):
         plait.resume(run, quiet=True)
-
-
-def test_a_run_that_began_with_other_weights_goes_on_with_the_version_that_began_it(
-    records: list[dict[str, str]], small: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    def pause(_: plait.Event) -> plait.Stop:
-        return plait.Stop.PAUSE
-
-    how = {"partition": "natural:author", "callbacks": [pause], **small}
-    monkeypatch.setattr("plait.federation.SCHEMA", 1)
-    alike = plait.simulate(records, out=tmp_path / "alike", **how)
-    run = plait.simulate(records, out=tmp_path / "run", step_budget="speed", keep_updates=True, **how)
-    monkeypatch.undo()
-    with pytest.raises(EarlierFormatError, match="step-budget is 'speed' in a run that another version"):
-        plait.resume(run, data=records, quiet=True)
-    assert not plait.resume(alike, data=records, callbacks=[pause], quiet=True).finished
-    verify(run.path)
-    assert "not recomputed (step-budget is 'speed', and the plait that began the run" in capsys.readouterr().out
-    began = run.events[0]
-    assert isinstance(began, RunStarted)
-    waits = began.model_copy(update={"config": {**began.config, "step-budget": "equal", "rounds-mode": "async"}})
-    with pytest.raises(EarlierFormatError, match="rounds-mode is 'async'"):
-        check_weights([waits])
-    check_weights([waits.model_copy(update={"schema_version": 2})])
 
 
 @pytest.mark.parametrize(

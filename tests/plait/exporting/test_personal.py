@@ -112,16 +112,6 @@ def test_a_side_as_long_as_a_whole_adapter_is_told_from_it_by_its_tag(tiny: Loca
         open_node(tmp_path, base="tiny")
 
 
-def test_what_an_earlier_version_kept_is_refused_with_what_to_do(tiny: LocatedBase, tmp_path: Path) -> None:
-    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
-    spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=3).spec
-    (tmp_path / "spec").write_text(spec.text)
-    (tmp_path / "adapter").write_bytes(drawn(spec, 0).flat.tobytes())
-    (tmp_path / "own").write_bytes(b"r" * 16 + bytes(28))
-    with pytest.raises(ConfigError, match="personalized adapter with that version"):
-        open_node(tmp_path, base="tiny")
-
-
 def test_a_run_whose_clients_all_have_the_one_adapter_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
     by_plait("adapter")
     (tmp_path / "config.toml").write_text('rule = "fedavg"\n')

@@ -60,7 +60,7 @@ def test_an_accuracy_has_both_ends_of_its_interval(small_run) -> None:
     assert table.rows[0][3] == "93.8 % (71.7\N{EN DASH}98.9)"
 
 
-def test_an_older_record_says_nothing_of_intervals(small_run) -> None:
+def test_a_record_without_intervals_shows_none(small_run) -> None:
     table = loss_by_round_table(view_of(small_run))
     assert table.note == ""
     assert not any("±" in cell for row in table.rows for cell in row)
@@ -153,9 +153,9 @@ def test_the_aggregation_table_shows_every_rounds_figures(small_run):
     assert len(table.rows) == 2
 
 
-def test_an_older_ledger_without_diagnostics_has_no_aggregation_table(small_run):
-    older = [{key: value for key, value in event.items() if key != "diagnostics"} for event in small_run]
-    assert not aggregation_table(view_of(older)).rows
+def test_a_ledger_without_diagnostics_has_no_aggregation_table(small_run):
+    without = [{key: value for key, value in event.items() if key != "diagnostics"} for event in small_run]
+    assert not aggregation_table(view_of(without)).rows
 
 
 def test_clients_that_could_not_take_part_are_named_with_their_own_words(small_run) -> None:

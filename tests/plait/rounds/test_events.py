@@ -134,13 +134,6 @@ def test_fields_and_kinds_of_a_newer_version_are_passed_over():
     assert newer == Event(seq=4, time=2.5, hash="ab")
 
 
-def test_a_run_from_before_there_was_a_schema_is_read():
-    line = {"event": "run_started", **STARTED.fields()}
-    del line["schema_version"]
-    started = parse_event(line)
-    assert (started.schema_version, started.weight_ratio, started.parents) == (0, None, None)
-
-
 def test_no_event_can_be_made_of_numbers_that_json_lacks():
     with pytest.raises(ValidationError):
         Evaluated(round=1, loss=math.nan)

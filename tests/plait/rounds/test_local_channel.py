@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from plait.errors import DataError, DiskFullError, EarlierFormatError, Interrupted, PlaitError
+from plait.errors import DataError, DiskFullError, Interrupted, PlaitError
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.local_channel import LocalChannel, train_each
 from plait.rounds.local_model import TrainJob
@@ -148,13 +148,3 @@ def test_each_job_is_trained_by_its_own_model_where_nothing_else_is_said() -> No
 
     job = TrainJob(Model(), None, None, None, None)
     assert [str(told) for told in train_each([job])] == ["nothing to train on"]
-
-
-def test_state_that_another_version_wrote_ends_the_run() -> None:
-    class Old(Client):
-        def begin(self, task_bytes: bytes):
-            raise EarlierFormatError("client state is of an earlier format: finish the run with the version")
-
-    channel = LocalChannel(lambda number: Old(number, []), 1, train=lambda jobs: [])
-    with pytest.raises(EarlierFormatError, match="finish the run"):
-        asked(channel, {0: b"train"})

@@ -5,7 +5,7 @@ import pytest
 
 from plait.abandon import Abandoned
 from plait.adapters import AdapterState, add
-from plait.errors import ConfigError, DataError, EarlierFormatError, MachineError, PartError, TooLittleDataError
+from plait.errors import ConfigError, DataError, MachineError, PartError, TooLittleDataError
 from plait.rounds.broadcasts import Broadcasts, follow
 from plait.rounds.client_state import ClientState
 from plait.rounds.evaluation import SequenceLosses
@@ -350,12 +350,3 @@ def test_a_job_that_failed_is_answered_with_the_reason_and_keeps_nothing(bob, me
     refusal = decode_reply(bob.finish(job, ConfigError("no tensor of that side")), max_bytes=1 << 20)
     assert (refusal.reason, refusal.detail) == (RefusalReason.SPEC_MISMATCH, "no tensor of that side")
     assert dict(memory) == before
-
-
-@pytest.mark.parametrize("key", ["own", "moments", "drift", "residual"])
-def test_state_of_an_earlier_version_ends_the_work_and_is_not_overwritten(bob, memory, server, start, key):
-    memory.save(key, b"r" * 16 + bytes(28))
-    settings = replace(server.settings, scaffold=True, carry_moments=True, own_share=0.5)
-    with pytest.raises(EarlierFormatError, match="finish the run with the version of plait that began it"):
-        ask(bob, TrainTask(settings, server.broadcast(start, b"")))
-    assert memory[key] == b"r" * 16 + bytes(28)

@@ -46,11 +46,11 @@ def test_who_cannot_take_part_is_told_in_the_clients_own_words_until_it_can(tmp_
     ledger.append(started())
     ledger.append(events.ClientTurnedAway(node=7, client="ann", reason="unusable-data", detail="no labels"))
     ledger.append(events.ClientTurnedAway(node=8, client="bob", reason="silent", detail="no word"))
-    ledger.append(events.ClientTurnedAway(node=9, detail="as an older server wrote it"))
+    ledger.append(events.ClientTurnedAway(node=9, detail="no name yet"))
     assert summary().unfit == {
         "ann": ("unusable-data", "no labels"),
         "bob": ("silent", "no word"),
-        "node 9": ("", "as an older server wrote it"),
+        "node 9": ("", "no name yet"),
     }
     ledger.append(events.ClientsDescribed(clients=(events.DescribedClient(client="ann"),)))
     assert set(summary().unfit) == {"bob", "node 9"}

@@ -92,12 +92,12 @@ def test_whoever_could_not_take_part_is_told_with_the_last_reason_unless_it_did_
         turned_away(client="carol", reason="failed", detail="first"),
         turned_away(client="carol", reason="unusable-data", detail="no labels"),
         turned_away(client="dora", reason="silent", detail="no word"),
-        turned_away(detail="as an older server wrote it"),
+        turned_away(detail="no name yet"),
         {"event": "clients_described", "clients": [{"client": "dora"}]},
     ]
     assert [(name, each.reason, each.detail) for name, each in view_of(events).left_out.items()] == [
         ("carol", "unusable-data", "no labels"),
-        ("node 5", "", "as an older server wrote it"),
+        ("node 5", "", "no name yet"),
     ]
 
 

@@ -258,7 +258,7 @@ def test_a_known_run_costs_a_task_fewer_bytes_than_its_numbers_did():
     assert len(encode_task(task, whole=False)[0]) <= 60
 
 
-def test_what_has_its_default_is_left_out_so_that_older_receivers_read_it():
+def test_what_has_its_default_is_left_out():
     said = json.loads(SETTINGS.text)
     assert "proximal" not in said
     assert json.loads(dataclasses.replace(SETTINGS, proximal=0.5).text) == {**said, "proximal": 0.5}
