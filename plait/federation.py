@@ -20,7 +20,6 @@ from plait.exporting import Outlets
 from plait.exporting.publisher import Publisher
 from plait.privacy.key import RunKey
 from plait.rounds import private_rounds, record_accountant
-from plait.rounds.aggregator import largest_update
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
@@ -39,6 +38,7 @@ from plait.rounds.recorded import (
 )
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
+from plait.rounds.spool import largest_update
 from plait.rounds.starting_point import StartingPoint, parents_in, starting_state
 from plait.rounds.stop import StopRequest
 from plait.rounds.weights import WEIGHT_RATIO

@@ -16,12 +16,12 @@ from plait.adapters.methods import AdapterRequest, BaseModules
 from plait.aggregation import Geometry, Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.policy import EMBEDDINGS, Policy
-from plait.rounds.aggregator import largest_update
 from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
 from plait.rounds.error_feedback import leads
 from plait.rounds.events import Adapter, Base, Event
 from plait.rounds.masked_rounds import noised_grid
+from plait.rounds.spool import largest_update
 from plait.rounds.terms import Terms
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.rounds.withheld import KEPT_MASKED, KEPT_OF_RECORDS, screened

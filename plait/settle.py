@@ -29,12 +29,12 @@ from plait.flower.rules import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.rests import Rests
-from plait.rounds.aggregator import Weighting
 from plait.rounds.buffer import SLOWEST, Buffer
 from plait.rounds.events import DataUsed, Fleet
 from plait.rounds.masked_rounds import MaskedRounds
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.run_plan import RunPlan
+from plait.rounds.spool import Weighting
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
 from plait.secagg.graph import least_survivors

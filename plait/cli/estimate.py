@@ -99,7 +99,7 @@ def estimate(
     check_names(settings, runs=False)
     from plait.aggregation import geometry_of
     from plait.report import CostEstimate, CostInputs, estimate_tables
-    from plait.rounds.aggregator import largest_update
+    from plait.rounds.spool import largest_update
     from plait.run import bits_on_links, blueprint_of, copies_on_disk
     from plait.settle import settle
     from plait.training.bases import locate_config, quiet_libraries

@@ -210,12 +210,14 @@ def _published(directory: RunDirectory, run: Run, kept: str) -> tuple[str, str]:
 
 def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     from plait.privacy.key import RunKey
-    from plait.rounds.aggregator import Aggregator, Refused
+    from plait.rounds.aggregator import Aggregator
     from plait.rounds.audit import replay
     from plait.rounds.events import RunStarted
+    from plait.rounds.folds import folding
     from plait.rounds.private_rounds import recomputed
     from plait.rounds.recorded import intents_in, promised_in, weight_ratio_in
     from plait.rounds.run_state import initial_state
+    from plait.rounds.spool import Refused
     from plait.rounds.starting_point import parents_in, starting_state
     from plait.stacking import starting_point_of
 
@@ -227,20 +229,14 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     private = recomputed(privacy, key, promised, intents_in(events)) if privacy and promised else None
 
     def aggregator(refused: Refused) -> Aggregator:
-        return replace(plan, weight_ratio=weight_ratio_in(events)).aggregator(
-            directory,
-            refused,
-            ranks=ranks,
-            rule=run.rule,
-            optimizer=run.settled.optimizer,
-            base_fingerprint=run.base_fingerprint,
-            private=private,
-            masked=run.settled.masked,
-        )
+        weighed = replace(plan, weight_ratio=weight_ratio_in(events))
+        spool = weighed.spool(directory, refused, ranks=ranks, rule=run.rule, base_fingerprint=run.base_fingerprint)
+        how = folding(private=private, masked=run.settled.masked, buffer=plan.buffer)
+        return weighed.aggregator(spool, how, run.settled.optimizer)
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))
     start = starting_point_of(run)
     if start.parents != parents_in(events):
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
     state = starting_state(initial_state(bytes.fromhex(run_id), ranks), start, ranks, run.base_fingerprint)
-    return replay(directory, events, state, aggregator, take_back=run.settled.config.take_back)
+    return replay(events, state, aggregator, buffer=plan.buffer, take_back=run.settled.config.take_back)

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 from plait.rounds import events
-from plait.rounds.aggregator import Stored
 from plait.rounds.channel import Channel, NoAnswer
 from plait.rounds.dispatch import Answer
 from plait.rounds.ledger import Ledger
 from plait.rounds.roster import Roster
+from plait.rounds.spool import Stored
 from plait.rounds.step_budget import Paces
 from plait.rounds.validate import Reason
 from plait.wire.envelope import EPSILON, Opened

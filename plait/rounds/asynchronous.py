@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.aggregator import Stored
+from plait.rounds.aggregator import Aggregator
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.buffer import Arrival, Buffer
 from plait.rounds.checkpoint import save_checkpoint
@@ -29,6 +29,7 @@ from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import AtWork, Held, RunState, asking_order, note_held
+from plait.rounds.spool import Stored
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason
 from plait.wire.messages import UpdateReply
@@ -66,6 +67,7 @@ class AsynchronousRounds:
     buffer: Buffer
     ranks: Ranks
     base_fingerprint: bytes
+    aggregator: Aggregator
     intake: Intake
     roster: Roster
     dispatch: Dispatch
@@ -107,7 +109,7 @@ class AsynchronousRounds:
         return self._fold(state, stored, started)
 
     def _accepted(self, state: RunState, stored: dict[str, Stored]) -> int:
-        return len(self.intake.aggregator.check_norms(state, stored).accepted)
+        return len(self.intake.spool.check_norms(state, stored).accepted)
 
     def _until(self) -> float | None:
         """When to look for clients that came or went, on the channel's clock."""
@@ -246,7 +248,7 @@ class AsynchronousRounds:
             self.dispatch.close()
             state = note_held(state, dict.fromkeys(self._working, Held()))
             self._working.clear()
-        state, finished = self.intake.aggregator.step(state, number, stored)
+        state, finished = self.aggregator.step(state, number, stored)
         state = self._release_stale(state)
         self.intake.log.note_spans(number, self.roster)
         in_progress, clock = self._channel.clock.in_progress(), self._channel.clock

@@ -14,8 +14,8 @@ from plait.errors import MachineError, PeerError
 from plait.privacy.accountant import epsilon_at
 from plait.privacy.rests import Rests
 from plait.privacy.sum_of_shares import epsilon_of
-from plait.rounds.aggregator import Aggregator, Refused, Stored, TakesBack
-from plait.rounds.buffer import Arrival
+from plait.rounds.aggregator import Aggregator, TakesBack
+from plait.rounds.buffer import Arrival, Buffer
 from plait.rounds.events import (
     MASKED_CODEC,
     ClientReplaced,
@@ -33,8 +33,8 @@ from plait.rounds.events import (
     UpdateRefused,
 )
 from plait.rounds.recorded import evaluations_in, participants_in, promised_in
-from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
+from plait.rounds.spool import Refused, Spool, Stored
 from plait.rounds.step_budget import steps_in
 from plait.rounds.watch import Standing
 from plait.trust.keys import verify
@@ -178,20 +178,21 @@ def _check_epsilon(event: NoiseIntended | PrivacySpent, expected: float) -> None
 
 
 def replay(
-    directory: RunDirectory,
     events: Sequence[Event],
     state: RunState,
     make_aggregator: Callable[[Refused], Aggregator],
     *,
+    buffer: Buffer | None = None,
     take_back: bool = False,
 ) -> int:
     """Recompute every finished round from the stored updates, and compare.
 
     Args:
-        directory: of the run, with the updates of all rounds.
-        events: its ledger.
+        events: the run's ledger.
         state: before round 1.
-        make_aggregator: the run's rule, optimizer and codec, reporting refusals to the given function.
+        make_aggregator: the run's fold, optimizer and codec over the updates of all rounds, reporting refusals to the
+            given function.
+        buffer: of an asynchronous run.
         take_back: whether the run takes back steps that made the adapter worse.
 
     Returns:
@@ -227,20 +228,18 @@ def replay(
             keys |= {card.client: bytes.fromhex(card.public_key or "") for card in event.clients}
         elif isinstance(event, (RoundStarted, ClientReplaced)):
             steps |= steps_in(event)
-        elif isinstance(event, UpdateReceived):
+        elif isinstance(event, UpdateReceived) and event.codec != MASKED_CODEC:
             received.setdefault(event.counted_in, {})[event.client] = event
         elif isinstance(event, RoundFinished):
             number = state.round + 1
             if event.round != number:
                 raise PeerError(f"round {event.round} is the next finished in the ledger, expected {number}")
-            # With secure aggregation only the sum is stored.
-            updates = {} if aggregator.masked else received.get(number, {})
             stored = {
                 client: replace(
-                    _stored(directory, aggregator, state, client, update, keys.get(client, b"")),
+                    _stored(aggregator.spool, buffer, state, client, update, keys.get(client, b"")),
                     steps=steps.get((number, client), 0),
                 )
-                for client, update in sorted(updates.items())
+                for client, update in sorted(received.get(number, {}).items())
             }
             try:
                 state, finished = aggregator.step(state, number, stored, standing=standing)
@@ -260,18 +259,18 @@ def _check_same(number: int, found: str, recorded: str) -> None:
         )
 
 
-def _arrival(aggregator: Aggregator, state: RunState, event: UpdateReceived) -> Arrival | None:
+def _arrival(buffer: Buffer | None, state: RunState, event: UpdateReceived) -> Arrival | None:
     """How an update came that is to be folded next; None in a synchronous run."""
-    if aggregator.buffer is None:
+    if buffer is None:
         return None
     fold, what = state.round + 1, f"update of {event.client!r} in round {event.round}"
     staleness = fold - event.round
-    if event.fold != fold or not 0 <= staleness <= aggregator.buffer.max_staleness:
+    if event.fold != fold or not 0 <= staleness <= buffer.max_staleness:
         raise PeerError(
             f"{what} is folded in round {event.fold}, expected {fold}, with a staleness of at most "
-            f"{aggregator.buffer.max_staleness}"
+            f"{buffer.max_staleness}"
         )
-    weight = aggregator.buffer.weight(staleness, event.client, state.recent)
+    weight = buffer.weight(staleness, event.client, state.recent)
     if (event.staleness, event.weight) != (staleness, weight):
         raise PeerError(
             f"{what} has staleness {event.staleness} and weight {event.weight}, expected {staleness} and {weight}"
@@ -280,19 +279,19 @@ def _arrival(aggregator: Aggregator, state: RunState, event: UpdateReceived) -> 
 
 
 def _stored(
-    directory: RunDirectory,
-    aggregator: Aggregator,
+    spool: Spool,
+    buffer: Buffer | None,
     state: RunState,
     client: str,
     event: UpdateReceived,
     public_key: bytes,
 ) -> Stored:
-    number, arrival = event.round, _arrival(aggregator, state, event)
-    update = directory.load_update(number, client)
+    number, arrival = event.round, _arrival(buffer, state, event)
+    update = spool.directory.load_update(number, client)
     what = f"update of {client!r} in round {number}"
     if update is None:
-        raise PeerError(f"{what} is missing, expected it in '{directory.path / 'spool'}'")
-    opened, stored = aggregator.open(state.at(number - 1), number, client, update, arrival=arrival)
+        raise PeerError(f"{what} is missing, expected it in '{spool.directory.path / 'spool'}'")
+    opened, stored = spool.open(state.at(number - 1), number, client, update, arrival=arrival)
     if not event.digest:
         # The ledger of a private run has neither digests nor signatures; the noise is bound to the stored bytes.
         if public_key and not verify(public_key, opened.signature, opened.signed):

@@ -23,7 +23,7 @@ from plait.adapters import Json
 from plait.aggregation import Rule, ServerOptimizer
 from plait.errors import Interrupted, MachineError, PeerError
 from plait.rounds import events, record_accountant
-from plait.rounds.aggregator import Stored, TakesBack
+from plait.rounds.aggregator import TakesBack
 from plait.rounds.answer_log import AnswerLog
 from plait.rounds.asynchronous import AsynchronousRounds
 from plait.rounds.broadcasts import Broadcasts
@@ -32,6 +32,7 @@ from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
 from plait.rounds.evaluating import Evaluating
 from plait.rounds.figures import EVALUATION, decode_figures, scores_of
+from plait.rounds.folds import folding
 from plait.rounds.intake import Intake
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.masked_attempts import MaskedAttempts
@@ -44,6 +45,7 @@ from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import Held, RunState, choose_cohort, note_held, sample_cohort
+from plait.rounds.spool import Stored
 from plait.rounds.step_budget import Paces, budget
 from plait.rounds.stop import StopRequest
 from plait.rounds.task_settings import TaskSettings
@@ -76,17 +78,16 @@ class Coordinator:
     def __post_init__(self) -> None:
         plan = self.plan
         self._log = AnswerLog(self.channel, self.ledger)
-        self._aggregator = plan.aggregator(
+        self._spool = plan.spool(
             self.directory,
             self._log.misfit,
             ranks=self.ranks,
             rule=self.rule,
-            optimizer=self.optimizer,
             base_fingerprint=self.base_fingerprint,
-            private=self.private,
-            masked=self.masked,
         )
-        self._intake = Intake(self._aggregator, self.directory, self._log, plan.settings)
+        how = folding(private=self.private, masked=self.masked, buffer=plan.buffer)
+        self._aggregator = plan.aggregator(self._spool, how, self.optimizer)
+        self._intake = Intake(self._spool, self._aggregator.fold.check, self.directory, self._log, plan.settings)
         self._sums = MaskedSums(
             self.channel, self.directory, self.ledger, self.vouch, self._patience, self._pay_for_sum
         )
@@ -99,7 +100,7 @@ class Coordinator:
             gather=self._gather,
             deadline=self._deadline,
         )
-        self._settings = TaskSettings(plan, self.rule, new_factors=self._aggregator.new_factors)
+        self._settings = TaskSettings(plan, self.rule, new_factors=self._spool.new_factors)
         self._standing = Standing()
         self._ended = False
         self._beside: Evaluating | None = None
@@ -248,6 +249,7 @@ class Coordinator:
             rounds = AsynchronousRounds(
                 plan=self.plan,
                 buffer=buffer,
+                aggregator=self._aggregator,
                 ranks=self.ranks,
                 base_fingerprint=self.base_fingerprint,
                 intake=self._intake,
@@ -279,8 +281,8 @@ class Coordinator:
             is_recorded = (number, client) in recorded.received
             if found := self._intake.recover(state, number, client, is_recorded=is_recorded):
                 stored[client] = found
-        check = self._aggregator.check_norms(state, stored)
-        if self._aggregator.is_intended(state, number, check.accepted):
+        check = self._spool.check_norms(state, stored)
+        if self._aggregator.fold.is_settled(state, number, check.accepted):
             # More updates would need other noise, and that a second charge.
             return self._close(state, number, stored, roster, recorded, started)
         may_succeed_later = self.channel.open_ended or self.channel.clock.is_virtual
@@ -288,7 +290,7 @@ class Coordinator:
             if self.channel.open_ended:
                 self._gather(roster, resting=self._resting(number))
             state = self._collect(state, roster, number, stored, without=check.refused if attempt > 1 else ())
-            check = self._aggregator.check_norms(state, stored)
+            check = self._spool.check_norms(state, stored)
             if len(check.accepted) >= self.plan.quorum:
                 break
             self.ledger.append(events.RoundMissed(round=number, attempt=attempt, received=len(check.accepted)))
@@ -307,7 +309,7 @@ class Coordinator:
     def _masked_round(self, masked: MaskedRounds, state: RunState, roster: Roster, recorded: Recorded) -> RunState:
         """A round of which the server sees the sum of the updates alone."""
         started, number = time.perf_counter(), state.round + 1
-        wanted = masked.wanted(state, self._aggregator.sent(number))
+        wanted = masked.wanted(state, self._spool.sent(number))
         result = self._attempts.run(wanted, Purpose.TRAIN, state, roster)
         if isinstance(result, TooFewError):
             raise PeerError(

@@ -6,17 +6,19 @@ Knows no round loop: it is told which round an update is for, and from which sta
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from plait.errors import PeerError
-from plait.rounds.aggregator import Aggregator, Stored
 from plait.rounds.answer_log import AnswerLog
 from plait.rounds.buffer import Arrival
 from plait.rounds.dispatch import Answer
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
+from plait.rounds.spool import Spool, Stored
 from plait.rounds.validate import Expected, UpdateRefused, open_update
+from plait.wire.envelope import Opened
 from plait.wire.messages import UpdateReply, encode_reply
 from plait.wire.settings import Settings
 
@@ -26,11 +28,13 @@ class Intake:
     """The updates of one run.
 
     Attributes:
+        check: what else an update has to be, as its fold says.
         settings: of the run.
         steps: that clients were asked for, by round and client, where each has its own number.
     """
 
-    aggregator: Aggregator
+    spool: Spool
+    check: Callable[[Opened, int], None]
     directory: RunDirectory
     log: AnswerLog
     settings: Settings
@@ -39,7 +43,7 @@ class Intake:
     def expected(self, state: RunState, number: int, client: str, roster: Roster) -> Expected:
         """What an update must say of itself."""
         return replace(
-            self.aggregator.expected(state, number, client, roster.tracks[client]),
+            self.spool.expected(state, number, client, roster.tracks[client]),
             examples=roster.cards[client].train_examples,
             clients=roster.cards[client].clients,
             public_key=roster.keys[client],
@@ -68,12 +72,13 @@ class Intake:
         """
         try:
             opened = open_update(update, expected)
-            self.aggregator.check(opened, expected, track)
+            self.spool.check(opened, expected, track)
+            self.check(opened, expected.round)
         except UpdateRefused as refused:
             self.log.refusal(expected.round, answer, refused.reason, str(refused))
             return None
         steps = self.steps.get((expected.round, expected.client), 0)
-        stored = self.aggregator.stored(opened, state, track, steps=steps, arrival=arrival)
+        stored = self.spool.stored(opened, state, track, steps=steps, arrival=arrival)
         self.directory.store_update(expected.round, expected.client, update)
         took_s = None if self.log.channel.clock.is_virtual else round(answer.took_s, 3)
         self.log.update(opened, stored, uplink_bytes=answer.uplink_bytes, took_s=took_s)
@@ -94,7 +99,7 @@ class Intake:
             return None
         try:
             steps = self.steps.get((number, client), 0)
-            opened, stored = self.aggregator.open(state, number, client, update, steps=steps, arrival=arrival)
+            opened, stored = self.spool.open(state, number, client, update, steps=steps, arrival=arrival)
         except PeerError:
             return None
         if not is_recorded:

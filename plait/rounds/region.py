@@ -26,7 +26,6 @@ from plait.errors import BaseMismatchError, DiskFullError, PeerError, PlaitError
 from plait.files import read_if_there, write_atomically
 from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds import events
-from plait.rounds.aggregator import Stored
 from plait.rounds.answer_log import AnswerLog
 from plait.rounds.broadcasts import Broadcasts, take_step
 from plait.rounds.channel import Channel, NoAnswer, Purpose
@@ -41,10 +40,12 @@ from plait.rounds.members import stated
 from plait.rounds.norm_bound import remembered
 from plait.rounds.participant import reason_of
 from plait.rounds.recorded import Recorded
+from plait.rounds.region_sum import RegionSum
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import Held, RunState, Track, initial_state, note_held
+from plait.rounds.spool import Stored
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.terms import Terms
 from plait.rounds.tracks import Ranks
@@ -103,17 +104,16 @@ class Region:
         plan = self.plan
         self.refusal = ""
         self._log = AnswerLog(self.channel, self.ledger)
-        self._aggregator = plan.aggregator(
+        self._spool = plan.spool(
             self.directory,
             self._log.misfit,
             ranks=self.ranks,
             rule=self.rule,
-            optimizer=self.optimizer,
             base_fingerprint=self.base_fingerprint,
-            clipping=self.clipping,
         )
-        self._intake = Intake(self._aggregator, self.directory, self._log, plan.settings)
-        self._settings = TaskSettings(plan, self.rule, new_factors=self._aggregator.new_factors)
+        self._sum = RegionSum(self._spool, self.clipping)
+        self._intake = Intake(self._spool, self._sum.check, self.directory, self._log, plan.settings)
+        self._settings = TaskSettings(plan, self.rule, new_factors=self._spool.new_factors)
         self._answer = self.directory.path / "answer.envelope"
         recorded = read_events(self.directory.ledger)
         self._recorded = Recorded.of(recorded)
@@ -266,7 +266,8 @@ class Region:
             return answer
         stored = self._collected(state, roster, number)
         state = self._state or state
-        part, folded, norms, limits = self._aggregator.sum_up(state, number, stored)
+        summed = self._sum.of(state, number, stored)
+        part, folded = summed.part, summed.clients
         encoded = encode_sum(part, self.ranks.master.spec.layout)
         header = Header(
             direction=Direction.UPDATE,
@@ -295,7 +296,7 @@ class Region:
             )
         )
         write_atomically(self._answer, answer)
-        self._state = replace(state, round=number, norms=remembered(state.norms, norms, limits))
+        self._state = replace(state, round=number, norms=remembered(state.norms, summed.norms, summed.limits))
         save_checkpoint(self.directory.checkpoints, self._state, self.ranks)
         if not self.plan.keep_updates:
             self.directory.clear_updates()
@@ -309,7 +310,7 @@ class Region:
         is_same = (header.run_id, header.round, header.relative_to) == (state.run_id, number, state.shadow.digest())
         return answer if is_same else None
 
-    def _figures(self, number: int, folded: list[str], stored: Mapping[str, Stored]) -> dict[str, float]:
+    def _figures(self, number: int, folded: Sequence[str], stored: Mapping[str, Stored]) -> dict[str, float]:
         """What the sum says of the training behind it; means are weighted by tokens."""
         of_clients = self._log.figures(number)
         figures = {CLIENTS: float(sum(stored[client].clients or 1 for client in folded))}
@@ -347,7 +348,7 @@ class Region:
             if attempt > 1:
                 roster = self._gathered()
             self._ask(roster, number, stored)
-            count = len(self._aggregator.check_norms(state, stored).accepted)
+            count = len(self._spool.check_norms(state, stored).accepted)
             if count >= self.plan.quorum:
                 return stored
             self.ledger.append(events.RoundMissed(round=number, attempt=attempt, received=count))

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from plait.aggregation import Rule
 from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.config import MOST_STEPS_RATIO
-from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds.aggregator import Aggregator, Refused, Weighting
+from plait.rounds.aggregator import Aggregator
 from plait.rounds.buffer import Buffer
-from plait.rounds.masked_rounds import MaskedRounds
+from plait.rounds.fold import Folding
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.patience import Patience
-from plait.rounds.private_rounds import PrivateRounds
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.spool import Refused, Spool, Weighting
 from plait.rounds.tracks import Ranks
 from plait.rounds.watch import Watch
 from plait.rounds.weights import WEIGHT_RATIO
@@ -73,35 +72,24 @@ class RunPlan:
         """Whether clients' paces are measured: for their steps, or for when their answers are due."""
         return self.by_speed or self.buffer is not None
 
-    def aggregator(
-        self,
-        directory: RunDirectory,
-        refused: Refused,
-        *,
-        ranks: Ranks,
-        rule: Rule,
-        optimizer: ServerOptimizer,
-        base_fingerprint: bytes,
-        private: PrivateRounds | None = None,
-        clipping: ClientPrivacy | None = None,
-        masked: MaskedRounds | None = None,
-    ) -> Aggregator:
-        """What folds the updates of a run by this plan; the arguments are those of `Aggregator`."""
-        return Aggregator(
+    def spool(
+        self, directory: RunDirectory, refused: Refused, *, ranks: Ranks, rule: Rule, base_fingerprint: bytes
+    ) -> Spool:
+        """The stored updates of a run by this plan; the arguments are those of `Spool`."""
+        return Spool(
             directory=directory,
             refused=refused,
             ranks=ranks,
             rule=rule,
-            optimizer=optimizer,
             base_fingerprint=base_fingerprint,
-            codec=self.settings.codec,
-            seed=self.seed,
             norm_bound=self.norm_bound,
             weighting=self.weighting,
             weight_ratio=self.weight_ratio,
-            private=private,
-            clipping=clipping,
-            masked=masked,
-            buffer=self.buffer,
             region_clients=self.region_clients,
+        )
+
+    def aggregator(self, spool: Spool, folding: Folding, optimizer: ServerOptimizer) -> Aggregator:
+        """What makes the rounds of a run by this plan out of its stored updates."""
+        return Aggregator(
+            spool=spool, fold=folding(spool), optimizer=optimizer, codec=self.settings.codec, seed=self.seed
         )

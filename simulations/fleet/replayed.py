@@ -32,6 +32,7 @@ from scoreboard.small_federation import of_numbers  # noqa: E402
 from plait.rounds.aggregator import Aggregator  # noqa: E402
 from plait.rounds.audit import replay  # noqa: E402
 from plait.rounds.buffer import Buffer  # noqa: E402
+from plait.rounds.folds import folding  # noqa: E402
 from plait.rounds.ledger import read_events  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
 from plait.rounds.run_state import initial_state  # noqa: E402
@@ -137,16 +138,18 @@ def replayed(job: Job) -> tuple[int, str]:
     recorded = read_events(directory.ledger)
 
     def aggregator(refused) -> Aggregator:
-        return federation.plan.aggregator(
+        plan = federation.plan
+        spool = plan.spool(
             directory,
             refused,
             ranks=federation.ranks,
             rule=federation.rule,
-            optimizer=federation.optimizer,
             base_fingerprint=of_numbers.FINGERPRINT,
         )
+        how = folding(private=None, masked=None, buffer=plan.buffer)
+        return plan.aggregator(spool, how, federation.optimizer)
 
-    done = replay(directory, recorded, initial_state(b"r" * 16, federation.ranks), aggregator)
+    done = replay(recorded, initial_state(b"r" * 16, federation.ranks), aggregator, buffer=federation.plan.buffer)
     return done, [event.adapter for event in recorded if event.event == "round_finished"][-1]
 
 

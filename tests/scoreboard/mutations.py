@@ -386,7 +386,7 @@ MUTATIONS: dict[str, Mutation] = {
     "norm": Mutation(
         "malformed",
         "no norm is bounded",
-        nothing("plait.rounds.aggregator:beyond"),
+        nothing("plait.rounds.spool:beyond"),
     ),
     "card": Mutation(
         "malformed",

@@ -29,7 +29,6 @@ from plait.privacy.accountant import epsilon_at
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.rests import Rests
-from plait.rounds.aggregator import Aggregator
 from plait.rounds.audit import check_privacy
 from plait.rounds.client_state import ClientState, recall_state
 from plait.rounds.ledger import read_events
@@ -113,22 +112,11 @@ def _stored(federation, state: RunState, number: int):
     directory = RunDirectory.find(federation.path)
     key = RunKey.load(directory.noise_key)
     privacy = replace(federation.privacy, epsilon=None)
-    aggregator = Aggregator(
-        directory=directory,
-        refused=lambda *_: None,
-        ranks=federation.ranks,
-        rule=federation.rule,
-        optimizer=federation.optimizer,
-        base_fingerprint=of_numbers.FINGERPRINT,
-        codec=federation.plan.settings.codec,
-        seed=of_numbers.SEED,
-        norm_bound=federation.plan.norm_bound,
-        weighting=federation.plan.weighting,
-        private=PrivateRounds(privacy, key, intents=[], record=lambda event: None),
-    )
+    private = PrivateRounds(privacy, key, intents=[], record=lambda event: None)
+    aggregator = federation.aggregator(private=private)
     names = sorted(federation.models)
     return aggregator, {
-        name: aggregator.open(state, number, name, directory.load_update(number, name))[1] for name in names
+        name: aggregator.spool.open(state, number, name, directory.load_update(number, name))[1] for name in names
     }
 
 
@@ -146,7 +134,7 @@ def _wide(scratch: Path, name: str, target: float):
         aggregator, _ = _stored(federation, state, 1)
         for client in federation.models:
             update = RunDirectory.find(federation.path).load_update(1, client)
-            delta = aggregator.open(state, 1, client, update)[0].delta.flat.astype(np.float64)
+            delta = aggregator.spool.open(state, 1, client, update)[0].delta.flat.astype(np.float64)
             released -= delta * min(1.0, 0.5 / float(np.linalg.norm(delta))) / PRIVACY.clients
     finally:
         of_numbers.layout_of = small

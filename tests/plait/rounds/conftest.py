@@ -16,7 +16,7 @@ from plait.aggregation import RULES, fitted, geometry_of, optimizer_for
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds import asynchronous, coordinator, private_rounds, record_accountant
-from plait.rounds.aggregator import Weighting
+from plait.rounds.aggregator import Aggregator
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.client_secret import ClientSecret
@@ -24,6 +24,7 @@ from plait.rounds.clock import WallClock
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.events import Adapter, Base, Event, Resumed, RunStarted
+from plait.rounds.folds import folding
 from plait.rounds.ledger import Ledger, read_events, read_lines
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.masked_rounds import MaskedRounds
@@ -36,6 +37,7 @@ from plait.rounds.recorded import intents_in, participants_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, client_seed, initial_state
+from plait.rounds.spool import Refused, Weighting
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.rounds.withheld import KEPT, KEPT_MASKED, KEPT_OF_RECORDS, screened
 from plait.secagg.graph import least_survivors
@@ -405,6 +407,15 @@ class Federation:
             masked=self.masked,
             vouch=self.vouch,
         )
+
+    def aggregator(
+        self, refused: Refused = lambda *_: None, *, private: private_rounds.PrivateRounds | None = None
+    ) -> Aggregator:
+        """What folds its stored updates, without a coordinator."""
+        directory, plan = RunDirectory.find(self.path), self.plan
+        spool = plan.spool(directory, refused, ranks=self.ranks, rule=self.rule, base_fingerprint=FINGERPRINT)
+        how = folding(private=private, masked=self.masked, buffer=plan.buffer)
+        return plan.aggregator(spool, how, self.optimizer)
 
     def private_rounds(
         self, directory: RunDirectory, record: Callable[[Event], None]

@@ -5,39 +5,23 @@ import json
 import pytest
 
 from plait.errors import PeerError
-from plait.rounds.aggregator import Aggregator
 from plait.rounds.audit import check_signatures, replay
 from plait.rounds.channel import Identity
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.participant import Participant
-from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
 from plait.trust.keys import NodeKey
-from tests.plait.rounds.conftest import FINGERPRINT, SEED
 from tests.plait.rounds.test_norm_bound import HONEST, gauge_attacker
 from tests.plait.rounds.test_resume import CASES, begin
 
 
 def replayed(federation):
     return replay(
-        RunDirectory.find(federation.path),
         read_events(federation.path / "ledger.jsonl"),
         initial_state(b"r" * 16, federation.ranks),
-        lambda refused: Aggregator(
-            directory=RunDirectory.find(federation.path),
-            refused=refused,
-            ranks=federation.ranks,
-            rule=federation.rule,
-            optimizer=federation.optimizer,
-            base_fingerprint=FINGERPRINT,
-            codec=federation.plan.settings.codec,
-            seed=SEED,
-            norm_bound=federation.plan.norm_bound,
-            weighting=federation.plan.weighting,
-            buffer=federation.plan.buffer,
-            region_clients=federation.plan.region_clients,
-        ),
+        lambda refused: federation.aggregator(refused),
+        buffer=federation.plan.buffer,
         take_back=federation.plan.watch.take_back,
     )
 

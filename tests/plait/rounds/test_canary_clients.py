@@ -8,7 +8,7 @@ import pytest
 from plait.privacy.canary import Audit
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean, multiplier_for
 from plait.privacy.one_run import right_guesses
-from plait.rounds import aggregator
+from plait.rounds import private_fold
 from tests.plait.rounds.conftest import LAYOUT, FakeModel
 
 TRIALS, EPSILON, DELTA = 25, 1.0, 1e-6
@@ -66,7 +66,7 @@ def _unclipped(values, *, clip_norm, radius, key):
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", ["noise", "clip"])
 def test_they_notice_a_fold_without_noise_or_clip(federate, monkeypatch, broken):
-    assert aggregator.PrivateMean is PrivateMean
+    assert private_fold.PrivateMean is PrivateMean
     name, other = {"noise": ("gaussian", _no_noise), "clip": ("clipped_to_grid", _unclipped)}[broken]
     monkeypatch.setattr(f"plait.privacy.mechanism.{name}", other)
     assert audited(federate).bound > EPSILON

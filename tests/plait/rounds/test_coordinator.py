@@ -7,10 +7,10 @@ import pytest
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import Contribution
 from plait.errors import Interrupted, PeerError
-from plait.rounds.aggregator import Weighting
 from plait.rounds.channel import Identity, Purpose
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import client_seed, sample_cohort
+from plait.rounds.spool import Weighting
 from plait.trust.keys import NodeKey
 from plait.v1 import envelope_pb2 as pb
 from plait.wire import canonical

@@ -18,11 +18,10 @@ from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_rounds import check_grid, privacy_of_clients
 from plait.rounds.private_rounds import recomputed
 from plait.rounds.recorded import intents_in
-from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
 from plait.secagg.ring import Ring
 from plait.wire.messages import Refusal, decode_reply
-from tests.plait.rounds import conftest, test_private_rounds
+from tests.plait.rounds import conftest
 from tests.plait.rounds.test_masked_rounds import NAMES, STAGES, stage_of, summed
 
 FIXED = ClientPrivacy(
@@ -167,13 +166,9 @@ def test_the_rounds_are_recomputed_from_their_sums(federate, fake_model):
     private = recomputed(federation.privacy, None, promised, intents_in(events))
 
     def aggregator(refused):
-        made = test_private_rounds.aggregator_of(federation, private)
-        made.masked = federation.masked
-        return made
+        return federation.aggregator(refused, private=private)
 
-    assert (
-        replay(RunDirectory.find(federation.path), events, initial_state(b"r" * 16, federation.ranks), aggregator) == 2
-    )
+    assert replay(events, initial_state(b"r" * 16, federation.ranks), aggregator) == 2
     with pytest.raises(PeerError, match="guaranteed clients"):
         recomputed(replace(federation.privacy, guaranteed=2), None, promised, intents_in(events))
 

@@ -7,7 +7,7 @@ import pytest
 
 from plait.adapters import AdapterState, add
 from plait.aggregation import geometry_of
-from plait.rounds import aggregator
+from plait.rounds import fold
 from plait.rounds.norm_bound import (
     FIGURES,
     HISTORY,
@@ -204,7 +204,7 @@ def test_a_run_under_attack_that_is_killed_anywhere_goes_on_to_the_same_adapter(
     federation = federate(models, wire="bf16", rounds=3, norm_bound=NormBound(policy))
     snapshots = snapshots_of(federation)
     # Where each round is folded is where the bound decides.
-    monkeypatch.setattr(aggregator, "remembered", lambda *given: (snapshots.take("folded"), remembered(*given))[1])
+    monkeypatch.setattr(fold, "remembered", lambda *given: (snapshots.take("folded"), remembered(*given))[1])
     federation.channel.before = lambda asked: snapshots.take("before a client works")
     expected = federation.run()
     monkeypatch.undo()

@@ -11,8 +11,7 @@ from plait.adapters import subtract
 from plait.errors import ConfigError, PeerError
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.rounds import aggregator
-from plait.rounds.aggregator import Aggregator
+from plait.rounds import private_fold
 from plait.rounds.audit import check_privacy, replay
 from plait.rounds.channel import Purpose
 from plait.rounds.events import NoiseIntended, PrivacySpent, PrivacyStarted, parse_event
@@ -20,7 +19,6 @@ from plait.rounds.ledger import read_events
 from plait.rounds.private_rounds import PrivateRounds, recomputed
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
-from tests.plait.rounds.conftest import FINGERPRINT, SEED
 
 FIXED = ClientPrivacy(
     noise_multiplier=multiplier_for(8.0, 1e-5, 2), delta=1e-5, epsilon=8.0, clients=2, clip_norm=0.5, quantile=0.5,
@@ -42,23 +40,6 @@ def begin(federate, fake_model, case, **more):
     return federate({"alice": fake_model(1, 3), "bob": fake_model(4, 7)}, **{**CASES[case], **more})
 
 
-def aggregator_of(federation, private):
-    return Aggregator(
-        directory=RunDirectory.find(federation.path),
-        refused=lambda *_: None,
-        ranks=federation.ranks,
-        rule=federation.rule,
-        optimizer=federation.optimizer,
-        base_fingerprint=FINGERPRINT,
-        codec=federation.plan.settings.codec,
-        seed=SEED,
-        norm_bound=federation.plan.norm_bound,
-        weighting=federation.plan.weighting,
-        private=private,
-        region_clients=federation.plan.region_clients,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_private_run_killed_anywhere_goes_on_to_the_same_bits_and_pays_once(federate, fake_model, snapshots_of, case):
@@ -77,14 +58,14 @@ def test_a_private_run_killed_anywhere_goes_on_to_the_same_bits_and_pays_once(fe
 
 def test_the_intent_is_on_disk_before_the_noise_exists(federate, fake_model, monkeypatch):
     federation = begin(federate, fake_model, "fixed clip")
-    finish = aggregator.PrivateMean.finish
+    finish = private_fold.PrivateMean.finish
     seen = []
 
     def watched(self):
         seen.append(len(federation.of_kind("noise_intended")))
         return finish(self)
 
-    monkeypatch.setattr(aggregator.PrivateMean, "finish", watched)
+    monkeypatch.setattr(private_fold.PrivateMean, "finish", watched)
     federation.run()
     assert seen == [1, 2]
 
@@ -180,15 +161,16 @@ def test_a_client_changes_a_round_by_at_most_the_clip_norm_whatever_state_it_hid
     federation.channel.before = poison
     expected = federation.run()
     key = RunKey.load(federation.path / "noise.key")
-    fold = aggregator_of(federation, PrivateRounds(privacy, key, intents=[], record=lambda event: None))
+    made = federation.aggregator(private=PrivateRounds(privacy, key, intents=[], record=lambda event: None))
     state = initial_state(b"r" * 16, federation.ranks)
     directory = RunDirectory.find(federation.path)
     for number in (1, 2, 3):
         stored = {
-            name: fold.open(state, number, name, directory.load_update(number, name))[1] for name in sorted(models)
+            name: made.spool.open(state, number, name, directory.load_update(number, name))[1]
+            for name in sorted(models)
         }
-        with_it, _ = fold.step(state, number, stored)
-        without, _ = fold.step(state, number, {name: each for name, each in stored.items() if name != "mallory"})
+        with_it, _ = made.step(state, number, stored)
+        without, _ = made.step(state, number, {name: each for name, each in stored.items() if name != "mallory"})
         apart = float(np.linalg.norm(subtract(with_it.adapter, without.adapter).flat.astype(np.float64)))
         assert apart <= 0.5 / 3 * (1 + 1e-4)
         assert apart > 0.3 * 0.5 / 3  # it does count
@@ -275,7 +257,7 @@ def replayed(federation, *, key=None):
     intents = [event for event in events if isinstance(event, NoiseIntended)]
     private = recomputed(federation.privacy, key or RunKey.load(directory.noise_key), promised, intents)
     state = initial_state(b"r" * 16, federation.ranks)
-    return replay(directory, events, state, lambda refused: aggregator_of(federation, private))
+    return replay(events, state, lambda refused: federation.aggregator(refused, private=private))
 
 
 @pytest.mark.parametrize("case", CASES)

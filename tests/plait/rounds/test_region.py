@@ -12,15 +12,15 @@ from plait.errors import PeerError
 from plait.privacy.clip import clipped_to_grid
 from plait.privacy.clipped_sum import part_of, rounding_key
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds import aggregator as aggregator_module
+from plait.rounds import private_fold
 from plait.rounds import region as region_module
-from plait.rounds.aggregator import Weighting
 from plait.rounds.audit import check_privacy
 from plait.rounds.channel import Purpose
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.ledger import Ledger, read_events, read_lines
 from plait.rounds.region import Region
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.spool import Weighting
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.terms import Terms
 from plait.rounds.withheld import KEPT, KEPT_OF_RECORDS, screened
@@ -417,13 +417,13 @@ def private_tree(federate, grow, fake_model, shape, **more):
 def test_noise_is_added_once_to_the_exact_sum_of_clipped_updates(federate, grow, fake_model, shape, monkeypatch):
     tree = private_tree(federate, grow, fake_model, shape)
     federation, below = tree.federation, {}
-    finish = aggregator_module.PrivateMean.finish
+    finish = private_fold.PrivateMean.finish
 
     def seen(self):
         below[len(below) + 1] = self._sum.copy()
         return finish(self)
 
-    monkeypatch.setattr(aggregator_module.PrivateMean, "finish", seen)
+    monkeypatch.setattr(private_fold.PrivateMean, "finish", seen)
     state = federation.run()
     # The sum under the noise is that of all clients' updates, each of at most the radius, whatever region they are in.
     radius = federation.privacy.grid(federation.spec.layout.size).radius

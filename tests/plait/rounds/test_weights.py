@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plait.rounds.aggregator import Weighting
 from plait.rounds.recorded import weight_ratio_in
+from plait.rounds.spool import Weighting
 from plait.rounds.weights import WEIGHT_RATIO, bounded
 from tests.plait.rounds.conftest import started
 

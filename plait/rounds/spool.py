@@ -1,0 +1,290 @@
+"""The spool of a run: what its stored updates are, and which of them count for how much.
+
+An update is stored before anything else happens to it, and read again when its round is folded, so that memory does not
+grow with the cohort. How large an update may be is checked only then, against all others of its round. Knows no channel
+and no fold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeAlias
+
+import numpy as np
+
+from plait.adapters import AdapterState
+from plait.aggregation import ANY_RANK, BOTH_SIDES, Contribution, Geometry, Rule, slices_of
+from plait.errors import MachineError, PeerError
+from plait.rounds.buffer import Arrival
+from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, clipped, measure
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import RunState
+from plait.rounds.tracks import Ranks
+from plait.rounds.validate import Expected, Reason, UpdateRefused, check_update, open_update
+from plait.rounds.weights import WEIGHT_RATIO, bounded
+from plait.wire.envelope import CLIENTS, Opened, read_envelope
+
+Refused: TypeAlias = Callable[[int, str, Reason, str], None]
+"""Told of a stored update that does not count after all: its round, client, the reason and details."""
+
+
+class Weighting(StrEnum):
+    """How much a client's update counts in the mean."""
+
+    EXAMPLES = "examples"
+    """In proportion to the training examples that it has (FedAvg, arXiv 1602.05629), within a bound (weights.py)."""
+    EQUAL = "equal"
+    """As much as any other's: in a round each has trained on as much."""
+
+
+@dataclass(frozen=True)
+class NormCheck:
+    """Which of a round's stored updates count.
+
+    Attributes:
+        accepted: the clients whose updates are folded, in name order.
+        refused: the others, and why.
+        limits: the largest that a figure may be.
+    """
+
+    accepted: tuple[str, ...]
+    refused: Mapping[str, str]
+    limits: Norms
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stored update, as it was read when it came in.
+
+    Attributes:
+        examples: that it stands for, as its header says.
+        steps: that the client was asked for; 0 if all were asked for as many.
+        weight: of a region's sum; None for a client.
+        clients: of how many it is the sum; 0 for a client.
+        arrival: in an asynchronous run, how it came.
+    """
+
+    track: int
+    examples: int
+    norms: Norms
+    steps: int = 0
+    arrival: Arrival | None = None
+    weight: float | None = None
+    clients: int = 0
+
+    def began(self, number: int) -> int:
+        """Rounds that the adapter had behind it with which its client began, if it is folded in round `number`."""
+        return (self.arrival.round if self.arrival else number) - 1
+
+
+@dataclass(eq=False, kw_only=True)
+class Spool:
+    """The stored updates of one run.
+
+    Args:
+        directory: of the run.
+        refused: called for every stored update that does not count after all.
+        ranks: the adapters that clients have.
+        base_fingerprint: of the base, 32 bytes.
+        norm_bound: how large an update may be.
+        weight_ratio: no update counts more than so many times the median.
+        region_clients: whose updates one update may be the sum of; 0 where none is.
+    """
+
+    directory: RunDirectory
+    refused: Refused
+    ranks: Ranks
+    rule: Rule
+    base_fingerprint: bytes
+    norm_bound: NormBound
+    weighting: Weighting
+    weight_ratio: float = WEIGHT_RATIO
+    region_clients: int = 0
+
+    @property
+    def new_factors(self) -> bool:
+        """Whether factors are other ones in every round, so that nothing kept of the round before fits them."""
+        return self.rule.new_factors(one_rank=len(self.ranks.adapters) == 1)
+
+    def expected(self, state: RunState, number: int, client: str, track: int) -> Expected:
+        """What an update of a client must say of itself, apart from what only its card and key can tell."""
+        return Expected(
+            run_id=state.run_id,
+            round=number,
+            client=client,
+            base_fingerprint=self.base_fingerprint,
+            spec_digest=self.ranks.adapters[track].spec.digest,
+            received=state.tracks[track].shadow,
+            clients=self.region_clients,
+        )
+
+    def open(
+        self,
+        state: RunState,
+        number: int,
+        client: str,
+        update: bytes,
+        *,
+        steps: int = 0,
+        arrival: Arrival | None = None,
+    ) -> tuple[Opened, Stored]:
+        """A stored update of a client who may be away by now, so that the update itself has to say its track.
+
+        Raises:
+            PeerError: it is not what was stored.
+        """
+        received = read_envelope(update, max_bytes=len(update))
+        said = received.header.spec_digest
+        track = next((track for track, adapter in enumerate(self.ranks.adapters) if adapter.spec.digest == said), 0)
+        opened = check_update(received, self.expected(state, number, client, track))
+        return opened, self.stored(opened, state, track, steps=steps, arrival=arrival)
+
+    def check(self, opened: Opened, expected: Expected, track: int) -> None:
+        """Refuse what no rule could fold, or this one not in this round, before it is stored.
+
+        Raises:
+            UpdateRefused: with the reason.
+        """
+        self._check_weight(opened)
+        frozen = BOTH_SIDES - self.rule.trained(expected.round)
+        contribution = self.contribution(opened, expected, track)
+        try:
+            contribution.check(self.ranks.master.geometry, ranks=ANY_RANK, frozen=frozen)
+        except PeerError as error:
+            raise UpdateRefused(Reason.UNFIT, str(error)) from error
+
+    def _check_weight(self, opened: Opened) -> None:
+        """Refuse a sum that weighs more than its clients may, or less than any could."""
+        if opened.sum is None:
+            return
+        clients, weight = opened.header.metrics[CLIENTS], opened.sum.weight
+        # Every client has an example at least. Where two regions' median is the smaller one, a weight near zero would
+        # bring the other's there too.
+        most = clients if self.weighting is Weighting.EQUAL else float(opened.header.examples)
+        if not clients <= weight <= most:
+            raise UpdateRefused(Reason.WEIGHT, f"weight of the sum is {weight:g}, expected {clients:g} to {most:g}")
+
+    def stored(
+        self, opened: Opened, state: RunState, track: int, *, steps: int = 0, arrival: Arrival | None = None
+    ) -> Stored:
+        """What is to be known of an update once it is stored; `steps` is what its client was asked for."""
+        norms = measure(opened.delta, state.tracks[track].shadow, self.ranks.adapters[track].geometry)
+        stored = Stored(track, opened.header.examples, norms, steps, arrival)
+        if opened.sum is None:
+            return stored
+        return replace(stored, weight=opened.sum.weight, clients=int(opened.header.metrics[CLIENTS]))
+
+    def check_norms(self, state: RunState, stored: Mapping[str, Stored]) -> NormCheck:
+        """Which stored updates count, by how large they are.
+
+        Args:
+            state: after the round before.
+            stored: every stored update, by client.
+        """
+        norms = {client: each.norms for client, each in sorted(stored.items())}
+        limits = self.norm_bound.limits(norms.values(), state.norms)
+        if self.norm_bound.policy is not NormPolicy.REJECT:
+            return NormCheck(tuple(norms), {}, limits)
+        refused = {client: why for client in norms if (why := beyond(norms[client], limits))}
+        return NormCheck(tuple(client for client in norms if client not in refused), refused, limits)
+
+    def counting(self, state: RunState, number: int, stored: Mapping[str, Stored]) -> NormCheck:
+        """Which stored updates count (`check_norms`); says so of those that do not."""
+        check = self.check_norms(state, stored)
+        for client, why in check.refused.items():
+            self.refused(number, client, Reason.NORM, why)
+        return check
+
+    def weights(self, clients: Sequence[str], stored: Mapping[str, Stored]) -> tuple[dict[str, float], frozenset[str]]:
+        """What the updates of a round weigh, 1 where nothing is said, and the clients whose weight was cut.
+
+        A region weighs what its sum does, which `check` has compared with its clients.
+        """
+        weights: dict[str, float] = {}
+        capped: frozenset[str] = frozenset()
+        if self.weighting is Weighting.EQUAL:
+            weights = {client: weight for client in clients if (weight := stored[client].weight)}
+        elif clients:
+            each = {
+                client: (stored[client].weight or stored[client].examples, stored[client].clients or 1)
+                for client in clients
+            }
+            limited = bounded({client: weight / count for client, (weight, count) in each.items()}, self.weight_ratio)
+            capped = frozenset(client for client, (weight, count) in each.items() if limited[client] < weight / count)
+            weights = {
+                client: limited[client] * count if client in capped else float(weight)
+                for client, (weight, count) in each.items()
+            }
+        for client in clients:
+            if arrival := stored[client].arrival:
+                weights[client] = weights.get(client, 1.0) * arrival.weight
+        return weights, capped
+
+    def contributions(
+        self,
+        state: RunState,
+        number: int,
+        check: NormCheck,
+        weight_of: Mapping[str, float],
+        stored: Mapping[str, Stored],
+        factors: Mapping[str, float],
+    ) -> Iterator[Contribution]:
+        """What the accepted updates contribute, decoded one by one."""
+        for client in check.accepted:
+            version, track = stored[client].began(number), stored[client].track
+            expected = self.expected(state.at(version), version + 1, client, track)
+            opened = open_update(self.load(version + 1, client), expected)
+            contribution = self.contribution(opened, expected, track)
+            contribution = replace(contribution, weight=weight_of.get(client, 1.0))
+            delta = contribution.delta
+            if (factor := factors.get(client, 1.0)) != 1.0:
+                delta = AdapterState(delta.layout, delta.flat * np.float32(factor))
+            if self.norm_bound.policy is NormPolicy.CLIP:
+                delta = clipped(delta, contribution.received, contribution.geometry, check.limits)
+            if delta is not contribution.delta or (opened.sum and opened.sum.weight != contribution.weight):
+                # What is left of a sum that was cut is its mean.
+                contribution = replace(contribution, delta=delta, sum=None)
+            yield contribution
+
+    def sent(self, number: int) -> tuple[slice, ...]:
+        """The parts of a delta that clients send in a round; noise anywhere else would change what stays as it is."""
+        geometry = self.ranks.master.geometry
+        sides = self.rule.trained(number) - {self.rule.personal}
+        return slices_of(geometry, sides)
+
+    def load(self, number: int, client: str) -> bytes:
+        """A stored update.
+
+        Raises:
+            MachineError: it is gone.
+        """
+        update = self.directory.load_update(number, client)
+        if update is None:
+            raise MachineError(f"the stored update of {client!r} in round {number} is gone, expected it to stay")
+        return update
+
+    def contribution(self, opened: Opened, expected: Expected, track: int) -> Contribution:
+        """What an update contributes, at a weight of 1."""
+        metrics = opened.header.metrics
+        first_loss = metrics.get("first_loss", 0.0)
+        return Contribution(
+            expected.client,
+            expected.received,
+            opened.delta,
+            1.0,
+            self.ranks.adapters[track].geometry,
+            opened.header.examples,
+            metrics.get("train_loss", math.nan),
+            opened.sum,
+            metrics.get("slope", math.nan) / first_loss if first_loss > 0 else math.nan,
+        )
+
+
+def largest_update(rule: Rule, geometry: Geometry) -> int:
+    """The most numbers that a client sends in a round."""
+    cycle = range(1, 1 + max(1, len(rule.frozen)))
+    parts = (slices_of(geometry, rule.trained(number) - {rule.personal}) for number in cycle)
+    return max(sum(part.stop - part.start for part in sent) for sent in parts)
