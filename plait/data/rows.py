@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 from plait import machine
 from plait.data.columns import EXPECTED, ColumnMap, Shape, advice, shape_of, verdict
 from plait.data.records import ROLES, Message, Record, RecordKind
-from plait.errors import DataError
+from plait.errors import ConfigError, DataError, did_you_mean
 
 MAX_ROW_BYTES = 16 << 20
 """The longest text, or line of a file, that is read."""
@@ -135,6 +135,7 @@ def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Reco
         None if there is no row.
 
     Raises:
+        ConfigError: there is no such column as the user named.
         DataError: a row is not a valid record, or another kind of record than the first.
     """
     shape = like.shape if like else columns.shape
@@ -146,6 +147,8 @@ def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Reco
                 shape = _recognised(row)
             if not place:
                 place = row.place
+                if columns.shape and not like:
+                    _check_columns(row, shape)
             _check_shape(row.fields, shape, columns, place)
             record = _record(row.fields, shape)
         except RowError as error:
@@ -153,7 +156,7 @@ def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Reco
         except RecursionError as error:
             # It was read, but cannot be written as text from here.
             raise RowError("has too deep a nesting").at(row.place) from error
-        room.take(_size_bytes(record), row.place.partition(" of ")[2] or row.place)
+        room.take(_size_bytes(record), _source(row))
         records.append(record)
     return Records(shape, place, tuple(records)) if shape and records else None
 
@@ -177,6 +180,20 @@ def _recognised(row: Row) -> Shape:
         f"{row.place} has {_named(tuple(row.fields))}, expected {EXPECTED}; if they have other names, give "
         f"{advice(row.fields.keys(), names)}"
     )
+
+
+def _check_columns(first: Row, shape: Shape) -> None:
+    """Refuse columns that the user named and the first row lacks: a typo, which no line of the data mends."""
+    for name in shape.columns:
+        if name not in first.fields:
+            raise ConfigError(
+                f"{_source(first)} has no column {_short(name)}, expected for --columns some of "
+                f"{', '.join(map(_short, first.fields))}{did_you_mean(name, first.fields)}"
+            )
+
+
+def _source(row: Row) -> str:
+    return row.place.partition(" of ")[2] or row.place
 
 
 def _check_shape(fields: Mapping[str, object], shape: Shape, columns: ColumnMap, place: str) -> None:

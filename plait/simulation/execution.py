@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from plait.adapters import Task
-from plait.config import RunConfig
-from plait.data import Dataset
+from plait.config import RunConfig, config_from_table
+from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
 from plait.federation import run_federation
 from plait.progress import say, status, watch
@@ -35,6 +35,7 @@ from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
 from plait.training.four_bits import check_four_bits
+from plait.training.objectives import SFT
 from plait.wire.decoded import DECODED
 
 # As a fraction of the adapters that a run starts from.
@@ -79,12 +80,11 @@ def prepare(
     def progress(text: str) -> None:
         say(text, quiet=quiet)
 
-    count = settings.clients
-    clients = f"{count:,} client{'' if count == 1 else 's'}"
-    with status(f"partitioning {settings.data} over {clients}", quiet=quiet):
+    with status(f"reading and partitioning {settings.data}", quiet=quiet):
         data = load_partitioned(settings, dataset, loaded=loaded, progress=progress)
-        for note in (*data.dataset.notes, *data.partition.notes):
+        for note in filter(None, (*data.dataset.notes, *data.partition.notes, _unused_replies(data.kind, settings))):
             progress(note)
+        settings = _with_clients(settings, len(data.partition.shares))
         labels = data.dataset.labels or settings.labels
         check_kind(data.dataset.kind, Task.CLASSIFICATION if labels else Task.CAUSAL_LM, settings.objective)
         found = ",".join(data.dataset.labels)
@@ -97,6 +97,24 @@ def prepare(
         fleet = load_fleet(settings.devices, base_parameters=run.base_parameters)
         run = replace(run, settled=replace(run.settled, fleet=fleet))
     return run, data
+
+
+def _with_clients(settings: RunConfig, clients: int) -> RunConfig:
+    """The same settings for as many clients as the data have; another setting may not go with that many."""
+    if clients == settings.clients:
+        return settings
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return config_from_table({**given, "clients": clients}, where=f"{clients} clients")
+
+
+def _unused_replies(kind: RecordKind, settings: RunConfig) -> str:
+    """What to tell a user whose preferences are learned as texts, unless they asked for that; empty for nothing."""
+    if kind is not RecordKind.PREFERENCE or settings.objective != SFT or "objective" in settings.model_fields_set:
+        return ""
+    return (
+        "the data are preference pairs, and objective sft learns to write the chosen replies alone; --objective dpo "
+        "learns to prefer them to the rejected ones"
+    )
 
 
 def begin(run: Run, *, quiet: bool) -> StartingPoint:

@@ -9,15 +9,17 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from plait.config import RunConfig
-from plait.data import Dataset, Message, Record, RecordKind, histogram
+from plait.data import BUILTINS, Dataset, Message, Record, RecordKind, histogram
 from plait.errors import DataError
 from plait.rounds.events import DataUsed
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare, Partition, partition
-from plait.simulation.scheme import Groups, Scheme, default_scheme, parse_partition
+from plait.simulation.scheme import SCHEMES, Groups, Scheme, default_scheme, likely_clients, parse_partition
 from plait.training.bases import Progress
 from plait.training.embeddings import minilm_embedder
 
+# Clients that a column names, where the user does not say how many take part.
+_MOST_NAMED = 32
 _TURNS = frozenset({"messages", "chosen", "rejected"})
 
 
@@ -135,6 +137,8 @@ def load_partitioned(
 ) -> PartitionedData:
     """Load a run's data and partition it over its clients.
 
+    Where their number is not given and a column names them, all of the column's values take part, up to 32.
+
     Args:
         config: settings of the run.
         dataset: the data, if they are in memory already.
@@ -153,5 +157,19 @@ def load_partitioned(
             raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")
     scheme = parse_partition(config.partition) if config.partition else default_scheme(dataset)
     embed = minilm_embedder(progress) if scheme.kind.groups is Groups.CLUSTERS else None
-    parts = partition(dataset, scheme, clients=config.clients, seed=config.seed, embed=embed)
-    return PartitionedData(dataset, scheme, parts)
+    parts = partition(dataset, scheme, clients=_clients(config, dataset, scheme), seed=config.seed, embed=embed)
+    count = len(parts.shares)
+    notes = [f"partition {scheme} over {count:,} client{'' if count == 1 else 's'}"]
+    if not config.partition and (column := likely_clients(dataset, scheme)):
+        notes.append(f"column '{column}' looks like clients: --partition natural:{column}")
+    return PartitionedData(dataset, scheme, replace(parts, notes=(*notes, *parts.notes)))
+
+
+def _clients(config: RunConfig, dataset: Dataset, scheme: Scheme) -> int:
+    """How many clients there are: as given, or as many as a column names."""
+    if "clients" in config.model_fields_set or scheme.kind is not SCHEMES["natural"]:
+        return config.clients
+    # A built-in's own column is no choice of the user's.
+    is_chosen = config.partition or config.data not in BUILTINS
+    named = len(set(dataset.column(scheme.column)) - {None})
+    return max(1, min(named, _MOST_NAMED if is_chosen else config.clients))

@@ -25,6 +25,13 @@ DEFAULT_ALPHA = 0.5
 _MAX_ALPHA = 1e6  # far beyond it a Dirichlet draw overflows
 MIN_RECORDS = 2
 """A client with fewer records cannot both train and hold one out."""
+# The last word of a column's name, where each value probably is an organisation, person or device with data of its own.
+_OWNERS = frozenset({
+    "account", "author", "bank", "branch", "center", "centre", "client", "clinic", "company", "customer",
+    "department", "device", "firm", "hospital", "household", "institute", "institution", "lab", "office",
+    "operator", "organisation", "organization", "owner", "participant", "patient", "practice", "school", "sensor",
+    "shop", "site", "speaker", "store", "team", "tenant", "university", "user", "ward", "writer",
+})  # fmt: skip
 
 Argument: TypeAlias = "str | float | int | None"
 
@@ -204,3 +211,19 @@ def default_scheme(dataset: Dataset) -> Scheme:
     if dataset.natural_column:
         return Scheme(SCHEMES["natural"], dataset.natural_column)
     return parse_partition("dirichlet" if dataset.kind is RecordKind.LABEL else "iid")
+
+
+def likely_clients(dataset: Dataset, scheme: Scheme) -> str:
+    """A column that `scheme` does not use, whose name and values suggest that each value is a client; empty if none.
+
+    Every record has a value, and two values or more have two records each on average.
+    """
+    for name in dataset.column_names:
+        words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+        owners = [word for word in words if word not in ("id", "name")]
+        if name == scheme.column or not owners or owners[-1].removesuffix("s") not in _OWNERS:
+            continue
+        values = dataset.column(name)
+        if None not in values and 2 <= len(set(values)) <= len(values) // 2:
+            return name
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,7 +144,7 @@ main()
 
 BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no such file": (("--data", "none.csv"), 3, "error: cannot read 'none.csv': No such file or directory"),
-    "no such column": (("--data", "my.jsonl", "--columns", "text=body"), 3, "error: line 1 of 'my.jsonl' has 'text' a"),
+    "no such column": (("--data", "my.jsonl", "--columns", "text=body"), 2, "error: 'my.jsonl' has no column 'body', "),
     "no such client column": (("--data", "my.jsonl", "--columns", "client=who"), 2, "has no column 'who', expected on"),
     "no such field": (("--data", "my.jsonl", "--columns", "body=text"), 2, "columns names the field 'body', expected"),
     "no such split": (("--data", "my.jsonl", "--split", "tset"), 2, "split is 'tset', expected one of 'my.jsonl': tra"),
@@ -167,3 +168,35 @@ def test_what_is_wrong_with_data_is_one_line(
     assert len(errors) == 1
     assert message in errors[0]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_column_that_names_the_clients_says_how_many_there_are(
+    plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    data = ("--data", jsonl, "--columns", "client=author", *small)
+    ran = plait("simulate", *data, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    assert "partition natural:author over 3 clients" in ran.err
+    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["clients"] == 3
+    refused = plait("simulate", *data, "--clients-per-round", 4, "--out", tmp_path / "refused")
+    assert refused.code == 2
+    assert "3 clients: clients-per-round is 4, expected at most clients = 3" in refused.err
+    assert not (tmp_path / "refused" / "adapter").exists()
+
+
+@pytest.mark.slow
+def test_preference_pairs_that_are_learned_as_texts_are_said_to_be(
+    plait, tmp_path: Path, small: tuple[str, ...]
+) -> None:
+    rows = [{"prompt": f"{n} + 1 =", "chosen": f" {n + 1} of course", "rejected": f" {n} of course"} for n in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ("--data", tmp_path / "pairs.jsonl", "--clients", 2, *small)
+    said = "the data are preference pairs, and objective sft learns to write the chosen replies alone; --objective dpo"
+    ran = plait("simulate", *data, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    assert said in ran.err
+    for objective in ("sft", "dpo"):
+        ran = plait("simulate", *data, "--objective", objective, "--out", tmp_path / objective)
+        assert ran.code == 0, ran.err
+        assert said not in ran.err

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from plait.data import Message, Record, RecordKind, as_dataset
@@ -109,7 +112,6 @@ def test_advice_can_be_followed() -> None:
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
     [
-        ([{"text": "a"}], "text=body", "record 1 of data 'data' has 'text', expected 'body' .--columns names it"),
         ([{"body": "a"}, {"text": "b"}], "text=body", "record 2 of data 'data' has 'text', expected 'body'"),
         ([{"body": 3}], "text=body", "record 1 of data 'data' has a number as 'body', expected a string"),
         ([{"q": "a", "b": 3, "c": "c"}], "prompt=q+b,completion=c", "has a number as 'b', expected a string"),
@@ -121,3 +123,23 @@ def test_advice_can_be_followed() -> None:
 def test_a_record_without_the_columns_is_refused(rows: list[Row], columns: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         as_dataset(rows, columns=columns)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_typo_in_a_column_is_told_with_the_nearest_column(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    frame = pd.DataFrame({"Ticket Text": ["a", "b"], "Owner": ["x", "y"]})
+    match suffix:
+        case "jsonl":
+            frame.to_json(path, orient="records", lines=True)
+        case "csv":
+            frame.to_csv(path, index=False)
+        case _:
+            frame.to_parquet(path)
+    said = (
+        f"'{path}' has no column 'ticket text', expected for --columns some of 'Ticket Text', 'Owner'; did you mean "
+        "'Ticket Text'?"
+    )
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        as_dataset(path, columns="text=ticket text")
+    assert len(as_dataset(path, columns="text=Ticket Text").records) == 2

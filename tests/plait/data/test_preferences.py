@@ -69,7 +69,6 @@ def test_every_shape_of_file_holds_the_same_pairs(tmp_path: Path) -> None:
         ({**PAIR, "chosen": " "}, None, "an empty 'chosen', expected some text"),
         ({**PAIR, "chosen": None}, None, "null as 'chosen', expected a string"),
         ({"prompt": "a", "chosen": "b"}, None, "has 'prompt' and 'chosen', expected .*'chosen' and 'rejected'"),
-        ({"prompt": "a", "chosen": "b"}, "chosen=chosen", r"expected 'rejected' \(--columns names it\)"),
         ({**TURNS, "chosen": [ASKED._asdict()]}, None, "no assistant turn after the prompt in 'chosen'"),
         ({**TURNS, "prompt": []}, None, "an empty list as 'prompt'"),
         ({"prompt": "a", "completion": "b", "label": "maybe"}, "label=label,prompt=prompt", "expected true or false"),

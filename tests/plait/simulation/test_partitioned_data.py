@@ -1,0 +1,76 @@
+"""How many clients there are, and what a user is told of how the data were dealt out."""
+
+from __future__ import annotations
+
+import pytest
+
+from plait.config import RunConfig
+from plait.data import Dataset, Record, RecordKind
+from plait.errors import ConfigError
+from plait.simulation.partitioned_data import PartitionedData, load_partitioned
+
+
+def dataset(values: int, *, column: str = "hospital", each: int = 3, natural: str = "") -> Dataset:
+    """So many values of a column, with the same number of records each; the higher numbers have longer texts."""
+    records = [
+        Record(text="a" * (1 + value), columns={column: f"v{value:03}"}) for value in range(values) for _ in range(each)
+    ]
+    return Dataset.of("letters", RecordKind.TEXT, records, natural_column=natural)
+
+
+def parts(found: Dataset, /, **settings: object) -> PartitionedData:
+    return load_partitioned(RunConfig.model_validate({"data": "memory:letters"} | settings), found)
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "natural", "clients"),
+    [
+        (4, {"partition": "natural:hospital"}, "", 4),
+        (20, {"partition": "natural:hospital"}, "", 20),
+        (40, {"partition": "natural:hospital"}, "", 32),
+        (40, {"partition": "natural:hospital", "clients": 40}, "", 40),
+        (4, {}, "hospital", 4),
+        (20, {"partition": "natural:hospital", "clients": 8}, "", 8),
+        (4, {"partition": "iid"}, "", 8),
+        # The column of a built-in is not the user's choice.
+        (20, {"data": "stdlib"}, "hospital", 8),
+        (4, {"data": "stdlib"}, "hospital", 4),
+    ],
+)
+def test_all_values_of_a_column_take_part_unless_their_number_is_given(
+    values: int, settings: dict[str, object], natural: str, clients: int
+) -> None:
+    found = parts(dataset(values, natural=natural), **settings).partition
+    assert len(found.shares) == clients
+    assert found.notes[0].endswith(f" over {clients} clients")
+    told = any(f"the {clients} with most text take part" in note for note in found.notes)
+    assert told == (values > clients and found.notes[0].startswith("partition natural"))
+
+
+def test_a_number_that_a_column_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="column 'hospital' has 4 distinct values, expected at least clients = 8"):
+        parts(dataset(4), partition="natural:hospital", clients=8)
+
+
+@pytest.mark.parametrize("column", ["hospital", "Hospital", "hospital_id", "authorName", "Owner/Team", "users", "USER"])
+def test_a_column_that_looks_like_clients_is_named_where_it_is_not_used(column: str) -> None:
+    hint = f"column '{column}' looks like clients: --partition natural:{column}"
+    assert parts(dataset(4, column=column)).partition.notes == ("partition iid over 8 clients", hint)
+    assert hint not in parts(dataset(4, column=column), partition="iid").partition.notes
+    assert hint not in parts(dataset(4, column=column, natural=column)).partition.notes
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        dataset(12, column="topic"),
+        dataset(1, each=12),
+        dataset(12, each=1),
+        dataset(12, column="id"),
+        dataset(12, column="1"),
+        dataset(12, column="author_notes"),
+    ],
+    ids=["another name", "one value", "a value for each record", "only an id", "a number", "another last word"],
+)
+def test_other_columns_are_not(data: Dataset) -> None:
+    assert parts(data).partition.notes == ("partition iid over 8 clients",)
