@@ -62,21 +62,21 @@ class Proposal:
                 f"at most {tokens:,} tokens {'at each client' if self._is_region else f'of {shown(self.data)}'}"
             ),
             self._sent,
-            *self._also_sent(f"{losses}, counts of examples and tokens{labels}"),
+            *self._also_sent(losses, f"counts of examples and tokens{labels}"),
             *self._promised,
             *self._who_sees,
         )
 
-    def _also_sent(self, figures: str) -> tuple[str, ...]:
+    def _also_sent(self, losses: str, counts: str) -> tuple[str, ...]:
         adds_noise = self.config.dp == "client" and self.config.secure_aggregation
-        besides = "this machine's device and memory"
+        besides, figures = "this machine's device and memory", f"{losses}, {counts}"
         if self._is_region:
             besides, figures = "how many clients it has and a hash of each one's name", f"means of {figures}"
         if self.config.dp == "record" or adds_noise:
             return (f"also sent: {besides}",)
         if not self.config.secure_aggregation:
             return (f"also sent: {figures}, {besides}",)
-        return f"also sent under masks: {figures}", f"also sent: {besides}"
+        return f"also sent under masks: {losses}, how long its update is", f"also sent: {besides}"
 
     @property
     def _who_sees(self) -> tuple[str, ...]:

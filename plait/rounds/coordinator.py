@@ -337,7 +337,7 @@ class Coordinator:
         summed = self._sums.stored(wanted)
         if summed is None:
             raise MachineError(f"the sum of the losses of round {state.round} is gone, expected it to stay")
-        mean, own = scores_of(decode_figures(summed.figures, EVALUATION))
+        mean, own = scores_of(decode_figures(summed.figures, EVALUATION), clients=len(summed.clients))
         evaluated = events.Evaluated(round=state.round, adapter=state.shadow.digest().hex(), **dict(mean), own=own)
         self.ledger.append(evaluated)
         return self._follow_up(state, evaluated, recorded)

@@ -1,6 +1,8 @@
-"""What clients tell of themselves in a masked sum: losses and counts, of which the server learns the sums alone.
+"""What clients tell of themselves in a masked sum: numbers modulo 2^64, of which the server learns the sums alone.
 
-They are whole numbers modulo 2^64: a figure is multiplied by its scale and rounded. Knows no mask.
+Clients differ from round to round, and sums over different clients are equations: of what stays the same they can be
+solved. So no count of anybody's data is among the figures, and every client's mean counts alike. A figure is
+multiplied by its scale and rounded. Knows no mask.
 """
 
 from __future__ import annotations
@@ -12,37 +14,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
-from plait.rounds.evaluation import ClientLoss, margin_of, wilson
+from plait.rounds.evaluation import ClientLoss, margin_of
 from plait.rounds.events import MeanScore
 
 # 16,384 clients' together stay within 2^63.
 _LARGEST = 1 << 48
 
-TRAINING: Mapping[str, int] = {"clients": 1, "examples": 1, "tokens": 1, "loss": 1 << 32, "square": 1 << 16}
-"""The figures of a client's training and their scales; `loss` is its mean, `square` of its delta's norm in units."""
+TRAINING: Mapping[str, int] = {"square": 1 << 16}
+"""The figures of a client's training and their scales: the square of its delta's norm in units."""
 
-NOISED: Mapping[str, int] = {"clients": 1, "within": 1}
-"""The same where clients add noise: who took part, and a noised count of those within the clip norm."""
+NOISED: Mapping[str, int] = {"within": 1}
+"""The same where clients add noise: a noised count of those within the clip norm."""
 
 _SCORE: Mapping[str, int] = {
     "scored": 1,
-    "tokens": 1,
-    "loss": 1 << 20,
+    "loss": 1 << 32,
     "known": 1,
-    "squares": 1 << 8,
+    "squares": 1 << 40,
     "moved": 1,
-    "change": 1 << 20,
+    "change": 1 << 32,
     "change_known": 1,
-    "change_squares": 1 << 8,
+    "change_squares": 1 << 40,
     "classified": 1,
-    "correct": 1,
+    "accuracy": 1 << 32,
+    "accuracy_squares": 1 << 40,
     "rewarded": 1,
-    "reward": 1 << 20,
+    "reward": 1 << 32,
 }
-EVALUATION: Mapping[str, int] = {"clients": 1, "examples": 1} | {
-    f"{prefix}{name}": scale for prefix in ("", "own_") for name, scale in _SCORE.items()
-}
-"""The figures of a client's evaluation; losses, changes and standard errors are multiplied by its tokens."""
+EVALUATION: Mapping[str, int] = {f"{prefix}{name}": scale for prefix in ("", "own_") for name, scale in _SCORE.items()}
+"""The figures of a client's evaluation: means over its own sequences, squares of their standard errors, and which of
+these it has."""
+
+_LEAST_FREEDOM = 3
+"""Degrees of freedom of a client's standard error, which it has from four sequences on."""
 
 
 def encode_figures(values: Mapping[str, float], scales: Mapping[str, int]) -> NDArray[np.uint64]:
@@ -63,53 +67,70 @@ def decode_figures(sums: NDArray[np.uint64], scales: Mapping[str, int]) -> dict[
 def evaluation_figures(shared: ClientLoss, own: ClientLoss | None) -> dict[str, float]:
     """The figures of a client's evaluation, by name."""
     own_figures = {f"own_{name}": value for name, value in _score_figures(own).items()} if own else {}
-    return {"clients": 1, "examples": shared.examples} | _score_figures(shared) | own_figures
+    return _score_figures(shared) | own_figures
 
 
-def scores_of(sums: Mapping[str, float]) -> tuple[MeanScore, MeanScore | None]:
-    """The mean of the shared adapter, and of the clients' own where all have one; nobody's single figures.
+def scores_of(sums: Mapping[str, float], *, clients: int) -> tuple[MeanScore, MeanScore | None]:
+    """The mean over clients of the shared adapter's figures, and of their own adapters' where all have one.
+
+    Args:
+        sums: of the figures, by name.
+        clients: in the sum.
 
     Raises:
         PeerError: no clients' figures have these sums.
     """
-    own = _mean_of(sums, "own_") if sums["own_scored"] == sums["clients"] else None
-    return _mean_of(sums, ""), own
+    own = _mean_of(sums, "own_", clients) if sums["own_scored"] == clients else None
+    return _mean_of(sums, "", clients), own
 
 
 def _score_figures(loss: ClientLoss) -> dict[str, float]:
-    tokens = loss.tokens
-    figures = {"scored": 1.0, "tokens": float(tokens), "loss": loss.loss * tokens}
+    figures = {"scored": 1.0, "loss": loss.loss}
     if loss.error is not None:
-        figures |= {"known": 1.0, "squares": (loss.error * tokens) ** 2}
+        figures |= {"known": 1.0, "squares": loss.error**2}
     if loss.change is not None:
-        figures |= {"moved": 1.0, "change": loss.change * tokens}
+        figures |= {"moved": 1.0, "change": loss.change}
     if loss.change_error is not None:
-        figures |= {"change_known": 1.0, "change_squares": (loss.change_error * tokens) ** 2}
+        figures |= {"change_known": 1.0, "change_squares": loss.change_error**2}
     if loss.correct is not None:
-        figures |= {"classified": float(loss.examples), "correct": float(loss.correct)}
+        part = (loss.correct + 1) / (loss.examples + 2)  # so that none or all correct is not taken for certain
+        square = part * (1 - part) / loss.examples
+        figures |= {"classified": 1.0, "accuracy": loss.correct / loss.examples, "accuracy_squares": square}
     if loss.reward_margin is not None:
-        figures |= {"rewarded": float(loss.examples), "reward": loss.reward_margin * loss.examples}
+        figures |= {"rewarded": 1.0, "reward": loss.reward_margin}
     return figures
 
 
-def _mean_of(sums: Mapping[str, float], prefix: str) -> MeanScore:
+def _mean_of(sums: Mapping[str, float], prefix: str, clients: int) -> MeanScore:
     of = {name: sums[prefix + name] for name in _SCORE}
-    tokens, clients, freedom = of["tokens"], sums["clients"], sums["examples"] - sums["clients"]
-    if tokens < 1 or not 0 <= of["correct"] <= max(of["classified"], 0):
+    flags = [of[name] for name in ("known", "moved", "change_known", "classified", "rewarded")]
+    if of["scored"] != clients or not all(0 <= flag <= clients for flag in flags):
         raise PeerError(
-            f"the clients' sums are {tokens:g} tokens and {of['correct']:g} right of {of['classified']:g} answers, "
-            "expected what clients can have: one of them sent figures that are none"
+            f"the sums of {clients} clients are of {of['scored']:g} losses and {of['known']:g} errors, expected what "
+            "clients can have: one of them sent figures that are none"
+        )
+    if not 0 <= of["accuracy"] <= of["classified"]:
+        raise PeerError(
+            f"the sum of {of['classified']:g} accuracies is {of['accuracy']:g}, expected what clients can have: one of "
+            "them sent figures that are none"
         )
 
-    def margin(known: str, squares: str) -> float | None:
-        return margin_of(math.sqrt(max(of[squares], 0.0)) / tokens, freedom) if of[known] == clients else None
+    def mean(known: str, name: str) -> float | None:
+        return of[name] / clients if of[known] == clients else None
 
+    def margin(known: str, squares: str) -> float | None:
+        error = math.sqrt(max(of[squares], 0.0)) / clients
+        return margin_of(error, _LEAST_FREEDOM * clients) if of[known] == clients else None
+
+    accuracy, about = mean("classified", "accuracy"), margin("classified", "accuracy_squares")
     return MeanScore(
-        reward_margin=of["reward"] / of["rewarded"] if of["rewarded"] else None,
-        loss=of["loss"] / tokens,
+        reward_margin=mean("rewarded", "reward"),
+        loss=of["loss"] / clients,
         loss_margin=margin("known", "squares"),
-        change=of["change"] / tokens if of["moved"] == clients else None,
+        change=mean("moved", "change"),
         change_margin=margin("change_known", "change_squares"),
-        accuracy=of["correct"] / of["classified"] if of["classified"] else None,
-        accuracy_interval=wilson(int(of["correct"]), int(of["classified"])) if of["classified"] else None,
+        accuracy=accuracy,
+        accuracy_interval=None
+        if accuracy is None or about is None
+        else (max(0.0, accuracy - about), min(1.0, accuracy + about)),
     )

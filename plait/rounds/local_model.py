@@ -118,6 +118,7 @@ class TrainJob:
         kept: the hooks' values from the client's previous round, by key.
         grid: of the masked sum that the delta is for; None where it is sent by itself.
         rounding: key of the rounding to that grid.
+        client: its name.
         charge: what its steps cost the client's records, where these are private.
     """
 
@@ -133,6 +134,7 @@ class TrainJob:
     kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
     grid: MaskedGrid | None = None
     rounding: bytes = field(default=b"", repr=False)
+    client: str = ""
     charge: Charge | None = None
 
     @property

@@ -120,6 +120,7 @@ class Participant:
         settings = self.terms.tasks.plan.settings if self.terms else None
         self._records_are_private = bool(settings and settings.records_are_private)
         self._adds_share = bool(settings and settings.adds_share)
+        self._counts_stay = bool(settings and settings.counts_stay)
         self._masking = Masking(self.name, self.memory, self.identity)
         self._holdings = Holdings(self.model, self.memory, max_rank=self.max_rank)
         self._policy = self.terms.policy if self.terms else None
@@ -181,9 +182,12 @@ class Participant:
             raise
         except PlaitError as error:
             self.refusal = str(error)
-            # Counts of records, and what is wrong with them, have no noise.
+            # Counts of records, and what is wrong with them, have neither noise nor mask. What it did itself a server
+            # knows.
             is_noised = self._records_are_private or self._adds_share
-            told = "this client's log says why" if is_noised else self.refusal
+            is_of_server = isinstance(error, PeerError) and not isinstance(error, PolicyError)
+            is_told = not is_noised and (is_of_server or not self._counts_stay)
+            told = self.refusal if is_told else "this client's log says why"
             return encode_reply(Refusal(self.name, reason_of(error), told))
 
     def _work(self, task_bytes: bytes) -> TrainJob | bytes:
@@ -191,6 +195,7 @@ class Participant:
         task = decode_task(task_bytes, max_bytes=self.max_task_bytes, held=held)
         if self.terms:
             self.terms.check_task(task)
+        self._counts_stay = not isinstance(task, MaskingTask) and task.settings.counts_stay
         if not isinstance(task, MaskingTask):
             self._records_are_private, self._adds_share = task.settings.records_are_private, task.settings.adds_share
         if isinstance(task, DescribeTask):
@@ -265,6 +270,7 @@ class Participant:
             examples=0 if settings.records_are_private else size.train_examples,
             grid=grid,
             rounding=self._secret.rounding(settings.round, header.result_digest) if grid else b"",
+            client=self.name,
         )
         job = before_training(self.hooks, job, self.memory)
         if not settings.records_are_private:
@@ -339,7 +345,7 @@ class Participant:
 
     def _masked(self, job: TrainJob, grid: MaskedGrid, outgoing: Outgoing) -> bytes:
         """The update under masks."""
-        header, trained = job.header, outgoing.trained
+        header = job.header
         if header is None:
             raise ValueError("the job belongs to no task")
         roster = self._masking.roster_for(header.run_id, "train", job.settings.round)
@@ -352,16 +358,12 @@ class Participant:
                 survivors=roster.threshold,
                 key_of=lambda digest: self._masking.noise_key(roster.session, digest),
             )
-            figures = encode_figures({"clients": 1, "within": within}, NOISED)
+            figures = encode_figures({"within": within}, NOISED)
         else:
             numbers = outgoing.numbers
             if numbers is None:
                 numbers = grid.encode(outgoing.delta, key=job.rounding)
-            said = {"clients": 1, "square": (norm(outgoing.delta) / grid.coding.unit) ** 2}
-            if job.charge is None:
-                # Of private records these have no noise.
-                said |= {"examples": job.examples, "tokens": trained.tokens, "loss": trained.loss}
-            figures = encode_figures(said, TRAINING)
+            figures = encode_figures({"square": (norm(outgoing.delta) / grid.coding.unit) ** 2}, TRAINING)
         reply = self._masking.masked(roster.session, numbers, figures, received=header.result_digest)
         update = encode_reply(reply)
         if self._policy:

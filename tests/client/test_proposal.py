@@ -33,7 +33,7 @@ def test_whether_the_run_is_masked_is_said_in_plain_words() -> None:
     assert "the run is masked (secure aggregation): the server learns sums over 4 or more clients, and nothing" in told
     few = lines(**{"secure-aggregation": True, "clients": 9, "eval-clients": 4})
     assert "the server learns sums over 3 or more clients" in few
-    assert "also sent under masks: losses, counts of examples and tokens" in told
+    assert "also sent under masks: losses, how long its update is" in told
     assert "updates of 6 bits per parameter" in told
     assert "join only a server that you trust" not in told
     plain = lines()

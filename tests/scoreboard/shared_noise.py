@@ -96,7 +96,7 @@ def _size(scratch: Path) -> Iterator[str]:
     most = run.shares.sensitivity
     yield "" if longest <= most else f"a client moves the sum by {longest:.4g}, expected at most {most:.4g}"
     figures = run.sum.figures
-    yield "" if len(figures) == len(NOISED) and figures[1] == 0 else f"the server learns {len(figures)} figures"
+    yield "" if len(figures) == len(NOISED) and figures[0] == 0 else f"the server learns {len(figures)} figures"
 
 
 def _attempts(scratch: Path) -> Iterator[str]:

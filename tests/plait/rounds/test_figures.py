@@ -1,12 +1,17 @@
-"""Sums of clients' figures: the mean of what they sent, and an error of one line for sums that nobody can have."""
+"""Sums of clients' figures: the mean of what they sent, without counts, and an error for sums that nobody can have."""
+
+import math
 
 import pytest
 
 from plait.errors import PeerError
 from plait.rounds.evaluation import ClientLoss
-from plait.rounds.figures import EVALUATION, decode_figures, encode_figures, evaluation_figures, scores_of
+from plait.rounds.figures import EVALUATION, TRAINING, decode_figures, encode_figures, evaluation_figures, scores_of
 
-CLIENTS = [ClientLoss(2.0, 100, 10, correct=7), ClientLoss(3.0, 300, 5, correct=1)]
+CLIENTS = [
+    ClientLoss(2.0, 100, 10, correct=7, error=0.3, change=-0.5, change_error=0.1),
+    ClientLoss(3.0, 300, 5, correct=1, error=0.4, change=-0.1, change_error=0.2),
+]
 
 
 def summed(*clients, **more):
@@ -14,16 +19,40 @@ def summed(*clients, **more):
     return decode_figures(sums + encode_figures(more, EVALUATION), EVALUATION)
 
 
-def test_the_mean_is_that_of_the_clients_figures():
-    mean, own = scores_of(summed(*CLIENTS))
-    assert mean.loss == pytest.approx((2.0 * 100 + 3.0 * 300) / 400, rel=1e-6)
-    assert mean.accuracy == 8 / 15
+def test_the_mean_is_over_clients_each_counted_alike():
+    mean, own = scores_of(summed(*CLIENTS), clients=2)
+    assert mean.loss == pytest.approx(2.5, rel=1e-8)
+    assert mean.change == pytest.approx(-0.3, rel=1e-8)
+    assert mean.accuracy == pytest.approx((7 / 10 + 1 / 5) / 2, rel=1e-8)
     assert own is None
 
 
+def test_margins_follow_from_the_clients_standard_errors():
+    mean, _ = scores_of(summed(*CLIENTS), clients=2)
+    # Student's t of six degrees of freedom at 97.5 %.
+    assert mean.loss_margin == pytest.approx(2.447 * math.hypot(0.3, 0.4) / 2, rel=1e-3)
+    assert mean.change_margin == pytest.approx(2.447 * math.hypot(0.1, 0.2) / 2, rel=1e-3)
+    parts = [(8 / 12, 10), (2 / 7, 5)]
+    half = 2.447 * math.sqrt(sum(part * (1 - part) / count for part, count in parts)) / 2
+    assert mean.accuracy_interval == pytest.approx((0.45 - half, 0.45 + half), rel=2e-3)
+
+
+def test_what_not_all_clients_know_is_not_told_of_some():
+    few = ClientLoss(4.0, 20, 2)
+    mean, _ = scores_of(summed(CLIENTS[0], few), clients=2)
+    assert mean.loss == pytest.approx(3.0, rel=1e-8)
+    assert (mean.loss_margin, mean.change, mean.accuracy) == (None, None, None)
+
+
+def test_figures_are_the_same_whatever_the_amount_of_data():
+    one, other = ClientLoss(2.0, 100, 10, error=0.3), ClientLoss(2.0, 7_000, 700, error=0.3)
+    assert evaluation_figures(one, one) == evaluation_figures(other, other)
+    assert set(TRAINING) == {"square"}
+
+
 @pytest.mark.parametrize(
-    "lie", [{"tokens": -400}, {"tokens": -500}, {"correct": -9}, {"correct": 8}, {"classified": -8}]
+    "lie", [{"scored": 1.0}, {"known": 1.0}, {"moved": -3.0}, {"accuracy": -1.0}, {"accuracy": 2.0}]
 )
 def test_sums_that_nobody_can_have_are_refused(lie):
     with pytest.raises(PeerError, match="expected what clients can have"):
-        scores_of(summed(*CLIENTS, **lie))
+        scores_of(summed(*CLIENTS, **lie), clients=2)

@@ -66,7 +66,7 @@ def test_the_sum_is_that_of_the_noised_numbers_and_the_server_learns_nothing_els
         np.testing.assert_array_equal(stored.numbers, ring.lifted(ring.reduced(sum(numbers for numbers, _ in made))))
         # Nobody wrapped around.
         np.testing.assert_array_equal(stored.numbers, sum(numbers for numbers, _ in made))
-        assert stored.figures.astype(np.int64).tolist() == [5, sum(counted for _, counted in made)]
+        assert stored.figures.astype(np.int64).tolist() == [sum(counted for _, counted in made)]
         assert len(stored.figures) == len(NOISED)
         assert any(counted for _, counted in made) == (privacy is ADAPTIVE)
     assert not federation.of_kind("evaluated")
@@ -180,9 +180,8 @@ def test_noised_records_leave_under_masks_and_nothing_else_does(federate, fake_m
     federation.run()
     for number in (1, 2):
         told = decode_figures(summed(federation, number).figures, TRAINING)
-        assert told["clients"] == 3
+        assert set(told) == {"square"}
         assert told["square"] > 0
-        assert (told["examples"], told["tokens"], told["loss"]) == (0, 0, 0)
     assert not federation.of_kind("evaluated")
     assert [event["epsilon"] for event in federation.of_kind("privacy_spent")] == [8.0, 8.0]
     spent = check_privacy(read_events(federation.path / "ledger.jsonl"))
