@@ -6,8 +6,5 @@ torch for another.
 
 import logging
 
-from plait.training.put_off import put_off
-
-put_off()
 # PEFT imports it, and it warns if it finds no faster kernels than its own.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

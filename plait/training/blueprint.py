@@ -49,7 +49,6 @@ from plait.machine import give_back_memory
 from plait.training.adapter_size import check_size
 from plait.training.heads import draw_heads, head_modules, is_in, is_saved, lacks_pooler
 from plait.training.peft_configs import PATTERN_KEYS, peft_config_for, peft_config_of
-from plait.training.put_off import without_bitsandbytes
 
 AUTO_CLASSES = {
     Task.CAUSAL_LM: AutoModelForCausalLM,
@@ -227,7 +226,7 @@ def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True
     """
     check_size(model, peft_config)
     try:
-        with warnings.catch_warnings(), without_bitsandbytes():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             base = cast("transformers.PreTrainedModel", model)
             return cast("PeftModel", get_peft_model(base, peft_config, autocast_adapter_dtype=in_float32))
