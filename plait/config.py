@@ -244,8 +244,7 @@ class RunConfig(BaseModel, frozen=True):
     scaffold: bool = False
     """SCAFFOLD: correct each local step for the client's drift"""
     wire: str = "1"
-    """encoding on the wire: fp32, bf16, or 8 to 0.1 bits per parameter; fewer than 1 are outside the range in which a
-    run keeps its gain: a lower rank at 1 sends as few bytes and keeps more"""
+    """encoding on the wire: fp32, bf16, or 8 to 1 bits per parameter; for fewer bytes take a lower rank at 1"""
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """fraction of each client's data held out for evaluation"""
     max_held_out_sequences: Annotated[int, Field(ge=0, le=_MOST)] = 0

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.rounds.cut import cut_sentence
-from plait.rounds.dial import dial_sentence
 from plait.rounds.events import (
     ClientsDescribed,
     ClientsGathered,
@@ -119,8 +118,6 @@ class _Viewer:
             case RunStarted(config=settings):
                 self._given, self._seq_len = given_rate(settings), settings.get("seq-len")
                 self._is_rewarded, self._peer = event.objective == "grpo", event.peer
-                if sentence := dial_sentence(settings.get("wire")):
-                    self._screen.print(f"[yellow]{sentence}[/]")
             case UpdateReceived():
                 self._advance(event.round, "training")
                 self._updates.append(event)

@@ -18,7 +18,6 @@ from plait.config import RunConfig
 from plait.policy import EMBEDDINGS, Policy
 from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
-from plait.rounds.error_feedback import leads
 from plait.rounds.events import Adapter, Base, Event
 from plait.rounds.masked_rounds import noised_grid
 from plait.rounds.spool import largest_update
@@ -263,7 +262,7 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     Every value that a client carries from round to round is stored twice: as the newest round began, and as it ended.
     """
     config, rule, codec = settled.config, settled.rule, settled.codec
-    lag = 0 if not codec.distortion else 2 if leads(codec) else 1  # the residual, and the drift
+    lag = 1 if codec.distortion else 0
     own = float(bool(config.given_own_share))
     if rule.personal:
         own = geometry.side_size(rule.personal) / geometry.layout.size
@@ -277,7 +276,7 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     return CopiesOnDisk(
         client=2 * (own + residual + moments + drift + slope),
         client_after=own,
-        server=1 + CHECKPOINTS_KEPT * (1 + accepted + max(lag, 1) + settled.optimizer.copies + bits / 32),
+        server=1 + CHECKPOINTS_KEPT * (1 + accepted + 1 + settled.optimizer.copies + bits / 32),
     )
 
 

@@ -12,7 +12,6 @@ from statistics import fmean, median
 
 from plait.report.wording import clean, loss_text, percent_text
 from plait.rounds.cut import cut_sentence
-from plait.rounds.dial import dial_sentence
 from plait.rounds.events import Diagnostics, Score
 from plait.rounds.rates import given_rate, rates_sentence
 from plait.rounds.run_view import RunView
@@ -34,7 +33,6 @@ def advice(view: RunView) -> tuple[str, ...]:
     rounds = [each.diagnostics for each in view.rounds.values() if each.diagnostics]
     return (
         *_on_data(view),
-        *_on_wire(view),
         *_on_rates(view),
         *_on_watch(view),
         *_on_rule(view, rounds),
@@ -47,12 +45,6 @@ def advice(view: RunView) -> tuple[str, ...]:
 def _on_data(view: RunView) -> Iterator[str]:
     """What the sequence length cuts off."""
     if sentence := cut_sentence(view.clients.values(), seq_len=view.start.config.get("seq-len")):
-        yield sentence
-
-
-def _on_wire(view: RunView) -> Iterator[str]:
-    """Fewer bits than a run keeps its gain with."""
-    if sentence := dial_sentence(view.start.config.get("wire")):
         yield sentence
 
 

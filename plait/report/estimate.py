@@ -15,7 +15,6 @@ from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_
 from plait.report.table import Table
 from plait.report.tables import compare_bytes
 from plait.report.wording import bytes_text, count_text, duration_text, plural
-from plait.rounds.dial import dial_sentence
 from plait.rounds.privacy_card import WORTH_WARNING, WORTH_WARNING_OF_RECORDS
 
 if TYPE_CHECKING:
@@ -351,7 +350,7 @@ def estimate_tables(estimate: CostEstimate) -> tuple[Table, ...]:
             )
             for name, bits, total, seconds in directions
         ),
-        note=" ".join(filter(None, (dial_sentence(inputs.bits_down), _training_note(estimate)))),
+        note=_training_note(estimate),
     )
     comparison = compare_bytes(
         sent_bytes=estimate.sent_bytes,

@@ -87,13 +87,12 @@ class Aggregator:
         scale = standing.scale if standing else 1.0
         if scale != 1 and self.takes_back is TakesBack.HALF:
             step = AdapterState(step.layout, step.flat * np.float32(scale))
-        before = None if self.spool.new_factors else state.adapter
         state = advance(folded.keep(state), step)
         state = replace(state, rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
         cost = None
         if outcome.base is not None:
             state, cost = move_base(state, outcome.base, ranks, fingerprint, codec=self.codec)
-        state, encoding = follow(state, ranks, fingerprint, codec=self.codec, before=before)
+        state, encoding = follow(state, ranks, fingerprint, codec=self.codec, new_factors=self.spool.new_factors)
         finished = RoundFinished(
             round=number,
             rule=self.spool.rule.name,
@@ -130,9 +129,10 @@ class Aggregator:
         wanted = state.accepted
         if self.takes_back is TakesBack.HALF:
             wanted = AdapterState(wanted.layout, (wanted.flat + state.adapter.flat) * np.float32(0.5))
-        before = None if self.spool.new_factors else state.adapter
         ranks, fingerprint = self.spool.ranks, self.spool.base_fingerprint
-        state, encoding = follow(replace(state, adapter=wanted), ranks, fingerprint, codec=self.codec, before=before)
+        state, encoding = follow(
+            replace(state, adapter=wanted), ranks, fingerprint, codec=self.codec, new_factors=self.spool.new_factors
+        )
         return state, {
             "adapter": state.shadow.digest().hex(),
             "taken_back": self.takes_back.value,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from plait.adapters import AdapterSpec, AdapterState, add, subtract
 from plait.aggregation import BaseDelta
-from plait.rounds.error_feedback import Residual, drift_after, leads
+from plait.rounds.error_feedback import Residual
 from plait.rounds.moved_base import packed
 from plait.rounds.run_state import BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
@@ -33,7 +33,7 @@ def follow(
     base_fingerprint: bytes,
     *,
     codec: Codec,
-    before: AdapterState | None,
+    new_factors: bool,
 ) -> tuple[RunState, Encoding]:
     """Move the shadows towards the master through the wire's codec, once, and keep the sealed steps.
 
@@ -44,25 +44,22 @@ def follow(
         ranks: of the tracks.
         base_fingerprint: of the base.
         codec: of the run.
-        before: the master of the previous round; None if its factors have been rotated since, not moved by a small
-            step.
+        new_factors: whether its factors have been rotated since the previous round, not moved by a small step.
 
     Returns:
         (the state, size and error of the step of the master's own rank).
     """
-    codec = _at_least(NEW_FACTORS_BITS, codec) if before is None else codec
+    codec = _at_least(NEW_FACTORS_BITS, codec) if new_factors else codec
     tracks: list[Track] = []
     encodings: list[Encoding] = []
     for number, track in enumerate(state.tracks):
         previous = track.shadow.digest()
-        wanted, drift = ranks.resized(state.adapter, number), None
-        if before is not None and leads(codec):
-            drift = drift_after(track.drift, subtract(wanted, ranks.resized(before, number)))
-        encoded = encode_delta(Residual(subtract(wanted, track.shadow), drift).to_encode(codec), codec)
+        wanted = ranks.resized(state.adapter, number)
+        encoded = encode_delta(Residual(subtract(wanted, track.shadow)).to_encode(codec), codec)
         shadow = take_step(track.shadow, encoded.delta, encoded.codec.name)
         header = _header(state, ranks.adapters[number].spec.digest, base_fingerprint)
         sealed = seal(replace(header, relative_to=previous, result_digest=shadow.digest()), encoded)
-        tracks.append(Track(shadow, previous, sealed.data, drift))
+        tracks.append(Track(shadow, previous, sealed.data))
         encodings.append(sealed.encoding)
     return replace(state, tracks=tuple(tracks)), encodings[0]
 

@@ -113,8 +113,6 @@ def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for number, track in enumerate(state.tracks):
         adapters[f"shadow-{number}"] = track.shadow.flat
-        if track.drift is not None:
-            adapters[f"drift-{number}"] = track.drift.flat
         files[f"broadcast-{number}.bin"] = track.broadcast
     for version, shadows in sorted(state.versions.items()):
         adapters |= {f"version-{version}-{number}": shadow.flat for number, shadow in enumerate(shadows)}
@@ -189,7 +187,6 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
             AdapterState(adapter.spec.layout, flats[f"shadow-{number}"]),
             bytes.fromhex(scalars["previous"][number]),
             files[f"broadcast-{number}.bin"],
-            AdapterState(adapter.spec.layout, flats[drift]) if (drift := f"drift-{number}") in flats else None,
         )
         for number, adapter in enumerate(ranks.adapters)
     )

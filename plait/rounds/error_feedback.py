@@ -5,21 +5,12 @@ algorithm 2) on adapter deltas: with delta d, residual e and codec C, send C(d +
 
 A codec that decodes to the conditional mean shrinks: of w arrives (1 - D) w plus noise of energy D (1 - D) |w|^2, where
 D is its relative distortion. With feedback that part is not lost but late: under a steady drift d the receiver lags
-D / (1 - D) rounds, on each link. Lag costs a run far more than noise does, and there are two ways to remove it.
-
-*Gain.* The input is first multiplied by g (the codec is scale-invariant, so the bytes stay the same). With a = 1 -
+D / (1 - D) rounds, on each link. Lag costs a run far more than noise does, and a gain removes it: the input is first
+multiplied by g (the codec is scale-invariant, so the bytes stay the same). With a = 1 -
 g (1 - D) the lag is a / (1 - a) rounds, and the residual's noise obeys N' = (a^2 + g^2 D (1 - D)) N + g^2 D (1 - D)
 |d|^2. The gain 1 / (1 - D) leaves no lag; if the factor of N exceeds 1, the feedback diverges.
 
-*Lead.* If that gain is too large, only the component in the direction of the drift v, the mean movement of the last
-rounds, is multiplied by it: the input is w + D / (1 - D) (w v / v v) v with w = d + e. The lag lies in that
-direction and disappears, even if D is not quite as expected. The residual's noise lies in all others and is not
-amplified, so the factor of N is D, the minimum over all gains, whatever the rate. But a longer input also has more
-noise of its own, D (1 - D) |input|^2. If that is much more than |v|^2, the adapter leaves the region in which its
-gradients mean anything, and training diverges. So the lead is only as long as this noise stays below |v|^2, and the
-rest arrives late.
-
-Knows no envelope's header and no client; callers store residual and drift.
+Knows no envelope's header and no client; callers store the residual.
 """
 
 from __future__ import annotations
@@ -29,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from plait.adapters import AdapterState, Float32, Layout, add, subtract
+from plait.adapters import AdapterState, Layout, add, subtract
 from plait.aggregation import BOTH_SIDES, Side, geometry_of
 from plait.rounds.client_state import Kept
 from plait.rounds.hook import Outgoing
@@ -41,8 +32,6 @@ from plait.wire.envelope import encode_delta
 from plait.wire.settings import Settings
 
 _MOST_NOISE_KEPT = 0.8
-_MOST_NOISE_SENT = 1.0  # energy of an encoding's noise with a lead, relative to that of a round's mean movement
-_DRIFT_KEPT = 0.7  # weight of the previous drift when a round's movement is added
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,51 +40,32 @@ class Residual:
 
     Attributes:
         pending: the part to be sent that has not arrived.
-        drift: mean movement per round, newest rounds weighted most; None if unknown or not needed.
     """
 
     pending: AdapterState
-    drift: AdapterState | None = None
 
     def to_encode(self, codec: Codec) -> AdapterState:
         """The input with which, under a steady drift, everything pending arrives."""
-        distortion = codec.distortion
-        if self.drift is None or not leads(codec):
-            gain = feedback_gain(distortion)
-            pending = self.pending
-            return pending if gain == 1 else AdapterState(pending.layout, pending.flat * np.float32(gain))
-        wanted, drift = (each.flat.astype(np.float64) for each in (self.pending, self.drift))
-        square = float(drift @ drift) or 1.0
-        along = float(wanted @ drift) / square  # in rounds
-        # The longest lead whose noise, D (1 - D) |w + a v|^2, is within its bound: the root of a quadratic.
-        room = _MOST_NOISE_SENT / (distortion * (1 - distortion)) - float(wanted @ wanted) / square
-        furthest = math.sqrt(along**2 + room) - along if room > 0 else 0.0
-        ahead = min(along * distortion / (1 - distortion), furthest)
-        flat: Float32 = self.drift.flat * np.float32(ahead)
-        flat += self.pending.flat
-        return AdapterState(self.pending.layout, flat)
+        gain, pending = feedback_gain(codec.distortion), self.pending
+        return pending if gain == 1 else AdapterState(pending.layout, pending.flat * np.float32(gain))
 
     def after_sending(self, arrived: AdapterState) -> Residual:
         """The residual once a receiver has decoded `arrived`."""
-        return Residual(subtract(self.pending, arrived), self.drift)
+        return Residual(subtract(self.pending, arrived))
 
-    def plus(self, movement: AdapterState, codec: Codec) -> Residual:
+    def plus(self, movement: AdapterState) -> Residual:
         """The residual with this much more to send."""
-        pending = add(self.pending, movement)
-        return Residual(pending, drift_after(self.drift, movement) if leads(codec) else None)
+        return Residual(add(self.pending, movement))
 
     def kept(self) -> Kept:
         """The residual as stored; empty for none."""
-        arrays = {"owed": self.pending.flat} | ({} if self.drift is None else {"drift": self.drift.flat})
-        return Kept(arrays=arrays if any(array.any() for array in arrays.values()) else {})
+        return Kept(arrays={"owed": self.pending.flat} if self.pending.flat.any() else {})
 
     @classmethod
     def of(cls, kept: Kept, layout: Layout) -> Residual:
         """The inverse of `kept`; zero if it is lost or of another adapter."""
-        pending, drift = kept.vector("owed", layout.size), kept.vector("drift", layout.size)
-        if pending is None:
-            return cls(AdapterState.zeros(layout))
-        return cls(AdapterState(layout, pending), None if drift is None else AdapterState(layout, drift))
+        pending = kept.vector("owed", layout.size)
+        return cls(AdapterState.zeros(layout) if pending is None else AdapterState(layout, pending))
 
 
 @dataclass(frozen=True)
@@ -118,7 +88,7 @@ class ErrorFeedback:
         if job.grid is not None:
             return self._on_grid(job, job.grid, kept, outgoing)
         codec = job.settings.codec
-        residual = Residual.of(kept, outgoing.delta.layout).plus(outgoing.delta, codec)
+        residual = Residual.of(kept, outgoing.delta.layout).plus(outgoing.delta)
         wanted = residual.to_encode(codec)
         # The residual of an untrained side waits for a round that trains it.
         for side in BOTH_SIDES - set(map(Side, job.settings.trained)):
@@ -135,23 +105,8 @@ class ErrorFeedback:
         return replace(outgoing, numbers=numbers), residual.after_sending(grid.decode(numbers, layout)).kept()
 
 
-def leads(codec: Codec) -> bool:
-    """Whether this codec's lag is removed by a lead, because a gain would make the feedback unstable."""
-    distortion = codec.distortion
-    return distortion / (1 - distortion) > _MOST_NOISE_KEPT  # the noise's factor under the gain 1 / (1 - D)
-
-
-def drift_after(drift: AdapterState | None, movement: AdapterState) -> AdapterState:
-    """The mean movement per round after one more round."""
-    if drift is None:
-        return movement
-    flat: Float32 = drift.flat * np.float32(_DRIFT_KEPT)
-    flat += movement.flat * np.float32(1 - _DRIFT_KEPT)
-    return AdapterState(movement.layout, flat)
-
-
 def feedback_gain(distortion: float) -> float:
-    """The gain for a codec of this relative distortion without knowledge of the drift (see above)."""
+    """The gain for a codec of this relative distortion (see above)."""
     if distortion <= 0:
         return 1.0
     unbiased = 1 / (1 - distortion)

@@ -73,9 +73,7 @@ class Ledger:
             self._file = path.open("ab", buffering=0)
             try:
                 if not lock(self._file):
-                    raise ConfigError(
-                        f"'{path}' is being written by another process; end that one first"
-                    )
+                    raise ConfigError(f"'{path}' is being written by another process; end that one first")
                 _, self._end = _parse(path.read_bytes(), path)
                 self._file.truncate(self._end.size_bytes)
                 fsync_directory(path.parent)

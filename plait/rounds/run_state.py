@@ -32,13 +32,11 @@ class Track:
         shadow: the adapter of an up-to-date client.
         previous: digest of the shadow before it, from which `broadcast` starts; empty before round 1.
         broadcast: the sealed envelope from the previous shadow to this one; empty before round 1.
-        drift: movement per round of the adapter behind the shadow (see `error_feedback.Residual`).
     """
 
     shadow: AdapterState
     previous: bytes = b""
     broadcast: bytes = b""
-    drift: AdapterState | None = None
 
 
 @dataclass(frozen=True)

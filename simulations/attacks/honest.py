@@ -42,7 +42,7 @@ def cases() -> dict[str, dict[str, object]]:
         "mixed ranks": {"client_ranks": "4,2,1", "rule": "flexlora"},
         "clip": {"norm_policy": "clip"},
     }
-    found |= {f"wire {wire}": {"wire": wire} for wire in ("0.1", "0.25", "0.5", "1", "8", "bf16", "fp32")}
+    found |= {f"wire {wire}": {"wire": wire} for wire in ("1", "8", "bf16", "fp32")}
     found |= {f"optimizer {name}": {"server_optimizer": name} for name in sorted(OPTIMIZERS)}
     found |= {f"method {name}": {"method": name, "learning_rate": 0.0} for name in sorted(METHODS)}
     found |= {f"rule {name}": {"rule": name, "clients": 8 if name in _MANY else 3} for name in sorted(ALL_RULES)}

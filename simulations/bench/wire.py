@@ -23,7 +23,7 @@ from simulations.bench.baselines import BASELINES, Baseline
 from simulations.bench.deltas import LOCAL_STEPS, Source
 from simulations.bench.row import Row
 
-DIAL = ("fp32", "bf16", "8", "4", "2", "1", "0.5", "0.25", "0.1")
+DIAL = ("fp32", "bf16", "8", "4", "2", "1")
 _MATCHES = 4  # attempts to meet a distortion
 
 

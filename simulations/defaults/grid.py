@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path, help="show these results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--wires", nargs="+", default=["1", "fp32", "0.5", "0.25"])
+    parser.add_argument("--wires", nargs="+", default=["1", "fp32"])
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates of the grid")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--corpora", nargs="+", help="only these")

@@ -96,7 +96,6 @@ PLANS = (
     Plan("one after the other, 30 % more asked"),
     Plan("one per hour, 30 % more asked", every_h=1.0),
     Plan("the same, bf16", "bf16", every_h=1.0),
-    Plan("the same, half a bit", "0.5", every_h=1.0),
 )
 
 

@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--wires", default="1,0.5,0.25")
+    parser.add_argument("--wires", default="1")
     parser.add_argument("--whole", action="store_true", help="let every client train in every round")
     arguments = parser.parse_args()
     spent: Counter[str] = Counter()

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--name", default="smollm2-135m")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--wires", default="fp32,1,0.25")
+    parser.add_argument("--wires", default="fp32,1")
     parser.add_argument("--runs", type=Path, default=Path("runs/wire"))
     arguments = parser.parse_args()
     wires, seeds = arguments.wires.split(","), [int(seed) for seed in arguments.seeds.split(",")]

@@ -38,7 +38,7 @@ def seeds() -> list[bytes]:
     config = RunConfig(base="tiny", rounds=2, labels="a,b", client_ranks="2,4", publish="out")
     return [
         to_toml(config).encode(),
-        b'num-server-rounds = 3\nlora-r = 4\nwire = "0.5"\n',
+        b'num-server-rounds = 3\nlora-r = 4\nwire = "1.5"\n',
         json.dumps(config.to_table()).encode(),
         b"rounds = 1\n[table]\nx = [1, 2]\nt = 1979-05-27\nf = nan\n",
     ]

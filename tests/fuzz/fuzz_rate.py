@@ -22,7 +22,7 @@ def seeds() -> list[bytes]:
     values = np.random.default_rng(0).standard_normal(LAYOUT.size).astype(np.float32)
     values[:600] /= 10
     found = []
-    for bits in (0.25, 1, 8):
+    for bits in (1, 3, 8):
         packed = Rate(bits, 3).encode(AdapterState(LAYOUT, values))
         found.append(len(packed.parameters).to_bytes(2, "little") + packed.parameters + packed.payload)
     return found

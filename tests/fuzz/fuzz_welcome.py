@@ -32,7 +32,7 @@ def parse(data: bytes) -> None:
 
 def seeds() -> list[bytes]:
     configs = (
-        RunConfig(base="tiny", rounds=2, client_ranks="2,4", wire="0.5"),
+        RunConfig(base="tiny", rounds=2, client_ranks="2,4", wire="1.5"),
         RunConfig(base="tiny", labels="a,b", method="prompt", rule="fedavg"),
         RunConfig(base="tiny", target_modules="q_proj,embed_tokens", rank_pattern="q_proj=4"),
     )

@@ -32,7 +32,6 @@ FURTHER = ("--server-learning-rate", "1.5")
 SIMULATIONS: Mapping[str, tuple[str, ...]] = {
     "defaults": FURTHER,
     "float32 wire": ("--wire", "fp32", *FURTHER),
-    "a quarter bit": ("--wire", "0.25", *FURTHER),
     "plain FedAvg": (
         "--server-optimizer", "none", "--weighting", "examples", "--own-share", "0",
         "--wire", "fp32",

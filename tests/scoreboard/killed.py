@@ -19,7 +19,7 @@ WIDE = 150
 TWO = ("alice", "bob")
 
 WAYS: dict[str, dict[str, object]] = {
-    "half a bit, error feedback both ways": {"wire": "0.5"},
+    "one bit, error feedback both ways": {"wire": "1"},
     "FLoRA, a base that moves": {"wire": "fp32", "rule": "flora"},
     "FedAdam at the server, moments at the clients": {
         "wire": "bf16", "optimizer": "fedadam", "settings": {"carry_moments": True},

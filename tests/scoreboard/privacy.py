@@ -46,7 +46,7 @@ PRIVACY = ClientPrivacy(
 KEY = "5e" * 32
 WAYS: dict[str, dict[str, object]] = {
     "fixed clip": {"wire": "bf16", "privacy": PRIVACY},
-    "adaptive clip, half a bit": {"wire": "0.5", "privacy": replace(PRIVACY, clip_norm=None)},
+    "adaptive clip, one bit": {"wire": "1", "privacy": replace(PRIVACY, clip_norm=None)},
 }
 RUN_ID = b"r" * 16
 
@@ -79,7 +79,7 @@ def _hidden_state(scratch: Path) -> Iterator[str]:
     """Each round with a hostile client's update and without it, over the same noise."""
     models = {"alice": FakeModel(1, 3), "bob": FakeModel(4, 7), "mallory": FakeModel(1e7, 5)}
     privacy = replace(PRIVACY, clients=3)
-    for wire in ("fp32", "0.5"):
+    for wire in ("fp32", "1"):
         federation = Federation(
             scratch / f"hidden-{wire}", models, wire=wire, privacy=privacy, keep_updates=True, rounds=ROUNDS
         )

@@ -144,7 +144,7 @@ ENVELOPES = {
     "broadcast_unchanged": (BROADCAST, ZERO, "fp32", 1),
     "update_rate": (UPDATE, RATE_DELTA, "8", 4),
     "update_rate_of_extremes": (UPDATE, DELTA, "2", 4),
-    "broadcast_step_rate": (BROADCAST, RATE_DELTA, "0.5", 4),
+    "broadcast_step_rate": (BROADCAST, RATE_DELTA, "1", 4),
     "update_fp32_partial": (UPDATE, PART_DELTA, "fp32", 9),
     "broadcast_step_bf16_partial": (BROADCAST, PART_DELTA, "bf16", 10),
     "broadcast_whole_fp32": (

@@ -1,8 +1,8 @@
 """Two prices of a bit, λ, that enclose a rate: the last step of the encoder's search, robust against jumps.
 
-The rate falls as λ rises, gently at high rates; at low rates all lanes of the trellis fall silent together when λ
-passes a critical value. A rate in between is reached with some lanes at a lower price and the others at a higher one,
-and is linear in their share. Knows no numbers; it is told rates.
+The rate falls as λ rises, gently as a rule; where most numbers are near zero all lanes of the trellis fall silent
+together when λ passes a critical value. A rate in between is reached with some lanes at a lower price and the others at
+a higher one, and is linear in their share. Knows no numbers; it is told rates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The variable-rate codec: a target of 8 down to 0.1 bits per parameter, at the least squared error.
+"""The variable-rate codec: a target of 8 down to 1 bits per parameter, at the least squared error.
 
 Tensors of similar scale form a group; all groups share one trellis of two quantisers with one step (`trellis`), and
 their indices one range coder with probabilities fitted to each group (`symbols`). The format is specified in
@@ -23,7 +23,7 @@ from plait.wire.codecs.range_coder import Model, RangeReader, RangeWriter, model
 from plait.wire.codecs.rate_search import search
 from plait.wire.codecs.trellis import STATE_BITS, Trellis, lanes_of
 
-LEAST_BITS, GREATEST_BITS = 0.1, 8
+LEAST_BITS, GREATEST_BITS = 1, 8
 _BYTES_BEHIND_A_GROUP = 512  # with fewer, a group is not worth the bytes that describe it
 MAX_GROUPS = 15  # a tensor's group takes four bits; 0 is for all-zero tensors, which are not sent
 _HEAD = struct.Struct("<BfB")
@@ -37,7 +37,7 @@ class Rate:
     logarithms may differ in their last digit, and then another path may win.
 
     Attributes:
-        bits: the target, 0.1 to 8.
+        bits: the target, 1 to 8.
         state_bits: 2 to 8; each additional bit doubles the time of a path for slightly less distortion: from 4 to 6
             bits 3 % less.
     """

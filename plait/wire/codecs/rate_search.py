@@ -16,19 +16,18 @@ from plait.adapters.state import Float32
 from plait.wire.codecs.paths import Mix, Numbers, Path, quantise
 from plait.wire.codecs.prices import PricePair
 from plait.wire.codecs.quantiser import GREATEST_STEP, LEAST_STEP, Quantisers
-from plait.wire.codecs.trellis import LANE_STEPS, Trellis, lanes_of
+from plait.wire.codecs.trellis import Trellis, lanes_of
 
-# Samples: numbers, and steps of a lane. Below one bit lanes have long silent stretches, and the behaviour of a lane
-# depends on its length.
-_COARSE, _FINE, _LONG = (1 << 14, 64), (1 << 16, 128), (1 << 16, LANE_STEPS)
+# Samples: numbers, and steps of a lane.
+_COARSE, _FINE = (1 << 14, 64), (1 << 16, 128)
 _LEAST_PASSES, _COARSE_PASSES, _FINE_PASSES, _WHOLE_PASSES = 4, 11, 2, 3
 _STEEPEST = 40.0
 _NEAR, _CLOSE = 0.02, 0.008  # tolerances of a rate, on the coarse sample and on all numbers, relative to its target
 
 # Tuned on Gaussian samples. For rates in bits a number: the step in standard deviations, and λ in squared steps.
-_LOG_RATES = np.log([0.1, 0.25, 0.5, 1, 2, 4, 8])
-_LOG_STEPS = np.log([1.75, 1.7, 1.55, 0.88, 0.38, 0.125, 0.008])
-_PRICES = np.array([0.3, 0.3, 0.3, 0.5, 0.65, 0.5, 0.4])
+_LOG_RATES = np.log([1, 2, 4, 8])
+_LOG_STEPS = np.log([0.88, 0.38, 0.125, 0.008])
+_PRICES = np.array([0.5, 0.65, 0.5, 0.4])
 
 
 def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead_bytes: int) -> Path:
@@ -48,7 +47,7 @@ def search(groups: Sequence[Float32], bits: float, trellis: Trellis, *, overhead
         return path.bits + min(8 * parameter_bytes / size, bits / 2)
 
     # Step and quantisers depend on each other; a sample of the numbers finds both.
-    coarse, fine = (numbers.sample(*kind) for kind in ((_COARSE, _FINE) if bits >= 1 else (_LONG, _LONG)))
+    coarse, fine = (numbers.sample(*kind) for kind in (_COARSE, _FINE))
     guess: Sequence[Quantisers] = [Quantisers.gaussian(group / aim.step) for group in coarse.groups]
     for attempt in range(_COARSE_PASSES):
         path = quantise(coarse, aim.step, guess, Mix(price, price, 1), trellis)

@@ -33,6 +33,7 @@ CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (UNCHANGED, *_NAME
 _BY_NUMBER: Mapping[int, Codec] = {codec.number: codec for codec in (*CODECS.values(), SUM)}
 # Users' own codecs that this process was asked for by name; a number alone finds no other.
 _OWN: dict[int, OwnCodec] = {}
+_USUAL_RANK = 8
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 
 
@@ -57,6 +58,9 @@ def codec_for(wire: str) -> Codec:
         _OWN[codec.number] = codec
         return codec
     hint = did_you_mean(wire.lower(), _NAMED)
+    if _NUMBER.fullmatch(wire) and 0 < float(wire) < LEAST_BITS:
+        rank = max(1, round(_USUAL_RANK * float(wire)))
+        hint = f"; to send less use --rank {rank} at 1 bit, which keeps more than rank {_USUAL_RANK} at {wire}"
     raise ConfigError(
         f"wire is '{wire}', expected {', '.join(_NAMED)} or {LEAST_BITS} to {GREATEST_BITS} bits per parameter{hint}"
     )

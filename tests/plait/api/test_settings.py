@@ -16,8 +16,8 @@ def test_every_setting_of_a_run_is_an_argument_and_nothing_else_is() -> None:
 
 
 def test_bits_and_paths_are_written_as_the_command_line_has_them(tmp_path) -> None:
-    config = run_config_of({"wire": 0.5, "out": tmp_path, "rounds": None})
-    assert (config.wire, config.out, config.rounds) == ("0.5", str(tmp_path), RunConfig().rounds)
+    config = run_config_of({"wire": 1.5, "out": tmp_path, "rounds": None})
+    assert (config.wire, config.out, config.rounds) == ("1.5", str(tmp_path), RunConfig().rounds)
 
 
 def test_trackers_are_names_in_a_list_or_in_one_text() -> None:

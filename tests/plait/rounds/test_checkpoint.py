@@ -24,7 +24,7 @@ def state(ranks):
     return replace(
         initial_state(b"r" * 16, ranks),
         round=1,
-        tracks=(Track(shadow, b"p" * 32, b"sealed", drift=adapter),),
+        tracks=(Track(shadow, b"p" * 32, b"sealed"),),
         base=BaseTrack(MovedBase(BaseDelta({"layer": factors}), b"m" * 32), b"n" * 32, b"moved"),
         held={"zoë/../x": Held(b"h" * 32, b"m" * 32), "bob": Held()},
         rule_memory={"turned": np.arange(3.0)},
@@ -39,7 +39,6 @@ def assert_same(left, right):
     for mine, theirs in zip(left.tracks, right.tracks, strict=True):
         assert (mine.previous, mine.broadcast) == (theirs.previous, theirs.broadcast)
         np.testing.assert_array_equal(mine.shadow.flat, theirs.shadow.flat)
-        np.testing.assert_array_equal(mine.drift.flat, theirs.drift.flat)
     assert (left.base.previous, left.base.broadcast) == (right.base.previous, right.base.broadcast)
     assert left.base.moved.digest == right.base.moved.digest
     arrays = [

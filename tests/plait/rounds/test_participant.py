@@ -47,7 +47,7 @@ class Server:
     def next(self, state, amount=0.25, wire="fp32"):
         layout = self.spec.layout
         step = AdapterState(layout, np.full(layout.size, amount, np.float32))
-        return follow(advance(state, step), self.ranks, self.base, codec=codec_for(wire), before=state.adapter)[0]
+        return follow(advance(state, step), self.ranks, self.base, codec=codec_for(wire), new_factors=False)[0]
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ TWO, DEEP = ((100, 101), (102, 103, 104, 105)), (((100, 101), (102,)), ((103, 10
     [
         (TWO, {"wire": "1", "weighting": Weighting.EQUAL}),
         (TWO, {"wire": "fp32", "weighting": Weighting.EXAMPLES, "rule": "rolora"}),
-        (DEEP, {"wire": "0.5", "weighting": Weighting.EXAMPLES, "optimizer": "fedadam"}),
+        (DEEP, {"wire": "2", "weighting": Weighting.EXAMPLES, "optimizer": "fedadam"}),
     ],
 )
 def test_a_tree_ends_with_the_bits_of_the_flat_run(federate, grow, fake_model, shape, plan):

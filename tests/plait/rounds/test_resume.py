@@ -9,7 +9,7 @@ from plait.rounds.watch import Watch
 
 CASES = {
     "fedavg": {"wire": "bf16"},
-    "half a bit": {"wire": "0.5"},
+    "two bits": {"wire": "2"},
     "flora moves the base": {"rule": "flora"},
     "fedex moves the base": {"rule": "fedex"},
     "fedsa keeps a side at the clients": {"rule": "fedsa", "wire": "bf16"},

@@ -75,7 +75,7 @@ def bob(federate, ranks):
             for _ in range(number):
                 step = AdapterState(spec.layout, np.full(spec.layout.size, amount, np.float32))
                 base, codec = self.model.base_fingerprint, codec_for("fp32")
-                state = follow(advance(state, step), ranks, base, codec=codec, before=None)[0]
+                state = follow(advance(state, step), ranks, base, codec=codec, new_factors=True)[0]
             return state
 
     return Bob()

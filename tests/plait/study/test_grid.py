@@ -14,13 +14,13 @@ def places(grid: Grid) -> list[tuple[object, ...]]:
 
 
 def test_every_combination_runs_once_with_every_seed_and_the_first_seed_comes_first() -> None:
-    grid = read_grid({"rounds": 2, "seeds": [5, 6], "grid": {"rule": ["fedavg", "ffa"], "wire": [1, 0.5]}})
-    combinations = [("fedavg", "1"), ("fedavg", "0.5"), ("ffa", "1"), ("ffa", "0.5")]
+    grid = read_grid({"rounds": 2, "seeds": [5, 6], "grid": {"rule": ["fedavg", "ffa"], "wire": [1, 2]}})
+    combinations = [("fedavg", "1"), ("fedavg", "2"), ("ffa", "1"), ("ffa", "2")]
     assert places(grid) == [(*each, seed) for seed in (5, 6) for each in combinations]
     # A wire is text, whatever TOML calls it.
-    assert grid.cells[1].settings == {"rounds": 2, "rule": "fedavg", "wire": "0.5", "seed": 5}
+    assert grid.cells[1].settings == {"rounds": 2, "rule": "fedavg", "wire": "2", "seed": 5}
     assert grid.axes == ("rule", "wire")
-    assert grid.cells[1].label == "rule fedavg, wire 0.5"
+    assert grid.cells[1].label == "rule fedavg, wire 2"
 
 
 def test_settings_that_change_together_are_one_axis_with_names_of_its_values() -> None:

@@ -52,7 +52,7 @@ def test_every_run_is_bit_for_bit_that_of_simulate(common, tmp_path: Path) -> No
     kinds = {
         "moves": {"rule": "fedex", "partition": "iid"},
         "thread": {"threads": 1, "rank": 4},
-        "fixed": {"method": "lora_xs", "wire": "0.5"},
+        "fixed": {"method": "lora_xs", "wire": "2"},
         "later": {"seed": 1, "method": "lora_xs"},
         "plain": {},
     }
@@ -274,7 +274,7 @@ def test_a_worker_that_is_killed_fails_its_run_and_the_next_start_finishes_it(
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "kills_the_first.py").write_text(_KILLS_THE_FIRST)
     grid = {
-        **common, "rounds": 3, "threads": 1, "callbacks": "kills_the_first:kill", "grid": {"wire": ["1", "fp32", "0.5"]}
+        **common, "rounds": 3, "threads": 1, "callbacks": "kills_the_first:kill", "grid": {"wire": ["1", "fp32", "2"]}
     }  # fmt: skip
     first = sweep(grid, out=tmp_path / "sweep", jobs=2)
     assert len(first.failed) == 1

@@ -26,16 +26,22 @@ def test_the_dial_knows_the_exact_codecs(wire):
     assert codec_for(wire).name == wire
 
 
-@pytest.mark.parametrize(("wire", "bits"), [("1", 1.0), ("0.25", 0.25), ("0.1", 0.1), ("8", 8.0), ("2.50", 2.5)])
+@pytest.mark.parametrize(("wire", "bits"), [("1", 1.0), ("8", 8.0), ("2.50", 2.5)])
 def test_the_dial_takes_bits_per_parameter(wire, bits):
     assert codec_for(wire) == Rate(bits)
 
 
 @pytest.mark.parametrize(
-    "wire", ["0", "0.09", "8.01", "16", "-1", "+1", "1e0", "nan", "inf", "1.", ".5", " 1", "1_0", ""]
+    "wire", ["0", "0.99", "8.01", "16", "-1", "+1", "1e0", "nan", "inf", "1.", ".5", " 1", "1_0", ""]
 )
 def test_a_rate_that_is_not_offered_is_refused(wire):
-    with pytest.raises(ConfigError, match=r"expected fp32, bf16 or 0\.1 to 8 bits per parameter"):
+    with pytest.raises(ConfigError, match=r"expected fp32, bf16 or 1 to 8 bits per parameter"):
+        codec_for(wire)
+
+
+@pytest.mark.parametrize(("wire", "rank"), [("0.5", 4), ("0.25", 2), ("0.1", 1), ("0.001", 1)])
+def test_who_asks_for_less_than_a_bit_is_told_the_rank_that_sends_as_little(wire, rank):
+    with pytest.raises(ConfigError, match=f"to send less use --rank {rank} at 1 bit"):
         codec_for(wire)
 
 
