@@ -18,6 +18,7 @@ from typing import Annotated, Literal, Self, cast, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from plait.choice import choice_text, split_choices
+from plait.correction import FedDyn, FedProx, Scaffold, correction_named
 from plait.errors import ConfigError, did_you_mean
 from plait.plugins import Kind
 from plait.text import escaped
@@ -51,7 +52,7 @@ ALIASES: Mapping[str, str] = {
 # Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
 _CHOICES = frozenset({
     "rule", "server-optimizer", "loss", "objective", "reward", "wire", "partition", "trainer", "data", "callbacks",
-    "report-to",
+    "report-to", "method", "correction",
 })  # fmt: skip
 # Keys that may name several: a TOML file may write them as a list of names and tables.
 _SEVERAL = frozenset({"callbacks", "report-to"})
@@ -64,7 +65,10 @@ MOST_STEPS_RATIO = 4
 MOST_LABELS = 10_000
 """The most classes that a run can have."""
 # Where it is not the default: what a setting is that asks for nothing.
-_UNSET: Mapping[str, str] = {"norm_policy": "auto or off", "client_ranks": "one rank", "own_share": "0"}
+_UNSET: Mapping[str, str] = {
+    "norm_bound": "auto or off", "client_ranks": "one rank", "own_share": "0", "correction": "none or fedprox",
+    "keep": "last",
+}  # fmt: skip
 _TREE = re.compile(r"[1-9][0-9]{0,6}(x[1-9][0-9]{0,6}){0,7}")
 # Part of a module name. PEFT would read anything else as a regular expression.
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -80,6 +84,20 @@ def _number_or(word: str) -> Callable[[object], object]:
             raise ValueError(f"expected {word} or a number") from None
 
     return number
+
+
+def _norm_bound(value: object) -> object:
+    """A bound as text: a number above 1, which may follow ``clip:``, or one of two words."""
+    text = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or text in ("auto", "off"):
+        return text
+    try:
+        bound = float(text.removeprefix("clip:"))
+    except ValueError:
+        bound = math.nan
+    if not 1 < bound < math.inf:
+        raise ValueError("expected auto, off, a number above 1, or clip: and such a number")
+    return text
 
 
 class RunConfig(BaseModel, frozen=True):
@@ -119,18 +137,16 @@ class RunConfig(BaseModel, frozen=True):
     """clients sampled per round; 0 means all"""
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
     """fraction of the wanted updates below which a round is retried"""
-    devices: str = ""
+    fleet: str = ""
     """TOML file with the devices of a simulated fleet: the run then goes by a virtual clock, on which downloads,
     training and uploads take as long as there"""
     deadline_s: Annotated[float, Field(ge=0)] = 0.0
     """seconds a round waits for updates; 0 means no limit while clients show progress"""
     over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
     """extra clients to ask per round, as a fraction of those wanted"""
-    norm_policy: Literal["auto", "reject", "clip", "off"] = "auto"
-    """how to treat an update that is much larger than the others; auto rejects it, and is off with differential
-    privacy, which clips updates itself"""
-    norm_bound: Annotated[float, Field(gt=1)] = 10.0
-    """largest update norm allowed, as a multiple of the median of this and recent rounds"""
+    norm_bound: Annotated[str, BeforeValidator(_norm_bound)] = "auto"
+    """largest update norm allowed, as a multiple of the median of this and recent rounds: a larger update is refused,
+    with clip:NUMBER clipped; auto is 10, but off with --dp client and secure-aggregation"""
     keep_updates: bool = False
     """keep all updates in RUN/spool, so that plait verify can recompute every round"""
     dp: Literal["off", "client", "record"] = "off"
@@ -184,7 +200,7 @@ class RunConfig(BaseModel, frozen=True):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """norm that gradients are clipped to"""
     method: str = "lora"
-    """adapter method: lora, dora, qlora, vera, ia3, prompt, full …; plait methods lists all"""
+    """adapter method: lora, dora, qlora, vera, ia3, prompt:virtual-tokens=20, full …; plait methods lists all"""
     rank: Annotated[int, Field(ge=1, le=4096)] = 8
     """rank of the low-rank factors"""
     alpha: Annotated[float, Field(gt=0)] = 16.0
@@ -196,8 +212,6 @@ class RunConfig(BaseModel, frozen=True):
     """ranks of individual modules, such as q_proj=4,down_proj=16"""
     bias: Literal["none", "all", "lora_only"] = "none"
     """which biases of the base LoRA also trains"""
-    virtual_tokens: Annotated[int, Field(ge=1, le=4096)] = 20
-    """length of a learned prompt or prefix"""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """dropout before the adapter"""
     target_modules: str = "all-linear"
@@ -213,16 +227,11 @@ class RunConfig(BaseModel, frozen=True):
     weighting: Literal["examples", "equal"] = "equal"
     """weight of a client: equal for all, or proportional to its training examples (as in FedAvg)"""
     server_optimizer: str = "auto"
-    """optimizer applied to a round's update: none, line_search, sgd, nesterov, fedexp, fedadam …; auto is sgd if a
-    server learning rate or momentum is set, else line_search where clients can measure slopes, else none"""
-    server_learning_rate: Annotated[float, Field(gt=0)] = 1.0
-    """multiplier that the server optimizer applies to a round's update"""
-    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """momentum of the server optimizer; beta1 of FedAdam"""
-    proximal: Annotated[float, Field(ge=0)] = 0.0
-    """FedProx's mu: pulls local training towards the round's initial adapter"""
-    feddyn: Annotated[float, Field(ge=0)] = 0.0
-    """FedDyn's alpha: a regulariser that brings clients' optima to the global one"""
+    """optimizer applied to a round's update, with options: none, line_search, sgd:lr=1.5,momentum=0.9, fedadam:lr=0.003
+    …; auto is line_search where clients can measure slopes, else none"""
+    correction: str = "none"
+    """what corrects clients' local steps for their drift from each other: none, scaffold, feddyn:alpha=0.1,
+    fedprox:mu=0.01"""
     objective: str = "sft"
     """what clients learn: sft from texts and chats; dpo, ipo, orpo, simpo from preference pairs, kto also from single
     verdicts, MODULE:CLASS of your own; grpo from a reward; with options such as dpo:beta=0.2"""
@@ -241,8 +250,6 @@ class RunConfig(BaseModel, frozen=True):
     own_share: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number_or("auto"))] | Literal["auto"] = "auto"
     """weight of a client's own direction in its personalized adapter, which it keeps beside the shared one; 0 for none;
     auto is 0.35 for linear rules if every client takes part in every round, else 0"""
-    scaffold: bool = False
-    """SCAFFOLD: correct each local step for the client's drift"""
     wire: str = "1"
     """encoding on the wire: fp32, bf16, or 8 to 1 bits per parameter; for fewer bytes take a lower rank at 1"""
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -254,13 +261,11 @@ class RunConfig(BaseModel, frozen=True):
     """rounds between evaluations; the last round is always evaluated"""
     eval_clients: Annotated[int, Field(ge=0)] = 0
     """clients that evaluate, the same ones each time; 0 means all"""
-    take_back: bool = True
-    """undo half of a step after which the held-out loss is higher, and shorten the next steps; after the last round,
-    publish the adapter from before it"""
+    keep: Literal["accepted", "best", "last"] = "accepted"
+    """accepted: undo half of a step after which the held-out loss is higher, shorten the next steps, and publish no
+    adapter after such a step; best: the same, but publish that of the lowest loss; last: undo nothing"""
     patience: Annotated[int, Field(ge=0, le=_MOST)] = 0
     """end after this many evaluations without a lower loss; 0 runs all rounds"""
-    keep: Literal["best", "last"] = "last"
-    """publish the adapter of the evaluation with the lowest loss, or of the last round (but see take-back)"""
     reference: str = ""
     """also train baselines: central (pooled data), local (each client alone), or both"""
     labels: str = ""
@@ -315,28 +320,30 @@ class RunConfig(BaseModel, frozen=True):
         for kind in self.references:
             if kind not in ("central", "local"):
                 raise ValueError(f"reference is '{kind}', expected central, local or central,local")
+        try:
+            correction_named(self.correction)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         self._check_ranks()
         self._check_beginning()
         self._check_privacy()
         self._check_secure_aggregation()
         if self.scaffold and self.server_optimizer not in ("auto", "none"):
             raise ValueError(
-                f"scaffold is true and server-optimizer is '{self.server_optimizer}', expected 'none': "
+                f"{self._stated('correction')} and server-optimizer is '{self.server_optimizer}', expected 'none': "
                 "clients measure their drift from the plain mean"
             )
         if self.feddyn and self.server_optimizer.partition(":")[0] not in ("auto", "feddyn"):
             raise ValueError(
-                f"feddyn is {self.feddyn} and server-optimizer is '{self.server_optimizer}', expected 'feddyn': its "
-                "server adds what the clients' regularisers hold back"
+                f"{self._stated('correction')} and server-optimizer is '{self.server_optimizer}', expected 'feddyn': "
+                "its server adds what the clients' regularisers hold back"
             )
         if self.trainer:
             self._refuse("trainer is given", loss="a trainer has a loss of its own")
         self._check_objective()
         last = ": clients make their own adapters in the last round, and with patience nobody knows which that is"
         for one, other, why in (
-            ("feddyn", "scaffold", ""),
-            ("feddyn", "own_share", ""),
-            ("own_share", "scaffold", ""),
+            ("own_share", "correction", ""),
             ("own_share", "patience", last),
             ("side_by_side", "over_selection", ": clients that train together cannot be released one by one"),
         ):
@@ -371,21 +378,17 @@ class RunConfig(BaseModel, frozen=True):
     def _check_devices(self) -> None:
         if self.step_budget == "speed":
             why = "it counts on equal steps of all clients"
-            self._refuse(
-                "step-budget is 'speed'", scaffold=why, feddyn=why, dp=why, side_by_side=why, secure_aggregation=why
-            )
-        if self.devices:
-            self._refuse(
-                f"devices is '{self.devices}'", side_by_side="devices of different speeds end at different times"
-            )
+            self._refuse("step-budget is 'speed'", correction=why, dp=why, side_by_side=why, secure_aggregation=why)
+        if self.fleet:
+            self._refuse(f"fleet is '{self.fleet}'", side_by_side="devices of different speeds end at different times")
 
         if self.has_several_devices:
             beside = f"device is '{self.device}'"
             self._refuse(beside, over_selection="clients that train beside each other cannot be released one by one")
-            if self.devices:
+            if self.fleet:
                 # Whoever is released on a virtual clock has not trained.
                 why = "all devices of a fleet then work until they answer"
-                self._refuse(f"{beside} and devices is '{self.devices}'", rounds_mode=why, deadline_s=why)
+                self._refuse(f"{beside} and fleet is '{self.fleet}'", rounds_mode=why, deadline_s=why)
 
     def _check_asynchronous(self) -> None:
         if self.rounds_mode == "sync":
@@ -407,8 +410,7 @@ class RunConfig(BaseModel, frozen=True):
             step_budget="whoever is faster comes more often instead",
             over_selection=waits,
             deadline_s=waits,
-            scaffold=equal,
-            feddyn=equal,
+            correction=equal,
             own_share=equal,
             dp="a client's part in a run is charged by synchronous rounds",
             secure_aggregation="a masked sum needs all its clients at once",
@@ -443,7 +445,7 @@ class RunConfig(BaseModel, frozen=True):
             step_budget="paces of a region's clients are its own",
             client_ranks="only updates of one shape have a sum",
             secure_aggregation="regions see their clients' updates",
-            devices="a virtual clock knows no regions",
+            fleet="a virtual clock knows no regions",
         )
 
     def _check_ranks(self) -> None:
@@ -494,12 +496,12 @@ class RunConfig(BaseModel, frozen=True):
             patience=unknown,
             keep=unknown,
             reference="baselines show losses that no noise covers",
-            devices="the times of a virtual clock follow from the clients' data",
+            fleet="the times of a virtual clock follow from the clients' data",
         )
         if self.dp == "client":
             self._refuse(
                 "dp is 'client'",
-                norm_policy="its bound is a median of all norms, so one client changes which others count",
+                norm_bound="it follows a median of all norms, so one client changes which others count",
                 client_ranks="how far a client moves the sum depends on its rank",
             )
             self._check_separation()
@@ -553,14 +555,14 @@ class RunConfig(BaseModel, frozen=True):
         self._refuse(
             "secure-aggregation is true",
             dp_min_separation="clients under masks check no separation",
-            norm_policy="the server sees no update's norm",
+            norm_bound="the server sees no update's norm",
             weighting="the server sees no client's number of examples",
             client_ranks="only updates of one shape have a sum",
             over_selection="whoever has sent its update is in the sum",
             patience=unknown,
             keep=unknown,
             reference="baselines show the losses of single clients",
-            devices="a virtual clock knows no stages of a masked sum",
+            fleet="a virtual clock knows no stages of a masked sum",
         )
 
     def _refuse(self, beside: str, **reasons: str) -> None:
@@ -572,8 +574,12 @@ class RunConfig(BaseModel, frozen=True):
     def _is_set(self, name: str) -> bool:
         """Whether a setting asks for something that not every run has."""
         match name:
-            case "norm_policy":
-                return self.norm_policy not in ("auto", "off")
+            case "norm_bound":
+                return self.norm_bound not in ("auto", "off")
+            case "correction":
+                return self.scaffold or self.feddyn > 0
+            case "keep":
+                return self.keep == "best"
             case "client_ranks":
                 return not self.one_rank
             case "own_share":
@@ -638,6 +644,23 @@ class RunConfig(BaseModel, frozen=True):
     def given_own_share(self) -> float:
         """`own_share` if it is a number; 0 if it depends on rule and cohort."""
         return 0.0 if self.own_share == "auto" else self.own_share
+
+    @property
+    def scaffold(self) -> bool:
+        """Whether each local step is corrected for the client's drift."""
+        return isinstance(correction_named(self.correction), Scaffold)
+
+    @property
+    def feddyn(self) -> float:
+        """FedDyn's alpha; 0 for none."""
+        found = correction_named(self.correction)
+        return found.alpha if isinstance(found, FedDyn) else 0.0
+
+    @property
+    def proximal(self) -> float:
+        """FedProx's mu; 0 for none."""
+        found = correction_named(self.correction)
+        return found.mu if isinstance(found, FedProx) else 0.0
 
     @property
     def learns_preferences(self) -> bool:

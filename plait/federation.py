@@ -249,7 +249,7 @@ def check_data(run: Run, events: Sequence[Event]) -> None:
     first = next((event for event in events if isinstance(event, RunStarted)), None)
     if first and first.fleet != run.settled.fleet:
         raise ConfigError(
-            f"devices '{run.config.devices}' have changed since the run began, expected those that its ledger names; "
+            f"fleet '{run.config.fleet}' have changed since the run began, expected those that its ledger names; "
             "put the old file back, or begin a new run with another --out"
         )
     began, now = first and first.data, run.settled.data

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from plait.adapters.methods import METHODS, Option, method_named
+from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
 from plait.hours import hours_of
@@ -171,18 +172,18 @@ class Policy(BaseModel, frozen=True):
         Raises:
             PolicyError: with the key, the value requested, and how to allow it.
         """
-        if config.method not in self.methods:
-            raise self._refusal(
-                "methods", f"the run asks for method '{config.method}'", ", ".join(self.methods), "add it"
-            )
+        name, _ = parse_choice(config.method)
+        if name not in self.methods:
+            raise self._refusal("methods", f"the run asks for method '{name}'", ", ".join(self.methods), "add it")
         self.check_targets(
             name.strip() for name in (*config.target_modules.split(","), *config.module_ranks) if name.strip()
         )
         self._at_most(
             "max-rank", "the run asks for rank", max(config.rank, *config.ranks, *config.module_ranks.values(), 0)
         )
-        if Option.TOKENS in method_named(config.method).options:
-            self._at_most("max-virtual-tokens", "the run asks for virtual tokens:", config.virtual_tokens)
+        method = method_named(config.method)
+        if Option.TOKENS in method.options:
+            self._at_most("max-virtual-tokens", "the run asks for virtual tokens:", method.virtual_tokens)
         self._at_most("max-rounds", "the run asks for rounds:", config.rounds)
         self._at_most("max-local-steps", "the run asks for local steps:", config.most_steps)
         self._at_least("min-seq-len", "the run asks for sequence length", config.seq_len)

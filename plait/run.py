@@ -203,14 +203,14 @@ def blueprint_of(
     """
     config, task = settled.config, settled.task
     request = AdapterRequest(
-        method=config.method,
+        method=settled.method.name,
         rank=rank or config.rank,
         alpha=config.alpha,
         dropout=config.dropout,
         target_modules=config.target_modules,
         rank_pattern=config.module_ranks,
         bias=config.bias,
-        virtual_tokens=config.virtual_tokens,
+        virtual_tokens=settled.method.virtual_tokens,
     )
     return design(
         read_base_config(base_directory, task, config.label_names),
@@ -272,7 +272,7 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     drift = 2 if config.scaffold else 1 if config.feddyn else 0
     slope = 1 if settled.plan.settings.measures_slope else 0
     bits = _bits_of_broadcasts(settled)
-    accepted = 2.0 * (config.take_back and not rule.moves_base)  # the master, and what was evaluated
+    accepted = 2.0 * ((config.keep != "last") and not rule.moves_base)  # the master, and what was evaluated
     return CopiesOnDisk(
         client=2 * (own + residual + moments + drift + slope),
         client_after=own,

@@ -32,7 +32,7 @@ from plait.privacy.rests import Rests
 from plait.rounds.buffer import SLOWEST, Buffer
 from plait.rounds.events import DataUsed, Fleet
 from plait.rounds.masked_rounds import MaskedRounds
-from plait.rounds.norm_bound import NormBound, NormPolicy
+from plait.rounds.norm_bound import NormBound
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.spool import Weighting
 from plait.rounds.task_settings import TaskSettings
@@ -52,6 +52,8 @@ _LARGEST_DELTA = 1e-5
 _STEPS_TO_FALL = 20
 # Of the updates' norms, which an adaptive clip norm follows.
 _CLIP_QUANTILE = 0.5
+# Of an update's norm, as a multiple of the median.
+_NORM_BOUND = "10"
 # Attempts at a round that falls below its quorum.
 _ROUND_ATTEMPTS = 3
 # Of a learning rate that a first step found (simulations/defaults).
@@ -166,12 +168,12 @@ class Settled:
             deadline_s=config.deadline_s or None,
             over_selection=config.over_selection,
             attempts=_ROUND_ATTEMPTS,
-            norm_bound=NormBound(NormPolicy(config.norm_policy), config.norm_bound),
+            norm_bound=NormBound.named(config.norm_bound),
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
             by_speed=config.step_budget == "speed",
             buffer=_buffer(config),
-            watch=Watch(config.take_back, config.patience, config.keep == "best"),
+            watch=Watch(config.keep != "last", config.patience, config.keep == "best"),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule, self.privacy),
         )
@@ -195,9 +197,7 @@ def settle(config: RunConfig) -> Settled:
         "max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config),
     }
     config = config.model_copy(update={**left, **_server_step(config, rule), **_privacy(config)})
-    optimizer = optimizer_for(
-        config.server_optimizer, learning_rate=config.server_learning_rate, momentum=config.server_momentum
-    )
+    optimizer = optimizer_for(config.server_optimizer)
     if config.dp == "client" and optimizer.name == FedExp.name:
         raise ConfigError(
             f"server-optimizer is '{optimizer.name}' and dp is 'client', expected another one: its step depends on the "
@@ -252,19 +252,17 @@ def _check_eight_bits(rule: Rule, method: Method) -> None:
 
 def _rule_of(config: RunConfig) -> Rule:
     rule = rule_named(config.rule, ALL_RULES)
-    for setting, is_set in (
-        ("scaffold is true", config.scaffold),
-        (f"feddyn is {config.feddyn}", config.feddyn > 0),
-    ):
-        if is_set and rule.new_factors(one_rank=config.one_rank):
+    if config.scaffold or config.feddyn:
+        if rule.new_factors(one_rank=config.one_rank):
             to_whom = "" if rule.new_factors(one_rank=True) else " to clients of several ranks"
             raise ConfigError(
-                f"{setting} but rule '{rule.name}' gives other factors{to_whom} in every round, so nothing of the "
-                "round before can be carried over"
+                f"correction is '{config.correction}' but rule '{rule.name}' gives other factors{to_whom} in every "
+                "round, so nothing of the round before can be carried over"
             )
-    for setting, is_set in (("scaffold", config.scaffold), ("feddyn", config.feddyn > 0)):
-        if is_set and rule.trained(1) != rule.trained(2):
-            raise ConfigError(f"{setting} is set but rule '{rule.name}' trains other factors in every round")
+        if rule.trained(1) != rule.trained(2):
+            raise ConfigError(
+                f"correction is '{config.correction}' but rule '{rule.name}' trains other factors in every round"
+            )
     if config.dp == "client" and not rule.linear:
         linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear)
         raise ConfigError(
@@ -416,7 +414,7 @@ def _asynchronous(config: RunConfig) -> dict[str, object]:
     if config.rounds_mode == "sync":
         return {}
     buffer = config.buffer or max(min(2, config.cohort_size), math.ceil(config.cohort_size / 4))
-    return {"buffer": buffer, "take_back": False}
+    return {"buffer": buffer, "keep": "last"}
 
 
 def _buffer(config: RunConfig) -> Buffer | None:
@@ -440,19 +438,19 @@ def _privacy(config: RunConfig) -> dict[str, object]:
     """What a private run turns off, and the rest of its guarantee."""
     if config.secure_aggregation and config.dp == "off":
         # Taking a step back compares losses client by client.
-        return {"norm_policy": "off", "take_back": False}
+        return {"norm_bound": "off", "keep": "last"}
+    bounded = _NORM_BOUND if config.norm_bound == "auto" else config.norm_bound
     if config.dp == "off":
-        return {"norm_policy": "reject"} if config.norm_policy == "auto" else {}
+        return {"norm_bound": bounded}
     if config.dp == "record":
         # What a client sends has its noise already: how long it is tells nothing.
-        norm_policy = "reject" if config.norm_policy == "auto" else config.norm_policy
         if config.secure_aggregation:
-            norm_policy = "off"
-        return {"norm_policy": norm_policy, "take_back": False, "dp_delta": config.dp_delta or _LARGEST_DELTA}
+            bounded = "off"
+        return {"norm_bound": bounded, "keep": "last", "dp_delta": config.dp_delta or _LARGEST_DELTA}
     # No client evaluates, so there is nothing to take a step back for.
     return {
-        "norm_policy": "off",
-        "take_back": False,
+        "norm_bound": "off",
+        "keep": "last",
         "dp_delta": config.dp_delta or min(_LARGEST_DELTA, 0.1 / config.clients),
     }
 
@@ -462,8 +460,6 @@ def _server_step(config: RunConfig, rule: Rule) -> dict[str, object]:
         return {}
     if config.feddyn:
         return {"server_optimizer": f"feddyn:share={config.cohort_size / config.clients:g}"}
-    if (config.server_learning_rate, config.server_momentum) != (1.0, 0.0):
-        return {"server_optimizer": "sgd"}
     return {"server_optimizer": LineSearch.name if _is_searched(config, rule) else "none"}
 
 
@@ -483,6 +479,9 @@ def _task_settings(config: RunConfig, method: Method, rule: Rule, privacy: Clien
     derived: dict[str, Any] = {
         "total_steps": config.rounds * config.local_steps,
         "found_rate_factor": _found_rate_factor(config, method, rule),
+        "scaffold": config.scaffold,
+        "feddyn": config.feddyn,
+        "proximal": config.proximal,
         "carry_moments": _carries_moments(config, rule),
         "own_share": config.given_own_share,
         "measures_slope": config.server_optimizer == LineSearch.name,

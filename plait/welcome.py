@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar, config_from_table
+from plait.correction import NONE
 from plait.errors import ConfigError, PeerError
 
 PRIVACY_KEYS = frozenset(
@@ -18,19 +20,19 @@ PRIVACY_KEYS = frozenset(
     }
 )  # fmt: skip
 
-REGION_KEYS = frozenset({"weighting", "norm-policy", "norm-bound", "quorum", "deadline-s"})
+REGION_KEYS = frozenset({"weighting", "norm-bound", "quorum", "deadline-s"})
 """Keys that a region needs to serve as the server above would; sent only in a tree."""
 
 WELCOME_KEYS = frozenset(
     {
         # What is adapted, and how.
         "base", "revision", "labels", "method", "rank", "alpha", "client-ranks", "rank-pattern", "bias",
-        "virtual-tokens", "dropout", "target-modules",
+        "dropout", "target-modules",
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
         "lr-schedule", "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss",
         "reward", "group-size", "max-completion-tokens", "temperature", "step-budget",
-        "proximal", "feddyn", "own-share", "scaffold", "trainer",
+        "correction", "own-share", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients", "rounds-mode",
@@ -63,8 +65,11 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
 def _may_follow_slopes(table: Mapping[str, Scalar]) -> bool:
     """Whether clients may have a part in the server's step: they measure slopes for it."""
     optimizer = table.get("server-optimizer")
-    is_plain = (table.get("server-learning-rate", 1.0), table.get("server-momentum", 0.0)) == (1.0, 0.0)
-    return optimizer == "line_search" or (optimizer == "auto" and is_plain and not table.get("feddyn"))
+    return optimizer == "line_search" or (optimizer == "auto" and not _is_feddyn(table))
+
+
+def _is_feddyn(table: Mapping[str, object]) -> bool:
+    return parse_choice(str(table.get("correction", NONE)))[0] == "feddyn"
 
 
 def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
@@ -81,8 +86,8 @@ def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
                 f"server's run configuration has {key!a}, expected only what clients need; "
                 "install the plait version that the server runs"
             )
-    unsaid = "auto" if table.get("feddyn") else "none"
     try:
+        unsaid = "auto" if _is_feddyn(table) else "none"
         return config_from_table({"server-optimizer": unsaid, **table}, where="server's run configuration")
     except ConfigError as error:
         raise PeerError(str(error)) from error

@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
 
 from plait.adapters import bottleneck
 from plait.adapters.module_names import escaped, matches
 from plait.adapters.spec import Json
+from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
 from plait.plugins import Kind, find
 
@@ -131,6 +135,7 @@ class Method:
         trains_base: whether it trains the base's own weights, norms among them, so that an update shows them.
         learning_rate: AdamW's default with `--trainer`, `--reward` or `--dp`, up to rank 8 (chosen in
             simulations/methods).
+        virtual_tokens: length of its learned prompt, if it has one.
     """
 
     name: str
@@ -146,6 +151,7 @@ class Method:
     quantised: bool = False
     trains_base: bool = False
     learning_rate: float = 1e-3
+    virtual_tokens: int = 20
 
     def learning_rate_at(self, rank: int) -> float:
         """AdamW's default; the more rows a square matrix has, the further it moves its product."""
@@ -403,12 +409,27 @@ def is_quantised(name: str) -> bool:
         return False
 
 
-def method_named(name: str) -> Method:
-    """The method called `name`: one of `METHODS`, or a user's own `Method`.
+@dataclass(frozen=True)
+class _Prompt:
+    virtual_tokens: Annotated[int, Field(ge=1, le=4096, description="length of the learned prompt")] = 20
+
+
+def method_named(text: str) -> Method:
+    """The method that `--method` names: one of `METHODS`, or a user's own `Method`; of prompts ``virtual-tokens``.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it has no such option.
     """
+    name, options = parse_choice(text)
+    method = _method_called(name)
+    if not options:
+        return method
+    has_prompt = Option.TOKENS in method.options
+    prompt = with_options(_Prompt() if has_prompt else None, options, what=f"method '{name}'")
+    return replace(method, virtual_tokens=prompt.virtual_tokens) if prompt else method
+
+
+def _method_called(name: str) -> Method:
     if name in METHODS:
         return METHODS[name]
     meant = name.lower()

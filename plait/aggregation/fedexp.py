@@ -12,8 +12,10 @@ which is the plain step where the clients agree, and needs no tuning. Acts on B 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from plait.adapters import AdapterState, norm
 from plait.aggregation.round import Outcome, RoundContext
@@ -25,10 +27,10 @@ class FedExp:
     """A server learning rate computed from the updates themselves.
 
     Attributes:
-        learning_rate: multiplies the learning rate computed from the updates.
+        lr: multiplies the learning rate computed from the updates.
     """
 
-    learning_rate: float = 1.0
+    lr: Annotated[float, Field(gt=0, description="multiplies the learning rate computed from the updates")] = 1.0
 
     name = "fedexp"
     takes_new_factors = False
@@ -39,5 +41,5 @@ class FedExp:
         del context
         square = norm(outcome.step) ** 2
         longer = max(1.0, outcome.client_square / (2.0 * square)) if square else 1.0
-        rate = np.float32(self.learning_rate * longer)
+        rate = np.float32(self.lr * longer)
         return AdapterState(outcome.step.layout, rate * outcome.step.flat), memory

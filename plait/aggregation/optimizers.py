@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass
 from typing import cast
 
 from plait.aggregation.feddyn import FedDynStep
@@ -36,14 +35,12 @@ OPTIMIZERS: Mapping[str, ServerOptimizer] = {
 """By name, in alphabetical order."""
 
 
-def optimizer_for(text: str, *, learning_rate: float, momentum: float) -> ServerOptimizer:
+def optimizer_for(text: str) -> ServerOptimizer:
     """The optimizer that the user asks for.
 
     Args:
-        text: one of `OPTIMIZERS`, or with options ``fedadam:beta2=0.999``; for a user's own ``my_rules:Mine`` or the
-            name of an installed one. ``auto`` is resolved by the caller.
-        learning_rate: positive.
-        momentum: from 0 to less than 1; beta1 of the adaptive optimizers.
+        text: one of `OPTIMIZERS`, or with options ``fedadam:lr=0.003,momentum=0.9``; for a user's own
+            ``my_rules:Mine`` or the name of an installed one. ``auto`` is resolved by the caller.
 
     Raises:
         ConfigError: there is no such optimizer or option, or a number is out of range.
@@ -52,16 +49,7 @@ def optimizer_for(text: str, *, learning_rate: float, momentum: float) -> Server
     optimizer = OPTIMIZERS.get(name)
     if optimizer is None:
         optimizer = as_optimizer(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS)), name=name)
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise ConfigError(f"server learning rate is {learning_rate:g}, expected a positive number")
-    if not 0 <= momentum < 1:
-        raise ConfigError(f"server momentum is {momentum:g}, expected at least 0 and less than 1")
-    given = {"learning_rate": learning_rate, "momentum": momentum}
-    own = {field.name for field in fields(optimizer)}
-    if momentum and "momentum" not in own:
-        raise ConfigError(f"server momentum is {momentum:g} with server optimizer '{name}', expected 0: it has none")
-    optimizer = with_options(optimizer, options, what=f"server optimizer '{name}'")
-    return replace(optimizer, **{key: value for key, value in given.items() if key in own})
+    return with_options(optimizer, options, what=f"server optimizer '{name}'")
 
 
 def as_optimizer(part: object, *, name: str) -> ServerOptimizer:

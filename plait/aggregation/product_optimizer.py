@@ -33,15 +33,15 @@ class ProductSpace:
 
     Attributes:
         name: what the user gives.
-        learning_rate: multiplies the momentum; if adaptive, about the Frobenius norm of the change of a module.
+        lr: multiplies the momentum; if adaptive, about the Frobenius norm of the change of a module.
         momentum: beta of M <- beta M + D, if adaptive M <- beta M + (1 - beta) D.
         nesterov: look ahead: step along D + beta M; not if adaptive.
         adaptive: divide by sqrt(v) + tau with v <- beta2 v + (1 - beta2) ||D||^2, v = tau^2 at first.
     """
 
     name: str = "product_sgd"
-    learning_rate: float = 1.0
-    momentum: float = 0.0
+    lr: Annotated[float, Field(gt=0, description="multiplies the momentum")] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="decay of earlier steps")] = 0.0
     nesterov: bool = False
     adaptive: bool = False
     beta2: Annotated[float, Field(ge=0, lt=1, description="decay of v, where adaptive")] = 0.99
@@ -74,7 +74,7 @@ class ProductSpace:
 
     def _way(self, module: str, change: LowRank, memory: OptimizerState, kept_memory: dict[str, Float64]) -> LowRank:
         beta, momentum = self.momentum, change
-        rate = self.learning_rate
+        rate = self.lr
         share = 1.0 - beta if self.adaptive else 1.0
         if beta:
             momentum = change.scaled(share)

@@ -110,14 +110,14 @@ class Sgd:
 
     Attributes:
         name: what the user gives.
-        learning_rate: multiplies the step; above 1 the server goes further than the clients did.
+        lr: multiplies the step; above 1 the server goes further than the clients did.
         momentum: beta, from 0 to less than 1.
         nesterov: look ahead along the momentum.
     """
 
     name: Literal["sgd", "nesterov"] = "sgd"
-    learning_rate: float = 1.0
-    momentum: float = 0.0
+    lr: Annotated[float, Field(gt=0, description="multiplies the step")] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="decay of earlier steps")] = 0.0
     nesterov: bool = False
 
     takes_new_factors = False
@@ -129,7 +129,7 @@ class Sgd:
         step = outcome.step
         first = np.float32(self.momentum) * _array(memory, "first", like=step, start=0.0) + step.flat
         way = step.flat + np.float32(self.momentum) * first if self.nesterov else first
-        return AdapterState(step.layout, np.float32(self.learning_rate) * way), {"first": first}
+        return AdapterState(step.layout, np.float32(self.lr) * way), {"first": first}
 
 
 @dataclass(frozen=True)
@@ -138,13 +138,13 @@ class Adaptive:
 
     Attributes:
         name: one of the three.
-        learning_rate: about the largest change of an element per round.
+        lr: about the largest change of an element per round.
         momentum: beta1, the decay of the first moment.
     """
 
     name: Literal["fedadagrad", "fedadam", "fedyogi"]
-    learning_rate: float = 1e-2
-    momentum: float = 0.9
+    lr: Annotated[float, Field(gt=0, description="about the largest change of an element per round")] = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1, description="beta1, decay of the first moment")] = 0.0
     beta2: Annotated[float, Field(ge=0, lt=1, description="decay of the second moment; FedAdagrad has none")] = 0.99
     tau: Annotated[
         float, Field(gt=0, le=1, description="adaptivity: far smaller steps are multiplied by learning rate / tau")
@@ -160,7 +160,7 @@ class Adaptive:
         first = _array(memory, "first", like=step, start=0.0)
         first = np.float32(self.momentum) * first + np.float32(1.0 - self.momentum) * step.flat
         second = self._second(_array(memory, "second", like=step, start=self.tau**2), np.square(step.flat))
-        way = np.float32(self.learning_rate) * first / (np.sqrt(second) + np.float32(self.tau))
+        way = np.float32(self.lr) * first / (np.sqrt(second) + np.float32(self.tau))
         return AdapterState(step.layout, way.astype(np.float32, copy=False)), {"first": first, "second": second}
 
     def _second(self, second: Float32, square: Float32) -> Float32:

@@ -16,7 +16,7 @@ from typing import cast
 from plait.errors import ConfigError, MachineError
 from plait.files import write_atomically
 
-CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference", "devices")
+CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference", "fleet")
 """Settings of a simulated run that in a served one are the clients' own."""
 
 

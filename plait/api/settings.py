@@ -32,11 +32,10 @@ class RunSettings(TypedDict, total=False):
     tree: str
     clients_per_round: int
     quorum: float
-    devices: str | PathLike[str]
+    fleet: str | PathLike[str]
     deadline_s: float
     over_selection: float
-    norm_policy: Literal["auto", "reject", "clip", "off"]
-    norm_bound: float
+    norm_bound: str | float
     keep_updates: bool
     secure_aggregation: bool
     dp: Literal["off", "client", "record"]
@@ -63,17 +62,13 @@ class RunSettings(TypedDict, total=False):
     client_ranks: str
     rank_pattern: str
     bias: Literal["none", "all", "lora_only"]
-    virtual_tokens: int
     dropout: float
     target_modules: str
     init_adapter: str | PathLike[str]
     init_mode: Literal["continue", "freeze"]
     weighting: Literal["examples", "equal"]
     server_optimizer: str | ServerOptimizer
-    server_learning_rate: float
-    server_momentum: float
-    proximal: float
-    feddyn: float
+    correction: str
     objective: str | Objective
     reward: str | Callable[..., object]
     group_size: int
@@ -81,15 +76,13 @@ class RunSettings(TypedDict, total=False):
     temperature: float
     loss: str | Callable[..., object]
     own_share: float | Literal["auto"]
-    scaffold: bool
     wire: str | float | Codec
     held_out_fraction: float
     max_held_out_sequences: int
     eval_every: int
     eval_clients: int
-    take_back: bool
+    keep: Literal["accepted", "best", "last"]
     patience: int
-    keep: Literal["best", "last"]
     reference: str
     labels: str
     trainer: str | Callable[..., object]

@@ -101,7 +101,7 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
         case Kind.RULE:
             yield from checked(rule_named(text, {}), RULE_CHECKS)
         case Kind.SERVER_OPTIMIZER:
-            yield from checked(optimizer_for(text, learning_rate=1.0, momentum=0.0), OPTIMIZER_CHECKS)
+            yield from checked(optimizer_for(text), OPTIMIZER_CHECKS)
         case Kind.CODEC:
             from plait.wire.codecs import codec_for
             from plait.wire.codecs.contract import CODEC_CHECKS

@@ -54,11 +54,11 @@ def _virtual_s(settled: Settled, blueprint: Blueprint, bits_down: float, *, eval
     from plait.simulation.fleet import load_fleet
     from plait.simulation.virtual_time import Sizes, predicted_s
 
-    if not settled.config.devices:
+    if not settled.config.fleet:
         return None
     size = blueprint.spec.layout.size
     return predicted_s(
-        load_fleet(settled.config.devices, base_parameters=blueprint.base_parameters),
+        load_fleet(settled.config.fleet, base_parameters=blueprint.base_parameters),
         settled.plan,
         Sizes(
             payload_bytes=math.ceil(size * settled.codec.bits / 8),

@@ -31,20 +31,20 @@ _PANELS: Mapping[str, tuple[str, ...]] = {
     "Rounds": (
         "clients", "tree", "clients_per_round", "rounds", "rounds_mode", "buffer",
         "eval_every", "eval_clients", "rule", "weighting",
-        "server_optimizer", "server_learning_rate", "server_momentum", "wire", "take_back", "patience", "keep",
+        "server_optimizer", "wire", "keep", "patience",
         "reference", "seed", "out", "publish", "report_to", "callbacks",
     ),
     "Clients that fail or lie": (
-        "quorum", "deadline_s", "over_selection", "norm_policy", "norm_bound", "keep_updates",
+        "quorum", "deadline_s", "over_selection", "norm_bound", "keep_updates",
     ),
     "Privacy": (
         "secure_aggregation", "dp", "dp_epsilon", "dp_noise_multiplier", "dp_delta", "dp_clip", "dp_min_separation",
     ),
     "Adapter": (
         "method", "rank", "client_ranks", "rank_pattern", "alpha", "dropout", "target_modules", "bias",
-        "virtual_tokens", "init_adapter", "init_mode",
+        "init_adapter", "init_mode",
     ),
-    "Machine": ("device", "dtype", "threads", "side_by_side", "devices"),
+    "Machine": ("device", "dtype", "threads", "side_by_side", "fleet"),
 }  # fmt: skip
 
 _LOCAL_TRAINING = "Local training"
@@ -54,6 +54,7 @@ _METAVARS: Mapping[str, str] = {
     "own_share": "FLOAT|auto",
     "dp_clip": "FLOAT|adaptive",
     "wire": "fp32|bf16|BITS",
+    "norm_bound": "auto|off|NUMBER|clip:NUMBER",
     "device": "auto|cpu|cuda|cuda:N|mps|A,B,…",
 }
 

@@ -239,4 +239,4 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     if start.parents != parents_in(events):
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
     state = starting_state(initial_state(bytes.fromhex(run_id), ranks), start, ranks, run.base_fingerprint)
-    return replay(events, state, aggregator, buffer=plan.buffer, take_back=run.settled.config.take_back)
+    return replay(events, state, aggregator, buffer=plan.buffer, take_back=plan.watch.take_back)

@@ -60,7 +60,7 @@ def _on_watch(view: RunView) -> Iterator[str]:
     for event in view.taken_back.values():
         yield event.sentence
     if view.taken_back and view.ended_early is None:
-        yield "A lower --learning-rate or --server-learning-rate would avoid that."
+        yield "A lower --learning-rate, or lr of --server-optimizer, would avoid that."
     if view.ended_early:
         yield view.ended_early.sentence
     kept = view.end.kept_round if view.end else None
@@ -121,7 +121,7 @@ def _on_outliers(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
         if median(ratios) >= _OUTLIER:
             yield (
                 f"{clean(client)} moves {median(ratios):.1f} times as far as the median {view.peer}. If that is not "
-                "wanted, --norm-policy clip bounds it."
+                "wanted, --norm-bound clip:10 bounds it."
             )
 
 

@@ -29,7 +29,7 @@ def summarise(view: RunView) -> dict[str, Json]:
     `plait audit --record` found, None before.
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None for rounds without an evaluation; likewise
     ``virtual_s_by_round``, the virtual clock when those losses were in. ``virtual_s``, that list and ``energy_j`` are
-    None without simulated devices (``--devices``).
+    None without simulated devices (``--fleet``).
     """
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     summary: dict[str, Json] = {

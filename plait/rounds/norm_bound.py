@@ -56,6 +56,14 @@ class NormBound:
     policy: NormPolicy = NormPolicy.REJECT
     factor: float = 10.0
 
+    @classmethod
+    def named(cls, text: str) -> NormBound:
+        """The bound that `--norm-bound` names: ``10``, ``clip:10`` or ``off``."""
+        if text == NormPolicy.OFF:
+            return cls(NormPolicy.OFF)
+        clip, _, factor = text.rpartition(":")
+        return cls(NormPolicy.CLIP if clip else NormPolicy.REJECT, float(factor))
+
     def limits(self, cohort: Collection[Norms], history: Sequence[Norms]) -> Norms:
         """The largest value of each figure; infinite if there are too few to tell."""
         if self.policy is NormPolicy.OFF:

@@ -65,9 +65,9 @@ def prepare(
         raise ConfigError(
             f"clients is {settings.clients} and tree is '{settings.tree}', expected {math.prod(settings.levels)}"
         )
-    if settings.rounds_mode == "async" and not settings.devices:
+    if settings.rounds_mode == "async" and not settings.fleet:
         raise ConfigError(
-            "rounds-mode is 'async' and devices is not given, expected a TOML file of devices: which simulated client "
+            "rounds-mode is 'async' and fleet is not given, expected a TOML file of devices: which simulated client "
             "is faster follows from it alone"
         )
     quiet_libraries()
@@ -93,8 +93,8 @@ def prepare(
         run = resolve(settled, progress=progress)
     if settings.has_several_devices:
         check_parts(run)
-    if settings.devices:
-        fleet = load_fleet(settings.devices, base_parameters=run.base_parameters)
+    if settings.fleet:
+        fleet = load_fleet(settings.fleet, base_parameters=run.base_parameters)
         run = replace(run, settled=replace(run.settled, fleet=fleet))
     return run, data
 

@@ -37,8 +37,8 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         check_data_name(settings.data, columns=settings.columns, split=settings.split)
     method_named(settings.method)
     codec_for(settings.wire)
-    if settings.devices:
-        load_fleet(settings.devices, base_parameters=1)  # profiles' speeds follow once the base is known
+    if settings.fleet:
+        load_fleet(settings.fleet, base_parameters=1)  # profiles' speeds follow once the base is known
     if settings.partition:
         parse_partition(settings.partition)
     for text in split_choices(settings.callbacks) if runs else ():
@@ -49,4 +49,4 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         reward_named(settings.reward)
     rule_named(settings.rule, ALL_RULES)
     if settings.server_optimizer != "auto":
-        optimizer_for(settings.server_optimizer, learning_rate=1.0, momentum=0.0)
+        optimizer_for(settings.server_optimizer)

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 # An evaluated sequence is one forward pass, a trained one about three.
 _EVALUATION = 1 / 3
 _DECIDES_SPEED = (
-    "base", "data", "method", "rank", "rank_pattern", "target_modules", "bias", "virtual_tokens", "dropout",
-    "batch_size", "gradient_accumulation_steps", "seq_len", "device", "dtype", "threads", "trainer", "proximal",
-    "scaffold", "objective", "reward", "group_size", "max_completion_tokens",
+    "base", "data", "method", "rank", "rank_pattern", "target_modules", "bias", "dropout",
+    "batch_size", "gradient_accumulation_steps", "seq_len", "device", "dtype", "threads", "trainer", "correction",
+    "objective", "reward", "group_size", "max_completion_tokens",
 )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def run(
         ranks=ranks,
         base_fingerprint=FINGERPRINT,
         rule=ALL_RULES[rule],
-        optimizer=optimizer_for("none", learning_rate=1.0, momentum=0.0),
+        optimizer=optimizer_for("none"),
         publish=lambda _state: None,
     )
     try:

@@ -33,14 +33,14 @@ BASE = {
 def cases() -> dict[str, dict[str, object]]:
     """What is run, by name."""
     found: dict[str, dict[str, object]] = {
-        "scaffold": {"scaffold": True},
+        "scaffold": {"correction": "scaffold"},
         "learning rate x 10": {"learning_rate": 1e-2},
         "learning rate x 100": {"learning_rate": 1e-1},
         "warmup of 30 steps": {"warmup_steps": 30, "lr_schedule": "linear"},
         "20 rounds": {"rounds": 20},
         "skewed sizes": {"partition": "exponential", "clients": 5},
         "mixed ranks": {"client_ranks": "4,2,1", "rule": "flexlora"},
-        "clip": {"norm_policy": "clip"},
+        "clip": {"norm_bound": "clip:10"},
     }
     found |= {f"wire {wire}": {"wire": wire} for wire in ("1", "8", "bf16", "fp32")}
     found |= {f"optimizer {name}": {"server_optimizer": name} for name in sorted(OPTIMIZERS)}

@@ -28,10 +28,10 @@ from plait.simulation.loaded import Loaded
 RATES = (3e-3, 1e-3, 1e-2, 3e-4)
 STEPS: Mapping[str, Mapping[str, object]] = {
     "1": {"server_optimizer": "none"},
-    "1.5": {"server_optimizer": "sgd", "server_learning_rate": 1.5},
+    "1.5": {"server_optimizer": "sgd:lr=1.5"},
 }
 COMMON = {"rounds": 5, "local_steps": 4, "eval_every": 1, "keep_updates": False}
-GRID = {"own_share": 0, "take_back": False}
+GRID = {"own_share": 0, "keep": "last"}
 PLAIN = {**GRID, "server_optimizer": "none", "weighting": "examples", "wire": "fp32"}
 # Ten thousand times fewer bytes than full-model FedAvg.
 FED_SB = {"rule": "fedsb", "method": "lora_xs", "rank": 32, "learning_rate": 3e-3, "own_share": 0}

@@ -26,7 +26,7 @@ from plait.study.sweeping import sweep
 HERE = Path(__file__).parent
 COMMON: dict = {
     "data": "stdlib", "base": "tiny", "clients": 8, "local_steps": 4, "batch_size": 2, "seq_len": 64,
-    "max_held_out_sequences": 8, "own_share": 0.0, "devices": str(HERE / "fleet.toml"),
+    "max_held_out_sequences": 8, "own_share": 0.0, "fleet": str(HERE / "fleet.toml"),
 }  # fmt: skip
 SYNCHRONOUS = "equal steps"
 VARIANTS = {
@@ -74,7 +74,7 @@ def main() -> None:
     ]
     rows.sort(key=lambda row: (row["seed"], list(VARIANTS).index(row["variant"])))
     report = {
-        "common": {**common, "devices": "fleet.toml"},
+        "common": {**common, "fleet": "fleet.toml"},
         "variants": variants,
         "fleet": (HERE / "fleet.toml").read_text(),
         "results": rows,

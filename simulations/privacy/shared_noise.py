@@ -31,7 +31,7 @@ from plait.simulation.loaded import Loaded  # noqa: E402
 RECORDS, MEASURED = 3200, 256
 COMMON = {
     "base": "tiny", "clients": 100, "partition": "iid", "rounds": 3, "local_steps": 4, "batch_size": 8, "seq_len": 32,
-    "rule": "ffa", "rank": 1, "learning_rate": 0.01, "threads": 1, "own_share": 0.0, "take_back": False,
+    "rule": "ffa", "rank": 1, "learning_rate": 0.01, "threads": 1, "own_share": 0.0, "keep": "last",
     "eval_every": 3, "max_held_out_sequences": 1, "dtype": "float32",
 }  # fmt: skip
 NOISE = {"dp": "client", "dp_epsilon": 8.0}

@@ -40,13 +40,13 @@ RULES: Mapping[str, Settings] = {
     "fedsb": {"rule": "fedsb", "method": "lora_xs", **PLAIN},
     "fedavg + fedexp": {**PLAIN, "server_optimizer": "fedexp"},
     "fedavg + nesterov": {
-        **PLAIN, "server_optimizer": "nesterov", "server_learning_rate": 0.7, "server_momentum": 0.9
+        **PLAIN, "server_optimizer": "nesterov:lr=0.7,momentum=0.9"
     },
     "fedavg + fedadam": {
-        **PLAIN, "server_optimizer": "fedadam", "server_learning_rate": 0.003, "server_momentum": 0.9
+        **PLAIN, "server_optimizer": "fedadam:lr=0.003,momentum=0.9"
     },
-    "fedavg + fedprox": {"proximal": 0.01, **PLAIN},
-    "fedavg + scaffold": {"scaffold": True, **PLAIN},
+    "fedavg + fedprox": {"correction": "fedprox:mu=0.01", **PLAIN},
+    "fedavg + scaffold": {"correction": "scaffold", **PLAIN},
 }  # fmt: skip
 MIXED = ("zeropad", "hetlora", "rbla", "raflora", "flora", "flexlora", "product_mean")
 MAIN = ("fedavg", "ffa", "flexlora", "product_mean", "flora", "fedex", "median", "fedavg + fedexp")

@@ -91,7 +91,7 @@ def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adap
 
 def test_a_step_taken_back_by_a_server_that_is_then_killed_leads_to_the_adapter_of_a_simulation(deployment, simulated):
     # Clients find their own learning rates, and of steps of eight times theirs the first ones make the adapter worse.
-    too_far = ("--rounds", "4", "--learning-rate", "0", "--server-learning-rate", "8", "--own-share", "0")
+    too_far = ("--rounds", "4", "--learning-rate", "0", "--server-optimizer", "sgd:lr=8", "--own-share", "0")
     deployment.serve(*too_far)
     for name in ("alice", "bob", "carol"):
         deployment.join(name)

@@ -278,10 +278,53 @@ def test_a_rule_may_be_a_table_of_a_file(tmp_path):
         ({"rule": {"share": 0.1}}, "configuration: rule: name is None, expected text in addition to the options share"),
         ({"rule": {"name": "trimmed_mean", "share": [1]}}, r"rule: share is \[1\], expected a number"),
         ({"rule": "fedavg", "rule.share": 0.1}, "'rule' and 'rule.share' are both given"),
-        ({"method": {"name": "lora"}}, "method is"),
-        ({"method.name": "lora"}, "unknown key 'method.name'"),
+        ({"bias": {"name": "all"}}, "bias is"),
+        ({"bias.name": "all"}, "unknown key 'bias.name'"),
     ],
 )
 def test_a_table_that_is_no_choice_is_refused(table, message):
     with pytest.raises(ConfigError, match=message):
         config_from_table(table)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [("auto", "auto"), ("off", "off"), (20, "20"), (2.5, "2.5"), ("20", "20"), ("clip:7.5", "clip:7.5")],
+)
+def test_a_norm_bound_is_a_number_or_clips_at_one(given, text):
+    assert config_from_table({"norm-bound": given}).norm_bound == text
+
+
+@pytest.mark.parametrize("given", [1, 0.5, "1", "clip", "clip:", "clip:1", "reject:3", "nan", "inf", "clip:inf", "-3"])
+def test_a_norm_bound_that_bounds_nothing_is_refused(given):
+    with pytest.raises(ConfigError, match=r"norm-bound is .*expected auto, off, a number above 1, or clip: and such"):
+        config_from_table({"norm-bound": given})
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("none", (False, 0.0, 0.0)),
+        ("scaffold", (True, 0.0, 0.0)),
+        ("feddyn", (False, 0.1, 0.0)),
+        ("feddyn:alpha=0.5", (False, 0.5, 0.0)),
+        ("fedprox:mu=2", (False, 0.0, 2.0)),
+    ],
+)
+def test_a_correction_is_one_of_three_and_has_its_strength(text, values):
+    config = config_from_table({"correction": text})
+    assert (config.scaffold, config.feddyn, config.proximal) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fedprix", "correction is 'fedprix', expected one of .*did you mean 'fedprox'"),
+        ("fedprox:alpha=1", "correction 'fedprox' is given the option 'alpha', expected one of mu"),
+        ("feddyn:alpha=0", "alpha of correction 'feddyn' is '0', expected greater than 0"),
+        ("scaffold:mu=1", "correction 'scaffold' is given the option 'mu', it has no options"),
+    ],
+)
+def test_a_correction_that_is_not_there_is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        config_from_table({"correction": text})

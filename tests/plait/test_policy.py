@@ -41,7 +41,7 @@ def test_the_default_file_is_the_default_policy(tmp_path):
         ({"rank_pattern": "lm_head=1"}, "output-layer"),
         ({"rank": 257}, "max-rank"),
         ({"rank_pattern": "q_proj=300"}, "max-rank"),
-        ({"method": "prompt", "virtual_tokens": 257}, "max-virtual-tokens"),
+        ({"method": "prompt:virtual-tokens=257"}, "max-virtual-tokens"),
         ({"rounds": 10_001}, "max-rounds"),
         ({"local_steps": 10_001}, "max-local-steps"),
         ({"seq_len": 15}, "min-seq-len"),

@@ -42,7 +42,7 @@ def test_a_square_matrix_is_changed_by_a_quarter_at_most_and_over_a_coarse_wire_
         ({"labels": "good,bad", "learning-rate": 0.003}, "constant"),
         ({"method": "lora_xs", "rule": "fedsb"}, "slope"),
         ({"rule": "krum", "learning-rate": 0.01}, "constant"),
-        ({"method": "dora", "scaffold": True}, "constant"),
+        ({"method": "dora", "correction": "scaffold"}, "constant"),
         ({"method": "dora", "trainer": "my_trainer:build"}, "constant"),
         ({"method": "dora", "dp": "client", "dp-noise-multiplier": 1.0}, "constant"),
         ({"method": "dora", "lr-schedule": "linear"}, "linear"),
@@ -127,7 +127,7 @@ def test_a_method_that_is_not_there_is_refused_before_anything_else() -> None:
         ({"rule": "hetlora", "client-ranks": "2,8"}, "carry"),
         ({"clients": 9, "clients-per-round": 3}, "fresh"),  # of rounds long ago
         ({"over-selection": 0.5}, "fresh"),
-        ({"scaffold": True}, "fresh"),
+        ({"correction": "scaffold"}, "fresh"),
         ({"trainer": "mine:build"}, "fresh"),
     ],
 )
@@ -137,7 +137,7 @@ def test_moments_are_carried_where_they_are_of_the_round_before(given: dict[str,
 
 
 def test_nothing_is_carried_over_to_factors_that_turn() -> None:
-    given = {"scaffold": True}
+    given = {"correction": "scaffold"}
     assert settle(config_from_table({"rule": "product_mean", **given})).rule.name == "product_mean"
     several = config_from_table({"rule": "product_mean", "client-ranks": "2,8", **given})
     with pytest.raises(ConfigError, match="gives other factors to clients of several ranks in every round"):
@@ -160,7 +160,7 @@ def test_own_adapters_go_with_rules_that_add_up_what_clients_moved(rule: str) ->
         ({"rule": "ffa"}, 0.35),
         ({"own-share": 0}, 0.0),
         ({"own-share": "0.25"}, 0.25),
-        ({"scaffold": True}, 0.0),
+        ({"correction": "scaffold"}, 0.0),
         ({"clients": 1}, 0.0),
         ({"rule": "fedsa"}, 0.0),
         ({"rule": "flora"}, 0.0),
@@ -182,27 +182,26 @@ def test_a_share_that_is_none_is_refused_by_its_key(share: object, expected: str
 
 
 @pytest.mark.parametrize(
-    ("given", "optimizer", "step"),
+    ("given", "optimizer"),
     [
-        ({}, "line_search", 1.0),
-        ({"rule": "flora"}, "none", 1.0),
-        ({"rule": "rolora"}, "none", 1.0),
-        ({"rule": "krum"}, "none", 1.0),
-        ({"scaffold": True}, "none", 1.0),
-        ({"secure-aggregation": True}, "none", 1.0),
-        ({"clients-per-round": 2}, "none", 1.0),
-        ({"tree": "2x4"}, "none", 1.0),
-        ({"server-momentum": 0.5}, "sgd", 1.0),
-        ({"server-learning-rate": 2.0}, "sgd", 2.0),
-        ({"server-optimizer": "none"}, "none", 1.0),
-        ({"server-optimizer": "sgd"}, "sgd", 1.0),
+        ({}, "line_search"),
+        ({"rule": "flora"}, "none"),
+        ({"rule": "rolora"}, "none"),
+        ({"rule": "krum"}, "none"),
+        ({"correction": "scaffold"}, "none"),
+        ({"secure-aggregation": True}, "none"),
+        ({"clients-per-round": 2}, "none"),
+        ({"tree": "2x4"}, "none"),
+        ({"correction": "fedprox"}, "line_search"),
+        ({"server-optimizer": "sgd:lr=2,momentum=0.5"}, "sgd"),
+        ({"server-optimizer": "none"}, "none"),
+        ({"server-optimizer": "sgd"}, "sgd"),
     ],
 )
-def test_the_servers_step_follows_clients_slopes_unless_they_have_none_or_a_rate_or_momentum_is_set(
-    given: dict[str, object], optimizer: str, step: float
+def test_the_servers_step_follows_clients_slopes_unless_they_have_none(
+    given: dict[str, object], optimizer: str
 ) -> None:
     settled = settle(config_from_table(given))
-    assert (settled.config.server_optimizer, settled.config.server_learning_rate) == (optimizer, step)
     assert settle(settled.config).config == settled.config
     assert settled.optimizer.name == optimizer
     assert settled.plan.settings.measures_slope is (optimizer == "line_search")
@@ -267,7 +266,7 @@ MASKED = {"secure-aggregation": True, "clients": 8}
             {"dp": "client", "dp-epsilon": 8.0, "dp-clip": 1.0, "dp-min-separation": 2, "clients-per-round": 4},
             "dp-min-separation is 2 and secure-aggregation is true, expected 1",
         ),
-        ({"norm-policy": "reject"}, "norm-policy is 'reject' and secure-aggregation is true, expected auto or off"),
+        ({"norm-bound": 10}, "norm-bound is '10' and secure-aggregation is true, expected auto or off"),
         ({"weighting": "examples"}, "weighting is 'examples' and secure-aggregation is true, expected equal"),
         ({"client-ranks": "4,8"}, "client-ranks is '4,8' and secure-aggregation is true, expected one rank"),
         ({"over-selection": 0.5}, "over-selection is 0.5 and secure-aggregation is true, expected 0"),
@@ -290,7 +289,7 @@ def test_secure_aggregation_refuses_what_it_cannot_hide(given, error):
 
 def test_secure_aggregation_turns_off_what_looks_at_single_clients():
     settled = settle(config_from_table(MASKED))
-    assert (settled.config.norm_policy, settled.config.take_back) == ("off", False)
+    assert (settled.config.norm_bound, settled.config.keep) == ("off", "last")
     assert settled.masked.clients == 8
     assert settled.plan.settings.secure_aggregation
     assert settle(settled.config) == settled
@@ -305,7 +304,7 @@ def test_under_masks_every_client_adds_its_share_of_the_noise_of_private_clients
     assert (task.client_noise, task.client_clip, task.client_cohort) == (privacy.noise_multiplier, 0.3, 100)
     assert privacy.epsilon_after(settled.config.rounds) <= 8.0
     assert settled.config.dp_delta == 1e-5
-    assert (settled.config.norm_policy, settled.config.take_back) == ("off", False)
+    assert (settled.config.norm_bound, settled.config.keep) == ("off", "last")
     assert settle(settled.config) == settled
     assert not settle(config_from_table({"clients": 100, "dp": "client", "dp-epsilon": 8.0})).plan.settings.adds_share
 
@@ -324,10 +323,10 @@ RESTING = {"dp-min-separation": 10, "clients-per-round": 10, "dp-clip": 1.0}
         ({"dp-epsilon": 1e-6, "dp-delta": 1e-12}, "dp-epsilon is 1e-06 and rounds is 5, which takes noise of .* times"),
         ({"dp-delta": 0.01}, r"dp-delta is 0.01 and clients is 100, expected less than 1 / clients = 0.01"),
         (
-            {"norm-policy": "reject"},
-            "norm-policy is 'reject' and dp is 'client', expected auto or off: its bound is a med",
+            {"norm-bound": 10},
+            "norm-bound is '10' and dp is 'client', expected auto or off: it follows a med",
         ),
-        ({"norm-policy": "clip"}, "norm-policy is 'clip' and dp is 'client'"),
+        ({"norm-bound": "clip:10"}, "norm-bound is 'clip:10' and dp is 'client'"),
         ({"weighting": "examples"}, "weighting is 'examples' and dp is 'client', expected equal"),
         ({"client-ranks": "4,8"}, "client-ranks is '4,8' and dp is 'client', expected one rank"),
         ({"patience": 2}, "patience is 2 and dp is 'client', expected 0"),
@@ -381,7 +380,7 @@ def test_where_clients_rest_a_private_run_takes_less_noise():
         ({"deadline-s": 5.0}, "deadline-s is 5.0 and rounds-mode is 'async', expected 0: rounds wait for nobody"),
         ({"over-selection": 0.5}, "over-selection is 0.5 and rounds-mode is 'async'"),
         ({"step-budget": "speed"}, "step-budget is 'speed' and rounds-mode is 'async', expected equal"),
-        ({"scaffold": True}, "scaffold is true and rounds-mode is 'async'"),
+        ({"correction": "scaffold"}, "correction is 'scaffold' and rounds-mode is 'async'"),
         ({"own-share": 0.3}, "own-share is 0.3 and rounds-mode is 'async'"),
         ({"dp": "client", "dp-epsilon": 8.0}, "dp is 'client' and rounds-mode is 'async', expected off"),
         ({"secure-aggregation": True}, "secure-aggregation is true and rounds-mode is 'async', expected false"),
@@ -400,7 +399,7 @@ def test_asynchronous_rounds_follow_from_how_many_clients_are_at_work():
     settled = settle(config_from_table({"rounds-mode": "async", "clients": 40, "clients-per-round": 20}))
     assert settled.plan.buffer is not None
     assert (settled.plan.buffer.size, settled.plan.buffer.max_staleness, settled.plan.quorum) == (5, 40, 3)
-    assert (settled.config.take_back, settled.config.own_share) == (False, 0.0)
+    assert (settled.config.keep, settled.config.own_share) == ("last", 0.0)
     assert not settled.plan.settings.carry_moments
     assert settle(settled.config).config == settled.config
     assert settle(config_from_table({})).plan.buffer is None
@@ -422,7 +421,7 @@ OF_RECORDS = {"dp": "record", "dp-epsilon": 8.0}
         ({"patience": 2}, "patience is 2 and dp is 'record', expected 0"),
         ({"keep": "best"}, "keep is 'best' and dp is 'record', expected last"),
         ({"reference": "central"}, "reference is 'central' and dp is 'record', expected none"),
-        ({"devices": "fleet.toml"}, "devices is 'fleet.toml' and dp is 'record', expected none"),
+        ({"fleet": "fleet.toml"}, "fleet is 'fleet.toml' and dp is 'record', expected none"),
         ({"step-budget": "speed"}, "dp is 'record' and step-budget is 'speed', expected off"),
         (
             {"secure-aggregation": True, "clients": 3, "dp-epsilon": 0.0, "dp-noise-multiplier": 1.0},
@@ -437,14 +436,15 @@ def test_what_private_records_cannot_have_is_refused_in_one_line_with_both_setti
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"rule": "median"}, {"rule": "flora"}, {"scaffold": True}, {"client-ranks": "4,8"}, {"dropout": 0.1}]
+    "more",
+    [{}, {"rule": "median"}, {"rule": "flora"}, {"correction": "scaffold"}, {"client-ranks": "4,8"}, {"dropout": 0.1}],
 )
 def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_rule(more):
     settled = settle(config_from_table({**OF_RECORDS, **more}))
     task = settled.plan.settings
     assert settled.privacy is None
     assert (task.record_delta, task.record_epsilon, task.record_noise, task.record_clip) == (1e-5, 8.0, 0.0, 0.0)
-    assert (settled.config.norm_policy, settled.config.take_back) == ("reject", False)
+    assert (settled.config.norm_bound, settled.config.keep) == ("10", "last")
     # A learning rate that is found in the data is not private.
     assert task.learning_rate > 0
     assert settle(settled.config).config == settled.config
@@ -457,8 +457,8 @@ def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_
 
 def test_a_private_run_turns_off_what_reads_single_clients():
     settled = settle(config_from_table(PRIVATE))
-    assert settled.config.norm_policy == "off"
-    assert not settled.config.take_back
+    assert settled.config.norm_bound == "off"
+    assert settled.config.keep == "last"
     assert settled.config.dp_delta == 1e-5
     assert settled.privacy.clients == 100
     assert settled.privacy.first_clip(10_000) > 0
@@ -471,10 +471,10 @@ def test_a_private_run_turns_off_what_reads_single_clients():
 
 def test_a_run_without_privacy_bounds_norms_as_ever():
     settled = settle(config_from_table({}))
-    assert settled.config.norm_policy == "reject"
-    assert settled.config.take_back
+    assert settled.config.norm_bound == "10"
+    assert settled.plan.watch.take_back
     assert settled.privacy is None
-    assert settle(config_from_table({"norm-policy": "off"})).config.norm_policy == "off"
+    assert settle(config_from_table({"norm-bound": "off"})).config.norm_bound == "off"
 
 
 def test_the_noise_follows_from_epsilon_and_rounds():

@@ -33,15 +33,15 @@ def test_every_key_that_is_told_is_a_key_of_a_run():
         {},
         {"rule": "rolora"},
         {"rule": "flora"},
-        {"scaffold": True},
+        {"correction": "scaffold"},
         {"clients": 9, "clients-per-round": 3, "over-selection": 0.5},
         {"method": "lora_xs", "rank": 32, "rule": "fedsb", "own-share": 0.0},
         {"labels": "a,b", "client-ranks": "2,4,8", "rounds": 7, "eval-every": 7},
         {"server-optimizer": "fedadam", "learning-rate": 0.5},
         {"server-optimizer": "line_search", "clients": 9, "clients-per-round": 3},
         {"server-optimizer": "none"},
-        {"server-learning-rate": 2.0},
-        {"feddyn": 0.1},
+        {"server-optimizer": "sgd:lr=2"},
+        {"correction": "feddyn:alpha=0.2"},
         {"tree": "2x3"},
         {"dp": "client", "dp-epsilon": 8.0, "clients": 50},
         {"secure-aggregation": True, "clients": 5, "weighting": "equal"},
@@ -60,7 +60,10 @@ def test_any_other_key_is_refused(key):
         config_from_welcome({key: 1})
 
 
-@pytest.mark.parametrize(("key", "value"), [("rank", 0), ("rank", "8"), ("alpha", float("nan")), ("scaffold", 1)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rank", 0), ("rank", "8"), ("alpha", float("nan")), ("correction", 1), ("correction", "feddyn:alpha")],
+)
 def test_a_value_that_cannot_be_is_the_servers_fault(key, value):
     with pytest.raises(PeerError, match=f"server's run configuration: {key} is"):
         config_from_welcome({key: value})
@@ -96,8 +99,8 @@ def test_a_node_goes_on_from_a_found_rate_as_the_server_does(given):
     [
         {"server-optimizer": "none"},
         {"server-optimizer": "fedadam"},
-        {"feddyn": 0.1},
-        {"scaffold": True},
+        {"correction": "feddyn:alpha=0.2"},
+        {"correction": "scaffold"},
         {"tree": "2x3"},
     ],
 )

@@ -28,7 +28,7 @@ COMMON = (
     "2", "--seq-len", "64", "--clients", "4", "--eval-every", "3", "--seed", "7", "--learning-rate", "0.003",
 )  # fmt: skip
 # FedAvg's default was 1.5 once, and methods had learning rates; with them stated, digests can be compared across that.
-FURTHER = ("--server-learning-rate", "1.5")
+FURTHER = ("--server-optimizer", "sgd:lr=1.5")
 SIMULATIONS: Mapping[str, tuple[str, ...]] = {
     "defaults": FURTHER,
     "float32 wire": ("--wire", "fp32", *FURTHER),
@@ -45,9 +45,9 @@ SIMULATIONS: Mapping[str, tuple[str, ...]] = {
     "Fed-SB": ("--rule", "fedsb", "--method", "lora_xs", "--learning-rate", "0.01"),
     "median": ("--rule", "median", "--own-share", "0"),
     "Multi-Krum, eight clients": ("--rule", "multi_krum", "--clients", "8", "--own-share", "0"),
-    "FedAdam": ("--server-optimizer", "fedadam", "--server-learning-rate", "0.003", "--server-momentum", "0.9"),
-    "SCAFFOLD": ("--scaffold",),
-    "FedProx, two of four clients": ("--proximal", "0.01", "--clients-per-round", "2"),
+    "FedAdam": ("--server-optimizer", "fedadam:lr=0.003,momentum=0.9"),
+    "SCAFFOLD": ("--correction", "scaffold"),
+    "FedProx, two of four clients": ("--correction", "fedprox:mu=0.01", "--clients-per-round", "2"),
     "DoRA": ("--method", "dora", *FURTHER),
     "IA3": ("--method", "ia3", "--learning-rate", "0.03", *FURTHER),
     "learning rates that clients find": ("--learning-rate", "0"),

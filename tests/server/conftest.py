@@ -173,7 +173,7 @@ def make_grid(tmp_path):
     grids: list[GrpcGrid] = []
 
     def make(**changes) -> GrpcGrid:
-        run_config = {"rounds": 3, "base": "tiny", "alpha": 0.5, "scaffold": True}
+        run_config = {"rounds": 3, "base": "tiny", "alpha": 0.5, "keep-updates": True}
         terms = Terms(7, changes.pop("run_config", run_config), changes.pop("base_fingerprint", BASE))
         own = {key: changes.pop(key) for key in ("summary",) if key in changes}
         inbox = changes.pop("inbox", tmp_path / "inbox")

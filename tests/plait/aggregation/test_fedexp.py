@@ -40,10 +40,10 @@ def test_weights_count_in_both_norms(lab, size):
     np.testing.assert_allclose(norm(step) * norm(mean), square / 2, rtol=1e-5)
 
 
-def test_the_learning_rate_multiplies(lab, size):
+def test_the_lr_multiplies(lab, size):
     deltas = np.eye(8, size)
-    step, _ = taken(lab, deltas, np.ones(8), learning_rate=1.0)
-    half, _ = taken(lab, deltas, np.ones(8), learning_rate=0.5)
+    step, _ = taken(lab, deltas, np.ones(8), lr=1.0)
+    half, _ = taken(lab, deltas, np.ones(8), lr=0.5)
     np.testing.assert_allclose(half.flat, 0.5 * step.flat)
 
 

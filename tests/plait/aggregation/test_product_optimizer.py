@@ -18,9 +18,9 @@ def start(lab, context):
 @pytest.mark.parametrize(
     ("settings", "factor"),
     [
-        ({"learning_rate": 1.0}, 1.0),
-        ({"learning_rate": 0.5}, 0.5),
-        ({"learning_rate": 1.0, "momentum": 0.9, "nesterov": True}, 1.9),
+        ({"lr": 1.0}, 1.0),
+        ({"lr": 0.5}, 0.5),
+        ({"lr": 1.0, "momentum": 0.9, "nesterov": True}, 1.9),
     ],
 )
 def test_the_first_step_goes_to_the_best_adapter_for_the_product_aimed_at(lab, settings, factor):
@@ -72,7 +72,7 @@ def test_the_result_does_not_depend_on_how_products_are_split_into_factors(lab, 
         own = lab.context(context.geometry, generator, master=turn(context.master.flat))
         memory = {}
         for step in steps:
-            optimizer = ProductSpace(learning_rate=0.3, momentum=0.5, adaptive=adaptive)
+            optimizer = ProductSpace(lr=0.3, momentum=0.5, adaptive=adaptive)
             got, memory = optimizer.adjust(Outcome(turn(step.flat)), memory, own)
         return products(lab, own, got)
 
@@ -85,7 +85,7 @@ def test_the_adaptive_step_is_as_large_as_the_learning_rate_says(lab):
     generator = np.random.default_rng(0)
     context = lab.context(lab.geometry({"q": (7, 5)}, rank=5), generator)
     step = lab.state(context.geometry, generator, 0.05)
-    optimizer = ProductSpace(learning_rate=0.1, adaptive=True, beta2=0.0, tau=1e-9)
+    optimizer = ProductSpace(lr=0.1, adaptive=True, beta2=0.0, tau=1e-9)
     got, _ = optimizer.adjust(Outcome(step), {}, context)
     (module,) = start(lab, context)
     change = products(lab, context, got)[module] - start(lab, context)[module]

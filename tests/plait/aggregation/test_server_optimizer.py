@@ -37,7 +37,7 @@ def test_none_takes_the_step_as_it_is(steps):
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_is_the_textbook_momentum(steps, nesterov):
     m = 0.0
-    for got, state in zip(taken(Sgd(learning_rate=0.7, momentum=0.9, nesterov=nesterov), steps), steps[1], strict=True):
+    for got, state in zip(taken(Sgd(lr=0.7, momentum=0.9, nesterov=nesterov), steps), steps[1], strict=True):
         d = state.flat.astype(float)
         m = 0.9 * m + d
         np.testing.assert_allclose(got, 0.7 * (d + 0.9 * m if nesterov else m), rtol=1e-5, atol=1e-8)
@@ -45,7 +45,7 @@ def test_sgd_is_the_textbook_momentum(steps, nesterov):
 
 @pytest.mark.parametrize("name", ["fedadagrad", "fedadam", "fedyogi"])
 def test_the_adaptive_ones_are_algorithm_2_of_the_paper(steps, name):
-    optimizer = Adaptive(name, learning_rate=0.1, momentum=0.9, beta2=0.99, tau=1e-3)
+    optimizer = Adaptive(name, lr=0.1, momentum=0.9, beta2=0.99, tau=1e-3)
     m, v = 0.0, 1e-6
     for got, state in zip(taken(optimizer, steps), steps[1], strict=True):
         d = state.flat.astype(float)
@@ -98,6 +98,6 @@ def test_settings_are_frozen():
 
 
 def test_the_step_has_the_layout_of_the_rules_step(steps):
-    step, _ = Sgd(learning_rate=2.0).adjust(Outcome(steps[1][0]), {}, steps[0])
+    step, _ = Sgd(lr=2.0).adjust(Outcome(steps[1][0]), {}, steps[0])
     assert isinstance(step, AdapterState)
     assert step.layout is steps[1][0].layout

@@ -126,7 +126,7 @@ def test_a_run_whose_callback_raises_stops_with_that_error_and_goes_on(
 def test_early_stopping_is_the_setting_that_is_recorded(
     records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
 ) -> None:
-    settings = {**small, "rounds": 9, "learning_rate": 0.0001, "server_learning_rate": 1e-9}
+    settings = {**small, "rounds": 9, "learning_rate": 0.0001, "server_optimizer": "sgd:lr=1e-9"}
     stopping = plait.EarlyStopping(patience=2)
     run = plait.simulate(records, partition="iid", out=tmp_path / "run", callbacks=[stopping], **settings)
     assert run.finished

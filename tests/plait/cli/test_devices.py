@@ -65,7 +65,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(jsonl: Path, small: tuple[str, ...], fleet: Path) -> tuple[str, ...]:
     data = ("--data", str(jsonl), "--partition", "natural:author", "--clients", "3", "--dtype", "float32")
-    return (*data, *small, "--devices", str(fleet), "--seed", "4", "--threads", "1")
+    return (*data, *small, "--fleet", str(fleet), "--seed", "4", "--threads", "1")
 
 
 def killed(event: str, count: int, *arguments: str) -> None:

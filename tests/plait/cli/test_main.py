@@ -118,7 +118,7 @@ def test_the_servers_help_shows_what_it_takes_and_how_many_clients_it_waits_for(
 def test_help_shows_the_words_of_options_that_take_no_others(plait, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     shown = plait("simulate", "--help").out
-    assert all(words in shown for words in ("constant|linear|slope", "reject|clip|off"))
+    assert all(words in shown for words in ("constant|linear|slope", "accepted|best|last"))
     assert "plait rules lists all" in shown
 
 
@@ -203,10 +203,10 @@ def test_doctor_warns_where_transformers_asks_for_a_newer_peft(
 
 
 def test_estimate_counts_what_a_training_holds_beside_its_optimizer(plait) -> None:
-    asked = ("estimate", "--base", "tiny", "--no-evaluate", "--scaffold", "--proximal", 0.1, "--json")
+    asked = ("estimate", "--base", "tiny", "--no-evaluate", "--correction", "scaffold", "--json")
     estimate = json.loads(plait(*asked).out)
-    # Adapter, moments, last step, the model's own and its gradient; and SCAFFOLD's correction, and where FedProx pulls.
-    assert estimate["client_adapter_memory_bytes"] == (20 + 4 * 2) * estimate["trainable_parameters"]
+    # Adapter, moments, last step, the model's own and its gradient; and SCAFFOLD's correction.
+    assert estimate["client_adapter_memory_bytes"] == (20 + 4) * estimate["trainable_parameters"]
 
 
 def any_length(prompt: str, completion: str, answer: str) -> int:
@@ -255,9 +255,9 @@ def test_estimate_counts_four_bits_down_where_factors_turn(plait, options: tuple
     [
         (),
         ("--wire", "fp32", "--own-share", 0),
-        ("--wire", 0.4, "--server-optimizer", "fedadam", "--server-learning-rate", 0.001),
+        ("--wire", 0.4, "--server-optimizer", "fedadam:lr=0.001"),
         ("--rule", "fedsa", "--learning-rate", 0.003),
-        ("--scaffold",),
+        ("--correction", "scaffold"),
     ],
     ids=["defaults", "exact", "led", "personal", "scaffold"],
 )

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from plait.adapters.methods import METHODS
+from plait.adapters.methods import METHODS, Option
 from plait.rounds.ledger import read_lines
 from plait.training.bases import locate_base
 
@@ -31,7 +31,8 @@ def test_a_federated_round_of_every_method_learns_and_what_it_leaves_loads_in_pl
 ) -> None:
     done = plait(
         "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 2, "--base", "tiny", "--rounds", 2,
-        "--local-steps", 3, "--batch-size", 4, "--seq-len", 32, "--rank", 4, "--virtual-tokens", 4, "--method", method,
+        "--local-steps", 3, "--batch-size", 4, "--seq-len", 32, "--rank", 4,
+        "--method", f"{method}:virtual-tokens=4" if Option.TOKENS in METHODS[method].options else method,
         "--dtype", "float32", "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert done.code == 0, done.err

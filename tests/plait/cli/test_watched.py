@@ -21,7 +21,8 @@ def too_far(jsonl: Path, small: tuple[str, ...]) -> tuple[object, ...]:
     """Options of a run whose steps go far too far."""
     return (
         "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--rounds", 5,
-        "--server-learning-rate", 40, "--learning-rate", 1e-2, "--dtype", "float32", "--threads", 1, "--own-share", 0,
+        "--server-optimizer", "sgd:lr=40", "--learning-rate", 1e-2, "--dtype", "float32", "--threads", 1,
+        "--own-share", 0,
     )  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def test_a_learning_rate_ten_times_too_high_ends_no_worse_than_the_base_and_the_
 
 def test_patience_ends_a_run_and_the_end_says_why(plait, too_far, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    ran = plait(*too_far, "--no-take-back", "--patience", 2, "--out", run)
+    ran = plait(*too_far, "--keep", "last", "--patience", 2, "--out", run)
     assert ran.code == 0, ran.err
     (ended,) = events_of(run, EndedEarly)
     assert ended.round < 5

@@ -109,7 +109,7 @@ def test_a_step_that_was_taken_back_is_told_with_what_would_avoid_it():
     half = advice(watched({**event, "taken_back": "half", "adapter": "ab" * 32}, kept_round=3))
     assert half[:2] == (
         f"{rose}: half of the step since round 1 was taken back, and later steps count 0.5 times.",
-        "A lower --learning-rate or --server-learning-rate would avoid that.",
+        "A lower --learning-rate, or lr of --server-optimizer, would avoid that.",
     )
     (stays, *_) = advice(watched({**event, "taken_back": "nothing"}, kept_round=3))
     assert stays.endswith("the step since round 1 stays, because this rule moves the base.")

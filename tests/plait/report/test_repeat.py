@@ -24,8 +24,8 @@ def test_a_value_like_an_option_stays_a_value(value: str) -> None:
 
 
 def test_a_switch_is_spelt_out_without_a_value() -> None:
-    assert repeat_command({"data": "x", "keep-updates": False, "scaffold": True}) == (
-        "plait simulate", "--data x", "--no-keep-updates", "--scaffold",
+    assert repeat_command({"data": "x", "keep-updates": False, "secure-aggregation": True}) == (
+        "plait simulate", "--data x", "--no-keep-updates", "--secure-aggregation",
     )  # fmt: skip
 
 

@@ -286,7 +286,7 @@ class Federation:
     ) -> None:
         self.rule = RULES[rule]
         self.optimizer = optimizer_for(
-            optimizer, learning_rate=1.0, momentum=0.0 if optimizer in ("none", "line_search") else 0.5
+            optimizer if optimizer in ("none", "line_search") else f"{optimizer}:momentum=0.5"
         )
         self.client_ranks = dict(ranks or {})
         self.arguments = {"wire": wire, "rule": rule, "optimizer": optimizer, "ranks": ranks, "settings": settings}

@@ -73,7 +73,7 @@ def run(tmp_path: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> Ran:
         **settings: object,
     ) -> Path:
         monkeypatch.setattr(execution_module, "say", lambda text, quiet: progress(text))
-        given = {name: str(fleet) if name == "devices" else value for name, value in settings.items()}
+        given = {name: str(fleet) if name == "fleet" else value for name, value in settings.items()}
         out = tmp_path / name
         config = RunConfig(**{**SETTINGS, "data": str(data), "device": device, "out": str(out), **given})
         prepared = prepare(config, quiet=True, loaded=loaded)
@@ -113,7 +113,7 @@ def kept(value: object) -> object:
     "settings",
     [
         {"clients_per_round": 3, "rounds": 3, "own_share": 0.5},
-        {"devices": "fleet", "rule": "fedex", "wire": "fp32"},
+        {"fleet": "fleet", "rule": "fedex", "wire": "fp32"},
         {"tree": "2x2", "dp": "client", "dp_noise_multiplier": 0.1, "dp_clip": 1.0},
     ],
     ids=["own share", "fleet", "tree"],
@@ -291,8 +291,8 @@ def test_a_run_that_is_to_stop_waits_for_no_process(fake) -> None:
     ("settings", "message"),
     [
         ({"over_selection": 0.5}, "over-selection is 0.5 and device is 'cpu,cpu', expected 0"),
-        ({"devices": "x.toml", "rounds_mode": "async"}, "device is 'cpu,cpu' and devices is 'x.toml', expected sync"),
-        ({"devices": "x.toml", "deadline_s": 9.0}, "deadline-s is 9.0 and device is 'cpu,cpu'"),
+        ({"fleet": "x.toml", "rounds_mode": "async"}, "device is 'cpu,cpu' and fleet is 'x.toml', expected sync"),
+        ({"fleet": "x.toml", "deadline_s": 9.0}, "deadline-s is 9.0 and device is 'cpu,cpu'"),
     ],
 )
 def test_what_several_devices_do_not_go_with_is_refused(settings: dict[str, object], message: str) -> None:

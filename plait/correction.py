@@ -1,0 +1,57 @@
+"""What corrects clients' local steps for their drift from each other: SCAFFOLD, FedDyn or FedProx (`--correction`).
+
+Knows names and options alone; `plait.rounds` and `plait.training` have what each does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from plait.choice import parse_choice, with_options
+from plait.errors import ConfigError, did_you_mean
+
+NONE = "none"
+"""The default: no correction."""
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """Each step adds the difference between all clients' and this client's movement in the round before."""
+
+
+@dataclass(frozen=True)
+class FedDyn:
+    """A regulariser that brings clients' optima to the global one."""
+
+    alpha: Annotated[float, Field(gt=0, le=1e6, description="strength of the regulariser")] = 0.1
+
+
+@dataclass(frozen=True)
+class FedProx:
+    """A pull towards the round's initial adapter."""
+
+    mu: Annotated[float, Field(gt=0, le=1e6, description="strength of the pull")] = 0.01
+
+
+Correction = Scaffold | FedDyn | FedProx
+CORRECTIONS: Mapping[str, Correction] = {"feddyn": FedDyn(), "fedprox": FedProx(), "scaffold": Scaffold()}
+"""By name, in alphabetical order."""
+
+
+def correction_named(text: str) -> Correction | None:
+    """The correction that `--correction` names, with its options; None for none.
+
+    Raises:
+        ConfigError: there is none of this name, or an option is wrong.
+    """
+    name, options = parse_choice(text)
+    if name == NONE and not options:
+        return None
+    if name not in CORRECTIONS:
+        known = (NONE, *CORRECTIONS)
+        raise ConfigError(f"correction is '{name}', expected one of {', '.join(known)}{did_you_mean(name, known)}")
+    return with_options(CORRECTIONS[name], options, what=f"correction '{name}'")
