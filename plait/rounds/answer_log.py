@@ -101,7 +101,8 @@ class AnswerLog:
         """Record an answer that is none to the task of round `number`."""
         reply = answer.reply
         if isinstance(reply, Refusal):
-            why, detail = reply.reason.name.lower().replace("_", "-"), reply.detail
+            # A client's own words stay out of the ledger of a masked run.
+            why, detail = reply.code, "the client refused" if stage else reply.detail
         elif isinstance(reply, NoAnswer):
             why, detail = answer.given_up or reason, reply.detail
         else:

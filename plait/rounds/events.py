@@ -853,6 +853,19 @@ class SumUnmasked(Event):
     noised: bool = False
 
 
+class EvaluationMissed(Event):
+    """The masked sum of the losses after `round` is none that clients can have, or is lost.
+
+    Attributes:
+        round: whose adapter is not evaluated.
+        detail: why.
+    """
+
+    event = "evaluation_missed"
+    round: Count
+    detail: str = ""
+
+
 class StepTakenBack(Event):
     """The evaluation after `round` was worse than the best one before.
 

@@ -13,7 +13,7 @@ from plait.rounds.answer_log import AnswerLog
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.dispatch import Answer, Dispatch, doubt
 from plait.rounds.masked_stage import TRAINING_STAGE
-from plait.rounds.masked_sum import MaskedSums, Wanted
+from plait.rounds.masked_sum import ContestedError, MaskedSums, Wanted
 from plait.rounds.roster import Roster
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, choose_cohort, note_held, sample_cohort
@@ -45,11 +45,15 @@ class MaskedAttempts:
     def run(self, wanted: Wanted, purpose: Purpose, state: RunState, roster: Roster) -> RunState | TooFewError:
         """Take a masked sum, in as many attempts as a round has.
 
+        One that a complaint ends does not count: each leaves somebody out.
+
         Returns:
             The state, with what clients are known to hold; or why the last attempt failed.
         """
         error: TooFewError | None = None
-        for attempt in range(1, self.plan.attempts + 1):
+        attempt = failed = 0
+        while failed < self.plan.attempts:
+            attempt += 1
             if self.sums.stored(wanted) is not None:
                 return state
             if self.log.channel.open_ended:
@@ -59,13 +63,19 @@ class MaskedAttempts:
                 self.log.ledger.append(events.RoundStarted(round=wanted.round, cohort=tuple(chosen)))
             try:
                 return self._take(wanted, purpose, state, roster, chosen)
+            except ContestedError as contested:
+                error = contested
             except TooFewError as too_few:
-                error = too_few
+                error, failed = too_few, failed + 1
             self.log.ledger.append(events.RoundMissed(round=wanted.round, attempt=attempt, received=error.count))
+        if error and (guilty := sorted(self.sums.left_out)):
+            names = ", ".join(map(repr, guilty))
+            return TooFewError(f"{error}; left out, because they depart from the protocol: {names}", count=error.count)
         return error or TooFewError("no attempt was made, expected at least 1")
 
     def _invited(self, wanted: Wanted, purpose: Purpose, roster: Roster) -> Sequence[str]:
-        names, seed = list(roster.nodes), self.plan.seed
+        names = [name for name in roster.nodes if self.sums.may_be_invited(wanted, name)]
+        seed = self.plan.seed
         if purpose is Purpose.EVALUATE:
             return sample_cohort(names, self.plan.eval_clients or len(names), seed=seed, round_number=0)
         size = self.plan.cohort_size

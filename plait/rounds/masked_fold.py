@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from plait.adapters import AdapterState
 from plait.aggregation import RoundContext
 from plait.errors import MachineError, PeerError
 from plait.rounds.fold import Folded, outcome_of_mean
@@ -31,7 +32,7 @@ class MaskedFold:
         return False
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
-        """The rule's outcome on the mean.
+        """The rule's outcome on the mean; the step of a sum that is lost is zero.
 
         Raises:
             MachineError: the sum is gone.
@@ -43,6 +44,9 @@ class MaskedFold:
         if kept is None:
             raise MachineError(f"the sum of round {context.round} is gone from the run's spool")
         summed = Summed.from_bytes(kept)
+        if not summed.clients:
+            still = AdapterState.zeros(context.geometry.layout)
+            return Folded(outcome_of_mean(self._spool.rule, context, still, "the mean"), ())
         try:
             masked.check(summed)
         except PeerError as error:

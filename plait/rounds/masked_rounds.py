@@ -147,7 +147,7 @@ class MaskedRounds:
         """About what the stages of one sum send from a client and to it."""
         near = min(self.clients - 1, NEIGHBOURS if self.clients > COMPLETE else self.clients)
         proof = _PROOF_BYTES if certified else 0
-        return 290 + proof + 125 * (near + 1), 210 + (294 + proof) * self.clients + 84 * near
+        return 290 + proof + 221 * (near + 1), 210 + (294 + proof) * self.clients + 180 * near
 
     def check(self, summed: Summed) -> None:
         """Refuse a sum that clients within their bounds do not have.

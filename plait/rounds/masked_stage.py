@@ -25,6 +25,7 @@ from plait.wire.masking import (
     Answered,
     MaskedReply,
     MaskingTask,
+    Opened,
     Parcels,
     Ready,
     Revealed,
@@ -41,6 +42,7 @@ _STAGES: Mapping[type[Answered], str] = {
     Offer: "keys",
     Parcels: "shares",
     Ready: "delivery",
+    Opened: "opening",
     Signed: "signatures",
     Revealed: "unmasking",
 }
@@ -71,8 +73,9 @@ class MaskedStage(Generic[_Kind]):
         self._name = _STAGES[self.kind]
         patience = self.patience.for_stages
         group = group_of(self.session.round, self.session.attempt, self._name)
+        self._most_s = 0.0
         self._asking = Asking(self.channel, purpose=Purpose.MASK, group=group, patience=patience)
-        self._deadline = self.channel.clock.now() + patience.slow_s if self.channel.open_ended else None
+        self._deadline: float | None = None
 
     def __enter__(self) -> Self:
         self._asking.__enter__()
@@ -91,7 +94,13 @@ class MaskedStage(Generic[_Kind]):
             if answer is not None:
                 yield heard.client, answer
         for name in sorted(self._asking.waiting):
-            self._drop(name, Reason.LATE if self._deadline else Reason.NO_ANSWER, "gave no answer")
+            if self._deadline is None:
+                self._drop(name, Reason.NO_ANSWER, "gave no answer")
+                continue
+            detail = f"gave no answer in {self._most_s:.0f} s, whatever progress it reported"
+            self._drop(name, Reason.LATE, detail)
+            # So that it holds no further stage as long.
+            self.clients.rest(name, Reason.LATE, detail, waited_s=self._most_s)
 
     @contextmanager
     def dropping(self, name: str) -> Generator[None]:
@@ -101,6 +110,7 @@ class MaskedStage(Generic[_Kind]):
 
     def _ask(self) -> None:
         encoded: dict[int, TaskParts] = {}
+        sizes: list[int] = []
         for name, stage in self.stages.items():
             if name not in self.clients.nodes:
                 self._drop(name, Reason.NO_ANSWER, "has left")
@@ -108,15 +118,19 @@ class MaskedStage(Generic[_Kind]):
             if id(stage) not in encoded:
                 encoded[id(stage)] = encode_task(MaskingTask(self.session, stage))
             parts = encoded[id(stage)]
+            sizes.append(sum(map(len, parts)))
             self.ledger.note(
                 events.Broadcast(
                     round=self.session.round,
                     client=name,
                     purpose=Purpose.MASK.value,
-                    downlink_bytes=sum(map(len, parts)),
+                    downlink_bytes=sizes[-1],
                 )
             )
             self._asking.send(name, self.clients.nodes[name], parts)
+        if self.channel.open_ended and sizes:
+            self._most_s = self.patience.most_stage_s(len(sizes), task_bytes=max(sizes), all_bytes=sum(sizes))
+            self._deadline = self.channel.clock.now() + self._most_s
 
     def _read(self, heard: Heard) -> _Kind | None:
         """The answer of a client; None if it has none.
@@ -140,18 +154,20 @@ class MaskedStage(Generic[_Kind]):
         )
         reply = decode_reply(raw, max_bytes=REPLY_BYTES + _STAGE_BYTES)
         if isinstance(reply, Refusal):
-            raise PeerError(reply.detail)
+            # Its own words stay out of the ledger of a masked run.
+            self._drop(name, reply.code, "the client refused")
+            return None
         if not isinstance(reply, MaskedReply) or reply.client != name or not isinstance(reply.answer, self.kind):
             raise PeerError(f"answer is another's or of another kind, expected {self.kind.__name__} of {name!a}")
         return reply.answer
 
-    def _drop(self, name: str, reason: Reason, detail: str) -> None:
+    def _drop(self, name: str, reason: str, detail: str) -> None:
         drop(self.ledger, self.session.round, name, self._name, reason, detail)
 
 
-def drop(ledger: Ledger, number: int, name: str, stage: str, reason: Reason, detail: str) -> None:
+def drop(ledger: Ledger, number: int, name: str, stage: str, reason: str, detail: str) -> None:
     """Record that a client dropped out of a masked sum."""
-    ledger.append(events.UpdateRefused(round=number, client=name, reason=reason.value, detail=detail, stage=stage))
+    ledger.append(events.UpdateRefused(round=number, client=name, reason=str(reason), detail=detail, stage=stage))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -26,19 +26,23 @@ from plait.errors import PeerError
 from plait.rounds import events
 from plait.rounds.channel import Channel
 from plait.rounds.ledger import Ledger
-from plait.rounds.masked_stage import TRAINING_STAGE, MaskedStage, dropped
+from plait.rounds.masked_stage import TRAINING_STAGE, MaskedStage, drop, dropped
 from plait.rounds.patience import Patience
 from plait.rounds.roster import Roster as Clients
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.validate import Reason
+from plait.secagg.complaint import Verdict, accused_by, check_complaint, judge
 from plait.secagg.graph import LEAST_CLIENTS
 from plait.secagg.ring import Ring
 from plait.secagg.roster import ATTEMPT_BYTES, Offer, Roster, Session, Vouch
-from plait.secagg.server import Collecting, Sealed, TooFewError, agree, check_offer
+from plait.secagg.server import Collecting, LostError, Sealed, TooFewError, agree, check_offer
 from plait.wire.masking import (
     Answered,
     Delivery,
     MaskedUpdate,
     MaskingTask,
+    Opened,
+    Opening,
     Parcels,
     Ready,
     Revealed,
@@ -59,7 +63,7 @@ class Summed:
     Attributes:
         numbers: of all clients in it, lifted from the ring.
         figures: modulo 2^64.
-        clients: in it, by name.
+        clients: in it, by name; none of a sum that is lost.
         invited: clients that the grid was made for.
     """
 
@@ -125,6 +129,10 @@ class Wanted:
     noised: bool = False
 
 
+class ContestedError(TooFewError):
+    """A complaint ended an attempt before anything was masked; who is to blame takes no part in the next one."""
+
+
 Asked = Callable[[Session, Sequence[str]], Iterator[tuple[str, MaskedUpdate]]]
 """Asks clients for their masked numbers in an attempt; gives the answers of those that have one."""
 
@@ -137,6 +145,9 @@ class MaskedSums:
         vouch: whether a node key is the client's that an offer names.
         patience: how long a stage waits for clients that come and go.
         unmasking: told of a sum whose list is signed, before anybody is asked to unmask it.
+        left_out: clients that are proved to depart from the protocol; no further sum invites them.
+        unheard: those that did not answer when they were accused, and the sum that they are left out of, by round and
+            purpose.
     """
 
     channel: Channel
@@ -145,6 +156,18 @@ class MaskedSums:
     vouch: Vouch
     patience: Patience = field(default_factory=Patience)
     unmasking: Callable[[Sealed], None] = lambda _sealed: None
+    left_out: set[str] = field(default_factory=set[str])
+    unheard: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
+
+    def recall(self, recorded: Iterable[events.Event]) -> None:
+        """Leave out whom an earlier process has found to depart from the protocol."""
+        proofs = (Reason.SHARES.value, Reason.COMPLAINT.value)
+        refusals = (event for event in recorded if isinstance(event, events.UpdateRefused))
+        self.left_out.update(event.client for event in refusals if event.reason in proofs)
+
+    def may_be_invited(self, wanted: Wanted, client: str) -> bool:
+        """Whether a client may take part in a sum."""
+        return client not in self.left_out and (wanted.round, wanted.purpose, client) not in self.unheard
 
     def take(self, wanted: Wanted, clients: Clients, invited: Sequence[str], ask: Asked) -> Summed:
         """The sum over the clients that are left at the end; from disk where it is there already.
@@ -155,8 +178,13 @@ class MaskedSums:
             invited: their names.
             ask: for the masked numbers.
 
+        Returns:
+            The sum; of no clients if it is lost: a member's shares are not of the secret that hides it, and nobody may
+            unmask another sum of this round.
+
         Raises:
             TooFewError: fewer than two thirds were left at some stage.
+            ContestedError: a client could not open another's shares, or said so.
         """
         if stored := self.stored(wanted):
             return stored
@@ -183,7 +211,7 @@ class MaskedSums:
                 invited=len(invited),
                 roster=len(roster.offers),
                 shared=len(sealed.sharers),
-                clients=len(sealed.survivors),
+                clients=len(summed.clients),
                 threshold=roster.threshold,
                 neighbours=len(roster.holders(0)) - 1,
                 bits=roster.bits,
@@ -230,8 +258,17 @@ class MaskedSums:
                     collecting.add_parcels(name, parcels.parts)
         sharers = collecting.close_sharing()
         deliveries = {names[place]: Delivery(sharers, collecting.parcels_for(place)) for place in sharers}
+        ready, complaints = list[str](), dict[int, tuple[int, ...]]()
         with self._stage(clients, session, deliveries, Ready) as stage:
-            ready = [name for name, _ in stage]
+            for name, answer in stage:
+                if not answer.unreadable:
+                    ready.append(name)
+                    continue
+                with stage.dropping(name):
+                    check_complaint(roster, sharers, name, answer.unreadable)
+                    complaints[roster.place(name)] = answer.unreadable
+        if complaints:
+            self._blame(wanted, roster, judge(collecting, complaints, self._shown(clients, roster, complaints)))
         ring = Ring(wanted.bits)
         for name, update in ask(session, ready):
             with dropped(self.ledger, wanted.round, name, TRAINING_STAGE):
@@ -246,6 +283,39 @@ class MaskedSums:
                 count=len(sealed.survivors),
             )
         return sealed
+
+    def _shown(
+        self, clients: Clients, roster: Roster, complaints: Mapping[int, tuple[int, ...]]
+    ) -> Mapping[int, Mapping[int, bytes]]:
+        """The keys that accused clients show, by their place, then by the place of who complains."""
+        names = [offer.client for offer in roster.offers]
+        asked = {names[sender]: Opening(receivers) for sender, receivers in accused_by(complaints).items()}
+        with self._stage(clients, roster.session, asked, Opened) as stage:
+            return {roster.place(name): opened.parts for name, opened in stage}
+
+    def _blame(self, wanted: Wanted, roster: Roster, verdict: Verdict) -> None:
+        """Record who departs from the protocol, and end the attempt.
+
+        Raises:
+            ContestedError: always.
+        """
+        names, stage = [offer.client for offer in roster.offers], "delivery"
+        for place in sorted(verdict.senders):
+            self._leave_out(wanted.round, names[place], stage, Reason.SHARES, "its shares cannot be opened")
+        for place in sorted(verdict.accusers):
+            detail = "it complained of shares that can be opened"
+            self._leave_out(wanted.round, names[place], stage, Reason.COMPLAINT, detail)
+        self.unheard.update((wanted.round, wanted.purpose, names[place]) for place in verdict.unheard)
+        blamed = verdict.senders | verdict.accusers | verdict.unheard
+        raise ContestedError(
+            f"shares of secrets could not be opened, and {', '.join(repr(names[place]) for place in sorted(blamed))} "
+            "cannot say otherwise",
+            count=len(names) - len(blamed),
+        )
+
+    def _leave_out(self, number: int, client: str, stage: str, reason: Reason, detail: str) -> None:
+        self.left_out.add(client)
+        drop(self.ledger, number, client, stage, reason, detail)
 
     def _signatures(self, wanted: Wanted, clients: Clients, sealed: Sealed) -> Mapping[int, bytes]:
         """Signatures on the list of survivors, by place; on disk before anybody is asked for a share."""
@@ -281,7 +351,12 @@ class MaskedSums:
                 with stage.dropping(name):
                     sealed.check_shares(name, revealed.parts)
                     shares[roster.place(name)] = revealed.parts
-        numbers, figures = sealed.unmask(shares, received=wanted.received)
+        try:
+            numbers, figures = sealed.unmask(shares, received=wanted.received)
+        except LostError as lost:
+            self._leave_out(wanted.round, lost.client, "unmasking", Reason.SHARES, "its shares do not give its secret")
+            names.clear()
+            numbers, figures = np.zeros(wanted.size, np.int32), np.zeros(wanted.figures, np.uint64)
         return Summed(numbers, figures, tuple(names), len(roster.offers), roster.bits, roster.unit)
 
     def _stage(
@@ -315,6 +390,9 @@ def _sealed_bytes(sealed: Sealed) -> bytes:
     arrays: dict[str, NDArray[np.generic]] = {
         "values": sealed.values.astype(np.uint32),
         "figures": sealed.figures.view(np.int64),
+        "digests": np.frombuffer(
+            b"".join(digest for held in sealed.digests.values() for pair in held.values() for digest in pair), "<u4"
+        ),
     }
     return encode_arrays(arrays, {"sealed": json.dumps(said)})
 
@@ -334,6 +412,15 @@ def _sealed_from(data: bytes) -> Sealed:
             raise ValueError
         values = arrays["values"].astype(Ring(task.stage.bits).dtype)
         figures = arrays["figures"].astype(np.int64).view(np.uint64)
-        return Sealed(task.stage, tuple(said["sharers"]), tuple(said["survivors"]), values, figures)
+        roster, sharers = task.stage, tuple(said["sharers"])
+        digests = iter(arrays["digests"].astype("<u4").reshape(-1, 2, 8))
+        held = {
+            place: {
+                holder: (key.tobytes(), seed.tobytes())
+                for holder, (key, seed) in zip((h for h in roster.holders(place) if h != place), digests, strict=False)
+            }
+            for place in sharers
+        }
+        return Sealed(roster, sharers, tuple(said["survivors"]), values, figures, held)
     except (KeyError, ValueError, TypeError) as error:
         raise PeerError("the stored sum under masks is damaged, expected what was stored") from error

@@ -24,6 +24,8 @@ from plait.wire.masking import (
     MaskedReply,
     MaskedUpdate,
     MaskingTask,
+    Opened,
+    Opening,
     Parcels,
     Ready,
     Revealed,
@@ -93,7 +95,11 @@ class Masking:
                 client, parcels = client.share(stage, identity.vouch)
                 answer = Parcels(parcels)
             case Delivery():
-                client, answer = client.deliver(task.session, stage.sharers, stage.parcels), Ready()
+                client, unreadable = client.deliver(task.session, stage.sharers, stage.parcels)
+                answer = Ready(unreadable)
+            case Opening():
+                client, keys = client.show(task.session, stage.receivers)
+                answer = Opened(keys)
             case Survivors():
                 client, signature = client.sign(task.session, stage.survivors, identity.sign)
                 answer = Signed(signature)

@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 _MINUTE_S = 60.0
 _LATE_FACTOR = 2.0
 _LATE_AT_LEAST_S = 5.0
+_STAGE_CLIENT_S = 0.1
+_STAGE_BYTES_PER_S = 1 << 14
+_ALL_BYTES_PER_S = 1 << 20
 
 
 def late_after_s(took_s: Sequence[float]) -> float | None:
@@ -36,7 +39,7 @@ class Patience:
     Attributes:
         silent_s: a client that was asked something and shows no progress for this long is given up.
         overdue_s: the same for one that was expected to have answered by now.
-        stage_s: the same for a stage of a masked sum, in which nobody trains.
+        stage_s: the same for a stage of a masked sum, in which nobody trains; and the least that it may take.
         slow_factor: once half of those asked have answered, the others have this multiple of their median time;
             infinite where nobody waits for them.
         slow_s: they always have at least this long.
@@ -82,8 +85,22 @@ class Patience:
 
     @property
     def for_stages(self) -> Patience:
-        """For the stages of a masked sum, each of which `slow_s` ends in any case."""
+        """For the stages of a masked sum."""
         return replace(self, silent_s=min(self.silent_s, self.stage_s))
+
+    def most_stage_s(self, clients: int, *, task_bytes: int, all_bytes: int) -> float:
+        """How long a stage of a masked sum may take, whatever progress a client reports.
+
+        A client computes some keys, shares or signatures for each other, a millisecond's work on a small processor of
+        its own, and is sent a message; so it has far longer than that, and than a slow line takes.
+
+        Args:
+            clients: asked in the stage.
+            task_bytes: of the largest message to one of them.
+            all_bytes: of all messages, which one server sends.
+        """
+        sending_s = task_bytes / _STAGE_BYTES_PER_S + all_bytes / _ALL_BYTES_PER_S
+        return self.stage_s + _STAGE_CLIENT_S * clients + sending_s
 
     def rest_s(self, waited_s: float) -> float:
         """How long a client that was given up is not asked again: it may cost a run at most a fifth of its time."""

@@ -31,6 +31,7 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.EndedEarly: _ALL,
     events.PublishFailed: _ALL,
     events.SumUnmasked: _ALL,
+    events.EvaluationMissed: _ALL,
     events.Broadcast: _ALL,
     events.RoundFinished: frozenset(events.RoundFinished.model_fields) - {"clipped", "weight_capped", "diagnostics"},
     # Who takes part, and when: not hidden.
@@ -66,6 +67,8 @@ KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
         {"round", "client", "codec", "uplink_bytes", "payload_bytes", "bits_per_parameter"}
     ),
     events.ReplyReceived: frozenset({"round", "client", "purpose", "uplink_bytes"}),
+    # In the server's words, of what it can see.
+    events.UpdateRefused: _ALL,
 }
 """The same for a run with secure aggregation: the server knows no more than this of a client, and says as much."""
 

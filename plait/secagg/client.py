@@ -2,10 +2,11 @@
 
     offer     keys for one attempt, signed
     share     shares of its secrets, encrypted to each neighbour, once the roster is checked
-    deliver   takes the neighbours' shares
+    deliver   takes the neighbours' shares, or says whose cannot be opened
+    show      the keys of parcels that others cannot open, and gives up the attempt
     masked    its numbers under masks: once per attempt
     sign      the list of survivors: one list per attempt
-    reveal    a share of each neighbour's secret: of the own mask's seed where it survived, else of its masking key
+    reveal    its seed, and a share of each neighbour's secret: of the seed where it survived, else of its masking key
 
 After Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning" (CCS 2017), against a
 malicious server. What keeps it from taking off a client's mask: (1) a client unmasks a run's purpose and round once,
@@ -25,18 +26,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, cast
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
 from plait.secagg.masks import KEY_BYTES, Mask, add_masks, agreed, derived, public_of
+from plait.secagg.parcel import open_shares, parcel_key, seal_shares
 from plait.secagg.ring import Residues, Ring
 from plait.secagg.roster import Offer, Roster, Session, Vouch, is_signed
-from plait.secagg.sharing import SHARE_BYTES, check_share, split
-
-_NONCE = bytes(12)  # every key encrypts one message
-PARCEL_BYTES = 2 * SHARE_BYTES + 16
+from plait.secagg.sharing import split, whole_secret
 
 
 @dataclass(frozen=True)
@@ -139,13 +136,15 @@ class MaskingClient:
         both = (split(secret, threshold=threshold, count=len(holders)) for secret in (own.masking, own.seed))
         shares = dict(zip(holders, zip(*both, strict=True), strict=True))
         parcels = {
-            place: AESGCM(_parcel_key(own, roster, place, sender=me)).encrypt(_NONCE, b"".join(pair), None)
+            place: seal_shares(pair, parcel_key(own.encryption, roster, place), roster, sender=me, receiver=place)
             for place, pair in shares.items()
             if place != me
         }
         return replace(self, roster=roster, held={me: shares[me]}), parcels
 
-    def deliver(self, session: Session, sharers: Sequence[int], parcels: Mapping[int, bytes]) -> MaskingClient:
+    def deliver(
+        self, session: Session, sharers: Sequence[int], parcels: Mapping[int, bytes]
+    ) -> tuple[MaskingClient, tuple[int, ...]]:
         """Take the neighbours' shares.
 
         Args:
@@ -153,8 +152,12 @@ class MaskingClient:
             sharers: places of all clients that shared.
             parcels: from its neighbours among them, by place.
 
+        Returns:
+            (where it stands now, the places whose parcels cannot be opened). With one of these it stands where it was:
+            it has no share to give, so nothing of it is masked in this attempt.
+
         Raises:
-            PeerError: they are not what this roster's clients would send.
+            PeerError: they are not one of each neighbour.
         """
         own, roster = self._own(session), self._agreed()
         if self.sharers:
@@ -168,15 +171,37 @@ class MaskingClient:
         expected = {place for place in roster.holders(me) if place != me and place in set(sharers)}
         if set(parcels) != expected or len(expected) + 1 < roster.share_threshold(me):
             raise PeerError(f"{len(parcels)} shares were delivered, expected one of each neighbour that shared")
-        held = dict(self.held)
-        for place, parcel in parcels.items():
+        held, unreadable = dict(self.held), list[int]()
+        for place, parcel in sorted(parcels.items()):
             try:
-                text = AESGCM(_parcel_key(own, roster, place, sender=place)).decrypt(_NONCE, parcel, None)
-            except (InvalidTag, ValueError):
-                name = roster.offers[place].client
-                raise PeerError(f"share of {name!a} cannot be decrypted, expected what it sent") from None
-            held[place] = check_share(text[:SHARE_BYTES]), check_share(text[SHARE_BYTES:])
-        return replace(self, held=held, sharers=tuple(sharers))
+                held[place] = open_shares(parcel, own.encryption, roster, sender=place)
+            except PeerError:
+                unreadable.append(place)
+        if unreadable:
+            return self, tuple(unreadable)
+        return replace(self, held=held, sharers=tuple(sharers)), ()
+
+    def show(self, session: Session, receivers: Sequence[int]) -> tuple[MaskingClient, Mapping[int, bytes]]:
+        """The keys of the parcels to these places, and the end of the attempt for this client.
+
+        The server then knows shares of secrets under which nothing was and will be sent.
+
+        Args:
+            session: of the attempt.
+            receivers: places of those that say they cannot open what it sent.
+
+        Raises:
+            PeerError: its numbers are under way, or it sent them nothing.
+        """
+        own, roster = self._own(session), self._agreed()
+        if self.has_masked:
+            raise PeerError("keys of shares are asked for once the update is under way, expected that before")
+        roster.check_places(receivers, "receivers")
+        me = roster.place(self.client)
+        if not set(receivers) <= set(roster.holders(me)) - {me}:
+            raise PeerError("keys of shares of others than neighbours are asked for, expected neighbours")
+        shown = {place: parcel_key(own.encryption, roster, place) for place in receivers}
+        return replace(self, own=None, held={}), shown
 
     def masked(
         self, session: Session, values: Residues, figures: NDArray[np.uint64], *, received: bytes
@@ -247,7 +272,7 @@ class MaskingClient:
     def reveal(
         self, session: Session, survivors: Sequence[int], signatures: Mapping[int, bytes]
     ) -> tuple[MaskingClient, Mapping[int, bytes]]:
-        """One share of each neighbour's secrets, by place; the same question may be asked again.
+        """Its own seed, and one share of each neighbour's secrets, by place; the same question may be asked again.
 
         Args:
             session: of the attempt.
@@ -259,7 +284,7 @@ class MaskingClient:
         """
         if self.session != session:
             raise PeerError("unmasking of another attempt is asked for, expected the current one")
-        roster = self._agreed()
+        roster, own = self._agreed(), self.own
         if self.revealed is not None:
             if tuple(survivors) != self.signed:
                 raise PeerError("the round was unmasked for another list of survivors, expected no second unmasking")
@@ -280,6 +305,9 @@ class MaskingClient:
             )
         # held: (share of the masking key, share of the seed)
         revealed = {place: pair[place in alive] for place, pair in self.held.items()}
+        if own is not None:
+            # So that nobody's wrong share of it can spoil the sum.
+            revealed[roster.place(self.client)] = whole_secret(own.seed)
         closed = {**self.closed, session.series: session.round}
         return replace(self, own=None, held={}, revealed=revealed, closed=closed), revealed
 
@@ -346,11 +374,6 @@ def pair_key(private: bytes, public: bytes, roster: Roster, received: bytes) -> 
 def self_key(seed: bytes, roster: Roster, received: bytes) -> bytes:
     """Key of a client's own mask."""
     return derived(seed, b"mask of one", roster.digest, received)
-
-
-def _parcel_key(own: Secrets, roster: Roster, other: int, *, sender: int) -> bytes:
-    way = sender.to_bytes(4, "big")
-    return agreed(own.encryption, roster.offers[other].encryption, b"shares", roster.digest, way)
 
 
 def _plain(value: object) -> object:

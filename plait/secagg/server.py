@@ -14,21 +14,22 @@ channel and no file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
-from plait.secagg.client import PARCEL_BYTES, pair_key, self_key
+from plait.secagg.client import pair_key, self_key
 from plait.secagg.graph import LEAST_CLIENTS
 from plait.secagg.masks import Mask, add_masks, public_of
+from plait.secagg.parcel import PARCEL_BYTES, can_be_opened, digests_in
 from plait.secagg.ring import Residues, Ring
 from plait.secagg.roster import Offer, Roster, Session, Vouch, is_signed
-from plait.secagg.sharing import check_share, combine
+from plait.secagg.sharing import SECRET_BYTES, check_share, combine
 
 
 class TooFewError(PeerError):
@@ -41,6 +42,18 @@ class TooFewError(PeerError):
     def __init__(self, message: str, *, count: int = 0) -> None:
         super().__init__(message)
         self.count = count
+
+
+class LostError(PeerError):
+    """Nobody can take the masks off a sum whose clients have been asked to: no other sum of this round may follow.
+
+    Attributes:
+        client: that shared what is not its secret.
+    """
+
+    def __init__(self, message: str, *, client: str) -> None:
+        super().__init__(message)
+        self.client = client
 
 
 def agree(
@@ -126,6 +139,10 @@ class Collecting:
         holders = (holder for holder in self.roster.holders(place) if holder != place and holder in self._parcels)
         return {holder: self._parcels[holder][place] for holder in holders}
 
+    def is_readable(self, sender: int, receiver: int, key: bytes) -> bool:
+        """Whether a client encrypted shares to another, by the key that it shows for that."""
+        return can_be_opened(self._parcels[sender][receiver], key, self.roster, sender=sender, receiver=receiver)
+
     def add_masked(self, client: str, values: Residues, figures: NDArray[np.uint64]) -> None:
         """Add a client's masked numbers.
 
@@ -149,7 +166,11 @@ class Collecting:
         """
         self._enough(len(self._masked), "sent a masked update")
         values = Ring(self.roster.bits).reduced(self._sum)
-        return Sealed(self.roster, self.sharers, tuple(sorted(self._masked)), values, self._figures)
+        digests = {
+            place: {holder: digests_in(parcel) for holder, parcel in sorted(self._parcels[place].items())}
+            for place in self.sharers
+        }
+        return Sealed(self.roster, self.sharers, tuple(sorted(self._masked)), values, self._figures, digests)
 
     def _enough(self, count: int, did: str) -> None:
         if count < self.roster.threshold:
@@ -165,6 +186,7 @@ class Sealed:
         survivors: places of those whose numbers are in the sum.
         values: (size,) residues.
         figures: modulo 2^64.
+        digests: of the shares of each sharer's masking key and seed, by its place, then by their holder's.
     """
 
     roster: Roster
@@ -172,6 +194,7 @@ class Sealed:
     survivors: tuple[int, ...]
     values: Residues
     figures: NDArray[np.uint64]
+    digests: Mapping[int, Mapping[int, tuple[bytes, bytes]]]
 
     def check_signature(self, client: str, signature: bytes) -> None:
         """Refuse a signature that no client would accept.
@@ -184,7 +207,7 @@ class Sealed:
             raise PeerError(f"signature of {client!a} is not on this list of survivors, expected one that is")
 
     def check_shares(self, client: str, shares: Mapping[int, bytes]) -> None:
-        """Refuse shares of others than a client holds.
+        """Refuse shares that a client does not hold.
 
         Raises:
             PeerError: what is wrong.
@@ -193,8 +216,12 @@ class Sealed:
         expected = set(self.roster.holders(place)) & set(self.sharers)
         if place not in self.survivors or set(shares) != expected:
             raise PeerError(f"{client!a} gives {len(shares)} shares, expected one of each of {len(expected)} clients")
-        for share in shares.values():
+        for owner, share in shares.items():
             check_share(share)
+            is_own, name = owner == place, self.roster.offers[owner].client
+            digest = self.digests[owner].get(place, (b"", b""))[owner in self.survivors]
+            if not is_own and hashlib.sha256(share).digest() != digest:
+                raise PeerError(f"{client!a} gives another share of {name!a} than it holds")
 
     def unmask(
         self, shares: Mapping[int, Mapping[int, bytes]], *, received: bytes
@@ -206,7 +233,8 @@ class Sealed:
             received: digest of the adapter that the numbers were made from.
 
         Raises:
-            TooFewError: there are too few shares of a secret, or too many wrong ones.
+            TooFewError: there are too few shares of a secret.
+            LostError: they do not give it.
         """
         alive, roster = set(self.survivors), self.roster
         masks: list[Mask] = []
@@ -224,22 +252,24 @@ class Sealed:
         return Ring(roster.bits).lifted(values), figures
 
     def _secret(self, place: int, shares: Mapping[int, Mapping[int, bytes]], *, is_seed: bool) -> bytes:
-        """A client's seed or masking key; its shares are tried until they give what the client committed to."""
+        """A client's seed or masking key: as it gives it, or of its shares."""
         roster = self.roster
+        whole = shares.get(place, {}).get(place, b"")[-SECRET_BYTES:]
+        if is_seed and hashlib.sha256(whole).digest() == roster.offers[place].commitment:
+            return whole
         offer, threshold = roster.offers[place], roster.share_threshold(place)
         points = {holder: point for point, holder in enumerate(roster.holders(place), start=1)}
-        found = {points[giver]: given[place] for giver, given in shares.items() if place in given and giver in points}
-        for without in (n for count in range(2) for n in combinations(found, count)):
-            chosen = {point: share for point, share in found.items() if point not in without}
-            try:
-                secret = combine(chosen, threshold=threshold)
-            except PeerError:
-                continue
-            is_right = (
-                hashlib.sha256(secret).digest() == offer.commitment if is_seed else public_of(secret) == offer.masking
-            )
-            if is_right:
+        found = {
+            points[giver]: given[place]
+            for giver, given in shares.items()
+            if giver != place and place in given and giver in points
+        }
+        if len(found) < threshold:
+            raise TooFewError(f"{len(found)} shares of a secret of {offer.client!a} are here, expected {threshold}")
+        with contextlib.suppress(PeerError):
+            secret = combine(found, threshold=threshold)
+            if is_seed and hashlib.sha256(secret).digest() == offer.commitment:
                 return secret
-        raise TooFewError(
-            f"{len(found)} shares of a secret of {offer.client!a} do not give it, expected {threshold} right ones"
-        )
+            if not is_seed and public_of(secret) == offer.masking:
+                return secret
+        raise LostError(f"{len(found)} shares of a secret of {offer.client!a} do not give it", client=offer.client)

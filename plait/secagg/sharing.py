@@ -47,6 +47,11 @@ def combine(shares: Mapping[int, bytes], *, threshold: int) -> bytes:
     return value.to_bytes(SECRET_BYTES, "big")
 
 
+def whole_secret(secret: bytes) -> bytes:
+    """The share of the point 0, which is the secret itself."""
+    return secret.rjust(SHARE_BYTES, b"\0")
+
+
 def check_share(share: bytes) -> bytes:
     """The share.
 

@@ -82,7 +82,7 @@ class Evaluate(_message.Message):
     def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
 
 class Masking(_message.Message):
-    __slots__ = ("run_id", "purpose", "round", "attempt", "roster", "delivery", "survivors", "unmasking")
+    __slots__ = ("run_id", "purpose", "round", "attempt", "roster", "delivery", "survivors", "unmasking", "opening")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class Masking(_message.Message):
     DELIVERY_FIELD_NUMBER: _ClassVar[int]
     SURVIVORS_FIELD_NUMBER: _ClassVar[int]
     UNMASKING_FIELD_NUMBER: _ClassVar[int]
+    OPENING_FIELD_NUMBER: _ClassVar[int]
     run_id: bytes
     purpose: str
     round: int
@@ -99,7 +100,8 @@ class Masking(_message.Message):
     delivery: MaskDelivery
     survivors: MaskSurvivors
     unmasking: MaskUnmasking
-    def __init__(self, run_id: _Optional[bytes] = ..., purpose: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[bytes] = ..., roster: _Optional[_Union[MaskRoster, _Mapping]] = ..., delivery: _Optional[_Union[MaskDelivery, _Mapping]] = ..., survivors: _Optional[_Union[MaskSurvivors, _Mapping]] = ..., unmasking: _Optional[_Union[MaskUnmasking, _Mapping]] = ...) -> None: ...
+    opening: MaskOpening
+    def __init__(self, run_id: _Optional[bytes] = ..., purpose: _Optional[str] = ..., round: _Optional[int] = ..., attempt: _Optional[bytes] = ..., roster: _Optional[_Union[MaskRoster, _Mapping]] = ..., delivery: _Optional[_Union[MaskDelivery, _Mapping]] = ..., survivors: _Optional[_Union[MaskSurvivors, _Mapping]] = ..., unmasking: _Optional[_Union[MaskUnmasking, _Mapping]] = ..., opening: _Optional[_Union[MaskOpening, _Mapping]] = ...) -> None: ...
 
 class MaskRoster(_message.Message):
     __slots__ = ("offers", "bits", "unit", "size", "figures")
@@ -171,6 +173,12 @@ class MaskUnmasking(_message.Message):
     signatures: _containers.ScalarMap[int, bytes]
     def __init__(self, survivors: _Optional[bytes] = ..., signatures: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
 
+class MaskOpening(_message.Message):
+    __slots__ = ("receivers",)
+    RECEIVERS_FIELD_NUMBER: _ClassVar[int]
+    receivers: bytes
+    def __init__(self, receivers: _Optional[bytes] = ...) -> None: ...
+
 class Settings(_message.Message):
     __slots__ = ("seed", "round", "done_steps", "trained", "digest", "json", "steps")
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -206,7 +214,7 @@ class Reply(_message.Message):
     def __init__(self, schema: _Optional[int] = ..., card: _Optional[_Union[ClientCard, _Mapping]] = ..., update: _Optional[bytes] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., masked: _Optional[_Union[Masked, _Mapping]] = ...) -> None: ...
 
 class Masked(_message.Message):
-    __slots__ = ("client", "offer", "parcels", "ready", "signature", "revealed", "update")
+    __slots__ = ("client", "offer", "parcels", "ready", "signature", "revealed", "update", "unreadable", "opened")
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     OFFER_FIELD_NUMBER: _ClassVar[int]
     PARCELS_FIELD_NUMBER: _ClassVar[int]
@@ -214,6 +222,8 @@ class Masked(_message.Message):
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     REVEALED_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_FIELD_NUMBER: _ClassVar[int]
+    OPENED_FIELD_NUMBER: _ClassVar[int]
     client: str
     offer: MaskOffer
     parcels: MaskParts
@@ -221,7 +231,9 @@ class Masked(_message.Message):
     signature: bytes
     revealed: MaskParts
     update: MaskedUpdate
-    def __init__(self, client: _Optional[str] = ..., offer: _Optional[_Union[MaskOffer, _Mapping]] = ..., parcels: _Optional[_Union[MaskParts, _Mapping]] = ..., ready: _Optional[bool] = ..., signature: _Optional[bytes] = ..., revealed: _Optional[_Union[MaskParts, _Mapping]] = ..., update: _Optional[_Union[MaskedUpdate, _Mapping]] = ...) -> None: ...
+    unreadable: bytes
+    opened: MaskParts
+    def __init__(self, client: _Optional[str] = ..., offer: _Optional[_Union[MaskOffer, _Mapping]] = ..., parcels: _Optional[_Union[MaskParts, _Mapping]] = ..., ready: _Optional[bool] = ..., signature: _Optional[bytes] = ..., revealed: _Optional[_Union[MaskParts, _Mapping]] = ..., update: _Optional[_Union[MaskedUpdate, _Mapping]] = ..., unreadable: _Optional[bytes] = ..., opened: _Optional[_Union[MaskParts, _Mapping]] = ...) -> None: ...
 
 class MaskParts(_message.Message):
     __slots__ = ("parts",)

@@ -44,7 +44,14 @@ class Unmasking:
     signatures: Mapping[int, bytes]
 
 
-Stage: TypeAlias = Roster | Delivery | Survivors | Unmasking | None
+@dataclass(frozen=True)
+class Opening:
+    """Who cannot open what the receiver encrypted to them; to be shown by the keys of these parcels."""
+
+    receivers: tuple[int, ...]
+
+
+Stage: TypeAlias = Roster | Delivery | Opening | Survivors | Unmasking | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,16 @@ class Parcels:
 
 @dataclass(frozen=True)
 class Ready:
-    """The client has its neighbours' shares."""
+    """The client has its neighbours' shares; or it cannot open those of `unreadable`."""
+
+    unreadable: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Keys of parcels, by the place of their receiver."""
+
+    parts: Mapping[int, bytes]
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,7 @@ class MaskedUpdate:
     figures: bytes
 
 
-Answered: TypeAlias = Offer | Parcels | Ready | Signed | Revealed | MaskedUpdate
+Answered: TypeAlias = Offer | Parcels | Ready | Opened | Signed | Revealed | MaskedUpdate
 
 
 @dataclass(frozen=True)
@@ -117,6 +133,8 @@ def task_message(task: MaskingTask) -> pb.Masking:
             )
         case Delivery(sharers, parcels):
             message.delivery.CopyFrom(pb.MaskDelivery(sharers=_places(sharers), parcels=parcels))
+        case Opening(receivers):
+            message.opening.CopyFrom(pb.MaskOpening(receivers=_places(receivers)))
         case Survivors(survivors):
             message.survivors.CopyFrom(pb.MaskSurvivors(survivors=_places(survivors)))
         case Unmasking(survivors, signatures):
@@ -139,6 +157,8 @@ def read_task(message: pb.Masking) -> MaskingTask:
         case "delivery":
             delivery = message.delivery
             return MaskingTask(session, Delivery(_read_places(delivery.sharers), _parts(delivery.parcels)))
+        case "opening":
+            return MaskingTask(session, Opening(_read_places(message.opening.receivers)))
         case "survivors":
             return MaskingTask(session, Survivors(_read_places(message.survivors.survivors)))
         case "unmasking":
@@ -156,8 +176,12 @@ def reply_message(reply: MaskedReply) -> pb.Masked:
             message.offer.CopyFrom(pb.MaskOffer(**vars(offer)))
         case Parcels(parts):
             message.parcels.CopyFrom(pb.MaskParts(parts=parts))
+        case Ready(unreadable) if unreadable:
+            message.unreadable = _places(unreadable)
         case Ready():
             message.ready = True
+        case Opened(parts):
+            message.opened.CopyFrom(pb.MaskParts(parts=parts))
         case Signed(signature):
             message.signature = signature
         case Revealed(parts):
@@ -181,6 +205,10 @@ def read_reply(message: pb.Masked) -> MaskedReply:
             return MaskedReply(client, Parcels(_parts(message.parcels.parts)))
         case "ready" if message.ready:
             return MaskedReply(client, Ready())
+        case "unreadable" if message.unreadable:
+            return MaskedReply(client, Ready(_read_places(message.unreadable)))
+        case "opened":
+            return MaskedReply(client, Opened(_parts(message.opened.parts)))
         case "signature":
             return MaskedReply(
                 client, Signed(bounds.exact_length("signature", message.signature, bounds.SIGNATURE_BYTES))

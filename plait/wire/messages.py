@@ -179,6 +179,11 @@ class Refusal:
     reason: RefusalReason
     detail: str
 
+    @property
+    def code(self) -> str:
+        """The reason, as ledgers and metrics have it."""
+        return self.reason.name.lower().replace("_", "-")
+
 
 Reply: TypeAlias = ClientCard | UpdateReply | Evaluation | Refusal | MaskedReply
 

@@ -102,7 +102,7 @@ def plait(count: int, size: int, gone: int) -> dict[str, object]:
         sharers = collecting.close_sharing()
         for name in names:
             parcels = collecting.parcels_for(roster.place(name))
-            clients[name] = clients[name].deliver(session, sharers, parcels)
+            clients[name], _ = clients[name].deliver(session, sharers, parcels)
             sends(name, Ready())
     left = names[: count - gone]
     total = np.zeros(rotation.rotated_size, np.int32)

@@ -29,6 +29,8 @@ from plait.wire.masking import (
     MaskedReply,
     MaskedUpdate,
     MaskingTask,
+    Opened,
+    Opening,
     Parcels,
     Ready,
     Revealed,
@@ -183,7 +185,8 @@ OFFERS = tuple(
 TASKS |= {
     "task_masking_keys": MaskingTask(SESSION),
     "task_masking_roster": MaskingTask(SESSION, Roster(SESSION, OFFERS, 7, 0.0078125, 4096, 5)),
-    "task_masking_delivery": MaskingTask(SESSION, Delivery((0, 1, 300), {0: b"a" * 82, 300: b"b" * 82})),
+    "task_masking_delivery": MaskingTask(SESSION, Delivery((0, 1, 300), {0: b"a" * 178, 300: b"b" * 178})),
+    "task_masking_opening": MaskingTask(SESSION, Opening((1, 300))),
     "task_masking_survivors": MaskingTask(dataclasses.replace(SESSION, purpose="evaluate"), Survivors((0, 300))),
     "task_masking_unmasking": MaskingTask(SESSION, Unmasking((0, 300), {0: b"s" * 64, 300: b"t" * 64})),
 }
@@ -222,8 +225,10 @@ REPLIES |= {
     "reply_masked_offer_of_a_kit": MaskedReply(
         "bob", dataclasses.replace(OFFERS[1], certificate=b"\x30\x82" + bytes(range(200)), endorsement=b"e" * 70)
     ),
-    "reply_masked_parcels": MaskedReply("alice", Parcels({1: b"a" * 82, 2: b"b" * 82})),
+    "reply_masked_parcels": MaskedReply("alice", Parcels({1: b"a" * 178, 2: b"b" * 178})),
     "reply_masked_ready": MaskedReply("alice", Ready()),
+    "reply_masked_unreadable": MaskedReply("alice", Ready((1, 300))),
+    "reply_masked_opened": MaskedReply("alice", Opened({1: b"k" * 32, 300: b"l" * 32})),
     "reply_masked_signature": MaskedReply("alice", Signed(b"s" * 64)),
     "reply_masked_revealed": MaskedReply("alice", Revealed({0: b"c" * 33, 2: b"d" * 33})),
     "reply_masked_update": MaskedReply("alice", MaskedUpdate(bytes(range(14)), b"\xff" * 40)),
@@ -243,7 +248,7 @@ _FIELD = {
 
 def masking_json(task: MaskingTask) -> dict[str, object]:
     """What a stage of a masked sum says; the stages that it is not are empty."""
-    said: dict[str, object] = {"roster": {}, "delivery": {}, "survivors": {}, "unmasking": {}}
+    said: dict[str, object] = {"roster": {}, "delivery": {}, "opening": {}, "survivors": {}, "unmasking": {}}
     match task.stage:
         case Roster() as roster:
             fields = ("bits", "unit", "size", "figures")
@@ -251,6 +256,8 @@ def masking_json(task: MaskingTask) -> dict[str, object]:
             said["roster"] |= {name: getattr(roster, name) for name in fields}
         case Delivery(sharers, parcels):
             said["delivery"] = {"sharers": places(sharers), "parcels": parts(parcels)}
+        case Opening(receivers):
+            said["opening"] = {"receivers": places(receivers)}
         case Survivors(survivors):
             said["survivors"] = {"survivors": places(survivors)}
         case Unmasking(survivors, signatures):
@@ -268,14 +275,18 @@ def masked_json(reply: MaskedReply) -> dict[str, object]:
         "signature": "",
         "revealed": {},
         "update": {},
+        "unreadable": "",
+        "opened": {},
     }
     match reply.answer:
         case Offer() as offer:
             said["offer"] = as_json(offer)
         case Parcels(by_place):
             said["parcels"] = {"parts": parts(by_place)}
-        case Ready():
-            said["ready"] = 1
+        case Ready(unreadable):
+            said |= {"unreadable": places(unreadable)} if unreadable else {"ready": 1}
+        case Opened(by_place):
+            said["opened"] = {"parts": parts(by_place)}
         case Signed(signature):
             said["signature"] = signature.hex()
         case Revealed(by_place):

@@ -45,6 +45,7 @@ NAMES = [
     "round_finished",
     "evaluated",
     "sum_unmasked",
+    "evaluation_missed",
     "step_taken_back",
     "ended_early",
     "reference",

@@ -9,11 +9,18 @@ import pytest
 
 from plait.adapters import Layout, norm, subtract
 from plait.errors import PeerError
+from plait.rounds.channel import Purpose
+from plait.rounds.clock import WallClock
 from plait.rounds.figures import TRAINING, encode_figures
 from plait.rounds.masked_sum import Summed
 from plait.rounds.run_state import initial_state
+from plait.secagg import client as masking
+from plait.secagg.sharing import SHARE_BYTES
+from plait.wire.masking import Delivery, MaskedReply, MaskingTask, Opened, Opening, Parcels, Ready, Revealed, Unmasking
+from plait.wire.messages import decode_reply, decode_task, encode_reply
 
-NAMES = ["alice", "bob", "carol", "dave", "mallory"]
+MALLORY = "mallory"
+NAMES = ["alice", "bob", "carol", "dave", MALLORY]
 WIDE = Layout.of({"layer.lora_A.weight": [2, 2_000], "layer.lora_B.weight": [3, 2]})
 SQUARE = list(TRAINING).index("square")
 ROUNDS = 5
@@ -41,7 +48,7 @@ def begin(federate, fake_model, monkeypatch, change=None, **more):
     monkeypatch.setattr(sys.modules[fake_model.__module__], "layout_of", lambda _rank: WIDE)
     federation = federate(models, masked=True, rounds=ROUNDS, **more)
     if change:
-        participant = federation.channel.participants[100 + NAMES.index("mallory")]
+        participant = federation.channel.participants[100 + NAMES.index(MALLORY)]
         participant._masking = Lying(participant._masking, change)
     return federation
 
@@ -117,3 +124,223 @@ def test_no_round_s_grid_is_coarser_than_the_plan_allows(federate, fake_model):
             figures = encode_figures({"square": 1e30}, TRAINING)
             summed = Summed(numbers, figures, tuple(NAMES), 5, first.bits, length)
             assert 1e-4 < masked.length(state, parts, summed) / (0.2 * 4 / 2) <= 32
+
+
+class Disturbing:
+    """What mallory answers to a stage of a masked sum, from round 2 on: `change(task, answer)`, if not None."""
+
+    def __init__(self, change, *, rounds=(2, 3, 4, 5)):
+        self.change, self.rounds = change, rounds
+
+    def __call__(self, asked, raw):
+        if asked.client != MALLORY or asked.purpose is not Purpose.MASK or asked.round not in self.rounds:
+            return raw
+        task, reply = decode_task(asked.task, max_bytes=len(asked.task)), decode_reply(raw, max_bytes=len(raw))
+        assert isinstance(task, MaskingTask)
+        answer = reply.answer if isinstance(reply, MaskedReply) else None
+        changed = self.change(task, answer)
+        return raw if changed is None else encode_reply(MaskedReply(MALLORY, changed))
+
+
+def rubbish_for(*victims):
+    def change(task, answer):
+        if isinstance(answer, Parcels):
+            spoilt = {place: bytes(len(parcel)) for place, parcel in answer.parts.items() if NAMES[place] in victims}
+            return Parcels({**answer.parts, **spoilt})
+        return None
+
+    return change
+
+
+def flipped(at):
+    """One bit of every parcel, at a place."""
+
+    def change(task, answer):
+        if isinstance(answer, Parcels):
+            spoil = lambda parcel: parcel[:at] + bytes([parcel[at] ^ 1]) + parcel[at + 1 :]  # noqa: E731
+            return Parcels({place: spoil(parcel) for place, parcel in answer.parts.items()})
+        return None
+
+    return change
+
+
+def silent_when_accused(task, answer):
+    return Ready() if isinstance(task.stage, Opening) else rubbish_for("alice")(task, answer)
+
+
+def wrong_keys(task, answer):
+    if isinstance(task.stage, Opening):
+        return Opened(dict.fromkeys(task.stage.receivers, b"k" * 32))
+    return rubbish_for("alice", "bob")(task, answer)
+
+
+def complains_of(*accused):
+    def change(task, answer):
+        if isinstance(task.stage, Delivery):
+            return Ready(tuple(place for place, name in enumerate(NAMES) if name in accused))
+        return None
+
+    return change
+
+
+def refusals(federation):
+    return {(event["client"], event["reason"], event["stage"]) for event in federation.of_kind("update_refused")}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (rubbish_for("alice"), "shares"),
+        (rubbish_for(*NAMES[:4]), "shares"),
+        (flipped(0), "shares"),
+        (flipped(40), "shares"),
+        (flipped(150), "shares"),
+        (wrong_keys, "shares"),
+        (complains_of("alice"), "complaint"),
+        (complains_of(*NAMES[:4]), "complaint"),
+    ],
+    ids=["one", "all", "key", "digest", "text", "wrong keys", "false complaint", "of all"],
+)
+def test_a_member_that_disturbs_the_sharing_is_named_and_the_others_go_on(federate, fake_model, change, reason):
+    federation = begin_small(federate, fake_model)
+    federation.channel.tamper = Disturbing(change)
+    state = federation.run()
+    assert state.round == ROUNDS
+    assert refusals(federation) == {(MALLORY, reason, "delivery")}
+    (refused,) = federation.of_kind("update_refused")
+    assert refused["detail"]
+    assert [(event["round"], event["attempt"]) for event in federation.of_kind("round_missed")] == [(2, 1)]
+    assert [len(event["cohort"]) for event in federation.of_kind("round_started")] == [5, 5, 4, 4, 4, 4]
+
+
+def test_honest_clients_of_a_member_that_is_silent_when_accused_are_not_blamed(federate, fake_model):
+    federation = begin_small(federate, fake_model)
+    federation.channel.tamper = Disturbing(silent_when_accused)
+    assert federation.run().round == ROUNDS
+    assert {event["client"] for event in federation.of_kind("update_refused")} == {MALLORY}
+    assert all(event["reason"] and event["detail"] for event in federation.of_kind("update_refused"))
+
+
+def stage_of(asked):
+    """The stage of a task of a masked sum; its purpose for any other."""
+    if asked.purpose is not Purpose.MASK:
+        return asked.purpose.value
+    stage = type(decode_task(asked.task, max_bytes=len(asked.task)).stage)
+    return {"NoneType": "keys", "Roster": "shares", "Delivery": "delivery", "Survivors": "signatures"}.get(
+        stage.__name__, "unmasking"
+    )
+
+
+def begin_small(federate, fake_model, **more):
+    models = {name: fake_model(float(place), 3 + place) for place, name in enumerate(NAMES)}
+    return federate(models, masked=True, rounds=ROUNDS, **more)
+
+
+def test_a_server_that_goes_on_leaves_out_whom_it_has_found_guilty(federate, fake_model, tmp_path):
+    federation = begin_small(federate, fake_model)
+    federation.channel.tamper = Disturbing(rubbish_for("alice"))
+
+    class Stopped(Exception):
+        pass
+
+    def stop(asked):
+        if asked.round == 4:
+            raise Stopped
+
+    federation.channel.before = stop
+    with pytest.raises(Stopped):
+        federation.run()
+    federation.channel.before = lambda asked: None
+    federation.run()
+    assert len(federation.of_kind("round_missed")) == 1
+    assert refusals(federation) == {(MALLORY, "shares", "delivery")}
+
+
+def test_a_member_that_gives_others_wrong_shares_of_theirs_is_named_and_the_sum_is_right(federate, fake_model):
+    def change(task, answer):
+        return Revealed(dict.fromkeys(answer.parts, b"\x00" * SHARE_BYTES)) if isinstance(answer, Revealed) else None
+
+    federation, honest = begin_small(federate, fake_model), begin_small(federate, fake_model)
+    federation.channel.tamper = Disturbing(change)
+    assert federation.run().adapter.digest() == honest.run().adapter.digest()
+    assert {(who, stage) for who, _, stage in refusals(federation)} == {(MALLORY, "unmasking")}
+
+
+def test_shares_of_another_secret_cost_a_round_and_not_the_run(federate, fake_model, monkeypatch):
+    """They can be opened, so nobody sees it before the unmasking; then its own seed is missing too."""
+    split = masking.split
+    federation = begin_small(federate, fake_model)
+
+    def before(asked):
+        is_it = (asked.client, asked.purpose, asked.round) == (MALLORY, Purpose.MASK, 2)
+        is_it = is_it and decode_task(asked.task, max_bytes=len(asked.task)).session.purpose == "train"
+        wrong = lambda secret, **more: split(b"?" * 32, **more)  # noqa: E731
+        monkeypatch.setattr(masking, "split", wrong if is_it else split)
+
+    federation.channel.before = before
+    own = NAMES.index(MALLORY)
+
+    def change(task, answer):
+        if isinstance(task.stage, Unmasking) and task.session.purpose == "train":
+            return Revealed({**answer.parts, own: bytes(SHARE_BYTES)})
+        return None
+
+    federation.channel.tamper = Disturbing(change)
+    state = federation.run()
+    assert state.round == ROUNDS
+    assert refusals(federation) == {(MALLORY, "shares", "unmasking")}
+    finished = {event["round"]: event["received"] for event in federation.of_kind("round_finished")}
+    assert finished == {1: 5, 2: 0, 3: 4, 4: 4, 5: 4}
+    adapters = [state.adapter.digest() for state in federation.published]
+    assert adapters[0] == adapters[1] != adapters[2]
+
+
+def test_figures_that_no_clients_have_cost_an_evaluation_and_not_the_run(federate, fake_model):
+    federation = begin_small(federate, fake_model)
+    participant = federation.channel.participants[100 + NAMES.index(MALLORY)]
+    honest = participant._masking
+
+    class LyingOfLosses(Lying):
+        def masked(self, session, numbers, figures, *, received):
+            if session.purpose == "evaluate":
+                figures = figures - np.uint64(1 << 40)
+            return honest.masked(session, numbers, figures, received=received)
+
+    participant._masking = LyingOfLosses(honest, None)
+    assert federation.run().round == ROUNDS
+    missed = federation.of_kind("evaluation_missed")
+    assert [event["round"] for event in missed] == list(range(ROUNDS + 1))
+    assert all("one of them sent figures that are none" in event["detail"] for event in missed)
+
+
+class Ticking(WallClock):
+    """A second passes whenever somebody looks."""
+
+    def __init__(self):
+        self.at = 0.0
+
+    def now(self):
+        self.at += 1.0
+        return self.at
+
+
+@pytest.mark.parametrize("stage", ["keys", "shares", "delivery", "signatures", "unmasking"])
+def test_a_member_that_only_reports_progress_holds_a_stage_for_two_minutes_and_the_run_once(
+    federate, fake_model, stage
+):
+    federation = begin_small(federate, fake_model)
+    channel = federation.channel
+    channel.open_ended, channel.clock = True, Ticking()
+    times = {}
+
+    def silent(asked):
+        times.setdefault((asked.round, asked.client, stage_of(asked)), []).append(channel.clock.at)
+        return asked.client == MALLORY and asked.round == 2 and stage_of(asked) == stage
+
+    channel.silent = silent
+    assert federation.run().round == ROUNDS
+    late = [event for event in federation.of_kind("update_refused") if event["reason"] == "late"]
+    assert [(event["client"], event["stage"]) for event in late] == [(MALLORY, stage)]
+    assert late[0]["detail"]
+    waited = times[2, MALLORY, stage]
+    assert waited[-1] - waited[0] < 200

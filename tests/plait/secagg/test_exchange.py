@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 
 from plait.errors import PeerError
+from plait.secagg import client as client_module
 from plait.secagg.client import MaskingClient
+from plait.secagg.complaint import judge
+from plait.secagg.parcel import PARCEL_BYTES
 from plait.secagg.ring import Ring
 from plait.secagg.roster import Roster, Session
-from plait.secagg.server import Collecting, TooFewError, agree, check_offer
+from plait.secagg.server import Collecting, LostError, TooFewError, agree, check_offer
+from plait.secagg.sharing import split
 from plait.trust.keys import NodeKey
 
 SESSION = Session(bytes(range(16)), "train", 3, b"a" * 16)
@@ -52,7 +56,8 @@ class Federation:
         collecting.close_sharing()
         for name in names:
             parcels = collecting.parcels_for(roster.place(name))
-            self.clients[name] = self.clients[name].deliver(roster.session, collecting.sharers, parcels)
+            self.clients[name], unreadable = self.clients[name].deliver(roster.session, collecting.sharers, parcels)
+            assert not unreadable
         return collecting
 
     def mask(self, collecting, names, received=RECEIVED):
@@ -185,6 +190,121 @@ def test_masks_of_clients_that_were_sent_another_model_do_not_cancel():
     shares = federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
     values, _ = sealed.unmask(shares, received=RECEIVED)
     assert (values != federation.sum_of(federation.names)[0]).mean() > 0.9
+
+
+def shared_by_all(federation):
+    """All clients have shared, nobody has been delivered anything."""
+    roster = federation.roster(federation.names)
+    collecting = Collecting(roster)
+    for name in federation.names:
+        federation.clients[name], parcels = federation.clients[name].share(roster, federation.vouch)
+        collecting.add_parcels(name, parcels)
+    collecting.close_sharing()
+    return collecting
+
+
+class TestComplaint:
+    """A client cannot open what another sent it; which of the two departs from the protocol follows from one key."""
+
+    def test_who_cannot_open_a_parcel_says_so_and_masks_nothing(self):
+        federation = Federation(5)
+        collecting = shared_by_all(federation)
+        name = federation.names[0]
+        parcels = {**collecting.parcels_for(0), 3: bytes(PARCEL_BYTES)}
+        client, unreadable = federation.clients[name].deliver(SESSION, collecting.sharers, parcels)
+        assert unreadable == (3,)
+        with pytest.raises(PeerError, match="after the shares"):
+            client.masked(SESSION, federation.ring.zeros(SIZE), np.zeros(FIGURES, np.uint64), received=RECEIVED)
+
+    def test_an_honest_sender_is_cleared_by_the_key_that_it_shows(self):
+        federation = Federation(5)
+        collecting = shared_by_all(federation)
+        _, shown = federation.clients[federation.names[3]].show(SESSION, (0, 1))
+        verdict = judge(collecting, {0: (3,), 1: (3,)}, {3: shown})
+        assert (verdict.senders, verdict.accusers, verdict.unheard) == (set(), {0, 1}, set())
+
+    @pytest.mark.parametrize("key", [b"", b"k" * 32, b"k" * 31])
+    def test_another_key_clears_nobody(self, key):
+        federation = Federation(5)
+        verdict = judge(shared_by_all(federation), {0: (3,)}, {3: {0: key}})
+        assert (verdict.senders, verdict.accusers) == ({3}, set())
+
+    def test_who_shows_nothing_is_unheard(self):
+        verdict = judge(shared_by_all(Federation(5)), {0: (3, 4)}, {4: {}})
+        assert (verdict.senders, verdict.accusers, verdict.unheard) == ({4}, set(), {3})
+
+    def test_a_key_opens_the_parcel_that_it_is_of_and_no_other(self):
+        federation = Federation(5)
+        collecting = shared_by_all(federation)
+        _, shown = federation.clients[federation.names[3]].show(SESSION, (0,))
+        assert set(shown) == {0}
+        assert collecting.is_readable(3, 0, shown[0])
+        assert not any(
+            collecting.is_readable(sender, receiver, shown[0])
+            for sender in range(5)
+            for receiver in range(5)
+            if sender != receiver and (sender, receiver) != (3, 0)
+        )
+
+    def test_a_client_that_has_shown_a_key_sends_nothing_more_in_this_attempt(self):
+        """Else a server that complains in others' names would have its shares, and then its numbers."""
+        federation = Federation(5)
+        collecting = federation.share(federation.roster(federation.names), federation.names)
+        name = federation.names[3]
+        federation.clients[name], _ = federation.clients[name].show(SESSION, (0, 1, 2, 4))
+        with pytest.raises(PeerError, match="not the current one or is over"):
+            federation.mask(collecting, [name])
+        federation.offer(name, replace(SESSION, attempt=b"b" * 16))
+
+    def test_a_client_whose_numbers_are_under_way_shows_no_key(self):
+        federation = Federation(5)
+        collecting = federation.share(federation.roster(federation.names), federation.names)
+        federation.mask(collecting, federation.names)
+        with pytest.raises(PeerError, match="under way"):
+            federation.clients[federation.names[3]].show(SESSION, (0,))
+
+    @pytest.mark.parametrize("receivers", [(3,), (0, 0), (7,), (1, 0)])
+    def test_only_keys_of_its_own_parcels(self, receivers):
+        federation = Federation(5)
+        shared_by_all(federation)
+        with pytest.raises(PeerError):
+            federation.clients[federation.names[3]].show(SESSION, receivers)
+
+
+def test_a_share_that_its_holder_was_not_given_is_refused():
+    federation = Federation(5)
+    sealed = sealed_of(federation)
+    shares = federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
+    given = dict(shares[1])
+    for owner in (0, 2, 3, 4):
+        wrong = bytes(len(given[owner]) - 1) + b"\x01"
+        with pytest.raises(PeerError, match="another share"):
+            sealed.check_shares(federation.names[1], {**given, owner: wrong})
+
+
+def test_shares_of_another_secret_are_the_fault_of_who_shared_them(monkeypatch):
+    federation = Federation(5)
+    roster = federation.roster(federation.names)
+    collecting = Collecting(roster)
+    for place, name in enumerate(federation.names):
+        wrong = lambda secret, **more: split(b"?" * 32, **more)  # noqa: E731
+        monkeypatch.setattr(client_module, "split", wrong if place == 2 else split)
+        federation.clients[name], parcels = federation.clients[name].share(roster, federation.vouch)
+        collecting.add_parcels(name, parcels)
+    collecting.close_sharing()
+    for place, name in enumerate(federation.names):
+        parcels = collecting.parcels_for(place)
+        federation.clients[name], unreadable = federation.clients[name].deliver(SESSION, collecting.sharers, parcels)
+        assert not unreadable
+    federation.mask(collecting, federation.names)
+    sealed = collecting.seal()
+    shares = federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
+    # With its own seed the sum is there all the same.
+    check_equal(federation, federation.names, sealed.unmask(shares, received=RECEIVED))
+    del shares[2]
+    with pytest.raises(LostError) as lost:
+        sealed.unmask(shares, received=RECEIVED)
+    assert lost.value.client == federation.names[2]
 
 
 class TestMaliciousServer:
@@ -336,27 +456,24 @@ class TestMaliciousServer:
             collecting.add_parcels(name, parcels)
         sharers, right = collecting.close_sharing(), dict(collecting.parcels_for(0))
         flipped = bytes((right[1][0] ^ 1,)) + right[1][1:]
-        for wrong in (right | {1: flipped}, right | {1: right[2], 2: right[1]}, right | {9: right[1]}, {1: right[1]}):
+        client = federation.clients[federation.names[0]]
+        for wrong, unreadable in ((right | {1: flipped}, (1,)), (right | {1: right[2], 2: right[1]}, (1, 2))):
+            assert client.deliver(SESSION, sharers, wrong) == (client, unreadable)
+        for wrong in (right | {9: right[1]}, {1: right[1]}):
             with pytest.raises(PeerError):
-                federation.clients[federation.names[0]].deliver(SESSION, sharers, wrong)
+                client.deliver(SESSION, sharers, wrong)
 
 
 class TestBadClients:
-    def test_a_wrong_share_is_found_by_the_commitment(self):
+    def test_without_two_of_five_the_seed_of_either_is_missing(self):
         federation = Federation(5)
         sealed = sealed_of(federation)
         shares = federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
-        shares[2] = {place: bytes(33) for place in shares[2]}
-        check_equal(federation, federation.names, sealed.unmask(shares, received=RECEIVED))
-
-    def test_too_many_wrong_shares_end_the_attempt(self):
-        federation = Federation(5)
-        sealed = sealed_of(federation)
-        shares = federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
-        for liar in (1, 2):
-            shares[liar] = {place: bytes(33) for place in shares[liar]}
-        with pytest.raises(TooFewError):
-            sealed.unmask(shares, received=RECEIVED)
+        without = {place: given for place, given in shares.items() if place != 1}
+        check_equal(federation, federation.names, sealed.unmask(without, received=RECEIVED))
+        del without[2]
+        with pytest.raises(TooFewError, match="3 shares of a secret of 'client-0001'"):
+            sealed.unmask(without, received=RECEIVED)
 
     def test_shares_off_the_roster_twice_or_of_another_size_are_refused(self):
         federation = Federation(5)
@@ -407,12 +524,13 @@ def test_a_client_continues_from_its_journal_at_every_stage():
     check_equal(federation, federation.names, sealed.unmask(shares, received=RECEIVED))
 
 
-def test_a_journal_that_is_over_holds_no_secret_of_the_client():
+def test_a_journal_that_is_over_holds_no_secret_but_what_was_revealed():
     federation = Federation(4)
     sealed = sealed_of(federation)
-    seed = federation.clients[federation.names[0]].own.seed
+    own = federation.clients[federation.names[0]].own
     federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
-    assert seed.hex().encode() not in federation.clients[federation.names[0]].to_bytes()
+    journal = federation.clients[federation.names[0]].to_bytes()
+    assert not any(secret.hex().encode() in journal for secret in (own.encryption, own.masking, own.noise))
     assert federation.clients[federation.names[0]].own is None
 
 
