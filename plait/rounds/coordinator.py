@@ -338,18 +338,14 @@ class Coordinator:
         summed = self._sums.stored(wanted)
         if summed is None:
             raise MachineError(f"the sum of the losses of round {state.round} is gone, expected it to stay")
-<<<<<<< HEAD
-        mean, own = scores_of(decode_figures(summed.figures, EVALUATION), clients=len(summed.clients))
-=======
         try:
             if not summed.clients:
                 raise PeerError("the sum of the losses cannot be unmasked")
-            mean, own = scores_of(decode_figures(summed.figures, EVALUATION))
+            mean, own = scores_of(decode_figures(summed.figures, EVALUATION), clients=len(summed.clients))
         except PeerError as error:
             # One member's figures are no reason to end the others' run.
             self.ledger.append(events.EvaluationMissed(round=state.round, detail=str(error)))
             return state
->>>>>>> 04f719f3 (Masked sums: a complaint names the member that disturbs one, and the round goes on without it)
         evaluated = events.Evaluated(round=state.round, adapter=state.shadow.digest().hex(), **dict(mean), own=own)
         self.ledger.append(evaluated)
         return self._follow_up(state, evaluated, recorded)
