@@ -12,10 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from plait.address import is_ip_address
+from plait.address import is_ip_address, is_loopback
 
 ANY = "*"
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,12 @@ class AllowedHosts:
     """The names of a server.
 
     Attributes:
-        names: in lower case, without ports; `ANY` for all.
+        names: besides those of loopback, in lower case, without ports; `ANY` for all.
         any_address: whether any IP address that a request arrived under is accepted. No name resolves to those, so only
             a page from that very address can use one.
     """
 
-    names: frozenset[str] = frozenset(_LOOPBACK)
+    names: frozenset[str] = frozenset()
     any_address: bool = False
 
     @classmethod
@@ -39,7 +38,7 @@ class AllowedHosts:
             bound: the address, or a name of it.
             more: additional names, from the operator.
         """
-        names = {*_LOOPBACK, bound.lower(), *(name.strip().lower() for name in more)} - {""}
+        names = {bound.lower(), *(name.strip().lower() for name in more)} - {""}
         everywhere = bound in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
         if everywhere:
             names |= {socket.gethostname().lower()}
@@ -52,7 +51,7 @@ class AllowedHosts:
             authority: a name or address, perhaps with a port.
         """
         name = _name_of(f"//{authority}")
-        return ANY in self.names or name in self.names or (self.any_address and is_ip_address(name))
+        return self._is_one(name) or (self.any_address and is_ip_address(name))
 
     def has_origin(self, origin: str, authority: str) -> bool:
         """Whether a page of this ``Origin`` may send requests: one of this server, or of one of the names.
@@ -62,7 +61,10 @@ class AllowedHosts:
             authority: the request's ``Host``.
         """
         name = _name_of(origin)
-        return ANY in self.names or name in self.names or (bool(name) and name == _name_of(f"//{authority}"))
+        return self._is_one(name) or (bool(name) and name == _name_of(f"//{authority}"))
+
+    def _is_one(self, name: str) -> bool:
+        return ANY in self.names or name in self.names or is_loopback(name)
 
 
 def _name_of(url: str) -> str:

@@ -1,13 +1,16 @@
 """The server's counters, and their Prometheus page: ``http://ADDRESS/metrics``.
 
-In a separate registry, so that it shows only plait's metrics. Knows nothing of gRPC.
+In a separate registry, so that it shows only plait's metrics. On loopback it answers only to loopback's names, so that
+no web page reads it through a name of its own; elsewhere, on a network of scrapers, to any. Knows nothing of gRPC.
 """
 
 from __future__ import annotations
 
 import math
+import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -15,9 +18,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 
 from plait.address import Address
 from plait.errors import ConfigError
+from plait.hosts import ANY, AllowedHosts
 from plait.rounds.run_progress import RunProgress
 
 _POLL_S = 0.05
+_MOST_CONNECTIONS = 16
+_SCRAPE_S = 10.0
+_Request = socket.socket | tuple[bytes, socket.socket]
 
 
 class Metrics:
@@ -119,8 +126,9 @@ class MetricsServer:
         address.check_free()
         if ":" in address.host:
             raise ConfigError(f"metrics address is {address}, expected a name or an IPv4 address")
+        hosts = AllowedHosts() if address.is_loopback else AllowedHosts(frozenset({ANY}))
         try:
-            self._server = _Server((address.host, address.port), _page_of(metrics.registry))
+            self._server = _Server((address.host, address.port), _page_of(metrics.registry, hosts))
         except OSError as error:
             raise address.cannot_listen(error) from error
         self.address = Address(address.host, self._server.server_address[1])
@@ -140,17 +148,49 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 16
 
+    def __init__(self, address: tuple[str, int], page: type[BaseHTTPRequestHandler]) -> None:
+        self._room = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        super().__init__(address, page)
+
+    def process_request(self, request: _Request, client_address: object) -> None:
+        """Serve a connection, unless too many are open."""
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)  # type: ignore[arg-type]
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: _Request, client_address: object) -> None:
+        """Serve a connection, but not for long."""
+        end = threading.Timer(_SCRAPE_S, _cut, (request,))
+        end.start()
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+        finally:
+            end.cancel()
+            self._room.release()
+
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up early is not worth a log line."""
 
 
-def _page_of(registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+def _cut(request: _Request) -> None:
+    """End a connection that another thread reads from or writes to."""
+    if isinstance(request, socket.socket):
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
+
+
+def _page_of(registry: CollectorRegistry, hosts: AllowedHosts) -> type[BaseHTTPRequestHandler]:
     class Page(BaseHTTPRequestHandler):
         timeout = 5.0
         server_version = "plait"
         sys_version = ""
 
         def do_GET(self) -> None:
+            said = self.headers.get_all("Host", [])
+            if len(said) != 1 or not hosts.has(said[0]):
+                self.send_error(HTTPStatus.FORBIDDEN, explain="Host is not a name of this machine alone")
+                return
             if self.path.partition("?")[0] != "/metrics":
                 self.send_error(HTTPStatus.NOT_FOUND)
                 return

@@ -78,36 +78,6 @@ class Service:
             self.grid.drive(self.app)
 
 
-@dataclass(frozen=True, eq=False)
-class OneRun:
-    """What the page of a server with one run can ask of it (`plait.page.line.Desk`).
-
-    Attributes:
-        grid: of the server.
-    """
-
-    grid: GrpcGrid
-
-    def status_json(self) -> str:
-        """What `plait status --json` prints."""
-        return self.grid.status_json()
-
-    def cancel(self, by: str, run: str) -> str:
-        """Refuse.
-
-        Raises:
-            ConfigError: always.
-        """
-        del by, run
-        raise ConfigError("this server has one run and no queue, expected `plait server --stay`; end it where it runs")
-
-    def note_link(self, by: str, role: str, *, used: bool) -> None:
-        """Record in the server's log that somebody made a link to the page, or that one of theirs was used."""
-        from server.log import say as log
-
-        log("page-link-used" if used else "page-link-made", operator=by, role=role)
-
-
 def open_grid(serving: Serving, *, clients: int, stays: bool = False, desk: Desk | None = None) -> GrpcGrid:
     """A grid without a run.
 

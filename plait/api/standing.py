@@ -23,7 +23,7 @@ from plait.api.serving import CLIENTS_SETTINGS, Serving, new_run_number
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError
 from plait.progress import say
-from plait.queue import Entry, Outcome, PageLinkMade, PageLinkUsed, RunQueue, State, size_of, tidy_runs
+from plait.queue import Entry, Outcome, RunQueue, State, size_of, tidy_runs
 from plait.rounds.events import ClientTurnedAway, Event, RoundFinished, RoundStarted, WaitingForClients
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.recorded import is_finished
@@ -164,16 +164,6 @@ class Standing:
                 self._current[1].asked = True
         say(f"{by} cancelled run {run}", quiet=self._quiet)
         return was.value
-
-    def note_link(self, by: str, role: str, *, used: bool) -> None:
-        """Record in the journal that somebody made a link to the page, or that one of theirs was used.
-
-        Raises:
-            MachineError: the journal cannot be written.
-        """
-        self._queue.record((PageLinkUsed if used else PageLinkMade)(by=by, role=role))
-        did = "somebody came to the page by a link of" if used else "a link to the page was made by"
-        say(f"{did} {by}, as {role}", quiet=self._quiet)
 
     def status_json(self) -> str:
         """What `plait status --json` prints."""

@@ -28,7 +28,6 @@ from plait.cli.fetch import fetch
 from plait.cli.flowertune import flowertune
 from plait.cli.merge import merge
 from plait.cli.methods import methods
-from plait.cli.page_link import page_link
 from plait.cli.privacy import privacy
 from plait.cli.provision import provision
 from plait.cli.region import region
@@ -97,7 +96,6 @@ app.command()(merge)
 app.command()(flowertune)
 app.command()(serve)
 app.command()(watch)
-app.command(name="page-link")(page_link)
 app.command()(verify)
 app.command()(privacy)
 app.command()(audit)

@@ -16,8 +16,7 @@ PageAddress = Annotated[
     str,
     typer.Option(
         "--page",
-        help="Address of a live page, such as 127.0.0.1:9443, as long as the command runs. One that other machines "
-        "reach, or that begins with https://, asks who visits and needs a server's --kit.",
+        help="Address of a live page for this machine alone, such as 127.0.0.1:9443, as long as the command runs.",
         metavar="HOST:PORT",
     ),
 ]

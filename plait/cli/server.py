@@ -93,7 +93,7 @@ def server(
             "or use --insecure to try it on this machine"
         )
     if page:
-        page_address(page, what="--page", kit=kit)
+        page_address(page, what="--page")
     if stay:
         from plait.api.standing import GIVE_UP_S, House
 
@@ -164,7 +164,7 @@ def serve(
     Raises:
         PlaitError: the reason that the run stopped; everything received until then is on disk.
     """
-    from plait.api.service import OneRun, conclude, open_service
+    from plait.api.service import conclude, open_service
     from plait.report.wording import plural
 
     machine.share_memory_between_threads()
@@ -174,8 +174,7 @@ def serve(
         return
     _log_to(directory.server_log)
     _stop_on_signals(f"plait resume {settings.out}")
-    desk = OneRun(service.grid)
-    beside = page_beside(directory.path, page, quiet=quiet, kit=serving.kit_directory, desk=desk)
+    beside = page_beside(directory.path, page, status_json=service.grid.status_json)
     with beside, service.followed(quiet=quiet):
         with service.grid:
             address = service.grid.address
@@ -210,7 +209,7 @@ def serve_queue(
     standing = Standing(directory, serving, house=house)
     _log_to(directory / "server.log")
     _stop_on_signals("the same command")
-    with page_beside(directory, page, folder=True, kit=serving.kit_directory, desk=standing):
+    with page_beside(directory, page, folder=True, status_json=standing.status_json):
         standing.serve(
             on_start=lambda address: say(f"serving on {address}; runs come from `plait submit`", quiet=False)
         )

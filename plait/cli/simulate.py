@@ -35,7 +35,7 @@ def simulate(
     from plait.page.beside import page_beside
 
     settings = run_config(given, config).with_out()
-    with told_how_to_go_on(settings.out), page_beside(Path(settings.out), page, quiet=json_output):
+    with told_how_to_go_on(settings.out), page_beside(Path(settings.out), page):
         with stopped_by_interrupt(quiet=json_output) as stop:
             start(settings, stop=stop, quiet=json_output)
         show(Path(settings.out), json_output=json_output)

@@ -1,6 +1,6 @@
 """The page's HTTP layer: the page itself, the runs and the queue as JSON, one run as server-sent events.
 
-It changes nothing itself. What an operator asks for goes to the server beside it, over the line.
+It only shows: what changes a run is asked for with `plait` and an operator's kit.
 """
 
 from __future__ import annotations
@@ -8,13 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import cast
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -22,27 +19,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from plait.adapters import Json
-from plait.errors import ConfigError, MachineError, PlaitError
-from plait.hosts import AllowedHosts
+from plait.errors import PlaitError
 from plait.page.catalogue import Catalogue
-from plait.page.door import Door, TooManyError, TurnedAwayError
 from plait.page.feed import Feed
 from plait.page.headers import Headers
-from plait.page.keeper import Keeper, session_of, visitor_of, with_session
 from plait.page.line import Line
 from plait.page.live import Live
-from plait.page.passes import Visitor
 from plait.page.schema import openapi
 from plait.page.stream import messages
-from plait.trust.roles import Role
+from plait.page.token import TokenCheck
 
 MOST_WATCHERS = 64
-MOST_OF_ONE = 16
-"""Streams at once: of all, and of one visitor of a page with a door."""
+"""Streams at once."""
 _MOST_FEEDS = 8
 _LOOK_EVERY_S = 0.2
-_MOST_QUESTION_BYTES = 4096
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -56,22 +46,16 @@ class Page:
 
     Args:
         catalogue: the runs to show.
-        hosts: the names of this server.
-        door: who may come in; None lets in whoever can reach it, to look.
+        token: that visitors must know.
         line: to the server beside it; None for none.
     """
 
-    def __init__(
-        self, catalogue: Catalogue, hosts: AllowedHosts, *, door: Door | None = None, line: Line | None = None
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, *, token: str, line: Line | None = None) -> None:
         self._catalogue = catalogue
-        self._hosts = hosts
-        self._door = door
-        self._line = line
+        self._token = token
         self._live = None if line is None else Live(line)
         self._feeds: dict[Path, Feed] = {}
-        self._watchers: dict[Feed, int] = {}
-        self._streams: Counter[str] = Counter()
+        self._watchers: Counter[Feed] = Counter()
         self._changed = asyncio.Condition()
         self._ended = False
         self._assets = _assets()
@@ -87,31 +71,10 @@ class Page:
                 Route("/api/runs/{run}", self._run),
                 Route("/api/runs/{run}/events", self._events),
                 Route("/api/queue", self._queue),
-                Route("/api/me", self._me),
-                *(self._at_the_door() if self._door is not None else ()),
             ],
-            middleware=[
-                Middleware(Headers, hosts=self._hosts, takes_acts=self._door is not None),
-                Middleware(Keeper, door=self._door),
-            ],
-            exception_handlers={
-                TooManyError: _too_many,
-                TurnedAwayError: _turned_away,
-                ConfigError: _refused,
-                PlaitError: _failed,
-                404: _not_there,
-                405: _not_there,
-            },
+            middleware=[Middleware(Headers), Middleware(TokenCheck, token=self._token)],
+            exception_handlers={PlaitError: _failed, 404: _not_there, 405: _not_there},
             lifespan=self._lifespan,
-        )
-
-    def _at_the_door(self) -> tuple[Route, ...]:
-        return (
-            Route("/enter", self._door_page),
-            Route("/api/enter", self._enter, methods=["POST"]),
-            Route("/api/leave", self._leave, methods=["POST"]),
-            Route("/api/links", self._make_link, methods=["POST"]),
-            Route("/api/queue/{run}/cancel", self._cancel, methods=["POST"]),
         )
 
     def end(self) -> None:
@@ -147,11 +110,8 @@ class Page:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _door_page(self, request: Request) -> Response:
-        return await self._asset(request, "door.html")
-
-    async def _asset(self, request: Request, page: str = "index.html") -> Response:
-        name = request.path_params.get("name", page)
+    async def _asset(self, request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
         found = self._assets.get(name)
         if found is None:
             return await _not_there(request, None)
@@ -170,60 +130,6 @@ class Page:
     async def _queue(self, _: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(self._catalogue.queue))
 
-    async def _me(self, request: Request) -> Response:
-        visitor = visitor_of(request)
-        may_cancel = visitor is not None and visitor.role is Role.OPERATOR and self._line is not None
-        me: dict[str, Json] = {"name": "", "role": Role.OBSERVER.value} if visitor is None else _named(visitor)
-        return JSONResponse({**me, "may_cancel": may_cancel, "may_leave": bool(session_of(request))})
-
-    async def _enter(self, request: Request) -> Response:
-        door = self._opened()
-        link = (await _said(request, "link"))["link"]
-        visitor, session = await asyncio.to_thread(door.enter, link if isinstance(link, str) else "")
-        try:
-            await asyncio.to_thread(self._note_link, visitor, visitor.role, used=True)
-        except PlaitError:
-            door.leave(session)
-            raise
-        return with_session(JSONResponse(_named(visitor)), session)
-
-    async def _leave(self, request: Request) -> Response:
-        self._opened().leave(session_of(request))
-        return with_session(JSONResponse({}), "")
-
-    async def _make_link(self, request: Request) -> Response:
-        visitor, said = _known(request), await _said(request, "role", "minutes")
-        role, minutes = Role.named(str(said["role"])), said["minutes"]
-        if role is None or isinstance(minutes, bool) or not isinstance(minutes, int | float) or abs(minutes) > 1e9:
-            raise ConfigError("role and minutes are not ones, expected for example observer and 5")
-        door, seconds = self._opened(), 60 * minutes
-        record = partial(self._note_link, visitor, role, used=False)
-        link = await asyncio.to_thread(door.make_link, visitor, role=role, seconds=seconds, record=record)
-        return JSONResponse({"link": link, "role": role.value})
-
-    async def _cancel(self, request: Request) -> Response:
-        visitor, run = _known(request), request.path_params["run"]
-        await _said(request)
-        if self._line is None:
-            return await _not_there(request, None)
-        return JSONResponse({"run": run, "was": await asyncio.to_thread(self._line.cancel, visitor.name, run)})
-
-    def _note_link(self, maker: Visitor, role: Role, *, used: bool) -> None:
-        if self._line is not None:
-            self._line.note_link(maker.name, role.value, used=used)
-
-    def _opened(self) -> Door:
-        if self._door is None:
-            raise MachineError("this page has no door, expected one")
-        return self._door
-
-    def _ended_for(self, visitor: Visitor | None) -> bool:
-        """Whether nothing more is to be shown to a visitor."""
-        try:
-            return self._ended or (visitor is not None and not self._opened().may_stay(visitor))
-        except PlaitError:
-            return True
-
     async def _run(self, request: Request) -> Response:
         feed = await self._feed(request)
         if feed is None:
@@ -235,13 +141,8 @@ class Page:
         feed = await self._feed(request)
         if feed is None:
             return await _not_there(request, None)
-        visitor = visitor_of(request)
-        whose = "" if visitor is None else visitor.name
-        too_many = MOST_WATCHERS if self._streams.total() >= MOST_WATCHERS else 0
-        if whose and self._streams[whose] >= MOST_OF_ONE:
-            too_many = MOST_OF_ONE
-        if too_many:
-            body = {"error": f"{too_many} pages are open already, expected fewer"}
+        if self._watchers.total() >= MOST_WATCHERS:
+            body = {"error": f"{MOST_WATCHERS} pages are open already, expected fewer"}
             return JSONResponse(body, status_code=503, headers={"retry-after": "10"})
         said = request.headers.get("last-event-id") or request.query_params.get("after", "")
         after = int(said) if said.isascii() and said.isdigit() and len(said) < 16 else -1
@@ -250,22 +151,18 @@ class Page:
             self._changed,
             after=after,
             run=request.query_params.get("run", ""),
-            ended=lambda: self._ended_for(visitor),
+            ended=lambda: self._ended,
             live=lambda: (0, b"") if self._live is None else self._live.of(request.path_params["run"]),
         )
-        return StreamingResponse(self._watched(feed, whose, stream), media_type="text/event-stream")
+        return StreamingResponse(self._watched(feed, stream), media_type="text/event-stream")
 
-    async def _watched(self, feed: Feed, whose: str, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        self._watchers[feed] = self._watchers.get(feed, 0) + 1
-        self._streams[whose] += 1
+    async def _watched(self, feed: Feed, stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        self._watchers[feed] += 1
         try:
             async for message in stream:
                 yield message
         finally:
-            self._streams -= Counter([whose])
-            self._watchers[feed] -= 1
-            if not self._watchers[feed]:
-                del self._watchers[feed]
+            self._watchers -= Counter([feed])
 
     async def _feed(self, request: Request) -> Feed | None:
         place = await asyncio.to_thread(self._catalogue.find, request.path_params["run"])
@@ -290,49 +187,9 @@ def _assets() -> dict[str, tuple[bytes, str]]:
     return {name: (body, f'"{hashlib.sha256(body).hexdigest()[:16]}"') for name, body in bodies.items()}
 
 
-def _named(visitor: Visitor) -> dict[str, Json]:
-    return {"name": visitor.name, "role": visitor.role.value}
-
-
-def _known(request: Request) -> Visitor:
-    visitor = visitor_of(request)
-    if visitor is None:
-        raise TurnedAwayError("it is not known who asks", is_known=False)
-    return visitor
-
-
-async def _said(request: Request, *names: str) -> dict[str, Json]:
-    """The body of a request: a small object with these keys and no others."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_QUESTION_BYTES:
-            raise ConfigError(f"request has more than {_MOST_QUESTION_BYTES} bytes, expected less")
-    try:
-        said: object = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError("request is not JSON, expected an object") from error
-    if not isinstance(said, dict) or set(cast("dict[str, Json]", said)) != set(names):
-        raise ConfigError(f"request is not an object with {', '.join(names) or 'no key'}, expected that")
-    return cast("dict[str, Json]", said)
-
-
 async def _not_there(_: Request, error: Exception | None) -> Response:
     del error
     return JSONResponse({"error": "there is nothing under this address"}, status_code=404)
-
-
-async def _turned_away(_: Request, error: Exception) -> Response:
-    is_known = isinstance(error, TurnedAwayError) and error.is_known
-    return JSONResponse({"error": str(error)}, status_code=403 if is_known else 401)
-
-
-async def _too_many(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, status_code=429)
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, status_code=400)
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """The live page beside a run, in a process of its own, so that whoever watches never delays the run.
 
-``python -m plait.page.beside FILE PLACE run|folder KIT LINE`` serves on a listening socket, which it inherits as file
-FILE, and ends with the command (`plait.page.process`).
+``python -m plait.page.beside FILE PLACE run|folder LINE`` serves on a listening socket, which it inherits as file FILE.
+LINE is the number of the socket that leads to the server, or -1. That the command is over, or gone, the process learns
+from its standard input, which ends; the token is in its environment.
 """
 
 from __future__ import annotations
@@ -10,73 +11,77 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Generator
-from dataclasses import replace
+from collections.abc import Callable, Generator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from plait.address import Address
 from plait.errors import ConfigError, MachineError
 from plait.progress import say
 
-if TYPE_CHECKING:
-    from plait.hosts import AllowedHosts
-    from plait.page.catalogue import Catalogue
-    from plait.page.line import Desk, Line
-
-_SECURE = "https://"
 _PREDECESSOR_S = 5.0
+_END_S = 5.0
+"""Seconds that the process has to end by itself."""
 
 
 @contextlib.contextmanager
 def page_beside(
-    place: Path,
-    listen: str,
-    *,
-    folder: bool = False,
-    quiet: bool = False,
-    kit: Path | None = None,
-    desk: Desk | None = None,
-) -> Generator[None]:
-    """Serve the page as long as the block runs.
+    place: Path, listen: str, *, folder: bool = False, status_json: Callable[[], str] | None = None
+) -> Generator[str]:
+    """Serve the page as long as the block runs; gives its address with its token, which is also said on stderr.
 
     Args:
         place: the run's directory, which need not be there yet.
         listen: address and port; empty for no page.
         folder: whether `place` holds many runs, or will.
-        quiet: whether to keep the page's address to oneself.
-        kit: the server's, for a page with a door.
-        desk: answers what the page asks of the server.
+        status_json: gives what `plait status --json` prints; None where no server is.
 
     Raises:
-        ConfigError: other machines can reach the address and there is no kit, or the kit is not valid.
+        ConfigError: other machines can reach the address, or the token is none.
         MachineError: it is in use.
     """
     if not listen:
-        yield
+        yield ""
         return
-    address, has_door = page_address(listen, what="--page", kit=kit)
-    from plait.page.process import process_beside
+    from plait.page.line import answering
+    from plait.page.token import TOKEN_VARIABLE, page_token
 
+    bound, token = page_address(listen, what="--page"), page_token()
     with contextlib.ExitStack() as stack:
-        with _bound(address) as listener:
-            listener.listen()
-            address = Address(*listener.getsockname()[:2])
-            stack.enter_context(
-                process_beside(
-                    "plait.page.beside",
-                    str(listener.fileno()),
-                    str(place.absolute()),
-                    "folder" if folder else "run",
-                    str(kit.absolute()) if kit and has_door else "",
-                    desk=desk,
-                    inherited=[listener.fileno()],
-                )
-            )
-        say(f"live page on {shown_address(address, has_door=has_door)}", quiet=quiet)
-        yield
+        listener = stack.enter_context(_bound(bound))
+        listener.listen()
+        shown = shown_address(listener, token)
+        files, line = [listener.fileno()], -1
+        if status_json is not None:
+            here, there = Pipe()
+            stack.enter_context(there)
+            files.append(line := there.fileno())
+            answering(here, status_json)
+        kind = "folder" if folder else "run"
+        arguments = (str(listener.fileno()), str(place.absolute()), kind, str(line))
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "plait.page.beside", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=files,
+            env={**os.environ, TOKEN_VARIABLE: token},  # a command line can be read by other users
+            start_new_session=True,  # Ctrl-C is for the command alone
+        )
+    try:
+        say(f"live page on {shown}", quiet=False)
+        yield shown
+    finally:
+        if process.stdin:
+            process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_S)
+        process.kill()
+        process.wait()
 
 
 def _bound(address: Address) -> socket.socket:
@@ -91,95 +96,51 @@ def _bound(address: Address) -> socket.socket:
             time.sleep(0.1)
 
 
-def page_address(text: str, *, what: str, kit: Path | None) -> tuple[Address, bool]:
-    """An address for the page, and whether it has a door: beyond loopback, and where ``https://`` asks for it.
+def page_address(text: str, *, what: str) -> Address:
+    """An address for the page, of this machine alone.
 
     Args:
         text: as typed.
         what: its name in the error.
-        kit: the server's, which the door needs.
 
     Raises:
-        ConfigError: it is no address, there is no kit for its door, or the kit is not valid.
+        ConfigError: it is no address, or other machines can reach it.
     """
-    address = Address.parse(text.removeprefix(_SECURE), what=what, listening=True)
-    has_door = text.startswith(_SECURE) or not address.is_loopback
-    if not has_door:
-        return address, False
-    if kit is None:
+    address = Address.parse(text, what=what, listening=True)
+    if not address.is_loopback:
         raise ConfigError(
-            f"{what} is {text}, expected an address of this machine alone, such as 127.0.0.1:9443, or with it a "
-            "server's --kit: the page then asks who visits"
+            f"{what} is {text}, but the page is for this machine alone: use {what} 127.0.0.1:{address.port} here, and "
+            f"on the machine that watches `ssh -N -L {address.port}:127.0.0.1:{address.port} {socket.gethostname()}`; "
+            "or let a proxy of your own ask for a login and pass on to it (docs/guides/watching.md)"
         )
-    from plait.trust import Register, ServerKit
-
-    ServerKit.load(kit)
-    Register.load(kit)
-    return address, True
+    return address
 
 
-def shown_address(address: Address, *, has_door: bool) -> str:
-    """What to type into a browser."""
-    return f"{_SECURE if has_door else 'http://'}{address}"
-
-
-def serve_page(
-    catalogue: Catalogue,
-    listener: socket.socket,
-    hosts: AllowedHosts,
-    *,
-    kit: Path | None,
-    line: Line | None = None,
-    sessions: Path | None = None,
-) -> None:
-    """Serve the page in this process, until a signal ends it.
-
-    Args:
-        catalogue: the runs to show.
-        listener: bound and listening.
-        hosts: names of this server besides those of the kit.
-        kit: the server's, for a page with a door; None for none.
-        line: to the server beside it; None for none.
-        sessions: file that keeps the door's sessions; None for none.
-
-    Raises:
-        PlaitError: the kit cannot be read.
-    """
-    from plait.page.app import Page
-    from plait.page.server import serve
-    from plait.page.tls import tls_of
-
-    if kit is None:
-        serve(Page(catalogue, hosts, line=line), listener)
-        return
-    from plait.page.door import Door
-    from plait.trust import Register, ServerKit
-
-    hosts = replace(hosts, names=hosts.names | set(ServerKit.load(kit).names))
-    door = Door(Register.load(kit), sessions=sessions)
-    serve(Page(catalogue, hosts, door=door, line=line), listener, tls=tls_of(kit))
+def shown_address(listener: socket.socket, token: str) -> str:
+    """What to open in a browser."""
+    return f"http://{Address(*listener.getsockname()[:2])}/?token={token}"
 
 
 def main() -> None:
     """Serve until standard input ends."""
-    from plait.hosts import AllowedHosts
+    from plait.page.app import Page
     from plait.page.catalogue import Catalogue
-    from plait.page.passes import SESSIONS_FILE
-    from plait.page.process import line_of, when_over
+    from plait.page.line import Line
+    from plait.page.server import serve
+    from plait.page.token import page_token
 
-    _, file, place, kind, kit, line = sys.argv
+    _, file, place, kind, line = sys.argv
+
+    def end_with_the_command() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
     with socket.socket(fileno=int(file)) as listener:
-        when_over(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        threading.Thread(target=end_with_the_command, daemon=True).start()
         catalogue = Catalogue([Path(place)], expected=Path(place), folder=kind == "folder")
-        hosts = AllowedHosts.of(listener.getsockname()[0])
-        serve_page(
-            catalogue,
-            listener,
-            hosts,
-            kit=Path(kit) if kit else None,
-            line=line_of(line),
-            sessions=Path(place) / SESSIONS_FILE,
-        )
+        number = int(line)
+        page = Page(catalogue, token=page_token(), line=Line(Connection(number)) if number >= 0 else None)
+        serve(page, listener)
 
 
 if __name__ == "__main__":

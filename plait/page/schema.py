@@ -251,21 +251,11 @@ class Queue(TypedDict):
     broken: NotRequired[Annotated[str, Field(description="the break of the journal's chain, in a sentence")]]
 
 
-@with_config(_STRICT)
-class Me(TypedDict):
-    """Who asks."""
-
-    name: Annotated[str, Field(description="in the certificate, or in that of whoever made the link; empty for nobody")]
-    role: str
-    may_cancel: bool
-    may_leave: Annotated[bool, Field(description="whether a link's session can be ended")]
-
-
 @cache
 def openapi() -> dict[str, Json]:
     """The OpenAPI 3.1 description."""
     schemas: dict[str, Json] = {}
-    for model in (Run, Runs, Queue, Me):
+    for model in (Run, Runs, Queue):
         schema = TypeAdapter(model).json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
         schemas |= cast("dict[str, Json]", schema.pop("$defs", {}))
         schemas[model.__name__] = cast("Json", schema)
@@ -297,11 +287,6 @@ def openapi() -> dict[str, Json]:
             "/api/queue": {
                 "get": {"summary": "the queue of a server that stays", "responses": {"200": _json("Queue")}}
             },
-            "/api/me": {"get": {"summary": "who asks", "responses": {"200": _json("Me")}}},
-            "/api/links": _act("make a link", said={"role": {"type": "string"}, "minutes": {"type": "number"}}),
-            "/api/enter": _act("use a link: sets the cookie of a session", said={"link": {"type": "string"}}),
-            "/api/leave": _act("end the session"),
-            "/api/queue/{run}/cancel": _act("cancel a run; operators only", run),
             "/api/runs/{run}": {
                 "get": {"summary": "one run", "parameters": [run], "responses": {"200": _json("Run"), "404": missing}}
             },
@@ -315,36 +300,12 @@ def openapi() -> dict[str, Json]:
                             "content": {"text/event-stream": {"schema": {"type": "string"}}},
                         },
                         "404": missing,
-                        "503": {"description": "too many are watching, or this visitor too often"},
+                        "503": {"description": "too many are watching"},
                     },
                 }
             },
         },
         "components": {"schemas": schemas},
-    }
-
-
-def _act(summary: str, *parameters: Json, said: dict[str, Json] | None = None) -> Json:
-    """A request with POST, on a page with a door only; its Origin must be the page's."""
-    schema: Json = {
-        "type": "object",
-        "properties": said or {},
-        "required": [*(said or {})],
-        "additionalProperties": False,
-    }
-    return {
-        "post": {
-            "summary": f"{summary} (on a page with a door)",
-            "parameters": [*parameters],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-            "responses": {
-                "200": {"description": "done", "content": {"application/json": {"schema": {"type": "object"}}}},
-                "400": {"description": "it cannot be done; `error` says why"},
-                "401": {"description": "it is not known who asks"},
-                "403": {"description": "who asks may not, or the request is not from this page"},
-                "429": {"description": "who asks has done it too often of late"},
-            },
-        }
     }
 
 

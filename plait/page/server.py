@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-import ssl
+from collections import Counter
 from functools import partial
 from types import FrameType
 
@@ -15,60 +15,73 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from plait.page.app import Page
-from plait.page.keeper import CERTIFICATE
-from plait.trust.certificate import shown_by
+from plait.page.token import KNOWN
 
-MOST_CONNECTIONS = 256
-MOST_OF_ONE = 96
-"""Connections at once: of all, and of one address."""
+MOST_UNKNOWN = 64
+"""Connections at once that have not shown the token; a further one takes the place of an older one."""
+MOST_KNOWN = 256
+"""Connections at once that have."""
 _SEND_BYTES = 1 << 17
-_REQUEST_S = 10.0
+_REQUEST_S = 5.0
 _UNREAD_S = 30.0
-_HANDSHAKE_S = 10.0
 _HEADER_BYTES = 16 << 10
 
 
-class BoundedListener(socket.socket):
-    """Ends connections beyond the numbers as they come, before TLS, and holds little for those that do not read."""
+class Connections:
+    """All connections of one page, so that those who know the token find room however many others come."""
 
-    def __init__(self, fileno: int) -> None:
-        super().__init__(fileno=fileno)
-        self._accepted: list[tuple[socket.socket, str]] = []
-        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)  # of what it accepts
+    def __init__(self) -> None:
+        self._unknown: dict[BoundedProtocol, str] = {}
+        self._known: set[BoundedProtocol] = set()
 
-    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
-        """The next connection.
+    def add(self, connection: BoundedProtocol, address: str) -> None:
+        """A connection was made.
 
-        Raises:
-            ConnectionAbortedError: it was one too many.
+        Args:
+            connection: the new one.
+            address: where it comes from. The oldest of the address that has most gives way.
         """
-        connection, address = super().accept()
-        self._accepted = [(one, whose) for one, whose in self._accepted if one.fileno() >= 0]
-        of_this = sum(whose == address[0] for _, whose in self._accepted)
-        if len(self._accepted) >= MOST_CONNECTIONS or of_this >= MOST_OF_ONE:
-            connection.close()
-            raise ConnectionAbortedError
-        self._accepted.append((connection, address[0]))
-        return connection, address
+        if len(self._unknown) >= MOST_UNKNOWN:
+            ((most, _),) = Counter(self._unknown.values()).most_common(1)
+            oldest = next(one for one, whose in self._unknown.items() if whose == most)
+            self.remove(oldest)
+            oldest.transport.abort()
+        self._unknown[connection] = address
+
+    def note_known(self, connection: BoundedProtocol) -> bool:
+        """A connection has shown the token; whether there is room for it."""
+        if connection in self._known:
+            return True
+        if connection not in self._unknown or len(self._known) >= MOST_KNOWN:
+            return False
+        del self._unknown[connection]
+        self._known.add(connection)
+        return True
+
+    def remove(self, connection: BoundedProtocol) -> None:
+        """A connection has ended."""
+        self._unknown.pop(connection, None)
+        self._known.discard(connection)
 
 
 class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 that ends connections that send no request, and those that do not read."""
+    """HTTP/1.1 that ends connections that send no whole request in time, and those that do not read."""
 
+    guests: Connections
     _request_due: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request, but not for long."""
         super().connection_made(transport)
-        tls = transport.get_extra_info("ssl_object")
-        if tls is not None:
-            self.app = partial(_certified, self.app, tls.getpeercert(binary_form=True))
+        self.app = partial(_with_connection, self.app, self)
+        self.guests.add(self, self.client[0] if self.client else "")
         self._request_due = self.loop.call_later(_REQUEST_S, self._check_request)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
+        """Forget the connection and its timers."""
         super().connection_lost(exc)
+        self.guests.remove(self)
         for timer in (self._request_due, self._stalled):
             if timer is not None:
                 timer.cancel()
@@ -84,6 +97,11 @@ class BoundedProtocol(H11Protocol):
         if self._stalled is not None:
             self._stalled.cancel()
 
+    def note_known(self) -> None:
+        """The token was shown."""
+        if not self.guests.note_known(self):
+            self.transport.abort()
+
     def _check_request(self) -> None:
         if self.cycle is None or self.cycle.response_complete:  # pyright: ignore[reportUnnecessaryComparison]
             self.transport.abort()
@@ -91,10 +109,9 @@ class BoundedProtocol(H11Protocol):
             self._request_due = self.loop.call_later(_REQUEST_S, self._check_request)
 
 
-async def _certified(app: ASGIApp, certificate: bytes | None, scope: Scope, receive: Receive, send: Send) -> None:
-    """Pass a request on with what the certificate of its connection states."""
-    shown = None if certificate is None else shown_by(ssl.DER_cert_to_PEM_cert(certificate).encode())
-    await app({**scope, CERTIFICATE: shown}, receive, send)
+async def _with_connection(app: ASGIApp, one: BoundedProtocol, scope: Scope, receive: Receive, send: Send) -> None:
+    """Pass a request on with how to note that its connection is known."""
+    await app({**scope, KNOWN: one.note_known}, receive, send)
 
 
 class _Server(uvicorn.Server):
@@ -102,29 +119,21 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._page = page
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, which lets a handshake take a minute."""
-        loop = asyncio.get_running_loop()
-        if self.config.ssl is not None:
-            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=_HANDSHAKE_S)  # type: ignore[method-assign]
-        await super().startup(sockets)
-
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._page.end()
         super().handle_exit(sig, frame)
 
 
-def serve(page: Page, listener: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
+def serve(page: Page, listener: socket.socket) -> None:
     """Serve until a signal ends it.
 
     Args:
         page: what to serve.
         listener: bound and listening.
-        tls: None for plain HTTP.
     """
     config = uvicorn.Config(
         page.app(),
-        http=BoundedProtocol,
+        http=type("_Protocol", (BoundedProtocol,), {"guests": Connections()}),
         ws="none",
         log_level="critical",
         loop="asyncio",
@@ -133,7 +142,6 @@ def serve(page: Page, listener: socket.socket, *, tls: ssl.SSLContext | None = N
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=2,
     )
-    config.load()
-    config.ssl = tls
-    with contextlib.suppress(KeyboardInterrupt), BoundedListener(os.dup(listener.fileno())) as bounded:
-        _Server(config, page).run(sockets=[bounded])
+    with contextlib.suppress(KeyboardInterrupt), socket.socket(fileno=os.dup(listener.fileno())) as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)  # of what it accepts
+        _Server(config, page).run(sockets=[own])

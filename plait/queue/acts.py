@@ -68,23 +68,7 @@ class RunEnded(Event):
     detail: str = ""
 
 
-class PageLinkMade(Event):
-    """Somebody made a link to the page, for one use in a role."""
-
-    event = "page_link_made"
-    by: str
-    role: str
-
-
-class PageLinkUsed(Event):
-    """Somebody came in by a link; what is done in its session is done in its maker's name."""
-
-    event = "page_link_used"
-    by: str
-    role: str
-
-
-ACTS: tuple[type[Event], ...] = (RunSubmitted, RunBegun, RunCancelled, RunEnded, PageLinkMade, PageLinkUsed)
+ACTS: tuple[type[Event], ...] = (RunSubmitted, RunBegun, RunCancelled, RunEnded)
 """Every kind of line."""
 
 _BY_NAME = {model.event: model for model in ACTS}

@@ -243,15 +243,6 @@ class RunQueue:
             self._journal.append(RunCancelled(run=run, by=by))
             return entry.state
 
-    def record(self, act: Event) -> None:
-        """Write a line of which the queue is not made.
-
-        Raises:
-            MachineError: the journal cannot be written.
-        """
-        with self._changed:
-            self._journal.append(act)
-
     def _next(self) -> Entry | None:
         queued = [entry for entry in self._entries.values() if entry.state is State.QUEUED]
         # `max` gives the first of equals: the oldest.

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-from scoreboard.page_door import beyond_roles, pressed
+from scoreboard.page_door import pressed, strangers
 from scoreboard.row import Row
 from scoreboard.small_federation import TESTS, borrowed
 
@@ -39,7 +39,7 @@ def run(*, full: bool, scratch: Path) -> Row:
     most = {call: _bytes_a_connection(scratch / call, call, seconds) for call in ("Attend", "Upload", "Status")}
     unknown, admitted, reasons = _unknown_keys(scratch, 10_000 if full else 300, STRANGERS if full else 10)
     acts, accepted = _beyond_roles(scratch, 1000 if full else 60)
-    visits, let_in = beyond_roles(scratch / "page", 1000 if full else 90)
+    visits, let_in = strangers(scratch / "page", 1000 if full else 90)
     looks, vain = pressed(scratch / "page", 1000 if full else 500)
     failures = [
         f"{call}: {held / 2**20:.1f} MiB a connection, expected at most 16"
@@ -49,9 +49,9 @@ def run(*, full: bool, scratch: Path) -> Row:
     if accepted:
         failures.append(f"{accepted} of {acts} acts beyond a role were accepted")
     if let_in:
-        failures.append(f"{let_in} of {visits} acts beyond a role were accepted by the page")
+        failures.append(f"{let_in} of {visits} requests of strangers were answered by the page")
     if vain:
-        failures.append(f"{vain} of {looks} looks at the page were in vain while another opened connections")
+        failures.append(f"{vain} of {looks} looks at the page were in vain while others opened connections")
     if admitted:
         failures.append(f"{admitted} of {unknown} unknown keys were admitted")
     if set(reasons) - {"UNKNOWN_KEY", "WRONG_NAME", "no TLS"}:
@@ -68,8 +68,8 @@ def run(*, full: bool, scratch: Path) -> Row:
             "at most": f"{max(most.values()) / 2**20:.1f} MiB a connection",
             "unknown keys admitted": f"{admitted} of {unknown:,}",
             "acts beyond a role accepted": f"{accepted} of {acts:,}",
-            "by the page": f"{let_in} of {visits:,}",
-            "looks in vain beside silent connections": f"{vain} of {looks}",
+            "strangers answered by the page": f"{let_in} of {visits:,}",
+            "looks in vain beside unfinished requests": f"{vain} of {looks}",
         },
         failures=failures,
         least=10_000 if full else 300,

@@ -128,9 +128,17 @@ def _forgets_what_was_recorded() -> None:
     recorded.of = lambda events: replace(of(events), received=frozenset())
 
 
-def _links_stay() -> None:
-    passes = module("plait.page.passes").Passes
-    passes.take = passes.find
+def _newcomers_give_way() -> None:
+    server = module("plait.page.server")
+    add = server.Connections.add
+
+    def add_if_there_is_room(self: object, connection: object, address: str) -> None:
+        if len(self._unknown) < server.MOST_UNKNOWN:
+            add(self, connection, address)
+        else:
+            connection.transport.abort()
+
+    server.Connections.add = add_if_there_is_room
 
 
 def _no_deadline() -> None:
@@ -427,23 +435,15 @@ MUTATIONS: dict[str, Mutation] = {
         "any key is taken for a registered one",
         lambda: put("plait.trust.register:Register.check", lambda *given: module("plait.trust.register").Verdict.KNOWN),
     ),
-    "page-acts": Mutation(
-        "door", "on the page an observer may do what an operator may", nothing("plait.page.keeper:check_act")
-    ),
-    "page-register": Mutation(
-        "door", "the page asks no register", lambda: put("plait.page.door:Door.may_stay", lambda *given: True)
+    "page-token": Mutation(
+        "door", "any token opens the page", lambda: put("plait.page.token:TokenCheck._is_token", _always)
     ),
     "page-origin": Mutation(
         "door",
         "the page takes requests from any page",
         nothing("plait.page.headers:Headers._what_is_wrong", result=(0, "")),
     ),
-    "page-address": Mutation(
-        "door",
-        "one address may have all connections of the page",
-        lambda: setattr(module("plait.page.server"), "MOST_OF_ONE", 1 << 20),
-    ),
-    "page-link-once": Mutation("door", "a link to the page may be used again", _links_stay),
+    "page-newcomers": Mutation("door", "connections that say nothing keep others from the page", _newcomers_give_way),
     "turns": Mutation("members", "a node has any number of transfers, as slow as it likes", _many_transfers),
     "same-body": Mutation(
         "members", "a body may be fetched again and again", lambda: put("server.transfers:Frequency.allows", _always)

@@ -2,14 +2,17 @@ import json
 import math
 import re
 import socket
+import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from plait.errors import ConfigError, MachineError
 from plait.rounds.run_progress import RunProgress
+from server import metrics as server_metrics
 from server.metrics import Metrics, MetricsServer
 
 
@@ -43,6 +46,53 @@ def test_there_is_no_other_page(server, path):
         urllib.request.urlopen(f"http://{server.address}{path}", timeout=20)
     assert caught.value.code == 404
     caught.value.close()
+
+
+def status(server: MetricsServer, *hosts: str) -> int:
+    lines = "".join(f"Host: {host}\r\n" for host in hosts)
+    with socket.create_connection(("127.0.0.1", server.address.port), timeout=20) as connection:
+        connection.sendall(f"GET /metrics HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode())
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+def test_on_loopback_no_web_page_reads_it_by_a_name_that_leads_here(server, metrics):
+    for host in ("localhost:9441", "127.0.0.1", "[::1]:9441"):
+        assert status(server, host) == 200
+    for hosts in (["evil.example"], [f"evil.example:{server.address.port}"], [], ["localhost", "evil.example"], [""]):
+        assert status(server, *hosts) == 403
+    open_to_all = MetricsServer("0.0.0.0:0", metrics)
+    try:
+        assert status(open_to_all, "plait-server:9441") == 200
+    finally:
+        open_to_all.close()
+
+
+def test_connections_that_do_not_finish_are_bounded_and_cut_so_that_others_come_in(metrics, monkeypatch):
+    monkeypatch.setattr(server_metrics, "_SCRAPE_S", 0.5)
+    server = MetricsServer("127.0.0.1:0", metrics)
+    slow = [socket.create_connection(("127.0.0.1", server.address.port), timeout=20) for _ in range(40)]
+    try:
+        for one in slow:
+            with suppress(OSError):
+                one.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: ")
+        # Each is cut, although it says something now and then.
+        end, left = time.monotonic() + 60, slow
+        while left := [one for one in left if is_open(one)]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert status(server, "localhost") == 200
+    finally:
+        for one in slow:
+            one.close()
+        server.close()
+
+
+def is_open(connection: socket.socket) -> bool:
+    try:
+        connection.send(b"x")
+    except OSError:
+        return False
+    return True
 
 
 def test_rubbish_and_hanging_up_do_no_harm(server, capfd):

@@ -16,7 +16,6 @@ let other = null;
 let listed = [];
 let queued = [];
 let listedAs = ""; // runs and queue as the server told them last
-let me = {};
 let isDue = false;
 
 const element = (tag, text, name) => {
@@ -361,33 +360,12 @@ const drawSides = (shown, beside) => {
   table($("sides"), ["", as.clean(run.name, 40), as.clean(other.name, 40)], [...of, ...settings], [1, 2]);
 };
 
-const cancel = async (name, button) => {
-  button.disabled = true;
-  const answer = await ask(`/api/queue/${encodeURIComponent(name)}/cancel`);
-  setText("queue-text", answer.error ? as.clean(answer.error, 300) : `${as.clean(name)} is cancelled.`);
-  list();
-};
-
-// What an operator may cancel is asked for twice: the first press only says what the second one does.
-const cancelButton = (name) => {
-  const button = element("button", "Cancel");
-  button.type = "button";
-  button.setAttribute("aria-label", `Cancel ${as.clean(name)}`);
-  button.onclick = () => {
-    if (button.dataset.sure) cancel(name, button);
-    button.dataset.sure = "yes";
-    button.textContent = "Really cancel";
-    button.setAttribute("aria-label", `Really cancel ${as.clean(name)}`);
-  };
-  return button;
-};
-
 const drawQueue = (said) => {
   $("queue-section").hidden = !queued.length && !said.broken;
   const waiting = queued.filter(({ state }) => state === "queued").length;
   if (said.broken) setText("queue-text", as.clean(said.broken, 300));
   else if (!$("queue").dataset.said) setText("queue-text", "The journal's hash chain is intact.");
-  const news = JSON.stringify([said, me]);
+  const news = JSON.stringify(said);
   if ($("queue").dataset.said === news) return;
   $("queue").dataset.said = news;
   $("queue-title").textContent = `Queue: ${waiting} waiting`;
@@ -395,9 +373,8 @@ const drawQueue = (said) => {
   const rows = queued.map((one) => [
     known.has(one.run) ? runLink(one.run) : as.clean(one.run, 64), one.state, as.clean(one.by), one.priority, as.clean(one.cohort_labels.join(", ") || as.NOTHING),
     as.clean([one.base, one.method, one.rule].filter(Boolean).join(", "), 100), as.moment(one.submitted), as.clean(one.detail || as.NOTHING, 200),
-    me.may_cancel && ["queued", "running"].includes(one.state) ? cancelButton(one.run) : "",
   ]);
-  table($("queue"), ["run", "", "by", "priority", "labels", "what", "submitted", "", ""], rows, [0, 1, 2, 4, 5, 7]);
+  table($("queue"), ["run", "", "by", "priority", "labels", "what", "submitted", ""], rows, [0, 1, 2, 4, 5, 7]);
 };
 
 const runLink = (name) => {
@@ -487,6 +464,13 @@ const anew = () => {
 
 // ---- which runs
 
+// The token has become a cookie; it need not stand in the address, which may be copied and seen.
+const address = new URL(location);
+if (address.searchParams.has("token")) {
+  address.searchParams.delete("token");
+  history.replaceState(null, "", address);
+}
+
 const choose = () => {
   const wanted = new URLSearchParams(location.search);
   const name = wanted.get("run") || listed[0]?.name;
@@ -538,27 +522,6 @@ const list = async () => {
   drawQueue(said);
 };
 
-const ask = async (path) => {
-  try {
-    const headers = { "content-type": "application/json" };
-    return await (await fetch(path, { method: "POST", headers, body: "{}" })).json();
-  } catch {
-    return { error: "The server does not answer." };
-  }
-};
-
-const whoAmI = async () => {
-  me = await (await fetch("/api/me")).json();
-  const [said, leave] = $("me").children;
-  $("me").hidden = !me.name;
-  said.textContent = `${as.clean(me.name)}, ${me.role}`;
-  leave.hidden = !me.may_leave;
-  leave.onclick = async () => {
-    await ask("/api/leave");
-    location.reload();
-  };
-};
-
 $("run").addEventListener("change", go);
 $("other").addEventListener("change", go);
 $("choose").addEventListener("submit", (event) => event.preventDefault());
@@ -566,7 +529,6 @@ $("filter").addEventListener("input", drawTable);
 $("all").addEventListener("toggle", drawTable);
 addEventListener("popstate", choose);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", anew);
-await whoAmI();
 await list();
 if (!run) choose();
 setInterval(changed, 1000);

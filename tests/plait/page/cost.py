@@ -2,9 +2,10 @@
 
     python tests/plait/page/cost.py [--repetitions 3] [--rounds 40]
 
-A server with `--page` and three clients over gRPC on the base tiny. The three cases take turns. The hostile one opens
-1,000 connections and keeps them open as long as it is let; forty of them ask for the events and never read, and
-those that are ended are opened again. Who watches is not counted. Prints one JSON line for each run, and a summary.
+A server with `--page` and three clients over gRPC on the base tiny. The three cases take turns. The hostile one does
+not know the token. It opens 1,000 connections and keeps them open as long as it is let; forty of them ask for the
+events all the same, and those that are ended are opened again. Who watches is not counted. Prints one JSON line for
+each run, and a summary.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import secrets
 import selectors
 import socket
 import statistics
@@ -27,12 +29,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from plait.page.token import TOKEN_VARIABLE
 from plait.rounds.ledger import read_lines
 from tests.commands import Command
 from tests.plait.page.federation import free_port
 
 CASES = ("nobody", "ten", "hostile")
-HOSTILE, UNREAD = 1000, 40
+HOSTILE, ASKING = 1000, 40
+TOKEN = secrets.token_urlsafe(32)
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -51,9 +55,9 @@ def page_of(server: int) -> int:
     raise ProcessLookupError
 
 
-def _asked(port: int) -> socket.socket:
+def _asked(port: int, token: str) -> socket.socket:
     one = socket.create_connection(("127.0.0.1", port), timeout=10)
-    one.sendall(f"GET /api/runs/run/events HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+    one.sendall(f"GET /api/runs/run/events?token={token} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
     return one
 
 
@@ -65,7 +69,7 @@ def watchers(port: int) -> Iterator[list[int]]:
     def follow() -> None:
         with selectors.DefaultSelector() as selector:
             for number in range(10):
-                selector.register(_asked(port), selectors.EVENT_READ, number)
+                selector.register(_asked(port, TOKEN), selectors.EVENT_READ, number)
             while not over.is_set():
                 for key, _ in selector.select(0.2):
                     with suppress(OSError):
@@ -90,14 +94,16 @@ def hostile(port: int) -> Iterator[list[int]]:
         while not over.is_set():
             for number in range(len(held), HOSTILE):
                 with suppress(OSError):
-                    held.append(_asked(port) if number < UNREAD else socket.create_connection(("127.0.0.1", port), 10))
+                    held.append(
+                        _asked(port, "") if number < ASKING else socket.create_connection(("127.0.0.1", port), 10)
+                    )
                     held[-1].setblocking(False)
                     opened[0] += 1
             over.wait(1)
             still = []
-            for number, one in enumerate(held):
+            for one in held:
                 try:
-                    if number >= UNREAD and one.recv(1) == b"":
+                    if one.recv(1 << 16) == b"":
                         one.close()
                         continue
                 except BlockingIOError:
@@ -190,6 +196,7 @@ def main() -> None:
     arguments.add_argument("--repetitions", type=int, default=3)
     arguments.add_argument("--rounds", type=int, default=40)
     options = arguments.parse_args()
+    os.environ[TOKEN_VARIABLE] = TOKEN
     found: dict[str, list[dict[str, float]]] = {case: [] for case in CASES}
     for _ in range(options.repetitions):
         for case in CASES:

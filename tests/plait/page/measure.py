@@ -87,7 +87,7 @@ def main() -> None:
         write(place / "finished", 24, 12, finished=True).close()
         ledger = write(place / "large", CLIENTS, ROUNDS)
         _, address = start(place)
-        large = f"{address}/?run=large"
+        large = f"{address}&run=large"
         browser.open(large)
         browser.wait("plaitPage.run?.document.done === 200", timeout_s=600)
         paints = []
@@ -126,7 +126,7 @@ def main() -> None:
         for name, run, width, dark in views:
             browser.resize(width, 900 if width > 500 else 844)
             browser.set_dark(dark=dark)
-            browser.open(f"{address}/?run={run}")
+            browser.open(f"{address}&run={run}")
             browser.wait(f"plaitPage.run?.name === '{run}' && document.querySelector('#chain').textContent")
             browser.wait("document.querySelectorAll('#loss canvas').length")
             if options.axe:

@@ -11,36 +11,58 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
 from pydantic import TypeAdapter
 
-from plait.hosts import AllowedHosts
+from plait.errors import ConfigError
 from plait.page import server
 from plait.page.app import Page
 from plait.page.beside import page_beside
 from plait.page.catalogue import Catalogue
 from plait.page.merge import merge
 from plait.page.schema import Run, Runs, openapi
-from plait.page.server import MOST_CONNECTIONS, MOST_OF_ONE
+from plait.page.server import MOST_UNKNOWN
+from plait.page.token import TOKEN_VARIABLE, page_token
+from plait.queue import RunQueue
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
+from tests.commands import Command
 from tests.plait.conftest import broadcast, described, numbered, received, run_started
 from tests.plait.page.browser import CHROMIUM, Browser
 from tests.plait.serving import Start, serving
 
-get = partial(httpx.get, timeout=120)
+TOKEN = "a-token-that-tests-know-" + "x" * 16
+
+
+def cookie(address: str) -> dict[str, str]:
+    """What a browser sends that has opened the printed address."""
+    return {"cookie": f"plait-{address.split(':')[2].partition('/')[0]}={TOKEN}"}
+
+
+def get(url: str) -> httpx.Response:
+    return httpx.get(url, headers=cookie(url), timeout=120)
 
 
 @pytest.fixture
-def watch() -> Iterator[Start]:
+def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts `plait watch`; gives the process and the address, without its token."""
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+
     with serving("watch") as start:
-        yield start
+
+        def begin(*options: object, **more: str) -> tuple[Command, str]:
+            process, address = start(*options, **more)
+            assert address.endswith(f"/?token={TOKEN}")
+            return process, address.partition("/?")[0]
+
+        yield begin
 
 
 def written(run: Path, events: Sequence[dict[str, object]]) -> Ledger:
@@ -75,7 +97,9 @@ def test_what_streams_is_what_a_look_gives_and_a_restarted_server_goes_on_where_
     rest = iter(small_run[3:])
     for _ in range(2):
         query = {"after": document["seq"], "run": document["run"]}
-        with httpx.stream("GET", f"{address}/api/runs/first/events", params=query, timeout=120) as response:
+        with httpx.stream(
+            "GET", f"{address}/api/runs/first/events", params=query, headers=cookie(address), timeout=120
+        ) as response:
             got = messages(response)
             for event in [next(rest) for _ in range(8)]:
                 ledger.append(parse_event(event))
@@ -94,7 +118,7 @@ def test_what_streams_is_what_a_look_gives_and_a_restarted_server_goes_on_where_
     for event in rest:
         ledger.append(parse_event(event))
     ledger.close()
-    headers = {"last-event-id": str(document["seq"])}
+    headers = {"last-event-id": str(document["seq"]), **cookie(address)}
     query = {"after": "0", "run": document["run"]}
     with httpx.stream(
         "GET", f"{address}/api/runs/first/events", params=query, headers=headers, timeout=120
@@ -128,7 +152,7 @@ def test_a_request_from_elsewhere_is_refused_and_nothing_can_be_changed(watch: S
 
     def status(url: str = api, method: str = "GET", **headers: str) -> int:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.request(method, url, headers=named, timeout=120).status_code
+        return httpx.request(method, url, headers={**cookie(address), **named}, timeout=120).status_code
 
     assert status(origin=f"http://{own}", sec_fetch_site="same-origin") == 200
     assert status(host="evil.example") == status(host=f"evil.example:{own.rpartition(':')[2]}") == 403
@@ -166,47 +190,87 @@ def test_the_page_is_small_and_names_no_other_place() -> None:
     assert {file.name for file in (files("plait.page") / "assets").iterdir()} >= {"uPlot.LICENSE"}
 
 
-def test_connections_beyond_the_bounds_are_ended_and_leave_when_they_say_nothing(
+def test_only_with_the_token_is_anything_shown_and_the_address_turns_it_into_a_cookie(
     watch: Start, write_ledger, small_run
 ) -> None:
-    _, address = watch(write_ledger(small_run))
+    run = write_ledger(small_run)
+    _, address = watch(run)
+    paths = ("/", "/assets/page.js", "/api/runs", f"/api/runs/{run.name}", f"/api/runs/{run.name}/events", "/api/queue")
+    port = address.rpartition(":")[2]
+    for path in (*paths, "/api/openapi.json", "/none"):
+        for said in ("", TOKEN[:-1], TOKEN + "x", "\udcff" * 40, "é" * 40):
+            query = urlencode({"token": said}, errors="surrogateescape")
+            kept = {"cookie": f"plait-{port}={said}".encode(errors="surrogateescape")}
+            assert httpx.get(f"{address}{path}?{query}", timeout=120).status_code == 401, (path, said)
+            assert httpx.get(address + path, headers=kept, timeout=120).status_code == 401, (path, said)
+    with httpx.Client(base_url=address, timeout=120) as browser:
+        answer = browser.get("/", params={"token": TOKEN})
+        assert (answer.status_code, 'id="grid"' in answer.text) == (200, True)
+        kept = answer.headers["set-cookie"]
+        assert kept == f"plait-{port}={TOKEN}; Path=/; HttpOnly; SameSite=Strict"
+        assert browser.get("/api/runs").status_code == 200
+        assert "set-cookie" not in browser.get("/api/queue", params={"token": TOKEN}).headers
+
+
+def test_tokens_are_random_and_a_weak_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    made = {page_token() for _ in range(100)}
+    assert len(made) == 100
+    assert all(len(token) == 43 for token in made)
+    for weak in ("secret", "x" * 31, "x" * 40 + "&run=first", "ä" * 40):
+        monkeypatch.setenv(TOKEN_VARIABLE, weak)
+        with pytest.raises(ConfigError, match="PLAIT_PAGE_TOKEN is no token, expected 32 to 128 letters"):
+            page_token()
+
+
+def test_however_many_connections_say_nothing_whoever_knows_the_token_has_room(
+    watch: Start, write_ledger, small_run
+) -> None:
+    run = write_ledger(small_run)
+    _, address = watch(run)
     host, port = address.removeprefix("http://").split(":")
-
-    def connect(number: int, whose: str) -> list[socket.socket]:
-        place = (host, int(port))
-        return [socket.create_connection(place, source_address=(whose, 0)) for _ in range(number)]
-
-    def ended(connections: list[socket.socket]) -> int:
-        count = 0
-        for one in connections:
-            one.settimeout(10)
-            try:
-                count += one.recv(1) == b""
-            except ConnectionResetError:
-                count += 1
-        return count
-
-    silent = connect(MOST_OF_ONE + 20, "127.0.0.2")
+    unfinished = (
+        b"",
+        f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\n".encode(),
+        f"POST /api/runs HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Length: 99\r\n\r\n{{".encode(),
+        f"GET /api/runs HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Length: 99\r\n\r\n{{".encode(),
+    )
+    held: list[socket.socket] = []
     try:
-        assert ended(silent[MOST_OF_ONE:]) == 20
-        # Whoever else comes has room, until all have too many.
-        assert get(f"{address}/api/runs").status_code == 200
-        for whose in ("127.0.0.3", "127.0.0.4"):
-            silent += connect(MOST_OF_ONE, whose)
-        beyond = 3 * MOST_OF_ONE - MOST_CONNECTIONS
-        assert ended(silent[-beyond:]) == beyond
-        # Those that are left send no request, and are ended too; then there is room again.
-        end = time.monotonic() + 60
-        while True:
-            try:
-                assert httpx.get(f"{address}/api/runs", timeout=5).status_code == 200
-                break
-            except httpx.TransportError:
+        with httpx.stream("GET", f"{address}/api/runs/{run.name}/events", headers=cookie(address), timeout=120) as seen:
+            watching = messages(seen)
+            assert next(watching)[0] == "document"
+            for number in range(6 * MOST_UNKNOWN):
+                whose = (f"127.0.0.{number % 3 + 1}", 0)  # the third is where the visitor below comes from
+                one = socket.create_connection((host, int(port)), source_address=whose)
+                with suppress(OSError):
+                    one.sendall(unfinished[number % len(unfinished)])
+                held.append(one)
+                if number % MOST_UNKNOWN == 0:
+                    assert get(f"{address}/api/runs").status_code == 200
+            assert get(f"{address}/api/runs").status_code == 200
+            assert sum(map(is_open, held)) <= MOST_UNKNOWN
+            # Those that are left are cut too, though nobody takes their place; and the watcher is not.
+            end = time.monotonic() + 120
+            while any(map(is_open, held)):
                 assert time.monotonic() < end
-                time.sleep(0.5)
+                time.sleep(0.2)
+            assert next(watching)[0] == "clock"
     finally:
-        for one in silent:
+        for one in held:
             one.close()
+
+
+def is_open(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        while connection.recv(4096):
+            pass
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +278,7 @@ def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path, small_run, monke
     # 14 MB, more than the kernel takes for a reader: what it has taken counts as read.
     names = [f"client-{number}" for number in range(140_000)]
     written(tmp_path / "large", numbered([run_started(), described(*names)])).close()
-    page = Page(Catalogue([tmp_path / "large"]), AllowedHosts.of("127.0.0.1"))
+    page = Page(Catalogue([tmp_path / "large"]), token=TOKEN)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         place = listener.getsockname()[:2]
         thread = threading.Thread(target=server.serve, args=(page, listener), daemon=True)
@@ -223,7 +287,9 @@ def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path, small_run, monke
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             slow.settimeout(600)
             slow.connect(place)
-            slow.sendall(f"GET /api/runs/large/events HTTP/1.1\r\nHost: 127.0.0.1:{place[1]}\r\n\r\n".encode())
+            slow.sendall(
+                f"GET /api/runs/large/events?token={TOKEN} HTTP/1.1\r\nHost: 127.0.0.1:{place[1]}\r\n\r\n".encode()
+            )
             assert slow.recv(64).startswith(b"HTTP/1.1 200")
             end = time.monotonic() + 600
             while page._watchers:
@@ -256,7 +322,7 @@ def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(
 ) -> None:
     ledger = written(tmp_path / "first", small_run[:9])
     process, address = watch(tmp_path)
-    browser.open(address)
+    browser.open(f"{address}/?token={TOKEN}")
     browser.wait("document.querySelector('#legend')?.textContent.includes('1 training')")
     assert "1 chosen" in str(browser.js("document.querySelector('#legend').textContent"))
     for event in small_run[9:20]:
@@ -295,18 +361,40 @@ def test_in_a_browser_a_federation_without_a_run_shows_its_first_one(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = "{}:{}".format(*probe.getsockname())
-    with page_beside(tmp_path, address, folder=True, quiet=True):
-        browser.open(f"http://{address}")
+    with page_beside(tmp_path, address, folder=True) as shown:
+        browser.open(shown)
         browser.wait("document.querySelector('#runs thead') && !plaitPage.run")
         (tmp_path / "runs").mkdir()
         written(tmp_path / "runs" / "first", small_run).close()
         browser.wait("document.querySelector('#link').textContent === 'complete'")
 
 
+def test_in_a_browser_what_the_server_sees_now_stands_before_the_ledger_and_the_queue_is_shown(
+    browser: Browser, tmp_path: Path, small_run: list[dict[str, object]]
+) -> None:
+    queue = RunQueue(tmp_path)
+    for name in ("first", "second"):
+        queue.submit({"base": "tiny", "rounds": 2, "clients": 2}, by="olga", number=7, name=name)
+    queue.close()
+    written(tmp_path / "runs" / "first", small_run[:9]).close()
+    ann = {"name": "ann", "doing": "round 1: training, step 3", "is_uploading": True}
+    status = {"run": "first", "nodes": [ann], "nodes_away": [{"name": "bob", "away_s": 3.0}]}
+    with page_beside(tmp_path, "127.0.0.1:0", folder=True, status_json=lambda: json.dumps(status)) as shown:
+        browser.open(shown)
+        browser.wait("document.querySelector('#legend').textContent === '1 uploading1 away'")
+        assert "Queue: 2 waiting" in str(browser.js("document.querySelector('#queue-title').textContent"))
+        assert browser.js("document.querySelectorAll('button').length") == 0, "nothing is asked for from the page"
+        assert browser.js("document.cookie") == ""
+        assert "token" not in str(browser.js("location.href")), "the address can be shown and copied"
+        browser.open(shown.partition("?")[0])
+        browser.wait("document.querySelector('#legend').textContent === '1 uploading1 away'")
+        assert all("ERR_" in text for text in browser.complaints()), "of servers of other tests that are away"
+
+
 def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Start, tmp_path: Path, hostile_run) -> None:
     written(tmp_path / "hostile", hostile_run).close()
     _, address = watch(tmp_path)
-    browser.open(address)
+    browser.open(f"{address}/?token={TOKEN}")
     browser.wait("document.querySelector('#refusals').textContent.includes('holds NaN')")
     browser.js("document.querySelector('#all').open = true")
     shown = get(f"{address}/api/runs/hostile").json()["clients"]
@@ -322,7 +410,7 @@ def test_in_a_browser_a_thousand_clients_can_be_chosen_by_keys(browser: Browser,
     tasks = [broadcast(1, name, 10) for name in names]
     written(tmp_path / "many", numbered([*start, *tasks, *(received(1, name, 10) for name in names[:600])])).close()
     _, address = watch(tmp_path)
-    browser.open(address)
+    browser.open(f"{address}/?token={TOKEN}")
     browser.wait("document.querySelector('#legend')?.textContent.includes('600 done')")
     browser.js("document.querySelector('#grid').focus()")
     for key in ("End", "ArrowLeft"):
@@ -338,10 +426,10 @@ def test_many_readers_that_read_nothing_do_not_stop_the_others(watch: Start, tmp
     hostile = []
     for _ in range(40):
         one = socket.create_connection((host, int(port)))
-        one.sendall(f"GET /api/runs/first/events HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+        one.sendall(f"GET /api/runs/first/events?token={TOKEN} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
         hostile.append(one)
     try:
-        with httpx.stream("GET", f"{address}/api/runs/first/events", timeout=120) as response:
+        with httpx.stream("GET", f"{address}/api/runs/first/events", headers=cookie(address), timeout=120) as response:
             got = messages(response)
             assert next(got)[0] == "document"
             writer = threading.Thread(target=lambda: [ledger.append(parse_event(event)) for event in small_run[3:]])

@@ -38,16 +38,19 @@ def test_a_simulation_is_shown_from_before_its_first_event_until_it_is_killed(tm
     process = Command(*command, cwd=tmp_path, stderr=subprocess.PIPE)
     try:
         assert process.stderr is not None
-        address = next(found[1] for line in process.stderr if (found := re.search(r"live page on (http://\S+)", line)))
+        found = next(
+            found for line in process.stderr if (found := re.search(r"live page on (http://\S+)/\?(\S+)", line))
+        )
+        address, token = found[1], found[2]
         until = time.monotonic() + 240
         document: dict[str, object] = {}
         while not document.get("run") and time.monotonic() < until:
-            answer = httpx.get(f"{address}/api/runs/run", timeout=60)
+            answer = httpx.get(f"{address}/api/runs/run?{token}", timeout=60)
             assert answer.status_code == 200, "a run that has not begun is a run too"
             document = answer.json()
             time.sleep(0.1)
         assert document["run"], "the run's first event has reached the page"
-        assert [run["name"] for run in httpx.get(f"{address}/api/runs").json()["runs"]] == ["run"]
+        assert [run["name"] for run in httpx.get(f"{address}/api/runs?{token}").json()["runs"]] == ["run"]
     finally:
         process.kill()
         process.communicate()
@@ -60,12 +63,13 @@ def test_the_page_of_a_federation_shows_runs_as_they_come(tmp_path: Path) -> Non
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    with page_beside(tmp_path / "federation", f"127.0.0.1:{port}", folder=True, quiet=True):
-        assert httpx.get(f"{address}/api/runs", timeout=60).json() == {"runs": []}
+    with page_beside(tmp_path / "federation", f"127.0.0.1:{port}", folder=True) as shown:
+        token = shown.partition("?")[2]
+        assert httpx.get(f"{address}/api/runs?{token}", timeout=60).json() == {"runs": []}
         run = tmp_path / "federation" / "runs" / "first"
         run.mkdir(parents=True)
         (run / "ledger.jsonl").write_text("{")
-        assert [run["name"] for run in httpx.get(f"{address}/api/runs").json()["runs"]] == ["first"]
+        assert [run["name"] for run in httpx.get(f"{address}/api/runs?{token}").json()["runs"]] == ["first"]
     assert gone(address)
 
 
@@ -73,17 +77,20 @@ def test_the_page_waits_until_that_of_a_killed_server_has_ended(tmp_path: Path) 
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
     threading.Timer(0.3, taken.close).start()
-    with page_beside(tmp_path, f"127.0.0.1:{port}", folder=True, quiet=True):
-        assert httpx.get(f"http://127.0.0.1:{port}/api/runs", timeout=60).status_code == 200
+    with page_beside(tmp_path, f"127.0.0.1:{port}", folder=True) as shown:
+        assert httpx.get(shown, timeout=60).status_code == 200
 
 
 def test_an_address_that_others_could_reach_or_that_is_taken_is_refused_before_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(beside, "_PREDECESSOR_S", 0.0)
-    other = pytest.raises(ConfigError, match=r"--page is 0\.0\.0\.0:9443, expected an address of this machine alone")
-    with other, page_beside(tmp_path, "0.0.0.0:9443"):
-        raise AssertionError("the block ran")
+    for listen in ("0.0.0.0:9443", "[::]:9443", "fed.example.org:9443", "10.0.0.5:9443"):
+        other = pytest.raises(ConfigError, match=r"the page is for this machine alone: use --page 127\.0\.0\.1:9443")
+        with other as caught, page_beside(tmp_path, listen):
+            raise AssertionError("the block ran")
+        assert "ssh -N -L 9443:127.0.0.1:9443" in str(caught.value)
+        assert "a proxy of your own" in str(caught.value)
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
     with taken, pytest.raises(MachineError), page_beside(tmp_path, f"127.0.0.1:{port}"):

@@ -59,7 +59,7 @@ def main() -> None:
         say("first", compared, there.lines("first"))
         for name in list(RUNS)[1:]:
             there.until(lambda name=name: there.lines(name))
-            browser.open(f"https://{there.page}/?run={name}")
+            browser.open(f"http://{there.page}/?run={name}")
             browser.wait(f"plaitPage.run?.name === '{name}'")
             browser.js("document.querySelector('#all').open = true")
             compared = watch(browser, there, name, lambda name=name: there.has(name, "run_finished"))
@@ -70,7 +70,7 @@ def main() -> None:
         ):  # fmt: skip
             browser.resize(width, 900 if width > 500 else 844)
             browser.set_dark(dark=dark)
-            browser.open(f"https://{there.page}/?run={run}")
+            browser.open(f"http://{there.page}/?run={run}")
             browser.wait(f"plaitPage.run?.name === '{run}' && plaitPage.isDrawn && plaitPage.charts.bytes.plot")
             if name == "refused":
                 refused = "plaitPage.grid.cells.findIndex((one) => one.state === 'refused')"
