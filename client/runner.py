@@ -96,13 +96,12 @@ class AppRunner:
     def answer(self, task: Task, body: bytes) -> Answer:
         """Do a task; what goes wrong becomes an answer that says so, without a word of the data."""
         try:
-            data, is_plait = self.app.answer(
+            data = self.app.answer(
                 task_id=task.task_id,
                 message_type=task.message_type,
                 group_id=task.group_id,
                 head=task.head,
                 body=body,
-                is_plait=task.kind is Kind.PLAIT,
             )
         except Abandoned:
             raise
@@ -111,8 +110,6 @@ class AppRunner:
         except Exception as error:
             # An app may raise anything; the node outlives it.
             return Answer.failed(failure(error))
-        if not is_plait:
-            return Answer.of(Kind.RECORDS, data)
         return Answer.of(Kind.PLAIT, data, failure=self._refusal_in(data))
 
     def _refusal_in(self, data: bytes) -> str:

@@ -17,10 +17,9 @@ _MAX_NAME_CHARACTERS = 200
 
 
 class Kind(IntEnum):
-    """Kind of the bytes of a task or an answer."""
+    """Kind of the bytes of an answer."""
 
     PLAIT = pb.CONTENT_PLAIT
-    RECORDS = pb.CONTENT_RECORDS
     ERROR = pb.CONTENT_ERROR
 
 
@@ -40,7 +39,6 @@ class Task:
     task_id: str
     message_type: str
     group_id: str
-    kind: Kind
     head: bytes
     body_bytes: int
     body_sha256: bytes
@@ -57,8 +55,6 @@ class Task:
             raise PeerError(
                 f"task '{shown(work.task_id)}' of type '{shown(work.message_type)}', expected names for both"
             )
-        if work.content not in (Kind.PLAIT, Kind.RECORDS):
-            raise PeerError(f"content of task '{shown(work.task_id)}' is {work.content}, expected 1 or 2")
         if len(work.head) > HEAD_BYTES or work.body_bytes > MAX_BODY_BYTES:
             raise PeerError(
                 f"task '{shown(work.task_id)}' has a head of {len(work.head)} and a body of {work.body_bytes} bytes, "
@@ -66,7 +62,7 @@ class Task:
             )
         if len(work.body_sha256) != (DIGEST_BYTES if work.body_bytes else 0):
             raise PeerError(f"digest of the body of task '{shown(work.task_id)}' has {len(work.body_sha256)} bytes")
-        return cls(*names, Kind(work.content), work.head, work.body_bytes, work.body_sha256)
+        return cls(*names, work.head, work.body_bytes, work.body_sha256)
 
     @property
     def doing(self) -> str:

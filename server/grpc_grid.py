@@ -297,7 +297,6 @@ class GrpcGrid(ByteGrid):
             message_id=message_id,
             message_type=task.message_type,
             group=task.group,
-            content=pb.CONTENT_PLAIT if task.is_plait else pb.CONTENT_RECORDS,
             head=task.head,
             body=task.body,
         )
@@ -318,7 +317,7 @@ class GrpcGrid(ByteGrid):
             failed = answer.content == pb.CONTENT_ERROR
             self._tasks.pulled(task, keep=not failed)
             data = NoAnswer(bytes(answer.data).decode(errors="replace")) if failed else answer.data
-            yield TakenAnswer(task.message_id, data, is_plait=answer.content == pb.CONTENT_PLAIT)
+            yield TakenAnswer(task.message_id, data)
 
     def wait(self, timeout_s: float | None) -> None:
         """Block until a reply, a loss or an arrival since the last call, or until the time is over.

@@ -130,9 +130,7 @@ class TaskRegistry:
 
     # Called by the ServerApp's thread.
 
-    def give(
-        self, node: str, *, message_id: str, message_type: str, group: str, content: int, head: bytes, body: bytes
-    ) -> Task:
+    def give(self, node: str, *, message_id: str, message_type: str, group: str, head: bytes, body: bytes) -> Task:
         """Assign a task to a node: sent at once if the node is ready, and not at all if its answer exists already.
 
         Args:
@@ -140,7 +138,6 @@ class TaskRegistry:
             message_id: Flower's name for the task.
             message_type: Flower's type.
             group: Flower's group.
-            content: kind of the bytes, the number of a `Content`.
             head: the beginning of the bytes.
             body: the rest; tasks that share it share the object.
 
@@ -158,7 +155,6 @@ class TaskRegistry:
                 task_id=self._next_id(node, group, message_type),
                 message_type=message_type,
                 group_id=group,
-                content=pb.Content.Name(content),
                 head=head,
                 body_bytes=len(body),
             )

@@ -125,10 +125,8 @@ class Uploads:
             raise UploadRefused("too-large", detail, retry=False)
         if len(start.sha256) != DIGEST_BYTES:
             raise UploadRefused("malformed", f"SHA-256 has {len(start.sha256)} bytes, expected 32", retry=False)
-        asked = task.work.content
-        if start.content not in (asked, pb.CONTENT_ERROR):
-            # A record dictionary, for example, takes many times its bytes in memory; nobody asked for one.
-            detail = f"content is {int(start.content)}, expected {int(asked)} as in the task, or 3 for an error"
+        if start.content not in (pb.CONTENT_PLAIT, pb.CONTENT_ERROR):
+            detail = f"content is {int(start.content)}, expected 1, or 2 for an error"
             self._tasks.fail(task, f"node {task.node}: {detail}")
             raise UploadRefused("malformed", detail, retry=False)
 

@@ -16,9 +16,9 @@ from flwr.serverapp import Grid, ServerApp
 from plait.abandon import Abandoned
 from plait.config import Scalar
 from plait.errors import DiskFullError, PeerError, PlaitError
-from plait.flower.blob import from_message, parts_of, to_content
+from plait.flower.blob import from_message, to_content
 from plait.flower.channel import MASK_TYPE, GridChannel
-from plait.flower.message import instruction, records_from_bytes, records_to_bytes
+from plait.flower.message import instruction
 from plait.flower.ray_workers import outlast_lost_nodes
 from plait.rounds.channel import Channel
 from plait.rounds.stop import StopRequest
@@ -107,9 +107,7 @@ class HostedApp:
             run_id=run_id, node_id=node_id, node_config={}, state=RecordDict(), run_config=run_config
         )
 
-    def answer(
-        self, *, task_id: str, message_type: str, group_id: str, head: bytes, body: bytes, is_plait: bool
-    ) -> tuple[bytes, bool]:
+    def answer(self, *, task_id: str, message_type: str, group_id: str, head: bytes, body: bytes) -> bytes:
         """Do one task.
 
         Args:
@@ -118,19 +116,17 @@ class HostedApp:
             group_id: Flower's; the round.
             head: the beginning of its bytes.
             body: the rest of them.
-            is_plait: whether they are plait's own; otherwise they are Flower's records, serialised.
 
         Returns:
-            The answer's bytes, and whether they are plait's own.
+            The answer's bytes.
 
         Raises:
-            PeerError: the records cannot be read, or the app answered with an error: its reason.
+            PeerError: the app answered with an error: its reason; or without plait's bytes.
             Abandoned: nobody waits for it any more.
         """
-        content = to_content(head, body) if is_plait else records_from_bytes(head + body)
         context = self._context
         message = instruction(
-            content,
+            to_content(head, body),
             message_type,
             dst_node_id=context.node_id,
             group_id=group_id,
@@ -140,8 +136,4 @@ class HostedApp:
         reply = self._app(message, context)
         if reply.has_error():
             raise PeerError(reply.error.reason or "the app gave no reason")
-        parts = parts_of(reply.content)
-        if parts is None:
-            return records_to_bytes(reply.content), False
-        head, body = parts
-        return head + body if body else head, True  # an answer has no body, and a join would copy it
+        return from_message(reply)

@@ -156,7 +156,7 @@ class _TaskPost:
     grid: ByteGrid
 
     def send(self, node: int, message_type: str, task: TaskParts, group: str) -> str:
-        return self.grid.give(GivenTask(node, message_type, group, *task, is_plait=True))
+        return self.grid.give(GivenTask(node, message_type, group, *task))
 
     def fetch(self, waiting: Mapping[str, int]) -> Iterator[tuple[str, Data | NoAnswer]]:
         for taken in self.grid.take(waiting):

@@ -15,9 +15,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from plait.config import Scalar
-from plait.errors import PeerError
 from plait.flower.blob import parts_of, to_content
-from plait.flower.message import SERVER_NODE, error_reply, instruction, records_from_bytes, records_to_bytes
+from plait.flower.message import SERVER_NODE, error_reply, instruction
 from plait.rounds.channel import Data, NoAnswer
 
 
@@ -29,7 +28,6 @@ class GivenTask:
         message_type: Flower's.
         group: Flower's; the round.
         body: bytes that it may share with other tasks.
-        is_plait: whether the bytes are plait's own; otherwise they are Flower's records, serialised.
     """
 
     node: int
@@ -37,7 +35,6 @@ class GivenTask:
     group: str
     head: bytes
     body: bytes
-    is_plait: bool
 
 
 @dataclass(frozen=True)
@@ -47,12 +44,10 @@ class TakenAnswer:
     Attributes:
         message_id: the name that `ByteGrid.give` returned.
         data: the answer, or why there is none.
-        is_plait: as in `GivenTask`.
     """
 
     message_id: str
     data: Data | NoAnswer
-    is_plait: bool = True
 
 
 class ByteGrid(Grid):
@@ -119,15 +114,17 @@ class ByteGrid(Grid):
 
         Returns:
             A name for each, in order; empty for one to an unknown node.
+
+        Raises:
+            ValueError: one holds records of another app than plait's.
         """
         return [self._push(message) for message in messages]
 
     def _push(self, message: Message) -> str:
         metadata, parts = message.metadata, parts_of(message.content)
-        head, body = parts or (b"", records_to_bytes(message.content))
-        message_id = self.give(
-            GivenTask(metadata.dst_node_id, metadata.message_type, metadata.group_id, head, body, parts is not None)
-        )
+        if parts is None:
+            raise ValueError("the message holds records of another app, expected plait's bytes")
+        message_id = self.give(GivenTask(metadata.dst_node_id, metadata.message_type, metadata.group_id, *parts))
         if message_id:
             # The parts of the message that a reply needs, without its content.
             self._sent[message_id] = instruction(
@@ -168,12 +165,7 @@ class ByteGrid(Grid):
 
 
 def _reply(taken: TakenAnswer, *, reply_to: Message) -> Message:
-    """An answer as a reply; an invalid one becomes an error."""
+    """An answer as a reply."""
     if isinstance(taken.data, NoAnswer):
         return error_reply(taken.data.detail, reply_to=reply_to)
-    if taken.is_plait:
-        return Message(to_content(taken.data), reply_to=reply_to)
-    try:
-        return Message(records_from_bytes(bytes(taken.data)), reply_to=reply_to)
-    except PeerError as error:
-        return error_reply(f"answer {error}", reply_to=reply_to)
+    return Message(to_content(taken.data), reply_to=reply_to)

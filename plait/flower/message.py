@@ -3,7 +3,6 @@
 Flower's own way to make an instruction, ``Message(content, node, type)``, reads the task of the process that Flower
 started. plait's server and node are not such processes, so `instruction` sets all metadata itself. It is the only
 place that needs more of `Message` than its documented overloads: the argument ``metadata``, present since flwr 1.20.
-Records of other apps are serialised by `flwr.common.serde`, which has no public counterpart.
 """
 
 from __future__ import annotations
@@ -11,11 +10,7 @@ from __future__ import annotations
 import time
 
 from flwr.app import Error, Message, Metadata, RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
-from google.protobuf.message import DecodeError
 
-from plait.errors import PeerError
 from plait.text import printable
 
 SERVER_NODE = 1
@@ -68,20 +63,3 @@ def instruction(
 def error_reply(reason: str, *, reply_to: Message) -> Message:
     """A reply that says in one printable line why there is no answer."""
     return Message(Error(_FAILED, printable(reason)), reply_to=reply_to)
-
-
-def records_to_bytes(content: RecordDict) -> bytes:
-    """Any records, serialised by Flower."""
-    return recorddict_to_proto(content).SerializeToString()
-
-
-def records_from_bytes(data: bytes) -> RecordDict:
-    """The inverse of `records_to_bytes`.
-
-    Raises:
-        PeerError: the bytes are something else.
-    """
-    try:
-        return recorddict_from_proto(RecordsProto.FromString(data))
-    except (DecodeError, ValueError, TypeError, KeyError) as error:
-        raise PeerError(f"holds no records ({type(error).__name__})") from error

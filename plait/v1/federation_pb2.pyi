@@ -26,7 +26,6 @@ class Content(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CONTENT_UNSPECIFIED: _ClassVar[Content]
     CONTENT_PLAIT: _ClassVar[Content]
-    CONTENT_RECORDS: _ClassVar[Content]
     CONTENT_ERROR: _ClassVar[Content]
 REFUSED_REASON_UNSPECIFIED: RefusedReason
 REFUSED_REASON_PROTOCOL: RefusedReason
@@ -42,7 +41,6 @@ REFUSED_REASON_LATE: RefusedReason
 REFUSED_REASON_ROLE: RefusedReason
 CONTENT_UNSPECIFIED: Content
 CONTENT_PLAIT: Content
-CONTENT_RECORDS: Content
 CONTENT_ERROR: Content
 
 class FromNode(_message.Message):
@@ -152,22 +150,20 @@ class Refused(_message.Message):
     def __init__(self, reason: _Optional[_Union[RefusedReason, str]] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Work(_message.Message):
-    __slots__ = ("task_id", "message_type", "group_id", "content", "head", "body_bytes", "body_sha256")
+    __slots__ = ("task_id", "message_type", "group_id", "head", "body_bytes", "body_sha256")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_TYPE_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
-    CONTENT_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
     BODY_SHA256_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     message_type: str
     group_id: str
-    content: Content
     head: bytes
     body_bytes: int
     body_sha256: bytes
-    def __init__(self, task_id: _Optional[str] = ..., message_type: _Optional[str] = ..., group_id: _Optional[str] = ..., content: _Optional[_Union[Content, str]] = ..., head: _Optional[bytes] = ..., body_bytes: _Optional[int] = ..., body_sha256: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, task_id: _Optional[str] = ..., message_type: _Optional[str] = ..., group_id: _Optional[str] = ..., head: _Optional[bytes] = ..., body_bytes: _Optional[int] = ..., body_sha256: _Optional[bytes] = ...) -> None: ...
 
 class Withdraw(_message.Message):
     __slots__ = ("task_id", "reason")

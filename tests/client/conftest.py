@@ -100,7 +100,6 @@ class FederationDouble(FederationServicer):
             task_id=task_id,
             message_type=message_type,
             group_id=group,
-            content=pb.CONTENT_PLAIT,
             head=head,
             body_bytes=len(body),
             body_sha256=digest,

@@ -14,7 +14,7 @@ def test_a_server_that_floods_a_node_with_tasks_is_left_and_tried_again(
     wait_until(lambda: federation.readies, "the node to be ready")
     federation.give("1.train.0", b"slow")
     wait_until(lambda: held_app.asked, "the task to be begun")
-    work = pb.Work(message_type="evaluate", group_id="1", content=pb.CONTENT_PLAIT, head=bytes(1000))
+    work = pb.Work(message_type="evaluate", group_id="1", head=bytes(1000))
     for number in range(1000):
         federation.say(pb.ToNode(work=pb.Work(**{"task_id": f"1.evaluate.{number}", **fields(work)})))
     wait_until(lambda: node.events("lost"), "the node to leave")

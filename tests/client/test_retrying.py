@@ -14,7 +14,7 @@ from client.retrying import (
     what_failed,
 )
 from client.session import CurrentSession, SessionOverError
-from client.task import Kind, Task
+from client.task import Task
 from client.task_handle import TaskHandle
 from plait.abandon import Abandoned
 
@@ -85,7 +85,7 @@ class Calls:
 
     def __init__(self, *outcomes: Exception) -> None:
         self.outcomes = list(outcomes)
-        self.handle = TaskHandle(Task("1.train.0", "train", "1", Kind.PLAIT, b"", 0, b""))
+        self.handle = TaskHandle(Task("1.train.0", "train", "1", b"", 0, b""))
         self.told: list[str] = []
         self.unwanted: list[tuple[int, str]] = []
         self.waits: list[float] = []

@@ -9,7 +9,7 @@ import pytest
 
 from client.events import Began, Dropped, Event
 from client.runner import Capacity, Run
-from client.task import Answer, Kind, Task
+from client.task import Answer, Task
 from client.worker import Worker
 from plait.abandon import check_abandoned
 from plait.rounds.channel import group_of
@@ -19,7 +19,7 @@ FIRST, SECOND = b"a" * 16, b"b" * 16
 
 
 def task(message_type: str, group: str) -> Task:
-    return Task(f"{group}.{message_type}.0", message_type, group, Kind.PLAIT, b"", 0, b"")
+    return Task(f"{group}.{message_type}.0", message_type, group, b"", 0, b"")
 
 
 @dataclass

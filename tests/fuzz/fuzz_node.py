@@ -53,7 +53,7 @@ class Patience:
 
 def seeds() -> list[bytes]:
     work = pb.Work(
-        task_id="1.train.0", message_type="train", group_id="1", content=pb.CONTENT_PLAIT, head=b"head", body_bytes=9,
+        task_id="1.train.0", message_type="train", group_id="1", head=b"head", body_bytes=9,
         body_sha256=bytes(32),
     )  # fmt: skip
     welcome = pb.Welcome(session=b"s" * 32, node_id=5, run_id=7, run_config_json='{"rounds":3,"rate":0.5}')

@@ -17,7 +17,7 @@ from scoreboard.hostile_case import Honest, Target, honest_tasks
 from client.base import open_runner
 from client.runner import AppRunner, Run
 from client.settings import NodeSettings, check_settings
-from client.task import Kind, Task
+from client.task import Task
 from plait.adapters import BaseReference, load_peft_directory, save_peft_directory
 from plait.config import RunConfig
 from plait.data import as_dataset
@@ -146,12 +146,12 @@ class Desk:
 
     def _node_says(self, kind: str, data: bytes) -> str:
         # As it comes over the network: a head, and the rest as a body.
-        task = Task(str(next(self._numbers)), kind, "1", Kind.PLAIT, data, 0, b"")
+        task = Task(str(next(self._numbers)), kind, "1", data, 0, b"")
         answer = self._runner.answer(task, b"")
         return answer.failure or _refusal(answer.data)
 
     def _node_answers(self, kind: str, data: bytes) -> bytes:
-        answer = self._runner.answer(Task(str(next(self._numbers)), kind, "1", Kind.PLAIT, data, 0, b""), b"")
+        answer = self._runner.answer(Task(str(next(self._numbers)), kind, "1", data, 0, b""), b"")
         if answer.failure:
             raise TypeError(f"an honest task was refused: {answer.failure}")
         return answer.data

@@ -18,7 +18,6 @@ from itertools import chain
 from pathlib import Path
 
 import grpc
-from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from scoreboard.killed import _free_port
 from scoreboard.processes import Job, attend, end, events, result, serve, start, until
@@ -42,7 +41,6 @@ ALLOWANCE_S = 10.0
 PATIENCE_S = 60.0
 QUESTIONS = 2  # that a node may be asked about itself
 MORE_MEMORY_BYTES = 128 << 20
-RECORDS = 500_000  # in 6 MB
 CALLS_AT_ONCE = 16  # that one name may have in progress
 
 
@@ -254,22 +252,6 @@ def _unread_downloads(job: Job, port: int, diary: Diary) -> None:
     _take_part(job, port, before=flood)
 
 
-def _records(job: Job, port: int, diary: Diary) -> None:
-    """An answer that is a dictionary of hundreds of thousands of records."""
-    records = RecordsProto(items=[{"key": f"{i}", "config_record": {}} for i in range(RECORDS)]).SerializeToString()
-
-    def answer(node, work: pb.Work, data: bytes) -> None:
-        if work.message_type != "train":
-            node.upload(work.task_id, data)
-            return
-        diary.count("tried")
-        node.upload(work.task_id, records, content=pb.CONTENT_RECORDS)
-        diary.count("served")
-
-    diary.count("began")
-    _take_part(job, port, answer=answer)
-
-
 def _silent(job: Job, port: int, diary: Diary) -> None:
     """A node that is ready and answers nothing."""
 
@@ -369,7 +351,6 @@ def _together(works: list[Callable[[], None]]) -> None:
 HONESTLY = Attack("honestly", _honestly, joins=True)
 ATTACKS = (
     Attack("unread downloads", _unread_downloads, joins=True),
-    Attack("records", _records, joins=True),
     Attack("idle streams", _idle_streams),
     Attack("revoked", _revoked),
     Attack("strangers", _strangers),

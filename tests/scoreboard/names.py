@@ -280,7 +280,7 @@ def _run(inside: Path, name: str) -> Iterator[str]:
     for verb in ("report", "verify", "resume"):
         yield _said_by(verb, f"{inside}/{name}".replace("\0", ""))
     screen = io.StringIO()
-    work = pb.Work(task_id=name, message_type=name, group_id=name, content=pb.CONTENT_PLAIT, head=b"h")
+    work = pb.Work(task_id=name, message_type=name, group_id=name, head=b"h")
     try:
         task = Task.from_work(work)
     except PlaitError as error:

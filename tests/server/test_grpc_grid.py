@@ -7,12 +7,10 @@ import time
 
 import grpc
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as RecordsProto
+from flwr.app import ConfigRecord, RecordDict
 
 from plait.errors import ConfigError, DiskFullError, MachineError, PeerError
-from plait.flower.blob import from_message
+from plait.flower.blob import from_message, to_content
 from plait.transport import channel_credentials, node_number
 from plait.trust import ClientKit, ServerKit
 from plait.v1 import federation_pb2 as pb
@@ -68,33 +66,20 @@ def test_a_head_that_is_too_long_for_one_message_travels_as_a_body(grid, attendi
         assert alice.task(alice.work()) == head + b"body" * 10_000
 
 
-def test_other_flower_records_travel_serialised(grid, attending, replies):
-    records = RecordDict({"c": ConfigRecord({"lr": 0.5}), "m": MetricRecord({"n": 3}), "a": ArrayRecord()})
+def test_records_of_another_app_are_not_sent(grid, attending):
+    with attending(grid, "alice"):
+        message = grid.create_message(RecordDict({"c": ConfigRecord({"a": 1})}), "train", node_number("alice"), "1")
+        with pytest.raises(ValueError, match="records of another app, expected plait's bytes"):
+            grid.push_messages([message])
+
+
+def test_an_error_of_the_app_comes_back_as_an_error(grid, attending, send, replies):
     with attending(grid, "alice") as (alice,):
-        message = grid.create_message(records, "train.mine", node_number("alice"), "g/1")
-        (message_id,) = grid.push_messages([message])
-        work = alice.work()
-        assert work.content == pb.CONTENT_RECORDS
-        assert recorddict_from_proto(RecordsProto.FromString(alice.task(work))) == records
-        answer = RecordDict({"m": MetricRecord({"loss": 1.5})})
-        data = recorddict_to_proto(answer).SerializeToString()
-        alice.upload(work.task_id, data, content=pb.CONTENT_RECORDS)
-
-        (reply,) = replies(grid, [message_id])
-
-        assert reply.content == answer
-
-
-def test_records_that_are_none_and_errors_of_the_app_come_back_as_errors(grid, attending, send, replies):
-    with attending(grid, "alice") as (alice,):
-        records = grid.create_message(RecordDict({"c": ConfigRecord({"a": 1})}), "train", node_number("alice"), "1")
-        ids = [*grid.push_messages([records]), send(grid, "alice", b"2")]
-        alice.upload(alice.work().task_id, b"\xff\xff", content=pb.CONTENT_RECORDS)
+        message_id = send(grid, "alice", b"1")
         alice.upload(alice.work().task_id, b"no\nmemory", content=pb.CONTENT_ERROR)
 
-        rubbish, error = replies(grid, ids)
+        (error,) = replies(grid, [message_id])
 
-        assert rubbish.error.reason.startswith("answer holds no records")
         assert error.error.reason == "no memory"
 
 
@@ -113,7 +98,7 @@ def test_only_proven_and_ready_nodes_are_in_the_grid(grid, bare_node, until):
 
 
 def test_a_message_to_a_node_that_was_never_here_gets_no_id(grid, attending):
-    message = grid.create_message(RecordDict(), "train", 12345, "1")
+    message = grid.create_message(to_content(b"task"), "train", 12345, "1")
 
     assert list(grid.push_messages([message])) == [""]
 
@@ -250,10 +235,11 @@ def test_answers_other_than_of_training_are_forgotten_once_pulled(
 
 def test_send_and_receive_returns_what_came_in_time(grid, attending):
     with attending(grid, "alice", "bob") as (alice, bob):
-        messages = [grid.create_message(RecordDict(), "query", node_number(node.name), "1") for node in (alice, bob)]
-        records = recorddict_to_proto(RecordDict()).SerializeToString()
+        messages = [
+            grid.create_message(to_content(b"task"), "query", node_number(node.name), "1") for node in (alice, bob)
+        ]
         ids = list(grid.push_messages(messages[:1]))
-        alice.upload(alice.work().task_id, records, content=pb.CONTENT_RECORDS)
+        alice.upload(alice.work().task_id, b"answer")
 
         late = grid.send_and_receive(messages[1:], timeout=0.1)
         in_time = list(grid.pull_messages(ids))

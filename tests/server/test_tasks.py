@@ -49,7 +49,6 @@ def give(registry, *, number=0, body=b"", group="1"):
         message_id=f"m{number}",
         message_type="train",
         group=group,
-        content=pb.CONTENT_PLAIT,
         head=b"h",
         body=body,
     )

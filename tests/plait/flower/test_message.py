@@ -2,12 +2,9 @@ import subprocess
 import sys
 
 import pytest
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message, RecordDict
 
-from plait.errors import PeerError
-from plait.flower.message import error_reply, instruction, records_from_bytes, records_to_bytes
-
-RECORDS = RecordDict({"c": ConfigRecord({"lr": 0.5}), "m": MetricRecord({"n": 3})})
+from plait.flower.message import error_reply, instruction
 
 
 def test_a_message_is_made_in_a_process_that_flower_did_not_start():
@@ -31,13 +28,3 @@ def test_an_error_is_one_printable_line():
     reply = error_reply("no\nmemory\x1b[2J", reply_to=instruction(RecordDict(), "train", dst_node_id=5))
     assert isinstance(reply, Message)
     assert reply.error.reason == "no memory [2J"
-
-
-def test_records_are_the_same_after_they_travelled():
-    assert records_from_bytes(records_to_bytes(RECORDS)) == RECORDS
-
-
-@pytest.mark.parametrize("data", [b"\xff\xff", b"\x0a\x05hello", b"\x08"])
-def test_bytes_that_are_no_records_are_the_peers_fault(data):
-    with pytest.raises(PeerError, match="holds no records"):
-        records_from_bytes(data)
