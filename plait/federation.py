@@ -41,6 +41,7 @@ from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.spool import largest_update
 from plait.rounds.starting_point import StartingPoint, parents_in, starting_state
 from plait.rounds.stop import StopRequest
+from plait.rounds.way import way_of
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.run import Run
 from plait.secagg.roster import Vouch
@@ -108,20 +109,19 @@ def run_federation(
         outlets=outlets,
         parents=parents_in(events),
     )
+    plan = replace(run.settled.plan, weight_ratio=weight_ratio_in(events))
     coordinator = Coordinator(
         channel=channel,
         directory=directory,
         ledger=ledger,
-        plan=replace(run.settled.plan, weight_ratio=weight_ratio_in(events)),
+        plan=plan,
         ranks=ranks,
         base_fingerprint=run.base_fingerprint,
         rule=run.rule,
         optimizer=run.settled.optimizer,
         publish=publisher.publish,
         stop=stop or StopRequest(),
-        private=private,
-        masked=run.settled.masked,
-        vouch=vouch or (lambda _offer: False),
+        way=way_of(plan, private=private, masked=run.settled.masked, vouch=vouch or (lambda _offer: False)),
     )
     was_done = state.round == config.rounds
     try:

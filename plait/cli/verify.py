@@ -213,12 +213,12 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     from plait.rounds.aggregator import Aggregator
     from plait.rounds.audit import replay
     from plait.rounds.events import RunStarted
-    from plait.rounds.folds import folding
     from plait.rounds.private_rounds import recomputed
     from plait.rounds.recorded import intents_in, promised_in, weight_ratio_in
     from plait.rounds.run_state import initial_state
     from plait.rounds.spool import Refused
     from plait.rounds.starting_point import parents_in, starting_state
+    from plait.rounds.way import way_of
     from plait.stacking import starting_point_of
 
     ranks, plan, privacy = run.ranks, run.settled.plan, run.settled.privacy
@@ -231,8 +231,8 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     def aggregator(refused: Refused) -> Aggregator:
         weighed = replace(plan, weight_ratio=weight_ratio_in(events))
         spool = weighed.spool(directory, refused, ranks=ranks, rule=run.rule, base_fingerprint=run.base_fingerprint)
-        how = folding(private=private, masked=run.settled.masked, buffer=plan.buffer)
-        return weighed.aggregator(spool, how, run.settled.optimizer)
+        way = way_of(plan, private=private, masked=run.settled.masked)
+        return weighed.aggregator(spool, way.folding, run.settled.optimizer)
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))
     start = starting_point_of(run)

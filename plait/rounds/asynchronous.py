@@ -14,23 +14,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.aggregator import Aggregator
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.buffer import Arrival, Buffer
+from plait.rounds.channel import Purpose
 from plait.rounds.checkpoint import save_checkpoint
+from plait.rounds.collector import ServerSide
 from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
-from plait.rounds.intake import Intake
-from plait.rounds.recorded import Recorded
-from plait.rounds.roster import Roster
-from plait.rounds.run_plan import RunPlan
+from plait.rounds.evaluating import Evaluating, asked_to_evaluate, evaluate
 from plait.rounds.run_state import AtWork, Held, RunState, asking_order, note_held
 from plait.rounds.spool import Stored
-from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason
 from plait.wire.messages import UpdateReply
 
@@ -52,37 +49,83 @@ class _Working:
     track: int
 
 
-@dataclass(eq=False, kw_only=True)
-class AsynchronousRounds:
-    """The rounds of one asynchronous run.
+@dataclass(eq=False)
+class BufferCollector:
+    """Gathers the updates of one asynchronous run, in the buffer that its plan describes.
 
-    Attributes:
-        dispatch: of training tasks; open for the whole run.
-        gather: waits for missing clients.
-        beside: looks after what goes on beside training.
-        conclude: finishes a round once its checkpoint is complete.
+    An evaluation goes on beside training: each client evaluates before it trains again, and what has been answered by
+    the next evaluation is recorded.
     """
 
-    plan: RunPlan
+    server: ServerSide
     buffer: Buffer
-    ranks: Ranks
-    base_fingerprint: bytes
-    aggregator: Aggregator
-    intake: Intake
-    roster: Roster
-    dispatch: Dispatch
-    recorded: Recorded
-    gather: Callable[[], None]
-    beside: Callable[[], None]
-    conclude: Callable[[RunState], None]
 
     def __post_init__(self) -> None:
-        self._channel = self.dispatch.channel
-        self._ledger = self.dispatch.ledger
+        self._channel, self._roster = self.server.channel, self.server.roster
+        self._dispatch: Dispatch | None = None
+        self._beside: Evaluating | None = None
         self._working: dict[str, _Working] = {}
         self._asked: set[str] = set()
         self._left_over: dict[str, AtWork] | None = None
         self._looked_at = -math.inf
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for open_ in (self._beside, self._dispatch):
+            if open_ is not None:
+                open_.__exit__(*error)
+
+    def evaluate(self, state: RunState) -> tuple[RunState, events.Evaluated | None]:
+        """Ask clients for their losses; between the first and the last round they are not waited for."""
+        server = self.server
+        if server.waits:
+            self._conclude_beside()
+            if 0 < state.round < server.plan.rounds and not server.stop.ending:
+                return self._begin_beside(state), None
+        return evaluate(server, state)
+
+    def _begin_beside(self, state: RunState) -> RunState:
+        roster, patience = self.server.roster, replace(self.server.tasks.patience, slow_factor=math.inf)
+        self._beside = asked_to_evaluate(self.server, state, patience=patience)
+        self._beside.__enter__()
+        return note_held(state, {client: state.held_on(roster.tracks[client]) for client in self._beside.clients})
+
+    def _look_beside(self) -> None:
+        """Take the answers that are there to an evaluation beside training."""
+        if self._beside is None:
+            return
+        dispatch = self._beside.dispatch
+        while dispatch.waiting and (answer := dispatch.next_answer(self._channel.clock.now()) or dispatch.give_up()):
+            self._beside.take(answer)
+        if not dispatch.waiting:
+            self._conclude_beside()
+
+    def _conclude_beside(self) -> None:
+        """Record an evaluation beside training; clients that have not answered by now are left out."""
+        evaluating, self._beside = self._beside, None
+        if evaluating is None:
+            return
+        evaluating.dispatch.close()
+        if evaluated := evaluating.result(virtual_s=None):
+            self.server.evaluated(evaluated)
+
+    @property
+    def _training(self) -> Dispatch:
+        """The training tasks, which are open from the first round to the end of the run."""
+        if self._dispatch is None:
+            raise ValueError("no round has begun")
+        return self._dispatch
+
+    def _open(self, state: RunState) -> None:
+        if self._dispatch is None:
+            # Only a buffer that lacks a slow client waits for it, twice as long as others need to make it too old.
+            slow_factor = 2 * self.buffer.max_staleness * self.buffer.size / self.server.plan.cohort_size
+            patience = replace(self.server.tasks.patience, slow_factor=slow_factor)
+            tasks, number = self.server.tasks, state.round + 1
+            self._dispatch = tasks.dispatch(state, self.server.roster, Purpose.TRAIN, number, patience=patience)
+            self._dispatch.__enter__()
 
     def next(self, state: RunState) -> RunState:
         """The state after the next full buffer; it is on disk.
@@ -91,25 +134,26 @@ class AsynchronousRounds:
             PeerError: nobody is left who could give an update, and the buffer has fewer than the quorum.
         """
         started, number = time.perf_counter(), state.round + 1
+        self._open(state)
         self._asked.clear()
         state, stored = self._go_on(state)
         state = self._ask(state, stored)
-        self._ledger.append(events.RoundStarted(round=number, cohort=tuple(sorted(self._working))))
+        self.server.ledger.append(events.RoundStarted(round=number, cohort=tuple(sorted(self._working))))
         attempt = 1
         while (accepted := self._accepted(state, stored)) < self.buffer.size:
             if not self._working:
-                if accepted >= self.plan.quorum:
+                if accepted >= self.server.plan.quorum:
                     break
                 self._miss(number, attempt, accepted)
                 attempt += 1
-            elif answer := self.dispatch.next_answer(self._until()) or self.dispatch.give_up():
+            elif answer := self._training.next_answer(self._until()) or self._training.give_up():
                 state = self._take(state, stored, answer)
-            self.beside()
+            self._look_beside()
             state = self._ask(state, stored)
         return self._fold(state, stored, started)
 
     def _accepted(self, state: RunState, stored: dict[str, Stored]) -> int:
-        return len(self.intake.spool.check_norms(state, stored).accepted)
+        return len(self.server.spool.check_norms(state, stored).accepted)
 
     def _until(self) -> float | None:
         """When to look for clients that came or went, on the channel's clock."""
@@ -122,23 +166,23 @@ class AsynchronousRounds:
         self._left_over = dict(state.at_work)
         stored: dict[str, Stored] = {}
         if not self._channel.clock.is_virtual:
-            for number, client in self.recorded.folded_in.get(state.round + 1, ()):
+            for number, client in self.server.recorded.folded_in.get(state.round + 1, ()):
                 if number - 1 in {state.round, *state.versions}:
                     self._recover(state, number - 1, client, stored)
         # In the order of their rounds, so that a driver that groups by round keeps the answers that it has.
         for client, _ in sorted(state.at_work.items(), key=lambda item: (item[1].version, item[0])):
-            if client in self.roster.nodes and client not in stored:
+            if client in self._roster.nodes and client not in stored:
                 state = self._begin(state, client, stored)
         return state, stored
 
     def _recover(self, state: RunState, version: int, client: str, stored: dict[str, Stored]) -> bool:
         """Put an update that an earlier part of the run has stored into the buffer, if there is one."""
-        is_recorded = (version + 1, client) in self.recorded.received
+        is_recorded = (version + 1, client) in self.server.recorded.received
         arrival = self._arrival(state, version, client)
         if arrival.staleness > self.buffer.max_staleness:
             return False
         began = state.at(version)
-        found = self.intake.recover(began, version + 1, client, is_recorded=is_recorded, arrival=arrival)
+        found = self.server.intake.recover(began, version + 1, client, is_recorded=is_recorded, arrival=arrival)
         if found:
             stored[client] = found
         return bool(found)
@@ -152,10 +196,10 @@ class AsynchronousRounds:
         for client, working in sorted(self._working.items()):
             if (staleness := state.round - working.version) > self.buffer.max_staleness:
                 del self._working[client]
-                self.dispatch.withdraw(client, Reason.STALE.value)
+                self._training.withdraw(client, Reason.STALE.value)
                 state = note_held(state, {client: Held()})
                 detail = f"staleness of the update would be {staleness}, expected at most {self.buffer.max_staleness}"
-                self.intake.log.misfit(working.version + 1, client, Reason.STALE, detail)
+                self.server.log.misfit(working.version + 1, client, Reason.STALE, detail)
         return state
 
     def _ask(self, state: RunState, stored: dict[str, Stored]) -> RunState:
@@ -163,18 +207,18 @@ class AsynchronousRounds:
         now = self._channel.clock.now()
         if self._channel.open_ended and now - self._looked_at >= _LOOK_S:
             self._looked_at = now
-            self.roster.gather(0)
-        room = self.plan.cohort_size - len(self._working)
-        busy, owed = {*self._working, *stored, *self._asked}, self.dispatch.nodes
-        free = {node: client for client, node in self.roster.nodes.items() if client not in busy and node not in owed}
+            self._roster.gather(0)
+        room = self.server.plan.cohort_size - len(self._working)
+        busy, owed = {*self._working, *stored, *self._asked}, self._training.nodes
+        free = {node: client for client, node in self._roster.nodes.items() if client not in busy and node not in owed}
         if room <= 0 or not free or self._accepted(state, stored) >= self.buffer.size:
             return state
         here = self._channel.clock.available([*free], at_least=0 if self._working else 1)
         order = asking_order(
             [free[node] for node in here],
-            self.plan.cohort_size,
-            known=len(self.roster.nodes),
-            seed=self.plan.seed,
+            self.server.plan.cohort_size,
+            known=len(self._roster.nodes),
+            seed=self.server.plan.seed,
             round_number=state.round + 1,
         )
         for client in order[:room]:
@@ -186,19 +230,23 @@ class AsynchronousRounds:
         left_over = (self._left_over or {}).pop(client, None)
         version = left_over.version if left_over and left_over.version in state.versions else state.round
         number = version + 1
-        may_be_stored = self.recorded.begun and (number, client) not in self.recorded.received
+        may_be_stored = self.server.recorded.begun and (number, client) not in self.server.recorded.received
         if may_be_stored and not self._channel.clock.is_virtual and self._recover(state, version, client, stored):
             return state
         began = state.at(version)
-        track = self.roster.tracks[client]
-        self._working[client] = _Working(version, self.intake.expected(began, number, client, self.roster), track)
-        if self.dispatch.aim.number != number or self.dispatch.aim.broadcasts.state.round != version:
-            self.dispatch.aim = Aim(number, Broadcasts(began, self.ranks, self.base_fingerprint))
-        self.dispatch.held = state.held
+        track = self._roster.tracks[client]
+        self._working[client] = _Working(
+            version, self.server.intake.expected(began, number, client, self._roster), track
+        )
+        if self._training.aim.number != number or self._training.aim.broadcasts.state.round != version:
+            self._training.aim = Aim(
+                number, Broadcasts(began, self.server.spool.ranks, self.server.spool.base_fingerprint)
+            )
+        self._training.held = state.held
         # By a virtual clock its device goes on where it was.
         span = left_over.span if left_over and left_over.version == version else None
-        expected_s = self.intake.log.paces.expected_s(client)
-        self.dispatch.ask(client, expected_s=expected_s, asked_at=span and span.began_s)
+        expected_s = self.server.log.paces.expected_s(client)
+        self._training.ask(client, expected_s=expected_s, asked_at=span and span.began_s)
         if version != state.round:
             # It was asked before the server stopped, and may have been sent a newer adapter to evaluate since.
             return state
@@ -212,7 +260,7 @@ class AsynchronousRounds:
         working = self._working.pop(client)
         if isinstance(answer.reply, UpdateReply):
             began = state.at(working.version)
-            taken = self.intake.receive(
+            taken = self.server.intake.receive(
                 began,
                 working.expected,
                 working.track,
@@ -224,36 +272,36 @@ class AsynchronousRounds:
                 stored[client] = taken
                 return state
         else:
-            self.intake.log.failure(working.version + 1, answer)
-        if client in self.roster.nodes:
-            doubt(self.roster, answer)
+            self.server.log.failure(working.version + 1, answer)
+        if client in self._roster.nodes:
+            doubt(self._roster, answer)
         return state
 
     def _miss(self, number: int, attempt: int, received: int) -> None:
         """Nobody is at work, and nobody is left to ask: ask everybody once more, as often as a round is tried."""
-        self._ledger.append(events.RoundMissed(round=number, attempt=attempt, received=received))
-        if attempt >= self.plan.attempts:
+        self.server.ledger.append(events.RoundMissed(round=number, attempt=attempt, received=received))
+        if attempt >= self.server.plan.attempts:
             raise PeerError(
-                f"round {number} got {received} usable updates, expected at least {self.plan.quorum}, and nobody is "
-                "left who could give one"
+                f"round {number} got {received} usable updates, expected at least {self.server.plan.quorum}, and no "
+                "client is left that could give one"
             )
         if self._channel.open_ended:
-            self.gather()
+            self.server.gather()
         self._asked.clear()
 
     def _fold(self, state: RunState, stored: dict[str, Stored], started: float) -> RunState:
         number = state.round + 1
-        if number == self.plan.rounds:
+        if number == self.server.plan.rounds:
             # Nobody's update counts any more.
-            self.dispatch.close()
+            self._training.close()
             state = note_held(state, dict.fromkeys(self._working, Held()))
             self._working.clear()
-        state, finished = self.aggregator.step(state, number, stored)
+        state, finished = self.server.aggregator.step(state, number, stored)
         state = self._release_stale(state)
-        self.intake.log.note_spans(number, self.roster)
+        self.server.log.note_spans(number, self._roster)
         in_progress, clock = self._channel.clock.in_progress(), self._channel.clock
         at_work = {
-            client: AtWork(working.version, in_progress.get(self.roster.nodes.get(client, -1)))
+            client: AtWork(working.version, in_progress.get(self._roster.nodes.get(client, -1)))
             for client, working in self._working.items()
         }
         used = {working.version for working in self._working.values()}
@@ -268,6 +316,6 @@ class AsynchronousRounds:
             at_work=at_work,
             finished=finished.model_copy(update=told),
         )
-        save_checkpoint(self.intake.directory.checkpoints, state, self.ranks)
-        self.conclude(state)
+        save_checkpoint(self.server.directory.checkpoints, state, self.server.spool.ranks)
+        self.server.conclude(state)
         return state

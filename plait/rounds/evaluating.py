@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from plait.errors import PeerError
 from plait.rounds import events
 from plait.rounds.answer_log import AnswerLog
 from plait.rounds.channel import Purpose
+from plait.rounds.collector import ServerSide
 from plait.rounds.dispatch import Answer, Dispatch, doubt
 from plait.rounds.evaluation import ClientLoss, client_losses, combined, evaluation_of, mean_loss
+from plait.rounds.patience import Patience
 from plait.rounds.roster import Roster
-from plait.rounds.run_state import RunState
+from plait.rounds.run_state import Held, RunState, note_held, sample_cohort
 from plait.rounds.validate import UpdateRefused, check_evaluation
 from plait.wire.messages import Evaluation
 
@@ -94,3 +97,41 @@ class Evaluating:
             own=mean_loss(self._own) if self._own else None,
             virtual_s=virtual_s,
         )
+
+
+def asked_to_evaluate(server: ServerSide, state: RunState, *, patience: Patience | None = None) -> Evaluating:
+    """An evaluation of a state's adapter, by the clients that evaluate.
+
+    Args:
+        server: of the run.
+        state: that is evaluated.
+        patience: with the clients, if it is another than with all tasks.
+    """
+    roster, plan = server.roster, server.plan
+    dispatch = server.tasks.dispatch(state, roster, Purpose.EVALUATE, state.round, patience=patience)
+    count = plan.eval_clients or len(roster.nodes)
+    clients = sample_cohort(list(roster.nodes), count, seed=plan.seed, round_number=0)
+    return Evaluating(state, roster, dispatch, server.log, clients)
+
+
+def evaluate(server: ServerSide, state: RunState) -> tuple[RunState, events.Evaluated | None]:
+    """Ask clients for their losses, and wait for the answers.
+
+    Returns:
+        (the state, with what clients are known to hold; the event, or None where no client could but others may come).
+
+    Raises:
+        PeerError: no client could evaluate, and no others can come.
+    """
+    if server.waits:
+        server.gather()
+    deadline, held = server.tasks.deadline(), dict[str, Held]()
+    with asked_to_evaluate(server, state) as evaluating:
+        while answer := evaluating.dispatch.next_answer(deadline):
+            if evaluating.take(answer):
+                held[answer.client] = evaluating.held[answer.client]
+    server.log.note_spans(state.round, server.roster)
+    evaluated = evaluating.result(virtual_s=server.virtual_s)
+    if evaluated is None and not server.waits:
+        raise PeerError(f"no client could evaluate round {state.round}")
+    return note_held(state, held), evaluated

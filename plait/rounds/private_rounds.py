@@ -18,11 +18,13 @@ from dataclasses import replace
 from plait.errors import PeerError
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
+from plait.rounds.costs import CannotPayError
 from plait.rounds.events import Event, NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.rounds.privacy_card import BUT_SERVERS
+from plait.rounds.run_state import RunState
 
 
-class BudgetSpentError(PeerError):
+class BudgetSpentError(CannotPayError):
     """The noise of a round would exceed the run's epsilon; nothing was drawn."""
 
 
@@ -51,10 +53,14 @@ class PrivateRounds:
         self._record = record
         self._participants = dict(participants or {})
 
-    def affords(self, number: int) -> bool:
-        """Whether a round may begin; one whose intent is recorded may, because it is paid for."""
+    withholds = True
+
+    def ending(self, number: int) -> str:
+        """Why a round may not begin; one whose intent is recorded may, because it is paid for."""
         is_paid = any(intended == number for intended, _ in self._intents)
-        return is_paid or len(self._intents) + 1 <= self.privacy.most_charges
+        if is_paid or len(self._intents) + 1 <= self.privacy.most_charges:
+            return ""
+        return f"another one would exceed epsilon {self.privacy.epsilon:g}"
 
     def resting(self, number: int) -> frozenset[str]:
         """The clients that may not take part in a round, because they did too few rounds before."""
@@ -125,15 +131,18 @@ class PrivateRounds:
         epsilon = self.privacy.epsilon_after(len(self._intents))
         self._record(NoiseIntended(round=number, commitment=commitment, clip_norm=clip_norm, epsilon=epsilon))
 
-    def spent(self, number: int, clip_norm: float) -> PrivacySpent:
-        """What the run has spent once a round is over."""
+    def spent(self, state: RunState, epsilons: Mapping[str, float]) -> PrivacySpent | None:
+        """What the run has spent once a round is over; None before the first."""
+        del epsilons
+        if state.clip_norm is None:
+            return None
         charges = len(self._intents)
         return PrivacySpent(
-            round=number,
+            round=state.round,
             epsilon=self.privacy.epsilon_after(charges),
             delta=self.privacy.delta,
             charges=charges,
-            clip_norm=clip_norm,
+            clip_norm=state.clip_norm,
         )
 
 

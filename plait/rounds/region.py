@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from plait.abandon import Abandoned
 from plait.aggregation import Rule
@@ -27,10 +26,10 @@ from plait.files import read_if_there, write_atomically
 from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds import events
 from plait.rounds.answer_log import AnswerLog
-from plait.rounds.broadcasts import Broadcasts, take_step
+from plait.rounds.broadcasts import take_step
 from plait.rounds.channel import Channel, NoAnswer, Purpose
 from plait.rounds.checkpoint import checkpoints_in, load_checkpoint, save_checkpoint
-from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
+from plait.rounds.dispatch import Answer, doubt
 from plait.rounds.evaluating import Evaluating
 from plait.rounds.holdings import NeedFullError
 from plait.rounds.intake import Intake
@@ -47,6 +46,7 @@ from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import Held, RunState, Track, initial_state, note_held
 from plait.rounds.spool import Stored
 from plait.rounds.task_settings import TaskSettings
+from plait.rounds.tasks import Tasks
 from plait.rounds.terms import Terms
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import LARGEST_FIGURE, Reason
@@ -58,7 +58,6 @@ from plait.wire.messages import (
     EvaluateTask,
     Evaluation,
     Refusal,
-    Task,
     TrainTask,
     UpdateReply,
     decode_task,
@@ -114,6 +113,15 @@ class Region:
         self._sum = RegionSum(self._spool, self.clipping)
         self._intake = Intake(self._spool, self._sum.check, self.directory, self._log, plan.settings)
         self._settings = TaskSettings(plan, self.rule, new_factors=self._spool.new_factors)
+        self._tasks = Tasks(
+            channel=self.channel,
+            ledger=self.ledger,
+            ranks=self.ranks,
+            base_fingerprint=self.base_fingerprint,
+            settings=self._settings,
+            patience=plan.patience,
+            deadline_s=plan.deadline_s,
+        )
         self._answer = self.directory.path / "answer.envelope"
         recorded = read_events(self.directory.ledger)
         self._recorded = Recorded.of(recorded)
@@ -364,8 +372,8 @@ class Region:
             raise ValueError("nothing was caught up with")
         cohort = tuple(self._members(roster, stored))
         self._log.tell(events.RoundStarted(round=number, cohort=cohort))
-        deadline = self._deadline()
-        with self._dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
+        deadline = self._tasks.deadline()
+        with self._tasks.dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
             for client in cohort:
                 if client not in stored:
                     dispatch.ask(client)
@@ -386,8 +394,8 @@ class Region:
             self._log.failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
 
     def _evaluated(self, state: RunState, roster: Roster) -> Evaluation:
-        deadline = self._deadline()
-        dispatch = self._dispatch(state, roster, Purpose.EVALUATE, state.round)
+        deadline = self._tasks.deadline()
+        dispatch = self._tasks.dispatch(state, roster, Purpose.EVALUATE, state.round)
         with Evaluating(state, roster, dispatch, self._log, self._members(roster)) as evaluating:
             while answer := evaluating.dispatch.next_answer(deadline):
                 if evaluating.take(answer):
@@ -397,27 +405,6 @@ class Region:
         if as_one is None:
             raise PlaitError(f"no client could evaluate round {state.round}, expected at least 1")
         return as_one
-
-    def _deadline(self) -> float | None:
-        deadline_s = self.plan.deadline_s
-        return None if deadline_s is None else self.channel.clock.now() + deadline_s
-
-    def _dispatch(self, state: RunState, roster: Roster, purpose: Purpose, number: int) -> Dispatch:
-        return Dispatch(
-            channel=self.channel,
-            roster=roster,
-            aim=Aim(number, Broadcasts(state, self.ranks, self.base_fingerprint)),
-            held=state.held,
-            ledger=self.ledger,
-            purpose=purpose,
-            task=partial(self._task, purpose),
-            patience=self.plan.patience,
-        )
-
-    def _task(self, purpose: Purpose, client: str, number: int, broadcast: bytes, base: bytes) -> Task:
-        if purpose is Purpose.EVALUATE:
-            return EvaluateTask(self._settings.to_evaluate(number), broadcast, base)
-        return TrainTask(self._settings.to_train(number, client), broadcast, base)
 
 
 def merged(histograms: Sequence[Mapping[str, int]]) -> dict[str, int]:

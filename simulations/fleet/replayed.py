@@ -32,10 +32,10 @@ from scoreboard.small_federation import of_numbers  # noqa: E402
 from plait.rounds.aggregator import Aggregator  # noqa: E402
 from plait.rounds.audit import replay  # noqa: E402
 from plait.rounds.buffer import Buffer  # noqa: E402
-from plait.rounds.folds import folding  # noqa: E402
 from plait.rounds.ledger import read_events  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
 from plait.rounds.run_state import initial_state  # noqa: E402
+from plait.rounds.way import way_of  # noqa: E402
 
 NAMES = ("alice", "bob", "carol", "dave")
 ROUNDS = 8
@@ -146,8 +146,7 @@ def replayed(job: Job) -> tuple[int, str]:
             rule=federation.rule,
             base_fingerprint=of_numbers.FINGERPRINT,
         )
-        how = folding(private=None, masked=None, buffer=plan.buffer)
-        return plan.aggregator(spool, how, federation.optimizer)
+        return plan.aggregator(spool, way_of(plan).folding, federation.optimizer)
 
     done = replay(recorded, initial_state(b"r" * 16, federation.ranks), aggregator, buffer=federation.plan.buffer)
     return done, [event.adapter for event in recorded if event.event == "round_finished"][-1]

@@ -15,7 +15,7 @@ from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, fitted, geometry_of, optimizer_for
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds import asynchronous, coordinator, private_rounds, record_accountant
+from plait.rounds import asynchronous, collector, private_rounds, record_accountant
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
@@ -24,7 +24,6 @@ from plait.rounds.clock import WallClock
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.events import Adapter, Base, Event, Resumed, RunStarted
-from plait.rounds.folds import folding
 from plait.rounds.ledger import Ledger, read_events, read_lines
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.masked_rounds import MaskedRounds
@@ -39,6 +38,7 @@ from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.spool import Refused, Weighting
 from plait.rounds.tracks import RankedAdapter, Ranks
+from plait.rounds.way import way_of
 from plait.rounds.withheld import KEPT, KEPT_MASKED, KEPT_OF_RECORDS, screened
 from plait.secagg.graph import least_survivors
 from plait.secagg.roster import Offer
@@ -403,9 +403,12 @@ class Federation:
             rule=self.rule,
             optimizer=self.optimizer,
             publish=_between(self.published.append, watch),
-            private=self.private_rounds(directory, lambda event: ledger.append(event)),
-            masked=self.masked,
-            vouch=self.vouch,
+            way=way_of(
+                self.plan,
+                private=self.private_rounds(directory, lambda event: ledger.append(event)),
+                masked=self.masked,
+                vouch=self.vouch,
+            ),
         )
 
     def aggregator(
@@ -414,8 +417,8 @@ class Federation:
         """What folds its stored updates, without a coordinator."""
         directory, plan = RunDirectory.find(self.path), self.plan
         spool = plan.spool(directory, refused, ranks=self.ranks, rule=self.rule, base_fingerprint=FINGERPRINT)
-        how = folding(private=private, masked=self.masked, buffer=plan.buffer)
-        return plan.aggregator(spool, how, self.optimizer)
+        way = way_of(plan, private=private, masked=self.masked)
+        return plan.aggregator(spool, way.folding, self.optimizer)
 
     def private_rounds(
         self, directory: RunDirectory, record: Callable[[Event], None]
@@ -470,7 +473,7 @@ class Snapshots:
             self.take("saved")
 
         with pytest.MonkeyPatch.context() as patch:
-            for loop in (coordinator, asynchronous):
+            for loop in (collector, asynchronous):
                 patch.setattr(loop, "save_checkpoint", saved)
             self.federation.channel.before = lambda asked: self.take(f"before {asked.client}: {doing(asked)}")
             return self.federation.run(watch=self.take)

@@ -92,15 +92,15 @@ def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give
 def test_only_what_clients_at_work_began_with_is_remembered(federate, fake_model, monkeypatch):
     federation = begin(federate, fake_model)
     federation.channel.tamper = lambda asked, reply: "gone" if asked.client == "client-1" and asked.round else reply
-    after_each = asynchronous.AsynchronousRounds.next
+    after_each = asynchronous.BufferCollector.next
 
     def checked(self, state):
         state = after_each(self, state)
         if state.round < 6:
-            assert self.dispatch.nodes == {self.roster.nodes[client] for client in state.at_work}
+            assert self._training.nodes == {self.server.roster.nodes[client] for client in state.at_work}
         return state
 
-    monkeypatch.setattr(asynchronous.AsynchronousRounds, "next", checked)
+    monkeypatch.setattr(asynchronous.BufferCollector, "next", checked)
     assert federation.run().round == 6
 
 
@@ -216,7 +216,7 @@ def test_a_buffer_that_nobody_can_fill_is_folded_from_its_quorum_on(federate, fa
     assert [event["received"] for event in federation.of_kind("round_finished")] == [2] * 6
     federation = begin(federate, fake_model, count=3, buffer=replace(BUFFER, size=3), quorum=3)
     federation.channel.tamper = lambda asked, reply: "gone" if asked.purpose is Purpose.TRAIN else reply
-    with pytest.raises(PeerError, match="nobody is left"):
+    with pytest.raises(PeerError, match="no client is left"):
         federation.run()
 
 

@@ -303,7 +303,7 @@ def test_an_evaluation_that_cannot_be_is_left_out_of_the_mean(federate, changes,
 def test_a_round_that_nobody_can_evaluate_is_an_error(federate):
     federation = federate()
     federation.channel.tamper = lambda asked, reply: "gone" if asked.purpose is Purpose.EVALUATE else reply
-    with pytest.raises(PeerError, match="no client could evaluate round 0, expected at least 1"):
+    with pytest.raises(PeerError, match="no client could evaluate round 0"):
         federation.run()
 
 

@@ -127,7 +127,7 @@ def test_noise_is_not_drawn_again_for_other_updates(federate, fake_model, tmp_pa
 def test_an_update_that_comes_too_soon_stops_the_run(federate, fake_model, monkeypatch):
     federation = begin(federate, fake_model, Rests(2, 4))
     monkeypatch.setattr(
-        "plait.rounds.coordinator.choose_cohort", lambda clients, size, **_: (tuple(sorted(federation.models))[:2], ())
+        "plait.rounds.cohort.choose_cohort", lambda clients, size, **_: (tuple(sorted(federation.models))[:2], ())
     )
     with pytest.raises(
         PeerError, match="update of 'c00' in round 2 comes too soon after its last, expected at least 2"

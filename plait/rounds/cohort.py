@@ -1,0 +1,162 @@
+"""Rounds that wait for their cohort: the core's way to gather updates.
+
+A round ends when enough updates are in, or at its deadline. Clients that fail are replaced while there is time; with
+fewer updates than the quorum the round is tried again with those it has. Its updates are folded once all are in, so
+the result does not depend on who answered first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Self
+
+from plait.errors import PeerError
+from plait.rounds import events
+from plait.rounds.channel import NoAnswer, Purpose
+from plait.rounds.collector import ServerSide
+from plait.rounds.dispatch import Answer, doubt
+from plait.rounds.evaluating import evaluate
+from plait.rounds.run_state import Held, RunState, choose_cohort, note_held
+from plait.rounds.spool import Stored
+from plait.rounds.step_budget import budget
+from plait.rounds.validate import Reason
+from plait.wire.messages import UpdateReply
+
+
+@dataclass(eq=False)
+class CohortCollector:
+    """Gathers the updates of one cohort after the other."""
+
+    server: ServerSide
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Each round withdraws its own tasks."""
+
+    def evaluate(self, state: RunState) -> tuple[RunState, events.Evaluated | None]:
+        """Ask clients for their losses, and wait for the answers."""
+        return evaluate(self.server, state)
+
+    def next(self, state: RunState) -> RunState:
+        """The state after the next round.
+
+        Raises:
+            CannotPayError: the run ends with the adapter that it has.
+            PeerError: fewer usable updates than the quorum.
+        """
+        server, started, number = self.server, time.perf_counter(), state.round + 1
+        stored = self._recovered(state, number)
+        check = server.spool.check_norms(state, stored)
+        if server.aggregator.fold.is_settled(state, number, check.accepted):
+            return self._close(state, stored, started)
+        attempts = server.plan.attempts if server.waits or server.channel.clock.is_virtual else 1
+        for attempt in range(1, attempts + 1):
+            if server.waits:
+                server.gather(resting=server.costs.resting(number))
+            state = self._collect(state, number, stored, without=check.refused if attempt > 1 else ())
+            check = server.spool.check_norms(state, stored)
+            if len(check.accepted) >= server.plan.quorum:
+                return self._close(state, stored, started)
+            server.ledger.append(events.RoundMissed(round=number, attempt=attempt, received=len(check.accepted)))
+        raise PeerError(
+            f"round {number} got {len(check.accepted)} usable updates from its {server.plan.cohort_size} clients, "
+            f"expected at least {server.plan.quorum}{self._told_resting(number)}{server.log.last}"
+        )
+
+    def _recovered(self, state: RunState, number: int) -> dict[str, Stored]:
+        """The updates of a round that an earlier part of the run has stored, by client."""
+        server, stored = self.server, dict[str, Stored]()
+        if server.channel.clock.is_virtual:
+            # A round that was interrupted is run again from its start, to the same updates and times.
+            return stored
+        for client in sorted({*server.recorded.clients, *server.roster.nodes}):
+            is_recorded = (number, client) in server.recorded.received
+            if found := server.intake.recover(state, number, client, is_recorded=is_recorded):
+                stored[client] = found
+        return stored
+
+    def _told_resting(self, number: int) -> str:
+        resting = len(self.server.costs.resting(number))
+        return f"; {resting} may not take part yet, because dp-min-separation is not over for them" if resting else ""
+
+    def _close(self, state: RunState, stored: dict[str, Stored], started: float) -> RunState:
+        wanted = self.server.plan.cohort_size
+        if not self.server.waits:
+            # No other client can come.
+            wanted = min(wanted, len({*self.server.roster.nodes, *stored}))
+        return self.server.close(state, stored, wanted=wanted, started=started)
+
+    def _collect(
+        self, state: RunState, number: int, stored: dict[str, Stored], *, without: Collection[str]
+    ) -> RunState:
+        """Ask the cohort, and replacements for clients that fail; `stored` gets what is stored of each update.
+
+        The clients in `without` gave an update that does not count.
+        """
+        server = self.server
+        plan, roster, log, intake = server.plan, server.roster, server.log, server.intake
+        usable = set(stored) - set(without)
+        available = frozenset(server.channel.clock.available([*roster.nodes.values()], plan.quorum))
+        resting = server.costs.resting(number)
+        here = [client for client, node in roster.nodes.items() if node in available and client not in resting]
+        deadline = server.tasks.deadline()
+        chosen, reserve = choose_cohort(
+            [*(client for client in here if client not in without), *(usable - set(here))],
+            plan.cohort_size,
+            over_selection=plan.over_selection,
+            seed=plan.seed,
+            round_number=number,
+        )
+        steps_of = self._budget(number, chosen)
+        log.tell(
+            events.RoundStarted(
+                round=number,
+                cohort=chosen,
+                steps=steps_of and {c: steps_of(c) for c in chosen},
+                resting=len(resting & roster.nodes.keys()) or None if len(chosen) < plan.cohort_size else None,
+            )
+        )
+        replacements = (name for name in reserve if name in here and name not in stored)
+        held: dict[str, Held] = {}
+        with server.tasks.dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
+            for name in chosen:
+                if name not in usable:
+                    dispatch.ask(name, expected_s=log.paces.expected_s(name, steps_of(name) if steps_of else 0))
+            while len(usable) < plan.cohort_size and (answer := dispatch.next_answer(deadline)):
+                client = answer.client
+                if isinstance(answer.reply, UpdateReply):
+                    track = roster.tracks[client]
+                    expected = intake.expected(state, number, client, roster)
+                    taken = intake.receive(state, expected, track, answer.reply.update, answer)
+                    if taken is not None:
+                        usable.add(client)
+                        stored[client] = taken
+                    held[client] = state.held_on(track)
+                else:
+                    log.failure(number, answer)
+                if client in usable:
+                    continue
+                doubt(roster, answer)
+                if len(usable) + len(dispatch.waiting) < plan.cohort_size and (name := next(replacements, None)):
+                    steps = steps_of(name) if steps_of else None
+                    log.tell(events.ClientReplaced(round=number, client=client, by=name, steps=steps))
+                    dispatch.ask(name, expected_s=log.paces.expected_s(name, steps or 0))
+            late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
+        log.note_spans(number, roster)
+        for client in late:
+            log.failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
+        return note_held(state, held)
+
+    def _budget(self, number: int, cohort: Collection[str]) -> Callable[[str], int] | None:
+        """The steps of a client in a round; those that it has been asked for stay. None if all take as many."""
+        plan, steps = self.server.plan, self.server.intake.steps
+        if not plan.by_speed:
+            return None
+        for asked in [asked for asked in steps if asked[0] != number]:
+            del steps[asked]
+        planned = budget(plan.settings.local_steps, sorted(cohort), self.server.log.paces.known)
+        return lambda client: steps.setdefault((number, client), planned.steps_of(client))

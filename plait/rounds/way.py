@@ -1,0 +1,72 @@
+"""The way of a run: how its updates are gathered, how they are folded, and what its rounds cost.
+
+The core's way is the default: a cohort, a plain fold, no costs. Features have parts of their own; `way_of` picks them
+by what the settings have settled on, and imports no others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+from plait.rounds.cohort import CohortCollector
+from plait.rounds.collector import Collecting
+from plait.rounds.costs import Costs, Free
+from plait.rounds.fold import Folding, PlainFold
+from plait.rounds.masked_rounds import MaskedRounds
+from plait.rounds.private_rounds import PrivateRounds
+from plait.rounds.run_plan import RunPlan
+from plait.secagg.roster import Vouch
+
+
+@dataclass(frozen=True)
+class Way:
+    """The parts of a run that features exchange.
+
+    Attributes:
+        least: clients without which no round begins; 0 for the run's quorum.
+    """
+
+    collecting: Collecting = CohortCollector
+    folding: Folding = PlainFold
+    costs: Costs = field(default_factory=Free)
+    least: int = 0
+
+
+def way_of(
+    plan: RunPlan,
+    *,
+    private: PrivateRounds | None = None,
+    masked: MaskedRounds | None = None,
+    vouch: Vouch = lambda _offer: False,
+) -> Way:
+    """The way of a run.
+
+    Args:
+        plan: of the run.
+        private: with differential privacy of clients.
+        masked: with secure aggregation; clients add the noise under masks, if there is any.
+        vouch: whether a node key is the client's that an offer names, for secure aggregation.
+    """
+    costs: Costs = private or Free()
+    if plan.settings.records_are_private:
+        from plait.rounds.record_costs import RecordCosts
+
+        costs = RecordCosts(plan.settings, masked=masked is not None)
+    if masked:
+        from plait.rounds.masked_collector import MaskedCollector
+        from plait.rounds.masked_fold import MaskedFold
+
+        collecting = partial(MaskedCollector, masked=masked, private=private, vouch=vouch)
+        return Way(collecting, partial(MaskedFold, masked=masked), costs, masked.least("train"))
+    if private:
+        from plait.rounds.private_fold import PrivateFold
+
+        return Way(folding=partial(PrivateFold, private=private), costs=costs)
+    if plan.buffer:
+        from plait.rounds.asynchronous import BufferCollector
+        from plait.rounds.buffered_fold import BufferedFold
+
+        buffer = plan.buffer
+        return Way(partial(BufferCollector, buffer=buffer), partial(BufferedFold, buffer=buffer), costs)
+    return Way(costs=costs)
