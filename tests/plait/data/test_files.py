@@ -225,19 +225,21 @@ BAD: dict[str, tuple[bytes | str, str]] = {
     # JSON
     "cut.json": (_cut(json.dumps([{"text": SECRET}] * 9, indent=1).encode()), r"line \d+ of '.*' is not JSON: "),
     "number.json": (json.dumps([{"text": SECRET}, 3]), r"record 2 of '.*' is a number, expected an object; fix that r"),
-    "columns.json": (json.dumps({"text": [SECRET]}, indent=1), r"record 1 of '.*' is a string, expected an object"),
+    "columns.json": (json.dumps({"text": [SECRET]}, indent=1), r"record 1 of '.*' has a list as 'text', expected a "),
     "lists.json": (json.dumps({"a": [{"text": SECRET}], "b": []}, indent=1), r"has the lists 'a' and 'b', expected on"),
     "no list.json": ('{\n"a": 1}', r"'.*' is an object without a list, expected a list of objects or an object with o"),
-    "string.json": (f'"{SECRET}"', r"line 1 of '.*' has something else than a list or an object"),
-    "after.json": ('[{"text": "a"}] x', r"line 1 of '.*' has something after the end"),
-    "comma.json": ('[{"text": "a"}\n{"text": "b"}]', r"line 2 of '.*' is not JSON: expected ',' or '\]'"),
-    "deep.json": ('[{"text": ' + "[" * 100_000, r"line 1 of '.*' is not JSON that can be read: too deep a nesting"),
-    "digits.json": ('[{"text": "a", "n": ' + "1" * 5000 + "}]", r"line 1 of '.*' is not JSON that can be read: too lo"),
+    "string.json": (f'"{SECRET}"', r"'.*string.json' is a string, expected a list of objects"),
+    "after.json": ('[{"text": "a"}] x', r"line 1 of '.*' is not JSON: Extra data"),
+    "comma.json": ('[{"text": "a"}\n{"text": "b"}]', r"line 2 of '.*' is not JSON: Expecting ',' delimiter"),
+    "deep.json": ('[{"text": ' + "[" * 100_000, r"'.*' is not JSON that can be read: too long a "),
+    "digits.json": ('[{"text": "a", "n": ' + "1" * 5000 + "}]", r"'.*' is not JSON that can be read: too long a "),
     "latin1.json": (b'[{"text": "caf\xe9"}]', r"byte 15 of '.*' is 0xe9, expected UTF-8"),
     "null.json": (json.dumps([{"text": "a"}, {"text": None}]), r"record 2 of '.*' has null as 'text', expected a stri"),
+    "blank.json": (" \n", r"'.*' holds no record, expected a list of objects"),
+    "line 2.json": ('{"text": "a"}\n{"text": "b"\n', r"line 2 of '.*' is not JSON: Expecting ',' delimiter at column"),
     "empty.json": ("", r"'.*' holds no record, expected a list of objects"),
     "none.json": ("[]", r"'.*' holds no record, expected a list of objects"),
-    "huge.json": ('[{"text": "' + "a" * (17 << 20), r"line 1 of '.*' has a value that is cut off or longer than 16,77"),
+    "long text.json": (json.dumps([{"text": "a" * (17 << 20)}]), r"record 1 of '.*' has 17,825,792 characters as 't"),
     # JSON lines
     "huge.jsonl": ('{"text": "' + "a" * (17 << 20), r"line 1 of '.*' is too long, expected at most 16777216 bytes"),
     "mixed.jsonl": ('{"text": "a"}\n{"prompt": "a", "completion": "b"}', r"line 2 of '.*' has 'prompt' and 'completio"),
@@ -267,6 +269,22 @@ BAD: dict[str, tuple[bytes | str, str]] = {
     "empty.txt": ("", r"file '.*' has an empty 'text', expected some text"),
     "huge.txt": (b"a" * (17 << 20), r"file '.*' is too long, expected at most 16777216 bytes"),
 }  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps a limit on memory")
+def test_a_document_takes_no_more_memory_or_bytes_than_it_may(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Each of its lists takes twenty times what it is written with.
+    path = write(tmp_path / "a.json", '{"text": "a", "more": [' + "[]," * (8 << 20) + "[]]}")
+    monkeypatch.setattr("plait.data.arrow_file.MOST_BATCH_BYTES", 64 << 20)
+    with pytest.raises(
+        DataError, match=r"a.json' takes more than 67,108,864 bytes of memory to read, expected less; sav"
+    ):
+        as_dataset(path)
+    monkeypatch.setattr("plait.data.json_file.MOST_BYTES", 1 << 20)
+    with pytest.raises(
+        DataError, match=r"a.json' has more than 1,048,576 bytes, expected that much at most; save it as"
+    ):
+        as_dataset(path)
 
 
 @pytest.mark.parametrize("name", BAD)
