@@ -1,7 +1,8 @@
-"""A process of this program's own that does what it is told over its stdin, and ends when that does.
+"""Processes of this program's own, each of which ends when its stdin does.
 
-So it never outlives the process that started it, whatever ends that one. Both directions carry messages: a JSON object,
-and byte strings. It imports from the same places as the process that started it. Knows nothing of what messages mean.
+So none outlives the process that started it, whatever ends that one. A `Beside` does one thing by itself. A `Child`
+does what it is told: both directions carry messages, a JSON object and byte strings, and it imports from the same
+places as the process that started it. Knows nothing of what messages mean.
 """
 
 from __future__ import annotations
@@ -21,8 +22,79 @@ from dataclasses import dataclass
 from typing import IO
 
 _SIZE = struct.Struct("<Q")
-# `-P` keeps the working directory out of the search for modules until the path is that of the process that starts it.
+# The path is that of the process that starts it.
 _START = "import sys; sys.path[:] = sys.argv[2:]; from plait.child import main; main(sys.argv[1])"
+
+
+class Beside:
+    """A process beside this one, as this one sees it.
+
+    A session of its own keeps Ctrl-C from it: that is for this process, which then ends it in good order.
+
+    Args:
+        arguments: of Python.
+        stdout: where that goes; by default nowhere.
+        stderr: likewise; by default where this process's goes.
+        files: numbers of files that it inherits.
+        environment: variables that it gets besides those of this process.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        stdout: int | IO[bytes] = subprocess.DEVNULL,
+        stderr: IO[bytes] | None = None,
+        files: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        # `-P` keeps the working directory out of the search for modules.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=files,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+        self.stdin, self.stdout = self._process.stdin, self._process.stdout
+
+    @property
+    def number(self) -> int:
+        """The process's."""
+        return self._process.pid
+
+    def over(self) -> None:
+        """Let it end."""
+        # What was not written yet is for nobody.
+        with contextlib.suppress(OSError):
+            if self.stdin:
+                self.stdin.close()
+
+    def ended(self, within_s: float | None = None) -> int | None:
+        """Wait until it has ended, for ever or for so long: its code, minus the number of a signal; else None."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(within_s)
+        return None
+
+    def kill(self, *, after_s: float = 0.0) -> int:
+        """End it at once, or if it has not ended by itself after some seconds; its code."""
+        if after_s:
+            self.ended(after_s)
+        self._process.kill()
+        return self._process.wait()
+
+
+def when_over(then: Callable[[], object]) -> None:
+    """In a process that was started as a `Beside`: have something called, in a thread, once it is to end."""
+
+    def wait() -> None:
+        # Not through `sys.stdin`, whose lock a thread that waits holds at the end of the process.
+        while os.read(0, 4096):
+            pass
+        then()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +113,13 @@ class Child:
     """
 
     def __init__(self, module: str) -> None:
-        command = [sys.executable, "-P", "-c", _START, module, *sys.path]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = Beside("-c", _START, module, *sys.path, stdout=subprocess.PIPE)
         self._saying = threading.Lock()
 
     @property
     def number(self) -> int:
         """The process's."""
-        return self._process.pid
+        return self._process.number
 
     def say(self, said: Mapping[str, object], *parts: bytes) -> None:
         """Tell it something; where it has ended, the answer that does not come says so."""
@@ -62,20 +133,15 @@ class Child:
 
     def ending(self) -> str:
         """Wait until it has ended; how it has, such as "was ended by signal 9"."""
-        code = self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            # What was not written yet is for nobody.
-            with contextlib.suppress(BrokenPipeError):
-                if pipe:
-                    pipe.close()
+        code = self._process.ended() or 0
+        self._process.over()
+        if self._process.stdout:
+            self._process.stdout.close()
         return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
 
     def kill(self, *, after_s: float = 0.0) -> None:
         """End it at once, or if it has not ended by itself after some seconds, so that `ending` says how it did."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            if after_s:
-                self._process.wait(after_s)
-        self._process.kill()
+        self._process.kill(after_s=after_s)
 
 
 class Parent:

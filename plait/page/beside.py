@@ -11,9 +11,7 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator
 from multiprocessing import Pipe
@@ -21,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from plait.address import Address
+from plait.child import Beside, when_over
 from plait.errors import ConfigError, MachineError
 from plait.progress import say
 
@@ -64,24 +63,15 @@ def page_beside(
             answering(here, status_json)
         kind = "folder" if folder else "run"
         arguments = (str(listener.fileno()), str(place.absolute()), kind, str(line))
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "plait.page.beside", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            pass_fds=files,
-            env={**os.environ, TOKEN_VARIABLE: token},  # a command line can be read by other users
-            start_new_session=True,  # Ctrl-C is for the command alone
-        )
+        # A command line can be read by other users.
+        token_there = {TOKEN_VARIABLE: token}
+        process = Beside("-m", "plait.page.beside", *arguments, files=files, environment=token_there)
     try:
         say(f"live page on {shown}", quiet=False)
         yield shown
     finally:
-        if process.stdin:
-            process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_END_S)
-        process.kill()
-        process.wait()
+        process.over()
+        process.kill(after_s=_END_S)
 
 
 def _bound(address: Address) -> socket.socket:
@@ -131,12 +121,8 @@ def main() -> None:
 
     _, file, place, kind, line = sys.argv
 
-    def end_with_the_command() -> None:
-        sys.stdin.buffer.read()
-        os.kill(os.getpid(), signal.SIGTERM)
-
     with socket.socket(fileno=int(file)) as listener:
-        threading.Thread(target=end_with_the_command, daemon=True).start()
+        when_over(lambda: os.kill(os.getpid(), signal.SIGTERM))
         catalogue = Catalogue([Path(place)], expected=Path(place), folder=kind == "folder")
         number = int(line)
         page = Page(catalogue, token=page_token(), line=Line(Connection(number)) if number >= 0 else None)

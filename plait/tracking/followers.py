@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from plait.child import Beside
 from plait.choice import parse_choice, split_choices
 from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.plugins import Kind as PluginKind
@@ -61,7 +60,7 @@ def check_trackers(report_to: str) -> None:
 class _Follower:
     name: str
     log: Path
-    process: subprocess.Popen[bytes]
+    process: Beside
 
     def last_line(self) -> str:
         """What it said last."""
@@ -84,7 +83,7 @@ def followed(run: Path, report_to: str, *, say: Callable[[str], None]) -> Genera
     followers: list[_Follower] = []
     for name in tracker_names(report_to):
         try:
-            followers.append(_started(run, name, "live", subprocess.PIPE))
+            followers.append(_started(run, name, "live"))
         except OSError as error:
             say(f"tracker {name} cannot be started: {error.strerror or error}")
     try:
@@ -102,39 +101,34 @@ def send(run: Path, report_to: str) -> None:
     """
     check_trackers(report_to)
     for name in tracker_names(report_to):
-        follower = _started(run, name, "again", subprocess.DEVNULL)
+        follower = _started(run, name, "again")
+        follower.process.over()
         try:
-            code = follower.process.wait()
+            code = follower.process.ended()
         finally:
             follower.process.kill()
         if code:
             raise MachineError(f"tracker {name} failed: {follower.last_line()}; see '{follower.log}'")
 
 
-def _started(run: Path, name: str, mode: str, stdin: int) -> _Follower:
+def _started(run: Path, name: str, mode: str) -> _Follower:
     folder = RunDirectory(run).trackers
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{file_name(name)}.log"
-    command = [sys.executable, "-P", "-m", "plait.tracking.process", str(run), name, mode]
     with log.open("ab") as file:
-        # Its own session: Ctrl-C is for the run, which then ends the tracker in good order.
-        process = subprocess.Popen(command, stdin=stdin, stdout=file, stderr=file, start_new_session=True)
+        process = Beside("-m", "plait.tracking.process", str(run), name, mode, stdout=file, stderr=file)
     return _Follower(name, log, process)
 
 
 def _end(followers: Sequence[_Follower], run: Path, say: Callable[[str], None]) -> None:
     for follower in followers:
-        if follower.process.stdin:
-            with contextlib.suppress(OSError):
-                follower.process.stdin.close()
+        follower.process.over()
     end = time.monotonic() + GRACE_S
     for follower in followers:
         again = f"`plait report {run} --to {follower.name}` sends the run again"
-        try:
-            code = follower.process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        code = follower.process.ended(max(0.0, end - time.monotonic()))
+        if code is None:
             follower.process.kill()
-            follower.process.wait()
             say(f"tracker {follower.name} did not finish within {GRACE_S:g} s and was stopped; {again}")
             continue
         if code:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from plait.child import when_over
 from plait.choice import parse_choice, with_options
 from plait.errors import PlaitError
 from plait.files import read_if_there, write_atomically
@@ -114,16 +115,13 @@ def _main() -> None:
     run, name, mode = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     over = threading.Event()
 
-    def wait_for_the_end() -> None:
-        # Not through `sys.stdin`, whose lock a thread that waits holds at the end of the process.
-        while os.read(0, 4096):
-            pass
+    def end() -> None:
         over.set()
         timer = threading.Timer(_MOST_AFTER_S, os._exit, (1,))
         timer.daemon = True
         timer.start()
 
-    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    when_over(end)
     # The operator named it on the command line of the run.
     admit(name)
     try:
