@@ -39,8 +39,8 @@ class Desk(Protocol):
         """Take a run out of the queue, or end it; returns what it was doing."""
         ...
 
-    def runs_json(self) -> str:
-        """The queue and the past runs."""
+    def page_json(self, *, run: str = "", before: str = "") -> str:
+        """A page of the queue and the past runs."""
         ...
 
     def files(self, run: str) -> Sequence[tuple[str, Path]]:
@@ -96,9 +96,9 @@ class Operations:
         return pb.CancelReply(was=await self._ask(lambda: self.desk.cancel(by, request.run), context))
 
     async def runs(self, request: pb.RunsRequest, context: Context) -> pb.RunsReply:
-        """Tell the queue and the past runs."""
-        del request
-        return pb.RunsReply(json=await self._ask(self.desk.runs_json, context))
+        """Tell a page of the queue and the past runs."""
+        page = await self._ask(lambda: self.desk.page_json(run=request.run, before=request.before), context)
+        return pb.RunsReply(json=page)
 
     async def fetch(self, request: pb.FetchRequest, context: Context) -> None:
         """Send the files of a finished run."""

@@ -205,7 +205,7 @@ class Server:
         Raises:
             ConfigError: the server does not stay, or has not started.
         """
-        return json.loads(self._queueing().runs_json())["runs"]
+        return self._queueing().runs()
 
     def cancel(self, run: str) -> None:
         """Cancel a run of a server that stays, which waits or is served.
@@ -263,9 +263,7 @@ class Server:
         while True:
             # Asked first: a run that ends with the server stands in its queue by then.
             is_over = self._thread is not None and not self._thread.is_alive()
-            entry = next((each for each in self.runs() if each["run"] == run), None)
-            if entry is None:
-                raise ConfigError(f"there is no run {run!a}, expected the name of one that was submitted")
+            entry = self._queueing().run(run)
             place = self._directory.path / "runs" / run
             if entry["state"] == "finished":
                 return Result(place)

@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -32,13 +32,16 @@ from plait.rounds.stop import StopRequest
 from plait.transport.labels import are_labels
 
 if TYPE_CHECKING:
+    from plait.adapters import Json
     from server.grpc_grid import GrpcGrid
 
 GIVE_UP_S = 120.0
 """Seconds after which a run ends whose clients cannot take part."""
 
 _LOOK_S = 0.5
-_MOST_CONFIG_CHARACTERS = 65536
+_MOST_CONFIG_CHARACTERS = 16384
+_PAGE_BYTES = 1 << 18
+_PAGE_RUNS = 100
 _MOST_NAMED = 3
 _CLIENTS_WITHOUT_KIT = 64
 _OF_THE_MACHINE = ("init_adapter", "publish", "report_to", "callbacks", *CLIENTS_SETTINGS)
@@ -169,17 +172,46 @@ class Standing:
         """What `plait status --json` prints."""
         return self.grid.status_json()
 
-    def runs_json(self) -> str:
-        """What `plait runs --json` prints."""
-        progress = self.grid.progress()
-        runs = [entry.described() for entry in self._queue.entries()]
-        for run in runs:
-            if progress is not None and run["run"] == progress.run and run["state"] == State.RUNNING:
-                run |= {"round": progress.round, "doing": progress.state}
-        clients = [
-            {"name": name, "labels": sorted(labels)} for name, labels in sorted(self.grid.labels_stated().items())
-        ]
-        return json.dumps({"runs": runs, "clients": clients})
+    def runs(self) -> list[dict[str, Json]]:
+        """All runs, in the order of their submission."""
+        return [self._described(entry) for entry in self._queue.entries()]
+
+    def run(self, name: str) -> dict[str, Json]:
+        """One run.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        return self._described(self._queue.entry(name))
+
+    def page_json(self, *, run: str = "", before: str = "") -> str:
+        """What `plait runs --json` prints, in one message however many runs there are.
+
+        Args:
+            run: only this one; empty for the newest.
+            before: only runs that were submitted before this one; empty for the newest.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        if run:
+            return json.dumps({"runs": [self.run(run)]})
+        found = self._queue.before(before)
+        newest = _fitting(self._described(entry) for entry in reversed(found[-_PAGE_RUNS:]))
+        page: dict[str, object] = {"runs": newest[::-1]}
+        if len(newest) < len(found):
+            page["before"] = newest[-1]["run"]
+        if not before:
+            stated = sorted(self.grid.labels_stated().items())
+            page["clients"] = _fitting({"name": name, "labels": [*sorted(labels)]} for name, labels in stated)
+            page["number_of_clients"] = len(stated)
+        return json.dumps(page)
+
+    def _described(self, entry: Entry) -> dict[str, Json]:
+        described, progress = entry.described(), self.grid.progress()
+        if progress is not None and entry.run == progress.run and entry.state is State.RUNNING:
+            described |= {"round": progress.round, "doing": progress.state}
+        return described
 
     def files(self, run: str) -> Sequence[tuple[str, Path]]:
         """The files of a run that is over, with their places.
@@ -392,6 +424,18 @@ class _Quota:
                 f"(--run-quota-gb); it ended in round {event.round}"
             )
             self._stop.asked = True
+
+
+def _fitting(entries: Iterable[dict[str, Json]]) -> list[dict[str, Json]]:
+    """As many of the first entries as a message has room for, at least one."""
+    taken: list[dict[str, Json]] = []
+    room = _PAGE_BYTES
+    for entry in entries:
+        room -= len(json.dumps(entry))
+        if taken and room < 0:
+            break
+        taken.append(entry)
+    return taken
 
 
 def _gigabytes(count: int) -> str:

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Annotated, cast
+
+import typer
+
 from plait.cli.operating import JsonOutput, Kit, Server, calls_to
 from plait.cli.output import print_json, print_tables
 
 
-def runs(server: Server = "localhost:9440", kit: Kit = None, json_output: JsonOutput = False) -> None:
-    """List the queued, running and past runs of a server that stays, and the labels of its clients.
+def runs(
+    server: Server = "localhost:9440",
+    kit: Kit = None,
+    before: Annotated[
+        str, typer.Option("--before", help="List runs that were submitted before this one.", metavar="RUN")
+    ] = "",
+    json_output: JsonOutput = False,
+) -> None:
+    """List the newest queued, running and past runs of a server that stays, and the labels of its clients.
 
     Example: plait runs --server fed.example.org:9440 --kit ivo
     """
-    said = calls_to(server, kit).runs()
+    page = calls_to(server, kit).runs(before=before)
     if json_output:
-        print_json(said)
+        print_json(page)
         return
     from plait.report import queue_tables
+    from plait.text import printable
 
-    print_tables(queue_tables(said))
+    print_tables(queue_tables(page))
+    clients, number = page.get("clients"), page.get("number_of_clients")
+    if isinstance(clients, list) and isinstance(number, int) and number > len(cast("list[object]", clients)):
+        typer.echo(f"{number} clients in all")
+    if isinstance(older := page.get("before"), str):
+        typer.echo(f"older runs: plait runs --before {printable(older, limit=64)}")

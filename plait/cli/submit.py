@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -65,10 +65,7 @@ def _followed(calls: OperatorCalls, run: str, *, quiet: bool) -> dict[str, objec
     shown = ""
     while True:
         try:
-            known = {entry.get("run"): entry for entry in runs_in(calls.runs())}
-            entry = known.get(run)
-            if entry is None:
-                raise PeerError(f"{calls.address} knows no run {run} any more, expected the server that took it")
+            entry = calls.run(run)
             state = str(entry.get("state"))
             if state not in ("queued", "running"):
                 return entry
@@ -81,10 +78,3 @@ def _followed(calls: OperatorCalls, run: str, *, quiet: bool) -> dict[str, objec
             say(printable(now), quiet=quiet)
             shown = now
         time.sleep(_LOOK_S)
-
-
-def runs_in(said: dict[str, object]) -> list[dict[str, object]]:
-    """The runs in a server's answer; what is none is left out."""
-    runs = said.get("runs")
-    entries = cast("list[object]", runs) if isinstance(runs, list) else []
-    return [cast("dict[str, object]", entry) for entry in entries if isinstance(entry, dict)]

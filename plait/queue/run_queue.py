@@ -5,10 +5,12 @@ Knows nothing of gRPC, of clients, and of how a run is driven.
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,9 +25,14 @@ from plait.rounds.ledger import Ledger, Line, read_lines
 JOURNAL_FILE = "federation.jsonl"
 RUNS_FOLDER = "runs"
 MOST_QUEUED = 64
-"""Runs that may wait."""
+MOST_QUEUED_OF_ONE = 32
+"""Runs that may wait: of all operators, and of one."""
+MOST_SUBMITTED = 500
+SUBMITTED_WITHIN_S = 24 * 3600.0
+"""Runs that one operator may submit within that time, cancelled ones too: each takes room in the journal for good."""
 
 _SHOWN = ("base", "method", "rule", "wire", "rounds", "clients")
+_MOST_SHOWN, _MOST_DETAIL = 200, 1000  # characters of a value in a list
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -72,7 +79,7 @@ class Entry:
 
     def described(self) -> dict[str, Json]:
         """What is shown of it in a list."""
-        shown: dict[str, Json] = {key: self.config.get(key) for key in _SHOWN}
+        shown: dict[str, Json] = {key: _shortened(self.config.get(key)) for key in _SHOWN}
         return {
             "run": self.run,
             "state": self.state.value,
@@ -82,7 +89,7 @@ class Entry:
             "submitted": self.submitted,
             "begun": self.begun,
             "ended": self.ended,
-            "detail": self.detail,
+            "detail": self.detail[:_MOST_DETAIL],
             **shown,
         }
 
@@ -104,6 +111,7 @@ class RunQueue:
 
     Args:
         directory: of the federation; made if missing.
+        clock: gives the time of what is done, in seconds since 1970.
 
     Raises:
         PeerError: the journal that is there is not an intact chain.
@@ -111,15 +119,16 @@ class RunQueue:
         MachineError: cannot be written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.directory = directory
+        self._clock = clock
         self._changed = threading.Condition()
         self._entries: dict[str, Entry] = {}
         try:
             (directory / RUNS_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise MachineError(f"cannot make '{directory / RUNS_FOLDER}': {error.strerror or error}") from error
-        self._journal = Ledger(directory / JOURNAL_FILE, on_event=self._apply)
+        self._journal = Ledger(directory / JOURNAL_FILE, on_event=self._apply, clock=clock)
         self._entries = {entry.run: entry for entry in read_queue(directory)}
 
     def close(self) -> None:
@@ -134,6 +143,17 @@ class RunQueue:
         """All runs, in the order of their submission."""
         with self._changed:
             return list(self._entries.values())
+
+    def before(self, run: str) -> list[Entry]:
+        """The runs that were submitted before one, in the order of their submission; all of them if it is empty.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        if not run:
+            return self.entries()
+        self.entry(run)
+        return list(itertools.takewhile(lambda entry: entry.run != run, self.entries()))
 
     def counts(self) -> dict[str, int]:
         """How many runs there are in each state."""
@@ -174,7 +194,7 @@ class RunQueue:
             name: of the run and its directory; by default the next of ``run-1``, ``run-2`` …
 
         Raises:
-            ConfigError: the name is taken or no name, or the queue is full.
+            ConfigError: the name is taken or no name, the queue is full, or the operator has submitted too many.
             MachineError: the journal cannot be written; nothing is queued.
         """
         with self._changed:
@@ -186,9 +206,7 @@ class RunQueue:
                 raise ConfigError(f"run '{name}' exists already, {taken.by} submitted it; give another name")
             if name and self.folder(name).exists():
                 raise ConfigError(f"'{self.folder(name)}' exists already, give another name")
-            waiting = sum(entry.state is State.QUEUED for entry in self._entries.values())
-            if waiting >= MOST_QUEUED:
-                raise ConfigError(f"queue is full: {waiting} runs wait, expected fewer than {MOST_QUEUED}; cancel one")
+            self._check_number(by)
             run = name or self._next_name()
             self._journal.append(
                 RunSubmitted(
@@ -243,6 +261,23 @@ class RunQueue:
             self._journal.append(RunCancelled(run=run, by=by))
             return entry.state
 
+    def _check_number(self, by: str) -> None:
+        """Refuse one run too many of an operator."""
+        waiting = [entry.by for entry in self._entries.values() if entry.state is State.QUEUED]
+        if len(waiting) >= MOST_QUEUED:
+            raise ConfigError(f"queue is full: {len(waiting)} runs wait, expected fewer than {MOST_QUEUED}; cancel one")
+        if (own := waiting.count(by)) >= MOST_QUEUED_OF_ONE:
+            raise ConfigError(
+                f"queue has {own} runs of {by}, expected fewer than {MOST_QUEUED_OF_ONE} of one operator; cancel one"
+            )
+        since = self._clock() - SUBMITTED_WITHIN_S
+        submitted = [entry.submitted for entry in self._entries.values() if entry.by == by and entry.submitted > since]
+        if len(submitted) >= MOST_SUBMITTED:
+            raise ConfigError(
+                f"{by} has submitted {len(submitted)} runs within 24 hours, expected fewer than {MOST_SUBMITTED}; the "
+                f"next one in {(submitted[-MOST_SUBMITTED] - since) / 60:.0f} minutes"
+            )
+
     def _next(self) -> Entry | None:
         queued = [entry for entry in self._entries.values() if entry.state is State.QUEUED]
         # `max` gives the first of equals: the oldest.
@@ -258,6 +293,10 @@ class RunQueue:
         """A line was written."""
         _apply(self._entries, act)
         self._changed.notify_all()
+
+
+def _shortened(value: Json) -> Json:
+    return value[:_MOST_SHOWN] if isinstance(value, str) else value
 
 
 def _over(entry: Entry) -> str:

@@ -77,14 +77,35 @@ class OperatorCalls:
         reply = self._ask(lambda stub: cast("pb.CancelReply", stub.Cancel(request, timeout=_CALL_S)))
         return printable(reply.was, limit=_MOST_SHOWN)
 
-    def runs(self) -> dict[str, object]:
-        """The queue and the past runs, as `plait runs --json` prints them.
+    def runs(self, *, before: str = "") -> dict[str, object]:
+        """A page of the queue and the past runs, as `plait runs --json` prints it.
+
+        Args:
+            before: only runs that were submitted before this one; empty for the newest.
 
         Raises:
+            ConfigError: there is no such run.
             PeerError: the kit is refused, or the answer is not a JSON object.
             MachineError: no server answers.
         """
-        reply = self._ask(lambda stub: cast("pb.RunsReply", stub.Runs(pb.RunsRequest(), timeout=_CALL_S)))
+        return self._page(pb.RunsRequest(before=before))
+
+    def run(self, name: str) -> dict[str, object]:
+        """One run.
+
+        Raises:
+            ConfigError: there is no such run.
+            PeerError: the kit is refused, or the answer does not have the run.
+            MachineError: no server answers.
+        """
+        runs = self._page(pb.RunsRequest(run=name)).get("runs")
+        for entry in cast("list[object]", runs) if isinstance(runs, list) else []:
+            if isinstance(entry, dict):
+                return cast("dict[str, object]", entry)
+        raise PeerError(f"{self.address} gives no run, expected '{name}'")
+
+    def _page(self, request: pb.RunsRequest) -> dict[str, object]:
+        reply = self._ask(lambda stub: cast("pb.RunsReply", stub.Runs(request, timeout=_CALL_S)))
         return json_object(reply.json, what=f"answer of {self.address}")
 
     def fetch(self, run: str, directory: Path) -> list[Path]:

@@ -290,8 +290,12 @@ class CancelReply(_message.Message):
     def __init__(self, was: _Optional[str] = ...) -> None: ...
 
 class RunsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("run", "before")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    before: str
+    def __init__(self, run: _Optional[str] = ..., before: _Optional[str] = ...) -> None: ...
 
 class RunsReply(_message.Message):
     __slots__ = ("json",)

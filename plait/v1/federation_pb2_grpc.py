@@ -327,7 +327,7 @@ class OperationsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Runs(self, request, context):
-        """The queue and the past runs.
+        """The queue and the past runs, by pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -148,7 +148,7 @@ class _Desk:
         self.asked += 1
         return "running"
 
-    def runs_json(self) -> str:
+    def page_json(self, **options: str) -> str:
         self.asked += 1
         return "{}"
 

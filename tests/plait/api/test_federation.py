@@ -139,7 +139,7 @@ def test_a_server_says_what_staying_needs(tmp_path: Path) -> None:
             act(plait.Server(rounds=2, insecure=True, out=tmp_path / "run"))
     staying = plait.Server(stay=True, insecure=True, quiet=True, out=tmp_path / "federation")
     with staying:
-        with pytest.raises(ConfigError, match="there is no run 'run-7'"):
+        with pytest.raises(ConfigError, match="run 'run-7' does not exist"):
             staying.wait(run="run-7")
         with pytest.raises(ConfigError, match="data is given, expected none: clients bring their own"):
             staying.submit(base="tiny", rounds=1, data="stdlib")

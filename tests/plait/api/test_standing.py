@@ -4,19 +4,27 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from plait.address import Address
 from plait.api.room import disk_bytes, most_disk_bytes
 from plait.api.serving import Serving
 from plait.api.standing import House, Standing, _Quota
+from plait.cli.main import app
 from plait.config import config_from_table
 from plait.errors import ConfigError, MachineError
-from plait.queue import RunQueue, State, read_queue
+from plait.queue import JOURNAL_FILE, Outcome, RunQueue, State, read_queue
+from plait.queue.acts import RunEnded, RunSubmitted
 from plait.rounds.events import RoundFinished, RoundStarted, UpdateReceived
+from plait.rounds.ledger import Ledger
 from plait.rounds.stop import StopRequest
 from plait.settle import settle
 from plait.training.bases import locate_base
+from plait.transport import MAX_MESSAGE_BYTES
+from plait.transport.operations import OperatorCalls
 
 RUN = {"base": "tiny", "clients": 2, "rounds": 3, "rank": 8}
 
@@ -42,6 +50,54 @@ def test_a_run_that_cannot_fit_is_refused_in_one_line_with_the_estimate(standing
     assert "\n" not in str(caught.value)
     assert read_queue(tmp_path / "federation") == []
     assert submit(rank=1, wire="1") == "run-1"
+
+
+def many_runs(directory: Path, count: int) -> list[str]:
+    """A journal of so many finished runs; their names."""
+    names = [f"study-{number:05d}" for number in range(count)]
+    (directory / "runs").mkdir(parents=True)
+    journal = Ledger(directory / JOURNAL_FILE)
+    for number, name in enumerate(names):
+        # Values as long as a submission may have them, in another script: six bytes of JSON a character.
+        config = {**RUN, "base": "ф" * 2000} if number % 7 == 0 else RUN
+        journal.note(RunSubmitted(run=name, by="olga", number=number, config=config))
+        journal.note(RunEnded(run=name, outcome=Outcome.FAILED, detail="ф" * 3000 if number % 5 == 0 else ""))
+    journal.close()
+    return names
+
+
+def test_all_of_5000_runs_can_be_listed_in_small_messages(tmp_path: Path) -> None:
+    names = many_runs(tmp_path / "federation", 5000)
+    serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=1.0, run_number=0)
+    standing = Standing(tmp_path / "federation", serving, quiet=True)
+    standing.grid.start()
+    try:
+        calls = OperatorCalls(Address.parse(standing.grid.address), None)
+        found: list[str] = []
+        before = ""
+        while not found or before:
+            page: dict[str, Any] = calls.runs(before=before)
+            assert len(json.dumps(page)) < MAX_MESSAGE_BYTES / 2
+            found[:0] = [run["run"] for run in page["runs"]]
+            before = page.get("before", "")
+        assert found == names
+        assert calls.run("study-00007")["run"] == "study-00007"
+        for ask in (lambda: calls.run("study-9"), lambda: calls.runs(before="study-9")):
+            with pytest.raises(ConfigError, match="run 'study-9' does not exist"):
+                ask()
+        listed = CliRunner().invoke(app, ["runs", "--server", standing.grid.address])
+        assert (listed.exit_code, names[-1] in listed.output) == (0, True)
+        assert listed.output.splitlines()[-1].startswith("older runs: plait runs --before study-0")
+    finally:
+        standing.grid.stop()
+        standing._queue.close()
+
+
+def test_settings_that_are_longer_than_any_are_refused_and_not_written(standing: Standing, tmp_path: Path) -> None:
+    long = json.dumps({**RUN, "base": "x" * 16384})
+    with pytest.raises(ConfigError, match="settings have 16434 characters, expected at most 16384"):
+        standing.submit("olga", long, priority=0, cohort_labels=(), name="")
+    assert (tmp_path / "federation" / JOURNAL_FILE).read_bytes() == b""
 
 
 def test_a_port_that_is_taken_is_no_fault_of_the_run_that_was_being_served(

@@ -4,7 +4,7 @@ import pytest
 
 from plait.errors import ConfigError, PeerError
 from plait.queue import Outcome, RunQueue, State, read_queue
-from plait.queue.run_queue import MOST_QUEUED
+from plait.queue.run_queue import MOST_QUEUED, MOST_QUEUED_OF_ONE, MOST_SUBMITTED, SUBMITTED_WITHIN_S
 
 CONFIG = {"base": "tiny", "rounds": 2}
 
@@ -84,11 +84,43 @@ def test_two_operators_at_once_lose_nothing(queue):
 
 
 def test_a_full_queue_takes_no_more_until_one_is_cancelled(queue):
-    names = [submit(queue) for _ in range(MOST_QUEUED)]
+    names = [submit(queue, by=("olga", "otto")[number % 2]) for number in range(MOST_QUEUED)]
     with pytest.raises(ConfigError, match=f"queue is full: {MOST_QUEUED} runs wait"):
         submit(queue)
     queue.cancel(names[3], by="olga")
-    submit(queue)
+    submit(queue, by="otto")
+
+
+def test_one_operator_cannot_fill_the_queue(queue):
+    names = [submit(queue, by="otto") for _ in range(MOST_QUEUED_OF_ONE)]
+    with pytest.raises(ConfigError, match=f"queue has {MOST_QUEUED_OF_ONE} runs of otto, expected fewer"):
+        submit(queue, by="otto")
+    submit(queue, by="olga")
+    queue.cancel(names[0], by="olga")
+    submit(queue, by="otto")
+
+
+def test_one_operator_cannot_fill_the_journal_by_submitting_and_cancelling(tmp_path):
+    now = 1000.0
+    queue = RunQueue(tmp_path, clock=lambda: now)
+    for _ in range(MOST_SUBMITTED):
+        queue.cancel(submit(queue, by="otto"), by="otto")
+        now += 60
+    size = (tmp_path / "federation.jsonl").stat().st_size
+    assert now < SUBMITTED_WITHIN_S
+    with pytest.raises(ConfigError, match=f"otto has submitted {MOST_SUBMITTED} runs within 24 hours, .* in 940 min"):
+        submit(queue, by="otto")
+    queue.close()
+    queue = RunQueue(tmp_path, clock=lambda: now)
+    with pytest.raises(ConfigError, match="otto has submitted"):
+        submit(queue, by="otto")
+    assert (tmp_path / "federation.jsonl").stat().st_size == size
+    submit(queue, by="olga")
+    now = 1000.0 + SUBMITTED_WITHIN_S
+    submit(queue, by="otto")
+    with pytest.raises(ConfigError, match="the next one in 1 minutes"):
+        submit(queue, by="otto")
+    queue.close()
 
 
 def test_what_is_over_cannot_be_cancelled_or_end_otherwise(queue):
