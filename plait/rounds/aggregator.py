@@ -6,7 +6,7 @@ Knows no channel, and no way to fold but that it is a `Fold`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -15,12 +15,14 @@ from plait.adapters import AdapterState, Json, norm
 from plait.aggregation import RoundContext, ServerOptimizer
 from plait.errors import MachineError
 from plait.rounds.broadcasts import follow, move_base
+from plait.rounds.downlink import Downlink
 from plait.rounds.events import RoundFinished
 from plait.rounds.fold import Fold
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.spool import Spool, Stored
 from plait.rounds.watch import Standing
 from plait.wire.codec import Codec
+from plait.wire.envelope import Encoding
 
 
 class TakesBack(StrEnum):
@@ -42,6 +44,7 @@ class Aggregator:
         optimizer: makes a step of what the rule gives.
         codec: of broadcasts.
         seed: of the run.
+        downlink: how clients get to the shadow.
     """
 
     spool: Spool
@@ -49,6 +52,7 @@ class Aggregator:
     optimizer: ServerOptimizer
     codec: Codec
     seed: int
+    downlink: Downlink = field(default_factory=Downlink)
 
     def step(
         self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: Standing | None = None
@@ -92,7 +96,7 @@ class Aggregator:
         cost = None
         if outcome.base is not None:
             state, cost = move_base(state, outcome.base, ranks, fingerprint, codec=self.codec)
-        state, encoding = follow(state, ranks, fingerprint, codec=self.codec, new_factors=self.spool.new_factors)
+        state, encoding = self._follow(state)
         finished = RoundFinished(
             round=number,
             rule=self.spool.rule.name,
@@ -129,12 +133,19 @@ class Aggregator:
         wanted = state.accepted
         if self.takes_back is TakesBack.HALF:
             wanted = AdapterState(wanted.layout, (wanted.flat + state.adapter.flat) * np.float32(0.5))
-        ranks, fingerprint = self.spool.ranks, self.spool.base_fingerprint
-        state, encoding = follow(
-            replace(state, adapter=wanted), ranks, fingerprint, codec=self.codec, new_factors=self.spool.new_factors
-        )
+        state, encoding = self._follow(replace(state, adapter=wanted))
         return state, {
             "adapter": state.shadow.digest().hex(),
             "taken_back": self.takes_back.value,
             "broadcast_distortion": encoding.distortion,
         }
+
+    def _follow(self, state: RunState) -> tuple[RunState, Encoding]:
+        return follow(
+            state,
+            self.spool.ranks,
+            self.spool.base_fingerprint,
+            codec=self.codec,
+            new_factors=self.spool.new_factors,
+            downlink=self.downlink,
+        )

@@ -1,8 +1,8 @@
 """The broadcasts that bring a client to the current shadow adapter, whatever it held before.
 
 There are three forms, each sealed once and sent byte for byte the same to everyone who needs it: *nothing new* (the
-client is up to date), the *step* from the previous shadow, and the *whole* adapter in exact float32 for everyone else.
-A base that moves is sent with it in the same way.
+client is up to date), the *step* from the previous shadow or, of a keyframe, from the initial adapter, and the *whole*
+adapter in exact float32 for everyone else. A base that moves is sent with it in the same way.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 
 from plait.adapters import AdapterSpec, AdapterState, add, subtract
 from plait.aggregation import BaseDelta
-from plait.rounds.error_feedback import Residual
+from plait.rounds.downlink import Downlink
+from plait.rounds.error_feedback import Residual, unshrunk
 from plait.rounds.moved_base import packed
 from plait.rounds.run_state import BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
 from plait.wire.codec import Codec
 from plait.wire.codecs import UNCHANGED, Fp32, Rate
-from plait.wire.envelope import Direction, Encoding, Header, encode_delta, measure, read_envelope, seal
+from plait.wire.envelope import Direction, Encoding, Header, encode_delta, measure, read_envelope, seal, with_spec
 
 # A change of the base stays in the model for good, and no later round corrects its encoding error.
 _BASE_BITS = 8.0
@@ -34,8 +35,9 @@ def follow(
     *,
     codec: Codec,
     new_factors: bool,
+    downlink: Downlink = Downlink(),  # noqa: B008 (frozen)
 ) -> tuple[RunState, Encoding]:
-    """Move the shadows towards the master through the wire's codec, once, and keep the sealed steps.
+    """Move the shadows towards the master through the wire's codec, once, and keep the sealed steps or keyframes.
 
     Both ends take the same decoded step (`take_step`), so both hold the same bits.
 
@@ -45,6 +47,7 @@ def follow(
         base_fingerprint: of the base.
         codec: of the run.
         new_factors: whether its factors have been rotated since the previous round, not moved by a small step.
+        downlink: steps or keyframes. A run that starts from an adapter that clients cannot derive has steps.
 
     Returns:
         (the state, size and error of the step of the master's own rank).
@@ -53,10 +56,16 @@ def follow(
     tracks: list[Track] = []
     encodings: list[Encoding] = []
     for number, track in enumerate(state.tracks):
-        previous = track.shadow.digest()
-        wanted = ranks.resized(state.adapter, number)
-        encoded = encode_delta(Residual(subtract(wanted, track.shadow)).to_encode(codec), codec)
-        shadow = take_step(track.shadow, encoded.delta, encoded.codec.name)
+        wanted, origin = ranks.resized(state.adapter, number), track.shadow
+        initial = ranks.adapters[number].initial
+        if downlink.has_keyframes(codec) and (track.previous or origin.digest()) == initial.digest():
+            origin = initial
+            used = _at_least(codec.bits, downlink.keyframe(codec, state.round))
+            encoded = encode_delta(unshrunk(subtract(wanted, origin), used), used)
+        else:
+            encoded = encode_delta(Residual(subtract(wanted, origin)).to_encode(codec), codec)
+        previous = origin.digest()
+        shadow = take_step(origin, encoded.delta, encoded.codec.name)
         header = _header(state, ranks.adapters[number].spec.digest, base_fingerprint)
         sealed = seal(replace(header, relative_to=previous, result_digest=shadow.digest()), encoded)
         tracks.append(Track(shadow, previous, sealed.data))
@@ -100,6 +109,7 @@ class Broadcasts:
     def __post_init__(self) -> None:
         self._unchanged: dict[int, bytes] = {}
         self._whole: dict[int, bytes] = {}
+        self._derived: dict[int, bytes] = {}
         self._bases: dict[bool, bytes] = {}
         self._costs: dict[int, Encoding] = {}
 
@@ -113,11 +123,27 @@ class Broadcasts:
                 nothing = encode_delta(AdapterState.zeros(shadow.layout), Fp32())
                 self._unchanged[track] = seal(self._to(digest, spec, relative_to=digest), nothing).data
             return self._unchanged[track]
-        if held and held == self.state.tracks[track].previous:
-            return self.state.tracks[track].broadcast
+        newest = self.state.tracks[track]
+        if held and held == newest.previous:
+            return newest.broadcast
+        if self.is_derivable(track):
+            if held:
+                return newest.broadcast
+            if track not in self._derived:
+                self._derived[track] = with_spec(newest.broadcast, spec.text)
+            return self._derived[track]
+        return self.whole(track)
+
+    def is_derivable(self, track: int) -> bool:
+        """Whether the newest broadcast leads from the initial adapter, which every client derives from the spec."""
+        return self.state.tracks[track].previous == self.ranks.adapters[track].initial.digest()
+
+    def whole(self, track: int) -> bytes:
+        """The broadcast for a client that has nothing that others could lead from."""
+        shadow, spec = self.state.tracks[track].shadow, self.ranks.adapters[track].spec
         if track not in self._whole:
             whole = encode_delta(shadow, Fp32())
-            self._whole[track] = seal(self._to(digest, spec, spec_json=spec.text), whole).data
+            self._whole[track] = seal(self._to(shadow.digest(), spec, spec_json=spec.text), whole).data
         return self._whole[track]
 
     def _to(self, digest: bytes, spec: AdapterSpec, *, relative_to: bytes = b"", spec_json: str = "") -> Header:

@@ -1,6 +1,7 @@
 """Send clients one task each, with the broadcast that each needs, and collect one answer from each.
 
-A client that lost its adapter says so and is sent the whole one at once. Every byte is recorded in the ledger.
+A client that lost its adapter says so and is at once sent what leads from the initial one, which it derives, or else
+the whole. Every byte is recorded in the ledger.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class Dispatch:
         group = group_of(self.aim.number, self.attempt)
         self._asking = Asking(self.channel, purpose=self.purpose, group=group, patience=self.patience)
         self._asked: dict[str, _Asked] = {}
+        self._sent_spec: set[str] = set()
         self._sent_whole: set[str] = set()
         self._layouts = [track.shadow.layout for track in self.aim.broadcasts.state.tracks]
         self._has_regions = False
@@ -140,6 +142,7 @@ class Dispatch:
         """
         self._asked[client] = _Asked(self.aim, self.roster.nodes[client], self.roster.tracks[client])
         self._has_regions = self._has_regions or self.roster.cards[client].clients > 0
+        self._sent_spec.discard(client)
         self._sent_whole.discard(client)
         self._asking.anew(client, expected_s=expected_s, asked_at=asked_at)
         self._send(client, self.held.get(client, Held()))
@@ -169,11 +172,11 @@ class Dispatch:
                     round=self._asked[client].aim.number,
                     client=client,
                     reason=Reason.NEED_FULL.value,
-                    detail="sent the whole adapter",
+                    detail="sent the whole adapter" if client in self._sent_spec else "sent all that it needs",
                     uplink_bytes=answer.uplink_bytes,
                 )
             )
-            self._send(client, Held())
+            self._send(client, Held(), whole=client in self._sent_spec)
         return None
 
     def give_up(self) -> Answer | None:
@@ -188,12 +191,15 @@ class Dispatch:
             return replace(answer, given_up=heard.given_up, waited_s=heard.waited_s)
         return replace(answer, took_s=self._asking.settled(heard.client))
 
-    def _send(self, client: str, held: Held) -> None:
-        if not held.adapter:
-            self._sent_whole.add(client)
+    def _send(self, client: str, held: Held, *, whole: bool = False) -> None:
         asked = self._asked[client]
         aim, track = asked.aim, asked.track
-        broadcast = aim.broadcasts.leading_from(held.adapter, track)
+        whole = whole or not (held.adapter or aim.broadcasts.is_derivable(track))
+        if whole:
+            self._sent_whole.add(client)
+        elif not held.adapter:
+            self._sent_spec.add(client)
+        broadcast = aim.broadcasts.whole(track) if whole else aim.broadcasts.leading_from(held.adapter, track)
         base = aim.broadcasts.base_leading_from(held)
         parts = encode_task(self.task(client, aim.number, broadcast, base), whole=not held.adapter)
         cost = aim.broadcasts.cost(broadcast, track)

@@ -105,6 +105,11 @@ class ErrorFeedback:
         return replace(outgoing, numbers=numbers), residual.after_sending(grid.decode(numbers, layout)).kept()
 
 
+def unshrunk(delta: AdapterState, codec: Codec) -> AdapterState:
+    """The input that decodes to `delta` on average, without feedback: what shrinks by 1 - D is multiplied before."""
+    return AdapterState(delta.layout, delta.flat * np.float32(1 / (1 - codec.distortion)))
+
+
 def feedback_gain(distortion: float) -> float:
     """The gain for a codec of this relative distortion (see above)."""
     if distortion <= 0:

@@ -240,14 +240,15 @@ class Region:
             )
         state = self._held(header.run_id, roster)
         held, opened = state.shadow, unpack(broadcast, layout=self.ranks.master.spec.layout)
-        digest, track = held.digest(), state.tracks[0]
+        digest, track, initial = held.digest(), state.tracks[0], self.ranks.master.initial
         if not header.relative_to:
             shadow, track = opened.delta, Track(opened.delta)
         elif digest == header.result_digest:
             shadow = held
-        elif digest == header.relative_to:
-            shadow = take_step(held, opened.delta, opened.encoding.codec)
-            track = Track(shadow, digest, data)
+        elif header.relative_to in (digest, initial.digest()):
+            origin = held if digest == header.relative_to else initial
+            shadow = take_step(origin, opened.delta, opened.encoding.codec)
+            track = Track(shadow, header.relative_to, data)
         else:
             raise NeedFullError(f"adapter {header.relative_to.hex()[:16]} is not held here")
         if shadow.digest() != header.result_digest:

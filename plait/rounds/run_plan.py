@@ -9,6 +9,7 @@ from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.config import MOST_STEPS_RATIO
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.buffer import Buffer
+from plait.rounds.downlink import Downlink, gap_of
 from plait.rounds.fold import Folding
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.patience import Patience
@@ -63,6 +64,11 @@ class RunPlan:
     buffer: Buffer | None = None
 
     @property
+    def downlink(self) -> Downlink:
+        """How clients get to each round's shadow."""
+        return Downlink(gap_of(self.clients, self.buffer.size if self.buffer else self.cohort_size), self.rounds)
+
+    @property
     def most_steps(self) -> int:
         """Steps of a client in a round, where each has its own number; 0 if all take as many."""
         return self.settings.local_steps * MOST_STEPS_RATIO if self.by_speed else 0
@@ -91,5 +97,10 @@ class RunPlan:
     def aggregator(self, spool: Spool, folding: Folding, optimizer: ServerOptimizer) -> Aggregator:
         """What makes the rounds of a run by this plan out of its stored updates."""
         return Aggregator(
-            spool=spool, fold=folding(spool), optimizer=optimizer, codec=self.settings.codec, seed=self.seed
+            spool=spool,
+            fold=folding(spool),
+            optimizer=optimizer,
+            codec=self.settings.codec,
+            downlink=self.downlink,
+            seed=self.seed,
         )

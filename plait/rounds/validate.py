@@ -82,7 +82,7 @@ class Reason(StrEnum):
     RANK = "rank"
     """It stated one largest rank, then another."""
     NEED_FULL = "need-full"
-    """The client had lost its adapter and was sent the whole one; it still counts."""
+    """The client had lost its adapter and was sent all that leads to the current one; it still counts."""
 
 
 class UpdateRefused(PeerError):  # noqa: N818 (a verdict, named as the ledger names it)

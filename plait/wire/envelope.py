@@ -221,24 +221,22 @@ def seal(header: Header, encoded: EncodedDelta) -> Sealed:
     digest = payload_digest(encoded.codec.number, packed.parameters, packed.payload)
     if packed.decoded is not None:
         DECODED.add(digest + encoded.delta.layout.digest, encoded.delta.flat)
-    message = pb.Header(
-        direction=f"DIRECTION_{header.direction.name}",
-        run_id=header.run_id,
-        round=header.round,
-        client=header.client,
-        base_fingerprint=header.base_fingerprint,
-        spec_digest=header.spec_digest,
-        relative_to=header.relative_to,
-        result_digest=header.result_digest,
-        codec=cast("pb.Codec", encoded.codec.number),
-        codec_parameters=packed.parameters,
-        payload_digest=digest,
-        spec_json=header.spec_json,
-        examples=header.examples,
-        metrics=header.metrics,
-    )
+    message = _message(header, encoded.codec.number, packed.parameters, digest)
     data = join_frame(canonical.to_bytes(message), packed.payload)
     return Sealed(data, header, encoded.delta, replace(encoded.encoding, envelope_bytes=len(data)))
+
+
+def with_spec(data: bytes, spec_json: str) -> bytes:
+    """An own broadcast with the spec, for a receiver that may not hold it; its numbers stay packed.
+
+    Raises:
+        PeerError: as for `read_envelope` and `seal`.
+    """
+    received = read_envelope(data, max_bytes=len(data))
+    header = replace(received.header, spec_json=spec_json)
+    _check(header)
+    message = _message(header, received.codec, received.parameters, received.payload_digest)
+    return join_frame(canonical.to_bytes(message), bytes(received.payload))
 
 
 def read_envelope(data: bytes, *, max_bytes: int) -> Received:
@@ -354,6 +352,25 @@ def payload_digest(codec_number: int, parameters: bytes, payload: bytes | memory
     hasher = hashlib.sha256(codec_number.to_bytes(4, "little") + len(parameters).to_bytes(4, "little") + parameters)
     hasher.update(payload)
     return hasher.digest()
+
+
+def _message(header: Header, codec_number: int, parameters: bytes, digest: bytes) -> pb.Header:
+    return pb.Header(
+        direction=f"DIRECTION_{header.direction.name}",
+        run_id=header.run_id,
+        round=header.round,
+        client=header.client,
+        base_fingerprint=header.base_fingerprint,
+        spec_digest=header.spec_digest,
+        relative_to=header.relative_to,
+        result_digest=header.result_digest,
+        codec=cast("pb.Codec", codec_number),
+        codec_parameters=parameters,
+        payload_digest=digest,
+        spec_json=header.spec_json,
+        examples=header.examples,
+        metrics=header.metrics,
+    )
 
 
 def _check(header: Header) -> None:

@@ -6,11 +6,13 @@ import pytest
 
 from plait.adapters import AdapterState, norm, subtract
 from plait.rounds.broadcasts import Broadcasts, follow, take_step
+from plait.rounds.downlink import Downlink
 from plait.rounds.run_state import Track, advance, initial_state
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, open_envelope
 
 BASE = b"b" * 32
+RATE = codec_for("1")
 
 
 @pytest.fixture
@@ -88,19 +90,61 @@ def test_a_round_that_changed_nothing_changes_no_bit_at_either_end(spec, ranks, 
 
 
 def test_each_client_is_sent_what_it_lacks(spec, ranks, start):
-    state, _ = follow(stepped(start), ranks, BASE, codec=codec_for("bf16"), new_factors=False)
+    first, _ = follow(stepped(start), ranks, BASE, codec=codec_for("bf16"), new_factors=False)
+    state, _ = follow(stepped(first), ranks, BASE, codec=codec_for("bf16"), new_factors=False)
     broadcasts = Broadcasts(state, ranks, BASE)
 
     nothing = open_envelope(broadcasts.leading_from(state.shadow.digest(), 0), layout=spec.layout)
     assert (nothing.encoding.payload_bytes, nothing.header.relative_to) == (0, state.shadow.digest())
 
-    assert broadcasts.leading_from(start.shadow.digest(), 0) == state.tracks[0].broadcast
+    assert broadcasts.leading_from(first.shadow.digest(), 0) == state.tracks[0].broadcast
 
     for held in (b"", b"x" * 32):
         whole = open_envelope(broadcasts.leading_from(held, 0), layout=spec.layout)
         assert (whole.header.relative_to, whole.header.spec_json) == (b"", spec.text)
         np.testing.assert_array_equal(whole.delta.flat, state.shadow.flat)
     assert {opened.header.result_digest for opened in (nothing, whole)} == {state.shadow.digest()}
+
+
+FEW = Downlink(gap=8, rounds=24)
+
+
+def test_a_keyframe_leads_from_the_initial_adapter_whatever_a_client_holds(spec, ranks, start):
+    before, state = start, start
+    for seed in range(3):
+        before = state
+        state, _ = follow(stepped(state, seed), ranks, BASE, codec=RATE, new_factors=False, downlink=FEW)
+    broadcasts = Broadcasts(state, ranks, BASE)
+    of_anybody = {broadcasts.leading_from(held, 0) for held in (before.shadow.digest(), start.shadow.digest(), b"x")}
+    assert of_anybody == {state.tracks[0].broadcast}
+    for data in (state.tracks[0].broadcast, broadcasts.leading_from(b"", 0)):
+        opened = open_envelope(data, layout=spec.layout)
+        client = take_step(start.shadow, opened.delta, opened.encoding.codec)
+        assert client.digest() == opened.header.result_digest == state.shadow.digest()
+    assert opened.header.spec_json == spec.text
+
+
+def test_keyframes_are_taken_where_they_cost_less_than_the_steps_between_two_visits():
+    assert not Downlink(gap=1, rounds=24).has_keyframes(RATE)
+    assert FEW.has_keyframes(RATE)
+    for age in (1, 8, 100, None):
+        assert FEW.sent_bits(RATE, 12, age) == FEW.keyframe(RATE, 12).bits < 8
+    assert FEW.sent_bits(RATE, 12, 0) == FEW.sent_bits(RATE, 0, None) == 0
+    assert [Downlink(gap=1).sent_bits(RATE, 40, age) for age in (0, 1, 3, None)] == [0, 1, 3, 32]
+    assert not FEW.has_keyframes(codec_for("fp32"))
+
+
+def test_a_run_ends_with_finer_keyframes():
+    assert FEW.keyframe(RATE, 24).bits > FEW.keyframe(RATE, 12).bits
+
+
+def test_an_adapter_that_clients_cannot_derive_has_steps(spec, ranks, start):
+    other = stepped(start, 7).adapter
+    state = replace(start, adapter=other, tracks=(Track(other),))
+    for _ in range(2):
+        held = state.shadow.digest()
+        state, _ = follow(stepped(state), ranks, BASE, codec=RATE, new_factors=False, downlink=FEW)
+        assert state.tracks[0].previous == held
 
 
 def test_everyone_who_lacks_the_same_is_sent_the_same_bytes(spec, ranks, start):

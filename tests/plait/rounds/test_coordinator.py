@@ -117,6 +117,31 @@ def test_clients_that_missed_rounds_are_sent_the_whole_adapter_and_end_right(fed
     assert not federation.of_kind("update_refused")
 
 
+def test_where_few_take_part_nobody_is_sent_a_whole_adapter(federate, fake_model, everyone_holds):
+    federation = federate(
+        {name: fake_model(i - 2.0, 1 + i) for i, name in enumerate("abcdefgh")},
+        rounds=8,
+        cohort_size=2,
+        eval_every=4,
+        wire="1",
+    )
+
+    def forget(asked):
+        if (asked.purpose, asked.round) == (Purpose.TRAIN, 6):
+            federation.memories[asked.client].clear()
+
+    federation.channel.before = forget
+    state = federation.run()
+    everyone_holds(federation, state)
+    sent = [
+        broadcast_header(federation, ask) for ask in federation.channel.asked if ask.purpose is not Purpose.DESCRIBE
+    ]
+    initial = federation.ranks.master.initial.digest()
+    assert all(header.relative_to in (initial, header.result_digest) for header in sent)
+    lacking = [event for event in federation.of_kind("update_refused") if event["reason"] == "need-full"]
+    assert [event["round"] for event in lacking] == [6, 6]
+
+
 # What travels
 
 
@@ -381,7 +406,8 @@ def test_a_misbehaving_client_is_refused_and_changes_nothing(federate, misbehavi
     assert adapter == run(lambda reply: "silent")[1]
     refusals = federation.of_kind("update_refused")
     assert {(event["client"], event["round"], event["reason"]) for event in refusals} == {("mallory", 2, reason)}
-    assert len(refusals) == (2 if reason == "need-full" else 1)
+    # It is sent what leads from what it holds, from the initial adapter, and the whole.
+    assert len(refusals) == (3 if reason == "need-full" else 1)
     last = federation.of_kind("round_finished")[-1]
     assert (last["received"], last["refused"]) == (2, 1)
 

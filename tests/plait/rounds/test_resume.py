@@ -90,6 +90,28 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_adapter(
         assert_ledger_tells_the_whole_story(killed, where)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("forgetful", [False, True], ids=["remembering", "forgetting"])
+def test_a_run_with_few_clients_in_each_round_goes_on_to_the_same_bits(
+    federate, fake_model, everyone_holds, snapshots_of, forgetful
+):
+    models = {name: fake_model(number, 1 + number) for number, name in enumerate("abcdef")}
+    federation = federate(models, rounds=3, cohort_size=2, eval_every=3, wire="1")
+    snapshots = snapshots_of(federation)
+    expected = snapshots.run()
+    for where, killed in snapshots.killed:
+        for memory in killed.memories.values() if forgetful else ():
+            for key in [key for key in memory if key not in IRREPLACEABLE]:
+                del memory[key]
+        state = killed.run()
+        assert (state.adapter.digest(), state.shadow.digest()) == (
+            expected.adapter.digest(),
+            expected.shadow.digest(),
+        ), where
+        if any(ask.purpose is Purpose.TRAIN for ask in killed.channel.asked):
+            everyone_holds(killed, state)
+
+
 def assert_ledger_tells_the_whole_story(federation, where):
     def rounds(kind):
         return [event["round"] for event in federation.of_kind(kind)]
