@@ -41,9 +41,9 @@ class Proposal:
         each = f"{examples:,} preferences of {sides}" if config.learns_preferences else f"{examples:,}"
         learned = f", objective {shown(config.objective)}" if config.learns_preferences else ""
         losses = "losses, how often rewards are right" if config.learns_preferences else "losses"
-        if config.learns_from_reward:
+        if config.rewarded:
             each = f"{examples:,} prompts with {sides:,} completions"
-            learned = f", objective {shown(config.objective)}, rewarded by {shown(config.reward)}"
+            learned = f", objective {shown(config.objective)}"
             losses = "mean rewards, how many completions had none"
         fingerprint = f" ({self.base_fingerprint.hex()[:16]})" if self.base_fingerprint else ""
         labels = ", how often each label occurs" if config.labels else ""

@@ -145,7 +145,7 @@ def methods() -> Iterator[str]:
     from plait.adapters.methods import METHODS
 
     yield "# Methods\n"
-    yield "| Method | What is averaged | Never sent | Learning rate with `--trainer`, `--reward` or `--dp` | Source |"
+    yield "| Method | What is averaged | Never sent | Learning rate with `--trainer`, a reward or `--dp` | Source |"
     yield "|---|---|---|---|---|"
     for method in METHODS.values():
         yield (

@@ -70,9 +70,15 @@ def split_choices(text: str) -> tuple[str, ...]:
 def choice_text(table: Mapping[str, object]) -> str:
     """A table with a ``name`` and options, as a TOML file has it, as one text.
 
+    An option may itself be such a table; its options then have semicolons between them.
+
     Raises:
-        ConfigError: it has no name, or an option is itself a table or list.
+        ConfigError: it has no name, or an option is a list.
     """
+    table = {
+        key: choice_text(cast("Mapping[str, object]", value)).replace(",", ";") if isinstance(value, Mapping) else value
+        for key, value in table.items()
+    }
     name = table.get("name")
     if not isinstance(name, str):
         raise ConfigError(f"name is {name!r}, expected text in addition to the options {', '.join(table)}")

@@ -21,6 +21,7 @@ from plait.choice import choice_text, split_choices
 from plait.correction import FedDyn, FedProx, Scaffold, correction_named
 from plait.errors import ConfigError, did_you_mean
 from plait.plugins import Kind
+from plait.rewarded import Rewarded, rewarded
 from plait.text import escaped
 
 Scalar = bool | int | float | str
@@ -51,7 +52,7 @@ ALIASES: Mapping[str, str] = {
 
 # Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
 _CHOICES = frozenset({
-    "rule", "server-optimizer", "loss", "objective", "reward", "wire", "partition", "trainer", "data", "callbacks",
+    "rule", "server-optimizer", "loss", "objective", "wire", "partition", "trainer", "data", "callbacks",
     "report-to", "method", "correction",
 })  # fmt: skip
 # Keys that may name several: a TOML file may write them as a list of names and tables.
@@ -234,16 +235,8 @@ class RunConfig(BaseModel, frozen=True):
     fedprox:mu=0.01"""
     objective: str = "sft"
     """what clients learn: sft from texts and chats; dpo, ipo, orpo, simpo from preference pairs, kto also from single
-    verdicts, MODULE:CLASS of your own; grpo from a reward; with options such as dpo:beta=0.2"""
-    reward: str = ""
-    """with grpo what a completion is worth: MODULE:FUNCTION of your own, from prompt, completion and the record's
-    answer to a number"""
-    group_size: Annotated[int, Field(ge=2, le=1024)] = 8
-    """with grpo completions of each prompt that are compared"""
-    max_completion_tokens: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] = 32
-    """with grpo most tokens of a completion"""
-    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """with grpo temperature that completions are sampled with"""
+    verdicts, MODULE:CLASS of your own; from a reward of your own grpo:reward=MODULE:FUNCTION,group-size=8; with options
+    such as dpo:beta=0.2"""
     loss: str = "cross_entropy"
     """with sft what clients minimise: cross_entropy, distillation (from the received adapter), orthogonality, or
     MODULE:FUNCTION of your own"""
@@ -322,6 +315,7 @@ class RunConfig(BaseModel, frozen=True):
                 raise ValueError(f"reference is '{kind}', expected central, local or central,local")
         try:
             correction_named(self.correction)
+            rewarded(self.objective)
         except ConfigError as error:
             raise ValueError(str(error)) from error
         self._check_ranks()
@@ -367,13 +361,8 @@ class RunConfig(BaseModel, frozen=True):
                 trainer="a trainer has a loss of its own",
                 labels="it is about what a language model writes",
             )
-        if self.learns_from_reward and not self.reward:
-            raise ValueError(f"{beside}, expected reward to be given too")
-        if self.learns_from_reward:
+        if self.rewarded:
             self._refuse(beside, dropout="what was sampled is learned by the same model")
-        else:
-            why = "only grpo samples completions"
-            self._refuse(beside, reward=why, group_size=why, max_completion_tokens=why, temperature=why)
 
     def _check_devices(self) -> None:
         if self.step_budget == "speed":
@@ -585,7 +574,7 @@ class RunConfig(BaseModel, frozen=True):
             case "own_share":
                 return self.given_own_share > 0
             case "objective":
-                return self.learns_preferences or self.learns_from_reward
+                return self.learns_preferences or self.rewarded is not None
             case _:
                 return getattr(self, name) != type(self).model_fields[name].default
 
@@ -665,17 +654,17 @@ class RunConfig(BaseModel, frozen=True):
     @property
     def learns_preferences(self) -> bool:
         """Whether the objective is one of preferences, not of text or a reward."""
-        return self.objective.partition(":")[0].strip() not in ("sft", "grpo")
+        return self.rewarded is None and self.objective.partition(":")[0].strip() != "sft"
 
     @property
-    def learns_from_reward(self) -> bool:
-        """Whether the objective is that of a reward."""
-        return self.objective.partition(":")[0].strip() == "grpo"
+    def rewarded(self) -> Rewarded | None:
+        """How clients learn from a reward; None for an objective that needs none."""
+        return rewarded(self.objective)
 
     @property
     def sequences_an_example(self) -> int:
         """The most sequences of one example: a preference has two, a rewarded prompt its group."""
-        return self.group_size if self.learns_from_reward else 2 if self.learns_preferences else 1
+        return self.rewarded.group_size if self.rewarded else 2 if self.learns_preferences else 1
 
     @property
     def cohort_size(self) -> int:
@@ -718,7 +707,7 @@ class RunConfig(BaseModel, frozen=True):
             (Kind.TRAINER, self.trainer),
             (Kind.LOSS, self.loss),
             (Kind.OBJECTIVE, self.objective),
-            (Kind.REWARD, self.reward),
+            (Kind.REWARD, self.rewarded.reward if self.rewarded else ""),
             (Kind.PARTITION, self.partition),
             # A path, a data set of the hub and an object in memory are none.
             (Kind.DATASET, "" if "/" in self.data or self.data.startswith("memory:") else self.data),

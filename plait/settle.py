@@ -6,7 +6,7 @@ Needs no base and no data, so impossible settings are refused within a second. `
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from plait.adapters import Subject, Task
@@ -29,6 +29,7 @@ from plait.flower.rules import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.rests import Rests
+from plait.rewarded import of_loss
 from plait.rounds.buffer import SLOWEST, Buffer
 from plait.rounds.events import DataUsed, Fleet
 from plait.rounds.masked_rounds import MaskedRounds
@@ -304,8 +305,8 @@ def _rule_of(config: RunConfig) -> Rule:
 def _check_objective(config: RunConfig, rule: Rule, method: Method) -> None:
     """Refuse what would change the reference that an objective compares with, and what a reward cannot be had for."""
     objective = objective_named(config.objective)
-    if config.learns_from_reward:
-        reward_named(config.reward)
+    if config.rewarded:
+        reward_named(config.rewarded.reward)
         if method.peft_type in _PROMPTS:
             raise ConfigError(
                 f"objective is '{config.objective}' and method is '{method.name}', expected one that adapts "
@@ -314,7 +315,7 @@ def _check_objective(config: RunConfig, rule: Rule, method: Method) -> None:
     if objective is None or not objective.needs_reference:
         return
     others = "grpo:beta=0"
-    if not config.learns_from_reward:
+    if not config.rewarded:
         others = " or ".join(name for name, other in OBJECTIVES.items() if not other.needs_reference)
     for what, is_set, why in (
         (f"rule is '{rule.name}'", rule.moves_base, "this rule moves that base"),
@@ -346,7 +347,7 @@ def _learning_rate(config: RunConfig, method: Method, codec: Codec) -> float:
     """0 if every client finds its own."""
     # A user's own trainer takes a number, and the first clip norm of a private run follows from one. A reward's loss
     # has no size of its own that a fall could be a part of.
-    is_needed = bool(config.trainer or config.learns_from_reward) or config.dp != "off"
+    is_needed = bool(config.trainer or config.rewarded) or config.dp != "off"
     if config.learning_rate or is_needed:
         return config.learning_rate or method.learning_rate_at(config.rank)
     # A square matrix begins at the identity, and AdamW's first step has one size everywhere: it changes singular values
@@ -358,7 +359,7 @@ def _learning_rate(config: RunConfig, method: Method, codec: Codec) -> float:
 
 
 def _schedule(config: RunConfig, rule: Rule) -> str:
-    has_no_slopes = bool(config.trainer or config.learns_from_reward) or config.dp != "off"
+    has_no_slopes = bool(config.trainer or config.rewarded) or config.dp != "off"
     if config.lr_schedule == "slope" and has_no_slopes:
         raise ConfigError(
             "lr-schedule is 'slope' with trainer, reward or dp, expected another one: their steps measure no slope of "
@@ -486,6 +487,8 @@ def _task_settings(config: RunConfig, method: Method, rule: Rule, privacy: Clien
         "own_share": config.given_own_share,
         "measures_slope": config.server_optimizer == LineSearch.name,
     }
+    if config.rewarded:
+        derived |= {"objective": of_loss(config.objective), **asdict(config.rewarded)}
     if config.dp == "record":
         derived |= {
             "record_delta": config.dp_delta,

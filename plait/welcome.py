@@ -31,8 +31,7 @@ WELCOME_KEYS = frozenset(
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
         "lr-schedule", "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss",
-        "reward", "group-size", "max-completion-tokens", "temperature", "step-budget",
-        "correction", "own-share", "trainer",
+        "step-budget", "correction", "own-share", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients", "rounds-mode",

@@ -133,7 +133,7 @@ class Method:
         options: the settings that it has.
         quantised: whether the base is held in four bits.
         trains_base: whether it trains the base's own weights, norms among them, so that an update shows them.
-        learning_rate: AdamW's default with `--trainer`, `--reward` or `--dp`, up to rank 8 (chosen in
+        learning_rate: AdamW's default with `--trainer`, a reward or `--dp`, up to rank 8 (chosen in
             simulations/methods).
         virtual_tokens: length of its learned prompt, if it has one.
     """

@@ -144,7 +144,7 @@ def _objective_of(adapter: Path) -> str:
     if not settings.is_file():
         return ""
     config = config_from_table(read_config_table(settings), where=f"'{settings}'")
-    return "" if config.learns_from_reward else config.objective
+    return "" if config.rewarded else config.objective
 
 
 def _figures(row: ClientLoss) -> dict[str, Json]:

@@ -69,11 +69,7 @@ class RunSettings(TypedDict, total=False):
     weighting: Literal["examples", "equal"]
     server_optimizer: str | ServerOptimizer
     correction: str
-    objective: str | Objective
-    reward: str | Callable[..., object]
-    group_size: int
-    max_completion_tokens: int
-    temperature: float
+    objective: str | Objective | Mapping[str, object]
     loss: str | Callable[..., object]
     own_share: float | Literal["auto"]
     wire: str | float | Codec
@@ -104,7 +100,6 @@ _PARTS: Mapping[str, Kind] = {
     "trainer": Kind.TRAINER,
     "loss": Kind.LOSS,
     "objective": Kind.OBJECTIVE,
-    "reward": Kind.REWARD,
 }
 
 
@@ -156,6 +151,9 @@ def _value(key: str, value: object) -> object:
         return fspath(cast("str | PathLike[str]", value))
     if key == "wire" and isinstance(value, (int, float)):
         return f"{value:g}"
+    if key in _PARTS and isinstance(value, Mapping):
+        chosen = cast("Mapping[str, object]", value)
+        return {name: reference(Kind.REWARD, each) if callable(each) else each for name, each in chosen.items()}
     if isinstance(value, Mapping):
         pairs = cast("Mapping[str, object]", value)
         return ",".join(f"{name}={column}" for name, column in pairs.items())

@@ -70,7 +70,7 @@ def audit(
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
     settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
     settings = settings.model_copy(update={"out": str(directory.path)})
-    if settings.learns_preferences or settings.learns_from_reward:
+    if settings.learns_preferences or settings.rewarded:
         raise ConfigError(
             f"objective of '{run}' is '{settings.objective}', expected sft: the attacks compare the losses of sequences"
         )

@@ -91,7 +91,7 @@ def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
             )
             for entry in entries
         ),
-        note="The learning rate is the default with --trainer, --reward or --dp. Otherwise each client finds its own, "
+        note="The learning rate is the default with --trainer, a reward or --dp. Otherwise each client finds its own, "
         "and lora_xs begins at a quarter over the rank, or half of that on wires of two bits or less; `--lr-schedule` "
         "says how both go on. "
         "Every parameter is sent once up and once down per round, at the bits per parameter that --wire sets. What is "

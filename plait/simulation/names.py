@@ -45,8 +45,8 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         callback_named(text)
     check_loss_name(settings.loss)
     objective_named(settings.objective)
-    if settings.learns_from_reward:
-        reward_named(settings.reward)
+    if settings.rewarded:
+        reward_named(settings.rewarded.reward)
     rule_named(settings.rule, ALL_RULES)
     if settings.server_optimizer != "auto":
         optimizer_for(settings.server_optimizer)

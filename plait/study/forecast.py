@@ -35,7 +35,7 @@ _EVALUATION = 1 / 3
 _DECIDES_SPEED = (
     "base", "data", "method", "rank", "rank_pattern", "target_modules", "bias", "dropout",
     "batch_size", "gradient_accumulation_steps", "seq_len", "device", "dtype", "threads", "trainer", "correction",
-    "objective", "reward", "group_size", "max_completion_tokens",
+    "objective",
 )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ class Grader:
 
     @classmethod
     def named(cls, text: str, tokenizer: Tokenizer) -> Grader:
-        """That of `--reward`; see `reward_named`."""
+        """The run's own; see `reward_named`."""
         return cls(reward_named(text), parse_choice(text)[0], tokenizer)
 
     def grade(self, example: Example, completions: Sequence[Sequence[int]]) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""What a completion is worth: a function of the user's own, chosen by `--reward`.
+"""What a completion is worth: a function of the user's own, chosen by `--objective grpo:reward=…`.
 
     def right(prompt, completion, answer, *, close: float = 0.0) -> float:
         return 1.0 if completion.strip() == answer.strip() else close
@@ -26,7 +26,7 @@ _TAKES = ("prompt", "completion", "answer")
 
 
 def reward_named(text: str) -> Reward:
-    """The reward that `--reward` names, with its options.
+    """The reward that ``grpo:reward=…`` names, with its options.
 
     Raises:
         ConfigError: there is none, nobody here allowed to import it, it is no function of (prompt, completion, answer),

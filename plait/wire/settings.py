@@ -163,7 +163,7 @@ class Settings:
     objective: Annotated[str, Name()] = "sft"
     """What the client learns from its data, in the notation of `--objective`."""
     reward: Annotated[str, Name(optional=True)] = ""
-    """What a completion is worth, in the notation of `--reward`."""
+    """What a completion is worth, as ``grpo:reward=…`` has it."""
     group_size: Annotated[int, Whole(2, bounds.MAX_GROUP)] = 8
     """Completions of each prompt that are compared with each other."""
     max_completion_tokens: Annotated[int, Whole(1, bounds.MAX_SEQ_LEN)] = 32

@@ -37,7 +37,7 @@ CELLS: Mapping[str, Mapping[str, object]] = {
 COMMON = {
     "base": "tiny", "method": "lora_xs", "rule": "fedsb", "rank": 8, "clients": 200, "clients_per_round": 20,
     "partition": "iid", "rounds": 20, "local_steps": 2, "batch_size": 8, "seq_len": 32, "learning_rate": 0.01,
-    "own_share": 0.0, "take_back": False, "eval_every": 20, "eval_clients": 2, "max_held_out_sequences": 4,
+    "own_share": 0.0, "keep": "last", "eval_every": 20, "eval_clients": 2, "max_held_out_sequences": 4,
     "dtype": "float32", "wire": "8", "weighting": "equal",
 }  # fmt: skip
 

@@ -26,11 +26,11 @@ HERE = Path(__file__).parent
 SIZES: Mapping[str, Mapping[str, object]] = {
     "tiny": {
         "clients": 4, "rounds": 6, "local_steps": 4, "batch_size": 4, "learning_rate": 0.002,
-        "max_completion_tokens": 8, "max_held_out_sequences": 16,
+        "max_held_out_sequences": 16,
     },
     "smollm2-135m": {
         "clients": 2, "rounds": 5, "local_steps": 3, "batch_size": 4, "learning_rate": 0.001,
-        "max_completion_tokens": 8, "max_held_out_sequences": 16,
+        "max_held_out_sequences": 16,
     },
 }  # fmt: skip
 FIGURES = (
@@ -57,8 +57,8 @@ def main() -> None:
     data = write_sums(out / "sums.jsonl", clients=int(str(size["clients"])))
     grid = {
         "data": str(data), "base": options.base, "partition": "natural:client", "seq_len": 64, "method": "lora",
-        "rank": 8, "wire": options.wire, "objective": "grpo:beta=0", "group_size": 8, **size,
-        "grid": {"reward": [f"sums:{reward}" for reward in options.rewards]},
+        "rank": 8, "wire": options.wire, **size,
+        "grid": {"objective": [f"grpo:beta=0,max-completion-tokens=8,reward=sums:{each}" for each in options.rewards]},
     }  # fmt: skip
     admit("sums")
     results = HERE / f"results-{options.base}.jsonl"
@@ -68,7 +68,7 @@ def main() -> None:
         if state.status == "finished":
             found = summarise(view_of(all_runs.path / "cells" / cell.name))
             key = {
-                "reward": cell.place["reward"],
+                "reward": str(cell.place["objective"]).partition("reward=")[2],
                 "wire": options.wire,
                 "rate": size["learning_rate"],
                 "rounds": size["rounds"],

@@ -20,11 +20,9 @@ def test_a_run_of_preferences_says_so_and_counts_both_replies() -> None:
 
 
 def test_a_run_that_rewards_names_the_code_that_it_asks_for() -> None:
-    told = lines(objective="grpo", reward="mine:right", group_size=3)
-    asked = (
-        "of 4 prompts with 3 completions x 32 tokens, objective grpo, rewarded by mine:right: at most 1,920 tokens of"
-    )
-    assert f"trains 5 steps {asked}" in told
+    told = lines(objective="grpo:reward=mine:right,group-size=3")
+    assert "trains 5 steps of 4 prompts with 3 completions x 32 tokens, objective grpo:reward=mine:right,gr" in told
+    assert "group-size=3: at most 1,920 tokens of" in told
     assert "also sent: mean rewards, how many completions had none, counts of examples and tokens" in told
 
 

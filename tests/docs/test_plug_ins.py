@@ -38,8 +38,7 @@ def test_a_part_is_named_in_every_way_that_its_row_says(kind: Kind) -> None:
     if not table.startswith("no: "):
         assert table.strip("`[]") == key
         given: object = {"name": "my_parts:part", "first": 1, "second": True}
-        beside = {"objective": "grpo"} if kind is Kind.REWARD else {}
-        config = config_from_table({key: [given, {"name": "other"}] if "[[" in table else given, **beside})
+        config = config_from_table({key: [given, {"name": "other"}] if "[[" in table else given})
         text = "my_parts:part:first=1,second=True"
         assert getattr(config, key.replace("-", "_")) == (f"{text},other" if "[[" in table else text)
         # What is named here may be imported, and its source is recorded.

@@ -12,6 +12,7 @@ from plait.config import (
     to_toml,
 )
 from plait.errors import ConfigError
+from plait.rewarded import of_loss
 from plait.wire.bounds import MAX_COUNT, MAX_EXAMPLES, MAX_SEQ_LEN, MAX_STEPS
 
 TEXTS = (
@@ -328,3 +329,14 @@ def test_a_correction_is_one_of_three_and_has_its_strength(text, values):
 def test_a_correction_that_is_not_there_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         config_from_table({"correction": text})
+
+
+def test_the_options_of_a_reward_have_semicolons_between_them_or_a_table_of_their_own():
+    reward = {"name": "mine:right", "close": 0.5, "strict": True}
+    config = config_from_table({"objective": {"name": "grpo", "reward": reward, "group-size": 4, "beta": 0}})
+    assert config.objective == "grpo:reward=mine:right:close=0.5;strict=True,group-size=4,beta=0"
+    assert config.rewarded is not None
+    assert (config.rewarded.reward, config.rewarded.group_size) == ("mine:right:close=0.5,strict=True", 4)
+    assert of_loss(config.objective) == "grpo:beta=0"
+    assert of_loss("grpo:reward=mine:right") == "grpo"
+    assert of_loss("dpo:beta=0.2") == "dpo:beta=0.2"

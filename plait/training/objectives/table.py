@@ -8,6 +8,7 @@ from typing import cast
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
 from plait.plugins import Kind, find, instance_of
+from plait.rewarded import NAME, of_loss
 from plait.training.objectives.dpo import DPO
 from plait.training.objectives.grpo import GRPO
 from plait.training.objectives.ipo import IPO
@@ -29,7 +30,7 @@ OBJECTIVES: Mapping[str, Objective] = {
 SUMS = (DPO, IPO, ORPO, SimPO)
 """Those whose loss of an example does not depend on the others of its batch."""
 
-REWARDED = "grpo"
+REWARDED = NAME
 """That of a reward."""
 _GRPO = GRPO()
 _MEMBERS = ("losses", "reward", "needs_reference", "takes_one_reply")
@@ -41,7 +42,7 @@ def objective_named(text: str) -> Objective | GRPO | None:
     Raises:
         ConfigError: there is none, or an option is wrong.
     """
-    name, options = parse_choice(text)
+    name, options = parse_choice(of_loss(text))
     if name == SFT:
         if options:
             raise ConfigError(f"objective '{name}' is given options, it has none")

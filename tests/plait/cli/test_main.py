@@ -216,7 +216,7 @@ def any_length(prompt: str, completion: str, answer: str) -> int:
 def test_estimate_counts_the_keys_and_values_of_completions(plait) -> None:
     asked = ("estimate", "--base", "llama-3.1-8b", "--no-evaluate", "--json", "--seq-len", 1024, "--batch-size", 2)
     rewarded = (
-        "--objective", "grpo", "--reward", reference(Kind.REWARD, any_length), "--group-size", 4,
+        "--objective", f"grpo:reward={reference(Kind.REWARD, any_length)},group-size=4",
         "--gradient-accumulation-steps", 3, "--max-held-out-sequences", 5,
     )  # fmt: skip
     # Six prompts' groups of sequences and the next token's column, in 32 layers of 8 heads of 128 numbers of two bytes.

@@ -212,6 +212,9 @@ def digits(prompt: str, completion: str, answer: str) -> float:
     return sum(each.isdigit() for each in completion) / max(1, len(completion))
 
 
+REWARDED = {"name": "grpo", "reward": digits}
+
+
 @pytest.mark.slow
 def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
     rows = [{"prompt": f"{number} + 1 =", "completion": f" {number + 1}"} for number in range(40)]
@@ -219,7 +222,7 @@ def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
     def learn(name: str, **more: object):
         return plait.simulate(
             data=rows, base="tiny", clients=2, local_steps=4, batch_size=4, seq_len=32, rank=4, eval_every=2,
-            learning_rate=0.01, objective="grpo:beta=0.0", reward=digits, group_size=6, max_completion_tokens=4,
+            learning_rate=0.01, objective={**REWARDED, "beta": 0.0, "group_size": 6, "max_completion_tokens": 4},
             out=tmp_path / name, quiet=True, **{"rounds": 2, **more},
         )  # fmt: skip
 
@@ -246,9 +249,11 @@ def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
 def test_in_float16_a_step_in_which_nothing_differs_leaves_the_adapter_as_it_was(tmp_path: Path) -> None:
     run = plait.simulate(
         data=[{"prompt": f"{number} + 1 =", "completion": " 1"} for number in range(12)], base="tiny", clients=2,
-        rounds=1, local_steps=1, batch_size=1, seq_len=16, rank=2, learning_rate=0.01, objective="grpo:beta=0.0",
-        reward=lambda prompt, completion, answer: float(answer != prompt + completion), group_size=2,
-        max_completion_tokens=1, dtype="float16", out=tmp_path, quiet=True,
+        rounds=1, local_steps=1, batch_size=1, seq_len=16, rank=2, learning_rate=0.01,
+        objective={
+            "name": "grpo", "beta": 0.0, "group-size": 2, "max-completion-tokens": 1,
+            "reward": lambda prompt, completion, answer: float(answer != prompt + completion),
+        }, dtype="float16", out=tmp_path, quiet=True,
     )  # fmt: skip
     assert run.updates["reward"].tolist() == [1.0, 1.0]
 
@@ -258,17 +263,13 @@ def test_what_does_not_go_with_a_reward_is_refused_in_one_line(tmp_path: Path) -
         plait.simulate(data=[{"prompt": "a", "completion": "b"}] * 9, base="tiny", out=tmp_path / "run", **settings)
 
     for settings, message in (
-        ({"objective": "grpo"}, "objective is 'grpo', expected reward to be given too"),
-        ({"reward": digits}, "and objective is 'sft', expected none: only grpo samples completions"),
-        ({"group_size": 4}, "group-size is 4 and objective is 'sft', expected 8"),
-        ({"objective": "grpo", "reward": digits, "trainer": "mine:build"}, "a trainer has a loss of its own"),
-        (
-            {"objective": "grpo", "reward": digits, "dropout": 0.1},
-            "expected 0: what was sampled is learned by the same",
-        ),
-        ({"objective": "grpo", "reward": digits, "method": "prompt"}, "completions are sampled without a prompt"),
-        ({"objective": "grpo", "reward": digits, "rule": "flora"}, "expected another one or objective grpo:beta=0"),
-        ({"objective": "grpo:beat=0", "reward": digits}, "did you mean 'beta'"),
+        ({"objective": "grpo"}, "objective is 'grpo' without a reward, expected grpo:reward=MODULE:FUNCTION"),
+        ({"objective": {**REWARDED, "group_size": 1}}, "group_size of objective 'grpo' is '1', expected greater than"),
+        ({"objective": REWARDED, "trainer": "mine:build"}, "a trainer has a loss of its own"),
+        ({"objective": REWARDED, "dropout": 0.1}, "expected 0: what was sampled is learned by the same"),
+        ({"objective": REWARDED, "method": "prompt"}, "completions are sampled without a prompt"),
+        ({"objective": REWARDED, "rule": "flora"}, "expected another one or objective grpo:beta=0"),
+        ({"objective": {**REWARDED, "beat": 0}}, "did you mean 'beta'"),
     ):
         with pytest.raises(PlaitError, match=message):
             learn(**settings)
