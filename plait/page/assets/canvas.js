@@ -241,9 +241,9 @@ export class Multiples extends Scrolled {
       context.beginPath();
       points.forEach(([round, loss], index) => context[index ? "lineTo" : "moveTo"](across(round), down(loss)));
       context.stroke();
+      context.setLineDash([]);
       if (points.length === 1) context.strokeRect(across(points[0][0]) - 1, down(points[0][1]) - 1, 2, 2);
     }
-    context.setLineDash([]);
     context.strokeStyle = colours.line;
     context.lineWidth = 1;
     context.strokeRect(x, y + 53.5, width, 0);

@@ -20,11 +20,12 @@ const bars = (plot, index, from, to) => {
 export class Chart {
   constructor(place, { bar = false, format = (value) => value?.toPrecision(4) ?? "–", legend = true } = {}) {
     Object.assign(this, { place, bar, format, legend, width: 0 });
-    new ResizeObserver(() => {
+    this.observer = new ResizeObserver(() => {
       this.width = place.clientWidth;
       if (this.plot) this.resize();
       else if (this.data) this.make();
-    }).observe(place);
+    });
+    this.observer.observe(place);
   }
 
   // series: [{ label, values, colour, dash }] with one value (or null) for each round; marks: rounds to mark.
@@ -36,15 +37,19 @@ export class Chart {
     const isOther = key !== this.key;
     Object.assign(this, { marks, key, said, data, series });
     if (isOther || !this.plot) this.make();
-    else this.plot.setData(data);
+    else {
+      this.plot.setData(data);
+      this.newest(this.plot);
+    }
   }
 
   make() {
     if (!this.width) return;
     this.plot?.destroy();
     this.plot = new uPlot(this.options(this.series), this.data, this.place);
-    // The legend has its height only once it is laid out.
-    requestAnimationFrame(() => this.resize());
+    // The legend has its height only once it is laid out, and another where its words take more lines.
+    if (this.legend) this.observer.observe(this.place.querySelector(".u-legend"));
+    else this.resize();
   }
 
   options(series) {
@@ -70,8 +75,13 @@ export class Chart {
           value: (_, value) => this.format(value),
         })),
       ],
-      hooks: { draw: [(plot) => this.mark(plot)] },
+      // Where no round is pointed at, the legend has the values of the newest.
+      hooks: { draw: [(plot) => this.mark(plot)], ready: [(plot) => this.newest(plot)], setCursor: [(plot) => plot.cursor.idx ?? this.newest(plot)] },
     };
+  }
+
+  newest(plot) {
+    if (this.legend) plot.setLegend({ idx: plot.data[0].length - 1 });
   }
 
   // Ticks closer than the format shows have one label together.

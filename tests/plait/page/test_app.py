@@ -317,6 +317,10 @@ def browser() -> Iterator[Browser]:
         yield one
 
 
+FILLS = "({ plot, place }) => plot.height + place.querySelector('.u-legend').offsetHeight === place.clientHeight"
+"""Whether a chart and its legend take all of their place."""
+
+
 def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(
     browser: Browser, watch: Start, tmp_path: Path, small_run: list[dict[str, object]]
 ) -> None:
@@ -347,6 +351,9 @@ def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(
         json.loads(str(browser.js("JSON.stringify(plaitPage.run.document)"))) == get(f"{address}/api/runs/first").json()
     )
     assert browser.js("document.querySelectorAll('.chart canvas').length") == 5
+    for name in ("loss", "bytes"):
+        browser.wait(f"({FILLS})(plaitPage.charts.{name})", timeout_s=20)
+    assert "round2" in str(browser.js("document.querySelector('#loss .u-legend').textContent"))
     # A server that is away is the only complaint.
     assert all("ERR_" in text for text in browser.complaints())
     assert {url.partition("://")[2].partition("/")[0] for url in browser.requested() if url.startswith("http")} == {
