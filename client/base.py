@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from client.consent import Consents, agree, consent_digest
+from client.journal_file import JournalFile
 from client.proposal import Proposal
 from client.runner import AppRunner, Capacity, DecliningRunner, Run, TaskRunner
 from client.settings import NodeSettings, check_trainer
@@ -17,6 +18,8 @@ from plait import machine
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
+from plait.rounds.client_secret import ClientSecret
+from plait.rounds.data_journal import DataJournal
 from plait.rounds.disk_memory import DiskMemory
 from plait.welcome import config_from_welcome
 
@@ -96,6 +99,7 @@ def agreed(
     *,
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None = None,
+    spent: float = 0.0,
 ) -> Agreement:
     """Get consent to the run and find its base; may take minutes if the base must be fetched.
 
@@ -106,6 +110,7 @@ def agreed(
         settings: of the node.
         progress: called with the run's requests and before slow steps.
         ask: asks the operator for consent; None if there is no terminal.
+        spent: epsilon of earlier runs on the node's data in this federation.
 
     Raises:
         BaseMismatchError: the base here is not the one that the run adapts.
@@ -130,7 +135,7 @@ def agreed(
         )
     policy.check_run(told)
     policy.check_time(datetime.now(), labels=run.labels)
-    _consented(run, told, settled, settings, progress=progress, ask=ask)
+    _consented(run, told, settled, settings, progress=progress, ask=ask, spent=spent)
     try:
         located = locate_base(
             config.base, revision=config.revision, progress=progress, check_size=policy.check_download
@@ -174,7 +179,11 @@ def open_runner(
     from plait.flower.apps import HostedApp, client_app
     from plait.training.device import limit_memory
 
-    agreement = agreed(run, settings, progress=progress, ask=ask)
+    journal = journal_of(settings, dataset)
+    memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
+    known = ClientSecret.known(memory)
+    spent = journal.spent(besides=known.account if known else "")
+    agreement = agreed(run, settings, progress=progress, ask=ask, spent=spent)
     resolved = agreement.resolve()
     client = own_client(
         resolved,
@@ -185,10 +194,11 @@ def open_runner(
         trainer=settings.trainer,
         sign=settings.kit.node_key.sign if settings.kit else None,
         identity=identity_of(settings.kit) if settings.kit and resolved.config.secure_aggregation else None,
+        journal=journal,
         kept=kept,
         devices=settings.device,
     )
-    participant = client.participant(DiskMemory(memory_folder(settings.state, run.run_id, settings.name)))
+    participant = client.participant(memory)
     app = client_app(lambda _: participant)
     base = client.model.base
     base.memory_limit_bytes = settings.max_memory_bytes
@@ -238,6 +248,16 @@ def open_or_decline(
         return DecliningRunner(run, settings.name, error)
 
 
+def journal_of(settings: NodeSettings, dataset: Dataset) -> DataJournal:
+    """The journal of the node's data in its federation."""
+    kit = settings.kit
+    authority = kit.tls.authority if kit else b""
+    file = JournalFile.of(
+        settings.state, authority=authority, data=dataset.fingerprint, kit=kit.directory if kit else None
+    )
+    return DataJournal(file, settings.policy.min_masked_clients)
+
+
 def _consented(
     run: Run,
     told: RunConfig,
@@ -246,28 +266,31 @@ def _consented(
     *,
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None,
+    spent: float,
 ) -> None:
-    """Ask the operator about the run, unless asked before."""
+    """Ask the operator about the run, unless asked before; about a masked one each time."""
     from plait.run import blueprint_of
     from plait.training.bases import base_at_hand
 
     authority = settings.kit.tls.authority if settings.kit else b""
     digest = consent_digest(run.config, run.base_fingerprint, authority)
     consents = Consents.of(settings.state, settings.name)
-    if not consents.has(digest):
+    name, is_masked = f"{run.run_id:016x}", told.secure_aggregation
+    if name not in consents.runs(digest) and (is_masked or not consents.has(digest)):
         here = base_at_hand(settled.config.base, revision=settled.config.revision)
         parameters = blueprint_of(settled, here, weights=False).spec.layout.size if here else None
         proposal = Proposal(
-            str(settings.server), told, run.base_fingerprint, settings.data, settings.policy, parameters
+            str(settings.server), told, run.base_fingerprint, settings.data, settings.policy, parameters, spent
         )
         for line in proposal.lines:
             progress(line)
     how = agree(
         digest,
-        f"{run.run_id:016x}",
+        name,
         consents,
         most_runs=settings.policy.max_rounds // told.rounds,
         most_a_week=settings.policy.max_runs_per_week,
+        each_run=is_masked,
         yes=settings.consents,
         by_policy=settings.policy.consent == "policy",
         ask=ask,

@@ -1,4 +1,4 @@
-"""Whether this node's operator agreed to a run: asked once per configuration, remembered by its digest.
+"""Whether this node's operator agreed to a run: asked once per configuration, or per masked run, and remembered.
 
 Knows nothing of what is agreed to.
 """
@@ -109,6 +109,7 @@ def agree(
     *,
     most_runs: int,
     most_a_week: int = 0,
+    each_run: bool = False,
     yes: bool,
     by_policy: bool,
     ask: Callable[[], bool] | None,
@@ -121,6 +122,7 @@ def agree(
         consents: earlier ones.
         most_runs: limit on runs of one configuration; each reveals more.
         most_a_week: limit on runs of any configuration within seven days; 0 for none.
+        each_run: whether consent to one run of a configuration is none to another, as with masks.
         yes: whether the operator consented on the command line.
         by_policy: whether a run within the policy counts as agreed if there is no terminal to ask on.
         ask: asks the operator; None without a terminal.
@@ -144,7 +146,7 @@ def agree(
             f"this client began {most_a_week} runs within seven days, but max-runs-per-week of its policy allows "
             f"{most_a_week}; to take part, raise it in the file given with --policy"
         )
-    if consents.has(digest):
+    if consents.has(digest) and not each_run:
         how = "before"
     elif yes:
         how = "yes"

@@ -40,7 +40,7 @@ from client.wording import shown, size
 from client.worker import MOST_WAITING, Worker
 from plait.errors import Interrupted, PlaitError
 from plait.rounds.leftovers import keep_only_what_lasts
-from plait.rounds.memory import MUST_LAST
+from plait.rounds.memory import OUTLASTS_RUN
 from plait.transport.credentials import open_channel
 from plait.trust.diagnose import explain
 from plait.v1 import federation_pb2 as pb
@@ -291,7 +291,7 @@ class Node:
         folder = memory_folder(settings.state, run.run_id, settings.name)
         try:
             # A run that is over is so because its server says it.
-            keep_only_what_lasts(folder, besides=MUST_LAST)
+            keep_only_what_lasts(folder, besides=OUTLASTS_RUN)
         except PlaitError as error:
             self._journal.tell("trouble", str(error))
         if not (folder / "own").is_file():

@@ -9,6 +9,7 @@ from functools import partial
 from client.settings import check_device, check_trainer
 from plait.data import Dataset, RecordKind, histogram
 from plait.policy import Policy
+from plait.rounds.data_journal import DataJournal
 from plait.rounds.masking import NodeIdentity
 from plait.rounds.memory import Memory
 from plait.rounds.participant import Participant
@@ -31,6 +32,7 @@ class OwnClient:
         max_rank: the largest rank that it accepts; 0 for any.
         sign: makes the signatures of its updates.
         identity: for sums under masks; without one they are refused.
+        journal: of its data, over all runs.
     """
 
     name: str
@@ -40,6 +42,7 @@ class OwnClient:
     max_rank: int = 0
     sign: Callable[[bytes], bytes] | None = None
     identity: NodeIdentity | None = None
+    journal: DataJournal | None = None
 
     def participant(self, memory: Memory) -> Participant:
         """Its participant.
@@ -56,6 +59,7 @@ class OwnClient:
             max_task_bytes=self.policy.max_task_bytes,
             terms=self.terms,
             identity=self.identity,
+            journal=self.journal,
         )
 
 
@@ -90,6 +94,7 @@ def own_client(
     trainer: str = "",
     sign: Callable[[bytes], bytes] | None = None,
     identity: NodeIdentity | None = None,
+    journal: DataJournal | None = None,
     kept: KeptBase | None = None,
     devices: str = "",
 ) -> OwnClient:
@@ -104,6 +109,7 @@ def own_client(
         trainer: the local trainer that its operator allows; empty for plait's.
         sign: makes the signatures of its updates.
         identity: for sums under masks.
+        journal: of its data, over all runs.
         kept: the base in memory from the run before.
         devices: to compute on, such as ``cuda:0,cuda:1``; by default what the run's settings name.
 
@@ -125,7 +131,7 @@ def own_client(
         histogram=_histogram(dataset, config.label_names),
         own_trainer=load_own_trainer(trainer) if trainer else None,
     )
-    return OwnClient(name, model, terms, policy, max_rank, sign, identity)
+    return OwnClient(name, model, terms, policy, max_rank, sign, identity, journal)
 
 
 def identity_of(kit: ClientKit) -> NodeIdentity:

@@ -10,7 +10,7 @@ from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.policy import Policy
 from plait.secagg.coding import bits_for
-from plait.secagg.graph import least_survivors
+from plait.secagg.graph import fewest_in_sum
 from plait.settle import settle
 from plait.wire.codecs import codec_for
 
@@ -22,6 +22,7 @@ class Proposal:
     Attributes:
         base_fingerprint: of the base; empty if any is accepted.
         parameters: of the adapter; None if the base is not here yet.
+        spent: epsilon of earlier runs on the data in this federation.
     """
 
     server: str
@@ -30,6 +31,7 @@ class Proposal:
     data: str
     policy: Policy
     parameters: int | None
+    spent: float = 0.0
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -64,6 +66,7 @@ class Proposal:
             self._sent,
             *self._also_sent(losses, f"counts of examples and tokens{labels}"),
             *self._promised,
+            *self._spent,
             *self._who_sees,
         )
 
@@ -103,9 +106,8 @@ class Proposal:
         if not self.config.secure_aggregation:
             masks = "the run is not masked: the server sees this client's own updates and losses"
             return masks, "an update can reveal parts of its training text: join only a server that you trust with that"
-        # Of those that must offer keys, as many must be left; with noise nobody evaluates.
-        evaluate = self.config.eval_clients if self.config.dp == "off" else 0
-        least = least_survivors(least_survivors(min(self.config.cohort_size, evaluate or self.config.cohort_size)))
+        # With noise nobody evaluates.
+        least = fewest_in_sum(self.config.cohort_size, self.config.eval_clients if self.config.dp == "off" else 0)
         masked = (
             f"the run is masked (secure aggregation): the server learns sums over {least} or more clients, and "
             "nothing of a single one's updates and losses"
@@ -147,6 +149,14 @@ class Proposal:
                 f"{config.dp_delta:g}; nobody can check from here that {adds} the noise"
             ),
         )
+
+    @property
+    def _spent(self) -> tuple[str, ...]:
+        if not self.spent and (self.config.dp == "off" or self._is_region):
+            return ()
+        most = self.policy.most_epsilon
+        allowed = f"at most {most:g} over all runs (max-total-epsilon)" if most else "max-total-epsilon sets no limit"
+        return (f"earlier runs on these data in this federation have spent epsilon {self.spent:.4g}: {allowed}",)
 
     @property
     def _sent(self) -> str:

@@ -22,6 +22,7 @@ from plait.errors import ConfigError, PolicyError, did_you_mean
 from plait.hours import hours_of
 from plait.plugins import Kind, is_named
 from plait.privacy.accountant import epsilon_at
+from plait.secagg.graph import fewest_in_sum
 from plait.wire.codecs import codec_for
 
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
@@ -116,6 +117,23 @@ class Policy(BaseModel, frozen=True):
         Field(description="with dp-max-epsilon: record accepts only noise that this client adds to its own training"),
     ] = "any"
     dp_max_delta: Annotated[float, Field(gt=0, lt=1, description="largest delta that goes with it")] = 1e-4
+    max_total_epsilon: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="largest epsilon of all runs together on the same data in the same federation, by this "
+            "client's own journal; 0 for as much as dp-max-epsilon",
+        ),
+    ] = 0.0
+    min_masked_clients: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=_LARGEST,
+            description="fewest clients in a masked sum, and fewest in which two sums of the same numbers differ, over "
+            "all runs on the same data in the same federation; all evaluations count as the same numbers",
+        ),
+    ] = 3
     require_secure_aggregation: Annotated[
         bool,
         Field(description="take part only in runs with secure aggregation, whose server sees sums over clients alone"),
@@ -193,6 +211,9 @@ class Policy(BaseModel, frozen=True):
         self._at_most("max-tokens", "the run asks for tokens per round:", tokens)
         self._check_privacy(config)
         self.check_masked(is_masked=config.secure_aggregation)
+        if config.secure_aggregation:
+            fewest = fewest_in_sum(config.cohort_size, config.eval_clients if config.dp == "off" else 0)
+            self._at_least("min-masked-clients", "the run asks for masked sums of as few clients as", fewest)
         # Limits that no data can satisfy are reported before a base is downloaded.
         self._at_least("min-examples", "the run asks for updates that cover at most this many examples:", examples)
         self._at_least("min-tokens", "the run asks for updates that cover at most this many tokens:", tokens)
@@ -220,10 +241,22 @@ class Policy(BaseModel, frozen=True):
             asked = f"the run asks for {', '.join(sorted(labels)) or 'no labels'}"
             raise self._refusal("run-labels", asked, ", ".join(self.run_labels), "add one, or leave it empty")
 
+    @property
+    def most_epsilon(self) -> float:
+        """Largest epsilon of all runs together; 0 for any."""
+        return self.max_total_epsilon or self.dp_max_epsilon
+
+    @property
+    def most_epsilon_of_run(self) -> float:
+        """Largest epsilon of a run; 0 for any."""
+        return self.dp_max_epsilon or self.max_total_epsilon
+
     def _check_privacy(self, config: RunConfig) -> None:
-        if not self.dp_max_epsilon:
+        limit = self.most_epsilon_of_run
+        if not limit:
             return
-        key, most, delta = "dp-max-epsilon", f"epsilon of at most {self.dp_max_epsilon:g}", config.dp_delta
+        key = "dp-max-epsilon" if self.dp_max_epsilon else "max-total-epsilon"
+        most, delta = f"epsilon of at most {limit:g}", config.dp_delta
         if config.dp == "off":
             raise self._refusal(key, "the run has no differential privacy", most, "set it to 0")
         if self.dp_unit == "record" and config.dp != "record":
@@ -242,7 +275,7 @@ class Policy(BaseModel, frozen=True):
             return
         # With dp-min-separation it is less.
         epsilon = config.dp_epsilon or epsilon_at(delta, math.sqrt(config.rounds) / config.dp_noise_multiplier)
-        if epsilon > self.dp_max_epsilon:
+        if epsilon > limit:
             asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"
             raise self._refusal(key, asked, most, f"set it to {math.ceil(100 * epsilon) / 100:g} or more")
 

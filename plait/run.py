@@ -129,7 +129,7 @@ class Run:
             policy.check_upload(own.layout.size * bits / 8)
         masked = self.settled.masked
         least = {purpose: masked.least(purpose) for purpose in PURPOSES} if masked else {}
-        return Terms(client, self.settled.tasks, (largest, own), own, policy, least)
+        return Terms(client, self.settled.tasks, (largest, own), own, policy, least, self.settled.privacy)
 
     def load_base(self, devices: str = "") -> ResidentBase:
         """The base in this process's memory; reads nothing before it is needed.

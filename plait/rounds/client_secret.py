@@ -32,16 +32,27 @@ class ClientSecret:
     @classmethod
     def of(cls, memory: Memory) -> Self:
         """The one in the client's memory of the run; drawn and stored there if there is none."""
+        known = cls.known(memory)
+        if known is None:
+            known = cls(secrets.token_bytes(KEY_BYTES))
+            memory.save(_KEY, known.value)
+        return known
+
+    @classmethod
+    def known(cls, memory: Memory) -> Self | None:
+        """The one in the client's memory of the run, if there is one."""
         value = memory.load(_KEY)
-        if value is None or len(value) != KEY_BYTES:
-            value = secrets.token_bytes(KEY_BYTES)
-            memory.save(_KEY, value)
-        return cls(value)
+        return None if value is None or len(value) != KEY_BYTES else cls(value)
 
     @classmethod
     def simulated(cls, seed: int, client: str) -> Self:
         """That of a simulated client, from the run's seed: a simulation has one operator and can be repeated."""
         return cls(hashlib.sha256(f"secret of a simulation {seed} {client}".encode()).digest())
+
+    @property
+    def account(self) -> str:
+        """The client's own name for the run, in the journal of its data: a server may call two runs the same."""
+        return derived(self.value, b"account").hex()[:32]
 
     def seeded(self, settings: Settings) -> Settings:
         """The settings of a task, with the client's own seed in a masked round."""

@@ -6,13 +6,14 @@ gives two shares of one peer nor sends two updates under one mask. Knows no mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
+from plait.rounds.data_journal import DataJournal
 from plait.rounds.memory import Memory
 from plait.rounds.terms import Asked
 from plait.secagg.client import MaskingClient
@@ -65,11 +66,13 @@ class Masking:
     Attributes:
         memory: survives between tasks.
         identity: None where the driver proves nobody's key, so that no sum can be masked.
+        journal: of the client's data over all runs; None in a simulation, which has a single operator.
     """
 
     client: str
     memory: Memory
     identity: NodeIdentity | None = None
+    journal: DataJournal | None = None
 
     def answer(self, task: MaskingTask) -> MaskedReply:
         """Do one stage.
@@ -84,6 +87,8 @@ class Masking:
         answer: Answered
         match stage:
             case None:
+                if self.journal:
+                    self.journal.check_open(task.session)
                 client, answer = client.offer(
                     task.session,
                     identity=identity.public_key,
@@ -101,13 +106,28 @@ class Masking:
                 client, keys = client.show(task.session, stage.receivers)
                 answer = Opened(keys)
             case Survivors():
+                self._check_sum(client, stage.survivors)
                 client, signature = client.sign(task.session, stage.survivors, identity.sign)
                 answer = Signed(signature)
             case Unmasking():
+                is_first = client.revealed is None
+                if is_first:
+                    self._check_sum(client, stage.survivors)
                 client, shares = client.reveal(task.session, stage.survivors, stage.signatures)
+                if is_first:
+                    self._note_sum(client, stage.survivors)
                 answer = Revealed(shares)
         self.memory.save(_KEY, client.to_bytes())
         return MaskedReply(self.client, answer)
+
+    def _check_sum(self, client: MaskingClient, survivors: Sequence[int]) -> None:
+        if self.journal and client.session and client.roster:
+            names = _names(client.roster, survivors)
+            self.journal.check_sum(client.session, client.received, names)
+
+    def _note_sum(self, client: MaskingClient, survivors: Sequence[int]) -> None:
+        if self.journal and client.session and client.roster:
+            self.journal.note_sum(client.session, client.received, _names(client.roster, survivors))
 
     def roster_for(self, run_id: bytes, purpose: str, number: int) -> Roster:
         """The roster that an update or losses are masked for; before anything is trained.
@@ -160,3 +180,8 @@ class Masking:
         newest = {purpose: asked.newest.get(task.__name__, -1) for purpose, task in _TASKS.items()}
         closed = {f"{asked.run_id} {purpose}": number for purpose, number in newest.items() if number >= 0}
         return MaskingClient(self.client, closed=closed)
+
+
+def _names(roster: Roster, places: Sequence[int]) -> list[str]:
+    roster.check_places(places, "survivors")
+    return [roster.offers[place].client for place in places]

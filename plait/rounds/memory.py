@@ -18,6 +18,9 @@ IRREPLACEABLE = frozenset(
 # Of these, what may not be kept where it ends with the process: an account that is lost could be spent twice.
 MUST_LAST = frozenset({"record-privacy"})
 
+# What stays where a run is over because its server says so: by the secret the journal of the data knows the run again.
+OUTLASTS_RUN = MUST_LAST | {"secret"}
+
 
 class Memory(Protocol):
     """Bytes by key: the newest adapter and its spec, the base's movement, and the `IRREPLACEABLE` values."""

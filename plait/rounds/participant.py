@@ -33,6 +33,7 @@ from plait.privacy.record import RecordPrivacy
 from plait.rounds.carried_moments import CarriedMoments
 from plait.rounds.client_secret import ClientSecret
 from plait.rounds.client_state import ClientState, Kept, recall_state
+from plait.rounds.data_journal import DataJournal
 from plait.rounds.drift import Scaffold
 from plait.rounds.error_feedback import ErrorFeedback
 from plait.rounds.evaluation import SequenceLosses, client_losses, evaluation_of
@@ -99,6 +100,7 @@ class Participant:
         terms: the client's agreement; tasks that differ are refused. None accepts any task.
         hooks: run around training.
         identity: for sums under masks; without one they are refused.
+        journal: of its data, over all runs; None where there is none, as in a simulation.
         secret: decides batches and rounding under masks; if None, one is drawn and kept in `memory`.
         refusal: why the newest task was refused, for this client's operator; empty if it was not.
     """
@@ -114,6 +116,7 @@ class Participant:
     hooks: Sequence[Hook] = HOOKS
     identity: NodeIdentity | None = None
     secret: ClientSecret | None = None
+    journal: DataJournal | None = None
 
     def __post_init__(self) -> None:
         self.refusal = ""
@@ -121,7 +124,7 @@ class Participant:
         self._records_are_private = bool(settings and settings.records_are_private)
         self._adds_share = bool(settings and settings.adds_share)
         self._counts_stay = bool(settings and settings.counts_stay)
-        self._masking = Masking(self.name, self.memory, self.identity)
+        self._masking = Masking(self.name, self.memory, self.identity, self.journal)
         self._holdings = Holdings(self.model, self.memory, max_rank=self.max_rank)
         self._policy = self.terms.policy if self.terms else None
 
@@ -272,6 +275,7 @@ class Participant:
             rounding=self._secret.rounding(settings.round, header.result_digest) if grid else b"",
             client=self.name,
         )
+        self._pay_for_client()
         job = before_training(self.hooks, job, self.memory)
         if not settings.records_are_private:
             return job
@@ -281,12 +285,33 @@ class Participant:
             run_id=header.run_id,
             inputs=made_of(job, size.identity),
             steps=settings.steps_taken,
+            pay=self._pay,
         )
         return replace(job, charge=paid)
 
     def _privacy(self, size: DataSize, settings: Settings) -> RecordPrivacy:
-        most = self._policy.dp_max_epsilon if self._policy else 0.0
-        return privacy_of(settings, records=size.train_examples, most=most)
+        most = self._policy.most_epsilon_of_run if self._policy else 0.0
+        privacy = privacy_of(settings, records=size.train_examples, most=most)
+        if self.journal and self._policy:
+            whole = privacy.epsilon_after(max(1, settings.total_steps))
+            self.journal.check_budget(self._secret.account, whole, self._policy.most_epsilon)
+        return privacy
+
+    def _pay(self, epsilon: float, delta: float) -> None:
+        """Record what the run will have spent of the client's data, before anything leaves.
+
+        Raises:
+            PolicyError: all runs together would have spent too much.
+        """
+        if self.journal and self._policy:
+            self.journal.charge(self._secret.account, epsilon, delta, self._policy.most_epsilon)
+
+    def _pay_for_client(self) -> None:
+        """Pay for what a run's noise hides of the client: all its rounds, and updates given again with other noise."""
+        privacy = self.terms.privacy if self.terms else None
+        if privacy is not None and self.terms:
+            rounds = self.terms.tasks.plan.rounds + Asked.recall(self.memory).repeats
+            self._pay(privacy.epsilon_after(rounds), privacy.delta)
 
     def _update(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
         if isinstance(trained, PlaitError):
@@ -352,6 +377,7 @@ class Participant:
         if job.settings.adds_share:
             if self._policy:
                 Asked.recall(self.memory).note_noised(self.memory, roster, self._policy.max_repeats)
+                self._pay_for_client()
             numbers, within = grid.noised(
                 outgoing.delta,
                 privacy_of_clients(job.settings),

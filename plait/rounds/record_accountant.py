@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import cast
 
@@ -113,7 +113,15 @@ def made_of(job: TrainJob, identity: bytes) -> bytes:
     return hasher.digest()
 
 
-def charge(memory: Memory, privacy: RecordPrivacy, *, run_id: bytes, inputs: bytes, steps: int) -> Charge:
+def charge(
+    memory: Memory,
+    privacy: RecordPrivacy,
+    *,
+    run_id: bytes,
+    inputs: bytes,
+    steps: int,
+    pay: Callable[[float, float], None] = lambda _epsilon, _delta: None,
+) -> Charge:
     """Pay for the steps of a round, durably, unless they are paid for already.
 
     Args:
@@ -122,6 +130,7 @@ def charge(memory: Memory, privacy: RecordPrivacy, *, run_id: bytes, inputs: byt
         run_id: the run's.
         inputs: digest of everything that the gradients are made of: data, adapter, carried values, settings, round.
         steps: of the round.
+        pay: told epsilon and delta of the run so far, this round included, before it is charged.
 
     Raises:
         ConfigError: the account on disk is damaged.
@@ -149,6 +158,7 @@ def charge(memory: Memory, privacy: RecordPrivacy, *, run_id: bytes, inputs: byt
                 f"this round would bring epsilon of this client's records to {epsilon:.4g} at delta {privacy.delta:g}, "
                 f"expected at most {privacy.epsilon:g}: it takes no further part in the run"
             )
+        pay(epsilon, privacy.delta)
         charges = {**account.charges, commitment: steps}
         memory.save(KEY, json.dumps({**vars(account), "charges": charges}, sort_keys=True).encode())
     return Charge(privacy, derived(secret, b"round" + bytes.fromhex(commitment)), epsilon)

@@ -14,6 +14,7 @@ from typing import cast
 from plait.adapters import AdapterSpec
 from plait.errors import PolicyError
 from plait.policy import Policy
+from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds.memory import Memory
 from plait.rounds.task_settings import TaskSettings
 from plait.secagg.graph import LEAST_CLIENTS
@@ -38,6 +39,7 @@ class Terms:
         own: the one that this client has.
         policy: its operator's; None in a simulation, which has a single operator.
         least_masked: the fewest clients of a masked sum, by its purpose.
+        privacy: what the run's noise promises of whole clients; None without such noise.
     """
 
     client: str
@@ -46,6 +48,7 @@ class Terms:
     own: AdapterSpec
     policy: Policy | None = None
     least_masked: Mapping[str, int] = field(default_factory=dict[str, int])
+    privacy: ClientPrivacy | None = None
 
     def check_task(self, task: Task) -> None:
         """Refuse a task whose settings or adapter differ from the run configuration.

@@ -67,6 +67,7 @@ class MaskingClient:
         held: both shares of each neighbour that shared, and of itself, by place.
         sharers: places of all clients that shared.
         has_masked: whether its numbers are under way.
+        received: digest of the adapter that they were made from.
         signed: places of the survivors that it signed.
         revealed: its answer to the unmasking, by place.
         closed: the last round that was unmasked, by run and purpose.
@@ -79,6 +80,7 @@ class MaskingClient:
     held: Mapping[int, tuple[bytes, bytes]] = field(default_factory=dict[int, tuple[bytes, bytes]], repr=False)
     sharers: tuple[int, ...] = ()
     has_masked: bool = False
+    received: bytes = b""
     signed: tuple[int, ...] = ()
     revealed: Mapping[int, bytes] | None = field(default=None, repr=False)
     closed: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -233,7 +235,7 @@ class MaskingClient:
                 masks.append(Mask(key, 1 if me < place else -1))
         values, figures = values.copy(), figures.copy()
         add_masks(values, figures, masks, Ring(roster.bits))
-        return replace(self, has_masked=True), values, figures
+        return replace(self, has_masked=True, received=received), values, figures
 
     def noise_key(self, session: Session, numbers: bytes) -> bytes:
         """The key of noise to add before `masked`: of this attempt, and of no other numbers.
@@ -358,6 +360,7 @@ class MaskingClient:
                 {int(place): (bytes.fromhex(pair[0]), bytes.fromhex(pair[1])) for place, pair in said["held"].items()},
                 tuple(said["sharers"]),
                 said["has_masked"],
+                bytes.fromhex(said["received"]),
                 tuple(said["signed"]),
                 said["revealed"] and {int(place): bytes.fromhex(each) for place, each in said["revealed"].items()},
                 said["closed"],

@@ -27,6 +27,16 @@ def least_survivors(clients: int) -> int:
     return max(LEAST_CLIENTS, threshold_of(clients))
 
 
+def fewest_in_sum(invited: int, evaluators: int = 0) -> int:
+    """The fewest clients in a sum: two thirds of those invited must offer keys, and two thirds of these be left.
+
+    Args:
+        invited: to a round.
+        evaluators: to an evaluation; 0 for as many.
+    """
+    return least_survivors(least_survivors(min(invited, evaluators or invited)))
+
+
 @lru_cache(maxsize=16)
 def neighbours(count: int, roster: bytes) -> tuple[tuple[int, ...], ...]:
     """Each client's neighbours, by its place in the roster, in ascending order.

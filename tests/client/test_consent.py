@@ -97,3 +97,16 @@ def test_no_more_runs_begin_within_a_week_than_the_policy_allows(
     assert begin("b") == "before"
     now[0] += 4 * 24 * 3600 + 1
     begin("c")
+
+
+def test_consent_to_a_masked_run_is_none_to_the_next_of_the_same_settings(tmp_path: Path) -> None:
+    consents = Consents.of(tmp_path, "ada")
+
+    def begin(run: str, answer: bool) -> str:
+        return agree(DIGEST, run, consents, most_runs=9, each_run=True, yes=False, by_policy=False, ask=lambda: answer)
+
+    assert begin("a", answer=True) == "asked"
+    assert begin("a", answer=False) == "before"
+    with pytest.raises(PolicyError, match="did not consent"):
+        begin("b", answer=False)
+    assert begin("b", answer=True) == "asked"

@@ -318,6 +318,7 @@ class Federation:
             **own_settings,
         )
         self.models = models
+        self.run_id = b"r" * 16
         self.secrets = {name: ClientSecret.simulated(SEED, name) for name in models}
         self.plan = RunPlan(
             **{"rounds": 2, "clients": len(models), "cohort_size": len(models), "eval_every": 1, **blind, **plan},
@@ -367,7 +368,7 @@ class Federation:
             first = Resumed(round=state.round)
         else:
             directory = RunDirectory.create(self.path, config_toml="")
-            state = initial_state(b"r" * 16, self.ranks)
+            state = initial_state(self.run_id, self.ranks)
             save_checkpoint(directory.checkpoints, state, self.ranks)
             first = started(state.run_id.hex())
         by_record = self.plan.settings.records_are_private

@@ -1,0 +1,95 @@
+"""The file of a journal: what kills, other copies and other certificates do to it."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from client.journal_file import JournalFile
+from plait.errors import MachineError, PolicyError
+from plait.trust import ClientKit, provision
+
+DATA = "d" * 64
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> ClientKit:
+    provision(tmp_path / "fed", ["ada"], ["localhost"], now=datetime.now(UTC))
+    return ClientKit.load(tmp_path / "fed" / "clients" / "ada")
+
+
+@pytest.fixture
+def file(tmp_path: Path, kit: ClientKit) -> JournalFile:
+    return JournalFile.of(tmp_path / "state", authority=kit.tls.authority, data=DATA, kit=kit.directory)
+
+
+def test_lines_are_there_for_the_next_process_and_for_the_owner_alone(file: JournalFile, kit: ClientKit) -> None:
+    assert list(file.read()) == []
+    for line in ("one", "two"):
+        file.append(line)
+    assert list(JournalFile(file.path, file.note).read()) == ["one", "two"]
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
+    ClientKit.load(kit.directory)
+
+
+def test_what_was_killed_in_the_middle_of_a_line_does_not_count(file: JournalFile) -> None:
+    file.append("one")
+    with file.path.open("ab") as torn:
+        torn.write(b'{"half')
+    assert list(file.read()) == ["one"]
+    file.append("two")
+    assert list(file.read()) == ["one", "two"]
+
+
+def test_federations_and_data_have_journals_of_their_own(file: JournalFile, tmp_path: Path, kit: ClientKit) -> None:
+    provision(tmp_path / "other", ["ada"], ["localhost"], now=datetime.now(UTC))
+    other = ClientKit.load(tmp_path / "other" / "clients" / "ada")
+    state = tmp_path / "state"
+    names = {
+        file.path,
+        JournalFile.of(state, authority=other.tls.authority, data=DATA).path,
+        JournalFile.of(state, authority=kit.tls.authority, data="e" * 64).path,
+        JournalFile.of(state, authority=b"", data=DATA).path,
+    }
+    assert len(names) == 4
+
+
+def test_a_state_directory_that_was_restored_from_an_older_copy_is_noticed(file: JournalFile) -> None:
+    file.append("one")
+    shutil.copytree(file.path.parent.parent, older := file.path.parent.parent.with_name("older"))
+    file.append("two")
+    shutil.rmtree(file.path.parent.parent)
+    with pytest.raises(PolicyError, match="has 0 entries and not the 2 that this client's kit knows of"):
+        file.read()
+    older.rename(file.path.parent.parent)
+    with pytest.raises(PolicyError, match="has 1 entries and not the 2"):
+        file.read()
+    with pytest.raises(PolicyError, match="has 1 entries and not the 2"):
+        file.append("another")
+
+
+def test_other_lines_of_the_same_number_are_noticed(file: JournalFile) -> None:
+    file.append("one")
+    file.path.write_text("two\n")
+    with pytest.raises(PolicyError, match="restored from an older copy"):
+        file.read()
+
+
+def test_a_newer_journal_than_the_kit_knows_of_is_taken(file: JournalFile) -> None:
+    """As after a kill between the two."""
+    file.append("one")
+    with file.path.open("ab") as newer:
+        newer.write(b"two\n")
+    assert list(file.read()) == ["one", "two"]
+
+
+def test_a_journal_that_cannot_be_written_says_so(file: JournalFile) -> None:
+    file.path.parent.parent.mkdir()
+    file.path.parent.write_text("a file")
+    with pytest.raises(MachineError, match="cannot write"):
+        file.append("one")

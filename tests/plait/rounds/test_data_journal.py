@@ -1,0 +1,102 @@
+"""What a client's journal of its data lets a server have unmasked, evaluated and spent, over all runs."""
+
+import pytest
+
+from plait.errors import ConfigError, PolicyError
+from plait.rounds.data_journal import DataJournal
+from plait.secagg.roster import Session
+
+HERE, THERE = b"a" * 32, b"b" * 32
+
+
+class Kept(list):
+    """Lines in memory."""
+
+    def read(self):
+        return list(self)
+
+
+@pytest.fixture
+def journal():
+    return DataJournal(Kept(), least=3)
+
+
+def session(run="one", purpose="train", number=1):
+    return Session(run.encode().ljust(16)[:16], purpose, number, b"t" * 16)
+
+
+def unmask(journal, clients, *, received=HERE, **where):
+    journal.check_open(session(**where))
+    journal.check_sum(session(**where), received, list(clients))
+    journal.note_sum(session(**where), received, list(clients))
+
+
+def test_a_round_is_unmasked_once_also_by_a_process_that_starts_anew(journal):
+    unmask(journal, "abcde", number=2)
+    for number in (1, 2):
+        with pytest.raises(PolicyError, match="was unmasked before"):
+            DataJournal(journal.lines, 3).check_open(session(number=number))
+    journal.check_open(session(number=3))
+    journal.check_open(session(purpose="evaluate"))
+
+
+@pytest.mark.parametrize("clients", ["abcd", "abc", "abcdef", "abcdx"])
+def test_sums_from_one_adapter_do_not_differ_in_few_clients_whatever_the_run_is_called(journal, clients):
+    unmask(journal, "abcde")
+    with pytest.raises(PolicyError, match=r"differs from an earlier one in \d clients, expected at least 3"):
+        unmask(journal, clients, run="two")
+    unmask(journal, "abcde", run="two")
+    unmask(journal, clients, run="two", number=2, received=THERE)
+
+
+def test_sums_that_differ_in_as_many_clients_as_a_sum_must_have_are_unmasked(journal):
+    unmask(journal, "abcdefgh")
+    unmask(journal, "abcde", run="two")
+
+
+def test_several_sums_do_not_give_one_client_together():
+    """Each two differ in four clients: the first two less the third are twice the part of one."""
+    journal = DataJournal(Kept(), least=3)
+    unmask(journal, "abcd")
+    unmask(journal, "aefg", run="two")
+    with pytest.raises(PolicyError, match="with earlier ones the masked sum gives that of 1 clients"):
+        unmask(journal, "bcdefg", run="three")
+
+
+def test_evaluations_do_not_differ_in_few_clients_whatever_the_adapter(journal):
+    unmask(journal, "abcdefgh", purpose="evaluate", number=0)
+    with pytest.raises(PolicyError, match="differs from an earlier one in 1 clients"):
+        unmask(journal, "abcdefg", purpose="evaluate", received=THERE)
+    unmask(journal, "abcde", purpose="evaluate", received=THERE)
+
+
+def test_an_adapter_is_evaluated_again_for_the_same_clients_alone(journal):
+    unmask(journal, "abcdefgh", purpose="evaluate", number=0)
+    with pytest.raises(PolicyError, match="was evaluated before with other clients"):
+        unmask(journal, "abcde", purpose="evaluate", run="two", number=0)
+    unmask(journal, "abcdefgh", purpose="evaluate", run="two", number=0)
+
+
+def test_a_sum_of_fewer_clients_than_the_policy_says_is_not_unmasked():
+    with pytest.raises(PolicyError, match=r"has 4 clients, expected at least 5.*lower min-masked-clients"):
+        unmask(DataJournal(Kept(), least=5), "abcd")
+
+
+def test_epsilon_adds_up_over_runs(journal):
+    journal.charge("one", 1.5, 1e-5, most=4.0)
+    journal.charge("one", 3.0, 1e-5, most=4.0)
+    journal.charge("one", 2.0, 1e-5, most=4.0)  # asked again after a kill
+    assert journal.spent() == 3.0
+    assert journal.spent(besides="one") == 0.0
+    again = DataJournal(journal.lines, 3)
+    with pytest.raises(PolicyError, match=r"in this federation to 5, 3 of it in earlier runs"):
+        again.charge("two", 2.0, 1e-5, most=4.0)
+    again.charge("two", 1.0, 1e-5, most=4.0)
+    again.charge("three", 9.0, 1e-5, most=0.0)
+    assert journal.spent() == 13.0
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", '{"unmasked": "train"}', '{"spent": "x", "epsilon": "y"}'])
+def test_a_damaged_journal_lets_nothing_through(line):
+    with pytest.raises(ConfigError, match="is damaged"):
+        DataJournal(Kept([line])).spent()
