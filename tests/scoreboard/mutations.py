@@ -16,10 +16,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import isclass, isfunction
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 NAMED = "PLAIT_SCOREBOARD_WITHOUT"
+OURS = {"plait", "client", "server", "scoreboard"}
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,26 @@ def module(name: str):
 
 
 def put(place: str, value: object) -> None:
-    """Replace ``module:name`` or ``module:Class.name``."""
+    """Replace ``module:name`` or ``module:Class.name``.
+
+    A function or class that other modules have imported by name is replaced there too.
+
+    Raises:
+        AttributeError: there is no such thing: it has moved, and nothing would be taken out.
+    """
     where, _, name = place.partition(":")
     target = module(where)
     *path, last = name.split(".")
     for part in path:
         target = getattr(target, part)
-    getattr(target, last)  # a mutation of what is not there would change nothing
+    before = getattr(target, last)
     setattr(target, last, value)
+    if path or not (isfunction(before) or isclass(before)):
+        return
+    for imported in list(sys.modules.values()):
+        ours = isinstance(imported, ModuleType) and imported.__name__.partition(".")[0] in OURS
+        if ours and vars(imported).get(last) is before:
+            setattr(imported, last, value)
 
 
 def lenient(*fields: str) -> Callable[[], None]:
@@ -59,8 +73,7 @@ def lenient(*fields: str) -> Callable[[], None]:
     def take_out() -> None:
         from dataclasses import replace
 
-        validate, coordinator = module("plait.rounds.validate"), module("plait.rounds.coordinator")
-        strict = validate.open_update
+        strict = module("plait.rounds.validate").open_update
 
         def open_update(data, expected):
             from plait.errors import PeerError
@@ -70,11 +83,13 @@ def lenient(*fields: str) -> Callable[[], None]:
                 header = read_header(data, max_bytes=len(data))
             except PeerError:
                 return strict(data, expected)
-            said = {"public_key": b"", "examples": header.examples}
-            said |= {field: getattr(header, field, None) for field in fields if field not in said}
-            return strict(data, replace(expected, **{field: said[field] for field in fields}))
+            said = {field: b"" if field == "public_key" else getattr(header, field) for field in fields}
+            return strict(data, replace(expected, **said))
 
-        coordinator.open_update = open_update
+        # Those that import it by name.
+        for place in ("plait.rounds.intake", "plait.rounds.aggregator"):
+            module(place)
+        put("plait.rounds.validate:open_update", open_update)
 
     return take_out
 
