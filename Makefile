@@ -21,11 +21,11 @@ $(PINS): constraints.txt
 	mkdir -p $(VENV)
 	sed -n 's/^\([A-Za-z0-9._-]*==[^ ]*\).*/\1/p' constraints.txt > $(PINS)
 
-$(STAMP): pyproject.toml $(PINS)
+$(STAMP): pyproject.toml $(PINS) constraints-torch.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "plait needs Python 3.11 or newer: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifneq ($(PINNED),)
-	$(PIP) torch
+	$(PIP) --constraint constraints-torch.txt torch
 	$(PIP) --no-deps --require-hashes --requirement constraints.txt || { echo "constraints.txt cannot be installed here; to take other versions: make setup PINNED="; exit 1; }
 	$(PIP) --constraint $(PINS) --editable '.[dev]'
 else

@@ -94,7 +94,18 @@ class Policy(BaseModel, frozen=True):
     min_grad_norm: Annotated[
         float, Field(gt=0, description="smallest clipping norm of gradients; tiny ones undo AdamW's protection")
     ] = 1e-3
-    max_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="most training tokens per round")] = 100_000_000
+    max_seq_len: Annotated[
+        int,
+        Field(
+            ge=1, le=_LARGEST, description="most tokens per training sequence; the time of a step grows with its square"
+        ),
+    ] = 8192
+    max_step_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="most training tokens per optimizer step")] = (
+        1 << 20
+    )
+    max_tokens: Annotated[
+        int, Field(ge=1, le=_LARGEST, description="most training tokens per round: steps times tokens per step")
+    ] = 100_000_000
     max_repeats: Annotated[
         int,
         Field(
@@ -206,8 +217,11 @@ class Policy(BaseModel, frozen=True):
         self._at_most("max-local-steps", "the run asks for local steps:", config.most_steps)
         self._at_least("min-seq-len", "the run asks for sequence length", config.seq_len)
         self._at_least("min-grad-norm", "the run asks for max-grad-norm", config.max_grad_norm)
-        examples = config.most_steps * config.batch_size * config.gradient_accumulation_steps
-        tokens = examples * config.seq_len * config.sequences_an_example
+        self._at_most("max-seq-len", "the run asks for sequence length", config.seq_len)
+        batch = config.batch_size * config.gradient_accumulation_steps
+        step_tokens = batch * config.seq_len * config.sequences_an_example
+        self._at_most("max-step-tokens", "the run asks for tokens per optimizer step:", step_tokens)
+        examples, tokens = config.most_steps * batch, config.most_steps * step_tokens
         self._at_most("max-tokens", "the run asks for tokens per round:", tokens)
         self._check_privacy(config)
         self.check_masked(is_masked=config.secure_aggregation)

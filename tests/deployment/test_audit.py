@@ -19,7 +19,7 @@ def audit(tmp_path: Path, body: str, *options: str) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("options", "code"), [((), 0), (("--strict",), 1)])
+@pytest.mark.parametrize(("options", "code"), [((), 1), (("--may-be-offline",), 0)])
 @pytest.mark.parametrize(
     ("body", "why"),
     [
@@ -34,8 +34,19 @@ def test_an_audit_that_could_not_ask_says_that_nothing_was_checked(tmp_path, opt
     assert done.stderr.strip().endswith(why)
 
 
+def test_torch_is_asked_about_too(tmp_path) -> None:
+    answer = json.dumps({"dependencies": []})
+    kept = tmp_path / "asked"
+    body = f"import shutil; shutil.copy(sys.argv[-1], {str(kept)!r}); print({answer!r})"
+    assert audit(tmp_path, body).returncode == 0
+    asked = kept.read_text().splitlines()
+    assert [line for line in asked if line.startswith("torch==")]
+    assert len(asked) > 50
+
+
 def test_an_audit_without_its_tool_says_so() -> None:
     done = subprocess.run([sys.executable, str(AUDIT), "/nowhere"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
     assert "NOT DONE" in done.stderr
     assert "cannot start '/nowhere'" in done.stderr
 

@@ -86,13 +86,24 @@ class TestDockerfiles:
         runs = " ".join(value for key, value in instructions(CHECKOUT / side / "Dockerfile") if key == "RUN")
         installs = [command for command in re.split(r"&&|;|then", runs) if "$pip " in command]
         assert [command for command in installs if "--require-hashes --requirement /constraints.txt" in command]
-        assert all("--no-deps" in command or command.split()[-1] == "torch" for command in installs)
+        torch = "--constraint /constraints-torch.txt torch"
+        assert all("--no-deps" in command or command.strip().endswith(torch) for command in installs)
+
+    def test_what_is_downloaded_and_run_is_checked_against_a_digest_first(self, side):
+        (run,) = [
+            value for key, value in instructions(CHECKOUT / side / "Dockerfile") if key == "RUN" and "curl" in value
+        ]
+        assert re.search(
+            r'curl [^&]*"\$RUSTUP" -o (\S+) .*&& echo "\$RUSTUP_SHA256  \1" \| sha256sum --check --strict .*&& \1 ', run
+        )
+        assert "sh /" not in run
 
     def test_nothing_is_copied_in_but_sources_and_what_they_are_built_to(self, side):
         copied = [value for key, value in instructions(CHECKOUT / side / "Dockerfile") if key in ("COPY", "ADD")]
         sources = {word for value in copied for word in value.split()[:-1] if not word.startswith("--")}
         assert sources == {
             "constraints.txt",
+            "constraints-torch.txt",
             "pyproject.toml",
             "README.md",
             "LICENSE",
@@ -119,7 +130,9 @@ def test_on_arm_the_one_package_without_a_wheel_is_built_in_the_pinned_version(t
 
     assert parts("server") == parts("client")
     assert len(parts("client")) == 3
-    (version,) = re.findall(r"^ARG CONSTRICTION=\S+/v([\d.]+)\.tar\.gz$", text, flags=re.MULTILINE)
+    (version,) = re.findall(r"^# Version ([\d.]+), by its commit", text, flags=re.MULTILINE)
+    (source,) = re.findall(r"^ARG CONSTRICTION=(\S+@[0-9a-f]{40})$", text, flags=re.MULTILINE)
+    assert f"pip install --no-deps {source}\n" in (CHECKOUT / "client/README.md").read_text()
     assert f"\nconstriction=={version} " in pins
     (command,) = re.findall(r"sed -i '([^']+)' /constraints.txt", text)
     assert f"sed '{command}' constraints.txt" in (CHECKOUT / "client/README.md").read_text()
@@ -136,16 +149,17 @@ def test_pages_install_what_constraints_pin(page):
     assert installs
     for install in installs:
         assert install in (
-            "torch",
+            "--constraint constraints-torch.txt torch",
             "--no-deps --require-hashes -r constraints.txt",
             "--no-deps --require-hashes -r constraints-arm.txt",
             "--no-deps .",
-        ) or re.fullmatch(r"--no-deps https://github\.com/bamler-lab/constriction/\S+/v[\d.]+\.tar\.gz", install)
+        ) or re.fullmatch(r"--no-deps git\+https://github\.com/bamler-lab/constriction@[0-9a-f]{40}", install)
 
 
 def test_setting_up_installs_what_constraints_pin():
     text = (CHECKOUT / "Makefile").read_text()
     assert "--no-deps --require-hashes --requirement constraints.txt" in text
+    assert "--constraint constraints-torch.txt torch\n" in text
 
 
 def test_the_entry_points_and_the_servers_health_are_commands():

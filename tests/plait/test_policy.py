@@ -46,6 +46,8 @@ def test_the_default_file_is_the_default_policy(tmp_path):
         ({"local_steps": 10_001}, "max-local-steps"),
         ({"seq_len": 15}, "min-seq-len"),
         ({"local_steps": 1000, "batch_size": 1000, "seq_len": 128}, "max-tokens"),
+        ({"local_steps": 1000, "batch_size": 1, "seq_len": 100_000}, "max-seq-len"),
+        ({"local_steps": 1, "batch_size": 64, "gradient_accumulation_steps": 64, "seq_len": 512}, "max-step-tokens"),
         ({"local_steps": 1, "batch_size": 7, "seq_len": 1024}, "min-examples"),
         ({"local_steps": 1, "batch_size": 8, "seq_len": 127}, "min-tokens"),
         ({"max_grad_norm": 1e-4}, "min-grad-norm"),
@@ -66,6 +68,8 @@ def test_a_run_that_asks_for_too_much_is_refused_with_the_key_and_the_remedy(ask
         ({"max-rank": 512}, {"rank": 512}),
         ({"min-seq-len": 8, "min-tokens": 128}, {"seq_len": 8}),
         ({"min-examples": 1, "min-tokens": 128}, {"local_steps": 1, "batch_size": 1}),
+        ({"max-seq-len": 100_000}, {"seq_len": 100_000}),
+        ({"max-step-tokens": 1 << 21}, {"batch_size": 1 << 12, "seq_len": 512}),
         ({"min-grad-norm": 1e-9}, {"max_grad_norm": 1e-6}),
     ],
 )
