@@ -13,6 +13,7 @@ from client.wording import shown
 from plait.address import Address
 from plait.config import config_from_table
 from plait.errors import ConfigError, PolicyError
+from plait.files import at_home
 from plait.policy import Policy, load_policy
 from plait.transport.labels import parse_labels
 from plait.trust.kit import ClientKit
@@ -159,7 +160,7 @@ def check_settings(
         device=device,
         dtype=dtype,
         threads=threads,
-        state=(state or default_state_directory()).expanduser().absolute(),
+        state=at_home(state or default_state_directory()).absolute(),
         max_memory_bytes=int(max_memory_gb * 1e9),
         max_rank=max_rank,
         policy=limits,
@@ -170,7 +171,7 @@ def check_settings(
 
 
 def _named_bases(text: str) -> dict[str, str]:
-    if "=" not in text or Path(text).expanduser().is_dir():
+    if "=" not in text or at_home(text).is_dir():
         return {}
     bases: dict[str, str] = {}
     for part in text.split(","):

@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from plait.choice import choice_text, split_choices
 from plait.correction import FedDyn, FedProx, Scaffold, correction_named
 from plait.errors import ConfigError, did_you_mean
+from plait.files import at_home, open_plain
 from plait.plugins import Kind
 from plait.rewarded import Rewarded, rewarded
 from plait.text import escaped
@@ -70,6 +71,7 @@ _UNSET: Mapping[str, str] = {
     "norm_bound": "auto or off", "client_ranks": "one rank", "own_share": "0", "correction": "none or fedprox",
     "keep": "last",
 }  # fmt: skip
+_MOST_BYTES = 16 << 20
 _TREE = re.compile(r"[1-9][0-9]{0,6}(x[1-9][0-9]{0,6}){0,7}")
 # Part of a module name. PEFT would read anything else as a regular expression.
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -748,7 +750,7 @@ def _weighted(text: str) -> tuple[Path, float]:
     except ValueError:
         number = math.nan
     # A directory may have an equals sign in its name.
-    return (Path(path).expanduser(), number) if math.isfinite(number) else (Path(text).expanduser(), 1.0)
+    return (at_home(path), number) if math.isfinite(number) else (at_home(text), 1.0)
 
 
 def known_keys() -> tuple[str, ...]:
@@ -851,10 +853,15 @@ def read_config_table(path: Path) -> dict[str, object]:
         ConfigError: the file is missing, unreadable or not TOML.
     """
     try:
-        with path.open("rb") as file:
-            return cast("dict[str, object]", tomllib.load(file))
+        with open_plain(path) as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(f"'{path}' has more than {_MOST_BYTES >> 20} MiB, expected a TOML file of settings")
+        return cast("dict[str, object]", tomllib.loads(data.decode()))
     except OSError as error:
         raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"'{path}' nests its values too deeply, expected a TOML file of settings") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{path}' is not TOML: {error}") from error
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from plait import machine
 from plait.aggregation import RULES, Rule
-from plait.config import config_from_table, read_config_table, to_toml
+from plait.config import to_toml
 from plait.errors import ConfigError
 from plait.exporting import Outlets
 from plait.exporting.publisher import Publisher
@@ -36,6 +36,7 @@ from plait.rounds.recorded import (
     promised_in,
     weight_ratio_in,
 )
+from plait.rounds.recorded_settings import recorded_settings, sign_beginning
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.spool import largest_update
@@ -175,10 +176,9 @@ def _open(
     config, ranks = run.config, run.ranks
     if RunDirectory(path).has_started:
         directory = RunDirectory.find(path)
-        kept = config_from_table(read_config_table(directory.config), where=str(directory.config))
-        if kept.model_copy(update={"out": config.out}) != config:
-            raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
         events = read_events(directory.ledger)
+        if recorded_settings(directory, events).model_copy(update={"out": config.out}) != config:
+            raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
         if privacy := run.settled.privacy:
             if not privacy.guaranteed:
                 RunKey.load(directory.noise_key)
@@ -228,6 +228,7 @@ def _open(
             ),
         ),
     )
+    sign_beginning(directory)
     size, continues = largest_update(run.rule, ranks.master.geometry), bool(start.parents)
     regions = len(run.config.levels) > 1
     if privacy:

@@ -15,7 +15,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Generator
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 from plait.errors import DiskFullError, MachineError
@@ -96,6 +96,58 @@ def disk_full_told() -> Generator[None]:
         if not is_full(error):
             raise
         raise cannot_write(Path(error.filename or tempfile.gettempdir()), error) from error
+
+
+def at_home(path: str | Path) -> Path:
+    """A path in which ``~`` stands for a home directory; as it is where there is no such user, or no home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something; False too for a name that no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """A file, opened to read; anything else that a stranger's directory may hold is refused.
+
+    Raises:
+        OSError: it cannot be opened, or it is a pipe, whose opening would wait for its writer, or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file")
+    return path.open("rb")
+
+
+def leads_elsewhere(directory: Path) -> str:
+    """What below a directory is neither a file nor a folder of it, in words; empty if all is.
+
+    That is a symbolic link out of it, at any depth, a pipe, a socket or a device. `directory` itself may be a link.
+    """
+    root = directory.resolve()
+    folders = [root]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as found:
+                entries = list(found)
+        except FileNotFoundError:
+            # A run in progress removes what it no longer needs.
+            continue
+        for entry in entries:
+            if entry.is_symlink():
+                if not Path(entry.path).resolve().is_relative_to(root):
+                    return f"'{entry.path}' is a link that leads out of it"
+            elif entry.is_dir():
+                folders.append(Path(entry.path))
+            elif not entry.is_file() and Path(entry.path).exists():
+                return f"'{entry.path}' is neither a file nor a folder"
+    return ""
 
 
 def read_if_there(path: Path) -> bytes | None:

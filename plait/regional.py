@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from plait import machine
-from plait.config import config_from_table, read_config_table, to_toml
+from plait.config import to_toml
 from plait.errors import ConfigError
 from plait.policy import Policy
 from plait.rounds.channel import Channel
 from plait.rounds.events import RegionStarted, Resumed
 from plait.rounds.ledger import Ledger, OnEvent
+from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.region import MAX_TASK_BYTES, Region
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
@@ -65,8 +66,7 @@ def open_region(
     settled = below(run.settled)
     directory, screen = RunDirectory(path), replace(run, settled=settled).screen
     if directory.has_started:
-        kept = config_from_table(read_config_table(directory.config), where=str(directory.config))
-        if kept != settled.config:
+        if recorded_settings(directory).model_copy(update={"out": settled.config.out}) != settled.config:
             raise ConfigError(f"'{path}' holds a region of another run (see its config.toml); give another --out")
         ledger = Ledger(directory.ledger, on_event=on_event, screen=screen)
         ledger.append(Resumed(round=0))

@@ -7,12 +7,12 @@ client accepts no other keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.correction import NONE
 from plait.errors import ConfigError, PeerError
+from plait.files import at_home, is_there
 
 PRIVACY_KEYS = frozenset(
     {
@@ -55,9 +55,9 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
         keys -= {"server-optimizer"}
     told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
-    if isinstance(base, str) and Path(base).expanduser().exists():
+    if isinstance(base, str) and is_there(at_home(base)):
         # A directory or a file of the server means nothing to others; the fingerprint identifies the base.
-        told["base"] = Path(base).expanduser().resolve().name
+        told["base"] = at_home(base).resolve().name
     return told
 
 

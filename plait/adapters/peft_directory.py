@@ -24,7 +24,7 @@ from plait.adapters.spec import PLACE_KEYS, AdapterSpec, Json, Task
 from plait.adapters.state import AdapterState, Float32
 from plait.adapters.strict_json import parse_object, shown
 from plait.errors import BaseMismatchError, PeerError
-from plait.files import directory_written_aside, write_atomically
+from plait.files import directory_written_aside, open_plain, write_atomically
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -232,7 +232,7 @@ def load_state(
 
 def _read_config(path: Path) -> dict[str, Json]:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             data = file.read(_MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a PEFT configuration") from error

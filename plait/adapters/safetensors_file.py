@@ -25,7 +25,7 @@ from plait.adapters.safetensors_header import (
 from plait.adapters.state import Float32
 from plait.adapters.strict_json import shown
 from plait.errors import PeerError
-from plait.files import write_atomically
+from plait.files import open_plain, write_atomically
 
 # A rank-64 adapter on every linear layer of a 70B base is 3.3 GB in float32; a checkpoint holds two.
 MAX_BYTES = 8 << 30
@@ -139,10 +139,7 @@ def decode_arrays(data: bytes) -> tuple[dict[str, NDArray[np.generic]], dict[str
 
 def _opened(path: Path) -> io.BufferedReader:
     try:
-        # Opening a pipe would wait for its writer.
-        if path.exists() and not path.is_file():
-            raise PeerError(f"'{path}' is not a regular file, expected a safetensors file")
-        return path.open("rb")
+        return open_plain(path)
     except OSError as error:
         raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a safetensors file") from error
 

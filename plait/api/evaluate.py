@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api.data import dataset_of
+from plait.api.received import admitted_objective
 from plait.api.settings import base_name
 from plait.api.turns import TURN
-from plait.config import config_from_table, read_config_table
 from plait.errors import ConfigError
 from plait.plugins import admit
 from plait.progress import say, status
+from plait.rounds.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,7 +108,7 @@ def evaluate(
     chosen = objective or _objective_of(folder)
     loaded = load_peft_directory(folder / "adapter" if (folder / "adapter").is_dir() else folder)
     with status("loading libraries", quiet=quiet):
-        from plait.training.bases import locate_base, quiet_libraries
+        from plait.training.bases import locate_base, locate_named_base, quiet_libraries
         from plait.training.device import choose_compute
         from plait.training.evaluate import evaluate_adapter
 
@@ -123,7 +124,10 @@ def evaluate(
     name = fspath(given) if given else loaded.base_here
     if not name:
         raise ConfigError(f"adapter '{adapter}' names no base, expected --base NAME or DIRECTORY")
-    located = locate_base(name, revision="" if given else loaded.revision or "", progress=progress)
+    if given:
+        located = locate_base(name, progress=progress)
+    else:
+        located = locate_named_base(name, revision=loaded.revision or "", where=fspath(adapter), progress=progress)
     with status(f"evaluating on {dataset.name}", quiet=quiet), TURN:
         found = evaluate_adapter(
             located,
@@ -140,11 +144,10 @@ def evaluate(
 
 def _objective_of(adapter: Path) -> str:
     """The objective of the run in a directory; empty if there is no run, or it learned from a reward."""
-    settings = adapter / "config.toml"
-    if not settings.is_file():
+    directory = RunDirectory(adapter)
+    if not directory.has_started:
         return ""
-    config = config_from_table(read_config_table(settings), where=f"'{settings}'")
-    return "" if config.rewarded else config.objective
+    return admitted_objective(RunDirectory.find(adapter))
 
 
 def _figures(row: ClientLoss) -> dict[str, Json]:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.adapters import AdapterSpec, AdapterState, Json, PeftAdapter, load_peft_directory
+from plait.api.received import admitted_settings
 from plait.api.turns import TURN
-from plait.config import config_from_table, read_config_table
 from plait.errors import BaseMismatchError, ConfigError
-from plait.plugins import admit
 from plait.progress import status
 from plait.rounds.evaluation import ClientLoss, SequenceLosses, mean_loss
 from plait.rounds.events import MeanScore
@@ -28,6 +27,10 @@ from plait.rounds.run_directory import RunDirectory
 if TYPE_CHECKING:
     from plait.simulation.simulation import Simulation
     from plait.wire.settings import Settings
+
+
+# Nothing is trained or published.
+_UNUSED = ("init-adapter", "publish", "callbacks", "report-to")
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,20 @@ class Forgotten:
 
 
 def forgetting(
-    adapter: Path, earlier: Sequence[Path], *, device: str = "auto", dtype: str = "auto", quiet: bool = False
+    adapter: Path,
+    earlier: Sequence[Path],
+    *,
+    allowed: Sequence[str] = (),
+    device: str = "auto",
+    dtype: str = "auto",
+    quiet: bool = False,
 ) -> tuple[Forgotten, ...]:
     """Measure an adapter on the held-out data of earlier runs.
 
     Args:
         adapter: a PEFT directory or a run directory.
         earlier: directories of simulated runs on the same base.
+        allowed: what of an earlier run that began elsewhere may be used, such as ``data=my.jsonl``.
         device: to compute on.
         dtype: of the frozen base.
         quiet: whether to show no progress.
@@ -84,9 +94,8 @@ def forgetting(
     for run in earlier:
         directory = RunDirectory.find(run)
         own = load_peft_directory(_folder(run))
-        settings = config_from_table(read_config_table(directory.config), where=f"'{directory.config}'")
-        admit(*settings.plugins)
-        settings = settings.model_copy(update={"out": str(run), "device": device, "dtype": dtype})
+        settings = admitted_settings(directory, allowed, without=_UNUSED)
+        settings = settings.model_copy(update={"device": device, "dtype": dtype})
         with status("loading libraries", quiet=quiet):
             from plait.federation import check_data
             from plait.simulation.execution import prepare

@@ -5,15 +5,16 @@ Shows nothing but its progress, and sets no signal handler: what interrupts a ru
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.api.received import admitted_settings
 from plait.api.turns import TURN
-from plait.config import RunConfig, config_from_table, read_config_table
+from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.plugins import admit
 from plait.progress import say, status
 from plait.rounds.events import Reference, RegionStarted
 from plait.rounds.ledger import OnEvent, read_events
@@ -24,6 +25,7 @@ from plait.simulation.names import check_names
 from plait.tracking import check_trackers, followed
 
 if TYPE_CHECKING:
+    from plait.api.serving import Serving
     from plait.data import Dataset
 
 
@@ -85,13 +87,21 @@ def go_on(
         write_report(directory.path)
 
 
-def settings_of(directory: RunDirectory) -> RunConfig:
+def settings_of(
+    directory: RunDirectory,
+    allowed: Sequence[str] = (),
+    *,
+    without: Collection[str] = (),
+    serving: Serving | None = None,
+) -> RunConfig:
     """The settings of an unfinished run, from its directory, wherever that has been moved to.
 
-    Parts of the user's own that they name may be imported from here on.
+    Parts of the user's own that they name may be imported from here on. The arguments are those of `admitted_settings`.
 
     Raises:
-        ConfigError: the run is finished and its report is written, or the settings are not valid.
+        ConfigError: the run is finished and its report is written, the settings are not valid, or they name what the
+            operator does not.
+        PeerError: the ledger is broken.
     """
     run = directory.path
     events = read_events(directory.ledger)
@@ -100,12 +110,11 @@ def settings_of(directory: RunDirectory) -> RunConfig:
             f"'{run}' is of region {events[0].name!r}, expected a run's directory: a region goes on with the `plait "
             "region` command that it was started with, and in a simulation with the run above it"
         )
-    settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
-    admit(*settings.plugins)
+    settings = admitted_settings(directory, allowed, without=without, serving=serving)
     trained = {event.kind for event in events if isinstance(event, Reference)}
     if is_finished(events) and trained >= set(settings.references) and is_reported(run):
         raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
-    return settings.model_copy(update={"out": str(run)})
+    return settings
 
 
 def is_reported(run: Path) -> bool:

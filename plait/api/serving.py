@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import cast
 
 from plait.errors import ConfigError, MachineError
-from plait.files import write_atomically
+from plait.files import read_if_there, write_atomically
+from plait.own import is_own, sign_own
 
 CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference", "fleet")
 """Settings of a simulated run that in a served one are the clients' own."""
@@ -49,7 +50,21 @@ class Serving:
             MachineError: cannot be written.
         """
         lines = (f"{field.name.replace('_', '-')} = {json.dumps(getattr(self, field.name))}" for field in fields(self))
-        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+        content = "".join(f"{line}\n" for line in lines).encode()
+        write_atomically(path, content)
+        sign_own(path, content)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The files and addresses that it names, by key."""
+        return {"listen": self.listen} | {
+            key: value for key, value in (("kit", self.kit), ("metrics", self.metrics)) if value
+        }
+
+
+def served_from_here(path: Path) -> bool:
+    """Whether a process of this user, on this machine, wrote how the run is served."""
+    return is_own(path, read_if_there(path) or b"")
 
 
 def load_serving(path: Path) -> Serving | None:

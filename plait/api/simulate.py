@@ -6,7 +6,7 @@ and in a notebook; Ctrl-C or "interrupt kernel" raises `KeyboardInterrupt` and l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -97,6 +97,7 @@ def resume(
     *,
     data: object = None,
     callbacks: Callbacks = (),
+    allow: Sequence[str] = (),
     quiet: bool = False,
 ) -> Result:
     """Continue a simulated run from where it stopped; the resulting adapter is the same, bit for bit.
@@ -105,6 +106,8 @@ def resume(
         run: the run directory.
         data: the data again, if they were given as an object or lie elsewhere by now; other data are refused.
         callbacks: as for `simulate`; they hear the recorded events first.
+        allow: what a run that did not begin on this machine may use of what its settings name outside its directory,
+            such as ``rule=my_rules:mine``.
         quiet: whether to show no progress.
 
     Returns:
@@ -120,7 +123,7 @@ def resume(
     if directory.server.exists():
         again = f"the same plait.Server, or `plait resume {run}`, continues it"
         raise ConfigError(f"'{run}' was served to clients, expected a simulated run: {again}")
-    config = settings_of(directory)
+    config = settings_of(directory, allow, without=() if data is None else ("data",))
     if (patience := patience_of(callbacks)) not in (None, config.patience):
         raise ConfigError(f"patience of '{run}' is {config.patience}, but that of EarlyStopping is {patience}")
     if (names := names_of(callbacks)) not in ("", config.callbacks):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.cli.options import Allow
 from plait.cli.output import print_json
 from plait.errors import ConfigError
 from plait.plugins import admit
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from plait.report import Table
     from plait.simulation.attack import Attacked
     from plait.simulation.membership import Exposed
+
+# Nothing is trained, published or told.
+_UNUSED = ("devices", "init-adapter", "publish", "callbacks", "report-to")
 
 
 def audit(
@@ -49,17 +53,14 @@ def audit(
             "covered by no epsilon.",
         ),
     ] = False,
-    allow_plugin: Annotated[
-        list[str] | None,
-        typer.Option("--allow-plugin", help="Module of your own that the run used.", metavar="MODULE"),
-    ] = None,
+    allow: Allow = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Attack a finished run: tell trained sequences from held-out ones, and, with --dp, canary clients from none.
 
     Example: plait audit runs/first
     """
-    from plait.config import config_from_table, read_config_table
+    from plait.api.received import admitted_settings
     from plait.report import membership_table, to_rich, write_report
     from plait.rounds.ledger import Ledger, read_events
     from plait.rounds.recorded import is_finished
@@ -68,14 +69,12 @@ def audit(
     directory = RunDirectory.find(run)
     if not is_finished(read_events(directory.ledger)):
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
-    settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
-    settings = settings.model_copy(update={"out": str(directory.path)})
+    settings = admitted_settings(directory, allow or (), without=_UNUSED)
     if settings.learns_preferences or settings.rewarded:
         raise ConfigError(
             f"objective of '{run}' is '{settings.objective}', expected sft: the attacks compare the losses of sequences"
         )
-    # A run directory may be another's: as for plait verify, what it names is imported only if its reader allows it.
-    admit(*allow_plugin or (), data)
+    admit(data)
     if settings.data and data:
         raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data away")
     if not (settings.data or data or settings.dp != "off"):

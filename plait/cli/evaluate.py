@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.cli.options import Allow
 from plait.cli.output import print_json, print_tables
 from plait.errors import ConfigError
 
@@ -57,6 +58,7 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="With --tasks: most questions of a task; by default all.")
     ] = None,
+    allow: Allow = None,
     columns: Annotated[
         str, typer.Option("--columns", help="Columns that have other names, such as text=body; see plait simulate.")
     ] = "",
@@ -101,11 +103,13 @@ def evaluate(
         scores = _TaskOptions(clients or [], base, fewshot, limit, batch_size, device, dtype)
         _show_tasks(adapter, tasks, scores, json_output=json_output)
         return
+    if allow and not on:
+        raise ConfigError("--allow is given without --on, expected both: it is for what an earlier run's settings name")
     of_tasks = {"--client": clients, "--num-fewshot": fewshot is not None, "--limit": limit is not None}
     if on:
         unused = {**of_data, **of_tasks, "--base": base, "--batch-size": batch_size != _BATCH_SIZE}
         _check_unused(unused, "--on", "the earlier run's settings say it")
-        _show_forgetting(adapter, on, device=device, dtype=dtype, json_output=json_output)
+        _show_forgetting(adapter, on, allow or [], device=device, dtype=dtype, json_output=json_output)
         return
     _check_unused(of_tasks, "--data", "it belongs to --tasks")
     from plait.api.evaluate import evaluate as evaluated
@@ -203,10 +207,12 @@ def _score(metrics: Mapping[str, object], metric: str) -> str:
     return f"{value:.4f}" if not isinstance(error, float) else f"{value:.4f} ± {error:.4f}"
 
 
-def _show_forgetting(adapter: Path, earlier: list[Path], *, device: str, dtype: str, json_output: bool) -> None:
+def _show_forgetting(
+    adapter: Path, earlier: list[Path], allowed: list[str], *, device: str, dtype: str, json_output: bool
+) -> None:
     from plait.api.forgetting import forgetting
 
-    found = forgetting(adapter, earlier, device=device, dtype=dtype, quiet=json_output)
+    found = forgetting(adapter, earlier, allowed=allowed, device=device, dtype=dtype, quiet=json_output)
     if json_output:
         print_json({each.run: each.figures for each in found})
         return

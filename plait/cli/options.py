@@ -10,6 +10,7 @@ from typing import Annotated, Literal, get_args, get_origin
 import typer
 
 from plait.config import RunConfig, config_from_table, read_config_table
+from plait.errors import ConfigError
 from plait.plugins import admit
 
 PageAddress = Annotated[
@@ -18,6 +19,15 @@ PageAddress = Annotated[
         "--page",
         help="Address of a live page for this machine alone, such as 127.0.0.1:9443, as long as the command runs.",
         metavar="HOST:PORT",
+    ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        help="Of a run that did not begin on this machine: a setting that leads out of its directory (code, data, "
+        "addresses), which may be used; may be repeated.",
+        metavar="KEY=VALUE",
     ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options override it.")]
@@ -114,10 +124,29 @@ def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConf
     """
     from_file = read_config_table(config_file) if config_file else {}
     checked = config_from_table(from_file, where=str(config_file)) if config_file else RunConfig()
+    if config_file:
+        _check_received(config_file, checked, given)
     table = {name: getattr(checked, name) for name in checked.model_fields_set}
     config = config_from_table({**table, **given}, where="command line" if not config_file else "settings")
     admit(*config.plugins)
     return config
+
+
+def _check_received(file: Path, settings: RunConfig, given: Mapping[str, object]) -> None:
+    """Refuse the settings in a run's directory that lead out of it, unless it began here or they are given again."""
+    from plait.api.received import leads_out, options
+    from plait.rounds.recorded_settings import began_here
+    from plait.rounds.run_directory import RunDirectory
+
+    directory = RunDirectory(file.parent)
+    if file.name != directory.config.name or not directory.has_started or began_here(directory):
+        return
+    given_keys = {name.replace("_", "-") for name in given}
+    if missing := {key: value for key, value in leads_out(settings).items() if key not in given_keys}:
+        raise ConfigError(
+            f"'{file}' is of a run that was not begun by you on this machine, so nothing that it names outside itself "
+            f"is used unless you name it again; if you trust it, add {options(missing)}"
+        )
 
 
 def _plain_type(annotation: object) -> type:

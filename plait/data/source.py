@@ -26,6 +26,7 @@ from plait.data.rows import Room, Row, Source, read_rows
 from plait.data.splits import Part, choose, parse_split
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, did_you_mean
+from plait.files import at_home
 from plait.plugins import Kind, find, is_named, located_errors
 
 MEMORY = "memory:"
@@ -77,7 +78,7 @@ def as_dataset(
     if on_hub:
         found = hub_source(on_hub, cache=cache or cache_directory(), progress=progress)
     else:
-        found = path_source(Path(text).expanduser(), name)
+        found = path_source(at_home(text), name)
     return _dataset(found, named, split)
 
 
@@ -99,7 +100,7 @@ def check_data_name(data: str, *, columns: str = "", split: str = "") -> None:
             f"data is '{data}', an object that a Python program gave; give it again there, with plait.resume, or begin "
             "a new run with a file"
         )
-    path = Path(data).expanduser()
+    path = at_home(data)
     if data in BUILTINS or path.exists() or _on_hub(data) or _plugin(data):
         return
     if path.suffix or len(path.parts) > 1:

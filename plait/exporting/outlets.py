@@ -14,6 +14,7 @@ from plait.adapters import AdapterSpec, Task
 from plait.errors import ConfigError, PlaitError
 from plait.exporting.plain_lora import lora_fault
 from plait.exporting.publish import check_address, check_place, load_into_vllm, publish
+from plait.files import at_home
 
 _TIMEOUT_S = 30.0
 
@@ -63,7 +64,7 @@ class Outlets:
                 f"publish names '{servers[0]}', but this adapter {fault}, and vLLM needs plain LoRA of a language "
                 "model: publish to a directory only"
             )
-        directory = Path(directories[0]).expanduser() if directories else run / "published"
+        directory = at_home(directories[0]) if directories else run / "published"
         check_place(directory)
         return cls(directory, tuple(servers), run.resolve().name, api_key)
 

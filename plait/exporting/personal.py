@@ -12,7 +12,6 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Float32, parse_spec
 from plait.aggregation import RULES, Side, geometry_of
-from plait.config import config_from_table, read_config_table
 from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
 from plait.exporting.source import Source, open_source, plain_name
 from plait.files import read_if_there
@@ -22,6 +21,7 @@ from plait.rounds.ledger import read_events
 from plait.rounds.moved_base import UNMOVED, base_of
 from plait.rounds.own_adapter import OWN_ADAPTER, own_adapter
 from plait.rounds.own_side import OWN_SIDE
+from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.run_directory import RunDirectory
 from plait.training.bases import Progress, locate_base
 
@@ -40,8 +40,8 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
         PeerError: what is kept is not sound.
     """
     directory = RunDirectory.find(run)
-    settings = config_from_table(read_config_table(directory.config), where=str(directory.config))
     events = read_events(directory.ledger)
+    settings = recorded_settings(directory, events)
     start = next((event for event in events if isinstance(event, RunStarted)), None)
     # The ledger has it, so that a rule of the user's own is not imported here.
     side = start.rule.personal if start and start.rule else ""

@@ -16,7 +16,8 @@ from plait.adapters import AdapterSpec, AdapterState, BaseReference, Json, Paren
 from plait.adapters.peft_directory import CARD_FILE, WEIGHTS_FILE
 from plait.adapters.strict_json import parse_object
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
-from plait.training.bases import LocatedBase, Progress, locate_base
+from plait.files import open_plain
+from plait.training.bases import LocatedBase, Progress, locate_base, locate_named_base
 
 _MAX_TEXT_BYTES = 1 << 20
 _UNSAFE = re.compile(r"[^\w.-]+")
@@ -94,7 +95,9 @@ def locate_weights(source: Source, *, progress: Progress) -> LocatedBase:
         BaseMismatchError: another base has its name.
         ConfigError, MachineError: it is not available.
     """
-    located = locate_base(source.base.here, revision=source.base.revision or "", progress=progress)
+    located = locate_named_base(
+        source.base.here, revision=source.base.revision or "", where=source.name, progress=progress
+    )
     _check_fingerprint(located, source.base.fingerprint)
     return located
 
@@ -114,8 +117,10 @@ def _base_of(loaded: PeftAdapter, folder: Path, given: str, progress: Progress) 
     name = given or loaded.base_here
     if not name:
         raise ConfigError(f"adapter '{folder}' names no base, expected --base NAME or DIRECTORY")
-    revision = "" if given else loaded.revision or ""
-    located = locate_base(name, revision=revision, progress=progress)
+    if given:
+        located = locate_base(given, progress=progress)
+    else:
+        located = locate_named_base(name, revision=loaded.revision or "", where=str(folder), progress=progress)
     if stated:
         _check_fingerprint(located, stated)
     return located.reference
@@ -151,7 +156,7 @@ def _name_of(path: Path) -> str:
 
 def _read_text(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return file.read(_MAX_TEXT_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return None

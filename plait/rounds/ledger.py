@@ -24,6 +24,8 @@ from plait.rounds.events import Event, parse_event
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
+_MOST_LINE_BYTES = 256 << 20
+
 Line: TypeAlias = "dict[str, Json]"
 """One line of a ledger: the fields of an event, its number, time and name, and the two hashes."""
 
@@ -74,7 +76,7 @@ class Ledger:
             try:
                 if not lock(self._file):
                     raise ConfigError(f"'{path}' is being written by another process; end that one first")
-                _, self._end = _parse(path.read_bytes(), path)
+                _, self._end = _parse(path)
                 self._file.truncate(self._end.size_bytes)
                 fsync_directory(path.parent)
             except BaseException:
@@ -197,10 +199,18 @@ def read_lines(path: Path) -> list[Line]:
         PeerError: as for `read_events`.
     """
     try:
-        data = path.read_bytes()
+        return _parse(path)[0]
     except OSError as error:
         raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected the ledger of a run") from error
-    return _parse(data, path)[0]
+
+
+def first_line(path: Path) -> bytes:
+    """The bytes of a ledger's first line; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            return file.readline(_MOST_LINE_BYTES)
+    except OSError:
+        return b""
 
 
 def torn_bytes(path: Path) -> int:
@@ -209,12 +219,15 @@ def torn_bytes(path: Path) -> int:
     return len(data) - data.rfind(b"\n") - 1
 
 
-def _parse(data: bytes, path: Path) -> tuple[list[Line], _End]:
+def _parse(path: Path) -> tuple[list[Line], _End]:
     lines: list[Line] = []
     end = _End()
-    for raw in data.split(b"\n")[:-1]:
-        line, end = _next(raw, end, path)
-        lines.append(line)
+    with path.open("rb") as file:
+        while (raw := file.readline(_MOST_LINE_BYTES)).endswith(b"\n"):
+            line, end = _next(raw[:-1], end, path)
+            lines.append(line)
+    if len(raw) == _MOST_LINE_BYTES:
+        raise PeerError(f"line {end.events + 1} of '{path}' has more than {_MOST_LINE_BYTES >> 20} MiB")
     return lines, end
 
 

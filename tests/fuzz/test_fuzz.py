@@ -34,3 +34,24 @@ def test_nothing_but_peer_errors_comes_out(target, tmp_path):
         done = run_command(target, target.parent, *options, cwd=tmp_path, program=FORKED, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     assert HAS_ATHERIS or "1000 mutants" in done.stdout
+
+
+@pytest.mark.slow
+def test_an_input_that_never_ends_is_a_failure_and_is_kept(tmp_path):
+    hanging = tmp_path / "hanging.py"
+    hanging.write_text(
+        "import harness\n"
+        "harness.LIMIT_S = 0.2\n"
+        "def parse(data):\n"
+        "    while data == b'endless':\n"
+        "        try:\n"
+        "            1 / 0\n"
+        "        except Exception:\n"
+        "            pass\n"
+        "harness.main(parse, [b'short', b'endless'])\n"
+    )
+    done = run_command(hanging, Path(__file__).parent, "-atheris_runs=1", cwd=tmp_path, program=FORKED, timeout=60)
+    assert done.returncode != 0
+    assert "HangError: no end after 0.2 s" in done.stderr
+    (kept,) = tmp_path.glob("hang-*")
+    assert kept.read_bytes() == b"endless"

@@ -8,11 +8,15 @@ import pytest
 
 from plait.errors import MachineError
 from plait.files import (
+    at_home,
     begin_to_store,
     directory_written_aside,
     is_ours,
+    is_there,
+    leads_elsewhere,
     make_private_directory,
     map_file,
+    open_plain,
     others_can_change,
     read_if_there,
     write_atomically,
@@ -274,3 +278,25 @@ def test_a_directory_takes_the_place_of_whatever_is_there(tmp_path, in_the_way):
     assert (path / "file").read_bytes() == b"new"
     assert not path.is_symlink()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["elsewhere", "folder"]
+
+
+def test_what_leads_out_of_a_directory_is_found_at_any_depth(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "file").write_text("")
+    (root / "a" / "inside").symlink_to(root / "file")
+    (tmp_path / "link").symlink_to(root)
+    assert leads_elsewhere(root) == leads_elsewhere(tmp_path / "link") == ""
+    (root / "a" / "b" / "out").symlink_to("../../../../etc")
+    assert leads_elsewhere(root).endswith("out' is a link that leads out of it")
+    (root / "a" / "b" / "out").unlink()
+    os.mkfifo(root / "a" / "pipe")
+    assert leads_elsewhere(root).endswith("pipe' is neither a file nor a folder")
+    with pytest.raises(OSError, match="not a regular file"):
+        open_plain(root / "a" / "pipe")
+
+
+def test_a_home_that_is_not_there_leaves_a_path_as_it_is() -> None:
+    assert at_home("~nobody-here/x") == Path("~nobody-here/x")
+    assert at_home("~") == Path.home()
+    assert not is_there(Path("x" * 5000))

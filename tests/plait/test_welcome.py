@@ -23,6 +23,11 @@ def test_a_base_in_a_directory_of_the_servers_is_told_by_its_name_alone(tmp_path
     assert welcome_table({"base": "org/model"}) == {"base": "org/model"}
 
 
+@pytest.mark.parametrize("base", ["~1", "~nobody-here/model", "x" * 5000, "a\0b"])
+def test_a_base_that_can_be_no_path_is_told_as_it_is(base):
+    assert welcome_table({"base": base}) == {"base": base}
+
+
 def test_every_key_that_is_told_is_a_key_of_a_run():
     assert set(known_keys()) >= WELCOME_KEYS
 

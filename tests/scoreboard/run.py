@@ -41,6 +41,7 @@ ROWS = {
     "names": "hostile names",
     "planted": "planted in working directory and cache",
     "hostile": "hostile server",
+    "directories": "directories from strangers",
     "privacy": "privacy of clients",
     "private_records": "privacy of records",
     "fuzz": "fuzz iterations, uncaught errors",

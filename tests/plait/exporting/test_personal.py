@@ -12,7 +12,7 @@ from plait.aggregation import BaseDelta, LowRank, Side, geometry_of
 from plait.errors import ConfigError, PlaitError
 from plait.exporting.personal import is_node_state, open_node, open_personal, with_own_side
 from plait.rounds.client_state import ClientState, Kept
-from plait.rounds.events import ClientsDescribed
+from plait.rounds.events import Adapter, Base, ClientsDescribed, RunStarted
 from plait.rounds.ledger import Ledger
 from plait.rounds.moved_base import MovedBase, kept_base
 from plait.rounds.own_adapter import kept_lead
@@ -116,6 +116,15 @@ def test_a_run_whose_clients_all_have_the_one_adapter_is_refused(by_plait: Calla
     by_plait("adapter")
     (tmp_path / "config.toml").write_text('rule = "fedavg"\n')
     ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(
+        RunStarted(
+            seed=0,
+            config={"rule": "fedavg"},
+            base=Base(name="tiny"),
+            adapter=Adapter(trainable_parameters=1),
+            full_model_bytes=1,
+        )
+    )
     ledger.append(ClientsDescribed(clients=()))
     ledger.close()
     with pytest.raises(ConfigError, match=r"gives all clients the same adapter, expected fedsa .*leave out --client"):

@@ -1,0 +1,132 @@
+"""What may follow from a run's directory, which anybody can have written: what its operator named, and nothing else.
+
+Settings that lead out of the directory (code, data, files, addresses to publish to or serve on, trackers, a base to
+download) hold if this user's own process began the run on this machine (`plait.own`), or if they are named again.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+
+from plait.api.serving import Serving, served_from_here
+from plait.choice import parse_choice
+from plait.config import RunConfig
+from plait.errors import ConfigError
+from plait.plugins import Kind, admit, is_named
+from plait.rounds.recorded_settings import began_here, recorded_settings
+from plait.rounds.run_directory import RunDirectory
+
+# Settings that name files, places or servers, and the values that name none.
+_LEADS_OUT: Mapping[str, tuple[str, ...]] = {
+    "data": ("", "stdlib"),
+    "devices": ("",),
+    "init-adapter": ("",),
+    "publish": ("",),
+    "callbacks": ("",),
+    "report-to": ("", "none"),
+}
+_MEMORY = "memory:"
+_KEYS: Mapping[Kind, str] = {
+    Kind.CODEC: "wire",
+    Kind.DATASET: "data",
+    Kind.CALLBACK: "callbacks",
+    Kind.TRACKER: "report-to",
+}
+
+
+def admitted_settings(
+    directory: RunDirectory,
+    allowed: Sequence[str] = (),
+    *,
+    without: Collection[str] = (),
+    serving: Serving | None = None,
+) -> RunConfig:
+    """A run's recorded settings, once all that leads out of its directory is named; its plug-ins may then be imported.
+
+    Args:
+        directory: of the run.
+        allowed: what the operator names again, each as ``KEY=VALUE``.
+        without: keys that the caller does not use, so that they need not be named.
+        serving: how the run is to be served, if its directory says so.
+
+    Raises:
+        ConfigError: the settings name what the operator did not, or the operator names what they do not;
+            the message has the options to add.
+        PeerError: the ledger is broken.
+    """
+    settings = recorded_settings(directory)
+    named = {key: value for key, value in leads_out(settings).items() if key not in without}
+    missing = dict[str, str]() if began_here(directory) else dict(named)
+    if serving is not None:
+        named |= serving.named
+        missing |= {} if served_from_here(directory.server) else serving.named
+    given: list[str] = []
+    for text in allowed:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--allow is '{text}', expected KEY=VALUE, such as rule=my_rules:mine")
+        if named.get(key) != value:
+            has = f"{key}={named[key]}" if key in named else f"no {key} to allow"
+            raise ConfigError(f"--allow is '{text}', but '{directory.path}' has {has}")
+        missing.pop(key, None)
+        given.append(value)
+    if missing:
+        raise ConfigError(
+            f"'{directory.path}' was not begun by you on this machine, so nothing that it names outside itself is "
+            f"used unless you name it again; if you trust it, add {options(missing, 'allow')}"
+        )
+    admit(*(settings.plugins if began_here(directory) else given))
+    return settings
+
+
+def admitted_objective(directory: RunDirectory) -> str:
+    """A run's objective, which is the user's own only if the run began here; empty if it learned from a reward.
+
+    Raises:
+        ConfigError: another's run names code as its objective.
+        PeerError: the ledger is broken.
+    """
+    settings = recorded_settings(directory)
+    if objective := leads_out(settings).get("objective", ""):
+        if not began_here(directory):
+            raise ConfigError(
+                f"'{directory.path}' was not begun by you on this machine, and its objective is code; if you trust it, "
+                f"add {options({'objective': objective})}"
+            )
+        admit(objective)
+    return "" if settings.rewarded else settings.objective
+
+
+def leads_out(settings: RunConfig) -> dict[str, str]:
+    """Those settings that name code, files, places, servers or a base that would have to be downloaded, by key."""
+    from plait.simulation.scheme import SCHEMES
+
+    table = {key: str(value) for key, value in settings.to_table().items()}
+    found = {
+        key: table[key]
+        for key, harmless in _LEADS_OUT.items()
+        if table[key] not in harmless and not table[key].startswith(_MEMORY)
+    }
+    for kind, text in settings.parts:
+        if kind is Kind.PARTITION and text.partition(":")[0].strip().lower() in SCHEMES:
+            continue
+        if text and is_named(kind, parse_choice(text)[0]):
+            key = _KEYS.get(kind, kind.value.replace(" ", "-"))
+            found[key] = table[key]
+    if not _is_at_hand(settings):
+        found["base"] = settings.base
+    return found
+
+
+def options(named: Mapping[str, str], option: str = "") -> str:
+    """The options that name these settings: ``--allow KEY=VALUE`` each, or ``--KEY VALUE`` without a name."""
+    if option:
+        return " ".join(f"--{option} {shlex.quote(f'{key}={value}')}" for key, value in named.items())
+    return " ".join(f"--{key} {shlex.quote(value)}" for key, value in named.items())
+
+
+def _is_at_hand(settings: RunConfig) -> bool:
+    from plait.training.bases import is_on_disk
+
+    return is_on_disk(settings.base, revision=settings.revision)

@@ -1,0 +1,55 @@
+"""The settings of a run as its ledger has them, and whether this user began it here.
+
+The hash-chained ledger's first event is their source; config.toml is a copy for people, and must equal it. Imports
+nothing that the settings name: `plait.api.received` says what may be.
+"""
+
+from __future__ import annotations
+
+from plait.config import RunConfig, config_from_table, read_config_table
+from plait.errors import ConfigError, PeerError
+from plait.own import is_own, sign_own
+from plait.rounds.events import Event, RegionStarted, RunStarted
+from plait.rounds.ledger import first_line, read_events
+from plait.rounds.run_directory import RunDirectory
+
+
+def recorded_settings(directory: RunDirectory, events: list[Event] | None = None) -> RunConfig:
+    """The settings that a run began with; ``out`` is the directory, wherever it has been moved to.
+
+    Args:
+        directory: of the run.
+        events: of its ledger, if they have been read.
+
+    Raises:
+        ConfigError: config.toml is missing or differs from the ledger, or the settings are not valid.
+        PeerError: the ledger is broken, or does not begin with settings.
+    """
+    events = read_events(directory.ledger) if events is None else events
+    first = events[0] if events else None
+    if not isinstance(first, RunStarted | RegionStarted):
+        raise PeerError(f"'{directory.ledger}' does not begin with a run's settings, expected the ledger of a run")
+    recorded = config_from_table(first.config, where=f"'{directory.ledger}'")
+    kept = config_from_table(read_config_table(directory.config), where=f"'{directory.config}'")
+    before, now = recorded.to_table(), kept.to_table()
+    for key in before.keys() - {"out"}:
+        if before[key] != now[key]:
+            raise ConfigError(
+                f"{key} is {now[key]!r} in '{directory.config}' but {before[key]!r} in the run's ledger: the file was "
+                "changed after the run began; put it back"
+            )
+    return recorded.model_copy(update={"out": str(directory.path)})
+
+
+def began_here(directory: RunDirectory) -> bool:
+    """Whether a process of this user, on this machine, began the run with the settings in its ledger."""
+    return is_own(directory.ledger, first_line(directory.ledger))
+
+
+def sign_beginning(directory: RunDirectory) -> None:
+    """Note that this user's process has begun the run, once the ledger has its first event.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    sign_own(directory.ledger, first_line(directory.ledger))

@@ -1,0 +1,125 @@
+"""What follows from a run that began elsewhere: nothing that its operator does not name again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from plait import plugins
+from plait.api.received import admitted_settings, leads_out
+from plait.config import RunConfig, config_from_table, to_toml
+from plait.errors import ConfigError, PeerError
+from plait.rounds.events import Adapter, Base, ClientsDescribed, Event, RunStarted
+from plait.rounds.ledger import Ledger
+from plait.rounds.recorded_settings import began_here, recorded_settings, sign_beginning
+from plait.rounds.run_directory import RunDirectory
+
+Begun = Callable[..., RunDirectory]
+
+
+@pytest.fixture(autouse=True)
+def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(plugins, "_admitted", set[str]())
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Begun:
+    def make(*, own: bool = False, first: Event | None = None, **settings: object) -> RunDirectory:
+        config = config_from_table(
+            {"base": "tiny", **{key.replace("_", "-"): value for key, value in settings.items()}}
+        )
+        directory = RunDirectory.create(tmp_path / "run", config_toml=to_toml(config))
+        started = RunStarted(
+            seed=0,
+            config=config.to_table(),
+            base=Base(name="tiny"),
+            adapter=Adapter(trainable_parameters=1),
+            full_model_bytes=1,
+        )
+        ledger = Ledger(directory.ledger)
+        ledger.append(first or started)
+        ledger.close()
+        if own:
+            sign_beginning(directory)
+        return directory
+
+    return make
+
+
+def test_settings_that_differ_from_the_ledger_are_refused(begun: Begun) -> None:
+    directory = begun(own=True, rounds=3)
+    assert recorded_settings(directory).rounds == 3
+    text = directory.config.read_text()
+    directory.config.write_text(text.replace('publish = ""', 'publish = "http://127.0.0.1:9"'))
+    with pytest.raises(
+        ConfigError, match=r"publish is 'http://127.0.0.1:9' in .* but '' in the run's ledger.*put it back"
+    ):
+        recorded_settings(directory)
+    directory.config.unlink()
+    with pytest.raises(ConfigError, match="cannot read"):
+        recorded_settings(directory)
+
+
+def test_a_ledger_without_settings_is_refused(begun: Begun) -> None:
+    with pytest.raises(PeerError, match="does not begin with a run's settings"):
+        recorded_settings(begun(first=ClientsDescribed(clients=())))
+
+
+def test_what_an_own_run_names_is_admitted(begun: Begun) -> None:
+    directory = begun(own=True, rule="my_rules:mine", data="my.jsonl")
+    assert began_here(directory)
+    assert admitted_settings(directory).rule == "my_rules:mine"
+    assert "my_rules" in plugins._admitted
+
+
+def test_what_another_s_run_names_has_to_be_named_again(begun: Begun) -> None:
+    directory = begun(rule="my_rules:mine:groups=2", data="my file.jsonl", publish="http://127.0.0.1:9")
+    with pytest.raises(ConfigError) as refused:
+        admitted_settings(directory)
+    options = "--allow 'data=my file.jsonl' --allow publish=http://127.0.0.1:9 --allow rule=my_rules:mine:groups=2"
+    assert str(refused.value).endswith(f"if you trust it, add {options}")
+    assert plugins._admitted == set()
+    with pytest.raises(ConfigError, match="add --allow publish=http://127.0.0.1:9$"):
+        admitted_settings(directory, ["data=my file.jsonl", "rule=my_rules:mine:groups=2"])
+    every = ["data=my file.jsonl", "rule=my_rules:mine:groups=2", "publish=http://127.0.0.1:9"]
+    assert admitted_settings(directory, every).publish
+    assert "my_rules" in plugins._admitted
+
+
+@pytest.mark.parametrize(
+    ("allowed", "why"),
+    [
+        ("rule", "expected KEY=VALUE"),
+        ("rule=other:rule", "has rule=my_rules:mine"),
+        ("loss=my_rules:mine", "has no loss to allow"),
+    ],
+)
+def test_nothing_else_can_be_allowed(begun: Begun, allowed: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        admitted_settings(begun(rule="my_rules:mine"), [allowed])
+
+
+def test_a_code_holds_for_its_own_ledger_alone(begun: Begun, tmp_path: Path) -> None:
+    directory = begun(own=True, rule="my_rules:mine")
+    directory.ledger.write_bytes(directory.ledger.read_bytes().replace(b"my_rules", b"evilrule"))
+    assert not began_here(directory)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"rule": "trimmed_mean:share=0.1"}, {"partition": "natural:author"}, {"objective": "dpo:beta=0.2"}],
+)
+def test_what_is_plait_s_own_leads_nowhere(settings: dict[str, str]) -> None:
+    assert leads_out(RunConfig(base="tiny", **settings)) == {}  # pyright: ignore[reportArgumentType]
+
+
+def test_no_module_is_imported_to_tell(begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "told_by_a_stranger.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="--allow"):
+        admitted_settings(begun(reward="told_by_a_stranger:mine", objective="grpo"))
+    assert "told_by_a_stranger" not in sys.modules
