@@ -20,7 +20,7 @@ from plait.rounds.run_directory import RunDirectory
 # Settings that name files, places or servers, and the values that name none.
 _LEADS_OUT: Mapping[str, tuple[str, ...]] = {
     "data": ("", "stdlib"),
-    "devices": ("",),
+    "fleet": ("",),
     "init-adapter": ("",),
     "publish": ("",),
     "callbacks": ("",),

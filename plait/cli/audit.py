@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from plait.simulation.membership import Exposed
 
 # Nothing is trained, published or told.
-_UNUSED = ("devices", "init-adapter", "publish", "callbacks", "report-to")
+_UNUSED = ("fleet", "init-adapter", "publish", "callbacks", "report-to")
 
 
 def audit(

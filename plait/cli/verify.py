@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 # Nothing is trained, published or told.
-_UNUSED = ("data", "devices", "publish", "callbacks", "report-to")
+_UNUSED = ("data", "fleet", "publish", "callbacks", "report-to")
 # Events after which another adapter is published.
 _REPLACES = ("evaluated", "step_taken_back")
 

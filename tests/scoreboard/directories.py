@@ -2,7 +2,8 @@
 
 The attacker writes every byte of the directory and chains the ledger anew. The victim gives it to a verb and names
 nothing else. No code of the attacker's may be imported, no connection made or awaited, no program started, no file
-written outside the directory, what the verb is to write, and plait's cache. Each case is `plait` in a process of its own.
+written outside the directory, what the verb is to write, and plait's cache. Each case is `plait` in a process of its
+own.
 """
 
 from __future__ import annotations
@@ -201,7 +202,7 @@ PARTS: Mapping[str, str] = {
     "report-to": "evil:part",
 }  # fmt: skip
 OUT: Mapping[str, str] = {
-    "data": "http.server:test", "publish": PLACE, "devices": "/etc/hostname", "init-adapter": "/etc",
+    "data": "http.server:test", "publish": PLACE, "fleet": "/etc/hostname", "init-adapter": "/etc",
     "base": HUB, "report-to": "wandb",
 }  # fmt: skip
 
@@ -226,15 +227,15 @@ def cases() -> list[Case]:
             for key, value in (("publish", PLACE), ("rule", "evil:part"))
         ),
         Case(
-            "export: own run, share edited", "export {run} {new} --to peft --client ada", edited(own_share=0.9), CHANGED,
-            own=True,
+            "export: own run, share edited", "export {run} {new} --to peft --client ada", edited(own_share=0.9),
+            CHANGED, own=True,
         ),
         Case("resume: served on an address", RESUME, served(listen="0.0.0.0:0"), "--allow listen="),
         Case("resume: served with a kit", RESUME, served(kit="/etc"), "--allow kit=/etc"),
         Case("resume: served with metrics", RESUME, served(metrics="0.0.0.0:0"), "--allow metrics="),
         *(
             Case(f"eval --on: {key}", ON, finished(**{key: value}), NAME_IT)
-            for key, value in (("rule", "evil:part"), ("data", "http.server:test"), ("base", HUB), ("loss", "evil:part"))
+            for key, value in (("rule", "evil:part"), ("data", "http.server:test"), ("base", HUB))
         ),
         *(
             Case(f"audit: {key}", "audit {run}", finished(**{key: value}), NAME_IT)
@@ -248,7 +249,7 @@ def cases() -> list[Case]:
         Case("eval: a base of the hub", EVAL, named_base(HUB), NOT_HERE),
         Case("eval: a base of nobody's home", EVAL, named_base("~nobody-here/model"), "~nobody-here/model"),
         Case("export: a base of the hub", "export {run} {new} --to merged", named_base(HUB), NOT_HERE),
-        Case("merge: a base of the hub", "merge {run} {run}=0.5 --out {new}", named_base(HUB), NOT_HERE),
+        Case("merge: a base of the hub", "merge {run}=1 {run}=2 --out {new}", named_base(HUB), NOT_HERE),
         Case("serve: a base of the hub", "serve --adapters a={run} --listen 127.0.0.1:0", named_base(HUB), NOT_HERE),
         *(
             Case(
@@ -272,8 +273,9 @@ def cases() -> list[Case]:
         Case("report: an endless line", "report {run}", long_line, "has more than 256 MiB"),
         *(
             Case(f"{verb.split()[0]}: code, which it has no use for", verb, finished(**{**PARTS, **OUT}), "")
-            for verb in ("report {run}", "compare {run} {run}", "privacy {run}")
+            for verb in ("report {run}", "compare {run} {run}")
         ),
+        Case("privacy: code, which it has no use for", "privacy {run}", finished(**{**PARTS, **OUT}), "has neither"),
         Case("export: code, which it has no use for", "export {run} {new} --to peft", finished(rule="evil:part"), ""),
     ]  # fmt: skip
 

@@ -83,7 +83,7 @@ def test_what_another_s_run_names_has_to_be_named_again(begun: Begun) -> None:
     options = "--allow 'data=my file.jsonl' --allow publish=http://127.0.0.1:9 --allow rule=my_rules:mine:groups=2"
     assert str(refused.value).endswith(f"if you trust it, add {options}")
     assert plugins._admitted == set()
-    with pytest.raises(ConfigError, match="add --allow publish=http://127.0.0.1:9$"):
+    with pytest.raises(ConfigError, match=r"add --allow publish=http://127\.0\.0\.1:9$"):
         admitted_settings(directory, ["data=my file.jsonl", "rule=my_rules:mine:groups=2"])
     every = ["data=my file.jsonl", "rule=my_rules:mine:groups=2", "publish=http://127.0.0.1:9"]
     assert admitted_settings(directory, every).publish
@@ -123,3 +123,22 @@ def test_no_module_is_imported_to_tell(begun: Begun, tmp_path: Path, monkeypatch
     with pytest.raises(ConfigError, match="--allow"):
         admitted_settings(begun(reward="told_by_a_stranger:mine", objective="grpo"))
     assert "told_by_a_stranger" not in sys.modules
+
+
+def test_every_setting_that_is_a_text_is_known_to_lead_out_or_not() -> None:
+    texts = {key for key, value in RunConfig().to_table().items() if isinstance(value, str)}
+    inside = {
+        "columns", "split", "revision", "tree", "norm-bound", "dp", "dp-clip", "step-budget", "rounds-mode",
+        "lr-schedule", "client-ranks", "rank-pattern", "bias", "target-modules", "init-mode", "weighting", "correction",
+        "own-share", "keep", "reference", "labels", "device", "dtype", "out",
+    }  # fmt: skip
+    outside = {"data": "my.jsonl", "base": "org/model", "fleet": "fleet.toml", "init-adapter": "runs/a", "publish": "p"}
+    parts = {
+        "rule", "server-optimizer", "wire", "method", "trainer", "loss", "objective", "reward", "partition",
+        "callbacks", "report-to",
+    }  # fmt: skip
+    assert texts == inside | outside.keys() | parts
+    given = {**outside, **dict.fromkeys(parts, "my:part")}
+    assert (
+        leads_out(RunConfig.model_construct(**{key.replace("-", "_"): value for key, value in given.items()})) == given
+    )

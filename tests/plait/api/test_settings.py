@@ -47,8 +47,8 @@ def test_the_verbs_functions_have_their_options() -> None:
     from plait.cli.evaluate import evaluate as eval_verb
     from plait.cli.export import export as export_verb
 
-    # `eval --tasks` is a function of its own; so is `eval --on`, which compares two runs.
+    # `eval --tasks` is a function of its own; so is `eval --on`, which compares two runs, with its `--allow`.
     for functions, verb in (((evaluate.evaluate, tasks.evaluate_tasks), eval_verb), ((export.export,), export_verb)):
-        options = set(inspect.signature(verb).parameters) - {"json_output", "on"}
+        options = set(inspect.signature(verb).parameters) - {"json_output", "on", "allow"}
         taken = {name for function in functions for name in inspect.signature(function).parameters}
         assert options == taken - {"tokenizer", "quiet"}
