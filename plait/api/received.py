@@ -30,6 +30,7 @@ _MEMORY = "memory:"
 _KEYS: Mapping[Kind, str] = {
     Kind.CODEC: "wire",
     Kind.DATASET: "data",
+    Kind.REWARD: "objective",
     Kind.CALLBACK: "callbacks",
     Kind.TRACKER: "report-to",
 }
@@ -57,11 +58,12 @@ def admitted_settings(
     """
     settings = recorded_settings(directory)
     named = {key: value for key, value in leads_out(settings).items() if key not in without}
-    missing = dict[str, str]() if began_here(directory) else dict(named)
+    own = began_here(directory)
+    missing = dict[str, str]() if own else dict(named)
     if serving is not None:
         named |= serving.named
         missing |= {} if served_from_here(directory.server) else serving.named
-    given: list[str] = []
+    given: set[str] = set()
     for text in allowed:
         key, equals, value = text.partition("=")
         if not equals:
@@ -70,13 +72,13 @@ def admitted_settings(
             has = f"{key}={named[key]}" if key in named else f"no {key} to allow"
             raise ConfigError(f"--allow is '{text}', but '{directory.path}' has {has}")
         missing.pop(key, None)
-        given.append(value)
+        given.add(key)
     if missing:
         raise ConfigError(
             f"'{directory.path}' was not begun by you on this machine, so nothing that it names outside itself is "
             f"used unless you name it again; if you trust it, add {options(missing, 'allow')}"
         )
-    admit(*(settings.plugins if began_here(directory) else given))
+    admit(*(text for key, text in _plugins(settings) if own or key in given))
     return settings
 
 
@@ -100,22 +102,28 @@ def admitted_objective(directory: RunDirectory) -> str:
 
 def leads_out(settings: RunConfig) -> dict[str, str]:
     """Those settings that name code, files, places, servers or a base that would have to be downloaded, by key."""
-    from plait.simulation.scheme import SCHEMES
-
     table = {key: str(value) for key, value in settings.to_table().items()}
     found = {
         key: table[key]
         for key, harmless in _LEADS_OUT.items()
         if table[key] not in harmless and not table[key].startswith(_MEMORY)
     }
+    found |= {key: table[key] for key, _ in _plugins(settings)}
+    if not _is_at_hand(settings):
+        found["base"] = settings.base
+    return found
+
+
+def _plugins(settings: RunConfig) -> list[tuple[str, str]]:
+    """The parts that are not plait's own: the key of each, and its name with its options."""
+    from plait.simulation.scheme import SCHEMES
+
+    found: list[tuple[str, str]] = []
     for kind, text in settings.parts:
         if kind is Kind.PARTITION and text.partition(":")[0].strip().lower() in SCHEMES:
             continue
         if text and is_named(kind, parse_choice(text)[0]):
-            key = _KEYS.get(kind, kind.value.replace(" ", "-"))
-            found[key] = table[key]
-    if not _is_at_hand(settings):
-        found["base"] = settings.base
+            found.append((_KEYS.get(kind, kind.value.replace(" ", "-")), text))
     return found
 
 

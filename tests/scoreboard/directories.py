@@ -214,7 +214,7 @@ def cases() -> list[Case]:
         *(Case(f"resume: {key} {value}", RESUME, rewritten(**{key: value}), NAME_IT) for key, value in OUT.items()),
         Case(
             "resume: a reward that runs a file", RESUME,
-            rewritten(objective="grpo", reward="torch.hub:load:source=local"), NAME_IT,
+            rewritten(objective="grpo:reward=torch.hub:load:source=local"), NAME_IT,
         ),
         Case("resume: data of the hub", RESUME, rewritten(data="somebody/their-data"), NAME_IT),
         Case("resume: a file of the victim's", RESUME, rewritten(data="/etc/hostname"), NAME_IT),

@@ -90,6 +90,13 @@ def test_what_another_s_run_names_has_to_be_named_again(begun: Begun) -> None:
     assert "my_rules" in plugins._admitted
 
 
+def test_every_module_of_what_is_named_again_is_admitted(begun: Begun) -> None:
+    settings = {"callbacks": "one:a,two:b", "objective": "grpo:reward=three:c,group-size=4"}
+    admitted_settings(begun(**settings), [f"{key}={value}" for key, value in settings.items()])
+    assert plugins._admitted >= {"one", "two", "three"}
+    assert not plugins._admitted & {"four"}
+
+
 @pytest.mark.parametrize(
     ("allowed", "why"),
     [
@@ -121,7 +128,7 @@ def test_no_module_is_imported_to_tell(begun: Begun, tmp_path: Path, monkeypatch
     (tmp_path / "told_by_a_stranger.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="--allow"):
-        admitted_settings(begun(reward="told_by_a_stranger:mine", objective="grpo"))
+        admitted_settings(begun(objective="grpo:reward=told_by_a_stranger:mine"))
     assert "told_by_a_stranger" not in sys.modules
 
 
@@ -134,7 +141,7 @@ def test_every_setting_that_is_a_text_is_known_to_lead_out_or_not() -> None:
     }  # fmt: skip
     outside = {"data": "my.jsonl", "base": "org/model", "fleet": "fleet.toml", "init-adapter": "runs/a", "publish": "p"}
     parts = {
-        "rule", "server-optimizer", "wire", "method", "trainer", "loss", "objective", "reward", "partition",
+        "rule", "server-optimizer", "wire", "method", "trainer", "loss", "objective", "partition",
         "callbacks", "report-to",
     }  # fmt: skip
     assert texts == inside | outside.keys() | parts
