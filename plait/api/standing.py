@@ -51,7 +51,7 @@ _PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
 
 
 @dataclass(frozen=True)
-class House:
+class RunLimits:
     """What runs may use of the server.
 
     Attributes:
@@ -71,17 +71,19 @@ class Standing:
     Args:
         directory: of the federation; made if missing.
         serving: where and how to serve.
-        house: what runs may use.
+        limits: what runs may use.
         quiet: whether to show nothing.
 
     Raises:
         PlaitError: another server has the directory, its journal is damaged, or it cannot serve.
     """
 
-    def __init__(self, directory: Path, serving: Serving, *, house: House | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self, directory: Path, serving: Serving, *, limits: RunLimits | None = None, quiet: bool = False
+    ) -> None:
         add_apps_to_path()
         self._serving = serving
-        self._house = house or House()
+        self._limits = limits or RunLimits()
         self._quiet = quiet
         self._queue = RunQueue(directory)
         self._lock = threading.Lock()
@@ -259,7 +261,7 @@ class Standing:
 
         settled = settle(config)
         base = base_at_hand(config.base, revision=config.revision)
-        free, quota = shutil.disk_usage(self._queue.directory).free, self._house.run_quota_bytes
+        free, quota = shutil.disk_usage(self._queue.directory).free, self._limits.run_quota_bytes
         room = free if quota is None else min(free, quota)
         if base is None or most_disk_bytes(settled, base) <= room:
             return
@@ -285,8 +287,8 @@ class Standing:
             self._current = (entry.run, stop)
             stop.asked = self._stopping
         say(f"run {entry.run} of {entry.by} begins", quiet=self._quiet)
-        patience = _Patience(self._house.give_up_s, stop)
-        quota = _Quota(self._queue.folder(entry.run), self._house.run_quota_bytes, stop)
+        patience = _Patience(self._limits.give_up_s, stop)
+        quota = _Quota(self._queue.folder(entry.run), self._limits.run_quota_bytes, stop)
 
         def hear(event: Event) -> None:
             patience.hear(event)
@@ -321,7 +323,7 @@ class Standing:
         self._tidy()
 
     def _tidy(self) -> None:
-        if self._house.keep_runs is not None and (freed := tidy_runs(self._queue, keep=self._house.keep_runs)):
+        if self._limits.keep_runs is not None and (freed := tidy_runs(self._queue, keep=self._limits.keep_runs)):
             say(f"freed {_gigabytes(freed)} of older runs; their adapters and ledgers stay", quiet=self._quiet)
 
     def _drive(self, entry: Entry, stop: StopRequest, on_event: OnEvent) -> None:

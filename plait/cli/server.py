@@ -22,7 +22,7 @@ from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from plait.api.standing import House
+    from plait.api.standing import RunLimits
 
 _LOG_BYTES = 16 << 20
 _CLIENTS = RunConfig().clients
@@ -95,7 +95,7 @@ def server(
     if page:
         page_address(page, what="--page")
     if stay:
-        from plait.api.standing import GIVE_UP_S, House
+        from plait.api.standing import GIVE_UP_S, RunLimits
 
         others = [*(key for key in given if key != "out"), *(["min_clients"] if min_clients else [])]
         if others or config is not None or json_output:
@@ -109,12 +109,12 @@ def server(
             grace_s=grace_s,
             run_number=0,
         )
-        house = House(
+        limits = RunLimits(
             give_up_s=GIVE_UP_S if give_up_s is None else give_up_s,
             keep_runs=keep_runs,
             run_quota_bytes=None if run_quota_gb is None else int(run_quota_gb * 1e9),
         )
-        serve_queue(directory, serving, house=house, page=page)
+        serve_queue(directory, serving, limits=limits, page=page)
         return
     of_stay = {
         "give-up-s": give_up_s,
@@ -188,7 +188,7 @@ def serve_queue(
     directory: Path,
     serving: Serving,
     *,
-    house: House,
+    limits: RunLimits,
     page: str = "",
 ) -> None:
     """Serve the runs of a federation until the process is told to end.
@@ -196,7 +196,7 @@ def serve_queue(
     Args:
         directory: of the federation.
         serving: where and how to serve.
-        house: what runs may use.
+        limits: what runs may use.
         page: address of the live page; empty for none.
 
     Raises:
@@ -206,7 +206,7 @@ def serve_queue(
     from plait.api.standing import Standing
 
     machine.share_memory_between_threads()
-    standing = Standing(directory, serving, house=house)
+    standing = Standing(directory, serving, limits=limits)
     _log_to(directory / "server.log")
     _stop_on_signals("the same command")
     with page_beside(directory, page, folder=True, status_json=standing.status_json):

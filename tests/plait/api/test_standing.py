@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from plait.address import Address
 from plait.api.room import disk_bytes, most_disk_bytes
 from plait.api.serving import Serving
-from plait.api.standing import House, Standing, _Quota
+from plait.api.standing import RunLimits, Standing, _Quota
 from plait.cli.main import app
 from plait.config import config_from_table
 from plait.errors import ConfigError, MachineError
@@ -32,7 +32,7 @@ RUN = {"base": "tiny", "clients": 2, "rounds": 3, "rank": 8}
 @pytest.fixture
 def standing(tmp_path: Path) -> Iterator[Standing]:
     serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=1.0, run_number=0)
-    made = Standing(tmp_path / "federation", serving, house=House(run_quota_bytes=10_000_000), quiet=True)
+    made = Standing(tmp_path / "federation", serving, limits=RunLimits(run_quota_bytes=10_000_000), quiet=True)
     yield made
     made.grid.stop()
     made._queue.close()
