@@ -132,7 +132,7 @@ class RunConfig(BaseModel, frozen=True):
     """natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential, cluster:ALPHA; the
     default depends on the data"""
     clients: Annotated[int, Field(ge=1, le=1_000_000)] = 8
-    """clients in the federation"""
+    """clients in the federation; simulated ones by default as many as a column of the data names, or 8"""
     tree: str = ""
     """servers below this one, such as 10x100: 10 regions, each the server of 100 clients and a client of this one, to
     which it sends the exact sum of their updates; by default none"""

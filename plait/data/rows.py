@@ -187,8 +187,8 @@ def _check_columns(first: Row, shape: Shape) -> None:
     for name in shape.columns:
         if name not in first.fields:
             raise ConfigError(
-                f"{_source(first)} has no column {_short(name)}, expected for --columns some of "
-                f"{', '.join(map(_short, first.fields))}{did_you_mean(name, first.fields)}"
+                f"{_source(first)} has no column {_short(name)}, which --columns names; it has "
+                f"{_named(tuple(first.fields)) or 'none'}{did_you_mean(name, first.fields)}"
             )
 
 

@@ -137,8 +137,8 @@ def test_a_typo_in_a_column_is_told_with_the_nearest_column(tmp_path: Path, suff
         case _:
             frame.to_parquet(path)
     said = (
-        f"'{path}' has no column 'ticket text', expected for --columns some of 'Ticket Text', 'Owner'; did you mean "
-        "'Ticket Text'?"
+        f"'{path}' has no column 'ticket text', which --columns names; it has 'Ticket Text' and 'Owner'; did you "
+        "mean 'Ticket Text'?"
     )
     with pytest.raises(ConfigError, match=re.escape(said)):
         as_dataset(path, columns="text=ticket text")
