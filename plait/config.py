@@ -255,7 +255,8 @@ class RunConfig(BaseModel, frozen=True):
     eval_every: Annotated[int, Field(ge=1, le=_MOST)] = 1
     """rounds between evaluations; the last round is always evaluated"""
     eval_clients: Annotated[int, Field(ge=0)] = 0
-    """clients that evaluate, the same ones each time; 0 means all"""
+    """clients that evaluate, the same ones each time; 0 means all, or where only some take part in a round as many as
+    that, and at least 8"""
     keep: Literal["accepted", "best", "last"] = "accepted"
     """accepted: undo half of a step after which the held-out loss is higher, shorten the next steps, and publish no
     adapter after such a step; best: the same, but publish that of the lowest loss; last: undo nothing"""

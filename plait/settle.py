@@ -65,6 +65,7 @@ _LARGEST_CHANGE, _COARSE = 0.25, 2.0
 _PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 # Minimum held-out sequences: of all clients together, the same with classes (one label each), of each client.
 _LEAST_EVALUATED, _LEAST_LABELLED, _LEAST_OF_ONE = 64, 256, 4
+_FEW = 8  # clients that evaluate without being sampled
 
 
 def _is_own(kind: Kind, name: str) -> bool:
@@ -195,8 +196,10 @@ def settle(config: RunConfig) -> Settled:
         "lr_schedule": _schedule(config, rule),
         "own_share": _own_share(config, rule),
         **_asynchronous(config),
-        "max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config),
+        "eval_clients": config.eval_clients or _evaluators(config),
     }
+    config = config.model_copy(update=left)
+    left = {"max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config)}
     config = config.model_copy(update={**left, **_server_step(config, rule), **_privacy(config)})
     optimizer = optimizer_for(config.server_optimizer)
     if config.dp == "client" and optimizer.name == FedExp.name:
@@ -326,6 +329,18 @@ def _check_objective(config: RunConfig, rule: Rule, method: Method) -> None:
                 f"{what} and objective is '{config.objective}', which compares with the base without the adapter, "
                 f"expected another one or objective {others}: {why}"
             )
+
+
+def _evaluators(config: RunConfig) -> int:
+    """Clients that evaluate: all if they meet in every round or are few (0), else as many as train in one.
+
+    An interval narrows with the sequences, of which each then evaluates more: fewer clients cost it nothing, and an
+    evaluation of all would be the larger half of a run's bytes and time.
+    """
+    if _all_meet(config) or config.tree or config.dp != "off":
+        return 0
+    sample = max(config.cohort_size, _FEW)
+    return sample if sample < config.clients else 0
 
 
 def _held_out_sequences(config: RunConfig) -> int:

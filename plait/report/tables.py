@@ -52,7 +52,9 @@ _MOST_REFUSALS = 50
 
 T = TypeVar("T")
 
-_AT_WORK_AT_THE_END = "Whoever is at work when the last round ends is sent the whole adapter, to evaluate it."
+_AT_WORK_AT_THE_END = (
+    "Clients that are at work when the last round ends are sent all that leads to its adapter, if they evaluate it."
+)
 _ABOVE = "Between this server and its regions; what crosses the links below is in the ledgers of regions."
 
 
@@ -147,9 +149,11 @@ def measured_text(view: RunView) -> str:
         return ""
     fewest, most = min(counts), max(counts)
     each = plural(most, "sequence") if fewest == most else f"{fewest:,} to {plural(most, 'sequence')}"
+    evaluated = len(view.base_evaluation.by_client)
+    some = f" of {evaluated:,} of {len(view.clients):,} clients" if 0 < evaluated < len(view.clients) else ""
     return (
-        f"Measured on {each} per {view.peer}, held out from training and the same in every round; ± and brackets are "
-        "95 % intervals. The change is compared sequence by sequence, so it is known more precisely than the losses."
+        f"Measured on {each} per {view.peer}{some}, held out from training and the same in every round; ± and brackets "
+        "are 95 % intervals. The change is compared by sequence, so it is known more precisely than the losses."
     )
 
 

@@ -15,16 +15,16 @@ The cheaper way is taken. Knows no bytes and no clients' names.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from plait.wire.codec import Codec
 from plait.wire.codecs import Rate
 
-_KEYFRAME_BITS, _FINE_BITS = 2.0, 4.0
-"""Bits per parameter of a keyframe at a wire of 1 bit, and of the last ones."""
-_FINE_ROUNDS = 2
-"""Rounds of training that begin with a fine keyframe; a run of fewer than ten has one."""
-_LEAST_FINE_RUN = 10
+_LEAST_BITS, _MOST_BITS, _LAST_BITS = 1.25, 2.5, 4.0
+"""Bits per parameter at a wire of 1 bit: of keyframes in short and in long runs, and of a run's last one."""
+_SHARE_FINER = 24
+"""The keyframes that the last 24th of a run's rounds begin with have a bit more."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,20 @@ class Downlink:
 
     def has_keyframes(self, codec: Codec) -> bool:
         """Whether a keyframe costs less than the steps that a client missed."""
-        return isinstance(codec, Rate) and self.gap * codec.bits > self._keyframe_bits(codec, _KEYFRAME_BITS)
+        return isinstance(codec, Rate) and self.gap * codec.bits > self._at(codec, self._bits)
 
     def keyframe(self, codec: Codec, number: int) -> Codec:
         """What packs the keyframe after round `number`."""
-        fine_rounds = _FINE_ROUNDS if self.rounds >= _LEAST_FINE_RUN else 0
-        bits = _FINE_BITS if number >= self.rounds - fine_rounds else _KEYFRAME_BITS
-        return Rate(self._keyframe_bits(codec, bits))
+        if number >= self.rounds:
+            return Rate(self._at(codec, _LAST_BITS))
+        is_late = number >= self.rounds - max(1, self.rounds // _SHARE_FINER)
+        return Rate(self._at(codec, self._bits + is_late))
+
+    @property
+    def _bits(self) -> float:
+        # It codes all of the movement since the beginning, which grows with the rounds. For the error of one round's
+        # step it would take twice the slope; half of it is what an error that the next rounds mend may cost.
+        return min(_MOST_BITS, max(_LEAST_BITS, 0.35 + 0.25 * math.log2(max(1, self.rounds))))
 
     def sent_bits(self, codec: Codec, number: int, age: int | None) -> float:
         """Bits per parameter that bring a client to the shadow after round `number`.
@@ -66,7 +73,7 @@ class Downlink:
         return min(age * codec.bits, 32.0)
 
     @staticmethod
-    def _keyframe_bits(codec: Codec, bits: float) -> float:
+    def _at(codec: Codec, bits: float) -> float:
         # Each bit divides the error by as much, whatever the wire.
         return min(8.0, max(codec.bits, bits + codec.bits - 1))
 

@@ -239,8 +239,9 @@ def test_a_found_rate_goes_on_higher_where_the_server_takes_a_mean_of_several_cl
         ({"local_steps": 20, "gradient_accumulation_steps": 2}, 160),
         ({"eval_clients": 2}, 32),
         ({"eval_clients": 2, "local_steps": 30}, 120),  # one that judges takes no longer than one that trains
-        ({"clients": 1000, "clients_per_round": 500}, 8),
-        ({"clients": 1000, "clients_per_round": 10}, 4),
+        ({"clients": 1000, "clients_per_round": 500}, 16),
+        ({"clients": 1000, "clients_per_round": 10}, 16),
+        ({"clients": 1000, "clients_per_round": 10, "eval_clients": 1000}, 4),
         ({"clients": 2, "local_steps": 1, "batch_size": 1}, 32),
         ({"labels": "good,bad"}, 32),  # one label each
         ({"labels": "good,bad", "clients": 2}, 128),
@@ -251,6 +252,24 @@ def test_a_found_rate_goes_on_higher_where_the_server_takes_a_mean_of_several_cl
 def test_as_many_sequences_are_judged_as_take_a_third_of_the_training_and_enough(given, sequences) -> None:
     assert settle(RunConfig(**given)).plan.settings.max_held_out_sequences == sequences
     assert settle(settle(RunConfig(**given)).config).config.max_held_out_sequences == sequences
+
+
+@pytest.mark.parametrize(
+    ("given", "evaluators"),
+    [
+        ({}, 0),
+        ({"clients": 500}, 0),
+        ({"clients": 8, "clients_per_round": 2}, 0),
+        ({"clients": 40, "clients_per_round": 4}, 8),
+        ({"clients": 1000, "clients_per_round": 100}, 100),
+        ({"clients": 1000, "clients_per_round": 100, "eval_clients": 3}, 3),
+        ({"clients": 40, "rounds_mode": "async", "clients_per_round": 20}, 20),
+    ],
+)
+def test_a_sample_evaluates_where_only_some_clients_take_part_in_a_round(given, evaluators) -> None:
+    settled = settle(RunConfig(**given))
+    assert settled.plan.eval_clients == evaluators
+    assert settle(settled.config).config == settled.config
 
 
 MASKED = {"secure-aggregation": True, "clients": 8}

@@ -30,6 +30,14 @@ def test_losses_by_round_stand_beside_base_and_references(small_run) -> None:
     )
 
 
+def test_a_sample_of_evaluated_clients_is_told(run_with_margins) -> None:
+    def of_ann(event):
+        return {**event, "by_client": {"ann": event["by_client"]["ann"]}} if event["event"] == "evaluated" else event
+
+    table = loss_by_round_table(view_of(numbered([of_ann(event) for event in run_with_margins])))
+    assert table.note.startswith("Measured on 2 sequences per client of 1 of 2 clients, held out from training")
+
+
 def test_losses_by_client_stand_beside_base_and_references(small_run) -> None:
     table = loss_by_client_table(view_of(small_run))
     assert table.headings == (
@@ -178,4 +186,4 @@ def test_bytes_of_an_update_count_in_the_round_that_it_is_part_of(small_run) -> 
     late = received(1, "ann", 3000) | {"fold": 2, "staleness": 1, "weight": 1.0}
     table = bytes_by_round_table(view_of(numbered([started, broadcast(1, "ann", 500), late])))
     assert [row[:4] for row in table.rows[:2]] == [("1", "0", "0 B", "500 B"), ("2", "1", "3.00 kB", "0 B")]
-    assert "is sent the whole adapter" in table.note
+    assert "are sent all that leads to its adapter" in table.note
