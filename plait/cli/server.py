@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -94,6 +95,9 @@ def server(
         )
     if page:
         page_address(page, what="--page")
+    serving = Serving(
+        listen=listen, kit=str(kit.absolute()) if kit else "", metrics=metrics, grace_s=grace_s, run_number=0
+    )
     if stay:
         from plait.api.standing import GIVE_UP_S, RunLimits
 
@@ -101,27 +105,14 @@ def server(
         if others or config is not None or json_output:
             named = others[0].replace("_", "-") if others else "config" if config is not None else "json"
             raise ConfigError(f"--{named} is given with --stay, expected it with each run: `plait submit CONFIG.toml`")
-        directory = Path(str(given.get("out") or "federation"))
-        serving = Serving(
-            listen=listen,
-            kit=str(kit.absolute()) if kit else "",
-            metrics=metrics,
-            grace_s=grace_s,
-            run_number=0,
-        )
         limits = RunLimits(
             give_up_s=GIVE_UP_S if give_up_s is None else give_up_s,
             keep_runs=keep_runs,
             run_quota_bytes=None if run_quota_gb is None else int(run_quota_gb * 1e9),
         )
-        serve_queue(directory, serving, limits=limits, page=page)
+        serve_queue(Path(str(given.get("out") or "federation")), serving, limits=limits, page=page)
         return
-    of_stay = {
-        "give-up-s": give_up_s,
-        "keep-runs": keep_runs,
-        "run-quota-gb": run_quota_gb,
-    }
-    for name, value in of_stay.items():
+    for name, value in {"give-up-s": give_up_s, "keep-runs": keep_runs, "run-quota-gb": run_quota_gb}.items():
         if value is not None:
             raise ConfigError(f"--{name} is given without --stay, expected both")
     for key in CLIENTS_SETTINGS:
@@ -132,13 +123,7 @@ def server(
     settings = run_config({**given, **({"clients": min_clients} if min_clients else {}), **unset}, config).with_out()
     directory = RunDirectory(Path(settings.out))
     before = load_serving(directory.server)
-    serving = Serving(
-        listen=listen,
-        kit=str(kit.absolute()) if kit else "",
-        metrics=metrics,
-        grace_s=grace_s,
-        run_number=before.run_number if before else new_run_number(),
-    )
+    serving = replace(serving, run_number=before.run_number if before else new_run_number())
     with told_how_to_go_on(settings.out):
         serve(directory, settings, serving, page=page, quiet=json_output)
         show(directory.path, json_output=json_output)
