@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -628,6 +629,72 @@ MUTATIONS: dict[str, Mutation] = {
         "nobody vouches for a key",
         lambda: put("plait.secagg.roster:Offer.check", lambda self, session, vouch: None),
     ),
+    "masked-length": Mutation(
+        "one_member",
+        "what clients say of their length is believed",
+        lambda: put("plait.rounds.masked_rounds:length_expected", _length_as_said),
+    ),
+    "masked-growth": Mutation(
+        "one_member",
+        "a grid may grow as it likes from round to round",
+        lambda: put("plait.rounds.masked_rounds:_GROWTH", 1e30),
+    ),
+    "masked-room": Mutation(
+        "one_member",
+        "a grid may be as coarse as it likes",
+        lambda: put("plait.rounds.masked_rounds:_MOST_ROOM", 1e30),
+    ),
+    "masked-ring": Mutation(
+        "one_member", "a sum that has left its ring is one", nothing("plait.rounds.masked_rounds:check_sum")
+    ),
+    "complaint": Mutation(
+        "one_member",
+        "a client that cannot open shares refuses",
+        lambda: put(
+            "plait.secagg.client:MaskingClient.deliver",
+            _refuses_what_it_cannot_open(),
+        ),
+    ),
+    "verdict": Mutation(
+        "one_member",
+        "whoever is accused is to blame",
+        lambda: put("plait.rounds.masked_sum:judge", _accused_are_guilty),
+    ),
+    "share-keys": Mutation(
+        "one_member",
+        "an accused is believed that shows any key",
+        lambda: put("plait.secagg.server:can_be_opened", _always),
+    ),
+    "share-digests": Mutation(
+        "one_member",
+        "any share is taken for the one that was given",
+        nothing("plait.secagg.server:Sealed.check_shares"),
+    ),
+    "left-out": Mutation(
+        "one_member",
+        "who departs from the protocol is invited again",
+        lambda: put("plait.rounds.masked_sum:MaskedSums.may_be_invited", _always),
+    ),
+    "recalled": Mutation(
+        "one_member",
+        "a server that goes on forgets who is left out",
+        nothing("plait.rounds.masked_sum:MaskedSums.recall"),
+    ),
+    "lost-sum": Mutation(
+        "one_member",
+        "a sum that cannot be unmasked ends the run",
+        lambda: put("plait.rounds.masked_sum:LostError", module("plait.errors").ConfigError),
+    ),
+    "masked-losses": Mutation(
+        "one_member",
+        "losses that no clients have end the run",
+        lambda: put("plait.rounds.coordinator:_scores", _losses_as_said),
+    ),
+    "stage-deadline": Mutation(
+        "one_member",
+        "a stage takes a quarter of an hour",
+        lambda: put("plait.rounds.patience:Patience.most_stage_s", lambda self, clients, **sizes: 900.0),
+    ),
     "raw-parse": Mutation("fuzz", "what protobuf raises is let out", _raw_parse),
     "history": Mutation(
         "soak", "every round's norms are remembered", lambda: put("plait.rounds.norm_bound:HISTORY", 10**9)
@@ -635,6 +702,34 @@ MUTATIONS: dict[str, Mutation] = {
     "files": Mutation("soak", "directories stay open", _files_stay_open),
     "pruning": Mutation("soak", "every checkpoint is kept", lambda: put("plait.rounds.checkpoint:KEPT", 10**9)),
 }
+
+
+def _length_as_said(*, mean, rms, clients):
+    return min(rms, max(1.5 * mean, rms / math.sqrt(clients)))
+
+
+def _refuses_what_it_cannot_open():
+    errors, client = module("plait.errors"), module("plait.secagg.client")
+    deliver = client.MaskingClient.deliver
+
+    def refusing(self, session, sharers, parcels):
+        found, unreadable = deliver(self, session, sharers, parcels)
+        if unreadable:
+            raise errors.PeerError("shares cannot be opened")
+        return found, ()
+
+    return refusing
+
+
+def _accused_are_guilty(collecting, complaints, shown):
+    verdict = module("plait.secagg.complaint").Verdict
+    accused = {sender for senders in complaints.values() for sender in senders}
+    return verdict(frozenset(accused), frozenset(), frozenset())
+
+
+def _losses_as_said(summed):
+    figures = module("plait.rounds.figures")
+    return figures.scores_of(figures.decode_figures(summed.figures, figures.EVALUATION), clients=len(summed.clients))
 
 
 def _unchecked(*places: str) -> None:

@@ -44,6 +44,7 @@ ROWS = {
     "directories": "directories from strangers",
     "privacy": "privacy of clients",
     "private_records": "privacy of records",
+    "one_member": "one member against a masked round",
     "fuzz": "fuzz iterations, uncaught errors",
 }
 

@@ -13,7 +13,7 @@ RUN = Path(__file__).with_name("run.py")
 # Those that start servers and nodes share the process that these are forked from.
 ROWS = (
     "soak", "malformed,forged", "killed,clients_killed,privacy", "network,straggler,members", "door", "names",
-    "planted", "hostile", "private_records",
+    "planted", "hostile", "private_records", "one_member",
 )  # fmt: skip
 
 pytestmark = [

@@ -115,8 +115,9 @@ def test_a_member_that_sends_ever_more_makes_a_grid_half_again_as_coarse_at_most
 
 
 def test_no_round_s_grid_is_coarser_than_the_plan_allows(federate, fake_model):
-    masked = federate({name: fake_model(1.0, 3) for name in NAMES}, masked=True).masked
-    state, parts = initial_state(b"r" * 16, federate().ranks), (slice(0, 16),)
+    federation = begin_small(federate, fake_model)
+    masked, parts = federation.masked, (slice(0, 16),)
+    state = initial_state(b"r" * 16, federation.ranks)
     first = masked.wanted(state, parts)
     for length in (1e-30, 1.0, 1e30):
         state = replace(state, update_length=length)
@@ -236,7 +237,7 @@ def begin_small(federate, fake_model, **more):
     return federate(models, masked=True, rounds=ROUNDS, **more)
 
 
-def test_a_server_that_goes_on_leaves_out_whom_it_has_found_guilty(federate, fake_model, tmp_path):
+def test_a_server_that_goes_on_leaves_out_whom_it_has_found_guilty(federate, fake_model):
     federation = begin_small(federate, fake_model)
     federation.channel.tamper = Disturbing(rubbish_for("alice"))
 
