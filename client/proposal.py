@@ -107,7 +107,8 @@ class Proposal:
             masks = "the run is not masked: the server sees this client's own updates and losses"
             return masks, "an update can reveal parts of its training text: join only a server that you trust with that"
         # With noise nobody evaluates.
-        least = fewest_in_sum(self.config.cohort_size, self.config.eval_clients if self.config.dp == "off" else 0)
+        evaluators = self.config.eval_clients if self.config.dp == "off" else 0
+        least = fewest_in_sum(self.config.cohort_size, evaluators, noised=self.config.dp == "client")
         masked = (
             f"the run is masked (secure aggregation): the server learns sums over {least} or more clients, and "
             "nothing of a single one's updates and losses"

@@ -226,7 +226,9 @@ class Policy(BaseModel, frozen=True):
         self._check_privacy(config)
         self.check_masked(is_masked=config.secure_aggregation)
         if config.secure_aggregation:
-            fewest = fewest_in_sum(config.cohort_size, config.eval_clients if config.dp == "off" else 0)
+            fewest = fewest_in_sum(
+                config.cohort_size, config.eval_clients if config.dp == "off" else 0, noised=config.dp == "client"
+            )
             self._at_least("min-masked-clients", "the run asks for masked sums of as few clients as", fewest)
         # Limits that no data can satisfy are reported before a base is downloaded.
         self._at_least("min-examples", "the run asks for updates that cover at most this many examples:", examples)

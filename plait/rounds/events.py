@@ -830,6 +830,7 @@ class SumUnmasked(Event):
         purpose: ``train`` or ``evaluate``.
         invited: clients asked for keys. roster: that offered some. shared: that shared their secrets.
         clients: whose numbers are in the sum.
+        groups: of clients that it is made of, each with a sum of its own.
         threshold: fewest clients that a sum is unmasked for.
         neighbours: of each client, with whom it shares masks.
         bits: of each number.
@@ -845,12 +846,28 @@ class SumUnmasked(Event):
     roster: Count = 0
     shared: Count = 0
     clients: Count
+    groups: Count = 1
     threshold: Count = 0
     neighbours: Count = 0
     bits: Count = 0
     unit: Number = 0.0
     certified: bool = False
     noised: bool = False
+
+
+class GroupLeftOut(Event):
+    """The mean of a group of clients lies far from those of the other groups, so its sum does not count.
+
+    Attributes:
+        round: that it belongs to.
+        clients: of the group; at least one of them may depart from the protocol.
+        distance: from the median of the groups' means, over the median of these distances.
+    """
+
+    event = "group_left_out"
+    round: Count
+    clients: tuple[str, ...]
+    distance: Number
 
 
 class EvaluationMissed(Event):

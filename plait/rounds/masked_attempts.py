@@ -52,7 +52,8 @@ class MaskedAttempts:
         """
         error: TooFewError | None = None
         attempt = failed = 0
-        while failed < self.plan.attempts:
+        most = self.plan.attempts + len(roster.nodes)
+        while failed < self.plan.attempts and attempt < most:
             attempt += 1
             if self.sums.stored(wanted) is not None:
                 return state

@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from plait.errors import ConfigError, PeerError
 from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds.figures import EVALUATION, NOISED, TRAINING, decode_figures
@@ -22,6 +20,7 @@ from plait.rounds.masked_sum import Summed, Wanted
 from plait.rounds.run_state import RunState
 from plait.secagg.coding import bits_for, check_sum, length_expected, unit_for
 from plait.secagg.graph import COMPLETE, NEIGHBOURS, least_survivors
+from plait.secagg.groups import groups_for
 from plait.secagg.ring import MOST_BITS, Ring
 from plait.wire.settings import Settings
 
@@ -61,8 +60,19 @@ class MaskedRounds:
         Args:
             purpose: ``train`` or ``evaluate``.
         """
-        count = min(self.clients, self.evaluators or self.clients) if purpose == "evaluate" else self.clients
-        return least_survivors(count)
+        if purpose == "evaluate":
+            return least_survivors(min(self.clients, self.evaluators or self.clients))
+        return least_survivors(self.clients // self.groups)
+
+    @property
+    def groups(self) -> int:
+        """Of clients, each with a sum of its own; noise is in the sum of all alone."""
+        return 1 if self.privacy else groups_for(self.clients)
+
+    @property
+    def group(self) -> int:
+        """Clients of the largest group."""
+        return -(-self.clients // self.groups)
 
     def wanted(self, state: RunState, parts: tuple[slice, ...]) -> Wanted:
         """The sum of the next round's updates.
@@ -73,16 +83,17 @@ class MaskedRounds:
         """
         if self.privacy:
             return self._wanted_noised(self.privacy, state, parts)
-        bits = bits_for(self.clients)
+        bits = bits_for(self.group)
         sent = sum(part.stop - part.start for part in parts)
         length = self._expected(state, sent)
         grid = self._grid(state, parts, bits=bits, unit=1.0, clients=self.clients)
         size = grid.rotation.rotated_size
-        unit = unit_for(Ring(bits), clients=self.clients, size=size, length=length)
+        unit = unit_for(Ring(bits), clients=self.group, size=size, length=length)
         received = state.tracks[0].shadow.digest()
         least = self.least("train")
+        number, figures, groups = state.round + 1, len(TRAINING), self.groups
         return Wanted(
-            state.run_id, "train", state.round + 1, bits, unit, size, len(TRAINING), received, least, self.quorum
+            state.run_id, "train", number, bits, unit, size, figures, received, least, self.quorum, groups=groups
         )
 
     def _wanted_noised(self, privacy: ClientPrivacy, state: RunState, parts: tuple[slice, ...]) -> Wanted:
@@ -134,7 +145,7 @@ class MaskedRounds:
             certified: whether clients prove their keys to each other, as over a network.
         """
         stages = self._stage_bytes(certified=certified)[0]
-        bits = bits_for(self.clients)
+        bits = bits_for(self.group)
         if self.privacy:
             bits = self.privacy.shares(size).bits(self.clients, size)
         return bits + 8 * sums * stages / size
@@ -155,7 +166,7 @@ class MaskedRounds:
         Raises:
             PeerError: it has left its ring.
         """
-        check_sum(Ring(summed.bits), summed.numbers)
+        check_sum(Ring(summed.bits), summed.deviation)
 
     def length(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> float | None:
         """How long the mean of the next round's updates may be.
@@ -168,10 +179,9 @@ class MaskedRounds:
         if self.privacy:
             return None
         sent = sum(part.stop - part.start for part in parts)
-        count, numbers = len(summed.clients), summed.numbers.astype(np.float64)
+        count = len(summed.clients)
         rms = math.sqrt(max(decode_figures(summed.figures, TRAINING)["square"], 0.0) / count) * summed.unit
-        mean = math.sqrt(float(numbers @ numbers)) * summed.unit / count
-        measured = length_expected(mean=mean, rms=rms, clients=count)
+        measured = length_expected(mean=summed.length * summed.unit, rms=rms, clients=count // summed.groups)
         guess = self._guess(sent)
         return max(min(measured, _GROWTH * self._expected(state, sent), _MOST_ROOM * guess), _LEAST_ROOM * guess)
 

@@ -13,6 +13,7 @@ that have revealed shares only the same ones can be asked for again. Knows no ru
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,18 +22,26 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from plait.adapters import Float32
 from plait.adapters.safetensors_file import decode_arrays, encode_arrays
 from plait.errors import PeerError
 from plait.rounds import events
 from plait.rounds.channel import Channel
 from plait.rounds.ledger import Ledger
+from plait.rounds.masked_files import (
+    sealed_from_bytes,
+    sealed_to_bytes,
+    signatures_from_bytes,
+    signatures_to_bytes,
+)
 from plait.rounds.masked_stage import TRAINING_STAGE, MaskedStage, drop, dropped
 from plait.rounds.patience import Patience
 from plait.rounds.roster import Roster as Clients
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.validate import Reason
 from plait.secagg.complaint import Verdict, accused_by, check_complaint, judge
-from plait.secagg.graph import LEAST_CLIENTS
+from plait.secagg.graph import LEAST_CLIENTS, threshold_of
+from plait.secagg.groups import FAR, LEAST_GROUPS, deal, distances
 from plait.secagg.ring import Ring
 from plait.secagg.roster import ATTEMPT_BYTES, Offer, Roster, Session, Vouch
 from plait.secagg.server import Collecting, LostError, Sealed, TooFewError, agree, check_offer
@@ -40,7 +49,6 @@ from plait.wire.masking import (
     Answered,
     Delivery,
     MaskedUpdate,
-    MaskingTask,
     Opened,
     Opening,
     Parcels,
@@ -51,9 +59,19 @@ from plait.wire.masking import (
     Survivors,
     Unmasking,
 )
-from plait.wire.messages import decode_task, encode_task
 
 _Kind = TypeVar("_Kind", bound=Answered)
+_One = TypeVar("_One")
+_Other = TypeVar("_Other")
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The sum of one group: of these clients' numbers, lifted from the ring, and of their figures."""
+
+    numbers: NDArray[np.int32]
+    figures: NDArray[np.uint64]
+    clients: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +83,9 @@ class Summed:
         figures: modulo 2^64.
         clients: in it, by name; none of a sum that is lost.
         invited: clients that the grid was made for.
+        groups: of clients, whose sums it is made of.
+        length: root mean square of the norms of the groups' means, in units.
+        deviation: the largest root mean square of a group's numbers.
     """
 
     numbers: NDArray[np.int32]
@@ -73,10 +94,34 @@ class Summed:
     invited: int
     bits: int
     unit: float
+    groups: int = 1
+    length: float = 0.0
+    deviation: float = 0.0
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], wanted: Wanted, *, invited: int) -> Summed:
+        """The sum of these groups' sums; zero of none."""
+        numbers, figures = np.zeros(wanted.size, np.int32), np.zeros(wanted.figures, np.uint64)
+        for part in parts:
+            numbers, figures = numbers + part.numbers, figures + part.figures
+        squares = [float(np.square(part.numbers, dtype=np.float64).sum()) for part in parts]
+        lengths = [square / len(part.clients) ** 2 for square, part in zip(squares, parts, strict=True)]
+        return cls(
+            numbers,
+            figures,
+            tuple(sorted(name for part in parts for name in part.clients)),
+            invited,
+            wanted.bits,
+            wanted.unit,
+            len(parts),
+            math.sqrt(sum(lengths) / max(len(parts), 1)),
+            math.sqrt(max(squares, default=0.0) / max(wanted.size, 1)),
+        )
 
     def to_bytes(self) -> bytes:
         """For the run directory."""
-        said = {"clients": list(self.clients), "invited": self.invited, "bits": self.bits, "unit": self.unit}
+        names = ("invited", "bits", "unit", "groups", "length", "deviation")
+        said = {"clients": list(self.clients)} | {name: getattr(self, name) for name in names}
         arrays: dict[str, NDArray[np.generic]] = {
             "numbers": self.numbers.view(np.uint32),
             "figures": self.figures.view(np.int64),
@@ -97,7 +142,7 @@ class Summed:
                 arrays["numbers"].astype(np.uint32).view(np.int32),
                 arrays["figures"].astype(np.int64).view(np.uint64),
             )
-            return cls(numbers, figures, tuple(said["clients"]), said["invited"], said["bits"], float(said["unit"]))
+            return cls(numbers, figures, tuple(said.pop("clients")), **said)
         except (KeyError, ValueError, TypeError) as error:
             raise PeerError("the stored sum of a round is damaged, expected what was stored") from error
 
@@ -111,9 +156,10 @@ class Wanted:
         size: numbers of each client.
         figures: of each client.
         received: digest of the adapter that they are made from.
-        least: clients that must offer keys.
+        least: clients that must offer keys, of each group.
         quorum: clients that must be in the sum, if that is more than the roster's threshold.
         noised: whether clients add noise.
+        groups: that the clients are dealt to.
     """
 
     run_id: bytes
@@ -127,6 +173,12 @@ class Wanted:
     least: int = LEAST_CLIENTS
     quorum: int = 0
     noised: bool = False
+    groups: int = 1
+
+    @property
+    def least_groups(self) -> int:
+        """Without so many groups there is no sum: with fewer than three no mean lies apart from others."""
+        return 1 if self.groups == 1 else max(LEAST_GROUPS, threshold_of(self.groups))
 
 
 class ContestedError(TooFewError):
@@ -190,33 +242,44 @@ class MaskedSums:
             return stored
         sealed_file = f"secagg-{wanted.purpose}-sealed"
         kept = self.directory.load_update(wanted.round, sealed_file)
-        sealed = None if kept is None else _sealed_from(kept)
+        sealed = None if kept is None else sealed_from_bytes(kept)
         if sealed is None:
             sealed = self._collect(wanted, clients, invited, ask)
-            self.directory.store_update(wanted.round, sealed_file, _sealed_bytes(sealed))
+            self.directory.store_update(wanted.round, sealed_file, sealed_to_bytes(sealed))
         try:
             signatures = self._signatures(wanted, clients, sealed)
         except TooFewError:
             # Nobody was asked for a share, so the round may be begun again with other keys.
             self.directory.discard_update(wanted.round, sealed_file)
             raise
-        self.unmasking(sealed)
-        summed = self._unmask(wanted, clients, sealed, signatures)
+        signed = [(group, by) for group, by in zip(sealed, signatures, strict=True) if by]
+        for group, _ in signed:
+            self.unmasking(group)
+        parts = self._unmask(wanted, clients, signed)
+        far = distances([_mean(part) for part in parts]) if len(parts) >= LEAST_GROUPS else (0.0,) * len(parts)
+        near = [part for part, distance in zip(parts, far, strict=True) if distance <= FAR]
+        summed = Summed.of(near, wanted, invited=sum(len(group.roster.offers) for group in sealed))
         self.directory.store_update(wanted.round, sum_file(wanted.purpose), summed.to_bytes())
-        roster = sealed.roster
+        for part, distance in zip(parts, far, strict=True):
+            if distance > FAR:
+                self.ledger.append(
+                    events.GroupLeftOut(round=wanted.round, clients=part.clients, distance=min(distance, 1e300))
+                )
+        first = sealed[0].roster
         self.ledger.append(
             events.SumUnmasked(
                 round=wanted.round,
                 purpose=wanted.purpose,
                 invited=len(invited),
-                roster=len(roster.offers),
-                shared=len(sealed.sharers),
+                roster=sum(len(group.roster.offers) for group in sealed),
+                shared=sum(len(group.sharers) for group in sealed),
                 clients=len(summed.clients),
-                threshold=roster.threshold,
-                neighbours=len(roster.holders(0)) - 1,
-                bits=roster.bits,
-                unit=roster.unit,
-                certified=all(offer.certificate for offer in roster.offers),
+                groups=len(near),
+                threshold=min(group.roster.threshold for group in sealed),
+                neighbours=len(first.holders(0)) - 1,
+                bits=first.bits,
+                unit=first.unit,
+                certified=all(offer.certificate for group in sealed for offer in group.roster.offers),
                 noised=wanted.noised,
             )
         )
@@ -231,7 +294,8 @@ class MaskedSums:
         data = self.directory.load_update(wanted.round, sum_file(wanted.purpose))
         return None if data is None else Summed.from_bytes(data)
 
-    def _collect(self, wanted: Wanted, clients: Clients, invited: Sequence[str], ask: Asked) -> Sealed:
+    def _collect(self, wanted: Wanted, clients: Clients, invited: Sequence[str], ask: Asked) -> Sequence[Sealed]:
+        """The sealed sums of the groups that have enough clients."""
         session = Session(wanted.run_id, wanted.purpose, wanted.round, secrets.token_bytes(ATTEMPT_BYTES))
         offers: dict[str, Offer] = {}
         with self._stage(clients, session, dict.fromkeys(invited), Offer) as stage:
@@ -241,48 +305,53 @@ class MaskedSums:
                     if (proven := clients.keys.get(name)) and proven != offer.identity:
                         raise PeerError(f"{name!a} offers keys under another node key, expected the one that it proved")
                     offers[name] = offer
-        roster = agree(
-            session,
-            offers.values(),
-            bits=wanted.bits,
-            unit=wanted.unit,
-            size=wanted.size,
-            figures=wanted.figures,
-            least=wanted.least,
-        )
-        names = [offer.client for offer in roster.offers]
-        collecting = Collecting(roster)
-        with self._stage(clients, session, dict.fromkeys(names, roster), Parcels) as stage:
+        dealt = deal(list(offers), wanted.groups, wanted.run_id + wanted.round.to_bytes(8, "big"))
+        rosters = _enough(wanted, dealt, lambda names: _roster(wanted, session, [offers[name] for name in names]))
+        collecting = [Collecting(roster) for roster in rosters]
+        of = {offer.client: group for group in collecting for offer in group.roster.offers}
+        with self._stage(clients, session, {name: group.roster for name, group in of.items()}, Parcels) as stage:
             for name, parcels in stage:
                 with stage.dropping(name):
-                    collecting.add_parcels(name, parcels.parts)
-        sharers = collecting.close_sharing()
-        deliveries = {names[place]: Delivery(sharers, collecting.parcels_for(place)) for place in sharers}
-        ready, complaints = list[str](), dict[int, tuple[int, ...]]()
-        with self._stage(clients, session, deliveries, Ready) as stage:
-            for name, answer in stage:
-                if not answer.unreadable:
-                    ready.append(name)
-                    continue
-                with stage.dropping(name):
-                    check_complaint(roster, sharers, name, answer.unreadable)
-                    complaints[roster.place(name)] = answer.unreadable
-        if complaints:
-            self._blame(wanted, roster, judge(collecting, complaints, self._shown(clients, roster, complaints)))
+                    of[name].add_parcels(name, parcels.parts)
+        collecting = _enough(wanted, collecting, _shared)
+        ready = self._deliver(wanted, clients, collecting)
         ring = Ring(wanted.bits)
         for name, update in ask(session, ready):
             with dropped(self.ledger, wanted.round, name, TRAINING_STAGE):
                 values = ring.unpack(update.values, wanted.size)
                 if len(update.figures) != 8 * wanted.figures:
                     raise PeerError(f"masked figures have {len(update.figures)} bytes, expected {8 * wanted.figures}")
-                collecting.add_masked(name, values, np.frombuffer(update.figures, "<u8").astype(np.uint64))
-        sealed = collecting.seal()
-        if len(sealed.survivors) < wanted.quorum:
+                of[name].add_masked(name, values, np.frombuffer(update.figures, "<u8").astype(np.uint64))
+        sealed = _enough(wanted, collecting, Collecting.seal)
+        count = sum(len(group.survivors) for group in sealed)
+        if count < wanted.quorum:
             raise TooFewError(
-                f"{len(sealed.survivors)} clients sent a masked update, expected at least {wanted.quorum}, the quorum",
-                count=len(sealed.survivors),
+                f"{count} clients sent a masked update, expected at least {wanted.quorum}, the quorum", count=count
             )
         return sealed
+
+    def _deliver(self, wanted: Wanted, clients: Clients, collecting: Sequence[Collecting]) -> list[str]:
+        """Pass shares on; the clients that have theirs.
+
+        Raises:
+            ContestedError: a client could not open another's.
+        """
+        of = {group.roster.offers[place].client: (group, place) for group in collecting for place in group.sharers}
+        deliveries = {name: Delivery(group.sharers, group.parcels_for(place)) for name, (group, place) in of.items()}
+        ready, complaints = list[str](), dict[int, dict[int, tuple[int, ...]]]()
+        with self._stage(clients, collecting[0].roster.session, deliveries, Ready) as stage:
+            for name, answer in stage:
+                if not answer.unreadable:
+                    ready.append(name)
+                    continue
+                with stage.dropping(name):
+                    group, place = of[name]
+                    check_complaint(group.roster, group.sharers, name, answer.unreadable)
+                    complaints.setdefault(collecting.index(group), {})[place] = answer.unreadable
+        for number, by_place in sorted(complaints.items()):
+            group = collecting[number]
+            self._blame(wanted, group.roster, judge(group, by_place, self._shown(clients, group.roster, by_place)))
+        return ready
 
     def _shown(
         self, clients: Clients, roster: Roster, complaints: Mapping[int, tuple[int, ...]]
@@ -317,47 +386,62 @@ class MaskedSums:
         self.left_out.add(client)
         drop(self.ledger, number, client, stage, reason, detail)
 
-    def _signatures(self, wanted: Wanted, clients: Clients, sealed: Sealed) -> Mapping[int, bytes]:
-        """Signatures on the list of survivors, by place; on disk before anybody is asked for a share."""
-        roster, file = sealed.roster, f"secagg-{wanted.purpose}-signed"
+    def _signatures(self, wanted: Wanted, clients: Clients, sealed: Sequence[Sealed]) -> Sequence[Mapping[int, bytes]]:
+        """Signatures on each group's survivors, by place; on disk before anybody is asked for a share.
+
+        A group of which too few have signed has none.
+        """
+        file = f"secagg-{wanted.purpose}-signed"
         if kept := self.directory.load_update(wanted.round, file):
-            return _signatures_from(kept)
-        names = [roster.offers[place].client for place in sealed.survivors]
-        signatures: dict[int, bytes] = {}
-        survivors = Survivors(sealed.survivors)
-        with self._stage(clients, roster.session, dict.fromkeys(names, survivors), Signed) as stage:
+            return signatures_from_bytes(kept)
+        of = {
+            group.roster.offers[place].client: number
+            for number, group in enumerate(sealed)
+            for place in group.survivors
+        }
+        signatures: list[dict[int, bytes]] = [{} for _ in sealed]
+        asked = {name: Survivors(sealed[number].survivors) for name, number in of.items()}
+        with self._stage(clients, sealed[0].roster.session, asked, Signed) as stage:
             for name, signed in stage:
                 with stage.dropping(name):
-                    sealed.check_signature(name, signed.signature)
-                    signatures[roster.place(name)] = signed.signature
-        if len(signatures) < roster.threshold:
-            count = len(signatures)
-            raise TooFewError(
-                f"{count} clients signed the survivors, expected at least {roster.threshold}", count=count
-            )
-        signatures = dict(sorted(signatures.items()))
-        said = {str(place): signature.hex() for place, signature in signatures.items()}
-        self.directory.store_update(wanted.round, file, json.dumps(said).encode())
+                    group = sealed[of[name]]
+                    group.check_signature(name, signed.signature)
+                    signatures[of[name]][group.roster.place(name)] = signed.signature
+
+        def check(number: int) -> int:
+            count, least = len(signatures[number]), sealed[number].roster.threshold
+            if count < least:
+                raise TooFewError(f"{count} clients signed the survivors, expected at least {least}", count=count)
+            return number
+
+        left = set(_enough(wanted, range(len(sealed)), check))
+        signatures = [dict(sorted(by.items())) if number in left else {} for number, by in enumerate(signatures)]
+        self.directory.store_update(wanted.round, file, signatures_to_bytes(signatures))
         return signatures
 
-    def _unmask(self, wanted: Wanted, clients: Clients, sealed: Sealed, signatures: Mapping[int, bytes]) -> Summed:
-        roster = sealed.roster
-        names = [roster.offers[place].client for place in sealed.survivors]
-        shares: dict[int, Mapping[int, bytes]] = {}
-        signers = [roster.offers[place].client for place in sorted(signatures)]
-        asked = dict.fromkeys(signers, Unmasking(sealed.survivors, signatures))
-        with self._stage(clients, roster.session, asked, Revealed) as stage:
+    def _unmask(
+        self, wanted: Wanted, clients: Clients, signed: Sequence[tuple[Sealed, Mapping[int, bytes]]]
+    ) -> Sequence[Part]:
+        """The sums of the groups; without those that are lost."""
+        of = {group.roster.offers[place].client: number for number, (group, by) in enumerate(signed) for place in by}
+        asked = {name: Unmasking(signed[number][0].survivors, signed[number][1]) for name, number in of.items()}
+        shares: list[dict[int, Mapping[int, bytes]]] = [{} for _ in signed]
+        with self._stage(clients, signed[0][0].roster.session, asked, Revealed) as stage:
             for name, revealed in stage:
                 with stage.dropping(name):
-                    sealed.check_shares(name, revealed.parts)
-                    shares[roster.place(name)] = revealed.parts
-        try:
-            numbers, figures = sealed.unmask(shares, received=wanted.received)
-        except LostError as lost:
-            self._leave_out(wanted.round, lost.client, "unmasking", Reason.SHARES, "its shares do not give its secret")
-            names.clear()
-            numbers, figures = np.zeros(wanted.size, np.int32), np.zeros(wanted.figures, np.uint64)
-        return Summed(numbers, figures, tuple(names), len(roster.offers), roster.bits, roster.unit)
+                    group = signed[of[name]][0]
+                    group.check_shares(name, revealed.parts)
+                    shares[of[name]][group.roster.place(name)] = revealed.parts
+        parts: list[Part] = []
+        for (group, _), given in zip(signed, shares, strict=True):
+            try:
+                numbers, figures = group.unmask(given, received=wanted.received)
+            except LostError as lost:
+                detail = "its shares do not give its secret"
+                self._leave_out(wanted.round, lost.client, "unmasking", Reason.SHARES, detail)
+                continue
+            parts.append(Part(numbers, figures, tuple(group.roster.offers[place].client for place in group.survivors)))
+        return parts
 
     def _stage(
         self, clients: Clients, session: Session, stages: Mapping[str, Stage], kind: type[_Kind]
@@ -370,57 +454,40 @@ def sum_file(purpose: str) -> str:
     return f"secagg-{purpose}-sum"
 
 
-def _signatures_from(data: bytes) -> dict[int, bytes]:
-    """Stored signatures, by place.
+def _enough(wanted: Wanted, groups: Iterable[_One], do: Callable[[_One], _Other]) -> list[_Other]:
+    """What is done with each group, without those of which too few clients are left.
 
     Raises:
-        PeerError: damaged.
+        TooFewError: so few groups are left.
     """
-    try:
-        return {int(place): bytes.fromhex(signature) for place, signature in json.loads(data).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise PeerError("the stored signatures of a round are damaged, expected what was stored") from error
+    done: list[_Other] = []
+    failed: TooFewError | None = None
+    for group in groups:
+        try:
+            done.append(do(group))
+        except TooFewError as error:
+            failed = error
+    if failed and len(done) < wanted.least_groups:
+        raise failed
+    return done
 
 
-def _sealed_bytes(sealed: Sealed) -> bytes:
-    roster = sealed.roster
-    # As the task that showed the roster to its clients.
-    (shown, _) = encode_task(MaskingTask(roster.session, roster))
-    said = {"roster": shown.hex(), "sharers": list(sealed.sharers), "survivors": list(sealed.survivors)}
-    arrays: dict[str, NDArray[np.generic]] = {
-        "values": sealed.values.astype(np.uint32),
-        "figures": sealed.figures.view(np.int64),
-        "digests": np.frombuffer(
-            b"".join(digest for held in sealed.digests.values() for pair in held.values() for digest in pair), "<u4"
-        ),
-    }
-    return encode_arrays(arrays, {"sealed": json.dumps(said)})
+def _roster(wanted: Wanted, session: Session, offers: Sequence[Offer]) -> Roster:
+    return agree(
+        session,
+        offers,
+        bits=wanted.bits,
+        unit=wanted.unit,
+        size=wanted.size,
+        figures=wanted.figures,
+        least=wanted.least,
+    )
 
 
-def _sealed_from(data: bytes) -> Sealed:
-    """The inverse of `_sealed_bytes`.
+def _shared(collecting: Collecting) -> Collecting:
+    collecting.close_sharing()
+    return collecting
 
-    Raises:
-        PeerError: damaged.
-    """
-    try:
-        arrays, metadata = decode_arrays(data)
-        said = json.loads(metadata["sealed"])
-        shown = bytes.fromhex(said["roster"])
-        task = decode_task(shown, max_bytes=len(shown))
-        if not (isinstance(task, MaskingTask) and isinstance(task.stage, Roster)):
-            raise ValueError
-        values = arrays["values"].astype(Ring(task.stage.bits).dtype)
-        figures = arrays["figures"].astype(np.int64).view(np.uint64)
-        roster, sharers = task.stage, tuple(said["sharers"])
-        digests = iter(arrays["digests"].astype("<u4").reshape(-1, 2, 8))
-        held = {
-            place: {
-                holder: (key.tobytes(), seed.tobytes())
-                for holder, (key, seed) in zip((h for h in roster.holders(place) if h != place), digests, strict=False)
-            }
-            for place in sharers
-        }
-        return Sealed(roster, sharers, tuple(said["survivors"]), values, figures, held)
-    except (KeyError, ValueError, TypeError) as error:
-        raise PeerError("the stored sum under masks is damaged, expected what was stored") from error
+
+def _mean(part: Part) -> Float32:
+    return part.numbers.astype(np.float32) / np.float32(len(part.clients))

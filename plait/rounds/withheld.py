@@ -32,6 +32,7 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.PublishFailed: _ALL,
     events.SumUnmasked: _ALL,
     events.EvaluationMissed: _ALL,
+    events.GroupLeftOut: _ALL,
     events.Broadcast: _ALL,
     events.RoundFinished: frozenset(events.RoundFinished.model_fields) - {"clipped", "weight_capped", "diagnostics"},
     # Who takes part, and when: not hidden.

@@ -120,18 +120,16 @@ def length_expected(*, mean: float, rms: float, clients: int) -> float:
     return min(rms, max(_HEADROOM * mean, rms / math.sqrt(clients)))
 
 
-def check_sum(ring: Ring, numbers: NDArray[np.int32]) -> None:
+def check_sum(ring: Ring, deviation: float) -> None:
     """Refuse a sum that has left the ring: that of clients within their bounds fits with `_DEVIATIONS` to spare.
 
     Args:
         ring: of the round.
-        numbers: the sum, lifted.
+        deviation: root mean square of the sum's numbers.
 
     Raises:
         PeerError: its numbers are spread over the ring.
     """
-    values = numbers.astype(np.float64)
-    deviation = math.sqrt(float(values @ values) / max(values.size, 1))
     most = _MOST_FILLED * (1 << (ring.bits - 1)) / _DEVIATIONS
     if deviation > most:
         raise PeerError(

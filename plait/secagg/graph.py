@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
+from plait.secagg.groups import groups_for
+
 COMPLETE = 128
 """The most clients that are all each other's neighbours."""
 NEIGHBOURS = 64
@@ -27,14 +29,16 @@ def least_survivors(clients: int) -> int:
     return max(LEAST_CLIENTS, threshold_of(clients))
 
 
-def fewest_in_sum(invited: int, evaluators: int = 0) -> int:
-    """The fewest clients in a sum: two thirds of those invited must offer keys, and two thirds of these be left.
+def fewest_in_sum(invited: int, evaluators: int = 0, *, noised: bool = False) -> int:
+    """The fewest clients in a sum: two thirds of a group must offer keys, and two thirds of these be left.
 
     Args:
         invited: to a round.
         evaluators: to an evaluation; 0 for as many.
+        noised: whether clients add noise, which is in the sum of all: such a round has one group.
     """
-    return least_survivors(least_survivors(min(invited, evaluators or invited)))
+    group = invited if noised else invited // groups_for(invited)
+    return least_survivors(least_survivors(min(group, evaluators or invited)))
 
 
 @lru_cache(maxsize=16)

@@ -663,7 +663,7 @@ MUTATIONS: dict[str, Mutation] = {
     "share-keys": Mutation(
         "one_member",
         "an accused is believed that shows any key",
-        lambda: put("plait.secagg.server:can_be_opened", _always),
+        lambda: put("plait.secagg.server:can_be_opened", lambda *given, **named: True),
     ),
     "share-digests": Mutation(
         "one_member",
@@ -689,6 +689,11 @@ MUTATIONS: dict[str, Mutation] = {
         "one_member",
         "losses that no clients have end the run",
         lambda: put("plait.rounds.coordinator:_scores", _losses_as_said),
+    ),
+    "groups": Mutation(
+        "one_member",
+        "no group is left out",
+        lambda: put("plait.rounds.masked_sum:distances", lambda means: (0.0,) * len(means)),
     ),
     "stage-deadline": Mutation(
         "one_member",

@@ -45,6 +45,7 @@ NAMES = [
     "round_finished",
     "evaluated",
     "sum_unmasked",
+    "group_left_out",
     "evaluation_missed",
     "step_taken_back",
     "ended_early",

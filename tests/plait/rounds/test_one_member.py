@@ -12,7 +12,7 @@ from plait.errors import PeerError
 from plait.rounds.channel import Purpose
 from plait.rounds.clock import WallClock
 from plait.rounds.figures import TRAINING, encode_figures
-from plait.rounds.masked_sum import Summed
+from plait.rounds.masked_sum import Part, Summed
 from plait.rounds.run_state import initial_state
 from plait.secagg import client as masking
 from plait.secagg.sharing import SHARE_BYTES
@@ -123,7 +123,7 @@ def test_no_round_s_grid_is_coarser_than_the_plan_allows(federate, fake_model):
         state = replace(state, update_length=length)
         for numbers in (np.zeros(64, np.int32), np.full(64, 12, np.int32)):
             figures = encode_figures({"square": 1e30}, TRAINING)
-            summed = Summed(numbers, figures, tuple(NAMES), 5, first.bits, length)
+            summed = Summed.of([Part(numbers, figures, tuple(NAMES))], replace(first, unit=length, size=64), invited=5)
             assert 1e-4 < masked.length(state, parts, summed) / (0.2 * 4 / 2) <= 32
 
 
@@ -230,6 +230,42 @@ def stage_of(asked):
     return {"NoneType": "keys", "Roster": "shares", "Delivery": "delivery", "Survivors": "signatures"}.get(
         stage.__name__, "unmasking"
     )
+
+
+def begin_in_groups(federate, fake_model, monkeypatch, change=None):
+    """24 clients, three groups of eight, each of which agrees on where to go with a little of its own."""
+    names = [MALLORY, *(f"client-{number:02}" for number in range(23))]
+    models = {name: fake_model(4.0 + place / 100, 3 + place, layout=WIDE) for place, name in enumerate(names)}
+    monkeypatch.setattr(sys.modules[fake_model.__module__], "layout_of", lambda _rank: WIDE)
+    federation = federate(models, masked=True, rounds=2)
+    if change:
+        participant = federation.channel.participants[100]
+        participant._masking = Lying(participant._masking, change)
+    return federation
+
+
+def away(numbers, figures, number):
+    """Against the others, three times as far as a client may be: within the ring."""
+    return numbers * -6, figures
+
+
+def far_off(numbers, figures, number):
+    """Wherever in the ring."""
+    return np.random.default_rng(number).integers(-32, 32, numbers.size), figures
+
+
+@pytest.mark.parametrize("change", [away, far_off])
+def test_in_groups_a_member_moves_no_round_and_its_group_is_named(federate, fake_model, monkeypatch, change):
+    honest, federation = (begin_in_groups(federate, fake_model, monkeypatch, each) for each in (None, change))
+    expected, state = honest.run(), federation.run()
+    assert not honest.of_kind("group_left_out")
+    assert [event["groups"] for event in honest.of_kind("sum_unmasked")] == [1, 3, 1, 3, 1]
+    left_out = federation.of_kind("group_left_out")
+    assert [event["round"] for event in left_out] == [1, 2]
+    assert all(MALLORY in event["clients"] and len(event["clients"]) == 8 for event in left_out)
+    assert [event["received"] for event in federation.of_kind("round_finished")] == [16, 16]
+    way = subtract(expected.adapter, honest.initial)
+    assert norm(subtract(state.adapter, expected.adapter)) < 0.15 * norm(way)
 
 
 def begin_small(federate, fake_model, **more):

@@ -106,7 +106,7 @@ def test_a_sum_that_wraps_around_is_refused_and_one_that_is_half_again_as_long_a
     planned = (1 << (bits - 1)) / 4
 
     def wrapped(deviation):
-        return ring.lifted(ring.reduced(np.rint(generator.normal(0, deviation, 4096)).astype(np.int64)))
+        return float(ring.lifted(ring.reduced(np.rint(generator.normal(0, deviation, 4096)).astype(np.int64))).std())
 
     for factor in (0, 0.3, 1.0, 1.5):
         check_sum(ring, wrapped(factor * planned))
