@@ -1,16 +1,15 @@
 """How clients get to the current shadow adapter, and what that costs.
 
-*Steps*: the shadow moves by one coded step a round, and a client is sent every step that it missed, as all were. It is
-exact, and over a run every client gets each step at most once: on average as many messages per visit as there are
-rounds between two of its visits.
+*Steps*, where all clients take part in every round: the shadow moves by one coded step a round, and what a step dropped
+goes with the next. A client that has missed one is sent the whole adapter in float32.
 
-*Keyframes*: after each round the shadow is coded anew, as one difference to the adapter that every client derives from
-the run's seed. All are sent the same message, whatever they hold: one that was away for fifty rounds, a newcomer, and
-one that lost everything. The shadow is as common as with steps; it only lies further from the server's master (QAT's
-straight-through training, Courbariaux et al., BinaryConnect, arXiv 1511.00363: gradients at the coarse point, added to
-the fine one). In the last rounds keyframes are finer, so what a run ends with is not coarse.
+*Keyframes*, elsewhere: after each round the shadow is coded anew, as one difference to the adapter that every client
+derives from the run's seed. All are sent the same message, whatever they hold: one that was away for fifty rounds, a
+newcomer, and one that lost everything. The shadow is as common as with steps; it only lies further from the server's
+master (QAT's straight-through training, Courbariaux et al., BinaryConnect, arXiv 1511.00363: gradients at the coarse
+point, added to the fine one). In the last rounds keyframes are finer, so what a run ends with is not coarse.
 
-The cheaper way is taken. Knows no bytes and no clients' names.
+Knows no bytes and no clients' names.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ class Downlink:
     rounds: int = 0
 
     def has_keyframes(self, codec: Codec) -> bool:
-        """Whether a keyframe costs less than the steps that a client missed."""
-        return isinstance(codec, Rate) and self.gap * codec.bits > self._at(codec, self._bits)
+        """Whether some clients are away from some rounds by plan: a whole adapter costs far more than a keyframe."""
+        return isinstance(codec, Rate) and self.gap > 1
 
     def keyframe(self, codec: Codec, number: int) -> Codec:
         """What packs the keyframe after round `number`."""
@@ -70,7 +69,7 @@ class Downlink:
             return 0.0
         if self.has_keyframes(codec):
             return self.keyframe(codec, number).bits
-        return min(age * codec.bits, 32.0)
+        return codec.bits if age == 1 else 32.0
 
     @staticmethod
     def _at(codec: Codec, bits: float) -> float:

@@ -116,9 +116,12 @@ class _Planned:
         self.clock = VirtualClock(fleet)
         self._plan = plan
         self._channel = VirtualChannel(_Imagined(plan.clients, replies), self.clock, self._work_of, seed=plan.seed)
-        self._step = (bytes(_MESSAGE_BYTES + sizes.broadcast_bytes), b"")
+        downlink, codec = plan.downlink, plan.settings.codec
+        has_keyframes = downlink.has_keyframes(codec)
+        larger = downlink.sent_bits(codec, plan.rounds // 2, None) / codec.bits if has_keyframes else 1.0
+        self._step = (bytes(_MESSAGE_BYTES + round(sizes.broadcast_bytes * larger)), b"")
         self._nothing = (bytes(_MESSAGE_BYTES), b"")
-        self._whole = (bytes(_MESSAGE_BYTES + sizes.adapter_bytes), b"")
+        self._whole = self._step if has_keyframes else (bytes(_MESSAGE_BYTES + sizes.adapter_bytes), b"")
         self._up_to_date = set(range(plan.clients))
         self._asked = (Purpose.TRAIN, 0)
         self._paces: dict[str, Pace] = {}
