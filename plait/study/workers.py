@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,81 +51,66 @@ def in_this_process(cells: Sequence[Cell], paths: Mapping[str, Path], stop: Stop
 
 def in_processes(cells: Sequence[Cell], paths: Mapping[str, Path], stop: StopRequest, jobs: int) -> Generator[Done]:
     """Do the runs in `jobs` processes, each of which loads base and data once; the arguments are those above."""
-    waiting, done = iter(cells), queue.SimpleQueue[Done | None]()
-    lock = threading.Lock()
-
-    def next_cell() -> Cell | None:
-        with lock:
-            return None if stop.asked else next(waiting, None)
-
-    workers = [_Worker(next_cell, paths, done.put) for _ in range(min(jobs, len(cells)))]
-    threads = [threading.Thread(target=worker.work, daemon=True) for worker in workers]
-    for thread in threads:
-        thread.start()
-    stop.heeded = True
-    left = len(workers)
-    try:
-        while left:
-            try:
-                ended = done.get(timeout=_LOOK_S)
-            except queue.Empty:
+    children = _Children(paths, stop)
+    with ThreadPoolExecutor(min(jobs, len(cells))) as threads:
+        cell_of = {threads.submit(children.attempt, cell): cell for cell in cells}
+        stop.heeded = True
+        try:
+            while cell_of:
+                ended, _ = wait(cell_of, _LOOK_S, FIRST_COMPLETED)
                 if stop.asked:
-                    # Again and again, for a worker may have been about to start its process.
-                    for worker in workers:
-                        worker.stop()
-                continue
-            if ended is None:
-                left -= 1
-            else:
-                yield ended
-    finally:
-        stop.heeded = False
-        for worker in workers:
-            worker.close()
+                    # Again and again, for a thread may have been about to start its process.
+                    children.stop()
+                for future in ended:
+                    cell = cell_of.pop(future)
+                    if outcome := future.result():
+                        yield Done(cell, outcome)
+        finally:
+            stop.heeded = False
+            threads.shutdown(wait=False, cancel_futures=True)
+            children.close()
 
 
-class _Worker:
-    """One process and the thread that speaks to it; a process that dies fails its run and is started again.
+class _Children:
+    """The process of each thread; one that dies fails its run, and the next run starts another.
 
     Args:
-        next_cell: the next run to do; None if there is none.
         paths: directories of the runs, by name.
-        tell: told of every run that has ended, and at the end of None.
+        stop: lets no further run begin.
     """
 
-    def __init__(
-        self, next_cell: Callable[[], Cell | None], paths: Mapping[str, Path], tell: Callable[[Done | None], None]
-    ) -> None:
-        self._next_cell = next_cell
+    def __init__(self, paths: Mapping[str, Path], stop: StopRequest) -> None:
         self._paths = paths
-        self._tell = tell
-        self._child: Child | None = None
+        self._stop = stop
+        self._by_thread: dict[int, Child] = {}
+        self._lock = threading.Lock()
+        self._is_closed = False
 
-    def work(self) -> None:
-        """Do runs until there are none."""
-        try:
-            while cell := self._next_cell():
-                self._tell(Done(cell, self._attempt(cell)))
-        finally:
-            self._tell(None)
-
-    def stop(self) -> None:
-        """Stop the run in progress."""
-        if child := self._child:
-            child.say({"stop": True})
-
-    def close(self) -> None:
-        """End the process."""
-        if self._child:
-            self._child.kill()
-            self._child.ending()
-
-    def _attempt(self, cell: Cell) -> Outcome:
-        child = self._child = self._child or Child("plait.study.worker")
+    def attempt(self, cell: Cell) -> Outcome | None:
+        """Do a run; None if none is to begin any more."""
+        with self._lock:
+            if self._stop.asked or self._is_closed:
+                return None
+            here = threading.get_ident()
+            child = self._by_thread[here] = self._by_thread.get(here) or Child("plait.study.worker")
         child.say({"settings": dict(cell.settings), "path": str(self._paths[cell.name].absolute())})
         answer = child.hear()
         if answer is None:
-            self._child = None
-            how = child.ending()
-            return Outcome(f"its process {how}; the run is continued when the sweep is started again")
+            with self._lock:
+                del self._by_thread[here]
+            return Outcome(f"its process {child.ending()}; the run is continued when the sweep is started again")
         return Outcome(str(answer.said["error"]), bool(answer.said["interrupted"]))
+
+    def stop(self) -> None:
+        """Stop the runs in progress."""
+        for child in list(self._by_thread.values()):
+            child.say({"stop": True})
+
+    def close(self) -> None:
+        """End the processes."""
+        with self._lock:
+            self._is_closed = True
+            children = list(self._by_thread.values())
+        for child in children:
+            child.kill()
+            child.ending()
