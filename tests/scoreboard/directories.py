@@ -34,6 +34,12 @@ take_out_named()
 from scoreboard.directories import watched
 watched()
 """
+# Each alone notices that a defence is missing.
+_ALWAYS = {
+    "resume: rule is code", "resume: a made-up code", "resume: own run, publish edited", "resume: served on an address",
+    "eval: a base of the hub", "simulate --config RUN/config.toml: rule", "report: adapter is a link",
+    "export: adapter_config.json is a pipe", "report: an endless line",
+}  # fmt: skip
 _EVIL = "open('ran', 'a').write('evil')\ndef part(*given, **named):\n    open('ran', 'a').write('called')\n"
 # What plait itself starts: the compiler of its kernels, and what tells the machine.
 _OWN_PROGRAMS = ("c++", "uname", "ldconfig", "lscpu", "file", "/sbin/ldconfig")
@@ -312,8 +318,7 @@ def watched() -> None:
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every case; the quick form has them all, too."""
-    del full
+    """Every case; in the quick form every fourth, and those that alone notice that a defence is missing."""
     environment = {
         **os.environ, "HF_HUB_DISABLE_TELEMETRY": "1",
         **{name: str(scratch / "cache") for name in ("PLAIT_CACHE", "MPLCONFIGDIR")},
@@ -368,6 +373,9 @@ def run(*, full: bool, scratch: Path) -> Row:
 
     every = cases()
     assert len({case.name for case in every}) == len(every)
+    assert {case.name for case in every} >= _ALWAYS
+    if not full:
+        every = [case for number, case in enumerate(every) if number % 4 == 0 or case.name in _ALWAYS]
     with ThreadPoolExecutor(2) as pool:
         failures = [wrong for wrong in pool.map(tried, enumerate(every)) if wrong]
     verbs = {case.verb.split()[0] for case in every}
@@ -377,5 +385,5 @@ def run(*, full: bool, scratch: Path) -> Row:
         passed=len(every) - len(failures),
         figures={"verbs": len(verbs), "refused": sum(bool(case.refused) for case in every)},
         failures=failures,
-        least=40,
+        least=40 if full else 15,
     )

@@ -1,7 +1,8 @@
 """The defences of each row, removed one at a time: the row must then fail, otherwise it proves nothing.
 
     python tests/scoreboard/mutations.py              all of them, in their rows' quick form
-    python tests/scoreboard/mutations.py killed,door  those of some rows
+    python tests/scoreboard/mutations.py killed,door  those of some rows, or with these names
+    python tests/scoreboard/mutations.py --of-day     the part that is due today: all of them within two weeks
 
 A mutation changes plait only inside the row's own processes (`take_out_named`); nothing on disk is touched.
 """
@@ -15,14 +16,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from inspect import isclass, isfunction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 NAMED = "PLAIT_SCOREBOARD_WITHOUT"
 OURS = {"plait", "client", "server", "scoreboard"}
+PARTS = 14
+"""Days within which CI runs all of them."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,23 @@ def module(name: str):
     return importlib.import_module(name)
 
 
-def put(place: str, value: object) -> None:
+def put(place: str, value: object, *, beside: Sequence[str] = ()) -> None:
     """Replace ``module:name`` or ``module:Class.name``.
 
     A function or class that other modules have imported by name is replaced there too.
+
+    Args:
+        place: of what is replaced.
+        value: what takes its place.
+        beside: modules that import it by name, to be loaded first.
 
     Raises:
         AttributeError: there is no such thing: it has moved, and nothing would be taken out.
     """
     where, _, name = place.partition(":")
     target = module(where)
+    for other in beside:
+        module(other)
     *path, last = name.split(".")
     for part in path:
         target = getattr(target, part)
@@ -87,10 +98,7 @@ def lenient(*fields: str) -> Callable[[], None]:
             said = {field: b"" if field == "public_key" else getattr(header, field) for field in fields}
             return strict(data, replace(expected, **said))
 
-        # Those that import it by name.
-        for place in ("plait.rounds.intake", "plait.rounds.aggregator"):
-            module(place)
-        put("plait.rounds.validate:open_update", open_update)
+        put("plait.rounds.validate:open_update", open_update, beside=("plait.rounds.intake", "plait.rounds.aggregator"))
 
     return take_out
 
@@ -519,6 +527,53 @@ MUTATIONS: dict[str, Mutation] = {
         "planted", "the compiler starts in the working directory", _compiler_as_the_directory_has_it
     ),
     "matplotlibrc": Mutation("planted", "plots are drawn as a matplotlibrc says", nothing("matplotlib:rcdefaults")),
+    "named-again": Mutation(
+        "directories",
+        "every run counts as begun here",
+        lambda: put("plait.rounds.recorded_settings:began_here", _always, beside=("plait.api.received",)),
+    ),
+    "own-code": Mutation(
+        "directories",
+        "any code beside a ledger is believed",
+        lambda: put(
+            "plait.own:is_own",
+            lambda file, content: file.with_name(f".{file.name}.own").exists(),
+            beside=("plait.rounds.recorded_settings", "plait.api.serving"),
+        ),
+    ),
+    "ledger-settings": Mutation("directories", "settings come from config.toml", lambda: _settings_of_the_file()),
+    "served-from-here": Mutation(
+        "directories",
+        "every server.toml is believed",
+        lambda: put("plait.api.serving:served_from_here", _always, beside=("plait.api.received",)),
+    ),
+    "base-on-disk": Mutation(
+        "directories",
+        "a base that a directory names is downloaded",
+        lambda: put("plait.training.bases:is_on_disk", lambda name, revision="": True),
+    ),
+    "config-of-run": Mutation(
+        "directories", "a received run's config.toml is a settings file", nothing("plait.cli.options:_check_received")
+    ),
+    "links": Mutation(
+        "directories",
+        "links, pipes and devices in a run are followed",
+        lambda: put("plait.files:leads_elsewhere", lambda directory: "", beside=("plait.rounds.run_directory",)),
+    ),
+    "pipes": Mutation(
+        "directories",
+        "a pipe is opened as a file",
+        lambda: put(
+            "plait.files:open_plain",
+            lambda path: path.open("rb"),
+            beside=("plait.adapters.peft_directory", "plait.adapters.safetensors_file", "plait.exporting.source"),
+        ),
+    ),
+    "long-line": Mutation(
+        "directories",
+        "a ledger's line may have any length",
+        lambda: put("plait.rounds.ledger:_MOST_LINE_BYTES", 1 << 40),
+    ),
     "terms": Mutation(
         "hostile",
         "a client does what any task says",
@@ -748,6 +803,17 @@ def _any_configuration(table):
     return config.config_from_table({key: value for key, value in table.items() if key in known}, where="welcome")
 
 
+def _settings_of_the_file() -> None:
+    config = module("plait.config")
+
+    def settings(directory, events=None):
+        kept = config.config_from_table(config.read_config_table(directory.config), where="")
+        return kept.model_copy(update={"out": str(directory.path)})
+
+    by_name = ("plait.api.received", "plait.cli.verify", "plait.exporting.personal", "plait.federation")
+    put("plait.rounds.recorded_settings:recorded_settings", settings, beside=by_name)
+
+
 def _finds_anybodys(self, node, task_id):
     for of_node in self._by_node.values():
         if task_id in of_node:
@@ -763,25 +829,47 @@ def take_out_named() -> None:
 
 
 def main() -> int:
-    """Run each row without each of its defences; the exit code is 0 if all fail."""
+    """Run each row without each of its defences; the exit code is 0 if all fail as they should."""
     wanted = sys.argv[1].split(",") if len(sys.argv) > 1 else []
+    chosen = {
+        name: mutation
+        for number, (name, mutation) in enumerate(MUTATIONS.items())
+        if not wanted
+        or mutation.row in wanted
+        or name in wanted
+        or (wanted == ["--of-day"] and number % PARTS == datetime.now(UTC).toordinal() % PARTS)
+    }
     run = Path(__file__).with_name("run.py")
     print("| Without | Row | Says | Fails |\n|---|---|---|---|")
-    survived = 0
-    for name, mutation in MUTATIONS.items():
-        if wanted and mutation.row not in wanted and name not in wanted:
-            continue
+    wrong = 0
+    for name, mutation in chosen.items():
         started = time.monotonic()
         command = [sys.executable, str(run), "--quick", "--rows", mutation.row, "--without", name]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        line = next((each for each in done.stdout.splitlines() if each.startswith("{")), "{}")
-        said = json.loads(line)
-        failed = done.returncode == 1 and said.get("ok") is False
-        survived += not failed
-        why = (said.get("failures") or ["nothing"])[0].replace("|", "/").replace("\n", " ")[:140]
-        print(f"| {mutation.what} (`{name}`) | {mutation.row} | {why} | {'yes' if failed else 'NO'} |", flush=True)
+        line = next((each for each in done.stdout.splitlines() if each.startswith("{")), "")
+        verdict, why = judged(line, done.stderr)
+        wrong += verdict != "yes"
+        print(f"| {mutation.what} (`{name}`) | {mutation.row} | {why} | {verdict} |", flush=True)
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    return 1 if survived else 0
+    return 1 if wrong else 0
+
+
+def judged(line: str, errors: str) -> tuple[str, str]:
+    """Whether a row has failed for lack of the defence, and what it said.
+
+    Args:
+        line: the row's JSON; empty if there is none, because the defence was not found where it was to be taken out.
+        errors: what the process said besides.
+    """
+    if not line:
+        return "BROKEN", (errors.strip().splitlines() or ["nothing was said"])[-1].replace("|", "/")[:140]
+    said = json.loads(line)
+    why = (said.get("failures") or ["nothing"])[0].replace("|", "/").replace("\n", " ")[:140]
+    if said["ok"]:
+        return "NO", "the row holds as if nothing were missing"
+    if why.startswith(("AttributeError", "ImportError", "ModuleNotFoundError", "NameError", "TypeError")):
+        return "BROKEN", why
+    return "yes", why
 
 
 if __name__ == "__main__":

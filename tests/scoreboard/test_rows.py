@@ -13,7 +13,7 @@ RUN = Path(__file__).with_name("run.py")
 # Those that start servers and nodes share the process that these are forked from.
 ROWS = (
     "soak", "malformed,forged", "killed,clients_killed,privacy", "network,straggler,members", "door", "names",
-    "planted", "hostile", "private_records", "one_member",
+    "planted", "hostile", "private_records", "one_member", "directories",
 )  # fmt: skip
 
 pytestmark = [
@@ -39,3 +39,42 @@ def test_a_row_fails_without_what_it_rests_on():
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert json.loads(done.stdout.splitlines()[0])["passed"] < 250
+
+
+TAKEN_OUT = f"""
+import os, sys
+sys.path[:0] = {[str(RUN.parents[1]), str(RUN.parents[2])]!r}
+from scoreboard.mutations import MUTATIONS
+for name, mutation in MUTATIONS.items():
+    pid = os.fork()
+    if not pid:
+        try:
+            mutation.take_out()
+        except BaseException as error:
+            print(f"{{name}}: {{type(error).__name__}}: {{error}}", flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+print(len(MUTATIONS), "tried")
+"""
+
+
+def test_every_mutation_finds_what_it_takes_out():
+    done = run_command(program=TAKEN_OUT, timeout=600)
+    (tried,) = done.stdout.splitlines() or [done.stderr[-2000:]]
+    assert tried.endswith(" tried")
+    assert int(tried.split()[0]) > 80
+
+
+@pytest.mark.parametrize(
+    ("line", "errors", "verdict"),
+    [
+        ('{"ok": false, "failures": ["NaN: accepted"]}', "", "yes"),
+        ('{"ok": true}', "", "NO"),
+        ('{"ok": false, "failures": ["AttributeError: no such name"]}', "", "BROKEN"),
+        ("", "Traceback\nAttributeError: module has no attribute 'open_update'", "BROKEN"),
+    ],
+)
+def test_a_mutation_that_takes_nothing_out_is_an_error(line, errors, verdict):
+    from tests.scoreboard.mutations import judged
+
+    assert judged(line, errors)[0] == verdict
