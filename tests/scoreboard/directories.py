@@ -350,7 +350,9 @@ def run(*, full: bool, scratch: Path) -> Row:
                 code.unlink()
         case.attack(run)
         places = {"run": run, "adapter": made, "new": folder / "new", "data": data}
-        allowed = os.pathsep.join(map(str, (run, folder / "new", scratch / "cache", scratch / "tmp")))
+        allowed = os.pathsep.join(
+            map(str, (run, folder / "new", folder / "..new.", scratch / "cache", scratch / "tmp"))
+        )
         arguments = [word.format(**places) for word in case.verb.split()]
         try:
             done = run_command(
