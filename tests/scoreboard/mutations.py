@@ -725,11 +725,6 @@ MUTATIONS: dict[str, Mutation] = {
         "any share is taken for the one that was given",
         nothing("plait.secagg.server:Sealed.check_shares"),
     ),
-    "left-out": Mutation(
-        "one_member",
-        "who departs from the protocol is invited again",
-        lambda: put("plait.rounds.masked_sum:MaskedSums.may_be_invited", _always),
-    ),
     "recalled": Mutation(
         "one_member",
         "a server that goes on forgets who is left out",
