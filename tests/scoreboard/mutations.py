@@ -52,7 +52,8 @@ def module(name: str):
 def put(place: str, value: object, *, beside: Sequence[str] = ()) -> None:
     """Replace ``module:name`` or ``module:Class.name``.
 
-    A function or class that other modules have imported by name is replaced there too.
+    Where a function or class is defined, it is replaced for all modules that have imported it by name; elsewhere there
+    alone.
 
     Args:
         place: of what is replaced.
@@ -71,7 +72,7 @@ def put(place: str, value: object, *, beside: Sequence[str] = ()) -> None:
         target = getattr(target, part)
     before = getattr(target, last)
     setattr(target, last, value)
-    if path or not (isfunction(before) or isclass(before)):
+    if path or not (isfunction(before) or isclass(before)) or before.__module__ != where:
         return
     for imported in list(sys.modules.values()):
         ours = isinstance(imported, ModuleType) and imported.__name__.partition(".")[0] in OURS
@@ -738,7 +739,7 @@ MUTATIONS: dict[str, Mutation] = {
     "masked-losses": Mutation(
         "one_member",
         "losses that no clients have end the run",
-        lambda: put("plait.rounds.coordinator:_scores", _losses_as_said),
+        lambda: put("plait.rounds.masked_collector:PeerError", module("plait.errors").ConfigError),
     ),
     "groups": Mutation(
         "one_member",
@@ -780,11 +781,6 @@ def _accused_are_guilty(collecting, complaints, shown):
     verdict = module("plait.secagg.complaint").Verdict
     accused = {sender for senders in complaints.values() for sender in senders}
     return verdict(frozenset(accused), frozenset(), frozenset())
-
-
-def _losses_as_said(summed):
-    figures = module("plait.rounds.figures")
-    return figures.scores_of(figures.decode_figures(summed.figures, figures.EVALUATION), clients=len(summed.clients))
 
 
 def _unchecked(*places: str) -> None:
