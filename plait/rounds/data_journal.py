@@ -103,19 +103,13 @@ class DataJournal:
             PolicyError: it tells of fewer than `least` clients, alone or with earlier sums.
         """
         self._recall()
-        now, earlier = frozenset(clients), self._sums.get(session.purpose, [])
+        now = frozenset(clients)
         advice = "; to take part, lower min-masked-clients in the file given with --policy"
         if len(now) < self.least:
             raise PolicyError(f"the masked sum has {len(now)} clients, expected at least {self.least}{advice}")
-        same = [each for each in earlier if each.received == received.hex()]
         if session.purpose == "evaluate":
-            if any(each.clients != now for each in same):
-                raise PolicyError(
-                    "the adapter was evaluated before with other clients, expected another one or the same clients: "
-                    "the difference of both sums would be a few clients' loss"
-                )
-            same = earlier
-        known = {each.clients for each in same}
+            self._check_adapter(received, now)
+        known = self._comparable(session.purpose, received)
         if now in known:
             return
         fewest = min((len(now ^ before) for before in known), default=self.least)
@@ -130,6 +124,19 @@ class DataJournal:
                 f"with earlier ones the masked sum gives that of {fewest} clients, expected at least {self.least}"
                 f"{advice}"
             )
+
+    def _check_adapter(self, received: bytes, clients: frozenset[str]) -> None:
+        before = (each for each in self._sums.get("evaluate", ()) if each.received == received.hex())
+        if any(each.clients != clients for each in before):
+            raise PolicyError(
+                "the adapter was evaluated before with other clients, expected another one or the same clients: the "
+                "difference of both sums would be a few clients' loss"
+            )
+
+    def _comparable(self, purpose: str, received: bytes) -> set[frozenset[str]]:
+        """The clients of each earlier sum of the same numbers, or nearly the same."""
+        earlier = self._sums.get(purpose, ())
+        return {each.clients for each in earlier if purpose == "evaluate" or each.received == received.hex()}
 
     def note_sum(self, session: Session, received: bytes, clients: Iterable[str]) -> None:
         """Record a sum before this client helps to unmask it."""

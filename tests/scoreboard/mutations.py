@@ -408,6 +408,20 @@ def _short_seeds() -> None:
         put(f"{place}:derived", lambda secret, *purpose: real(secret, *purpose)[:4] + bytes(28))
 
 
+def _consent_once() -> None:
+    consent = module("client.consent")
+    agree = consent.agree
+    put("client.consent:agree", lambda *given, **named: agree(*given, **{**named, "each_run": False}))
+
+
+def _figures_by_tokens() -> None:
+    figures = module("plait.rounds.participant").evaluation_figures
+    put(
+        "plait.rounds.participant:evaluation_figures",
+        lambda shared, own: {**figures(shared, own), "moved": shared.tokens},
+    )
+
+
 MUTATIONS: dict[str, Mutation] = {
     "finite": Mutation("malformed", "NaN and infinity are not looked for", _finite),
     "figures": Mutation("malformed", "metrics may be anything finite", nothing("plait.rounds.validate:_check_figures")),
@@ -757,6 +771,66 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "files": Mutation("soak", "directories stay open", _files_stay_open),
     "pruning": Mutation("soak", "every checkpoint is kept", lambda: put("plait.rounds.checkpoint:KEPT", 10**9)),
+    "client-secret": Mutation(
+        "server_alone",
+        "batches and rounding follow from what the server knows",
+        lambda: put(
+            "plait.rounds.client_secret:ClientSecret.of",
+            classmethod(lambda cls, memory: cls.simulated(0, "anybody")),
+        ),
+    ),
+    "sums-apart": Mutation(
+        "server_alone",
+        "sums may differ in one client",
+        lambda: put("plait.rounds.data_journal:DataJournal._comparable", lambda self, purpose, received: set()),
+    ),
+    "evaluations-apart": Mutation(
+        "server_alone",
+        "evaluations of two adapters may differ in one client",
+        lambda: put(
+            "plait.rounds.data_journal:DataJournal._comparable",
+            lambda self, purpose, received: {
+                each.clients for each in self._sums.get(purpose, ()) if each.received == received.hex()
+            },
+        ),
+    ),
+    "sums-together": Mutation(
+        "server_alone",
+        "sums may give one client together",
+        nothing("plait.rounds.data_journal:_fewest_apart", result=10**9),
+    ),
+    "one-evaluation": Mutation(
+        "server_alone",
+        "an adapter is evaluated for other clients again",
+        nothing("plait.rounds.data_journal:DataJournal._check_adapter"),
+    ),
+    "closed-rounds": Mutation(
+        "server_alone",
+        "a run that begins anew under the same name may unmask its rounds again",
+        nothing("plait.rounds.data_journal:DataJournal.check_open"),
+    ),
+    "few-in-a-sum": Mutation(
+        "server_alone",
+        "a sum may be of any number of clients",
+        nothing("plait.rounds.data_journal:DataJournal.check_sum"),
+    ),
+    "older-state": Mutation(
+        "server_alone",
+        "a state directory from an older copy is believed",
+        nothing("client.journal_file:JournalFile._check"),
+    ),
+    "total-epsilon": Mutation(
+        "server_alone",
+        "epsilon does not add up over runs",
+        nothing("plait.rounds.data_journal:DataJournal.check_budget"),
+    ),
+    "masked-consent": Mutation("server_alone", "consent to a masked run is consent to the next", _consent_once),
+    "masked-counts": Mutation("server_alone", "figures under masks are weighted by tokens", _figures_by_tokens),
+    "masked-refusals": Mutation(
+        "server_alone",
+        "refusals under masks say how many records there are",
+        lambda: put("plait.wire.settings:Settings.counts_stay", property(lambda self: False)),
+    ),
 }
 
 
@@ -786,6 +860,20 @@ def _accused_are_guilty(collecting, complaints, shown):
 def _unchecked(*places: str) -> None:
     for place in places:
         put(f"{place}:checked_settings", lambda settings, *, what: dict(settings))
+
+
+def _consent_once() -> None:
+    consent = module("client.consent")
+    agree = consent.agree
+    put("client.consent:agree", lambda *given, **named: agree(*given, **{**named, "each_run": False}))
+
+
+def _figures_by_tokens() -> None:
+    figures = module("plait.rounds.participant").evaluation_figures
+    put(
+        "plait.rounds.participant:evaluation_figures",
+        lambda shared, own: {**figures(shared, own), "scored": shared.tokens},
+    )
 
 
 def _any_configuration(table):
