@@ -823,14 +823,13 @@ class Evaluated(Event, MeanScore):
 
 
 class SumUnmasked(Event):
-    """The masks were taken off a sum over clients; nothing else of what they sent is known.
+    """The masks were taken off a sum over a group of clients; nothing else of what they sent is known.
 
     Attributes:
         round: that it belongs to.
         purpose: ``train`` or ``evaluate``.
         invited: clients asked for keys. roster: that offered some. shared: that shared their secrets.
         clients: whose numbers are in the sum.
-        groups: of clients that it is made of, each with a sum of its own.
         threshold: fewest clients that a sum is unmasked for.
         neighbours: of each client, with whom it shares masks.
         bits: of each number.
@@ -846,7 +845,6 @@ class SumUnmasked(Event):
     roster: Count = 0
     shared: Count = 0
     clients: Count
-    groups: Count = 1
     threshold: Count = 0
     neighbours: Count = 0
     bits: Count = 0

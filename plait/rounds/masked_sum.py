@@ -265,25 +265,31 @@ class MaskedSums:
                 self.ledger.append(
                     events.GroupLeftOut(round=wanted.round, clients=part.clients, distance=min(distance, 1e300))
                 )
-        first = sealed[0].roster
+        unmasked = {part.clients for part in parts}
+        for group, _ in signed:
+            if _names_in(group) in unmasked:
+                self._note(wanted, group, invited=len(invited))
+        return summed
+
+    def _note(self, wanted: Wanted, group: Sealed, *, invited: int) -> None:
+        """Record that a group's sum is known."""
+        roster = group.roster
         self.ledger.append(
             events.SumUnmasked(
                 round=wanted.round,
                 purpose=wanted.purpose,
-                invited=len(invited),
-                roster=sum(len(group.roster.offers) for group in sealed),
-                shared=sum(len(group.sharers) for group in sealed),
-                clients=len(summed.clients),
-                groups=len(near),
-                threshold=min(group.roster.threshold for group in sealed),
-                neighbours=len(first.holders(0)) - 1,
-                bits=first.bits,
-                unit=first.unit,
-                certified=all(offer.certificate for group in sealed for offer in group.roster.offers),
+                invited=invited,
+                roster=len(roster.offers),
+                shared=len(group.sharers),
+                clients=len(group.survivors),
+                threshold=roster.threshold,
+                neighbours=len(roster.holders(0)) - 1,
+                bits=roster.bits,
+                unit=roster.unit,
+                certified=all(offer.certificate for offer in roster.offers),
                 noised=wanted.noised,
             )
         )
-        return summed
 
     def stored(self, wanted: Wanted) -> Summed | None:
         """A sum that was taken before; None if it was not.
@@ -440,7 +446,7 @@ class MaskedSums:
                 detail = "its shares do not give its secret"
                 self._leave_out(wanted.round, lost.client, "unmasking", Reason.SHARES, detail)
                 continue
-            parts.append(Part(numbers, figures, tuple(group.roster.offers[place].client for place in group.survivors)))
+            parts.append(Part(numbers, figures, _names_in(group)))
         return parts
 
     def _stage(
@@ -487,6 +493,11 @@ def _roster(wanted: Wanted, session: Session, offers: Sequence[Offer]) -> Roster
 def _shared(collecting: Collecting) -> Collecting:
     collecting.close_sharing()
     return collecting
+
+
+def _names_in(group: Sealed) -> tuple[str, ...]:
+    """The clients whose numbers are in a sum."""
+    return tuple(group.roster.offers[place].client for place in group.survivors)
 
 
 def _mean(part: Part) -> Float32:

@@ -317,7 +317,7 @@ class MaskedCard:
             ("Hidden", "each client's update, losses and counts: they left it under masks"),
             ("From", f"the server, and up to {self.colluding} clients together with it"),
             ("Learned", f"{self.sums} sums, none of fewer than {self.least} clients"),
-            ("Kept to", "one sum for each round's updates and one for its losses, whatever failed"),
+            ("Kept to", "one sum with a client's update in each round and one with its losses, whatever failed"),
             proven if self.certified else simulated,
             *(("Not covered", text) for text in MASKED_NOT_COVERED[int(self.noised) :]),
         )
