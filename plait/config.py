@@ -47,6 +47,7 @@ ALIASES: Mapping[str, str] = {
     "num-rounds": "rounds",
     "num-clients": "clients",
     "num-supernodes": "clients",
+    "model": "base",
     "model-name": "base",
     "model-name-or-path": "base",
     "dataset-name": "data",
@@ -65,6 +66,8 @@ ALIASES: Mapping[str, str] = {
     "output-dir": "out",
 }
 
+# What others count in, and plait does not.
+_NOT_COUNTED = frozenset({"epochs", "num-epochs", "local-epochs", "num-train-epochs"})
 # Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
 _CHOICES = frozenset({
     "rule", "server-optimizer", "loss", "objective", "wire", "partition", "trainer", "data", "callbacks",
@@ -99,8 +102,8 @@ class RunConfig(
     heading: ClassVar[str] = "Run"
 
     data: str = "stdlib"
-    """file or folder (JSONL, JSON, CSV, TSV, Parquet, Arrow, text; also .gz, .zst), a data set of the hub
-    (owner/name:config@revision), or a built-in: stdlib, chatterbot, bbc"""
+    """file or folder, data set of the hub (owner/name:config@revision), or a built-in: stdlib, chatterbot, bbc; files
+    may be JSONL, JSON, CSV, TSV, Parquet, Arrow or text, also .gz and .zst"""
     columns: str = ""
     """columns that have other names, such as text=body,client=author; fields are text, prompt, completion, messages,
     label and client"""
@@ -650,12 +653,22 @@ def key_named(given: str, *, where: str, beside: tuple[str, ...] = ()) -> str:
     known = known_keys()
     key = given.replace("_", "-").lower()
     key = ALIASES.get(key, key)
+    if key in _NOT_COUNTED:
+        raise _refusal(
+            f"{where}: '{given}' is given, expected local-steps: plait counts optimizer steps of a client in a round; "
+            "an epoch has as many as its sequences divided by batch-size"
+        )
     if key not in known:
         known = (*beside, *known)
         raise _refusal(
             f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
         )
     return key
+
+
+def is_foreign(name: str) -> bool:
+    """Whether other systems call a setting so, or count in it."""
+    return name in ALIASES or name in _NOT_COUNTED
 
 
 def config_from_table(table: Mapping[str, object], *, where: str = "configuration") -> RunConfig:

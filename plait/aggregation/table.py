@@ -18,6 +18,7 @@ from plait.aggregation.geometric_median import GEOMETRIC_MEDIAN
 from plait.aggregation.hetlora import HETLORA
 from plait.aggregation.lora_fair import LORA_FAIR
 from plait.aggregation.median import MEDIAN
+from plait.aggregation.optimizers import OPTIMIZERS
 from plait.aggregation.own_rule import as_rule
 from plait.aggregation.product_mean import PRODUCT_MEAN
 from plait.aggregation.raflora import RAFLORA
@@ -28,6 +29,8 @@ from plait.aggregation.stated_rule import STATED, stated_rule
 from plait.aggregation.trimmed_mean import TRIMMED_MEAN
 from plait.aggregation.zero_pad import ZEROPAD
 from plait.choice import parse_choice
+from plait.correction import CORRECTIONS
+from plait.errors import ConfigError
 from plait.plugins import Kind, find
 
 RULES: Mapping[str, Rule] = {
@@ -72,5 +75,9 @@ def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
     name, options = parse_choice(text)
     if name == STATED:
         return stated_rule(options)
+    if name not in rules and name in CORRECTIONS:
+        raise ConfigError(f"rule is '{name}', which corrects clients' steps: give --correction {name}")
+    if name not in rules and name in OPTIMIZERS:
+        raise ConfigError(f"rule is '{name}', which is a server optimizer: give --server-optimizer {name}")
     rule = rules.get(name) or as_rule(find(Kind.RULE, name, known=rules), name=name)
     return rule.with_options(options) if options else rule

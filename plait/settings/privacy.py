@@ -18,9 +18,9 @@ class Privacy(Table):
     secure_aggregation: bool = False
     """hide every client's update, losses and counts from the server, which learns their sums alone"""
     dp: Literal["off", "client", "record"] = "off"
-    """differential privacy: record hides from everybody, the server too, what any one sequence of a client changed;
-    client hides what any one client's data changed from everybody but the server, with secure-aggregation from the
-    server too, and needs hundreds of clients to be useful (plait estimate says)"""
+    """differential privacy of each record, of each client, or off; record hides from everybody, the server too, what
+    any one sequence of a client changed; client hides what any one client's data changed from everybody but the server,
+    with secure-aggregation from the server too, and needs hundreds of clients to be useful (plait estimate says)"""
     dp_epsilon: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """epsilon of the whole run, never exceeded; sets the noise"""
     dp_noise_multiplier: Annotated[float, Field(ge=0, le=1e4)] = 0.0
