@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from client.wording import shown, size
-from plait.aggregation import STATED
+from plait.aggregation.stated_rule import STATED
 from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.policy import Policy

@@ -11,22 +11,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plait import machine
-from plait.aggregation import RULES, Rule
+from plait.aggregation import ALTERNATIVES, Rule
 from plait.config import to_toml
 from plait.errors import ConfigError
-from plait.exporting import Outlets
+from plait.exporting.outlets import Outlets
 from plait.exporting.publisher import Publisher
-from plait.privacy.key import RunKey
-from plait.rounds import private_rounds, record_accountant
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
-from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted
+from plait.rounds.events import CombiningRule, Event, Plugin, PrivacyStarted, Resumed, RunFinished, RunStarted
 from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.plugin_sources import check_sources
-from plait.rounds.private_rounds import PrivateRounds
 from plait.rounds.recorded import (
     Kept,
     intents_in,
@@ -45,10 +43,14 @@ from plait.rounds.stop import StopRequest
 from plait.rounds.way import way_of
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.run import Run
-from plait.secagg.roster import Vouch
 from plait.settle import Settled
 from plait.stacking import starting_point_of
 from plait.training.device import use_threads
+
+if TYPE_CHECKING:
+    from plait.privacy.mechanism import ClientPrivacy
+    from plait.rounds.private_rounds import PrivateRounds
+    from plait.secagg.roster import Vouch
 
 _PARTING_S = 60.0
 
@@ -91,15 +93,7 @@ def run_federation(
     out = Path(config.with_out().out)
     outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
     directory, ledger, state, events = _open(run, out, start, superlink_data, on_event)
-    privacy = run.settled.privacy
-    key = RunKey.load(directory.noise_key) if privacy and not privacy.guaranteed else None
-    private = privacy and PrivateRounds(
-        privacy,
-        key,
-        intents=intents_in(events),
-        record=ledger.append,
-        participants=participants_in(events),
-    )
+    private = run.settled.privacy and _private(run.settled.privacy, directory, ledger, events)
     done_before_s = _wall_before(events)
     publisher = Publisher(
         directory,
@@ -180,10 +174,7 @@ def _open(
         if recorded_settings(directory, events).model_copy(update={"out": config.out}) != config:
             raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
         if privacy := run.settled.privacy:
-            if not privacy.guaranteed:
-                RunKey.load(directory.noise_key)
-            if promised := promised_in(events):
-                private_rounds.check_promise(privacy, promised)
+            _check_privacy(privacy, directory, events)
         if is_finished(events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         check_sources(events, run.settled.plugins)
@@ -195,8 +186,8 @@ def _open(
     directory = RunDirectory.create(path, config_toml=to_toml(config))
     state = starting_state(initial_state(secrets.token_bytes(16), ranks), start, ranks, run.base_fingerprint)
     save_checkpoint(directory.checkpoints, state, ranks)
-    privacy = run.settled.privacy
-    key = RunKey.create(directory.noise_key) if privacy and not privacy.guaranteed else None
+    # Before the ledger begins: a run that has begun has its noise key.
+    promised = _privacy_started(run, directory, continues=bool(start.parents)) if config.dp != "off" else None
     devices = run.devices
     ledger = _begin_ledger(
         run,
@@ -229,16 +220,48 @@ def _open(
         ),
     )
     sign_beginning(directory)
-    size, continues = largest_update(run.rule, ranks.master.geometry), bool(start.parents)
-    regions = len(run.config.levels) > 1
-    if privacy:
-        ledger.append(private_rounds.started(privacy, key, size=size, continues=continues, regions=regions))
-    elif run.config.dp == "record":
-        settings, clients = run.settled.plan.settings, config.cohort_size
-        ledger.append(
-            record_accountant.started(settings, clients=clients, size=size, continues=continues, regions=regions)
-        )
+    if promised:
+        ledger.append(promised)
     return directory, ledger, state, read_events(directory.ledger)
+
+
+def _private(privacy: ClientPrivacy, directory: RunDirectory, ledger: Ledger, events: Sequence[Event]) -> PrivateRounds:
+    """The noise of a run's rounds."""
+    from plait.privacy.key import RunKey
+    from plait.rounds.private_rounds import PrivateRounds
+
+    return PrivateRounds(
+        privacy,
+        None if privacy.guaranteed else RunKey.load(directory.noise_key),
+        intents=intents_in(events),
+        record=ledger.append,
+        participants=participants_in(events),
+    )
+
+
+def _check_privacy(privacy: ClientPrivacy, directory: RunDirectory, events: Sequence[Event]) -> None:
+    """Refuse to continue a run without its noise key, or with other noise than it promised."""
+    from plait.privacy.key import RunKey
+    from plait.rounds.private_rounds import check_promise
+
+    if not privacy.guaranteed:
+        RunKey.load(directory.noise_key)
+    if promised := promised_in(events):
+        check_promise(privacy, promised)
+
+
+def _privacy_started(run: Run, directory: RunDirectory, *, continues: bool) -> PrivacyStarted:
+    """The event that says what a new run promises; its noise key is made, if the server adds noise."""
+    from plait.privacy.key import RunKey
+    from plait.rounds import private_rounds, record_accountant
+
+    privacy, size = run.settled.privacy, largest_update(run.rule, run.ranks.master.geometry)
+    regions = len(run.config.levels) > 1
+    if privacy is None:
+        settings, clients = run.settled.plan.settings, run.config.cohort_size
+        return record_accountant.started(settings, clients=clients, size=size, continues=continues, regions=regions)
+    key = None if privacy.guaranteed else RunKey.create(directory.noise_key)
+    return private_rounds.started(privacy, key, size=size, continues=continues, regions=regions)
 
 
 def check_data(run: Run, events: Sequence[Event]) -> None:
@@ -264,7 +287,7 @@ def check_data(run: Run, events: Sequence[Event]) -> None:
 
 def rule_recorded(rule: Rule) -> CombiningRule:
     """What the ledger says of a rule."""
-    alternatives = {other.name: other.instead for other in RULES.values() if other.instead} if rule.separate else {}
+    alternatives = ALTERNATIVES if rule.separate else {}
     personal = rule.personal or ""
     return CombiningRule(name=rule.name, separate=rule.separate, personal=personal, alternatives=alternatives)
 

@@ -13,7 +13,6 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from plait.data.cache import cache_directory
 from plait.errors import MachineError
 from plait.files import is_ours, read_if_there, write_atomically
 
@@ -52,6 +51,9 @@ def _code(key: bytes, file: Path, content: bytes) -> bytes:
 
 def _key(*, make: bool) -> bytes:
     """The user's key; empty if there is none or somebody else could have written it."""
+    # With all readers of data: only where a directory is opened.
+    from plait.data.cache import cache_directory
+
     try:
         place = cache_directory() / "own-runs.key"
         if make and not place.exists():

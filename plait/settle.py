@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plait.adapters import Subject, Task
 from plait.adapters.methods import Method, method_named
@@ -18,33 +18,32 @@ from plait.aggregation import (
     check_method_and_rule,
     optimizer_for,
     rule_named,
-    stated_text,
 )
 from plait.aggregation.fedexp import FedExp
 from plait.aggregation.line_search import LineSearch
 from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
-from plait.flower.rules import ALL_RULES
+from plait.flower.rule_table import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
-from plait.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.privacy.rests import Rests
 from plait.rewarded import of_loss
 from plait.rounds.buffer import SLOWEST, Buffer
 from plait.rounds.events import DataUsed, Fleet
-from plait.rounds.masked_rounds import MaskedRounds
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.spool import Weighting
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
-from plait.secagg.graph import least_survivors
 from plait.training.local_loss import check_loss_name
 from plait.training.objectives import OBJECTIVES, objective_named
 from plait.training.reward import reward_named
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.privacy.mechanism import ClientPrivacy
+    from plait.rounds.masked_rounds import MaskedRounds
 
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
@@ -111,7 +110,11 @@ class Settled:
     def announced(self) -> dict[str, Scalar]:
         """The settings for a server to announce: a rule that clients need not have is stated by its traits."""
         table = self.config.to_table()
-        return table if self.rule.name in ALL_RULES else table | {"rule": stated_text(self.rule)}
+        if self.rule.name in ALL_RULES:
+            return table
+        from plait.aggregation.stated_rule import stated_text
+
+        return table | {"rule": stated_text(self.rule)}
 
     @property
     def task(self) -> Task:
@@ -129,6 +132,10 @@ class Settled:
         config = self.config
         if config.dp != "client":
             return None
+        from plait.privacy.mechanism import ClientPrivacy, multiplier_for
+        from plait.privacy.rests import Rests
+        from plait.secagg.graph import least_survivors
+
         rests = Rests(config.dp_min_separation, config.rounds) if config.dp_min_separation > 1 else None
         guaranteed = least_survivors(config.cohort_size) if config.secure_aggregation else 0
         return ClientPrivacy(
@@ -150,6 +157,8 @@ class Settled:
         config = self.config
         if not config.secure_aggregation:
             return None
+        from plait.rounds.masked_rounds import MaskedRounds
+
         rate = config.learning_rate or self.method.learning_rate_at(config.rank)
         quorum = math.ceil(config.quorum * config.cohort_size)
         steps = rate * config.local_steps
@@ -175,7 +184,6 @@ class Settled:
             keep_updates=config.keep_updates,
             by_speed=config.step_budget == "speed",
             buffer=_buffer(config),
-            starts_anew=not config.init_adapter or config.init_mode == "freeze",
             watch=Watch(config.keep != "last", config.patience, config.keep == "best"),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule, self.privacy),

@@ -1,34 +1,30 @@
 """Aggregation rules, one per file; server optimizers; how far a round was off."""
 
 from plait.aggregation.base_delta import BaseDelta
-from plait.aggregation.bottleneck_observer import BottleneckObserver
 from plait.aggregation.contribution import ANY_RANK, ONE_RANK, UP_TO_SERVER, Contribution
 from plait.aggregation.diagnostics import Diagnostics, Observer
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of, slices_of
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.optimizers import OPTIMIZERS, optimizer_for
-from plait.aggregation.own_rule import Updates, as_rule
 from plait.aggregation.projection import fitted
 from plait.aggregation.requirements import check_method_and_rule, check_rule, rules_for
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
 from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
 from plait.aggregation.server_optimizer import OptimizerState, ServerOptimizer, check_composition
-from plait.aggregation.stated_rule import STATED, stated_text
-from plait.aggregation.table import RULES, rule_named
+from plait.aggregation.table import ALTERNATIVES, RULES, rule_named
 from plait.aggregation.traffic import Traffic
 
 __all__ = [
+    "ALTERNATIVES",
     "ANY_RANK",
     "BOTH_SIDES",
     "ONE_RANK",
     "OPTIMIZERS",
     "RULES",
-    "STATED",
     "UP_TO_SERVER",
     "Accumulator",
     "Algorithm",
     "BaseDelta",
-    "BottleneckObserver",
     "Contribution",
     "Diagnostics",
     "Exactness",
@@ -45,8 +41,6 @@ __all__ = [
     "ServerOptimizer",
     "Side",
     "Traffic",
-    "Updates",
-    "as_rule",
     "check_composition",
     "check_method_and_rule",
     "check_rule",
@@ -56,5 +50,4 @@ __all__ = [
     "rule_named",
     "rules_for",
     "slices_of",
-    "stated_text",
 ]

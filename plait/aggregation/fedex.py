@@ -58,7 +58,6 @@ FEDEX = Rule(
     algorithm=_Round,
     exactness=Exactness.EXACT,
     moves_base=True,
-    instead="is exact, but moves the base",
     # Besides the adapter the residual, of rank (clients - 1) * rank at most.
     downlink=lambda client, clients: parameters(client) + stacked_parameters(client, clients - 1),
 )

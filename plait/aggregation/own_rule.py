@@ -50,7 +50,6 @@ class Traits(TypedDict, total=False):
     needs_all: bool
     keeps_nearest: bool
     least_clients: int
-    instead: str
     downlink: Callable[[Geometry, int], float] | None
 
 

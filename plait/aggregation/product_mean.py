@@ -195,5 +195,4 @@ PRODUCT_MEAN = Rule(
     exactness=Exactness.UP_TO_TRUNCATION,
     ranks=ANY_RANK,
     resizing=Resizing.BEST,
-    instead="keeps the best adapter of the same rank",
 )

@@ -67,7 +67,6 @@ class Rule:
         keeps_nearest: whether it is a mean of those updates alone that are nearest to others. Short ones are, so that a
             client of longer steps is left out; learning rates that clients find stay as found.
         least_clients: the smallest cohort in which a robust rule withstands a bad client; 1 for all other rules.
-        instead: its advantage over a rule that averages B and A separately, if it is worth trying instead.
         downlink: from a client's geometry and the size of the cohort to the parameters that the client receives; None
             where it receives what it sends.
         origin: the function or class that a user's own rule was made from; None for plait's own.
@@ -90,7 +89,6 @@ class Rule:
     needs_all: bool = False
     keeps_nearest: bool = False
     least_clients: int = 1
-    instead: str = ""
     downlink: Callable[[Geometry, int], float] | None = None
     origin: Callable[..., object] | None = field(default=None, compare=False)
 

@@ -97,7 +97,7 @@ class Result:
         Raises:
             PeerError: the ledger is broken.
         """
-        from plait.report import summarise
+        from plait.report.summary import summarise
 
         return summarise(self._view())
 
@@ -129,9 +129,10 @@ class Result:
 
     def _personalized(self, client: str) -> Path:
         """A client's adapter, written as a PEFT directory into the run's at its first use after the run's end."""
-        from plait.exporting import TARGETS, ExportRequest
         from plait.exporting.personal import open_personal
+        from plait.exporting.request import ExportRequest
         from plait.exporting.source import plain_name
+        from plait.exporting.targets import TARGETS
 
         source = open_personal(self.path, client)
         place = self.path / "personalized" / plain_name(client)

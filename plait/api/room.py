@@ -25,7 +25,7 @@ def disk_bytes(settled: Settled, base: Path) -> int:
         PlaitError: the base has no such modules.
     """
     from plait.aggregation import geometry_of
-    from plait.report import CostEstimate, CostInputs
+    from plait.report.estimate import CostEstimate, CostInputs
     from plait.run import bits_on_links, blueprint_of, copies_on_disk
 
     config = settled.config

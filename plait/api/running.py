@@ -22,7 +22,7 @@ from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.simulation.names import check_names
-from plait.tracking import check_trackers, followed
+from plait.tracking.followers import check_trackers, followed
 
 if TYPE_CHECKING:
     from plait.api.serving import Serving
@@ -76,7 +76,7 @@ def go_on(
         PlaitError: the reason that the run stopped again.
     """
     with status("loading libraries", quiet=quiet):
-        from plait.report import write_report
+        from plait.report.write import write_report
         from plait.simulation.execution import begin, execute, prepare
     with ExitStack() as trackers:
         with TURN:

@@ -25,7 +25,7 @@ from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.simulation.names import check_names
-from plait.tracking import check_trackers, followed
+from plait.tracking.followers import check_trackers, followed
 
 if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
@@ -214,7 +214,7 @@ def vouch_of(serving: Serving) -> Vouch | None:
 
 def conclude(directory: RunDirectory) -> None:
     """Write the report; remove the raw answers, which are folded into the adapter by now."""
-    from plait.report import write_report
+    from plait.report.write import write_report
 
     shutil.rmtree(directory.inbox, ignore_errors=True)
     write_report(directory.path)
@@ -222,7 +222,7 @@ def conclude(directory: RunDirectory) -> None:
 
 def _most_nodes(kit: ServerKit | None, clients: int) -> int:
     """Room for all provisioned clients and some newcomers, but no more: each node costs memory."""
-    from plait.trust import Register
+    from plait.trust.register import Register
 
     registered = len(Register.load(kit.directory).clients) if kit is not None else clients
     return 2 * max(registered, clients) + _NEWCOMERS

@@ -275,7 +275,8 @@ class Standing:
     def _registered(self) -> int | None:
         if self._serving.kit_directory is None:
             return None
-        from plait.trust import Register, Role
+        from plait.trust.register import Register
+        from plait.trust.roles import Role
 
         members = Register.load(self._serving.kit_directory).clients
         return sum(member.role is Role.CLIENT and member.revoked is None for member in members)

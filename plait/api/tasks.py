@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from plait.adapters import Json
-    from plait.exporting import Source
+    from plait.exporting.source import Source
 
 BASE, ADAPTER = "base", "adapter"
 # Tasks' contexts have any length.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from plait.adapters import Json
-    from plait.report import Table
+    from plait.report.table import Table
     from plait.simulation.attack import Attacked
     from plait.simulation.membership import Exposed
 
@@ -61,7 +61,9 @@ def audit(
     Example: plait audit runs/first
     """
     from plait.api.received import admitted_settings
-    from plait.report import membership_table, to_rich, write_report
+    from plait.report.privacy import membership_table
+    from plait.report.table import to_rich
+    from plait.report.write import write_report
     from plait.rounds.ledger import Ledger, read_events
     from plait.rounds.recorded import is_finished
     from plait.rounds.run_directory import RunDirectory
@@ -125,7 +127,7 @@ def audit(
 
 
 def _exposure_table(exposed: Sequence[Exposed]) -> Table:
-    from plait.report import Table
+    from plait.report.table import Table
 
     return Table(
         title="Exposure of canaries, in bits",

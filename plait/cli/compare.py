@@ -30,7 +30,7 @@ def compare(
 
     from plait.errors import ConfigError
     from plait.files import write_atomically
-    from plait.report import to_rich
+    from plait.report.table import to_rich
     from plait.study.comparison import compare as compare_runs
     from plait.study.tables import comparison_tables
 

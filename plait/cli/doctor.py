@@ -95,7 +95,7 @@ def doctor(
     if json_output:
         print_json([asdict(finding) for finding in findings])
         return
-    from plait.report import Table
+    from plait.report.table import Table
 
     rows = tuple((finding.what, finding.found, finding.advice) for finding in findings)
     print_tables([Table("plait doctor", ("", "found", "advice"), rows, text_columns=(0, 1, 2))])
@@ -219,7 +219,8 @@ def _deployment(server: str, kit_directory: Path | None) -> list[Finding]:
     from plait.address import Address
     from plait.report.wording import clean
     from plait.transport import fetch_status
-    from plait.trust import load_asking, server_expires
+    from plait.trust.diagnose import server_expires
+    from plait.trust.kit import load_asking
 
     kit, findings = None if kit_directory is None else load_asking(kit_directory), list[Finding]()
     before = time.time()

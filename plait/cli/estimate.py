@@ -98,7 +98,7 @@ def estimate(
     settings = run_config(given, config)
     check_names(settings, runs=False)
     from plait.aggregation import geometry_of
-    from plait.report import CostEstimate, CostInputs, estimate_tables
+    from plait.report.estimate import CostEstimate, CostInputs, estimate_tables
     from plait.rounds.spool import largest_update
     from plait.run import bits_on_links, blueprint_of, copies_on_disk
     from plait.settle import settle

@@ -131,7 +131,7 @@ def evaluate(
     if json_output:
         print_json(found.figures)
         return
-    from plait.report import Table
+    from plait.report.table import Table
 
     last = ("perplexity",) if found.base.correct is None else ("accuracy",)
     if found.base.reward_margin is not None:
@@ -183,7 +183,7 @@ def _show_tasks(adapter: Path, tasks: list[str], options: _TaskOptions, *, json_
     if json_output:
         print_json(found.scores)
         return
-    from plait.report import Table
+    from plait.report.table import Table
 
     first = next(iter(found.scores.values()))
     rows = [
@@ -216,7 +216,7 @@ def _show_forgetting(
     if json_output:
         print_json({each.run: each.figures for each in found})
         return
-    from plait.report import Table
+    from plait.report.table import Table
     from plait.report.wording import change_text, within_text
 
     table = Table(

@@ -10,7 +10,7 @@ from plait.cli.output import print_json, print_tables
 from plait.plugins import Kind, installed
 
 if TYPE_CHECKING:
-    from plait.report import Table
+    from plait.report.table import Table
 
 
 def methods(
@@ -67,7 +67,7 @@ def methods(
 
 
 def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
-    from plait.report import Table
+    from plait.report.table import Table
 
     meanings = Table(
         "What each method averages",

@@ -25,6 +25,6 @@ def calls_to(server: str, kit: Path | None) -> OperatorCalls:
     """
     from plait.address import Address
     from plait.transport.operations import OperatorCalls
-    from plait.trust import StaffKit
+    from plait.trust.kit import StaffKit
 
     return OperatorCalls(Address.parse(server, what="server"), None if kit is None else StaffKit.load(kit))

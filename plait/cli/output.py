@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from plait.report import Table
+    from plait.report.table import Table
 
 
 def print_json(value: object) -> None:
@@ -20,7 +20,7 @@ def print_tables(tables: Iterable[Table]) -> None:
     """Print tables, one below the other."""
     from rich.console import Console
 
-    from plait.report import to_rich
+    from plait.report.table import to_rich
 
     screen = Console()
     for table in tables:

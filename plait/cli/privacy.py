@@ -25,7 +25,7 @@ def privacy(
         _show_together(run, json_output=json_output)
         return
     (directory,) = run
-    from plait.report import client_epsilon_table, membership_table, privacy_tables, secure_aggregation_table
+    from plait.report.privacy import client_epsilon_table, membership_table, privacy_tables, secure_aggregation_table
     from plait.rounds.ledger import read_events
     from plait.rounds.privacy_card import MASKED_NOT_COVERED
     from plait.rounds.run_directory import RunDirectory
@@ -56,7 +56,7 @@ def privacy(
 
 
 def _show_together(runs: list[Path], *, json_output: bool) -> None:
-    from plait.report import together_table
+    from plait.report.privacy import together_table
     from plait.rounds.ledger import read_events
     from plait.rounds.privacy_card import PrivacyCard
     from plait.rounds.run_directory import RunDirectory

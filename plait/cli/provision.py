@@ -14,7 +14,8 @@ from plait.cli.output import print_json
 from plait.errors import ConfigError
 
 if TYPE_CHECKING:
-    from plait.trust import Federation, Provisioned, RegisteredClient
+    from plait.trust.provision import Federation, Provisioned
+    from plait.trust.register import RegisteredClient
 
 _PORT = 9440
 
@@ -42,20 +43,21 @@ def provision(
 
     Example: plait provision kits --clients alice,bob,carol --server-name fed.example.org
     """
-    from plait import trust
+    from plait.trust import provision as provisioning
+    from plait.trust.names import composed
 
     now = datetime.now(UTC).replace(microsecond=0)
     if revoke:
         if clients or operators or observers or server_name or days is not None:
             raise ConfigError("--revoke is given with other options, expected it on its own")
-        _tell_revoked(directory, trust.revoke(directory, trust.composed(revoke), now=now), json_output=json_output)
+        _tell_revoked(directory, provisioning.revoke(directory, composed(revoke), now=now), json_output=json_output)
         return
     names, operating, observing = (
-        [trust.composed(name) for name in _split(given)] for given in (clients, operators, observers)
+        [composed(name) for name in _split(given)] for given in (clients, operators, observers)
     )
     if not (names or operating or observing) and not (directory / "authority").exists():
         raise ConfigError("clients are missing, expected names such as --clients alice,bob,carol")
-    made = trust.provision(
+    made = provisioning.provision(
         directory, names, _split(server_name), operators=operating, observers=observing, now=now, days=days
     )
     if json_output:
@@ -143,7 +145,7 @@ def _tell_revoked(directory: Path, client: RegisteredClient, *, json_output: boo
 
 
 def _as_json(directory: Path, made: Federation) -> Mapping[str, object]:
-    from plait.trust import Role
+    from plait.trust.roles import Role
 
     return {
         "authority": {"path": str(directory / "authority"), "outcome": "made" if made.authority_made else "kept"},

@@ -24,9 +24,9 @@ def report(
 
     Example: plait report runs/first
     """
-    from plait.report import write_report
+    from plait.report.write import write_report
     from plait.rounds.run_directory import RunDirectory
-    from plait.tracking import send
+    from plait.tracking.followers import send
 
     write_report(RunDirectory.find(run).path)
     send(run, to)

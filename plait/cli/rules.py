@@ -13,7 +13,7 @@ from plait.plugins import Kind, installed
 
 if TYPE_CHECKING:
     from plait.aggregation import Geometry, Rule
-    from plait.report import Table
+    from plait.report.table import Table
 
 _FP32_BYTES = 4
 
@@ -35,7 +35,7 @@ def rules(
     """
     from plait.aggregation import geometry_of, rule_named
     from plait.config import config_from_table
-    from plait.flower.rules import ALL_RULES
+    from plait.flower.rule_table import ALL_RULES
     from plait.run import blueprint_of
     from plait.settle import settle
     from plait.training.bases import locate_config, quiet_libraries
@@ -95,7 +95,7 @@ def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:
 
 
 def _meanings(entries: list[dict[str, object]]) -> Table:
-    from plait.report import Table
+    from plait.report.table import Table
 
     return Table(
         "What each rule computes",
@@ -107,7 +107,7 @@ def _meanings(entries: list[dict[str, object]]) -> Table:
 
 def _options(rules: Iterable[Rule]) -> Table:
     from plait.choice import options_of
-    from plait.report import Table
+    from plait.report.table import Table
 
     rows = ((rule.name, option) for rule in rules for option in options_of(rule.algorithm))
     return Table(
@@ -119,7 +119,7 @@ def _options(rules: Iterable[Rule]) -> Table:
 
 
 def _costs(entries: list[dict[str, object]], what: str) -> Table:
-    from plait.report import Table
+    from plait.report.table import Table
 
     rows = tuple(
         (

@@ -26,7 +26,7 @@ def runs(
     if json_output:
         print_json(page)
         return
-    from plait.report import queue_tables
+    from plait.report.queue import queue_tables
     from plait.text import printable
 
     print_tables(queue_tables(page))

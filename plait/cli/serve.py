@@ -62,7 +62,7 @@ def serve(
     with status("loading libraries", quiet=False):
         import uvicorn
 
-        from plait.exporting import open_source
+        from plait.exporting.source import open_source
         from plait.serve import Access, AllowedHosts, Catalogue, Follower, common_base, make_app
         from plait.training.bases import BUILT_IN, locate_base, locate_named_base, quiet_libraries
         from plait.training.device import choose_compute

@@ -48,7 +48,8 @@ def show(run: Path, *, json_output: bool) -> None:
         return
     from rich.console import Console
 
-    from plait.report import report_tables, to_rich
+    from plait.report.table import to_rich
+    from plait.report.tables import report_tables
     from plait.rounds.ledger import read_events
     from plait.rounds.run_view import RunView
 

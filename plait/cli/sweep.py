@@ -80,7 +80,7 @@ def sweep(
     else:
         from rich.console import Console
 
-        from plait.report import to_rich
+        from plait.report.table import to_rich
 
         screen = Console()
         for table in comparison_tables(comparison) if comparison else ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 
 from plait.adapters import CARD_FILE, BaseReference, Parent, load_peft_directory, model_card, save_peft_directory
-from plait.exporting import Outlets
+from plait.exporting.outlets import Outlets
 from plait.files import write_atomically
 from plait.rounds.events import PublishFailed
 from plait.rounds.ledger import Ledger, read_events

@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError, did_you_mean
-from plait.exporting.gguf_adapter import prepare_gguf
-from plait.exporting.merged import prepare_merged
-from plait.exporting.ollama import prepare_ollama
-from plait.exporting.peft import prepare_peft
 from plait.exporting.request import ExportRequest, Prepare, Written
-from plait.exporting.vllm import prepare_vllm
 from plait.files import directory_written_aside
+from plait.on_demand import OnDemand
 from plait.training.bases import Progress
 
-TARGETS: Mapping[str, Prepare] = {
-    "peft": prepare_peft,
-    "merged": prepare_merged,
-    "gguf": prepare_gguf,
-    "vllm": prepare_vllm,
-    "ollama": prepare_ollama,
-}
+TARGETS: OnDemand[Prepare] = OnDemand(
+    {
+        "gguf": "plait.exporting.gguf_adapter:prepare_gguf",
+        "merged": "plait.exporting.merged:prepare_merged",
+        "ollama": "plait.exporting.ollama:prepare_ollama",
+        "peft": "plait.exporting.peft:prepare_peft",
+        "vllm": "plait.exporting.vllm:prepare_vllm",
+    }
+)
 
 
 @dataclass(frozen=True)

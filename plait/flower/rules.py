@@ -10,7 +10,7 @@ does not fit: plait has server optimizers instead. Flower itself is imported whe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import Float32, Subject
-from plait.aggregation import RULES, Algorithm, Outcome, Rule
+from plait.aggregation import Algorithm, Outcome, Rule
 from plait.aggregation.stacked import Stacked
 
 if TYPE_CHECKING:
@@ -112,44 +112,37 @@ def _bulyan(updates: int, bad: int) -> Strategy:
     return Bulyan(num_malicious_nodes=bad) if updates >= 3 else FedMedian()
 
 
-FLOWER_RULES: Mapping[str, Rule] = {
-    rule.name: rule
-    for rule in (
-        Rule(
-            name="bulyan",
-            title="Bulyan (arXiv 1802.07927), by Flower",
-            computes="among the updates that Krum would choose, the mean of the values next to each element's median; "
-            "withstands (n - 3) / 4 bad of n; weights are ignored",
-            algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 4), _bulyan),
-            subject=Subject.TENSORS,
-            needs_all=True,
-            keeps_nearest=True,
-            least_clients=7,
-        ),
-        Rule(
-            name="krum",
-            title="Krum (arXiv 1703.02757), by Flower",
-            computes="the one update that is nearest to its nearest others; withstands (n - 3) / 2 bad of n; "
-            "weights are ignored",
-            algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 2), _krum),
-            subject=Subject.TENSORS,
-            needs_all=True,
-            least_clients=5,
-        ),
-        Rule(
-            name="multi_krum",
-            title="Multi-Krum (arXiv 1703.02757), by Flower",
-            computes="weighted mean of the updates that are nearest to their nearest others, about half of them; "
-            "withstands (n - 3) / 4 bad of n",
-            algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 4), _multi_krum),
-            subject=Subject.TENSORS,
-            needs_all=True,
-            keeps_nearest=True,
-            least_clients=7,
-        ),
-    )
-}
-"""By name, in alphabetical order."""
+BULYAN = Rule(
+    name="bulyan",
+    title="Bulyan (arXiv 1802.07927), by Flower",
+    computes="among the updates that Krum would choose, the mean of the values next to each element's median; "
+    "withstands (n - 3) / 4 bad of n; weights are ignored",
+    algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 4), _bulyan),
+    subject=Subject.TENSORS,
+    needs_all=True,
+    keeps_nearest=True,
+    least_clients=7,
+)
 
-ALL_RULES: Mapping[str, Rule] = dict(sorted({**RULES, **FLOWER_RULES}.items()))
-"""plait's own rules and Flower's, by name."""
+KRUM = Rule(
+    name="krum",
+    title="Krum (arXiv 1703.02757), by Flower",
+    computes="the one update that is nearest to its nearest others; withstands (n - 3) / 2 bad of n; "
+    "weights are ignored",
+    algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 2), _krum),
+    subject=Subject.TENSORS,
+    needs_all=True,
+    least_clients=5,
+)
+
+MULTI_KRUM = Rule(
+    name="multi_krum",
+    title="Multi-Krum (arXiv 1703.02757), by Flower",
+    computes="weighted mean of the updates that are nearest to their nearest others, about half of them; "
+    "withstands (n - 3) / 4 bad of n",
+    algorithm=flower_algorithm(lambda updates: max(0, (updates - 3) // 4), _multi_krum),
+    subject=Subject.TENSORS,
+    needs_all=True,
+    keeps_nearest=True,
+    least_clients=7,
+)

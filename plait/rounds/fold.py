@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from plait.adapters import AdapterState, norm
 from plait.adapters.bottleneck import is_bottleneck
-from plait.aggregation import BottleneckObserver, Contribution, Observer, Outcome, RoundContext, Rule
+from plait.aggregation import Contribution, Observer, Outcome, RoundContext, Rule
 from plait.aggregation.line_search import slope_of
 from plait.errors import PeerError
 from plait.rounds import events
@@ -23,6 +23,9 @@ from plait.rounds.spool import NormCheck, Spool, Stored
 from plait.rounds.step_budget import normalised
 from plait.rounds.validate import Reason
 from plait.wire.envelope import Opened
+
+if TYPE_CHECKING:
+    from plait.aggregation.bottleneck_observer import BottleneckObserver
 
 # Modules whose products are looked at each round, spread over the adapter: enough to tell, at a small part of the cost.
 _MODULES_OBSERVED = 8
@@ -148,6 +151,8 @@ class PlainFold:
         # It must not take longer than everything else of a round with many clients.
         modules = max(1, min(_MODULES_OBSERVED, _OBSERVED // clients))
         if is_bottleneck(spec):
+            from plait.aggregation.bottleneck_observer import BottleneckObserver
+
             return BottleneckObserver(context, spec, modules=modules)
         return Observer(context, modules=modules) if context.geometry.pairs else None
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from plait.privacy.sum_of_shares import epsilon_of
 from plait.rounds.events import (
     Audited,
     Event,
@@ -19,7 +18,6 @@ from plait.rounds.events import (
     PrivacyStarted,
     SumUnmasked,
 )
-from plait.secagg.graph import least_survivors
 
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""
@@ -239,6 +237,9 @@ class PrivacyCard:
     @property
     def _if_clients_tell(self) -> str:
         """Epsilon where clients help the server; empty where they add no noise."""
+        from plait.privacy.sum_of_shares import epsilon_of
+        from plait.secagg.graph import least_survivors
+
         promised = self.promised
         if not promised.guaranteed:
             return ""

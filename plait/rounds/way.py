@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from plait.rounds.cohort import CohortCollector
 from plait.rounds.collector import Collecting
 from plait.rounds.costs import Costs, Free
 from plait.rounds.fold import Folding, PlainFold
-from plait.rounds.masked_rounds import MaskedRounds
-from plait.rounds.private_rounds import PrivateRounds
 from plait.rounds.run_plan import RunPlan
-from plait.secagg.roster import Vouch
+
+if TYPE_CHECKING:
+    from plait.rounds.masked_rounds import MaskedRounds
+    from plait.rounds.private_rounds import PrivateRounds
+    from plait.secagg.roster import Vouch
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     from plait.aggregation import optimizer_for, rule_named
     from plait.choice import split_choices
     from plait.data import check_data_name
-    from plait.flower.rules import ALL_RULES
+    from plait.flower.rule_table import ALL_RULES
     from plait.rounds.named_callbacks import callback_named
     from plait.simulation.fleet import load_fleet
     from plait.simulation.scheme import parse_partition

@@ -12,31 +12,30 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from plait.regional import below, open_region
 from plait.rounds.channel import Channel, TaskParts
 from plait.rounds.client_secret import ClientSecret
 from plait.rounds.local_channel import LocalChannel
-from plait.rounds.masking import NodeIdentity
 from plait.rounds.memory import Memory
 from plait.rounds.own_adapter import share_measured
 from plait.rounds.participant import Participant
-from plait.rounds.region import Region
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.run import Run
-from plait.secagg.roster import Offer
 from plait.simulation.loaded import Loaded
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 from plait.simulation.partitioned_data import Shares
-from plait.simulation.virtual_clock import VirtualChannel
-from plait.simulation.virtual_time import PASSES_OF_TRAINING, clock_after
-from plait.simulation.workers import Workers, WorkersChannel
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel, train_jobs
 from plait.trust.keys import NodeKey
-from plait.wire.masking import MaskingTask
 from plait.wire.messages import TrainTask, decode_task
+
+if TYPE_CHECKING:
+    from plait.rounds.masking import NodeIdentity
+    from plait.rounds.region import Region
+    from plait.secagg.roster import Offer
+    from plait.simulation.workers import Workers
 
 # With more clients than these, the text is tokenised again for each task.
 _MODELS_KEPT = 4096
@@ -77,7 +76,11 @@ class Simulation:
         self._opened: list[Region] = []
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
         idle = loaded.workers if loaded else None
-        self._workers = Workers(run, data, progress=progress, idle=idle) if config.has_several_devices else None
+        self._workers: Workers | None = None
+        if config.has_several_devices:
+            from plait.simulation.workers import Workers
+
+            self._workers = Workers(run, data, progress=progress, idle=idle)
 
     def name(self, index: int) -> str:
         """The name of the client with this partition number."""
@@ -135,6 +138,8 @@ class Simulation:
     def _identity(self, name: str) -> NodeIdentity | None:
         if not self._run.config.secure_aggregation:
             return None
+        from plait.rounds.masking import NodeIdentity
+
         key = self._key(name)
         return NodeIdentity(key.public_bytes, key.sign, self.vouch)
 
@@ -156,6 +161,9 @@ class Simulation:
         direct = self._direct(0, config.clients, stop)
         if self._run.settled.fleet is None:
             return direct
+        from plait.simulation.virtual_clock import VirtualChannel
+        from plait.simulation.virtual_time import clock_after
+
         nodes = {self.name(index): index for index in range(config.clients)}
         clock = clock_after(self._directory, self._run.settled.fleet, nodes)
         return VirtualChannel(direct, clock, self._work, seed=config.seed, at_once=config.has_several_devices)
@@ -171,6 +179,8 @@ class Simulation:
     def _direct(self, first: int, count: int, stop: StopRequest | None) -> Channel:
         """A channel to `count` clients from number `first` on, in this process or spread over others."""
         if self._workers:
+            from plait.simulation.workers import WorkersChannel
+
             return WorkersChannel(self._workers, first, count, stop=stop)
         return self.here(first, count, stop)
 
@@ -190,7 +200,9 @@ class Simulation:
         count, *lower = run.config.levels
         if not lower:
             return self._direct(first, count, stop)
-        size, opened = math.prod(lower), dict[int, Region]()
+        from plait.regional import below, open_region
+
+        size, opened = math.prod(lower), dict[int, "Region"]()
 
         def region(index: int) -> Region:
             if index not in opened:
@@ -204,6 +216,9 @@ class Simulation:
 
     def _work(self, node: int, task: TaskParts) -> float:
         """The work of a task in tokens of training, with padding; an evaluation's forward pass is a third of that."""
+        from plait.simulation.virtual_time import PASSES_OF_TRAINING
+        from plait.wire.masking import MaskingTask
+
         settled, ranks = self._run.settled, self._run.ranks
         text = settled.tasks.to_describe().text
         data = b"".join(task)

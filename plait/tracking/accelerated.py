@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from plait.tracking.tracker import TrackedRun
 
 if TYPE_CHECKING:
-    from plait.report import Table
+    from plait.report.table import Table
 
 PROJECT = "plait"
 """Project or experiment, unless the tracker's own variable names another."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from plait.contract import BrokenError, Check
-from plait.report import Table
+from plait.report.table import Table
 from plait.tracking.tracker import TrackedRun, Tracker
 
 _FIGURES = {"held_out/loss": 2.5, "clients/ada/loss": 2.25, "bytes/uplink": 1000.0}

@@ -21,7 +21,7 @@ from plait.errors import PlaitError
 from plait.files import read_if_there, write_atomically
 from plait.plugins import Kind as PluginKind
 from plait.plugins import admit, find, instance_of
-from plait.report import report_tables
+from plait.report.tables import report_tables
 from plait.rounds.events import RunStarted
 from plait.rounds.ledger import Follower, read_events
 from plait.rounds.run_directory import RunDirectory

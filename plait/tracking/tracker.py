@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
-    from plait.report import Table
+    from plait.report.table import Table
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from attacks.model import FINGERPRINT, Client, spec_and_initial
 
 from plait.aggregation import geometry_of, optimizer_for
-from plait.flower.rules import ALL_RULES
+from plait.flower.rule_table import ALL_RULES
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.events import Adapter, Base, RunStarted

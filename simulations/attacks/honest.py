@@ -17,7 +17,7 @@ from plait.aggregation.optimizers import OPTIMIZERS
 from plait.config import RunConfig
 from plait.errors import PlaitError
 from plait.federation import run_federation
-from plait.flower.rules import ALL_RULES
+from plait.flower.rule_table import ALL_RULES
 from plait.rounds.ledger import read_lines
 from plait.simulation.execution import prepare
 from plait.simulation.simulation import Simulation

@@ -16,7 +16,7 @@ import numpy as np
 from plait.adapters import AdapterSpec, AdapterState, Float32
 from plait.aggregation import RULES, Contribution, Geometry, Outcome, RoundContext, Rule, geometry_of
 from plait.errors import ConfigError, did_you_mean
-from plait.flower.rules import ALL_RULES
+from plait.flower.rule_table import ALL_RULES
 from plait.rounds.validate import Expected, open_update
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, seal

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from plait.trust import ServerKit
+    from plait.trust.kit import ServerKit
     from simulations.bench.gpu_cells import Outcome
     from simulations.bench.row import Row
     from simulations.bench.transport import Serving
@@ -63,7 +63,7 @@ def wire(
             continue
         from rich.console import Console
 
-        from plait.report import to_rich
+        from plait.report.table import to_rich
 
         Console().print(to_rich(comparison.table()))
 
@@ -175,7 +175,7 @@ def gpu(
         return
     from rich.console import Console
 
-    from plait.report import to_rich
+    from plait.report.table import to_rich
 
     for table in (measured(found), judged(verdicts(found))):
         Console().print(to_rich(table))
@@ -237,7 +237,7 @@ def transport(
         return
     from rich.console import Console
 
-    from plait.report import to_rich
+    from plait.report.table import to_rich
 
     Console().print(to_rich(table_of(compared)))
 
@@ -326,7 +326,7 @@ def train(
         return
     from rich.console import Console
 
-    from plait.report import to_rich
+    from plait.report.table import to_rich
 
     Console().print(to_rich(found.table()))
     for row in rows[3:]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from plait import machine
 from plait.aggregation import Geometry
-from plait.flower.rules import ALL_RULES
+from plait.flower.rule_table import ALL_RULES
 from simulations.bench.updates import Drift, Updates
 
 # Deltas that updates are copies of: with more, the random numbers would dominate.

@@ -9,7 +9,7 @@ from enum import StrEnum
 from itertools import product
 from typing import Any
 
-from plait.report import Table
+from plait.report.table import Table
 
 SHAPES = ((4, 128), (4, 1024), (1, 2048))
 SMALL_SHAPES = ((2, 32),)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plait import machine
-from plait.report import Table
+from plait.report.table import Table
 from simulations.bench.row import Row
 
 if TYPE_CHECKING:

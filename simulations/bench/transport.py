@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Protocol
 
 from plait.errors import MachineError
-from plait.report import Table
+from plait.report.table import Table
 from plait.rounds.channel import Channel, NoAnswer, Purpose
-from plait.trust import ServerKit
+from plait.trust.kit import ServerKit
 from plait.trust.provision import provision
 from plait.wire.canonical import are_equal
 from simulations.bench.row import Row

@@ -18,7 +18,7 @@ from typing import Self, cast
 import grpc
 
 from plait.transport import CHANNEL_OPTIONS, CHUNK_BYTES, SERVER_OPTIONS, channel_credentials, server_credentials
-from plait.trust import ClientKit, ServerKit
+from plait.trust.kit import ClientKit, ServerKit
 
 _SERVICE, _METHOD = "bench.Raw", "Talk"
 _COUNT_BYTES = 8

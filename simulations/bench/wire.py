@@ -16,7 +16,7 @@ import numpy as np
 
 from plait.adapters import AdapterState
 from plait.adapters.state import Float32
-from plait.report import Table
+from plait.report.table import Table
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from simulations.bench.baselines import BASELINES, Baseline

@@ -24,7 +24,7 @@ from one_run import append, losses_of, rows_of, run_once, settings_of
 
 from plait.adapters.methods import METHODS
 from plait.errors import ConfigError, PlaitError
-from plait.flower.rules import ALL_RULES
+from plait.flower.rule_table import ALL_RULES
 from plait.report.summary import summarise
 from plait.simulation.loaded import Loaded
 

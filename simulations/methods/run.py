@@ -26,7 +26,7 @@ from plait import machine
 from plait.adapters.methods import METHODS, method_named
 from plait.config import config_from_table
 from plait.errors import PlaitError
-from plait.report import summarise
+from plait.report.summary import summarise
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
 from plait.simulation.execution import execute, prepare

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from plait.data import as_dataset
-from plait.report import summarise
+from plait.report.summary import summarise
 from plait.study.frames import view_of
 from plait.study.grid import Cell
 from plait.study.sweeping import State, Sweep, sweep

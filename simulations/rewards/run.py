@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from plait.plugins import admit
-from plait.report import summarise
+from plait.report.summary import summarise
 from plait.study.frames import view_of
 from plait.study.grid import Cell
 from plait.study.sweeping import State, Sweep, sweep

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from plait.report import summarise
+from plait.report.summary import summarise
 from plait.study.frames import view_of
 from plait.study.grid import Cell
 from plait.study.sweeping import State, Sweep, sweep

@@ -5,7 +5,7 @@ import pytest
 from client.enrolment import Credential, Enrolment
 from plait.errors import PeerError
 from plait.transport.protocol import enrolment_bytes
-from plait.trust import NodeKey, verify
+from plait.trust.keys import NodeKey, verify
 from plait.v1 import federation_pb2 as pb
 
 

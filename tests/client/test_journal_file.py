@@ -11,7 +11,8 @@ import pytest
 
 from client.journal_file import JournalFile
 from plait.errors import MachineError, PolicyError
-from plait.trust import ClientKit, provision
+from plait.trust.kit import ClientKit
+from plait.trust.provision import provision
 
 DATA = "d" * 64
 

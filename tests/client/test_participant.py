@@ -15,7 +15,7 @@ from plait.errors import ConfigError
 from plait.run import blueprint_of, resolve
 from plait.settle import settle
 from plait.training.bases import locate_base
-from plait.trust import NodeKey, verify
+from plait.trust.keys import NodeKey, verify
 from plait.wire.messages import ClientCard, DescribeTask, Refusal, decode_reply, encode_task
 
 

@@ -8,7 +8,8 @@ import pytest
 from client.settings import check_settings
 from plait.errors import ConfigError
 from plait.policy import Policy
-from plait.trust import NodeKey, provision
+from plait.trust.keys import NodeKey
+from plait.trust.provision import provision
 
 
 @pytest.fixture

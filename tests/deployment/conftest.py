@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from plait.rounds.ledger import Line, read_lines
-from plait.trust import provision
+from plait.trust.provision import provision
 from tests.commands import Command
 
 CLIENTS = ("alice", "bob", "carol")

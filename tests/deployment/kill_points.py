@@ -25,7 +25,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-from plait.trust import provision
+from plait.trust.provision import provision
 from tests.deployment import conftest as deployed
 
 ROUNDS = 6

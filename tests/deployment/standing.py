@@ -21,7 +21,8 @@ from plait.queue import Entry, State, read_queue
 from plait.rounds.ledger import Line, read_lines
 from plait.training.bases import locate_base
 from plait.transport.operations import AwayError, OperatorCalls
-from plait.trust import StaffKit, provision
+from plait.trust.kit import StaffKit
+from plait.trust.provision import provision
 from tests.commands import Command
 from tests.deployment import conftest as deployed
 

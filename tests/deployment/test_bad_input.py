@@ -21,7 +21,8 @@ from plait.flower.blob import from_message, to_content
 from plait.run import blueprint_of
 from plait.settle import settle
 from plait.training.bases import locate_base
-from plait.trust import ServerKit, provision, revoke
+from plait.trust.kit import ServerKit
+from plait.trust.provision import provision, revoke
 from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task
 from server import enrolment
 from server.grpc_grid import GrpcGrid

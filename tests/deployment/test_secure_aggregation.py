@@ -7,7 +7,7 @@ import pytest
 from plait.rounds.ledger import read_lines
 from plait.rounds.masked_sum import Summed, sum_file
 from plait.rounds.run_directory import RunDirectory
-from plait.trust import provision
+from plait.trust.provision import provision
 from tests.commands import run_command
 from tests.deployment import conftest as deployed
 

@@ -8,7 +8,8 @@ from harness import instrumented, main
 
 with instrumented():
     from plait.errors import PlaitError
-    from plait.trust import ClientKit, ServerKit, provision
+    from plait.trust.kit import ClientKit, ServerKit
+    from plait.trust.provision import provision
     from plait.trust.register import Register
 
 HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))

@@ -13,7 +13,7 @@ from scoreboard.killed import _free_port
 from scoreboard.processes import Job, attend, end, events, result, serve, start, until
 from scoreboard.row import Row
 
-from plait.trust import provision
+from plait.trust.provision import provision
 
 
 def run(*, full: bool, scratch: Path) -> Row:

@@ -21,7 +21,9 @@ from scoreboard.row import Row
 from scoreboard.small_federation import TESTS, borrowed
 
 from plait.transport import CHANNEL_OPTIONS, channel_credentials
-from plait.trust import ClientKit, NodeKey, ServerKit, StaffKit, provision, revoke
+from plait.trust.keys import NodeKey
+from plait.trust.kit import ClientKit, ServerKit, StaffKit
+from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub, OperationsStub
 from server.grpc_grid import GrpcGrid

@@ -24,9 +24,10 @@ from plait.secagg import client as masking
 from plait.secagg.client import MaskingClient
 from plait.secagg.roster import Offer, Session, is_vouched_for
 from plait.secagg.server import Collecting, agree, check_offer
-from plait.trust import ClientKit, provision
 from plait.trust.endorsement import Endorsement
 from plait.trust.keys import NodeKey
+from plait.trust.kit import ClientKit
+from plait.trust.provision import provision
 
 exchange = borrowed("plait/secagg/test_exchange.py")
 SESSION, RECEIVED = exchange.SESSION, exchange.RECEIVED

@@ -28,7 +28,8 @@ from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.participant import Participant
 from plait.transport import PROTOCOL_VERSION, channel_credentials
 from plait.transport.credentials import channel_options
-from plait.trust import ClientKit, provision, revoke
+from plait.trust.kit import ClientKit
+from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 from plait.wire.messages import decode_reply, encode_reply

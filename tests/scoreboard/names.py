@@ -26,7 +26,8 @@ from plait.adapters import AdapterState, BaseReference, Layout, load_peft_direct
 from plait.cli.main import main
 from plait.data.records import Dataset, Record, RecordKind
 from plait.errors import PlaitError
-from plait.report import status_tables, to_rich
+from plait.report.status import status_tables
+from plait.report.table import to_rich
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory
@@ -201,7 +202,7 @@ def _page(folder: Path, run: str, client: str) -> _Page:
 def _tables(folder: Path) -> str:
     from rich.console import Console
 
-    from plait.report import report_tables
+    from plait.report.tables import report_tables
     from plait.rounds.ledger import read_events
     from plait.rounds.run_view import RunView
 

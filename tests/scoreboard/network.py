@@ -23,7 +23,7 @@ from scoreboard.killed import _free_port
 from scoreboard.processes import Job, attend, end, events, result, serve, start, until
 from scoreboard.row import Row
 
-from plait.trust import provision
+from plait.trust.provision import provision
 
 NAMES = ("alice", "bob")
 WIDE = 40_000  # float32 columns of A: 320 kB a message

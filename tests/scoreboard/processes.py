@@ -35,7 +35,7 @@ from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.ledger import Line, read_lines
 from plait.rounds.local_model import Trained
 from plait.rounds.participant import Participant
-from plait.trust import ClientKit, ServerKit
+from plait.trust.kit import ClientKit, ServerKit
 from server.grpc_grid import GrpcGrid
 from server.hosting import Terms
 from server.limits import Limits

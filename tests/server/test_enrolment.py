@@ -1,7 +1,8 @@
 import pytest
 
 from plait.transport import PROTOCOL_VERSION
-from plait.trust import NodeKey, Verdict
+from plait.trust.keys import NodeKey
+from plait.trust.register import Verdict
 from plait.v1 import federation_pb2 as pb
 from server.enrolment import Enrolment, EnrolmentRefused
 

@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, RecordDict
 from plait.errors import ConfigError, DiskFullError, MachineError, PeerError
 from plait.flower.blob import from_message, to_content
 from plait.transport import channel_credentials, node_number
-from plait.trust import ClientKit, ServerKit
+from plait.trust.kit import ClientKit, ServerKit
 from plait.v1 import federation_pb2 as pb
 
 
@@ -302,7 +302,7 @@ def test_over_tls_a_provisioned_node_works_with_its_kit(make_grid, bare_node, fe
 def test_a_revoked_node_is_sent_away_while_it_is_attached(make_grid, bare_node, federation, until, monkeypatch):
     from datetime import UTC, datetime
 
-    from plait.trust import revoke
+    from plait.trust.provision import revoke
 
     monkeypatch.setattr("server.grpc_grid._REGISTER_EVERY_S", 0.1)
     grid = make_grid(kit=ServerKit.load(federation / "server"))

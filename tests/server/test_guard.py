@@ -15,9 +15,11 @@ from plait import __version__
 from plait.cli import doctor
 from plait.errors import ConfigError, PeerError
 from plait.transport import channel_credentials, fetch_status
-from plait.trust import ClientKit, NodeKey, ServerKit, StaffKit, provision, revoke
 from plait.trust.authority import SERVER_COMMON_NAME
+from plait.trust.keys import NodeKey
+from plait.trust.kit import ClientKit, ServerKit, StaffKit
 from plait.trust.names import check_client_name
+from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 

@@ -12,10 +12,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from plait.errors import MachineError, PeerError
 from plait.flower.blob import from_message
-from plait.report import status_tables
+from plait.report.status import status_tables
 from plait.rounds.run_progress import RunProgress
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
-from plait.trust import ClientKit, NodeKey, ServerKit, provision, revoke
+from plait.trust.keys import NodeKey
+from plait.trust.kit import ClientKit, ServerKit
+from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Inbox
 from server.incoming import Incoming

@@ -9,7 +9,8 @@ import torch
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.adapters.bottleneck import bottlenecks_of
-from plait.aggregation import BottleneckObserver, Contribution, Outcome, RoundContext, geometry_of
+from plait.aggregation import Contribution, Outcome, RoundContext, geometry_of
+from plait.aggregation.bottleneck_observer import BottleneckObserver
 from plait.aggregation.fedavg import FEDAVG
 from plait.errors import ConfigError
 from plait.training.bottleneck import activated

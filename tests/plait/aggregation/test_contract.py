@@ -7,7 +7,7 @@ from plait.aggregation import OPTIMIZERS, RULES, Exactness
 from plait.aggregation.contract import OPTIMIZER_CHECKS, RULE_CHECKS, cohort_of
 from plait.aggregation.own_rule import rule
 from plait.contract import checked
-from plait.flower.rules import ALL_RULES
+from plait.flower.rule_table import ALL_RULES
 
 
 def claims(part, checks):

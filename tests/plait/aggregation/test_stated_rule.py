@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from plait.aggregation import RULES, rule_named, stated_text
+from plait.aggregation import RULES, rule_named
+from plait.aggregation.stated_rule import stated_text
 from plait.errors import ConfigError
-from plait.flower.rules import ALL_RULES
+from plait.flower.rule_table import ALL_RULES
 
 SEEN = ["name", "subject", "ranks", "resizing", "frozen", "personal", "linear", "continuous", "moves_base"]
 

@@ -13,7 +13,7 @@ import plait
 from plait.errors import ConfigError, MachineError
 from plait.queue import RunQueue
 from plait.rounds.events import RoundFinished
-from plait.trust import provision
+from plait.trust.provision import provision
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 NAMES = ("ada", "bob", "eve")

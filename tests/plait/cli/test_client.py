@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.trust import provision
+from plait.trust.provision import provision
 from tests.commands import Command
 
 

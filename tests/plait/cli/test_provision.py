@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from plait.trust import ClientKit, Register, ServerKit, Verdict, provision
+from plait.trust.kit import ClientKit, ServerKit
+from plait.trust.provision import provision
+from plait.trust.register import Register, Verdict
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def test_what_is_no_run_is_not_resumed(plait, tmp_path: Path) -> None:
 # What a process does before it goes on as the command, and where it is stopped there.
 STOPPED = """
 import os, signal, sys
-from plait import report
+from plait.report import write as report
 from plait.cli.main import main
 from plait.rounds.events import RunFinished
 from plait.rounds.ledger import Ledger

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from plait.aggregation import RULES, rule_named
-from plait.flower.rules import FLOWER_RULES
+from plait.flower.rule_table import FLOWER_RULES
 
 
 def listed(plait, *options):

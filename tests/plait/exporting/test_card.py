@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from plait.adapters import BaseReference
-from plait.exporting import Source, open_source
 from plait.exporting.card import CardStyle, export_card
+from plait.exporting.source import Source, open_source
 
 STYLE = CardStyle(library="peft", relation="adapter", what="Something.")
 

@@ -17,7 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from plait.adapters import BaseReference
 from plait.errors import ConfigError
-from plait.exporting import ExportRequest, Float, export, open_source
+from plait.exporting.request import ExportRequest, Float
+from plait.exporting.source import open_source
+from plait.exporting.targets import export
 from plait.training.bases import LocatedBase, locate_base
 
 NAMES = {

@@ -10,7 +10,9 @@ import pytest
 
 from plait.adapters import BaseReference
 from plait.errors import ConfigError
-from plait.exporting import ExportRequest, export, open_source
+from plait.exporting.request import ExportRequest
+from plait.exporting.source import open_source
+from plait.exporting.targets import export
 from plait.training.bases import LocatedBase, locate_base
 
 

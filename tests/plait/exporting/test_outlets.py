@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError
-from plait.exporting import Outlets, open_source
+from plait.exporting.outlets import Outlets
+from plait.exporting.source import open_source
 
 
 @pytest.fixture

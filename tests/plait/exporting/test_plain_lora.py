@@ -9,8 +9,8 @@ from peft import IA3Config, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from plait.errors import ConfigError, PeerError
-from plait.exporting import open_source
 from plait.exporting.plain_lora import lora_fault, plain_lora
+from plait.exporting.source import open_source
 from plait.training.bases import LocatedBase
 
 

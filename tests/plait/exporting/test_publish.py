@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError, MachineError, PeerError
-from plait.exporting import load_into_vllm, publish
+from plait.exporting.publish import load_into_vllm, publish
 
 
 def adapter_with(tmp_path: Path, weights: bytes) -> Path:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import BaseMismatchError, ConfigError, PeerError
-from plait.exporting import open_source
-from plait.exporting.source import locate_weights
+from plait.exporting.source import locate_weights, open_source
 from plait.training.bases import LocatedBase
 
 

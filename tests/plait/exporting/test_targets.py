@@ -13,8 +13,9 @@ from plait.adapters.base_reference import ORIGINS, Origin
 from plait.adapters.methods import METHODS, AdapterRequest
 from plait.data import cache_directory
 from plait.errors import ConfigError, MachineError
-from plait.exporting import TARGETS, ExportRequest, check_target, export, open_source
-from plait.exporting.source import locate_weights
+from plait.exporting.request import ExportRequest
+from plait.exporting.source import locate_weights, open_source
+from plait.exporting.targets import TARGETS, check_target, export
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
 from plait.training.prompts import servable

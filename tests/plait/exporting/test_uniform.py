@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState
 from plait.aggregation.geometry import geometry_of
-from plait.exporting import open_source
+from plait.exporting.source import open_source
 from plait.exporting.uniform import largest_rank, uniform
 
 

@@ -19,7 +19,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from plait.errors import ConfigError, PeerError
-from plait.exporting import ExportRequest, export, open_source
+from plait.exporting.request import ExportRequest
+from plait.exporting.source import open_source
+from plait.exporting.targets import export
 from plait.exporting.vllm import RANKS
 from plait.training.bases import LocatedBase
 

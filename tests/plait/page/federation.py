@@ -24,7 +24,8 @@ from plait.config import config_from_table
 from plait.page.token import TOKEN_VARIABLE
 from plait.rounds.ledger import Line, read_lines
 from plait.transport.operations import AwayError, OperatorCalls
-from plait.trust import StaffKit, provision
+from plait.trust.kit import StaffKit
+from plait.trust.provision import provision
 from tests.commands import Command
 from tests.plait.page.browser import Browser
 

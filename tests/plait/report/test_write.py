@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from plait.errors import PeerError
-from plait.report import summarise, write_report
+from plait.report.summary import summarise
+from plait.report.write import write_report
 
 PLOTS = {
     "loss_by_round.png",

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from plait.errors import PeerError
-from plait.exporting import load_into_vllm
+from plait.exporting.publish import load_into_vllm
 from plait.serve import Access, AllowedHosts
 
 Start = Callable[..., Any]

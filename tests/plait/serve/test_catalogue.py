@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plait.errors import BaseMismatchError, ConfigError
-from plait.exporting import open_source
+from plait.exporting.source import open_source
 from plait.serve import common_base
 
 Start = Callable[..., Any]

@@ -10,8 +10,7 @@ import pytest
 
 from plait.errors import ConfigError, MachineError
 from plait.rounds.events import Evaluated, RoundFinished, UpdateReceived
-from plait.tracking import check_trackers, followed, send
-from plait.tracking.followers import tracker_names
+from plait.tracking.followers import check_trackers, followed, send, tracker_names
 from plait.tracking.series import Series
 
 
@@ -116,7 +115,7 @@ def test_a_run_that_stops_with_an_error_stops_with_it(run: Path, write, got, sma
 def test_a_run_that_is_killed_leaves_no_tracker_behind(run: Path, write, got, small_run) -> None:
     write(small_run[:16])
     code = (
-        "import os, sys; from pathlib import Path; from plait.tracking import followed\n"
+        "import os, sys; from pathlib import Path; from plait.tracking.followers import followed\n"
         "with followed(Path('runs/first'), 'mine:Good', say=print): os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9

@@ -28,7 +28,9 @@ from plait.adapters import AdapterState, Task, save_peft_directory
 from plait.adapters.bottleneck import bottlenecks_of
 from plait.adapters.methods import AdapterRequest
 from plait.errors import ConfigError
-from plait.exporting import ExportRequest, export, open_source
+from plait.exporting.request import ExportRequest
+from plait.exporting.source import open_source
+from plait.exporting.targets import export
 from plait.report.tables import aggregation_table
 from plait.rounds.events import RoundFinished
 from plait.rounds.ledger import read_events

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.trust import provision
+from plait.trust.provision import provision
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from plait.errors import ConfigError
-from plait.trust import Authority
-from plait.trust.authority import AUTHORITY_DAYS
+from plait.trust.authority import AUTHORITY_DAYS, Authority
 from plait.trust.certificate import common_name, new_key
 
 

@@ -5,7 +5,6 @@ from datetime import timedelta
 import pytest
 
 from plait.errors import ConfigError
-from plait.trust import NodeKey
 from plait.trust.certificate import (
     check_dates,
     check_issued_by,
@@ -17,6 +16,7 @@ from plait.trust.certificate import (
     read_key,
     server_names_of,
 )
+from plait.trust.keys import NodeKey
 
 
 def test_names_are_read_from_certificates(kits):

@@ -16,8 +16,11 @@ import grpc
 import pytest
 import trustme
 
-from plait.trust import Authority, ClientKit, ServerKit, diagnose, explain
+from plait.trust import diagnose
+from plait.trust.authority import Authority
 from plait.trust.certificate import certificate_pem, moment, read_certificate, read_key
+from plait.trust.diagnose import explain
+from plait.trust.kit import ClientKit, ServerKit
 
 Serve = Callable[..., int]
 

@@ -7,9 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from plait.trust import ClientKit, NodeKey, provision
 from plait.trust.certificate import read_certificate, read_key
 from plait.trust.endorsement import Endorsement, _signed, is_endorsed
+from plait.trust.keys import NodeKey
+from plait.trust.kit import ClientKit
+from plait.trust.provision import provision
 
 
 @pytest.fixture

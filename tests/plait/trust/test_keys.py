@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.errors import ConfigError
-from plait.trust import NodeKey, verify
 from plait.trust.certificate import key_pem, new_key, read_key
+from plait.trust.keys import NodeKey, verify
 from plait.trust.secret_file import write_secret
 
 

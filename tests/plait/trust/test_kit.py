@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from plait.errors import ConfigError
-from plait.trust import ClientKit, NodeKey, ServerKit
-from plait.trust.kit import client_settings, read_client_settings
+from plait.trust.keys import NodeKey
+from plait.trust.kit import ClientKit, ServerKit, client_settings, read_client_settings
 
 
 def test_a_servers_kit_has_what_a_server_needs(kits):

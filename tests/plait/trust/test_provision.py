@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError, MachineError
-from plait.trust import ClientKit, Outcome, Register, Role, ServerKit, StaffKit, Verdict, provision, revoke
 from plait.trust.certificate import shown_by
-from plait.trust.register import read_clients
+from plait.trust.kit import ClientKit, ServerKit, StaffKit
+from plait.trust.provision import Outcome, provision, revoke
+from plait.trust.register import Register, Verdict, read_clients
+from plait.trust.roles import Role
 
 # The room re-exports a function of the module's name.
 ROOM = sys.modules["plait.trust.provision"]

@@ -6,7 +6,7 @@ import pytest
 from plait.adapters import AdapterSpec, Layout, Task
 from plait.aggregation import RULES, geometry_of
 from plait.errors import ConfigError
-from plait.flower.rules import FLOWER_RULES
+from plait.flower.rule_table import FLOWER_RULES
 from simulations.bench.aggregate import against_memory, fold, of_memory, rows
 from simulations.bench.updates import Drift, Updates
 

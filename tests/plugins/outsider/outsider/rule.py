@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from plait.aggregation import RoundContext, Updates
+from plait import RoundContext, Updates
 from plait.aggregation.own_rule import rule
 
 

@@ -1,0 +1,37 @@
+"""Parts by name, of which only those that are asked for are imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Generic, TypeVar, cast
+
+T = TypeVar("T")
+
+
+class OnDemand(Mapping[str, T], Generic[T]):
+    """A table of parts.
+
+    Args:
+        places: where each part is, ``module:NAME``, by the part's name.
+    """
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self.places = dict(sorted(places.items()))
+
+    def __getitem__(self, name: str) -> T:
+        module, _, attribute = self.places[name].partition(":")
+        return cast("T", getattr(import_module(module), attribute))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.places
+
+    def __or__(self, others: OnDemand[T]) -> OnDemand[T]:
+        """Both tables as one."""
+        return OnDemand(self.places | others.places)
