@@ -106,15 +106,18 @@ def commands() -> Iterator[str]:
 
 def settings() -> Iterator[str]:
     """The settings of a run."""
-    from plait.config import ALIASES, RunConfig
+    from plait.config import ALIASES, sections
 
     yield "# Settings"
-    yield "\nEach is an option of `plait simulate` and `plait server`, a key of a TOML file, and an argument of"
-    yield "`plait.simulate` (with underscores).\n"
-    yield "| Setting | Default | |\n|---|---|---|"
-    for name, field in RunConfig.model_fields.items():
-        default = "" if field.default == "" else f"`{str(field.default).lower()}`"
-        yield f"| `{name.replace('_', '-')}` | {default} | {cell(field.description or '')} |"
+    yield "\nEach is an option of `plait simulate` and `plait server`, a key of a TOML file (of the table in"
+    yield "brackets, or above all tables), and an argument of `plait.simulate` (with underscores)."
+    for group, names in sections():
+        yield f"\n## {group.heading}" + (f" `[{group.table}]`" if group.table else "")
+        yield "\n| Setting | Default | |\n|---|---|---|"
+        for name in names:
+            field = group.model_fields[name]
+            default = "" if field.default == "" else f"`{str(field.default).lower()}`"
+            yield f"| `{name.replace('_', '-')}` | {default} | {cell(field.description or '')} |"
     yield "\n## Names of other systems\n\n| Name | Setting |\n|---|---|"
     for alias, name in ALIASES.items():
         yield f"| `{alias}` | `{name}` |"

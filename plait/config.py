@@ -1,8 +1,8 @@
-"""The settings of a run: one flat table, read once at the edge from TOML and the command line.
+"""The settings of a run, read once at the edge from TOML and the command line.
 
-The same keys serve as command-line options (``--local-steps 4``), TOML keys (``local-steps = 4``) and Flower run
-configuration. Below the edge plain values are passed on, never this object. The file is long because each setting has
-its default, bounds and help in one place.
+A key is written once, in `RunConfig` or the table of `plait.settings` that has it, and is the same everywhere: an
+option (``--dp-epsilon 8``), a key of its table in TOML (``[privacy]`` ``dp-epsilon = 8``), an argument in Python, and a
+key of Flower's run configuration, which has no tables. Below the edge plain values are passed on, never this object.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast, get_args
+from typing import Annotated, ClassVar, Literal, Self, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from plait.choice import choice_text, split_choices
 from plait.correction import FedDyn, FedProx, Scaffold, correction_named
@@ -23,6 +23,20 @@ from plait.errors import ConfigError, did_you_mean
 from plait.files import at_home, open_plain
 from plait.plugins import Kind
 from plait.rewarded import Rewarded, rewarded
+from plait.settings import (
+    MOST_EXAMPLES,
+    TABLES,
+    AdapterSettings,
+    Checks,
+    Cohort,
+    EvaluationSettings,
+    MachineSettings,
+    OptimizerSettings,
+    Privacy,
+    Reporting,
+    Table,
+)
+from plait.settings.table import MOST, MOST_TOKENS, number_or
 from plait.text import escaped
 
 Scalar = bool | int | float | str
@@ -33,6 +47,7 @@ ALIASES: Mapping[str, str] = {
     "num-rounds": "rounds",
     "num-clients": "clients",
     "num-supernodes": "clients",
+    "model": "base",
     "model-name": "base",
     "model-name-or-path": "base",
     "dataset-name": "data",
@@ -51,6 +66,8 @@ ALIASES: Mapping[str, str] = {
     "output-dir": "out",
 }
 
+# What others count in, and plait does not.
+_NOT_COUNTED = frozenset({"epochs", "num-epochs", "local-epochs", "num-train-epochs"})
 # Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
 _CHOICES = frozenset({
     "rule", "server-optimizer", "loss", "objective", "wire", "partition", "trainer", "data", "callbacks",
@@ -58,10 +75,6 @@ _CHOICES = frozenset({
 })  # fmt: skip
 # Keys that may name several: a TOML file may write them as a list of names and tables.
 _SEVERAL = frozenset({"callbacks", "report-to"})
-# The largest values that a task can carry.
-_MOST = 2**32 - 1
-_MOST_EXAMPLES = 1 << 20
-_MOST_TOKENS = 1 << 24
 MOST_STEPS_RATIO = 4
 """Steps of a client in a round at most, as a multiple of `local_steps`, where they follow its speed."""
 MOST_LABELS = 10_000
@@ -77,153 +90,51 @@ _TREE = re.compile(r"[1-9][0-9]{0,6}(x[1-9][0-9]{0,6}){0,7}")
 _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
-def _number_or(word: str) -> Callable[[object], object]:
-    """For a setting that is a number or one word; the command line passes both as text."""
+class RunConfig(
+    Privacy, AdapterSettings, OptimizerSettings, Cohort, Checks, EvaluationSettings, MachineSettings, Reporting
+):
+    """Everything that decides what a run computes: the settings above all tables, and those of `plait.settings`.
 
-    def number(value: object) -> object:
-        try:
-            return float(value) if isinstance(value, str) and value != word else value
-        except ValueError:
-            raise ValueError(f"expected {word} or a number") from None
+    Each field is an option of ``plait simulate``.
+    """
 
-    return number
-
-
-def _norm_bound(value: object) -> object:
-    """A bound as text: a number above 1, which may follow ``clip:``, or one of two words."""
-    text = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or text in ("auto", "off"):
-        return text
-    try:
-        bound = float(text.removeprefix("clip:"))
-    except ValueError:
-        bound = math.nan
-    if not 1 < bound < math.inf:
-        raise ValueError("expected auto, off, a number above 1, or clip: and such a number")
-    return text
-
-
-class RunConfig(BaseModel, frozen=True):
-    """Everything that decides what a run computes; each field is an option of ``plait simulate``."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-        populate_by_name=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
+    table: ClassVar[str] = ""
+    heading: ClassVar[str] = "Run"
 
     data: str = "stdlib"
-    """file or folder (JSONL, JSON, CSV, TSV, Parquet, Arrow, text; also .gz, .zst), a data set of the hub
-    (owner/name:config@revision), or a built-in: stdlib, chatterbot, bbc"""
+    """file or folder, data set of the hub (owner/name:config@revision), or a built-in: stdlib, chatterbot, bbc; files
+    may be JSONL, JSON, CSV, TSV, Parquet, Arrow or text, also .gz and .zst"""
     columns: str = ""
     """columns that have other names, such as text=body,client=author; fields are text, prompt, completion, messages,
     label and client"""
     split: str = ""
     """split to train on, or TRAIN,HELD_OUT, such as train[:1000],test; by default train, and validation or else test is
     held out"""
+    labels: str = ""
+    """class names separated by commas; by default read from the data"""
+    partition: str = ""
+    """natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential, cluster:ALPHA; the
+    default depends on the data"""
     base: str = "smollm2-135m"
     """Hugging Face directory, GGUF file or hub id, or a built-in: smollm2-135m, minilm-l6, tiny"""
     revision: str = ""
     """revision of a hub base (branch, tag or commit)"""
-    partition: str = ""
-    """natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential, cluster:ALPHA; the
-    default depends on the data"""
     clients: Annotated[int, Field(ge=1, le=1_000_000)] = 8
     """clients in the federation; simulated ones by default as many as a column of the data names, or 8"""
-    tree: str = ""
-    """servers below this one, such as 10x100: 10 regions, each the server of 100 clients and a client of this one, to
-    which it sends the exact sum of their updates; by default none"""
-    clients_per_round: Annotated[int, Field(ge=0)] = 0
-    """clients sampled per round; 0 means all"""
-    quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """fraction of the wanted updates below which a round is retried"""
-    fleet: str = ""
-    """TOML file with the devices of a simulated fleet: the run then goes by a virtual clock, on which downloads,
-    training and uploads take as long as there"""
-    deadline_s: Annotated[float, Field(ge=0)] = 0.0
-    """seconds a round waits for updates; 0 means no limit while clients show progress"""
-    over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """extra clients to ask per round, as a fraction of those wanted"""
-    norm_bound: Annotated[str, BeforeValidator(_norm_bound)] = "auto"
-    """largest update norm allowed, as a multiple of the median of this and recent rounds: a larger update is refused,
-    with clip:NUMBER clipped; auto is 10, but off with --dp client and secure-aggregation"""
-    keep_updates: bool = False
-    """keep all updates in RUN/spool, so that plait verify can recompute every round"""
-    dp: Literal["off", "client", "record"] = "off"
-    """differential privacy: record hides from everybody, the server too, what any one sequence of a client changed;
-    client hides what any one client's data changed from everybody but the server, with secure-aggregation from the
-    server too, and needs hundreds of clients to be useful (plait estimate says)"""
-    dp_epsilon: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    """epsilon of the whole run, never exceeded; sets the noise"""
-    dp_noise_multiplier: Annotated[float, Field(ge=0, le=1e4)] = 0.0
-    """noise over clip norm in each round (of records: step), instead of an epsilon"""
-    dp_delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """delta of the whole run; 0 means 1e-5, or of clients 1 / (10 clients) if that is smaller"""
-    dp_clip: Annotated[
-        Annotated[float, Field(gt=0, le=1e6)] | Literal["adaptive"], BeforeValidator(_number_or("adaptive"))
-    ] = "adaptive"
-    """norm that a client's update, or a record's gradient, is clipped to; adaptive follows the median of the updates,
-    and scales all gradients to one norm"""
-    dp_min_separation: Annotated[int, Field(ge=1, le=_MOST)] = 1
-    """rounds from one in which a client takes part to the next at the earliest; more than 1 lowers the noise of --dp
-    client, and needs so many times the clients of a round"""
-    secure_aggregation: bool = False
-    """hide every client's update, losses and counts from the server, which learns their sums alone"""
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 5
     """rounds of training"""
-    local_steps: Annotated[int, Field(ge=1, le=_MOST)] = 4
+    local_steps: Annotated[int, Field(ge=1, le=MOST)] = 4
     """optimizer steps per client and round"""
-    step_budget: Literal["equal", "speed"] = "equal"
-    """steps of a client in a round: local-steps for all, or, by the speed that rounds before have measured, so many
-    that all answer together: local-steps on average, 1 to 4 times as many each"""
-    rounds_mode: Literal["sync", "async"] = "sync"
-    """sync: a round waits for its cohort; async: clients train whenever they are free, and a round is a buffer of
-    updates that is folded once it is full"""
-    buffer: Annotated[int, Field(ge=0)] = 0
-    """with rounds-mode async, updates per round; 0 means a quarter of the clients at work, two at least"""
-    batch_size: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)] = 4
+    batch_size: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 4
     """sequences per forward pass"""
-    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)] = 1
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 1
     """forward passes per optimizer step"""
-    seq_len: Annotated[int, Field(ge=8, le=_MOST_TOKENS)] = 128
+    seq_len: Annotated[int, Field(ge=8, le=MOST_TOKENS)] = 128
     """tokens per training sequence"""
-    learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
-    """AdamW's peak learning rate; 0 means that each client finds its own in its first step"""
-    lr_schedule: Literal["auto", "constant", "linear", "slope"] = "auto"
-    """learning rate schedule over the whole run; slope lets a client's rate follow the slope of its loss along its last
-    step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with scaffold,
-    feddyn, dp, a trainer, a reward or a rule that keeps the nearest updates"""
-    warmup_steps: Annotated[int, Field(ge=0, le=_MOST)] = 0
-    """steps over which the learning rate rises from 0"""
-    weight_decay: Annotated[float, Field(ge=0, le=1e3)] = 0.0
-    """AdamW's decoupled weight decay"""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """norm that gradients are clipped to"""
     method: str = "lora"
     """adapter method: lora, dora, qlora, vera, ia3, prompt:virtual-tokens=20, full …; plait methods lists all"""
     rank: Annotated[int, Field(ge=1, le=4096)] = 8
     """rank of the low-rank factors"""
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    """sets the scaling factor of B A, alpha / rank"""
-    client_ranks: str = ""
-    """ranks of the clients, such as 2,4,8: each client trains the largest that it can; simulated clients take them in
-    turn; by default all train at `rank`"""
-    rank_pattern: str = ""
-    """ranks of individual modules, such as q_proj=4,down_proj=16"""
-    bias: Literal["none", "all", "lora_only"] = "none"
-    """which biases of the base LoRA also trains"""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """dropout before the adapter"""
-    target_modules: str = "all-linear"
-    """all-linear, or names separated by commas: q_proj,v_proj"""
-    init_adapter: str = ""
-    """adapter to start from, a run or a PEFT directory: DIR, or DIR=WEIGHT,DIR=WEIGHT for a weighted sum; by default
-    the method's initial values"""
-    init_mode: Literal["continue", "freeze"] = "continue"
-    """continue training the initial adapter, or freeze it beneath a new one"""
     rule: str = "fedavg"
     """aggregation rule: fedavg, product_mean, flora, fedsa, ffa, krum, trimmed_mean:share=0.1 …; plait rules lists
     all"""
@@ -242,55 +153,17 @@ class RunConfig(BaseModel, frozen=True):
     loss: str = "cross_entropy"
     """with sft what clients minimise: cross_entropy, distillation (from the received adapter), orthogonality, or
     MODULE:FUNCTION of your own"""
-    own_share: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number_or("auto"))] | Literal["auto"] = "auto"
+    trainer: str = ""
+    """MODULE:FUNCTION that builds your own transformers Trainer as the local trainer"""
+    own_share: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number_or("auto"))] | Literal["auto"] = "auto"
     """weight of a client's own direction in its personalized adapter, which it keeps beside the shared one; 0 for none;
     auto is 0.35 for linear rules if every client takes part in every round, else 0"""
     wire: str = "1"
     """encoding on the wire: fp32, bf16, or 8 to 1 bits per parameter; for fewer bytes take a lower rank at 1"""
-    held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """fraction of each client's data held out for evaluation"""
-    max_held_out_sequences: Annotated[int, Field(ge=0, le=_MOST)] = 0
-    """most held-out sequences per client, the same ones each time; 0 limits evaluation to about a third of the training
-    time, with at least 64 sequences over all clients, or 256 with classes"""
-    eval_every: Annotated[int, Field(ge=1, le=_MOST)] = 1
-    """rounds between evaluations; the last round is always evaluated"""
-    eval_clients: Annotated[int, Field(ge=0)] = 0
-    """clients that evaluate, the same ones each time; 0 means all, or where only some take part in a round as many as
-    that, and at least 8"""
-    keep: Literal["accepted", "best", "last"] = "accepted"
-    """accepted: undo half of a step after which the held-out loss is higher, shorten the next steps, and publish no
-    adapter after such a step; best: the same, but publish that of the lowest loss; last: undo nothing"""
-    patience: Annotated[int, Field(ge=0, le=_MOST)] = 0
-    """end after this many evaluations without a lower loss; 0 runs all rounds"""
-    reference: str = ""
-    """also train baselines: central (pooled data), local (each client alone), or both"""
-    labels: str = ""
-    """class names separated by commas; by default read from the data"""
-    trainer: str = ""
-    """MODULE:FUNCTION that builds your own transformers Trainer as the local trainer"""
-    device: str = "auto"
-    """device to compute on; a list such as cuda:0,cuda:1 spreads simulated clients over a process for each of its
-    entries, and a device that it names twice is shared by two"""
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    """compute type of the frozen base"""
-    threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0 means torch's default"""
-    side_by_side: Annotated[int, Field(ge=1, le=4096)] = 1
-    """simulated clients that train together in one batch, for bases of the Llama family: faster for small batches, but
-    needs more memory; another number, or a resumed round, changes the adapter by rounding only"""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """seed of all randomness"""
     out: str = ""
     """run directory; by default runs/<time>"""
-    report_to: str = "none"
-    """trackers that follow the run, separated by commas: tensorboard, wandb, mlflow, trackio, or MODULE:CLASS of your
-    own"""
-    callbacks: str = ""
-    """functions of your own that hear every event of the run and may end it, separated by commas: MODULE:NAME, with its
-    options MODULE:NAME:OPTION=VALUE"""
-    publish: str = ""
-    """also publish each round's adapter: to a directory, to a running vLLM (address; key in VLLM_API_KEY), or to both,
-    separated by a comma"""
 
     @model_validator(mode="before")
     @classmethod
@@ -309,9 +182,9 @@ class RunConfig(BaseModel, frozen=True):
                 f"clients-per-round is {self.clients_per_round}, expected at most clients = {self.clients}"
             )
         examples = self.batch_size * self.gradient_accumulation_steps
-        if examples > _MOST_EXAMPLES:
+        if examples > MOST_EXAMPLES:
             raise ValueError(
-                f"batch-size times gradient-accumulation-steps is {examples}, expected at most {_MOST_EXAMPLES}"
+                f"batch-size times gradient-accumulation-steps is {examples}, expected at most {MOST_EXAMPLES}"
             )
         for kind in self.references:
             if kind not in ("central", "local"):
@@ -728,8 +601,9 @@ class RunConfig(BaseModel, frozen=True):
         return self if self.out else self.model_copy(update={"out": f"runs/{datetime.now():%Y%m%d-%H%M%S}"})
 
     def to_table(self) -> dict[str, Scalar]:
-        """The settings under the keys that users write."""
-        return cast("dict[str, Scalar]", self.model_dump(by_alias=True))
+        """The settings under the keys that users write, without tables."""
+        dumped = self.model_dump(by_alias=True)
+        return {key: dumped[key] for key in known_keys()}
 
 
 def _unset(name: str) -> str:
@@ -754,9 +628,15 @@ def _weighted(text: str) -> tuple[Path, float]:
     return (at_home(path), number) if math.isfinite(number) else (at_home(text), 1.0)
 
 
+def sections() -> tuple[tuple[type[Table], tuple[str, ...]], ...]:
+    """The names of the settings above all tables, and those of each table."""
+    own = tuple(name for name in RunConfig.model_fields if not any(name in each.model_fields for each in TABLES))
+    return ((RunConfig, own), *((each, tuple(each.model_fields)) for each in TABLES))
+
+
 def known_keys() -> tuple[str, ...]:
     """All keys, as users write them."""
-    return tuple(name.replace("_", "-") for name in RunConfig.model_fields)
+    return tuple(name.replace("_", "-") for _, names in sections() for name in names)
 
 
 def key_named(given: str, *, where: str, beside: tuple[str, ...] = ()) -> str:
@@ -773,12 +653,22 @@ def key_named(given: str, *, where: str, beside: tuple[str, ...] = ()) -> str:
     known = known_keys()
     key = given.replace("_", "-").lower()
     key = ALIASES.get(key, key)
+    if key in _NOT_COUNTED:
+        raise _refusal(
+            f"{where}: '{given}' is given, expected local-steps: plait counts optimizer steps of a client in a round; "
+            "an epoch has as many as its sequences divided by batch-size"
+        )
     if key not in known:
         known = (*beside, *known)
         raise _refusal(
             f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
         )
     return key
+
+
+def is_foreign(name: str) -> bool:
+    """Whether other systems call a setting so, or count in it."""
+    return name in ALIASES or name in _NOT_COUNTED
 
 
 def config_from_table(table: Mapping[str, object], *, where: str = "configuration") -> RunConfig:
@@ -790,7 +680,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
     """
     settings: dict[str, object] = {}
     names: dict[str, str] = {}
-    for given, value in _nested(table).items():
+    for given, value in _nested(without_tables(table, where=where)).items():
         key = key_named(given, where=where)
         if key in settings:
             raise _refusal(f"{where}: '{names[key]}' and '{given}' both give {key}, expected one of them")
@@ -813,6 +703,36 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
         raise _refusal(
             f"{where}: {key} is {first['input']!r}, {message.replace('input should be', 'expected')}{hint}"
         ) from error
+
+
+def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, object]:
+    """What a TOML file says, with the keys of its tables of settings among the others; so in Flower's spelling.
+
+    Raises:
+        ConfigError: a key stands in a table that does not have it, or also elsewhere.
+    """
+    flat: dict[str, object] = {}
+    tables = {each.table: each for each in TABLES}
+    for given, value in table.items():
+        name, _, inner = given.partition(".")
+        group = tables.get(name)
+        entries = {inner or given: value}
+        if group and not inner:
+            if not isinstance(value, Mapping):
+                raise _refusal(f"{where}: {given} is {value!r}, expected a table of settings, [{given}]")
+            entries = dict(cast("Mapping[str, object]", value))
+        for key, each in entries.items() if group else [(given, value)]:
+            if group and key_named(key, where=f"{where}: [{name}]").replace("-", "_") not in group.model_fields:
+                raise _refusal(f"{where}: '{key}' stands in [{name}], expected {_place(key_named(key, where=where))}")
+            if key in flat:
+                raise _refusal(f"{where}: {key} is given above all tables and in [{name}], expected it once")
+            flat[key] = each
+    return flat
+
+
+def _place(key: str) -> str:
+    name = next((each.table for each, names in sections() if key.replace("-", "_") in names), "")
+    return f"it in [{name}]" if name else "it above all tables"
 
 
 def _nested(table: Mapping[str, object]) -> dict[str, object]:
@@ -870,15 +790,18 @@ def read_config_table(path: Path) -> dict[str, object]:
 def to_toml(config: RunConfig) -> str:
     """The settings as TOML, one key per line, for use with ``--config``."""
     lines: list[str] = []
-    for key, value in config.to_table().items():
-        if isinstance(value, bool):
-            text = "true" if value else "false"
-        elif isinstance(value, str):
-            text = _toml_string(value)
-        else:
-            text = repr(value)
-        lines.append(f"{key} = {text}\n")
+    values = config.to_table()
+    for group, names in sections():
+        if group.table:
+            lines.append(f"\n[{group.table}]\n")
+        lines += [f"{key} = {_toml_value(values[key])}\n" for key in (name.replace("_", "-") for name in names)]
     return "".join(lines)
+
+
+def _toml_value(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _toml_string(value) if isinstance(value, str) else repr(value)
 
 
 def _toml_string(text: str) -> str:

@@ -184,6 +184,7 @@ class Settled:
             keep_updates=config.keep_updates,
             by_speed=config.step_budget == "speed",
             buffer=_buffer(config),
+            starts_anew=not config.init_adapter or config.init_mode == "freeze",
             watch=Watch(config.keep != "last", config.patience, config.keep == "best"),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule, self.privacy),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from plait.aggregation.optimizers import OPTIMIZERS
 from plait.aggregation.rule import Rule
 from plait.choice import parse_choice
+from plait.correction import CORRECTIONS
+from plait.errors import ConfigError
 from plait.on_demand import OnDemand
 from plait.plugins import Kind, find
 
@@ -59,6 +62,10 @@ def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
         from plait.aggregation.stated_rule import stated_rule
 
         return stated_rule(options)
+    if rule is None and name in CORRECTIONS:
+        raise ConfigError(f"rule is '{name}', which corrects clients' steps: give --correction {name}")
+    if rule is None and name in OPTIMIZERS:
+        raise ConfigError(f"rule is '{name}', which is a server optimizer: give --server-optimizer {name}")
     if rule is None:
         from plait.aggregation.own_rule import as_rule
 

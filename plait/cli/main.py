@@ -28,6 +28,7 @@ from plait.cli.fetch import fetch
 from plait.cli.flowertune import flowertune
 from plait.cli.merge import merge
 from plait.cli.methods import methods
+from plait.cli.options import spelled
 from plait.cli.privacy import privacy
 from plait.cli.provision import provision
 from plait.cli.region import region
@@ -134,7 +135,7 @@ def main() -> None:
         os.environ.setdefault(key, value)
     gc.set_threshold(_COLLECT_EVERY)
     try:
-        app()
+        app(args=spelled(sys.argv[1:]))
     except Interrupted as stopped:
         _complain(str(stopped))
         sys.exit(stopped.exit_code)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
+import click
 import typer
 
-from plait.config import RunConfig, config_from_table, read_config_table
+from plait.config import RunConfig, config_from_table, is_foreign, key_named, read_config_table, sections
 from plait.errors import ConfigError
 from plait.plugins import admit
 
@@ -32,32 +33,13 @@ Allow = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file with the same keys; options override it.")]
 
-_PANELS: Mapping[str, tuple[str, ...]] = {
-    "Data and base": (
-        "data", "columns", "split", "base", "revision", "partition", "labels", "held_out_fraction",
-        "max_held_out_sequences",
-    ),
-    "Rounds": (
-        "clients", "tree", "clients_per_round", "rounds", "rounds_mode", "buffer",
-        "eval_every", "eval_clients", "rule", "weighting",
-        "server_optimizer", "wire", "keep", "patience",
-        "reference", "seed", "out", "publish", "report_to", "callbacks",
-    ),
-    "Clients that fail or lie": (
-        "quorum", "deadline_s", "over_selection", "norm_bound", "keep_updates",
-    ),
-    "Privacy": (
-        "secure_aggregation", "dp", "dp_epsilon", "dp_noise_multiplier", "dp_delta", "dp_clip", "dp_min_separation",
-    ),
-    "Adapter": (
-        "method", "rank", "client_ranks", "rank_pattern", "alpha", "dropout", "target_modules", "bias",
-        "init_adapter", "init_mode",
-    ),
-    "Machine": ("device", "dtype", "threads", "side_by_side", "fleet"),
-}  # fmt: skip
+_FIRST = (
+    "data", "partition", "base", "clients", "rounds", "local_steps", "batch_size", "seq_len", "learning_rate", "method",
+    "rank", "rule", "wire", "dp", "out",
+)  # fmt: skip
+"""What ``--help`` shows of the settings; ``--help-all`` shows the others too."""
 
-_LOCAL_TRAINING = "Local training"
-"""The panel of every setting that no other panel has."""
+_HELP_ALL = "help_all"
 
 _METAVARS: Mapping[str, str] = {
     "own_share": "FLOAT|auto",
@@ -83,7 +65,6 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
         for parameter in inspect.signature(command, eval_str=True).parameters.values()
         if parameter.name != "given"
     ]
-    panels = {name: panel for panel, names in _PANELS.items() for name in names}
     options = [
         inspect.Parameter(
             name,
@@ -93,18 +74,34 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
                 _plain_type(field.annotation) | None,
                 typer.Option(
                     _flag(name, field.annotation),
-                    help=_help(" ".join((field.description or "").split()), field.default),
-                    metavar=_METAVARS.get(name) or _choices(field.annotation),
-                    hidden=name in hidden,
-                    rich_help_panel=panels.get(name, _LOCAL_TRAINING),
+                    help=_help(_described(name).partition("; ")[0], field.default),
+                    metavar=_METAVARS.get(name) or _choices(field.annotation) if name not in _FIRST else None,
+                    hidden=name in hidden or name not in _FIRST,
+                    rich_help_panel="Settings of the run",
                     show_default=False,
                 ),
             ],
         )
-        for name, field in RunConfig.model_fields.items()
+        for name in (*_FIRST, *(each for each in RunConfig.model_fields if each not in _FIRST))
+        for field in (RunConfig.model_fields[name],)
     ]
+    shown = {name for name in RunConfig.model_fields if name not in hidden}
+
+    def show_all(context: typer.Context, value: bool) -> None:
+        if value:
+            typer.echo(_help_of_all(context, shown), nl=False)
+            raise typer.Exit
+
+    if shown - set(_FIRST):
+        way = typer.Option(
+            "--help-all", is_eager=True, callback=show_all, show_default=False, help="Show all options, and exit."
+        )
+        options.append(
+            inspect.Parameter(_HELP_ALL, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, way])
+        )
 
     def wrapper(**values: object) -> None:
+        values.pop(_HELP_ALL, None)
         given = {name: values.pop(name) for name in RunConfig.model_fields}
         command(given={name: value for name, value in given.items() if value is not None}, **values)
 
@@ -114,6 +111,65 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
     wrapper.__signature__ = inspect.Signature([*keyword_only, *options])  # pyright: ignore[reportFunctionMemberAccess]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *options]}
     return wrapper
+
+
+def _help_of_all(context: typer.Context, shown: Collection[str]) -> str:
+    """All options of a command, by table; no name is cut, however narrow the terminal.
+
+    Args:
+        context: of the command.
+        shown: settings to show.
+    """
+    formatter = context.make_formatter()
+    context.command.format_usage(context, formatter)
+    formatter.write_paragraph()
+    formatter.write_text((context.command.help or "").partition("\n")[0])
+    parameters = {each.name or "": each for each in context.command.get_params(context)}
+    settings = RunConfig.model_fields
+    with formatter.section("Options"):
+        formatter.write_dl([_record(each) for name, each in parameters.items() if name not in settings])
+    for group, names in sections():
+        rows = [_record(parameters[name], name) for name in names if name in shown]
+        if rows:
+            with formatter.section(group.heading + (f", [{group.table}] in TOML" if group.table else "")):
+                formatter.write_dl(rows)
+    return formatter.getvalue()
+
+
+def _record(parameter: click.Parameter, setting: str = "") -> tuple[str, str]:
+    """How an option is written, and what it does."""
+    from rich.text import Text
+
+    names = ", ".join([*parameter.opts, *parameter.secondary_opts])
+    is_flag = isinstance(parameter, click.Option) and parameter.is_flag
+    chosen = _METAVARS.get(setting) or _choices(RunConfig.model_fields[setting].annotation) if setting else None
+    metavar = "" if is_flag else f" {chosen or parameter.metavar or parameter.type.name.upper()}"
+    text = getattr(parameter, "help", None) or ""
+    if setting:
+        text = _help(_described(setting), RunConfig.model_fields[setting].default)
+    return names + metavar, Text.from_markup(text).plain
+
+
+def _described(name: str) -> str:
+    return " ".join((RunConfig.model_fields[name].description or "").split())
+
+
+def spelled(arguments: Sequence[str]) -> list[str]:
+    """A command line with plait's own names for settings where it has those of other systems, such as ``--lr``.
+
+    Raises:
+        ConfigError: it asks for epochs.
+    """
+    if not arguments or arguments[0] not in ("simulate", "server", "estimate"):
+        return list(arguments)
+    return [arguments[0], *map(_spelled, arguments[1:])]
+
+
+def _spelled(word: str) -> str:
+    name, equals, value = word.removeprefix("--").partition("=")
+    if not word.startswith("--") or not is_foreign(name):
+        return word
+    return f"--{key_named(name, where='command line')}{equals}{value}"
 
 
 def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConfig:

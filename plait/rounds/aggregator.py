@@ -96,7 +96,9 @@ class Aggregator:
         cost = None
         if outcome.base is not None:
             state, cost = move_base(state, outcome.base, ranks, fingerprint, codec=self.codec)
-        state, encoding = self._follow(state)
+        # Of a masked sum nothing is stored for a client.
+        took_part = max(len(stored), len(folded.clients))
+        state, encoding = self._follow(state, missed=max(0, self.downlink.clients - took_part))
         finished = RoundFinished(
             round=number,
             rule=self.spool.rule.name,
@@ -133,14 +135,14 @@ class Aggregator:
         wanted = state.accepted
         if self.takes_back is TakesBack.HALF:
             wanted = AdapterState(wanted.layout, (wanted.flat + state.adapter.flat) * np.float32(0.5))
-        state, encoding = self._follow(replace(state, adapter=wanted))
+        state, encoding = self._follow(replace(state, adapter=wanted), missed=0)
         return state, {
             "adapter": state.shadow.digest().hex(),
             "taken_back": self.takes_back.value,
             "broadcast_distortion": encoding.distortion,
         }
 
-    def _follow(self, state: RunState) -> tuple[RunState, Encoding]:
+    def _follow(self, state: RunState, *, missed: int) -> tuple[RunState, Encoding]:
         return follow(
             state,
             self.spool.ranks,
@@ -148,4 +150,5 @@ class Aggregator:
             codec=self.codec,
             new_factors=self.spool.new_factors,
             downlink=self.downlink,
+            missed=missed,
         )

@@ -36,6 +36,7 @@ def follow(
     codec: Codec,
     new_factors: bool,
     downlink: Downlink = Downlink(),  # noqa: B008 (frozen)
+    missed: int = 0,
 ) -> tuple[RunState, Encoding]:
     """Move the shadows towards the master through the wire's codec, once, and keep the sealed steps or keyframes.
 
@@ -47,7 +48,8 @@ def follow(
         base_fingerprint: of the base.
         codec: of the run.
         new_factors: whether its factors have been rotated since the previous round, not moved by a small step.
-        downlink: steps or keyframes. A run that starts from an adapter that clients cannot derive has steps.
+        downlink: steps or keyframes.
+        missed: clients that do not hold the shadow before.
 
     Returns:
         (the state, size and error of the step of the master's own rank).
@@ -57,9 +59,8 @@ def follow(
     encodings: list[Encoding] = []
     for number, track in enumerate(state.tracks):
         wanted, origin = ranks.resized(state.adapter, number), track.shadow
-        initial = ranks.adapters[number].initial
-        if downlink.has_keyframes(codec) and (track.previous or origin.digest()) == initial.digest():
-            origin = initial
+        if downlink.takes_keyframe(codec, state.round, missed):
+            origin = ranks.adapters[number].initial
             used = _at_least(codec.bits, downlink.keyframe(codec, state.round))
             encoded = encode_delta(unshrunk(subtract(wanted, origin), used), used)
         else:

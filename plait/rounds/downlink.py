@@ -1,13 +1,14 @@
 """How clients get to the current shadow adapter, and what that costs.
 
-*Steps*, where all clients take part in every round: the shadow moves by one coded step a round, and what a step dropped
-goes with the next. A client that has missed one is sent the whole adapter in float32.
+*Steps*, where all clients take part in every round: the shadow moves by one coded step a round, and what a step
+dropped goes with the next. One that missed a step needs the whole adapter in float32.
 
-*Keyframes*, elsewhere: after each round the shadow is coded anew, as one difference to the adapter that every client
-derives from the run's seed. All are sent the same message, whatever they hold: one that was away for fifty rounds, a
-newcomer, and one that lost everything. The shadow is as common as with steps; it only lies further from the server's
-master (QAT's straight-through training, Courbariaux et al., BinaryConnect, arXiv 1511.00363: gradients at the coarse
-point, added to the fine one). In the last rounds keyframes are finer, so what a run ends with is not coarse.
+*Keyframes*, where clients are away by plan, and after a round that so many have missed that it costs less: the shadow
+is coded anew, as one difference to the adapter that every client derives from the run's seed. All are sent the same
+message, whatever they hold: one that was away for fifty rounds, a newcomer, and one that lost everything. The shadow
+is as common as with steps; it only lies further from the server's master (QAT's straight-through training,
+Courbariaux et al., BinaryConnect, arXiv 1511.00363: gradients at the coarse point, added to the fine one). In the
+last rounds keyframes are finer, so what a run ends with is not coarse.
 
 Knows no bytes and no clients' names.
 """
@@ -22,6 +23,7 @@ from plait.wire.codecs import Rate
 
 _LEAST_BITS, _MOST_BITS, _LAST_BITS = 1.25, 2.5, 4.0
 """Bits per parameter at a wire of 1 bit: of keyframes in short and in long runs, and of a run's last one."""
+_WHOLE_BITS = 32.0
 _SHARE_FINER = 24
 """The keyframes that the last 24th of a run's rounds begin with have a bit more."""
 
@@ -33,14 +35,24 @@ class Downlink:
     Attributes:
         gap: rounds from one visit of a client to its next, on average; 1 if all take part in every round.
         rounds: of the run.
+        clients: of the run.
+        is_derivable: whether clients derive the adapter that the run starts from.
     """
 
     gap: float = 1.0
     rounds: int = 0
+    clients: int = 0
+    is_derivable: bool = True
 
     def has_keyframes(self, codec: Codec) -> bool:
-        """Whether some clients are away from some rounds by plan: a whole adapter costs far more than a keyframe."""
-        return isinstance(codec, Rate) and self.gap > 1
+        """Whether every round ends with a keyframe, because some clients are away by plan."""
+        return self.is_derivable and isinstance(codec, Rate) and self.gap > 1
+
+    def takes_keyframe(self, codec: Codec, number: int, missed: int) -> bool:
+        """Whether round `number` ends with a keyframe; `missed` clients have not taken part in it."""
+        if self.has_keyframes(codec) or not (self.is_derivable and isinstance(codec, Rate)):
+            return self.has_keyframes(codec)
+        return missed * (_WHOLE_BITS - codec.bits) > self.clients * (self.keyframe(codec, number).bits - codec.bits)
 
     def keyframe(self, codec: Codec, number: int) -> Codec:
         """What packs the keyframe after round `number`."""
@@ -69,7 +81,7 @@ class Downlink:
             return 0.0
         if self.has_keyframes(codec):
             return self.keyframe(codec, number).bits
-        return codec.bits if age == 1 else 32.0
+        return codec.bits if age == 1 else _WHOLE_BITS
 
     @staticmethod
     def _at(codec: Codec, bits: float) -> float:

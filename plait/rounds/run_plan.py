@@ -40,6 +40,7 @@ class RunPlan:
         watch: what follows from its evaluations.
         region_clients: whose updates one update may be the sum of; 0 where clients are asked directly.
         buffer: of an asynchronous run; None for rounds that wait for their cohort.
+        starts_anew: whether the adapter begins as its seed says.
     """
 
     rounds: int
@@ -62,11 +63,13 @@ class RunPlan:
     watch: Watch = field(default_factory=Watch)
     region_clients: int = 0
     buffer: Buffer | None = None
+    starts_anew: bool = True
 
     @property
     def downlink(self) -> Downlink:
         """How clients get to each round's shadow."""
-        return Downlink(gap_of(self.clients, self.buffer.size if self.buffer else self.cohort_size), self.rounds)
+        a_round = self.buffer.size if self.buffer else self.cohort_size
+        return Downlink(gap_of(self.clients, a_round), self.rounds, self.clients, is_derivable=self.starts_anew)
 
     @property
     def most_steps(self) -> int:

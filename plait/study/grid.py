@@ -38,7 +38,7 @@ from itertools import product
 from pathlib import Path
 from typing import cast
 
-from plait.config import RunConfig, key_named, read_config_table
+from plait.config import RunConfig, key_named, read_config_table, without_tables
 from plait.errors import ConfigError
 from plait.report.wording import clean
 
@@ -101,6 +101,8 @@ def read_grid(source: str | Path | Settings, *, given: Settings | None = None, s
     """
     where = "grid" if isinstance(source, Mapping) else str(source)
     table = dict(source if isinstance(source, Mapping) else read_config_table(Path(source)))
+    apart = {key: table.pop(key) for key in ("grid", "random", "seeds") if key in table}
+    table = {**without_tables(table, where=where), **apart}
     axes = _axes(_table(table.pop("grid", {}), f"{where}: grid"), f"{where}: [grid]")
     samples = _samples(_table(table.pop("random", {}), f"{where}: random"), f"{where}: [random]")
     its_seeds = _seeds(table.pop("seeds", None), where)

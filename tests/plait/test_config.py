@@ -1,3 +1,5 @@
+import tomllib
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -62,7 +64,34 @@ def test_what_was_used_can_be_read_again(tmp_path_factory, texts, numbers):
 
 def test_every_key_is_written_once_a_line():
     lines = to_toml(RunConfig(out="a\nb")).splitlines()
-    assert [line.partition(" = ")[0] for line in lines] == list(known_keys())
+    assert [line.partition(" = ")[0] for line in lines if " = " in line] == list(known_keys())
+
+
+def test_at_most_fifty_keys_and_tables_stand_at_the_top():
+    assert len(tomllib.loads(to_toml(RunConfig()))) <= 50
+
+
+def test_a_key_is_the_same_with_and_without_its_table_and_as_flower_flattens_it():
+    asked = config_from_table({"dp": "client", "dp-epsilon": 8.0, "clients": 9, "threads": 2})
+    private = {"dp": "client", "dp_epsilon": 8.0}
+    assert config_from_table({"clients": 9, "privacy": private, "machine": {"threads": 2}}) == asked
+    assert config_from_table({"clients": 9, "privacy.dp": "client", "privacy.dp-epsilon": 8.0, "threads": 2}) == asked
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"privacy": {"threads": 2}}, r"'threads' stands in \[privacy\], expected it in \[machine\]"),
+        ({"machine": {"rank": 2}}, r"'rank' stands in \[machine\], expected it above all tables"),
+        ({"machine": {"thread": 2}}, r"\[machine\]: unknown key 'thread'; did you mean 'threads'"),
+        ({"machine": 3}, r"machine is 3, expected a table of settings, \[machine\]"),
+        ({"threads": 1, "machine": {"threads": 2}}, r"threads is given above all tables and in \[machine\]"),
+        ({"threads": 1, "machine.threads": 2}, r"threads is given above all tables and in \[machine\]"),
+    ],
+)
+def test_a_key_in_the_wrong_table_or_in_two_is_refused(table, message):
+    with pytest.raises(ConfigError, match=message):
+        config_from_table(table)
 
 
 @pytest.mark.parametrize("spelling", ["local-steps", "local_steps", "LOCAL_STEPS", "Local-Steps", "max_steps"])

@@ -14,9 +14,14 @@ import plait as plait_package
 from plait import __version__
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
+from plait.api.serving import CLIENTS_SETTINGS
 from plait.cli.doctor import _pair
+from plait.cli.options import spelled
+from plait.config import known_keys
+from plait.errors import ConfigError
 from plait.plugins import Kind, reference
 from plait.rounds.run_directory import RunDirectory
+from plait.settings import TABLES
 from plait.training.bases import locate_config
 from plait.training.blueprint import design, read_base_config
 from plait.training.memory_plan import peak_bytes, size_of
@@ -84,6 +89,8 @@ def test_a_wrong_name_is_told_the_nearest_before_a_heavy_library_is_loaded() -> 
         ("simulate", "--wire", "fp23"): "fp23",
         ("simulate", "--partition", "dirichelt:0.5"): "did you mean 'dirichlet'?",
         ("simulate", "--server-optimizer", "fedadm"): "did you mean 'fedadam'?",
+        ("simulate", "--rule", "fedadam"): "a server optimizer: give --server-optimizer fedadam",
+        ("simulate", "--rule", "fedprox"): "corrects clients' steps: give --correction fedprox",
         ("simulate", "--lr-schedule", "liner"): "did you mean 'linear'?",
         ("server", "--insecure", "--base", "smolm2"): "did you mean 'smollm2-135m'?",
         ("estimate", "--method", "lorra"): "did you mean 'lora'?",
@@ -117,9 +124,40 @@ def test_the_servers_help_shows_what_it_takes_and_how_many_clients_it_waits_for(
 
 def test_help_shows_the_words_of_options_that_take_no_others(plait, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    shown = plait("simulate", "--help").out
+    shown = plait("simulate", "--help-all").out
     assert all(words in shown for words in ("constant|linear|slope", "accepted|best|last"))
-    assert "plait rules lists all" in shown
+    assert "plait rules lists all" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_help_shows_the_fifteen_settings_that_matter_whole_in_sixty_lines(plait, monkeypatch, width: str) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    shown = plait("simulate", "--help").out
+    assert len(shown.splitlines()) <= 60
+    keys = {f"--{key}" for key in known_keys()}
+    assert len(keys & set(shown.split())) == 15
+    assert "--help-all" in shown
+
+
+@pytest.mark.parametrize("verb", ["simulate", "server", "estimate"])
+def test_help_of_all_shows_every_setting_whole_under_its_table(plait, monkeypatch, verb: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = plait(verb, "--help-all").out
+    clients = {*CLIENTS_SETTINGS, "clients", "side-by-side"} if verb == "server" else set()
+    words = {word.rstrip(",") for word in shown.split()}
+    assert {key for key in known_keys() if f"--{key}" not in words} == clients
+    assert all(f", [{table.table}] in TOML:" in shown for table in TABLES)
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_names_of_other_systems_are_options_too() -> None:
+    said = spelled(["simulate", "--lr", "0.1", "--model=tiny", "--rank", "2", "--no-keep-updates", "--max-steps", "3"])
+    assert said == [
+        "simulate", "--learning-rate", "0.1", "--base=tiny", "--rank", "2", "--no-keep-updates", "--local-steps", "3",
+    ]  # fmt: skip
+    assert spelled(["eval", "--lr", "1"]) == ["eval", "--lr", "1"]
+    with pytest.raises(ConfigError, match="'epochs' is given, expected local-steps: plait counts optimizer steps"):
+        spelled(["estimate", "--epochs", "3"])
 
 
 def test_doctor_says_what_the_machine_has(plait) -> None:

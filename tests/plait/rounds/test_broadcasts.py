@@ -140,11 +140,24 @@ def test_a_run_ends_with_finer_keyframes():
 
 def test_an_adapter_that_clients_cannot_derive_has_steps(spec, ranks, start):
     other = stepped(start, 7).adapter
-    state = replace(start, adapter=other, tracks=(Track(other),))
+    state, given = replace(start, adapter=other, tracks=(Track(other),)), replace(FEW, is_derivable=False)
     for _ in range(2):
         held = state.shadow.digest()
-        state, _ = follow(stepped(state), ranks, BASE, codec=RATE, new_factors=False, downlink=FEW)
+        state, _ = follow(stepped(state), ranks, BASE, codec=RATE, new_factors=False, downlink=given)
         assert state.tracks[0].previous == held
+
+
+def test_a_round_that_many_clients_missed_ends_with_a_keyframe_and_steps_go_on_from_it(spec, ranks, start):
+    everyone = Downlink(gap=1, rounds=5, clients=8)
+    assert [everyone.takes_keyframe(RATE, 2, missed) for missed in (0, 1, 8)] == [False, True, True]
+    assert not Downlink(gap=1, rounds=24, clients=1000).takes_keyframe(RATE, 2, 1)
+    assert not replace(everyone, is_derivable=False).takes_keyframe(RATE, 2, 8)
+    state, origins = start, []
+    for missed in (0, 1, 0):
+        held = state.shadow.digest()
+        state, _ = follow(stepped(state), ranks, BASE, codec=RATE, new_factors=False, downlink=everyone, missed=missed)
+        origins.append(state.tracks[0].previous == (start.shadow.digest() if missed else held))
+    assert all(origins)
 
 
 def test_everyone_who_lacks_the_same_is_sent_the_same_bytes(spec, ranks, start):

@@ -142,6 +142,29 @@ def test_where_few_take_part_nobody_is_sent_a_whole_adapter(federate, fake_model
     assert [event["round"] for event in lacking] == [6, 6]
 
 
+def test_after_a_round_that_one_of_few_missed_nobody_is_sent_a_whole_adapter(federate, fake_model, everyone_holds):
+    federation = federate({name: fake_model(i, 1 + i) for i, name in enumerate("abcdef")}, rounds=4, wire="1")
+    federation.channel.tamper = lambda asked, reply: "silent" if (asked.client, asked.round) == ("c", 2) else reply
+    state = federation.run()
+    everyone_holds(federation, state)
+    sent = [
+        broadcast_header(federation, asked)
+        for asked in federation.channel.asked
+        if asked.purpose is not Purpose.DESCRIBE
+    ]
+    assert all(header.relative_to for header in sent)
+
+
+@pytest.mark.parametrize(
+    ("rule", "ranks"),
+    [("flora", None), ("fedex", None), ("flexlora", {"a": 1, "b": 2}), ("fedsa", None), ("rolora", None)],
+)
+def test_every_rule_goes_with_few_clients_in_a_round(federate, fake_model, everyone_holds, rule, ranks):
+    models = {name: fake_model(i - 2.0, 1 + i) for i, name in enumerate("abcdef")}
+    federation = federate(models, rounds=4, cohort_size=3, wire="1", rule=rule, ranks=ranks)
+    everyone_holds(federation, federation.run())
+
+
 # What travels
 
 

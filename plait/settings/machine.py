@@ -1,0 +1,27 @@
+"""Settings of what the run computes on."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from plait.settings.table import Table
+
+
+class MachineSettings(Table):
+    """What the run computes on."""
+
+    table: ClassVar[str] = "machine"
+    heading: ClassVar[str] = "Machine"
+
+    device: str = "auto"
+    """device to compute on; a list such as cuda:0,cuda:1 spreads simulated clients over a process for each of its
+    entries, and a device that it names twice is shared by two"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    """compute type of the frozen base"""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 means torch's default"""
+    side_by_side: Annotated[int, Field(ge=1, le=4096)] = 1
+    """simulated clients that train together in one batch, for bases of the Llama family: faster for small batches, but
+    needs more memory; another number, or a resumed round, changes the adapter by rounding only"""

@@ -1,0 +1,24 @@
+"""Settings of who hears of the run while it lasts."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from plait.settings.table import Table
+
+
+class Reporting(Table):
+    """Who hears of the run while it lasts."""
+
+    table: ClassVar[str] = "reporting"
+    heading: ClassVar[str] = "Reporting"
+
+    report_to: str = "none"
+    """trackers that follow the run, separated by commas: tensorboard, wandb, mlflow, trackio, or MODULE:CLASS of your
+    own"""
+    callbacks: str = ""
+    """functions of your own that hear every event of the run and may end it, separated by commas: MODULE:NAME, with its
+    options MODULE:NAME:OPTION=VALUE"""
+    publish: str = ""
+    """also publish each round's adapter: to a directory, to a running vLLM (address; key in VLLM_API_KEY), or to both,
+    separated by a comma"""
