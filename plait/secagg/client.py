@@ -10,7 +10,8 @@
 
 After Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning" (CCS 2017), against a
 malicious server. What keeps it from taking off a client's mask: (1) a client unmasks a run's purpose and round once,
-whatever the attempt, and an attempt takes two thirds of its roster, so no two sums differ in one client; (2) which of a
+whatever the attempt, and an attempt takes two thirds of its roster, so no two sums of a round differ in one client
+(those of other rounds and runs: `plait.rounds.data_journal`); (2) which of a
 peer's two shares is given follows from a list that two thirds of the roster have signed, each only one; (3) keys that
 the authority does not vouch for are refused. The caller stores the value before it sends an answer: a client that lost
 it is a dropout.

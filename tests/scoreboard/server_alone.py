@@ -25,6 +25,7 @@ from plait.rounds.figures import EVALUATION
 from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, sum_file
 from plait.rounds.run_directory import RunDirectory
+from plait.secagg.graph import least_survivors
 from plait.secagg.roster import Session
 from plait.wire.masking import MaskingTask
 from plait.wire.messages import Refusal, decode_reply
@@ -56,9 +57,11 @@ class World:
         """A run of the same settings with these clients, of whom it has a new number, and so no earlier memory."""
         self.begun += 1
         is_evaluated = "eval_every" in more
-        more = {"rounds": 1, "keep_updates": True, "clients": len(clients), **more}
+        # The very settings of a run with everybody, as long as so few make a sum of it.
+        invited = len(NAMES) if len(clients) >= least_survivors(len(NAMES)) else len(clients)
+        more = {"rounds": 1, "keep_updates": True, "clients": len(clients), "cohort_size": invited, **more}
         path = self.folder / f"run-{self.begun}"
-        federation = Federation(path, self.models, wire="fp32", masked=True, cohort_size=len(clients), **more)
+        federation = Federation(path, self.models, wire="fp32", masked=True, **more)
         if not is_evaluated:
             make = federation._coordinator
             federation._coordinator = lambda *given: _without_evaluations(make(*given))

@@ -14,6 +14,7 @@ RUN = Path(__file__).with_name("run.py")
 ROWS = (
     "soak", "malformed,forged", "killed,clients_killed,privacy", "network,straggler,members", "door", "names",
     "planted", "hostile", "private_records", "one_member", "directories",
+    "server_alone",
 )  # fmt: skip
 
 pytestmark = [
