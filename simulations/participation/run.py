@@ -50,7 +50,7 @@ ROWS: dict[str, dict[str, object]] = {
 QUICK = {"smollm2": (12, 3, 6), "few": (24, 4, 6), "thousand": (60, 3, 20), "once": (40, 4, 10), "async": (12, 6, 8)}
 
 
-def exact(state, ranks, base_fingerprint, *, codec, new_factors, downlink):  # noqa: ARG001
+def exact(state, ranks, base_fingerprint, *, codec, new_factors, downlink, missed):  # noqa: ARG001
     """In place of `follow`: shadows are what the master says, and cost nothing."""
     tracks, encodings = [], []
     for number, track in enumerate(state.tracks):
