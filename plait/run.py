@@ -16,21 +16,23 @@ from plait.adapters.methods import AdapterRequest, BaseModules
 from plait.aggregation import Geometry, Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.policy import EMBEDDINGS, Policy
-from plait.rounds.broadcasts import NEW_FACTORS_BITS
+from plait.rounds.broadcasts import NEW_FACTORS_BITS, at_least
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
 from plait.rounds.events import Adapter, Base, Event
 from plait.rounds.masked_rounds import noised_grid
+from plait.rounds.message_sizes import MessageSizes
 from plait.rounds.spool import largest_update
 from plait.rounds.terms import Terms
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.rounds.withheld import KEPT_MASKED, KEPT_OF_RECORDS, screened
 from plait.settle import Settled
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
-from plait.training.blueprint import Blueprint, base_modules, design, read_base_config
+from plait.training.blueprint import Blueprint, Shape, base_modules, design, read_base_config, shape_of
 from plait.training.device import Compute, choose_devices, use_threads
 from plait.training.heads import is_in
 from plait.training.resident import ResidentBase
-from plait.wire.codecs.exact_sum import SUM
+from plait.wire.codecs import Rate
+from plait.wire.codecs.exact_sum import SUM, sum_bits
 from plait.wire.masking import PURPOSES
 
 
@@ -202,19 +204,9 @@ def blueprint_of(
         ConfigError: the base cannot carry it.
     """
     config, task = settled.config, settled.task
-    request = AdapterRequest(
-        method=settled.method.name,
-        rank=rank or config.rank,
-        alpha=config.alpha,
-        dropout=config.dropout,
-        target_modules=config.target_modules,
-        rank_pattern=config.module_ranks,
-        bias=config.bias,
-        virtual_tokens=settled.method.virtual_tokens,
-    )
     return design(
         read_base_config(base_directory, task, config.label_names),
-        request,
+        _request_of(settled, rank or config.rank),
         task=task,
         labels=config.label_names,
         seed=config.seed,
@@ -239,6 +231,36 @@ def _check_reach(policy: Policy, spec: AdapterSpec, base: BaseModules) -> None:
                 raise policy.refuse_embeddings(name)
             if not is_embedding and not policy.output_layer:
                 raise policy.refuse_output_layer(name)
+
+
+def planned_shape(settled: Settled, base_directory: Path) -> Shape:
+    """The requested adapter without values, from the base's config alone.
+
+    Raises:
+        ConfigError: the base cannot carry it.
+    """
+    config, task = settled.config, settled.task
+    return shape_of(
+        read_base_config(base_directory, task, config.label_names),
+        _request_of(settled, config.rank),
+        task=task,
+        labels=config.label_names,
+        seed=config.seed,
+    )
+
+
+def _request_of(settled: Settled, rank: int) -> AdapterRequest:
+    config = settled.config
+    return AdapterRequest(
+        method=settled.method.name,
+        rank=rank,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        target_modules=config.target_modules,
+        rank_pattern=config.module_ranks,
+        bias=config.bias,
+        virtual_tokens=settled.method.virtual_tokens,
+    )
 
 
 @dataclass(frozen=True)
@@ -278,6 +300,20 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
         client_after=own,
         server=1 + CHECKPOINTS_KEPT * (1 + accepted + 1 + settled.optimizer.copies + bits / 32),
     )
+
+
+def message_sizes(settled: Settled, spec: AdapterSpec, *, evaluates: bool) -> MessageSizes:
+    """The sizes of a run's messages; in a tree those between this server and its regions."""
+    size, config, codec = spec.layout.size, settled.config, settled.codec
+    if settled.new_factors:
+        codec = at_least(NEW_FACTORS_BITS, codec)
+    bits_up, more_down = bits_on_links(settled, size, evaluates=evaluates)[0], 0
+    if masked := settled.masked:
+        sums = 2 if evaluates else 1
+        more_down = round(masked.more_bits_down(size, sums=sums, certified=True) * size / 8)
+    if len(config.levels) > 1:
+        bits_up = sum_bits(config.clients // config.below) if isinstance(codec, Rate) else SUM.bits
+    return MessageSizes.of(settled.tasks, spec, codec=codec, bits_up=bits_up, more_down=more_down)
 
 
 def bits_on_links(settled: Settled, size: int, *, evaluates: bool) -> tuple[float, float]:

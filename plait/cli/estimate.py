@@ -13,10 +13,14 @@ from plait.cli.output import print_json, print_tables
 from plait.errors import ConfigError
 from plait.simulation.names import check_names
 
+# NF4: four bits, and a scale in eight bits for each 64 values with one in 32 bits for each 256 of these.
+_FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+
 if TYPE_CHECKING:
     from plait.report.estimate import PlannedPrivacy
     from plait.settle import Settled
-    from plait.training.blueprint import Blueprint
+    from plait.simulation.planned_run import PlannedRun
+    from plait.training.blueprint import Shape
 
 
 def _planned(settled: Settled, size: int, records: int | None) -> PlannedPrivacy | None:
@@ -49,24 +53,20 @@ def _planned(settled: Settled, size: int, records: int | None) -> PlannedPrivacy
     )
 
 
-def _virtual_s(settled: Settled, blueprint: Blueprint, bits_down: float, *, evaluates: bool) -> float | None:
-    """The run's time by the virtual clock of its fleet; None without one."""
+def _planned_run(settled: Settled, shape: Shape, *, evaluates: bool) -> PlannedRun:
+    """Its bytes, and its time by the virtual clock of its fleet."""
+    from plait.run import message_sizes
     from plait.simulation.fleet import load_fleet
-    from plait.simulation.virtual_time import Sizes, predicted_s
+    from plait.simulation.planned_run import plan_run
 
-    if not settled.config.fleet:
-        return None
-    size = blueprint.spec.layout.size
-    return predicted_s(
-        load_fleet(settled.config.fleet, base_parameters=blueprint.base_parameters),
+    config = settled.config
+    return plan_run(
+        load_fleet(config.fleet, base_parameters=shape.base_parameters) if config.fleet else None,
         settled.plan,
-        Sizes(
-            payload_bytes=math.ceil(size * settled.codec.bits / 8),
-            broadcast_bytes=math.ceil(size * bits_down / 8),
-            adapter_bytes=4 * size,
-            example_tokens=settled.config.seq_len * settled.config.sequences_an_example,
-        ),
+        message_sizes(settled, shape.spec, evaluates=evaluates),
         evaluates=evaluates,
+        example_tokens=config.seq_len * config.sequences_an_example,
+        derived=not config.init_adapters,
     )
 
 
@@ -97,11 +97,14 @@ def estimate(
     """
     settings = run_config(given, config)
     check_names(settings, runs=False)
+    from plait.adapters.methods import is_quantised
     from plait.aggregation import geometry_of
     from plait.report.estimate import CostEstimate, CostInputs, estimate_tables
+    from plait.rounds.run_view import Traffic
     from plait.rounds.spool import largest_update
-    from plait.run import bits_on_links, blueprint_of, copies_on_disk
+    from plait.run import bits_on_links, copies_on_disk, planned_shape
     from plait.settle import settle
+    from plait.simulation.fleet import PROFILES
     from plait.training.bases import locate_config, quiet_libraries
     from plait.training.blueprint import read_base_config
     from plait.training.memory_plan import Training, completions_bytes, size_of
@@ -109,20 +112,21 @@ def estimate(
     quiet_libraries()
     settled = settle(settings)
     training, directory = Training.of(settled.plan.settings), locate_config(settings.base, revision=settings.revision)
-    blueprint = blueprint_of(settled, directory, weights=False)
-    geometry = geometry_of(blueprint.spec)
+    shape = planned_shape(settled, directory)
+    geometry = geometry_of(shape.spec)
     copies = copies_on_disk(settled, geometry)
     evaluates = evaluate and settled.config.dp == "off"
-    bits_up, bits_down = bits_on_links(settled, blueprint.spec.layout.size, evaluates=evaluates)
+    bits_up, bits_down = bits_on_links(settled, shape.spec.layout.size, evaluates=evaluates)
+    planned = _planned_run(settled, shape, evaluates=evaluates)
     sampled = None
     if rows := max(training.drawn, training.judged):
-        of_base = read_base_config(directory, blueprint.spec.task)
-        size = size_of(of_base, blueprint.spec, value_bytes=2, seq_len=settings.seq_len)
+        of_base = read_base_config(directory, shape.spec.task)
+        size = size_of(of_base, shape.spec, value_bytes=2, seq_len=settings.seq_len)
         sampled = size and completions_bytes(size, rows=rows, seq_len=settings.seq_len)
     costs = CostEstimate(
         CostInputs(
-            trainable_parameters=blueprint.spec.layout.size,
-            full_model_parameters=blueprint.base_parameters,
+            trainable_parameters=shape.spec.layout.size,
+            full_model_parameters=shape.base_parameters,
             clients=settings.clients,
             clients_per_round=settings.cohort_size,
             rounds=settings.rounds,
@@ -146,7 +150,11 @@ def estimate(
             client_copies_after=copies.client_after,
             server_copies=copies.server,
             privacy=_planned(settled, largest_update(settled.rule, geometry), records),
-            virtual_s=_virtual_s(settled, blueprint, bits_down, evaluates=evaluates),
+            base_bits=_FOUR_BITS if is_quantised(shape.spec.method) else 16,
+            rank=settings.rank,
+            catalogue=tuple((name, each.tokens_per_s(shape.base_parameters)) for name, each in PROFILES.items()),
+            sent=Traffic(planned.uplink_bytes, planned.downlink_bytes),
+            virtual_s=planned.virtual_s if settings.fleet else None,
         )
     )
     if json_output:

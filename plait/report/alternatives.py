@@ -30,18 +30,30 @@ def raw_adapter_fp32(trainable_parameters: int) -> Alternative:
     return Alternative("raw adapter, fp32", 4 * trainable_parameters)
 
 
+def raw_adapter_bf16(trainable_parameters: int) -> Alternative:
+    """The adapter as plain bfloat16 arrays."""
+    return Alternative("raw adapter, bf16", 2 * trainable_parameters)
+
+
+def adapter_at(bits: int, trainable_parameters: int) -> Alternative:
+    """The adapter quantised to so many bits, without its scales."""
+    return Alternative(f"adapter at {bits} bits", trainable_parameters * bits / 8)
+
+
 def all_alternatives(*, full_model_bytes: int, trainable_parameters: int) -> tuple[Alternative, ...]:
-    """From the most to the least expensive.
+    """What users of LoRA send, from the most to the least expensive, and then whole models.
 
     Args:
         full_model_bytes: the whole model in float32.
         trainable_parameters: of the adapter.
     """
     return (
+        raw_adapter_fp32(trainable_parameters),
+        raw_adapter_bf16(trainable_parameters),
+        adapter_at(8, trainable_parameters),
+        adapter_at(4, trainable_parameters),
         full_model_fp32(full_model_bytes),
         Alternative("full model, bf16", full_model_bytes / 2),
-        raw_adapter_fp32(trainable_parameters),
-        Alternative("adapter at 4 bits", trainable_parameters / 2),
     )
 
 

@@ -11,11 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plait.errors import ConfigError
-from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_fp32, savings
+from plait.report.alternatives import (
+    Alternative,
+    adapter_at,
+    full_model_fp32,
+    raw_adapter_bf16,
+    raw_adapter_fp32,
+    savings,
+)
 from plait.report.table import Table
 from plait.report.tables import compare_bytes
 from plait.report.wording import bytes_text, count_text, duration_text, plural
 from plait.rounds.privacy_card import WORTH_WARNING, WORTH_WARNING_OF_RECORDS
+from plait.rounds.run_view import Traffic
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
@@ -100,6 +108,9 @@ class CostInputs:
 
     Attributes:
         clients_per_round: number of them that train in one round.
+        base_bits: of each parameter of the base in a client's memory.
+        rank: that was asked for; 0 if the method has none.
+        catalogue: training tokens per second of kinds of devices, by name: assumed, not measured.
         bits_up: bits per parameter from client to server; 32 is plain float32.
         bits_down: bits per parameter from server to client.
         overhead_bytes: bytes of a message besides parameters, in each direction.
@@ -116,6 +127,8 @@ class CostInputs:
         client_copies: float32 values per parameter that a client keeps on disk in addition to the adapter.
         client_copies_after: the same once the run is over.
         server_copies: the same in the run directory.
+        sent: bytes of the whole run, as its plan gives them (`plait.simulation.planned_run`); None for what follows
+            from bits and numbers alone.
         privacy: of a run with differential privacy; None without.
         virtual_s: time of the run by the clock of a simulated fleet; None without one.
     """
@@ -125,6 +138,9 @@ class CostInputs:
     clients: int
     clients_per_round: int
     rounds: int
+    base_bits: float = 16
+    rank: int = 0
+    catalogue: tuple[tuple[str, float], ...] = ()
     bits_up: float = 32
     bits_down: float = 32
     overhead_bytes: int = 0
@@ -139,6 +155,7 @@ class CostInputs:
     client_copies: float = 0
     client_copies_after: float = 0
     server_copies: float = 0
+    sent: Traffic | None = None
     privacy: PlannedPrivacy | None = None
     virtual_s: float | None = None
 
@@ -165,8 +182,8 @@ class CostEstimate:
 
     @property
     def client_base_memory_bytes(self) -> int:
-        """Memory of the base at a client, in bfloat16."""
-        return _BF16_BYTES * self.inputs.full_model_parameters
+        """Memory of the base at a client: in four bits where the method holds it so, else in bfloat16."""
+        return round(self.inputs.full_model_parameters * self.inputs.base_bits / 8)
 
     @property
     def client_adapter_memory_bytes(self) -> int:
@@ -233,12 +250,14 @@ class CostEstimate:
     @property
     def uplink_bytes(self) -> int:
         """Client to server, whole run."""
-        return self.inputs.rounds * self.uplink_bytes_per_round
+        sent = self.inputs.sent
+        return self.inputs.rounds * self.uplink_bytes_per_round if sent is None else sent.uplink_bytes
 
     @property
     def downlink_bytes(self) -> int:
         """Server to client, whole run."""
-        return self.inputs.rounds * self.downlink_bytes_per_round
+        sent = self.inputs.sent
+        return self.inputs.rounds * self.downlink_bytes_per_round if sent is None else sent.downlink_bytes
 
     @property
     def sent_bytes(self) -> int:
@@ -248,14 +267,14 @@ class CostEstimate:
     @property
     def uplink_s_per_client_round(self) -> float | None:
         """Seconds that a client sends per round, at its bandwidth."""
-        message = _payload_bytes(self.inputs.trainable_parameters, self.inputs.bits_up) + self.inputs.overhead_bytes
-        return 8 * message / self.inputs.bandwidth_up_bps if self.inputs.bandwidth_up_bps else None
+        speed = self.inputs.bandwidth_up_bps
+        return 8 * self.uplink_bytes / self.client_rounds / speed if speed else None
 
     @property
     def downlink_s_per_client_round(self) -> float | None:
         """Seconds that a client receives per round, at its bandwidth."""
-        message = _payload_bytes(self.inputs.trainable_parameters, self.inputs.bits_down) + self.inputs.overhead_bytes
-        return 8 * message / self.inputs.bandwidth_down_bps if self.inputs.bandwidth_down_bps else None
+        speed = self.inputs.bandwidth_down_bps
+        return 8 * self.downlink_bytes / self.client_rounds / speed if speed else None
 
     @property
     def train_s_per_client_round(self) -> float | None:
@@ -299,12 +318,15 @@ class CostEstimate:
             "simulation_disk_bytes_after": self.simulation_disk_bytes_after,
             "uplink_bytes": self.uplink_bytes,
             "downlink_bytes": self.downlink_bytes,
-            "uplink_bytes_per_round": self.uplink_bytes_per_round,
-            "downlink_bytes_per_round": self.downlink_bytes_per_round,
+            "uplink_bytes_per_round": self.uplink_bytes / inputs.rounds,
+            "downlink_bytes_per_round": self.downlink_bytes / inputs.rounds,
             "uplink_bytes_per_client_round": self.uplink_bytes / self.client_rounds,
             "downlink_bytes_per_client_round": self.downlink_bytes / self.client_rounds,
-            "savings_vs_full_model": self._savings(full_model_fp32(self.full_model_bytes)),
             "savings_vs_fp32_adapter": self._savings(raw_adapter_fp32(inputs.trainable_parameters)),
+            "savings_vs_bf16_adapter": self._savings(raw_adapter_bf16(inputs.trainable_parameters)),
+            "savings_vs_8bit_adapter": self._savings(adapter_at(8, inputs.trainable_parameters)),
+            "savings_vs_4bit_adapter": self._savings(adapter_at(4, inputs.trainable_parameters)),
+            "savings_vs_full_model": self._savings(full_model_fp32(self.full_model_bytes)),
             "uplink_s_per_client_round": self.uplink_s_per_client_round,
             "downlink_s_per_client_round": self.downlink_s_per_client_round,
             "train_s_per_client_round": self.train_s_per_client_round,
@@ -359,7 +381,7 @@ def estimate_tables(estimate: CostEstimate) -> tuple[Table, ...]:
         trainable_parameters=inputs.trainable_parameters,
         this="this plan",
     )
-    return (cost, comparison, *_privacy_tables(inputs))
+    return (cost, comparison, *_times_table(estimate), *_privacy_tables(inputs))
 
 
 def _privacy_tables(inputs: CostInputs) -> tuple[Table, ...]:
@@ -420,9 +442,10 @@ def _training_note(estimate: CostEstimate) -> str:
     beside = "plus activations"
     if sampled is not None:
         beside += f", or up to {bytes_text(sampled)} of keys and values while it samples completions"
+    held = "bfloat16" if estimate.inputs.base_bits == 16 else "four bits"
     parameters = (
         f"{count_text(estimate.inputs.trainable_parameters)} trainable parameters. A client needs memory for the base "
-        f"in bfloat16, {bytes_text(estimate.client_base_memory_bytes)}, and "
+        f"in {held}, {bytes_text(estimate.client_base_memory_bytes)}, and "
         f"{bytes_text(estimate.client_adapter_memory_bytes)} to train the adapter, {beside}. On disk a "
         f"client keeps {bytes_text(estimate.client_disk_bytes)} in addition to the base, "
         f"{bytes_text(estimate.client_disk_bytes_after)} once the run is over, and the server "
@@ -435,14 +458,34 @@ def _training_note(estimate: CostEstimate) -> str:
     seconds = estimate.train_s_per_client_round
     taking = f", {duration_text(seconds)} of training" if seconds is not None else ""
     rank = estimate.recommended_rank
-    enough = (
-        ""
-        if rank is None
-        else f" Rank {rank} has the capacity for {count_text(estimate.train_tokens)} tokens in total."
-    )
+    enough = "" if rank is None else _capacity(estimate.inputs.rank, rank, count_text(estimate.train_tokens))
     fleet = estimate.inputs.virtual_s
     clock = "" if fleet is None else f" With these devices the run takes {duration_text(fleet)} of virtual time."
     return f"{parameters} A client trains on {count_text(tokens)} tokens per round{taking}.{enough}{clock}"
+
+
+def _capacity(asked: int, needed: int, tokens: str) -> str:
+    """What the rank that was asked for can hold; 0 where none was."""
+    if asked and needed > asked:
+        return f" Rank {asked} lacks the capacity for {tokens} tokens in total; rank {needed} has it."
+    return f" Rank {asked or needed} has the capacity for {tokens} tokens in total."
+
+
+def _times_table(estimate: CostEstimate) -> tuple[Table, ...]:
+    """How long a client trains in a round on devices of the catalogue."""
+    tokens = estimate.inputs.tokens_per_client_round
+    if tokens is None or not estimate.inputs.catalogue:
+        return ()
+    return (
+        Table(
+            title="Training of a client in a round",
+            headings=("device", "tokens per second", "time"),
+            rows=tuple(
+                (name, f"{speed:,.0f}", duration_text(tokens / speed)) for name, speed in estimate.inputs.catalogue
+            ),
+            note="Speeds follow from peaks that makers state and an assumed utilisation; nothing was measured.",
+        ),
+    )
 
 
 def _payload_bytes(parameters: int, bits: float) -> int:

@@ -16,7 +16,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from plait.report.advice import advice
-from plait.report.alternatives import full_model_fp32, savings
+from plait.report.alternatives import full_model_fp32, raw_adapter_bf16, savings
 from plait.report.fairness import fairness_table
 from plait.report.privacy import epsilon_table, membership_table, privacy_card_table, secure_aggregation_table
 from plait.report.repeat import is_deployed, repeat_command
@@ -169,13 +169,17 @@ def headline(view: RunView) -> str:
             learned += f", {view.accuracy_name or 'accuracy'} went from {percent_text(base.accuracy)} to {after}"
     taught = f"{who} fine-tuned {clean(view.start.base.name)} in {plural(final.round, 'round')}: {learned}."
     taught = " ".join(filter(None, (taught, own_text(view))))
-    full_model = full_model_fp32(view.start.full_model_bytes)
-    ratio = savings(full_model, client_rounds=view.client_rounds, sent_bytes=view.sent.total_bytes)
-    if ratio is None:
+    size, model_bytes = view.start.adapter.trainable_parameters, view.start.full_model_bytes
+    adapter, full_model = (
+        savings(each, client_rounds=view.client_rounds, sent_bytes=view.sent.total_bytes)
+        for each in (raw_adapter_bf16(size), full_model_fp32(model_bytes))
+    )
+    if adapter is None or full_model is None:
         return taught
-    cost = f"{bytes_text(view.sent.total_bytes)} were sent in total"
-    spent = bytes_text(full_model.sent_bytes(view.client_rounds))
-    return f"{taught} {cost}; full-model FedAvg would have sent {spent}, {rough_text(ratio)} times as much."
+    return (
+        f"{taught} {bytes_text(view.sent.total_bytes)} were sent in total. The raw adapter in bfloat16 takes "
+        f"{rough_text(adapter)} times as much, full-model FedAvg {rough_text(full_model)} times."
+    )
 
 
 def key_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
@@ -223,13 +227,17 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
 
 
 def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
-    sent, full_model = view.sent, full_model_fp32(view.start.full_model_bytes)
-    ratio = savings(full_model, client_rounds=view.client_rounds, sent_bytes=sent.total_bytes)
+    sent, size = view.sent, view.start.adapter.trainable_parameters
+    adapter, full_model = (
+        ratio_text(savings(each, client_rounds=view.client_rounds, sent_bytes=sent.total_bytes))
+        for each in (raw_adapter_bf16(size), full_model_fp32(view.start.full_model_bytes))
+    )
     each = bytes_text(sent.total_bytes / view.client_rounds) if view.client_rounds else NOTHING
     directions = f"{bytes_text(sent.uplink_bytes)} up, {bytes_text(sent.downlink_bytes)} down"
     return (
         ("sent in total", bytes_text(sent.total_bytes), directions),
-        ("full-model FedAvg", ratio_text(ratio), "as many bytes, in fp32"),
+        ("raw adapter", adapter, "as many bytes, in bf16"),
+        ("full-model FedAvg", full_model, "as many bytes, in fp32"),
         (f"per {view.peer} and round", each, "both directions"),
     )
 

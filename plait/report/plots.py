@@ -37,6 +37,9 @@ class EndLabel:
     strong: bool = False
 
 
+_CURVES = ("raw adapter, fp32", "raw adapter, bf16", "adapter at 4 bits", "full model, fp32")
+
+
 def draw_plots(view: RunView, theme: Theme = LIGHT) -> dict[str, bytes]:
     """Draw all plots.
 
@@ -120,7 +123,8 @@ def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
     label = f"this run: {bytes_text(sent[-1])}"
     axes.plot(sent, losses, color=theme.accent, linewidth=3, marker=_marker(len(sent)), label=label, zorder=3)
     ghosts = (theme.central, theme.series[1], theme.local, theme.series[2])
-    for alternative, colour in zip(_alternatives(view), ghosts, strict=True):
+    drawn = [each for each in _alternatives(view) if each.name in _CURVES]
+    for alternative, colour in zip(drawn, ghosts, strict=True):
         spent = [alternative.sent_bytes(count) for count in client_rounds]
         label = f"{alternative.name}: {bytes_text(spent[-1])}"
         axes.plot(spent, losses, color=colour, linewidth=1.4, linestyle=(0, (3, 2)), alpha=0.85, label=label, zorder=2)
@@ -128,7 +132,7 @@ def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
     if view.base_evaluation:
         loss = view.base_evaluation.loss
         axes.axhline(loss, color=theme.muted, linewidth=1.2, linestyle=(0, (1, 2)), label=f"base {loss_text(loss)}")
-    _bytes_axis(axes, theme, lowest=min(sent[0], _alternatives(view)[-1].sent_bytes(client_rounds[0])))
+    _bytes_axis(axes, theme, lowest=min(sent[0], *(each.sent_bytes(client_rounds[0]) for each in drawn)))
     separator = "\n" if theme.is_narrow else "  "
     axes.set_xlabel(f"bytes sent, both directions{separator}(dashed: the same losses, had every round been sent so)")
     axes.set_ylabel(_loss_label(view))

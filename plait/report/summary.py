@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from plait.report.alternatives import Alternative, full_model_fp32, raw_adapter_fp32, savings
+from plait.report.alternatives import (
+    Alternative,
+    adapter_at,
+    full_model_fp32,
+    raw_adapter_bf16,
+    raw_adapter_fp32,
+    savings,
+)
 from plait.report.fairness import fairness_of
 from plait.rounds.events import Audited, MeanScore, Score
 from plait.rounds.run_view import RunView
@@ -32,6 +39,7 @@ def summarise(view: RunView) -> dict[str, Json]:
     None without simulated devices (``--fleet``).
     """
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
+    size = view.start.adapter.trainable_parameters
     summary: dict[str, Json] = {
         "base_held_out_loss": base.loss if base else None,
         "base_held_out_loss_interval": _loss_interval(base),
@@ -68,8 +76,11 @@ def summarise(view: RunView) -> dict[str, Json]:
         "downlink_bytes": view.sent.downlink_bytes,
         "uplink_bytes_per_client_round": _per(view.sent.uplink_bytes, view.client_rounds),
         "downlink_bytes_per_client_round": _per(view.sent.downlink_bytes, view.client_rounds),
+        "savings_vs_fp32_adapter": _savings(view, raw_adapter_fp32(size)),
+        "savings_vs_bf16_adapter": _savings(view, raw_adapter_bf16(size)),
+        "savings_vs_8bit_adapter": _savings(view, adapter_at(8, size)),
+        "savings_vs_4bit_adapter": _savings(view, adapter_at(4, size)),
         "savings_vs_full_model": _savings(view, full_model_fp32(view.start.full_model_bytes)),
-        "savings_vs_fp32_adapter": _savings(view, raw_adapter_fp32(view.start.adapter.trainable_parameters)),
         "train_tokens_per_s": view.train_tokens_per_s,
         "wall_s": view.wall_s,
         "virtual_s": view.virtual_s,

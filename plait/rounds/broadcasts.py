@@ -54,14 +54,14 @@ def follow(
     Returns:
         (the state, size and error of the step of the master's own rank).
     """
-    codec = _at_least(NEW_FACTORS_BITS, codec) if new_factors else codec
+    codec = at_least(NEW_FACTORS_BITS, codec) if new_factors else codec
     tracks: list[Track] = []
     encodings: list[Encoding] = []
     for number, track in enumerate(state.tracks):
         wanted, origin = ranks.resized(state.adapter, number), track.shadow
         if downlink.takes_keyframe(codec, state.round, missed):
             origin = ranks.adapters[number].initial
-            used = _at_least(codec.bits, downlink.keyframe(codec, state.round))
+            used = at_least(codec.bits, downlink.keyframe(codec, state.round))
             encoded = encode_delta(unshrunk(subtract(wanted, origin), used), used)
         else:
             encoded = encode_delta(Residual(subtract(wanted, origin)).to_encode(codec), codec)
@@ -80,7 +80,7 @@ def move_base(
     """Move the base by `delta`, as far as its envelope carries it; both ends take the decoded step."""
     geometry = ranks.master.geometry
     step, text = packed(delta, geometry)
-    encoded = encode_delta(step, _at_least(_BASE_BITS, codec))
+    encoded = encode_delta(step, at_least(_BASE_BITS, codec))
     before = state.base.moved
     moved = before.after(encoded.delta, geometry)
     header = replace(
@@ -184,7 +184,8 @@ class Broadcasts:
         return self._bases[known]
 
 
-def _at_least(bits: float, codec: Codec) -> Codec:
+def at_least(bits: float, codec: Codec) -> Codec:
+    """The codec, or the same kind with so many bits."""
     return Rate(max(bits, codec.bits)) if isinstance(codec, Rate) else codec
 
 

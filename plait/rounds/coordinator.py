@@ -210,8 +210,7 @@ class Coordinator:
         if self.way.costs.withholds:
             # The losses of clients' data are theirs.
             return False
-        is_last = round_number == self.plan.rounds or bool(self.stop.ending)
-        return is_last or round_number % self.plan.eval_every == 0
+        return bool(self.stop.ending) or self.plan.is_evaluated(round_number)
 
     def _evaluate(self, state: RunState, collector: Collector) -> RunState:
         state, evaluated = collector.evaluate(state)

@@ -73,15 +73,14 @@ class Downlink:
         Args:
             codec: of the run's wire.
             number: rounds finished.
-            age: rounds since the shadow that the client holds; 0 for the current one, None for a newcomer, which
-                derives the initial adapter.
+            age: rounds since the shadow that the client holds; 0 for the current one, None for a client that holds
+                nothing.
         """
-        age = number if age is None else age
         if age == 0:
             return 0.0
-        if self.has_keyframes(codec):
+        if number and self.has_keyframes(codec):
             return self.keyframe(codec, number).bits
-        return codec.bits if age == 1 else _WHOLE_BITS
+        return codec.bits if age == 1 or number == 1 else _WHOLE_BITS
 
     @staticmethod
     def _at(codec: Codec, bits: float) -> float:

@@ -18,7 +18,7 @@ from plait.rounds.dispatch import Answer, Dispatch, doubt
 from plait.rounds.evaluation import ClientLoss, client_losses, combined, evaluation_of, mean_loss
 from plait.rounds.patience import Patience
 from plait.rounds.roster import Roster
-from plait.rounds.run_state import Held, RunState, note_held, sample_cohort
+from plait.rounds.run_state import Held, RunState, note_held
 from plait.rounds.validate import UpdateRefused, check_evaluation
 from plait.wire.messages import Evaluation
 
@@ -109,8 +109,7 @@ def asked_to_evaluate(server: ServerSide, state: RunState, *, patience: Patience
     """
     roster, plan = server.roster, server.plan
     dispatch = server.tasks.dispatch(state, roster, Purpose.EVALUATE, state.round, patience=patience)
-    count = plan.eval_clients or len(roster.nodes)
-    clients = sample_cohort(list(roster.nodes), count, seed=plan.seed, round_number=0)
+    clients = plan.evaluators(list(roster.nodes))
     return Evaluating(state, roster, dispatch, server.log, clients)
 
 

@@ -16,7 +16,7 @@ from plait.rounds.masked_stage import TRAINING_STAGE
 from plait.rounds.masked_sum import ContestedError, MaskedSums, Wanted
 from plait.rounds.roster import Roster
 from plait.rounds.run_plan import RunPlan
-from plait.rounds.run_state import RunState, choose_cohort, note_held, sample_cohort
+from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.rounds.validate import Reason
 from plait.secagg.roster import Session
 from plait.secagg.server import TooFewError
@@ -76,11 +76,10 @@ class MaskedAttempts:
 
     def _invited(self, wanted: Wanted, purpose: Purpose, roster: Roster) -> Sequence[str]:
         names = [name for name in roster.nodes if self.sums.may_be_invited(wanted, name)]
-        seed = self.plan.seed
         if purpose is Purpose.EVALUATE:
-            return sample_cohort(names, self.plan.eval_clients or len(names), seed=seed, round_number=0)
+            return self.plan.evaluators(names)
         size = self.plan.cohort_size
-        return choose_cohort(names, size, over_selection=0, seed=seed, round_number=wanted.round)[0]
+        return choose_cohort(names, size, over_selection=0, seed=self.plan.seed, round_number=wanted.round)[0]
 
     def _take(
         self, wanted: Wanted, purpose: Purpose, state: RunState, roster: Roster, chosen: Sequence[str]

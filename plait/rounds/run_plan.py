@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from plait.aggregation import Rule
@@ -14,6 +15,7 @@ from plait.rounds.fold import Folding
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.patience import Patience
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import sample_cohort
 from plait.rounds.spool import Refused, Spool, Weighting
 from plait.rounds.tracks import Ranks
 from plait.rounds.watch import Watch
@@ -80,6 +82,14 @@ class RunPlan:
     def has_paces(self) -> bool:
         """Whether clients' paces are measured: for their steps, or for when their answers are due."""
         return self.by_speed or self.buffer is not None
+
+    def is_evaluated(self, number: int) -> bool:
+        """Whether the adapter after round `number` is evaluated."""
+        return number == self.rounds or number % self.eval_every == 0
+
+    def evaluators(self, clients: Sequence[str]) -> tuple[str, ...]:
+        """Those of the clients that evaluate."""
+        return sample_cohort(clients, self.eval_clients or len(clients), seed=self.seed, round_number=0)
 
     def spool(
         self, directory: RunDirectory, refused: Refused, *, ranks: Ranks, rule: Rule, base_fingerprint: bytes

@@ -1,4 +1,4 @@
-"""What a sweep would cost: bytes by arithmetic, as `plait estimate` has them, and time from two measured local steps.
+"""What a sweep would cost: bytes as `plait estimate` has them, and time from two measured local steps.
 
 Two steps of one client are trained per kind of training (base, method, rank, batch and so on), and nothing is written.
 Time counts training and evaluation, one process; aggregation, encoding and starting come on top.
@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING
 from plait.config import config_from_table
 from plait.errors import PlaitError
 from plait.plugins import admit
-from plait.report.estimate import CostEstimate, CostInputs
 from plait.report.table import Table
 from plait.report.wording import NOTHING, bytes_text, duration_text, plural
-from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.local_model import TrainJob
-from plait.run import Run
+from plait.run import Run, message_sizes
 from plait.simulation.execution import prepare
 from plait.simulation.loaded import Loaded
 from plait.simulation.names import check_names
 from plait.simulation.partitioned_data import PartitionedData
+from plait.simulation.planned_run import plan_run
 from plait.simulation.simulation import Simulation
 from plait.study.grid import Cell, Settings, read_grid
 
@@ -132,16 +131,7 @@ def _wall_s(run: Run, step_s: float) -> float:
 
 
 def _sent_bytes(run: Run) -> int:
-    config, bits = run.config, run.settled.codec.bits
-    return CostEstimate(
-        CostInputs(
-            trainable_parameters=run.ranks.master.spec.layout.size,
-            full_model_parameters=run.base_parameters,
-            clients=config.clients,
-            clients_per_round=config.cohort_size,
-            rounds=config.rounds,
-            bits_up=bits,
-            bits_down=max(bits, NEW_FACTORS_BITS) if run.settled.new_factors else bits,
-            evaluating_clients=_evaluating_clients(run),
-        )
-    ).sent_bytes
+    settled, evaluates = run.settled, run.config.dp == "off"
+    sizes = message_sizes(settled, run.ranks.master.spec, evaluates=evaluates)
+    planned = plan_run(None, settled.plan, sizes, evaluates=evaluates, derived=not run.config.init_adapters)
+    return planned.uplink_bytes + planned.downlink_bytes

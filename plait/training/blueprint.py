@@ -75,6 +75,19 @@ class Blueprint:
     base_parameters: int
 
 
+@dataclass(frozen=True)
+class Shape:
+    """An adapter without values.
+
+    Attributes:
+        spec: as `Blueprint.spec`.
+        base_parameters: parameters of the frozen base.
+    """
+
+    spec: AdapterSpec
+    base_parameters: int
+
+
 def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) -> PretrainedConfig:
     """The base's config, set up for the task.
 
@@ -175,6 +188,29 @@ def design(
     except PeerError as error:
         raise ConfigError(f"clients would refuse this adapter: {error}") from error
     return made
+
+
+def shape_of(
+    config: PretrainedConfig, request: AdapterRequest, *, task: Task, labels: tuple[str, ...] = (), seed: int
+) -> Shape:
+    """The layout that `design` would find, on the meta device: it takes no memory, whatever the base's size.
+
+    Raises:
+        ConfigError: as there.
+    """
+    base = _meta_model(config, task)
+    modules = _modules_of(base, _heads(base, request, task, None))
+    peft_config = peft_config_for(request, task, modules)
+    _check_targets(request, modules)
+    parameters = sum(parameter.numel() for parameter in base.parameters())
+    try:
+        with torch.device("meta"):
+            model = attach(base, peft_config)
+    except NotImplementedError:
+        # Some of PEFT's prompts are made of values.
+        made = design(config, request, task=task, labels=labels, seed=seed)
+        return Shape(made.spec, made.base_parameters)
+    return Shape(_spec_of(model, SpecRequest(request.method, {}, task, labels, seed, 0)), parameters)
 
 
 def _predicts_the_next_token(config: PretrainedConfig) -> bool:
@@ -335,22 +371,25 @@ def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
     if request.task is Task.CLASSIFICATION:
         draw_heads(model, seed=request.seed)
     tensors = adapter_tensors(model)
-    layout = Layout.of({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    spec = AdapterSpec(
-        method=request.method,
-        peft_config=_settings_of(model.peft_config["default"]),
-        task=request.task,
-        labels=request.labels,
-        layout=layout,
-        init_seed=request.seed,
-    )
-    initial = AdapterState.from_tensors(layout, {name: _as_array(tensor) for name, tensor in tensors.items()})
+    spec = _spec_of(model, request)
+    initial = AdapterState.from_tensors(spec.layout, {name: _as_array(tensor) for name, tensor in tensors.items()})
     if not copies:
         del tensors
         _free(model)
     if weights is not None and starts_from_weights(peft_config):
         initial = _from_weights(initial, spec, config, copy.deepcopy(peft_config), weights)
     return Blueprint(spec, initial, parameters)
+
+
+def _spec_of(model: PeftModel, request: SpecRequest) -> AdapterSpec:
+    return AdapterSpec(
+        method=request.method,
+        peft_config=_settings_of(model.peft_config["default"]),
+        task=request.task,
+        labels=request.labels,
+        layout=Layout.of({name: tuple(tensor.shape) for name, tensor in adapter_tensors(model).items()}),
+        init_seed=request.seed,
+    )
 
 
 def _as_array(tensor: torch.Tensor) -> NDArray[np.float32]:

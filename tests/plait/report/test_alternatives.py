@@ -8,7 +8,7 @@ from plait.report.alternatives import all_alternatives, full_model_fp32, savings
 def test_every_alternative_is_bits_times_parameters_each_way() -> None:
     parameters, trainable, client_rounds = 1000, 80, 7
     alternatives = all_alternatives(full_model_bytes=4 * parameters, trainable_parameters=trainable)
-    bits = [32 * parameters, 16 * parameters, 32 * trainable, 4 * trainable]
+    bits = [32 * trainable, 16 * trainable, 8 * trainable, 4 * trainable, 32 * parameters, 16 * parameters]
     assert [one.sent_bytes(client_rounds) for one in alternatives] == [2 * client_rounds * b / 8 for b in bits]
 
 

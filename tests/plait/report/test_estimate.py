@@ -102,7 +102,8 @@ def test_what_a_run_measures_too_has_the_same_name(small_run) -> None:
     shared = {
         "rounds", "clients", "trainable_parameters", "full_model_bytes", "uplink_bytes", "downlink_bytes",
         "uplink_bytes_per_client_round", "downlink_bytes_per_client_round", "savings_vs_full_model",
-        "savings_vs_fp32_adapter", "dp_epsilon", "dp_delta", "virtual_s",
+        "savings_vs_fp32_adapter", "savings_vs_bf16_adapter", "savings_vs_8bit_adapter", "savings_vs_4bit_adapter",
+        "dp_epsilon", "dp_delta", "virtual_s",
     }  # fmt: skip
     assert set(summarise(view_of(small_run))) & set(CostEstimate(inputs()).to_json()) == shared
 
@@ -164,5 +165,22 @@ def test_a_rank_is_recommended_where_tokens_and_factors_are_known() -> None:
     estimate = CostEstimate(inputs(tokens_per_client_round=2000, parameters_per_rank=1000))
     assert estimate.to_json()["recommended_rank"] == 32
     assert "Rank 32 has the capacity for 40,000 tokens in total." in estimate_tables(estimate)[0].note
+    for asked, said in (
+        (16, "Rank 16 lacks the capacity for 40,000 tokens in total; rank 32 has it."),
+        (64, "Rank 64 has the capacity for 40,000 tokens in total."),
+    ):
+        asking = CostEstimate(inputs(tokens_per_client_round=2000, parameters_per_rank=1000, rank=asked))
+        assert said in estimate_tables(asking)[0].note
     assert CostEstimate(inputs(tokens_per_client_round=2000)).to_json()["recommended_rank"] is None
     assert CostEstimate(inputs(parameters_per_rank=1000)).to_json()["recommended_rank"] is None
+
+
+def test_a_base_in_four_bits_takes_a_quarter_of_one_in_bfloat16() -> None:
+    assert CostEstimate(inputs(base_bits=4)).to_json()["client_base_memory_bytes"] == 500_000
+    assert "base in four bits, 500 kB" in estimate_tables(CostEstimate(inputs(base_bits=4)))[0].note
+
+
+def test_the_time_of_training_is_told_for_every_device_of_the_catalogue() -> None:
+    given = inputs(tokens_per_client_round=2000, catalogue=(("phone", 100.0), ("card", 4000.0)))
+    *_, times = estimate_tables(CostEstimate(given))
+    assert times.rows == (("phone", "100", "20.0 s"), ("card", "4,000", "500 ms"))

@@ -81,11 +81,12 @@ def test_the_page_holds_headline_tables_plots_settings_versions_and_command(smal
     assert "has not finished" not in page.text
 
 
-def test_the_headline_states_losses_bytes_and_what_the_full_model_would_have_sent(small_run) -> None:
-    # 4 client-rounds x 2 directions x 4 MB = 32 MB against 20,210 bytes: 1,583 times.
+def test_the_headline_states_losses_bytes_and_what_adapter_and_full_model_would_have_sent(small_run) -> None:
+    # 4 client-rounds x 2 directions x 2 kB = 16 kB, or 4 MB = 32 MB, against 20,210 bytes: 0.79 and 1,583 times.
     assert headline(view_of(small_run)) == (
         "2 clients fine-tuned smollm2-135m in 2 rounds: held-out loss fell from 4.000 to 3.000. "
-        "20.2 kB were sent in total; full-model FedAvg would have sent 32.0 MB, 1,600 times as much."
+        "20.2 kB were sent in total. The raw adapter in bfloat16 takes 0.79 times as much, "
+        "full-model FedAvg 1,600 times."
     )
 
 

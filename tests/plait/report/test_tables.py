@@ -104,12 +104,13 @@ def test_bytes_by_round_end_with_the_total(small_run) -> None:
     )
 
 
-def test_savings_compare_both_precisions_of_the_model_and_the_raw_adapter(small_run) -> None:
+def test_savings_compare_adapters_first_and_then_both_precisions_of_the_model(small_run) -> None:
     table = savings_table(view_of(small_run))
     sent = 20_210
-    names = ["this run", "full model, fp32", "full model, bf16", "raw adapter, fp32", "adapter at 4 bits"]
+    adapters = ["raw adapter, fp32", "raw adapter, bf16", "adapter at 8 bits", "adapter at 4 bits"]
+    names = ["this run", *adapters, "full model, fp32", "full model, bf16"]
     assert [row[0] for row in table.rows] == names
-    messages = [None, 4_000_000, 2_000_000, 4_000, 500]
+    messages = [None, 4_000, 2_000, 1_000, 500, 4_000_000, 2_000_000]
     for row, message in zip(table.rows[1:], messages[1:], strict=True):
         assert float(row[3].rstrip("\N{MULTIPLICATION SIGN}").replace(",", "")) == float(
             f"{2 * 4 * message / sent:.{2 if 8 * message / sent < 10 else 0}f}"

@@ -7,11 +7,14 @@ import pytest
 from plait.rounds.buffer import Buffer
 from plait.rounds.events import Fleet, FleetDevice
 from plait.rounds.ledger import read_events
+from plait.rounds.message_sizes import MessageSizes
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.rounds.task_settings import TaskSettings
+from plait.simulation.planned_run import plan_run
 from plait.simulation.virtual_clock import VirtualChannel
-from plait.simulation.virtual_time import Sizes, clock_after, predicted_s
+from plait.simulation.virtual_time import clock_after
+from plait.wire.codecs import Fp32
 from plait.wire.messages import TrainTask, decode_task
 from tests.plait.rounds.conftest import LAYOUT, SEED, InProcessChannel
 from tests.plait.rounds.test_audit import replayed
@@ -73,11 +76,12 @@ def test_the_estimate_is_within_a_tenth_of_the_time(federate, fake_model, device
     federation = on_devices(federate(crowd(fake_model, 5), **options), fleet_of(**devices))
     federation.run()
     took_s = max(each.virtual_s for each in read_view(federation).evaluations.values())
-    sizes = Sizes(
-        payload_bytes=4 * LAYOUT.size, broadcast_bytes=4 * LAYOUT.size, adapter_bytes=4 * LAYOUT.size, example_tokens=8
-    )
-    predicted = predicted_s(fleet_of(**devices), federation.plan, sizes, evaluates=True)
-    assert predicted == pytest.approx(took_s, rel=0.1)
+    sizes = MessageSizes(
+        describe_down=700, describe_up=700, train_down=700, evaluate_down=700, spec_bytes=0, evaluation_up=700,
+        update_up=700 + 4 * LAYOUT.size, parameters=LAYOUT.size, codec=Fp32(),
+    )  # fmt: skip
+    planned = plan_run(fleet_of(**devices), federation.plan, sizes, evaluates=True, example_tokens=8)
+    assert planned.virtual_s == pytest.approx(took_s, rel=0.1)
 
 
 def told(federation):
