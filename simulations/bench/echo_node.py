@@ -15,7 +15,7 @@ from client.journal import Journal, Style
 from client.node import Node
 from client.runner import Capacity, Run
 from client.settings import NodeSettings, check_settings
-from client.task import Answer, Task
+from client.task import Answer, Kind, Task
 from plait.errors import PlaitError
 
 
@@ -27,7 +27,7 @@ class EchoRunner:
 
     def answer(self, task: Task, body: bytes) -> Answer:
         """The task's own bytes."""
-        return Answer.of(task.kind, body or task.head)
+        return Answer.of(Kind.PLAIT, body or task.head)
 
 
 def run_echo(settings: NodeSettings) -> None:
