@@ -111,11 +111,15 @@ def _canonical(line: Mapping[str, object]) -> bytes:
 
 
 def _config(run: Path, **settings: object) -> None:
-    lines = [
-        line for line in (run / "config.toml").read_text().splitlines() if line.partition(" = ")[0] not in settings
+    """Other values, each where config.toml has its key."""
+    lines = (run / "config.toml").read_text().splitlines()
+    keys = [line.partition(" = ")[0] for line in lines]
+    assert settings.keys() <= set(keys)
+    told = [
+        f"{key} = {json.dumps(settings[key])}" if key in settings else line
+        for key, line in zip(keys, lines, strict=True)
     ]
-    lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
-    (run / "config.toml").write_text("\n".join(lines) + "\n")
+    (run / "config.toml").write_text("\n".join(told) + "\n")
 
 
 def served(**changed: object) -> Attack:
