@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -116,8 +117,12 @@ class Deployment:
 
     def join(self, name: str, *options: object, port: int | None = None, data: Path | None = None, **more: str) -> None:
         (self.folder / name).mkdir(exist_ok=True)
+        # A kit notes how long the journal of its client's data is, so each deployment has kits of its own.
+        kit = self.folder / name / name
+        if not kit.exists():
+            shutil.copytree(self.federation / "clients" / name, kit)
         self._clients[name] = (
-            "client", "--kit", self.federation / "clients" / name, "--server", f"localhost:{port or self.port}",
+            "client", "--kit", kit, "--server", f"localhost:{port or self.port}",
             "--data", data or self.federation / f"{name}.jsonl", "--state", "state",
             "--threads", "1", "--dtype", "float32", "--policy", self.federation / "policy.toml",
             *options,
