@@ -97,7 +97,7 @@ def figures(events) -> dict[str, object]:
             case UpdateReceived():
                 up.append(event.uplink_bytes)
             case Evaluated():
-                losses.append((event.loss, event.change, event.change_error))
+                losses.append(event.loss)
             case _:
                 pass
     return {
@@ -128,8 +128,8 @@ def table(path: Path) -> str:
             continue
         theirs = found.get((row, quick, True), {})
         seeds = sorted(ours.keys() & theirs.keys()) or sorted(ours)
-        mine = [entry["losses"][0][0] - entry["losses"][-1][0] for seed, entry in ours.items() if seed in seeds]
-        of_exact = [entry["losses"][0][0] - entry["losses"][-1][0] for seed, entry in theirs.items() if seed in seeds]
+        mine = [entry["losses"][0] - entry["losses"][-1] for seed, entry in ours.items() if seed in seeds]
+        of_exact = [entry["losses"][0] - entry["losses"][-1] for seed, entry in theirs.items() if seed in seeds]
         kept = f"{sum(mine) / sum(of_exact):.1%}" if of_exact else ""
         entry = ours[seeds[0]]
         name = f"{row} (quick)" if quick else row
