@@ -1,8 +1,7 @@
 """Read and write protobuf messages in their one canonical form, so that equal messages are equal bytes.
 
-Canonical: fields in number order, map entries in key order, defaults left out, varints as short as possible, and
-    nothing
-that this version does not know. Knows no particular message.
+Canonical: fields in number order, map entries in key order, defaults left out, varints as short as possible, and no
+unknown fields. Knows no particular message.
 """
 
 from __future__ import annotations
