@@ -69,7 +69,7 @@ class Victim:
         """What the node answers."""
         head, body = encode_task(task)
         answer = self._runner.answer(
-            Task(os.urandom(4).hex(), _KINDS[type(task)], "1", Kind.PLAIT, head + body, 0, b""), b""
+            Task(os.urandom(4).hex(), _KINDS[type(task)], "1", head + body, 0, b""), b""
         )
         if answer.kind is not Kind.PLAIT:
             return Refusal(NAME, RefusalReason.FAILED, answer.data.decode())

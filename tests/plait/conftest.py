@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from plait.config import config_from_table, read_config_table
 from plait.rounds.events import parse_event
-from plait.rounds.ledger import Ledger
+from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_view import RunView
 
 Event = dict[str, object]
@@ -274,6 +275,19 @@ def write_ledger(tmp_path: Path) -> Callable[[Sequence[Event]], Path]:
         return tmp_path
 
     return write
+
+
+def begun_otherwise(run: Path, change: Callable[[str], str]) -> None:
+    """Make a run one that had begun with other settings: its config.toml, and its ledger with a chain of its own."""
+    config = run / "config.toml"
+    config.write_text(change(config.read_text()))
+    events = read_events(run / "ledger.jsonl")
+    (run / "ledger.jsonl").unlink()
+    first = events[0].model_copy(update={"config": config_from_table(read_config_table(config), where="").to_table()})
+    ledger = Ledger(run / "ledger.jsonl")
+    for event in (first, *events[1:]):
+        ledger.append(event)
+    ledger.close()
 
 
 @pytest.fixture

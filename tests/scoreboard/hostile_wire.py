@@ -129,7 +129,7 @@ class Stage:
         digest = hashlib.sha256(body).digest()
         self.server.bodies[digest] = body
         fields = {
-            "task_id": f"t{self.tasks}", "message_type": "train", "group_id": "1", "content": pb.CONTENT_PLAIT,
+            "task_id": f"t{self.tasks}", "message_type": "train", "group_id": "1",
             "head": head, "body_bytes": len(body), "body_sha256": digest,
         }  # fmt: skip
         return pb.Work(**{**fields, **changes})

@@ -12,6 +12,7 @@ import plait
 from plait.adapters import load_peft_directory
 from plait.aggregation import Side
 from plait.errors import BaseMismatchError, ConfigError
+from tests.plait.conftest import begun_otherwise
 
 
 @pytest.mark.slow
@@ -98,8 +99,7 @@ def test_a_client_s_own_side_under_a_rule_of_one_s_own_is_exported_without_that_
 ) -> None:
     settings = {**small, "rounds": 1}
     run = plait.simulate(records, partition="natural:author", rule=mean_of_a, out=tmp_path / "run", **settings)
-    config = run.path / "config.toml"
-    config.write_text(config.read_text().replace(__name__, "elsewhere"))
+    begun_otherwise(run.path, lambda config: config.replace(__name__, "elsewhere"))
     found = [
         load_peft_directory(
             plait.export(run, tmp_path / (client or "all"), to="peft", client=client, quiet=True).directory

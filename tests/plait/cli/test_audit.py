@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from plait.rounds.ledger import Ledger, read_events
+from tests.plait.conftest import begun_otherwise
 from tests.plait.rounds.conftest import started
 
 pytestmark = pytest.mark.slow  # they look at runs of the command
@@ -101,8 +102,7 @@ def test_where_clients_brought_their_own_data_one_of_them_audits_with_its_own(
     private: Path, original: Path, tmp_path: Path, plait
 ) -> None:
     run = Path(shutil.copytree(private, tmp_path / "run"))
-    config = run / "config.toml"
-    config.write_text(re.sub(r"^(data|partition) = .*$", r'\1 = ""', config.read_text(), flags=re.MULTILINE))
+    begun_otherwise(run, lambda config: re.sub(r"^(data|partition) = .*$", r'\1 = ""', config, flags=re.MULTILINE))
     alone = plait("audit", run)
     assert alone.code == 0, alone.err
     assert "Membership" not in alone.out

@@ -122,7 +122,7 @@ def test_the_estimate_is_within_a_tenth_of_the_simulated_time(
 
 def test_devices_of_different_speeds_do_not_train_side_by_side(plait, jsonl: Path, small, fleet: Path) -> None:
     ran = plait("simulate", *options(jsonl, small, fleet), "--side-by-side", "2")
-    assert (ran.code, "devices is" in ran.err, "side-by-side is 2" in ran.err) == (2, True, True)
+    assert (ran.code, "fleet is" in ran.err, "side-by-side is 2" in ran.err) == (2, True, True)
 
 
 @pytest.mark.slow

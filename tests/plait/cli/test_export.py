@@ -73,7 +73,7 @@ def test_a_cut_rank_says_what_was_lost(plait: Plait, run: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--to", "onnx"), "--to is 'onnx', expected one of peft, merged, gguf, vllm, ollama"),
+        (("--to", "onnx"), "--to is 'onnx', expected one of gguf, merged, ollama, peft, vllm"),
         (("--to", "gguf", "--gguf-type", "f61"), "--gguf-type is 'f61', expected f32 or f16"),
         (("--to", "vllm", "--rank", 5), "--rank is 5, expected one that vLLM allows"),
         (("--to", "merged", "--rank", 5), "a merged model has no rank"),

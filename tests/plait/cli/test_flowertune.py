@@ -53,9 +53,9 @@ def test_the_estimate_is_within_the_budget(tmp_path: Path, plait: Callable) -> N
     # Rank 32 on q_proj and v_proj of 32 blocks: 13.63M parameters, of the template's 40.7 GB.
     parameters = 32 * 32 * ((4096 + 4096) + (4096 + 1024))
     assert found["trainable_parameters"] == parameters
-    # 1000 times one bit per parameter, both ways: 1/60 of the budget.
+    # 1000 times a bit per parameter up, and a keyframe of 2.3 bits down: 1/35 of the budget.
     assert found["uplink_bytes"] == pytest.approx(1000 * parameters / 8, rel=0.01)
-    assert (found["uplink_bytes"] + found["downlink_bytes"]) / 1024**2 < BUDGET_MB / 50
+    assert (found["uplink_bytes"] + found["downlink_bytes"]) / 1024**2 < BUDGET_MB / 35
 
 
 def test_medical_flashcards_are_questions_and_answers(tmp_path: Path) -> None:
