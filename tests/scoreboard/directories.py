@@ -324,7 +324,8 @@ def watched() -> None:
 def run(*, full: bool, scratch: Path) -> Row:
     """Every case; in the quick form every fourth, and those that alone notice that a defence is missing."""
     environment = {
-        **os.environ, "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Python's compiled files would count as written elsewhere.
+        **os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
         **{name: str(scratch / "cache") for name in ("PLAIT_CACHE", "MPLCONFIGDIR")},
         **{name: str(scratch / "tmp") for name in ("TMPDIR", "HOME", "HF_HOME")},
     }  # fmt: skip
