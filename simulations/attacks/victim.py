@@ -68,9 +68,7 @@ class Victim:
     def ask(self, task: DescribeTask | TrainTask | EvaluateTask) -> Reply:
         """What the node answers."""
         head, body = encode_task(task)
-        answer = self._runner.answer(
-            Task(os.urandom(4).hex(), _KINDS[type(task)], "1", head + body, 0, b""), b""
-        )
+        answer = self._runner.answer(Task(os.urandom(4).hex(), _KINDS[type(task)], "1", head + body, 0, b""), b"")
         if answer.kind is not Kind.PLAIT:
             return Refusal(NAME, RefusalReason.FAILED, answer.data.decode())
         return decode_reply(answer.data, max_bytes=1 << 31)
