@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sysconfig
 import tempfile
 from collections import defaultdict
 from dataclasses import replace
@@ -29,6 +30,8 @@ from plait.rounds.run_state import Track
 from plait.wire.codecs import Fp32
 from plait.wire.envelope import encode_delta
 
+PIECES, CHARACTERS = 10, 800
+"""Of each client's text."""
 FLEET = Path(__file__).with_name("fleet.toml")
 
 ROWS: dict[str, dict[str, object]] = {
@@ -60,9 +63,17 @@ def exact(state, ranks, base_fingerprint, *, codec, new_factors, downlink, misse
     return replace(state, tracks=tuple(tracks)), encodings[0]
 
 
+def pieces(count: int) -> list[dict[str, str]]:
+    """Pieces of the standard library's modules, evenly spread over it."""
+    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("**/*.py"))
+    texts = (path.read_text(errors="replace") for path in modules if "site-packages" not in path.parts)
+    cut = [text[at : at + CHARACTERS] for text in texts for at in range(0, len(text) - CHARACTERS, CHARACTERS)]
+    return [{"text": cut[number * len(cut) // count]} for number in range(count)]
+
+
 def run(row: str, *, is_exact: bool, seed: int, quick: bool, local_steps: int) -> dict[str, object]:
     """One run, and what its ledger says."""
-    settings = {"local_steps": local_steps, "data": "stdlib", "partition": "iid", "seed": seed} | ROWS[row]
+    settings = {"local_steps": local_steps, "partition": "iid", "seed": seed} | ROWS[row]
     if quick and row in QUICK:
         settings |= dict(zip(("clients", "clients_per_round", "rounds"), QUICK[row], strict=True))
         settings |= {"buffer": 3} if row == "async" else {}
@@ -73,7 +84,8 @@ def run(row: str, *, is_exact: bool, seed: int, quick: bool, local_steps: int) -
     try:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
-            plait.simulate(out=out, quiet=True, **{**settings, **evaluated})
+            records = pieces(PIECES * int(str(settings["clients"])))
+            plait.simulate(records, out=out, quiet=True, **{**settings, **evaluated})
             found = figures(read_events(out / "ledger.jsonl"))
     finally:
         aggregator.follow = followed
