@@ -55,10 +55,7 @@ class Following:
         return self._ended or number == self.plan.rounds or bool(patience and standing.idle >= patience)
 
     def follow_up(self, state: RunState, newest: events.Evaluated) -> RunState:
-        """Do what an evaluation of this state leads to: publish it, take its step back, or end the run.
-
-        A run that is killed before its next checkpoint does the same again from its ledger, and tells of it once.
-        """
+        """Do what an evaluation of this state leads to: publish it, take its step back, or end the run."""
         watch = self.plan.watch
         self.standing = standing = self.standing.after(newest)
         if watch.keep_best and standing.best is newest:
