@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -240,21 +240,35 @@ class CountingProxy:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.fixture(scope="session")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Kits of three clients, the data of each, and all of it in one file for the simulation."""
-    folder = tmp_path_factory.mktemp("federation")
-    provision(folder, CLIENTS, ("localhost", "127.0.0.1"), now=datetime.now(UTC))
+def founded(folder: Path, records: Mapping[str, int]) -> Path:
+    """Kits of clients with so many records, the data of each, and all of it in one file for the simulation."""
+    provision(folder, list(records), ("localhost", "127.0.0.1"), now=datetime.now(UTC))
     # The runs are smaller than what the default policy takes.
     (folder / "policy.toml").write_text("min-tokens = 512\n")
     generator = random.Random(0)
     everything: list[str] = []
-    for name, count in zip(CLIENTS, (40, 30, 24), strict=True):
+    for name, count in records.items():
         texts = [" ".join(generator.choices([*_WORDS, name, CANARY], k=40)) + f" {CANARY}" for _ in range(count)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         everything += [json.dumps({"text": text, "client": name}) for text in texts]
     (folder / "all.jsonl").write_text("\n".join(everything) + "\n")
     return folder
+
+
+def simulation(federation: Path, folder: Path, clients: int, *options: object) -> Path:
+    """The run directory of the simulation of a federation's clients and data."""
+    process = plait(
+        "simulate", "--data", federation / "all.jsonl", "--partition", "natural:client", "--clients", clients,
+        "--out", "run", *TRAINING, *options, folder=folder, output=folder / "output",
+    )  # fmt: skip
+    assert process.wait() == 0, (folder / "output").read_text()
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three clients' (see `founded`)."""
+    return founded(tmp_path_factory.mktemp("federation"), dict(zip(CLIENTS, (40, 30, 24), strict=True)))
 
 
 @pytest.fixture(scope="session")
@@ -263,13 +277,7 @@ def simulated(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
     @cache
     def run(*options: str) -> Path:
-        folder = tmp_path_factory.mktemp("simulated")
-        process = plait(
-            "simulate", "--data", federation / "all.jsonl", "--partition", "natural:client", "--clients", len(CLIENTS),
-            "--out", "run", *TRAINING, *options, folder=folder, output=folder / "output",
-        )  # fmt: skip
-        assert process.wait() == 0, (folder / "output").read_text()
-        return folder / "run"
+        return simulation(federation, tmp_path_factory.mktemp("simulated"), len(CLIENTS), *options)
 
     return run
 

@@ -1,14 +1,17 @@
-"""A server that is killed (SIGKILL, a real process) at twenty points of a round continues to the same bits.
+"""A server, or a client, that is killed (SIGKILL, a real process) at twenty points continues to the same bits.
 
-The points are spread over everything durable in round 2: before and after every fsync, rename and line of the ledger.
-Then the same command continues from the files on disk.
+The server's points are spread over everything durable in round 2, a client's over everything durable in its run:
+before and after every fsync and rename, and at every line of the ledger. Then the same command goes on from the disk.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 import time
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from scoreboard.processes import Job, attend, end, events, result, serve, simulate, start
@@ -18,15 +21,50 @@ POINTS = 20
 WIDE = 150
 TWO = ("alice", "bob")
 
-WAYS: dict[str, dict[str, object]] = {
-    "one bit, error feedback both ways": {"wire": "1"},
-    "FLoRA, a base that moves": {"wire": "fp32", "rule": "flora"},
-    "FedAdam at the server, moments at the clients": {
-        "wire": "bf16", "optimizer": "fedadam", "settings": {"carry_moments": True},
-    },
-    "SCAFFOLD": {"wire": "bf16", "settings": {"scaffold": True}},
-    "over gRPC, one bit, clients that stay": {"wire": "1", "rule": "median"},
-}  # fmt: skip
+SIX = tuple("abcdef")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A federation whose server, or first client, is killed.
+
+    Attributes:
+        arguments: of the `Federation`.
+        names: of its clients.
+        rounds: of its run.
+        wide: columns of a larger adapter; of a few numbers a rate of a bit leaves nothing, of many it leaves much.
+        over_grpc: whether each client is a process of its own.
+        kills_client: whether the first client is killed, and not the server.
+    """
+
+    arguments: Mapping[str, object]
+    names: Sequence[str] = TWO
+    rounds: int = 3
+    wide: int = 0
+    over_grpc: bool = False
+    kills_client: bool = False
+
+    @property
+    def points(self) -> int:
+        """Where the quick form of the row kills."""
+        return 2 if self.over_grpc else 4
+
+
+TWO_OF_SIX = {"wire": "1", "cohort_size": 2}
+WAYS: dict[str, Way] = {
+    "one bit, error feedback both ways": Way({"wire": "1"}, wide=WIDE),
+    "one bit, two of six clients a round": Way(TWO_OF_SIX, SIX, rounds=6, wide=WIDE),
+    "FLoRA, a base that moves": Way({"wire": "fp32", "rule": "flora"}),
+    "FedAdam at the server, moments at the clients": Way(
+        {"wire": "bf16", "optimizer": "fedadam", "settings": {"carry_moments": True}}
+    ),
+    "SCAFFOLD": Way({"wire": "bf16", "settings": {"scaffold": True}}),
+    "over gRPC, one bit, clients that stay": Way({"wire": "1", "rule": "median"}, wide=WIDE, over_grpc=True),
+    "over gRPC, one bit, two of six clients a round": Way(TWO_OF_SIX, SIX, rounds=6, wide=WIDE, over_grpc=True),
+    "over gRPC, one bit, two of six, a client": Way(
+        TWO_OF_SIX, SIX, rounds=6, wide=WIDE, over_grpc=True, kills_client=True
+    ),
+}
 
 
 def run(*, full: bool, scratch: Path) -> Row:
@@ -34,73 +72,84 @@ def run(*, full: bool, scratch: Path) -> Row:
     tried = passed = 0
     failures: list[str] = []
     seconds: list[float] = []
-    for way, arguments in WAYS.items():
-        over_grpc = way.startswith("over gRPC")
-        arguments = {"rounds": 3, **arguments}
+    for name, way in WAYS.items():
         folder = scratch / f"{len(list(scratch.iterdir()))}"
-        # Of a few numbers a rate of a bit leaves nothing; of many it leaves much that is owed.
-        undisturbed_job = Job(folder, arguments, TWO, wide=WIDE if "bit" in way else 0)
-        undisturbed = _once(undisturbed_job, over_grpc, 0, [])
+        whole = Job(folder, {"rounds": way.rounds, **way.arguments}, way.names, wide=way.wide)
+        undisturbed = _once(whole, way, 0, [])
         marks = undisturbed["marks"]
-        points = POINTS if full else 2 if over_grpc else 4
+        points = POINTS if full else way.points
         steps = [marks["begin"] + (marks["end"] - marks["begin"]) * point // points for point in range(points)]
         for point, step in enumerate(steps):
             tried += 1
-            job = replace(undisturbed_job, folder=folder / f"killed-{point}")
-            killed = _once(job, over_grpc, step, seconds)
+            job = replace(whole, folder=folder / f"killed-{point}")
+            killed = _once(job, way, step, seconds)
             if killed["killed"] != 1:
-                failures.append(f"{way}, point {point}: killed {killed['killed']} times, expected once")
+                failures.append(f"{name}, point {point}: killed {killed['killed']} times, expected once")
             elif killed["said"] != undisturbed["said"]:
-                failures.append(f"{way}, point {point} (step {step}): another result than undisturbed")
-            elif complaint := _story(job):
-                failures.append(f"{way}, point {point} (step {step}): {complaint}")
+                failures.append(f"{name}, point {point} (step {step}): another result than undisturbed")
+            elif complaint := _story(job, way):
+                failures.append(f"{name}, point {point} (step {step}): {complaint}")
             else:
                 passed += 1
     return Row(
-        "server SIGKILL, bit-identical",
+        "SIGKILL of server or client, bit-identical",
         tried,
         passed,
         figures={"ways": len(WAYS), "slowest to go on": f"{max(seconds, default=0):.2f} s"},
         failures=failures,
-        least=5 * POINTS if full else 10,
+        least=len(WAYS) * POINTS if full else sum(way.points for way in WAYS.values()),
     )
 
 
-def _once(job: Job, over_grpc: bool, fuse_at: int, seconds: list[float]) -> dict[str, object]:
-    """A run whose server is killed at a step and started again, to its end."""
+def _once(job: Job, way: Way, fuse_at: int, seconds: list[float]) -> dict[str, object]:
+    """A run whose server or client is killed at a step and started again, to its end."""
     job.folder.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    nodes = [start(attend, job, number, port) for number in range(len(TWO))] if over_grpc else []
-    kills = 0
-    while (found := result(job)) is None:
+    at_client = fuse_at if way.kills_client else 0
+    nodes = [
+        start(attend, job, number, port, 0 if number else at_client, way.kills_client and not number)
+        for number in range(len(way.names) if way.over_grpc else 0)
+    ]
+    server, kills = _serving(job, way, port, 0 if way.kills_client else fuse_at), 0
+    victim = nodes[0] if at_client else server
+    started = time.time()
+    if fuse_at:
+        victim.join(60)
+        kills += victim.exitcode == -9
         started = time.time()
-        if kills > 1 or (kills and not fuse_at):
-            raise RuntimeError("the server ended without a result")
-        process = start(serve, job, port, fuse_at if not kills else 0) if over_grpc else start(
-            simulate, job, fuse_at if not kills else 0
-        )  # fmt: skip
-        process.join(60)
-        end([process])
-        if process.exitcode == -9:
-            kills += 1
-        elif process.exitcode:
-            raise RuntimeError(f"the server ended with {process.exitcode}")
+        if at_client:
+            nodes[0] = start(attend, job, 0, port)
+        else:
+            server = _serving(job, way, port, 0)
+    server.join(60)
+    found = result(job)
     for node in nodes:
         node.join(20)
-    if any(node.exitcode for node in nodes):
-        raise RuntimeError("a node did not end in good order")
-    if kills:
+    ended = [process.exitcode for process in (server, *nodes)]
+    end([server, *nodes])
+    if found is None or any(ended):
+        raise RuntimeError(f"server and nodes ended with {ended}")
+    if kills and not at_client:
         seconds.append(next(event["time"] for event in events(job, "resumed")) - started)
+    if way.kills_client and not at_client:
+        found["marks"] = {"begin": 1, "end": json.loads((job.folder / "steps-0").read_text())}
     return {**found, "killed": kills}
 
 
-def _story(job: Job) -> str:
+def _serving(job: Job, way: Way, port: int, fuse_at: int) -> BaseProcess:
+    return start(serve, job, port, fuse_at) if way.over_grpc else start(simulate, job, fuse_at)
+
+
+def _story(job: Job, way: Way) -> str:
     """What is wrong with the ledger of a run that was killed; empty where it tells all, once."""
+    numbers = list(range(1, way.rounds + 1))
     finished = [event["round"] for event in events(job, "round_finished")]
     received = [(event["round"], event["client"]) for event in events(job, "update_received")]
-    if finished != [1, 2, 3]:
+    if finished != numbers:
         return f"rounds {finished} were finished"
-    if sorted(received) != [(number, name) for number in (1, 2, 3) for name in TWO]:
+    wanted = way.arguments.get("cohort_size", len(way.names))
+    counted = [sum(number == each for each, _ in received) for number in numbers]
+    if len(set(received)) < len(received) or set(counted) != {wanted}:
         return f"updates {received} were counted"
     return ""
 

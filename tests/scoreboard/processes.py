@@ -214,10 +214,15 @@ def _run(federation, job: Job, fuse: Fuse) -> None:
     temporary.rename(job.folder / "result.json")
 
 
-def attend(job: Job, number: int, port: int) -> None:
-    """The node of a client, until the run is over."""
+def attend(job: Job, number: int, port: int, fuse_at: int = 0, counts: bool = False) -> None:
+    """The node of a client, until the run is over; killed at a step of its disk, or counting them for a file."""
+    fuse = Fuse(fuse_at)
+    if fuse_at or counts:
+        fuse.lay()
     with suppress(PeerError):  # another node with its kit has taken its place
         _node(job, number, port).run()
+    if counts:
+        (job.folder / f"steps-{number}").write_text(str(fuse.steps))
 
 
 def _node(job: Job, number: int, port: int) -> Node:

@@ -32,7 +32,7 @@ ROWS = {
     "soak": "soak",
     "malformed": "malformed updates",
     "forged": "replay, tamper, wrong base, round, node",
-    "killed": "server SIGKILL, bit-identical",
+    "killed": "SIGKILL of server or client, bit-identical",
     "clients_killed": "half of the clients SIGKILLed mid-round",
     "network": "network faults, each at each moment",
     "straggler": "straggler",
