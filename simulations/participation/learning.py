@@ -1,6 +1,6 @@
 """What the defaults gain where few of many clients take part, against a grid of rates and server optimizers.
 
-    python simulations/participation/learning.py DIR --half choosing --out FILE     # DIR: where defaults/corpora.py wrote
+    python simulations/participation/learning.py DIR --half choosing --out FILE    # DIR: of defaults/corpora.py
     python simulations/participation/learning.py --table FILE
 
 64 clients, of which `--share` take part in each round. A corpus with fewer natural clients has each of them split into
