@@ -118,7 +118,7 @@ class DataJournal:
                 f"the masked sum differs from an earlier one in {fewest} clients, expected at least {self.least}: "
                 f"the difference would be their part{advice}"
             )
-        fewest = _fewest_apart([*known, now])
+        fewest = fewest_apart([*known, now])
         if fewest < self.least:
             raise PolicyError(
                 f"with earlier ones the masked sum gives that of {fewest} clients, expected at least {self.least}"
@@ -222,29 +222,43 @@ class DataJournal:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 "this client's journal of its data is damaged: what was unmasked and spent is unknown, so it takes no "
-                "part; restore it, or give another --state with other data"
+                "part; restore it"
             ) from error
 
 
-def _fewest_apart(sums: Sequence[frozenset[str]]) -> int:
-    """The fewest clients with a part in a row of the sums' reduced echelon form, modulo a large prime.
+def fewest_apart(sums: Sequence[frozenset[str]]) -> int:
+    """The fewest clients whose part follows from these sums; exact up to two.
 
-    A single client's part follows from the sums exactly if it is such a row by itself.
+    The part of clients follows if it is orthogonal to all that is orthogonal to every sum. There one client's row is
+    zero if its part follows, and two clients' rows are multiples of each other if a part of the two does. Of more than
+    two, those of a row of the sums' reduced echelon form are counted. All modulo a large prime.
     """
     names = sorted(frozenset[str]().union(*sums))
-    rows: list[tuple[int, list[int]]] = []  # (place of the leading 1, row)
+    rows: dict[int, list[int]] = {}  # by the place of the leading 1
     for clients in sums:
         row = [int(name in clients) for name in names]
-        for lead, other in rows:
+        for lead, other in rows.items():
             row = _less(row, other, row[lead])
         lead = next((place for place, value in enumerate(row) if value), None)
         if lead is None:
             continue
         inverse = pow(row[lead], -1, _PRIME)
         row = [value * inverse % _PRIME for value in row]
-        rows = [(at, _less(other, row, other[lead])) for at, other in rows]
-        rows.append((lead, row))
-    return min(sum(map(bool, row)) for _, row in rows)
+        rows = {at: _less(other, row, other[lead]) for at, other in rows.items()} | {lead: row}
+    free = [place for place in range(len(names)) if place not in rows]
+    apart = {place: [rows[place][at] for at in free] if place in rows else [int(at == place) for at in free]
+             for place in range(len(names))}  # fmt: skip
+    if not all(map(any, apart.values())):
+        return 1
+    if len({_direction(row) for row in apart.values()}) < len(names):
+        return 2
+    return min(sum(map(bool, row)) for row in rows.values())
+
+
+def _direction(row: Sequence[int]) -> tuple[int, ...]:
+    """The same for all multiples of a row."""
+    inverse = pow(next(filter(None, row)), -1, _PRIME)
+    return tuple(value * inverse % _PRIME for value in row)
 
 
 def _less(row: Sequence[int], other: Sequence[int], times: int) -> list[int]:

@@ -836,6 +836,7 @@ class SumUnmasked(Event):
         unit: size of the grid that updates were rounded to.
         certified: whether all clients proved their node keys to each other by certificates.
         noised: whether each client added its share of the noise of differential privacy.
+        evaluated_by: names of the clients, of a sum of losses.
     """
 
     event = "sum_unmasked"
@@ -851,6 +852,7 @@ class SumUnmasked(Event):
     unit: Number = 0.0
     certified: bool = False
     noised: bool = False
+    evaluated_by: tuple[str, ...] = ()
 
 
 class GroupLeftOut(Event):
@@ -869,7 +871,7 @@ class GroupLeftOut(Event):
 
 
 class EvaluationMissed(Event):
-    """The masked sum of the losses after `round` is none that clients can have, or is lost.
+    """The masked sum of the losses after `round` is none that clients can have, is lost, or was not to be had.
 
     Attributes:
         round: whose adapter is not evaluated.

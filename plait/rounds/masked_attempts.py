@@ -6,14 +6,15 @@ Knows no rule, no state and no stage but that of the updates (see masked_sum.py 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from plait.rounds import events
 from plait.rounds.answer_log import AnswerLog
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.dispatch import Answer, Dispatch, doubt
+from plait.rounds.masked_evaluators import evaluators_of
 from plait.rounds.masked_stage import TRAINING_STAGE
-from plait.rounds.masked_sum import ContestedError, MaskedSums, Wanted
+from plait.rounds.masked_sum import ContestedError, DeclinedError, MaskedSums, Wanted
 from plait.rounds.roster import Roster
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, choose_cohort, note_held
@@ -41,6 +42,7 @@ class MaskedAttempts:
     dispatch: Callable[..., Dispatch]
     gather: Callable[[Roster], None]
     deadline: Callable[[], float | None]
+    _declined: set[frozenset[str]] = field(default_factory=set[frozenset[str]], init=False)
 
     def run(self, wanted: Wanted, purpose: Purpose, state: RunState, roster: Roster) -> RunState | TooFewError:
         """Take a masked sum, in as many attempts as a round has.
@@ -59,13 +61,20 @@ class MaskedAttempts:
                 return state
             if self.log.channel.open_ended:
                 self.gather(roster)
-            chosen = self._invited(wanted, purpose, roster)
+            chosen = self._invited(wanted, purpose, roster, attempt)
+            if not chosen:
+                detail = "any sum of losses would tell of few clients, of those that came or left since an earlier one"
+                error = TooFewError(detail, count=0)
+                break
             if purpose is Purpose.TRAIN:
                 self.log.ledger.append(events.RoundStarted(round=wanted.round, cohort=tuple(chosen)))
             try:
                 return self._take(wanted, purpose, state, roster, chosen)
             except ContestedError as contested:
                 error = contested
+            except DeclinedError as declined:
+                error, failed = declined, failed + 1
+                self._declined.add(declined.clients)
             except TooFewError as too_few:
                 error, failed = too_few, failed + 1
             self.log.ledger.append(events.RoundMissed(round=wanted.round, attempt=attempt, received=error.count))
@@ -74,10 +83,20 @@ class MaskedAttempts:
             return TooFewError(f"{error}; left out, because they depart from the protocol: {names}", count=error.count)
         return error or TooFewError("no attempt was made, expected at least 1")
 
-    def _invited(self, wanted: Wanted, purpose: Purpose, roster: Roster) -> Sequence[str]:
+    def _invited(self, wanted: Wanted, purpose: Purpose, roster: Roster, attempt: int) -> Sequence[str]:
         names = [name for name in roster.nodes if self.sums.may_be_invited(wanted, name)]
         if purpose is Purpose.EVALUATE:
-            return self.plan.evaluators(names)
+            clients = self.plan.evaluators(names)
+            chosen = evaluators_of(
+                clients,
+                names,
+                earlier=self.sums.evaluations,
+                declined=self._declined,
+                least=wanted.least,
+                order=wanted.run_id + wanted.round.to_bytes(8, "big") + attempt.to_bytes(4, "big"),
+            )
+            # Where none are safe, clients that keep a journal say so once; simulated ones keep none.
+            return chosen or (() if self._declined else clients)
         size = self.plan.cohort_size
         return choose_cohort(names, size, over_selection=0, seed=self.plan.seed, round_number=wanted.round)[0]
 

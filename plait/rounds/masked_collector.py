@@ -81,6 +81,7 @@ class MaskedCollector:
         result = self._attempts.run(wanted, Purpose.EVALUATE, state, self.server.roster)
         if isinstance(result, TooFewError):
             if self.server.waits:
+                self.server.ledger.append(EvaluationMissed(round=state.round, detail=str(result)))
                 return state, None
             raise PeerError(f"round {state.round} could not be evaluated: {result}") from result
         summed = self._sums.stored(wanted)

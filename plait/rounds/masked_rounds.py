@@ -19,7 +19,7 @@ from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.masked_sum import Summed, Wanted
 from plait.rounds.run_state import RunState
 from plait.secagg.coding import bits_for, check_sum, length_expected, unit_for
-from plait.secagg.graph import COMPLETE, NEIGHBOURS, least_survivors
+from plait.secagg.graph import COMPLETE, NEIGHBOURS, least_roster, least_survivors
 from plait.secagg.groups import groups_for
 from plait.secagg.ring import MOST_BITS, Ring
 from plait.wire.settings import Settings
@@ -57,11 +57,13 @@ class MaskedRounds:
     def least(self, purpose: str) -> int:
         """The smallest roster: two thirds of those invited, so that no server makes one of a few that it chooses.
 
+        Of an evaluation, from which clients stay out with one that leaves, as few as make no smaller sums.
+
         Args:
             purpose: ``train`` or ``evaluate``.
         """
         if purpose == "evaluate":
-            return least_survivors(min(self.clients, self.evaluators or self.clients))
+            return least_roster(min(self.clients, self.evaluators or self.clients))
         return least_survivors(self.clients // self.groups)
 
     @property

@@ -32,7 +32,7 @@ from plait.wire.masking import (
     Signed,
     Stage,
 )
-from plait.wire.messages import Refusal, decode_reply, encode_task
+from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_task
 
 _STAGE_BYTES = 1 << 22
 _Kind = TypeVar("_Kind", bound=Answered)
@@ -58,6 +58,7 @@ class MaskedStage(Generic[_Kind]):
         stages: what each client is asked, by name.
         kind: of the answers.
         patience: how long to wait for clients that come and go.
+        is_declined: whether a client's policy or journal forbids what it was asked.
     """
 
     channel: Channel
@@ -76,6 +77,7 @@ class MaskedStage(Generic[_Kind]):
         self._most_s = 0.0
         self._asking = Asking(self.channel, purpose=Purpose.MASK, group=group, patience=patience)
         self._deadline: float | None = None
+        self.is_declined = False
 
     def __enter__(self) -> Self:
         self._asking.__enter__()
@@ -154,6 +156,7 @@ class MaskedStage(Generic[_Kind]):
         )
         reply = decode_reply(raw, max_bytes=REPLY_BYTES + _STAGE_BYTES)
         if isinstance(reply, Refusal):
+            self.is_declined |= reply.reason is RefusalReason.POLICY
             # Its own words stay out of the ledger of a masked run.
             self._drop(name, reply.code, "the client refused")
             return None

@@ -185,6 +185,18 @@ class ContestedError(TooFewError):
     """A complaint ended an attempt before anything was masked; who is to blame takes no part in the next one."""
 
 
+class DeclinedError(TooFewError):
+    """Clients would not sign the survivors: their journals know of sums with which this one tells of few clients.
+
+    Attributes:
+        clients: whose numbers it would have had.
+    """
+
+    def __init__(self, message: str, *, count: int, clients: frozenset[str]) -> None:
+        super().__init__(message, count=count)
+        self.clients = clients
+
+
 Asked = Callable[[Session, Sequence[str]], Iterator[tuple[str, MaskedUpdate]]]
 """Asks clients for their masked numbers in an attempt; gives the answers of those that have one."""
 
@@ -200,6 +212,7 @@ class MaskedSums:
         left_out: clients that are proved to depart from the protocol; no further sum invites them.
         unheard: those that did not answer when they were accused, and the sum that they are left out of, by round and
             purpose.
+        evaluations: the clients of each sum of losses, the newest last.
     """
 
     channel: Channel
@@ -210,12 +223,16 @@ class MaskedSums:
     unmasking: Callable[[Sealed], None] = lambda _sealed: None
     left_out: set[str] = field(default_factory=set[str])
     unheard: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
+    evaluations: list[frozenset[str]] = field(default_factory=list[frozenset[str]])
 
     def recall(self, recorded: Iterable[events.Event]) -> None:
-        """Leave out whom an earlier process has found to depart from the protocol."""
+        """Take from an earlier process who departs from the protocol, and who has evaluated."""
         proofs = (Reason.SHARES.value, Reason.COMPLAINT.value)
-        refusals = (event for event in recorded if isinstance(event, events.UpdateRefused))
-        self.left_out.update(event.client for event in refusals if event.reason in proofs)
+        for event in recorded:
+            if isinstance(event, events.UpdateRefused) and event.reason in proofs:
+                self.left_out.add(event.client)
+            if isinstance(event, events.SumUnmasked) and event.evaluated_by:
+                self.evaluations.append(frozenset(event.evaluated_by))
 
     def may_be_invited(self, wanted: Wanted, client: str) -> bool:
         """Whether a client may take part in a sum."""
@@ -237,6 +254,7 @@ class MaskedSums:
         Raises:
             TooFewError: fewer than two thirds were left at some stage.
             ContestedError: a client could not open another's shares, or said so.
+            DeclinedError: clients would not sign it.
         """
         if stored := self.stored(wanted):
             return stored
@@ -274,6 +292,9 @@ class MaskedSums:
     def _note(self, wanted: Wanted, group: Sealed, *, invited: int) -> None:
         """Record that a group's sum is known."""
         roster = group.roster
+        evaluated_by = _names_in(group) if wanted.purpose == "evaluate" else ()
+        if evaluated_by:
+            self.evaluations.append(frozenset(evaluated_by))
         self.ledger.append(
             events.SumUnmasked(
                 round=wanted.round,
@@ -288,6 +309,7 @@ class MaskedSums:
                 unit=roster.unit,
                 certified=all(offer.certificate for offer in roster.offers),
                 noised=wanted.noised,
+                evaluated_by=evaluated_by,
             )
         )
 
@@ -420,7 +442,12 @@ class MaskedSums:
                 raise TooFewError(f"{count} clients signed the survivors, expected at least {least}", count=count)
             return number
 
-        left = set(_enough(wanted, range(len(sealed)), check))
+        try:
+            left = set(_enough(wanted, range(len(sealed)), check))
+        except TooFewError as error:
+            if not stage.is_declined:
+                raise
+            raise DeclinedError(str(error), count=error.count, clients=frozenset(of)) from error
         signatures = [dict(sorted(by.items())) if number in left else {} for number, by in enumerate(signatures)]
         self.directory.store_update(wanted.round, file, signatures_to_bytes(signatures))
         return signatures

@@ -229,13 +229,13 @@ def _recall(memory: Memory, run_id: bytes) -> _Account | None:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            "this client's account of record-level privacy is damaged: what it has spent is unknown, so it takes no "
-            "part; give another --state for another run"
+            "this client's account of record-level privacy in the run is damaged: what it has spent is unknown, so it "
+            "takes no part; restore it"
         ) from error
     if account.run != run_id.hex():
         # Runs that take turns would each find their account gone, and spend it again.
         raise PolicyError(
-            f"run is {run_id.hex()[:16]}, expected {account.run[:16]}, whose account of record-level privacy is here; "
-            "give another --state for another run"
+            f"run is {run_id.hex()[:16]}, expected {account.run[:16]}, whose account of record-level privacy is here: "
+            "the server gives two runs one number"
         )
     return account

@@ -84,8 +84,8 @@ class Terms:
         count, least = len(roster.offers), self.least_masked.get(roster.session.purpose, LEAST_CLIENTS)
         if count < least:
             raise PolicyError(
-                f"roster of the masked sum has {count} clients, expected at least {least}: two thirds of those that "
-                "the run configuration invites"
+                f"roster of the masked sum has {count} clients, expected at least {least} of those that the run "
+                "configuration invites"
             )
 
     def _check_masked(self, task: TrainTask | EvaluateTask) -> None:

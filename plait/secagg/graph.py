@@ -29,6 +29,14 @@ def least_survivors(clients: int) -> int:
     return max(LEAST_CLIENTS, threshold_of(clients))
 
 
+def least_roster(invited: int) -> int:
+    """The fewest clients of a roster whose sums have as many as those of a roster of two thirds of the invited."""
+    fewest = least_survivors(least_survivors(invited))
+    return next(
+        count for count in range(LEAST_CLIENTS, max(invited, LEAST_CLIENTS) + 1) if least_survivors(count) >= fewest
+    )
+
+
 def fewest_in_sum(invited: int, evaluators: int = 0, *, noised: bool = False) -> int:
     """The fewest clients in a sum: two thirds of a group must offer keys, and two thirds of these be left.
 

@@ -11,6 +11,7 @@ from plait.rounds.audit import check_privacy
 from plait.rounds.ledger import read_events
 from tests.commands import run_command
 from tests.deployment.conftest import CLIENTS
+from tests.deployment.simulated_secret import DRAWN
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,35 @@ def test_private_records_in_a_deployment_survive_kills_and_every_client_pays_onc
     assert "everybody, the server too" in _plait("privacy", deployment.run)
     card = (deployment.run / "adapter" / "README.md").read_text()
     assert "everything that one record of a client changed" in card
+
+
+def test_epsilon_of_two_runs_adds_up_whatever_they_and_the_state_directory_are_called(deployment, monkeypatch):
+    """Until the client's operator allows more, who also decides about data of which the journal is gone."""
+    monkeypatch.setenv(DRAWN, "yes")
+    run = ("--rounds", "1", "--dp", "record", "--dp-epsilon")
+    deployment.serve(*run, "4", clients=1)
+    deployment.join("alice", "--dp-max-epsilon", "4")
+    deployment.finish(("server", "alice"))
+    (journal,) = (deployment.folder / "alice" / "state" / "journals").glob("*.jsonl")
+    spent = max(json.loads(line)["epsilon"] for line in journal.read_text().splitlines())
+    assert 3.7 < spent <= 4
+
+    (deployment.folder / "server").rename(deployment.folder / "earlier")
+    deployment.serve(*run, "4", "--out", "another", "--seed", "6", clients=1)
+    for options, refusal in (
+        ((), f"in this federation to {2 * spent:.4g}, {spent:.4g} of it in earlier runs, but max-total-epsilon"),
+        (("--state", "elsewhere"), f"has 0 entries and not the {len(journal.read_text().splitlines())} that"),
+    ):
+        deployment.join("alice", "--dp-max-epsilon", "4", *options)
+        deployment.until(lambda: refusal in deployment.printed("alice"))  # noqa: B023
+        deployment.signal("alice", signal.SIGKILL)
+    policy = deployment.folder / "alice" / "policy.toml"
+    policy.write_text("min-tokens = 512\nmax-total-epsilon = 8.0\n")
+    deployment.join("alice", "--dp-max-epsilon", "4", "--policy", policy)
+    deployment.finish(("server", "alice"))
+    assert f"earlier runs on these data in this federation have spent epsilon {spent:.4g}" in deployment.printed(
+        "alice"
+    )
 
 
 def _plait(*arguments: object) -> str:

@@ -797,7 +797,7 @@ MUTATIONS: dict[str, Mutation] = {
     "sums-together": Mutation(
         "server_alone",
         "sums may give one client together",
-        nothing("plait.rounds.data_journal:_fewest_apart", result=10**9),
+        nothing("plait.rounds.data_journal:fewest_apart", result=10**9),
     ),
     "one-evaluation": Mutation(
         "server_alone",

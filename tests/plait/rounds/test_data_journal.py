@@ -1,9 +1,13 @@
 """What a client's journal of its data lets a server have unmasked, evaluated and spent, over all runs."""
 
+import itertools
+import random
+
+import numpy as np
 import pytest
 
 from plait.errors import ConfigError, PolicyError
-from plait.rounds.data_journal import DataJournal
+from plait.rounds.data_journal import DataJournal, fewest_apart
 from plait.secagg.roster import Session
 
 HERE, THERE = b"a" * 32, b"b" * 32
@@ -100,3 +104,35 @@ def test_epsilon_adds_up_over_runs(journal):
 def test_a_damaged_journal_lets_nothing_through(line):
     with pytest.raises(ConfigError, match="is damaged"):
         DataJournal(Kept([line])).spent()
+
+
+def test_sums_that_give_two_clients_together_are_found_in_any_order():
+    """Each two differ in three clients or more, and no row of their echelon form has fewer."""
+    sums = [frozenset(each) for each in ("adij", "adghj", "bdfghij", "abcfgh")]
+    assert {fewest_apart(order) for order in itertools.permutations(sums)} == {_fewest_by_search(sums)} == {2}
+
+
+def test_the_fewest_clients_of_a_part_are_those_of_a_search():
+    generator = random.Random(5)
+    found = set()
+    for _ in range(300):
+        names = "abcdefg"
+        sums = [frozenset(generator.sample(names, generator.randint(3, 7))) for _ in range(generator.randint(1, 5))]
+        expected = _fewest_by_search(sums)
+        found.add(expected)
+        assert min(fewest_apart(sums), 3) == min(expected, 3), sums
+    assert {1, 2, 3} <= found
+
+
+def _fewest_by_search(sums):
+    """The smallest set of clients that a combination of the sums is of, by the rank of what is left without it."""
+    names = sorted(frozenset().union(*sums))
+    matrix = np.array([[float(name in clients) for name in names] for clients in sums])
+    rank = np.linalg.matrix_rank(matrix)
+    for count in range(1, len(names) + 1):
+        for part in itertools.combinations(range(len(names)), count):
+            others = [place for place in range(len(names)) if place not in part]
+            # A combination that has nothing outside the part: so many more rows than the rest has rank.
+            if np.linalg.matrix_rank(matrix[:, others]) < rank:
+                return count
+    raise AssertionError("a sum has a part in itself")
