@@ -18,6 +18,7 @@ from plait import machine
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
+from plait.policy import Policy
 from plait.rounds.client_secret import ClientSecret
 from plait.rounds.data_journal import DataJournal
 from plait.rounds.disk_memory import DiskMemory
@@ -76,11 +77,13 @@ class Agreement:
     Attributes:
         table: the run configuration on this node.
         settled: the same, with nothing left open.
+        policy: the operator's; what it leaves open is as the plan says if the operator was shown that.
     """
 
     table: dict[str, Scalar]
     settled: Settled
     base: LocatedBase
+    policy: Policy
 
     def resolve(self) -> ResolvedRun:
         """The run.
@@ -124,6 +127,8 @@ def agreed(
     quiet_libraries()
     admit(*settings.allow_plugins, settings.trainer)
     told, policy = config_from_welcome(run.config), settings.policy
+    if _is_shown(run, told, settings, ask):
+        policy = policy.following(told)
     table = node_run_config(told.to_table(), settings)
     settled = settle(config_from_table(table, where="run configuration"))
     config = settled.config
@@ -149,7 +154,7 @@ def agreed(
             f"base '{config.base}' is {found.hex()[:16]} here, expected {run.base_fingerprint.hex()[:16]} as at the "
             "server; give --base the model that the run adapts, weights, config and tokenizer alike"
         )
-    return Agreement(table, settled, located)
+    return Agreement(table, settled, located, policy)
 
 
 def open_runner(
@@ -189,7 +194,7 @@ def open_runner(
         resolved,
         dataset,
         name=settings.name,
-        policy=settings.policy,
+        policy=agreement.policy,
         max_rank=settings.max_rank,
         trainer=settings.trainer,
         sign=settings.kit.node_key.sign if settings.kit else None,
@@ -258,6 +263,18 @@ def journal_of(settings: NodeSettings, dataset: Dataset) -> DataJournal:
     return DataJournal(file, settings.policy.min_masked_clients)
 
 
+def _is_shown(run: Run, told: RunConfig, settings: NodeSettings, ask: Callable[[], bool] | None) -> bool:
+    """Whether somebody sees the plan before it counts as agreed to, or has seen the same."""
+    consents, digest = Consents.of(settings.state, settings.name), _digest(run, settings)
+    is_new = told.secure_aggregation or not consents.has(digest)
+    return consents.was_asked(digest) or (ask is not None and not settings.consents and is_new)
+
+
+def _digest(run: Run, settings: NodeSettings) -> str:
+    authority = settings.kit.tls.authority if settings.kit else b""
+    return consent_digest(run.config, run.base_fingerprint, authority)
+
+
 def _consented(
     run: Run,
     told: RunConfig,
@@ -272,8 +289,7 @@ def _consented(
     from plait.run import blueprint_of
     from plait.training.bases import base_at_hand
 
-    authority = settings.kit.tls.authority if settings.kit else b""
-    digest = consent_digest(run.config, run.base_fingerprint, authority)
+    digest = _digest(run, settings)
     consents = Consents.of(settings.state, settings.name)
     name, is_masked = f"{run.run_id:016x}", told.secure_aggregation
     if name not in consents.runs(digest) and (is_masked or not consents.has(digest)):

@@ -57,6 +57,11 @@ class Consents:
         """The agreed runs of this configuration."""
         return frozenset(_begun(self._read().get(digest)))
 
+    def was_asked(self, digest: str) -> bool:
+        """Whether the operator was shown this configuration and agreed to it."""
+        entry = self._read().get(digest)
+        return isinstance(entry, dict) and cast("dict[str, object]", entry).get("how") == "asked"
+
     def begun_since(self, since_s: float) -> int:
         """The number of runs, of all configurations, that were agreed to since then (in seconds since 1970)."""
         return sum(begun >= since_s for entry in self._read().values() for begun in _begun(entry).values())

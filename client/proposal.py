@@ -63,12 +63,18 @@ class Proposal:
                 f"a round trains {_steps(config)} steps of {each} x {config.seq_len:,} tokens{learned}: "
                 f"at most {tokens:,} tokens {'at each client' if self._is_region else f'of {shown(self.data)}'}"
             ),
+            *self._large,
             self._sent,
             *self._also_sent(losses, f"counts of examples and tokens{labels}"),
             *self._promised,
             *self._spent,
             *self._who_sees,
         )
+
+    @property
+    def _large(self) -> tuple[str, ...]:
+        beyond = self.policy.beyond(self.config)
+        return (f"that is more than a client takes where nobody is asked: {', '.join(beyond)}",) if beyond else ()
 
     def _also_sent(self, losses: str, counts: str) -> tuple[str, ...]:
         adds_noise = self.config.dp == "client" and self.config.secure_aggregation

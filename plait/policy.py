@@ -97,7 +97,10 @@ class Policy(BaseModel, frozen=True):
     max_seq_len: Annotated[
         int,
         Field(
-            ge=1, le=_LARGEST, description="most tokens per training sequence; the time of a step grows with its square"
+            ge=1,
+            le=_LARGEST,
+            description="most tokens per training sequence; the time of a step grows with its square. If this and the "
+            "next two are left out, they follow from the plan that the operator agrees to on a terminal",
         ),
     ] = 8192
     max_step_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="most training tokens per optimizer step")] = (
@@ -192,6 +195,23 @@ class Policy(BaseModel, frozen=True):
         """The largest base to download, in bytes."""
         return int(self.max_download_gb * 1e9)
 
+    def following(self, config: RunConfig) -> Policy:
+        """The policy where the operator is shown this plan: what the file leaves open is as large as the plan."""
+        return self.model_copy(
+            update={name: said for name, said in _planned(config).items() if self._leaves_open(name)}
+        )
+
+    def beyond(self, config: RunConfig) -> tuple[str, ...]:
+        """The keys that the file leaves open, whose default is less than this plan takes, each with both figures."""
+        return tuple(
+            f"{name.replace('_', '-')} {said:,} (by default {default:,})"
+            for name, said in _planned(config).items()
+            if self._leaves_open(name) and said > (default := cast("int", getattr(self, name)))
+        )
+
+    def _leaves_open(self, name: str) -> bool:
+        return name not in self.model_fields_set
+
     def check_run(self, config: RunConfig) -> None:
         """Refuse a run whose configuration alone asks for too much; needs neither base nor data.
 
@@ -217,12 +237,12 @@ class Policy(BaseModel, frozen=True):
         self._at_most("max-local-steps", "the run asks for local steps:", config.most_steps)
         self._at_least("min-seq-len", "the run asks for sequence length", config.seq_len)
         self._at_least("min-grad-norm", "the run asks for max-grad-norm", config.max_grad_norm)
+        planned = _planned(config)
+        tokens = planned["max_tokens"]
         self._at_most("max-seq-len", "the run asks for sequence length", config.seq_len)
-        batch = config.batch_size * config.gradient_accumulation_steps
-        step_tokens = batch * config.seq_len * config.sequences_an_example
-        self._at_most("max-step-tokens", "the run asks for tokens per optimizer step:", step_tokens)
-        examples, tokens = config.most_steps * batch, config.most_steps * step_tokens
+        self._at_most("max-step-tokens", "the run asks for tokens per optimizer step:", planned["max_step_tokens"])
         self._at_most("max-tokens", "the run asks for tokens per round:", tokens)
+        examples = config.most_steps * config.batch_size * config.gradient_accumulation_steps
         self._check_privacy(config)
         self.check_masked(is_masked=config.secure_aggregation)
         if config.secure_aggregation:
@@ -409,6 +429,17 @@ class Policy(BaseModel, frozen=True):
             f"{asked}, but {key} of this client's policy allows {allowed}; "
             f"to take part, {remedy} in the file given with --policy"
         )
+
+
+def _planned(config: RunConfig) -> dict[str, int]:
+    """How much a plan trains at once, by the key that limits it."""
+    batch = config.batch_size * config.gradient_accumulation_steps
+    step_tokens = batch * config.seq_len * config.sequences_an_example
+    return {
+        "max_seq_len": config.seq_len,
+        "max_step_tokens": step_tokens,
+        "max_tokens": config.most_steps * step_tokens,
+    }
 
 
 def load_policy(path: Path | None) -> Policy:

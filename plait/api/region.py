@@ -175,7 +175,7 @@ class RegionalNode:
             settings.name,
             GridChannel(self._grid),
             directory.path,
-            policy=settings.policy,
+            policy=agreement.policy,
             sign=settings.kit.node_key.sign if settings.kit else None,
             on_event=self._heard,
         )

@@ -169,6 +169,23 @@ def test_consent_is_remembered_and_a_configuration_that_differs_is_asked_about_a
         assert len(asked) == times
 
 
+def test_a_large_plan_is_taken_where_somebody_is_shown_it_and_then_without_a_terminal(tmp_path: Path) -> None:
+    run, told = a_run("tiny", TINY, seq_len=100_000), list[str]()
+
+    def begin(state: str, ask=None, **options: object):
+        return agreed(run, settings(tmp_path / state, **options), progress=told.append, ask=ask)
+
+    for options in ({}, {"yes": True}, {"yes": True, "ask": lambda: True}):
+        with pytest.raises(PolicyError, match="sequence length 100,000, but max-seq-len of this client's policy"):
+            begin("unseen", **options)
+    assert not told
+    with pytest.raises(PolicyError, match="did not consent"):
+        begin("declined", ask=lambda: False)
+    assert any("more than a client takes where nobody is asked: max-seq-len 100,000" in line for line in told)
+    assert begin("seen", ask=lambda: True).policy.max_seq_len == 100_000
+    assert begin("seen").policy.max_seq_len == 100_000
+
+
 def test_a_base_of_the_hub_that_is_too_large_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
 

@@ -19,6 +19,12 @@ def test_a_run_of_preferences_says_so_and_counts_both_replies() -> None:
     assert "preferences" not in plain
 
 
+def test_a_plan_that_is_larger_than_a_client_takes_unasked_says_so() -> None:
+    assert "more than a client takes" not in lines()
+    told = lines(**{"seq-len": 100_000})
+    assert "that is more than a client takes where nobody is asked: max-seq-len 100,000 (by default 8,192)" in told
+
+
 def test_a_run_that_rewards_names_the_code_that_it_asks_for() -> None:
     told = lines(objective="grpo:reward=mine:right,group-size=3")
     assert "trains 5 steps of 4 prompts with 3 completions x 32 tokens, objective grpo:reward=mine:right,gr" in told

@@ -77,6 +77,23 @@ def test_an_operator_can_allow_more(allowed, asked):
     Policy.model_validate(allowed).check_run(RunConfig(**asked))
 
 
+def test_what_a_policy_leaves_open_follows_from_the_plan_that_its_operator_is_shown():
+    large = RunConfig(local_steps=1000, batch_size=100, seq_len=100_000)
+    shown = Policy().following(large)
+    shown.check_run(large)
+    assert Policy().beyond(large)[0] == "max-seq-len 100,000 (by default 8,192)"
+    for more, key in (({"seq_len": 100_001}, "max-seq-len"), ({"batch_size": 101}, "max-step-tokens"),
+                      ({"local_steps": 1001}, "max-tokens")):  # fmt: skip
+        with pytest.raises(PolicyError, match=f"{key} of this client's policy allows at most"):
+            shown.check_run(large.model_copy(update=more))
+    # A plan below the defaults is the limit, too; and what the file says stays.
+    assert Policy().following(RunConfig(seq_len=64)).max_seq_len == 64
+    own = Policy.model_validate({"max-seq-len": 4096})
+    assert not any("max-seq-len" in each for each in own.beyond(large))
+    with pytest.raises(PolicyError, match="max-seq-len of this client's policy allows at most 4,096"):
+        own.following(large).check_run(large)
+
+
 @pytest.mark.parametrize(("finest", "taken", "refused"), [("2", "2", "2.5"), ("bf16", "8", "fp32"), ("2", "1", "bf16")])
 def test_an_operator_can_demand_a_coarser_wire(finest, taken, refused):
     policy = Policy(finest_wire=finest)
