@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, cast, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, create_model, model_validator
 
 from plait.choice import choice_text, split_choices
 from plait.correction import FedDyn, FedProx, Scaffold, correction_named
 from plait.errors import ConfigError, did_you_mean
+from plait.feature import Feature, admit_setting, feature_with, features, table_named, why_unknown
 from plait.files import at_home, open_plain
 from plait.plugins import Kind
 from plait.rewarded import Rewarded, rewarded
@@ -100,6 +102,8 @@ class RunConfig(
 
     table: ClassVar[str] = ""
     heading: ClassVar[str] = "Run"
+    features: ClassVar[tuple[Feature, ...]] = ()
+    """Those whose settings these are too."""
 
     data: str = "stdlib"
     """file or folder, data set of the hub (owner/name:config@revision), or a built-in: stdlib, chatterbot, bbc; files
@@ -589,6 +593,23 @@ class RunConfig(
             (Kind.DATASET, "" if "/" in self.data or self.data.startswith("memory:") else self.data),
             *((Kind.CALLBACK, text) for text in split_choices(self.callbacks)),
             *((Kind.TRACKER, text) for text in split_choices(self.report_to)),
+            *(
+                (kind, text)
+                for feature in self.features
+                for name, kind in feature.parts.items()
+                for text in split_choices(getattr(self, name))
+            ),
+            *((Kind.FEATURE, feature.name) for feature in self.wanted if not feature.is_own),
+        )
+
+    @property
+    def wanted(self) -> tuple[Feature, ...]:
+        """The features that these settings ask for something."""
+        fields = type(self).model_fields
+        return tuple(
+            feature
+            for feature in self.features
+            if any(getattr(self, name) != fields[name].default for name in feature.fields)
         )
 
     @property
@@ -603,7 +624,7 @@ class RunConfig(
     def to_table(self) -> dict[str, Scalar]:
         """The settings under the keys that users write, without tables."""
         dumped = self.model_dump(by_alias=True)
-        return {key: dumped[key] for key in known_keys()}
+        return {key: dumped[key] for key in known_keys(self.features)}
 
 
 def _unset(name: str) -> str:
@@ -628,15 +649,39 @@ def _weighted(text: str) -> tuple[Path, float]:
     return (at_home(path), number) if math.isfinite(number) else (at_home(text), 1.0)
 
 
-def sections() -> tuple[tuple[type[Table], tuple[str, ...]], ...]:
-    """The names of the settings above all tables, and those of each table."""
+@cache
+def _config_with(features: tuple[Feature, ...]) -> type[RunConfig]:
+    """The settings of a run with those of some features."""
+    if not features:
+        return RunConfig
+    tables = tuple(feature.settings for feature in features if feature.settings)
+    config = create_model("RunConfig", __base__=(RunConfig, *tables))
+    config.features = features
+    return config
+
+
+def sections(features: Sequence[Feature] = ()) -> tuple[tuple[type[Table], tuple[str, ...]], ...]:
+    """The names of the settings above all tables, and those of each table; with those of these features."""
     own = tuple(name for name in RunConfig.model_fields if not any(name in each.model_fields for each in TABLES))
-    return ((RunConfig, own), *((each, tuple(each.model_fields)) for each in TABLES))
+    tables = (*TABLES, *(feature.settings for feature in features if feature.settings))
+    return ((RunConfig, own), *((each, tuple(each.model_fields)) for each in tables))
 
 
-def known_keys() -> tuple[str, ...]:
-    """All keys, as users write them."""
-    return tuple(name.replace("_", "-") for _, names in sections() for name in names)
+def known_keys(features: Sequence[Feature] = ()) -> tuple[str, ...]:
+    """All keys, as users write them; with those of these features."""
+    return tuple(name.replace("_", "-") for _, names in sections(features) for name in names)
+
+
+def admit_features(*tables: Mapping[str, object]) -> None:
+    """Allow outsiders' features whose settings this process's own operator gave.
+
+    To be called before `config_from_table`, with what came from the operator's command line, file or program alone.
+    """
+    core = {*known_keys(), *(each.table for each in TABLES), *ALIASES, *_NOT_COUNTED}
+    for given in (given for table in tables for given in table):
+        key = given.partition(".")[0].replace("_", "-").lower()
+        if key not in core and not feature_with("fields", key.replace("-", "_")) and not table_named(key):
+            admit_setting(key)
 
 
 def key_named(given: str, *, where: str, beside: tuple[str, ...] = ()) -> str:
@@ -658,8 +703,10 @@ def key_named(given: str, *, where: str, beside: tuple[str, ...] = ()) -> str:
             f"{where}: '{given}' is given, expected local-steps: plait counts optimizer steps of a client in a round; "
             "an epoch has as many as its sequences divided by batch-size"
         )
-    if key not in known:
-        known = (*beside, *known)
+    if key not in known and not feature_with("fields", key.replace("-", "_")):
+        if why := why_unknown(key):
+            raise _refusal(f"{where}: {why}")
+        known = (*beside, *known_keys(features()))
         raise _refusal(
             f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
         )
@@ -687,8 +734,11 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
             raise _refusal(f"{where}: {key} is {value!a}, expected Unicode text")
         settings[key], names[key] = _choice(key, value, where), given
+    unknown = {key.replace("-", "_") for key in settings} - RunConfig.model_fields.keys()
+    asked = {feature for name in unknown if (feature := feature_with("fields", name))}
+    config = _config_with(tuple(sorted(asked, key=lambda feature: feature.name)))
     try:
-        return RunConfig.model_validate(settings)
+        return config.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else ""
@@ -698,7 +748,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
             raise _refusal(f"{where}: {message}") from error
         hint = ""
         if first["type"] == "literal_error" and isinstance(first["input"], str):
-            field = next(field for name, field in RunConfig.model_fields.items() if name.replace("_", "-") == key)
+            field = config.model_fields[key.replace("-", "_")]
             hint = did_you_mean(first["input"], map(str, get_args(field.annotation)))
         raise _refusal(
             f"{where}: {key} is {first['input']!r}, {message.replace('input should be', 'expected')}{hint}"
@@ -712,10 +762,10 @@ def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, obje
         ConfigError: a key stands in a table that does not have it, or also elsewhere.
     """
     flat: dict[str, object] = {}
-    tables = {each.table: each for each in TABLES}
+    tables, core = {each.table: each for each in TABLES}, {*known_keys(), *ALIASES}
     for given, value in table.items():
         name, _, inner = given.partition(".")
-        group = tables.get(name)
+        group = tables.get(name) or (None if name.replace("_", "-") in core else table_named(name))
         entries = {inner or given: value}
         if group and not inner:
             if not isinstance(value, Mapping):
@@ -731,7 +781,9 @@ def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, obje
 
 
 def _place(key: str) -> str:
-    name = next((each.table for each, names in sections() if key.replace("-", "_") in names), "")
+    feature, name = feature_with("fields", key.replace("-", "_")), ""
+    for table, names in sections((feature,) if feature else ()):
+        name = table.table if key.replace("-", "_") in names else name
     return f"it in [{name}]" if name else "it above all tables"
 
 
@@ -791,7 +843,7 @@ def to_toml(config: RunConfig) -> str:
     """The settings as TOML, one key per line, for use with ``--config``."""
     lines: list[str] = []
     values = config.to_table()
-    for group, names in sections():
+    for group, names in sections(config.features):
         if group.table:
             lines.append(f"\n[{group.table}]\n")
         lines += [f"{key} = {_toml_value(values[key])}\n" for key in (name.replace("_", "-") for name in names)]

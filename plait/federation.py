@@ -116,7 +116,9 @@ def run_federation(
         optimizer=run.settled.optimizer,
         publish=publisher.publish,
         stop=stop or StopRequest(),
-        way=way_of(plan, private=private, masked=run.settled.masked, vouch=vouch or (lambda _offer: False)),
+        way=way_of(
+            plan, config=config, private=private, masked=run.settled.masked, vouch=vouch or (lambda _offer: False)
+        ),
     )
     was_done = state.round == config.rounds
     try:

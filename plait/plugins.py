@@ -47,6 +47,7 @@ class Kind(StrEnum):
     DATASET = "dataset"
     CALLBACK = "callback"
     TRACKER = "tracker"
+    FEATURE = "feature"
 
     @property
     def group(self) -> str:

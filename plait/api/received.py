@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from plait.api.serving import Serving, served_from_here
 from plait.choice import parse_choice
-from plait.config import RunConfig
+from plait.config import RunConfig, admit_features
 from plait.errors import ConfigError
 from plait.plugins import Kind, admit, is_named
 from plait.rounds.recorded_settings import began_here, recorded_settings
@@ -56,6 +56,7 @@ def admitted_settings(
             the message has the options to add.
         PeerError: the ledger is broken.
     """
+    admit_features_of(allowed)
     settings = recorded_settings(directory)
     named = {key: value for key, value in leads_out(settings).items() if key not in without}
     own = began_here(directory)
@@ -80,6 +81,11 @@ def admitted_settings(
         )
     admit(*(text for key, text in _plugins(settings) if own or key in given))
     return settings
+
+
+def admit_features_of(allowed: Sequence[str]) -> None:
+    """Allow outsiders' features whose settings the operator names again, each as ``KEY=VALUE``."""
+    admit_features(dict.fromkeys(text.partition("=")[0] for text in allowed))
 
 
 def admitted_objective(directory: RunDirectory) -> str:
@@ -108,6 +114,11 @@ def leads_out(settings: RunConfig) -> dict[str, str]:
         for key, harmless in _LEADS_OUT.items()
         if table[key] not in harmless and not table[key].startswith(_MEMORY)
     }
+    for feature in settings.features:
+        spelled = {name.replace("_", "-"): harmless for name, harmless in feature.leads_out.items()}
+        found |= {key: table[key] for key, harmless in spelled.items() if table[key] not in harmless}
+        if not feature.is_own:
+            found |= {key: table[key] for key in (name.replace("_", "-") for name in feature.fields)}
     found |= {key: table[key] for key, _ in _plugins(settings)}
     if not _is_at_hand(settings):
         found["base"] = settings.base
@@ -120,6 +131,9 @@ def _plugins(settings: RunConfig) -> list[tuple[str, str]]:
 
     found: list[tuple[str, str]] = []
     for kind, text in settings.parts:
+        if kind is Kind.FEATURE:
+            # Its settings are named instead.
+            continue
         if kind is Kind.PARTITION and text.partition(":")[0].strip().lower() in SCHEMES:
             continue
         if text and is_named(kind, parse_choice(text)[0]):

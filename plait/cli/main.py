@@ -28,7 +28,7 @@ from plait.cli.fetch import fetch
 from plait.cli.flowertune import flowertune
 from plait.cli.merge import merge
 from plait.cli.methods import methods
-from plait.cli.options import spelled
+from plait.cli.options import RunCommand, spelled
 from plait.cli.privacy import privacy
 from plait.cli.provision import provision
 from plait.cli.region import region
@@ -82,12 +82,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(simulate)
+app.command(cls=RunCommand)(simulate)
 app.command()(resume)
 app.command()(report)
 app.command()(compare)
 app.command()(sweep)
-app.command()(estimate)
+app.command(cls=RunCommand)(estimate)
 app.command()(methods)
 app.command()(rules)
 app.command(name="check-plugin")(check_plugin)
@@ -102,7 +102,7 @@ app.command()(privacy)
 app.command()(audit)
 app.command()(doctor)
 app.command()(provision)
-app.command()(server)
+app.command(cls=RunCommand)(server)
 app.command()(client)
 app.command()(region)
 app.command()(status)

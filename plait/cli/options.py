@@ -9,10 +9,22 @@ from typing import Annotated, Literal, get_args, get_origin
 
 import click
 import typer
+from pydantic.fields import FieldInfo
+from typer.core import TyperCommand, TyperOption
 
-from plait.config import RunConfig, config_from_table, is_foreign, key_named, read_config_table, sections
+from plait.config import (
+    RunConfig,
+    admit_features,
+    config_from_table,
+    is_foreign,
+    key_named,
+    read_config_table,
+    sections,
+)
 from plait.errors import ConfigError
+from plait.feature import features
 from plait.plugins import admit
+from plait.settings import TABLES
 
 PageAddress = Annotated[
     str,
@@ -74,7 +86,7 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
                 _plain_type(field.annotation) | None,
                 typer.Option(
                     _flag(name, field.annotation),
-                    help=_help(_described(name).partition("; ")[0], field.default),
+                    help=_help(_described(field).partition("; ")[0], field.default),
                     metavar=_METAVARS.get(name) or _choices(field.annotation) if name not in _FIRST else None,
                     hidden=name in hidden or name not in _FIRST,
                     rich_help_panel="Settings of the run",
@@ -102,8 +114,9 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
 
     def wrapper(**values: object) -> None:
         values.pop(_HELP_ALL, None)
-        given = {name: values.pop(name) for name in RunConfig.model_fields}
-        command(given={name: value for name, value in given.items() if value is not None}, **values)
+        names = {parameter.name for parameter in own}
+        given = {name: value for name, value in values.items() if name not in names and value is not None}
+        command(given=given, **{name: value for name, value in values.items() if name in names})
 
     wrapper.__name__ = command.__name__
     wrapper.__doc__ = command.__doc__
@@ -125,33 +138,64 @@ def _help_of_all(context: typer.Context, shown: Collection[str]) -> str:
     formatter.write_paragraph()
     formatter.write_text((context.command.help or "").partition("\n")[0])
     parameters = {each.name or "": each for each in context.command.get_params(context)}
-    settings = RunConfig.model_fields
+    installed = features(all_installed=True)
+    settings = {name: field for table, _ in sections(installed) for name, field in table.model_fields.items()}
     with formatter.section("Options"):
         formatter.write_dl([_record(each) for name, each in parameters.items() if name not in settings])
-    for group, names in sections():
-        rows = [_record(parameters[name], name) for name in names if name in shown]
+    for group, names in sections(installed):
+        is_core = group in (RunConfig, *TABLES)
+        rows = [_record(parameters[name], settings[name]) for name in names if name in shown or not is_core]
         if rows:
             with formatter.section(group.heading + (f", [{group.table}] in TOML" if group.table else "")):
                 formatter.write_dl(rows)
     return formatter.getvalue()
 
 
-def _record(parameter: click.Parameter, setting: str = "") -> tuple[str, str]:
+def _record(parameter: click.Parameter, setting: FieldInfo | None = None) -> tuple[str, str]:
     """How an option is written, and what it does."""
     from rich.text import Text
 
     names = ", ".join([*parameter.opts, *parameter.secondary_opts])
     is_flag = isinstance(parameter, click.Option) and parameter.is_flag
-    chosen = _METAVARS.get(setting) or _choices(RunConfig.model_fields[setting].annotation) if setting else None
+    chosen = _METAVARS.get(parameter.name or "") or _choices(setting.annotation) if setting else None
     metavar = "" if is_flag else f" {chosen or parameter.metavar or parameter.type.name.upper()}"
     text = getattr(parameter, "help", None) or ""
     if setting:
-        text = _help(_described(setting), RunConfig.model_fields[setting].default)
+        text = _help(_described(setting), setting.default)
     return names + metavar, Text.from_markup(text).plain
 
 
-def _described(name: str) -> str:
-    return " ".join((RunConfig.model_fields[name].description or "").split())
+def _described(setting: FieldInfo) -> str:
+    return " ".join((setting.description or "").split())
+
+
+class RunCommand(TyperCommand):
+    """A command with the settings of a run, and with those of features once its command line has other options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; features are looked for only where it names what the core does not know."""
+        known = {name for each in self.params for name in (*each.opts, *each.secondary_opts)}
+        given = {word.partition("=")[0] for word in args if word.startswith("--") and word != "--"}
+        if "--help-all" in given or given - known - {"--help"}:
+            self.params = [*self.params, *(each for each in _options_of_features() if known.isdisjoint(each.opts))]
+        return super().parse_args(ctx, args)
+
+
+def _options_of_features() -> list[click.Option]:
+    """The settings of all installed features as options that ordinary help does not show."""
+    return [
+        TyperOption(
+            param_decls=[name, _flag(name, field.annotation)],
+            type=_plain_type(field.annotation),
+            default=None,
+            help=_help(_described(field).partition("; ")[0], field.default),
+            hidden=True,
+            show_default=False,
+        )
+        for feature in features(all_installed=True)
+        if feature.settings
+        for name, field in feature.settings.model_fields.items()
+    ]
 
 
 def spelled(arguments: Sequence[str]) -> list[str]:
@@ -179,8 +223,10 @@ def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConf
         ConfigError: an unknown key, a bad value, or a file that cannot be read.
     """
     from_file = read_config_table(config_file) if config_file else {}
+    own = config_file is not None and not _is_received(config_file)
+    admit_features(given, *((from_file,) if own else ()))
     checked = config_from_table(from_file, where=str(config_file)) if config_file else RunConfig()
-    if config_file:
+    if config_file and not own:
         _check_received(config_file, checked, given)
     table = {name: getattr(checked, name) for name in checked.model_fields_set}
     config = config_from_table({**table, **given}, where="command line" if not config_file else "settings")
@@ -188,15 +234,19 @@ def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConf
     return config
 
 
-def _check_received(file: Path, settings: RunConfig, given: Mapping[str, object]) -> None:
-    """Refuse the settings in a run's directory that lead out of it, unless it began here or they are given again."""
-    from plait.api.received import leads_out, options
+def _is_received(file: Path) -> bool:
+    """Whether a file is of a run's directory, and the run did not begin here."""
     from plait.rounds.recorded_settings import began_here
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory(file.parent)
-    if file.name != directory.config.name or not directory.has_started or began_here(directory):
-        return
+    return file.name == directory.config.name and directory.has_started and not began_here(directory)
+
+
+def _check_received(file: Path, settings: RunConfig, given: Mapping[str, object]) -> None:
+    """Refuse the settings in such a directory that lead out of it, unless they are given again."""
+    from plait.api.received import leads_out, options
+
     given_keys = {name.replace("_", "-") for name in given}
     if missing := {key: value for key, value in leads_out(settings).items() if key not in given_keys}:
         raise ConfigError(

@@ -25,9 +25,11 @@ def report(
     Example: plait report runs/first
     """
     from plait.report.write import write_report
+    from plait.rounds.recorded_settings import admit_recorded
     from plait.rounds.run_directory import RunDirectory
     from plait.tracking.followers import send
 
+    admit_recorded(RunDirectory.find(run))
     write_report(RunDirectory.find(run).path)
     send(run, to)
     show(run, json_output=json_output)

@@ -41,7 +41,7 @@ def verify(
 
     Example: plait verify runs/first
     """
-    from plait.api.received import admitted_settings
+    from plait.api.received import admit_features_of, admitted_settings
     from plait.rounds.audit import check_privacy, check_signatures
     from plait.rounds.checkpoint import damage_of
     from plait.rounds.events import RegionStarted, RoundFinished
@@ -62,6 +62,7 @@ def verify(
         _tell_region(events, torn, signed, list(checkpoints), json_output=json_output)
         return
     rounds = sum(isinstance(event, RoundFinished) for event in events)
+    admit_features_of(allow or ())
     settings = recorded_settings(directory, events)
     plugins = _check_plugins(events)
 
@@ -229,7 +230,7 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     def aggregator(refused: Refused) -> Aggregator:
         weighed = replace(plan, weight_ratio=weight_ratio_in(events))
         spool = weighed.spool(directory, refused, ranks=ranks, rule=run.rule, base_fingerprint=run.base_fingerprint)
-        way = way_of(plan, private=private, masked=run.settled.masked)
+        way = way_of(plan, config=run.config, private=private, masked=run.settled.masked)
         return weighed.aggregator(spool, way.folding, run.settled.optimizer)
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))

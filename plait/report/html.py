@@ -31,6 +31,7 @@ from plait.report.tables import (
     own_text,
     refusals_table,
     savings_table,
+    tables_of_features,
 )
 from plait.report.wording import (
     NOTHING,
@@ -102,6 +103,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
                 "secure_aggregation": secure_aggregation_table(view),
                 "membership": membership_table(view.audited),
             },
+            tables_of_features=[table for table in tables_of_features(view) if table.rows],
             plots=inline(plots),
             peer=view.peer,
             alternative_texts={name: text.format(peer=view.peer) for name, text in _ALTERNATIVE_TEXTS.items()},

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TypeVar
 
+from plait.feature import at, feature_with
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.fairness import fairness_table
 from plait.report.privacy import membership_table, privacy_tables, secure_aggregation_table
@@ -74,7 +75,13 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
         refusals_table(view),
         membership_table(view.audited),
     )
-    return tuple(table for table in tables if table.rows)
+    return tuple(table for table in (*tables, *tables_of_features(view)) if table.rows)
+
+
+def tables_of_features(view: RunView) -> tuple[Table, ...]:
+    """The sections of those features of which the ledger has events."""
+    found = dict.fromkeys(feature_with("events", kind) for kind in view.of_features)
+    return tuple(at(section)(view.of_features) for feature in found if feature for section in feature.sections)
 
 
 def loss_by_round_table(view: RunView) -> Table:

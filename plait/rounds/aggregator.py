@@ -92,7 +92,7 @@ class Aggregator:
         if scale != 1 and self.takes_back is TakesBack.HALF:
             step = AdapterState(step.layout, step.flat * np.float32(scale))
         state = advance(folded.keep(state), step)
-        state = replace(state, rule_memory=outcome.memory, optimizer_memory=optimizer_memory)
+        state = replace(state, rule_memory=outcome.memory, optimizer_memory=optimizer_memory, besides=folded.besides)
         cost = None
         if outcome.base is not None:
             state, cost = move_base(state, outcome.base, ranks, fingerprint, codec=self.codec)

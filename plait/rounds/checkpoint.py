@@ -27,7 +27,7 @@ from plait.errors import PeerError
 from plait.files import directory_written_aside, write_atomically
 from plait.rounds.client_state import Kept
 from plait.rounds.clock import Span
-from plait.rounds.events import RoundFinished
+from plait.rounds.events import RoundFinished, parse_event
 from plait.rounds.moved_base import base_of, kept_base
 from plait.rounds.run_state import AtWork, BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
@@ -57,6 +57,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
             **({} if state.update_length is None else {"update_length": state.update_length}),
             **_asynchronous(state),
             "finished": state.finished.fields() if state.finished else {},
+            "besides": [{"event": event.event, **event.fields()} for event in state.besides],
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
         scalars["digest"] = _digest(scalars)
@@ -215,6 +216,7 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         recent=tuple(map(tuple, cast("list[list[str]]", scalars.get("recent", [])))),
         at_work=_at_work(scalars),
         finished=_finished(scalars),
+        besides=tuple(map(parse_event, scalars["besides"])),
     )
 
 

@@ -228,5 +228,5 @@ class Coordinator:
             self.publish(state)
         if not self.plan.keep_updates:
             self.directory.clear_updates()
-        if state.finished:
-            self._log.tell(state.finished)
+        for event in (*state.besides, *filter(None, (state.finished,))):
+            self._log.tell(event)

@@ -1,7 +1,7 @@
 """The events of a ledger, all in this one file: a typed model per kind, shared by the writers and the readers.
 
-To add an event, add its class here; the file is long because it is the whole schema. Readers ignore fields and kinds
-that they do not know. Knows no file.
+To add an event, add its class here, or to a feature's declaration (`plait.feature`); the file is long because it is the
+whole schema of the core. Readers ignore fields and kinds that they do not know. Knows no file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
+from plait.feature import at, feature_with
 from plait.privacy.rests import Rests
 from plait.text import printable
 
@@ -1024,9 +1025,10 @@ class PublishFailed(Event):
 
 
 EVENTS: tuple[type[Event], ...] = tuple(Event.__subclasses__())
-"""Every kind of event."""
+"""Every kind of event of the core."""
 
-_BY_NAME: Mapping[Json, type[Event]] = {model.event: model for model in EVENTS}
+KINDS: Mapping[Json, type[Event]] = {model.event: model for model in EVENTS}
+"""The same, by its name in the ledger."""
 
 
 def parse_event(line: Mapping[str, Json]) -> Event:
@@ -1039,7 +1041,7 @@ def parse_event(line: Mapping[str, Json]) -> Event:
         PeerError: a field is missing or is not what it must be.
     """
     name = line.get("event")
-    model = _BY_NAME.get(name, Event) if isinstance(name, str) else Event
+    model = (KINDS.get(name) or _of_feature(name)) if isinstance(name, str) else Event
     try:
         return model.model_validate({key: value for key, value in line.items() if value is not None})
     except ValidationError as error:
@@ -1050,6 +1052,12 @@ def parse_event(line: Mapping[str, Json]) -> Event:
         expected = "a value" if is_missing else first["msg"].removeprefix("Input should be ")
         where = f"event {str(line.get('seq', '?'))[:20]} ({model.event or 'unknown'})"
         raise PeerError(f"{where}: '{key}' is {got}, expected {expected}") from error
+
+
+def _of_feature(kind: str) -> type[Event]:
+    """The class of a feature's event; `Event` for a kind that nobody here knows."""
+    feature = feature_with("events", kind)
+    return at(feature.events[kind]) if feature else Event
 
 
 def _peer(config: Mapping[str, JsonValue]) -> str:

@@ -45,12 +45,14 @@ class Folded:
         clients: whose updates are in it.
         told: further fields of the round's event.
         keep: puts what later folds need into the state of before the round.
+        besides: what a feature's fold records before the round's own event.
     """
 
     outcome: Outcome
     clients: Sequence[str]
     told: Mapping[str, object] = field(default_factory=dict[str, object])
     keep: Callable[[RunState], RunState] = _unchanged
+    besides: tuple[events.Event, ...] = ()
 
 
 class Fold(Protocol):

@@ -6,9 +6,13 @@ nothing that the settings name: `plait.api.received` says what may be.
 
 from __future__ import annotations
 
-from plait.config import RunConfig, config_from_table, read_config_table
+import json
+from contextlib import suppress
+
+from plait.config import RunConfig, admit_features, config_from_table, read_config_table
 from plait.errors import ConfigError, PeerError
 from plait.own import is_own, sign_own
+from plait.plugins import Kind, installed
 from plait.rounds.events import Event, RegionStarted, RunStarted
 from plait.rounds.ledger import first_line, read_events
 from plait.rounds.run_directory import RunDirectory
@@ -25,10 +29,16 @@ def recorded_settings(directory: RunDirectory, events: list[Event] | None = None
         ConfigError: config.toml is missing or differs from the ledger, or the settings are not valid.
         PeerError: the ledger is broken, or does not begin with settings.
     """
+    admit_recorded(directory)
     events = read_events(directory.ledger) if events is None else events
     first = events[0] if events else None
     if not isinstance(first, RunStarted | RegionStarted):
         raise PeerError(f"'{directory.ledger}' does not begin with a run's settings, expected the ledger of a run")
+    for part in first.plugins if isinstance(first, RunStarted) else ():
+        if part.kind == Kind.FEATURE and part.name not in installed(Kind.FEATURE):
+            raise ConfigError(
+                f"'{directory.path}' uses the feature '{part.name}' of {part.distribution}, which is not installed here"
+            )
     recorded = config_from_table(first.config, where=f"'{directory.ledger}'")
     kept = config_from_table(read_config_table(directory.config), where=f"'{directory.config}'")
     before, now = recorded.to_table(), kept.to_table()
@@ -39,6 +49,14 @@ def recorded_settings(directory: RunDirectory, events: list[Event] | None = None
                 "changed after the run began; put it back"
             )
     return recorded.model_copy(update={"out": str(directory.path)})
+
+
+def admit_recorded(directory: RunDirectory) -> None:
+    """Allow the features of outsiders that a run asks for, if this user began it here."""
+    with suppress(ValueError, LookupError, TypeError, AttributeError):
+        config = json.loads(first_line(directory.ledger))["config"]
+        if began_here(directory):
+            admit_features(config)
 
 
 def began_here(directory: RunDirectory) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterState, add
 from plait.aggregation import Memory, OptimizerState
 from plait.rounds.clock import Span
-from plait.rounds.events import RoundFinished
+from plait.rounds.events import Event, RoundFinished
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.norm_bound import Norms
 from plait.rounds.tracks import Ranks
@@ -99,6 +99,7 @@ class RunState:
         at_work: in an asynchronous run, the clients that were training when the round ended.
         finished: the event that ends round `round`; None before round 1. It is kept with the state so that the ledger
             can be completed after a crash between the two.
+        besides: what a feature's fold records before it; kept for the same reason.
     """
 
     run_id: bytes
@@ -118,6 +119,7 @@ class RunState:
     recent: tuple[tuple[str, ...], ...] = ()
     at_work: Mapping[str, AtWork] = field(default_factory=dict[str, AtWork])
     finished: RoundFinished | None = None
+    besides: tuple[Event, ...] = ()
 
     @property
     def shadow(self) -> AdapterState:

@@ -55,6 +55,7 @@ class RunView:
         privacy: the guarantee of a run with differential privacy; None without.
         privacy_spent: by round.
         audited: what attacks found, if that was recorded.
+        of_features: events of features, by kind.
         traffic: by (round, client); round 0 is everything before training.
         interruptions: how often the run was stopped.
         end: None while the run has not finished.
@@ -79,6 +80,7 @@ class RunView:
     privacy_spent: dict[int, events.PrivacySpent] = field(default_factory=dict[int, events.PrivacySpent])
     sums: list[events.SumUnmasked] = field(default_factory=list[events.SumUnmasked])
     audited: events.Audited | None = None
+    of_features: dict[str, list[events.Event]] = field(default_factory=dict[str, list[events.Event]])
     traffic: dict[tuple[int, str], Traffic] = field(default_factory=dict[tuple[int, str], Traffic])
     sent: Traffic = field(default_factory=Traffic)
     interruptions: int = 0
@@ -152,6 +154,8 @@ class RunView:
                 self.interruptions += 1
             case events.RunFinished():
                 self.end = event
+            case _ if event.event and event.event not in events.KINDS:
+                self.of_features.setdefault(event.event, []).append(event)
             case _:
                 pass
 

@@ -1,15 +1,19 @@
 """The way of a run: how its updates are gathered, how they are folded, and what its rounds cost.
 
 The core's way is the default: a cohort, a plain fold, no costs. Features have parts of their own; `way_of` picks them
-by what the settings have settled on, and imports no others.
+by what the settings have settled on, and imports no others. What a feature of `plait.feature` exchanges, it exchanges
+last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+from plait.config import RunConfig
+from plait.feature import at
 from plait.rounds.cohort import CohortCollector
 from plait.rounds.collector import Collecting
 from plait.rounds.costs import Costs, Free
@@ -36,9 +40,14 @@ class Way:
     least: int = 0
 
 
+Exchanging: TypeAlias = Callable[[Way, RunConfig, RunPlan], Way]
+"""Puts parts of a feature's own into a way; what `Feature.way` names."""
+
+
 def way_of(
     plan: RunPlan,
     *,
+    config: RunConfig | None = None,
     private: PrivateRounds | None = None,
     masked: MaskedRounds | None = None,
     vouch: Vouch = lambda _offer: False,
@@ -47,10 +56,20 @@ def way_of(
 
     Args:
         plan: of the run.
+        config: its settings, which may ask for features.
         private: with differential privacy of clients.
         masked: with secure aggregation; clients add the noise under masks, if there is any.
         vouch: whether a node key is the client's that an offer names, for secure aggregation.
     """
+    way = _own_way(plan, private, masked, vouch)
+    for feature in config.wanted if config else ():
+        if feature.way:
+            exchange: Exchanging = at(feature.way)
+            way = exchange(way, config, plan)
+    return way
+
+
+def _own_way(plan: RunPlan, private: PrivateRounds | None, masked: MaskedRounds | None, vouch: Vouch) -> Way:
     costs: Costs = private or Free()
     if plan.settings.records_are_private:
         from plait.rounds.record_costs import RecordCosts

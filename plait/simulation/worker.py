@@ -14,7 +14,7 @@ from typing import cast
 
 from plait.adapters import BaseReference
 from plait.child import Parent
-from plait.config import config_from_table
+from plait.config import admit_features, config_from_table
 from plait.plugins import admit
 from plait.rounds.channel import NoAnswer
 from plait.rounds.local_channel import LocalChannel
@@ -58,7 +58,8 @@ def _work(parent: Parent) -> None:
 def _opened(said: Mapping[str, object], shares: bytes, loaded: Loaded) -> LocalChannel:
     """The clients of a run."""
     quiet_libraries()
-    config = config_from_table(cast("dict[str, object]", said["config"]), where="the run's settings")
+    admit_features(table := cast("dict[str, object]", said["config"]))
+    config = config_from_table(table, where="the run's settings")
     admit(*config.plugins)
     base = cast("dict[str, str]", said["base"])
     located = LocatedBase(Path(base["directory"]), BaseReference(base["name"], None, base["fingerprint"]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from plait.config import config_from_table
+from plait.config import admit_features, config_from_table
 from plait.plugins import admit
 from plait.report.write import write_summary
 from plait.rounds.run_directory import RunDirectory
@@ -31,6 +31,7 @@ def run_cell(settings: Settings, path: Path, loaded: Loaded, stop: StopRequest) 
     Raises:
         PlaitError: the reason that it stopped; everything done until then is on disk.
     """
+    admit_features(settings)
     config = config_from_table({**settings, "out": str(path)}, where="run")
     admit(*config.plugins)
     check_names(config)

@@ -1,0 +1,153 @@
+"""Features: what plait can do besides the core's federated rounds, found without being named there.
+
+A feature declares itself as one `Feature`. plait's own are the folders of `plait/features/`, each with a `FEATURE`; an
+outsider's is an entry point of the group ``plait.features`` whose name is the feature's. A declaration imports nothing
+but the core: what is large stands in it as ``module:attribute``, and is imported once it is asked for.
+
+A run that asks for no feature loads none: declarations are read where a setting, verb, event or name is met that the
+core does not know, and for help. A name that came from elsewhere (a ledger, a welcome, a directory) finds plait's own
+features, and those of outsiders only if this process's operator has named them (`admit_setting`).
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from plait.errors import ConfigError
+from plait.plugins import Kind, find, installed
+from plait.settings.table import Table
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Feature:
+    """What a feature adds, and where it is. A place is ``module:attribute``.
+
+    Attributes:
+        name: of its folder, or of its entry point.
+        help: what it is for, in a line.
+        settings: its table, which has the feature's name in TOML; those of an outsider's begin with its name.
+        parts: settings that name parts of the user's own, separated by commas, and their kind.
+        leads_out: settings that name a place outside the run's directory, and their values that name none.
+        needs: capabilities of a run without which it cannot be.
+        takes: capabilities that a run with it has no longer.
+        verbs: of the command line, by name: the place of each one's function.
+        names: of ``import plait``, and their places.
+        events: of the ledger by kind: the place of each one's class.
+        sections: of the report: places of functions from its events, by kind, to a table.
+        way: place of a function from a run's way, settings and plan to the way that it has with this feature.
+        beside: place of a function from settings, run directory and whether to be quiet to a context manager, within
+            which the run goes on.
+        check: place of a function that refuses settings before a run begins.
+    """
+
+    name: str
+    help: str
+    settings: type[Table] | None = None
+    parts: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
+    leads_out: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    needs: Sequence[str] = ()
+    takes: Sequence[str] = ()
+    verbs: Mapping[str, str] = field(default_factory=dict[str, str])
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    events: Mapping[str, str] = field(default_factory=dict[str, str])
+    sections: Sequence[str] = ()
+    way: str = ""
+    beside: str = ""
+    check: str = ""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of its settings."""
+        return tuple(self.settings.model_fields) if self.settings else ()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is one of plait's."""
+        return own_features().get(self.name) is self
+
+
+def at(place: str) -> Any:
+    """What is at a place, ``module:attribute``."""
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+@cache
+def own_features() -> Mapping[str, Feature]:
+    """Plait's own, by name: a folder is enough, so that a checkout and Flower's bundle have them as an installation."""
+    folder = Path(__file__).parent / "features"
+    names = sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if module.ispkg)
+    return {name: at(f"plait.features.{name}:FEATURE") for name in names}
+
+
+def features(*, all_installed: bool = False) -> tuple[Feature, ...]:
+    """Plait's own features, and those of outsiders that this process's operator has named.
+
+    Args:
+        all_installed: whether the other installed ones too, as for help that the operator asks for.
+
+    Raises:
+        ConfigError: one cannot be imported, or its declaration is not valid.
+    """
+    names = sorted(installed(Kind.FEATURE)) if all_installed else _named
+    return (*own_features().values(), *map(_of_outsider, names))
+
+
+def feature_with(
+    what: Literal["fields", "verbs", "names", "events"], name: str, *, all_installed: bool = False
+) -> Feature | None:
+    """The feature among `features` that has a setting, verb, public name or event of this name."""
+    return next((each for each in features(all_installed=all_installed) if name in getattr(each, what)), None)
+
+
+def table_named(name: str) -> type[Table] | None:
+    """The table of settings of the feature of this name; None if there is none."""
+    return next((each.settings for each in features() if each.name == name), None)
+
+
+def admit_setting(key: str) -> None:
+    """Allow the feature of an outsider's that has a setting, because this process's operator gave that setting.
+
+    Args:
+        key: of a setting or table, as users write it, that neither the core nor plait's own features have.
+    """
+    if (name := _outsider_of(key)) and name not in _named:
+        _named.append(name)
+
+
+def why_unknown(key: str) -> str:
+    """Why a setting is not known although an installed feature has it; empty if none has."""
+    if not (name := _outsider_of(key)):
+        return ""
+    package = installed(Kind.FEATURE)[name]
+    return f"'{key}' is a setting of the feature '{name}' of {package}, which this machine's operator did not name"
+
+
+# Outsiders' features that this process's operator has named, in that order.
+_named: list[str] = []
+
+
+def _outsider_of(key: str) -> str:
+    """The installed feature whose setting or table this could be, judged by its name alone; empty if there is none."""
+    key = key.replace("_", "-")
+    fitting = [name for name in installed(Kind.FEATURE) if key == name or key.startswith(f"{name}-")]
+    return max(fitting, key=len, default="")
+
+
+@cache
+def _of_outsider(name: str) -> Feature:
+    found = find(Kind.FEATURE, name)
+    if not isinstance(found, Feature):
+        raise ConfigError(f"feature '{name}' is a {type(found).__name__}, expected a plait.feature.Feature")
+    keys = [field.replace("_", "-") for field in found.fields]
+    table = found.settings.table if found.settings else name
+    for what in (found.name, table, *keys):
+        if what != name and not (what in keys and what.startswith(f"{name}-")):
+            raise ConfigError(f"feature '{name}' declares '{what}', expected '{name}' or a setting '{name}-…'")
+    return found

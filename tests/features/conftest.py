@@ -1,0 +1,47 @@
+"""A package from outside plait with a feature, and runs of two seconds."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plait import feature, plugins
+
+SMALL = {
+    "base": "tiny", "rounds": 2, "local_steps": 2, "batch_size": 2, "seq_len": 32, "rank": 2, "learning_rate": 1e-2,
+    "dtype": "float32", "quiet": True,
+}  # fmt: skip
+NAMES = ("ada", "bob", "eve")
+
+
+def rows() -> list[dict[str, str]]:
+    """Three authors whose texts differ."""
+    texts = {
+        "ada": "def add_{0}(left, right):\n    return left + right\n",
+        "bob": "The quick brown fox number {0} jumps over the lazy dog.\n",
+        "eve": "x = [{0}, {0} + 1]\nprint(sum(x))\n",
+    }
+    return [{"text": text.format(number) * 3, "author": name} for number in range(24) for name, text in texts.items()]
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the path in which the package is installed, in a process whose operator has named nothing."""
+    site = tmp_path / "site"
+    shutil.copytree(Path(__file__).parent / "outside", site)
+    info = site / "plait_smallest-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plait-smallest\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[plait.features]\nsmallest = smallest:FEATURE\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    monkeypatch.setattr(feature, "_named", [])
+    for name in ("_given", "_found", "_admitted", "_appended"):
+        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
+    yield site
+    feature._of_outsider.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "smallest"]:
+        del sys.modules[name]
