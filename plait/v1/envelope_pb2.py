@@ -24,23 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17plait/v1/envelope.proto\x12\x08plait.v1\"N\n\x08\x45nvelope\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12\x0e\n\x06header\x18\x02 \x01(\x0c\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"\x91\x03\n\x06Header\x12&\n\tdirection\x18\x01 \x01(\x0e\x32\x13.plait.v1.Direction\x12\x0e\n\x06run_id\x18\x02 \x01(\x0c\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12\x18\n\x10\x62\x61se_fingerprint\x18\x05 \x01(\x0c\x12\x13\n\x0bspec_digest\x18\x06 \x01(\x0c\x12\x13\n\x0brelative_to\x18\x07 \x01(\x0c\x12\x15\n\rresult_digest\x18\x08 \x01(\x0c\x12\x1e\n\x05\x63odec\x18\t \x01(\x0e\x32\x0f.plait.v1.Codec\x12\x18\n\x10\x63odec_parameters\x18\n \x01(\x0c\x12\x16\n\x0epayload_digest\x18\x0b \x01(\x0c\x12\x11\n\tspec_json\x18\x0c \x01(\t\x12\x10\n\x08\x65xamples\x18\r \x01(\x04\x12.\n\x07metrics\x18\x0e \x03(\x0b\x32\x1d.plait.v1.Header.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*U\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44IRECTION_UPDATE\x10\x01\x12\x17\n\x13\x44IRECTION_BROADCAST\x10\x02*\xd7\x01\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43ODEC_UNCHANGED\x10\x01\x12\x0e\n\nCODEC_FP32\x10\x02\x12\x0e\n\nCODEC_BF16\x10\x03\x12\x0e\n\nCODEC_RATE\x10\x04\x12\x16\n\x12\x43ODEC_FP32_PARTIAL\x10\t\x12\x16\n\x12\x43ODEC_BF16_PARTIAL\x10\n\x12\r\n\tCODEC_SUM\x10\x0c\"\x04\x08\x05\x10\x08*\nCODEC_TOPK*\nCODEC_INT8*\tCODEC_NF4*\nCODEC_SIGNb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17plait/v1/envelope.proto\x12\x08plait.v1\"N\n\x08\x45nvelope\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12\x0e\n\x06header\x18\x02 \x01(\x0c\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"@\n\x06Metric\x12\x10\n\x03key\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_keyB\x08\n\x06_value\"\xd4\x02\n\x06Header\x12&\n\tdirection\x18\x01 \x01(\x0e\x32\x13.plait.v1.Direction\x12\x0e\n\x06run_id\x18\x02 \x01(\x0c\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12\x18\n\x10\x62\x61se_fingerprint\x18\x05 \x01(\x0c\x12\x13\n\x0bspec_digest\x18\x06 \x01(\x0c\x12\x13\n\x0brelative_to\x18\x07 \x01(\x0c\x12\x15\n\rresult_digest\x18\x08 \x01(\x0c\x12\x1e\n\x05\x63odec\x18\t \x01(\x0e\x32\x0f.plait.v1.Codec\x12\x18\n\x10\x63odec_parameters\x18\n \x01(\x0c\x12\x16\n\x0epayload_digest\x18\x0b \x01(\x0c\x12\x11\n\tspec_json\x18\x0c \x01(\t\x12\x10\n\x08\x65xamples\x18\r \x01(\x04\x12!\n\x07metrics\x18\x0e \x03(\x0b\x32\x10.plait.v1.Metric*U\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44IRECTION_UPDATE\x10\x01\x12\x17\n\x13\x44IRECTION_BROADCAST\x10\x02*\xd7\x01\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43ODEC_UNCHANGED\x10\x01\x12\x0e\n\nCODEC_FP32\x10\x02\x12\x0e\n\nCODEC_BF16\x10\x03\x12\x0e\n\nCODEC_RATE\x10\x04\x12\x16\n\x12\x43ODEC_FP32_PARTIAL\x10\t\x12\x16\n\x12\x43ODEC_BF16_PARTIAL\x10\n\x12\r\n\tCODEC_SUM\x10\x0c\"\x04\x08\x05\x10\x08*\nCODEC_TOPK*\nCODEC_INT8*\tCODEC_NF4*\nCODEC_SIGNb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'plait.v1.envelope_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HEADER_METRICSENTRY']._loaded_options = None
-  _globals['_HEADER_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_DIRECTION']._serialized_start=521
-  _globals['_DIRECTION']._serialized_end=606
-  _globals['_CODEC']._serialized_start=609
-  _globals['_CODEC']._serialized_end=824
+  _globals['_DIRECTION']._serialized_start=526
+  _globals['_DIRECTION']._serialized_end=611
+  _globals['_CODEC']._serialized_start=614
+  _globals['_CODEC']._serialized_end=829
   _globals['_ENVELOPE']._serialized_start=37
   _globals['_ENVELOPE']._serialized_end=115
-  _globals['_HEADER']._serialized_start=118
-  _globals['_HEADER']._serialized_end=519
-  _globals['_HEADER_METRICSENTRY']._serialized_start=473
-  _globals['_HEADER_METRICSENTRY']._serialized_end=519
+  _globals['_METRIC']._serialized_start=117
+  _globals['_METRIC']._serialized_end=181
+  _globals['_HEADER']._serialized_start=184
+  _globals['_HEADER']._serialized_end=524
 # @@protoc_insertion_point(module_scope)

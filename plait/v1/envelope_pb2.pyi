@@ -2,7 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -47,15 +47,16 @@ class Envelope(_message.Message):
     signature: bytes
     def __init__(self, schema: _Optional[int] = ..., header: _Optional[bytes] = ..., payload: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
+class Metric(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: float
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+
 class Header(_message.Message):
     __slots__ = ("direction", "run_id", "round", "client", "base_fingerprint", "spec_digest", "relative_to", "result_digest", "codec", "codec_parameters", "payload_digest", "spec_json", "examples", "metrics")
-    class MetricsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: float
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     DIRECTION_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -83,5 +84,5 @@ class Header(_message.Message):
     payload_digest: bytes
     spec_json: str
     examples: int
-    metrics: _containers.ScalarMap[str, float]
-    def __init__(self, direction: _Optional[_Union[Direction, str]] = ..., run_id: _Optional[bytes] = ..., round: _Optional[int] = ..., client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., relative_to: _Optional[bytes] = ..., result_digest: _Optional[bytes] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_parameters: _Optional[bytes] = ..., payload_digest: _Optional[bytes] = ..., spec_json: _Optional[str] = ..., examples: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    def __init__(self, direction: _Optional[_Union[Direction, str]] = ..., run_id: _Optional[bytes] = ..., round: _Optional[int] = ..., client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., relative_to: _Optional[bytes] = ..., result_digest: _Optional[bytes] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_parameters: _Optional[bytes] = ..., payload_digest: _Optional[bytes] = ..., spec_json: _Optional[str] = ..., examples: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...

@@ -137,20 +137,21 @@ class MaskOffer(_message.Message):
     endorsement: bytes
     def __init__(self, client: _Optional[str] = ..., identity: _Optional[bytes] = ..., encryption: _Optional[bytes] = ..., masking: _Optional[bytes] = ..., commitment: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., endorsement: _Optional[bytes] = ...) -> None: ...
 
+class MaskPart(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: int
+    value: bytes
+    def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
+
 class MaskDelivery(_message.Message):
     __slots__ = ("sharers", "parcels")
-    class ParcelsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: int
-        value: bytes
-        def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
     SHARERS_FIELD_NUMBER: _ClassVar[int]
     PARCELS_FIELD_NUMBER: _ClassVar[int]
     sharers: bytes
-    parcels: _containers.ScalarMap[int, bytes]
-    def __init__(self, sharers: _Optional[bytes] = ..., parcels: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
+    parcels: _containers.RepeatedCompositeFieldContainer[MaskPart]
+    def __init__(self, sharers: _Optional[bytes] = ..., parcels: _Optional[_Iterable[_Union[MaskPart, _Mapping]]] = ...) -> None: ...
 
 class MaskSurvivors(_message.Message):
     __slots__ = ("survivors",)
@@ -160,18 +161,11 @@ class MaskSurvivors(_message.Message):
 
 class MaskUnmasking(_message.Message):
     __slots__ = ("survivors", "signatures")
-    class SignaturesEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: int
-        value: bytes
-        def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
     SURVIVORS_FIELD_NUMBER: _ClassVar[int]
     SIGNATURES_FIELD_NUMBER: _ClassVar[int]
     survivors: bytes
-    signatures: _containers.ScalarMap[int, bytes]
-    def __init__(self, survivors: _Optional[bytes] = ..., signatures: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
+    signatures: _containers.RepeatedCompositeFieldContainer[MaskPart]
+    def __init__(self, survivors: _Optional[bytes] = ..., signatures: _Optional[_Iterable[_Union[MaskPart, _Mapping]]] = ...) -> None: ...
 
 class MaskOpening(_message.Message):
     __slots__ = ("receivers",)
@@ -237,16 +231,9 @@ class Masked(_message.Message):
 
 class MaskParts(_message.Message):
     __slots__ = ("parts",)
-    class PartsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: int
-        value: bytes
-        def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
     PARTS_FIELD_NUMBER: _ClassVar[int]
-    parts: _containers.ScalarMap[int, bytes]
-    def __init__(self, parts: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
+    parts: _containers.RepeatedCompositeFieldContainer[MaskPart]
+    def __init__(self, parts: _Optional[_Iterable[_Union[MaskPart, _Mapping]]] = ...) -> None: ...
 
 class MaskedUpdate(_message.Message):
     __slots__ = ("values", "figures")
@@ -256,15 +243,16 @@ class MaskedUpdate(_message.Message):
     figures: bytes
     def __init__(self, values: _Optional[bytes] = ..., figures: _Optional[bytes] = ...) -> None: ...
 
+class HistogramEntry(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: int
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+
 class ClientCard(_message.Message):
     __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "wire", "max_rank", "cut_examples", "left_out_examples", "clients", "members")
-    class HistogramEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: int
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -286,14 +274,14 @@ class ClientCard(_message.Message):
     train_tokens: int
     held_out_examples: int
     held_out_tokens: int
-    histogram: _containers.ScalarMap[str, int]
+    histogram: _containers.RepeatedCompositeFieldContainer[HistogramEntry]
     wire: _containers.RepeatedScalarFieldContainer[str]
     max_rank: int
     cut_examples: int
     left_out_examples: int
     clients: int
     members: bytes
-    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Mapping[str, int]] = ..., wire: _Optional[_Iterable[str]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ..., clients: _Optional[int] = ..., members: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[HistogramEntry, _Mapping]]] = ..., wire: _Optional[_Iterable[str]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ..., clients: _Optional[int] = ..., members: _Optional[bytes] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error", "reward_margin", "own_reward_margin")

@@ -1,12 +1,14 @@
 """Read and write protobuf messages in their one canonical form, so that equal messages are equal bytes.
 
-Canonical: fields in number order, map entries in key order, defaults left out, varints as short as possible, and no
-unknown fields. Knows no particular message.
+Canonical: fields in number order, entries of a table in key order, defaults left out, varints as short as possible, and
+no unknown fields. Tables are repeated entries and not protobuf's maps, whose order is each implementation's own. Knows
+no particular message.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -18,6 +20,7 @@ SCHEMA = 1
 _COMPARED_BYTES = 1 << 16
 
 _Message = TypeVar("_Message", bound=Message)
+_Entry = TypeVar("_Entry", bound=Message)
 
 
 def to_bytes(message: Message) -> bytes:
@@ -38,6 +41,31 @@ def parse(kind: type[_Message], data: bytes | memoryview, what: str, *, max_byte
     except DecodeError:
         expected = f"protobuf's {kind.DESCRIPTOR.full_name}"
         raise PeerError(f"{what} of {len(data)} bytes cannot be read, expected {expected}") from None
+
+
+def entries(kind: type[_Entry], table: Mapping[Any, Any]) -> list[_Entry]:
+    """A table as entries, a message of `key` and `value` each: text in its UTF-8 order, numbers ascending."""
+    # Code points have the order of their UTF-8 bytes.
+    return [kind(key=key, value=table[key]) for key in sorted(table)]
+
+
+def table_of(found: Sequence[Message], what: str) -> dict[Any, Any]:
+    """The inverse of `entries`.
+
+    Raises:
+        PeerError: an entry lacks its key or value, or does not come after the one before it.
+    """
+    table: dict[Any, Any] = {}
+    before: Any = None
+    for entry in found:
+        if not (entry.HasField("key") and entry.HasField("value")):
+            raise PeerError(f"{what} has an entry without key or value, expected both, even if they are 0 or empty")
+        key = getattr(entry, "key")  # noqa: B009
+        if before is not None and key <= before:
+            raise PeerError(f"{what} has {key!a} after {before!a}, expected ascending keys, none twice")
+        table[key] = getattr(entry, "value")  # noqa: B009
+        before = key
+    return table
 
 
 def check_schema(what: str, schema: int, expected: int = SCHEMA) -> None:

@@ -262,7 +262,7 @@ def read_envelope(data: bytes, *, max_bytes: int) -> Received:
         relative_to=message.relative_to,
         result_digest=message.result_digest,
         examples=message.examples,
-        metrics=dict(message.metrics),
+        metrics=canonical.table_of(message.metrics, "metrics"),
         spec_json=message.spec_json,
     )
     bounds.exact_length("digest of the payload", message.payload_digest, bounds.DIGEST_BYTES)
@@ -369,7 +369,7 @@ def _message(header: Header, codec_number: int, parameters: bytes, digest: bytes
         payload_digest=digest,
         spec_json=header.spec_json,
         examples=header.examples,
-        metrics=header.metrics,
+        metrics=canonical.entries(pb.Metric, header.metrics),
     )
 
 

@@ -13,7 +13,7 @@ from plait.errors import PeerError
 from plait.secagg.ring import LEAST_BITS, MOST_BITS
 from plait.secagg.roster import ATTEMPT_BYTES, MOST_CLIENTS, MOST_FIGURES, Offer, Roster, Session
 from plait.v1 import messages_pb2 as pb
-from plait.wire import bounds
+from plait.wire import bounds, canonical
 
 PURPOSES = ("train", "evaluate")
 _PLACE_BYTES = 2
@@ -132,13 +132,13 @@ def task_message(task: MaskingTask) -> pb.Masking:
                 )
             )
         case Delivery(sharers, parcels):
-            message.delivery.CopyFrom(pb.MaskDelivery(sharers=_places(sharers), parcels=parcels))
+            message.delivery.CopyFrom(pb.MaskDelivery(sharers=_places(sharers), parcels=_entries(parcels)))
         case Opening(receivers):
             message.opening.CopyFrom(pb.MaskOpening(receivers=_places(receivers)))
         case Survivors(survivors):
             message.survivors.CopyFrom(pb.MaskSurvivors(survivors=_places(survivors)))
         case Unmasking(survivors, signatures):
-            message.unmasking.CopyFrom(pb.MaskUnmasking(survivors=_places(survivors), signatures=signatures))
+            message.unmasking.CopyFrom(pb.MaskUnmasking(survivors=_places(survivors), signatures=_entries(signatures)))
         case None:
             pass
     return message
@@ -175,17 +175,17 @@ def reply_message(reply: MaskedReply) -> pb.Masked:
         case Offer() as offer:
             message.offer.CopyFrom(pb.MaskOffer(**vars(offer)))
         case Parcels(parts):
-            message.parcels.CopyFrom(pb.MaskParts(parts=parts))
+            message.parcels.CopyFrom(pb.MaskParts(parts=_entries(parts)))
         case Ready(unreadable) if unreadable:
             message.unreadable = _places(unreadable)
         case Ready():
             message.ready = True
         case Opened(parts):
-            message.opened.CopyFrom(pb.MaskParts(parts=parts))
+            message.opened.CopyFrom(pb.MaskParts(parts=_entries(parts)))
         case Signed(signature):
             message.signature = signature
         case Revealed(parts):
-            message.revealed.CopyFrom(pb.MaskParts(parts=parts))
+            message.revealed.CopyFrom(pb.MaskParts(parts=_entries(parts)))
         case MaskedUpdate(values, figures):
             message.update.CopyFrom(pb.MaskedUpdate(values=values, figures=figures))
     return message
@@ -253,11 +253,16 @@ def _read_offer(message: pb.MaskOffer) -> Offer:
     return Offer(client, *keys, signature, message.certificate, message.endorsement)
 
 
-def _parts(parts: Mapping[int, bytes]) -> dict[int, bytes]:
-    bounds.integer("parts of a masked sum", len(parts), maximum=MOST_CLIENTS)
+def _entries(parts: Mapping[int, bytes]) -> list[pb.MaskPart]:
+    return canonical.entries(pb.MaskPart, parts)
+
+
+def _parts(found: Sequence[pb.MaskPart]) -> dict[int, bytes]:
+    bounds.integer("parts of a masked sum", len(found), maximum=MOST_CLIENTS)
+    parts = canonical.table_of(found, "parts of a masked sum")
     for part in parts.values():
         bounds.integer("bytes of a part of a masked sum", len(part), maximum=_MOST_PART_BYTES)
-    return dict(sorted(parts.items()))
+    return parts
 
 
 def _places(places: Sequence[int]) -> bytes:

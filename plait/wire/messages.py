@@ -319,7 +319,8 @@ def encode_reply(reply: Reply) -> bytes:
     match reply:
         case ClientCard():
             _check_card(reply)
-            answer = pb.Reply(card=pb.ClientCard(**vars(reply)))
+            histogram = canonical.entries(pb.HistogramEntry, reply.histogram)
+            answer = pb.Reply(card=pb.ClientCard(**{**vars(reply), "histogram": histogram}))
         case UpdateReply():
             answer = pb.Reply(update=reply.update)
         case Evaluation():
@@ -372,7 +373,8 @@ def _values(message: Message, kind: type[ClientCard | Evaluation]) -> dict[str, 
 
 
 def _decode_card(message: pb.ClientCard) -> ClientCard:
-    collections: dict[str, Any] = {"histogram": dict(message.histogram), "wire": tuple(message.wire)}
+    histogram = canonical.table_of(message.histogram, "histogram")
+    collections: dict[str, Any] = {"histogram": histogram, "wire": tuple(message.wire)}
     card = ClientCard(**{**_values(message, ClientCard), **collections})
     _check_card(card)
     return card

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from plait.config import RunConfig, known_keys
@@ -21,6 +24,14 @@ def test_a_base_in_a_directory_of_the_servers_is_told_by_its_name_alone(tmp_path
     (tmp_path / "my-model").mkdir()
     assert welcome_table({"base": str(tmp_path / "my-model")}) == {"base": "my-model"}
     assert welcome_table({"base": "org/model"}) == {"base": "org/model"}
+
+
+def test_the_protocols_document_lists_the_keys_that_may_be_told():
+    document = (Path(__file__).parents[2] / "proto" / "README.md").read_text(encoding="utf-8")
+    (paragraph,) = re.findall(
+        r"The run configuration may have these keys of `plait simulate`(.+?)\n\n", document, re.DOTALL
+    )
+    assert set(re.findall(r"`([^`]+)`", paragraph)) == WELCOME_KEYS
 
 
 @pytest.mark.parametrize("base", ["~1", "~nobody-here/model", "x" * 5000, "a\0b"])

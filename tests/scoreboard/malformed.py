@@ -20,7 +20,9 @@ from scoreboard.small_federation import HONEST, FakeModel, key_of, no_waiting_fo
 from plait.adapters import AdapterState
 from plait.rounds.channel import Purpose
 from plait.trust.keys import NodeKey
+from plait.v1 import envelope_pb2 as pb
 from plait.v1 import messages_pb2 as mpb
+from plait.wire import canonical
 from plait.wire.codecs import CODECS, codec_for
 from plait.wire.frame import join_frame, split_frame
 from plait.wire.messages import ClientCard, Evaluation, Refusal, RefusalReason, encode_reply
@@ -157,7 +159,9 @@ def metrics() -> Iterator[Case]:
 
     def said(reply: bytes, entries: dict[str, float]) -> bytes:
         header = header_of(update_in(reply))
-        header.metrics.update(entries)
+        named = {metric.key: metric.value for metric in header.metrics} | entries
+        del header.metrics[:]
+        header.metrics.extend(canonical.entries(pb.Metric, named))
         return sealed(header, payload_of(update_in(reply)), KEY.sign)
 
     figures = {

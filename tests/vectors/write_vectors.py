@@ -121,7 +121,7 @@ CARD = ClientCard(
     train_tokens=15360,
     held_out_examples=0,
     held_out_tokens=0,
-    histogram={"email": 100, "asyncio": 20, "日本語": 0},
+    histogram={"email.mime": 7, "email": 100, "asyncio": 20, "日本語": 0},
     wire=("unchanged", "fp32", "bf16"),
 )
 

@@ -24,3 +24,11 @@ def test_committed_classes_match_the_proto_file(module, tmp_path):
         for field in [*message.field, *(f for nested in message.nested_type for f in nested.field)]:
             field.ClearField("json_name")
     assert compiled.SerializeToString(deterministic=True) == module.DESCRIPTOR.serialized_pb
+
+
+@pytest.mark.parametrize("module", [envelope_pb2, messages_pb2])
+def test_no_message_has_a_map_for_each_implementation_orders_its_entries_in_its_own_way(module):
+    messages = module.DESCRIPTOR.message_types_by_name.values()
+    assert not [
+        nested.full_name for message in messages for nested in message.nested_types if nested.GetOptions().map_entry
+    ]

@@ -3,6 +3,7 @@
 import json
 import random
 import struct
+from collections.abc import Iterable
 from hashlib import sha256
 
 import numpy as np
@@ -12,6 +13,7 @@ from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
 from plait.v1 import envelope_pb2 as pb
 from plait.v1 import messages_pb2 as mpb
+from plait.wire.canonical import entries
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, payload_digest, read_header, seal
 from plait.wire.frame import join_frame
@@ -52,16 +54,23 @@ def floats(*values: float) -> bytes:
     return struct.pack(f"<{len(values)}f", *values)
 
 
-def with_metrics(count: int) -> bytes:
+def of_metrics(found: Iterable[pb.Metric]) -> bytes:
     header = pb.Header.FromString(pb.Envelope.FromString(GOOD).header)
-    header.metrics.update({f"m{i}": 0.0 for i in range(count)})
+    del header.metrics[:]
+    header.metrics.extend(found)
     return join_frame(header.SerializeToString(deterministic=True), PAYLOAD)
+
+
+def with_metrics(count: int) -> bytes:
+    return of_metrics(entries(pb.Metric, {f"m{i}": 0.0 for i in range(count)}))
 
 
 def metric(value: float) -> bytes:
-    header = pb.Header.FromString(pb.Envelope.FromString(GOOD).header)
-    header.metrics["loss"] = value
-    return join_frame(header.SerializeToString(deterministic=True), PAYLOAD)
+    return of_metrics([pb.Metric(key="loss", value=value)])
+
+
+def metric_names(*names: str) -> bytes:
+    return of_metrics(pb.Metric(key=name, value=1.0) for name in names)
 
 
 RATE = encode_delta(DELTA, codec_for("4")).packed
@@ -124,8 +133,19 @@ ENVELOPES = {
     "2**63 examples": (envelope(examples=2**63), "number of examples is 9223372036854775808"),
     "a NaN among the metrics": (metric(float("nan")), "metric 'loss' is nan"),
     "an infinity among the metrics": (metric(float("inf")), "metric 'loss' is inf"),
-    "67 metrics": (with_metrics(65), "metrics has 67 entries, expected at most 64"),
-    "a hundred thousand metrics": (with_metrics(100_000), "metrics has 100002 entries"),
+    "65 metrics": (with_metrics(65), "metrics has 65 entries, expected at most 64"),
+    "a hundred thousand metrics": (with_metrics(100_000), "metrics has 100000 entries"),
+    "metrics in another order": (
+        metric_names("loss", "ece"),
+        "metrics has 'ece' after 'loss', expected ascending keys",
+    ),
+    "a name before its own beginning": (metric_names("loss.a", "loss"), "metrics has 'loss' after 'loss.a'"),
+    "a metric twice": (
+        metric_names("loss", "loss"),
+        "metrics has 'loss' after 'loss', expected ascending keys, none twice",
+    ),
+    "a metric without a value": (of_metrics([pb.Metric(key="loss")]), "metrics has an entry without key or value"),
+    "a metric without a name": (of_metrics([pb.Metric(value=1)]), "metrics has an entry without key or value"),
     "no codec": (envelope(codec=0), "codec of the payload is 0, expected one of"),
     "a codec of the future": (envelope(codec=99), "codec of the payload is 99, expected one of"),
     "a negative codec": (envelope(codec=-1, payload_digest=b"d" * 32), "codec of the payload is -1, expected one of"),
@@ -346,7 +366,12 @@ REPLIES = {
     "a card without a name": (reply(card=mpb.ClientCard()), "client name has 0 characters"),
     "a histogram beyond counting": (
         reply(
-            card=mpb.ClientCard(client="b", base_fingerprint=bytes(32), spec_digest=bytes(32), histogram={"a": 2**63})
+            card=mpb.ClientCard(
+                client="b",
+                base_fingerprint=bytes(32),
+                spec_digest=bytes(32),
+                histogram=entries(mpb.HistogramEntry, {"a": 2**63}),
+            )
         ),
         "histogram of 'a' is 9223372036854775808",
     ),
