@@ -47,7 +47,10 @@ _CLIENTS_WITHOUT_KIT = 64
 _OF_THE_MACHINE = ("init_adapter", "publish", "report_to", "callbacks", *CLIENTS_SETTINGS)
 """Settings that name files or code of the machine that reads them."""
 _PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
-"""Files of a run directory for everybody who may look; the plots and the adapter join them once the run is finished."""
+"""Files of a run directory for everybody who may look; the plots and the adapter join them once the run is finished.
+
+`plait.transport.operations` takes no others.
+"""
 
 
 @dataclass(frozen=True)

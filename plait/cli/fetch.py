@@ -16,13 +16,14 @@ def fetch(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it; a new directory.")],
     server: Server = "localhost:9440",
     kit: Kit = None,
+    max_gb: Annotated[float, typer.Option("--max-gb", help="The most that the run may have.", min=0)] = 20.0,
     json_output: JsonOutput = False,
 ) -> None:
     """Fetch adapter, report, ledger and settings of a run that is over; of one that failed, ledger and settings.
 
     Example: plait fetch run-3 runs/third --server fed.example.org:9440 --kit ivo
     """
-    files = calls_to(server, kit).fetch(run, directory)
+    files = calls_to(server, kit).fetch(run, directory, max_gb=max_gb)
     if json_output:
         print_json({"run": run, "directory": str(directory), "files": [str(file) for file in files]})
     else:

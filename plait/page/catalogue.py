@@ -16,6 +16,7 @@ from plait.adapters import Json
 from plait.adapters.parent import parents_from
 from plait.adapters.peft_directory import WEIGHTS_FILE
 from plait.errors import ConfigError, PeerError, PlaitError
+from plait.files import open_plain
 from plait.queue import JOURNAL_FILE, read_queue
 from plait.rounds.events import RunFinished
 from plait.rounds.ledger import Line
@@ -64,7 +65,9 @@ class Catalogue:
             else:
                 raise ConfigError(f"'{place}' is not there, expected a run or a folder of runs")
         if expected is None and not self._named and not any(True for folder in self._folders for _ in _runs_in(folder)):
-            raise ConfigError(f"'{places[0]}' holds no run (no ledger.jsonl), expected a run or a folder of runs")
+            raise ConfigError(
+                f"'{places[0]}' holds no run (no ledger.jsonl with an event), expected a run or a folder of runs"
+            )
 
     def _name(self, place: Path) -> None:
         name = place.resolve().name
@@ -177,7 +180,7 @@ def _entry(name: str, place: Path) -> _Entry:
 def _parents(place: Path) -> tuple[dict[str, Json], ...]:
     """The adapters that a run has begun from, as its first event has them; none if that cannot be read."""
     try:
-        with RunDirectory(place).ledger.open("rb") as file:
+        with open_plain(RunDirectory(place).ledger) as file:
             first = json.loads(file.readline(_FIRST_BYTES))
         parents = cast("Line", first).get("parents") if isinstance(first, dict) else None
         return tuple(parent.to_json() for parent in parents_from(parents))
@@ -189,7 +192,7 @@ def _digest_of(file: Path) -> str:
     try:
         if file.stat().st_size > _WEIGHTS_BYTES:
             return ""
-        with file.open("rb") as opened:
+        with open_plain(file) as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError:
         return ""
@@ -205,7 +208,7 @@ def _with_names(entry: _Entry, named: Mapping[str, Json]) -> _Entry:
 def _last_event(place: Path) -> str:
     """The kind of the last event in a ledger; empty if its end cannot be read."""
     try:
-        with RunDirectory(place).ledger.open("rb") as file:
+        with open_plain(RunDirectory(place).ledger) as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             last = json.loads(file.read().rstrip(b"\n").rpartition(b"\n")[2])
     except (OSError, ValueError, RecursionError):
@@ -216,7 +219,7 @@ def _last_event(place: Path) -> str:
 def _summary(place: Path) -> Mapping[str, Json]:
     """A finished run's summary; empty if there is none to read."""
     try:
-        with (place / _SUMMARY_FILE).open("rb") as file:
+        with open_plain(place / _SUMMARY_FILE) as file:
             said = json.loads(file.read(_SUMMARY_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from plait.errors import ConfigError, PeerError
-from plait.files import cannot_write, fsync_directory, lock
+from plait.files import cannot_write, fsync_directory, lock, open_plain
 from plait.rounds.events import Event, parse_event
 
 if TYPE_CHECKING:
@@ -154,16 +154,18 @@ class Follower:
             most_bytes: about how much to read at once, for a ledger that may be long; -1 for everything.
 
         Raises:
-            PeerError: a line is not an event.
+            PeerError: a line is not an event, or has no end.
         """
         try:
-            with self._path.open("rb") as file:
+            with open_plain(self._path) as file:
                 file.seek(self.read_bytes)
                 data = file.read(most_bytes)
                 if b"\n" not in data:
-                    data += file.readline()
+                    data += file.readline(_MOST_LINE_BYTES)
         except OSError:
             return []
+        if len(data) >= _MOST_LINE_BYTES and b"\n" not in data:
+            raise PeerError(f"'{self._path}' holds a line of more than {_MOST_LINE_BYTES >> 20} MiB")
         whole = data[: data.rfind(b"\n") + 1]
         try:
             events = [parse_event(self._line(raw)) for raw in whole.split(b"\n")[:-1]]
@@ -207,7 +209,7 @@ def read_lines(path: Path) -> list[Line]:
 def first_line(path: Path) -> bytes:
     """The bytes of a ledger's first line; empty if there is none."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return file.readline(_MOST_LINE_BYTES)
     except OSError:
         return b""
@@ -222,7 +224,7 @@ def torn_bytes(path: Path) -> int:
 def _parse(path: Path) -> tuple[list[Line], _End]:
     lines: list[Line] = []
     end = _End()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while (raw := file.readline(_MOST_LINE_BYTES)).endswith(b"\n"):
             line, end = _next(raw[:-1], end, path)
             lines.append(line)

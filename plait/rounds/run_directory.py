@@ -24,6 +24,22 @@ from plait.files import cannot_write, fsync_directory, leads_elsewhere, read_if_
 from plait.rounds.leftovers import keep_only_what_lasts
 
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_BEGINNING_BYTES = 1 << 20
+
+
+def check_stays_inside(directory: Path) -> None:
+    """Refuse a directory that plait writes in and that holds a link out of it, a pipe or a device.
+
+    Raises:
+        ConfigError: it holds one.
+        MachineError: it cannot be read.
+    """
+    try:
+        elsewhere = leads_elsewhere(directory)
+    except OSError as error:
+        raise MachineError(f"cannot read '{directory}': {error.strerror or error}") from error
+    if elsewhere:
+        raise ConfigError(f"'{directory}' holds more than a run: {elsewhere}, where plait would write; remove it")
 
 
 class RunDirectory:
@@ -46,7 +62,7 @@ class RunDirectory:
         """Make the folder of a new run.
 
         Raises:
-            ConfigError: something is there already; a run is never overwritten.
+            ConfigError: something is there already, as a run is never overwritten, or leads out of it.
             MachineError: the folder cannot be made.
         """
         run = cls(path)
@@ -68,8 +84,11 @@ class RunDirectory:
             )
         }
         try:
-            if path.exists() and any(entry.name not in own and entry.name[0] != "." for entry in path.iterdir()):
-                raise ConfigError(f"'{path}' is not empty, expected a new directory for the run")
+            if path.exists():
+                if any(entry.name not in own and entry.name[0] != "." for entry in path.iterdir()):
+                    raise ConfigError(f"'{path}' is not empty, expected a new directory for the run")
+                check_stays_inside(path)
+                shutil.rmtree(run.checkpoints, ignore_errors=True)
             run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(path, error, doing="make the run directory") from error
@@ -85,19 +104,23 @@ class RunDirectory:
         """
         run = cls(path)
         if not run.has_started:
-            raise ConfigError(f"'{path}' holds no run (no ledger.jsonl), expected a directory that plait wrote")
-        try:
-            elsewhere = leads_elsewhere(path)
-        except OSError as error:
-            raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
-        if elsewhere:
-            raise ConfigError(f"'{path}' holds more than a run: {elsewhere}, where plait would write; remove it")
+            raise ConfigError(
+                f"'{path}' holds no run (no ledger.jsonl with an event), expected a directory that plait wrote"
+            )
+        check_stays_inside(path)
         return run
 
     @property
     def has_started(self) -> bool:
-        """Whether there is a ledger of a run, with at least one event."""
-        return self.ledger.is_file() and self.ledger.stat().st_size > 0
+        """Whether there is a ledger with at least one event; one that was killed while it wrote the first has none."""
+        try:
+            if not self.ledger.is_file():
+                return False
+            with self.ledger.open("rb") as file:
+                beginning = file.read(_BEGINNING_BYTES)
+        except OSError:
+            return False
+        return b"\n" in beginning or len(beginning) == _BEGINNING_BYTES
 
     def client_memory(self, client: str) -> Path:
         """Directory of a simulated client's state."""

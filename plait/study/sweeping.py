@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from plait.config import config_from_table
 from plait.errors import ConfigError, Interrupted, PlaitError
 from plait.files import cannot_write, lock, write_atomically
+from plait.rounds.run_directory import check_stays_inside
 from plait.rounds.stop import StopRequest
 from plait.study.comparison import RUN_COLUMNS, Comparison, comparison_of, figures_of_run
 from plait.study.frames import COUNT, NUMBER, TEXT, frame_of, view_of
@@ -231,6 +232,8 @@ def _write(found: Sweep) -> None:
 @contextlib.contextmanager
 def _kept(path: Path) -> Generator[None]:
     """Keep the directory for this process."""
+    if path.exists():
+        check_stays_inside(path)
     try:
         (path / CELLS).mkdir(parents=True, exist_ok=True)
         file: FileIO = (path / _LOCK).open("ab", buffering=0)

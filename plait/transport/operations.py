@@ -6,8 +6,10 @@ Knows nothing of the meaning of settings and of run directories.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, TypeVar, cast
 
@@ -28,8 +30,12 @@ from plait.v1.federation_pb2_grpc import OperationsStub
 _CALL_S = 30.0
 _FETCH_S = 24 * 3600.0
 _MOST_FILES = 256
+_OF_A_RUN = ("config.toml", "ledger.jsonl", "summary.json", "report.html", "*.png")
+_OF_AN_ADAPTER = ("*.json", "*.safetensors", "*.md")
+MOST_FETCHED_GB = 20.0
+"""Of a run, unless who fetches it says otherwise."""
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MOST_SHOWN = 200  # characters of a server's word that a terminal shows
-_MOST_FILE_BYTES = 1 << 36
 Result = TypeVar("Result")
 
 
@@ -108,15 +114,20 @@ class OperatorCalls:
         reply = self._ask(lambda stub: cast("pb.RunsReply", stub.Runs(request, timeout=_CALL_S)))
         return json_object(reply.json, what=f"answer of {self.address}")
 
-    def fetch(self, run: str, directory: Path) -> list[Path]:
+    def fetch(self, run: str, directory: Path, *, max_gb: float = MOST_FETCHED_GB) -> list[Path]:
         """Fetch the files of a run into a new directory; it appears only once all are here.
+
+        Args:
+            run: its name.
+            directory: where to put it.
+            max_gb: the most that it may have.
 
         Returns:
             The files, relative to the directory.
 
         Raises:
             ConfigError: there is no such run, it is not over, or the directory is there already.
-            PeerError: the kit is refused, or the server sends what is not a run.
+            PeerError: the kit is refused, or the server sends what is not a run, or more.
             MachineError: no server answers, or the directory cannot be written.
         """
         if directory.exists():
@@ -126,7 +137,7 @@ class OperatorCalls:
             parts = cast("Iterable[pb.FilePart]", stub.Fetch(pb.FetchRequest(run=run), timeout=_FETCH_S))
             try:
                 with directory_written_aside(directory) as aside:
-                    return _received(parts, aside)
+                    return _received(parts, aside, max_gb=max_gb)
             except OSError as error:
                 raise cannot_write(directory, error) from error
 
@@ -152,10 +163,10 @@ class OperatorCalls:
         return MachineError(f"{self.address} could not do it ({code.name}): {details}")
 
 
-def _received(parts: Iterable[pb.FilePart], directory: Path) -> list[Path]:
+def _received(parts: Iterable[pb.FilePart], directory: Path, *, max_gb: float) -> list[Path]:
     """Write files as they arrive."""
     places: list[Path] = []
-    left = 0
+    left = total = 0
     file: IO[bytes] | None = None
     try:
         for part in parts:
@@ -165,6 +176,12 @@ def _received(parts: Iterable[pb.FilePart], directory: Path) -> list[Path]:
                 if file is not None:
                     file.close()
                 place, left = _place(part.start), part.start.size
+                total += left
+                if total > max_gb * 1e9:
+                    raise PeerError(
+                        f"the run has {total / 1e9:.3g} GB with '{place}', expected at most {max_gb:g}; give --max-gb "
+                        "to fetch more"
+                    )
                 if place in places or len(places) >= _MOST_FILES:
                     raise PeerError(f"server sent '{place}' twice, or more than {_MOST_FILES} files")
                 places.append(place)
@@ -184,13 +201,9 @@ def _received(parts: Iterable[pb.FilePart], directory: Path) -> list[Path]:
 
 
 def _place(start: pb.FileStart) -> Path:
-    """Where a file goes: at most one folder deep, and nowhere else."""
-    names = start.path.split("/")
-    plain = all(
-        name and name[0] != "." and name.isprintable() and name.isascii() and "\\" not in name for name in names
-    )
-    if not plain or len(names) > 2 or len(start.path) > 128 or start.size > _MOST_FILE_BYTES:
-        raise PeerError(
-            f"server names a file {start.path[:80]!a} of {start.size} bytes, expected one of a run directory"
-        )
-    return Path(*names)
+    """Where a file goes: beside the ledger or among the adapter's, and nowhere else."""
+    folder, _, name = start.path.rpartition("/")
+    known = {"": _OF_A_RUN, "adapter": _OF_AN_ADAPTER}.get(folder, ())
+    if not _PLAIN.fullmatch(name) or not any(fnmatchcase(name, pattern) for pattern in known):
+        raise PeerError(f"server names a file {start.path[:80]!a}, expected one of a run directory")
+    return Path(folder, name)

@@ -14,12 +14,15 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from scoreboard.page_visit import visit_page, visitors
 from scoreboard.row import Row
+from scoreboard.stranger_server import SENT, stranger_server
 
 from tests.commands import run_command
 
@@ -39,7 +42,8 @@ watched()
 _ALWAYS = {
     "resume: rule is code", "resume: a made-up code", "resume: own run, publish edited", "resume: served on an address",
     "eval: a base of the hub", "simulate --config RUN/config.toml: rule", "report: adapter is a link",
-    "export: adapter_config.json is a pipe", "report: an endless line",
+    "export: adapter_config.json is a pipe", "report: an endless line", "watch: the summary is a pipe",
+    "sweep: cells is a link", "fetch: code", "fetch: huge",
 }  # fmt: skip
 _EVIL = "open('ran', 'a').write('evil')\ndef part(*given, **named):\n    open('ran', 'a').write('called')\n"
 # What plait itself starts: the compiler of its kernels, and what tells the machine.
@@ -54,7 +58,8 @@ class Case:
 
     Attributes:
         name: what it is.
-        verb: what follows `plait`, with {run} for the directory, and {adapter} and {new} for others.
+        verb: what follows `plait`, with {run} for the directory, {adapter}, {new} and {data} for others of the
+            victim's, {grid} for its sweep, and {server} for a stranger's.
         attack: makes it of a copy of a finished run that is not the victim's own.
         own: whether the copy is the victim's own run, which somebody has changed afterwards.
         refused: a part of the error's text; empty if the verb does what it is for, harmlessly.
@@ -188,6 +193,46 @@ def coded(text: str) -> Attack:
     return attack
 
 
+def swept(attack: Attack) -> Attack:
+    """The run in the directory of the victim's sweep, as the sweep itself would have begun it."""
+
+    def made(run: Path) -> None:
+        from plait.study.given import write_given
+        from plait.study.grid import read_grid
+
+        attack(run)
+        (cell,) = read_grid(run.parents[1] / "grid.toml").cells
+        inside = run.with_name("inside")
+        run.rename(inside)
+        (run / "cells").mkdir(parents=True)
+        inside.rename(run / "cells" / cell.name)
+        write_given(cell.settings, run / "cells" / cell.name)
+
+    return made
+
+
+def emptied(attack: Attack) -> Attack:
+    """Nothing of a run, but for what the attack leaves."""
+
+    def made(run: Path) -> None:
+        shutil.rmtree(run)
+        run.mkdir()
+        attack(run)
+
+    return made
+
+
+def torn(run: Path) -> None:
+    """Killed while it wrote its first event."""
+    line = (run / "ledger.jsonl").read_bytes()
+    (run / "ledger.jsonl").write_bytes(line[:100])
+    shutil.rmtree(run / "adapter")
+    for file in (*run.glob("*.png"), run / "report.html", run / "summary.json"):
+        file.unlink()
+    shutil.rmtree(run / "clients")
+    shutil.rmtree(run / "spool")
+
+
 def long_line(run: Path) -> None:
     """A first line of 300 MiB that takes no space on disk."""
     with (run / "ledger.jsonl").open("r+b") as file:
@@ -206,6 +251,19 @@ def both(*attacks: Attack) -> Attack:
 
 NO_FILE = "not a regular file"
 NAME_IT, CHANGED, NOT_HERE = "add --allow", "the file was changed after the run began", "is not on this disk"
+SWEEP, WATCH, FETCH = (
+    "sweep {grid} --out {run}",
+    "watch {run} --listen 127.0.0.1:0",
+    "fetch NAME {new} --server {server}",
+)
+BEGIN = "simulate --data {data} --base tiny --clients 2 --rounds 1 --local-steps 1 --seq-len 32 --rank 2 --out {run}"
+OF_A_RUN = "expected one of a run directory"
+FETCHED: Mapping[str, str] = {
+    "honest": "", "outside": OF_A_RUN, "absolute": OF_A_RUN, "code": OF_A_RUN, "hidden": OF_A_RUN, "deep": OF_A_RUN,
+    "weights that run": OF_A_RUN, "huge": "expected at most 20",
+    "many": "more than 256 files", "twice": "twice", "more": "more data than it announced", "less": "less than a run",
+    "nothing": "less than a run",
+}  # fmt: skip
 RESUME, EVAL, ON = "resume {run}", "eval --adapter {run} --data {data}", "eval --adapter {adapter} --on {run}"
 PARTS: Mapping[str, str] = {
     "rule": "evil:part", "loss": "evil:part", "objective": "evil:part", "wire": "evil:part", "method": "evil:part",
@@ -282,6 +340,32 @@ def cases() -> list[Case]:
             for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")
         ),
         Case("report: an endless line", "report {run}", long_line, "has more than 256 MiB"),
+        Case("resume: a torn first line", RESUME, torn, "holds no run"),
+        Case("report: a torn first line", "report {run}", torn, "holds no run"),
+        Case("simulate --out: a torn first line", BEGIN, torn, ""),
+        *(
+            Case(f"simulate --out: {name} is a link", BEGIN, emptied(linked(name)), "leads out of it")
+            for name in ("checkpoints", "config.toml", ".plait")
+        ),
+        *(
+            Case(f"sweep: {name} is a link", SWEEP, emptied(linked(name)), "leads out of it")
+            for name in ("cells", "results.jsonl", ".lock")
+        ),
+        Case("sweep: a pipe in a run", SWEEP, swept(piped("checkpoints/any")), "neither a file nor a folder"),
+        Case("sweep: a run of another's", SWEEP, swept(torn), ""),
+        *(
+            Case(f"sweep: code in a run that {state}", SWEEP, swept(attack(rule="evil:part", publish=PLACE)), refused)
+            for state, attack, refused in (("is over", finished, ""), ("goes on", rewritten, "with other settings"))
+        ),
+        Case("watch: code, which it has no use for", WATCH, finished(**{**PARTS, **OUT}), ""),
+        Case("watch: the summary is a pipe", WATCH, piped("summary.json"), ""),
+        Case("watch: the adapter is a pipe", WATCH, piped("adapter/adapter_model.safetensors"), ""),
+        Case("watch: the queue is a pipe", WATCH, piped("federation.jsonl"), ""),
+        Case("watch: an endless line", WATCH, long_line, ""),
+        *(
+            Case(f"fetch: {name}", FETCH.replace("NAME", name.replace(" ", "-")), lambda _run: None, refused)
+            for name, refused in FETCHED.items()
+        ),
         *(
             Case(f"{verb.split()[0]}: code, which it has no use for", verb, finished(**{**PARTS, **OUT}), "")
             for verb in ("report {run}", "compare {run} {run}")
@@ -295,6 +379,7 @@ def watched() -> None:
     """`plait` with the arguments of this process; what it should not do goes to a file, and is not done."""
     allowed, harm, *arguments = sys.argv[1:]
     places = tuple(allowed.split(os.pathsep))
+    serves_page = arguments[0] == "watch"
 
     def note(what: str) -> None:
         with open(os.open(harm, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a") as file:  # noqa: PTH123
@@ -311,10 +396,16 @@ def watched() -> None:
             note("import of the attacker's module")
         elif event.startswith("socket.") and event.partition(".")[2] in ("connect", "bind", "getaddrinfo", "sendto"):
             # What tells free ports and asyncio's own pairs are none of the attacker's.
-            note(f"{event} {given[1:]}")
+            place = given[1] if event == "socket.bind" else None
+            # urllib3 looks in this way whether there is IPv6.
+            is_own = place == ("::1", 0) or (serves_page and place == ("127.0.0.1", 0))
+            if not is_own and threading.get_ident() not in visitors:
+                note(f"{event} {given[1:]}")
         elif event == "subprocess.Popen" and Path(str(given[0])).name not in _OWN_PROGRAMS:
             note(f"program {given[0]}")
 
+    if serves_page:
+        visit_page(Path(arguments[1]).name, note)
     sys.addaudithook(hear)
     sys.argv = ["plait", *arguments]
     from plait.cli.main import main
@@ -343,6 +434,11 @@ def run(*, full: bool, scratch: Path) -> Row:
     if begun.returncode:
         raise RuntimeError(f"the honest run failed: {begun.stderr[-300:]}")
 
+    (scratch / "grid.toml").write_text(
+        f'data = "{data}"\npartition = "natural:author"\nclients = 2\nbase = "tiny"\nrounds = 2\nlocal-steps = 1\n'
+        "batch-size = 2\nseq-len = 32\nkeep-updates = true\n\n[grid]\nrank = [2]\n"
+    )
+
     def tried(numbered: tuple[int, Case]) -> str:
         number, case = numbered
         folder = scratch / f"{number:02}"
@@ -354,9 +450,10 @@ def run(*, full: bool, scratch: Path) -> Row:
             for code in run.glob(".*.own"):
                 code.unlink()
         case.attack(run)
-        places = {"run": run, "adapter": made, "new": folder / "new", "data": data}
+        places = {"run": run, "adapter": made, "new": folder / "new", "data": data,
+                  "grid": scratch / "grid.toml", "server": server}  # fmt: skip
         allowed = os.pathsep.join(
-            map(str, (run, folder / "new", folder / "..new.", scratch / "cache", scratch / "tmp"))
+            map(str, (run, folder / "new", folder / "..new.", folder / ".new.", scratch / "cache", scratch / "tmp"))
         )
         arguments = [word.format(**places) for word in case.verb.split()]
         try:
@@ -381,9 +478,10 @@ def run(*, full: bool, scratch: Path) -> Row:
     every = cases()
     assert len({case.name for case in every}) == len(every)
     assert {case.name for case in every} >= _ALWAYS
+    assert FETCHED.keys() == SENT.keys()
     if not full:
         every = [case for number, case in enumerate(every) if number % 4 == 0 or case.name in _ALWAYS]
-    with ThreadPoolExecutor(2) as pool:
+    with stranger_server() as server, ThreadPoolExecutor(2) as pool:
         failures = [wrong for wrong in pool.map(tried, enumerate(every)) if wrong]
     verbs = {case.verb.split()[0] for case in every}
     return Row(

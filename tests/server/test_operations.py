@@ -3,7 +3,7 @@
 import pytest
 
 from plait.address import Address
-from plait.errors import MachineError
+from plait.errors import MachineError, PeerError
 from plait.transport.operations import OperatorCalls
 from plait.transport.protocol import CHUNK_BYTES
 
@@ -14,7 +14,7 @@ class OneRun:
 
     def files(self, run):
         assert run == "run-1"
-        return [(f"adapter/{path.name}", path) for path in self._files]
+        return [(f"adapter/{path.name}.json", path) for path in self._files]
 
 
 def calls(grid):
@@ -31,6 +31,20 @@ def test_a_file_of_several_parts_and_an_empty_one_arrive_whole(make_grid, tmp_pa
 
 def test_a_file_that_the_server_cannot_read_is_named_and_nothing_is_left(make_grid, tmp_path):
     grid = make_grid(stays=True, desk=OneRun(tmp_path / "gone"))
-    with pytest.raises(MachineError, match=r"server cannot read 'adapter/gone': No such file"):
+    with pytest.raises(MachineError, match=r"server cannot read 'adapter/gone.json': No such file"):
         calls(grid).fetch("run-1", tmp_path / "fetched")
     assert not (tmp_path / "fetched").exists()
+
+
+def test_a_run_that_is_larger_than_allowed_is_not_fetched(make_grid, tmp_path):
+    """By what its files have together, before the last of them is received."""
+    files = [tmp_path / name for name in ("one", "two")]
+    for file in files:
+        file.write_bytes(bytes(600_000))
+    grid = make_grid(stays=True, desk=OneRun(*files))
+    with pytest.raises(
+        PeerError, match=r"has 0.0012 GB with 'adapter/two.json', expected at most 0.001; give --max-gb"
+    ):
+        calls(grid).fetch("run-1", tmp_path / "fetched", max_gb=0.001)
+    assert not (tmp_path / "fetched").exists()
+    assert len(calls(grid).fetch("run-1", tmp_path / "fetched", max_gb=0.0012)) == 2

@@ -48,3 +48,17 @@ def test_a_run_names_the_runs_that_it_has_begun_from(tmp_path: Path, small_run) 
         "first": None,
         "second": [{**parents[0], "run": "first"}, {**parents[1], "run": None}],
     }
+
+
+@pytest.mark.parametrize("name", ["summary.json", "adapter/adapter_model.safetensors", "federation.jsonl"])
+def test_a_pipe_in_a_run_keeps_nobody_waiting(tmp_path: Path, small_run, name: str) -> None:
+    parents = [{"digest": "ab" * 32, "weight": 1.0, "frozen": False}]
+    begun = [{**small_run[0], "parents": parents}, *small_run[1:]]
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in begun))
+    os.mkfifo(tmp_path / name)
+    shown = catalogue.Catalogue([tmp_path])
+    (run,) = shown.list()
+    assert isinstance(run, dict)
+    assert run["finished"] is (begun[-1]["event"] == "run_finished")
+    assert shown.queue()["runs"] == []

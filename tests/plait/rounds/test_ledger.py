@@ -257,3 +257,19 @@ def test_whoever_is_told_of_events_hears_of_those_that_were_written(tmp_path, mo
     ledger.close()
     assert heard == read_events(tmp_path / "ledger.jsonl")[:2]
     assert [(event.seq, event.round) for event in heard] == [(0, 1), (1, 2)]
+
+
+def test_a_line_without_end_is_refused_and_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("plait.rounds.ledger._MOST_LINE_BYTES", 1000)
+    path = tmp_path / "ledger.jsonl"
+    written(path)
+    follower = Follower(path)
+    assert len(follower.new_events()) == 4
+    with path.open("ab") as file:
+        file.truncate(path.stat().st_size + 5000)
+    with pytest.raises(PeerError, match="holds a line of more than"):
+        follower.new_events(10)
+    os.mkfifo(tmp_path / "pipe")
+    assert Follower(tmp_path / "pipe").new_events() == []
+    with pytest.raises(PeerError, match="not a regular file"):
+        read_lines(tmp_path / "pipe")

@@ -3,6 +3,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from plait.errors import ConfigError, MachineError
+from plait.rounds.events import EndedEarly
+from plait.rounds.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory
 
 
@@ -48,8 +50,33 @@ def test_a_place_that_cannot_be_written_is_the_machines_fault(tmp_path, below):
 
 
 def test_no_run_is_found_where_there_is_none(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no run \(no ledger.jsonl\)"):
+    with pytest.raises(ConfigError, match=r"holds no run \(no ledger.jsonl with an event\)"):
         RunDirectory.find(tmp_path)
+
+
+def test_a_run_that_was_killed_in_its_first_event_is_none_and_begins_anew(tmp_path):
+    run = RunDirectory.create(tmp_path, config_toml="")
+    (run.checkpoints / "round-0005").mkdir()
+    run.ledger.write_bytes(b'{"event":"run_sta')
+    with pytest.raises(ConfigError, match="holds no run"):
+        RunDirectory.find(tmp_path)
+    again = RunDirectory.create(tmp_path, config_toml="")
+    assert list(again.checkpoints.iterdir()) == []
+    ledger = Ledger(again.ledger)
+    ledger.append(EndedEarly(round=0, idle=0))
+    ledger.close()
+    assert again.has_started
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "config.toml", ".inbox"])
+def test_a_run_is_not_begun_in_a_directory_that_leads_out(tmp_path, name):
+    outside, run = tmp_path / "outside", tmp_path / "run"
+    for folder in (outside, run):
+        folder.mkdir()
+    (run / name).symlink_to(outside)
+    with pytest.raises(ConfigError, match="leads out of it, where plait would write"):
+        RunDirectory.create(run, config_toml="")
+    assert list(outside.iterdir()) == []
 
 
 def test_stored_updates_are_found_again_until_they_are_cleared(tmp_path):
