@@ -8,9 +8,8 @@ key of Flower's run configuration, which has no tables. Below the edge plain val
 from __future__ import annotations
 
 import math
-import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from plait.choice import choice_text, split_choices
 from plait.correction import FedDyn, FedProx, Scaffold, correction_named
 from plait.errors import ConfigError, did_you_mean
 from plait.feature import Feature, admit_setting, feature_with, features, table_named, why_unknown
-from plait.files import at_home, open_plain
+from plait.files import open_plain
 from plait.plugins import Kind
 from plait.rewarded import Rewarded, rewarded
 from plait.settings import (
@@ -38,8 +37,10 @@ from plait.settings import (
     Reporting,
     Table,
 )
-from plait.settings.table import MOST, MOST_TOKENS, number_or
+from plait.settings.cohort import TREE
+from plait.settings.table import MOST, MOST_TOKENS, number_or, parts_of
 from plait.text import escaped
+from plait.traits import Reasons, Stated, Trait, check
 
 Scalar = bool | int | float | str
 
@@ -81,15 +82,18 @@ MOST_STEPS_RATIO = 4
 """Steps of a client in a round at most, as a multiple of `local_steps`, where they follow its speed."""
 MOST_LABELS = 10_000
 """The most classes that a run can have."""
-# Where it is not the default: what a setting is that asks for nothing.
-_UNSET: Mapping[str, str] = {
-    "norm_bound": "auto or off", "client_ranks": "one rank", "own_share": "0", "correction": "none or fedprox",
-    "keep": "last",
-}  # fmt: skip
+LEAST_MASKED = 3
+"""The fewest clients of a masked sum."""
+OWN_SHARE_NEEDS: Reasons = {
+    Trait.WAITS: "it counts on equal parts of all clients in a round",
+    Trait.LINEAR: "it adds what the clients' own moves do not share",
+    Trait.SAME_FACTORS: "a client's own direction goes on from the round before",
+    Trait.ALL_SHARED: "a client keeps a whole adapter of its own",
+    Trait.OWN_STEPS: "they are the client's own direction",
+    Trait.LAST_ROUND: "clients make their own adapters in it",
+}
+"""What personalized adapters need of a run."""
 _MOST_BYTES = 16 << 20
-_TREE = re.compile(r"[1-9][0-9]{0,6}(x[1-9][0-9]{0,6}){0,7}")
-# Part of a module name. PEFT would read anything else as a regular expression.
-_MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
 class RunConfig(
@@ -175,95 +179,49 @@ class RunConfig(
         """The clients of a tree need not be counted by the user."""
         table = cast("dict[str, object]", given) if isinstance(given, dict) else {}
         tree = table.get("tree")
-        if isinstance(tree, str) and _TREE.fullmatch(tree) and "clients" not in table:
+        if isinstance(tree, str) and TREE.fullmatch(tree) and "clients" not in table:
             return {**table, "clients": math.prod(map(int, tree.split("x")))}
         return given
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        if self.clients_per_round > self.clients:
-            raise ValueError(
-                f"clients-per-round is {self.clients_per_round}, expected at most clients = {self.clients}"
-            )
+        for table in (RunConfig, *TABLES, *self._brought):
+            for name, (other, values) in table.within.items():
+                if self.is_given(name) and not (getattr(self, other) in values if values else self.is_given(other)):
+                    one, beside = self.says(name), self.says(other)
+                    has = " or ".join(f"{beside.key} {value}" for value in values or ("given",))
+                    raise ValueError(
+                        f"{one} and {beside}, expected {one.instead} or {has}: {one.key} has no meaning otherwise"
+                    )
+        self._check_numbers()
+        try:
+            check(tuple(self.stated()))
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def _check_numbers(self) -> None:
+        """Refuse values of one setting, and numbers of several, that cannot be."""
         examples = self.batch_size * self.gradient_accumulation_steps
         if examples > MOST_EXAMPLES:
             raise ValueError(
                 f"batch-size times gradient-accumulation-steps is {examples}, expected at most {MOST_EXAMPLES}"
             )
-        for kind in self.references:
-            if kind not in ("central", "local"):
-                raise ValueError(f"reference is '{kind}', expected central, local or central,local")
-        try:
-            correction_named(self.correction)
-            rewarded(self.objective)
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        self._check_ranks()
-        self._check_beginning()
-        self._check_privacy()
-        self._check_secure_aggregation()
-        if self.scaffold and self.server_optimizer not in ("auto", "none"):
-            raise ValueError(
-                f"{self._stated('correction')} and server-optimizer is '{self.server_optimizer}', expected 'none': "
-                "clients measure their drift from the plain mean"
-            )
-        if self.feddyn and self.server_optimizer.partition(":")[0] not in ("auto", "feddyn"):
-            raise ValueError(
-                f"{self._stated('correction')} and server-optimizer is '{self.server_optimizer}', expected 'feddyn': "
-                "its server adds what the clients' regularisers hold back"
-            )
-        if self.trainer:
-            self._refuse("trainer is given", loss="a trainer has a loss of its own")
-        self._check_objective()
-        last = ": clients make their own adapters in the last round, and with patience nobody knows which that is"
-        for one, other, why in (
-            ("own_share", "correction", ""),
-            ("own_share", "patience", last),
-            ("side_by_side", "over_selection", ": clients that train together cannot be released one by one"),
-        ):
-            if self._is_set(one) and self._is_set(other):
-                raise ValueError(f"{self._stated(one)} and {self._stated(other)}, expected one of them{why}")
-        self._check_devices()
-        self._check_asynchronous()
-        self._check_tree()
+        for text in parts_of(self.client_ranks):
+            if not (text.isascii() and text.isdigit() and 1 <= int(text) <= self.rank):
+                raise ValueError(f"client-ranks has '{text}', expected whole numbers from 1 to rank = {self.rank}")
         if len(self.label_names) > MOST_LABELS:
             raise ValueError(f"labels has {len(self.label_names)} names, expected at most {MOST_LABELS}")
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
             raise ValueError(f"labels are '{self.labels}', expected at least two different names")
-        return self
+        self._check_counts()
 
-    def _check_objective(self) -> None:
-        beside = f"objective is '{self.objective}'"
-        if self._is_set("objective"):
-            self._refuse(
-                beside,
-                loss="an objective is itself a loss",
-                trainer="a trainer has a loss of its own",
-                labels="it is about what a language model writes",
+    def _check_counts(self) -> None:
+        """Refuse numbers of clients of which one is too small or too large for another."""
+        if self.clients_per_round > self.clients:
+            raise ValueError(
+                f"clients-per-round is {self.clients_per_round}, expected at most clients = {self.clients}"
             )
-        if self.rewarded:
-            self._refuse(beside, dropout="what was sampled is learned by the same model")
-
-    def _check_devices(self) -> None:
-        if self.step_budget == "speed":
-            why = "it counts on equal steps of all clients"
-            self._refuse("step-budget is 'speed'", correction=why, dp=why, side_by_side=why, secure_aggregation=why)
-        if self.fleet:
-            self._refuse(f"fleet is '{self.fleet}'", side_by_side="devices of different speeds end at different times")
-
-        if self.has_several_devices:
-            beside = f"device is '{self.device}'"
-            self._refuse(beside, over_selection="clients that train beside each other cannot be released one by one")
-            if self.fleet:
-                # Whoever is released on a virtual clock has not trained.
-                why = "all devices of a fleet then work until they answer"
-                self._refuse(f"{beside} and fleet is '{self.fleet}'", rounds_mode=why, deadline_s=why)
-
-    def _check_asynchronous(self) -> None:
-        if self.rounds_mode == "sync":
-            why = "a round is its cohort"
-            self._refuse("rounds-mode is 'sync'", buffer=why)
-            return
         if self.buffer > self.cohort_size:
             raise ValueError(
                 f"buffer is {self.buffer} and {self.cohort_size} clients are at work at once, expected at most as "
@@ -271,228 +229,73 @@ class RunConfig(
             )
         if self.buffer == 1 < self.cohort_size:
             raise ValueError("buffer is 1, expected at least 2: norms and examples are judged beside others in it")
-        waits = "rounds wait for nobody"
-        equal = "it counts on equal parts of all clients in a round"
-        beside = "training goes on while a round is evaluated"
-        self._refuse(
-            "rounds-mode is 'async'",
-            step_budget="whoever is faster comes more often instead",
-            over_selection=waits,
-            deadline_s=waits,
-            correction=equal,
-            own_share=equal,
-            dp="a client's part in a run is charged by synchronous rounds",
-            secure_aggregation="a masked sum needs all its clients at once",
-            patience=beside,
-            keep=beside,
-        )
-
-    def _check_tree(self) -> None:
-        if not self.tree:
-            return
-        if not _TREE.fullmatch(self.tree):
-            raise ValueError(f"tree is '{self.tree}', expected whole numbers such as 10x100, or 2x5x100")
-        if self.clients % (below := math.prod(self.levels)):
+        if self.tree and self.clients % (below := math.prod(self.levels)):
             raise ValueError(f"clients is {self.clients} and tree is '{self.tree}', expected {below} clients")
-        whole = "a region asks all of its clients"
-        if self.server_optimizer.partition(":")[0] == "fedexp":
-            raise ValueError(
-                f"server-optimizer is '{self.server_optimizer}' and tree is '{self.tree}', expected another one: a "
-                "region sends the sum of its clients' updates, and not single ones"
-            )
-        if self.dp == "client" and self.dp_clip == "adaptive":
-            raise ValueError(
-                f"dp-clip is 'adaptive' and tree is '{self.tree}', expected a number: regions clip, and the clip norm "
-                "of a round that follows a quantile is known to the server above alone"
-            )
-        self._refuse(
-            f"tree is '{self.tree}'",
-            clients_per_round=whole,
-            eval_clients=whole,
-            over_selection=whole,
-            rounds_mode="regions have no staleness",
-            step_budget="paces of a region's clients are its own",
-            client_ranks="only updates of one shape have a sum",
-            secure_aggregation="regions see their clients' updates",
-            fleet="a virtual clock knows no regions",
-        )
-
-    def _check_ranks(self) -> None:
-        for text in _parts(self.rank_pattern):
-            name, equals, rank = text.partition("=")
-            if not (equals and _MODULE_NAME.fullmatch(name) and rank.isascii() and rank.isdigit() and int(rank) >= 1):
-                raise ValueError(f"rank-pattern has '{text}', expected MODULE=RANK such as q_proj=4")
-        if self.rank_pattern and self.client_ranks:
-            raise ValueError("rank-pattern and client-ranks are both given, expected one of them")
-        for text in self._rank_texts:
-            if not (text.isascii() and text.isdigit() and 1 <= int(text) <= self.rank):
-                raise ValueError(f"client-ranks has '{text}', expected whole numbers from 1 to rank = {self.rank}")
-
-    def _check_beginning(self) -> None:
-        if self.init_mode != "continue" and not self.init_adapter:
-            raise ValueError(f"init-mode is '{self.init_mode}', expected init-adapter to be given too")
-        for path, weight in self.init_adapters:
-            if not weight:
-                raise ValueError(f"init-adapter gives '{path}' weight 0, expected another number")
-
-    def _check_privacy(self) -> None:
-        given = {"dp-epsilon": self.dp_epsilon, "dp-noise-multiplier": self.dp_noise_multiplier}
-        noise = [f"{key} is {value:g}" for key, value in given.items() if value]
-        if self.dp != "client":
-            self._refuse(
-                f"dp is '{self.dp}'",
-                dp_min_separation="it is the noise of clients that it lowers",
-            )
-        if self.dp == "off":
-            if noise or self.dp_clip != "adaptive":
-                what = noise[0] if noise else f"dp-clip is {self.dp_clip}"
-                raise ValueError(
-                    f"{what} and dp is 'off', expected dp to be 'client' or 'record': nothing is private without it"
-                )
-            return
-        if len(noise) != 1:
-            both = " and ".join(noise) or f"neither dp-epsilon nor dp-noise-multiplier is given and dp is '{self.dp}'"
-            raise ValueError(f"{both}, expected one of the two: each follows from the other")
         if self.dp == "client" and self.dp_delta * self.clients >= 1:
             raise ValueError(
                 f"dp-delta is {self.dp_delta:g} and clients is {self.clients}, expected less than 1 / clients = "
                 f"{1 / self.clients:g}: with more, showing one client in full would be within the guarantee"
             )
-        unknown = "losses of clients stay unknown"
-        self._refuse(
-            f"dp is '{self.dp}'",
-            weighting="how many examples a client has is not to be said",
-            patience=unknown,
-            keep=unknown,
-            reference="baselines show losses that no noise covers",
-            fleet="the times of a virtual clock follow from the clients' data",
-        )
-        if self.dp == "client":
-            self._refuse(
-                "dp is 'client'",
-                norm_bound="it follows a median of all norms, so one client changes which others count",
-                client_ranks="how far a client moves the sum depends on its rank",
-            )
-            self._check_separation()
-            return
-        unseen = "noise needs the gradient of each record by itself"
-        self._refuse(
-            "dp is 'record'",
-            trainer=unseen,
-            objective=unseen,
-            loss=unseen,
-            max_grad_norm="dp-clip bounds the gradient of each record instead",
-            side_by_side="a batch of its own has as many records as are drawn",
-        )
-
-    def _check_separation(self) -> None:
-        separation, most = self.dp_min_separation, self.clients // self.cohort_size
-        if separation == 1:
-            return
-        if separation > most:
+        if self.dp_min_separation > 1 and self.dp_min_separation > (most := self.clients // self.cohort_size):
             raise ValueError(
-                f"dp-min-separation is {separation}, clients is {self.clients} and clients-per-round is "
+                f"dp-min-separation is {self.dp_min_separation}, clients is {self.clients} and clients-per-round is "
                 f"{self.cohort_size}, expected at most clients / clients-per-round = {most}: with more, no round would "
                 "find enough clients"
             )
-        if self.dp_clip == "adaptive":
-            raise ValueError(
-                f"dp-clip is 'adaptive' and dp-min-separation is {separation}, expected a number: epsilon counts "
-                "a client's rounds, all of one clip norm"
-            )
-
-    def _check_secure_aggregation(self) -> None:
-        if not self.secure_aggregation:
-            return
-        least = 3
-        for name, count in (
-            ("clients", self.clients),
-            ("clients-per-round", self.clients_per_round or least),
-            ("eval-clients", self.eval_clients or least),
-        ):
-            if count < least:
+        for name in ("clients", "clients_per_round", "eval_clients") if self.secure_aggregation else ():
+            if 0 < getattr(self, name) < LEAST_MASKED:
                 raise ValueError(
-                    f"{name} is {count} and secure-aggregation is true, expected at least {least}: in a sum of two "
-                    "each client knows the other's part"
+                    f"{self.says(name)} and secure-aggregation is true, expected at least {LEAST_MASKED}: in a sum of "
+                    "two each client knows the other's part"
                 )
-        if self.dp == "record" and self.dp_noise_multiplier:
-            raise ValueError(
-                f"{self._stated('dp_noise_multiplier')} and dp is 'record' under secure-aggregation, expected "
-                "dp-epsilon: no client says what it has spent"
-            )
-        unknown = "losses are compared client by client, and none is known"
-        self._refuse(
-            "secure-aggregation is true",
-            dp_min_separation="clients under masks check no separation",
-            norm_bound="the server sees no update's norm",
-            weighting="the server sees no client's number of examples",
-            client_ranks="only updates of one shape have a sum",
-            over_selection="whoever has sent its update is in the sum",
-            patience=unknown,
-            keep=unknown,
-            reference="baselines show the losses of single clients",
-            fleet="a virtual clock knows no stages of a masked sum",
-        )
 
-    def _refuse(self, beside: str, **reasons: str) -> None:
-        """Refuse settings that `beside` does not go with: each by its name, with the reason."""
-        for name, why in reasons.items():
-            if self._is_set(name):
-                raise ValueError(f"{self._stated(name)} and {beside}, expected {_unset(name)}: {why}")
+    def stated(self) -> Iterator[Stated]:
+        """What all settings need of a run, and what they take away; their parts state more (`plait.settle`)."""
+        for table in (*TABLES, *self._brought):
+            yield from table.stated(self)
+        for feature in self.wanted:
+            name = next(filter(self.is_given, feature.fields))
+            yield self.says(name, needs=feature.needs, takes=feature.takes)
+        yield from self._of_learning()
+        if not self.one_rank:
+            needs = {Trait.FACTORS: "other adapters cannot be cut to a lower rank"}
+            yield self.says("client_ranks", needs=needs, takes={Trait.ONE_RANK: "client-ranks gives others"})
+        if self.weighting == "examples":
+            yield self.says("weighting", needs={Trait.FIGURES: "the number of examples is a client's weight"})
+        if self.given_own_share:
+            yield self.says("own_share", needs=OWN_SHARE_NEEDS, instead="0")
+        if self.labels:
+            yield self.says("labels", takes={Trait.LANGUAGE: "a classifier writes none"})
 
-    def _is_set(self, name: str) -> bool:
-        """Whether a setting asks for something that not every run has."""
-        match name:
-            case "norm_bound":
-                return self.norm_bound not in ("auto", "off")
-            case "correction":
-                return self.scaffold or self.feddyn > 0
-            case "keep":
-                return self.keep == "best"
-            case "client_ranks":
-                return not self.one_rank
-            case "own_share":
-                return self.given_own_share > 0
-            case "objective":
-                return self.learns_preferences or self.rewarded is not None
-            case _:
-                return getattr(self, name) != type(self).model_fields[name].default
-
-    def _stated(self, name: str) -> str:
-        """A setting and its value, as messages have them."""
-        value = getattr(self, name)
-        shown = str(value).lower() if isinstance(value, bool) else repr(value)
-        return f"{name.replace('_', '-')} is {shown}"
-
-    @property
-    def has_several_devices(self) -> bool:
-        """Whether `device` is a list, whose entries `plait.training.device.choose_devices` reads."""
-        return "," in self.device
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """The numbers of `tree`: this server's regions, their regions and so on, and last the clients of each."""
-        return tuple(map(int, self.tree.split("x"))) if self.tree else ()
-
-    @property
-    def init_adapters(self) -> tuple[tuple[Path, float], ...]:
-        """The adapters to begin with and their weights."""
-        return tuple(_weighted(part) for part in _parts(self.init_adapter))
-
-    @property
-    def _rank_texts(self) -> tuple[str, ...]:
-        return tuple(part.strip() for part in self.client_ranks.split(",") if part.strip())
-
-    @property
-    def module_ranks(self) -> dict[str, int]:
-        """Ranks of the modules for which one is set."""
-        pairs = (part.partition("=") for part in _parts(self.rank_pattern))
-        return {name: int(rank) for name, _, rank in pairs}
+    def _of_learning(self) -> Iterator[Stated]:
+        """What is stated of clients' loss and steps."""
+        replaces = {Trait.OWN_LOSS: "which it replaces"}
+        if self.trainer:
+            takes = {Trait.OWN_LOSS: "a trainer has a loss of its own", Trait.SLOPES: "a trainer's steps measure none"}
+            yield self.says("trainer", needs=replaces, takes=takes)
+        if self.is_given("loss"):
+            yield self.says("loss", needs=replaces, takes={Trait.OWN_LOSS: "loss names another"})
+        if self.learns_preferences:
+            needs = {**replaces, Trait.LANGUAGE: "it is about what a language model writes"}
+            yield self.says("objective", needs=needs, takes={Trait.OWN_LOSS: "an objective is itself a loss"})
+        if self.rewarded:
+            needs = {
+                **replaces,
+                Trait.LANGUAGE: "it rewards what a language model writes",
+                Trait.SAMPLES: "what was sampled is learned by the same model",
+            }
+            takes = {
+                Trait.OWN_LOSS: "an objective is itself a loss",
+                Trait.SLOPES: "a reward's loss has none that says how far to go",
+            }
+            yield self.says("objective", needs=needs, takes=takes)
+        if correction := correction_named(self.correction):
+            yield self.says("correction", needs=correction.needs, takes=correction.takes)
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """The ranks of the clients, in the order given; only `rank` if none are given."""
-        return tuple(int(text) for text in self._rank_texts) or (self.rank,)
+        return tuple(map(int, parts_of(self.client_ranks))) or (self.rank,)
 
     @property
     def one_rank(self) -> bool:
@@ -500,14 +303,9 @@ class RunConfig(
         return set(self.ranks) == {self.rank}
 
     @property
-    def references(self) -> tuple[str, ...]:
-        """The baselines asked for, in order."""
-        return tuple(dict.fromkeys(part.strip() for part in self.reference.split(",") if part.strip()))
-
-    @property
     def label_names(self) -> tuple[str, ...]:
         """The classes in index order; empty for a language model."""
-        return tuple(part.strip() for part in self.labels.split(",") if part.strip())
+        return parts_of(self.labels)
 
     @property
     def given_own_share(self) -> float:
@@ -605,12 +403,12 @@ class RunConfig(
     @property
     def wanted(self) -> tuple[Feature, ...]:
         """The features that these settings ask for something."""
-        fields = type(self).model_fields
-        return tuple(
-            feature
-            for feature in self.features
-            if any(getattr(self, name) != fields[name].default for name in feature.fields)
-        )
+        return tuple(feature for feature in self.features if any(map(self.is_given, feature.fields)))
+
+    @property
+    def _brought(self) -> tuple[type[Table], ...]:
+        """The tables of features' settings."""
+        return tuple(feature.settings for feature in self.features if feature.settings)
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -627,28 +425,6 @@ class RunConfig(
         return {key: dumped[key] for key in known_keys(self.features)}
 
 
-def _unset(name: str) -> str:
-    """What a setting is where it asks for nothing, as messages have it."""
-    if name in _UNSET:
-        return _UNSET[name]
-    default = RunConfig.model_fields[name].default
-    return str(default).lower() if isinstance(default, bool) else "none" if default == "" else str(default or 0)
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _weighted(text: str) -> tuple[Path, float]:
-    path, _, weight = text.rpartition("=")
-    try:
-        number = float(weight) if path else math.nan
-    except ValueError:
-        number = math.nan
-    # A directory may have an equals sign in its name.
-    return (at_home(path), number) if math.isfinite(number) else (at_home(text), 1.0)
-
-
 @cache
 def _config_with(features: tuple[Feature, ...]) -> type[RunConfig]:
     """The settings of a run with those of some features."""
@@ -660,14 +436,15 @@ def _config_with(features: tuple[Feature, ...]) -> type[RunConfig]:
     return config
 
 
-def sections(features: Sequence[Feature] = ()) -> tuple[tuple[type[Table], tuple[str, ...]], ...]:
+def sections(features: tuple[Feature, ...] = ()) -> tuple[tuple[type[Table], tuple[str, ...]], ...]:
     """The names of the settings above all tables, and those of each table; with those of these features."""
     own = tuple(name for name in RunConfig.model_fields if not any(name in each.model_fields for each in TABLES))
     tables = (*TABLES, *(feature.settings for feature in features if feature.settings))
     return ((RunConfig, own), *((each, tuple(each.model_fields)) for each in tables))
 
 
-def known_keys(features: Sequence[Feature] = ()) -> tuple[str, ...]:
+@cache
+def known_keys(features: tuple[Feature, ...] = ()) -> tuple[str, ...]:
     """All keys, as users write them; with those of these features."""
     return tuple(name.replace("_", "-") for _, names in sections(features) for name in names)
 

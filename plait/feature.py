@@ -22,6 +22,7 @@ from typing import Any, Literal
 from plait.errors import ConfigError
 from plait.plugins import Kind, find, installed
 from plait.settings.table import Table
+from plait.traits import Reasons, Trait
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,8 +35,8 @@ class Feature:
         settings: its table, which has the feature's name in TOML; those of an outsider's begin with its name.
         parts: settings that name parts of the user's own, separated by commas, and their kind.
         leads_out: settings that name a place outside the run's directory, and their values that name none.
-        needs: capabilities of a run without which it cannot be.
-        takes: capabilities that a run with it has no longer.
+        needs: traits of a run without which it cannot be, each with a reason (`plait.traits`).
+        takes: traits that a run with it no longer has; what only some of its settings take, its table states.
         verbs: of the command line, by name: the place of each one's function.
         names: of ``import plait``, and their places.
         events: of the ledger by kind: the place of each one's class.
@@ -51,8 +52,8 @@ class Feature:
     settings: type[Table] | None = None
     parts: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
     leads_out: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
-    needs: Sequence[str] = ()
-    takes: Sequence[str] = ()
+    needs: Reasons = field(default_factory=dict[Trait, str])
+    takes: Reasons = field(default_factory=dict[Trait, str])
     verbs: Mapping[str, str] = field(default_factory=dict[str, str])
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     events: Mapping[str, str] = field(default_factory=dict[str, str])

@@ -6,6 +6,7 @@ Needs no base and no data, so impossible settings are refused within a second. `
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,16 @@ from plait.adapters.methods import Method, method_named
 from plait.aggregation import (
     Rule,
     ServerOptimizer,
-    check_composition,
-    check_method_and_rule,
+    method_stated,
     optimizer_for,
+    optimizer_stated,
     rule_named,
+    rule_stated,
 )
-from plait.aggregation.fedexp import FedExp
+from plait.aggregation.feddyn import FedDynStep
 from plait.aggregation.line_search import LineSearch
 from plait.choice import parse_choice
-from plait.config import RunConfig, Scalar
+from plait.config import OWN_SHARE_NEEDS, RunConfig, Scalar
 from plait.errors import ConfigError
 from plait.flower.rule_table import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
@@ -35,8 +37,9 @@ from plait.rounds.spool import Weighting
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
 from plait.training.local_loss import check_loss_name
-from plait.training.objectives import OBJECTIVES, objective_named
+from plait.training.objectives import objective_stated
 from plait.training.reward import reward_named
+from plait.traits import Trait, check, taken
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
@@ -60,8 +63,6 @@ _ROUND_ATTEMPTS = 3
 _LARGEST_FACTOR = 2.0
 # Of a square matrix in a first step; bits per parameter of a wire whose noise leaves half of it.
 _LARGEST_CHANGE, _COARSE = 0.25, 2.0
-# PEFT's types of adapters that are a prompt of their own.
-_PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 # Minimum held-out sequences: of all clients together, the same with classes (one label each), of each client.
 _LEAST_EVALUATED, _LEAST_LABELLED, _LEAST_OF_ONE = 64, 256, 4
 _FEW = 8  # clients that evaluate without being sampled
@@ -199,38 +200,33 @@ def settle(config: RunConfig) -> Settled:
     """
     codec, method = codec_for(config.wire), method_named(config.method)
     check_loss_name(config.loss)
-    rule = _rule_of(config)
-    _check_objective(config, rule, method)
+    if config.rewarded:
+        reward_named(config.rewarded.reward)
+    rule = rule_named(config.rule, ALL_RULES)
+    parts = (
+        rule_stated(rule, config.rule, one_rank=config.one_rank, others=ALL_RULES),
+        method_stated(method, config.method),
+        objective_stated(config.objective),
+    )
+    check((*config.stated(), *parts))
+    gone = taken((*config.stated(), *parts))
     left: dict[str, object] = {
-        "learning_rate": _learning_rate(config, method, codec),
-        "lr_schedule": _schedule(config, rule),
-        "own_share": _own_share(config, rule),
+        "learning_rate": _learning_rate(config, method, codec, gone),
+        "lr_schedule": _schedule(config, rule, gone),
+        "own_share": _own_share(config, gone),
         **_asynchronous(config),
         "eval_clients": config.eval_clients or _evaluators(config),
     }
     config = config.model_copy(update=left)
     left = {"max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config)}
-    config = config.model_copy(update={**left, **_server_step(config, rule), **_privacy(config)})
+    config = config.model_copy(update={**left, **_server_step(config, gone), **_privacy(config)})
     optimizer = optimizer_for(config.server_optimizer)
-    if config.dp == "client" and optimizer.name == FedExp.name:
+    check((*config.stated(), *parts, optimizer_stated(optimizer, config.server_optimizer)))
+    if config.feddyn and optimizer.name != FedDynStep.name:
         raise ConfigError(
-            f"server-optimizer is '{optimizer.name}' and dp is 'client', expected another one: its step depends on the "
-            "norms of single updates"
+            f"correction is '{config.correction}' and server-optimizer is '{config.server_optimizer}', expected "
+            f"server-optimizer auto or {FedDynStep.name}: the server adds what the clients' regularisers hold back"
         )
-    if optimizer.name == LineSearch.name and (config.dp != "off" or config.secure_aggregation or config.tree):
-        raise ConfigError(
-            f"server-optimizer is '{optimizer.name}' with dp, secure-aggregation or a tree, expected another one: its "
-            "step depends on slopes that single clients measure"
-        )
-    if config.secure_aggregation and optimizer.name == FedExp.name:
-        raise ConfigError(
-            f"server-optimizer is '{optimizer.name}' and secure-aggregation is true, expected another one: its step "
-            "depends on the norms of single updates"
-        )
-    check_composition(rule, optimizer, one_rank=config.one_rank)
-    check_method_and_rule(method, rule, mixed_ranks=len(set(config.ranks)) > 1)
-    if config.dtype == "int8":
-        _check_eight_bits(rule, method)
     settled = Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
     # An epsilon that takes too much noise is refused now.
     _ = settled.privacy
@@ -251,94 +247,6 @@ def settle_on_data(config: RunConfig, *, partition: str, labels: str, data: Data
     """
     given = {"partition": partition, "labels": config.labels or labels}
     return replace(settle(config.model_copy(update=given)), data=data)
-
-
-def _check_eight_bits(rule: Rule, method: Method) -> None:
-    """Refuse what looks at the base's own weights, or changes them."""
-    held = "dtype is 'int8', which holds the base in eight bits,"
-    if method.name not in ("lora", "qlora"):
-        raise ConfigError(f"{held} and method '{method.name}', expected 'lora' or 'qlora'; nearest: dtype 'auto'")
-    if rule.moves_base:
-        raise ConfigError(
-            f"{held} and rule '{rule.name}' moves the base, which would round every move; nearest: dtype 'auto'"
-        )
-
-
-def _rule_of(config: RunConfig) -> Rule:
-    rule = rule_named(config.rule, ALL_RULES)
-    if config.scaffold or config.feddyn:
-        if rule.new_factors(one_rank=config.one_rank):
-            to_whom = "" if rule.new_factors(one_rank=True) else " to clients of several ranks"
-            raise ConfigError(
-                f"correction is '{config.correction}' but rule '{rule.name}' gives other factors{to_whom} in every "
-                "round, so nothing of the round before can be carried over"
-            )
-        if rule.trained(1) != rule.trained(2):
-            raise ConfigError(
-                f"correction is '{config.correction}' but rule '{rule.name}' trains other factors in every round"
-            )
-    if config.dp == "client" and not rule.linear:
-        linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear)
-        raise ConfigError(
-            f"rule is '{rule.name}' and dp is 'client', expected a linear rule, which needs no more than the sum of "
-            f"all updates: {linear}"
-        )
-    if config.secure_aggregation and not rule.linear:
-        linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear)
-        raise ConfigError(
-            f"rule is '{rule.name}' and secure-aggregation is true, expected a linear rule, which needs no more than "
-            f"the sum of all updates: {linear}"
-        )
-    if config.tree and not (rule.linear and not rule.mixed_ranks):
-        linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear and not other.mixed_ranks)
-        raise ConfigError(
-            f"rule is '{rule.name}' and tree is '{config.tree}', expected a linear rule, for which the sums of regions "
-            f"are enough: {linear}"
-        )
-    if config.step_budget == "speed" and not (rule.linear and rule.continuous):
-        linear = ", ".join(name for name, other in ALL_RULES.items() if other.linear and other.continuous)
-        raise ConfigError(
-            f"rule is '{rule.name}' and step-budget is 'speed', expected a linear rule, for which updates of different "
-            f"numbers of steps can be normalised: {linear}"
-        )
-    if config.rounds_mode == "async" and not _is_alike(rule):
-        alike = ", ".join(name for name, other in ALL_RULES.items() if _is_alike(other))
-        raise ConfigError(
-            f"rule is '{rule.name}' and rounds-mode is 'async', expected a linear rule whose factors go on from round "
-            f"to round, so that updates from several rounds can be added: {alike}"
-        )
-    if config.given_own_share and not _can_have_own(rule):
-        raise ConfigError(
-            f"own-share is {config.own_share} but rule '{rule.name}' does more than add up what clients moved, "
-            "expected a linear one that keeps nothing at clients, such as fedavg (plait rules lists them)"
-        )
-    return rule
-
-
-def _check_objective(config: RunConfig, rule: Rule, method: Method) -> None:
-    """Refuse what would change the reference that an objective compares with, and what a reward cannot be had for."""
-    objective = objective_named(config.objective)
-    if config.rewarded:
-        reward_named(config.rewarded.reward)
-        if method.peft_type in _PROMPTS:
-            raise ConfigError(
-                f"objective is '{config.objective}' and method is '{method.name}', expected one that adapts "
-                "layers, such as lora: completions are sampled without a prompt of its own"
-            )
-    if objective is None or not objective.needs_reference:
-        return
-    others = "grpo:beta=0"
-    if not config.rewarded:
-        others = " or ".join(name for name, other in OBJECTIVES.items() if not other.needs_reference)
-    for what, is_set, why in (
-        (f"rule is '{rule.name}'", rule.moves_base, "this rule moves that base"),
-        (f"bias is '{config.bias}'", config.bias != "none", "trained biases are not turned off with it"),
-    ):
-        if is_set:
-            raise ConfigError(
-                f"{what} and objective is '{config.objective}', which compares with the base without the adapter, "
-                f"expected another one or objective {others}: {why}"
-            )
 
 
 def _evaluators(config: RunConfig) -> int:
@@ -368,12 +276,9 @@ def _held_out_sequences(config: RunConfig) -> int:
     return min(max(affordable, math.ceil(least / evaluators), _LEAST_OF_ONE), 2**32 - 1)
 
 
-def _learning_rate(config: RunConfig, method: Method, codec: Codec) -> float:
-    """0 if every client finds its own."""
-    # A user's own trainer takes a number, and the first clip norm of a private run follows from one. A reward's loss
-    # has no size of its own that a fall could be a part of.
-    is_needed = bool(config.trainer or config.rewarded) or config.dp != "off"
-    if config.learning_rate or is_needed:
+def _learning_rate(config: RunConfig, method: Method, codec: Codec, gone: Collection[Trait]) -> float:
+    """0 if every client finds its own, from the slope that its first step measures."""
+    if config.learning_rate or Trait.SLOPES in gone:
         return config.learning_rate or method.learning_rate_at(config.rank)
     # A square matrix begins at the identity, and AdamW's first step has one size everywhere: it changes singular values
     # by up to rate times rank. A quarter of them is reached before a quarter of the loss, at which runs ended worse
@@ -383,18 +288,11 @@ def _learning_rate(config: RunConfig, method: Method, codec: Codec) -> float:
     return 0.0
 
 
-def _schedule(config: RunConfig, rule: Rule) -> str:
-    has_no_slopes = bool(config.trainer or config.rewarded) or config.dp != "off"
-    if config.lr_schedule == "slope" and has_no_slopes:
-        raise ConfigError(
-            "lr-schedule is 'slope' with trainer, reward or dp, expected another one: their steps measure no slope of "
-            "the loss"
-        )
+def _schedule(config: RunConfig, rule: Rule, gone: Collection[Trait]) -> str:
     if config.lr_schedule != "auto":
         return config.lr_schedule
-    is_given = has_no_slopes or config.learning_rate > 0
-    has_own_pull = bool(config.scaffold or config.feddyn)
-    if is_given or has_own_pull or rule.keeps_nearest:
+    has_own_pace = Trait.SLOPES not in gone and Trait.OWN_STEPS not in gone and not rule.keeps_nearest
+    if config.learning_rate > 0 or not has_own_pace:
         return "constant"
     # A batch has few labels: at its full rate a classifier still rises and falls in the last rounds.
     is_long = config.rounds * config.local_steps >= _STEPS_TO_FALL
@@ -410,7 +308,7 @@ def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
     Krum, which takes one update. Other robust rules and asynchronous rounds were not tried.
     """
     is_mean = not rule.needs_all and config.rounds_mode == "sync"
-    if _schedule(config, rule) != "slope" or method.subject is not Subject.FACTORS or not is_mean:
+    if config.lr_schedule != "slope" or method.subject is not Subject.FACTORS or not is_mean:
         return 1.0
     return min(_LARGEST_FACTOR, math.sqrt(config.cohort_size))
 
@@ -423,16 +321,11 @@ def _carries_moments(config: RunConfig, rule: Rule) -> bool:
     return goes_on and comes_again and not has_own_pull
 
 
-def _own_share(config: RunConfig, rule: Rule) -> float:
+def _own_share(config: RunConfig, gone: Collection[Trait]) -> float:
     if config.own_share != "auto":
         return config.own_share
-    are_several = config.clients > 1 and not config.scaffold and not config.feddyn and not config.patience
-    return _OWN_SHARE if _can_have_own(rule) and _all_meet(config) and are_several else 0.0
-
-
-def _is_alike(rule: Rule) -> bool:
-    """Whether updates that were trained in different rounds can be added."""
-    return rule.linear and rule.continuous and len(rule.frozen) <= 1
+    is_sound = OWN_SHARE_NEEDS.keys().isdisjoint(gone)
+    return _OWN_SHARE if is_sound and _all_meet(config) and config.clients > 1 else 0.0
 
 
 def _asynchronous(config: RunConfig) -> dict[str, object]:
@@ -448,11 +341,6 @@ def _buffer(config: RunConfig) -> Buffer | None:
         return None
     most = SLOWEST * math.ceil(config.cohort_size / config.buffer)
     return Buffer(config.buffer, most, config.cohort_size)
-
-
-def _can_have_own(rule: Rule) -> bool:
-    """Whether clients can have personalized adapters: the shared one must be the sum of their moves."""
-    return rule.linear and rule.continuous and rule.personal is None
 
 
 def _all_meet(config: RunConfig) -> bool:
@@ -481,20 +369,15 @@ def _privacy(config: RunConfig) -> dict[str, object]:
     }
 
 
-def _server_step(config: RunConfig, rule: Rule) -> dict[str, object]:
+def _server_step(config: RunConfig, gone: Collection[Trait]) -> dict[str, object]:
     if config.server_optimizer != "auto":
         return {}
     if config.feddyn:
         return {"server_optimizer": f"feddyn:share={config.cohort_size / config.clients:g}"}
-    return {"server_optimizer": LineSearch.name if _is_searched(config, rule) else "none"}
-
-
-def _is_searched(config: RunConfig, rule: Rule) -> bool:
-    """Whether clients can say how long the server's steps should be, for a step that is their mean."""
-    is_told = config.dp == "off" and not config.secure_aggregation and not config.tree
-    trains_alike = config.one_rank and rule.trained(1) == rule.trained(2)
-    has_own_pull = bool(config.trainer or config.scaffold)
-    return is_told and _can_have_own(rule) and trains_alike and _all_meet(config) and not has_own_pull
+    # Clients can say how long the server's steps should be where all train alike, and for a step that is their mean.
+    searched = {*LineSearch.needs, Trait.LINEAR, Trait.ALL_SHARED, Trait.ONE_RANK, Trait.SAME_SIDES, Trait.OWN_STEPS}
+    is_searched = searched.isdisjoint(gone) and _all_meet(config) and not config.trainer
+    return {"server_optimizer": LineSearch.name if is_searched else "none"}
 
 
 def _task_settings(config: RunConfig, method: Method, rule: Rule, privacy: ClientPrivacy | None) -> Settings:

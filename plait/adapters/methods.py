@@ -21,6 +21,7 @@ from plait.adapters.spec import Json
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
 from plait.plugins import Kind, find
+from plait.traits import Reasons, Trait
 
 ALL_LINEAR = "all-linear"
 
@@ -36,6 +37,8 @@ FEEDFORWARD_OUTPUTS = (
 """The last layer of a block's second half, likewise. PEFT's table for IA3 calls some of them feedforward."""
 # The rank at which simulations/methods chose learning rates.
 _CHOSEN_AT_RANK = 8
+# PEFT's types of adapters that are a prompt of their own.
+_PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 # Requested methods that are not supported, and the nearest alternatives.
 _ELSEWHERE: Mapping[str, str] = {
     "adalora": "it distributes ranks by one client's own gradients; the nearest is 'lora' with --rank-pattern",
@@ -136,6 +139,7 @@ class Method:
         learning_rate: AdamW's default with `--trainer`, a reward or `--dp`, up to rank 8 (chosen in
             simulations/methods).
         virtual_tokens: length of its learned prompt, if it has one.
+        eight_bits: whether it works over a base in eight bits.
     """
 
     name: str
@@ -152,6 +156,24 @@ class Method:
     trains_base: bool = False
     learning_rate: float = 1e-3
     virtual_tokens: int = 20
+    eight_bits: bool = False
+
+    @property
+    def needs(self) -> Reasons:
+        """What a run must have for it (`plait.traits`)."""
+        return {} if self.eight_bits else {Trait.BASE_EXACT: ""}
+
+    @property
+    def takes(self) -> Reasons:
+        """What a run with it does not have."""
+        trains = f"'{self.name}' trains {self.subject}"
+        kinds = {Trait.FACTORS: Subject.FACTORS, Trait.SQUARES: Subject.SQUARES}
+        gone = {trait: trains for trait, subject in kinds.items() if self.subject is not subject}
+        if self.quantised:
+            gone[Trait.BASE_EXACT] = f"'{self.name}' holds it in four bits"
+        if self.peft_type in _PROMPTS:
+            gone[Trait.SAMPLES] = "completions are sampled without a prompt of its own"
+        return gone
 
     def learning_rate_at(self, rank: int) -> float:
         """AdamW's default; the more rows a square matrix has, the further it moves its product."""
@@ -255,6 +277,7 @@ METHODS: Mapping[str, Method] = {
             averages=f"{_PRODUCT}; exact where the rule is",
             subject=Subject.FACTORS,
             options=_LORA_OPTIONS,
+            eight_bits=True,
             learning_rate=3e-3,
         ),
         Method(
@@ -276,6 +299,7 @@ METHODS: Mapping[str, Method] = {
             kept="the base's four bits: every client quantises its own copy the same way",
             subject=Subject.FACTORS,
             options=_LORA_OPTIONS,
+            eight_bits=True,
             quantised=True,
             learning_rate=3e-3,
         ),

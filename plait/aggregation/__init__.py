@@ -7,10 +7,10 @@ from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometr
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.optimizers import OPTIMIZERS, optimizer_for
 from plait.aggregation.projection import fitted
-from plait.aggregation.requirements import check_method_and_rule, check_rule, rules_for
+from plait.aggregation.requirements import check_rule, method_stated, optimizer_stated, rule_stated, rules_for
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
 from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
-from plait.aggregation.server_optimizer import OptimizerState, ServerOptimizer, check_composition
+from plait.aggregation.server_optimizer import OptimizerState, ServerOptimizer
 from plait.aggregation.table import ALTERNATIVES, RULES, rule_named
 from plait.aggregation.traffic import Traffic
 
@@ -41,13 +41,14 @@ __all__ = [
     "ServerOptimizer",
     "Side",
     "Traffic",
-    "check_composition",
-    "check_method_and_rule",
     "check_rule",
     "fitted",
     "geometry_of",
+    "method_stated",
     "optimizer_for",
+    "optimizer_stated",
     "rule_named",
+    "rule_stated",
     "rules_for",
     "slices_of",
 ]

@@ -12,14 +12,15 @@ where s = -h / alpha, so the server need not know alpha. The clients' part is `p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from plait.adapters import AdapterState
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.server_optimizer import Adjusted, OptimizerState
+from plait.aggregation.server_optimizer import ON_FACTORS, Adjusted, OptimizerState
+from plait.traits import Reasons
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FedDynStep:
     share: Annotated[float, Field(gt=0, le=1, description="share p of the clients that take part in a round")] = 1.0
 
     name = "feddyn"
-    takes_new_factors = False
+    needs: ClassVar[Reasons] = ON_FACTORS
     copies = 1
 
     def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:

@@ -12,14 +12,17 @@ which is the plain step where the clients agree, and needs no tuning. Acts on B 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from plait.adapters import AdapterState, norm
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.server_optimizer import Adjusted, OptimizerState
+from plait.aggregation.server_optimizer import ON_FACTORS, Adjusted, OptimizerState
+from plait.traits import Reasons, Trait
+
+_NORMS = "its step depends on the norms of single updates"
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class FedExp:
     lr: Annotated[float, Field(gt=0, description="multiplies the learning rate computed from the updates")] = 1.0
 
     name = "fedexp"
-    takes_new_factors = False
+    needs: ClassVar[Reasons] = {**ON_FACTORS, Trait.SINGLE_UPDATES: _NORMS, Trait.ONE_SERVER: _NORMS}
     copies = 0
 
     def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:

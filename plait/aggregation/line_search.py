@@ -18,13 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from plait.adapters import AdapterState
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.server_optimizer import Adjusted, OptimizerState
+from plait.aggregation.server_optimizer import ON_FACTORS, Adjusted, OptimizerState
+from plait.traits import Reasons, Trait
 
+_SLOPES = "its step depends on slopes that single clients measure"
 _SHORTEST, _LONGEST = 0.75, 1.5
 _LARGEST_FALL = 0.25  # of the loss, as the trainer has it
 _LEAST = 0.25  # of 1 + t: no step is more than twice as long as the one before
@@ -35,7 +38,7 @@ class LineSearch:
     """A server learning rate that follows the slope which clients measure; 1 as long as none has said any."""
 
     name = "line_search"
-    takes_new_factors = False
+    needs: ClassVar[Reasons] = {**ON_FACTORS, Trait.FIGURES: _SLOPES, Trait.ONE_SERVER: _SLOPES}
     copies = 0
 
     def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:

@@ -62,7 +62,7 @@ def as_optimizer(part: object, *, name: str) -> ServerOptimizer:
     part = instance_of(part, what=what)
     if not is_dataclass(part) or isinstance(part, type):
         raise ConfigError(f"{what} is a {type(part).__name__}, expected a frozen dataclass")
-    for member in ("name", "takes_new_factors", "copies", "adjust"):
+    for member in ("name", "needs", "copies", "adjust"):
         if not hasattr(part, member):
-            raise ConfigError(f"{what} has no '{member}', expected name, takes_new_factors, copies and adjust")
+            raise ConfigError(f"{what} has no '{member}', expected name, needs, copies and adjust")
     return cast("ServerOptimizer", part)

@@ -11,7 +11,7 @@ are not. All other tensors are treated the same way, as one vector.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -22,6 +22,7 @@ from plait.aggregation.projection import kept
 from plait.aggregation.round import Outcome, RoundContext
 from plait.aggregation.server_optimizer import Adjusted, OptimizerState
 from plait.aggregation.step import landing, step_to
+from plait.traits import Reasons
 
 # Columns of the momentum of a module, as a multiple of the rank.
 _MOMENTUM_RANKS = 4
@@ -47,7 +48,7 @@ class ProductSpace:
     beta2: Annotated[float, Field(ge=0, lt=1, description="decay of v, where adaptive")] = 0.99
     tau: Annotated[float, Field(gt=0, le=1, description="adaptivity, where adaptive")] = 1e-3
 
-    takes_new_factors = True
+    needs: ClassVar[Reasons] = {}
 
     @property
     def copies(self) -> int:

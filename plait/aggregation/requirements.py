@@ -1,19 +1,19 @@
-"""What a rule requires of a run, checked before its first round: method and kind of adapter, ranks, size of the cohort.
+"""What rules, methods and server optimizers state of themselves, and what a rule requires of an adapter and a cohort.
 
-Each refusal says which two settings are incompatible and why. Server optimizers have a separate check
-(`server_optimizer.check_composition`). Knows no configuration.
+Knows no configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 
-from plait.adapters import Subject
 from plait.adapters.methods import METHODS, Method
 from plait.aggregation.geometry import Geometry
-from plait.aggregation.rule import Exactness, Rule
+from plait.aggregation.rule import Rule
+from plait.aggregation.server_optimizer import Plain, ServerOptimizer
 from plait.aggregation.table import RULES
 from plait.errors import ConfigError
+from plait.traits import Stated, Trait, clash
 
 
 def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (), clients: int | None = None) -> None:
@@ -58,41 +58,44 @@ def _check_ranks(rule: Rule, server: Geometry, client: Geometry) -> None:
             )
 
 
-def check_method_and_rule(method: Method, rule: Rule, *, mixed_ranks: bool) -> None:
-    """Refuse a rule that does not work with this method's adapters.
+def rule_stated(
+    rule: Rule, text: str = "", *, one_rank: bool = True, others: Mapping[str, Rule] | None = None
+) -> Stated:
+    """What a rule needs of a run and takes away.
 
-    Raises:
-        ConfigError: with the reason and the nearest alternative.
+    Args:
+        rule: the rule.
+        text: as the user named it; by default its name.
+        one_rank: whether all clients have one rank.
+        others: rules to name where this one does not go with the rest of a run.
     """
-    if rule.subject not in (Subject.TENSORS, method.subject):
-        having = ", ".join(f"'{name}'" for name, other in METHODS.items() if other.subject is rule.subject)
-        nearest = next(other.name for other in RULES.values() if other.subject is method.subject)
-        raise ConfigError(
-            f"rule is '{rule.name}' and method '{method.name}', which trains {method.subject}, expected a method that "
-            f"trains {rule.subject}: {having}; nearest: rule '{nearest}'"
-        )
-    if rule.moves_base and method.quantised:
-        plain = next(other.name for other in METHODS.values() if other.subject is method.subject)
-        still = next(other.name for other in RULES.values() if other.exactness is Exactness.UP_TO_TRUNCATION)
-        raise ConfigError(
-            f"rule is '{rule.name}', which moves the base, and method '{method.name}' holds it in four bits, which "
-            f"would round every move; nearest: method '{plain}', or rule '{still}'"
-        )
-    if mixed_ranks and method.subject is not Subject.FACTORS:
-        having = ", ".join(f"'{name}'" for name, other in METHODS.items() if other.subject is Subject.FACTORS)
-        raise ConfigError(
-            f"client-ranks are given and method is '{method.name}', expected one of {having}: other adapters cannot be "
-            "cut to a lower rank"
-        )
+
+    def rest() -> Iterator[Stated]:
+        return (rule_stated(other, one_rank=one_rank) for other in (others or {}).values())
+
+    return Stated("rule", text or rule.name, rule.needs, rule.takes(one_rank=one_rank), others=rest)
+
+
+def method_stated(method: Method, text: str = "") -> Stated:
+    """What an adapter method needs of a run and takes away."""
+
+    def rest() -> Iterator[Stated]:
+        return map(method_stated, METHODS.values())
+
+    return Stated("method", text or method.name, method.needs, method.takes, others=rest)
+
+
+def optimizer_stated(optimizer: ServerOptimizer, text: str = "") -> Stated:
+    """What a server optimizer needs of a run and takes away: one that takes the rule's step as it is nothing."""
+    key, text, instead = "server-optimizer", text or optimizer.name, f"server-optimizer {Plain.name}"
+    if optimizer.name == Plain.name:
+        return Stated(key, text)
+    needs = {Trait.ADAPTER_GROWS: "it acts on the adapter", **optimizer.needs}
+    return Stated(key, text, needs, {Trait.MEAN_STEP: "a server optimizer makes another of it"}, instead)
 
 
 def rules_for(method: Method) -> tuple[str, ...]:
     """Names of plait's own rules that may combine this method's adapters."""
-    names: list[str] = []
-    for name, rule in RULES.items():
-        try:
-            check_method_and_rule(method, rule, mixed_ranks=False)
-        except ConfigError:
-            continue
-        names.append(name)
-    return tuple(names)
+    mine = method_stated(method)
+    stated = {name: rule_stated(rule) for name, rule in RULES.items()}
+    return tuple(name for name, each in stated.items() if not (clash(mine, each) or clash(each, mine)))

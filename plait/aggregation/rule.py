@@ -20,6 +20,7 @@ from plait.aggregation.round import Accumulator, Outcome, RoundContext
 from plait.aggregation.traffic import Traffic, parameters
 from plait.choice import with_options
 from plait.errors import ConfigError
+from plait.traits import Reasons, Trait
 
 Algorithm = Callable[[RoundContext], Accumulator]
 """Begins a round. Where it is a frozen dataclass, its fields are the rule's options."""
@@ -113,6 +114,40 @@ class Rule:
             one_rank: whether all clients have one rank; cutting a product for several ranks rotates all factors.
         """
         return not self.continuous or (self.resizing is Resizing.BEST and not one_rank)
+
+    @property
+    def needs(self) -> Reasons:
+        """What a run must have for it (`plait.traits`)."""
+        needs: dict[Trait, str] = {}
+        if self.subject is Subject.FACTORS:
+            needs[Trait.FACTORS] = "it combines them"
+        if self.subject is Subject.SQUARES:
+            needs[Trait.SQUARES] = "only these have an exact mean"
+        if self.moves_base:
+            needs[Trait.BASE_EXACT] = "every move of the base would be rounded"
+        if not self.mixed_ranks:
+            needs[Trait.ONE_RANK] = "it averages tensors directly"
+        elif self.linear:
+            needs[Trait.ONE_SERVER] = "it weighs slices by the clients that have them"
+        return needs
+
+    def takes(self, *, one_rank: bool) -> Reasons:
+        """What a run with it does not have; see `new_factors`."""
+        takes: dict[Trait, str] = {}
+        if not self.linear:
+            takes[Trait.LINEAR] = "this rule needs the updates one by one"
+        if self.new_factors(one_rank=one_rank):
+            to_whom = "" if self.new_factors(one_rank=True) else " to clients of several ranks"
+            takes[Trait.SAME_FACTORS] = f"this rule gives other factors{to_whom} in every round"
+            if self.moves_base:
+                takes[Trait.ADAPTER_GROWS] = "this rule moves it into the base and begins a new adapter"
+        if self.trained(1) != self.trained(2):
+            takes[Trait.SAME_SIDES] = "this rule has others trained in every round"
+        if self.personal:
+            takes[Trait.ALL_SHARED] = f"with this rule {self.personal} stays at the client"
+        if self.moves_base:
+            takes[Trait.BASE_STAYS] = "this rule moves it"
+        return takes
 
     def traffic(self, client: Geometry, clients: int) -> Traffic:
         """What a client of these ranks sends and receives in a round of `clients` such clients, before any codec."""

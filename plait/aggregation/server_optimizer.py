@@ -26,12 +26,13 @@ from pydantic import Field
 
 from plait.adapters import AdapterState, Float32
 from plait.aggregation.round import Outcome, RoundContext
-from plait.aggregation.rule import Rule
-from plait.errors import ConfigError
+from plait.traits import Reasons, Trait
 
 OptimizerState = Mapping[str, NDArray[np.generic]]
 Adjusted = tuple[AdapterState, OptimizerState]
 """The step to apply, and the state to keep."""
+ON_FACTORS: Reasons = {Trait.SAME_FACTORS: "it acts on each factor by itself"}
+"""What an optimizer needs that is not in product space."""
 
 
 class ServerOptimizer(Protocol):
@@ -45,8 +46,8 @@ class ServerOptimizer(Protocol):
         ...
 
     @property
-    def takes_new_factors(self) -> bool:
-        """Whether it makes sense where a rule changes the factors from round to round (see `Rule.new_factors`)."""
+    def needs(self) -> Reasons:
+        """What a run must have for it (`plait.traits`), besides what every optimizer needs."""
         ...
 
     @property
@@ -65,37 +66,12 @@ class ServerOptimizer(Protocol):
         ...
 
 
-def check_composition(rule: Rule, optimizer: ServerOptimizer, *, one_rank: bool = True) -> None:
-    """Refuse an optimizer that makes no sense after a rule.
-
-    Args:
-        rule: of the run.
-        optimizer: asked for.
-        one_rank: whether all clients have one.
-
-    Raises:
-        ConfigError: with the reason.
-    """
-    if optimizer.name == Plain.name or not rule.new_factors(one_rank=one_rank):
-        return
-    if rule.moves_base:
-        raise ConfigError(
-            f"server optimizer is '{optimizer.name}' with rule '{rule.name}', expected '{Plain.name}': "
-            "the round's progress goes into the base and the adapter starts fresh"
-        )
-    if not optimizer.takes_new_factors:
-        raise ConfigError(
-            f"server optimizer is '{optimizer.name}' with rule '{rule.name}', expected '{Plain.name}' or one in "
-            "product space: this rule makes new factors in every round"
-        )
-
-
 @dataclass(frozen=True)
 class Plain:
     """Take the rule's step as it is."""
 
     name = "none"
-    takes_new_factors = True
+    needs: ClassVar[Reasons] = {}
     copies = 0
 
     def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
@@ -120,7 +96,7 @@ class Sgd:
     momentum: Annotated[float, Field(ge=0, lt=1, description="decay of earlier steps")] = 0.0
     nesterov: bool = False
 
-    takes_new_factors = False
+    needs: ClassVar[Reasons] = ON_FACTORS
     copies = 1
 
     def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:
@@ -150,7 +126,7 @@ class Adaptive:
         float, Field(gt=0, le=1, description="adaptivity: far smaller steps are multiplied by learning rate / tau")
     ] = 1e-3
 
-    takes_new_factors = False
+    needs: ClassVar[Reasons] = ON_FACTORS
     copies = 2
 
     def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:

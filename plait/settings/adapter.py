@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from plait.settings.table import Table
+from plait.files import at_home
+from plait.settings.table import Table, parts_of
+from plait.traits import Stated, Trait
+
+# Part of a module name. PEFT would read anything else as a regular expression.
+_MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
 class AdapterSettings(Table):
@@ -14,6 +23,7 @@ class AdapterSettings(Table):
 
     table: ClassVar[str] = "adapter"
     heading: ClassVar[str] = "Adapter"
+    within: ClassVar = {"init_mode": ("init_adapter", ())}
 
     alpha: Annotated[float, Field(gt=0)] = 16.0
     """sets the scaling factor of B A, alpha / rank"""
@@ -33,3 +43,50 @@ class AdapterSettings(Table):
     the method's initial values"""
     init_mode: Literal["continue", "freeze"] = "continue"
     """continue training the initial adapter, or freeze it beneath a new one"""
+
+    @field_validator("rank_pattern")
+    @classmethod
+    def _check_pattern(cls, pattern: str) -> str:
+        for text in parts_of(pattern):
+            name, equals, rank = text.partition("=")
+            if not (equals and _MODULE_NAME.fullmatch(name) and rank.isascii() and rank.isdigit() and int(rank) >= 1):
+                raise ValueError(f"expected MODULE=RANK such as q_proj=4, not '{text}'")
+        return pattern
+
+    @field_validator("init_adapter")
+    @classmethod
+    def _check_weights(cls, given: str) -> str:
+        for path, weight in map(_weighted, parts_of(given)):
+            if not weight:
+                raise ValueError(f"expected another weight of '{path}' than 0")
+        return given
+
+    @property
+    def init_adapters(self) -> tuple[tuple[Path, float], ...]:
+        """The adapters to begin with and their weights."""
+        return tuple(map(_weighted, parts_of(self.init_adapter)))
+
+    @property
+    def module_ranks(self) -> dict[str, int]:
+        """Ranks of the modules for which one is set."""
+        pairs = (part.partition("=") for part in parts_of(self.rank_pattern))
+        return {name: int(rank) for name, _, rank in pairs}
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.rank_pattern:
+            yield self.says("rank_pattern", needs={Trait.ONE_RANK: "it gives ranks by module"})
+        if self.dropout:
+            yield self.says("dropout", takes={Trait.SAMPLES: "dropout takes parts of it away while it learns"})
+        if self.bias != "none":
+            yield self.says("bias", takes={Trait.BASE_STAYS: "its biases are trained too"})
+
+
+def _weighted(text: str) -> tuple[Path, float]:
+    path, _, weight = text.rpartition("=")
+    try:
+        number = float(weight) if path else math.nan
+    except ValueError:
+        number = math.nan
+    # A directory may have an equals sign in its name.
+    return (at_home(path), number) if math.isfinite(number) else (at_home(text), 1.0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator
 
 from plait.settings.table import Table
+from plait.traits import Stated, Trait
 
 
 def _norm_bound(value: object) -> object:
@@ -35,3 +37,9 @@ class Checks(Table):
     with clip:NUMBER clipped; auto is 10, but off with --dp client and secure-aggregation"""
     keep_updates: bool = False
     """keep all updates in RUN/spool, so that plait verify can recompute every round"""
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.norm_bound not in ("auto", "off"):
+            needs = {Trait.SINGLE_UPDATES: "their norms decide which of them count"}
+            yield self.says("norm_bound", needs=needs, instead="auto or off")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from plait.settings.table import Table
+from plait.traits import Stated, Trait
+
+TREE = re.compile(r"[1-9][0-9]{0,6}(x[1-9][0-9]{0,6}){0,7}")
+"""The form of `Cohort.tree`."""
 
 
 class Cohort(Table):
@@ -14,6 +20,7 @@ class Cohort(Table):
 
     table: ClassVar[str] = "cohort"
     heading: ClassVar[str] = "Who takes part in a round"
+    within: ClassVar = {"buffer": ("rounds_mode", ("async",))}
 
     clients_per_round: Annotated[int, Field(ge=0)] = 0
     """clients sampled per round; 0 means all"""
@@ -37,3 +44,58 @@ class Cohort(Table):
     fleet: str = ""
     """TOML file with the devices of a simulated fleet: the run then goes by a virtual clock, on which downloads,
     training and uploads take as long as there"""
+
+    @field_validator("tree")
+    @classmethod
+    def _check_tree(cls, tree: str) -> str:
+        if tree and not TREE.fullmatch(tree):
+            raise ValueError("expected whole numbers such as 10x100, or 2x5x100")
+        return tree
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The numbers of `tree`: this server's regions, their regions and so on, and last the clients of each."""
+        return tuple(map(int, self.tree.split("x"))) if self.tree else ()
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        # On a virtual clock whoever is released has not trained.
+        on_clock = {Trait.RELEASED: "a device of the fleet may be late"} if self.fleet else {}
+        if self.clients_per_round:
+            yield self.says("clients_per_round", needs={Trait.ONE_SERVER: "it draws those of a round"})
+        if self.over_selection:
+            needs = {
+                Trait.ONE_SERVER: "it draws those of a round",
+                Trait.WAITS: "those in excess are released when it ends",
+                Trait.RELEASED: "those in excess are",
+            }
+            yield self.says("over_selection", needs=needs)
+        if self.deadline_s:
+            yield self.says("deadline_s", needs={Trait.WAITS: "", **on_clock})
+        if self.step_budget == "speed":
+            needs = {
+                Trait.WAITS: "it gives all as long as the slowest takes",
+                Trait.ONE_SERVER: "it compares the paces of all",
+                Trait.APART: "it measures each client's pace",
+                Trait.LINEAR: "updates of different numbers of steps are normalised",
+                Trait.SAME_FACTORS: "updates of different numbers of steps are normalised",
+            }
+            yield self.says("step_budget", needs=needs, takes={Trait.EQUAL_STEPS: "faster ones take more"})
+        if self.rounds_mode == "async":
+            across = "updates of several rounds are added"
+            needs = {Trait.LINEAR: across, Trait.SAME_FACTORS: across, Trait.SAME_SIDES: across, **on_clock}
+            yield self.says("rounds_mode", needs=needs, takes={Trait.WAITS: "asynchronous rounds wait for nobody"})
+        if self.tree:
+            needs = {
+                Trait.WAITS: "regions know no staleness",
+                Trait.ONE_RANK: "only updates of one shape have a sum",
+                Trait.LINEAR: "a region sends the sum of its clients' updates",
+            }
+            yield self.says("tree", needs=needs, takes={Trait.ONE_SERVER: "a region asks all of its own clients"})
+        if self.fleet:
+            needs = {
+                Trait.ONE_SERVER: "a virtual clock knows no regions",
+                Trait.FIGURES: "the times of the virtual clock follow from the clients' data",
+                Trait.APART: "devices of different speeds end at different times",
+            }
+            yield self.says("fleet", needs=needs)

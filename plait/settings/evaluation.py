@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from plait.settings.table import MOST, Table
+from plait.settings.table import MOST, Table, parts_of
+from plait.traits import Stated, Trait
 
 
 class EvaluationSettings(Table):
@@ -32,3 +34,29 @@ class EvaluationSettings(Table):
     """end after this many evaluations without a lower loss; 0 runs all rounds"""
     reference: str = ""
     """also train baselines: central (pooled data), local (each client alone), or both"""
+
+    @field_validator("reference")
+    @classmethod
+    def _check_reference(cls, reference: str) -> str:
+        for kind in parts_of(reference):
+            if kind not in ("central", "local"):
+                raise ValueError("expected central, local or central,local")
+        return reference
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The baselines asked for, in order."""
+        return tuple(dict.fromkeys(parts_of(self.reference)))
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        compared = {Trait.FIGURES: "losses are compared", Trait.WAITS: "it is evaluated before the next begins"}
+        if self.eval_clients:
+            yield self.says("eval_clients", needs={Trait.ONE_SERVER: "it draws those that evaluate"})
+        if self.keep == "best":
+            yield self.says("keep", needs=compared, instead="last")
+        if self.patience:
+            takes = {Trait.LAST_ROUND: "with patience nobody knows which that is"}
+            yield self.says("patience", needs=compared, takes=takes)
+        if self.reference:
+            yield self.says("reference", needs={Trait.FIGURES: "baselines show the losses of single clients"})

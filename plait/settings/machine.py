@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from plait.settings.table import Table
+from plait.traits import Stated, Trait
 
 
 class MachineSettings(Table):
@@ -25,3 +27,21 @@ class MachineSettings(Table):
     side_by_side: Annotated[int, Field(ge=1, le=4096)] = 1
     """simulated clients that train together in one batch, for bases of the Llama family: faster for small batches, but
     needs more memory; another number, or a resumed round, changes the adapter by rounding only"""
+
+    @property
+    def has_several_devices(self) -> bool:
+        """Whether `device` is a list, whose entries `plait.training.device.choose_devices` reads."""
+        return "," in self.device
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.has_several_devices:
+            yield self.says("device", takes={Trait.RELEASED: "whoever trains in a process of its own cannot be"})
+        if self.dtype == "int8":
+            yield self.says("dtype", takes={Trait.BASE_EXACT: "int8 holds it in eight bits"})
+        if self.side_by_side > 1:
+            takes = {
+                Trait.APART: "clients that train side by side share their batches",
+                Trait.RELEASED: "clients that train side by side end together",
+            }
+            yield self.says("side_by_side", takes=takes)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from plait.settings.table import MOST, Table
+from plait.traits import Stated, Trait
 
 
 class OptimizerSettings(Table):
@@ -14,6 +16,8 @@ class OptimizerSettings(Table):
 
     table: ClassVar[str] = "optimizer"
     heading: ClassVar[str] = "Clients' optimizer"
+    # With dp record dp-clip bounds the gradient of each record instead.
+    within: ClassVar = {"max_grad_norm": ("dp", ("off", "client"))}
 
     learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """AdamW's peak learning rate; with 0 each client finds its own in its first step"""
@@ -27,3 +31,8 @@ class OptimizerSettings(Table):
     """AdamW's decoupled weight decay"""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """norm that gradients are clipped to"""
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.lr_schedule == "slope":
+            yield self.says("lr_schedule", needs={Trait.SLOPES: "the rate follows it"})

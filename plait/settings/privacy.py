@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from plait.settings.table import MOST, Table, number_or
+from plait.traits import Stated, Trait
+
+_OF_BOTH = ("dp", ("client", "record"))
 
 
 class Privacy(Table):
@@ -14,6 +18,12 @@ class Privacy(Table):
 
     table: ClassVar[str] = "privacy"
     heading: ClassVar[str] = "Privacy"
+    within: ClassVar = {
+        "dp_epsilon": _OF_BOTH,
+        "dp_noise_multiplier": _OF_BOTH,
+        "dp_clip": _OF_BOTH,
+        "dp_min_separation": ("dp", ("client",)),
+    }
 
     secure_aggregation: bool = False
     """hide every client's update, losses and counts from the server, which learns their sums alone"""
@@ -35,3 +45,67 @@ class Privacy(Table):
     dp_min_separation: Annotated[int, Field(ge=1, le=MOST)] = 1
     """rounds from one in which a client takes part to the next at the earliest; more than 1 lowers the noise of --dp
     client, and needs so many times the clients of a round"""
+
+    @model_validator(mode="after")
+    def _check_noise(self) -> Self:
+        if self.dp == "off":
+            return self
+        given = {"dp-epsilon": self.dp_epsilon, "dp-noise-multiplier": self.dp_noise_multiplier}
+        noise = [f"{key} is {value:g}" for key, value in given.items() if value]
+        if len(noise) != 1:
+            both = " and ".join(noise) or f"neither dp-epsilon nor dp-noise-multiplier is given and dp is '{self.dp}'"
+            raise ValueError(f"{both}, expected one of the two: each follows from the other")
+        if self.dp == "client" and self.dp_min_separation > 1 and self.dp_clip == "adaptive":
+            raise ValueError(
+                f"dp-clip is 'adaptive' and dp-min-separation is {self.dp_min_separation}, expected a number: epsilon "
+                "counts a client's rounds, all of one clip norm"
+            )
+        return self
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.secure_aggregation:
+            yield self._says_masked()
+        if self.dp == "off":
+            return
+        yield self._says_private()
+        if self.dp_min_separation > 1:
+            yield self.says("dp_min_separation", needs={Trait.TRUSTED: "no client counts the rounds between"})
+        if self.dp == "client" and self.dp_clip == "adaptive":
+            known = {Trait.ONE_SERVER: "the clip norm of a round is known there alone"}
+            yield self.says("dp_clip", needs=known, instead="NUMBER")
+        if self.dp == "record" and self.dp_noise_multiplier:
+            spent = {Trait.SINGLE_UPDATES: "each client says beside its own what it has spent"}
+            yield self.says("dp_noise_multiplier", needs=spent, instead="0 with dp-epsilon")
+
+    def _says_masked(self) -> Stated:
+        needs = {
+            Trait.WAITS: "a masked sum needs all its clients at once",
+            Trait.EQUAL_STEPS: "no client's weight is known",
+            Trait.ONE_SERVER: "regions would see their clients' updates",
+            Trait.ONE_RANK: "only updates of one shape have a sum",
+            Trait.LINEAR: "",
+        }
+        takes = {
+            Trait.SINGLE_UPDATES: "the server sees their masked sum alone",
+            Trait.FIGURES: "the server sees their masked sums alone",
+            Trait.RELEASED: "whoever has sent a masked update is in the sum",
+            Trait.TRUSTED: "masks are for clients that do not trust it",
+        }
+        return self.says("secure_aggregation", needs=needs, takes=takes)
+
+    def _says_private(self) -> Stated:
+        needs = {Trait.WAITS: "a client's part is charged by rounds", Trait.EQUAL_STEPS: "noise is for equal parts"}
+        takes = {
+            Trait.FIGURES: "no noise covers them",
+            Trait.SLOPES: "steps of private runs measure none",
+        }
+        if self.dp == "client":
+            needs |= {Trait.ONE_RANK: "how far a client moves the sum depends on its rank", Trait.LINEAR: ""}
+            takes |= {Trait.SINGLE_UPDATES: "noise covers their clipped sum alone"}
+        else:
+            needs |= {
+                Trait.OWN_LOSS: "noise needs the gradient of each record by itself",
+                Trait.APART: "its batches have as many records as are drawn",
+            }
+        return self.says("dp", needs=needs, takes=takes)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
+
+from plait.traits import NOTHING, Reasons, Stated
 
 # The largest values that a task can carry.
 MOST = 2**32 - 1
@@ -19,6 +21,8 @@ class Table(BaseModel):
     Attributes:
         table: its name in TOML; empty for the settings that stand above all tables.
         heading: its name in help and documentation.
+        within: settings that mean something only beside some values of another: its name and those values; none for any
+            value that is not the default.
     """
 
     model_config = ConfigDict(
@@ -33,6 +37,28 @@ class Table(BaseModel):
 
     table: ClassVar[str] = ""
     heading: ClassVar[str] = ""
+    within: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        yield from ()
+
+    def says(self, name: str, *, needs: Reasons = NOTHING, takes: Reasons = NOTHING, instead: str = "") -> Stated:
+        """What a setting states.
+
+        Args:
+            name: of the setting.
+            needs: see `Stated`.
+            takes: likewise.
+            instead: what else it may be; by default its default.
+        """
+        key, default = name.replace("_", "-"), type(self).model_fields[name].default
+        plain = f"no {key}" if default == "" else f"{key} {str(default).lower()}"
+        return Stated(key, getattr(self, name), needs, takes, f"{key} {instead}" if instead else plain)
+
+    def is_given(self, name: str) -> bool:
+        """Whether a setting is not its default."""
+        return getattr(self, name) != type(self).model_fields[name].default
 
 
 def number_or(word: str) -> Callable[[object], object]:
@@ -45,3 +71,8 @@ def number_or(word: str) -> Callable[[object], object]:
             raise ValueError(f"expected {word} or a number") from None
 
     return number
+
+
+def parts_of(text: str) -> tuple[str, ...]:
+    """The parts of a list in one text, with commas between them."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

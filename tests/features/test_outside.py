@@ -55,6 +55,13 @@ def test_a_setting_that_came_from_elsewhere_imports_no_outsiders_module(outside:
     assert not config_from_table({"smallest-kept": 0}).wanted
 
 
+def test_what_it_needs_and_another_setting_takes_is_refused_with_both(outside: Path) -> None:
+    admit_features({"smallest-kept": 2})
+    with pytest.raises(ConfigError, match=r"smallest-kept is 2 and secure-aggregation is true, .*their norms are comp"):
+        config_from_table({"smallest-kept": 2, "secure-aggregation": True})
+    config_from_table({"smallest-kept": 0, "secure-aggregation": True})
+
+
 def test_a_feature_whose_setting_lacks_its_name_is_refused(outside: Path) -> None:
     declared = (outside / "smallest/__init__.py").read_text()
     (outside / "smallest/__init__.py").write_text(declared.replace("smallest_kept", "kept"))

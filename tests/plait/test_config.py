@@ -196,7 +196,7 @@ def test_a_value_that_cannot_be_is_an_error_that_names_key_value_and_bound(table
     ("table", "message"),
     [
         ({"clients": 3, "clients_per_round": 4}, "clients-per-round is 4, expected at most clients = 3"),
-        ({"reference": "central,globl"}, "reference is 'globl', expected central, local or central,local"),
+        ({"reference": "central,globl"}, "reference is 'central,globl', expected central, local or central,local"),
         ({"labels": "spam"}, "labels are 'spam', expected at least two different names"),
         ({"labels": "spam,ham,spam"}, "labels are 'spam,ham,spam', expected at least two different names"),
         ({"labels": ",".join(map(str, range(10_001)))}, "labels has 10001 names, expected at most 10000"),
@@ -266,9 +266,9 @@ def test_adapters_to_begin_with_have_a_weight_each():
 
 
 def test_a_beginning_that_means_nothing_is_refused():
-    with pytest.raises(ConfigError, match="init-mode is 'freeze', expected init-adapter to be given too"):
+    with pytest.raises(ConfigError, match="init-mode is 'freeze' and init-adapter is '', expected init-mode"):
         config_from_table({"init-mode": "freeze"})
-    with pytest.raises(ConfigError, match="init-adapter gives 'a' weight 0"):
+    with pytest.raises(ConfigError, match="init-adapter is 'a=0', expected another weight of 'a' than 0"):
         config_from_table({"init-adapter": "a=0"})
 
 

@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import pytest
 
 from plait.adapters.methods import METHODS
@@ -5,6 +7,7 @@ from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError
 from plait.rounds.events import DataUsed
 from plait.settle import settle, settle_on_data
+from plait.traits import Trait
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "lora_xs"])
@@ -61,14 +64,6 @@ def test_a_rate_falls_where_the_data_turn_out_to_have_classes_unless_a_schedule_
         settled = settle_on_data(config_from_table(given), partition="iid", labels="good,bad", data=used)
         assert settled.plan.settings.lr_schedule == settled.config.lr_schedule == schedule
         assert (settled.config.partition, settled.config.labels, settled.data) == ("iid", "good,bad", used)
-
-
-def test_a_schedule_by_slopes_is_refused_where_steps_measure_none() -> None:
-    for given in ({"trainer": "my_trainer:build"}, {"dp": "record", "dp-epsilon": 8.0}):
-        with pytest.raises(
-            ConfigError, match="lr-schedule is 'slope' with trainer, reward or dp, expected another one"
-        ):
-            settle(config_from_table({"lr-schedule": "slope", **given}))
 
 
 def test_with_differential_privacy_the_method_gives_the_learning_rate() -> None:
@@ -140,17 +135,14 @@ def test_nothing_is_carried_over_to_factors_that_turn() -> None:
     given = {"correction": "scaffold"}
     assert settle(config_from_table({"rule": "product_mean", **given})).rule.name == "product_mean"
     several = config_from_table({"rule": "product_mean", "client-ranks": "2,8", **given})
-    with pytest.raises(ConfigError, match="gives other factors to clients of several ranks in every round"):
+    with pytest.raises(ConfigError, match="this rule gives other factors to clients of several ranks in every round"):
         settle(several)
-    with pytest.raises(ConfigError, match="gives other factors in every round"):
+    with pytest.raises(ConfigError, match="this rule gives other factors in every round"):
         settle(config_from_table({"rule": "raflora", **given}))
 
 
-@pytest.mark.parametrize("rule", ["flora", "fedsa", "median", "krum", "product_mean"])
-def test_own_adapters_go_with_rules_that_add_up_what_clients_moved(rule: str) -> None:
+def test_own_adapters_go_with_rules_that_add_up_what_clients_moved() -> None:
     assert settle(config_from_table({"own-share": 0.5, "rule": "ffa"})).rule.name == "ffa"
-    with pytest.raises(ConfigError, match=f"own-share is 0.5 but rule '{rule}' does more than add up"):
-        settle(config_from_table({"own-share": 0.5, "rule": rule}))
 
 
 @pytest.mark.parametrize(
@@ -275,35 +267,11 @@ def test_a_sample_evaluates_where_only_some_clients_take_part_in_a_round(given, 
 MASKED = {"secure-aggregation": True, "clients": 8}
 
 
-@pytest.mark.parametrize(
-    ("given", "error"),
-    [
-        ({"clients": 2}, "clients is 2 and secure-aggregation is true, expected at least 3"),
-        ({"clients-per-round": 2}, "clients-per-round is 2 and secure-aggregation is true, expected at least 3"),
-        ({"eval-clients": 1}, "eval-clients is 1 and secure-aggregation is true, expected at least 3"),
-        (
-            {"dp": "client", "dp-epsilon": 8.0, "dp-clip": 1.0, "dp-min-separation": 2, "clients-per-round": 4},
-            "dp-min-separation is 2 and secure-aggregation is true, expected 1",
-        ),
-        ({"norm-bound": 10}, "norm-bound is '10' and secure-aggregation is true, expected auto or off"),
-        ({"weighting": "examples"}, "weighting is 'examples' and secure-aggregation is true, expected equal"),
-        ({"client-ranks": "4,8"}, "client-ranks is '4,8' and secure-aggregation is true, expected one rank"),
-        ({"over-selection": 0.5}, "over-selection is 0.5 and secure-aggregation is true, expected 0"),
-        ({"patience": 2}, "patience is 2 and secure-aggregation is true, expected 0"),
-        ({"keep": "best"}, "keep is 'best' and secure-aggregation is true, expected last"),
-        ({"reference": "local"}, "reference is 'local' and secure-aggregation is true, expected none"),
-        ({"rule": "median"}, "rule is 'median' and secure-aggregation is true, expected a linear rule, .*: .*fedavg"),
-        ({"rule": "krum"}, "rule is 'krum' and secure-aggregation is true, expected a linear rule"),
-        ({"rule": "flora"}, "rule is 'flora' and secure-aggregation is true, expected a linear rule"),
-        (
-            {"server-optimizer": "fedexp"},
-            "server-optimizer is 'fedexp' and secure-aggregation is true, expected another",
-        ),
-    ],
-)
-def test_secure_aggregation_refuses_what_it_cannot_hide(given, error):
-    with pytest.raises(ConfigError, match=error):
-        settle(config_from_table({**MASKED, **given}))
+@pytest.mark.parametrize("given", [{"clients": 2}, {"clients-per-round": 2}, {"eval-clients": 1}])
+def test_a_masked_sum_has_at_least_three_clients(given):
+    ((key, count),) = given.items()
+    with pytest.raises(ConfigError, match=f"{key} is {count} and secure-aggregation is true, expected at least 3"):
+        config_from_table({**MASKED, **given})
 
 
 def test_secure_aggregation_turns_off_what_looks_at_single_clients():
@@ -337,24 +305,10 @@ RESTING = {"dp-min-separation": 10, "clients-per-round": 10, "dp-clip": 1.0}
     [
         ({"dp-noise-multiplier": 1.0}, "dp-epsilon is 8 and dp-noise-multiplier is 1, expected one of the two"),
         ({"dp-epsilon": 0.0}, "neither dp-epsilon nor dp-noise-multiplier is given and dp is 'client'"),
-        ({"dp": "off"}, "dp-epsilon is 8 and dp is 'off', expected dp to be 'client'"),
+        ({"dp": "off"}, "dp-epsilon is 8.0 and dp is 'off', expected dp-epsilon 0.0 or dp client or dp record"),
         ({"dp": "off", "dp-epsilon": 0.0, "dp-clip": 1.0}, "dp-clip is 1.0 and dp is 'off'"),
         ({"dp-epsilon": 1e-6, "dp-delta": 1e-12}, "dp-epsilon is 1e-06 and rounds is 5, which takes noise of .* times"),
         ({"dp-delta": 0.01}, r"dp-delta is 0.01 and clients is 100, expected less than 1 / clients = 0.01"),
-        (
-            {"norm-bound": 10},
-            "norm-bound is '10' and dp is 'client', expected auto or off: it follows a med",
-        ),
-        ({"norm-bound": "clip:10"}, "norm-bound is 'clip:10' and dp is 'client'"),
-        ({"weighting": "examples"}, "weighting is 'examples' and dp is 'client', expected equal"),
-        ({"client-ranks": "4,8"}, "client-ranks is '4,8' and dp is 'client', expected one rank"),
-        ({"patience": 2}, "patience is 2 and dp is 'client', expected 0"),
-        ({"keep": "best"}, "keep is 'best' and dp is 'client', expected last"),
-        ({"reference": "central"}, "reference is 'central' and dp is 'client', expected none"),
-        ({"rule": "median"}, "rule is 'median' and dp is 'client', expected a linear rule, .*: .*fedavg"),
-        ({"rule": "krum"}, "rule is 'krum' and dp is 'client', expected a linear rule"),
-        ({"rule": "flora"}, "rule is 'flora' and dp is 'client', expected a linear rule"),
-        ({"server-optimizer": "fedexp"}, "server-optimizer is 'fedexp' and dp is 'client', expected another"),
         (
             {"dp-min-separation": 11, "clients-per-round": 10, "dp-clip": 1.0},
             "dp-min-separation is 11, clients is 100 and clients-per-round is 10, expected at most .* = 10",
@@ -365,11 +319,11 @@ RESTING = {"dp-min-separation": 10, "clients-per-round": 10, "dp-clip": 1.0}
         ),
         (
             {"dp": "record", "dp-min-separation": 2, "weighting": "equal"},
-            "dp-min-separation is 2 and dp is 'record', expected 1",
+            "dp-min-separation is 2 and dp is 'record', expected dp-min-separation 1 or dp client",
         ),
         (
             {"dp": "off", "dp-epsilon": 0.0, "dp-min-separation": 2},
-            "dp-min-separation is 2 and dp is 'off', expected 1",
+            "dp-min-separation is 2 and dp is 'off', expected dp-min-separation 1 or dp client",
         ),
     ],
 )
@@ -391,27 +345,17 @@ def test_where_clients_rest_a_private_run_takes_less_noise():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"rule": "flora"}, "rule is 'flora' and rounds-mode is 'async', expected a linear rule whose factors go on"),
-        ({"rule": "median"}, "rule is 'median' and rounds-mode is 'async'"),
-        ({"rule": "rolora"}, "rule is 'rolora' and rounds-mode is 'async'"),
         ({"buffer": 9}, "buffer is 9 and 8 clients are at work at once, expected at most as many"),
         ({"buffer": 1}, "buffer is 1, expected at least 2"),
-        ({"deadline-s": 5.0}, "deadline-s is 5.0 and rounds-mode is 'async', expected 0: rounds wait for nobody"),
-        ({"over-selection": 0.5}, "over-selection is 0.5 and rounds-mode is 'async'"),
-        ({"step-budget": "speed"}, "step-budget is 'speed' and rounds-mode is 'async', expected equal"),
-        ({"correction": "scaffold"}, "correction is 'scaffold' and rounds-mode is 'async'"),
-        ({"own-share": 0.3}, "own-share is 0.3 and rounds-mode is 'async'"),
-        ({"dp": "client", "dp-epsilon": 8.0}, "dp is 'client' and rounds-mode is 'async', expected off"),
-        ({"secure-aggregation": True}, "secure-aggregation is true and rounds-mode is 'async', expected false"),
-        ({"patience": 2}, "patience is 2 and rounds-mode is 'async'"),
-        ({"keep": "best"}, "keep is 'best' and rounds-mode is 'async'"),
-        ({"rounds-mode": "sync", "buffer": 4}, "buffer is 4 and rounds-mode is 'sync', expected 0"),
+        (
+            {"rounds-mode": "sync", "buffer": 4},
+            "buffer is 4 and rounds-mode is 'sync', expected buffer 0 or rounds-mode",
+        ),
     ],
 )
-def test_what_asynchronous_rounds_cannot_have_is_refused_in_one_line_with_both_settings(given, message):
-    with pytest.raises(ConfigError, match=message) as refused:
-        settle(config_from_table({"rounds-mode": "async", **given}))
-    assert "\n" not in str(refused.value)
+def test_a_buffer_has_two_updates_of_clients_at_work_at_least(given, message):
+    with pytest.raises(ConfigError, match=message):
+        config_from_table({"rounds-mode": "async", **given})
 
 
 def test_asynchronous_rounds_follow_from_how_many_clients_are_at_work():
@@ -427,36 +371,23 @@ def test_asynchronous_rounds_follow_from_how_many_clients_are_at_work():
 OF_RECORDS = {"dp": "record", "dp-epsilon": 8.0}
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"dp-epsilon": 0.0}, "neither dp-epsilon nor dp-noise-multiplier is given and dp is 'record'"),
-        ({"trainer": "mine:trainer"}, "trainer is 'mine:trainer' and dp is 'record', expected none: noise needs the"),
-        ({"objective": "dpo"}, "objective is 'dpo' and dp is 'record', expected sft"),
-        ({"loss": "distillation"}, "loss is 'distillation' and dp is 'record', expected cross_entropy"),
-        ({"max-grad-norm": 0.5}, "max-grad-norm is 0.5 and dp is 'record', expected 1.0: dp-clip bounds"),
-        ({"side-by-side": 4}, "side-by-side is 4 and dp is 'record', expected 1"),
-        ({"weighting": "examples"}, "weighting is 'examples' and dp is 'record', expected equal"),
-        ({"patience": 2}, "patience is 2 and dp is 'record', expected 0"),
-        ({"keep": "best"}, "keep is 'best' and dp is 'record', expected last"),
-        ({"reference": "central"}, "reference is 'central' and dp is 'record', expected none"),
-        ({"fleet": "fleet.toml"}, "fleet is 'fleet.toml' and dp is 'record', expected none"),
-        ({"step-budget": "speed"}, "dp is 'record' and step-budget is 'speed', expected off"),
-        (
-            {"secure-aggregation": True, "clients": 3, "dp-epsilon": 0.0, "dp-noise-multiplier": 1.0},
-            "dp-noise-multiplier is 1.0 and dp is 'record' under secure-aggregation, expected dp-epsilon",
-        ),
-    ],
-)
-def test_what_private_records_cannot_have_is_refused_in_one_line_with_both_settings(given, message):
-    with pytest.raises(ConfigError, match=message) as refused:
-        settle(config_from_table({**OF_RECORDS, **given}))
-    assert "\n" not in str(refused.value)
+def test_private_records_have_noise_and_a_clip_norm_of_their_own():
+    with pytest.raises(ConfigError, match="neither dp-epsilon nor dp-noise-multiplier is given and dp is 'record'"):
+        config_from_table({"dp": "record"})
+    with pytest.raises(ConfigError, match=r"max-grad-norm is .* and dp is 'record', expected max-grad-norm"):
+        config_from_table({**OF_RECORDS, "max-grad-norm": 0.5})
 
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"rule": "median"}, {"rule": "flora"}, {"correction": "scaffold"}, {"client-ranks": "4,8"}, {"dropout": 0.1}],
+    [
+        {},
+        {"rule": "median"},
+        {"rule": "flora"},
+        {"correction": "scaffold"},
+        {"client-ranks": "4,8", "rule": "flora"},
+        {"dropout": 0.1},
+    ],
 )
 def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_rule(more):
     settled = settle(config_from_table({**OF_RECORDS, **more}))
@@ -502,15 +433,111 @@ def test_the_noise_follows_from_epsilon_and_rounds():
     assert many.epsilon_after(500) == pytest.approx(8.0)
 
 
-@pytest.mark.parametrize(
-    ("given", "error"),
-    [
-        ({"method": "dora"}, "dtype is 'int8', .* and method 'dora', expected 'lora' or 'qlora'"),
-        ({"rule": "fedex"}, "dtype is 'int8', .* and rule 'fedex' moves the base"),
-    ],
-)
-def test_a_base_in_eight_bits_is_neither_looked_at_nor_moved(given: dict[str, str], error: str) -> None:
-    with pytest.raises(ConfigError, match=error):
-        settle(config_from_table({"dtype": "int8", **given}))
-    settle(config_from_table({"dtype": "int8"}))
-    settle(config_from_table(given))
+OF_CLIENTS = {**PRIVATE, "dp-clip": 1.0}
+TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Trait]] = [
+    (MASKED, "secure-aggregation", {**OF_CLIENTS, "dp-min-separation": 2, "clients-per-round": 4}, Trait.TRUSTED),
+    (MASKED, "secure-aggregation", {"norm-bound": 10}, Trait.SINGLE_UPDATES),
+    (MASKED, "secure-aggregation", {"weighting": "examples"}, Trait.FIGURES),
+    (MASKED, "secure-aggregation", {"rule": "zeropad", "client-ranks": "4,8"}, Trait.ONE_RANK),
+    (MASKED, "secure-aggregation", {"over-selection": 0.5}, Trait.RELEASED),
+    (MASKED, "secure-aggregation", {"patience": 2}, Trait.FIGURES),
+    (MASKED, "secure-aggregation", {"keep": "best"}, Trait.FIGURES),
+    (MASKED, "secure-aggregation", {"reference": "local"}, Trait.FIGURES),
+    (MASKED, "secure-aggregation", {"fleet": "x.toml"}, Trait.FIGURES),
+    (MASKED, "secure-aggregation", {"tree": "2x4"}, Trait.ONE_SERVER),
+    (MASKED, "secure-aggregation", {"rule": "median"}, Trait.LINEAR),
+    (MASKED, "secure-aggregation", {"server-optimizer": "fedexp"}, Trait.SINGLE_UPDATES),
+    (MASKED, "secure-aggregation", {"server-optimizer": "line_search"}, Trait.FIGURES),
+    (MASKED, "secure-aggregation", {"dp": "record", "dp-noise-multiplier": 1.0}, Trait.SINGLE_UPDATES),
+    (OF_CLIENTS, "dp", {"norm-bound": "clip:10"}, Trait.SINGLE_UPDATES),
+    (OF_CLIENTS, "dp", {"weighting": "examples"}, Trait.FIGURES),
+    (OF_CLIENTS, "dp", {"rule": "zeropad", "client-ranks": "4,8"}, Trait.ONE_RANK),
+    (OF_CLIENTS, "dp", {"patience": 2}, Trait.FIGURES),
+    (OF_CLIENTS, "dp", {"reference": "central"}, Trait.FIGURES),
+    (OF_CLIENTS, "dp", {"rule": "flora"}, Trait.LINEAR),
+    (OF_CLIENTS, "dp", {"server-optimizer": "fedexp"}, Trait.SINGLE_UPDATES),
+    (PRIVATE, "dp-clip", {"tree": "10x10"}, Trait.ONE_SERVER),
+    (OF_RECORDS, "dp", {"trainer": "mine:trainer"}, Trait.OWN_LOSS),
+    (OF_RECORDS, "dp", {"objective": "dpo"}, Trait.OWN_LOSS),
+    (OF_RECORDS, "dp", {"loss": "distillation"}, Trait.OWN_LOSS),
+    (OF_RECORDS, "dp", {"side-by-side": 4}, Trait.APART),
+    (OF_RECORDS, "dp", {"step-budget": "speed"}, Trait.EQUAL_STEPS),
+    (OF_RECORDS, "dp", {"fleet": "fleet.toml"}, Trait.FIGURES),
+    (OF_RECORDS, "dp", {"server-optimizer": "line_search"}, Trait.FIGURES),
+    (OF_RECORDS, "dp", {"lr-schedule": "slope"}, Trait.SLOPES),
+    ({"trainer": "mine:build"}, "trainer", {"lr-schedule": "slope"}, Trait.SLOPES),
+    ({"trainer": "mine:build"}, "trainer", {"objective": "dpo"}, Trait.OWN_LOSS),
+    ({"loss": "orthogonality"}, "loss", {"objective": "dpo"}, Trait.OWN_LOSS),
+    ({"labels": "a,b"}, "labels", {"objective": "dpo"}, Trait.LANGUAGE),
+    ({"rounds-mode": "async"}, "rounds-mode", {"rule": "flora"}, Trait.LINEAR),
+    ({"rounds-mode": "async"}, "rounds-mode", {"rule": "rolora"}, Trait.SAME_SIDES),
+    ({"rounds-mode": "async"}, "rounds-mode", {"deadline-s": 5.0}, Trait.WAITS),
+    ({"rounds-mode": "async"}, "rounds-mode", {"over-selection": 0.5}, Trait.WAITS),
+    ({"rounds-mode": "async"}, "rounds-mode", {"step-budget": "speed"}, Trait.WAITS),
+    ({"rounds-mode": "async"}, "rounds-mode", {"correction": "scaffold"}, Trait.WAITS),
+    ({"rounds-mode": "async"}, "rounds-mode", {"own-share": 0.3}, Trait.WAITS),
+    ({"rounds-mode": "async"}, "rounds-mode", OF_CLIENTS, Trait.WAITS),
+    ({"rounds-mode": "async"}, "rounds-mode", MASKED, Trait.WAITS),
+    ({"rounds-mode": "async"}, "rounds-mode", {"patience": 2}, Trait.WAITS),
+    ({"rounds-mode": "async"}, "rounds-mode", {"keep": "best"}, Trait.WAITS),
+    ({"tree": "2x4"}, "tree", {"rounds-mode": "async"}, Trait.WAITS),
+    ({"tree": "2x4"}, "tree", {"clients-per-round": 4}, Trait.ONE_SERVER),
+    ({"tree": "2x4"}, "tree", {"eval-clients": 4}, Trait.ONE_SERVER),
+    ({"tree": "2x4"}, "tree", {"step-budget": "speed"}, Trait.ONE_SERVER),
+    ({"tree": "2x4"}, "tree", {"fleet": "x.toml"}, Trait.ONE_SERVER),
+    ({"tree": "2x4"}, "tree", {"rule": "zeropad"}, Trait.ONE_SERVER),
+    ({"tree": "2x4"}, "tree", {"rule": "median"}, Trait.LINEAR),
+    ({"tree": "2x4"}, "tree", {"server-optimizer": "fedexp"}, Trait.ONE_SERVER),
+    ({"side-by-side": 4}, "side-by-side", {"over-selection": 0.5}, Trait.RELEASED),
+    ({"side-by-side": 4}, "side-by-side", {"fleet": "x.toml"}, Trait.APART),
+    ({"side-by-side": 4}, "side-by-side", {"step-budget": "speed"}, Trait.APART),
+    ({"device": "cpu,cpu"}, "device", {"over-selection": 0.5}, Trait.RELEASED),
+    ({"device": "cpu,cpu", "fleet": "x.toml"}, "device", {"deadline-s": 5.0}, Trait.RELEASED),
+    ({"device": "cpu,cpu", "fleet": "x.toml"}, "device", {"rounds-mode": "async"}, Trait.RELEASED),
+    ({"own-share": 0.5}, "own-share", {"patience": 2}, Trait.LAST_ROUND),
+    ({"own-share": 0.5}, "own-share", {"correction": "feddyn"}, Trait.OWN_STEPS),
+    ({"own-share": 0.5}, "own-share", {"rule": "fedsa"}, Trait.ALL_SHARED),
+    ({"own-share": 0.5}, "own-share", {"rule": "krum"}, Trait.LINEAR),
+    ({"own-share": 0.5}, "own-share", {"rule": "fedsvd"}, Trait.SAME_FACTORS),
+    ({"correction": "scaffold"}, "correction", {"server-optimizer": "sgd"}, Trait.MEAN_STEP),
+    ({"correction": "scaffold"}, "correction", {"rule": "rolora"}, Trait.SAME_SIDES),
+    ({"rule": "flora"}, "rule", {"server-optimizer": "product_sgd"}, Trait.ADAPTER_GROWS),
+    ({"rule": "fedsvd"}, "rule", {"server-optimizer": "fedadam"}, Trait.SAME_FACTORS),
+    ({"rule": "flora"}, "rule", {"method": "ia3"}, Trait.FACTORS),
+    ({"rule": "fedsb"}, "rule", {"method": "lora"}, Trait.SQUARES),
+    ({"rule": "fedex"}, "rule", {"method": "qlora"}, Trait.BASE_EXACT),
+    ({"rule": "fedex"}, "rule", {"objective": "dpo"}, Trait.BASE_STAYS),
+    ({"bias": "all"}, "bias", {"objective": "dpo"}, Trait.BASE_STAYS),
+    ({"client-ranks": "2,8"}, "client-ranks", {"rule": "median"}, Trait.ONE_RANK),
+    ({"client-ranks": "2,8"}, "client-ranks", {"method": "vera"}, Trait.FACTORS),
+    ({"client-ranks": "2,8"}, "client-ranks", {"rank-pattern": "q_proj=4"}, Trait.ONE_RANK),
+    ({"dtype": "int8"}, "dtype", {"method": "dora"}, Trait.BASE_EXACT),
+    ({"dtype": "int8"}, "dtype", {"rule": "fedex"}, Trait.BASE_EXACT),
+]
+
+
+@pytest.mark.parametrize(("one", "key", "other", "trait"), TAKEN_AND_NEEDED)
+def test_what_one_part_takes_and_another_needs_is_refused_in_one_line_with_both_and_what_would_do(
+    one, key, other, trait
+):
+    with pytest.raises(ConfigError) as refused:
+        settle(config_from_table({**one, **other}))
+    text = str(refused.value).removeprefix("configuration: ")
+    first, _, rest = text.partition(" and ")
+    second, _, expected = rest.partition(", expected ")
+    keys = {first.partition(" is ")[0], second.partition(" is ")[0]}
+    assert key in keys
+    assert keys - {key} < {*other, *one}
+    assert f"needs that {trait}" in text
+    assert text.isprintable()
+    assert all(each in expected.partition(":")[0] for each in keys)
+
+
+def test_a_rule_that_would_do_is_named_and_does():
+    refused = {"secure-aggregation": True, "tree": "", "rule": "median"}
+    with pytest.raises(ConfigError) as error:
+        settle(config_from_table(refused))
+    named = str(error.value).partition("or rule ")[2].partition(":")[0].removesuffix(", …").split(", ")
+    assert "fedavg" in named
+    for rule in named:
+        assert settle(config_from_table({**refused, "rule": rule})).rule.name == rule

@@ -2,6 +2,6 @@
 
 from plait.training.objectives.grpo import GRPO
 from plait.training.objectives.objective import Objective, Sides
-from plait.training.objectives.table import OBJECTIVES, REWARDED, SFT, SUMS, objective_named
+from plait.training.objectives.table import OBJECTIVES, REWARDED, SFT, SUMS, objective_named, objective_stated
 
-__all__ = ["GRPO", "OBJECTIVES", "REWARDED", "SFT", "SUMS", "Objective", "Sides", "objective_named"]
+__all__ = ["GRPO", "OBJECTIVES", "REWARDED", "SFT", "SUMS", "Objective", "Sides", "objective_named", "objective_stated"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 from plait.choice import parse_choice, with_options
@@ -16,6 +16,7 @@ from plait.training.objectives.kto import KTO
 from plait.training.objectives.objective import Objective
 from plait.training.objectives.orpo import ORPO
 from plait.training.objectives.simpo import SimPO
+from plait.traits import NOTHING, Reasons, Stated, Trait
 
 SFT = "sft"
 """The default, supervised fine-tuning: no objective of preferences, but the loss that `--loss` names."""
@@ -57,3 +58,24 @@ def objective_named(text: str) -> Objective | GRPO | None:
     if missing:
         raise ConfigError(f"{what} is a {type(found).__name__} without {' and '.join(missing)}, expected an Objective")
     return with_options(cast("Objective", found), options, what=what)
+
+
+def objective_stated(text: str) -> Stated:
+    """What an objective needs of a run, besides what its setting states.
+
+    Raises:
+        ConfigError: see `objective_named`.
+    """
+    others = {name: _needs(other) for name, other in OBJECTIVES.items()}
+    if of_loss(text) != text:
+        others = {f"{REWARDED}:beta=0": NOTHING}
+
+    def rest() -> Iterator[Stated]:
+        return (Stated("objective", name, needs) for name, needs in others.items())
+
+    return Stated("objective", text, _needs(objective_named(text)), others=rest)
+
+
+def _needs(objective: Objective | GRPO | None) -> Reasons:
+    is_compared = objective is not None and objective.needs_reference
+    return {Trait.BASE_STAYS: "it compares with the base without the adapter"} if is_compared else NOTHING

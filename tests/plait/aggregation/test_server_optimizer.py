@@ -9,9 +9,11 @@ from plait.aggregation.fedsvd import FEDSVD
 from plait.aggregation.flora import FLORA
 from plait.aggregation.product_mean import PRODUCT_MEAN
 from plait.aggregation.product_optimizer import ProductSpace
+from plait.aggregation.requirements import optimizer_stated, rule_stated
 from plait.aggregation.round import Outcome
-from plait.aggregation.server_optimizer import Adaptive, Plain, Sgd, check_composition
+from plait.aggregation.server_optimizer import Adaptive, Plain, Sgd
 from plait.errors import ConfigError
+from plait.traits import check
 
 
 @pytest.fixture
@@ -79,17 +81,19 @@ def test_memory_is_not_changed_in_place(steps):
     ],
 )
 def test_an_optimizer_that_means_nothing_after_a_rule_is_refused(rule, optimizer, fits):
+    stated = (rule_stated(rule), optimizer_stated(optimizer))
     if fits:
-        check_composition(rule, optimizer)
+        check(stated)
     else:
-        with pytest.raises(ConfigError, match=f"server optimizer is '{optimizer.name}' with rule '{rule.name}'"):
-            check_composition(rule, optimizer)
+        with pytest.raises(ConfigError, match=f"server-optimizer is '{optimizer.name}' and rule is '{rule.name}'"):
+            check(stated)
 
 
 def test_an_optimizer_on_raw_factors_is_refused_where_each_rank_is_cut_anew():
-    with pytest.raises(ConfigError, match="this rule makes new factors"):
-        check_composition(PRODUCT_MEAN, Sgd(momentum=0.9), one_rank=False)
-    check_composition(PRODUCT_MEAN, ProductSpace(), one_rank=False)
+    rule = rule_stated(PRODUCT_MEAN, one_rank=False)
+    with pytest.raises(ConfigError, match="this rule gives other factors to clients of several ranks"):
+        check((rule, optimizer_stated(Sgd(momentum=0.9))))
+    check((rule, optimizer_stated(ProductSpace())))
 
 
 def test_settings_are_frozen():

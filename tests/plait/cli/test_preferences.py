@@ -130,9 +130,12 @@ def test_clients_with_single_verdicts_learn_by_kto(learn, pairs, tmp_path) -> No
         (("--objective", "dpo:bta=1"), "did you mean 'beta'"),
         (("--objective", "dpo", "--loss", "distillation"), "loss is 'distillation' and objective is 'dpo'"),
         (("--objective", "dpo", "--trainer", "mine:build"), "trainer is 'mine:build' and objective is 'dpo'"),
-        (("--objective", "orpo", "--labels", "a,b"), "labels is 'a,b' and objective is 'orpo'"),
-        (("--objective", "kto", "--rule", "flora"), "expected another one or objective orpo or simpo"),
-        (("--objective", "ipo", "--bias", "all"), "bias is 'all' and objective is 'ipo'"),
+        (("--objective", "orpo", "--labels", "a,b"), "objective is 'orpo' and labels is 'a,b'"),
+        (
+            ("--objective", "kto", "--rule", "flora"),
+            "objective is 'kto' and rule is 'flora', expected objective orpo, simpo or rule",
+        ),
+        (("--objective", "ipo", "--bias", "all"), "objective is 'ipo' and bias is 'all'"),
     ],
 )
 def test_what_does_not_go_with_preferences_is_refused_in_one_line(learn, options, said) -> None:

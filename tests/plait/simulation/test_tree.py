@@ -92,14 +92,14 @@ def test_a_private_region_sends_what_it_has_and_adds_the_noise_of_no_other_numbe
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"tree": "2x3", "rule": "median"}, "expected a linear rule"),
+        ({"tree": "2x3", "rule": "median"}, "tree needs that the sum of all updates is enough for the rule"),
         ({"tree": "2x3", "clients": 12}, "expected 6"),
         ({"tree": "2x3", "clients": 7}, "expected 6 clients"),
         ({"tree": "2x0"}, "such as 10x100"),
-        ({"tree": "2x3", "secure_aggregation": True}, "regions see their clients' updates"),
+        ({"tree": "2x3", "secure_aggregation": True}, "regions would see their clients' updates"),
         ({"tree": "2x3", "dp": "client", "dp_epsilon": 8.0}, "dp-clip is 'adaptive' and tree is '2x3'"),
-        ({"tree": "2x3", "server_optimizer": "fedexp"}, "not single ones"),
-        ({"tree": "2x3", "clients_per_round": 3}, "a region asks all of its clients"),
+        ({"tree": "2x3", "server_optimizer": "fedexp"}, "norms of single updates"),
+        ({"tree": "2x3", "clients_per_round": 3}, "a region asks all of its own clients"),
     ],
 )
 def test_what_a_tree_does_not_go_with_is_refused(tmp_path, data, settings, said):

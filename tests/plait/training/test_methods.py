@@ -18,7 +18,7 @@ from transformers import (
 
 from plait.adapters import AdapterState, Task, parse_spec, save_peft_directory
 from plait.adapters.methods import METHODS, AdapterRequest, method_named
-from plait.aggregation import RULES, check_method_and_rule, rules_for
+from plait.aggregation import RULES, method_stated, rule_stated, rules_for
 from plait.errors import ConfigError, PeerError
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
@@ -28,6 +28,7 @@ from plait.training.fused import recognise
 from plait.training.prompts import servable
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
+from plait.traits import check
 from plait.wire.settings import Settings
 
 TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
@@ -262,18 +263,17 @@ def test_rules_go_with_the_methods_that_have_what_they_average() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "rule", "mixed", "message"),
+    ("method", "rule", "message"),
     [
-        ("ia3", "flora", False, "trains factors A and B.*nearest: rule 'fedavg'"),
-        ("lora_xs", "fedex", False, "nearest: rule 'fedsb'"),
-        ("lora", "fedsb", False, "square matrices between fixed factors: 'lora_xs'"),
-        ("qlora", "flora", False, "holds it in four bits.*nearest: method 'lora'"),
-        ("vera", "fedavg", True, "client-ranks are given and method is 'vera'"),
+        ("ia3", "flora", "expected rule fedavg, .*but 'ia3' trains any tensors"),
+        ("lora_xs", "fedex", "expected rule fedavg, fedsb, .* or method lora"),
+        ("lora", "fedsb", "or method lora_xs: rule needs that the adapter has square matrices between fixed factors"),
+        ("qlora", "flora", "or method lora, .*, but 'qlora' holds it in four bits"),
     ],
 )
-def test_a_rule_that_does_not_apply_is_refused(method: str, rule: str, mixed: bool, message: str) -> None:
+def test_a_rule_that_does_not_apply_is_refused(method: str, rule: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_method_and_rule(method_named(method), RULES[rule], mixed_ranks=mixed)
+        check((rule_stated(RULES[rule], others=RULES), method_stated(method_named(method))))
 
 
 def test_a_spec_may_only_be_of_its_methods_own_kind(tiny: LocatedBase) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from plait.feature import Feature
 from plait.settings.table import Table
+from plait.traits import Trait
 
 
 class Smallest(Table):
@@ -26,5 +27,6 @@ FEATURE = Feature(
     settings=Smallest,
     events={"left_out_as_large": "smallest.fold:LeftOutAsLarge"},
     sections=("smallest.report:left_out_table",),
+    needs={Trait.SINGLE_UPDATES: "their norms are compared", Trait.ONE_SERVER: "their norms are compared"},
     way="smallest.fold:with_smallest",
 )

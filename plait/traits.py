@@ -1,0 +1,126 @@
+"""What the parts of a run need of it, what they take away, and the check that nothing taken away is needed.
+
+A run has every trait below until one of its parts takes it away: a setting, a rule, a method, an optimizer, a feature.
+Each states beside its own code what it needs and takes, never which others it does not go with; so a new part is
+checked against those that it does not know. Knows no setting and no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from plait.errors import ConfigError
+from plait.text import escaped
+
+
+class Trait(StrEnum):
+    """What a run has unless a part takes it away; the value is what follows "needs that" in messages."""
+
+    # Rounds, and who takes part in them.
+    WAITS = "a round waits for its cohort"
+    EQUAL_STEPS = "all clients take equally many steps"
+    APART = "each client trains by itself"
+    RELEASED = "a client at work can be released"
+    LAST_ROUND = "the last round is known beforehand"
+    ONE_SERVER = "one server asks all clients"
+    # What the server learns.
+    SINGLE_UPDATES = "the server may look at single updates"
+    FIGURES = "the server may use losses, counts and times of single clients"
+    TRUSTED = "clients leave it to the server whom it asks"
+    # How updates are combined.
+    LINEAR = "the sum of all updates is enough for the rule"
+    SAME_FACTORS = "a round goes on with the factors of the one before"
+    SAME_SIDES = "the same factors are trained in every round"
+    MEAN_STEP = "the server's step is the rule's own"
+    ADAPTER_GROWS = "the adapter keeps what rounds have learned"
+    # The adapter and its base.
+    ONE_RANK = "all clients have the rank of the server"
+    ALL_SHARED = "all of the adapter is shared"
+    FACTORS = "the adapter has factors A and B"
+    SQUARES = "the adapter has square matrices between fixed factors"
+    BASE_STAYS = "the base stays as it is"
+    BASE_EXACT = "the base is held in full precision"
+    # What clients learn, and how.
+    LANGUAGE = "the model writes text"
+    SAMPLES = "the model samples completions just as it learns them"
+    OWN_LOSS = "clients minimise plait's own loss"
+    OWN_STEPS = "a client's steps follow its own data alone"
+    SLOPES = "each step measures the slope of the loss"
+
+
+Reasons = Mapping[Trait, str]
+"""Traits, each with the reason why it is needed or gone; the reason for a need may be empty."""
+NOTHING: Reasons = MappingProxyType({})
+_MOST_NAMED = 6
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What one part of a run needs and takes.
+
+    Attributes:
+        key: of the setting that names the part, as users write it.
+        value: of that setting.
+        needs: traits that the run must have; a reason stands in brackets behind the trait.
+        takes: traits that the run no longer has; a reason follows "but".
+        instead: what the user may ask for in its place.
+        others: the parts that could stand in its place, for a message that names those that would do.
+    """
+
+    key: str
+    value: object
+    needs: Reasons = field(default_factory=dict[Trait, str])
+    takes: Reasons = field(default_factory=dict[Trait, str])
+    instead: str = ""
+    others: Callable[[], Iterable[Stated]] = tuple
+
+    def __str__(self) -> str:
+        """The part as messages have it: key and value."""
+        shown = str(self.value).lower() if isinstance(self.value, bool) else repr(self.value)
+        return f"{self.key} is {shown}"
+
+
+def check(stated: Sequence[Stated]) -> None:
+    """Refuse parts of which one takes what another needs. A part may take what it needs itself, to have it alone.
+
+    Raises:
+        ConfigError: the first two such parts, the trait, the reasons and what would do.
+    """
+    for one in stated:
+        for other in stated:
+            if (trait := clash(one, other)) is not None:
+                raise ConfigError(escaped(_refusal(one, other, trait, stated)))
+
+
+def clash(one: Stated, other: Stated) -> Trait | None:
+    """The first trait that a part needs and another takes; None if there is none."""
+    if one.key == other.key:
+        return None
+    return next((trait for trait in one.needs if trait in other.takes), None)
+
+
+def taken(stated: Iterable[Stated]) -> frozenset[Trait]:
+    """The traits that a run of these parts no longer has."""
+    return frozenset(trait for each in stated for trait in each.takes)
+
+
+def _refusal(one: Stated, other: Stated, trait: Trait, stated: Sequence[Stated]) -> str:
+    why = f" ({one.needs[trait]})" if one.needs[trait] else ""
+    instead = " or ".join(_instead(part, stated) for part in (one, other))
+    return f"{one} and {other}, expected {instead}: {one.key} needs that {trait}{why}, but {other.takes[trait]}"
+
+
+def _instead(part: Stated, stated: Sequence[Stated]) -> str:
+    rest = [each for each in stated if each.key != part.key]
+    fitting = [
+        str(other.value)
+        for other in part.others()
+        if not any(clash(other, each) or clash(each, other) for each in rest)
+    ]
+    if fitting:
+        more = ["…"] if len(fitting) > _MOST_NAMED else []
+        return f"{part.key} {', '.join(fitting[:_MOST_NAMED] + more)}"
+    return part.instead or f"another {part.key}"
