@@ -89,10 +89,21 @@ _HOMES: Mapping[str, str] = {
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if (home := _HOMES.get(name)) is None:
+        place = f"{_HOMES[name]}:{name}" if name in _HOMES else _place_in_feature(name)
+        if not place:
             raise AttributeError(f"module 'plait' has no attribute {name!r}")
-        value = globals()[name] = getattr(import_module(home), name)
+        module, _, attribute = place.partition(":")
+        value = globals()[name] = getattr(import_module(module), attribute)
         return value
+
+    def _place_in_feature(name: str) -> str:
+        """Where a feature has a public name; empty if none has."""
+        if name.startswith("_"):
+            return ""
+        from plait.feature import feature_with
+
+        feature = feature_with("names", name)
+        return feature.names[name] if feature else ""
 
 
 def __dir__() -> list[str]:

@@ -431,7 +431,7 @@ def _config_with(features: tuple[Feature, ...]) -> type[RunConfig]:
     if not features:
         return RunConfig
     tables = tuple(feature.settings for feature in features if feature.settings)
-    config = create_model("RunConfig", __base__=(RunConfig, *tables))
+    config = cast("type[RunConfig]", create_model("RunConfig", __base__=(RunConfig, *tables)))
     config.features = features
     return config
 

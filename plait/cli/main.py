@@ -11,7 +11,9 @@ import platform
 import sys
 from typing import Annotated
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from plait import __version__
 from plait.cli.audit import audit
@@ -28,7 +30,7 @@ from plait.cli.fetch import fetch
 from plait.cli.flowertune import flowertune
 from plait.cli.merge import merge
 from plait.cli.methods import methods
-from plait.cli.options import RunCommand, spelled
+from plait.cli.options import RunCommand, command_of, spelled
 from plait.cli.privacy import privacy
 from plait.cli.provision import provision
 from plait.cli.region import region
@@ -44,6 +46,7 @@ from plait.cli.submit import submit
 from plait.cli.sweep import sweep
 from plait.cli.verify import verify
 from plait.cli.watch import watch
+from plait.feature import at, feature_with, features
 from plait.errors import Interrupted, PlaitError, machine_fault
 from plait.text import escaped
 
@@ -72,8 +75,27 @@ _NUMPY = {"OPENBLAS_NUM_THREADS": "1"} if platform.machine() in ("x86_64", "AMD6
 # libraries.
 _COLLECT_EVERY = 50_000
 
+
+
+class Verbs(TyperGroup):
+    """The core's verbs, and those of features, which are looked for only where the core has none of that name."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a verb."""
+        if (command := super().get_command(ctx, cmd_name)) is None and not cmd_name.startswith("-"):
+            found = feature_with("verbs", cmd_name, all_installed=True)
+            command = command_of(cmd_name, at(found.verbs[cmd_name])) if found else None
+        return command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs, for help."""
+        of_features = (verb for feature in features(all_installed=True) for verb in feature.verbs)
+        return [*super().list_commands(ctx), *of_features]
+
+
 app = typer.Typer(
     name="plait",
+    cls=Verbs,
     help="Federated fine-tuning of language models by low-rank adapters: clients keep their data and send deltas.",
     epilog="Exit codes: 0 done, 2 usage or configuration, 3 a peer's bytes or a data file, 1 anything else.",
     no_args_is_help=True,

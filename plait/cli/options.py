@@ -53,6 +53,8 @@ _FIRST = (
 
 _HELP_ALL = "help_all"
 
+_OF_RUN = "takes_settings_of_a_run"
+
 _METAVARS: Mapping[str, str] = {
     "own_share": "FLOAT|auto",
     "dp_clip": "FLOAT|adaptive",
@@ -118,6 +120,7 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
         given = {name: value for name, value in values.items() if name not in names and value is not None}
         command(given=given, **{name: value for name, value in values.items() if name in names})
 
+    setattr(wrapper, _OF_RUN, True)
     wrapper.__name__ = command.__name__
     wrapper.__doc__ = command.__doc__
     keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
@@ -179,6 +182,17 @@ class RunCommand(TyperCommand):
         if "--help-all" in given or given - known - {"--help"}:
             self.params = [*self.params, *(each for each in _options_of_features() if known.isdisjoint(each.opts))]
         return super().parse_args(ctx, args)
+
+
+def command_of(verb: str, function: Callable[..., None]) -> click.Command:
+    """The command of a feature's verb, with the settings of a run where its function has them."""
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.command(name=verb, cls=RunCommand if hasattr(function, _OF_RUN) else None)(function)
+    return typer.main.get_command(app)
 
 
 def _options_of_features() -> list[click.Option]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from plait.config import RunConfig
 from plait.feature import at
@@ -62,9 +62,8 @@ def way_of(
         vouch: whether a node key is the client's that an offer names, for secure aggregation.
     """
     way = _own_way(plan, private, masked, vouch)
-    for feature in config.wanted if config else ():
-        if feature.way:
-            exchange: Exchanging = at(feature.way)
+    if config:
+        for exchange in (cast("Exchanging", at(feature.way)) for feature in config.wanted if feature.way):
             way = exchange(way, config, plan)
     return way
 
