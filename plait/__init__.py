@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from plait.api.simulate import resume, simulate
     from plait.api.tasks import TaskScores, evaluate_tasks
     from plait.errors import PlaitError
+    from plait.features.studies.comparison import Comparison, compare
+    from plait.features.studies.sweeping import Sweep, sweep
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
     from plait.rounds.events import Event
-    from plait.study.comparison import Comparison, compare
-    from plait.study.sweeping import Sweep, sweep
 
 __version__ = "0.1.0"
 
@@ -60,7 +60,6 @@ __all__ = [
 _HOMES: Mapping[str, str] = {
     "Callback": "plait.rounds.callbacks",
     "Client": "plait.api.client",
-    "Comparison": "plait.study.comparison",
     "EarlyStopping": "plait.rounds.callbacks",
     "Evaluation": "plait.api.evaluate",
     "Event": "plait.rounds.events",
@@ -70,10 +69,8 @@ _HOMES: Mapping[str, str] = {
     "RoundContext": "plait.aggregation.round",
     "Server": "plait.api.server",
     "Stop": "plait.rounds.callbacks",
-    "Sweep": "plait.study.sweeping",
     "TaskScores": "plait.api.tasks",
     "Updates": "plait.aggregation.own_rule",
-    "compare": "plait.study.comparison",
     "evaluate": "plait.api.evaluate",
     "evaluate_tasks": "plait.api.tasks",
     "export": "plait.api.export",
@@ -81,7 +78,6 @@ _HOMES: Mapping[str, str] = {
     "resume": "plait.api.simulate",
     "rule": "plait.aggregation.own_rule",
     "simulate": "plait.api.simulate",
-    "sweep": "plait.study.sweeping",
 }
 
 
@@ -100,9 +96,7 @@ if not TYPE_CHECKING:
         """Where a feature has a public name; empty if none has."""
         if name.startswith("_"):
             return ""
-        from plait.feature import feature_with
-
-        feature = feature_with("names", name)
+        feature = import_module("plait.feature").feature_with("names", name)
         return feature.names[name] if feature else ""
 
 

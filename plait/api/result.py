@@ -56,12 +56,12 @@ class Result:
         """Held-out losses, a row per round, client and kind of adapter.
 
         Columns ``round`` (0 is the base alone), ``client``, ``adapter`` (``shared`` or ``personalized``), ``loss`` in
-        nats, and those of `plait.study.losses`.
+        nats, and those of `plait.features.studies.losses`.
 
         Raises:
             PeerError: the ledger is broken.
         """
-        from plait.study import losses
+        from plait.frames import losses
 
         return losses(self._view())
 
@@ -70,23 +70,23 @@ class Result:
         """The accepted updates, a row per round and client.
 
         Columns ``round``, ``client``, ``bytes``, ``norm``, ``drift``, ``train_loss``, and those of
-        `plait.study.updates`.
+        `plait.features.studies.updates`.
 
         Raises:
             PeerError: the ledger is broken.
         """
-        from plait.study import updates
+        from plait.frames import updates
 
         return updates(self._view())
 
     @property
     def rounds(self) -> pd.DataFrame:
-        """The mean held-out loss, a row per evaluation and kind of adapter; see `plait.study.rounds`.
+        """The mean held-out loss, a row per evaluation and kind of adapter; see `plait.features.studies.rounds`.
 
         Raises:
             PeerError: the ledger is broken.
         """
-        from plait.study import rounds
+        from plait.frames import rounds
 
         return rounds(self._view())
 
@@ -148,7 +148,7 @@ class Result:
         return place
 
     def _view(self) -> RunView:
-        from plait.study.frames import view_of
+        from plait.frames import view_of
 
         return view_of(self.path)
 

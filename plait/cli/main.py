@@ -21,7 +21,6 @@ from plait.cli.bench import FORWARDED, bench
 from plait.cli.cancel import cancel
 from plait.cli.check_plugin import check_plugin
 from plait.cli.client import client
-from plait.cli.compare import compare
 from plait.cli.doctor import doctor
 from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
@@ -43,11 +42,10 @@ from plait.cli.server import server
 from plait.cli.simulate import simulate
 from plait.cli.status import status
 from plait.cli.submit import submit
-from plait.cli.sweep import sweep
 from plait.cli.verify import verify
 from plait.cli.watch import watch
-from plait.feature import at, feature_with, features
 from plait.errors import Interrupted, PlaitError, machine_fault
+from plait.feature import at, feature_with, features
 from plait.text import escaped
 
 # Defaults that the user's environment overrides. No tool phones home because plait started it.
@@ -74,7 +72,6 @@ _NUMPY = {"OPENBLAS_NUM_THREADS": "1"} if platform.machine() in ("x86_64", "AMD6
 # New objects per run of the garbage collector: with Python's 700 it takes a fifth of the time of importing the
 # libraries.
 _COLLECT_EVERY = 50_000
-
 
 
 class Verbs(TyperGroup):
@@ -107,8 +104,6 @@ app = typer.Typer(
 app.command(cls=RunCommand)(simulate)
 app.command()(resume)
 app.command()(report)
-app.command()(compare)
-app.command()(sweep)
 app.command(cls=RunCommand)(estimate)
 app.command()(methods)
 app.command()(rules)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from corpora import CORPORA
 
+from plait.features.studies.cell import run_cell
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
 from plait.rounds.stop import StopRequest
 from plait.simulation.loaded import Loaded
-from plait.study.cell import run_cell
 
 CLIENTS = {"news": 5, "austen": 6}
 """Where a corpus has fewer than eight."""

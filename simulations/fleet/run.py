@@ -18,10 +18,10 @@ import math
 import statistics
 from pathlib import Path
 
+from plait.features.studies.sweeping import sweep
 from plait.rounds.events import Evaluated
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
-from plait.study.sweeping import sweep
 
 HERE = Path(__file__).parent
 COMMON: dict = {

@@ -16,11 +16,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from plait.features.studies.grid import Cell
+from plait.features.studies.sweeping import State, Sweep, sweep
+from plait.frames import view_of
 from plait.plugins import admit
 from plait.report.summary import summarise
-from plait.study.frames import view_of
-from plait.study.grid import Cell
-from plait.study.sweeping import State, Sweep, sweep
 
 HERE = Path(__file__).parent
 SIZES: Mapping[str, Mapping[str, object]] = {

@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from plait.features.studies.grid import Cell
+from plait.features.studies.sweeping import State, Sweep, sweep
+from plait.frames import view_of
 from plait.report.summary import summarise
-from plait.study.frames import view_of
-from plait.study.grid import Cell
-from plait.study.sweeping import State, Sweep, sweep
 
 HERE = Path(__file__).parent
 TUNING_SEED = 100

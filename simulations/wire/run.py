@@ -15,7 +15,7 @@ import statistics
 from pathlib import Path
 
 from plait.config import read_config_table
-from plait.study.sweeping import sweep
+from plait.features.studies.sweeping import sweep
 
 HERE = Path(__file__).parent
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from plait import feature, plugins
+from tests.plait.cli.conftest import *  # noqa: F403 (fixtures)
+from tests.plait.conftest import *  # noqa: F403 (fixtures)
 
 SMALL = {
     "base": "tiny", "rounds": 2, "local_steps": 2, "batch_size": 2, "seq_len": 32, "rank": 2, "learning_rate": 1e-2,

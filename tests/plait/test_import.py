@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import plait
+from plait.feature import own_features
 
 HEAVY = (
     *("torch", "transformers", "peft", "pandas", "flwr", "numpy", "datasets", "matplotlib"),
@@ -22,7 +23,8 @@ def test_importing_plait_brings_no_large_library_along_and_starts_nothing() -> N
 
 def test_every_public_name_is_there_and_listed_in_order() -> None:
     assert plait.__all__ == sorted(plait.__all__)
-    assert {*plait._HOMES, "__version__"} == {*plait.__all__}
+    of_features = {name for feature in own_features().values() for name in feature.names}
+    assert {*plait._HOMES, *of_features, "__version__"} == {*plait.__all__}
     for name in plait.__all__:
         assert getattr(plait, name) is not None
     assert set(plait.__all__) <= set(dir(plait))

@@ -17,8 +17,8 @@ import statistics
 from dataclasses import dataclass
 from enum import StrEnum
 
-from plait.study.interval import margin_of_mean
-from plait.study.runs import Group, StudiedRun
+from plait.features.studies.interval import margin_of_mean
+from plait.features.studies.runs import Group, StudiedRun
 
 
 class Pairing(StrEnum):

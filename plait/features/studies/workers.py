@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plait.child import Child
+from plait.features.studies.attempt import Outcome, attempt
+from plait.features.studies.grid import Cell
 from plait.rounds.stop import StopRequest
 from plait.simulation.loaded import Loaded
-from plait.study.attempt import Outcome, attempt
-from plait.study.grid import Cell
 
 _LOOK_S = 0.2
 """How often a process that waits for others looks whether it is to stop."""
@@ -92,7 +92,7 @@ class _Children:
             if self._stop.asked or self._is_closed:
                 return None
             here = threading.get_ident()
-            child = self._by_thread[here] = self._by_thread.get(here) or Child("plait.study.worker")
+            child = self._by_thread[here] = self._by_thread.get(here) or Child("plait.features.studies.worker")
         child.say({"settings": dict(cell.settings), "path": str(self._paths[cell.name].absolute())})
         answer = child.hear()
         if answer is None:

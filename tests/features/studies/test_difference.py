@@ -5,8 +5,8 @@ import statistics
 
 import pytest
 
-from plait.study.comparison import compare
-from plait.study.difference import Difference, Pairing
+from plait.features.studies.comparison import compare
+from plait.features.studies.difference import Difference, Pairing
 
 
 def found(*runs) -> Difference | None:

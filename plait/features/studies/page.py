@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import shlex
 
+from plait.features.studies.comparison import Comparison
+from plait.features.studies.plot import pareto, plot
+from plait.features.studies.tables import (
+    comparison_tables,
+    differences_table,
+    figures_table,
+    runs_table,
+    settings_table,
+)
 from plait.report.html import inline, page_environment
 from plait.report.theme import LIGHT, THEMES, Theme, draw
 from plait.report.wording import bytes_text, loss_text, plural, within_text
-from plait.study.comparison import Comparison
-from plait.study.plot import pareto, plot
-from plait.study.tables import comparison_tables, differences_table, figures_table, runs_table, settings_table
 
 _ALTERNATIVE_TEXTS = {
     "pareto": "Points: final held-out loss of every run against the bytes that it sent; the Pareto front is dashed.",
@@ -21,7 +27,7 @@ _ALTERNATIVE_TEXTS = {
 def render_page(comparison: Comparison) -> str:
     """The whole page."""
     return (
-        page_environment("plait.study")
+        page_environment("plait.features.studies")
         .get_template("comparison.html")
         .render(
             title=f"{plural(len(comparison.runs), 'run')} compared",
@@ -44,7 +50,7 @@ def render_fragment(comparison: Comparison) -> str:
     """Tables and one plot, to stand in a notebook."""
     plots = {LIGHT.media: {"loss_by_bytes": draw(lambda: plot(comparison, "loss", "bytes", LIGHT))}}
     return (
-        page_environment("plait.study")
+        page_environment("plait.features.studies")
         .get_template("comparison_cell.html")
         .render(
             tables=comparison_tables(comparison),

@@ -29,10 +29,10 @@ def compare(
     from rich.console import Console
 
     from plait.errors import ConfigError
+    from plait.features.studies.comparison import compare as compare_runs
+    from plait.features.studies.tables import comparison_tables
     from plait.files import write_atomically
     from plait.report.table import to_rich
-    from plait.study.comparison import compare as compare_runs
-    from plait.study.tables import comparison_tables
 
     to_stdout = csv is not None and str(csv) == "-"
     if to_stdout and json_output:

@@ -16,12 +16,12 @@ import torch
 
 from plait.config import config_from_table
 from plait.errors import ConfigError, Interrupted
+from plait.features.studies.sweeping import Sweep, sweep
 from plait.rounds.events import Evaluated, RoundFinished
 from plait.rounds.ledger import read_events
 from plait.rounds.stop import StopRequest
 from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import Loaded
-from plait.study.sweeping import Sweep, sweep
 from tests.commands import Command, run_command
 from tests.plait.cli.conftest import write_jsonl
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plait.study.conftest import make_run
+from tests.features.studies.conftest import make_run
 
 __all__ = ["make_run"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from plait.features.studies.runs import Group, StudiedRun, differing
 from plait.report.wording import clean
 from plait.rounds.events import RunStarted
-from plait.study.runs import Group, StudiedRun, differing
 
 # Settings that decide which sequences are held out.
 _DECIDES_SEQUENCES = frozenset(

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from plait.errors import ConfigError
-from plait.study import losses, rounds, updates
+from plait.frames import losses, rounds, updates
 from tests.plait.conftest import broadcast, numbered, received, round_finished, run_started, view_of
 
 

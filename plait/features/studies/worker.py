@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from plait.child import Message, Parent
+from plait.features.studies.attempt import attempt
 from plait.rounds.stop import StopRequest
 from plait.simulation.loaded import Loaded
-from plait.study.attempt import attempt
 
 
 def main(parent: Parent) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from plait.config import RunConfig
-from plait.study.forecast import _wall_s
+from plait.features.studies.forecast import _wall_s
 from plait.training.device import Compute
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from plait.features.studies.comparison import Comparison
+from plait.features.studies.difference import Difference, Pairing
+from plait.features.studies.runs import Group, differing, setting_text
 from plait.report.table import Table
 from plait.report.wording import (
     NOTHING,
@@ -14,9 +17,6 @@ from plait.report.wording import (
     plural,
     within_text,
 )
-from plait.study.comparison import Comparison
-from plait.study.difference import Difference, Pairing
-from plait.study.runs import Group, differing, setting_text
 
 _MOST_SETTINGS = 12
 

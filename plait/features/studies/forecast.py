@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from plait.config import config_from_table
 from plait.errors import PlaitError
+from plait.features.studies.grid import Cell, Settings, read_grid
 from plait.plugins import admit
 from plait.report.table import Table
 from plait.report.wording import NOTHING, bytes_text, duration_text, plural
@@ -24,7 +25,6 @@ from plait.simulation.names import check_names
 from plait.simulation.partitioned_data import PartitionedData
 from plait.simulation.planned_run import plan_run
 from plait.simulation.simulation import Simulation
-from plait.study.grid import Cell, Settings, read_grid
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
@@ -62,7 +62,7 @@ class Forecast:
 def forecast(
     grid: str | Path | Settings, *, given: Settings | None = None, seeds: Sequence[int] = ()
 ) -> tuple[Forecast, ...]:
-    """The expected cost of every run of a grid; the arguments are those of `plait.study.grid.read_grid`.
+    """The expected cost of every run of a grid; the arguments are those of `plait.features.studies.grid.read_grid`.
 
     Raises:
         ConfigError: the grid is not valid.

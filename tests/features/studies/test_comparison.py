@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError, PeerError
-from plait.study.comparison import compare
+from plait.features.studies.comparison import compare
 
 
 def test_runs_that_differ_in_the_seed_only_are_one_group_of_means(make_run) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from plait.config import admit_features, config_from_table
+from plait.features.studies.given import write_given
+from plait.features.studies.grid import Settings
 from plait.plugins import admit
 from plait.report.write import write_summary
 from plait.rounds.run_directory import RunDirectory
@@ -15,8 +17,6 @@ from plait.rounds.stop import StopRequest
 from plait.simulation.execution import begin, execute, prepare
 from plait.simulation.loaded import Loaded
 from plait.simulation.names import check_names
-from plait.study.given import write_given
-from plait.study.grid import Settings
 
 
 def run_cell(settings: Settings, path: Path, loaded: Loaded, stop: StopRequest) -> None:

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from plait.errors import ConfigError, did_you_mean
+from plait.features.studies.comparison import Comparison
+from plait.features.studies.runs import Group, StudiedRun
 from plait.report.theme import Plot, Theme, new_axes, plain_text, say_nothing_yet, short_name, written
 from plait.report.wording import percent_text, round_bytes_text
 from plait.rounds.events import Evaluated
-from plait.study.comparison import Comparison
-from plait.study.runs import Group, StudiedRun
 
 _MOST_NAMED = 10
 _LABEL_LIMIT = 40

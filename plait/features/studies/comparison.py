@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from plait.errors import ConfigError
+from plait.features.studies.difference import Difference, difference
+from plait.features.studies.interval import margin_of_mean
+from plait.features.studies.notes import notes_on
+from plait.features.studies.runs import Group, StudiedRun, grouped
+from plait.frames import COUNT, NUMBER, TEXT, frame_of, rounds, view_of
 from plait.rounds.events import MeanScore
-from plait.study.difference import Difference, difference
-from plait.study.frames import COUNT, NUMBER, TEXT, frame_of, rounds, view_of
-from plait.study.interval import margin_of_mean
-from plait.study.notes import notes_on
-from plait.study.runs import Group, StudiedRun, grouped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +145,7 @@ class Comparison:
 
     @property
     def curves(self) -> pd.DataFrame:
-        """One row per run and evaluation: the columns of `plait.study.frames.rounds`, with run, group and seed."""
+        """One row per run and evaluation: the columns of `plait.frames.rounds`, with run, group and seed."""
         import pandas as pd
 
         parts = [
@@ -168,14 +168,14 @@ class Comparison:
         Raises:
             ConfigError: there is no such figure.
         """
+        from plait.features.studies.plot import plot
         from plait.report.theme import LIGHT
-        from plait.study.plot import plot
 
         return plot(self, y, x, LIGHT)
 
     def page(self) -> str:
         """The comparison as one self-contained HTML page."""
-        from plait.study.page import render_page
+        from plait.features.studies.page import render_page
 
         return render_page(self)
 
@@ -279,7 +279,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """The tables and the plot, for a notebook."""
-        from plait.study.page import render_fragment
+        from plait.features.studies.page import render_fragment
 
         return render_fragment(self)
 

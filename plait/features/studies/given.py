@@ -10,12 +10,12 @@ from pathlib import Path
 
 from plait.config import config_from_table, key_named
 from plait.errors import ConfigError
+from plait.features.studies.grid import Settings
 from plait.files import cannot_write, read_if_there, write_atomically
 from plait.rounds.events import Reference
 from plait.rounds.ledger import read_events
 from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
-from plait.study.grid import Settings
 
 _GIVEN = ".given.json"
 

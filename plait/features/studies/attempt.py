@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plait.errors import Interrupted, PlaitError, machine_fault
+from plait.features.studies.cell import run_cell
+from plait.features.studies.grid import Settings
 from plait.files import write_atomically
 from plait.rounds.stop import StopRequest
 from plait.simulation.loaded import Loaded
-from plait.study.cell import run_cell
-from plait.study.grid import Settings
 
 
 @dataclass(frozen=True)

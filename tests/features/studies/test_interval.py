@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from plait.study.interval import margin_of_mean
+from plait.features.studies.interval import margin_of_mean
 
 # Student's t, 97.5 %, from the tables of Abramowitz and Stegun (26.10), by degrees of freedom.
 TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 30: 2.042, 120: 1.980}

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 
 from plait.config import config_from_table
 from plait.errors import ConfigError, Interrupted, PlaitError
+from plait.features.studies.comparison import RUN_COLUMNS, Comparison, comparison_of, figures_of_run
+from plait.features.studies.given import is_done
+from plait.features.studies.grid import Cell, Grid, Settings, out_of, read_grid
+from plait.features.studies.runs import Group, StudiedRun
 from plait.files import cannot_write, lock, write_atomically
+from plait.frames import COUNT, NUMBER, TEXT, frame_of, view_of
 from plait.rounds.run_directory import check_stays_inside
 from plait.rounds.stop import StopRequest
-from plait.study.comparison import RUN_COLUMNS, Comparison, comparison_of, figures_of_run
-from plait.study.frames import COUNT, NUMBER, TEXT, frame_of, view_of
-from plait.study.given import is_done
-from plait.study.grid import Cell, Grid, Settings, out_of, read_grid
-from plait.study.runs import Group, StudiedRun
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +123,7 @@ class Sweep:
         ]
 
     def _repr_html_(self) -> str:
-        from plait.study.page import render_fragment
+        from plait.features.studies.page import render_fragment
 
         return render_fragment(self.comparison)
 
@@ -144,7 +144,7 @@ def sweep(
     """Do all runs of a grid that are not finished yet.
 
     Args:
-        grid: the path of a file (see `plait.study.grid`), or what it says as a table.
+        grid: the path of a file (see `plait.features.studies.grid`), or what it says as a table.
         out: the sweep's directory; by default that of the grid, or ``runs/`` and the name of the file.
         given: settings in place of those that are common to all runs.
         seeds: in place of the grid's.
@@ -188,7 +188,7 @@ def sweep(
         waiting = [cell for cell in plan.cells if states[cell.name].status == "waiting"]
         if waiting:
             # Loads torch, which a sweep that is finished does not need.
-            from plait.study.workers import in_processes, in_this_process
+            from plait.features.studies.workers import in_processes, in_this_process
 
             doing = in_processes(waiting, paths, stop, jobs) if jobs > 1 else in_this_process(waiting, paths, stop)
             with contextlib.closing(doing):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError
-from plait.study.grid import Grid, out_of, read_grid
+from plait.features.studies.grid import Grid, out_of, read_grid
 
 
 def places(grid: Grid) -> list[tuple[object, ...]]:

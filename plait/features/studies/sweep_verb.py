@@ -16,8 +16,8 @@ from plait.errors import ConfigError, Interrupted
 from plait.progress import say
 
 if TYPE_CHECKING:
-    from plait.study.grid import Cell
-    from plait.study.sweeping import State, Sweep
+    from plait.features.studies.grid import Cell
+    from plait.features.studies.sweeping import State, Sweep
 
 
 @with_run_options(hidden=tuple(name for name in RunConfig.model_fields if name not in ("base", "data", "out")))
@@ -46,8 +46,8 @@ def sweep(
     if dry_run:
         _foretell(grid, settings, wanted, json_output=json_output)
         return
-    from plait.study.sweeping import sweep as do_sweep
-    from plait.study.tables import comparison_tables
+    from plait.features.studies.sweeping import sweep as do_sweep
+    from plait.features.studies.tables import comparison_tables
 
     count = 0
 
@@ -95,7 +95,7 @@ def sweep(
 
 
 def _foretell(grid: Path, settings: Mapping[str, object], seeds: tuple[int, ...], *, json_output: bool) -> None:
-    from plait.study.forecast import forecast, forecast_table
+    from plait.features.studies.forecast import forecast, forecast_table
 
     found = forecast(grid, given=settings, seeds=seeds)
     if json_output:
