@@ -9,6 +9,7 @@ from functools import partial
 from client.settings import check_device, check_trainer
 from plait.data import Dataset, RecordKind, histogram
 from plait.policy import Policy
+from plait.rounds.client_way import Speaker
 from plait.rounds.data_journal import DataJournal
 from plait.rounds.masking import NodeIdentity
 from plait.rounds.memory import Memory
@@ -35,6 +36,7 @@ class OwnClient:
         journal: of its data, over all runs.
     """
 
+    run: Run
     name: str
     model: PeftLocalModel
     terms: Terms
@@ -50,16 +52,17 @@ class OwnClient:
         Args:
             memory: its state between tasks.
         """
+        speaker = Speaker(
+            self.name, memory, sign=self.sign, terms=self.terms, identity=self.identity, journal=self.journal
+        )
         return Participant(
             self.name,
             self.model,
             memory,
             max_rank=self.max_rank,
-            sign=self.sign,
             max_task_bytes=self.policy.max_task_bytes,
             terms=self.terms,
-            identity=self.identity,
-            journal=self.journal,
+            way=self.run.client_way(speaker),
         )
 
 
@@ -131,7 +134,7 @@ def own_client(
         histogram=_histogram(dataset, config.label_names),
         own_trainer=load_own_trainer(trainer) if trainer else None,
     )
-    return OwnClient(name, model, terms, policy, max_rank, sign, identity, journal)
+    return OwnClient(run, name, model, terms, policy, max_rank, sign, identity, journal)
 
 
 def identity_of(kit: ClientKit) -> NodeIdentity:

@@ -18,8 +18,8 @@ from plait.config import RunConfig
 from plait.policy import EMBEDDINGS, Policy
 from plait.rounds.broadcasts import NEW_FACTORS_BITS, at_least
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
+from plait.rounds.client_way import ClientWay, Speaker, client_way_of
 from plait.rounds.events import Adapter, Base, Event
-from plait.rounds.masked_rounds import noised_grid
 from plait.rounds.message_sizes import MessageSizes
 from plait.rounds.spool import largest_update
 from plait.rounds.terms import Terms
@@ -33,7 +33,6 @@ from plait.training.heads import is_in
 from plait.training.resident import ResidentBase
 from plait.wire.codecs import Rate
 from plait.wire.codecs.exact_sum import SUM, sum_bits
-from plait.wire.masking import PURPOSES
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +128,12 @@ class Run:
             masked = self.settled.masked
             bits = masked.bits_up(own.layout.size, sums=2, certified=True) if masked else self.settled.codec.bits
             policy.check_upload(own.layout.size * bits / 8)
-        masked = self.settled.masked
-        least = {purpose: masked.least(purpose) for purpose in PURPOSES} if masked else {}
-        return Terms(client, self.settled.tasks, (largest, own), own, policy, least, self.settled.privacy)
+        return Terms(client, self.settled.tasks, (largest, own), own, policy)
+
+    def client_way(self, speaker: Speaker) -> ClientWay:
+        """How a client says what it says, and what that costs it."""
+        settled = self.settled
+        return client_way_of(settled.plan.settings, speaker, private=settled.privacy, masked=settled.masked)
 
     def load_base(self, devices: str = "") -> ResidentBase:
         """The base in this process's memory; reads nothing before it is needed.
@@ -183,6 +185,8 @@ def resolve(
     ranks = Ranks(adapters, resizing=rule.resizing, clients_have_masters=config.rank in config.ranks)
     check_rule(rule, ranks.master.geometry, cohort=ranks.cohort, clients=config.cohort_size)
     if (privacy := settled.privacy) and privacy.guaranteed:
+        from plait.rounds.masked_rounds import noised_grid
+
         # Noise that no ring has room for is refused now.
         noised_grid(privacy, largest_update(rule, ranks.master.geometry), 1.0)
     return Run(settled, base, blueprints[config.rank].base_parameters, ranks)

@@ -24,8 +24,7 @@ from plait.adapters import AdapterState, Layout, add, subtract
 from plait.aggregation import BOTH_SIDES, Side, geometry_of
 from plait.rounds.client_state import Kept
 from plait.rounds.hook import Outgoing
-from plait.rounds.local_model import TrainJob
-from plait.rounds.masked_grid import MaskedGrid
+from plait.rounds.local_model import Grid, TrainJob
 from plait.rounds.own_side import without
 from plait.wire.codec import Codec
 from plait.wire.envelope import encode_delta
@@ -86,7 +85,7 @@ class ErrorFeedback:
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Pack the delta and the residual."""
         if job.grid is not None:
-            return self._on_grid(job, job.grid, kept, outgoing)
+            return self._on_grid(job.grid, kept, outgoing)
         codec = job.settings.codec
         residual = Residual.of(kept, outgoing.delta.layout).plus(outgoing.delta)
         wanted = residual.to_encode(codec)
@@ -97,12 +96,12 @@ class ErrorFeedback:
         return replace(outgoing, encoded=encoded), residual.after_sending(encoded.delta).kept()
 
     @staticmethod
-    def _on_grid(job: TrainJob, grid: MaskedGrid, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
+    def _on_grid(grid: Grid, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Rounding to a grid at random is right on average, so it needs neither gain nor lead."""
         layout = outgoing.delta.layout
         residual = Residual(add(Residual.of(kept, layout).pending, outgoing.delta))
-        numbers = grid.encode(residual.pending, key=job.rounding)
-        return replace(outgoing, numbers=numbers), residual.after_sending(grid.decode(numbers, layout)).kept()
+        numbers, arrived = grid.rounded(residual.pending)
+        return replace(outgoing, numbers=numbers), residual.after_sending(arrived).kept()
 
 
 def unshrunk(delta: AdapterState, codec: Codec) -> AdapterState:

@@ -7,7 +7,7 @@ first. Knows no particular hook; `plait.rounds.participant` lists them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -29,13 +29,15 @@ class Outgoing:
     Attributes:
         delta: the part of it to send.
         encoded: the delta once a hook has packed it; None before.
-        numbers: the delta as whole numbers for a masked sum, likewise.
+        numbers: the delta as whole numbers on the job's grid, likewise.
+        said: what the update says of its training, where a hook decides that; None for what the trainer reports.
     """
 
     trained: Trained
     delta: AdapterState
     encoded: EncodedDelta | None = None
     numbers: NDArray[np.int32] | None = None
+    said: Mapping[str, float] | None = None
 
 
 class Hook(Protocol):

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, AdapterState, Float32
-from plait.privacy.record import Charge
 from plait.rounds.client_state import Kept
 from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.masked_grid import MaskedGrid
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.wire.envelope import Header
 from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.privacy.record import Charge
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,14 @@ class Trained:
     refused_completions: int | None = None
 
 
+class Grid(Protocol):
+    """Whole numbers that a delta is rounded to, right on average."""
+
+    def rounded(self, delta: AdapterState) -> tuple[NDArray[np.int32], AdapterState]:
+        """The numbers of a delta, and what they decode to."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class TrainJob:
     """The training of one client in one round: the trainer's inputs, and the values that the answer needs.
@@ -116,8 +128,7 @@ class TrainJob:
         header: of the broadcast; None for a job without a task.
         examples: number that the client trains on.
         kept: the hooks' values from the client's previous round, by key.
-        grid: of the masked sum that the delta is for; None where it is sent by itself.
-        rounding: key of the rounding to that grid.
+        grid: that the delta is rounded to; None where its codec encodes it.
         client: its name.
         charge: what its steps cost the client's records, where these are private.
     """
@@ -132,8 +143,7 @@ class TrainJob:
     header: Header | None = None
     examples: int = 0
     kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
-    grid: MaskedGrid | None = None
-    rounding: bytes = field(default=b"", repr=False)
+    grid: Grid | None = None
     client: str = ""
     charge: Charge | None = None
 

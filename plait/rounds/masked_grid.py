@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -97,3 +97,16 @@ class MaskedGrid:
             flat[part] = values[at : at + part.stop - part.start]
             at += part.stop - part.start
         return AdapterState(layout, flat)
+
+
+@dataclass(frozen=True)
+class KeyedGrid:
+    """A grid with the key of one client's rounding."""
+
+    grid: MaskedGrid
+    key: bytes = field(repr=False)
+
+    def rounded(self, delta: AdapterState) -> tuple[NDArray[np.int32], AdapterState]:
+        """The numbers of a delta, and what they decode to."""
+        numbers = self.grid.encode(delta, key=self.key)
+        return numbers, self.grid.decode(numbers, delta.layout)

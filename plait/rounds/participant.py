@@ -10,14 +10,12 @@ Answers carry counts, losses and codes; never text.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
 
-import numpy as np
-
 from plait.abandon import Abandoned
-from plait.adapters import AdapterSpec, AdapterState, check_finite, norm, parse_spec
-from plait.aggregation import Side, geometry_of, slices_of
+from plait.adapters import AdapterSpec, AdapterState, check_finite, parse_spec
+from plait.aggregation import Side, geometry_of
 from plait.errors import (
     BaseMismatchError,
     ConfigError,
@@ -29,51 +27,40 @@ from plait.errors import (
     PolicyError,
     TooLittleDataError,
 )
-from plait.privacy.record import RecordPrivacy
 from plait.rounds.carried_moments import CarriedMoments
-from plait.rounds.client_secret import ClientSecret
 from plait.rounds.client_state import ClientState, Kept, recall_state
-from plait.rounds.data_journal import DataJournal
+from plait.rounds.client_way import ClientWay
 from plait.rounds.drift import Scaffold
 from plait.rounds.error_feedback import ErrorFeedback
-from plait.rounds.evaluation import SequenceLosses, client_losses, evaluation_of
+from plait.rounds.evaluation import SequenceLosses, evaluation_of
 from plait.rounds.feddyn import FedDyn
-from plait.rounds.figures import EVALUATION, NOISED, TRAINING, encode_figures, evaluation_figures
 from plait.rounds.found_rate import FoundRate
 from plait.rounds.holdings import Holdings, NeedFullError
-from plait.rounds.hook import Hook, Outgoing, after_training, before_training
+from plait.rounds.hook import Hook, after_training, before_training
 from plait.rounds.local_model import DataSize, LocalModel, Trained, TrainJob
-from plait.rounds.masked_grid import MaskedGrid
-from plait.rounds.masked_rounds import check_grid, privacy_of_clients
-from plait.rounds.masking import Masking, NodeIdentity
 from plait.rounds.memory import Memory
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.own_adapter import OwnShare, own_adapter, share_measured
 from plait.rounds.own_side import OwnSide, with_own
-from plait.rounds.record_accountant import charge, made_of, privacy_of
+from plait.rounds.saying import InTheOpen
 from plait.rounds.slope import Slope
 from plait.rounds.terms import Asked, Terms
-from plait.wire.envelope import EPSILON, Direction, Encoding, Header, encode_delta, read_envelope, seal
-from plait.wire.masking import MaskedReply, MaskingTask
+from plait.wire.envelope import Header, read_envelope
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
+    EvaluateTask,
     Evaluation,
     Refusal,
     RefusalReason,
     TrainTask,
     UnknownSettingsError,
-    UpdateReply,
     decode_task,
     encode_reply,
 )
 from plait.wire.settings import Settings
-from plait.wire.signature import with_signature
 
 _Given = TypeVar("_Given")
-
-_LEAST_AVERAGED = 4
-"""Sequences that a reported loss or slope is at least the mean of."""
 
 HOOKS: tuple[Hook, ...] = (
     ErrorFeedback(),
@@ -95,13 +82,10 @@ class Participant:
     Attributes:
         memory: survives between tasks.
         max_rank: the largest rank that it can carry; 0 for any.
-        sign: makes a signature of 64 bytes; without it updates are not signed.
         max_task_bytes: larger tasks are refused unread.
         terms: the client's agreement; tasks that differ are refused. None accepts any task.
         hooks: run around training.
-        identity: for sums under masks; without one they are refused.
-        journal: of its data, over all runs; None where there is none, as in a simulation.
-        secret: decides batches and rounding under masks; if None, one is drawn and kept in `memory`.
+        way: how what it says leaves it, and what that costs; if None, in the open, unsigned and for nothing.
         refusal: why the newest task was refused, for this client's operator; empty if it was not.
     """
 
@@ -110,21 +94,16 @@ class Participant:
     memory: Memory
     _: KW_ONLY
     max_rank: int = 0
-    sign: Callable[[bytes], bytes] | None = None
     max_task_bytes: int = 1 << 31
     terms: Terms | None = None
     hooks: Sequence[Hook] = HOOKS
-    identity: NodeIdentity | None = None
-    secret: ClientSecret | None = None
-    journal: DataJournal | None = None
+    way: ClientWay | None = None
 
     def __post_init__(self) -> None:
         self.refusal = ""
         settings = self.terms.tasks.plan.settings if self.terms else None
-        self._records_are_private = bool(settings and settings.records_are_private)
-        self._adds_share = bool(settings and settings.adds_share)
+        self._is_noised = bool(settings and settings.is_noised)
         self._counts_stay = bool(settings and settings.counts_stay)
-        self._masking = Masking(self.name, self.memory, self.identity, self.journal)
         self._holdings = Holdings(self.model, self.memory, max_rank=self.max_rank)
         self._policy = self.terms.policy if self.terms else None
 
@@ -170,12 +149,8 @@ class Participant:
         return self._answering(lambda: self._update(job, trained))
 
     @property
-    def _secret(self) -> ClientSecret:
-        return self.secret or ClientSecret.of(self.memory)
-
-    def _seeded(self, settings: Settings) -> Settings:
-        """The settings with the client's own seed, where the server may not know its batches."""
-        return self._secret.seeded(settings) if settings.secure_aggregation else settings
+    def _way(self) -> ClientWay:
+        return self.way or ClientWay(InTheOpen(self.name))
 
     def _answering(self, work: Callable[[], _Given]) -> _Given | bytes:
         self.refusal = ""
@@ -185,26 +160,25 @@ class Participant:
             raise
         except PlaitError as error:
             self.refusal = str(error)
-            # Counts of records, and what is wrong with them, have neither noise nor mask. What it did itself a server
-            # knows.
-            is_noised = self._records_are_private or self._adds_share
+            # Words have counts of records, and what is wrong with them. What it did itself a server knows.
             is_of_server = isinstance(error, PeerError) and not isinstance(error, PolicyError)
-            is_told = not is_noised and (is_of_server or not self._counts_stay)
+            is_told = not self._is_noised and (is_of_server or not self._counts_stay)
             told = self.refusal if is_told else "this client's log says why"
             return encode_reply(Refusal(self.name, reason_of(error), told))
 
     def _work(self, task_bytes: bytes) -> TrainJob | bytes:
         held = self._holdings.settings_text
         task = decode_task(task_bytes, max_bytes=self.max_task_bytes, held=held)
+        if not isinstance(task, DescribeTask | TrainTask | EvaluateTask):
+            self._counts_stay = False
+            return encode_reply(self._way.saying.answer(task))
         if self.terms:
             self.terms.check_task(task)
-        self._counts_stay = not isinstance(task, MaskingTask) and task.settings.counts_stay
-        if not isinstance(task, MaskingTask):
-            self._records_are_private, self._adds_share = task.settings.records_are_private, task.settings.adds_share
+        self._counts_stay, self._is_noised = task.settings.counts_stay, task.settings.is_noised
+        if self._way.is_open and (self._counts_stay or self._is_noised):
+            raise PolicyError("clients of this run keep counts or losses to themselves, expected a run in the open")
         if isinstance(task, DescribeTask):
             return encode_reply(self._describe(task))
-        if isinstance(task, MaskingTask):
-            return encode_reply(self._masking.answer(task))
         broadcast = read_envelope(task.broadcast, max_bytes=len(task.broadcast))
         header = broadcast.header
         if self.terms:
@@ -216,10 +190,11 @@ class Participant:
             Asked.recall(self.memory).note(self.memory, header, base.digest, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
             return self._job(header, spec, state, base, task.settings)
-        if self._records_are_private or self._adds_share:
-            unit = "record" if self._records_are_private else "client"
-            raise PolicyError(f"losses are asked for, expected none: dp of the run is '{unit}', and they have no noise")
-        return encode_reply(self._evaluated(header, spec, state, base, task.settings))
+        if self._is_noised:
+            raise PolicyError("losses are asked for, expected none: all that clients of this run say has noise")
+        settings = task.settings
+        said = self._way.saying.losses(header, settings, lambda: self._evaluate(header, spec, state, base, settings))
+        return encode_reply(said)
 
     def _describe(self, task: DescribeTask) -> ClientCard:
         request = parse_spec(task.spec_json)
@@ -232,10 +207,8 @@ class Participant:
             spec = request.unbuilt()
         size = self.model.data_size(spec, task.settings)
         if self.terms:
-            self._check_coverage(spec, self._seeded(self.terms.tasks.to_train(1, self.name)))
-        if task.settings.records_are_private:
-            # What the policy does not allow is refused before a step is paid for.
-            self._privacy(size, task.settings)
+            self._check_coverage(spec, self._way.saying.settings(self.terms.tasks.to_train(1, self.name)))
+        self._way.agree(size, task.settings)
         if task.settings.counts_stay:
             # How much data a client has is its own affair, too.
             size = DataSize(0, 0, 0, 0, {})
@@ -256,12 +229,9 @@ class Participant:
     def _job(
         self, header: Header, spec: AdapterSpec, received: AdapterState, base: MovedBase, settings: Settings
     ) -> TrainJob:
-        settings = self._seeded(settings)
+        saying, settings = self._way.saying, self._way.saying.settings(settings)
         size = self.model.data_size(spec, settings)
         self._check_coverage(spec, settings)
-        if settings.adds_share and not settings.secure_aggregation:
-            raise PolicyError("an update with a share of the noise is asked for without masks, expected a masked sum")
-        grid = self._grid(header, spec, settings) if settings.secure_aggregation else None
         job = TrainJob(
             self.model,
             spec,
@@ -270,48 +240,14 @@ class Participant:
             start=received,
             base=base,
             header=header,
-            examples=0 if settings.records_are_private else size.train_examples,
-            grid=grid,
-            rounding=self._secret.rounding(settings.round, header.result_digest) if grid else b"",
+            examples=size.train_examples,
             client=self.name,
         )
-        self._pay_for_client()
-        job = before_training(self.hooks, job, self.memory)
-        if not settings.records_are_private:
-            return job
-        paid = charge(
-            self.memory,
-            self._privacy(size, settings),
-            run_id=header.run_id,
-            inputs=made_of(job, size.identity),
-            steps=settings.steps_taken,
-            pay=self._pay,
-        )
-        return replace(job, charge=paid)
+        return before_training(self._hooks, saying.begin(job), self.memory)
 
-    def _privacy(self, size: DataSize, settings: Settings) -> RecordPrivacy:
-        most = self._policy.most_epsilon_of_run if self._policy else 0.0
-        privacy = privacy_of(settings, records=size.train_examples, most=most)
-        if self.journal and self._policy:
-            whole = privacy.epsilon_after(max(1, settings.total_steps))
-            self.journal.check_budget(self._secret.account, whole, self._policy.most_epsilon)
-        return privacy
-
-    def _pay(self, epsilon: float, delta: float) -> None:
-        """Record what the run will have spent of the client's data, before anything leaves.
-
-        Raises:
-            PolicyError: all runs together would have spent too much.
-        """
-        if self.journal and self._policy:
-            self.journal.charge(self._secret.account, epsilon, delta, self._policy.most_epsilon)
-
-    def _pay_for_client(self) -> None:
-        """Pay for what a run's noise hides of the client: all its rounds, and updates given again with other noise."""
-        privacy = self.terms.privacy if self.terms else None
-        if privacy is not None and self.terms:
-            rounds = self.terms.tasks.plan.rounds + Asked.recall(self.memory).repeats
-            self._pay(privacy.epsilon_after(rounds), privacy.delta)
+    @property
+    def _hooks(self) -> Sequence[Hook]:
+        return (*self.hooks, *self._way.hooks)
 
     def _update(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
         if isinstance(trained, PlaitError):
@@ -320,95 +256,11 @@ class Participant:
             check_finite(trained.state)
         except PeerError as error:
             raise PlaitError(f"training diverged: {error}") from error
-        outgoing = after_training(self.hooks, job, trained, self.memory)
-        if job.grid is not None:
-            return self._masked(job, job.grid, outgoing)
-        update = self._sealed(job, outgoing)
+        said = self._way.saying.update(job, after_training(self._hooks, job, trained, self.memory))
+        reply = encode_reply(said)
         if self._policy:
-            self._policy.check_upload(len(update))
-        return encode_reply(UpdateReply(with_signature(update, self.sign) if self.sign else update))
-
-    def _sealed(self, job: TrainJob, outgoing: Outgoing) -> bytes:
-        """The update as an envelope."""
-        header, trained = job.header, outgoing.trained
-        if header is None:
-            raise ValueError("the job belongs to no task")
-        encoded = outgoing.encoded or encode_delta(outgoing.delta, job.settings.codec)
-        said = Header(
-            direction=Direction.UPDATE,
-            run_id=header.run_id,
-            round=job.settings.round,
-            client=self.name,
-            base_fingerprint=header.base_fingerprint,
-            spec_digest=header.spec_digest,
-            relative_to=header.result_digest,
-            examples=job.examples,
-            metrics=_said(job, trained, encoded.encoding),
-        )
-        return seal(said, encoded).data
-
-    def _grid(self, header: Header, spec: AdapterSpec, settings: Settings) -> MaskedGrid:
-        roster = self._masking.roster_for(header.run_id, "train", settings.round)
-        sides = {Side(each) for each in settings.trained} - ({Side(settings.personal)} if settings.personal else set())
-        grid = MaskedGrid.of(
-            slices_of(geometry_of(spec), sides),
-            received=header.result_digest,
-            number=settings.round,
-            bits=roster.bits,
-            unit=roster.unit,
-            clients=len(roster.offers),
-        )
-        size, figures = grid.rotation.rotated_size, len(NOISED if settings.adds_share else TRAINING)
-        if (roster.size, roster.figures) != (size, figures):
-            raise PeerError(
-                f"masked sum has {roster.size} numbers and {roster.figures} figures, expected {size} and {figures}"
-            )
-        if settings.adds_share:
-            clients = len(roster.offers)
-            check_grid(privacy_of_clients(settings), size, bits=roster.bits, unit=roster.unit, clients=clients)
-        return grid
-
-    def _masked(self, job: TrainJob, grid: MaskedGrid, outgoing: Outgoing) -> bytes:
-        """The update under masks."""
-        header = job.header
-        if header is None:
-            raise ValueError("the job belongs to no task")
-        roster = self._masking.roster_for(header.run_id, "train", job.settings.round)
-        if job.settings.adds_share:
-            if self._policy:
-                Asked.recall(self.memory).note_noised(self.memory, roster, self._policy.max_repeats)
-                self._pay_for_client()
-            numbers, within = grid.noised(
-                outgoing.delta,
-                privacy_of_clients(job.settings),
-                survivors=roster.threshold,
-                key_of=lambda digest: self._masking.noise_key(roster.session, digest),
-            )
-            figures = encode_figures({"within": within}, NOISED)
-        else:
-            numbers = outgoing.numbers
-            if numbers is None:
-                numbers = grid.encode(outgoing.delta, key=job.rounding)
-            figures = encode_figures({"square": (norm(outgoing.delta) / grid.coding.unit) ** 2}, TRAINING)
-        reply = self._masking.masked(roster.session, numbers, figures, received=header.result_digest)
-        update = encode_reply(reply)
-        if self._policy:
-            self._policy.check_upload(len(update))
-        return update
-
-    def _evaluated(
-        self, header: Header, spec: AdapterSpec, state: AdapterState, base: MovedBase, settings: Settings
-    ) -> Evaluation | MaskedReply:
-        """The client's losses; under masks where the server may learn sums alone."""
-        if not settings.secure_aggregation:
-            return self._evaluate(header, spec, state, base, settings)
-        roster = self._masking.roster_for(header.run_id, "evaluate", settings.round)
-        if (roster.size, roster.figures) != (0, len(EVALUATION)):
-            raise PeerError(f"masked sum has {roster.figures} figures, expected {len(EVALUATION)}")
-        shared, own = client_losses(self._evaluate(header, spec, state, base, settings))
-        figures = encode_figures(evaluation_figures(shared, own), EVALUATION)
-        none = np.zeros(0, np.int32)
-        return self._masking.masked(roster.session, none, figures, received=header.result_digest)
+            self._policy.check_upload(len(reply))
+        return reply
 
     def _check_coverage(self, spec: AdapterSpec, settings: Settings) -> None:
         if self._policy:
@@ -439,39 +291,6 @@ class Participant:
         """Losses of the run's initial adapter; None if unknown."""
         kept = recall_state(self.memory, "judged", run_id).after
         return SequenceLosses.from_bytes(kept.tags.get("losses", "").encode())
-
-
-def _said(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, float]:
-    """What an update says of its training; of private records no more than what they have cost."""
-    if job.charge:
-        return {EPSILON: job.charge.epsilon}
-    return {
-        "train_loss": trained.loss,
-        **_of_first_batch(job, trained),
-        **_figures(
-            learning_rate=trained.learning_rate,
-            shortened=trained.shortened,
-            reward=trained.reward,
-            refused_completions=trained.refused_completions,
-        ),
-        "train_tokens": float(trained.tokens),
-        "train_s": trained.seconds,
-        "distortion": encoding.distortion or 0.0,
-        "codec_s": encoding.codec_s,
-    }
-
-
-def _of_first_batch(job: TrainJob, trained: Trained) -> dict[str, float]:
-    """The metrics of the first step; left out where they would be those of very few sequences."""
-    sequences = job.settings.batch_size * job.settings.gradient_accumulation_steps
-    if sequences < _LEAST_AVERAGED:
-        return {}
-    return _figures(first_loss=trained.first_loss, slope=trained.slope)
-
-
-def _figures(**figures: float | None) -> dict[str, float]:
-    """The metrics that the trainer reports."""
-    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def reason_of(error: PlaitError) -> RefusalReason:

@@ -168,11 +168,11 @@ class Region:
         task = decode_task(
             task_bytes, max_bytes=self.max_task_bytes, held=lambda asked: text if asked == digest else ""
         )
+        if not isinstance(task, DescribeTask | TrainTask | EvaluateTask):
+            raise PeerError(f"{task.what} is asked for, expected none: a region sends sums itself")
         self.terms.check_task(task)
         if isinstance(task, DescribeTask):
             return encode_reply(self._described())
-        if not isinstance(task, TrainTask | EvaluateTask):
-            raise PeerError("a masked sum is asked for, expected none: a region sends sums itself")
         if task.base:
             raise PeerError("the base has moved, expected it to stay with a linear rule")
         broadcast = read_envelope(task.broadcast, max_bytes=len(task.broadcast))

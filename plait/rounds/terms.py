@@ -14,14 +14,10 @@ from typing import cast
 from plait.adapters import AdapterSpec
 from plait.errors import PolicyError
 from plait.policy import Policy
-from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds.memory import Memory
 from plait.rounds.task_settings import TaskSettings
-from plait.secagg.graph import LEAST_CLIENTS
-from plait.secagg.roster import Roster
 from plait.wire.envelope import Header
-from plait.wire.masking import MaskingTask
-from plait.wire.messages import DescribeTask, EvaluateTask, Task, TrainTask
+from plait.wire.messages import CoreTask, DescribeTask, EvaluateTask, TrainTask
 from plait.wire.settings import Settings
 
 _ASKED = "asked"
@@ -38,8 +34,6 @@ class Terms:
         specs: the adapters of the run, one for each rank of its clients. A client is first asked about the largest.
         own: the one that this client has.
         policy: its operator's; None in a simulation, which has a single operator.
-        least_masked: the fewest clients of a masked sum, by its purpose.
-        privacy: what the run's noise promises of whole clients; None without such noise.
     """
 
     client: str
@@ -47,10 +41,8 @@ class Terms:
     specs: tuple[AdapterSpec, ...]
     own: AdapterSpec
     policy: Policy | None = None
-    least_masked: Mapping[str, int] = field(default_factory=dict[str, int])
-    privacy: ClientPrivacy | None = None
 
-    def check_task(self, task: Task) -> None:
+    def check_task(self, task: CoreTask) -> None:
         """Refuse a task whose settings or adapter differ from the run configuration.
 
         Raises:
@@ -62,35 +54,13 @@ class Terms:
                 # As text, before anything in it is parsed.
                 if task.spec_json not in {spec.text for spec in self.specs}:
                     raise PolicyError("adapter spec of the task is not one that the run configuration makes")
-            case MaskingTask():
-                if not self.tasks.plan.settings.secure_aggregation:
-                    raise PolicyError(
-                        "a masked sum is asked for, expected none: secure-aggregation of the run is false"
-                    )
-                self._check_round(task.session.round, least=int(task.session.purpose == "train"))
-                if isinstance(task.stage, Roster):
-                    self._check_roster(task.stage)
             case TrainTask():
-                self._check_masked(task)
-                self._check_round(task.settings.round, least=1)
+                self.check_round(task.settings.round, least=1)
                 number, steps = task.settings.round, self._steps(task.settings.steps)
                 self._check_settings(task.settings, self.tasks.to_train(number, self.client, steps=steps))
             case EvaluateTask():
-                self._check_masked(task)
-                self._check_round(task.settings.round, least=0)
+                self.check_round(task.settings.round, least=0)
                 self._check_settings(task.settings, self.tasks.to_evaluate(task.settings.round))
-
-    def _check_roster(self, roster: Roster) -> None:
-        count, least = len(roster.offers), self.least_masked.get(roster.session.purpose, LEAST_CLIENTS)
-        if count < least:
-            raise PolicyError(
-                f"roster of the masked sum has {count} clients, expected at least {least} of those that the run "
-                "configuration invites"
-            )
-
-    def _check_masked(self, task: TrainTask | EvaluateTask) -> None:
-        if self.policy:
-            self.policy.check_masked(is_masked=task.settings.secure_aggregation)
 
     def check_header(self, header: Header, task: TrainTask | EvaluateTask) -> None:
         """Refuse a broadcast for another adapter or round than the task's, or for another client.
@@ -109,7 +79,16 @@ class Terms:
         if header.round != after:
             raise PolicyError(f"broadcast is of round {header.round}, expected {after} of this task")
 
-    def _check_round(self, number: int, *, least: int) -> None:
+    def check_round(self, number: int, *, least: int) -> None:
+        """Refuse a round that the run does not have.
+
+        Args:
+            number: of the round.
+            least: the first one.
+
+        Raises:
+            PolicyError: it is not one of the run.
+        """
         most = self.tasks.plan.rounds
         if not least <= number <= most:
             raise PolicyError(f"round of the task is {number}, expected {least} to {most}")
@@ -142,14 +121,14 @@ class Asked:
         newest: the latest round requested, by purpose.
         seen: the adapters from which recent rounds were requested, by purpose and round.
         repeats: number of rounds requested from another adapter, or given with other noise.
-        noised: the latest round whose update left with a share of noise, and the roster that it left for.
+        given: the latest round whose update left with noise of its own, and the attempt that it left for.
     """
 
     run_id: str = ""
     newest: dict[str, int] = field(default_factory=dict[str, int])
     seen: dict[str, dict[str, list[str]]] = field(default_factory=dict[str, dict[str, list[str]]])
     repeats: int = 0
-    noised: tuple[int, str] = (0, "")
+    given: tuple[int, str] = (0, "")
 
     @classmethod
     def recall(cls, memory: Memory) -> Asked:
@@ -158,13 +137,13 @@ class Asked:
         if data is None:
             return cls()
         kept = cast("Mapping[str, object]", json.loads(data))
-        number, roster = cast("tuple[int, str]", kept["noised"])
+        number, attempt = cast("tuple[int, str]", kept["given"])
         return cls(
             cast("str", kept["run_id"]),
             cast("dict[str, int]", kept["newest"]),
             cast("dict[str, dict[str, list[str]]]", kept["seen"]),
             cast("int", kept["repeats"]),
-            (number, roster),
+            (number, attempt),
         )
 
     def note(
@@ -205,32 +184,33 @@ class Asked:
             del rounds[old]
         self._save(memory)
 
-    def note_noised(self, memory: Memory, roster: Roster, most: int) -> None:
-        """Record an update before it leaves with a share of noise.
+    def note_given(self, memory: Memory, number: int, attempt: bytes, most: int) -> None:
+        """Record an update before it leaves with noise of its own.
 
-        An attempt may be unmasked by others while this client goes on to the next one. Both sums have its update then,
+        An attempt at a round may go on without this client, while it answers the next one. Both have its update then,
         under independent noise, and cost twice.
 
         Args:
             memory: of the client.
-            roster: of the attempt.
+            number: of the round.
+            attempt: digest of what the update is given to.
             most: times that a round's update may be given with other noise, in the whole run.
 
         Raises:
             PolicyError: it was given once too often.
         """
-        number, digest = roster.session.round, roster.digest.hex()
-        if self.noised == (number, digest):
+        digest = attempt.hex()
+        if self.given == (number, digest):
             # It was killed before it left.
             return
-        if number <= self.noised[0]:
+        if number <= self.given[0]:
             self.repeats += 1
             if self.repeats > most:
                 raise PolicyError(
                     f"update of round {number} is asked for again with other noise, but max-repeats of this client's "
                     f"policy allows {most} such repeats; to take part, raise it in the file given with --policy"
                 )
-        self.noised = max(self.noised[0], number), digest
+        self.given = max(self.given[0], number), digest
         self._save(memory)
 
     def _save(self, memory: Memory) -> None:

@@ -18,6 +18,7 @@ from plait.adapters import AdapterSpec, AdapterState, PeftAdapter, Task
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, DataError
 from plait.privacy.membership import Attack, exposure
+from plait.rounds.client_secret import ClientSecret
 from plait.rounds.events import ClientReplaced, Event, RoundStarted, UpdateReceived
 from plait.rounds.step_budget import steps_in
 from plait.run import Run
@@ -81,7 +82,7 @@ def simulated_sides(simulation: Simulation, run: Run, recorded: Iterable[Event],
     for index in range(run.config.clients):
         client = simulation.model(index)
         if client.client in rounds:
-            secret = simulation.secret(client.client)
+            secret = ClientSecret.simulated(run.config.seed, client.client)
             each = [
                 secret.seeded(
                     run.settled.tasks.to_train(number, client.client, steps=steps.get((number, client.client), 0))

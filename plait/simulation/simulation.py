@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.rounds.channel import Channel, TaskParts
-from plait.rounds.client_secret import ClientSecret
+from plait.rounds.client_way import Speaker
 from plait.rounds.local_channel import LocalChannel
 from plait.rounds.memory import Memory
 from plait.rounds.own_adapter import share_measured
@@ -28,14 +28,14 @@ from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 from plait.simulation.partitioned_data import Shares
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel, train_jobs
-from plait.trust.keys import NodeKey
-from plait.wire.messages import TrainTask, decode_task
+from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 
 if TYPE_CHECKING:
-    from plait.rounds.masking import NodeIdentity
     from plait.rounds.region import Region
+    from plait.rounds.terms import Terms
     from plait.secagg.roster import Offer
     from plait.simulation.workers import Workers
+    from plait.trust.keys import NodeKey
 
 # With more clients than these, the text is tokenised again for each task.
 _MODELS_KEPT = 4096
@@ -117,33 +117,28 @@ class Simulation:
         max_rank = ranks[index % len(ranks)]
         if volatile is None:
             volatile = self._memories.setdefault(index, VolatileMemory(self._shared))
-        return Participant(
-            name,
-            self.model(index),
-            SimulatedMemory(volatile, self._directory.client_memory(name)),
-            max_rank=max_rank,
-            identity=self._identity(name),
-            secret=self.secret(name),
-            terms=replace(self._terms[max_rank], client=name),
-        )
-
-    def secret(self, name: str) -> ClientSecret:
-        """A client's secret of the run."""
-        return ClientSecret.simulated(self._run.config.seed, name)
+        memory = SimulatedMemory(volatile, self._directory.client_memory(name))
+        terms = replace(self._terms[max_rank], client=name)
+        way = self._run.client_way(self._speaker(name, memory, terms))
+        return Participant(name, self.model(index), memory, max_rank=max_rank, terms=terms, way=way)
 
     def vouch(self, offer: Offer) -> bool:
         """Whether a node key is a client's; a simulation has one operator, so keys follow from its seed."""
         return self._key(offer.client).public_bytes == offer.identity
 
-    def _identity(self, name: str) -> NodeIdentity | None:
+    def _speaker(self, name: str, memory: Memory, terms: Terms) -> Speaker:
+        speaker = Speaker(name, memory, terms=terms)
         if not self._run.config.secure_aggregation:
-            return None
+            return speaker
+        from plait.rounds.client_secret import ClientSecret
         from plait.rounds.masking import NodeIdentity
 
-        key = self._key(name)
-        return NodeIdentity(key.public_bytes, key.sign, self.vouch)
+        key, secret = self._key(name), ClientSecret.simulated(self._run.config.seed, name)
+        return replace(speaker, identity=NodeIdentity(key.public_bytes, key.sign, self.vouch), secret=secret)
 
     def _key(self, name: str) -> NodeKey:
+        from plait.trust.keys import NodeKey
+
         if name not in self._keys:
             text = f"node key of a simulation {self._run.config.seed} {name}"
             self._keys[name] = NodeKey.from_seed(hashlib.sha256(text.encode()).digest())
@@ -217,13 +212,12 @@ class Simulation:
     def _work(self, node: int, task: TaskParts) -> float:
         """The work of a task in tokens of training, with padding; an evaluation's forward pass is a third of that."""
         from plait.simulation.virtual_time import PASSES_OF_TRAINING
-        from plait.wire.masking import MaskingTask
 
         settled, ranks = self._run.settled, self._run.ranks
         text = settled.tasks.to_describe().text
         data = b"".join(task)
         read = decode_task(data, max_bytes=len(data), held=lambda _: text)
-        if isinstance(read, MaskingTask):
+        if not isinstance(read, DescribeTask | TrainTask | EvaluateTask):
             return 0.0
         settings = read.settings
         tokens = settings.seq_len * settled.config.sequences_an_example

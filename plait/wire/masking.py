@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from plait.errors import PeerError
 from plait.secagg.ring import LEAST_BITS, MOST_BITS
@@ -60,6 +60,12 @@ class MaskingTask:
 
     session: Session
     stage: Stage = None
+    field: ClassVar[str] = "masking"
+    what: ClassVar[str] = "a masked sum"
+
+    def message(self) -> pb.Masking:
+        """It as protobuf."""
+        return task_message(self)
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,11 @@ class MaskedReply:
 
     client: str
     answer: Answered
+    field: ClassVar[str] = "masked"
+
+    def message(self) -> pb.Masked:
+        """It as protobuf."""
+        return reply_message(self)
 
 
 def task_message(task: MaskingTask) -> pb.Masking:

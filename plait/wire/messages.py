@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from google.protobuf.message import Message
 
 from plait.errors import PeerError
+from plait.on_demand import OnDemand
 from plait.text import printable
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codecs import CODECS
 from plait.wire.envelope import read_envelope
 from plait.wire.frame import varint
-from plait.wire.masking import MaskedReply, MaskingTask, read_reply, read_task, reply_message, task_message
 from plait.wire.settings import SIDES, Settings, digest_of, settings_from
 
 TASK_SCHEMA = 2
@@ -70,7 +70,43 @@ class EvaluateTask:
     base: bytes = b""
 
 
-Task: TypeAlias = DescribeTask | TrainTask | EvaluateTask | MaskingTask
+class FurtherTask(Protocol):
+    """A task of a feature, in a field of its own in messages.proto's Task.
+
+    Attributes:
+        field: its name.
+        what: that is asked for, in words.
+    """
+
+    field: ClassVar[str]
+    what: ClassVar[str]
+
+    def message(self) -> Message:
+        """It as protobuf."""
+        ...
+
+
+class FurtherReply(Protocol):
+    """The answer to one, in a field of its own in messages.proto's Reply.
+
+    Attributes:
+        field: its name.
+    """
+
+    field: ClassVar[str]
+
+    def message(self) -> Message:
+        """It as protobuf."""
+        ...
+
+
+CoreTask: TypeAlias = DescribeTask | TrainTask | EvaluateTask
+Task: TypeAlias = CoreTask | FurtherTask
+
+FURTHER_TASKS: OnDemand[Callable[[Any], FurtherTask]] = OnDemand({"masking": "plait.wire.masking:read_task"})
+"""What reads tasks of features, by the field that they are in."""
+FURTHER_REPLIES: OnDemand[Callable[[Any], FurtherReply]] = OnDemand({"masked": "plait.wire.masking:read_reply"})
+"""What reads the answers to them."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +221,7 @@ class Refusal:
         return self.reason.name.lower().replace("_", "-")
 
 
-Reply: TypeAlias = ClientCard | UpdateReply | Evaluation | Refusal | MaskedReply
+Reply: TypeAlias = ClientCard | UpdateReply | Evaluation | Refusal | FurtherReply
 
 
 class UnknownSettingsError(PeerError):
@@ -210,8 +246,8 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
         bounds.spec_text(task.spec_json)
         work = pb.Describe(settings=_settings_message(task.settings, whole=whole), spec_json=task.spec_json)
         return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, describe=work)), b""
-    if isinstance(task, MaskingTask):
-        return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, masking=task_message(task))), b""
+    if not isinstance(task, TrainTask | EvaluateTask):
+        return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, **{task.field: task.message()})), b""
     # Canonical protobuf ends with the fields of the highest numbers, and broadcast and base are these: so they can
     # follow everything else without a copy.
     settings = canonical.to_bytes(_settings_message(task.settings, whole=whole))
@@ -256,10 +292,10 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
         case "evaluate":
             work = message.evaluate
             return EvaluateTask(_read_settings(work.settings, held), work.broadcast, work.base)
-        case "masking":
-            return read_task(message.masking)
-        case _:
-            raise PeerError("task asks for nothing, expected describe, train, evaluate or a stage of a masked sum")
+        case None:
+            raise PeerError("task asks for nothing, expected describe, train, evaluate or a task of a feature")
+        case field:
+            return FURTHER_TASKS[field](getattr(message, field))
 
 
 def run_of(data: bytes, *, max_bytes: int) -> bytes:
@@ -335,8 +371,8 @@ def encode_reply(reply: Reply) -> bytes:
                     detail=printable(reply.detail, limit=bounds.MAX_DETAIL),
                 )
             )
-        case MaskedReply():
-            answer = pb.Reply(masked=reply_message(reply))
+        case _:
+            answer = pb.Reply(**{reply.field: reply.message()})
     answer.schema = canonical.SCHEMA
     return canonical.to_bytes(answer)
 
@@ -359,10 +395,10 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
             return _decode_evaluation(message.evaluation)
         case "refusal":
             return _decode_refusal(message.refusal)
-        case "masked":
-            return read_reply(message.masked)
-        case _:
+        case None:
             raise PeerError("reply has no answer, expected a card, an update, an evaluation or a refusal")
+        case field:
+            return FURTHER_REPLIES[field](getattr(message, field))
 
 
 def _values(message: Message, kind: type[ClientCard | Evaluation]) -> dict[str, Any]:

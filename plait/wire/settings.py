@@ -213,6 +213,11 @@ class Settings:
         return self.client_noise > 0
 
     @property
+    def is_noised(self) -> bool:
+        """Whether all that a client says of its training has noise of its own."""
+        return self.records_are_private or self.adds_share
+
+    @property
     def counts_stay(self) -> bool:
         """Whether a client keeps to itself how much data it has."""
         return self.secure_aggregation or self.records_are_private

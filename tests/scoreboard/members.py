@@ -24,8 +24,10 @@ from scoreboard.processes import Job, attend, end, events, result, serve, start,
 from scoreboard.row import Row
 from scoreboard.small_federation import borrowed, of_numbers
 
+from plait.rounds.client_way import ClientWay
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.participant import Participant
+from plait.rounds.saying import InTheOpen
 from plait.transport import PROTOCOL_VERSION, channel_credentials
 from plait.transport.credentials import channel_options
 from plait.trust.kit import ClientKit
@@ -221,7 +223,8 @@ def _take_part(
     )
     node.attend(base=of_numbers.FINGERPRINT)
     memory = DiskMemory(job.folder / "mallory")
-    participant = Participant("mallory", job.model(NAMES.index("mallory")), memory, sign=kit.node_key.sign)
+    way = ClientWay(InTheOpen("mallory", kit.node_key.sign))
+    participant = Participant("mallory", job.model(NAMES.index("mallory")), memory, way=way)
     with suppress(grpc.RpcError):  # the server has ended
         for event in node.call:
             if event.HasField("work"):

@@ -415,9 +415,9 @@ def _consent_once() -> None:
 
 
 def _figures_by_tokens() -> None:
-    figures = module("plait.rounds.participant").evaluation_figures
+    figures = module("plait.rounds.under_masks").evaluation_figures
     put(
-        "plait.rounds.participant:evaluation_figures",
+        "plait.rounds.under_masks:evaluation_figures",
         lambda shared, own: {**figures(shared, own), "moved": shared.tokens},
     )
 
@@ -869,9 +869,9 @@ def _consent_once() -> None:
 
 
 def _figures_by_tokens() -> None:
-    figures = module("plait.rounds.participant").evaluation_figures
+    figures = module("plait.rounds.under_masks").evaluation_figures
     put(
-        "plait.rounds.participant:evaluation_figures",
+        "plait.rounds.under_masks:evaluation_figures",
         lambda shared, own: {**figures(shared, own), "scored": shared.tokens},
     )
 

@@ -31,10 +31,12 @@ from plait.address import Address
 from plait.errors import PeerError
 from plait.flower.apps import HostedApp, client_app
 from plait.flower.channel import GridChannel
+from plait.rounds.client_way import ClientWay
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.ledger import Line, read_lines
 from plait.rounds.local_model import Trained
 from plait.rounds.participant import Participant
+from plait.rounds.saying import InTheOpen
 from plait.trust.kit import ClientKit, ServerKit
 from server.grpc_grid import GrpcGrid
 from server.hosting import Terms
@@ -236,7 +238,8 @@ def _node(job: Job, number: int, port: int) -> Node:
 
     def open_runner(run: Run) -> AppRunner:
         memory = DiskMemory(memory_folder(settings.state, run.run_id, name))
-        participant = Participant(name, model, memory, sign=kit.node_key.sign if kit else None)
+        way = ClientWay(InTheOpen(name, kit.node_key.sign if kit else None))
+        participant = Participant(name, model, memory, way=way)
         app = HostedApp(client_app(lambda _: participant), run_id=run.run_id, node_id=run.node_id, run_config={})
         return AppRunner(app, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
 

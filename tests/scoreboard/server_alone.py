@@ -69,8 +69,8 @@ class World:
         channel = federation.channel
         channel.gone |= {node for node, name in channel.names.items() if name not in clients}
         for participant in channel.participants.values():
-            participant.secret = None
-            participant.journal = participant._masking.journal = self.journal(participant.name)
+            name = participant.name
+            participant.way = federation.client_way(name, secret=None, journal=self.journal(name))
         return federation
 
     def sum(self, federation, purpose: str = "train", number: int = 1) -> Summed | None:
@@ -268,7 +268,7 @@ def _counts_from_changing_cohorts(world: World) -> str:
         }
         federation = world.begin("first", eval_every=1)
         for participant in federation.channel.participants.values():
-            participant.secret = federation.secrets[participant.name]
+            participant.way = federation.client_way(participant.name, journal=world.journal(participant.name))
         trained = world.sum(federation)
         evaluated = stored(federation, "evaluate", 1)
         assert trained is not None
@@ -325,7 +325,7 @@ def _consent_to_another_run(world: World) -> str:
 def _fewer_than_the_policy_says(world: World) -> str:
     federation = world.begin("first", NAMES[:4])
     for participant in federation.channel.participants.values():
-        participant.journal.least = 5
+        participant.way.saying.masking.journal.least = 5
     return "" if world.sum(federation) is None else "a sum of four where the policy says five"
 
 

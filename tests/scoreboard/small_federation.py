@@ -15,7 +15,9 @@ from pathlib import Path
 from types import ModuleType
 
 from plait.rounds.channel import Identity
+from plait.rounds.client_way import ClientWay
 from plait.rounds.participant import Participant
+from plait.rounds.saying import InTheOpen
 from plait.trust.keys import NodeKey
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -61,7 +63,9 @@ def signed(path: Path, models: Mapping[str, object], *, may_be_away: Collection[
     channel.open_ended = bool(may_be_away)
     for node, name in channel.names.items():
         key = key_of(name)
-        channel.participants[node] = Participant(name, models[name], federation.memories[name], sign=key.sign)
+        channel.participants[node] = Participant(
+            name, models[name], federation.memories[name], way=ClientWay(InTheOpen(name, key.sign))
+        )
         channel.identities[node] = Identity(name, key.public_bytes)
     return federation
 

@@ -20,6 +20,7 @@ from plait.rounds.aggregator import Aggregator
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.client_secret import ClientSecret
+from plait.rounds.client_way import ClientWay, Speaker, client_way_of
 from plait.rounds.clock import WallClock
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.evaluation import SequenceLosses
@@ -343,12 +344,17 @@ class Federation:
                 model,
                 self.memories[name],
                 max_rank=self.client_ranks.get(name, 0),
-                identity=NodeIdentity(self.keys[name].public_bytes, self.keys[name].sign, self.vouch),
-                secret=self.secrets[name],
+                way=self.client_way(name),
             )
             for name, model in self.models.items()
         ]
         return InProcessChannel(dict(enumerate(participants, 100)), dict(enumerate(self.models, 100)))
+
+    def client_way(self, name: str, **changes: object) -> ClientWay:
+        """How a client says what it says; `changes` are those of its `Speaker`."""
+        identity = NodeIdentity(self.keys[name].public_bytes, self.keys[name].sign, self.vouch)
+        speaker = Speaker(name, self.memories[name], identity=identity, secret=self.secrets[name])
+        return client_way_of(self.plan.settings, replace(speaker, **changes), private=self.privacy, masked=self.masked)
 
     def vouch(self, offer: Offer) -> bool:
         return offer.client in self.keys and self.keys[offer.client].public_bytes == offer.identity

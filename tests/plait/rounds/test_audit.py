@@ -7,10 +7,12 @@ import pytest
 from plait.errors import PeerError
 from plait.rounds.audit import check_signatures, replay
 from plait.rounds.channel import Identity
+from plait.rounds.client_way import ClientWay
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import initial_state
+from plait.rounds.saying import InTheOpen
 from plait.trust.keys import NodeKey
 from tests.plait.rounds.test_norm_bound import HONEST, gauge_attacker
 from tests.plait.rounds.test_resume import CASES, begin
@@ -87,7 +89,9 @@ def signed(federate):
     channel = federation.channel
     channel.identities = {node: Identity(name, keys[name].public_bytes) for node, name in channel.names.items()}
     channel.participants = {
-        node: Participant(name, federation.models[name], federation.memories[name], sign=keys[name].sign)
+        node: Participant(
+            name, federation.models[name], federation.memories[name], way=ClientWay(InTheOpen(name, keys[name].sign))
+        )
         for node, name in channel.names.items()
     }
     federation.run()

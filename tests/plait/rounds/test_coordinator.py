@@ -8,8 +8,10 @@ from plait.adapters import AdapterState, Layout
 from plait.aggregation import Contribution
 from plait.errors import Interrupted, PeerError
 from plait.rounds.channel import Identity, Purpose
+from plait.rounds.client_way import ClientWay
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import client_seed, sample_cohort
+from plait.rounds.saying import InTheOpen
 from plait.rounds.spool import Weighting
 from plait.trust.keys import NodeKey
 from plait.v1 import envelope_pb2 as pb
@@ -610,7 +612,7 @@ def test_a_node_with_a_key_must_sign_its_updates(federate):
     signers = {"alice": keys["alice"].sign, "bob": keys["mallory"].sign, "mallory": None}
     for node, name in federation.channel.names.items():
         federation.channel.participants[node] = Participant(
-            name, federation.models[name], federation.memories[name], sign=signers[name]
+            name, federation.models[name], federation.memories[name], way=ClientWay(InTheOpen(name, signers[name]))
         )
     federation.run()
     assert {event["client"] for event in federation.of_kind("update_received")} == {"alice"}

@@ -89,7 +89,8 @@ def coming_and_going(federate, fake_model):
         nodes = {name: node for node, name in channel.names.items()}
         for participant in channel.participants.values():
             lines = journals.setdefault(participant.name, Kept())
-            participant.journal = participant._masking.journal = DataJournal(lines, LEAST_CLIENTS)
+            journal = DataJournal(lines, LEAST_CLIENTS)
+            participant.way = federation.client_way(participant.name, journal=journal)
 
         def before(asked):
             channel.gone.clear()

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -321,13 +320,9 @@ def test_other_rules_and_feedback_work_under_masks(federate, fake_model, sent):
 def test_a_participant_without_keys_refuses(federate, fake_model):
     federation = begin(federate, fake_model, 3)
     for participant in federation.channel.participants.values():
-        participant._masking = replace_identity(participant._masking)
+        participant.way = federation.client_way(participant.name, identity=None)
     with pytest.raises(PeerError, match="0 clients offered keys"):
         federation.run()
-
-
-def replace_identity(masking):
-    return replace(masking, identity=None)
 
 
 def test_the_stages_cost_about_what_is_planned_for_them(federate, fake_model):

@@ -12,6 +12,7 @@ from plait.policy import Policy
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.rounds.audit import check_privacy, replay
 from plait.rounds.channel import Purpose
+from plait.rounds.client_way import Speaker, client_way_of
 from plait.rounds.figures import NOISED, TRAINING, decode_figures
 from plait.rounds.ledger import read_events
 from plait.rounds.masked_grid import MaskedGrid
@@ -19,6 +20,8 @@ from plait.rounds.masked_rounds import check_grid, privacy_of_clients
 from plait.rounds.private_rounds import recomputed
 from plait.rounds.recorded import intents_in
 from plait.rounds.run_state import initial_state
+from plait.rounds.task_settings import TaskSettings
+from plait.rounds.terms import Terms
 from plait.secagg.ring import Ring
 from plait.wire.messages import Refusal, decode_reply
 from tests.plait.rounds import conftest
@@ -213,7 +216,7 @@ class TestClientsRefuse:
         participant = federation.channel.participants[100]
         settings = replace(federation.plan.settings, secure_aggregation=False)
         with pytest.raises(PolicyError, match="without masks"):
-            participant._job(None, federation.spec, federation.initial, None, settings)
+            client_way_of(settings, Speaker("alice", participant.memory))
         train = next(each for each in asked if each.purpose is Purpose.TRAIN)
         reply = participant.answer(train.task)
         refusal = decode_reply(reply, max_bytes=len(reply))
@@ -227,7 +230,10 @@ class TestClientsRefuse:
         """Others may have unmasked the attempt before: each costs."""
         federation, failed = begin(federate, fake_model, 3, rounds=1, attempts=2), set()
         for participant in federation.channel.participants.values():
-            participant._policy = Policy(min_examples=1, min_tokens=1, max_repeats=most)
+            policy = Policy(min_examples=1, min_tokens=1, max_repeats=most)
+            tasks = TaskSettings(federation.plan, federation.rule, new_factors=False)
+            terms = Terms(participant.name, tasks, (federation.spec,), federation.spec, policy)
+            participant.way = federation.client_way(participant.name, terms=terms)
 
         def fail(asked, reply):
             hit = asked.client == "carol" and stage_of(asked) == "signatures" and asked.client not in failed

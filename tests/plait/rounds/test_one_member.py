@@ -49,7 +49,8 @@ def begin(federate, fake_model, monkeypatch, change=None, **more):
     federation = federate(models, masked=True, rounds=ROUNDS, **more)
     if change:
         participant = federation.channel.participants[100 + NAMES.index(MALLORY)]
-        participant._masking = Lying(participant._masking, change)
+        saying = participant.way.saying
+        saying.masking = Lying(saying.masking, change)
     return federation
 
 
@@ -240,7 +241,8 @@ def begin_in_groups(federate, fake_model, monkeypatch, change=None):
     federation = federate(models, masked=True, rounds=2)
     if change:
         participant = federation.channel.participants[100]
-        participant._masking = Lying(participant._masking, change)
+        saying = participant.way.saying
+        saying.masking = Lying(saying.masking, change)
     return federation
 
 
@@ -336,7 +338,7 @@ def test_shares_of_another_secret_cost_a_round_and_not_the_run(federate, fake_mo
 def test_figures_that_no_clients_have_cost_an_evaluation_and_not_the_run(federate, fake_model):
     federation = begin_small(federate, fake_model)
     participant = federation.channel.participants[100 + NAMES.index(MALLORY)]
-    honest = participant._masking
+    honest = participant.way.saying.masking
 
     class LyingOfLosses(Lying):
         def masked(self, session, numbers, figures, *, received):
@@ -344,7 +346,7 @@ def test_figures_that_no_clients_have_cost_an_evaluation_and_not_the_run(federat
                 figures = figures - np.uint64(1 << 40)
             return honest.masked(session, numbers, figures, received=received)
 
-    participant._masking = LyingOfLosses(honest, None)
+    participant.way.saying.masking = LyingOfLosses(honest, None)
     assert federation.run().round == ROUNDS
     missed = federation.of_kind("evaluation_missed")
     assert [event["round"] for event in missed] == list(range(ROUNDS + 1))

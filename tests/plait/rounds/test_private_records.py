@@ -15,6 +15,7 @@ from plait.rounds.events import PrivacySpent, RoundFinished, UpdateReceived
 from plait.rounds.ledger import read_events
 from plait.rounds.privacy_card import RECORDS_NOT_COVERED, PrivacyCard
 from plait.rounds.record_accountant import KEY, charge, privacy_of
+from plait.rounds.saying import InTheOpen
 from plait.settle import settle
 from plait.wire.envelope import EPSILON, read_envelope
 from plait.wire.messages import ClientCard, EvaluateTask, Refusal, UpdateReply, decode_reply, decode_task, encode_task
@@ -118,9 +119,7 @@ def test_losses_that_a_server_asks_for_are_refused_and_a_refusal_tells_nothing(b
     answer = decode_reply(participant.answer(evaluate), max_bytes=1 << 20)
     assert isinstance(answer, Refusal)
     assert (answer.reason.name, answer.detail) == ("POLICY", "this client's log says why")
-    assert (
-        participant.refusal == "losses are asked for, expected none: dp of the run is 'record', and they have no noise"
-    )
+    assert participant.refusal == "losses are asked for, expected none: all that clients of this run say has noise"
     # Another data set under the same name: how many records there are now is said to the client's operator alone.
     participant.model = replace(federation.models[asked.client], train_examples=123)
     answer = decode_reply(participant.answer(asked.task), max_bytes=1 << 20)
@@ -156,8 +155,6 @@ def test_a_server_that_asks_again_from_another_adapter_pays_or_gets_nothing(begi
     ],
 )
 def test_an_update_that_says_too_little_or_too_much_does_not_count(begin, monkeypatch, said, complaint):
-    from plait.rounds import participant
-
     federation = begin(quorum=1, rounds=1)
     seen = []
     log = federation._coordinator
@@ -168,8 +165,12 @@ def test_an_update_that_says_too_little_or_too_much_does_not_count(begin, monkey
         return made
 
     federation._coordinator = listening
-    real = participant._said
-    monkeypatch.setattr(participant, "_said", lambda job, *rest: said if job.client == "bob" else real(job, *rest))
+    real = InTheOpen.update
+
+    def update(self, job, outgoing):
+        return real(self, job, replace(outgoing, said=said) if job.client == "bob" else outgoing)
+
+    monkeypatch.setattr(InTheOpen, "update", update)
     federation.run()
     ((reason, detail),) = seen
     assert reason == "figure"

@@ -36,7 +36,7 @@ def begin(federate, fake_model):
         federation = federate(models, masked=True, keep_updates=True, **{"rounds": 1, **more})
         federation.channel.gone |= {node for node, name in federation.channel.names.items() if name in without}
         for participant in federation.channel.participants.values():
-            participant.secret = None
+            participant.way = federation.client_way(participant.name, secret=None)
         return federation
 
     return begin

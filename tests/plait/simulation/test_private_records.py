@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import plait
 from plait.adapters import load_peft_directory
 from plait.cli.main import app
-from plait.rounds import participant
+from plait.rounds import record_charge
 from plait.rounds.audit import check_privacy
 from plait.rounds.ledger import read_events
 from plait.rounds.record_accountant import charge
@@ -53,7 +53,7 @@ def test_a_run_trains_with_noise_and_pays_for_what_it_took(
         paid.append((made.privacy.records, made.key))
         return made
 
-    monkeypatch.setattr(participant, "charge", watched)
+    monkeypatch.setattr(record_charge, "charge", watched)
     data = tmp_path / "my.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows()))
     run = tmp_path / "run"

@@ -1,0 +1,147 @@
+"""How what a client says leaves it: its updates, its losses, and its answers to tasks of a feature.
+
+The core's clients say all of it in the open. Knows no feature; `plait.rounds.client_way` picks one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from plait.errors import PolicyError
+from plait.rounds.hook import Outgoing
+from plait.rounds.local_model import Trained, TrainJob
+from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
+from plait.wire.messages import Evaluation, FurtherTask, Reply, UpdateReply
+from plait.wire.settings import Settings
+from plait.wire.signature import with_signature
+
+_LEAST_AVERAGED = 4
+"""Sequences that a reported loss or slope is at least the mean of."""
+
+
+class Saying(Protocol):
+    """How what one client says leaves it."""
+
+    def settings(self, settings: Settings) -> Settings:
+        """The settings that a client trains by, from those of its task."""
+        ...
+
+    def begin(self, job: TrainJob) -> TrainJob:
+        """A job before its hooks run.
+
+        Raises:
+            PeerError: nothing that is said of it now could leave.
+        """
+        ...
+
+    def update(self, job: TrainJob, outgoing: Outgoing) -> Reply:
+        """The answer to a task of training.
+
+        Raises:
+            PlaitError: it may not leave.
+        """
+        ...
+
+    def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> Reply:
+        """The answer to a task of evaluation.
+
+        Args:
+            header: of the broadcast.
+            settings: of the task.
+            measure: evaluates.
+
+        Raises:
+            PeerError: losses may not leave now; nothing was measured.
+        """
+        ...
+
+    def answer(self, task: FurtherTask) -> Reply:
+        """The answer to a task that is not the core's.
+
+        Raises:
+            PeerError: it is not one of this feature, or comes at the wrong time.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InTheOpen:
+    """The server sees each update and all losses.
+
+    Attributes:
+        client: its name.
+        sign: makes a signature of 64 bytes; without it updates are not signed.
+    """
+
+    client: str
+    sign: Callable[[bytes], bytes] | None = None
+
+    def settings(self, settings: Settings) -> Settings:
+        """Those of the task."""
+        return settings
+
+    def begin(self, job: TrainJob) -> TrainJob:
+        """The job as it is."""
+        return job
+
+    def update(self, job: TrainJob, outgoing: Outgoing) -> UpdateReply:
+        """The update as an envelope, signed."""
+        header = job.header
+        if header is None:
+            raise ValueError("the job belongs to no task")
+        encoded = outgoing.encoded or encode_delta(outgoing.delta, job.settings.codec)
+        said = Header(
+            direction=Direction.UPDATE,
+            run_id=header.run_id,
+            round=job.settings.round,
+            client=self.client,
+            base_fingerprint=header.base_fingerprint,
+            spec_digest=header.spec_digest,
+            relative_to=header.result_digest,
+            examples=job.examples,
+            metrics=_said(job, outgoing.trained, encoded.encoding) if outgoing.said is None else outgoing.said,
+        )
+        update = seal(said, encoded).data
+        return UpdateReply(with_signature(update, self.sign) if self.sign else update)
+
+    def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> Evaluation:
+        """All that was measured."""
+        del header, settings
+        return measure()
+
+    def answer(self, task: FurtherTask) -> Reply:
+        """None but the core's tasks are done."""
+        raise PolicyError(f"{task.what} is asked for, expected none: the run configuration has no such tasks")
+
+
+def _said(job: TrainJob, trained: Trained, encoding: Encoding) -> dict[str, float]:
+    """What an update says of its training."""
+    return {
+        "train_loss": trained.loss,
+        **_of_first_batch(job, trained),
+        **_figures(
+            learning_rate=trained.learning_rate,
+            shortened=trained.shortened,
+            reward=trained.reward,
+            refused_completions=trained.refused_completions,
+        ),
+        "train_tokens": float(trained.tokens),
+        "train_s": trained.seconds,
+        "distortion": encoding.distortion or 0.0,
+        "codec_s": encoding.codec_s,
+    }
+
+
+def _of_first_batch(job: TrainJob, trained: Trained) -> dict[str, float]:
+    """The metrics of the first step; left out where they would be those of very few sequences."""
+    sequences = job.settings.batch_size * job.settings.gradient_accumulation_steps
+    if sequences < _LEAST_AVERAGED:
+        return {}
+    return _figures(first_loss=trained.first_loss, slope=trained.slope)
+
+
+def _figures(**figures: float | None) -> dict[str, float]:
+    """The metrics that the trainer reports."""
+    return {name: figure for name, figure in figures.items() if figure is not None}
