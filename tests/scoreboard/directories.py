@@ -197,8 +197,8 @@ def swept(attack: Attack) -> Attack:
     """The run in the directory of the victim's sweep, as the sweep itself would have begun it."""
 
     def made(run: Path) -> None:
-        from plait.study.given import write_given
-        from plait.study.grid import read_grid
+        from plait.features.studies.given import write_given
+        from plait.features.studies.grid import read_grid
 
         attack(run)
         (cell,) = read_grid(run.parents[1] / "grid.toml").cells
