@@ -37,7 +37,6 @@ from plait.cli.report import report
 from plait.cli.resume import resume
 from plait.cli.rules import rules
 from plait.cli.runs import runs
-from plait.cli.serve import serve
 from plait.cli.server import server
 from plait.cli.simulate import simulate
 from plait.cli.status import status
@@ -112,7 +111,6 @@ app.command(name="eval")(evaluate)
 app.command()(export)
 app.command()(merge)
 app.command()(flowertune)
-app.command()(serve)
 app.command()(watch)
 app.command()(verify)
 app.command()(privacy)

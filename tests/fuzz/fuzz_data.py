@@ -16,7 +16,7 @@ with instrumented():
     from plait.adapters import load_peft_directory
     from plait.data import arrow_file, as_dataset
     from plait.errors import PlaitError
-    from plait.serve import request
+    from plait.features.serving import request
 
 HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))
 (HERE / "adapter").mkdir()

@@ -26,12 +26,12 @@ from plait.adapters import AdapterState, BaseReference, Layout, load_peft_direct
 from plait.cli.main import main
 from plait.data.records import Dataset, Record, RecordKind
 from plait.errors import PlaitError
+from plait.features.serving.catalogue import Catalogue
 from plait.report.status import status_tables
 from plait.report.table import to_rich
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory
-from plait.serve.catalogue import Catalogue
 from plait.simulation.partition import partition
 from plait.simulation.scheme import parse_partition
 from plait.v1 import federation_pb2 as pb

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from plait.adapters import Json
-from plait.serve.catalogue import Model
+from plait.features.serving.catalogue import Model
 
 STREAM_END = b"data: [DONE]\n\n"
 

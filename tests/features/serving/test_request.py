@@ -4,7 +4,7 @@ import pytest
 
 from plait.adapters import Json
 from plait.errors import ConfigError
-from plait.serve.request import parse_chat, parse_completion
+from plait.features.serving.request import parse_chat, parse_completion
 
 
 def test_what_is_left_out_has_the_apis_defaults() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from plait.adapters.peft_directory import WEIGHTS_FILE
 from plait.errors import PlaitError
-from plait.serve.catalogue import Catalogue
+from plait.features.serving.catalogue import Catalogue
 
 _PAUSE_S = 0.5
 

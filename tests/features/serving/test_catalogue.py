@@ -10,7 +10,7 @@ import pytest
 
 from plait.errors import BaseMismatchError, ConfigError
 from plait.exporting.source import open_source
-from plait.serve import common_base
+from plait.features.serving.catalogue import common_base
 
 Start = Callable[..., Any]
 

@@ -21,8 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from plait.adapters import Json
 from plait.adapters.strict_json import parse_object
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError
-from plait.hosts import AllowedHosts
-from plait.serve.answer import (
+from plait.features.serving.answer import (
     CHAT,
     COMPLETION,
     STREAM_END,
@@ -34,8 +33,9 @@ from plait.serve.answer import (
     model_card,
     model_list,
 )
-from plait.serve.catalogue import Catalogue, Model
-from plait.serve.request import Body, Wish, parse_chat, parse_completion
+from plait.features.serving.catalogue import Catalogue, Model
+from plait.features.serving.request import Body, Wish, parse_chat, parse_completion
+from plait.hosts import AllowedHosts
 from plait.training.serving import Engine, Finish, Generation, Piece, Sampling
 
 _MAX_BODY_BYTES = 4 << 20

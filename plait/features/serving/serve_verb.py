@@ -63,7 +63,10 @@ def serve(
         import uvicorn
 
         from plait.exporting.source import open_source
-        from plait.serve import Access, AllowedHosts, Catalogue, Follower, common_base, make_app
+        from plait.features.serving.app import Access, make_app
+        from plait.features.serving.catalogue import Catalogue, common_base
+        from plait.features.serving.follow import Follower
+        from plait.hosts import AllowedHosts
         from plait.training.bases import BUILT_IN, locate_base, locate_named_base, quiet_libraries
         from plait.training.device import choose_compute
         from plait.training.export_weights import describe_base

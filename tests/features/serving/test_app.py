@@ -17,7 +17,8 @@ import pytest
 
 from plait.errors import PeerError
 from plait.exporting.publish import load_into_vllm
-from plait.serve import Access, AllowedHosts
+from plait.features.serving.app import Access
+from plait.hosts import AllowedHosts
 
 Start = Callable[..., Any]
 PROMPT = "def add(left, right):\n    return"

@@ -7,8 +7,8 @@ from typing import Any
 
 import openai
 
+from plait.features.serving.follow import Follower
 from plait.files import directory_written_aside
-from plait.serve import Follower
 
 Start = Callable[..., Any]
 PROMPT = "def add(left, right):\n    return"

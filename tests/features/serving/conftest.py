@@ -15,7 +15,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from plait.adapters import Task
-from plait.serve import Access, Catalogue, make_app
+from plait.features.serving.app import Access, make_app
+from plait.features.serving.catalogue import Catalogue
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.device import Compute
 from plait.training.export_weights import describe_base
