@@ -40,7 +40,7 @@ watched()
 """
 # Each alone notices that a defence is missing.
 _ALWAYS = {
-    "resume: rule is code", "resume: a made-up code", "resume: own run, publish edited", "resume: served on an address",
+    "resume: rule is code", "resume: a made-up code", "resume: own run, publish edited", "resume: served with metrics",
     "eval: a base of the hub", "simulate --config RUN/config.toml: rule", "report: adapter is a link",
     "export: adapter_config.json is a pipe", "report: an endless line", "watch: the summary is a pipe",
     "sweep: cells is a link", "fetch: code", "fetch: huge",
@@ -301,7 +301,7 @@ def cases() -> list[Case]:
         ),
         Case("resume: served on an address", RESUME, served(listen="0.0.0.0:0"), "--allow listen="),
         Case("resume: served with a kit", RESUME, served(kit="/etc"), "--allow kit=/etc"),
-        Case("resume: served with metrics", RESUME, served(metrics="0.0.0.0:0"), "--allow metrics="),
+        Case("resume: served with metrics", RESUME, served(metrics="127.0.0.1:0"), "--allow metrics="),
         *(
             Case(f"eval --on: {key}", ON, finished(**{key: value}), NAME_IT)
             for key, value in (("rule", "evil:part"), ("data", "http.server:test"), ("base", HUB))
