@@ -32,8 +32,6 @@ _FETCH_S = 24 * 3600.0
 _MOST_FILES = 256
 _OF_A_RUN = ("config.toml", "ledger.jsonl", "summary.json", "report.html", "*.png")
 _OF_AN_ADAPTER = ("*.json", "*.safetensors", "*.md")
-MOST_FETCHED_GB = 20.0
-"""Of a run, unless who fetches it says otherwise."""
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MOST_SHOWN = 200  # characters of a server's word that a terminal shows
 Result = TypeVar("Result")
@@ -114,7 +112,7 @@ class OperatorCalls:
         reply = self._ask(lambda stub: cast("pb.RunsReply", stub.Runs(request, timeout=_CALL_S)))
         return json_object(reply.json, what=f"answer of {self.address}")
 
-    def fetch(self, run: str, directory: Path, *, max_gb: float = MOST_FETCHED_GB) -> list[Path]:
+    def fetch(self, run: str, directory: Path, *, max_gb: float) -> list[Path]:
         """Fetch the files of a run into a new directory; it appears only once all are here.
 
         Args:

@@ -104,7 +104,7 @@ def test_an_observer_fetches_the_run_and_can_neither_submit_nor_cancel(federatio
         with pytest.raises(PeerError, match=r"observer 'ivo' may not call (Submit|Cancel)"):
             act()
     assert read_queue(federation.directory) == before
-    files = ivo.fetch("ruled", tmp_path / "fetched")
+    files = ivo.fetch("ruled", tmp_path / "fetched", max_gb=1)
     assert {"config.toml", "ledger.jsonl", "summary.json", "report.html", WEIGHTS} <= {str(file) for file in files}
     assert not {"noise.key", "server.log", "server.toml"} & {file.name for file in files}
     for file in files:
@@ -112,7 +112,7 @@ def test_an_observer_fetches_the_run_and_can_neither_submit_nor_cancel(federatio
             federation.directory / "runs" / "ruled" / file
         ).read_bytes()
     with pytest.raises(ConfigError, match="is there already, expected a new directory"):
-        ivo.fetch("ruled", tmp_path / "fetched")
+        ivo.fetch("ruled", tmp_path / "fetched", max_gb=1)
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_a_cancelled_run_ends_and_its_clients_work_for_the_next(federation, ende
     urgent = otto.submit({**table, "rounds": 1}, cohort_labels=["text"], priority=5)
     federation.until(lambda: "update_received" in federation.events(long))
     with pytest.raises(ConfigError, match=rf"run '{long}' is running, expected one that is over"):
-        olga.fetch(long, federation.folder / "none")
+        olga.fetch(long, federation.folder / "none", max_gb=1)
     assert (otto.cancel(long), olga.cancel(queued)) == ("running", "queued")
     assert [federation.over(run).detail for run in (long, queued)] == ["cancelled by otto", "cancelled by olga"]
     assert federation.over(urgent).state is State.FINISHED

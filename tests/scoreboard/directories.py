@@ -27,7 +27,8 @@ from scoreboard.stranger_server import SENT, stranger_server
 from tests.commands import run_command
 
 TESTS = Path(__file__).resolve().parents[1]
-LIMIT_S = 40 if os.environ.get("PLAIT_SCOREBOARD_WITHOUT") else 180
+LACKS_DEFENCE = "PLAIT_SCOREBOARD_WITHOUT" in os.environ
+LIMIT_S = 40 if LACKS_DEFENCE else 180
 HUB, PLACE = "somebody/their-model", "http://127.0.0.1:9"
 _PROGRAM = f"""
 import sys
@@ -414,7 +415,7 @@ def watched() -> None:
 
 
 def run(*, full: bool, scratch: Path) -> Row:
-    """Every case; in the quick form every fourth, and those that alone notice that a defence is missing."""
+    """Every case; in the quick form every fourth and those that alone notice that a defence is missing."""
     environment = {
         **os.environ, "HF_HUB_DISABLE_TELEMETRY": "1",
         **{name: str(scratch / "cache") for name in ("PLAIT_CACHE", "MPLCONFIGDIR")},
@@ -480,7 +481,7 @@ def run(*, full: bool, scratch: Path) -> Row:
     assert {case.name for case in every} >= _ALWAYS
     assert FETCHED.keys() == SENT.keys()
     if not full:
-        every = [case for number, case in enumerate(every) if number % 4 == 0 or case.name in _ALWAYS]
+        every = [case for number, case in enumerate(every) if case.name in _ALWAYS or not (number % 4 or LACKS_DEFENCE)]
     with stranger_server() as server, ThreadPoolExecutor(2) as pool:
         failures = [wrong for wrong in pool.map(tried, enumerate(every)) if wrong]
     verbs = {case.verb.split()[0] for case in every}
@@ -490,5 +491,5 @@ def run(*, full: bool, scratch: Path) -> Row:
         passed=len(every) - len(failures),
         figures={"verbs": len(verbs), "refused": sum(bool(case.refused) for case in every)},
         failures=failures,
-        least=40 if full else 15,
+        least=40 if full else len(_ALWAYS),
     )

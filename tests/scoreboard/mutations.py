@@ -391,10 +391,6 @@ def _median_left_on() -> None:
     settle._privacy = lambda config: {**private(config), "norm_bound": "10"}
 
 
-def _always(*_: object) -> bool:
-    return True
-
-
 def _one_model_for_all() -> None:
     for place in ("plait.secagg.client", "plait.secagg.server"):
         for name in ("pair_key", "self_key"):
@@ -406,6 +402,14 @@ def _short_seeds() -> None:
     real = module("plait.secagg.masks").derived
     for place in ("plait.secagg.masks", "plait.secagg.client"):
         put(f"{place}:derived", lambda secret, *purpose: real(secret, *purpose)[:4] + bytes(28))
+
+
+def _fetches_any_size() -> None:
+    received = module("plait.transport.operations")._received
+    put(
+        "plait.transport.operations:_received",
+        lambda parts, directory, *, max_gb: received(parts, directory, max_gb=math.inf),
+    )
 
 
 def _consent_once() -> None:
@@ -588,6 +592,16 @@ MUTATIONS: dict[str, Mutation] = {
         "directories",
         "a ledger's line may have any length",
         lambda: put("plait.rounds.ledger:_MOST_LINE_BYTES", 1 << 40),
+    ),
+    "fetched-names": Mutation(
+        "directories",
+        "a server names the files that are fetched",
+        lambda: put("plait.transport.operations:_place", lambda start: Path(start.path)),
+    ),
+    "fetched-size": Mutation(
+        "directories",
+        "a fetched run may have any size",
+        _fetches_any_size,
     ),
     "terms": Mutation(
         "hostile",
@@ -860,20 +874,6 @@ def _accused_are_guilty(collecting, complaints, shown):
 def _unchecked(*places: str) -> None:
     for place in places:
         put(f"{place}:checked_settings", lambda settings, *, what: dict(settings))
-
-
-def _consent_once() -> None:
-    consent = module("client.consent")
-    agree = consent.agree
-    put("client.consent:agree", lambda *given, **named: agree(*given, **{**named, "each_run": False}))
-
-
-def _figures_by_tokens() -> None:
-    figures = module("plait.rounds.under_masks").evaluation_figures
-    put(
-        "plait.rounds.under_masks:evaluation_figures",
-        lambda shared, own: {**figures(shared, own), "scored": shared.tokens},
-    )
 
 
 def _any_configuration(table):

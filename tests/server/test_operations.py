@@ -25,14 +25,14 @@ def test_a_file_of_several_parts_and_an_empty_one_arrive_whole(make_grid, tmp_pa
     large, empty = tmp_path / "large", tmp_path / "empty"
     large.write_bytes(bytes(range(256)) * (CHUNK_BYTES // 128) + b"end")
     empty.touch()
-    fetched = calls(make_grid(stays=True, desk=OneRun(large, empty))).fetch("run-1", tmp_path / "fetched")
+    fetched = calls(make_grid(stays=True, desk=OneRun(large, empty))).fetch("run-1", tmp_path / "fetched", max_gb=1)
     assert [(tmp_path / "fetched" / file).read_bytes() for file in fetched] == [large.read_bytes(), b""]
 
 
 def test_a_file_that_the_server_cannot_read_is_named_and_nothing_is_left(make_grid, tmp_path):
     grid = make_grid(stays=True, desk=OneRun(tmp_path / "gone"))
     with pytest.raises(MachineError, match=r"server cannot read 'adapter/gone.json': No such file"):
-        calls(grid).fetch("run-1", tmp_path / "fetched")
+        calls(grid).fetch("run-1", tmp_path / "fetched", max_gb=1)
     assert not (tmp_path / "fetched").exists()
 
 
