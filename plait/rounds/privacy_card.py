@@ -315,7 +315,10 @@ class MaskedCard:
             "one operator holds all keys of a simulation: it shows costs and results and protects nobody",
         )
         return (
-            ("Hidden", "each client's update, losses and counts: they left it under masks"),
+            (
+                "Hidden",
+                "each client's update and losses, which left it under masks, and its counts, which did not leave it",
+            ),
             ("From", f"the server, and up to {self.colluding} clients together with it"),
             ("Learned", f"{self.sums} sums, none of fewer than {self.least} clients"),
             ("Kept to", "one sum with a client's update in each round and one with its losses, whatever failed"),
