@@ -1,0 +1,76 @@
+"""The repository's Markdown: no link is broken, and pages stay as short as they were made."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+_CODE = re.compile(r"```.*?```", re.DOTALL)
+_LINK = re.compile(r"\]\(([^()\s]+)\)")
+# Made by docs/pages.py.
+_GENERATED = {f"docs/reference/{name}.md" for name in ("commands", "settings", "rules", "methods")}
+
+
+def pages() -> list[str]:
+    """Every page that belongs to the repository."""
+    listed = subprocess.run(["git", "ls-files", "*.md", "docs/llms.txt"], cwd=ROOT, capture_output=True, check=True)
+    return [page for page in listed.stdout.decode().split() if (ROOT / page).exists()]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name after ``#``."""
+    headings = re.findall(r"^#+ (.*)$", _CODE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower().strip() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).replace(" ", "-") for heading in plain}
+
+
+def broken(page: str, sites: dict[str, str]) -> Iterator[str]:
+    """Links of a page to files or headings that do not exist; `sites` has the source of a page of the site."""
+    for link in _LINK.findall(_CODE.sub("", (ROOT / page).read_text("utf-8"))):
+        path, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", link):
+            continue
+        target = (ROOT / page).parent.joinpath(path).resolve().relative_to(ROOT).as_posix() if path else page
+        if target in _GENERATED:
+            continue
+        found = ROOT / sites.get(target, target)
+        if found.is_dir() and anchor:
+            found /= "README.md"
+        if not found.exists() or (anchor and anchor not in anchors(found)):
+            yield link
+
+
+@pytest.mark.parametrize("page", pages())
+def test_no_link_is_broken(page: str) -> None:
+    made: dict[str, str] = runpy.run_path(str(ROOT / "docs" / "pages.py"))["PAGES"]
+    sites = {f"docs/{shown}": source for source, shown in made.items()}
+    assert list(broken(page, sites)) == []
+
+
+def words(*patterns: str) -> int:
+    """Words of the files, without the marks of tables."""
+    texts = [path.read_text("utf-8") for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    return sum(bool(re.search(r"\w", word)) for text in texts for word in text.split())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "most"),
+    [
+        ("CHANGELOG.md", 300),
+        ("docs/**/*.md", 25_000),
+        ("simulations/*/README.md", 15_000),
+        ("simulations/LOG.md", 6_000),
+    ],
+)
+def test_pages_stay_short(pattern: str, most: int) -> None:
+    assert words(pattern) <= most
+
+
+def test_an_agents_page_is_read_in_a_minute() -> None:
+    assert len((ROOT / "AGENTS.md").read_text("utf-8").splitlines()) <= 60
