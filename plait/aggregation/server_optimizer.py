@@ -39,15 +39,12 @@ class ServerOptimizer(Protocol):
     """A map from the outcome of a rule to the step that is taken: a frozen dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    needs: ClassVar[Reasons]
+    """What a run must have for it (`plait.traits`), besides what every optimizer needs."""
 
     @property
     def name(self) -> str:
         """What the user gives to ``--server-optimizer``."""
-        ...
-
-    @property
-    def needs(self) -> Reasons:
-        """What a run must have for it (`plait.traits`), besides what every optimizer needs."""
         ...
 
     @property
