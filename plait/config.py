@@ -8,22 +8,17 @@ key of Flower's run configuration, which has no tables. Below the edge plain val
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, cast, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError, create_model, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
-from plait.choice import choice_text, split_choices
-from plait.correction import FedDyn, FedProx, Scaffold, correction_named
+from plait.choice import split_choices
 from plait.errors import ConfigError, did_you_mean
 from plait.feature import Feature, admit_setting, feature_with, features, table_named, why_unknown
-from plait.files import open_plain
 from plait.plugins import Kind
-from plait.rewarded import Rewarded, rewarded
 from plait.settings import (
     MOST_EXAMPLES,
     TABLES,
@@ -31,6 +26,7 @@ from plait.settings import (
     Checks,
     Cohort,
     EvaluationSettings,
+    Learning,
     MachineSettings,
     OptimizerSettings,
     Privacy,
@@ -38,11 +34,10 @@ from plait.settings import (
     Table,
 )
 from plait.settings.cohort import TREE
-from plait.settings.table import MOST, MOST_TOKENS, number_or, parts_of
+from plait.settings.table import MOST, MOST_TOKENS, parts_of
+from plait.settings.toml import Scalar, choice_of, nested, toml_value
 from plait.text import escaped
-from plait.traits import Reasons, Stated, Trait, check
-
-Scalar = bool | int | float | str
+from plait.traits import Stated, Trait, check
 
 # Names that users know from other systems: FlowerTune, TRL/transformers, PEFT.
 ALIASES: Mapping[str, str] = {
@@ -71,33 +66,24 @@ ALIASES: Mapping[str, str] = {
 
 # What others count in, and plait does not.
 _NOT_COUNTED = frozenset({"epochs", "num-epochs", "local-epochs", "num-train-epochs"})
-# Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
-_CHOICES = frozenset({
-    "rule", "server-optimizer", "loss", "objective", "wire", "partition", "trainer", "data", "callbacks",
-    "report-to", "method", "correction",
-})  # fmt: skip
-# Keys that may name several: a TOML file may write them as a list of names and tables.
-_SEVERAL = frozenset({"callbacks", "report-to"})
 MOST_STEPS_RATIO = 4
 """Steps of a client in a round at most, as a multiple of `local_steps`, where they follow its speed."""
 MOST_LABELS = 10_000
 """The most classes that a run can have."""
 LEAST_MASKED = 3
 """The fewest clients of a masked sum."""
-OWN_SHARE_NEEDS: Reasons = {
-    Trait.WAITS: "it counts on equal parts of all clients in a round",
-    Trait.LINEAR: "it adds what the clients' own moves do not share",
-    Trait.SAME_FACTORS: "a client's own direction goes on from the round before",
-    Trait.ALL_SHARED: "a client keeps a whole adapter of its own",
-    Trait.OWN_STEPS: "they are the client's own direction",
-    Trait.LAST_ROUND: "clients make their own adapters in it",
-}
-"""What personalized adapters need of a run."""
-_MOST_BYTES = 16 << 20
 
 
 class RunConfig(
-    Privacy, AdapterSettings, OptimizerSettings, Cohort, Checks, EvaluationSettings, MachineSettings, Reporting
+    Learning,
+    Privacy,
+    AdapterSettings,
+    OptimizerSettings,
+    Cohort,
+    Checks,
+    EvaluationSettings,
+    MachineSettings,
+    Reporting,
 ):
     """Everything that decides what a run computes: the settings above all tables, and those of `plait.settings`.
 
@@ -151,21 +137,6 @@ class RunConfig(
     server_optimizer: str = "auto"
     """optimizer applied to a round's update, with options: none, line_search, sgd:lr=1.5,momentum=0.9, fedadam:lr=0.003
     …; auto is line_search where clients can measure slopes, else none"""
-    correction: str = "none"
-    """what corrects clients' local steps for their drift from each other: none, scaffold, feddyn:alpha=0.1,
-    fedprox:mu=0.01"""
-    objective: str = "sft"
-    """what clients learn: sft from texts and chats; dpo, ipo, orpo, simpo from preference pairs, kto also from single
-    verdicts, MODULE:CLASS of your own; from a reward of your own grpo:reward=MODULE:FUNCTION,group-size=8; with options
-    such as dpo:beta=0.2"""
-    loss: str = "cross_entropy"
-    """with sft what clients minimise: cross_entropy, distillation (from the received adapter), orthogonality, or
-    MODULE:FUNCTION of your own"""
-    trainer: str = ""
-    """MODULE:FUNCTION that builds your own transformers Trainer as the local trainer"""
-    own_share: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number_or("auto"))] | Literal["auto"] = "auto"
-    """weight of a client's own direction in its personalized adapter, which it keeps beside the shared one; 0 for none;
-    auto is 0.35 for linear rules if every client takes part in every round, else 0"""
     wire: str = "1"
     """encoding on the wire: fp32, bf16, or 8 to 1 bits per parameter; for fewer bytes take a lower rank at 1"""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
@@ -214,34 +185,8 @@ class RunConfig(
             raise ValueError(f"labels has {len(self.label_names)} names, expected at most {MOST_LABELS}")
         if self.labels and not 1 < len(set(self.label_names)) == len(self.label_names):
             raise ValueError(f"labels are '{self.labels}', expected at least two different names")
-        self._check_counts()
-
-    def _check_counts(self) -> None:
-        """Refuse numbers of clients of which one is too small or too large for another."""
-        if self.clients_per_round > self.clients:
-            raise ValueError(
-                f"clients-per-round is {self.clients_per_round}, expected at most clients = {self.clients}"
-            )
-        if self.buffer > self.cohort_size:
-            raise ValueError(
-                f"buffer is {self.buffer} and {self.cohort_size} clients are at work at once, expected at most as "
-                "many: nobody has two updates in a buffer"
-            )
-        if self.buffer == 1 < self.cohort_size:
-            raise ValueError("buffer is 1, expected at least 2: norms and examples are judged beside others in it")
-        if self.tree and self.clients % (below := math.prod(self.levels)):
-            raise ValueError(f"clients is {self.clients} and tree is '{self.tree}', expected {below} clients")
-        if self.dp == "client" and self.dp_delta * self.clients >= 1:
-            raise ValueError(
-                f"dp-delta is {self.dp_delta:g} and clients is {self.clients}, expected less than 1 / clients = "
-                f"{1 / self.clients:g}: with more, showing one client in full would be within the guarantee"
-            )
-        if self.dp_min_separation > 1 and self.dp_min_separation > (most := self.clients // self.cohort_size):
-            raise ValueError(
-                f"dp-min-separation is {self.dp_min_separation}, clients is {self.clients} and clients-per-round is "
-                f"{self.cohort_size}, expected at most clients / clients-per-round = {most}: with more, no round would "
-                "find enough clients"
-            )
+        for table in (*TABLES, *self._brought):
+            table.check_clients(self, self.clients, self.cohort_size)
         for name in ("clients", "clients_per_round", "eval_clients") if self.secure_aggregation else ():
             if 0 < getattr(self, name) < LEAST_MASKED:
                 raise ValueError(
@@ -256,41 +201,13 @@ class RunConfig(
         for feature in self.wanted:
             name = next(filter(self.is_given, feature.fields))
             yield self.says(name, needs=feature.needs, takes=feature.takes)
-        yield from self._of_learning()
         if not self.one_rank:
             needs = {Trait.FACTORS: "other adapters cannot be cut to a lower rank"}
             yield self.says("client_ranks", needs=needs, takes={Trait.ONE_RANK: "client-ranks gives others"})
         if self.weighting == "examples":
             yield self.says("weighting", needs={Trait.FIGURES: "the number of examples is a client's weight"})
-        if self.given_own_share:
-            yield self.says("own_share", needs=OWN_SHARE_NEEDS, instead="0")
         if self.labels:
             yield self.says("labels", takes={Trait.LANGUAGE: "a classifier writes none"})
-
-    def _of_learning(self) -> Iterator[Stated]:
-        """What is stated of clients' loss and steps."""
-        replaces = {Trait.OWN_LOSS: "which it replaces"}
-        if self.trainer:
-            takes = {Trait.OWN_LOSS: "a trainer has a loss of its own", Trait.SLOPES: "a trainer's steps measure none"}
-            yield self.says("trainer", needs=replaces, takes=takes)
-        if self.is_given("loss"):
-            yield self.says("loss", needs=replaces, takes={Trait.OWN_LOSS: "loss names another"})
-        if self.learns_preferences:
-            needs = {**replaces, Trait.LANGUAGE: "it is about what a language model writes"}
-            yield self.says("objective", needs=needs, takes={Trait.OWN_LOSS: "an objective is itself a loss"})
-        if self.rewarded:
-            needs = {
-                **replaces,
-                Trait.LANGUAGE: "it rewards what a language model writes",
-                Trait.SAMPLES: "what was sampled is learned by the same model",
-            }
-            takes = {
-                Trait.OWN_LOSS: "an objective is itself a loss",
-                Trait.SLOPES: "a reward's loss has none that says how far to go",
-            }
-            yield self.says("objective", needs=needs, takes=takes)
-        if correction := correction_named(self.correction):
-            yield self.says("correction", needs=correction.needs, takes=correction.takes)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -306,43 +223,6 @@ class RunConfig(
     def label_names(self) -> tuple[str, ...]:
         """The classes in index order; empty for a language model."""
         return parts_of(self.labels)
-
-    @property
-    def given_own_share(self) -> float:
-        """`own_share` if it is a number; 0 if it depends on rule and cohort."""
-        return 0.0 if self.own_share == "auto" else self.own_share
-
-    @property
-    def scaffold(self) -> bool:
-        """Whether each local step is corrected for the client's drift."""
-        return isinstance(correction_named(self.correction), Scaffold)
-
-    @property
-    def feddyn(self) -> float:
-        """FedDyn's alpha; 0 for none."""
-        found = correction_named(self.correction)
-        return found.alpha if isinstance(found, FedDyn) else 0.0
-
-    @property
-    def proximal(self) -> float:
-        """FedProx's mu; 0 for none."""
-        found = correction_named(self.correction)
-        return found.mu if isinstance(found, FedProx) else 0.0
-
-    @property
-    def learns_preferences(self) -> bool:
-        """Whether the objective is one of preferences, not of text or a reward."""
-        return self.rewarded is None and self.objective.partition(":")[0].strip() != "sft"
-
-    @property
-    def rewarded(self) -> Rewarded | None:
-        """How clients learn from a reward; None for an objective that needs none."""
-        return rewarded(self.objective)
-
-    @property
-    def sequences_an_example(self) -> int:
-        """The most sequences of one example: a preference has two, a rewarded prompt its group."""
-        return self.rewarded.group_size if self.rewarded else 2 if self.learns_preferences else 1
 
     @property
     def cohort_size(self) -> int:
@@ -504,13 +384,13 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
     """
     settings: dict[str, object] = {}
     names: dict[str, str] = {}
-    for given, value in _nested(without_tables(table, where=where)).items():
+    for given, value in nested(without_tables(table, where=where)).items():
         key = key_named(given, where=where)
         if key in settings:
             raise _refusal(f"{where}: '{names[key]}' and '{given}' both give {key}, expected one of them")
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
             raise _refusal(f"{where}: {key} is {value!a}, expected Unicode text")
-        settings[key], names[key] = _choice(key, value, where), given
+        settings[key], names[key] = choice_of(key, value, where), given
     unknown = {key.replace("-", "_") for key in settings} - RunConfig.model_fields.keys()
     asked = {feature for name in unknown if (feature := feature_with("fields", name))}
     config = _config_with(tuple(sorted(asked, key=lambda feature: feature.name)))
@@ -564,56 +444,9 @@ def _place(key: str) -> str:
     return f"it in [{name}]" if name else "it above all tables"
 
 
-def _nested(table: Mapping[str, object]) -> dict[str, object]:
-    """The table with what Flower flattened nested again: ``rule.share = 0.1`` becomes ``[rule] share = 0.1``."""
-    nested: dict[str, object] = {}
-    for given, value in table.items():
-        key, dot, option = given.partition(".")
-        if not (dot and key.replace("_", "-").lower() in _CHOICES):
-            nested[given] = value
-        elif isinstance(options := nested.setdefault(key, {}), dict):
-            options[option] = value
-        else:
-            raise _refusal(f"'{key}' and '{given}' are both given, expected one of them")
-    return nested
-
-
-def _choice(key: str, value: object, where: str) -> object:
-    """A table of a name and options, or a list of such, as one text; any other value as it is."""
-    if key in _SEVERAL and isinstance(value, list):
-        listed = [_choice(key, each, where) for each in cast("list[object]", value)]
-        return ",".join(cast("list[str]", listed)) if all(isinstance(each, str) for each in listed) else value
-    if key not in _CHOICES or not isinstance(value, dict):
-        return value
-    try:
-        return choice_text(cast("dict[str, object]", value))
-    except ConfigError as error:
-        raise _refusal(f"{where}: {key}: {error}") from error
-
-
 def _refusal(text: str) -> ConfigError:
     """An error of one line, whatever keys and values it quotes."""
     return ConfigError(escaped(text))
-
-
-def read_config_table(path: Path) -> dict[str, object]:
-    """Read a TOML file of settings.
-
-    Raises:
-        ConfigError: the file is missing, unreadable or not TOML.
-    """
-    try:
-        with open_plain(path) as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise ConfigError(f"'{path}' has more than {_MOST_BYTES >> 20} MiB, expected a TOML file of settings")
-        return cast("dict[str, object]", tomllib.loads(data.decode()))
-    except OSError as error:
-        raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"'{path}' nests its values too deeply, expected a TOML file of settings") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' is not TOML: {error}") from error
 
 
 def to_toml(config: RunConfig) -> str:
@@ -623,18 +456,5 @@ def to_toml(config: RunConfig) -> str:
     for group, names in sections(config.features):
         if group.table:
             lines.append(f"\n[{group.table}]\n")
-        lines += [f"{key} = {_toml_value(values[key])}\n" for key in (name.replace("_", "-") for name in names)]
+        lines += [f"{key} = {toml_value(values[key])}\n" for key in (name.replace("_", "-") for name in names)]
     return "".join(lines)
-
-
-def _toml_value(value: Scalar) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return _toml_string(value) if isinstance(value, str) else repr(value)
-
-
-def _toml_string(text: str) -> str:
-    quoted = "".join(
-        {"\\": "\\\\", '"': '\\"'}.get(char) or (char if char.isprintable() else f"\\U{ord(char):08X}") for char in text
-    )
-    return f'"{quoted}"'

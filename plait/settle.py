@@ -24,7 +24,7 @@ from plait.aggregation import (
 from plait.aggregation.feddyn import FedDynStep
 from plait.aggregation.line_search import LineSearch
 from plait.choice import parse_choice
-from plait.config import OWN_SHARE_NEEDS, RunConfig, Scalar
+from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
 from plait.flower.rule_table import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
@@ -36,6 +36,7 @@ from plait.rounds.run_plan import RunPlan
 from plait.rounds.spool import Weighting
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
+from plait.settings.learning import OWN_SHARE_NEEDS
 from plait.training.local_loss import check_loss_name
 from plait.training.objectives import objective_stated
 from plait.training.reward import reward_named

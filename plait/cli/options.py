@@ -18,13 +18,13 @@ from plait.config import (
     config_from_table,
     is_foreign,
     key_named,
-    read_config_table,
     sections,
 )
 from plait.errors import ConfigError
 from plait.feature import features
 from plait.plugins import admit
 from plait.settings import TABLES
+from plait.settings.toml import read_config_table
 
 PageAddress = Annotated[
     str,

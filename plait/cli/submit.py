@@ -10,9 +10,10 @@ import typer
 
 from plait.cli.operating import JsonOutput, Kit, Server, calls_to
 from plait.cli.output import print_json
-from plait.config import config_from_table, read_config_table
+from plait.config import config_from_table
 from plait.errors import PeerError
 from plait.progress import say
+from plait.settings.toml import read_config_table
 from plait.text import printable
 
 if TYPE_CHECKING:

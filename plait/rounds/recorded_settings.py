@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 
-from plait.config import RunConfig, admit_features, config_from_table, read_config_table
+from plait.config import RunConfig, admit_features, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.own import is_own, sign_own
 from plait.plugins import Kind, installed
 from plait.rounds.events import Event, RegionStarted, RunStarted
 from plait.rounds.ledger import first_line, read_events
 from plait.rounds.run_directory import RunDirectory
+from plait.settings.toml import read_config_table
 
 
 def recorded_settings(directory: RunDirectory, events: list[Event] | None = None) -> RunConfig:

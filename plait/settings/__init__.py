@@ -6,6 +6,7 @@ from plait.settings.adapter import AdapterSettings
 from plait.settings.checks import Checks
 from plait.settings.cohort import Cohort
 from plait.settings.evaluation import EvaluationSettings
+from plait.settings.learning import Learning
 from plait.settings.machine import MachineSettings
 from plait.settings.optimizer import OptimizerSettings
 from plait.settings.privacy import Privacy
@@ -13,6 +14,7 @@ from plait.settings.reporting import Reporting
 from plait.settings.table import MOST_EXAMPLES, Table
 
 TABLES: tuple[type[Table], ...] = (
+    Learning,
     Privacy,
     AdapterSettings,
     OptimizerSettings,
@@ -31,6 +33,7 @@ __all__ = [
     "Checks",
     "Cohort",
     "EvaluationSettings",
+    "Learning",
     "MachineSettings",
     "OptimizerSettings",
     "Privacy",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
@@ -56,6 +57,24 @@ class Cohort(Table):
     def levels(self) -> tuple[int, ...]:
         """The numbers of `tree`: this server's regions, their regions and so on, and last the clients of each."""
         return tuple(map(int, self.tree.split("x"))) if self.tree else ()
+
+    def check_clients(self, clients: int, cohort: int) -> None:
+        """Refuse more clients at once than there are, a buffer that waits for others than those at work, another tree.
+
+        Raises:
+            ValueError: with both numbers.
+        """
+        if self.clients_per_round > clients:
+            raise ValueError(f"clients-per-round is {self.clients_per_round}, expected at most clients = {clients}")
+        if self.buffer > cohort:
+            raise ValueError(
+                f"buffer is {self.buffer} and {cohort} clients are at work at once, expected at most as many: nobody "
+                "has two updates in a buffer"
+            )
+        if self.buffer == 1 < cohort:
+            raise ValueError("buffer is 1, expected at least 2: norms and examples are judged beside others in it")
+        if self.tree and clients % (below := math.prod(self.levels)):
+            raise ValueError(f"clients is {clients} and tree is '{self.tree}', expected {below} clients")
 
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""

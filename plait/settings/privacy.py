@@ -62,6 +62,24 @@ class Privacy(Table):
             )
         return self
 
+    def check_clients(self, clients: int, cohort: int) -> None:
+        """Refuse a delta within which a client could be shown, and rests for which there are not enough clients.
+
+        Raises:
+            ValueError: with both numbers.
+        """
+        if self.dp == "client" and self.dp_delta * clients >= 1:
+            raise ValueError(
+                f"dp-delta is {self.dp_delta:g} and clients is {clients}, expected less than 1 / clients = "
+                f"{1 / clients:g}: with more, showing one client in full would be within the guarantee"
+            )
+        if self.dp_min_separation > 1 and self.dp_min_separation > (most := clients // cohort):
+            raise ValueError(
+                f"dp-min-separation is {self.dp_min_separation}, clients is {clients} and clients-per-round is "
+                f"{cohort}, expected at most clients / clients-per-round = {most}: with more, no round would find "
+                "enough clients"
+            )
+
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         if self.secure_aggregation:

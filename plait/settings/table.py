@@ -43,6 +43,13 @@ class Table(BaseModel):
         """What these settings need of a run, and what they take away."""
         yield from ()
 
+    def check_clients(self, clients: int, cohort: int) -> None:
+        """Refuse numbers that do not go with so many clients, of which `cohort` train in a round.
+
+        Raises:
+            ValueError: with both numbers.
+        """
+
     def says(self, name: str, *, needs: Reasons = NOTHING, takes: Reasons = NOTHING, instead: str = "") -> Stated:
         """What a setting states.
 

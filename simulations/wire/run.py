@@ -14,8 +14,8 @@ import json
 import statistics
 from pathlib import Path
 
-from plait.config import read_config_table
 from plait.features.studies.sweeping import sweep
+from plait.settings.toml import read_config_table
 
 HERE = Path(__file__).parent
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.config import read_config_table
 from plait.rounds.ledger import read_lines
+from plait.settings.toml import read_config_table
 from tests.commands import run_command
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]

@@ -7,8 +7,9 @@ from pathlib import Path
 from harness import instrumented, main
 
 with instrumented():
-    from plait.config import RunConfig, config_from_table, read_config_table, to_toml
+    from plait.config import RunConfig, config_from_table, to_toml
     from plait.errors import PlaitError
+    from plait.settings.toml import read_config_table
 
 HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))
 FILE = HERE / "config.toml"

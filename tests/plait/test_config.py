@@ -10,11 +10,11 @@ from plait.config import (
     RunConfig,
     config_from_table,
     known_keys,
-    read_config_table,
     to_toml,
 )
 from plait.errors import ConfigError
 from plait.rewarded import of_loss
+from plait.settings.toml import read_config_table
 from plait.wire.bounds import MAX_COUNT, MAX_EXAMPLES, MAX_SEQ_LEN, MAX_STEPS
 
 TEXTS = (

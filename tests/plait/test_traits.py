@@ -84,10 +84,11 @@ def test_every_trait_is_needed_by_some_part_and_taken_by_another():
 
 # Functions that refuse two settings by hand, because one is a number that the other bounds, …
 NUMBERS = {
-    "plait/config.py:_check_counts",
     "plait/config.py:_check_numbers",
     "plait/privacy/mechanism.py:multiplier_for",
     "plait/rounds/masked_rounds.py:noised_grid",
+    "plait/settings/cohort.py:check_clients",
+    "plait/settings/privacy.py:check_clients",
     "plait/simulation/execution.py:prepare",
 }
 # … or a key, data or a machine is not what was expected, …

@@ -886,7 +886,7 @@ def _settings_of_the_file() -> None:
     config = module("plait.config")
 
     def settings(directory, events=None):
-        kept = config.config_from_table(config.read_config_table(directory.config), where="")
+        kept = config.config_from_table(module("plait.settings.toml").read_config_table(directory.config), where="")
         return kept.model_copy(update={"out": str(directory.path)})
 
     by_name = ("plait.api.received", "plait.cli.verify", "plait.exporting.personal", "plait.federation")

@@ -38,9 +38,10 @@ from itertools import product
 from pathlib import Path
 from typing import cast
 
-from plait.config import RunConfig, key_named, read_config_table, without_tables
+from plait.config import RunConfig, key_named, without_tables
 from plait.errors import ConfigError
 from plait.report.wording import clean
+from plait.settings.toml import read_config_table
 
 Settings = Mapping[str, object]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from plait.config import RunConfig, config_from_table, read_config_table
+from plait.config import RunConfig, config_from_table
 from plait.report.repeat import repeat_command
+from plait.settings.toml import read_config_table
 
 
 class _Stop(Exception):

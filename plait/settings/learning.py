@@ -1,0 +1,120 @@
+"""Settings of what clients learn, and what draws their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from plait.correction import FedDyn, FedProx, Scaffold, correction_named
+from plait.errors import ConfigError
+from plait.rewarded import Rewarded, rewarded
+from plait.settings.table import Table, number_or
+from plait.traits import Reasons, Stated, Trait
+
+OWN_SHARE_NEEDS: Reasons = {
+    Trait.WAITS: "it counts on equal parts of all clients in a round",
+    Trait.LINEAR: "it adds what the clients' own moves do not share",
+    Trait.SAME_FACTORS: "a client's own direction goes on from the round before",
+    Trait.ALL_SHARED: "a client keeps a whole adapter of its own",
+    Trait.OWN_STEPS: "they are the client's own direction",
+    Trait.LAST_ROUND: "clients make their own adapters in it",
+}
+"""What personalized adapters need of a run."""
+
+
+class Learning(Table):
+    """What clients learn, and what draws their steps."""
+
+    table: ClassVar[str] = "learning"
+    heading: ClassVar[str] = "What clients learn"
+
+    correction: str = "none"
+    """what corrects clients' local steps for their drift from each other: none, scaffold, feddyn:alpha=0.1,
+    fedprox:mu=0.01"""
+    objective: str = "sft"
+    """what clients learn: sft from texts and chats; dpo, ipo, orpo, simpo from preference pairs, kto also from single
+    verdicts, MODULE:CLASS of your own; from a reward of your own grpo:reward=MODULE:FUNCTION,group-size=8; with options
+    such as dpo:beta=0.2"""
+    loss: str = "cross_entropy"
+    """with sft what clients minimise: cross_entropy, distillation (from the received adapter), orthogonality, or
+    MODULE:FUNCTION of your own"""
+    trainer: str = ""
+    """MODULE:FUNCTION that builds your own transformers Trainer as the local trainer"""
+    own_share: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number_or("auto"))] | Literal["auto"] = "auto"
+    """weight of a client's own direction in its personalized adapter, which it keeps beside the shared one; 0 for none;
+    auto is 0.35 for linear rules if every client takes part in every round, else 0"""
+
+    @model_validator(mode="after")
+    def _check_choices(self) -> Self:
+        try:
+            correction_named(self.correction)
+            rewarded(self.objective)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def given_own_share(self) -> float:
+        """`own_share` if it is a number; 0 if it depends on rule and cohort."""
+        return 0.0 if self.own_share == "auto" else self.own_share
+
+    @property
+    def scaffold(self) -> bool:
+        """Whether each local step is corrected for the client's drift."""
+        return isinstance(correction_named(self.correction), Scaffold)
+
+    @property
+    def feddyn(self) -> float:
+        """FedDyn's alpha; 0 for none."""
+        found = correction_named(self.correction)
+        return found.alpha if isinstance(found, FedDyn) else 0.0
+
+    @property
+    def proximal(self) -> float:
+        """FedProx's mu; 0 for none."""
+        found = correction_named(self.correction)
+        return found.mu if isinstance(found, FedProx) else 0.0
+
+    @property
+    def learns_preferences(self) -> bool:
+        """Whether the objective is one of preferences, not of text or a reward."""
+        return self.rewarded is None and self.objective.partition(":")[0].strip() != "sft"
+
+    @property
+    def rewarded(self) -> Rewarded | None:
+        """How clients learn from a reward; None for an objective that needs none."""
+        return rewarded(self.objective)
+
+    @property
+    def sequences_an_example(self) -> int:
+        """The most sequences of one example: a preference has two, a rewarded prompt its group."""
+        return self.rewarded.group_size if self.rewarded else 2 if self.learns_preferences else 1
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        replaces = {Trait.OWN_LOSS: "which it replaces"}
+        if self.trainer:
+            takes = {Trait.OWN_LOSS: "a trainer has a loss of its own", Trait.SLOPES: "a trainer's steps measure none"}
+            yield self.says("trainer", needs=replaces, takes=takes)
+        if self.is_given("loss"):
+            yield self.says("loss", needs=replaces, takes={Trait.OWN_LOSS: "loss names another"})
+        if self.learns_preferences:
+            needs = {**replaces, Trait.LANGUAGE: "it is about what a language model writes"}
+            yield self.says("objective", needs=needs, takes={Trait.OWN_LOSS: "an objective is itself a loss"})
+        if self.rewarded:
+            needs = {
+                **replaces,
+                Trait.LANGUAGE: "it rewards what a language model writes",
+                Trait.SAMPLES: "what was sampled is learned by the same model",
+            }
+            takes = {
+                Trait.OWN_LOSS: "an objective is itself a loss",
+                Trait.SLOPES: "a reward's loss has none that says how far to go",
+            }
+            yield self.says("objective", needs=needs, takes=takes)
+        if correction := correction_named(self.correction):
+            yield self.says("correction", needs=correction.needs, takes=correction.takes)
+        if self.given_own_share:
+            yield self.says("own_share", needs=OWN_SHARE_NEEDS, instead="0")

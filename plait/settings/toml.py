@@ -1,0 +1,88 @@
+"""Settings as TOML: reading a file, choices that stand there as tables or lists, and writing a value."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from plait.choice import choice_text
+from plait.errors import ConfigError
+from plait.files import open_plain
+from plait.text import escaped
+
+Scalar = bool | int | float | str
+_MOST_BYTES = 16 << 20
+# Keys whose value has options of its own: a TOML file may write them as a table of a name and these options.
+_CHOICES = frozenset({
+    "rule", "server-optimizer", "loss", "objective", "wire", "partition", "trainer", "data", "callbacks",
+    "report-to", "method", "correction",
+})  # fmt: skip
+# Keys that may name several: a TOML file may write them as a list of names and tables.
+_SEVERAL = frozenset({"callbacks", "report-to"})
+
+
+def nested(table: Mapping[str, object]) -> dict[str, object]:
+    """The table with what Flower flattened nested again: ``rule.share = 0.1`` becomes ``[rule] share = 0.1``.
+
+    Raises:
+        ConfigError: a choice is given both ways.
+    """
+    nested: dict[str, object] = {}
+    for given, value in table.items():
+        key, dot, option = given.partition(".")
+        if not (dot and key.replace("_", "-").lower() in _CHOICES):
+            nested[given] = value
+        elif isinstance(options := nested.setdefault(key, {}), dict):
+            options[option] = value
+        else:
+            raise ConfigError(escaped(f"'{key}' and '{given}' are both given, expected one of them"))
+    return nested
+
+
+def choice_of(key: str, value: object, where: str) -> object:
+    """A table of a name and options, or a list of such, as one text; any other value as it is."""
+    if key in _SEVERAL and isinstance(value, list):
+        listed = [choice_of(key, each, where) for each in cast("list[object]", value)]
+        return ",".join(cast("list[str]", listed)) if all(isinstance(each, str) for each in listed) else value
+    if key not in _CHOICES or not isinstance(value, dict):
+        return value
+    try:
+        return choice_text(cast("dict[str, object]", value))
+    except ConfigError as error:
+        raise ConfigError(escaped(f"{where}: {key}: {error}")) from error
+
+
+def read_config_table(path: Path) -> dict[str, object]:
+    """Read a TOML file of settings.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or not TOML.
+    """
+    try:
+        with open_plain(path) as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(f"'{path}' has more than {_MOST_BYTES >> 20} MiB, expected a TOML file of settings")
+        return cast("dict[str, object]", tomllib.loads(data.decode()))
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror or error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"'{path}' nests its values too deeply, expected a TOML file of settings") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not TOML: {error}") from error
+
+
+def toml_value(value: Scalar) -> str:
+    """A value as TOML has it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _toml_string(value) if isinstance(value, str) else repr(value)
+
+
+def _toml_string(text: str) -> str:
+    quoted = "".join(
+        {"\\": "\\\\", '"': '\\"'}.get(char) or (char if char.isprintable() else f"\\U{ord(char):08X}") for char in text
+    )
+    return f'"{quoted}"'
