@@ -335,7 +335,7 @@ class Standing:
         if directory.has_started and is_finished(read_events(directory.ledger)) and is_reported(directory.path):
             return  # the server was killed before it could say so
         table = {**entry.config, "out": str(directory.path)}
-        settings = config_from_table(table, where=f"run {entry.run}")
+        settings = _naming_nothing(config_from_table(table, where=f"run {entry.run}"))
         serving = replace(self._serving, run_number=entry.number)
         service = open_service(
             directory,
@@ -459,13 +459,22 @@ def _checked(config_json: str) -> RunConfig:
     if not isinstance(table, dict):
         raise ConfigError("settings are not a JSON object, expected one")
     config = config_from_table(cast("dict[str, Scalar]", table), where="submitted settings")
-    # A settings file may come from a simulation and name them.
-    config = config.model_copy(update={**dict.fromkeys(CLIENTS_SETTINGS, ""), "out": ""})
+    config = _naming_nothing(config.model_copy(update={"out": ""}))
+    from plait.settle import settle
+
+    settle(config)
+    return config
+
+
+def _naming_nothing(config: RunConfig) -> RunConfig:
+    """Settings without those of clients, which a simulation's file names; a journal may be somebody else's, too.
+
+    Raises:
+        ConfigError: they name files, code or other servers of the machine.
+    """
+    config = config.model_copy(update=dict.fromkeys(CLIENTS_SETTINGS, ""))
     for key in _OF_THE_MACHINE:
         if getattr(config, key) not in ("", "none"):
             name = key.replace("_", "-")
             raise ConfigError(f"{name} is given, expected none in a submitted run: it names files or code of a machine")
-    from plait.settle import settle
-
-    settle(config)
     return config

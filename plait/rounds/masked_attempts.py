@@ -74,7 +74,8 @@ class MaskedAttempts:
                 error = contested
             except DeclinedError as declined:
                 error, failed = declined, failed + 1
-                self._declined.add(declined.clients)
+                if purpose is Purpose.EVALUATE:
+                    self._declined.add(declined.clients)
             except TooFewError as too_few:
                 error, failed = too_few, failed + 1
             self.log.ledger.append(events.RoundMissed(round=wanted.round, attempt=attempt, received=error.count))

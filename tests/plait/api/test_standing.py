@@ -52,6 +52,25 @@ def test_a_run_that_cannot_fit_is_refused_in_one_line_with_the_estimate(standing
     assert submit(rank=1, wire="1") == "run-1"
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("publish", "http://127.0.0.1:9"), ("callbacks", "evil:part"), ("init_adapter", "/etc")]
+)
+def test_a_run_in_a_journal_of_somebody_else_s_names_nothing_either(
+    standing: Standing, monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    monkeypatch.setattr("plait.api.standing.open_service", lambda *_, **__: pytest.fail("it was served"))
+    table = config_from_table({**RUN, key: value}, where="test").to_table()
+    standing._queue.submit(table, by="olga", number=7, priority=0, cohort_labels=(), name="theirs")
+    entry = standing._queue.begin_next(wait_s=0.0)
+    assert entry is not None
+    standing._serve(entry)
+    ended = standing.run("theirs")
+    assert (ended["state"], f"{key.replace('_', '-')} is given, expected none" in str(ended["detail"])) == (
+        "failed",
+        True,
+    )
+
+
 def many_runs(directory: Path, count: int) -> list[str]:
     """A journal of so many finished runs; their names."""
     names = [f"study-{number:05d}" for number in range(count)]
