@@ -84,6 +84,7 @@ class ErrorFeedback:
 
     def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
         """Pack the delta and the residual."""
+        kept = _recent(kept, job)
         if job.grid is not None:
             return self._on_grid(job.grid, kept, outgoing)
         codec = job.settings.codec
@@ -102,6 +103,11 @@ class ErrorFeedback:
         residual = Residual(add(Residual.of(kept, layout).pending, outgoing.delta))
         numbers, arrived = grid.rounded(residual.pending)
         return replace(outgoing, numbers=numbers), residual.after_sending(arrived).kept()
+
+
+def _recent(kept: Kept, job: TrainJob) -> Kept:
+    """What a client of the round before kept; of one that was away nothing, for others have gone on meanwhile."""
+    return kept if kept.round + 1 >= job.settings.round else Kept()
 
 
 def unshrunk(delta: AdapterState, codec: Codec) -> AdapterState:

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
+from plait.aggregation import BOTH_SIDES
 from plait.rounds.client_state import Kept
-from plait.rounds.error_feedback import Residual, feedback_gain
+from plait.rounds.error_feedback import ErrorFeedback, Residual, feedback_gain
+from plait.rounds.hook import Outgoing
+from plait.rounds.local_model import Trained, TrainJob
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import encode_delta
 
@@ -81,3 +87,15 @@ def test_under_a_steady_drift_a_gain_leaves_hardly_a_lag_and_nothing_is_lost(wir
     lag, norm = lags(lambda residual: residual.to_encode(codec))
     assert abs(lag) < left * plain
     assert norm < 6  # it has not run away
+
+
+@pytest.mark.parametrize(("kept_in", "counts"), [(4, True), (3, False), (0, False)])
+def test_a_client_that_was_away_for_a_round_begins_without_a_residual(kept_in: int, counts: bool) -> None:
+    settings = SimpleNamespace(round=5, codec=codec_for("fp32"), trained=BOTH_SIDES)
+    job = cast("TrainJob", SimpleNamespace(settings=settings, grid=None))
+    owed, delta = values(1, 2), values(0, 1)
+    outgoing = Outgoing(cast("Trained", None), delta)
+    sent, _ = ErrorFeedback().after(job, replace(Residual(owed).kept(), round=kept_in), outgoing)
+    assert sent.encoded is not None
+    wanted = delta.flat + owed.flat if counts else delta.flat
+    np.testing.assert_array_equal(sent.encoded.delta.flat, wanted)
