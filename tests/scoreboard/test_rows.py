@@ -1,6 +1,7 @@
 """The scoreboard's rows in their quick form (`make scoreboard` runs them in full); parsers are fuzzed in tests/fuzz."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,15 @@ def test_every_mutation_finds_what_it_takes_out():
     (tried,) = done.stdout.splitlines() or [done.stderr[-2000:]]
     assert tried.endswith(" tried")
     assert int(tried.split()[0]) > 80
+
+
+def test_the_page_names_every_mutation_beside_its_row():
+    from tests.scoreboard.mutations import MUTATIONS
+
+    lines = RUN.with_name("README.md").read_text().partition("| Row | Defences |")[2].splitlines()[2:]
+    named = {tuple(line.split(" | ")) for line in lines if line.startswith("| ")}
+    told = {(row.strip("| "), name) for row, names in named for name in re.findall("`([^`]+)`", names)}
+    assert told == {(mutation.row, name) for name, mutation in MUTATIONS.items()}
 
 
 @pytest.mark.parametrize(
