@@ -56,7 +56,7 @@ class Result:
         """Held-out losses, a row per round, client and kind of adapter.
 
         Columns ``round`` (0 is the base alone), ``client``, ``adapter`` (``shared`` or ``personalized``), ``loss`` in
-        nats, and those of `plait.features.studies.losses`.
+        nats, and those of `plait.frames.losses`.
 
         Raises:
             PeerError: the ledger is broken.
@@ -70,7 +70,7 @@ class Result:
         """The accepted updates, a row per round and client.
 
         Columns ``round``, ``client``, ``bytes``, ``norm``, ``drift``, ``train_loss``, and those of
-        `plait.features.studies.updates`.
+        `plait.frames.updates`.
 
         Raises:
             PeerError: the ledger is broken.
@@ -81,7 +81,7 @@ class Result:
 
     @property
     def rounds(self) -> pd.DataFrame:
-        """The mean held-out loss, a row per evaluation and kind of adapter; see `plait.features.studies.rounds`.
+        """The mean held-out loss, a row per evaluation and kind of adapter; see `plait.frames.rounds`.
 
         Raises:
             PeerError: the ledger is broken.

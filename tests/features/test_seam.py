@@ -1,0 +1,80 @@
+"""The core names no feature; the features are those of the folders."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from plait.feature import Feature, at, own_features
+from plait.rounds.events import Event
+from tests.features.without import names_it
+
+ROOT = Path(__file__).resolve().parents[2]
+FEATURES = own_features()
+
+
+def core_files() -> list[Path]:
+    folders = (ROOT / "plait", ROOT / "server", ROOT / "client")
+    files = [file for folder in folders for file in folder.rglob("*.py")]
+    return [file for file in files if ROOT / "plait/features" not in file.parents]
+
+
+def code_of(file: Path) -> str:
+    """A file without what only type checkers read."""
+    text = file.read_text()
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+    return "\n".join(lines)
+
+
+def test_every_folder_is_a_feature_of_its_name_and_lies_with_its_tests() -> None:
+    folders = {file.parent.name for file in (ROOT / "plait/features").glob("*/__init__.py")}
+    assert folders == set(FEATURES)
+    for name, feature in FEATURES.items():
+        assert feature.name == name
+        assert feature.settings is None or feature.settings.table == name
+        assert (ROOT / "tests/features" / name).is_dir(), name
+
+
+def test_no_file_of_the_core_names_a_feature() -> None:
+    named = re.compile("|".join(rf"\bfeatures[./]{name}\b" for name in FEATURES))
+    settings = {name for feature in FEATURES.values() for name in feature.fields}
+    given = re.compile("|".join(rf"\.{name}\b|[\"']{name}[\"']" for name in settings) or "$^")
+    for file in core_files():
+        assert not named.search(code := code_of(file)), file
+        assert not given.search(code), file
+
+
+@pytest.mark.parametrize("feature", FEATURES.values(), ids=lambda feature: feature.name)
+def test_a_feature_imports_nothing_of_another(feature: Feature) -> None:
+    others = re.compile("|".join(rf"features[./]{name}\b" for name in FEATURES if name != feature.name))
+    for file in (ROOT / "plait/features" / feature.name).rglob("*.py"):
+        assert not others.search(file.read_text()), file
+
+
+@pytest.mark.parametrize("feature", FEATURES.values(), ids=lambda feature: feature.name)
+def test_all_that_a_feature_declares_is_there(feature: Feature) -> None:
+    for place in (*feature.verbs.values(), *feature.sections, *filter(None, (feature.way, feature.beside))):
+        assert callable(at(place)), place
+    for name, place in feature.names.items():
+        assert at(place).__name__ == name
+    for kind, place in feature.events.items():
+        assert issubclass(at(place), Event)
+        assert at(place).event == kind
+
+
+def test_a_test_that_names_a_feature_is_found(tmp_path: Path) -> None:
+    feature = Feature(name="kites", help="", verbs={"fly": ""}, names={"Kite": ""})
+    for text, is_naming in {
+        "from plait.features.kites import x": True,
+        'plait("fly")': True,
+        "plait.Kite()": True,
+        "the kites fly": False,
+    }.items():
+        (tmp_path / "test_x.py").write_text(text)
+        assert names_it(feature, tmp_path / "test_x.py") is is_naming
