@@ -150,6 +150,13 @@ def leads_elsewhere(directory: Path) -> str:
     return ""
 
 
+def lies_in(file: Path, directory: Path) -> bool:
+    """Whether a file of a directory is no link out of it; in a snapshot of the hub's cache it may lie in the blobs."""
+    root, place = directory.resolve(), file.resolve()
+    blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else root
+    return place.is_relative_to(root) or place.is_relative_to(blobs)
+
+
 def read_if_there(path: Path) -> bytes | None:
     """The content of a file; None if there is none.
 

@@ -16,7 +16,7 @@ from plait.adapters import AdapterSpec, AdapterState, BaseReference, Json, Paren
 from plait.adapters.peft_directory import CARD_FILE, WEIGHTS_FILE
 from plait.adapters.strict_json import parse_object
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
-from plait.files import open_plain
+from plait.files import lies_in, open_plain
 from plait.training.bases import LocatedBase, Progress, locate_base, locate_named_base
 
 _MAX_TEXT_BYTES = 1 << 20
@@ -81,7 +81,8 @@ def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: No
         spec=spec,
         state=AdapterState.from_tensors(spec.layout, loaded.tensors),
         base=_base_of(loaded, folder, base, progress),
-        card=_read_text(folder / CARD_FILE),
+        # A stranger's link would publish a file of whoever exports.
+        card=_read_text(folder / CARD_FILE) if lies_in(folder / CARD_FILE, folder) else None,
         facts=_facts(run),
         digest=_sha256(folder / WEIGHTS_FILE),
         parents=loaded.provenance.parents if loaded.provenance else (),

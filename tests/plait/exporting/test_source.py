@@ -86,3 +86,20 @@ def test_an_unreadable_summary_costs_the_facts_and_nothing_else(by_plait: Callab
     shutil.move(by_plait(), run / "adapter")
     (run / "summary.json").write_text("{")
     assert open_source(run).facts == {}
+
+
+def test_a_card_that_is_a_link_out_of_the_directory_is_not_passed_on(
+    by_plait: Callable[..., Path], tmp_path: Path
+) -> None:
+    adapter, private = by_plait(), tmp_path / "private"
+    private.write_text("a key")
+    (adapter / "README.md").unlink(missing_ok=True)
+    (adapter / "README.md").symlink_to(private)
+    assert open_source(adapter).card is None
+    # As the hub keeps what it has downloaded.
+    snapshot, blob = tmp_path / "models--a--b" / "snapshots" / "1234", tmp_path / "models--a--b" / "blobs" / "abcd"
+    blob.parent.mkdir(parents=True)
+    blob.write_text("a card")
+    shutil.copytree(adapter, snapshot, ignore=lambda *_: ["README.md"])
+    (snapshot / "README.md").symlink_to(Path("..", "..", "blobs", "abcd"))
+    assert open_source(snapshot).card == "a card"
