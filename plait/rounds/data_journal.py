@@ -193,6 +193,8 @@ class DataJournal:
         self.check_budget(account, epsilon, most)
         if epsilon > self._spent.get(account, 0.0):
             self._add({"spent": account, "epsilon": epsilon, "delta": delta})
+            # Another process may have paid since it was looked at; what is written stays.
+            self.check_budget(account, epsilon, most)
 
     def _add(self, entry: dict[str, object]) -> None:
         self.lines.append(json.dumps(entry, sort_keys=True))

@@ -100,6 +100,20 @@ def test_epsilon_adds_up_over_runs(journal):
     assert journal.spent() == 13.0
 
 
+def test_two_processes_that_pay_at_once_do_not_both_go_on(journal):
+    other = DataJournal(journal.lines, 3)
+    append = journal.lines.append
+
+    def append_after_the_other(line):
+        journal.lines.append = append
+        other.charge("other", 3.0, 1e-5, most=4.0)
+        append(line)
+
+    journal.lines.append = append_after_the_other
+    with pytest.raises(PolicyError, match="to 6, 3 of it in earlier runs"):
+        journal.charge("one", 3.0, 1e-5, most=4.0)
+
+
 @pytest.mark.parametrize("line", ["", "{", "[]", '{"unmasked": "train"}', '{"spent": "x", "epsilon": "y"}'])
 def test_a_damaged_journal_lets_nothing_through(line):
     with pytest.raises(ConfigError, match="is damaged"):
