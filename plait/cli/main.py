@@ -16,7 +16,6 @@ import typer
 from typer.core import TyperGroup
 
 from plait import __version__
-from plait.cli.audit import audit
 from plait.cli.bench import FORWARDED, bench
 from plait.cli.cancel import cancel
 from plait.cli.check_plugin import check_plugin
@@ -114,7 +113,6 @@ app.command()(flowertune)
 app.command()(watch)
 app.command()(verify)
 app.command()(privacy)
-app.command()(audit)
 app.command()(doctor)
 app.command()(provision)
 app.command(cls=RunCommand)(server)

@@ -27,14 +27,14 @@ sys.path.insert(0, str(HERE.parents[1]))
 from plait.adapters import AdapterState, load_peft_directory  # noqa: E402
 from plait.config import RunConfig  # noqa: E402
 from plait.data import Dataset, Record, RecordKind, as_dataset  # noqa: E402
-from plait.privacy.canary import audit  # noqa: E402
-from plait.privacy.membership import Attack  # noqa: E402
+from plait.features.attacks.canary import audit  # noqa: E402
+from plait.features.attacks.membership import exposures, simulated_sides  # noqa: E402
+from plait.features.attacks.scores import Attack  # noqa: E402
 from plait.rounds.ledger import read_events  # noqa: E402
 from plait.rounds.recorded import intents_in  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
 from plait.simulation.execution import begin, execute, prepare  # noqa: E402
 from plait.simulation.loaded import Loaded  # noqa: E402
-from plait.simulation.membership import exposures, simulated_sides  # noqa: E402
 from plait.simulation.simulation import Simulation  # noqa: E402
 from plait.training.likelihood import Likelihood, likelihoods  # noqa: E402
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from plait.privacy.canary import Audit
+from plait.features.attacks.canary import Audit
+from plait.features.attacks.one_run import right_guesses
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean, multiplier_for
-from plait.privacy.one_run import right_guesses
 from plait.rounds import private_fold
 from tests.plait.rounds.conftest import LAYOUT, FakeModel
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import plait
 from plait.api.evaluate import _objective_of
-from plait.cli.audit import audit
 from plait.errors import ConfigError, PlaitError
+from plait.features.attacks.audit_verb import audit
 from plait.plugins import Kind, reference
 from plait.rounds.ledger import read_events
 from plait.training import grpo

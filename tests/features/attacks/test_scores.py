@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from plait.privacy.membership import Attack, exposure
+from plait.features.attacks.scores import Attack, exposure
 
 
 def test_the_area_is_the_probability_that_a_member_scores_higher_with_ties_counting_half():

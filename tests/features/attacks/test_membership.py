@@ -4,9 +4,9 @@ import pytest
 
 from plait.api.running import start
 from plait.config import RunConfig
+from plait.features.attacks.membership import simulated_sides
 from plait.rounds.ledger import read_events
 from plait.simulation.execution import prepare
-from plait.simulation.membership import simulated_sides
 from plait.simulation.simulation import Simulation
 from plait.training.learner import Learner
 from tests.plait.cli.conftest import write_jsonl

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from plait.features.attacks.one_run import lower_bound, right_guesses
 from plait.privacy.mechanism import ClientPrivacy, PrivateMean
-from plait.privacy.one_run import lower_bound, right_guesses
 from plait.privacy.shared_mean import SharedMean
 
 _SIDE_BY_SIDE = 1000

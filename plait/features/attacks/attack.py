@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from plait.adapters import BaseReference, load_peft_directory
 from plait.config import RunConfig
 from plait.data import as_dataset
+from plait.features.attacks.canary import Audit, audit
+from plait.features.attacks.membership import Exposed, Sides, attacks, exposures, given_sides, simulated_sides
+from plait.features.attacks.scores import Attack
 from plait.federation import check_data
-from plait.privacy.canary import Audit, audit
-from plait.privacy.membership import Attack
 from plait.rounds.events import Audited, MembershipAttack
 from plait.rounds.ledger import read_events
 from plait.rounds.recorded import intents_in
@@ -21,7 +22,6 @@ from plait.rounds.run_directory import RunDirectory
 from plait.run import Run, resolve
 from plait.settle import settle
 from plait.simulation.execution import prepare
-from plait.simulation.membership import Exposed, Sides, attacks, exposures, given_sides, simulated_sides
 from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
 from plait.training.resident import ResidentBase

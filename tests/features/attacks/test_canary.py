@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from plait.features.attacks.canary import audit
 from plait.privacy import mechanism, shares
 from plait.privacy.accountant import epsilon_at
-from plait.privacy.canary import audit
 from plait.privacy.grid import Grid, grid_for
 from plait.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.privacy.rests import Rests

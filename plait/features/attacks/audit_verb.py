@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from plait.adapters import Json
+    from plait.features.attacks.attack import Attacked
+    from plait.features.attacks.membership import Exposed
     from plait.report.table import Table
-    from plait.simulation.attack import Attacked
-    from plait.simulation.membership import Exposed
 
 # Nothing is trained, published or told.
 _UNUSED = ("fleet", "init-adapter", "publish", "callbacks", "report-to")
@@ -83,7 +83,7 @@ def audit(
         raise ConfigError(f"the clients of '{run}' brought their own data, expected --data with that of one of them")
     with status("loading libraries", quiet=json_output):
         from plait.exporting.publisher import rewrite_card
-        from plait.simulation.attack import attack
+        from plait.features.attacks.attack import attack
 
     with status("attacking", quiet=json_output) as update:
         found = attack(

@@ -17,7 +17,7 @@ import numpy as np
 from plait.adapters import AdapterSpec, AdapterState, PeftAdapter, Task
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, DataError
-from plait.privacy.membership import Attack, exposure
+from plait.features.attacks.scores import Attack, exposure
 from plait.rounds.client_secret import ClientSecret
 from plait.rounds.events import ClientReplaced, Event, RoundStarted, UpdateReceived
 from plait.rounds.step_budget import steps_in
