@@ -71,6 +71,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_post_build(config: MkDocsConfig) -> None:
+    """Let the links of llms.txt lead to the site's pages; in the repository they lead to their sources."""
+    page = Path(config.site_dir) / "llms.txt"
+    page.write_text(page.read_text(encoding="utf-8").replace(".md)", ".html)"), encoding="utf-8")
+
+
 def linked(text: str, source: str, page: str) -> str:
     """The text of a file as a page: links to other pages point there, links to other files are plain text."""
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,6 +62,12 @@ def test_every_command_and_setting_has_its_place(site):
 def test_a_link_to_a_file_that_is_a_page_leads_there(pages):
     turned = pages.linked("[a](../SECURITY.md#trust), [b](../server/README.md)", "client/README.md", "guides/client.md")
     assert turned == "[a](../project/security.md#trust), [b](server.md)"
+
+
+def test_the_links_of_llms_txt_lead_to_the_sites_pages(pages, tmp_path):
+    (tmp_path / "llms.txt").write_text("- [Your own data](guides/own-data.md): formats of `--data`\n")
+    pages.on_post_build(SimpleNamespace(site_dir=str(tmp_path)))
+    assert (tmp_path / "llms.txt").read_text() == "- [Your own data](guides/own-data.html): formats of `--data`\n"
 
 
 def test_a_link_to_a_folder_leads_to_its_page(pages):
