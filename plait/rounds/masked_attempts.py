@@ -5,7 +5,7 @@ Knows no rule, no state and no stage but that of the updates (see masked_sum.py 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from plait.rounds import events
@@ -53,6 +53,7 @@ class MaskedAttempts:
             The state, with what clients are known to hold; or why the last attempt failed.
         """
         error: TooFewError | None = None
+        lost = set[str]()
         attempt = failed = 0
         most = self.plan.attempts + len(roster.nodes)
         while failed < self.plan.attempts and attempt < most:
@@ -61,7 +62,7 @@ class MaskedAttempts:
                 return state
             if self.log.channel.open_ended:
                 self.gather(roster)
-            chosen = self._invited(wanted, purpose, roster, attempt)
+            chosen = self._invited(wanted, purpose, roster, attempt, without=lost)
             if not chosen:
                 detail = "any sum of losses would tell of few clients, of those that came or left since an earlier one"
                 error = TooFewError(detail, count=0)
@@ -76,6 +77,8 @@ class MaskedAttempts:
                 error, failed = declined, failed + 1
                 if purpose is Purpose.EVALUATE:
                     self._declined.add(declined.clients)
+                    # Whoever was lost on the way may do so again, and the others decline again.
+                    lost |= set(chosen) - declined.clients
             except TooFewError as too_few:
                 error, failed = too_few, failed + 1
             self.log.ledger.append(events.RoundMissed(round=wanted.round, attempt=attempt, received=error.count))
@@ -84,8 +87,10 @@ class MaskedAttempts:
             return TooFewError(f"{error}; left out, because they depart from the protocol: {names}", count=error.count)
         return error or TooFewError("no attempt was made, expected at least 1")
 
-    def _invited(self, wanted: Wanted, purpose: Purpose, roster: Roster, attempt: int) -> Sequence[str]:
-        names = [name for name in roster.nodes if self.sums.may_be_invited(wanted, name)]
+    def _invited(
+        self, wanted: Wanted, purpose: Purpose, roster: Roster, attempt: int, *, without: Collection[str]
+    ) -> Sequence[str]:
+        names = [name for name in roster.nodes if name not in without and self.sums.may_be_invited(wanted, name)]
         if purpose is Purpose.EVALUATE:
             clients = self.plan.evaluators(names)
             chosen = evaluators_of(

@@ -1,8 +1,8 @@
 """Who is invited to evaluate under masks, so that clients need not refuse: sums of losses that tell of few clients.
 
 Clients come and go, but a sum of losses may not differ from an earlier one in fewer clients than a masked sum has (see
-data_journal.py). So those of an earlier evaluation are invited again; where one of them is gone, some others stay out
-with it. Knows no channel.
+data_journal.py). So those of an earlier evaluation are invited again, of the largest; where one of them is gone, some
+others stay out with it. Knows no channel.
 """
 
 from __future__ import annotations
@@ -30,15 +30,14 @@ def evaluators_of(
     Args:
         clients: that would evaluate if nothing were known of them yet.
         present: all that can be invited.
-        earlier: the clients of each evaluation of the run, the newest last.
+        earlier: the clients of each evaluation of the run.
         declined: clients whose sum some of them would not unmask, because of what an earlier run evaluated.
         least: clients that an evaluation needs.
         order: decides who stays out.
     """
     here = frozenset(present)
-    for known in reversed(earlier):
-        if known <= here and known not in declined:
-            return tuple(sorted(known))
+    if again := [known for known in earlier if known <= here and known not in declined]:
+        return tuple(sorted(max(again, key=len)))
     leaving = sorted(clients, key=lambda name: hashlib.sha256(order + name.encode()).digest())
     for out in range(len(leaving) - least + 1):
         chosen = frozenset(leaving[out:])

@@ -212,7 +212,7 @@ class MaskedSums:
         left_out: clients that are proved to depart from the protocol; no further sum invites them.
         unheard: those that did not answer when they were accused, and the sum that they are left out of, by round and
             purpose.
-        evaluations: the clients of each sum of losses, the newest last.
+        evaluations: the clients of each sum of losses.
     """
 
     channel: Channel

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from plait.errors import PolicyError
+from plait.rounds.channel import Purpose
 from plait.rounds.data_journal import DataJournal
 from plait.rounds.masked_evaluators import evaluators_of
 from plait.rounds.patience import Patience
@@ -18,10 +19,10 @@ def invited(clients, *, earlier=(), declined=(), least=3, order=b""):
     return "".join(chosen)
 
 
-def test_the_clients_of_an_earlier_evaluation_are_invited_again_the_newest_first():
+def test_the_clients_of_an_earlier_evaluation_are_invited_again_the_largest_first():
     assert invited("abcdefgh") == "abcdefgh"
     assert invited("abcdefghij", earlier=["abcdefgh"]) == "abcdefgh"
-    assert invited("abcdefgh", earlier=["abcdefgh", "abcde"]) == "abcde"
+    assert invited("abcdefgh", earlier=["abcde", "abcdefgh", "abcd"]) == "abcdefgh"
     assert invited("abcdefg", earlier=["abcdefgh", "abcde"]) == "abcde"
 
 
@@ -80,12 +81,12 @@ NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 def coming_and_going(federate, fake_model):
     """Runs eight clients that keep journals, of whom some leave; gives the federation."""
 
-    def run(leaves, journals, count=8, **more):
+    def run(leaves, journals, count=8, tamper=lambda asked, reply: reply, **more):
         models = {name: fake_model(float(place), 3 + place) for place, name in enumerate(NAMES[:count])}
         patience = Patience(gathering_s=0.0, again_s=0.0)
         federation = federate(models, masked=True, patience=patience, attempts=3, **more)
         channel = federation.channel
-        channel.open_ended = True
+        channel.open_ended, channel.tamper = True, tamper
         nodes = {name: node for node, name in channel.names.items()}
         for participant in channel.participants.values():
             lines = journals.setdefault(participant.name, Kept())
@@ -112,9 +113,19 @@ def evaluated(federation):
 def test_every_round_is_evaluated_though_a_client_leaves_and_comes_back(coming_and_going):
     away = ["heidi"]
     federation = coming_and_going({2: away, 3: away}, {}, rounds=5, quorum=5)
-    assert evaluated(federation) == {0: 8, 1: 8, 2: 5, 3: 5, 4: 5, 5: 5}
+    assert evaluated(federation) == {0: 8, 1: 8, 2: 5, 3: 5, 4: 8, 5: 8}
     assert not federation.of_kind("evaluation_missed", "update_refused")
     assert len({tuple(event["evaluated_by"]) for event in federation.of_kind("sum_unmasked")} - {()}) == 2
+
+
+def test_a_client_that_is_lost_in_an_evaluation_costs_one_attempt_at_it(coming_and_going):
+    def tamper(asked, reply):
+        return "gone" if (asked.client, asked.purpose, asked.round) == ("heidi", Purpose.EVALUATE, 2) else reply
+
+    federation = coming_and_going({}, {}, tamper=tamper, rounds=3)
+    assert evaluated(federation) == {0: 8, 1: 8, 2: 5, 3: 8}
+    refused = [(event["client"], event["stage"]) for event in federation.of_kind("update_refused")]
+    assert refused == [("heidi", "training"), *((name, "signatures") for name in NAMES[:-1])]
 
 
 def test_a_run_on_the_same_data_without_one_client_is_evaluated_too(coming_and_going):
