@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from plait.secagg.roster import Vouch
 
 _PARTING_S = 60.0
+_Begun = tuple[RunDirectory, Ledger, RunState, Sequence[Event]]
 
 
 def run_federation(
@@ -83,51 +84,22 @@ def run_federation(
         PlaitError: the reason that the run stopped; everything received until then is on disk.
     """
     started = time.perf_counter()
-    if vouch is None:
-        check_vouched_for(run.settled)
-    config, ranks, base = run.config, run.ranks, run.base
-    if config.has_several_devices and channel.open_ended:
-        raise ConfigError(
-            f"device is '{config.device}', a list, expected one device: the clients of a network compute on their own"
-        )
+    _check_driver(run, channel, vouch)
+    config = run.config
     out = Path(config.with_out().out)
-    outlets = Outlets.of(config.publish, run=out, spec=ranks.master.spec, api_key=os.environ.get("VLLM_API_KEY", ""))
-    directory, ledger, state, events = _open(run, out, start, superlink_data, on_event)
+    spec = run.ranks.master.spec
+    outlets = Outlets.of(config.publish, run=out, spec=spec, api_key=os.environ.get("VLLM_API_KEY", ""))
+    begun = _open(run, out, start, superlink_data, on_event)
+    directory, ledger, state, events = begun
     private = run.settled.privacy and _private(run.settled.privacy, directory, ledger, events)
+    master, base, parents = run.ranks.master, run.base.reference, parents_in(events)
+    publisher = Publisher(directory, ledger, master, base, clients=config.clients, outlets=outlets, parents=parents)
+    coordinator = _coordinator(channel, run, begun, private, publisher, stop or StopRequest(), vouch)
     done_before_s = _wall_before(events)
-    publisher = Publisher(
-        directory,
-        ledger,
-        ranks.master,
-        base.reference,
-        clients=config.clients,
-        outlets=outlets,
-        parents=parents_in(events),
-    )
-    plan = replace(run.settled.plan, weight_ratio=weight_ratio_in(events))
-    coordinator = Coordinator(
-        channel=channel,
-        directory=directory,
-        ledger=ledger,
-        plan=plan,
-        ranks=ranks,
-        base_fingerprint=run.base_fingerprint,
-        rule=run.rule,
-        optimizer=run.settled.optimizer,
-        publish=publisher.publish,
-        stop=stop or StopRequest(),
-        way=way_of(
-            plan, config=config, private=private, masked=run.settled.masked, vouch=vouch or (lambda _offer: False)
-        ),
-    )
     was_done = state.round == config.rounds
     try:
         state = coordinator.run(state)
-        keeps_best = config.keep == "best"
-        kept = kept_in(read_events(directory.ledger), best=keeps_best)
-        if kept is None or (not keeps_best and kept.round == state.round):
-            publisher.publish(state)
-            kept = kept or Kept(state.round, state.shadow.digest().hex())
+        kept = _kept(directory, state, publisher, best=config.keep == "best")
         directory.tidy_clients()
         ledger.append(
             RunFinished(
@@ -143,6 +115,52 @@ def run_federation(
     finally:
         ledger.close()
     return directory
+
+
+def _check_driver(run: Run, channel: Channel, vouch: Vouch | None) -> None:
+    if vouch is None:
+        check_vouched_for(run.settled)
+    if run.config.has_several_devices and channel.open_ended:
+        raise ConfigError(
+            f"device is '{run.config.device}', a list, expected one device: the clients of a network compute on their "
+            "own"
+        )
+
+
+def _coordinator(
+    channel: Channel,
+    run: Run,
+    begun: _Begun,
+    private: PrivateRounds | None,
+    publisher: Publisher,
+    stop: StopRequest,
+    vouch: Vouch | None,
+) -> Coordinator:
+    directory, ledger, _, events = begun
+    plan = replace(run.settled.plan, weight_ratio=weight_ratio_in(events))
+    return Coordinator(
+        channel=channel,
+        directory=directory,
+        ledger=ledger,
+        plan=plan,
+        ranks=run.ranks,
+        base_fingerprint=run.base_fingerprint,
+        rule=run.rule,
+        optimizer=run.settled.optimizer,
+        publish=publisher.publish,
+        stop=stop,
+        way=way_of(
+            plan, config=run.config, private=private, masked=run.settled.masked, vouch=vouch or (lambda _offer: False)
+        ),
+    )
+
+
+def _kept(directory: RunDirectory, state: RunState, publisher: Publisher, *, best: bool) -> Kept:
+    """The adapter that the run ends with, which is published now unless it was with its round."""
+    kept = kept_in(read_events(directory.ledger), best=best)
+    if kept is None or (not best and kept.round == state.round):
+        publisher.publish(state)
+    return kept or Kept(state.round, state.shadow.digest().hex())
 
 
 def check_vouched_for(settled: Settled) -> None:
@@ -165,9 +183,7 @@ def _part_from(channel: Channel, clients: int) -> None:
         channel.wait(left_s)
 
 
-def _open(
-    run: Run, path: Path, start: StartingPoint | None, superlink_data: str | None, on_event: OnEvent
-) -> tuple[RunDirectory, Ledger, RunState, Sequence[Event]]:
+def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str | None, on_event: OnEvent) -> _Begun:
     """A new run, or the existing one if it is the same."""
     config, ranks = run.config, run.ranks
     if RunDirectory(path).has_started:

@@ -64,6 +64,26 @@ def open_region(
         )
     terms = run.terms(name, policy=policy)
     settled = below(run.settled)
+    directory, ledger = _opened(run, settled, name, path, on_event)
+    return Region(
+        name=name,
+        channel=channel,
+        directory=directory,
+        ledger=ledger,
+        plan=settled.plan,
+        ranks=run.ranks,
+        base_fingerprint=run.base_fingerprint,
+        rule=run.rule,
+        optimizer=settled.optimizer,
+        terms=terms,
+        clipping=settled.privacy,
+        sign=sign,
+        max_task_bytes=policy.max_task_bytes if policy else MAX_TASK_BYTES,
+    )
+
+
+def _opened(run: Run, settled: Settled, name: str, path: Path, on_event: OnEvent) -> tuple[RunDirectory, Ledger]:
+    """The region's directory and its ledger, new or as they were left."""
     directory, screen = RunDirectory(path), replace(run, settled=settled).screen
     if directory.has_started:
         if recorded_settings(directory).model_copy(update={"out": settled.config.out}) != settled.config:
@@ -82,18 +102,4 @@ def open_region(
                 versions=machine.versions(),
             )
         )
-    return Region(
-        name=name,
-        channel=channel,
-        directory=directory,
-        ledger=ledger,
-        plan=settled.plan,
-        ranks=run.ranks,
-        base_fingerprint=run.base_fingerprint,
-        rule=run.rule,
-        optimizer=settled.optimizer,
-        terms=terms,
-        clipping=settled.privacy,
-        sign=sign,
-        max_task_bytes=policy.max_task_bytes if policy else MAX_TASK_BYTES,
-    )
+    return directory, ledger

@@ -201,15 +201,11 @@ def replay(
     Raises:
         PeerError: an update is missing or differs from the one received, or a round gives another result.
     """
-    received: dict[int, dict[str, UpdateReceived]] = {}
-    keys: dict[str, bytes] = {}
-    steps: dict[tuple[int, str], int] = {}
     refused: set[tuple[int, str, str]] = set()
-    done = 0
     aggregator = make_aggregator(lambda number, client, reason, _detail: refused.add((number, client, str(reason))))
     recorded = {(event.round, event.client, event.reason) for event in events if isinstance(event, UpdateRefused)}
     evaluations = {each.round: each for each in evaluations_in(events)} if take_back else {}
-    standing = Standing()
+    standing, spooled, done = Standing(), _Spooled(aggregator.spool, buffer), 0
     for event in events:
         if isinstance(event, Evaluated) and state.round in evaluations:
             standing = standing.after(evaluations.pop(state.round))
@@ -218,29 +214,12 @@ def replay(
         elif isinstance(event, StepTakenBack) and event.adapter:
             if not standing.worse:
                 raise PeerError(f"the step of round {state.round} was taken back, expected it kept: no loss rose")
-            if event.ends:
-                found = state.accepted_shadow.digest().hex() if state.accepted_shadow else ""
-                _check_same(event.accepted, found, event.adapter)
-                continue
-            state, fields = aggregator.take_back(state)
-            _check_same(state.round, str(fields["adapter"]), event.adapter)
-        elif isinstance(event, ClientsDescribed):
-            keys |= {card.client: bytes.fromhex(card.public_key or "") for card in event.clients}
-        elif isinstance(event, (RoundStarted, ClientReplaced)):
-            steps |= steps_in(event)
-        elif isinstance(event, UpdateReceived) and event.codec != MASKED_CODEC:
-            received.setdefault(event.counted_in, {})[event.client] = event
+            state = _taken_back(aggregator, state, event, event.adapter)
         elif isinstance(event, RoundFinished):
             number = state.round + 1
             if event.round != number:
                 raise PeerError(f"round {event.round} is the next finished in the ledger, expected {number}")
-            stored = {
-                client: replace(
-                    _stored(aggregator.spool, buffer, state, client, update, keys.get(client, b"")),
-                    steps=steps.get((number, client), 0),
-                )
-                for client, update in sorted(received.get(number, {}).items())
-            }
+            stored = spooled.of_round(state, number)
             try:
                 state, finished = aggregator.step(state, number, stored, standing=standing)
             except MachineError as error:
@@ -249,7 +228,53 @@ def replay(
             for misfit in sorted(refused - recorded):
                 raise PeerError(f"round {number} recomputed refuses {misfit[1]!r} ({misfit[2]}), expected it accepted")
             done = number
+        else:
+            spooled.note(event)
     return done
+
+
+def _taken_back(aggregator: Aggregator, state: RunState, event: StepTakenBack, adapter: str) -> RunState:
+    """The state after a step was taken back, or as it was where the run ended with what it had accepted."""
+    if event.ends:
+        found = state.accepted_shadow.digest().hex() if state.accepted_shadow else ""
+        _check_same(event.accepted, found, adapter)
+        return state
+    state, fields = aggregator.take_back(state)
+    _check_same(state.round, str(fields["adapter"]), adapter)
+    return state
+
+
+class _Spooled:
+    """The stored updates of a run, and what its ledger says of them."""
+
+    def __init__(self, spool: Spool, buffer: Buffer | None) -> None:
+        self._spool, self._buffer = spool, buffer
+        self._received: dict[int, dict[str, UpdateReceived]] = {}
+        self._keys: dict[str, bytes] = {}
+        self._steps: dict[tuple[int, str], int] = {}
+
+    def note(self, event: Event) -> None:
+        """Remember an event of clients or updates."""
+        if isinstance(event, ClientsDescribed):
+            self._keys |= {card.client: bytes.fromhex(card.public_key or "") for card in event.clients}
+        elif isinstance(event, (RoundStarted, ClientReplaced)):
+            self._steps |= steps_in(event)
+        elif isinstance(event, UpdateReceived) and event.codec != MASKED_CODEC:
+            self._received.setdefault(event.counted_in, {})[event.client] = event
+
+    def of_round(self, state: RunState, number: int) -> dict[str, Stored]:
+        """The updates that a round folds, by client.
+
+        Raises:
+            PeerError: one is missing or differs from the one received.
+        """
+        return {
+            client: replace(
+                _stored(self._spool, self._buffer, state, client, update, self._keys.get(client, b"")),
+                steps=self._steps.get((number, client), 0),
+            )
+            for client, update in sorted(self._received.get(number, {}).items())
+        }
 
 
 def _check_same(number: int, found: str, recorded: str) -> None:

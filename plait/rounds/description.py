@@ -114,8 +114,12 @@ def check_description(
         raise UnfitError(
             Reason.WRONG_SPEC, f"client {name!r} derives another adapter from the same spec and base", client=name
         )
-    if counts_stay and not (card.train_examples or card.held_out_examples or card.histogram):
-        return
+    if not counts_stay or card.train_examples or card.held_out_examples or card.histogram:
+        _check_counts(card)
+
+
+def _check_counts(card: ClientCard) -> None:
+    name = card.client
     most = MOST_TOKENS * max(1, card.clients)
     for part, examples, tokens in (
         ("training", card.train_examples, card.train_tokens),

@@ -114,6 +114,35 @@ class RunProgress:
                 return replace(here, state=here.waiting)
             case events.Resumed():
                 return replace(self, state=self.waiting, unfit={}, evaluating_since=None)
+            case events.Evaluated():
+                return self._evaluated(event)
+            case events.PrivacyStarted() | events.PrivacySpent():
+                return replace(self, privacy=PrivacyCard.after(self.privacy, event))
+            case events.SumUnmasked():
+                return replace(self, masked=MaskedCard.after(self.masked, event))
+            case events.RunFinished():
+                return replace(self, state=_FINISHED)
+            case events.Interrupted():
+                return replace(self, state="interrupted", evaluating_since=None)
+            case events.RoundStarted():
+                return replace(
+                    self, state="training", round=event.round, cohort=event.cohort, lost={}, evaluating_since=None
+                )
+            case events.RegionSummed():
+                return replace(self, state="waiting for the server above")
+            case events.RoundMissed():
+                return replace(self, state="below the quorum, retrying")
+            case events.RoundFinished():
+                seconds = (*self.round_s, event.wall_s or 0.0)[-_TIMED:]
+                return replace(
+                    self, state=_EVALUATING, done=self.done + 1, round_s=seconds, cohort=(), evaluating_since=event.time
+                )
+            case _:
+                return self._with_clients(event)
+
+    def _with_clients(self, event: events.Event) -> RunProgress:
+        """The progress after an event of clients: who takes part, and what comes of their updates."""
+        match event:
             case events.ClientsGathered():
                 state = "between rounds" if self.round else "evaluating the base"
                 return replace(self, state=state, evaluating_since=None if self.round else event.time)
@@ -123,10 +152,6 @@ class RunProgress:
                 return replace(self, unfit=unfit, evaluating_since=self.evaluating_since if self.round else event.time)
             case events.ClientTurnedAway():
                 return replace(self, unfit={**self.unfit, event.name: (event.reason, event.detail)})
-            case events.RoundStarted():
-                return replace(
-                    self, state="training", round=event.round, cohort=event.cohort, lost={}, evaluating_since=None
-                )
             case events.WaitingForClients():
                 return replace(self, state=self.waiting, wanted=event.wanted)
             case events.UpdateRefused() if event.reason != Reason.NEED_FULL:
@@ -137,40 +162,24 @@ class RunProgress:
                 return replace(self, lost=lost, staleness=stale)
             case events.ClientReplaced():
                 return replace(self, cohort=(*self.cohort, event.by))
-            case events.RegionSummed():
-                return replace(self, state="waiting for the server above")
-            case events.RoundMissed():
-                return replace(self, state="below the quorum, retrying")
-            case events.RoundFinished():
-                seconds = (*self.round_s, event.wall_s or 0.0)[-_TIMED:]
-                return replace(
-                    self, state=_EVALUATING, done=self.done + 1, round_s=seconds, cohort=(), evaluating_since=event.time
-                )
-            case events.Evaluated():
-                base = event.loss if event.round == 0 else self.base_loss
-                # In an asynchronous run training goes on beside an evaluation.
-                beside, took = self.state == "training", self.evaluation_s
-                if self.evaluating_since is not None:
-                    took = (*took, max(0.0, event.time - self.evaluating_since))[-_TIMED:]
-                return replace(
-                    self,
-                    state=self.state if beside else "between rounds",
-                    base_loss=base,
-                    loss=(event.round, event.loss),
-                    evaluation_s=took,
-                    evaluating_since=None,
-                    evaluates_beside=beside or self.evaluates_beside,
-                )
-            case events.PrivacyStarted() | events.PrivacySpent():
-                return replace(self, privacy=PrivacyCard.after(self.privacy, event))
-            case events.SumUnmasked():
-                return replace(self, masked=MaskedCard.after(self.masked, event))
-            case events.RunFinished():
-                return replace(self, state=_FINISHED)
-            case events.Interrupted():
-                return replace(self, state="interrupted", evaluating_since=None)
             case _:
                 return self
+
+    def _evaluated(self, event: events.Evaluated) -> RunProgress:
+        base = event.loss if event.round == 0 else self.base_loss
+        # In an asynchronous run training goes on beside an evaluation.
+        beside, took = self.state == "training", self.evaluation_s
+        if self.evaluating_since is not None:
+            took = (*took, max(0.0, event.time - self.evaluating_since))[-_TIMED:]
+        return replace(
+            self,
+            state=self.state if beside else "between rounds",
+            base_loss=base,
+            loss=(event.round, event.loss),
+            evaluation_s=took,
+            evaluating_since=None,
+            evaluates_beside=beside or self.evaluates_beside,
+        )
 
 
 def _whole(value: object) -> int:

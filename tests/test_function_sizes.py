@@ -1,0 +1,46 @@
+"""A function is read at one sight: at most 60 lines and 12 parameters."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MOST_LINES, MOST_PARAMETERS = 60, 12
+# What is larger yet, which may only become less. Verbs and the public interface have a parameter for each option.
+LARGER = """
+client/base.py:open_runner client/consent.py:agree client/settings.py:check_settings
+plait/api/client.py:__init__ plait/api/evaluate.py:evaluate plait/api/export.py:export plait/api/region.py:_serve
+plait/api/server.py:__init__ plait/api/service.py:open_service plait/api/tasks.py:evaluate_tasks
+plait/cli/check_plugin.py:_verdicts plait/cli/client.py:client plait/cli/doctor.py:_plan
+plait/cli/estimate.py:estimate plait/cli/evaluate.py:evaluate plait/cli/export.py:export plait/cli/merge.py:merge
+plait/cli/region.py:region plait/cli/server.py:server plait/cli/verify.py:verify
+plait/flower/ray_workers.py:outlast plait/page/board.py:_of plait/report/summary.py:summarise
+plait/simulation/references.py:add_references plait/training/cohort.py:train_cohort
+plait/training/evaluate.py:evaluate_adapter plait/training/learner.py:step plait/training/memory_plan.py:size_of
+plait/training/private_steps.py:train_privately plait/training/reference.py:train_reference
+plait/training/trainer.py:measure_losses plait/training/trainer.py:train_steps plait/trust/provision.py:provision
+"""
+
+
+def larger() -> Iterator[str]:
+    for part in ("plait", "server", "client"):
+        for path in sorted((ROOT / part).rglob("*.py")):
+            name = path.relative_to(ROOT).as_posix()
+            if name.startswith(("plait/v1/", "plait/features/")):
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and is_larger(node):
+                    yield f"{name}:{node.name}"
+
+
+def is_larger(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    given = function.args
+    parameters = [each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    count = len(parameters) - (parameters[:1] in (["self"], ["cls"]))
+    return (function.end_lineno or 0) - function.lineno >= MOST_LINES or count > MOST_PARAMETERS
+
+
+def test_no_function_is_longer_or_takes_more_than_it_should():
+    assert set(larger()) - set(LARGER.split()) == set()
