@@ -22,6 +22,7 @@ class Held:
 
     def __init__(self, data: bytes) -> None:
         self.open = lambda _mode: io.BytesIO(data)
+        self.exists = lambda: False
 
 
 def parse(data: bytes) -> None:
