@@ -44,6 +44,8 @@ class Feed:
         self._encoded: tuple[int, bytes] | None = None
         self._later: tuple[tuple[int, int], bytes] | None = None
         self._unreadable = ""
+        # Size at which there was no whole line more: half a line, however long, is read once.
+        self._half_bytes = -1
 
     def read(self) -> tuple[bool, bool]:
         """Read what was appended, at most about a megabyte.
@@ -60,10 +62,11 @@ class Feed:
                 # Another run has taken its place.
                 self._file = (now.st_dev, now.st_ino)
                 self._begin()
-            if self._unreadable or now.st_size == self._follower.read_bytes:
+            if self._unreadable or now.st_size in (self._follower.read_bytes, self._half_bytes):
                 return False, False
             try:
                 new = self._follower.new_events(_READ_BYTES)
+                self._half_bytes = -1 if new else now.st_size
                 for event in new:
                     self._patches.append(self._board.take(event, broken=self._follower.broken))
             except PeerError as error:

@@ -95,12 +95,21 @@ def finished(**settings: object) -> Attack:
 
 
 def edited(**settings: object) -> Attack:
-    """Other settings in config.toml alone, of a run that is not over."""
+    """Other settings in config.toml alone."""
 
     def attack(run: Path) -> None:
         _config(run, **{key.replace("_", "-"): value for key, value in settings.items()})
 
     return attack
+
+
+def unfinished(run: Path) -> None:
+    """The ledger ends before the run does, as after a kill."""
+    lines = (run / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    last = next(
+        number for number, line in enumerate(lines) if json.loads(line)["event"] in ("published", "run_finished")
+    )
+    (run / "ledger.jsonl").write_bytes(b"".join(lines[:last]))
 
 
 def _chain(run: Path, lines: list[dict[str, object]]) -> None:
@@ -292,8 +301,12 @@ def cases() -> list[Case]:
         Case("resume: a made-up code", RESUME, coded("0" * 64 + "\n"), NAME_IT),
         Case("resume: the code of another run", RESUME, coded(""), NAME_IT),
         *(
+            Case(f"resume: own run, {key} edited", RESUME, both(unfinished, edited(**{key: value})), CHANGED, own=True)
+            for key, value in (("publish", PLACE), ("rule", "evil:part"))
+        ),
+        *(
             Case(f"{verb.split()[0]}: own run, {key} edited", verb, edited(**{key: value}), CHANGED, own=True)
-            for verb in (RESUME, ON, "audit {run}", "verify {run}")
+            for verb in (ON, "audit {run}", "verify {run}")
             for key, value in (("publish", PLACE), ("rule", "evil:part"))
         ),
         Case(

@@ -9,7 +9,7 @@ import pytest
 from plait.page.feed import KEPT_PATCHES, Feed
 from plait.page.merge import merge
 from plait.rounds.events import RoundStarted, parse_event
-from plait.rounds.ledger import Ledger
+from plait.rounds.ledger import Follower, Ledger
 
 
 def missed(feed: Feed, seq: int) -> list[Any]:
@@ -87,3 +87,20 @@ def test_a_run_that_takes_the_place_of_another_is_shown_from_its_beginning(write
     shutil.rmtree(tmp_path)
     read_all(feed)
     assert feed.seq == 0
+
+
+def test_half_a_line_is_read_once_until_there_is_more(write_ledger, small_run, monkeypatch) -> None:
+    feed = Feed(write_ledger(small_run))
+    read_all(feed)
+    ledger = feed.directory / "ledger.jsonl"
+    whole = ledger.read_bytes()
+    ledger.write_bytes(whole + b'{"seq"')
+    read = []
+    new_events = Follower.new_events
+    monkeypatch.setattr(Follower, "new_events", lambda self, most: (read.append(1), new_events(self, most))[1])
+    assert [feed.read() for _ in range(3)] == [(False, False)] * 3
+    assert len(read) == 1
+    reopened = Ledger(ledger)
+    reopened.append(RoundStarted(round=9))
+    reopened.close()
+    assert feed.read()[0]
