@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from plait import feature, plugins
-from tests.plait.cli.conftest import *  # noqa: F403 (fixtures)
-from tests.plait.conftest import *  # noqa: F403 (fixtures)
+
+from tests.plait.conftest import *  # isort: skip # noqa: F403 (fixtures)
+from tests.plait.cli.conftest import *  # isort: skip # noqa: F403 (those of the same name are meant)
 
 SMALL = {
     "base": "tiny", "rounds": 2, "local_steps": 2, "batch_size": 2, "seq_len": 32, "rank": 2, "learning_rate": 1e-2,
