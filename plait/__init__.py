@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from plait.aggregation.round import RoundContext
     from plait.api.client import Client
     from plait.api.evaluate import Evaluation, evaluate
-    from plait.api.export import Export, export
     from plait.api.result import Result, open_run
     from plait.api.server import Server
     from plait.api.simulate import resume, simulate
     from plait.api.tasks import TaskScores, evaluate_tasks
     from plait.errors import PlaitError
+    from plait.features.exports.export import Export, export
     from plait.features.studies.comparison import Comparison, compare
     from plait.features.studies.sweeping import Sweep, sweep
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
@@ -63,7 +63,6 @@ _HOMES: Mapping[str, str] = {
     "EarlyStopping": "plait.rounds.callbacks",
     "Evaluation": "plait.api.evaluate",
     "Event": "plait.rounds.events",
-    "Export": "plait.api.export",
     "PlaitError": "plait.errors",
     "Result": "plait.api.result",
     "RoundContext": "plait.aggregation.round",
@@ -73,7 +72,6 @@ _HOMES: Mapping[str, str] = {
     "Updates": "plait.aggregation.own_rule",
     "evaluate": "plait.api.evaluate",
     "evaluate_tasks": "plait.api.tasks",
-    "export": "plait.api.export",
     "open_run": "plait.api.result",
     "resume": "plait.api.simulate",
     "rule": "plait.aggregation.own_rule",

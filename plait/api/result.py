@@ -129,16 +129,16 @@ class Result:
 
     def _personalized(self, client: str) -> Path:
         """A client's adapter, written as a PEFT directory into the run's at its first use after the run's end."""
+        from plait.exporting.peft import prepare_peft
         from plait.exporting.personal import open_personal
         from plait.exporting.request import ExportRequest
         from plait.exporting.source import plain_name
-        from plait.exporting.targets import TARGETS
 
         source = open_personal(self.path, client)
         place = self.path / "personalized" / plain_name(client)
         if place.is_dir() and self.finished:
             return place
-        write = TARGETS["peft"](ExportRequest(source, place), lambda _: None)
+        write = prepare_peft(ExportRequest(source, place), lambda _: None)
         try:
             place.parent.mkdir(exist_ok=True)
         except OSError as error:

@@ -23,10 +23,8 @@ from plait.cli.client import client
 from plait.cli.doctor import doctor
 from plait.cli.estimate import estimate
 from plait.cli.evaluate import evaluate
-from plait.cli.export import export
 from plait.cli.fetch import fetch
 from plait.cli.flowertune import flowertune
-from plait.cli.merge import merge
 from plait.cli.methods import methods
 from plait.cli.options import RunCommand, command_of, spelled
 from plait.cli.privacy import privacy
@@ -107,8 +105,6 @@ app.command()(methods)
 app.command()(rules)
 app.command(name="check-plugin")(check_plugin)
 app.command(name="eval")(evaluate)
-app.command()(export)
-app.command()(merge)
 app.command()(flowertune)
 app.command()(watch)
 app.command()(verify)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from plait.aggregation import RULES
-from plait.exporting.targets import TARGETS
+from plait.features.exports.targets import TARGETS
 from plait.flower.rule_table import ALL_RULES
 from plait.on_demand import OnDemand
 

@@ -45,7 +45,7 @@ def test_a_client_of_a_program_has_every_option_of_the_command() -> None:
 def test_the_verbs_functions_have_their_options() -> None:
     from plait.api import evaluate, export, tasks
     from plait.cli.evaluate import evaluate as eval_verb
-    from plait.cli.export import export as export_verb
+    from plait.features.exports.export_verb import export as export_verb
 
     # `eval --tasks` is a function of its own; so is `eval --on`, which compares two runs, with its `--allow`.
     for functions, verb in (((evaluate.evaluate, tasks.evaluate_tasks), eval_verb), ((export.export,), export_verb)):

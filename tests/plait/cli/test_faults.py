@@ -53,7 +53,7 @@ def adapter(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("verb", "breaks"),
     [
-        (("export", "ADAPTER", "OUT", "--to", "merged"), "plait.exporting.merged.merge_in_place"),
+        (("export", "ADAPTER", "OUT", "--to", "merged"), "plait.features.exports.merged.merge_in_place"),
         (("eval", "--adapter", "ADAPTER", "--data", "chatterbot"), "plait.training.evaluate.evaluate_adapter"),
         (("simulate", "--base", "tiny", "--data", "chatterbot", "--out", "OUT"), "plait.simulation.execution.execute"),
     ],

@@ -30,7 +30,7 @@ from plait.adapters.methods import AdapterRequest
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.exporting.targets import export
+from plait.features.exports.targets import export
 from plait.report.tables import aggregation_table
 from plait.rounds.events import RoundFinished
 from plait.rounds.ledger import read_events

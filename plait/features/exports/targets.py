@@ -14,11 +14,11 @@ from plait.training.bases import Progress
 
 TARGETS: OnDemand[Prepare] = OnDemand(
     {
-        "gguf": "plait.exporting.gguf_adapter:prepare_gguf",
-        "merged": "plait.exporting.merged:prepare_merged",
-        "ollama": "plait.exporting.ollama:prepare_ollama",
+        "gguf": "plait.features.exports.gguf_adapter:prepare_gguf",
+        "merged": "plait.features.exports.merged:prepare_merged",
+        "ollama": "plait.features.exports.ollama:prepare_ollama",
         "peft": "plait.exporting.peft:prepare_peft",
-        "vllm": "plait.exporting.vllm:prepare_vllm",
+        "vllm": "plait.features.exports.vllm:prepare_vllm",
     }
 )
 

@@ -15,7 +15,7 @@ from plait.data import cache_directory
 from plait.errors import ConfigError, MachineError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import locate_weights, open_source
-from plait.exporting.targets import TARGETS, check_target, export
+from plait.features.exports.targets import TARGETS, check_target, export
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
 from plait.training.prompts import servable

@@ -12,7 +12,7 @@ from plait.adapters import BaseReference
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.exporting.targets import export
+from plait.features.exports.targets import export
 from plait.training.bases import LocatedBase, locate_base
 
 

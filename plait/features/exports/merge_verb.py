@@ -50,10 +50,10 @@ def merge(
     """
     from plait.adapters import save_peft_directory
     from plait.exporting.card import BASE_ELSEWHERE, HERE, export_card
-    from plait.exporting.merging import merge as merge_adapters
     from plait.exporting.peft import STYLE, peft_usage
     from plait.exporting.source import open_source
-    from plait.exporting.targets import check_target
+    from plait.features.exports.merging import merge as merge_adapters
+    from plait.features.exports.targets import check_target
 
     check_target("peft", out)
     places = _parsed(sources)

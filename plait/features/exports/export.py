@@ -105,13 +105,13 @@ def export(
         PeerError: what is to be exported is not sound.
         MachineError: the disk is full, or the hub cannot be reached; nothing half-written is left behind.
     """
-    from plait.exporting.hub import check_repository
-    from plait.exporting.hub import push_to_hub as upload
     from plait.exporting.personal import is_node_state, open_node, open_personal
     from plait.exporting.request import ExportRequest, Float
     from plait.exporting.source import open_source
-    from plait.exporting.targets import check_target
-    from plait.exporting.targets import export as write_export
+    from plait.features.exports.hub import check_repository
+    from plait.features.exports.hub import push_to_hub as upload
+    from plait.features.exports.targets import check_target
+    from plait.features.exports.targets import export as write_export
 
     types = [each.value for each in Float]
     if gguf_type not in types:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from plait.errors import ConfigError
 from plait.exporting.card import CardStyle, export_card
-from plait.exporting.gguf_adapter import ADAPTER_FILE, fit_gguf, write_gguf
-from plait.exporting.merged import copy_model
 from plait.exporting.peft import rank_notes
 from plait.exporting.request import Command, ExportRequest, Writer, Written
 from plait.exporting.source import Source, ascii_name, locate_weights
+from plait.features.exports.gguf_adapter import ADAPTER_FILE, fit_gguf, write_gguf
+from plait.features.exports.merged import copy_model
 from plait.files import write_atomically
 from plait.training.bases import Progress
 

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from plait.adapters import BaseReference
 from plait.aggregation import geometry_of
 from plait.errors import BaseMismatchError, ConfigError
-from plait.exporting.merging import merge
 from plait.exporting.source import Source, open_source
+from plait.features.exports.merging import merge
 from plait.training.bases import locate_base
 
 TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from plait.errors import BaseMismatchError, ConfigError
-from plait.exporting.merged import _from_float32, _to_float32
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.exporting.targets import export
+from plait.features.exports.merged import _from_float32, _to_float32
+from plait.features.exports.targets import export
 from plait.training.bases import LocatedBase
 
 Logits = Callable[..., torch.Tensor]

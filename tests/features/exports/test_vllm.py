@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 from plait.errors import ConfigError, PeerError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.exporting.targets import export
-from plait.exporting.vllm import RANKS
+from plait.features.exports.targets import export
+from plait.features.exports.vllm import RANKS
 from plait.training.bases import LocatedBase
 
 
