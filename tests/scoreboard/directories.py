@@ -280,6 +280,8 @@ PARTS: Mapping[str, str] = {
     "server-optimizer": "evil:part", "trainer": "evil:part", "partition": "evil:part", "callbacks": "evil:part",
     "report-to": "evil:part",
 }  # fmt: skip
+# What measures none cannot follow one.
+NO_SLOPE = {"trainer": {"lr_schedule": "constant"}}
 OUT: Mapping[str, str] = {
     "data": "http.server:test", "publish": PLACE, "fleet": "/etc/hostname", "init-adapter": "/etc",
     "base": HUB, "report-to": "wandb",
@@ -289,11 +291,14 @@ OUT: Mapping[str, str] = {
 def cases() -> list[Case]:
     """All of them."""
     return [
-        *(Case(f"resume: {key} is code", RESUME, rewritten(**{key: value}), NAME_IT) for key, value in PARTS.items()),
+        *(
+            Case(f"resume: {key} is code", RESUME, rewritten(**{key: value, **NO_SLOPE.get(key, {})}), NAME_IT)
+            for key, value in PARTS.items()
+        ),
         *(Case(f"resume: {key} {value}", RESUME, rewritten(**{key: value}), NAME_IT) for key, value in OUT.items()),
         Case(
             "resume: a reward that runs a file", RESUME,
-            rewritten(objective="grpo:reward=torch.hub:load:source=local"), NAME_IT,
+            rewritten(objective="grpo:reward=torch.hub:load:source=local", **NO_SLOPE["trainer"]), NAME_IT,
         ),
         Case("resume: data of the hub", RESUME, rewritten(data="somebody/their-data"), NAME_IT),
         Case("resume: a file of the victim's", RESUME, rewritten(data="/etc/hostname"), NAME_IT),
