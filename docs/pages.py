@@ -11,11 +11,14 @@ import posixpath
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+
+from plait.traits import Stated
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,6 +67,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, make in (
         ("reference/commands.md", commands),
         ("reference/settings.md", settings),
+        ("reference/traits.md", traits),
         ("reference/rules.md", rules),
         ("reference/methods.md", methods),
     ):
@@ -127,6 +131,63 @@ def settings() -> Iterator[str]:
     yield "\n## Names of other systems\n\n| Name | Setting |\n|---|---|"
     for alias, name in ALIASES.items():
         yield f"| `{alias}` | `{name}` |"
+
+
+def traits() -> Iterator[str]:
+    """What parts of a run need of it and take away, as they state it themselves."""
+    from plait.traits import Trait
+
+    yield "# What goes with what\n"
+    yield "A run has every trait below until a part of it takes it away: a setting, rule, method or server optimizer. A"
+    yield "part that needs what another takes away is refused before the run begins, in one line, with both and what"
+    yield "would do in place of each.\n"
+    yield "| Trait | needed by | taken away by |\n|---|---|---|"
+    parts = list(stated())
+    for trait in Trait:
+        needed = [each for each in parts if trait in each.needs]
+        taken = [each for each in parts if trait in each.takes]
+        yield f"| {trait[0].upper()}{trait[1:]} | {_named(needed)} | {_named(taken)} |"
+
+
+def stated() -> Iterator[Stated]:
+    """What every setting, rule, method and server optimizer states, of open settings for one value each."""
+    from plait.adapters.methods import METHODS
+    from plait.aggregation import OPTIMIZERS, method_stated, optimizer_stated, rule_stated
+    from plait.config import RunConfig
+    from plait.flower.rule_table import ALL_RULES
+    from plait.training.objectives import OBJECTIVES, objective_stated
+
+    plain = RunConfig()
+    for name, field in RunConfig.model_fields.items():
+        values = (True,) if field.annotation is bool else _VALUES.get(name) or get_args(field.annotation)
+        for value in values:
+            given = {name: value, **({"dp": "client"} if name == "dp_min_separation" else {})}
+            yield from plain.model_copy(update=given).stated()
+    yield from map(objective_stated, OBJECTIVES)
+    yield from map(rule_stated, ALL_RULES.values())
+    yield from map(method_stated, METHODS.values())
+    yield from map(optimizer_stated, OPTIMIZERS.values())
+
+
+# Of settings that are not one of a few words.
+_VALUES: Mapping[str, tuple[object, ...]] = {
+    "clients_per_round": (8,), "over_selection": (0.5,), "deadline_s": (60.0,), "tree": ("10x100",),
+    "fleet": ("FILE",), "norm_bound": ("10",), "dropout": (0.1,), "rank_pattern": ("q_proj=4",),
+    "client_ranks": ("2,4",), "labels": ("a,b",), "trainer": ("MODULE:FUNCTION",), "own_share": (0.35,),
+    "loss": ("distillation",), "objective": ("dpo", "grpo:reward=MODULE:FUNCTION"), "device": ("cuda:0,cuda:1",),
+    "correction": ("scaffold", "feddyn"), "side_by_side": (4,), "eval_clients": (8,), "patience": (3,),
+    "reference": ("local",), "dp_min_separation": (4,),
+}  # fmt: skip
+
+
+def _named(parts: list[Stated]) -> str:
+    """The parts by key, each with the words that it may be."""
+    named: dict[str, dict[str, None]] = {}
+    for each in parts:
+        word = str(each.value).partition(":")[0]
+        is_one = each.value is not True and re.fullmatch("[a-z][a-z_0-9]*", word)
+        named.setdefault(each.key, {}).update({word: None} if is_one else {})
+    return ", ".join(f"`{key}` {', '.join(words)}".strip() for key, words in named.items())
 
 
 def rules() -> Iterator[str]:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _CODE = re.compile(r"```.*?```", re.DOTALL)
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
 # Made by docs/pages.py.
-_GENERATED = {f"docs/reference/{name}.md" for name in ("commands", "settings", "rules", "methods")}
+_GENERATED = {f"docs/reference/{name}.md" for name in ("commands", "settings", "traits", "rules", "methods")}
 
 
 def pages() -> list[str]:
@@ -51,6 +51,14 @@ def test_no_link_is_broken(page: str) -> None:
     made: dict[str, str] = runpy.run_path(str(ROOT / "docs" / "pages.py"))["PAGES"]
     sites = {f"docs/{shown}": source for source, shown in made.items()}
     assert list(broken(page, sites)) == []
+
+
+def test_each_trait_is_listed_with_what_needs_it_and_what_takes_it() -> None:
+    rows = [line for line in runpy.run_path(str(ROOT / "docs" / "pages.py"))["traits"]() if line.startswith("| ")][1:]
+    assert all(needed.strip() and taken.strip() for needed, taken in (row.split("|")[2:4] for row in rows))
+    (masked,) = (row for row in rows if "single updates" in row)
+    assert "`secure-aggregation`" in masked.split("|")[3]
+    assert "`norm-bound`, `server-optimizer` fedexp" in masked.split("|")[2]
 
 
 def words(*patterns: str) -> int:
