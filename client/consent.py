@@ -151,20 +151,21 @@ def agree(
             f"this client began {most_a_week} runs within seven days, but max-runs-per-week of its policy allows "
             f"{most_a_week}; to take part, raise it in the file given with --policy"
         )
-    if consents.has(digest) and not each_run:
-        how = "before"
-    elif yes:
-        how = "yes"
-    elif ask is not None:
-        if not ask():
-            raise PolicyError("the operator of this client did not consent to the run")
-        how = "asked"
-    elif by_policy:
-        how = "policy"
-    else:
-        raise PolicyError(
-            "nobody has consented to the run and consent is 'ask' in this client's policy; "
-            "run `plait client … --yes`, or answer once on a terminal"
-        )
+    how = "before" if consents.has(digest) and not each_run else _consent(yes=yes, by_policy=by_policy, ask=ask)
     consents.add(digest, run, how)
     return how
+
+
+def _consent(*, yes: bool, by_policy: bool, ask: Callable[[], bool] | None) -> str:
+    if yes:
+        return "yes"
+    if ask is not None:
+        if not ask():
+            raise PolicyError("the operator of this client did not consent to the run")
+        return "asked"
+    if by_policy:
+        return "policy"
+    raise PolicyError(
+        "nobody has consented to the run and consent is 'ask' in this client's policy; "
+        "run `plait client … --yes`, or answer once on a terminal"
+    )

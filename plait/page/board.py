@@ -120,11 +120,7 @@ class Board:
             case events.Broadcast():
                 return self._broadcast(event)
             case events.ReplyReceived():
-                patch = self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
-                if event.purpose == "evaluate":
-                    state = "training" if self._client(event.client).is_at_work else "ready"
-                    return join(patch, {"clients": {event.client: self._to(state, event.client)}})
-                return patch
+                return self._replied(event)
             case events.UpdateReceived():
                 return self._update(event)
             case events.UpdateRefused():
@@ -160,6 +156,13 @@ class Board:
                 return self._finished(event)
             case _:
                 return {}
+
+    def _replied(self, event: events.ReplyReceived) -> Patch:
+        patch = self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
+        if event.purpose != "evaluate":
+            return patch
+        state = "training" if self._client(event.client).is_at_work else "ready"
+        return join(patch, {"clients": {event.client: self._to(state, event.client)}})
 
     def _client(self, name: str) -> _Client:
         return self._clients.setdefault(name, _Client())

@@ -16,6 +16,7 @@ from plait.rounds.stop import StopRequest
 from plait.run import Run
 from plait.simulation.simulation import Simulation
 from plait.stacking import starting_point_of
+from plait.training.reference import Reference as Trained
 from plait.training.reference import train_reference
 
 
@@ -73,22 +74,24 @@ def add_references(
                 moved=state.base.moved,
                 progress=step,
             )
-            mean = mean_loss(reference.by_client)
-            ledger.append(
-                Reference(
-                    kind=kind,
-                    held_out_loss=mean.loss,
-                    everywhere=reference.everywhere,
-                    by_client={name: loss.loss for name, loss in reference.by_client.items()},
-                    steps=reference.steps,
-                    batch_size=reference.batch_size,
-                    wall_s=round(reference.wall_s, 3),
-                    loss_margin=mean.loss_margin,
-                    change=mean.change,
-                    change_margin=mean.change_margin,
-                    accuracy=mean.accuracy,
-                    accuracy_interval=mean.accuracy_interval,
-                )
-            )
+            ledger.append(_recorded(kind, reference))
     finally:
         ledger.close()
+
+
+def _recorded(kind: str, reference: Trained) -> Reference:
+    mean = mean_loss(reference.by_client)
+    return Reference(
+        kind=kind,
+        held_out_loss=mean.loss,
+        everywhere=reference.everywhere,
+        by_client={name: loss.loss for name, loss in reference.by_client.items()},
+        steps=reference.steps,
+        batch_size=reference.batch_size,
+        wall_s=round(reference.wall_s, 3),
+        loss_margin=mean.loss_margin,
+        change=mean.change,
+        change_margin=mean.change_margin,
+        accuracy=mean.accuracy,
+        accuracy_interval=mean.accuracy_interval,
+    )

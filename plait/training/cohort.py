@@ -77,19 +77,31 @@ def train_cohort(
         _follow(views, learners)
         batches = list(zip(*(_micro_batches(learner) for learner in learners), strict=True))
         losses, is_finite = scale.settle(partial(_backward, fused, batches, stacks, places, memory, scale))
-        for number, (learner, loss) in enumerate(zip(learners, losses, strict=True)):
-            gradients = [None if stack.grad is None else stack.grad[number] for stack in stacks]
-            if is_finite or not bool(scale.overflows(gradients)):
-                learner.step(gradients, loss, scale=scale.factor)
-            else:
-                learner.skip()
-        if is_finite:
-            scale.held()
-        for stack in stacks:
-            stack.grad = None
+        _step(learners, losses, stacks, scale, is_finite=is_finite)
         check_abandoned()
     seconds = (time.perf_counter() - started) / len(learners)
     return [learner.finish(seconds) for learner in learners]
+
+
+def _step(
+    learners: Sequence[Learner],
+    losses: Sequence[float],
+    stacks: Sequence[torch.Tensor],
+    scale: LossScale,
+    *,
+    is_finite: bool,
+) -> None:
+    """Let each learner step by its own part of the gradients, or skip what overflows; the gradients are gone then."""
+    for number, (learner, loss) in enumerate(zip(learners, losses, strict=True)):
+        gradients = [None if stack.grad is None else stack.grad[number] for stack in stacks]
+        if is_finite or not bool(scale.overflows(gradients)):
+            learner.step(gradients, loss, scale=scale.factor)
+        else:
+            learner.skip()
+    if is_finite:
+        scale.held()
+    for stack in stacks:
+        stack.grad = None
 
 
 def _backward(

@@ -255,12 +255,8 @@ class Learner:
         is_shortened = False
         if not self._rate:
             # A step is linear in the learning rate, so one of 1 tells which rate to take.
-            longest = min(
-                _smallest_at_rest(torch.cat(pieces).split(sizes), flat.split(sizes), trained)
-                for pieces, flat, sizes, trained in zip(before, flats, self._sizes, self._trained, strict=True)
-            )
             found = limit * factor / predicted if 0 < predicted < math.inf else 0.0
-            self._rate = min(found, longest)
+            self._rate = min(found, self._longest(flats, before))
             if math.isfinite(predicted):
                 # A classifier's first step moves its head alone, of which the tensors at rest say nothing.
                 _shorten_(masters, before, self._rate if self._task is Task.CAUSAL_LM else found)
@@ -273,6 +269,13 @@ class Learner:
             self._last = _Taken(_moved_(masters, before), is_shortened)
         self._end_step()
         self._losses.append(loss)
+
+    def _longest(self, flats: Sequence[Tensor], before: Sequence[Sequence[Tensor]]) -> float:
+        """The largest rate that the tensors at rest allow."""
+        return min(
+            _smallest_at_rest(torch.cat(list(pieces)).split(sizes), flat.split(sizes), trained)
+            for pieces, flat, sizes, trained in zip(before, flats, self._sizes, self._trained, strict=True)
+        )
 
     def skip(self) -> None:
         """Take no step: along these gradients there is none."""
