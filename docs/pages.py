@@ -117,11 +117,12 @@ def commands() -> Iterator[str]:
 def settings() -> Iterator[str]:
     """The settings of a run."""
     from plait.config import ALIASES, sections
+    from plait.feature import own_features
 
     yield "# Settings"
     yield "\nEach is an option of `plait simulate` and `plait server`, a key of a TOML file (of the table in"
     yield "brackets, or above all tables), and an argument of `plait.simulate` (with underscores)."
-    for group, names in sections():
+    for group, names in sections(tuple(own_features().values())):
         yield f"\n## {group.heading}" + (f" `[{group.table}]`" if group.table else "")
         yield "\n| Setting | Default | |\n|---|---|---|"
         for name in names:

@@ -270,7 +270,6 @@ class RunConfig(
             # A path, a data set of the hub and an object in memory are none.
             (Kind.DATASET, "" if "/" in self.data or self.data.startswith("memory:") else self.data),
             *((Kind.CALLBACK, text) for text in split_choices(self.callbacks)),
-            *((Kind.TRACKER, text) for text in split_choices(self.report_to)),
             *(
                 (kind, text)
                 for feature in self.features
@@ -384,13 +383,13 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
     """
     settings: dict[str, object] = {}
     names: dict[str, str] = {}
-    for given, value in nested(without_tables(table, where=where)).items():
+    for given, value in nested(without_tables(table, where=where), of_feature=_names_parts).items():
         key = key_named(given, where=where)
         if key in settings:
             raise _refusal(f"{where}: '{names[key]}' and '{given}' both give {key}, expected one of them")
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
             raise _refusal(f"{where}: {key} is {value!a}, expected Unicode text")
-        settings[key], names[key] = choice_of(key, value, where), given
+        settings[key], names[key] = choice_of(key, value, where, of_feature=_names_parts), given
     unknown = {key.replace("-", "_") for key in settings} - RunConfig.model_fields.keys()
     asked = {feature for name in unknown if (feature := feature_with("fields", name))}
     config = _config_with(tuple(sorted(asked, key=lambda feature: feature.name)))
@@ -410,6 +409,11 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
         raise _refusal(
             f"{where}: {key} is {first['input']!r}, {message.replace('input should be', 'expected')}{hint}"
         ) from error
+
+
+def _names_parts(key: str) -> bool:
+    """Whether a setting is a feature's that may name several parts of the user's own."""
+    return feature_with("parts", key.replace("-", "_")) is not None
 
 
 def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, object]:

@@ -37,6 +37,7 @@ class Feature:
         leads_out: settings that name a place outside the run's directory, and their values that name none.
         needs: traits of a run without which it cannot be, each with a reason (`plait.traits`).
         takes: traits that a run with it no longer has; what only some of its settings take, its table states.
+        contracts: what is tried of such parts: the place of the checks, and of a function from a name to what they try.
         verbs: of the command line, by name: the place of each one's function.
         names: of ``import plait``, and their places.
         events: of the ledger by kind: the place of each one's class.
@@ -54,6 +55,7 @@ class Feature:
     leads_out: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     needs: Reasons = field(default_factory=dict[Trait, str])
     takes: Reasons = field(default_factory=dict[Trait, str])
+    contracts: Mapping[Kind, str] = field(default_factory=dict[Kind, str])
     verbs: Mapping[str, str] = field(default_factory=dict[str, str])
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     events: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -101,7 +103,7 @@ def features(*, all_installed: bool = False) -> tuple[Feature, ...]:
 
 
 def feature_with(
-    what: Literal["fields", "verbs", "names", "events"], name: str, *, all_installed: bool = False
+    what: Literal["fields", "parts", "contracts", "verbs", "names", "events"], name: str, *, all_installed: bool = False
 ) -> Feature | None:
     """The feature among `features` that has a setting, verb, public name or event of this name."""
     return next((each for each in features(all_installed=all_installed) if name in getattr(each, what)), None)

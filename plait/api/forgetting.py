@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.adapters import AdapterSpec, AdapterState, Json, PeftAdapter, load_peft_directory
-from plait.api.received import admitted_settings
+from plait.api.received import admitted_settings, keys_of_features
 from plait.api.turns import TURN
 from plait.errors import BaseMismatchError, ConfigError
 from plait.progress import status
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # Nothing is trained or published.
-_UNUSED = ("init-adapter", "publish", "callbacks", "report-to")
+_UNUSED = ("init-adapter", "publish", "callbacks")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def forgetting(
     for run in earlier:
         directory = RunDirectory.find(run)
         own = load_peft_directory(_folder(run))
-        settings = admitted_settings(directory, allowed, without=_UNUSED)
+        settings = admitted_settings(directory, allowed, without=(*_UNUSED, *keys_of_features()))
         settings = settings.model_copy(update={"device": device, "dtype": dtype})
         with status("loading libraries", quiet=quiet):
             from plait.federation import check_data

@@ -13,6 +13,7 @@ from plait.api.serving import Serving, served_from_here
 from plait.choice import parse_choice
 from plait.config import RunConfig, admit_features
 from plait.errors import ConfigError
+from plait.feature import own_features
 from plait.plugins import Kind, admit, is_named
 from plait.rounds.recorded_settings import began_here, recorded_settings
 from plait.rounds.run_directory import RunDirectory
@@ -24,15 +25,13 @@ _LEADS_OUT: Mapping[str, tuple[str, ...]] = {
     "init-adapter": ("",),
     "publish": ("",),
     "callbacks": ("",),
-    "report-to": ("", "none"),
 }
 _MEMORY = "memory:"
-_KEYS: Mapping[Kind, str] = {
+_KEYS: dict[Kind, str] = {
     Kind.CODEC: "wire",
     Kind.DATASET: "data",
     Kind.REWARD: "objective",
     Kind.CALLBACK: "callbacks",
-    Kind.TRACKER: "report-to",
 }
 
 
@@ -83,6 +82,11 @@ def admitted_settings(
     return settings
 
 
+def keys_of_features() -> tuple[str, ...]:
+    """The settings of plait's own features that lead out of a directory, for whoever starts none of them."""
+    return tuple(name.replace("_", "-") for feature in own_features().values() for name in feature.leads_out)
+
+
 def admit_features_of(allowed: Sequence[str]) -> None:
     """Allow outsiders' features whose settings the operator names again, each as ``KEY=VALUE``."""
     admit_features(dict.fromkeys(text.partition("=")[0] for text in allowed))
@@ -130,6 +134,7 @@ def _plugins(settings: RunConfig) -> list[tuple[str, str]]:
     from plait.simulation.scheme import SCHEMES
 
     found: list[tuple[str, str]] = []
+    parts = {kind: name.replace("_", "-") for feature in settings.features for name, kind in feature.parts.items()}
     for kind, text in settings.parts:
         if kind is Kind.FEATURE:
             # Its settings are named instead.
@@ -137,7 +142,7 @@ def _plugins(settings: RunConfig) -> list[tuple[str, str]]:
         if kind is Kind.PARTITION and text.partition(":")[0].strip().lower() in SCHEMES:
             continue
         if text and is_named(kind, parse_choice(text)[0]):
-            found.append((_KEYS.get(kind, kind.value.replace(" ", "-")), text))
+            found.append(((_KEYS | parts).get(kind, kind.value.replace(" ", "-")), text))
     return found
 
 

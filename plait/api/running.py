@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.api.beside import beside, check_features
 from plait.api.received import admitted_settings
 from plait.api.turns import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.progress import say, status
+from plait.progress import status
 from plait.rounds.events import Reference, RegionStarted
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.simulation.names import check_names
-from plait.tracking.followers import check_trackers, followed
 
 if TYPE_CHECKING:
     from plait.api.serving import Serving
@@ -55,7 +54,7 @@ def start(
             f"'{settings.out}' already holds a run; `plait resume {settings.out}` continues it, or give another --out"
         )
     check_names(settings, data=dataset is None)
-    check_trackers(settings.report_to)
+    check_features(settings)
     go_on(directory, settings, dataset=dataset, on_event=on_event, stop=stop, quiet=quiet)
 
 
@@ -78,10 +77,10 @@ def go_on(
     with status("loading libraries", quiet=quiet):
         from plait.report.write import write_report
         from plait.simulation.execution import begin, execute, prepare
-    with ExitStack() as trackers:
+    with ExitStack() as works:
         with TURN:
             run, data = prepare(settings, dataset=dataset, quiet=quiet)
-            trackers.enter_context(followed(directory.path, settings.report_to, say=partial(say, quiet=quiet)))
+            works.enter_context(beside(settings, directory.path, quiet=quiet))
             first = None if directory.has_started else begin(run, quiet=quiet)
             execute(run, data, first, on_event=on_event, stop=stop, quiet=quiet)
         write_report(directory.path)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from plait.api.apps import add_apps_to_path
+from plait.api.beside import beside, check_features
 from plait.api.running import is_reported
 from plait.api.serving import Serving
 from plait.api.turns import TURN
@@ -25,7 +26,6 @@ from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.simulation.names import check_names
-from plait.tracking.followers import check_trackers, followed
 
 if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
@@ -58,7 +58,7 @@ class Service:
 
     def followed(self, *, quiet: bool) -> AbstractContextManager[None]:
         """The trackers of the run follow it while the block runs."""
-        return followed(self.directory.path, self.settings.report_to, say=partial(say, quiet=quiet))
+        return beside(self.settings, self.directory.path, quiet=quiet)
 
     def drive(self, *, quiet: bool) -> None:
         """Run the rounds to their end while the grid serves.
@@ -150,7 +150,7 @@ def open_service(
         )
         raise ConfigError(f"'{settings.out}' holds a {kind}; `{command}` continues it, or give another --out")
     check_names(settings)
-    check_trackers(settings.report_to)
+    check_features(settings)
     add_apps_to_path()
     with status("loading libraries", quiet=quiet):
         from plait.federation import check_vouched_for, run_federation

@@ -133,19 +133,6 @@ def base_name(base: str | PathLike[str] | PreTrainedModel | None, tokenizer: obj
     return base
 
 
-def _tracker_name(tracker: object) -> str:
-    """The name of a tracker, which runs in a process of its own."""
-    if isinstance(tracker, str):
-        return tracker
-    name = reference(Kind.TRACKER, tracker)
-    if name.startswith("__main__:") or "<" in name:
-        raise ConfigError(
-            f"tracker '{name}' is part of this program or notebook, expected a class in a module of its own: its "
-            "process imports it from there"
-        )
-    return name
-
-
 def _value(key: str, value: object) -> object:
     """A setting as the command line has it."""
     if isinstance(value, (str, PathLike)):
@@ -158,6 +145,4 @@ def _value(key: str, value: object) -> object:
     if isinstance(value, Mapping):
         pairs = cast("Mapping[str, object]", value)
         return ",".join(f"{name}={column}" for name, column in pairs.items())
-    if key == "report_to" and isinstance(value, Sequence):
-        return ",".join(map(_tracker_name, cast("Sequence[object]", value))) or "none"
     return reference(_PARTS[key], value) if key in _PARTS else value

@@ -44,7 +44,7 @@ _PAGE_BYTES = 1 << 18
 _PAGE_RUNS = 100
 _MOST_NAMED = 3
 _CLIENTS_WITHOUT_KIT = 64
-_OF_THE_MACHINE = ("init_adapter", "publish", "report_to", "callbacks", *CLIENTS_SETTINGS)
+_OF_THE_MACHINE = ("init_adapter", "publish", "callbacks", *CLIENTS_SETTINGS)
 """Settings that name files or code of the machine that reads them."""
 _PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
 """Files of a run directory for everybody who may look; the plots and the adapter join them once the run is finished.
@@ -473,7 +473,8 @@ def _naming_nothing(config: RunConfig) -> RunConfig:
         ConfigError: they name files, code or other servers of the machine.
     """
     config = config.model_copy(update=dict.fromkeys(CLIENTS_SETTINGS, ""))
-    for key in _OF_THE_MACHINE:
+    of_features = (key for feature in config.wanted for key in feature.leads_out)
+    for key in (*_OF_THE_MACHINE, *of_features):
         if getattr(config, key) not in ("", "none"):
             name = key.replace("_", "-")
             raise ConfigError(f"{name} is given, expected none in a submitted run: it names files or code of a machine")

@@ -11,13 +11,14 @@ import typer
 
 from plait.cli.output import print_json
 from plait.errors import ConfigError, PlaitError
+from plait.feature import at, feature_with
 from plait.plugins import Kind, admit, find, installed, source_of
 
 if TYPE_CHECKING:
     from plait.contract import Verdict
 
 # A trainer is not among them: what a run needs of it, the run checks (`plait.training.bridge`).
-_CHECKED = tuple(kind for kind in Kind if kind is not Kind.TRAINER)
+_CHECKED = tuple(kind for kind in Kind if kind not in (Kind.TRAINER, Kind.FEATURE))
 _MEMBERS = {
     "adjust": Kind.SERVER_OPTIMIZER, "encode": Kind.CODEC, "peft_type": Kind.METHOD, "add": Kind.RULE,
     "log": Kind.TRACKER, "losses": Kind.OBJECTIVE,
@@ -146,10 +147,8 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             from plait.rounds.named_callbacks import callback_named
 
             yield from checked(partial(callback_named, text), CALLBACK_CHECKS)
-        case Kind.TRACKER:
-            from plait.tracking.contract import TRACKER_CHECKS
-            from plait.tracking.process import tracker_named
-
-            yield from checked(partial(tracker_named, text), TRACKER_CHECKS)
+        case _ if feature := feature_with("contracts", kind):
+            checks, named = at(feature.contracts[kind])
+            yield from checked(partial(named, text), checks)
         case _:
             raise ConfigError(f"kind is '{kind}', which has no checks, expected one of {', '.join(_CHECKED)}")

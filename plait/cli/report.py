@@ -12,12 +12,6 @@ from plait.cli.simulate import show
 
 def report(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to", help="Also send the run to these trackers: tensorboard, wandb, mlflow, trackio, or your own."
-        ),
-    ] = "none",
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
     """Show the losses, bytes and savings of a run; rewrite report.html, the plots and summary.json.
@@ -27,9 +21,7 @@ def report(
     from plait.report.write import write_report
     from plait.rounds.recorded_settings import admit_recorded
     from plait.rounds.run_directory import RunDirectory
-    from plait.tracking.followers import send
 
     admit_recorded(RunDirectory.find(run))
     write_report(RunDirectory.find(run).path)
-    send(run, to)
     show(run, json_output=json_output)

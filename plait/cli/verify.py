@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 # Nothing is trained, published or told.
-_UNUSED = ("data", "fleet", "publish", "callbacks", "report-to")
+_UNUSED = ("data", "fleet", "publish", "callbacks")
 # Events after which another adapter is published.
 _REPLACES = ("evaluated", "step_taken_back")
 
@@ -41,7 +41,7 @@ def verify(
 
     Example: plait verify runs/first
     """
-    from plait.api.received import admit_features_of, admitted_settings
+    from plait.api.received import admit_features_of, admitted_settings, keys_of_features
     from plait.rounds.audit import check_privacy, check_signatures
     from plait.rounds.checkpoint import damage_of
     from plait.rounds.events import RegionStarted, RoundFinished
@@ -71,7 +71,7 @@ def verify(
         from plait.run import resolve
         from plait.settle import settle
 
-        return resolve(settle(admitted_settings(directory, allow or (), without=_UNUSED)))
+        return resolve(settle(admitted_settings(directory, allow or (), without=(*_UNUSED, *keys_of_features()))))
 
     adapter = _check_adapter(directory, events, settings, resolved)
     is_private = settings.dp == "client"

@@ -13,9 +13,6 @@ class Reporting(Table):
     table: ClassVar[str] = "reporting"
     heading: ClassVar[str] = "Reporting"
 
-    report_to: str = "none"
-    """trackers that follow the run, separated by commas: tensorboard, wandb, mlflow, trackio, or MODULE:CLASS of your
-    own"""
     callbacks: str = ""
     """functions of your own that hear every event of the run and may end it, separated by commas: MODULE:NAME, with its
     options MODULE:NAME:OPTION=VALUE"""

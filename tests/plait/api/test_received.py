@@ -142,7 +142,7 @@ def test_every_setting_that_is_a_text_is_known_to_lead_out_or_not() -> None:
     outside = {"data": "my.jsonl", "base": "org/model", "fleet": "fleet.toml", "init-adapter": "runs/a", "publish": "p"}
     parts = {
         "rule", "server-optimizer", "wire", "method", "trainer", "loss", "objective", "partition",
-        "callbacks", "report-to",
+        "callbacks",
     }  # fmt: skip
     assert texts == inside | outside.keys() | parts
     given = {**outside, **dict.fromkeys(parts, "my:part")}

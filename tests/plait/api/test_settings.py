@@ -6,23 +6,20 @@ from typing import Literal, get_args, get_origin
 from plait.api.settings import RunSettings, run_config_of
 from plait.api.simulate import simulate
 from plait.config import RunConfig
+from plait.feature import own_features
 
 
 def test_every_setting_of_a_run_is_an_argument_and_nothing_else_is() -> None:
     """Who adds a setting to `RunConfig` adds it to `RunSettings` too."""
     named = set(inspect.signature(simulate).parameters) - {"tokenizer", "quiet", "settings"}
-    assert named | RunSettings.__annotations__.keys() == RunConfig.model_fields.keys()
+    of_features = {name for feature in own_features().values() for name in feature.fields}
+    assert named | RunSettings.__annotations__.keys() == RunConfig.model_fields.keys() | of_features
     assert not named & RunSettings.__annotations__.keys()
 
 
 def test_bits_and_paths_are_written_as_the_command_line_has_them(tmp_path) -> None:
     config = run_config_of({"wire": 1.5, "out": tmp_path, "rounds": None})
     assert (config.wire, config.out, config.rounds) == ("1.5", str(tmp_path), RunConfig().rounds)
-
-
-def test_trackers_are_names_in_a_list_or_in_one_text() -> None:
-    for given, name in ((["tensorboard", "wandb"], "tensorboard,wandb"), ("wandb", "wandb"), ([], "none")):
-        assert run_config_of({"report_to": given}).report_to == name
 
 
 def test_choices_are_those_of_the_settings() -> None:
@@ -43,12 +40,11 @@ def test_a_client_of_a_program_has_every_option_of_the_command() -> None:
 
 
 def test_the_verbs_functions_have_their_options() -> None:
-    from plait.api import evaluate, export, tasks
-    from plait.cli.evaluate import evaluate as eval_verb
-    from plait.features.exports.export_verb import export as export_verb
+    from plait.api.evaluate import evaluate
+    from plait.api.tasks import evaluate_tasks
+    from plait.cli.evaluate import evaluate as verb
 
     # `eval --tasks` is a function of its own; so is `eval --on`, which compares two runs, with its `--allow`.
-    for functions, verb in (((evaluate.evaluate, tasks.evaluate_tasks), eval_verb), ((export.export,), export_verb)):
-        options = set(inspect.signature(verb).parameters) - {"json_output", "on", "allow"}
-        taken = {name for function in functions for name in inspect.signature(function).parameters}
-        assert options == taken - {"tokenizer", "quiet"}
+    options = set(inspect.signature(verb).parameters) - {"json_output", "on", "allow"}
+    taken = {name for function in (evaluate, evaluate_tasks) for name in inspect.signature(function).parameters}
+    assert options == taken - {"tokenizer", "quiet"}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.tracking.followers import send
+from plait.features.trackers.followers import send
 
 pytestmark = pytest.mark.slow
 

@@ -42,7 +42,7 @@ class Tracker(Protocol):
         ...
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take figures by name (see `plait.tracking.series`) at a round; rounds never decrease."""
+        """Take figures by name (see `plait.features.trackers.series`) at a round; rounds never decrease."""
         ...
 
     def report(self, tables: Sequence[Table], files: Sequence[Path]) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import cast
 
 from plait.contract import BrokenError, Check
+from plait.features.trackers.process import tracker_named
+from plait.features.trackers.tracker import TrackedRun, Tracker
 from plait.report.table import Table
-from plait.tracking.tracker import TrackedRun, Tracker
 
 _FIGURES = {"held_out/loss": 2.5, "clients/ada/loss": 2.25, "bytes/uplink": 1000.0}
 
@@ -44,3 +45,5 @@ TRACKER_CHECKS: tuple[Check[Callable[[], Tracker]], ...] = (
     Check("goes on with a run that was resumed", _again),
 )
 """The contract of a tracker; given what makes a new one."""
+
+CONTRACT = (TRACKER_CHECKS, tracker_named)

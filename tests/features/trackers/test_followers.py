@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from plait.api.received import leads_out
+from plait.api.settings import run_config_of
+from plait.config import config_from_table
 from plait.errors import ConfigError, MachineError
+from plait.features.trackers import FEATURE, Trackers
+from plait.features.trackers.followers import check_trackers, followed, send, tracker_names
+from plait.features.trackers.series import Series
 from plait.rounds.events import Evaluated, RoundFinished, UpdateReceived
-from plait.tracking.followers import check_trackers, followed, send, tracker_names
-from plait.tracking.series import Series
 
 
 def test_a_tracker_gets_every_round_once_and_the_report_at_the_end(run: Path, write, got, small_run) -> None:
@@ -93,14 +97,14 @@ BAD = {
 def test_a_tracker_that_fails_or_hangs_is_named_and_leaves_the_others_alone(
     name: str, run: Path, write, got, small_run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("plait.tracking.followers.GRACE_S", 20.0)
+    monkeypatch.setattr("plait.features.trackers.followers.GRACE_S", 20.0)
     said: list[str] = []
     with followed(run, f"{name},mine:Good", say=said.append):
         write(small_run)
     assert {"report", "finish"} <= {str(line[0]) for line in got()}
     (line,) = said
     assert line.startswith(f"tracker {name} {BAD[name]}")
-    assert line.endswith(f"; `plait report runs/first --to {name}` sends the run again")
+    assert line.endswith(f"; `plait track runs/first --to {name}` sends the run again")
     assert "\n" not in line
 
 
@@ -115,7 +119,7 @@ def test_a_run_that_stops_with_an_error_stops_with_it(run: Path, write, got, sma
 def test_a_run_that_is_killed_leaves_no_tracker_behind(run: Path, write, got, small_run) -> None:
     write(small_run[:16])
     code = (
-        "import os, sys; from pathlib import Path; from plait.tracking.followers import followed\n"
+        "import os, sys; from pathlib import Path; from plait.features.trackers.followers import followed\n"
         "with followed(Path('runs/first'), 'mine:Good', say=print): os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
@@ -150,3 +154,16 @@ def test_a_tracker_without_its_library_says_what_to_install(monkeypatch: pytest.
         ConfigError, match="report-to is 'wandb', but the package wandb is not installed; pip install wandb"
     ):
         check_trackers("wandb")
+
+
+def test_trackers_are_names_in_a_list_or_in_one_text() -> None:
+    for given, name in ((["tensorboard", "wandb"], "tensorboard,wandb"), ("wandb", "wandb"), ([], "none")):
+        settings = run_config_of({"report_to": given})
+        assert isinstance(settings, Trackers)
+        assert settings.report_to == name
+        assert settings.wanted == ((FEATURE,) if given else ())
+
+
+def test_trackers_of_a_run_that_began_elsewhere_have_to_be_named() -> None:
+    settings = config_from_table({"base": "tiny", "trackers": {"report-to": "my:part"}})
+    assert leads_out(settings) == {"report-to": "my:part"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plait.tracking.tracker import TrackedRun
+from plait.features.trackers.tracker import TrackedRun
 
 if TYPE_CHECKING:
     from plait.report.table import Table

@@ -10,18 +10,23 @@ import contextlib
 import importlib.util
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from plait.child import Beside
 from plait.choice import parse_choice, split_choices
+from plait.config import RunConfig
 from plait.errors import ConfigError, MachineError, did_you_mean
+from plait.features.trackers import Trackers
+from plait.features.trackers.accelerated import KINDS
+from plait.features.trackers.tracker import file_name
 from plait.plugins import Kind as PluginKind
 from plait.plugins import is_named
+from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
 from plait.text import printable
-from plait.tracking.accelerated import KINDS
-from plait.tracking.tracker import file_name
 
 GRACE_S = 30.0
 """How long the trackers of a run may take to finish once it is over."""
@@ -71,6 +76,18 @@ class _Follower:
         return printable(next((line for line in reversed(lines) if line.strip()), ""), limit=300)
 
 
+def check(settings: RunConfig) -> None:
+    """Refuse unknown trackers of a run, and those whose library is missing."""
+    if isinstance(settings, Trackers):
+        check_trackers(settings.report_to)
+
+
+def beside(settings: RunConfig, run: Path, quiet: bool) -> AbstractContextManager[None]:
+    """The trackers of a run follow it while the block runs."""
+    names = settings.report_to if isinstance(settings, Trackers) else ""
+    return followed(run, names, say=partial(say, quiet=quiet))
+
+
 @contextlib.contextmanager
 def followed(run: Path, report_to: str, *, say: Callable[[str], None]) -> Generator[None]:
     """The trackers of a run follow it while the block runs; whatever becomes of them, it goes on.
@@ -116,7 +133,7 @@ def _started(run: Path, name: str, mode: str) -> _Follower:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{file_name(name)}.log"
     with log.open("ab") as file:
-        process = Beside("-m", "plait.tracking.process", str(run), name, mode, stdout=file, stderr=file)
+        process = Beside("-m", "plait.features.trackers.process", str(run), name, mode, stdout=file, stderr=file)
     return _Follower(name, log, process)
 
 
@@ -125,7 +142,7 @@ def _end(followers: Sequence[_Follower], run: Path, say: Callable[[str], None]) 
         follower.process.over()
     end = time.monotonic() + GRACE_S
     for follower in followers:
-        again = f"`plait report {run} --to {follower.name}` sends the run again"
+        again = f"`plait track {run} --to {follower.name}` sends the run again"
         code = follower.process.ended(max(0.0, end - time.monotonic()))
         if code is None:
             follower.process.kill()

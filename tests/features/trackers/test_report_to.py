@@ -52,9 +52,9 @@ def test_a_run_with_trackers_that_work_and_fail_is_the_run_without(
     assert {"report.html", "summary.json"} <= set(last[1])
     assert plait("verify", "run").code == 0
     (tmp_path / "got.jsonl").unlink()
-    assert plait("report", "run", "--to", "mine:Notes", "--json").code == 0
+    assert plait("track", "run", "--to", "mine:Notes").code == 0
     assert [json.loads(line) for line in (tmp_path / "got.jsonl").read_text().splitlines()] == [*logs, last]
-    failed = plait("report", "run", "--to", "mine:Breaks", "--json")
+    failed = plait("track", "run", "--to", "mine:Breaks")
     assert failed.code == 1
     assert "error: tracker mine:Breaks failed: broken" in failed.err
 

@@ -1,7 +1,7 @@
 """One tracker, in a process of its own: reads the ledger as it grows and hands its figures on.
 
-``python -m plait.tracking.process RUN NAME live|again``. It ends when its standard input does, that is when the run is
-over or the process of the run is gone, however that ended.
+``python -m plait.features.trackers.process RUN NAME live|again``. It ends when its standard input does, that is when
+the run is over or the process of the run is gone, however that ended.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from typing import cast
 from plait.child import when_over
 from plait.choice import parse_choice, with_options
 from plait.errors import PlaitError
+from plait.features.trackers.accelerated import KINDS, AcceleratedTracker
+from plait.features.trackers.series import Series
+from plait.features.trackers.tracker import TrackedRun, Tracker, file_name
 from plait.files import read_if_there, write_atomically
 from plait.plugins import Kind as PluginKind
 from plait.plugins import admit, find, instance_of
@@ -26,9 +29,6 @@ from plait.rounds.events import RunStarted
 from plait.rounds.ledger import Follower, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
-from plait.tracking.accelerated import KINDS, AcceleratedTracker
-from plait.tracking.series import Series
-from plait.tracking.tracker import TrackedRun, Tracker, file_name
 
 _PAUSE_S = 0.5
 # A tracker that hangs after its run must not stay for ever.
