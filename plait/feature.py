@@ -45,6 +45,7 @@ class Feature:
         way: place of a function from a run's way, settings and plan to the way that it has with this feature.
         beside: place of a function from settings, run directory and whether to be quiet to a context manager, within
             which the run goes on.
+        live_page: place of a pair: what checks the address of a page, and what serves it while a run goes on.
         check: place of a function that refuses settings before a run begins.
     """
 
@@ -62,6 +63,7 @@ class Feature:
     sections: Sequence[str] = ()
     way: str = ""
     beside: str = ""
+    live_page: str = ""
     check: str = ""
 
     @property

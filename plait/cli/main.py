@@ -39,7 +39,6 @@ from plait.cli.simulate import simulate
 from plait.cli.status import status
 from plait.cli.submit import submit
 from plait.cli.verify import verify
-from plait.cli.watch import watch
 from plait.errors import Interrupted, PlaitError, machine_fault
 from plait.feature import at, feature_with, features
 from plait.text import escaped
@@ -106,7 +105,6 @@ app.command()(rules)
 app.command(name="check-plugin")(check_plugin)
 app.command(name="eval")(evaluate)
 app.command()(flowertune)
-app.command()(watch)
 app.command()(verify)
 app.command()(privacy)
 app.command()(doctor)

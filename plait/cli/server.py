@@ -15,10 +15,10 @@ import typer
 from plait import machine
 from plait.api.serving import CLIENTS_SETTINGS, Serving, load_serving, new_run_number
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
+from plait.cli.page import check_page, page_beside
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted, MachineError
-from plait.page.beside import page_address, page_beside
 from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
 
@@ -93,8 +93,7 @@ def server(
             else "neither --kit nor --insecure is given: make a kit with `plait provision DIR --clients NAMES`, "
             "or use --insecure to try it on this machine"
         )
-    if page:
-        page_address(page, what="--page")
+    check_page(page)
     serving = Serving(
         listen=listen, kit=str(kit.absolute()) if kit else "", metrics=metrics, grace_s=grace_s, run_number=0
     )

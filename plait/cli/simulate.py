@@ -32,7 +32,7 @@ def simulate(
     Example: plait simulate --data my.jsonl --partition natural:author --clients 8 --rounds 5 --out runs/first
     """
     from plait.api.running import start
-    from plait.page.beside import page_beside
+    from plait.cli.page import page_beside
 
     settings = run_config(given, config).with_out()
     with told_how_to_go_on(settings.out), page_beside(Path(settings.out), page):

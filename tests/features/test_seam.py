@@ -61,6 +61,8 @@ def test_a_feature_imports_nothing_of_another(feature: Feature) -> None:
 def test_all_that_a_feature_declares_is_there(feature: Feature) -> None:
     for place in (*feature.verbs.values(), *feature.sections, *filter(None, (feature.way, feature.beside))):
         assert callable(at(place)), place
+    for place in filter(None, (*feature.contracts.values(), feature.live_page, feature.check)):
+        assert at(place), place
     for name, place in feature.names.items():
         assert at(place).__name__ == name
     for kind, place in feature.events.items():

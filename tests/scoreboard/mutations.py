@@ -154,7 +154,7 @@ def _forgets_what_was_recorded() -> None:
 
 
 def _newcomers_give_way() -> None:
-    server = module("plait.page.server")
+    server = module("plait.features.page.server")
     add = server.Connections.add
 
     def add_if_there_is_room(self: object, connection: object, address: str) -> None:
@@ -479,12 +479,12 @@ MUTATIONS: dict[str, Mutation] = {
         lambda: put("plait.trust.register:Register.check", lambda *given: module("plait.trust.register").Verdict.KNOWN),
     ),
     "page-token": Mutation(
-        "door", "any token opens the page", lambda: put("plait.page.token:TokenCheck._is_token", _always)
+        "door", "any token opens the page", lambda: put("plait.features.page.token:TokenCheck._is_token", _always)
     ),
     "page-origin": Mutation(
         "door",
         "the page takes requests from any page",
-        nothing("plait.page.headers:Headers._what_is_wrong", result=(0, "")),
+        nothing("plait.features.page.headers:Headers._what_is_wrong", result=(0, "")),
     ),
     "page-newcomers": Mutation("door", "connections that say nothing keep others from the page", _newcomers_give_way),
     "turns": Mutation("members", "a node has any number of transfers, as slow as it likes", _many_transfers),

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import httpx
 
-from plait.page.app import Page
-from plait.page.catalogue import Catalogue
-from plait.page.server import serve
+from plait.features.page.app import Page
+from plait.features.page.catalogue import Catalogue
+from plait.features.page.server import serve
 from plait.queue import RunQueue
 
 _PATHS = ("/", "/assets/page.js", "/api/runs", "/api/queue", "/api/openapi.json", "/api/runs/first/events", "/none")

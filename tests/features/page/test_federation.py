@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.plait.page.browser import CHROMIUM, Browser
-from tests.plait.page.federation import enter, federation, watch
+from tests.features.page.browser import CHROMIUM, Browser
+from tests.features.page.federation import enter, federation, watch
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 

@@ -1,6 +1,6 @@
 """Measures the live page in headless Chromium: bytes, first paint, frames per second, accessibility; takes pictures.
 
-    python tests/plait/page/measure.py [--axe axe.min.js] [--pictures DIR]
+    python tests/features/page/measure.py [--axe axe.min.js] [--pictures DIR]
 
 A ledger of 1,000 clients and 200 rounds of 50 is written first; then rounds go on while frames are counted. An empty
 page beside it says what this browser on this machine is capable of, without a GPU and with whatever else is running.
@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
+from tests.features.page.browser import Browser
 from tests.plait.conftest import broadcast, described, evaluated, received, round_finished, run_started
-from tests.plait.page.browser import Browser
 from tests.plait.serving import serving
 
 CLIENTS, ROUNDS, COHORT = 1000, 200, 50
@@ -79,7 +79,10 @@ def main() -> None:
     arguments.add_argument("--pictures", type=Path)
     options = arguments.parse_args()
     say(
-        "bytes", sum(len(f.read_bytes()) for f in (files("plait.page") / "assets").iterdir() if "LICENSE" not in f.name)
+        "bytes",
+        sum(
+            len(f.read_bytes()) for f in (files("plait.features.page") / "assets").iterdir() if "LICENSE" not in f.name
+        ),
     )
     with tempfile.TemporaryDirectory() as scratch, serving("watch") as start, Browser() as browser:
         place = Path(scratch) / "runs"

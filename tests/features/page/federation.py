@@ -21,13 +21,13 @@ from typing import Any
 
 from plait.address import Address
 from plait.config import config_from_table
-from plait.page.token import TOKEN_VARIABLE
+from plait.features.page.token import TOKEN_VARIABLE
 from plait.rounds.ledger import Line, read_lines
 from plait.transport.operations import AwayError, OperatorCalls
 from plait.trust.kit import StaffKit
 from plait.trust.provision import provision
 from tests.commands import Command
-from tests.plait.page.browser import Browser
+from tests.features.page.browser import Browser
 
 SMALL = {
     "base": "tiny", "clients": 3, "rounds": 4, "local_steps": 8, "batch_size": 2, "seq_len": 32, "rank": 4,

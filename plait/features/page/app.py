@@ -20,14 +20,14 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from plait.errors import PlaitError
-from plait.page.catalogue import Catalogue
-from plait.page.feed import Feed
-from plait.page.headers import Headers
-from plait.page.line import Line
-from plait.page.live import Live
-from plait.page.schema import openapi
-from plait.page.stream import messages
-from plait.page.token import TokenCheck
+from plait.features.page.catalogue import Catalogue
+from plait.features.page.feed import Feed
+from plait.features.page.headers import Headers
+from plait.features.page.line import Line
+from plait.features.page.live import Live
+from plait.features.page.schema import openapi
+from plait.features.page.stream import messages
+from plait.features.page.token import TokenCheck
 
 MOST_WATCHERS = 64
 """Streams at once."""
@@ -181,7 +181,7 @@ class Page:
 
 def _assets() -> dict[str, tuple[bytes, str]]:
     """The page's own files and their tags, by name; all of them are in memory, so no request names a path."""
-    folder = files("plait.page") / "assets"
+    folder = files("plait.features.page") / "assets"
     found = [file for file in folder.iterdir() if Path(file.name).suffix in _TYPES]
     bodies = {file.name: file.read_bytes() for file in found}
     return {name: (body, f'"{hashlib.sha256(body).hexdigest()[:16]}"') for name, body in bodies.items()}

@@ -1,6 +1,6 @@
 """What watching costs a run: processor time of server, clients and page, with nobody, ten watchers, and a hostile one.
 
-    python tests/plait/page/cost.py [--repetitions 3] [--rounds 40]
+    python tests/features/page/cost.py [--repetitions 3] [--rounds 40]
 
 A server with `--page` and three clients over gRPC on the base tiny. The three cases take turns. The hostile one does
 not know the token. It opens 1,000 connections and keeps them open as long as it is let; forty of them ask for the
@@ -29,10 +29,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from plait.page.token import TOKEN_VARIABLE
+from plait.features.page.token import TOKEN_VARIABLE
 from plait.rounds.ledger import read_lines
 from tests.commands import Command
-from tests.plait.page.federation import free_port
+from tests.features.page.federation import free_port
 
 CASES = ("nobody", "ten", "hostile")
 HOSTILE, ASKING = 1000, 40
@@ -50,7 +50,7 @@ def page_of(server: int) -> int:
     """The page's process beside a server."""
     for task in Path(f"/proc/{server}/task").iterdir():
         for child in (task / "children").read_text().split():
-            if b"plait.page.beside" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"plait.features.page.beside" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return int(child)
     raise ProcessLookupError
 

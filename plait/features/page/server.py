@@ -14,8 +14,8 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from plait.page.app import Page
-from plait.page.token import KNOWN
+from plait.features.page.app import Page
+from plait.features.page.token import KNOWN
 
 MOST_UNKNOWN = 64
 """Connections at once that have not shown the token; a further one takes the place of an older one."""

@@ -22,20 +22,20 @@ import pytest
 from pydantic import TypeAdapter
 
 from plait.errors import ConfigError
-from plait.page import server
-from plait.page.app import Page
-from plait.page.beside import page_beside
-from plait.page.catalogue import Catalogue
-from plait.page.merge import merge
-from plait.page.schema import Run, Runs, openapi
-from plait.page.server import MOST_UNKNOWN
-from plait.page.token import TOKEN_VARIABLE, page_token
+from plait.features.page import server
+from plait.features.page.app import Page
+from plait.features.page.beside import page_beside
+from plait.features.page.catalogue import Catalogue
+from plait.features.page.merge import merge
+from plait.features.page.schema import Run, Runs, openapi
+from plait.features.page.server import MOST_UNKNOWN
+from plait.features.page.token import TOKEN_VARIABLE, page_token
 from plait.queue import RunQueue
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from tests.commands import Command
+from tests.features.page.browser import CHROMIUM, Browser
 from tests.plait.conftest import broadcast, described, numbered, received, run_started
-from tests.plait.page.browser import CHROMIUM, Browser
 from tests.plait.serving import Start, serving
 
 TOKEN = "a-token-that-tests-know-" + "x" * 16
@@ -180,14 +180,16 @@ def test_every_answer_has_the_security_policy(watch: Start, write_ledger, small_
 
 
 def test_the_page_is_small_and_names_no_other_place() -> None:
-    assets = [file for file in (files("plait.page") / "assets").iterdir() if not file.name.endswith(".LICENSE")]
+    assets = [
+        file for file in (files("plait.features.page") / "assets").iterdir() if not file.name.endswith(".LICENSE")
+    ]
     assert sum(len(file.read_bytes()) for file in assets) <= 150_000
     for file in assets:
         named = set(
             re.findall(r"""(?:src|href|url|import|fetch|EventSource)[\s("'`=]*(https?:)?//[\w.]+""", file.read_text())
         )
         assert not named, file.name
-    assert {file.name for file in (files("plait.page") / "assets").iterdir()} >= {"uPlot.LICENSE"}
+    assert {file.name for file in (files("plait.features.page") / "assets").iterdir()} >= {"uPlot.LICENSE"}
 
 
 def test_only_with_the_token_is_anything_shown_and_the_address_turns_it_into_a_cookie(

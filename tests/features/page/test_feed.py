@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from plait.page.feed import KEPT_PATCHES, Feed
-from plait.page.merge import merge
+from plait.features.page.feed import KEPT_PATCHES, Feed
+from plait.features.page.merge import merge
 from plait.rounds.events import RoundStarted, parse_event
 from plait.rounds.ledger import Follower, Ledger
 

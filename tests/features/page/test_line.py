@@ -8,7 +8,7 @@ from multiprocessing import Pipe
 import pytest
 
 from plait.errors import MachineError
-from plait.page.line import Line, answering
+from plait.features.page.line import Line, answering
 
 
 def test_a_late_answer_is_no_end_of_the_line_and_a_closed_one_is_said() -> None:

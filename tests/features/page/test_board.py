@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from plait.page.board import MOST_REFUSALS, Board
-from plait.page.merge import join, merge
-from plait.page.schema import Run
+from plait.features.page.board import MOST_REFUSALS, Board
+from plait.features.page.merge import join, merge
+from plait.features.page.schema import Run
 from plait.rounds.events import parse_event
 from tests.plait.conftest import broadcast, in_tree, numbered, received, replied, round_finished, run_started, view_of
 

@@ -1,6 +1,6 @@
 """Watches a real federation through its page in headless Chromium, and compares panels with ledgers; takes pictures.
 
-    python tests/plait/page/watched.py [--pictures DIR]
+    python tests/features/page/watched.py [--pictures DIR]
 
 A server that stays, five clients over gRPC: one is refused, for it has next to no data, and one goes away in the
 middle. The server is killed and started again while the first run goes on. The other two runs are private, and one that
@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.plait.page.browser import Browser
-from tests.plait.page.federation import enter, federation, watch
+from tests.features.page.browser import Browser
+from tests.features.page.federation import enter, federation, watch
 
 RUNS = {
     "first": {"rounds": 8, "local_steps": 40},

@@ -23,11 +23,11 @@ def watch(
 
     Example: plait watch runs/first
     """
-    from plait.page.app import Page
-    from plait.page.beside import page_address, shown_address
-    from plait.page.catalogue import Catalogue
-    from plait.page.server import serve
-    from plait.page.token import page_token
+    from plait.features.page.app import Page
+    from plait.features.page.beside import page_address, shown_address
+    from plait.features.page.catalogue import Catalogue
+    from plait.features.page.server import serve
+    from plait.features.page.token import page_token
 
     address, token = page_address(listen, what="--listen"), page_token()
     catalogue = Catalogue(runs)

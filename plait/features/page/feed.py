@@ -14,8 +14,8 @@ from pathlib import Path
 
 from plait.adapters import Json
 from plait.errors import PeerError
-from plait.page.board import Board
-from plait.page.merge import Patch
+from plait.features.page.board import Board
+from plait.features.page.merge import Patch
 from plait.rounds.ledger import Follower
 from plait.rounds.run_directory import RunDirectory
 
@@ -73,7 +73,7 @@ class Feed:
                 return self._end(str(error))
             except Exception as error:
                 # A fault in showing one run must not freeze the others.
-                logging.getLogger("plait.page").exception("cannot show '%s'", self._ledger)
+                logging.getLogger("plait.features.page").exception("cannot show '%s'", self._ledger)
                 return self._end(f"'{self._ledger}' cannot be shown: {type(error).__name__}")
             return bool(new), bool(new) and now.st_size > self._follower.read_bytes
 

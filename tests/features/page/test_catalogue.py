@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from plait.page import catalogue
-from plait.page.schema import Runs
+from plait.features.page import catalogue
+from plait.features.page.schema import Runs
 
 
 def test_what_has_not_changed_is_not_read_again(

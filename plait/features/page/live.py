@@ -12,7 +12,7 @@ from typing import cast
 
 from plait.adapters import Json
 from plait.errors import PlaitError
-from plait.page.line import Line
+from plait.features.page.line import Line
 
 _EVERY_S = 1.0
 

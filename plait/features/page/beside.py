@@ -1,8 +1,8 @@
 """The live page beside a run, in a process of its own, so that whoever watches never delays the run.
 
-``python -m plait.page.beside FILE PLACE run|folder LINE`` serves on a listening socket, which it inherits as file FILE.
-LINE is the number of the socket that leads to the server, or -1. That the command is over, or gone, the process learns
-from its standard input, which ends; the token is in its environment.
+``python -m plait.features.page.beside FILE PLACE run|folder LINE`` serves on a listening socket, which it inherits as
+file FILE. LINE is the number of the socket that leads to the server, or -1. That the command is over, or gone, the
+process learns from its standard input, which ends; the token is in its environment.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def page_beside(
     if not listen:
         yield ""
         return
-    from plait.page.line import answering
-    from plait.page.token import TOKEN_VARIABLE, page_token
+    from plait.features.page.line import answering
+    from plait.features.page.token import TOKEN_VARIABLE, page_token
 
     bound, token = page_address(listen, what="--page"), page_token()
     with contextlib.ExitStack() as stack:
@@ -65,7 +65,7 @@ def page_beside(
         arguments = (str(listener.fileno()), str(place.absolute()), kind, str(line))
         # A command line can be read by other users.
         token_there = {TOKEN_VARIABLE: token}
-        process = Beside("-m", "plait.page.beside", *arguments, files=files, environment=token_there)
+        process = Beside("-m", "plait.features.page.beside", *arguments, files=files, environment=token_there)
     try:
         say(f"live page on {shown}", quiet=False)
         yield shown
@@ -113,11 +113,11 @@ def shown_address(listener: socket.socket, token: str) -> str:
 
 def main() -> None:
     """Serve until standard input ends."""
-    from plait.page.app import Page
-    from plait.page.catalogue import Catalogue
-    from plait.page.line import Line
-    from plait.page.server import serve
-    from plait.page.token import page_token
+    from plait.features.page.app import Page
+    from plait.features.page.catalogue import Catalogue
+    from plait.features.page.line import Line
+    from plait.features.page.server import serve
+    from plait.features.page.token import page_token
 
     _, file, place, kind, line = sys.argv
 
@@ -128,6 +128,9 @@ def main() -> None:
         page = Page(catalogue, token=page_token(), line=Line(Connection(number)) if number >= 0 else None)
         serve(page, listener)
 
+
+PAGE = (page_address, page_beside)
+"""What checks the address of a page, and what serves it beside a run."""
 
 if __name__ == "__main__":
     main()

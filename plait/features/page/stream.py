@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
-from plait.page.feed import Feed
+from plait.features.page.feed import Feed
 
 _ALIVE_S = 10.0
 RETRY_MS = 1000

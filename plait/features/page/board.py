@@ -1,7 +1,8 @@
 """A run as the page shows it: one JSON document, and for every event of the ledger the merge patch that changes it.
 
 The document is what all patches make of an empty one, so whoever has it as of one event and applies the patches of the
-later ones has all of it. It holds figures, never text for people; `plait.page.schema` describes it. Knows no file.
+later ones has all of it. It holds figures, never text for people; `plait.features.page.schema` describes it. Knows no
+file.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from plait.adapters import Json
-from plait.page.merge import Patch, join, merge
+from plait.features.page.merge import Patch, join, merge
 from plait.rounds import events
 from plait.rounds.patience import late_after_s
 from plait.rounds.run_progress import RunProgress
