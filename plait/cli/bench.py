@@ -11,9 +11,6 @@ import typer
 import plait
 from plait.errors import MachineError
 
-FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-"""Settings of a command that takes every option, ``--help`` included, as an argument."""
-
 
 def bench(context: typer.Context) -> None:
     """Measure plait against alternatives and the machine's limit; needs the source tree.

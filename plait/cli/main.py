@@ -16,29 +16,8 @@ import typer
 from typer.core import TyperGroup
 
 from plait import __version__
-from plait.cli.bench import FORWARDED, bench
-from plait.cli.cancel import cancel
-from plait.cli.check_plugin import check_plugin
-from plait.cli.client import client
-from plait.cli.doctor import doctor
-from plait.cli.estimate import estimate
-from plait.cli.evaluate import evaluate
-from plait.cli.fetch import fetch
-from plait.cli.flowertune import flowertune
-from plait.cli.methods import methods
-from plait.cli.options import RunCommand, command_of, spelled
-from plait.cli.privacy import privacy
-from plait.cli.provision import provision
-from plait.cli.region import region
-from plait.cli.report import report
-from plait.cli.resume import resume
-from plait.cli.rules import rules
-from plait.cli.runs import runs
-from plait.cli.server import server
-from plait.cli.simulate import simulate
-from plait.cli.status import status
-from plait.cli.submit import submit
-from plait.cli.verify import verify
+from plait.cli.options import command_of, spelled
+from plait.cli.verbs import VERBS, short_help, whole_help
 from plait.errors import Interrupted, PlaitError, machine_fault
 from plait.feature import at, feature_with, features
 from plait.text import escaped
@@ -74,50 +53,49 @@ class Verbs(TyperGroup):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a verb."""
-        if (command := super().get_command(ctx, cmd_name)) is None and not cmd_name.startswith("-"):
-            found = feature_with("verbs", cmd_name, all_installed=True)
-            command = command_of(cmd_name, at(found.verbs[cmd_name])) if found else None
-        return command
+        if (command := super().get_command(ctx, cmd_name)) is not None or cmd_name.startswith("-"):
+            return command
+        if cmd_name in VERBS:
+            verb = VERBS[cmd_name]
+            return command_of(cmd_name, at(verb.place), forwards=verb.forwards)
+        found = feature_with("verbs", cmd_name, all_installed=True)
+        return command_of(cmd_name, at(found.verbs[cmd_name])) if found else None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All verbs, for help."""
+        """All verbs."""
+        del ctx
         of_features = (verb for feature in features(all_installed=True) for verb in feature.verbs)
-        return [*super().list_commands(ctx), *of_features]
+        return [*VERBS, *of_features]
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Ten verbs, and the names of the others."""
+        del ctx
+        formatter.write(short_help())
 
 
 app = typer.Typer(
     name="plait",
     cls=Verbs,
-    help="Federated fine-tuning of language models by low-rank adapters: clients keep their data and send deltas.",
-    epilog="Exit codes: 0 done, 2 usage or configuration, 3 a peer's bytes or a data file, 1 anything else.",
     no_args_is_help=True,
     add_completion=False,
     suggest_commands=False,  # click does already
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=RunCommand)(simulate)
-app.command()(resume)
-app.command()(report)
-app.command(cls=RunCommand)(estimate)
-app.command()(methods)
-app.command()(rules)
-app.command(name="check-plugin")(check_plugin)
-app.command(name="eval")(evaluate)
-app.command()(flowertune)
-app.command()(verify)
-app.command()(privacy)
-app.command()(doctor)
-app.command()(provision)
-app.command(cls=RunCommand)(server)
-app.command()(client)
-app.command()(region)
-app.command()(status)
-app.command()(submit)
-app.command()(runs)
-app.command()(cancel)
-app.command()(fetch)
-app.command(context_settings=FORWARDED)(bench)
+
+
+@app.command("help")
+def _help(
+    verb: Annotated[str, typer.Argument(help="What to tell about; nothing for the verbs themselves.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="Name every verb with what it is for.")] = False,
+) -> None:
+    """Tell about plait's verbs, or one of them.
+
+    Example: plait help --all
+    """
+    if verb:
+        app(args=[verb, "--help"])
+    typer.echo(whole_help() if every else short_help(), nl=False)
 
 
 def _print_version(wanted: bool) -> None:

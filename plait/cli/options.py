@@ -184,12 +184,19 @@ class RunCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def command_of(verb: str, function: Callable[..., None]) -> click.Command:
-    """The command of a feature's verb, with the settings of a run where its function has them."""
+def command_of(verb: str, function: Callable[..., None], *, forwards: bool = False) -> click.Command:
+    """The command of a verb, with the settings of a run where its function has them.
+
+    Args:
+        verb: its name.
+        function: what it does.
+        forwards: whether it takes every option, ``--help`` included, as an argument.
+    """
+    forwarding = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app = typer.Typer(
         add_completion=False,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings=forwarding if forwards else {"help_option_names": ["-h", "--help"]},
     )
     app.command(name=verb, cls=RunCommand if hasattr(function, _OF_RUN) else None)(function)
     return typer.main.get_command(app)

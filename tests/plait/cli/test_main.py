@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from plait.adapters.methods import AdapterRequest
 from plait.api.serving import CLIENTS_SETTINGS
 from plait.cli.doctor import _pair
 from plait.cli.options import spelled
+from plait.cli.verbs import GROUPS, VERBS
 from plait.config import known_keys
 from plait.errors import ConfigError
+from plait.feature import own_features
 from plait.plugins import Kind, reference
 from plait.rounds.run_directory import RunDirectory
 from plait.settings import TABLES
@@ -27,16 +30,12 @@ from plait.training.blueprint import design, read_base_config
 from plait.training.memory_plan import peak_bytes, size_of
 from tests.unrendered import plots_rendered
 
-VERBS = (
-    "simulate", "resume", "report", "estimate", "rules", "eval", "verify", "doctor", "provision", "server", "client",
-    "region", "audit", "compare", "sweep", "status", "submit", "runs", "cancel", "fetch",
-    "merge", "flowertune", "bench wire",
-    "bench aggregate",
-)  # fmt: skip
+BENCHES = ("bench wire", "bench aggregate")
+ALL_VERBS = [*VERBS, *(verb for feature in own_features().values() for verb in feature.verbs)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*(verb for verb in ALL_VERBS if verb != "bench"), *BENCHES])
 def test_every_verb_has_help_with_an_example(verb: str, plait) -> None:
     ran = plait(*verb.split(), "--help")
     assert ran.code == 0
@@ -56,10 +55,27 @@ def test_benchmarks_that_are_not_there_are_named_in_one_line(tmp_path) -> None:
     assert ran.stderr == "error: benchmarks need plait's source tree: run plait bench in a checkout\n"
 
 
-def test_help_lists_every_verb_and_the_exit_codes(plait) -> None:
-    ran = plait("--help")
-    assert all(verb.split()[0] in ran.out for verb in VERBS)
-    assert "Exit codes" in ran.out
+def test_help_begins_with_ten_verbs_in_three_groups_and_names_every_other(plait) -> None:
+    shown = plait("--help").out
+    beginning, others = shown.split("\nMore (plait help --all)\n")
+    ten = [verb for group in GROUPS.values() for verb in group]
+    assert (len(GROUPS), len(ten)) == (3, 10)
+    assert [line.split()[0] for line in beginning.splitlines() if line.startswith("  ")] == ten
+    assert set(ALL_VERBS) - set(ten) <= set(re.findall(r"[a-z-]+", others))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "Exit codes" in shown
+    assert plait("help").out == shown
+
+
+def test_help_of_all_says_what_every_verb_of_the_core_is_for(plait) -> None:
+    shown = plait("help", "--all").out
+    assert all(f"  {name:<13} {verb.help}\n" in shown for name, verb in VERBS.items())
+    assert all(verb in shown for verb in ALL_VERBS)
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_help_of_a_verb_is_that_of_its_option(plait) -> None:
+    assert plait("help", "verify").out == plait("verify", "--help").out
 
 
 def test_version(plait) -> None:
