@@ -17,7 +17,6 @@ from plait import machine
 from plait.aggregation import ALTERNATIVES, Rule
 from plait.config import to_toml
 from plait.errors import ConfigError
-from plait.exporting.outlets import Outlets
 from plait.exporting.publisher import Publisher
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
@@ -44,7 +43,6 @@ from plait.rounds.way import way_of
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.run import Run
 from plait.settle import Settled
-from plait.stacking import starting_point_of
 from plait.training.device import use_threads
 
 if TYPE_CHECKING:
@@ -54,6 +52,15 @@ if TYPE_CHECKING:
 
 _PARTING_S = 60.0
 _Begun = tuple[RunDirectory, Ledger, RunState, Sequence[Event]]
+
+
+def beginning_of(run: Run) -> StartingPoint:
+    """What a run begins with; see `plait.stacking.starting_point_of`."""
+    if not run.config.init_adapter:
+        return StartingPoint()
+    from plait.stacking import starting_point_of
+
+    return starting_point_of(run)
 
 
 def run_federation(
@@ -87,8 +94,12 @@ def run_federation(
     _check_driver(run, channel, vouch)
     config = run.config
     out = Path(config.with_out().out)
-    spec = run.ranks.master.spec
-    outlets = Outlets.of(config.publish, run=out, spec=spec, api_key=os.environ.get("VLLM_API_KEY", ""))
+    outlets = None
+    if config.publish:
+        from plait.exporting.outlets import Outlets
+
+        spec, api_key = run.ranks.master.spec, os.environ.get("VLLM_API_KEY", "")
+        outlets = Outlets.of(config.publish, run=out, spec=spec, api_key=api_key)
     begun = _open(run, out, start, superlink_data, on_event)
     directory, ledger, state, events = begun
     private = run.settled.privacy and _private(run.settled.privacy, directory, ledger, events)
@@ -200,7 +211,7 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
         state = load_checkpoint(directory.checkpoints, ranks)
         ledger = _begin_ledger(run, directory, on_event, Resumed(round=state.round))
         return directory, ledger, state, events
-    start = start or starting_point_of(run)
+    start = start or beginning_of(run)
     directory = RunDirectory.create(path, config_toml=to_toml(config))
     state = starting_state(initial_state(secrets.token_bytes(16), ranks), start, ranks, run.base_fingerprint)
     save_checkpoint(directory.checkpoints, state, ranks)

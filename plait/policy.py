@@ -354,6 +354,11 @@ class Policy(BaseModel, frozen=True):
                     "targets", f"the run asks for an adapter on '{module}'", ", ".join(self.targets), "add it"
                 )
 
+    @staticmethod
+    def names_embedding(parts: Iterable[str]) -> bool:
+        """Whether a module whose name has these parts is an input embedding."""
+        return not EMBEDDINGS.isdisjoint(parts)
+
     def refuse_embeddings(self, module: str) -> PolicyError:
         """The refusal of an adapter that touches the input embedding `module`."""
         return self._refusal(

@@ -33,13 +33,14 @@ from plait.rounds.events import (
     UpdateRefused,
     WaitingForClients,
 )
-from plait.rounds.privacy_card import PrivacyCard
 from plait.rounds.rates import given_rate, rates_sentence
 from plait.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+    from plait.rounds.privacy_card import PrivacyCard
 
 _PAUSE_S = 0.2
 _MOST_NAMED = 16
@@ -176,6 +177,8 @@ class _Viewer:
             self._screen.print(f"{self._peer}s still missing: {wanted - fit}")
 
     def _show_privacy(self, event: PrivacyStarted | PrivacySpent) -> None:
+        from plait.rounds.privacy_card import PrivacyCard
+
         self._privacy = PrivacyCard.after(self._privacy, event)
         if self._privacy is None:
             return

@@ -10,21 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import AdapterRequest, BaseModules
 from plait.aggregation import Geometry, Rule, check_rule, geometry_of
 from plait.config import RunConfig
-from plait.policy import EMBEDDINGS, Policy
 from plait.rounds.broadcasts import NEW_FACTORS_BITS, at_least
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
 from plait.rounds.client_way import ClientWay, Speaker, client_way_of
 from plait.rounds.events import Adapter, Base, Event
-from plait.rounds.message_sizes import MessageSizes
 from plait.rounds.spool import largest_update
 from plait.rounds.terms import Terms
 from plait.rounds.tracks import RankedAdapter, Ranks
-from plait.rounds.withheld import KEPT_MASKED, KEPT_OF_RECORDS, screened
 from plait.settle import Settled
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint, Shape, base_modules, design, read_base_config, shape_of
@@ -33,6 +31,10 @@ from plait.training.heads import is_in
 from plait.training.resident import ResidentBase
 from plait.wire.codecs import Rate
 from plait.wire.codecs.exact_sum import SUM, sum_bits
+
+if TYPE_CHECKING:
+    from plait.policy import Policy
+    from plait.rounds.message_sizes import MessageSizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +103,17 @@ class Run:
     @property
     def screen(self) -> Callable[[Event], Event | None] | None:
         """What of an event ledgers of the run have; None for all of it."""
+        if self.config.dp == "off" and not self.settled.masked:
+            return None
+        from plait.rounds.withheld import KEPT_MASKED, KEPT_OF_RECORDS, screened
+
         if self.settled.masked:
             return partial(screened, kept=KEPT_MASKED)
         if self.settled.privacy:
             bits = SUM.bits if len(self.config.levels) > 1 else self.settled.codec.bits
             update_bytes = math.ceil(largest_update(self.rule, self.ranks.master.geometry) * bits / 8)
             return partial(screened, update_bytes=update_bytes)
-        return partial(screened, kept=KEPT_OF_RECORDS) if self.config.dp == "record" else None
+        return partial(screened, kept=KEPT_OF_RECORDS)
 
     def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> Terms:
         """A client's agreement when it takes part.
@@ -230,7 +236,7 @@ def _check_reach(policy: Policy, spec: AdapterSpec, base: BaseModules) -> None:
         if module:
             policy.check_targets([name[: name.index(module) + len(module)]])
         elif not name.startswith("prompt_"):
-            is_embedding = "lora_embedding_" in name or EMBEDDINGS.intersection(parts)
+            is_embedding = "lora_embedding_" in name or policy.names_embedding(parts)
             if is_embedding and not policy.embeddings:
                 raise policy.refuse_embeddings(name)
             if not is_embedding and not policy.output_layer:
@@ -308,6 +314,8 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
 
 def message_sizes(settled: Settled, spec: AdapterSpec, *, evaluates: bool) -> MessageSizes:
     """The sizes of a run's messages; in a tree those between this server and its regions."""
+    from plait.rounds.message_sizes import MessageSizes
+
     size, config, codec = spec.layout.size, settled.config, settled.codec
     if settled.new_factors:
         codec = at_least(NEW_FACTORS_BITS, codec)

@@ -29,7 +29,6 @@ from plait.errors import ConfigError
 from plait.flower.rule_table import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
 from plait.rewarded import of_loss
-from plait.rounds.buffer import SLOWEST, Buffer
 from plait.rounds.events import DataUsed, Fleet
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.run_plan import RunPlan
@@ -39,7 +38,6 @@ from plait.rounds.watch import Watch
 from plait.settings.learning import OWN_SHARE_NEEDS
 from plait.training.local_loss import check_loss_name
 from plait.training.objectives import objective_stated
-from plait.training.reward import reward_named
 from plait.traits import Trait, check, taken
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
@@ -47,6 +45,7 @@ from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
     from plait.privacy.mechanism import ClientPrivacy
+    from plait.rounds.buffer import Buffer
     from plait.rounds.masked_rounds import MaskedRounds
 
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
@@ -202,6 +201,8 @@ def settle(config: RunConfig) -> Settled:
     codec, method = codec_for(config.wire), method_named(config.method)
     check_loss_name(config.loss)
     if config.rewarded:
+        from plait.training.reward import reward_named
+
         reward_named(config.rewarded.reward)
     rule = rule_named(config.rule, ALL_RULES)
     parts = (
@@ -340,6 +341,8 @@ def _asynchronous(config: RunConfig) -> dict[str, object]:
 def _buffer(config: RunConfig) -> Buffer | None:
     if config.rounds_mode == "sync":
         return None
+    from plait.rounds.buffer import SLOWEST, Buffer
+
     most = SLOWEST * math.ceil(config.cohort_size / config.buffer)
     return Buffer(config.buffer, most, config.cohort_size)
 

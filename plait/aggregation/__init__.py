@@ -6,7 +6,6 @@ from plait.aggregation.diagnostics import Diagnostics, Observer
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of, slices_of
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.optimizers import OPTIMIZERS, optimizer_for
-from plait.aggregation.projection import fitted
 from plait.aggregation.requirements import check_rule, method_stated, optimizer_stated, rule_stated, rules_for
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
 from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
@@ -42,7 +41,6 @@ __all__ = [
     "Side",
     "Traffic",
     "check_rule",
-    "fitted",
     "geometry_of",
     "method_stated",
     "optimizer_for",

@@ -41,3 +41,6 @@ class FedDynStep:
         if "gone" in memory:
             gone = gone + memory["gone"].astype(np.float32, copy=False)
         return AdapterState(step.layout, step.flat + gone), {"gone": gone}
+
+
+FEDDYN = FedDynStep()

@@ -46,3 +46,6 @@ class FedExp:
         longer = max(1.0, outcome.client_square / (2.0 * square)) if square else 1.0
         rate = np.float32(self.lr * longer)
         return AdapterState(outcome.step.layout, rate * outcome.step.flat), memory
+
+
+FEDEXP = FedExp()

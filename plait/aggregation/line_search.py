@@ -63,3 +63,6 @@ def slope_of(measured: Iterable[tuple[float, float]]) -> float | None:
     ]
     total = math.fsum(weight for _, weight in known)
     return math.fsum(slope * weight for slope, weight in known) / total if known else None
+
+
+LINE_SEARCH = LineSearch()

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import cast
 
-from plait.aggregation.feddyn import FedDynStep
-from plait.aggregation.fedexp import FedExp
-from plait.aggregation.line_search import LineSearch
-from plait.aggregation.product_optimizer import ProductSpace
-from plait.aggregation.server_optimizer import Adaptive, Plain, ServerOptimizer, Sgd
+from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
+from plait.on_demand import OnDemand
 from plait.plugins import Kind, find, instance_of
 
-OPTIMIZERS: Mapping[str, ServerOptimizer] = {
-    optimizer.name: optimizer
-    for optimizer in (
-        Adaptive("fedadagrad"),
-        Adaptive("fedadam"),
-        FedDynStep(),
-        FedExp(),
-        Adaptive("fedyogi"),
-        LineSearch(),
-        Sgd("nesterov", nesterov=True),
-        Plain(),
-        ProductSpace("product_adam", adaptive=True),
-        ProductSpace("product_nesterov", nesterov=True),
-        ProductSpace("product_sgd"),
-        Sgd(),
-    )
-}
+OPTIMIZERS: OnDemand[ServerOptimizer] = OnDemand(
+    {
+        "fedadagrad": "plait.aggregation.server_optimizer:FEDADAGRAD",
+        "fedadam": "plait.aggregation.server_optimizer:FEDADAM",
+        "feddyn": "plait.aggregation.feddyn:FEDDYN",
+        "fedexp": "plait.aggregation.fedexp:FEDEXP",
+        "fedyogi": "plait.aggregation.server_optimizer:FEDYOGI",
+        "line_search": "plait.aggregation.line_search:LINE_SEARCH",
+        "nesterov": "plait.aggregation.server_optimizer:NESTEROV",
+        "none": "plait.aggregation.server_optimizer:NONE",
+        "product_adam": "plait.aggregation.product_optimizer:PRODUCT_ADAM",
+        "product_nesterov": "plait.aggregation.product_optimizer:PRODUCT_NESTEROV",
+        "product_sgd": "plait.aggregation.product_optimizer:PRODUCT_SGD",
+        "sgd": "plait.aggregation.server_optimizer:SGD",
+    }
+)
 """By name, in alphabetical order."""
 
 

@@ -107,3 +107,7 @@ def _cut(matrix: LowRank, *, columns: int) -> LowRank:
 
 def _float64(memory: OptimizerState, name: str) -> Float64:
     return memory[name].astype(np.float64, copy=False)
+
+
+PRODUCT_ADAM = ProductSpace("product_adam", adaptive=True)
+PRODUCT_NESTEROV, PRODUCT_SGD = ProductSpace("product_nesterov", nesterov=True), ProductSpace("product_sgd")

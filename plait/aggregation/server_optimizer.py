@@ -152,3 +152,7 @@ def _array(memory: OptimizerState, name: str, *, like: AdapterState, start: floa
     if array is None:
         return np.full(like.layout.size, start, np.float32)
     return array.astype(np.float32, copy=False)
+
+
+FEDADAGRAD, FEDADAM, FEDYOGI = Adaptive("fedadagrad"), Adaptive("fedadam"), Adaptive("fedyogi")
+NESTEROV, NONE, SGD = Sgd("nesterov", nesterov=True), Plain(), Sgd()

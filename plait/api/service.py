@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from plait.api.apps import add_apps_to_path
 from plait.api.beside import beside, check_features
-from plait.api.running import is_reported
+from plait.api.resuming import is_reported
 from plait.api.serving import Serving
 from plait.api.turns import TURN
 from plait.config import RunConfig

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from plait.adapters.methods import Method
     from plait.aggregation import ServerOptimizer
-    from plait.training.objectives import Objective
+    from plait.training.objectives.objective import Objective
     from plait.wire.codec import Codec
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from plait.api.data import dataset_of
 from plait.api.result import Result
-from plait.api.running import go_on, settings_of, start
+from plait.api.running import go_on, start
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted
@@ -123,6 +123,8 @@ def resume(
     if directory.server.exists():
         again = f"the same plait.Server, or `plait resume {run}`, continues it"
         raise ConfigError(f"'{run}' was served to clients, expected a simulated run: {again}")
+    from plait.api.resuming import settings_of
+
     config = settings_of(directory, allow, without=() if data is None else ("data",))
     if (patience := patience_of(callbacks)) not in (None, config.patience):
         raise ConfigError(f"patience of '{run}' is {config.patience}, but that of EarlyStopping is {patience}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from plait.api.apps import add_apps_to_path
-from plait.api.running import is_reported
+from plait.api.resuming import is_reported
 from plait.api.service import conclude, open_grid, open_service, vouch_of
 from plait.api.serving import CLIENTS_SETTINGS, Serving, new_run_number
 from plait.config import RunConfig, Scalar, config_from_table

@@ -122,10 +122,10 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             yield from checked(loss, LOSS_CHECKS)
         case Kind.OBJECTIVE:
             from plait.training.contract import OBJECTIVE_CHECKS
-            from plait.training.objectives import GRPO, objective_named
+            from plait.training.objectives import is_rewarded, objective_named
 
             objective = objective_named(text)
-            if objective is None or isinstance(objective, GRPO):
+            if objective is None or is_rewarded(text):
                 raise ConfigError(f"objective is '{text}', which is none of preferences, expected one of your own")
             yield from checked(objective, OBJECTIVE_CHECKS)
         case Kind.REWARD:

@@ -122,9 +122,9 @@ def _plan(
     from plait.adapters.methods import AdapterRequest
     from plait.training.bases import base_at_hand, locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
-    from plait.training.device import choose_devices, has_memory_of_its_own
+    from plait.training.device import budgets_of, choose_devices, has_memory_of_its_own
     from plait.training.memory_plan import Training, plan_step, size_of, what_would_fit
-    from plait.training.placement import budgets_of, bytes_by_device, place, plan_over
+    from plait.training.placement import bytes_by_device, place, plan_over
 
     quiet_libraries()
     computes = choose_devices(device, dtype)

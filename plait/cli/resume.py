@@ -23,7 +23,8 @@ def resume(
 
     Example: plait resume runs/first
     """
-    from plait.api.running import go_on, settings_of
+    from plait.api.resuming import settings_of
+    from plait.api.running import go_on
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory.find(run)

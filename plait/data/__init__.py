@@ -3,9 +3,8 @@
 from plait.data.builtin import BUILTINS
 from plait.data.cache import cache_directory
 from plait.data.histogram import histogram
-from plait.data.packages import Progress, fetch_package_files
-from plait.data.records import Dataset, Message, Record, RecordKind
-from plait.data.source import MEMORY, as_dataset, check_data_name
+from plait.data.records import MEMORY, Dataset, Message, Progress, Record, RecordKind
+from plait.data.source import as_dataset, check_data_name
 
 __all__ = [
     "BUILTINS",
@@ -18,6 +17,5 @@ __all__ = [
     "as_dataset",
     "cache_directory",
     "check_data_name",
-    "fetch_package_files",
     "histogram",
 ]

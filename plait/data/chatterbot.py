@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from plait.data.packages import Progress, fetch_package_files
-from plait.data.records import Dataset, Record, RecordKind
+from plait.data.packages import fetch_package_files
+from plait.data.records import Dataset, Progress, Record, RecordKind
 
 _REQUIREMENT = "chatterbot-corpus==1.3.3"
 _SHA256 = "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154"

@@ -18,7 +18,7 @@ from typing import Any
 
 from plait import machine
 from plait.data.arrow_file import most_batch_bytes
-from plait.data.packages import Progress
+from plait.data.records import Progress
 from plait.data.rows import Row, Source
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, MachineError, machine_fault

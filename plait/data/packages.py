@@ -18,10 +18,10 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
+from plait.data.records import Progress
 from plait.errors import MachineError, PeerError
 from plait.files import directory_written_aside, is_ours, make_private_directory, write_atomically
 
-Progress = Callable[[str], None]
 Runner = Callable[[Sequence[str], Path], "subprocess.CompletedProcess[str]"]
 
 _MAX_UNPACKED_BYTES = 2 << 30

@@ -6,13 +6,19 @@ Knows nothing of files, tokens or clients.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
 
 ROLES = ("system", "user", "assistant", "tool")
+
+Progress = Callable[[str], None]
+"""Is told what is being done."""
+
+MEMORY = "memory:"
+"""What a run's settings call data that was given as an object, before its name."""
 
 
 class RecordKind(StrEnum):

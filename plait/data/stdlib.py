@@ -10,8 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from plait.data.packages import Progress
-from plait.data.records import Dataset, Record, RecordKind
+from plait.data.records import Dataset, Progress, Record, RecordKind
 from plait.errors import MachineError
 
 _MIN_BYTES = 200

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
 
 from plait.adapters import CARD_FILE, BaseReference, Parent, load_peft_directory, model_card, save_peft_directory
-from plait.exporting.outlets import Outlets
 from plait.files import write_atomically
 from plait.rounds.events import PublishFailed
 from plait.rounds.ledger import Ledger, read_events
-from plait.rounds.privacy_card import attack_facts, secure_aggregation_facts
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_progress import LiveProgress, RunProgress
 from plait.rounds.run_state import RunState
@@ -17,6 +16,9 @@ from plait.rounds.run_view import RunView
 from plait.rounds.starting_point import parents_in
 from plait.rounds.tracks import RankedAdapter
 from plait.training.published import published
+
+if TYPE_CHECKING:
+    from plait.exporting.outlets import Outlets
 
 
 @dataclass(eq=False)
@@ -95,6 +97,8 @@ def rewrite_card(directory: RunDirectory, base: BaseReference) -> None:
     Raises:
         MachineError: it cannot be written.
     """
+    from plait.rounds.privacy_card import attack_facts, secure_aggregation_facts
+
     events = read_events(directory.ledger)
     view = RunView.of(events)
     rounds = view.end.kept_round if view.end and view.end.kept_round is not None else len(view.rounds)

@@ -18,9 +18,8 @@ from markupsafe import Markup
 from plait.report.advice import advice
 from plait.report.alternatives import full_model_fp32, raw_adapter_bf16, savings
 from plait.report.fairness import fairness_table
-from plait.report.privacy import epsilon_table, membership_table, privacy_card_table, secure_aggregation_table
 from plait.report.repeat import is_deployed, repeat_command
-from plait.report.staleness import staleness_table
+from plait.report.sections import sections
 from plait.report.tables import (
     aggregation_table,
     bytes_by_round_table,
@@ -95,13 +94,9 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
                 "fairness": fairness_table(view),
                 "bytes_by_round": bytes_by_round_table(view),
                 "aggregation": aggregation_table(view),
-                "staleness": staleness_table(view),
                 "left_out": left_out_table(view),
                 "refusals": refusals_table(view),
-                "privacy": privacy_card_table(view),
-                "epsilon": epsilon_table(view),
-                "secure_aggregation": secure_aggregation_table(view),
-                "membership": membership_table(view.audited),
+                **sections(view),
             },
             tables_of_features=[table for table in tables_of_features(view) if table.rows],
             plots=inline(plots),

@@ -7,7 +7,7 @@ Importing this loads matplotlib, which takes a moment: `write` does so only when
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -16,7 +16,6 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from plait.report.aggregation_plot import aggregation
 from plait.report.alternatives import Alternative, all_alternatives, savings
-from plait.report.fleet_plot import fleet_round
 from plait.report.theme import LIGHT, Theme, draw, new_axes, say_nothing_yet, short_name, written
 from plait.report.wording import bytes_text, loss_text, plural, ratio_text, round_bytes_text
 from plait.rounds.events import DescribedClient
@@ -46,15 +45,18 @@ def draw_plots(view: RunView, theme: Theme = LIGHT) -> dict[str, bytes]:
     Returns:
         PNG bytes under the names of the plots (file names without ``.png``), in reading order.
     """
-    plots: Mapping[str, Callable[[RunView, Theme], Figure]] = {
+    plots: dict[str, Callable[[RunView, Theme], Figure]] = {
         "loss_by_round": loss_by_round,
         "loss_by_bytes": loss_by_bytes,
         "clients": clients,
         "bytes_by_round": bytes_by_round,
         "savings": savings_bars,
         "aggregation": aggregation,
-        **({"fleet": fleet_round} if view.spans else {}),
     }
+    if view.spans:
+        from plait.report.fleet_plot import fleet_round
+
+        plots["fleet"] = fleet_round
     return {name: draw(lambda plot=plot: plot(view, theme)) for name, plot in plots.items()}
 
 

@@ -8,7 +8,6 @@ from plait.report.table import Table
 from plait.rounds.events import Audited
 from plait.rounds.privacy_card import PrivacyCard, secure_aggregation_facts
 from plait.rounds.run_view import RunView
-from plait.rounds.together import together
 
 
 def privacy_tables(view: RunView) -> tuple[Table, Table]:
@@ -88,6 +87,8 @@ def together_table(cards: Mapping[str, PrivacyCard]) -> Table:
     Args:
         cards: by run.
     """
+    from plait.rounds.together import together
+
     found = together(cards)
     return Table(
         title="Together",
@@ -98,6 +99,11 @@ def together_table(cards: Mapping[str, PrivacyCard]) -> Table:
         ),
         note=f"On the same clients and data, in any order: {found.how}.",
     )
+
+
+def membership_of_run(view: RunView) -> Table:
+    """As `membership_table`, of what the ledger says."""
+    return membership_table(view.audited)
 
 
 def membership_table(audited: Audited | None) -> Table:

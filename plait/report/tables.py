@@ -12,8 +12,7 @@ from typing import TypeVar
 from plait.feature import at, feature_with
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.fairness import fairness_table
-from plait.report.privacy import membership_table, privacy_tables, secure_aggregation_table
-from plait.report.staleness import staleness_table
+from plait.report.sections import sections
 from plait.report.table import Table
 from plait.report.wording import (
     NOTHING,
@@ -61,19 +60,21 @@ _ABOVE = "Between this server and its regions; what crosses the links below is i
 
 def report_tables(view: RunView) -> tuple[Table, ...]:
     """Every non-empty table, in reading order."""
+    some = sections(view)
     tables = (
-        *privacy_tables(view),
-        secure_aggregation_table(view),
+        some["privacy"],
+        some["epsilon"],
+        some["secure_aggregation"],
         loss_by_round_table(view),
         loss_by_client_table(view),
         fairness_table(view),
         bytes_by_round_table(view),
         savings_table(view),
         aggregation_table(view),
-        staleness_table(view),
+        some["staleness"],
         left_out_table(view),
         refusals_table(view),
-        membership_table(view.audited),
+        some["membership"],
     )
     return tuple(table for table in (*tables, *tables_of_features(view)) if table.rows)
 

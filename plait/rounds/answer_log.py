@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from plait.rounds import events
 from plait.rounds.channel import Channel, NoAnswer
@@ -14,10 +15,12 @@ from plait.rounds.dispatch import Answer
 from plait.rounds.ledger import Ledger
 from plait.rounds.roster import Roster
 from plait.rounds.spool import Stored
-from plait.rounds.step_budget import Paces
 from plait.rounds.validate import Reason
 from plait.wire.envelope import EPSILON, Opened
 from plait.wire.messages import Refusal
+
+if TYPE_CHECKING:
+    from plait.rounds.step_budget import Paces
 
 
 @dataclass(eq=False)
@@ -27,7 +30,7 @@ class AnswerLog:
     Attributes:
         misfits: rounds, clients and reasons of the recorded refusals.
         epsilons: what private records have cost so far, by client, as it said last.
-        paces: of the clients.
+        paces: of the clients; None where they are not measured.
         last: the newest refusal in words, for whoever has to say why a round failed.
     """
 
@@ -35,7 +38,7 @@ class AnswerLog:
     ledger: Ledger
     misfits: set[tuple[int, str, str]] = field(default_factory=set[tuple[int, str, str]])
     epsilons: dict[str, float] = field(default_factory=dict[str, float])
-    paces: Paces = field(default_factory=Paces)
+    paces: Paces | None = None
     last: str = ""
     _newest: dict[str, events.UpdateReceived] = field(default_factory=dict[str, events.UpdateReceived])
 
@@ -52,7 +55,15 @@ class AnswerLog:
     def tell(self, event: events.Event) -> None:
         """Record an event from which clients' paces follow."""
         self.ledger.append(event)
-        self.paces.take(event)
+        self._measure(event)
+
+    def expected_s(self, client: str, steps: int = 0) -> float | None:
+        """How long a client's task is expected to take, as `Paces` says; None if that is not known."""
+        return self.paces.expected_s(client, steps) if self.paces else None
+
+    def _measure(self, event: events.Event) -> None:
+        if self.paces:
+            self.paces.take(event)
 
     def update(self, opened: Opened, stored: Stored, *, uplink_bytes: int, took_s: float | None = None) -> None:
         """Record an update that is stored; durably where the order of arrival decides what it is folded with."""
@@ -95,7 +106,7 @@ class AnswerLog:
             self.ledger.append(received)
         else:
             self.ledger.note(received)
-        self.paces.take(received)
+        self._measure(received)
 
     def failure(self, number: int, answer: Answer, *, reason: str = Reason.NO_ANSWER, stage: str = "") -> None:
         """Record an answer that is none to the task of round `number`."""
@@ -136,4 +147,4 @@ class AnswerLog:
             told = {name: value for name, value in asdict(span).items() if name != "node"}
             worked = events.DeviceWorked(round=number, client=clients[span.node], **told)
             self.ledger.note(worked)
-            self.paces.take(worked)
+            self._measure(worked)

@@ -245,7 +245,7 @@ class BufferCollector:
         self._training.held = state.held
         # By a virtual clock its device goes on where it was.
         span = left_over.span if left_over and left_over.version == version else None
-        expected_s = self.server.log.paces.expected_s(client)
+        expected_s = self.server.log.expected_s(client)
         self._training.ask(client, expected_s=expected_s, asked_at=span and span.began_s)
         if version != state.round:
             # It was asked before the server stopped, and may have been sent a newer adapter to evaluate since.

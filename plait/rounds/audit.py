@@ -32,10 +32,9 @@ from plait.rounds.events import (
     UpdateReceived,
     UpdateRefused,
 )
-from plait.rounds.recorded import evaluations_in, participants_in, promised_in
+from plait.rounds.recorded import evaluations_in, participants_in, promised_in, steps_in
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Refused, Spool, Stored
-from plait.rounds.step_budget import steps_in
 from plait.rounds.watch import Standing
 from plait.trust.keys import verify
 from plait.wire.envelope import EPSILON

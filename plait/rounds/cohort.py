@@ -20,7 +20,6 @@ from plait.rounds.dispatch import Answer, doubt
 from plait.rounds.evaluating import evaluate
 from plait.rounds.run_state import Held, RunState, choose_cohort, note_held
 from plait.rounds.spool import Stored
-from plait.rounds.step_budget import budget
 from plait.rounds.validate import Reason
 from plait.wire.messages import UpdateReply
 
@@ -125,7 +124,7 @@ class CohortCollector:
         with server.tasks.dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
             for name in chosen:
                 if name not in usable:
-                    dispatch.ask(name, expected_s=log.paces.expected_s(name, steps_of(name) if steps_of else 0))
+                    dispatch.ask(name, expected_s=log.expected_s(name, steps_of(name) if steps_of else 0))
             while len(usable) < plan.cohort_size and (answer := dispatch.next_answer(deadline)):
                 client = answer.client
                 if isinstance(answer.reply, UpdateReply):
@@ -144,7 +143,7 @@ class CohortCollector:
                 if len(usable) + len(dispatch.waiting) < plan.cohort_size and (name := next(replacements, None)):
                     steps = steps_of(name) if steps_of else None
                     log.tell(events.ClientReplaced(round=number, client=client, by=name, steps=steps))
-                    dispatch.ask(name, expected_s=log.paces.expected_s(name, steps or 0))
+                    dispatch.ask(name, expected_s=log.expected_s(name, steps or 0))
             late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
         log.note_spans(number, roster)
         for client in late:
@@ -158,5 +157,8 @@ class CohortCollector:
             return None
         for asked in [asked for asked in steps if asked[0] != number]:
             del steps[asked]
-        planned = budget(plan.settings.local_steps, sorted(cohort), self.server.log.paces.known)
+        from plait.rounds.step_budget import budget
+
+        paces = self.server.log.paces
+        planned = budget(plan.settings.local_steps, sorted(cohort), paces.known if paces else {})
         return lambda client: steps.setdefault((number, client), planned.steps_of(client))

@@ -27,7 +27,6 @@ from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import Held, RunState, note_held
-from plait.rounds.step_budget import Paces
 from plait.rounds.stop import StopRequest
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tasks import Tasks
@@ -89,6 +88,8 @@ class Coordinator:
                 self._conclude(state, recorded)
             self._intake.steps.update(recorded.steps)
             if self.plan.has_paces:
+                from plait.rounds.step_budget import Paces
+
                 events_ = read_events(self.directory.ledger)
                 self._log.paces = Paces.of(events_, local_steps=self.plan.settings.local_steps)
             following.standing = standing_after(each for each in recorded.held_out if each.round < state.round)

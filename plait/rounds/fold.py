@@ -20,7 +20,6 @@ from plait.rounds import events
 from plait.rounds.norm_bound import NormPolicy, beyond, remembered
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import NormCheck, Spool, Stored
-from plait.rounds.step_budget import normalised
 from plait.rounds.validate import Reason
 from plait.wire.envelope import Opened
 
@@ -109,7 +108,11 @@ class PlainFold:
         check = spool.counting(state, context.round, stored)
         weight_of, capped = spool.weights(check.accepted, stored)
         steps = {client: stored[client].steps for client in check.accepted}
-        factors = normalised(steps, weight_of) if all(steps.values()) else {}
+        factors: dict[str, float] = {}
+        if all(steps.values()):
+            from plait.rounds.step_budget import normalised
+
+            factors = normalised(steps, weight_of)
         accumulator = spool.rule.begin(context)
         observer = self._observer(context, len(check.accepted))
         folded: list[str] = []

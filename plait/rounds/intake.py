@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from plait.errors import PeerError
 from plait.rounds.answer_log import AnswerLog
-from plait.rounds.buffer import Arrival
 from plait.rounds.dispatch import Answer
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
@@ -21,6 +21,9 @@ from plait.rounds.validate import Expected, UpdateRefused, open_update
 from plait.wire.envelope import Opened
 from plait.wire.messages import UpdateReply, encode_reply
 from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.rounds.buffer import Arrival
 
 
 @dataclass(eq=False)

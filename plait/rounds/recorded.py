@@ -28,7 +28,6 @@ from plait.rounds.events import (
     UpdateReceived,
     UpdateRefused,
 )
-from plait.rounds.step_budget import steps_in
 from plait.rounds.watch import standing_after
 
 
@@ -173,3 +172,10 @@ def _folded_in(events: Sequence[Event]) -> dict[int, list[tuple[int, str]]]:
         if isinstance(event, UpdateReceived) and event.fold is not None:
             found.setdefault(event.fold, []).append((event.round, event.client))
     return found
+
+
+def steps_in(event: RoundStarted | ClientReplaced) -> dict[tuple[int, str], int]:
+    """The steps that clients were asked for, by round and client; none if all were asked for as many."""
+    if isinstance(event, ClientReplaced):
+        return {(event.round, event.by): event.steps} if event.steps else {}
+    return {(event.round, client): number for client, number in (event.steps or {}).items()}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from plait.aggregation import Rule
 from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.config import MOST_STEPS_RATIO
 from plait.rounds.aggregator import Aggregator
-from plait.rounds.buffer import Buffer
 from plait.rounds.downlink import Downlink, gap_of
 from plait.rounds.fold import Folding
 from plait.rounds.norm_bound import NormBound
@@ -21,6 +21,9 @@ from plait.rounds.tracks import Ranks
 from plait.rounds.watch import Watch
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.rounds.buffer import Buffer
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,14 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plait.rounds import events
 from plait.rounds.ledger import Follower
-from plait.rounds.privacy_card import MaskedCard, PrivacyCard
 from plait.rounds.validate import Reason
+
+if TYPE_CHECKING:
+    from plait.rounds.privacy_card import MaskedCard, PrivacyCard
 
 _TIMED = 64
 """Number of recent rounds and evaluations for estimating the remaining time, of recent updates for their staleness."""
@@ -117,8 +120,12 @@ class RunProgress:
             case events.Evaluated():
                 return self._evaluated(event)
             case events.PrivacyStarted() | events.PrivacySpent():
+                from plait.rounds.privacy_card import PrivacyCard
+
                 return replace(self, privacy=PrivacyCard.after(self.privacy, event))
             case events.SumUnmasked():
+                from plait.rounds.privacy_card import MaskedCard
+
                 return replace(self, masked=MaskedCard.after(self.masked, event))
             case events.RunFinished():
                 return replace(self, state=_FINISHED)

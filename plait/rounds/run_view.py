@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.privacy_card import PrivacyCard
+
+if TYPE_CHECKING:
+    from plait.rounds.privacy_card import PrivacyCard
 
 _OF_REGION = "a region's ledger has no rounds; `plait verify` checks it, and the server above has the report"
 
@@ -111,7 +113,10 @@ class RunView:
         if not isinstance(event, events.Resumed):
             self._worked_s += max(0.0, event.time - self.last.time)
         self.last = event
-        self.privacy = PrivacyCard.after(self.privacy, event)
+        if self.privacy or isinstance(event, events.PrivacyStarted):
+            from plait.rounds.privacy_card import PrivacyCard
+
+            self.privacy = PrivacyCard.after(self.privacy, event)
         match event:
             case events.ClientsDescribed(clients=described):
                 for client in described:

@@ -20,6 +20,7 @@ from typing import Self
 
 from plait.config import MOST_STEPS_RATIO as MOST
 from plait.rounds import events
+from plait.rounds.recorded import steps_in
 
 _HALVINGS = 60
 _FEWEST_FIRST = 2
@@ -151,13 +152,6 @@ def budget(local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -
     for client in sorted(wanted, key=lambda name: (steps[name] - wanted[name], name))[:left]:
         steps[client] = min(steps[client] + 1, MOST * local_steps)
     return Budget(local_steps, high, paces, {client: steps.get(client, first) for client in cohort})
-
-
-def steps_in(event: events.RoundStarted | events.ClientReplaced) -> dict[tuple[int, str], int]:
-    """The steps that clients were asked for, by round and client; none if all were asked for as many."""
-    if isinstance(event, events.ClientReplaced):
-        return {(event.round, event.by): event.steps} if event.steps else {}
-    return {(event.round, client): number for client, number in (event.steps or {}).items()}
 
 
 def normalised(steps: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, float]:

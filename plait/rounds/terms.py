@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from plait.adapters import AdapterSpec
 from plait.errors import PolicyError
-from plait.policy import Policy
 from plait.rounds.memory import Memory
 from plait.rounds.task_settings import TaskSettings
 from plait.wire.envelope import Header
 from plait.wire.messages import CoreTask, DescribeTask, EvaluateTask, TrainTask
 from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.policy import Policy
 
 _ASKED = "asked"
 # Rounds whose broadcasts are remembered: a server goes back by one at most.

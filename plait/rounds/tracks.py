@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from plait.adapters import AdapterSpec, AdapterState
-from plait.aggregation import Geometry, Resizing, fitted
+from plait.aggregation import Geometry, Resizing
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,10 @@ class Ranks:
     def resized(self, master: AdapterState, track: int) -> AdapterState:
         """The adapter of a track's clients when the server holds `master`."""
         target = self.adapters[track]
+        if target is self.master:
+            return master
+        from plait.aggregation.projection import fitted
+
         return fitted(
             master,
             source=self.master.geometry,

@@ -13,7 +13,6 @@ import numpy as np
 
 from plait.adapters import AdapterState, Layout, add
 from plait.errors import PeerError
-from plait.trust.keys import verify
 from plait.wire.codecs import SUM
 from plait.wire.envelope import CLIENTS, EPSILON, Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
@@ -236,6 +235,8 @@ def _check_signature(received: Received, expected: Expected) -> None:
         raise UpdateRefused(
             Reason.SIGNATURE, f"update of {expected.client!r} is not signed, expected its key's signature"
         )
+    from plait.trust.keys import verify
+
     if not verify(expected.public_key, received.signature, received.signed):
         raise UpdateRefused(Reason.SIGNATURE, f"signature on the update of {expected.client!r} is not its key's")
 

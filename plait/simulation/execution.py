@@ -6,6 +6,7 @@ What is shown is read from the ledger (`plait.progress`). Sets no signal handler
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,27 +15,21 @@ from plait.adapters import Task
 from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
-from plait.federation import run_federation
+from plait.federation import beginning_of, run_federation
 from plait.progress import say, status, watch
 from plait.rounds.ledger import OnEvent, read_events
-from plait.rounds.named_callbacks import heard
 from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.starting_point import StartingPoint
 from plait.rounds.stop import StopRequest
 from plait.run import Run, resolve
 from plait.settle import settle, settle_on_data
-from plait.simulation.fleet import load_fleet
 from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
-from plait.simulation.references import add_references
 from plait.simulation.simulation import Simulation
-from plait.simulation.workers import check_parts
-from plait.stacking import starting_point_of
 from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
-from plait.training.four_bits import check_four_bits
 from plait.training.objectives import SFT
 from plait.wire.decoded import DECODED
 
@@ -74,6 +69,8 @@ def prepare(
     devices = choose_devices(settings.device, settings.dtype)
     settled = settle(settings)
     if settled.method.quantised:
+        from plait.training.four_bits import check_four_bits
+
         for each in devices:
             check_four_bits(each.device.type)
 
@@ -92,8 +89,12 @@ def prepare(
     with status(f"looking for base {settings.base}", quiet=quiet):
         run = resolve(settled, progress=progress)
     if settings.has_several_devices:
+        from plait.simulation.workers import check_parts
+
         check_parts(run)
     if settings.fleet:
+        from plait.simulation.fleet import load_fleet
+
         fleet = load_fleet(settings.fleet, base_parameters=run.base_parameters)
         run = replace(run, settled=replace(run.settled, fleet=fleet))
     return run, data
@@ -123,7 +124,7 @@ def begin(run: Run, *, quiet: bool) -> StartingPoint:
     Raises:
         PlaitError: the adapters that the run names cannot be begun with.
     """
-    start = starting_point_of(run)
+    start = beginning_of(run)
     if start.lost > _WORTH_TELLING:
         say(f"rank {run.config.rank} loses {start.lost:.1%} of the given adapters", quiet=quiet)
     return start
@@ -158,7 +159,13 @@ def execute(
     config, stop = run.config, stop or StopRequest()
     stop.heeded = True
     try:
-        with heard(config.callbacks, directory, stop, on_event) as hear, DECODED.kept():
+        with ExitStack() as held:
+            held.enter_context(DECODED.kept())
+            hear = on_event
+            if config.callbacks:
+                from plait.rounds.named_callbacks import heard
+
+                hear = held.enter_context(heard(config.callbacks, directory, stop, on_event))
             if not (directory.has_started and is_finished(read_events(directory.ledger))):
                 with watch(
                     directory.ledger,
@@ -178,6 +185,8 @@ def execute(
                     )
             simulation.close()
             if config.references:
+                from plait.simulation.references import add_references
+
                 if loaded:
                     loaded.close()  # the baselines have the devices to themselves
                 with status(f"training the baselines: {', '.join(config.references)}", quiet=quiet) as update:

@@ -11,16 +11,18 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from plait.adapters import Task
-from plait.child import Child
 from plait.data import Dataset, Progress, Record, RecordKind, as_dataset, cache_directory
 from plait.run import Run
 from plait.simulation.remembered import RememberedLosses
 from plait.training.examples import Example, Tokenizer, tokenise
 from plait.training.objectives import SFT
 from plait.training.resident import ResidentBase
+
+if TYPE_CHECKING:
+    from plait.child import Child
 
 K = TypeVar("K")
 V = TypeVar("V")

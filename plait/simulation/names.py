@@ -22,13 +22,10 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     from plait.choice import split_choices
     from plait.data import check_data_name
     from plait.flower.rule_table import ALL_RULES
-    from plait.rounds.named_callbacks import callback_named
-    from plait.simulation.fleet import load_fleet
     from plait.simulation.scheme import parse_partition
     from plait.training.bases import check_base_name
     from plait.training.local_loss import check_loss_name
     from plait.training.objectives import objective_named
-    from plait.training.reward import reward_named
     from plait.wire.codecs import codec_for
 
     if runs:
@@ -38,14 +35,20 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     method_named(settings.method)
     codec_for(settings.wire)
     if settings.fleet:
+        from plait.simulation.fleet import load_fleet
+
         load_fleet(settings.fleet, base_parameters=1)  # profiles' speeds follow once the base is known
     if settings.partition:
         parse_partition(settings.partition)
     for text in split_choices(settings.callbacks) if runs else ():
+        from plait.rounds.named_callbacks import callback_named
+
         callback_named(text)
     check_loss_name(settings.loss)
     objective_named(settings.objective)
     if settings.rewarded:
+        from plait.training.reward import reward_named
+
         reward_named(settings.rewarded.reward)
     rule_named(settings.rule, ALL_RULES)
     if settings.server_optimizer != "auto":

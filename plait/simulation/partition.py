@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from plait.data import Dataset, Record, RecordKind
 from plait.errors import ConfigError, did_you_mean
 from plait.plugins import located_errors
-from plait.simulation.clusters import k_means
 from plait.simulation.held_out import held_out_by_share, held_out_by_value
 from plait.simulation.scheme import Groups, Scheme
 from plait.trust.names import MAX_NAME_BYTES, is_client_name, nearest_name
@@ -198,6 +197,8 @@ def _groups(
             raise ConfigError(f"partition is '{scheme}' and there is no encoder, expected one to embed the texts with")
         vectors = embed([record.content for record in dataset.records])
         count = min(max(_MIN_CLUSTERS, clients), len(dataset.records))
+        from plait.simulation.clusters import k_means
+
         return k_means(vectors, count, _generator(seed, "clusters")), ()
     if scheme.kind.groups is Groups.LABELS:
         if dataset.kind is not RecordKind.LABEL:

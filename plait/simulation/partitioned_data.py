@@ -16,7 +16,6 @@ from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare, Partition, partition
 from plait.simulation.scheme import SCHEMES, Groups, Scheme, default_scheme, likely_clients, parse_partition
 from plait.training.bases import Progress
-from plait.training.embeddings import minilm_embedder
 
 # Clients that a column names, where the user does not say how many take part.
 _MOST_NAMED = 32
@@ -156,7 +155,11 @@ def load_partitioned(
         if "," in label:
             raise DataError(f"label {label!r} of {dataset.name} has a comma in it, expected a name without one")
     scheme = parse_partition(config.partition) if config.partition else default_scheme(dataset)
-    embed = minilm_embedder(progress) if scheme.kind.groups is Groups.CLUSTERS else None
+    embed = None
+    if scheme.kind.groups is Groups.CLUSTERS:
+        from plait.training.embeddings import minilm_embedder
+
+        embed = minilm_embedder(progress)
     parts = partition(dataset, scheme, clients=_clients(config, dataset, scheme), seed=config.seed, embed=embed)
     count = len(parts.shares)
     notes = [f"partition {scheme} over {count:,} client{'' if count == 1 else 's'}"]

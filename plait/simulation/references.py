@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from plait.federation import check_data
+from plait.federation import beginning_of, check_data
 from plait.rounds.evaluation import mean_loss
 from plait.rounds.events import Reference
 from plait.rounds.ledger import Ledger, OnEvent, read_events
@@ -15,7 +15,6 @@ from plait.rounds.starting_point import starting_state
 from plait.rounds.stop import StopRequest
 from plait.run import Run
 from plait.simulation.simulation import Simulation
-from plait.stacking import starting_point_of
 from plait.training.reference import Reference as Trained
 from plait.training.reference import train_reference
 
@@ -55,7 +54,7 @@ def add_references(
     missing = [kind for kind in config.references if kind not in there]
     if not missing:
         return
-    state = starting_state(initial_state(bytes(16), run.ranks), starting_point_of(run), run.ranks, run.base_fingerprint)
+    state = starting_state(initial_state(bytes(16), run.ranks), beginning_of(run), run.ranks, run.base_fingerprint)
     took_part = Recorded.of(events).clients
     named = ((simulation.name(index), index) for index in range(config.clients))
     clients = {name: simulation.model(index) for name, index in named if name in took_part}

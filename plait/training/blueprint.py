@@ -43,7 +43,7 @@ from plait.adapters.methods import (
     method_named,
 )
 from plait.adapters.module_names import matches, unescaped
-from plait.aggregation import Resizing, fitted, geometry_of
+from plait.aggregation import Resizing, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.machine import give_back_memory
 from plait.training.adapter_size import check_size
@@ -345,6 +345,8 @@ def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
     own = _drawn(config, request, peft_config, weights)
     if request.init_rank in (0, own.spec.rank):
         return own
+    from plait.aggregation.projection import fitted
+
     wider = copy.deepcopy(peft_config)
     wider.r = request.init_rank  # pyright: ignore[reportAttributeAccessIssue]
     drawn = _drawn(config, request, wider, weights)

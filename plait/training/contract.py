@@ -9,8 +9,7 @@ import torch
 from plait.contract import BrokenError, Check, NotClaimedError
 from plait.errors import PartError
 from plait.training.local_loss import LocalAdapter, LocalLoss
-from plait.training.objectives import Objective, Sides
-from plait.training.objectives.objective import Reply
+from plait.training.objectives.objective import Objective, Reply, Sides
 from plait.training.reward import Reward, value_of
 
 _LABELS, _WORDS = 12, 20

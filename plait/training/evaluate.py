@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from plait.adapters import AdapterState, PeftAdapter, Task
 from plait.data import Dataset, RecordKind
 from plait.errors import BaseMismatchError, ConfigError, DataError
 from plait.rounds.evaluation import ClientLoss, SequenceLosses
 from plait.training.bases import LocatedBase
+from plait.training.conversations import single_replies
 from plait.training.device import Compute
-from plait.training.examples import Split, single_replies, spread, tokenise
-from plait.training.objectives import GRPO, SFT, objective_named
+from plait.training.examples import Split, spread, tokenise
+from plait.training.objectives import SFT, is_rewarded, objective_named
 from plait.training.preferences import References
 from plait.training.resident import ResidentBase
 from plait.training.trainer import measure_losses
+
+if TYPE_CHECKING:
+    from plait.training.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,9 @@ def evaluate_adapter(
     if not examples:
         raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
     chosen = spread(examples, max_sequences, by_label=spec.task is Task.CLASSIFICATION)
-    judged = objective_named(objective)
-    if isinstance(judged, GRPO):
+    if is_rewarded(objective):
         raise ConfigError(f"objective is '{objective}', which is measured in a run alone, expected one of preferences")
+    judged = cast("Objective | None", objective_named(objective))
     if judged and judged.takes_one_reply:
         chosen = single_replies(Split((), chosen)).held_out
     references = References()

@@ -23,7 +23,7 @@ from plait.adapters.fingerprint import StoredTensor, stored_tensors
 from plait.training.blueprint import AUTO_CLASSES, load_base
 from plait.training.device import Compute
 from plait.training.fused.few_bits import Q5_0, Q8_0, NormalFloat, Rows, eight_bits, five_bits
-from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
+from plait.training.fused.few_bits_layers import FewBitsEmbedding, FewBitsLinear
 from plait.training.gguf_rows import gguf_rows
 from plait.training.heads import is_saved
 

@@ -26,9 +26,10 @@ from plait.adapters.strict_json import shown
 from plait.data.cache import cache_directory
 from plait.errors import DataError, MachineError
 from plait.files import directory_written_aside, is_ours, make_private_directory
+from plait.training.gguf_beside import gguf_beside
 from plait.training.gguf_config import config_of_gguf, is_setting
 from plait.training.gguf_header import GgufTensor, read_gguf_header
-from plait.training.gguf_rows import FILE, in_transformers_order, turned_heads
+from plait.training.gguf_rows import in_transformers_order, turned_heads
 
 _PIECE = 1 << 22  # values that are computed at once
 _DIGITS = 16
@@ -73,7 +74,7 @@ def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
     with directory_written_aside(target) as folder:
         write_base(path, folder)
         # A base in few bits need not round them again.
-        shutil.copyfile(path, folder / FILE)
+        shutil.copyfile(path, gguf_beside(folder))
     return target
 
 

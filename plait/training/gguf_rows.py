@@ -18,12 +18,9 @@ from transformers import PretrainedConfig
 
 from plait.errors import DataError
 from plait.training.fused.few_bits import FORMATS, Format, Rows
+from plait.training.gguf_beside import EMBEDDING, HEAD, gguf_beside
 from plait.training.gguf_header import GgufTensor, read_gguf_header
 
-FILE = "model.gguf"
-"""Its name beside the safetensors."""
-EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
-"""transformers' names of the tables."""
 _TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
 
 
@@ -37,7 +34,7 @@ def gguf_rows(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -> 
         config: of the base.
         dtype: of the values to compute with.
     """
-    path = directory / FILE
+    path = gguf_beside(directory)
     try:
         return _read(path, config, dtype) if path.is_file() else {}
     except _DAMAGED:
@@ -57,7 +54,7 @@ def in_transformers_order(held: NDArray[np.uint8], heads: int) -> NDArray[np.uin
 
 def gguf_sizes(directory: Path, config: PretrainedConfig) -> Mapping[str, tuple[int, int]]:
     """Of all that `gguf_rows` would find, how many values it has and how many bytes they take."""
-    path = directory / FILE
+    path = gguf_beside(directory)
     try:
         found = _matrices(path, config) if path.is_file() else ()
         return {each.own: (each.tensor.size, each.tensor.nbytes) for each in found}

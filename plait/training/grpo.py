@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
@@ -23,17 +23,20 @@ from plait.errors import ConfigError, MachineError
 from plait.training.device import Compute, device_of
 from plait.training.examples import IGNORED, Example, Tokenizer
 from plait.training.grader import Grader, prompt_tokens
+from plait.training.learner import LocalTraining
+from plait.training.lesson import CrossEntropy, StepLoss, Taught
 from plait.training.losses import BatchLoss
+from plait.training.objectives import objective_named
 from plait.training.objectives.grpo import GRPO
 from plait.training.preferences import without_adapter
-from plait.training.replicas import at_once, deal
-from plait.training.serving.engine import Engine, Finish, Generation, Limits, Piece, ResidentModel, context_of
+from plait.training.replicas import Replica, at_once, deal
+from plait.training.sampling_limits import ROWS, Limits
+from plait.training.serving.engine import Engine, Finish, Generation, Piece, ResidentModel, context_of
 from plait.training.serving.sampling import Sampling
 from plait.training.step_memory import StepMemory
+from plait.wire.settings import Settings
 
 _TASK = Task.CAUSAL_LM
-ROWS = 64
-"""Texts that grow side by side: more wait for their turn."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class GroupLoss:
 
     is_sum = True
     """Whether the loss of several prompts is the sum of theirs."""
+    reported = None
 
     def __init__(
         self,
@@ -108,10 +112,6 @@ class GroupLoss:
     def recomputes(self) -> bool:
         """Whether blocks can be computed twice instead of kept."""
         return self._losses.recomputes
-
-    def is_new(self, step: int) -> bool:
-        """Whether a step has completions of its own."""
-        return step % self._objective.num_iterations == 0
 
     def on(self, model: torch.nn.Module) -> GroupLoss:
         """The same on a replica of the model; it shares what is sampled."""
@@ -182,6 +182,73 @@ class GroupLoss:
                 group.reference = -base.by_token(group.completions)[0]
         reference = None if group.reference is None else group.reference.to(now.device)
         return self._objective.loss(now, before, reference, advantages, counts)
+
+
+class RewardLesson(CrossEntropy):
+    """The lesson of a reward: completions are sampled before a step, and their group's loss is minimised."""
+
+    without_dropout = True
+    in_whole = True  # one prompt's completions are sequences enough for a pass
+    is_limited = False
+
+    def __init__(self, taught: Taught) -> None:
+        super().__init__(taught)
+        self._objective = cast("GRPO", objective_named(taught.settings.objective))
+        self._grader = grader_of(taught.settings, taught.tokenizer)
+        self._first: GroupLoss | None = None
+        self._mean_reward = 0.0
+
+    def loss(self, replica: Replica) -> StepLoss:
+        """The groups'; replicas share what is sampled."""
+        taught = self._taught
+        if self._first is not None:
+            return self._first.on(replica.model)
+        self._first = GroupLoss(
+            replica.model,
+            self._objective,
+            self._grader,
+            drawing_of(taught.settings),
+            pad_token=taught.pad_token,
+            seed=taught.settings.seed,
+            memory=taught.memory,
+        )
+        return self._first
+
+    def draws(self, step: int) -> bool:
+        """Whether a step has completions of its own."""
+        return step % self._objective.num_iterations == 0
+
+    def begin(self, batches: Sequence[Sequence[Example]], step: int, others: Sequence[torch.nn.Module]) -> None:
+        """Sample completions."""
+        if self._first is not None:
+            self._mean_reward = self._first.sample(batches, step, others)
+
+    def said(self, loss: float) -> float:
+        """Minus the mean reward: what is minimised says nothing, for advantages are centred."""
+        del loss
+        return 0.0 - self._mean_reward
+
+    def finished(self, done: LocalTraining) -> LocalTraining:
+        """With the mean reward, and how many completions had none."""
+        self._grader.check()
+        reward = self._first.mean_reward if self._first else 0.0
+        return replace(done, report=replace(done.report, reward=reward, refused_completions=self._grader.refused))
+
+
+def drawing_of(settings: Settings) -> Drawing:
+    """How a run's completions are sampled."""
+    return Drawing(settings.group_size, settings.max_completion_tokens, settings.seq_len, settings.temperature)
+
+
+def grader_of(settings: Settings, tokenizer: Tokenizer | None) -> Grader:
+    """The run's reward at work.
+
+    Raises:
+        ConfigError: nobody here allowed to import it, or it is no reward.
+    """
+    if tokenizer is None:
+        raise ValueError("a reward reads text, so a tokenizer is needed")
+    return Grader.named(settings.reward, tokenizer)
 
 
 def rewards_of(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypedDict, cast
 
 import torch
 from peft import PeftModel
@@ -27,31 +27,25 @@ from plait.rounds.local_channel import train_each
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
-from plait.training.cohort import train_cohort
-from plait.training.examples import Example, Split, Tokenizer, digest_of, single_replies, split_examples, tokenise
-from plait.training.grader import Grader
-from plait.training.grpo import Drawing
+from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs, order
 from plait.training.local_loss import CROSS_ENTROPY
-from plait.training.objectives import GRPO, SFT, Objective, objective_named
-from plait.training.preferences import References
-from plait.training.private_steps import train_privately
+from plait.training.objectives import SFT, objective_named
 from plait.training.replicas import Replica
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
-from plait.training.step_extra import StepExtra
 from plait.training.step_memory import within_memory
-from plait.training.trainer import (
-    drawing_of,
-    grader_of,
-    measure_losses,
-    only_trained,
-    train_steps,
-    trained_parameters,
-)
+from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
 
+if TYPE_CHECKING:
+    from plait.training.grader import Grader
+    from plait.training.grpo import Drawing
+    from plait.training.objectives.objective import Objective
+    from plait.training.preferences import References
+    from plait.training.step_extra import StepExtra
+
 # A user's own local trainer: trains the model's adapter in place (see bridge.py).
-OwnTrainer = Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepExtra], StepReport]
+OwnTrainer: TypeAlias = "Callable[[PeftModel, Tokenizer, Sequence[Example], Settings, StepExtra], StepReport]"
 
 # The losses by the inputs that determine them: remembered, or measured now.
 Recall = Callable[[Sequence[bytes], Callable[[], SequenceLosses]], SequenceLosses]
@@ -61,6 +55,7 @@ class _Judging(TypedDict, total=False):
     """By what held-out data are judged, as `measure_losses` takes it."""
 
     objective: Objective | None
+    references: References
     rewarded: tuple[Grader, Drawing]
 
 
@@ -113,7 +108,7 @@ class PeftLocalModel:
     def __post_init__(self) -> None:
         self._split: Split | None = None
         self._split_for: tuple[object, ...] = ()
-        self._references = References()
+        self._references: References | None = None
 
     @property
     def base_fingerprint(self) -> bytes:
@@ -188,20 +183,26 @@ class PeftLocalModel:
             pad_token=self.base.pad_token,
             batch_size=settings.batch_size,
             memory=self.base.step_memory,
-            references=self.references,
             others=others,
             **self._judging(settings),
         )
 
     def _judging(self, settings: Settings) -> _Judging:
-        objective = objective_named(settings.objective)
-        if isinstance(objective, GRPO):
+        if settings.objective == SFT:
+            return {}
+        if settings.reward:
+            from plait.training.grpo import drawing_of, grader_of
+
             return {"rewarded": (grader_of(settings, self.base.tokenizer), drawing_of(settings))}
-        return {"objective": objective}
+        objective = cast("Objective", objective_named(settings.objective))
+        return {"objective": objective, "references": self.references}
 
     @property
     def references(self) -> References:
         """What the base, as it stands, says of this client's preferences."""
+        from plait.training.preferences import References
+
+        self._references = self._references or References()
         self._references.stand_on(self.base.moved)
         return self._references
 
@@ -237,9 +238,12 @@ class PeftLocalModel:
             is_packed = self.kind is RecordKind.TEXT and not settings.records_are_private
             records = len(every) if is_packed else len(self.records) + len(self.held_out)
             split = replace(split, cut=sum(each.is_cut for each in every), left_out=records - len(every))
-            objective = objective_named(settings.objective)
-            takes_one = objective is not None and not isinstance(objective, GRPO) and objective.takes_one_reply
-            self._split = single_replies(split) if takes_one else split
+            takes_one = getattr(objective_named(settings.objective), "takes_one_reply", False)
+            if takes_one:
+                from plait.training.conversations import single_replies
+
+                split = single_replies(split)
+            self._split = split
             self._split_for = wanted
         return self._split
 
@@ -277,12 +281,16 @@ class PeftLocalModel:
         others = [Replica(other, adapter_parameters(other, spec.layout)) for other in rest]
         split = self.split(spec, settings)
         if job.charge:
+            from plait.training.private_steps import train_privately
+
             done = train_privately(
                 model, parameters, self.inputs(job), job.charge, task=spec.task, pad_token=self.base.pad_token,
                 memory=self.base.step_memory, others=others,
             )  # fmt: skip
             return _learned(job, done)
         if self.own_trainer is not None:
+            from plait.training.step_extra import StepExtra
+
             trained = trained_parameters(model, parameters, settings.trained)
             extra = StepExtra.of(parameters, trained, settings, job.carried.drift, job.carried.slope)
             with only_trained(parameters, trained):
@@ -297,7 +305,7 @@ class PeftLocalModel:
             task=spec.task,
             pad_token=self.base.pad_token,
             carried=job.carried,
-            references=self.references,
+            references=None if settings.objective == SFT else self.references,
             tokenizer=self.base.tokenizer,
             memory=self.base.step_memory,
             others=others,
@@ -312,6 +320,8 @@ class PeftLocalModel:
 
     def train_together(self, jobs: Sequence[TrainJob], all_inputs: Sequence[TrainingInputs]) -> list[Trained] | None:
         """Do several jobs of one kinship at once; None where they can only be done alone."""
+        from plait.training.cohort import train_cohort
+
         first = jobs[0]
         self.base.plan_steps(first.spec, first.settings, together=len(jobs))
         self.base.stand_on(first.base, geometry_of(first.spec))

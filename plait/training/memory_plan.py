@@ -21,15 +21,13 @@ from transformers import PretrainedConfig
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
 from plait.choice import parse_choice
+from plait.training.fused.block_size import Q5_0, Q8_0, BlockSize
 from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
-from plait.training.fused.few_bits import Q5_0, Q8_0, Format
-from plait.training.gguf_rows import EMBEDDING, HEAD, gguf_sizes
-from plait.training.grpo import ROWS
+from plait.training.gguf_beside import EMBEDDING, HEAD, gguf_beside
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.loss_terms import terms_of
-from plait.training.objectives import OBJECTIVES, SFT, SUMS
-from plait.training.serving.cache import COLUMNS_AT_FIRST
-from plait.training.serving.engine import Limits
+from plait.training.objectives import OBJECTIVES, SFT
+from plait.training.sampling_limits import COLUMNS_AT_FIRST, ROWS, Limits
 from plait.wire.settings import Settings
 
 SLACK = 1.07
@@ -152,7 +150,7 @@ def _undivided(settings: Settings, together: int) -> int:
     if settings.reward:
         return settings.group_size
     if settings.objective != SFT:
-        is_sum = isinstance(OBJECTIVES.get(parse_choice(settings.objective)[0]), SUMS)
+        is_sum = getattr(OBJECTIVES.get(parse_choice(settings.objective)[0]), "is_sum", False)
         return 2 * (1 if is_sum else settings.batch_size)  # both replies
     is_divided = together == 1 and settings.loss == CROSS_ENTROPY and not settings.records_are_private
     return 1 if is_divided else together * settings.batch_size
@@ -309,7 +307,11 @@ def size_of(
     )
     if not on_cpu:
         return size
-    stored = gguf_sizes(directory, config) if directory else {}
+    stored: Mapping[str, tuple[int, int]] = {}
+    if directory and gguf_beside(directory).is_file():
+        from plait.training.gguf_rows import gguf_sizes
+
+        stored = gguf_sizes(directory, config)
     return replace(
         size,
         cpu=_in_few_bits(size, stored, table=Q5_0),
@@ -318,7 +320,7 @@ def size_of(
 
 
 def _in_few_bits(
-    size: ModelSize, stored: Mapping[str, tuple[int, int]], *, table: Format, blocks: Format | None = None
+    size: ModelSize, stored: Mapping[str, tuple[int, int]], *, table: BlockSize, blocks: BlockSize | None = None
 ) -> FewBits:
     """What the base takes on a CPU.
 

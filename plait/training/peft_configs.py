@@ -9,12 +9,9 @@ from collections.abc import Mapping
 from peft import PeftConfig, TaskType
 
 from plait.adapters import Json, Task
+from plait.adapters.bottleneck import PEFT_TYPE
 from plait.adapters.methods import AdapterRequest, BaseModules, check_options
 from plait.adapters.module_names import escaped
-from plait.training.bottleneck import register
-
-# Bottleneck adapters are a method of plait's own.
-register()
 
 PATTERN_KEYS = ("rank_pattern", "alpha_pattern", "layers_pattern")
 """Keys in which PEFT reads a module's name as a regular expression."""
@@ -53,6 +50,10 @@ def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
 
 
 def _config(**settings: object) -> PeftConfig:
+    if settings["peft_type"] == PEFT_TYPE:
+        from plait.training.bottleneck import register
+
+        register()
     with warnings.catch_warnings():
         # As `Method.kept` says for VeRA: its matrices come from a seed.
         warnings.simplefilter("ignore")

@@ -8,7 +8,6 @@ them (`learner`). Only for bases and adapters whose memory is predicted (`memory
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,7 +16,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from plait.training.device import memory_for_steps
 from plait.training.memory_plan import (
     SLACK,
     FewBits,
@@ -87,17 +85,6 @@ def place(
         return None
     blocks = blocks_over(size, seq_len=seq_len, budgets=budgets)
     return None if blocks is None else Placement(tuple(devices), blocks, size.tied)
-
-
-def budgets_of(devices: Sequence[torch.device], limit_bytes: int) -> tuple[int, ...]:
-    """Memory in bytes that a step may use of each device, what it already has included; 0 where it is unknown.
-
-    Args:
-        devices: one that is there several times is divided.
-        limit_bytes: of each device; 0 for none.
-    """
-    counts = Counter(devices)
-    return tuple(memory_for_steps(device, limit_bytes) // counts[device] for device in devices)
 
 
 def blocks_over(size: ModelSize, *, seq_len: int, budgets: Sequence[int]) -> tuple[int, ...] | None:

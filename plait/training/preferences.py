@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -21,9 +22,11 @@ from plait.errors import PartError
 from plait.plugins import located_errors
 from plait.training.device import device_of
 from plait.training.examples import Example
+from plait.training.lesson import CrossEntropy, StepLoss, Taught
 from plait.training.losses import BatchLoss, count_labels
-from plait.training.objectives import SUMS, Objective, Sides
-from plait.training.objectives.objective import Reply
+from plait.training.objectives import objective_named
+from plait.training.objectives.objective import Objective, Reply, Sides
+from plait.training.replicas import Replica, deal, over
 from plait.training.step_memory import StepMemory, is_out_of_memory
 
 _SIDES = 3
@@ -71,6 +74,29 @@ class References:
                 check_abandoned()
 
 
+class PreferenceLesson(CrossEntropy):
+    """The lesson of an objective of preferences."""
+
+    def __init__(self, taught: Taught) -> None:
+        super().__init__(taught)
+        self._objective = cast("Objective", objective_named(taught.settings.objective))
+        self._references = taught.references or References()
+
+    def prepare(self, replicas: Sequence[Replica], visited: Callable[[], Sequence[Example]]) -> None:
+        """What the base says of the examples, where the objective compares with it."""
+        if self._objective.needs_reference:
+            learn = deal(visited(), len(replicas), size=lambda example: len(example.tokens))
+            pad_token = self._taught.pad_token
+            over(replicas, lambda own, part: self._references.learn(own.model, part, pad_token=pad_token), learn)
+
+    def loss(self, replica: Replica) -> StepLoss:
+        """The objective's."""
+        taught = self._taught
+        return PreferenceLoss(
+            replica.model, self._objective, self._references, pad_token=taught.pad_token, memory=taught.memory
+        )
+
+
 class PreferenceLoss:
     """An objective's loss of a batch, in the place of `BatchLoss`.
 
@@ -95,10 +121,12 @@ class PreferenceLoss:
         self._objective, self._references = objective, references
         self._device = device_of(model)
 
+    reported = None
+
     @property
     def is_sum(self) -> bool:
         """Whether the loss of a batch is the sum of those of its parts."""
-        return type(self._objective) in SUMS
+        return bool(getattr(self._objective, "is_sum", False))
 
     @property
     def recomputes(self) -> bool:

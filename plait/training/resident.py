@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -35,10 +35,8 @@ from plait.training.blueprint import (
     load_base,
     read_base_config,
 )
-from plait.training.device import Compute, has_memory_of_its_own
+from plait.training.device import Compute, budgets_of, has_memory_of_its_own
 from plait.training.examples import Tokenizer
-from plait.training.few_bits_base import load_in_few_bits
-from plait.training.four_bits import check_four_bits, four_bits, keep_trainable
 from plait.training.fused.packed import without_values
 from plait.training.fused.trellis import search_in_compiled_code
 from plait.training.heads import is_saved, silence
@@ -55,9 +53,11 @@ from plait.training.memory_plan import (
 from plait.training.moved_base import move_weights
 from plait.training.objectives import SFT
 from plait.training.peft_configs import peft_config_of
-from plait.training.placement import Placement, budgets_of, move_between, place, plan_over
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.training.placement import Placement
 
 # Clients of several ranks alternate.
 _BLUEPRINTS_KEPT = 8
@@ -147,6 +147,8 @@ class ResidentBase:
             size = self._size(config, spec, training, self._seq_len)
         if size is None or not all(self.budgets):
             return None
+        from plait.training.placement import place
+
         host = all(map(has_memory_of_its_own, self.devices))
         how = partial(place, devices=self.devices, seq_len=self._seq_len, budgets=self.budgets, host_has_room=host)
         return how(size) or how(over_one_sequence(size))
@@ -192,6 +194,8 @@ class ResidentBase:
         if spec_text not in self._blueprints:
             request = parse_spec(spec_text)
             if is_quantised(request.method):
+                from plait.training.four_bits import check_four_bits
+
                 check_four_bits(self.compute.device.type)
             config = read_base_config(self.directory, request.task, request.labels)
             while len(self._blueprints) >= _BLUEPRINTS_KEPT:
@@ -294,6 +298,8 @@ class ResidentBase:
 
         def planned(size: ModelSize, batch: int) -> StepPlan:
             if placement:
+                from plait.training.placement import plan_over
+
                 return plan_over(size, placement.blocks, batch=batch, seq_len=settings.seq_len, budgets=budgets)
             return plan_step(size, batch=batch, seq_len=settings.seq_len, budgets=budgets, host_has_room=host)
 
@@ -385,6 +391,8 @@ class ResidentBase:
             config.pad_token_id = self.pad_token
         in_eight = self.compute.eight_bits and not is_quantised(spec.method)
         if in_eight or (is_quantised(spec.method) and self.compute.device.type == "cpu"):
+            from plait.training.few_bits_base import load_in_few_bits
+
             keep_freed_memory()
             attention = self.compute.attention(self._seq_len)
             return load_in_few_bits(
@@ -399,6 +407,8 @@ class ResidentBase:
             )
         quantised = {}
         if is_quantised(spec.method):
+            from plait.training.four_bits import four_bits
+
             quantised = four_bits(self.compute, whole=heads)
         # Straight to the device: main memory never holds a second copy, and on a Jetson both are the same memory.
         placed = {} if quantised or self.compute.device.type == "cpu" else {"device_map": {"": self.compute.device}}
@@ -415,12 +425,16 @@ class ResidentBase:
                 **(quantised | placed),
             )
             if placement:
+                from plait.training.placement import move_between
+
                 # `fused` moves activations itself, and takes no modules with accelerate's hooks.
                 remove_hook_from_module(model, recurse=True)
                 move_between(model, placement)
             if self.compute.device.type == "cpu":
                 keep_freed_memory()
             if quantised:
+                from plait.training.four_bits import keep_trainable
+
                 # bitsandbytes has already placed it.
                 keep_trainable(model)
             if quantised or placement:

@@ -9,10 +9,10 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -24,19 +24,19 @@ from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import NOTHING, Carried
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, digest_of
-from plait.training.grader import Grader
-from plait.training.grpo import Drawing, GroupLoss, rewards_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, order
-from plait.training.local_loss import loss_named
+from plait.training.lesson import StepLoss, Taught, lesson_of
 from plait.training.loss_scale import LossScale
-from plait.training.losses import BatchLoss, ChosenLoss, class_logits, count_labels
-from plait.training.objectives import GRPO, Objective, objective_named
-from plait.training.preferences import PreferenceLoss, References
+from plait.training.losses import BatchLoss, class_logits, count_labels
 from plait.training.replicas import Replica, at_once, cards, deal, follow, over, seed, summed_gradients
 from plait.training.step_memory import StepMemory, within_memory
 from plait.wire.settings import Settings
 
-StepLoss = BatchLoss | ChosenLoss | PreferenceLoss | GroupLoss
+if TYPE_CHECKING:
+    from plait.training.grader import Grader
+    from plait.training.grpo import Drawing
+    from plait.training.objectives.objective import Objective
+    from plait.training.preferences import References
 
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
 _SIDE = re.compile(r"\.lora_(?:embedding_)?([AB])(?=\.|$)")
@@ -97,37 +97,24 @@ def train_steps(
         task=task,
         devices=[parameter.device for parameter in parameters],
     )
-    objective = objective_named(settings.objective)
-    references = references or References()
     memory = memory or StepMemory()
     replicas = [Replica(model, parameters), *others]
-    grader = None
-    if isinstance(objective, GRPO):
-        grader = grader_of(settings, tokenizer)
-    elif objective and objective.needs_reference:
+    lesson = lesson_of(Taught(settings, start, task, pad_token, memory, tokenizer, references))
+
+    def visited() -> list[Example]:
         visits = settings.steps_taken * inputs.examples_a_step
-        visited = islice(order(examples, settings.seed, task), min(visits, len(examples)))
-        learn = deal([examples[index] for index in visited], len(replicas), size=_tokens)
-        over(replicas, lambda own, part: references.learn(own.model, part, pad_token=pad_token), learn)
+        first = islice(order(examples, settings.seed, task), min(visits, len(examples)))
+        return [examples[index] for index in first]
+
+    lesson.prepare(replicas, visited)
     losses: list[StepLoss] = []
     for replica in replicas:
-        replica.model.train(grader is None)
-        losses.append(
-            _loss_of(
-                replica,
-                settings,
-                start=start,
-                task=task,
-                pad_token=pad_token,
-                references=references,
-                memory=memory,
-                grader=grader,
-                first=losses[0] if losses else None,
-            )
-        )
-    group_loss = losses[0] if isinstance(losses[0], GroupLoss) else None
+        replica.model.train(not lesson.without_dropout)
+        losses.append(lesson.loss(replica))
+    is_cut = losses[0].is_sum and not lesson.in_whole
+    size = settings.batch_size if is_cut else 0
     batches: list[list[Example]] = []
-    counted, mean_reward = 1, 0.0
+    counted = 1
     scale = LossScale.of(model.parameters())
     with ExitStack() as held:
         for replica in replicas:
@@ -136,25 +123,26 @@ def train_steps(
         seed(replicas, settings.seed)
         for step in range(settings.steps_taken):
             follow(replicas, learner.values, trained)
-            if group_loss is None or group_loss.is_new(step):
+            if lesson.draws(step):
                 batches, counted = learner.draw()
-                if group_loss is not None:
-                    mean_reward = group_loss.sample(batches, step, [replica.model for replica in others])
+                lesson.begin(batches, step, [replica.model for replica in others])
             work = _dealt(losses[0], batches, len(replicas))
             attempt = partial(
                 within_memory,
-                partial(_backward, replicas, losses, work, counted, settings.batch_size, memory, scale),
-                give_way=partial(_give_way, losses[0], memory, min(settings.batch_size, max(map(len, work)))),
+                partial(_backward, replicas, losses, work, counted, size, memory, scale),
+                give_way=partial(
+                    memory.give_way,
+                    min(size, max(map(len, work))) if is_cut else 1,
+                    recomputes=losses[0].recomputes,
+                ),
                 device=device,
                 what=f"a step over {settings.seq_len} tokens a sequence",
             )
             (step_loss,), is_finite = scale.settle(attempt)
-            if group_loss is not None:
-                # What is minimised says nothing: advantages are centred. What is reported is the reward.
-                step_loss = 0.0 - mean_reward
+            step_loss = lesson.said(step_loss)
             if is_finite:
                 gradients = summed_gradients(replicas)
-                learner.step(gradients, step_loss, scale=scale.factor, is_limited=group_loss is None)
+                learner.step(gradients, step_loss, scale=scale.factor, is_limited=lesson.is_limited)
                 scale.held()
             else:
                 learner.skip()
@@ -162,66 +150,7 @@ def train_steps(
             on_step(step, step_loss)
             check_abandoned()
     follow(replicas, learner.values, trained)
-    done = learner.finish(time.perf_counter() - started)
-    if group_loss is None or grader is None:
-        return done
-    grader.check()
-    return replace(
-        done,
-        report=replace(done.report, reward=group_loss.mean_reward, refused_completions=grader.refused),
-    )
-
-
-def drawing_of(settings: Settings) -> Drawing:
-    """How a run's completions are sampled."""
-    return Drawing(settings.group_size, settings.max_completion_tokens, settings.seq_len, settings.temperature)
-
-
-def grader_of(settings: Settings, tokenizer: Tokenizer | None) -> Grader:
-    """The run's reward at work.
-
-    Raises:
-        ConfigError: nobody here allowed to import it, or it is no reward.
-    """
-    if tokenizer is None:
-        raise ValueError("a reward reads text, so a tokenizer is needed")
-    return Grader.named(settings.reward, tokenizer)
-
-
-def _loss_of(
-    replica: Replica,
-    settings: Settings,
-    *,
-    start: Float32,
-    task: Task,
-    pad_token: int,
-    references: References,
-    memory: StepMemory,
-    grader: Grader | None,
-    first: StepLoss | None,
-) -> StepLoss:
-    """What a replica computes of its sequences; `first` is the first replica's."""
-    objective = objective_named(settings.objective)
-    if isinstance(first, GroupLoss):
-        return first.on(replica.model)
-    if isinstance(objective, GRPO):
-        return GroupLoss(
-            replica.model,
-            objective,
-            cast("Grader", grader),
-            drawing_of(settings),
-            pad_token=pad_token,
-            seed=settings.seed,
-            memory=memory,
-        )
-    if objective:
-        return PreferenceLoss(replica.model, objective, references, pad_token=pad_token, memory=memory)
-    if function := loss_named(settings.loss):
-        return ChosenLoss(
-            replica.model, replica.parameters, function, start=start, task=task, pad_token=pad_token,
-            name=settings.loss,
-        )  # fmt: skip
-    return BatchLoss(replica.model, task=task, pad_token=pad_token, memory=memory)
+    return lesson.finished(learner.finish(time.perf_counter() - started))
 
 
 def _tokens(example: Example) -> int:
@@ -236,17 +165,15 @@ def _dealt(loss: StepLoss, batches: Sequence[Sequence[Example]], count: int) -> 
     return deal(units, count, size=lambda unit: sum(map(_tokens, unit)))
 
 
-def _passes(
-    loss: StepLoss, work: Sequence[Sequence[Example]], batch_size: int, memory: StepMemory
-) -> Iterator[Sequence[Example]]:
-    """A replica's part of a step in pieces that are computed one after another."""
-    if not loss.is_sum or isinstance(loss, GroupLoss):
-        # One prompt's completions are sequences enough for a pass; a cut of a whole batch would change its loss.
+def _passes(work: Sequence[Sequence[Example]], size: int, memory: StepMemory) -> Iterator[Sequence[Example]]:
+    """A replica's part of a step in pieces of so many examples, one after another; 0 for as it was dealt."""
+    if not size:
+        # A cut would change the loss, or a unit is enough for a pass.
         yield from work
         return
     examples = [example for unit in work for example in unit]
-    for first in range(0, len(examples), batch_size):
-        yield from memory.parts(examples[first : first + batch_size])
+    for first in range(0, len(examples), size):
+        yield from memory.parts(examples[first : first + size])
 
 
 def _backward(
@@ -254,7 +181,7 @@ def _backward(
     losses: Sequence[StepLoss],
     work: Sequence[list[Sequence[Example]]],
     counted: int,
-    batch_size: int,
+    size: int,
     memory: StepMemory,
     scale: LossScale,
 ) -> tuple[list[float], bool]:
@@ -264,10 +191,11 @@ def _backward(
     def compute(replica: Replica, given: tuple[StepLoss, list[Sequence[Example]]]) -> list[float]:
         batch_loss, own = given
         said: list[torch.Tensor] = []
-        for batch in _passes(batch_loss, own, batch_size, memory):
+        for batch in _passes(own, size, memory):
             loss = batch_loss(batch) / counted
             scale.applied(loss).backward()
-            said.append(batch_loss.reported / counted if isinstance(batch_loss, ChosenLoss) else loss.detach())
+            reported = batch_loss.reported
+            said.append(loss.detach() if reported is None else reported / counted)
         if scale.adapts and said:
             said.append(scale.overflows(parameter.grad for parameter in replica.parameters).to(said[0].device))
         return torch.stack(said).tolist() if said else []  # once: each read waits for a GPU
@@ -284,11 +212,6 @@ def _forget(replicas: Sequence[Replica]) -> None:
     for replica in replicas:
         for parameter in replica.parameters:
             parameter.grad = None
-
-
-def _give_way(batch_loss: StepLoss, memory: StepMemory, largest: int) -> bool:
-    is_cut = batch_loss.is_sum and not isinstance(batch_loss, GroupLoss)
-    return memory.give_way(largest if is_cut else 1, recomputes=batch_loss.recomputes)
 
 
 def trained_parameters(model: nn.Module, parameters: Sequence[nn.Parameter], sides: str) -> list[bool]:
@@ -357,6 +280,8 @@ def measure_losses(
     """
     model.eval()
     if rewarded:
+        from plait.training.grpo import rewards_of
+
         rewards = rewards_of(model, examples, *rewarded)
         return SequenceLosses(
             tuple(0.0 - (each or 0.0) for each in rewards),
@@ -364,7 +289,6 @@ def measure_losses(
             digest=digest_of(examples).hex(),
         )
     memory = memory or StepMemory()
-    references = references or References()
     batches = [examples[first : first + batch_size] for first in range(0, len(examples), batch_size)]
     models = [model, *others]
     dealt = deal(batches, len(models), size=lambda batch: sum(map(_tokens, batch)))
@@ -398,14 +322,19 @@ def _measured(
     task: Task,
     pad_token: int,
     objective: Objective | None,
-    references: References,
+    references: References | None,
     memory: StepMemory,
 ) -> _Measured:
     device, done = device_of(model), _Measured()
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    if objective and objective.needs_reference:
-        references.learn(model, (example for batch in batches for example in batch), pad_token=pad_token)
-    preference_loss = PreferenceLoss(model, objective, references, pad_token=pad_token) if objective else None
+    preference_loss = None
+    if objective:
+        from plait.training.preferences import PreferenceLoss, References
+
+        references = references or References()
+        if objective.needs_reference:
+            references.learn(model, (example for batch in batches for example in batch), pad_token=pad_token)
+        preference_loss = PreferenceLoss(model, objective, references, pad_token=pad_token)
     for batch in batches:
         if task is Task.CLASSIFICATION:
             logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)

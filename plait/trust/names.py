@@ -1,17 +1,15 @@
-"""Valid names of clients and servers.
+"""Valid names of clients.
 
 A client's name becomes a folder, a line in the register and the common name of a certificate, so it is treated as
-hostile. A server's name is checked against its certificate. Knows nothing of who is registered.
+hostile. Knows nothing of who is registered.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import unicodedata
 from collections.abc import Iterable
 
-from plait.address import is_ip_address
 from plait.errors import ConfigError
 
 MAX_NAME_BYTES = 64
@@ -21,7 +19,6 @@ _CLIENT = re.compile(r"[\w-][\w.-]*")
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164")
 # Marks with which some scripts write vowels and accents.
 _MARKS = ("Mn", "Mc")
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
 def is_client_name(name: str) -> bool:
@@ -49,8 +46,8 @@ def check_client_name(name: str) -> str:
     """
     if not is_client_name(name):
         raise ConfigError(
-            f"client name is {_shown(name)}, expected letters and digits of any script, '-', '_' and '.', with no dot "
-            f"in front, at most {MAX_NAME_BYTES} bytes (a letter of another script takes 2 to 4)"
+            f"client name is {shown_name(name)}, expected letters and digits of any script, '-', '_' and '.', with no "
+            f"dot in front, at most {MAX_NAME_BYTES} bytes (a letter of another script takes 2 to 4)"
         )
     return name
 
@@ -97,30 +94,6 @@ def check_client_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> tu
     return tuple(checked)
 
 
-def check_server_names(names: Iterable[str]) -> tuple[str, ...]:
-    """DNS names (in lower case) and IP addresses (in canonical form) in order, without duplicates.
-
-    Raises:
-        ConfigError: none at all, or an invalid one.
-    """
-    checked = tuple(dict.fromkeys(_server_name(name) for name in names))
-    if not checked:
-        raise ConfigError("server name is missing, expected the DNS names or IP addresses that clients connect to")
-    return checked
-
-
-def _server_name(name: str) -> str:
-    if is_ip_address(name):
-        return str(ipaddress.ip_address(name))
-    lower = name.lower()
-    labels = lower.split(".")
-    # A last label of digits would make it a mistyped IPv4 address.
-    if len(lower) <= 253 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdecimal():
-        return lower
-    raise ConfigError(
-        f"server name is {_shown(name)}, expected a DNS name (in ASCII, without port or wildcard) or an IP address"
-    )
-
-
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
+    """A name as messages have it."""
     return ascii(name if len(name) <= 80 else f"{name[:80]}...")

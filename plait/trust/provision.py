@@ -43,10 +43,11 @@ from plait.trust.kit import (
     client_settings,
     read_client_settings,
 )
-from plait.trust.names import check_client_name, check_client_names, check_server_names
+from plait.trust.names import check_client_name, check_client_names
 from plait.trust.register import REGISTER_FILE, RegisteredClient, read_clients, write_clients
 from plait.trust.roles import Role
 from plait.trust.secret_file import write_secret
+from plait.trust.server_names import check_server_names
 
 
 class Outcome(Enum):

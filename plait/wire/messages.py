@@ -247,7 +247,8 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
         work = pb.Describe(settings=_settings_message(task.settings, whole=whole), spec_json=task.spec_json)
         return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, describe=work)), b""
     if not isinstance(task, TrainTask | EvaluateTask):
-        return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, **{task.field: task.message()})), b""
+        further: dict[str, Any] = {task.field: task.message()}
+        return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, **further)), b""
     # Canonical protobuf ends with the fields of the highest numbers, and broadcast and base are these: so they can
     # follow everything else without a copy.
     settings = canonical.to_bytes(_settings_message(task.settings, whole=whole))
@@ -355,8 +356,8 @@ def encode_reply(reply: Reply) -> bytes:
     match reply:
         case ClientCard():
             _check_card(reply)
-            histogram = canonical.entries(pb.HistogramEntry, reply.histogram)
-            answer = pb.Reply(card=pb.ClientCard(**{**vars(reply), "histogram": histogram}))
+            said: dict[str, Any] = vars(reply) | {"histogram": canonical.entries(pb.HistogramEntry, reply.histogram)}
+            answer = pb.Reply(card=pb.ClientCard(**said))
         case UpdateReply():
             answer = pb.Reply(update=reply.update)
         case Evaluation():
@@ -372,7 +373,8 @@ def encode_reply(reply: Reply) -> bytes:
                 )
             )
         case _:
-            answer = pb.Reply(**{reply.field: reply.message()})
+            further: dict[str, Any] = {reply.field: reply.message()}
+            answer = pb.Reply(**further)
     answer.schema = canonical.SCHEMA
     return canonical.to_bytes(answer)
 

@@ -35,8 +35,9 @@ from plait.adapters.methods import AdapterRequest
 from plait.data import as_dataset
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
+from plait.training.conversations import single_replies
 from plait.training.device import Compute
-from plait.training.examples import IGNORED, Split, single_replies, tokenise
+from plait.training.examples import IGNORED, Split, tokenise
 from plait.training.learner import order
 from plait.training.objectives import objective_named
 from plait.training.resident import ResidentBase, adapter_parameters

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import plait
 from plait.feature import own_features
 
@@ -51,3 +53,31 @@ def test_no_function_brings_a_library_of_training_along_before_it_is_called() ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "[]", "['numpy']"]
+
+
+MOST_LINES = 36_500
+"""Of plait that the plainest run there is may import."""
+FEATURES = (
+    *("plait.features", "plait.secagg", "plait.queue", "plait.regional"),
+    *("plait.privacy.mechanism", "plait.rounds.masking", "plait.rounds.masked_sum", "plait.rounds.asynchronous"),
+    *("plait.rounds.privacy_card", "plait.simulation.fleet", "plait.simulation.workers", "plait.stacking"),
+    *("plait.training.grpo", "plait.training.preferences", "plait.training.serving", "plait.training.private_steps"),
+    *("plait.training.placement", "plait.training.few_bits_base", "plait.exporting.outlets", "plait.data.hub"),
+)
+
+
+@pytest.mark.slow
+def test_the_plainest_run_imports_no_feature_and_few_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys, plait; plait.simulate(base='tiny', clients=2, rounds=1, out=sys.argv[1], quiet=True); "
+        "print(*(f'{name}={module.__file__}' for name, module in sys.modules.items() if name.split('.')[0] == 'plait'))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    found = dict(each.split("=") for each in run.stdout.split())
+    lines = sum(len(Path(file).read_text().splitlines()) for file in found.values())
+    with capsys.disabled():
+        print(f"\nthe plainest run imports {lines:,} lines of plait in {len(found)} modules")
+    assert not [name for name in found if name.startswith(FEATURES)]
+    assert lines <= MOST_LINES

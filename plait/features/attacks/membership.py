@@ -20,7 +20,7 @@ from plait.errors import BaseMismatchError, DataError
 from plait.features.attacks.scores import Attack, exposure
 from plait.rounds.client_secret import ClientSecret
 from plait.rounds.events import ClientReplaced, Event, RoundStarted, UpdateReceived
-from plait.rounds.step_budget import steps_in
+from plait.rounds.recorded import steps_in
 from plait.run import Run
 from plait.simulation.simulation import Simulation
 from plait.training.examples import Example, spread, tokenise

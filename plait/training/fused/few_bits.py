@@ -13,6 +13,7 @@ from functools import cache
 
 import torch
 
+from plait.training.fused import block_size
 from plait.training.fused.native import kernel
 
 Tensor = torch.Tensor
@@ -290,8 +291,8 @@ def _q6_k(blocks: Tensor) -> Tensor:
     return (scales[:, :, None] * numbers).flatten(1)
 
 
-Q5_0 = Format("q5_0", 32, 22, _q5_0)
-Q8_0 = Format("q8_0", 32, 34, _q8_0)
+Q5_0 = Format("q5_0", *block_size.Q5_0, _q5_0)
+Q8_0 = Format("q8_0", *block_size.Q8_0, _q8_0)
 FORMATS: Mapping[str, Format] = {
     form.name.upper(): form
     for form in (

@@ -23,9 +23,8 @@ from plait.training.examples import IGNORED, Example
 from plait.training.fused.attention import Angles, Heads, Place, Ragged, stretches, takes_ragged
 from plait.training.fused.block import Block, Frozen, Rows, run_block
 from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU, token_losses
-from plait.training.fused.few_bits import Rows as FewBitsRows
 from plait.training.fused.kernels import rms_norm
-from plait.training.fused.packed import FewBitsEmbedding, Table, products_with, rows_at
+from plait.training.fused.packed import Table, held_in_few_bits, is_table, products_with, rows_at
 from plait.training.fused.peft_layer import PlainLayer, Square, plain_layer
 
 Tensor = torch.Tensor
@@ -235,7 +234,7 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
         or head is None
         or head.pair is not None
         or head.bias is not None
-        or not isinstance(head.weight, Tensor | FewBitsRows)
+        or not is_table(head.weight)
         or type(decoder.norm) is not family.norm
         or config.hidden_act != "silu"
         or config.rope_parameters.get("rope_type") not in _ROTATIONS
@@ -265,8 +264,9 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
 
 def _table(module: nn.Module) -> Table | None:
     """The rows of an embedding that does nothing but look them up."""
-    if type(module) is FewBitsEmbedding:
-        return module.held
+    held = held_in_few_bits(module)
+    if held is not None and is_table(held):
+        return held
     return module.weight if type(module) is nn.Embedding else None
 
 

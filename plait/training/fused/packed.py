@@ -11,13 +11,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard, cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from plait.training.fused.few_bits import NormalFloat, Rows
+if TYPE_CHECKING:
+    from plait.training.fused.few_bits import NormalFloat, Rows
 
 Tensor = torch.Tensor
 
@@ -54,10 +54,20 @@ class Packed:
         return cast("Tensor", functional.dequantize_4bit(self.values, self.state)).to(self.dtype)
 
 
-FewBits = NormalFloat | Rows
-Weight = Tensor | Packed | FewBits
-Table = Tensor | Rows
+FewBits: TypeAlias = "NormalFloat | Rows"
+Weight: TypeAlias = "Tensor | Packed | FewBits"
+Table: TypeAlias = "Tensor | Rows"
 """A matrix whose rows are used one by one: an embedding, or a head."""
+
+
+def is_table(weight: Weight) -> TypeGuard[Table]:
+    """Whether a weight's rows can be used one by one."""
+    return isinstance(weight, Tensor) or hasattr(weight, "chosen")
+
+
+def held_in_few_bits(module: nn.Module) -> FewBits | None:
+    """The weight of a layer of `few_bits_layers`; None for any other module."""
+    return cast("FewBits", module.held) if getattr(type(module), "is_of_few_bits", False) else None
 
 
 def unpacked(weight: Weight) -> Tensor:
@@ -67,8 +77,8 @@ def unpacked(weight: Weight) -> Tensor:
 
 def packed_weight(module: nn.Module) -> Packed | FewBits | None:
     """The weight of a linear layer of few bits; None for any other module, or one not yet packed."""
-    if type(module) is FewBitsLinear:
-        return module.held
+    if held := held_in_few_bits(module):
+        return held
     library = sys.modules.get("bitsandbytes.nn")
     if library is None or type(module) is not library.Linear4bit:
         return None
@@ -98,80 +108,15 @@ def products_with(x: Tensor, table: Table, *, most: int = 1 << 14) -> Tensor:
     return torch.cat([x @ rows_between(table, first, first + most).t() for first in firsts], dim=-1)
 
 
-_WITHOUT_VALUES: ContextVar[bool] = ContextVar("without values", default=False)
+WITHOUT_VALUES: ContextVar[bool] = ContextVar("without values", default=False)
+"""Whether weights of few bits show zeros."""
 
 
 @contextmanager
 def without_values() -> Generator[None]:
     """Meanwhile weights of few bits show shape and type, and zeros: PEFT asks for each some twenty times."""
-    before = _WITHOUT_VALUES.set(True)
+    before = WITHOUT_VALUES.set(True)
     try:
         yield
     finally:
-        _WITHOUT_VALUES.reset(before)
-
-
-def _shown(held: FewBits) -> Tensor:
-    if _WITHOUT_VALUES.get():
-        return torch.zeros((), dtype=held.dtype, device=held.tensors[0].device).expand(held.shape)
-    return held.unpacked()
-
-
-class FewBitsLinear(nn.Linear):
-    """A frozen linear layer of few bits.
-
-    Args:
-        held: its weight.
-        bias: (d_out,), or None.
-    """
-
-    def __init__(self, held: FewBits, bias: nn.Parameter | None) -> None:
-        nn.Module.__init__(self)  # the weight of nn.Linear would be a second copy
-        self.out_features, self.in_features = held.shape
-        self.held = held
-        self.bias = bias
-
-    @property
-    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """(d_out, d_in), computed at every access."""
-        return _shown(self.held)
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
-        """As `nn.Linear`'s."""
-        out = cast("Tensor", _Linear.apply(input, self.held))
-        return out if self.bias is None else out + self.bias
-
-
-class FewBitsEmbedding(nn.Module):
-    """A frozen embedding of few bits.
-
-    Args:
-        held: its rows.
-        padding_idx: as of the layer that it replaces.
-    """
-
-    def __init__(self, held: Rows, padding_idx: int | None) -> None:
-        super().__init__()
-        self.num_embeddings, self.embedding_dim = held.shape
-        self.padding_idx = padding_idx
-        self.held = held
-
-    @property
-    def weight(self) -> Tensor:
-        """(words, width), computed at every access."""
-        return _shown(self.held)
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
-        """As `nn.Embedding`'s."""
-        return self.held.chosen(input.flatten()).view(*input.shape, self.embedding_dim)
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, held: FewBits) -> Tensor:
-        ctx.held = held
-        return functional.linear(x, held.unpacked())
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        return grad_outputs[0] @ cast("FewBits", ctx.held).unpacked(), None
+        WITHOUT_VALUES.reset(before)

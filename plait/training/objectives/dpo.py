@@ -28,6 +28,7 @@ class DPO:
 
     needs_reference = True
     takes_one_reply = False
+    is_sum = True
 
     def losses(self, sides: Sides) -> torch.Tensor:
         """See `Objective`."""

@@ -25,6 +25,7 @@ class IPO:
 
     needs_reference = True
     takes_one_reply = False
+    is_sum = True
 
     def losses(self, sides: Sides) -> torch.Tensor:
         """See `Objective`."""

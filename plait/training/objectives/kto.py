@@ -28,6 +28,7 @@ class KTO:
 
     needs_reference = True
     takes_one_reply = True
+    is_sum = False
 
     def losses(self, sides: Sides) -> torch.Tensor:
         """See `Objective`."""

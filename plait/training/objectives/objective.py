@@ -54,7 +54,10 @@ class Sides:
 
 
 class Objective(Protocol):
-    """A loss of preferences; a frozen dataclass whose described fields are its options, under TRL's names."""
+    """A loss of preferences; a frozen dataclass whose described fields are its options, under TRL's names.
+
+    With a true `is_sum` the loss of an example does not depend on the others of its batch.
+    """
 
     @property
     def needs_reference(self) -> bool:

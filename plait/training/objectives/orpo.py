@@ -25,6 +25,7 @@ class ORPO:
 
     needs_reference = False
     takes_one_reply = False
+    is_sum = True
 
     def losses(self, sides: Sides) -> torch.Tensor:
         """See `Objective`."""

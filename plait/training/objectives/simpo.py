@@ -26,6 +26,7 @@ class SimPO:
 
     needs_reference = False
     takes_one_reply = False
+    is_sum = True
 
     def losses(self, sides: Sides) -> torch.Tensor:
         """See `Objective`."""

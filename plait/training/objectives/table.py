@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
+from plait.on_demand import OnDemand
 from plait.plugins import Kind, find, instance_of
 from plait.rewarded import NAME, of_loss
-from plait.training.objectives.dpo import DPO
-from plait.training.objectives.grpo import GRPO
-from plait.training.objectives.ipo import IPO
-from plait.training.objectives.kto import KTO
-from plait.training.objectives.objective import Objective
-from plait.training.objectives.orpo import ORPO
-from plait.training.objectives.simpo import SimPO
 from plait.traits import NOTHING, Reasons, Stated, Trait
+
+if TYPE_CHECKING:
+    from plait.training.objectives.grpo import GRPO
+    from plait.training.objectives.objective import Objective
 
 SFT = "sft"
 """The default, supervised fine-tuning: no objective of preferences, but the loss that `--loss` names."""
-OBJECTIVES: Mapping[str, Objective] = {
-    "dpo": DPO(),
-    "ipo": IPO(),
-    "orpo": ORPO(),
-    "kto": KTO(),
-    "simpo": SimPO(),
-}
+OBJECTIVES: OnDemand[type[Objective]] = OnDemand(
+    {
+        "dpo": "plait.training.objectives.dpo:DPO",
+        "ipo": "plait.training.objectives.ipo:IPO",
+        "kto": "plait.training.objectives.kto:KTO",
+        "orpo": "plait.training.objectives.orpo:ORPO",
+        "simpo": "plait.training.objectives.simpo:SimPO",
+    }
+)
 """Those of preferences."""
-SUMS = (DPO, IPO, ORPO, SimPO)
-"""Those whose loss of an example does not depend on the others of its batch."""
 
 REWARDED = NAME
 """That of a reward."""
-_GRPO = GRPO()
 _MEMBERS = ("losses", "reward", "needs_reference", "takes_one_reply")
+
+
+def is_rewarded(text: str) -> bool:
+    """Whether `--objective` names that of a reward."""
+    return parse_choice(of_loss(text))[0] == REWARDED
 
 
 def objective_named(text: str) -> Objective | GRPO | None:
@@ -50,9 +52,11 @@ def objective_named(text: str) -> Objective | GRPO | None:
         return None
     what = f"objective '{name}'"
     if name == REWARDED:
-        return with_options(_GRPO, options, what=what)
+        from plait.training.objectives.grpo import GRPO
+
+        return with_options(GRPO(), options, what=what)
     if name in OBJECTIVES:
-        return with_options(OBJECTIVES[name], options, what=what)
+        return with_options(OBJECTIVES[name](), options, what=what)
     found = instance_of(find(Kind.OBJECTIVE, name, known=(SFT, *OBJECTIVES, REWARDED)), what=what)
     missing = [member for member in _MEMBERS if not hasattr(found, member)]
     if missing:
@@ -66,11 +70,11 @@ def objective_stated(text: str) -> Stated:
     Raises:
         ConfigError: see `objective_named`.
     """
-    others = {name: _needs(other) for name, other in OBJECTIVES.items()}
-    if of_loss(text) != text:
-        others = {f"{REWARDED}:beta=0": NOTHING}
 
     def rest() -> Iterator[Stated]:
+        others = {name: _needs(other()) for name, other in OBJECTIVES.items()}
+        if of_loss(text) != text:
+            others = {f"{REWARDED}:beta=0": NOTHING}
         return (Stated("objective", name, needs) for name, needs in others.items())
 
     return Stated("objective", text, _needs(objective_named(text)), others=rest)

@@ -17,10 +17,9 @@ from typing import cast
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-Tensor = torch.Tensor
+from plait.training.sampling_limits import COLUMNS_AT_FIRST
 
-COLUMNS_AT_FIRST = 128
-"""Columns of a cache that has any."""
+Tensor = torch.Tensor
 
 
 @dataclass(eq=False)

@@ -24,6 +24,7 @@ from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.errors import ConfigError, MachineError
 from plait.training.blueprint import read_base_config
 from plait.training.device import Compute
+from plait.training.sampling_limits import Limits
 from plait.training.serving.adapter import ServedAdapter, place_adapter
 from plait.training.serving.cache import AlignedCache
 from plait.training.serving.layer import Routing, route_layers
@@ -83,22 +84,6 @@ class Generation:
     sampling: Sampling = _DEFAULT_SAMPLING
     stop: tuple[str, ...] = ()
     ignore_end: bool = False
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of the current work.
-
-    Attributes:
-        waiting: queued requests; more are refused.
-        context: tokens per text, prompt included; 0 for the base's own limit.
-        prompt_tokens: of the prompts admitted in one step, padding included; a longer one goes alone.
-    """
-
-    rows: int = 32
-    waiting: int = 256
-    context: int = 0
-    prompt_tokens: int = 2048
 
 
 @dataclass(frozen=True, eq=False)

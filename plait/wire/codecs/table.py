@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +16,12 @@ from plait.wire.codec import Codec
 from plait.wire.codecs.bf16 import Bf16
 from plait.wire.codecs.exact_sum import SUM
 from plait.wire.codecs.fp32 import Fp32
-from plait.wire.codecs.own import OwnCodec, as_codec
 from plait.wire.codecs.partial import Partial
 from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
 from plait.wire.codecs.unchanged import Unchanged
+
+if TYPE_CHECKING:
+    from plait.wire.codecs.own import OwnCodec
 
 UNCHANGED = Unchanged()
 
@@ -49,6 +52,8 @@ def codec_for(wire: str) -> Codec:
         return Rate(float(wire))
     name, options = parse_choice(wire)
     if is_named(Kind.CODEC, name):
+        from plait.wire.codecs.own import as_codec
+
         codec = as_codec(find(Kind.CODEC, name, known=_NAMED), name=name).with_options(options)
         other = _OWN.get(codec.number, codec)
         if other.name != name:

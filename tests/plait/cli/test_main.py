@@ -201,11 +201,11 @@ def test_doctor_plans_the_share_of_each_device_of_a_list(plait, monkeypatch: pyt
     assert said["devices"] == "cpu, cpu: the base on each, and up to 3 sequences of every batch"
     assert said["batch"] == "3 x 64"
     assert said["predicted peaks"].startswith(said["predicted peak"] + " of the first, with the optimizer, 0.")
-    monkeypatch.setattr("plait.training.placement.budgets_of", lambda *_: (8_000_000_000, 6_000_000_000))
+    monkeypatch.setattr("plait.training.device.budgets_of", lambda *_: (8_000_000_000, 6_000_000_000))
     said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
     assert said["memory"] == "8.0 GB of cpu, 6.0 GB of cpu"
     # What no device says is the machine's, in parts.
-    monkeypatch.setattr("plait.training.placement.budgets_of", lambda *_: (4_000_000_000, 0))
+    monkeypatch.setattr("plait.training.device.budgets_of", lambda *_: (4_000_000_000, 0))
     monkeypatch.setattr("plait.machine.memory_bytes", lambda: 6_000_000_000)
     said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
     assert said["memory"] == "4.0 GB of cpu, 3.0 GB of cpu"

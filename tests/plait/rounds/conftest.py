@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
-from plait.aggregation import RULES, fitted, geometry_of, optimizer_for
+from plait.aggregation import RULES, geometry_of, optimizer_for
+from plait.aggregation.projection import fitted
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds import asynchronous, collector, private_rounds, record_accountant

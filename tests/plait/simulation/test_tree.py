@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from plait.api.running import settings_of
+from plait.api.resuming import settings_of
 from plait.api.simulate import simulate
 from plait.cli.main import app
 from plait.config import RunConfig

@@ -26,6 +26,7 @@ from plait.rounds.ledger import read_lines
 from plait.run import resolve
 from plait.settle import settle
 from plait.simulation import execution as execution_module
+from plait.simulation import references
 from plait.simulation import workers as workers_module
 from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import IdleWorker, Loaded
@@ -264,7 +265,7 @@ def test_baselines_have_the_devices_to_themselves(monkeypatch: pytest.MonkeyPatc
     kept = Loaded()
     kept.workers[0] = IdleWorker(FakeChild("plait.simulation.worker"), "cpu", 2)
     monkeypatch.setattr(execution_module, "run_federation", lambda *_, **__: None)
-    monkeypatch.setattr(execution_module, "add_references", lambda *_, **__: left.append([*kept.workers]))
+    monkeypatch.setattr(references, "add_references", lambda *_, **__: left.append([*kept.workers]))
     execute(resolve(settle(config)), SentShares(RecordKind.TEXT, {}), quiet=True, loaded=kept)
     assert left == [[]]
 

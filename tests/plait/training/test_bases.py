@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from plait.adapters.base_reference import ORIGINS
+from plait.data import packages
 from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy
 from plait.training import bases
@@ -78,7 +79,7 @@ def test_a_built_in_that_cannot_be_fetched_says_why_and_leaves_nothing(
     def fetch(*_args: object, **_options: object) -> Path:
         raise MachineError("pip cannot reach a package index")
 
-    monkeypatch.setattr(bases, "fetch_package_files", fetch)
+    monkeypatch.setattr(packages, "fetch_package_files", fetch)
     with pytest.raises(MachineError, match="pip cannot reach"):
         locate_base("smollm2-135m")
     assert not (tmp_path / "cache" / "bases").exists()
@@ -89,7 +90,7 @@ def test_a_converted_built_in_is_found_again_without_fetching(tmp_path: Path, mo
     kept.mkdir(parents=True)
     for file in locate_base("tiny").directory.iterdir():
         (kept / file.name).write_bytes(file.read_bytes())
-    monkeypatch.setattr(bases, "fetch_package_files", None)
+    monkeypatch.setattr(packages, "fetch_package_files", None)
     assert locate_base("smollm2-135m").directory == kept
 
 

@@ -37,7 +37,7 @@ from plait.training.examples import Example
 from plait.training.few_bits_base import load_in_few_bits
 from plait.training.fused import recognise
 from plait.training.fused.few_bits import NormalFloat, Rows
-from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
+from plait.training.fused.few_bits_layers import FewBitsEmbedding, FewBitsLinear
 from plait.training.losses import summed_loss
 from plait.training.memory_plan import size_of
 from plait.training.resident import ResidentBase

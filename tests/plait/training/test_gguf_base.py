@@ -36,7 +36,7 @@ from plait.training.blueprint import read_base_config
 from plait.training.device import Compute
 from plait.training.few_bits_base import load_in_few_bits
 from plait.training.fused.few_bits import Rows
-from plait.training.fused.packed import FewBitsEmbedding, FewBitsLinear
+from plait.training.fused.few_bits_layers import FewBitsEmbedding, FewBitsLinear
 from plait.training.gguf_header import MOST_ITEMS, read_gguf_header
 
 SHAPE: dict[str, Any] = {

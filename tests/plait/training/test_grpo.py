@@ -24,7 +24,8 @@ from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.grader import Grader
 from plait.training.grpo import Drawing, Group, GroupLoss, completions_of, rewards_of
-from plait.training.objectives import GRPO, objective_named
+from plait.training.objectives import objective_named
+from plait.training.objectives.grpo import GRPO
 from plait.training.reward import reward_named
 
 DRAWING = Drawing(group_size=3, max_tokens=5, seq_len=24, temperature=1.0)

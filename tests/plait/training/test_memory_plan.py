@@ -20,8 +20,7 @@ from plait.adapters.methods import AdapterRequest
 from plait.errors import MachineError
 from plait.plugins import Kind, reference
 from plait.rounds.local_model import NOTHING, Carried
-from plait.training import grpo
-from plait.training import placement as placement_module
+from plait.training import device, grpo
 from plait.training import resident as resident_module
 from plait.training.bare_base import BareBase
 from plait.training.bases import LocatedBase
@@ -500,7 +499,7 @@ def test_beyond_the_window_of_its_attention_nothing_is_predicted(tiny: LocatedBa
 def test_a_step_that_cannot_fit_is_one_line_before_the_base_is_loaded(
     fresh: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement_module, "memory_for_steps", lambda *_: 1_000_000)
+    monkeypatch.setattr(device, "memory_for_steps", lambda *_: 1_000_000)
     for _ in range(2):  # the second time too
         with pytest.raises(MachineError, match=r"24 tokens a sequence needs .* may take 0.0 GB; what would fit: .*GB"):
             fresh.plan_steps(blueprint.spec, SETTINGS)

@@ -15,13 +15,13 @@ from plait.adapters.methods import AdapterRequest
 from plait.data import Record, RecordKind
 from plait.errors import MachineError
 from plait.rounds.local_model import TrainJob
-from plait.training import placement as placement_module
+from plait.training import device
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config
-from plait.training.device import Compute
+from plait.training.device import Compute, budgets_of
 from plait.training.local_model import PeftLocalModel
 from plait.training.memory_plan import SLACK, SLICES, FewBits, ModelSize, Training, least_bytes, size_of
-from plait.training.placement import Placement, blocks_over, budgets_of, bytes_by_device, place, plan_over
+from plait.training.placement import Placement, blocks_over, bytes_by_device, place, plan_over
 from plait.training.resident import ResidentBase
 from tests.plait.training.test_step_memory import SETTINGS
 
@@ -92,7 +92,7 @@ def half(size: ModelSize) -> int:
 
 def test_entries_of_one_device_share_its_memory_and_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     cards = [torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cuda:0")]
-    monkeypatch.setattr(placement_module, "memory_for_steps", lambda _, limit: min(24 * GB, limit or 24 * GB))
+    monkeypatch.setattr(device, "memory_for_steps", lambda _, limit: min(24 * GB, limit or 24 * GB))
     assert budgets_of(cards, 0) == (12 * GB, 24 * GB, 12 * GB)
     assert budgets_of(cards, 10 * GB) == (5 * GB, 10 * GB, 5 * GB)
 

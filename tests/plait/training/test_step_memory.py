@@ -11,7 +11,7 @@ import torch
 
 from plait.adapters import AdapterState, Task
 from plait.errors import MachineError
-from plait.training import losses, trainer
+from plait.training import chosen_loss, losses
 from plait.training.blueprint import Blueprint
 from plait.training.examples import Example
 from plait.training.fused import FusedLanguageModel
@@ -111,18 +111,18 @@ def test_a_loss_of_a_users_own_is_never_cut_even_if_an_evaluation_was(
     def own_loss(logits: torch.Tensor, labels: torch.Tensor, _adapter: object) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
 
-    honest = losses.ChosenLoss.__call__
+    honest = chosen_loss.ChosenLoss.__call__
 
-    def counted(self: losses.ChosenLoss, batch: list[Example]) -> torch.Tensor:
+    def counted(self: chosen_loss.ChosenLoss, batch: list[Example]) -> torch.Tensor:
         seen.append(len(batch))
         return honest(self, batch)
 
-    monkeypatch.setattr(losses.ChosenLoss, "__call__", counted)
-    monkeypatch.setattr(trainer, "loss_named", lambda _: own_loss)
+    monkeypatch.setattr(chosen_loss.ChosenLoss, "__call__", counted)
+    monkeypatch.setattr(chosen_loss, "loss_named", lambda _: own_loss)
     model = resident.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     how = {"start": blueprint.initial.flat, "task": Task.CAUSAL_LM, "pad_token": 0}
-    train_steps(model, parameters, rows(), SETTINGS, **how, memory=StepMemory(cuts=4))
+    train_steps(model, parameters, rows(), replace(SETTINGS, loss="mine:own"), **how, memory=StepMemory(cuts=4))
     assert seen == [4, 4]
 
 

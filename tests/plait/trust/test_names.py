@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from plait.errors import ConfigError
-from plait.trust.names import check_client_name, check_client_names, check_server_names, composed
+from plait.trust.names import check_client_name, check_client_names, composed
+from plait.trust.server_names import check_server_names
 
 
 @pytest.mark.parametrize(

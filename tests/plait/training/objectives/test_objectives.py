@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from plait.errors import ConfigError
-from plait.training.objectives import OBJECTIVES, Sides, objective_named
-from plait.training.objectives.objective import Reply
+from plait.training.objectives import OBJECTIVES, objective_named
+from plait.training.objectives.objective import Reply, Sides
 
 GENERATOR = np.random.default_rng(3)
 # Log-probabilities of four pairs: of the model's chosen and rejected replies, and the reference's; then their lengths.
@@ -96,7 +96,7 @@ def test_value_and_gradient_are_those_of_the_equation(
 
 
 def test_a_single_reply_has_the_loss_of_its_own_verdict_alone() -> None:
-    objective = OBJECTIVES["kto"]
+    objective = OBJECTIVES["kto"]()
     whole = sides(torch.tensor(W), torch.tensor(L))
     nothing = Reply(torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64), torch.zeros(4))
     parts = [
@@ -111,7 +111,7 @@ def test_the_gradient_exists_where_model_and_reference_agree() -> None:
     w = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     none = torch.zeros(1, dtype=torch.float64)
     two = torch.full((1,), 2)
-    OBJECTIVES["dpo"].losses(
+    OBJECTIVES["dpo"]().losses(
         Sides(Reply(w, none, two), Reply(none, none, two), Reply(none, none, two))
     ).sum().backward()
     assert w.grad is not None

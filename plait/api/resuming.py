@@ -1,0 +1,56 @@
+"""What `plait resume` and `plait.resume` continue a run with: its settings, as its directory has them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plait.api.received import admitted_settings
+from plait.config import RunConfig
+from plait.errors import ConfigError
+from plait.rounds.events import Reference, RegionStarted
+from plait.rounds.ledger import read_events
+from plait.rounds.recorded import is_finished
+from plait.rounds.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from plait.api.serving import Serving
+
+
+def settings_of(
+    directory: RunDirectory,
+    allowed: Sequence[str] = (),
+    *,
+    without: Collection[str] = (),
+    serving: Serving | None = None,
+) -> RunConfig:
+    """The settings of an unfinished run, from its directory, wherever that has been moved to.
+
+    Parts of the user's own that they name may be imported from here on. The arguments are those of `admitted_settings`.
+
+    Raises:
+        ConfigError: the run is finished and its report is written, the settings are not valid, or they name what the
+            operator does not.
+        PeerError: the ledger is broken.
+    """
+    run = directory.path
+    events = read_events(directory.ledger)
+    if events and isinstance(events[0], RegionStarted):
+        raise ConfigError(
+            f"'{run}' is of region {events[0].name!r}, expected a run's directory: a region goes on with the `plait "
+            "region` command that it was started with, and in a simulation with the run above it"
+        )
+    settings = admitted_settings(directory, allowed, without=without, serving=serving)
+    trained = {event.kind for event in events if isinstance(event, Reference)}
+    if is_finished(events) and trained >= set(settings.references) and is_reported(run):
+        raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
+    return settings
+
+
+def is_reported(run: Path) -> bool:
+    """Whether the report has been written since the ledger was."""
+    try:
+        return (run / "report.html").stat().st_mtime_ns >= (run / "ledger.jsonl").stat().st_mtime_ns
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,160 @@
+"""Data of a user's own as one dataset: a file or folder, a data set of the hub, a function, an object in memory.
+
+Decides what a source is; `files`, `hub` and `tables` read it.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from os import PathLike, fspath
+from pathlib import Path
+from typing import cast
+
+from plait.choice import chosen_function, parse_choice, with_options
+from plait.data.builtin import BUILTINS
+from plait.data.cache import cache_directory
+from plait.data.columns import ColumnMap, column_map
+from plait.data.files import is_data_file, kind_in_words, path_source
+from plait.data.hub import HubName, hub_name, hub_source
+from plait.data.records import MEMORY, Dataset, Progress
+from plait.data.rows import Room, Row, Source, read_rows
+from plait.data.splits import Part, choose, parse_split
+from plait.data.tables import object_source
+from plait.errors import ConfigError, DataError, did_you_mean
+from plait.files import at_home
+from plait.plugins import Kind, find, is_named, located_errors
+
+
+def given_dataset(
+    source: object,
+    *,
+    columns: str | Mapping[str, str] | None,
+    split: str,
+    name: str,
+    cache: Path | None,
+    progress: Progress,
+) -> Dataset:
+    """A dataset from whatever the data is; see `plait.data.as_dataset`."""
+    named, _ = column_map(columns), parse_split(split)
+    if isinstance(source, Dataset):
+        return _as_it_is(source, named, split)
+    if not isinstance(source, (str, PathLike)):
+        return _dataset(object_source(source, name or "data"), named, split)
+    text = fspath(cast("str | PathLike[str]", source))
+    if isinstance(source, str) and (load := BUILTINS.get(text)):
+        return _as_it_is(load(cache or cache_directory(), progress), named, split)
+    check_given(text)
+    if isinstance(source, str) and (plugin := _plugin(text)):
+        made = _made(*plugin)
+        name = name or plugin[0].rpartition(":")[2]
+        return given_dataset(made, columns=columns, split=split, name=name, cache=cache, progress=progress)
+    on_hub = _on_hub(text) if isinstance(source, str) else None
+    if on_hub:
+        found = hub_source(on_hub, cache=cache or cache_directory(), progress=progress)
+    else:
+        found = path_source(at_home(text), name)
+    return _dataset(found, named, split)
+
+
+def check_given(data: str, *, columns: str = "", split: str = "") -> None:
+    """Refuse what is no data, without reading any; see `plait.data.check_data_name`."""
+    _ = column_map(columns), parse_split(split)
+    if data.startswith(MEMORY):
+        raise ConfigError(
+            f"data is '{data}', an object that a Python program gave; give it again there, with plait.resume, or begin "
+            "a new run with a file"
+        )
+    path = at_home(data)
+    if data in BUILTINS or path.exists() or _on_hub(data) or _plugin(data):
+        return
+    if path.suffix or len(path.parts) > 1:
+        raise DataError(f"cannot read '{data}': {os.strerror(errno.ENOENT)}, expected {_kind_of(path)}")
+    hint = did_you_mean(data, BUILTINS)
+    raise ConfigError(
+        f"data is '{data}', expected a file or folder, a data set of the hub (owner/name) or one of "
+        f"{', '.join(sorted(BUILTINS))}{hint}"
+    )
+
+
+def _plugin(data: str) -> tuple[str, Mapping[str, str]] | None:
+    """The name and the options of a user's own function that makes the data; None if `data` is something else."""
+    try:
+        name, options = parse_choice(data)
+    except ConfigError:
+        return None
+    return (name, options) if is_named(Kind.DATASET, name) and not Path(data).exists() else None
+
+
+def _made(name: str, options: Mapping[str, str]) -> object:
+    """What a user's own function makes.
+
+    Raises:
+        ConfigError: it cannot be imported, an option is wrong, it fails, or makes another name instead of data.
+    """
+    function = find(Kind.DATASET, name, known=BUILTINS)
+    if not callable(function):
+        raise ConfigError(f"data is '{name}', an object of type '{type(function).__name__}', expected a function")
+    if options:
+        function = with_options(chosen_function(function, (), what=f"data '{name}'"), options, what=f"data '{name}'")
+    # Without the error's message, which may quote the data.
+    with located_errors(f"data '{name}' failed", quoting=False):
+        made = cast("Callable[[], object]", function)()
+    if isinstance(made, (str, Path)):
+        raise ConfigError(f"data '{name}' made a name, expected the data: a list, a frame, a data set of datasets")
+    return made
+
+
+def _kind_of(path: Path) -> str:
+    near = path.parent.name
+    on_hub = hub_name(f"{near}/{path.name}") if len(path.parts) == 2 else None
+    return f"a file or folder; a data set of the hub is hf://datasets/{on_hub}" if on_hub else kind_in_words(path)
+
+
+def _on_hub(data: str) -> HubName | None:
+    """The name of the hub that `data` means; None for a path."""
+    name = hub_name(data)
+    if name is None or name.is_certain:
+        return name
+    path = Path(data)
+    return None if path.exists() or path.parent.is_dir() or is_data_file(data) else name
+
+
+def _as_it_is(dataset: Dataset, columns: ColumnMap, split: str) -> Dataset:
+    """A dataset whose records are made already: another client column is all that can be asked of it."""
+    if columns.shape or split:
+        option = "columns" if columns.shape else "split"
+        raise ConfigError(
+            f"{option} is given, but data '{dataset.name}' needs none, expected only columns client=COLUMN"
+        )
+    return replace(dataset, natural_column=columns.client) if columns.client else dataset
+
+
+def _dataset(source: Source, columns: ColumnMap, split: str) -> Dataset:
+    choice = choose(tuple(source.splits), split, what=source.what)
+    room = Room()
+    train = read_rows(_part(source, choice.train), columns, room=room)
+    if train is None:
+        raise DataError(f"{source.what} holds no record, expected {source.expected}")
+    held_out = None
+    if choice.held_out:
+        held_out = read_rows(_part(source, choice.held_out), columns, room=room, like=train)
+        if held_out is None:
+            raise DataError(
+                f"split '{choice.held_out.name}' of {source.what} holds no record, expected {source.expected}"
+            )
+    return Dataset.of(
+        source.name,
+        train.kind,
+        train.records,
+        natural_column=columns.client or source.natural_column,
+        held_out=held_out.records if held_out else (),
+        notes=(*source.notes, *choice.notes),
+    )
+
+
+def _part(source: Source, part: Part) -> Iterator[Row]:
+    return itertools.islice(source.splits[part.name](), part.start, part.stop)

@@ -1,0 +1,36 @@
+"""The tables of a report that only some runs have: each is imported where the ledger has what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from plait.on_demand import OnDemand
+from plait.report.table import Table
+from plait.rounds.run_view import RunView
+
+_TABLES: OnDemand[Callable[[RunView], Table]] = OnDemand(
+    {
+        "epsilon": "plait.report.privacy:epsilon_table",
+        "membership": "plait.report.privacy:membership_of_run",
+        "privacy": "plait.report.privacy:privacy_card_table",
+        "secure_aggregation": "plait.report.privacy:secure_aggregation_table",
+        "staleness": "plait.report.staleness:staleness_table",
+    }
+)
+_HAS: Mapping[str, Callable[[RunView], bool]] = {
+    "epsilon": lambda view: view.privacy is not None,
+    "membership": lambda view: view.audited is not None,
+    "privacy": lambda view: view.privacy is not None,
+    "secure_aggregation": lambda view: bool(view.sums),
+    "staleness": lambda view: any(update.fold is not None for update in view.updates.values()),
+}
+
+
+def section(name: str, view: RunView) -> Table:
+    """The table of this name; without rows where the run has none."""
+    return _TABLES[name](view) if _HAS[name](view) else Table(title="", headings=(), rows=())
+
+
+def sections(view: RunView) -> dict[str, Table]:
+    """All of them."""
+    return {name: section(name, view) for name in _TABLES}

@@ -1,0 +1,176 @@
+"""What a training learns from: the loss of each step's sequences, and what is done before a step for it.
+
+The core's lesson is the cross-entropy of the examples' labels. Losses, preferences and rewards that settings name have
+lessons of their own; `lesson_of` picks one, and imports no others. Knows no optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import nn
+
+from plait.adapters import Float32, Task
+from plait.on_demand import OnDemand
+from plait.training.examples import Example, Tokenizer
+from plait.training.learner import LocalTraining
+from plait.training.local_loss import CROSS_ENTROPY
+from plait.training.losses import BatchLoss
+from plait.training.objectives import SFT
+from plait.training.replicas import Replica
+from plait.training.step_memory import StepMemory
+from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.training.preferences import References
+
+
+class StepLoss(Protocol):
+    """The loss of sequences under one replica of a model.
+
+    Attributes:
+        is_sum: whether the loss of a batch is the sum of those of its parts.
+        recomputes: whether blocks can be computed twice instead of kept.
+        reported: of the last batch, where it is not its loss.
+    """
+
+    @property
+    def is_sum(self) -> bool: ...  # noqa: D102
+
+    @property
+    def recomputes(self) -> bool: ...  # noqa: D102
+
+    @property
+    def reported(self) -> torch.Tensor | None: ...  # noqa: D102
+
+    def __call__(self, batch: Sequence[Example], /) -> torch.Tensor:
+        """The batch's loss; a scalar that gradients can be taken of."""
+        ...
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a lesson is made of.
+
+    Attributes:
+        settings: of the training.
+        start: (size,) the adapter that it begins with.
+        task: what the labels are.
+        pad_token: pads short rows.
+        memory: what gives way to fit a step into memory.
+        tokenizer: of the base, where a reward reads what it writes.
+        references: what is known of preferences under the base; added to.
+    """
+
+    settings: Settings
+    start: Float32
+    task: Task
+    pad_token: int
+    memory: StepMemory
+    tokenizer: Tokenizer | None = None
+    references: References | None = None
+
+
+class Lesson(Protocol):
+    """What one training learns from.
+
+    Attributes:
+        without_dropout: whether the model is in evaluation mode.
+        in_whole: whether what one replica is dealt is computed unit by unit, and none is cut.
+        is_limited: whether a step may predict no more than its share of the loss.
+    """
+
+    without_dropout: bool
+    in_whole: bool
+    is_limited: bool
+
+    def prepare(self, replicas: Sequence[Replica], visited: Callable[[], Sequence[Example]]) -> None:
+        """Compute what is needed before the first step.
+
+        Args:
+            replicas: of the model.
+            visited: the examples that the training will visit.
+        """
+        ...
+
+    def loss(self, replica: Replica) -> StepLoss:
+        """What a replica computes."""
+        ...
+
+    def draws(self, step: int) -> bool:
+        """Whether a step has batches of its own."""
+        ...
+
+    def begin(self, batches: Sequence[Sequence[Example]], step: int, others: Sequence[nn.Module]) -> None:
+        """Do what comes before a step on new batches.
+
+        Args:
+            batches: of the step.
+            step: its number.
+            others: the model's replicas on other devices.
+        """
+        ...
+
+    def said(self, loss: float) -> float:
+        """What a step reports."""
+        ...
+
+    def finished(self, done: LocalTraining) -> LocalTraining:
+        """What the training reports."""
+        ...
+
+
+class CrossEntropy:
+    """The lesson of supervised fine-tuning."""
+
+    without_dropout = False
+    in_whole = False
+    is_limited = True
+
+    def __init__(self, taught: Taught) -> None:
+        self._taught = taught
+
+    def prepare(self, replicas: Sequence[Replica], visited: Callable[[], Sequence[Example]]) -> None:
+        """Nothing."""
+
+    def loss(self, replica: Replica) -> StepLoss:
+        """The cross-entropy."""
+        taught = self._taught
+        return BatchLoss(replica.model, task=taught.task, pad_token=taught.pad_token, memory=taught.memory)
+
+    def draws(self, step: int) -> bool:
+        """Every step has."""
+        del step
+        return True
+
+    def begin(self, batches: Sequence[Sequence[Example]], step: int, others: Sequence[nn.Module]) -> None:
+        """Nothing."""
+
+    def said(self, loss: float) -> float:
+        """The loss."""
+        return loss
+
+    def finished(self, done: LocalTraining) -> LocalTraining:
+        """As it is."""
+        return done
+
+
+_LESSONS: OnDemand[Callable[[Taught], Lesson]] = OnDemand(
+    {
+        "cross-entropy": "plait.training.lesson:CrossEntropy",
+        "loss": "plait.training.chosen_loss:ChosenLesson",
+        "preferences": "plait.training.preferences:PreferenceLesson",
+        "reward": "plait.training.grpo:RewardLesson",
+    }
+)
+
+
+def lesson_of(taught: Taught) -> Lesson:
+    """The lesson that the settings name."""
+    settings = taught.settings
+    if settings.objective != SFT:
+        return _LESSONS["reward" if settings.reward else "preferences"](taught)
+    return _LESSONS["cross-entropy" if settings.loss == CROSS_ENTROPY else "loss"](taught)
