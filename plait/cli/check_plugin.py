@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -16,6 +16,7 @@ from plait.plugins import Kind, admit, find, installed, source_of
 
 if TYPE_CHECKING:
     from plait.contract import Verdict
+    from plait.training.objectives.objective import Objective
 
 # A trainer is not among them: what a run needs of it, the run checks (`plait.training.bridge`).
 _CHECKED = tuple(kind for kind in Kind if kind not in (Kind.TRAINER, Kind.FEATURE))
@@ -127,7 +128,7 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             objective = objective_named(text)
             if objective is None or is_rewarded(text):
                 raise ConfigError(f"objective is '{text}', which is none of preferences, expected one of your own")
-            yield from checked(objective, OBJECTIVE_CHECKS)
+            yield from checked(cast("Objective", objective), OBJECTIVE_CHECKS)
         case Kind.REWARD:
             from plait.training.contract import REWARD_CHECKS
             from plait.training.reward import reward_named
