@@ -50,7 +50,7 @@ def test_a_simulation_is_shown_from_before_its_first_event_until_it_is_killed(tm
             document = answer.json()
             time.sleep(0.1)
         assert document["run"], "the run's first event has reached the page"
-        assert [run["name"] for run in httpx.get(f"{address}/api/runs?{token}").json()["runs"]] == ["run"]
+        assert [run["name"] for run in httpx.get(f"{address}/api/runs?{token}", timeout=60).json()["runs"]] == ["run"]
     finally:
         process.kill()
         process.communicate()
@@ -68,8 +68,8 @@ def test_the_page_of_a_federation_shows_runs_as_they_come(tmp_path: Path) -> Non
         assert httpx.get(f"{address}/api/runs?{token}", timeout=60).json() == {"runs": []}
         run = tmp_path / "federation" / "runs" / "first"
         run.mkdir(parents=True)
-        (run / "ledger.jsonl").write_text("{")
-        assert [run["name"] for run in httpx.get(f"{address}/api/runs?{token}").json()["runs"]] == ["first"]
+        (run / "ledger.jsonl").write_text("{}\n")
+        assert [run["name"] for run in httpx.get(f"{address}/api/runs?{token}", timeout=60).json()["runs"]] == ["first"]
     assert gone(address)
 
 
