@@ -72,15 +72,14 @@ def split(corpus: str, directory: Path, folder: Path) -> str:
 
 
 def keep_remainder(share: float) -> None:
-    """Have a client that missed a round go on with this share of its remainder."""
-    after = error_feedback.ErrorFeedback.after
+    """Have a client that missed a round go on with this share of its remainder, instead of none."""
 
-    def aged(self, job, kept, outgoing):
-        if kept.round + 1 < job.settings.round:
-            kept = error_feedback.Kept(kept.round, {name: share * array for name, array in kept.arrays.items()})
-        return after(self, job, kept, outgoing)
+    def aged(kept, job):
+        if kept.round + 1 >= job.settings.round:
+            return kept
+        return error_feedback.Kept(kept.round, {name: share * array for name, array in kept.arrays.items()})
 
-    error_feedback.ErrorFeedback.after = aged
+    error_feedback._recent = aged
 
 
 def table(path: Path) -> str:
@@ -128,7 +127,7 @@ def main() -> None:
     parser.add_argument("--share", type=int, default=8, help="clients of a round")
     parser.add_argument("--corpora", nargs="+", help="only these")
     parser.add_argument("--cells", nargs="+", help="only cells whose name begins with one of these")
-    parser.add_argument("--remainder", type=float, help="share of its remainder with which a client returns")
+    parser.add_argument("--remainder", type=float, help="share of its remainder with which a client returns; none")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all cells")
     parser.add_argument("--name", default="", help="put before the cells' names")
     arguments = parser.parse_args()
