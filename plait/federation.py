@@ -46,6 +46,7 @@ from plait.settle import Settled
 from plait.training.device import use_threads
 
 if TYPE_CHECKING:
+    from plait.exporting.outlets import Outlets
     from plait.privacy.mechanism import ClientPrivacy
     from plait.rounds.private_rounds import PrivateRounds
     from plait.secagg.roster import Vouch
@@ -94,12 +95,7 @@ def run_federation(
     _check_driver(run, channel, vouch)
     config = run.config
     out = Path(config.with_out().out)
-    outlets = None
-    if config.publish:
-        from plait.exporting.outlets import Outlets
-
-        spec, api_key = run.ranks.master.spec, os.environ.get("VLLM_API_KEY", "")
-        outlets = Outlets.of(config.publish, run=out, spec=spec, api_key=api_key)
+    outlets = _outlets(run, out)
     begun = _open(run, out, start, superlink_data, on_event)
     directory, ledger, state, events = begun
     private = run.settled.privacy and _private(run.settled.privacy, directory, ledger, events)
@@ -126,6 +122,16 @@ def run_federation(
     finally:
         ledger.close()
     return directory
+
+
+def _outlets(run: Run, out: Path) -> Outlets | None:
+    """Where every round is published, if the run names places."""
+    if not run.config.publish:
+        return None
+    from plait.exporting.outlets import Outlets
+
+    api_key = os.environ.get("VLLM_API_KEY", "")
+    return Outlets.of(run.config.publish, run=out, spec=run.ranks.master.spec, api_key=api_key)
 
 
 def _check_driver(run: Run, channel: Channel, vouch: Vouch | None) -> None:

@@ -92,12 +92,17 @@ def prepare(
         from plait.simulation.workers import check_parts
 
         check_parts(run)
-    if settings.fleet:
-        from plait.simulation.fleet import load_fleet
+    return _with_fleet(run), data
 
-        fleet = load_fleet(settings.fleet, base_parameters=run.base_parameters)
-        run = replace(run, settled=replace(run.settled, fleet=fleet))
-    return run, data
+
+def _with_fleet(run: Run) -> Run:
+    """The run with the devices that its settings name, if they do."""
+    if not run.config.fleet:
+        return run
+    from plait.simulation.fleet import load_fleet
+
+    fleet = load_fleet(run.config.fleet, base_parameters=run.base_parameters)
+    return replace(run, settled=replace(run.settled, fleet=fleet))
 
 
 def _with_clients(settings: RunConfig, clients: int) -> RunConfig:
@@ -167,22 +172,10 @@ def execute(
 
                 hear = held.enter_context(heard(config.callbacks, directory, stop, on_event))
             if not (directory.has_started and is_finished(read_events(directory.ledger))):
-                with watch(
-                    directory.ledger,
-                    rounds=config.rounds,
-                    cohort=config.asked,
-                    eval_every=config.eval_every,
-                    evaluators=config.evaluators,
-                    quiet=quiet,
-                ):
-                    run_federation(
-                        simulation.channel(stop),
-                        run,
-                        start=start,
-                        on_event=hear,
-                        stop=stop,
-                        vouch=simulation.vouch,
-                    )
+                shown = {"rounds": config.rounds, "cohort": config.asked, "eval_every": config.eval_every}
+                with watch(directory.ledger, **shown, evaluators=config.evaluators, quiet=quiet):
+                    channel, vouch = simulation.channel(stop), simulation.vouch
+                    run_federation(channel, run, start=start, on_event=hear, stop=stop, vouch=vouch)
             simulation.close()
             if config.references:
                 from plait.simulation.references import add_references

@@ -384,6 +384,23 @@ class ResidentBase:
             silence(model)
         return model
 
+    def _read_in_few_bits(
+        self, spec: AdapterSpec, config: PretrainedConfig, heads: Sequence[str], *, in_eight: bool
+    ) -> PreTrainedModel:
+        from plait.training.few_bits_base import load_in_few_bits
+
+        keep_freed_memory()
+        return load_in_few_bits(
+            self.directory,
+            config,
+            task=spec.task,
+            compute=self.compute,
+            attention=self.compute.attention(self._seq_len),
+            whole=heads,
+            whole_tables=_has_tables(spec),
+            in_eight=in_eight,
+        )
+
     def _read(self, spec: AdapterSpec, placement: Placement | None) -> PreTrainedModel:
         heads = spec.saved_modules if spec.task is Task.CLASSIFICATION else ()
         config = read_base_config(self.directory, spec.task, spec.labels)
@@ -391,20 +408,7 @@ class ResidentBase:
             config.pad_token_id = self.pad_token
         in_eight = self.compute.eight_bits and not is_quantised(spec.method)
         if in_eight or (is_quantised(spec.method) and self.compute.device.type == "cpu"):
-            from plait.training.few_bits_base import load_in_few_bits
-
-            keep_freed_memory()
-            attention = self.compute.attention(self._seq_len)
-            return load_in_few_bits(
-                self.directory,
-                config,
-                task=spec.task,
-                compute=self.compute,
-                attention=attention,
-                whole=heads,
-                whole_tables=_has_tables(spec),
-                in_eight=in_eight,
-            )
+            return self._read_in_few_bits(spec, config, heads, in_eight=in_eight)
         quantised = {}
         if is_quantised(spec.method):
             from plait.training.four_bits import four_bits

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import plait
 from plait.errors import ConfigError
 from plait.frames import losses, rounds, updates
 from tests.plait.conftest import broadcast, numbered, received, round_finished, run_started, view_of
@@ -52,14 +53,17 @@ def test_columns_and_types_are_the_same_before_anything_has_happened(frame_of, s
 
 
 @pytest.mark.slow
-def test_a_run_directory_is_read_as_its_ledger_is(original: Path) -> None:
-    summary = json.loads((original / "run" / "summary.json").read_text())
-    shared = rounds(original / "run").query("adapter == 'shared'")
+def test_a_run_directory_is_read_as_its_ledger_is(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small = {"base": "tiny", "clients": 2, "rounds": 2, "local_steps": 1, "seq_len": 32}
+    plait.simulate(out=run, quiet=True, **small)
+    summary = json.loads((run / "summary.json").read_text())
+    shared = rounds(run).query("adapter == 'shared'")
     assert shared.loss.tolist() == summary["held_out_loss_by_round"]
-    last = losses(original / "run").query("adapter == 'shared' and round == 2").set_index("client")
+    last = losses(run).query("adapter == 'shared' and round == 2").set_index("client")
     assert last.loss.to_dict() == summary["held_out_loss_by_client"]
     assert (last.loss * last.tokens).sum() / last.tokens.sum() == pytest.approx(summary["final_held_out_loss"])
-    assert (updates(str(original / "run")).norm > 0).all()
+    assert (updates(str(run)).norm > 0).all()
 
 
 def test_a_directory_without_a_run_is_refused_by_name(tmp_path: Path) -> None:

@@ -127,14 +127,18 @@ def _canonical(line: Mapping[str, object]) -> bytes:
 
 
 def _config(run: Path, **settings: object) -> None:
-    """Other values, each where config.toml has its key."""
+    """Other values, each where config.toml has its key, or in the table of the feature whose it is."""
     lines = (run / "config.toml").read_text().splitlines()
     keys = [line.partition(" = ")[0] for line in lines]
-    assert settings.keys() <= set(keys)
     told = [
         f"{key} = {json.dumps(settings[key])}" if key in settings else line
         for key, line in zip(keys, lines, strict=True)
     ]
+    for key in settings.keys() - set(keys):
+        from plait.feature import feature_with
+
+        feature = feature_with("fields", key.replace("-", "_"))
+        told += [f"[{feature.settings.table}]", f"{key} = {json.dumps(settings[key])}"]
     (run / "config.toml").write_text("\n".join(told) + "\n")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from scoreboard import shared_noise
-from scoreboard.killed import POINTS, _once
+from scoreboard.killed import POINTS, Way, _once
 from scoreboard.malicious_server import attacks
 from scoreboard.processes import Job, events
 from scoreboard.row import Row
@@ -219,13 +219,13 @@ def _kills(scratch: Path, *, full: bool) -> Iterator[str]:
         folder = scratch / f"kills-{len(way)}"
         job = Job(folder, {"rounds": ROUNDS, **arguments}, ("alice", "bob"), wide=600 if "bit" in way else 0)
         _give_key(job.run)
-        undisturbed = _once(job, False, 0, [])
+        undisturbed = _once(job, Way(arguments), 0, [])
         marks, points = undisturbed["marks"], POINTS if full else 4
         for point in range(points):
             step = marks["begin"] + (marks["end"] - marks["begin"]) * point // points
             again = replace(job, folder=folder / f"killed-{point}")
             _give_key(again.run)
-            killed = _once(again, False, step, [])
+            killed = _once(again, Way(arguments), step, [])
             intended = [event["round"] for event in events(again, "noise_intended")]
             charges = check_privacy(read_events(again.run / "ledger.jsonl")).charges
             what = f"{way}, point {point}"
