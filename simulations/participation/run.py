@@ -35,7 +35,7 @@ PIECES, CHARACTERS = 10, 800
 FLEET = Path(__file__).with_name("fleet.toml")
 
 ROWS: dict[str, dict[str, object]] = {
-    "smollm2": {"base": "smollm2-135m", "clients": 64, "clients_per_round": 8, "rounds": 24},
+    "smollm2": {"base": "smollm2-135m", "clients": 64, "clients_per_round": 8, "rounds": 24, "seq_len": 64},
     "few": {"base": "tiny", "clients": 64, "clients_per_round": 8, "rounds": 24},
     "thousand": {"base": "tiny", "clients": 1000, "clients_per_round": 10, "rounds": 300},
     "once": {"base": "tiny", "clients": 500, "clients_per_round": 10, "rounds": 50},
