@@ -30,7 +30,10 @@ _GIVEN_UP_CPU_S = 5.0
 _PATIENCE_S = 600.0
 _HONEST_EVERY = 40
 # Cases that alone notice that a defence is missing.
-_ALWAYS = frozenset({"spec: rank 4,000 on every layer", "welcome: where to write", "welcome: a trainer"})
+_ALWAYS = frozenset({
+    "spec: rank 4,000 on every layer", "welcome: where to write", "welcome: a trainer",
+    "welcome: one step of one sequence",
+})  # fmt: skip
 
 
 class Client:
