@@ -6,8 +6,8 @@ import html
 import json
 import re
 import shlex
-import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ def settings_of(plait, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunConf
 
         with monkeypatch.context() as patch:
             patch.setattr("plait.simulation.execution.prepare", prepare)
-            patch.setattr(sys.modules["plait.cli.server"], "serve", serve)
+            patch.setattr(import_module("plait.cli.server"), "serve", serve)
             with pytest.raises(_Stop):
                 plait(*words)
         return asked[0]
