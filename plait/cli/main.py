@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from plait import __version__
 from plait.cli.options import command_of, spelled
 from plait.cli.verbs import VERBS, short_help, whole_help
-from plait.errors import Interrupted, PlaitError, machine_fault
+from plait.errors import Interrupted, PlaitError, did_you_mean, machine_fault
 from plait.feature import at, feature_with, features
 from plait.text import escaped
 
@@ -61,6 +61,17 @@ class Verbs(TyperGroup):
         found = feature_with("verbs", cmd_name, all_installed=True)
         return command_of(cmd_name, at(found.verbs[cmd_name])) if found else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that a command line begins with; of a verb that there is not, the nearest is named."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            if args[0].startswith("-"):
+                raise
+            ctx.fail(f"there is no verb '{args[0]}'{did_you_mean(args[0], self.list_commands(ctx))}")
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All verbs."""
         del ctx
@@ -78,7 +89,7 @@ app = typer.Typer(
     cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
-    suggest_commands=False,  # click does already
+    suggest_commands=False,  # `Verbs` names the nearest
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -74,6 +74,14 @@ def test_help_of_all_says_what_every_verb_of_the_core_is_for(plait) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("simulte", "simulate"), ("verfy", "verify"), ("exprt", "export")])
+def test_a_mistyped_verb_is_told_the_nearest_though_none_has_been_imported(plait, typed: str, meant: str) -> None:
+    for words in ((typed,), ("help", typed)):
+        ran = plait(*words)
+        assert ran.code == 2
+        assert f"there is no verb '{typed}'; did you mean '{meant}'?" in " ".join(ran.err.replace("│", " ").split())
+
+
 def test_help_of_a_verb_is_that_of_its_option(plait) -> None:
     assert plait("help", "verify").out == plait("verify", "--help").out
 
