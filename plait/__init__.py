@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from plait.api.tasks import TaskScores, evaluate_tasks
     from plait.errors import PlaitError
     from plait.features.exports.export import Export, export
+    from plait.features.standing.server import StandingServer
     from plait.features.studies.comparison import Comparison, compare
     from plait.features.studies.sweeping import Sweep, sweep
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
@@ -40,6 +41,7 @@ __all__ = [
     "Result",
     "RoundContext",
     "Server",
+    "StandingServer",
     "Stop",
     "Sweep",
     "TaskScores",

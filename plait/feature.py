@@ -38,7 +38,8 @@ class Feature:
         needs: traits of a run without which it cannot be, each with a reason (`plait.traits`).
         takes: traits that a run with it no longer has; what only some of its settings take, its table states.
         contracts: what is tried of such parts: the place of the checks, and of a function from a name to what they try.
-        verbs: of the command line, by name: the place of each one's function.
+        verbs: of the command line, by name: the place of each one's function. ``VERB --OPTION`` is what a verb of the
+            core does with an option that it has not itself.
         names: of ``import plait``, and their places.
         events: of the ledger by kind: the place of each one's class.
         sections: of the report: places of functions from its events, by kind, to a table.
@@ -46,6 +47,8 @@ class Feature:
         beside: place of a function from settings, run directory and whether to be quiet to a context manager, within
             which the run goes on.
         live_page: place of a pair: what checks the address of a page, and what serves it while a run goes on.
+        journal: place of a pair: the name of the journal of a queue in a folder of runs, and a function from the folder
+            to what is shown of its runs, the oldest first.
         check: place of a function that refuses settings before a run begins.
     """
 
@@ -64,6 +67,7 @@ class Feature:
     way: str = ""
     beside: str = ""
     live_page: str = ""
+    journal: str = ""
     check: str = ""
 
     @property

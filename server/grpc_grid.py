@@ -27,6 +27,7 @@ from plait.trust.kit import ServerKit
 from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
+from server.calls import MoreCalls
 from server.grpc_server import GrpcServer
 from server.guard import Guard
 from server.hosting import HostedRun, Hosting, Terms
@@ -34,7 +35,6 @@ from server.inbox import Inbox
 from server.limits import Limits
 from server.log import say
 from server.metrics import Metrics, MetricsServer
-from server.operations import Desk, Operations
 from server.revocation import Revocation
 from server.service import FederationService
 from server.sessions import Sessions
@@ -59,7 +59,7 @@ class GrpcGrid(ByteGrid):
         limits: bounds on what nodes may use.
         metrics_listen: host and port of the Prometheus page; None for none.
         stays: whether nodes stay when a run is over, for the next.
-        desk: decides what operators ask; None for none.
+        more: calls besides a federation's own; None for none.
 
     Raises:
         ConfigError: an invalid address, or without a kit one that other machines can reach.
@@ -73,7 +73,7 @@ class GrpcGrid(ByteGrid):
         limits: Limits,
         metrics_listen: str | None = None,
         stays: bool = False,
-        desk: Desk | None = None,
+        more: MoreCalls | None = None,
     ) -> None:
         super().__init__(run_id=0, run_config={})
         self._address = Address.parse(listen, what="listen", listening=True)
@@ -84,7 +84,6 @@ class GrpcGrid(ByteGrid):
         self._kit = kit
         self._register = Register.load(kit.directory) if kit is not None else None
         self._limits = limits
-        self._desk = desk
         self._sessions = Sessions(max_nodes=limits.max_nodes)
         self._hosting = Hosting(self._sessions, stays=stays)
         self._metrics = Metrics()
@@ -104,8 +103,8 @@ class GrpcGrid(ByteGrid):
             self._address,
             None if kit is None else server_credentials(kit),
             service=self._service,
-            operations=None if desk is None else Operations(desk, self._disk),
-            guard=Guard(self._revocation, metrics=self._metrics),
+            more=[more.served(self._disk)] if more else [],
+            guard=Guard(self._revocation, metrics=self._metrics, more=more.allowed if more else {}),
             tend=self._tend,
             drain=self._drain,
             options=[("grpc.max_allowed_incoming_connections", _most_connections(limits.max_connections))],

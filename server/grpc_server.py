@@ -22,7 +22,6 @@ from plait.address import Address
 from plait.errors import MachineError
 from plait.transport.credentials import SERVER_OPTIONS
 from server.log import say
-from server.operations import Operations
 from server.service import SERVICE_NAME, FederationService
 
 _START_S = 30.0
@@ -38,7 +37,7 @@ class GrpcServer:
         address: to listen on.
         credentials: TLS; None for none.
         service: makes the service, inside the loop that it will run in.
-        operations: the service for operators; None for none.
+        more: handlers of other calls.
         tend: called several times per second in that loop.
         drain: called in that loop before it stops; tells the nodes.
         options: gRPC's, in addition to the protocol's own.
@@ -48,7 +47,7 @@ class GrpcServer:
     credentials: grpc.ServerCredentials | None
     _: KW_ONLY
     service: Callable[[], FederationService]
-    operations: Operations | None = None
+    more: Sequence[grpc.GenericRpcHandler] = ()
     guard: grpc.aio.ServerInterceptor
     tend: Callable[[], None]
     drain: Callable[[], None]
@@ -103,8 +102,7 @@ class GrpcServer:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         server = grpc.aio.server(options=(*SERVER_OPTIONS, *self.options), interceptors=[self.guard])
         healthy = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] (set while importing)
-        own = () if self.operations is None else (self.operations.handlers,)
-        server.add_generic_rpc_handlers((self.service().handlers, *own, _health(healthy)))
+        server.add_generic_rpc_handlers((self.service().handlers, *self.more, _health(healthy)))
         port = self._listen(server)
         await server.start()
         for name in ("", SERVICE_NAME):

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypeAlias
 
 import grpc
@@ -33,7 +33,6 @@ Context: TypeAlias = "grpc.aio.ServicerContext[object, object]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _FEDERATION = f"/{pb.DESCRIPTOR.services_by_name['Federation'].full_name}"
-_OPERATIONS = f"/{pb.DESCRIPTOR.services_by_name['Operations'].full_name}"
 ATTEND = f"{_FEDERATION}/Attend"
 _ALLOWED: Mapping[str, frozenset[Role]] = {
     f"{_FEDERATION}/{call}": frozenset(roles)
@@ -44,16 +43,8 @@ _ALLOWED: Mapping[str, frozenset[Role]] = {
         "Upload": (Role.CLIENT,),
         "Status": (Role.CLIENT, *STAFF),
     }.items()
-} | {
-    f"{_OPERATIONS}/{call}": frozenset(roles)
-    for call, roles in {
-        "Submit": (Role.OPERATOR,),
-        "Cancel": (Role.OPERATOR,),
-        "Runs": STAFF,
-        "Fetch": STAFF,
-    }.items()
 }
-"""The roles that may make a call; any may ask whether the server is healthy."""
+"""The roles that may make a federation's calls; any may ask whether the server is healthy."""
 _CALLS_A_NAME = 16
 """A node has its long call, a download, an upload, a few questions, and all of them again while it reconnects."""
 _TOLD_EVERY_S = 60.0
@@ -82,13 +73,16 @@ class Guard(grpc.aio.ServerInterceptor):
 
     Attributes:
         revocation: knows which certificates are valid.
+        more: the roles that may make other calls, by gRPC's name of each.
     """
 
     revocation: Revocation
     _: KW_ONLY
     metrics: Metrics
+    more: Mapping[str, frozenset[Role]] = field(default_factory=dict[str, frozenset[Role]])
 
     def __post_init__(self) -> None:
+        self._allowed = {**_ALLOWED, **self.more}
         self._calls: Counter[str] = Counter()
         self._told: dict[str, float] = {}
         # By their SHA-256: of thousands of connected nodes the certificates themselves would take most of it.
@@ -140,7 +134,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 return EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "certificate is not one that plait makes")
             if (verdict := self.revocation.verdict(shown)) is not Verdict.KNOWN:
                 return refusal_of(verdict)
-            if shown.role not in _ALLOWED.get(method, (shown.role,)):
+            if shown.role not in self._allowed.get(method, (shown.role,)):
                 return EnrolmentRefused(
                     pb.REFUSED_REASON_ROLE, f"{shown.role} '{name}' may not call {method.rpartition('/')[2]}"
                 )

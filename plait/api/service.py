@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from plait.rounds.channel import Channel
     from plait.secagg.roster import Vouch
     from plait.trust.kit import ServerKit
+    from server.calls import MoreCalls
     from server.grpc_grid import GrpcGrid
-    from server.operations import Desk
 
 _NEWCOMERS = 16
 _AT_THE_DOOR = 64
@@ -78,14 +78,14 @@ class Service:
             self.grid.drive(self.app)
 
 
-def open_grid(serving: Serving, *, clients: int, stays: bool = False, desk: Desk | None = None) -> GrpcGrid:
+def open_grid(serving: Serving, *, clients: int, stays: bool = False, more: MoreCalls | None = None) -> GrpcGrid:
     """A grid without a run.
 
     Args:
         serving: where and how to serve.
         clients: expected, without a kit.
         stays: whether clients stay between runs.
-        desk: decides what operators ask.
+        more: calls that it answers besides a federation's own.
 
     Raises:
         PlaitError: the kit or the address is not valid.
@@ -106,7 +106,7 @@ def open_grid(serving: Serving, *, clients: int, stays: bool = False, desk: Desk
         ),
         metrics_listen=serving.metrics or None,
         stays=stays,
-        desk=desk,
+        more=more,
     )
 
 

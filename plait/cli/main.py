@@ -66,11 +66,18 @@ class Verbs(TyperGroup):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that a command line begins with; of a verb that there is not, the nearest is named."""
         try:
-            return super().resolve_command(ctx, args)
+            name, command, rest = super().resolve_command(ctx, args)
         except click.UsageError:
             if args[0].startswith("-"):
                 raise
             ctx.fail(f"there is no verb '{args[0]}'{did_you_mean(args[0], self.list_commands(ctx))}")
+        known = {option for each in command.params for option in each.opts} if command else set[str]()
+        for word in (word for word in rest if word.startswith("--") and word not in known):
+            # What a feature makes of the verb with an option of its own.
+            if found := feature_with("verbs", form := f"{name} {word}", all_installed=True):
+                rest.remove(word)
+                return form, command_of(form, at(found.verbs[form])), rest
+        return name, command, rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All verbs."""

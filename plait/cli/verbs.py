@@ -44,10 +44,6 @@ VERBS: Mapping[str, Verb] = {
     "privacy": Verb("plait.cli.privacy:privacy", "show what a run promises about privacy"),
     "flowertune": Verb("plait.cli.flowertune:flowertune", "set up a run for a FlowerTune challenge"),
     "region": Verb("plait.cli.region:region", "serve the clients of a region"),
-    "submit": Verb("plait.cli.submit:submit", "submit a run to a server that stays"),
-    "runs": Verb("plait.cli.runs:runs", "list the runs of a server that stays"),
-    "cancel": Verb("plait.cli.cancel:cancel", "cancel a run of a server that stays"),
-    "fetch": Verb("plait.cli.fetch:fetch", "fetch a run of a server that stays"),
     "bench": Verb("plait.cli.bench:bench", "measure plait; needs the source tree", forwards=True),
 }
 

@@ -58,7 +58,7 @@ def test_no_function_brings_a_library_of_training_along_before_it_is_called() ->
 MOST_LINES = 36_500
 """Of plait that the plainest run there is may import."""
 FEATURES = (
-    *("plait.features", "plait.secagg", "plait.queue", "plait.regional"),
+    *("plait.features", "plait.secagg", "plait.regional"),
     *("plait.privacy.mechanism", "plait.rounds.masking", "plait.rounds.masked_sum", "plait.rounds.asynchronous"),
     *("plait.rounds.privacy_card", "plait.simulation.fleet", "plait.simulation.workers", "plait.stacking"),
     *("plait.training.grpo", "plait.training.preferences", "plait.training.serving", "plait.training.private_steps"),

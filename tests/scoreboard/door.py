@@ -20,6 +20,7 @@ from scoreboard.page_door import pressed, strangers
 from scoreboard.row import Row
 from scoreboard.small_federation import TESTS, borrowed
 
+from plait.features.standing.operations import calls_of
 from plait.transport import CHANNEL_OPTIONS, channel_credentials
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit, ServerKit, StaffKit
@@ -183,8 +184,8 @@ def _beyond_roles(scratch: Path, count: int) -> tuple[int, int]:
         (StaffKit.load(home / "operators" / "otto"), {**taking_part, **operations}),
     ]
     desk, accepted = _Desk(), 0
-    limits = Limits(max_answer_bytes=1 << 20)
-    with GrpcGrid("127.0.0.1:0", kit=ServerKit.load(home / "server"), limits=limits, stays=True, desk=desk) as grid:
+    limits, more = Limits(max_answer_bytes=1 << 20), calls_of(desk)
+    with GrpcGrid("127.0.0.1:0", kit=ServerKit.load(home / "server"), limits=limits, stays=True, more=more) as grid:
         for number in range(count):
             kit, acts = beyond[number % len(beyond)]
             act = list(acts.values())[number // len(beyond) % len(acts)]

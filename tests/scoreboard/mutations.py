@@ -405,9 +405,9 @@ def _short_seeds() -> None:
 
 
 def _fetches_any_size() -> None:
-    received = module("plait.transport.operations")._received
+    received = module("plait.features.standing.calls")._received
     put(
-        "plait.transport.operations:_received",
+        "plait.features.standing.calls:_received",
         lambda parts, directory, *, max_gb: received(parts, directory, max_gb=math.inf),
     )
 
@@ -596,7 +596,7 @@ MUTATIONS: dict[str, Mutation] = {
     "fetched-names": Mutation(
         "directories",
         "a server names the files that are fetched",
-        lambda: put("plait.transport.operations:_place", lambda start: Path(start.path)),
+        lambda: put("plait.features.standing.calls:_place", lambda start: Path(start.path)),
     ),
     "fetched-size": Mutation(
         "directories",

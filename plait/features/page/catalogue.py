@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,8 +16,8 @@ from plait.adapters import Json
 from plait.adapters.parent import parents_from
 from plait.adapters.peft_directory import WEIGHTS_FILE
 from plait.errors import ConfigError, PeerError, PlaitError
+from plait.feature import at, features
 from plait.files import open_plain
-from plait.queue import JOURNAL_FILE, read_queue
 from plait.rounds.events import RunFinished
 from plait.rounds.ledger import Line
 from plait.rounds.run_directory import RunDirectory
@@ -51,7 +51,7 @@ class Catalogue:
     def __init__(self, places: Sequence[Path], *, expected: Path | None = None, folder: bool = False) -> None:
         self._named: dict[str, Path] = {}
         self._folders: list[Path] = []
-        self._journal = next((place for place in places if place.is_dir() and _is_federation(place)), expected)
+        self._journal = next((place for place in places if place.is_dir() and _journal_in(place)), expected)
         self._queue: tuple[object, dict[str, Json]] = None, {}
         self._entries: dict[Path, tuple[_Stamp, _Entry]] = {}
         self._digests: dict[Path, tuple[_Stamp, str]] = {}
@@ -96,17 +96,14 @@ class Catalogue:
 
         ``broken`` says in a sentence that the journal's chain is broken.
         """
-        try:
-            if self._journal is None:
-                return {"runs": []}
-            found = (self._journal / JOURNAL_FILE).stat()
-        except OSError:
+        journal = _journal_in(self._journal) if self._journal else None
+        if journal is None:
             return {"runs": []}
-        stamp = (found.st_ino, found.st_size)
+        file, read = journal
+        stamp = _stamp(file)
         if stamp != self._queue[0]:
             try:
-                runs: list[Json] = [entry.described() for entry in read_queue(self._journal)]
-                said: dict[str, Json] = {"runs": runs[::-1][:MOST_RUNS]}
+                said: dict[str, Json] = {"runs": read(file.parent)[::-1][:MOST_RUNS]}
             except PlaitError as error:
                 said = {"runs": [], "broken": str(error)}
             self._queue = stamp, said
@@ -146,8 +143,14 @@ def _stamp(file: Path) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _is_federation(place: Path) -> bool:
-    return (place / JOURNAL_FILE).exists()
+def _journal_in(place: Path) -> tuple[Path, Callable[[Path], list[Json]]] | None:
+    """The journal of a folder's queue, and what reads the folder's runs; None if no feature here keeps one in it."""
+    for feature in features():
+        if feature.journal:
+            name, read = at(feature.journal)
+            if (place / name).exists():
+                return place / name, read
+    return None
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:

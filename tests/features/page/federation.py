@@ -22,8 +22,8 @@ from typing import Any
 from plait.address import Address
 from plait.config import config_from_table
 from plait.features.page.token import TOKEN_VARIABLE
+from plait.features.standing.calls import AwayError, OperatorCalls
 from plait.rounds.ledger import Line, read_lines
-from plait.transport.operations import AwayError, OperatorCalls
 from plait.trust.kit import StaffKit
 from plait.trust.provision import provision
 from tests.commands import Command

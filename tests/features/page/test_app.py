@@ -30,7 +30,7 @@ from plait.features.page.merge import merge
 from plait.features.page.schema import Run, Runs, openapi
 from plait.features.page.server import MOST_UNKNOWN
 from plait.features.page.token import TOKEN_VARIABLE, page_token
-from plait.queue import RunQueue
+from plait.features.standing.run_queue import RunQueue
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from tests.commands import Command

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import signal
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 import plait
-from plait.errors import ConfigError, MachineError
-from plait.queue import RunQueue
+from plait.errors import ConfigError
 from plait.rounds.events import RoundFinished
 from plait.trust.provision import provision
 
@@ -109,51 +107,3 @@ def test_a_server_and_a_client_without_each_other_stop_when_they_are_told(
 def test_a_server_has_either_a_kit_or_none(given: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected one of them"):
         plait.Server(out=tmp_path / "run", base="tiny", **given)
-
-
-@pytest.mark.slow
-def test_a_server_that_stays_serves_what_the_program_submits_and_cancels_what_it_likes(
-    finished: Path, shares, training: dict[str, object], tmp_path: Path
-) -> None:
-    settings = {key: value for key, value in training.items() if key != "out"}
-    with plait.Server(stay=True, out=tmp_path / "federation", insecure=True, quiet=True) as server:
-        first, second = server.submit(name="first", **settings), server.submit(priority=-1, **settings)
-        clients = federation(shares, server, tmp_path)
-        server.cancel(second)
-        run = server.wait(timeout_s=600, run=first)
-        states = {each["run"]: (each["state"], each["by"]) for each in server.runs()}
-        with pytest.raises(MachineError, match="is cancelled"):
-            server.wait(run=second)
-        for client in clients:
-            client.stop()
-    assert run.finished
-    assert (run.path / WEIGHTS).read_bytes() == (finished / WEIGHTS).read_bytes()
-    assert states == {first: ("finished", "(program)"), second: ("cancelled", "(program)")}
-
-
-def test_a_server_says_what_staying_needs(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="given with stay, expected them as arguments of submit"):
-        plait.Server(stay=True, rounds=2, insecure=True, out=tmp_path)
-    for act in (lambda server: server.submit(), lambda server: server.runs(), lambda server: server.cancel("run-1")):
-        with pytest.raises(ConfigError, match="has no queue, expected stay=True"):
-            act(plait.Server(rounds=2, insecure=True, out=tmp_path / "run"))
-    staying = plait.Server(stay=True, insecure=True, quiet=True, out=tmp_path / "federation")
-    with staying:
-        with pytest.raises(ConfigError, match="run 'run-7' does not exist"):
-            staying.wait(run="run-7")
-        with pytest.raises(ConfigError, match="data is given, expected none: clients bring their own"):
-            staying.submit(base="tiny", rounds=1, data="stdlib")
-    for act in (lambda: staying.submit(base="tiny", rounds=1), lambda: staying.cancel("run-1")):
-        with pytest.raises(ConfigError, match="has stopped, expected one that serves"):
-            act()
-    assert staying.runs() == []
-
-
-def test_a_run_that_a_server_stops_before_is_said_not_to_have_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(RunQueue, "begin_next", lambda self, *, wait_s: time.sleep(wait_s))
-    with plait.Server(stay=True, insecure=True, quiet=True, out=tmp_path / "federation") as server:
-        run = server.submit(clients=3, base="tiny", rounds=1)
-    with pytest.raises(MachineError, match="run-1 has not begun, and the server has stopped"):
-        server.wait(run=run)

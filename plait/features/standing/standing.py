@@ -1,7 +1,7 @@
 """A federation that stays: a queue of runs that operators submit, served one after the other to clients that stay too.
 
 Each run is served exactly as ``plait server`` serves its one (`plait.api.service`), in a directory of its own. What was
-asked and what became of it stands in the journal (`plait.queue`), so a server that was killed goes on with the run that
+asked and what became of it stands in the journal (`run_queue`), so a server that was killed goes on with the run that
 it served. Sets no signal handler and configures no logging: both are the caller's.
 """
 
@@ -12,19 +12,23 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from plait.api.apps import add_apps_to_path
 from plait.api.resuming import is_reported
 from plait.api.service import conclude, open_grid, open_service, vouch_of
-from plait.api.serving import CLIENTS_SETTINGS, Serving, new_run_number
-from plait.config import RunConfig, Scalar, config_from_table
+from plait.api.serving import Serving, new_run_number
+from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError
+from plait.features.standing.acts import Outcome
+from plait.features.standing.limits import Patience, Quota, RunLimits, gigabytes
+from plait.features.standing.retention import tidy_runs
+from plait.features.standing.run_queue import Entry, RunQueue, State
+from plait.features.standing.submitted import checked, naming_nothing
 from plait.progress import say
-from plait.queue import Entry, Outcome, RunQueue, State, size_of, tidy_runs
-from plait.rounds.events import ClientTurnedAway, Event, RoundFinished, RoundStarted, WaitingForClients
+from plait.rounds.events import Event
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
@@ -35,37 +39,15 @@ if TYPE_CHECKING:
     from plait.adapters import Json
     from server.grpc_grid import GrpcGrid
 
-GIVE_UP_S = 120.0
-"""Seconds after which a run ends whose clients cannot take part."""
-
 _LOOK_S = 0.5
-_MOST_CONFIG_CHARACTERS = 16384
 _PAGE_BYTES = 1 << 18
 _PAGE_RUNS = 100
-_MOST_NAMED = 3
 _CLIENTS_WITHOUT_KIT = 64
-_OF_THE_MACHINE = ("init_adapter", "publish", "callbacks", *CLIENTS_SETTINGS)
-"""Settings that name files or code of the machine that reads them."""
 _PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
 """Files of a run directory for everybody who may look; the plots and the adapter join them once the run is finished.
 
-`plait.transport.operations` takes no others.
+`OperatorCalls` takes no others.
 """
-
-
-@dataclass(frozen=True)
-class RunLimits:
-    """What runs may use of the server.
-
-    Attributes:
-        give_up_s: as `GIVE_UP_S`.
-        keep_runs: runs that are over keep everything if they are among so many newest; None for all.
-        run_quota_bytes: the most that a run's directory may have; None for as much as there is.
-    """
-
-    give_up_s: float = GIVE_UP_S
-    keep_runs: int | None = None
-    run_quota_bytes: int | None = None
 
 
 class Standing:
@@ -85,6 +67,8 @@ class Standing:
         self, directory: Path, serving: Serving, *, limits: RunLimits | None = None, quiet: bool = False
     ) -> None:
         add_apps_to_path()
+        from plait.features.standing.operations import calls_of
+
         self._serving = serving
         self._limits = limits or RunLimits()
         self._quiet = quiet
@@ -94,7 +78,7 @@ class Standing:
         self._stopping = self._serves = False
         self._cannot_serve: PlaitError | None = None
         self._on_start: Callable[[str], None] = lambda _: None
-        self.grid: GrpcGrid = open_grid(serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, desk=self)
+        self.grid: GrpcGrid = open_grid(serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, more=calls_of(self))
         self.grid.count_runs(self._queue.counts)
 
     def serve(self, *, on_start: Callable[[str], None] = lambda _: None) -> None:
@@ -146,7 +130,7 @@ class Standing:
         Raises:
             ConfigError: its settings are not valid, or no client could take part; one line.
         """
-        config = _checked(config_json)
+        config = checked(config_json)
         self._check_clients(config, cohort_labels)
         self._check_room(config)
         entry = self._queue.submit(
@@ -258,7 +242,7 @@ class Standing:
 
     def _check_room(self, config: RunConfig) -> None:
         """Refuse a run that its quota or the disk has no room for, as far as its base is here to tell."""
-        from plait.api.room import disk_bytes, most_disk_bytes
+        from plait.features.standing.room import disk_bytes, most_disk_bytes
         from plait.settle import settle
         from plait.training.bases import base_at_hand
 
@@ -271,7 +255,7 @@ class Standing:
         if (needed := disk_bytes(settled, base)) > room:
             what = "its disk has free" if room == free else "a run may have (--run-quota-gb)"
             raise ConfigError(
-                f"run needs about {_gigabytes(needed)} at the server, expected at most the {_gigabytes(room)} that "
+                f"run needs about {gigabytes(needed)} at the server, expected at most the {gigabytes(room)} that "
                 f"{what}; set fewer rounds or clients, or a lower wire"
             )
 
@@ -291,8 +275,8 @@ class Standing:
             self._current = (entry.run, stop)
             stop.asked = self._stopping
         say(f"run {entry.run} of {entry.by} begins", quiet=self._quiet)
-        patience = _Patience(self._limits.give_up_s, stop)
-        quota = _Quota(self._queue.folder(entry.run), self._limits.run_quota_bytes, stop)
+        patience = Patience(self._limits.give_up_s, stop)
+        quota = Quota(self._queue.folder(entry.run), self._limits.run_quota_bytes, stop)
 
         def hear(event: Event) -> None:
             patience.hear(event)
@@ -328,14 +312,14 @@ class Standing:
 
     def _tidy(self) -> None:
         if self._limits.keep_runs is not None and (freed := tidy_runs(self._queue, keep=self._limits.keep_runs)):
-            say(f"freed {_gigabytes(freed)} of older runs; their adapters and ledgers stay", quiet=self._quiet)
+            say(f"freed {gigabytes(freed)} of older runs; their adapters and ledgers stay", quiet=self._quiet)
 
     def _drive(self, entry: Entry, stop: StopRequest, on_event: OnEvent) -> None:
         directory = RunDirectory(self._queue.folder(entry.run))
         if directory.has_started and is_finished(read_events(directory.ledger)) and is_reported(directory.path):
             return  # the server was killed before it could say so
         table = {**entry.config, "out": str(directory.path)}
-        settings = _naming_nothing(config_from_table(table, where=f"run {entry.run}"))
+        settings = naming_nothing(config_from_table(table, where=f"run {entry.run}"))
         serving = replace(self._serving, run_number=entry.number)
         service = open_service(
             directory,
@@ -357,81 +341,6 @@ class Standing:
             conclude(directory)
 
 
-class _Patience:
-    """Ends a run whose connected clients cannot take part, so that the queue goes on; not one that waits for some.
-
-    Args:
-        seconds: how long that may last.
-        stop: of the run.
-    """
-
-    def __init__(self, seconds: float, stop: StopRequest) -> None:
-        self._seconds = seconds
-        self._stop = stop
-        self._timer: threading.Timer | None = None
-        self._why: dict[str, str] = {}
-        self._has_begun = False
-        self.reason = ""
-
-    def hear(self, event: Event) -> None:
-        """Notice an event of the run."""
-        match event:
-            case RoundStarted():
-                self._has_begun = True
-                self.close()
-            case ClientTurnedAway():
-                self._why[event.client] = event.detail or event.reason
-            case WaitingForClients() if not self._has_begun:
-                self.close()
-                if event.unfit and event.here - event.unfit < event.wanted:
-                    self._wait(f"{event.unfit} of {event.here} connected clients cannot take part, {event.wanted} must")
-            case _:
-                pass
-
-    def close(self) -> None:
-        """Stop waiting."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _wait(self, what: str) -> None:
-        def give_up() -> None:
-            why = "; ".join(f"{client}: {detail}" for client, detail in list(self._why.items())[:_MOST_NAMED])
-            self.reason = f"{what}: {why}"
-            self._stop.asked = True
-
-        self._timer = threading.Timer(self._seconds, give_up)
-        self._timer.daemon = True
-        self._timer.start()
-
-
-class _Quota:
-    """Ends a run whose directory has grown beyond its quota, once a round has ended: everything until then is whole.
-
-    Args:
-        folder: of the run.
-        most_bytes: that it may have; None for any number.
-        stop: of the run.
-    """
-
-    def __init__(self, folder: Path, most_bytes: int | None, stop: StopRequest) -> None:
-        self._folder = folder
-        self._most_bytes = most_bytes
-        self._stop = stop
-        self.reason = ""
-
-    def hear(self, event: Event) -> None:
-        """Notice an event of the run."""
-        if self._most_bytes is None or not isinstance(event, (RoundStarted, RoundFinished)):
-            return
-        if (size := size_of(self._folder)) > self._most_bytes:
-            self.reason = (
-                f"run has {_gigabytes(size)} at the server, expected at most {_gigabytes(self._most_bytes)} "
-                f"(--run-quota-gb); it ended in round {event.round}"
-            )
-            self._stop.asked = True
-
-
 def _fitting(entries: Iterable[dict[str, Json]]) -> list[dict[str, Json]]:
     """As many of the first entries as a message has room for, at least one."""
     taken: list[dict[str, Json]] = []
@@ -442,40 +351,3 @@ def _fitting(entries: Iterable[dict[str, Json]]) -> list[dict[str, Json]]:
             break
         taken.append(entry)
     return taken
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.3g} GB"
-
-
-def _checked(config_json: str) -> RunConfig:
-    """The settings of a submitted run."""
-    if len(config_json) > _MOST_CONFIG_CHARACTERS:
-        raise ConfigError(f"settings have {len(config_json)} characters, expected at most {_MOST_CONFIG_CHARACTERS}")
-    try:
-        table: object = json.loads(config_json)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError("settings are not JSON, expected one object") from error
-    if not isinstance(table, dict):
-        raise ConfigError("settings are not a JSON object, expected one")
-    config = config_from_table(cast("dict[str, Scalar]", table), where="submitted settings")
-    config = _naming_nothing(config.model_copy(update={"out": ""}))
-    from plait.settle import settle
-
-    settle(config)
-    return config
-
-
-def _naming_nothing(config: RunConfig) -> RunConfig:
-    """Settings without those of clients, which a simulation's file names; a journal may be somebody else's, too.
-
-    Raises:
-        ConfigError: they name files, code or other servers of the machine.
-    """
-    config = config.model_copy(update=dict.fromkeys(CLIENTS_SETTINGS, ""))
-    of_features = (key for feature in config.wanted for key in feature.leads_out)
-    for key in (*_OF_THE_MACHINE, *of_features):
-        if getattr(config, key) not in ("", "none"):
-            name = key.replace("_", "-")
-            raise ConfigError(f"{name} is given, expected none in a submitted run: it names files or code of a machine")
-    return config

@@ -6,8 +6,8 @@ from typing import Annotated, cast
 
 import typer
 
-from plait.cli.operating import JsonOutput, Kit, Server, calls_to
 from plait.cli.output import print_json, print_tables
+from plait.features.standing.operating import JsonOutput, Kit, Server, calls_to
 
 
 def runs(
@@ -26,7 +26,7 @@ def runs(
     if json_output:
         print_json(page)
         return
-    from plait.report.queue import queue_tables
+    from plait.features.standing.tables import queue_tables
     from plait.text import printable
 
     print_tables(queue_tables(page))

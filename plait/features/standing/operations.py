@@ -1,22 +1,24 @@
 """The gRPC service for the operators of a server that stays: translates between calls and the desk that decides.
 
-Who may make which call is the guard's; what a run is, the desk's.
+What a run is, the desk knows.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
 from plait.errors import ConfigError, PlaitError
 from plait.transport.protocol import CHUNK_BYTES
+from plait.trust.roles import STAFF, Role
 from plait.v1 import federation_pb2 as pb
+from server.calls import MoreCalls
 from server.guard import Context, certificate_of
 from server.log import say
 
@@ -48,6 +50,15 @@ class Desk(Protocol):
         ...
 
 
+def calls_of(desk: Desk) -> MoreCalls:
+    """The calls of operators and observers, which a desk decides."""
+    return MoreCalls(
+        _SERVICE,
+        handlers=lambda disk: Operations(desk, disk).handlers,
+        roles={"Submit": (Role.OPERATOR,), "Cancel": (Role.OPERATOR,), "Runs": STAFF, "Fetch": STAFF},
+    )
+
+
 @dataclass(eq=False)
 class Operations:
     """Serves operators and observers.
@@ -60,20 +71,17 @@ class Operations:
     disk: Executor
 
     @property
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """The calls as gRPC takes them."""
+    def handlers(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
+        """The calls by name, as gRPC takes them."""
         unary = grpc.unary_unary_rpc_method_handler
-        return grpc.method_handlers_generic_handler(
-            _SERVICE,
-            {
-                "Submit": unary(self.submit, pb.SubmitRequest.FromString, pb.SubmitReply.SerializeToString),
-                "Cancel": unary(self.cancel, pb.CancelRequest.FromString, pb.CancelReply.SerializeToString),
-                "Runs": unary(self.runs, pb.RunsRequest.FromString, pb.RunsReply.SerializeToString),
-                "Fetch": grpc.unary_stream_rpc_method_handler(
-                    self.fetch, pb.FetchRequest.FromString, pb.FilePart.SerializeToString
-                ),
-            },
-        )
+        return {
+            "Submit": unary(self.submit, pb.SubmitRequest.FromString, pb.SubmitReply.SerializeToString),
+            "Cancel": unary(self.cancel, pb.CancelRequest.FromString, pb.CancelReply.SerializeToString),
+            "Runs": unary(self.runs, pb.RunsRequest.FromString, pb.RunsReply.SerializeToString),
+            "Fetch": grpc.unary_stream_rpc_method_handler(
+                self.fetch, pb.FetchRequest.FromString, pb.FilePart.SerializeToString
+            ),
+        }
 
     async def submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitReply:
         """Put a run into the queue."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from plait.transport.operations import OperatorCalls
+    from plait.features.standing.calls import OperatorCalls
 
 Server = Annotated[str, typer.Option("--server", help="Address and port of the server.")]
 Kit = Annotated[
@@ -24,7 +24,7 @@ def calls_to(server: str, kit: Path | None) -> OperatorCalls:
         ConfigError: the address or the kit is not valid.
     """
     from plait.address import Address
-    from plait.transport.operations import OperatorCalls
+    from plait.features.standing.calls import OperatorCalls
     from plait.trust.kit import StaffKit
 
     return OperatorCalls(Address.parse(server, what="server"), None if kit is None else StaffKit.load(kit))

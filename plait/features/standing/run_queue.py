@@ -18,7 +18,7 @@ from pathlib import Path
 from plait.adapters import Json
 from plait.config import Scalar
 from plait.errors import ConfigError, MachineError
-from plait.queue.acts import Outcome, RunBegun, RunCancelled, RunEnded, RunSubmitted, parse_act
+from plait.features.standing.acts import Outcome, RunBegun, RunCancelled, RunEnded, RunSubmitted, parse_act
 from plait.rounds.events import Event
 from plait.rounds.ledger import Ledger, Line, read_lines
 
@@ -104,6 +104,15 @@ def read_queue(directory: Path) -> list[Entry]:
         PeerError: the journal is missing, or its chain is broken.
     """
     return _replayed(read_lines(directory / JOURNAL_FILE))
+
+
+def shown_runs(directory: Path) -> list[Json]:
+    """As `read_queue`, in the form of a list that is shown."""
+    return [entry.described() for entry in read_queue(directory)]
+
+
+JOURNAL = (JOURNAL_FILE, shown_runs)
+"""What `plait.feature.Feature.journal` names."""
 
 
 class RunQueue:

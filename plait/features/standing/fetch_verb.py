@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.operating import JsonOutput, Kit, Server, calls_to
 from plait.cli.output import print_json
+from plait.features.standing.operating import JsonOutput, Kit, Server, calls_to
 
 
 def fetch(

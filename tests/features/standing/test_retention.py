@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from plait.queue import Outcome, RunQueue, size_of, tidy_runs
+from plait.features.standing.acts import Outcome
+from plait.features.standing.retention import size_of, tidy_runs
+from plait.features.standing.run_queue import RunQueue
 
 RESULT = ("adapter/adapter_model.safetensors", "ledger.jsonl", "config.toml", "noise.key", "checkpoints/round-000002/x")
 ROOM = ("spool/round-000001/alice.envelope", ".inbox/alice/1.train.0.answer", "checkpoints/round-000001/x")

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.operating import JsonOutput, Kit, Server, calls_to
 from plait.cli.output import print_json
 from plait.config import config_from_table
 from plait.errors import PeerError
+from plait.features.standing.operating import JsonOutput, Kit, Server, calls_to
 from plait.progress import say
 from plait.settings.toml import read_config_table
 from plait.text import printable
 
 if TYPE_CHECKING:
-    from plait.transport.operations import OperatorCalls
+    from plait.features.standing.calls import OperatorCalls
 
 _LOOK_S = 1.0
 
@@ -61,7 +61,7 @@ def submit(
 
 def _followed(calls: OperatorCalls, run: str, *, quiet: bool) -> dict[str, object]:
     """The run once it is over; meanwhile its state is shown whenever it changes."""
-    from plait.transport.operations import AwayError
+    from plait.features.standing.calls import AwayError
 
     shown = ""
     while True:

@@ -11,9 +11,9 @@ import pytest
 
 from plait.config import config_from_table
 from plait.errors import ConfigError, PeerError
-from plait.queue import Entry, State, read_queue
+from plait.features.standing.run_queue import Entry, State, read_queue
 from plait.rounds.ledger import read_lines
-from tests.deployment.standing import COMMON, OTHER_BASE, WEIGHTS, Asked, Federation, simulated, three_runs
+from tests.features.standing.federation import COMMON, OTHER_BASE, WEIGHTS, Asked, Federation, simulated, three_runs
 
 RUNS = ("ruled", "rebased", "judging")
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import plait
 from plait.address import Address
 from plait.config import config_from_table
-from plait.queue import Entry, State, read_queue
+from plait.features.standing.calls import AwayError, OperatorCalls
+from plait.features.standing.run_queue import Entry, State, read_queue
 from plait.rounds.ledger import Line, read_lines
 from plait.training.bases import locate_base
-from plait.transport.operations import AwayError, OperatorCalls
 from plait.trust.kit import StaffKit
 from plait.trust.provision import provision
 from tests.commands import Command

@@ -4,7 +4,8 @@ import pytest
 
 from plait.address import Address
 from plait.errors import MachineError, PeerError
-from plait.transport.operations import OperatorCalls
+from plait.features.standing.calls import OperatorCalls
+from plait.features.standing.operations import calls_of
 from plait.transport.protocol import CHUNK_BYTES
 
 
@@ -25,12 +26,13 @@ def test_a_file_of_several_parts_and_an_empty_one_arrive_whole(make_grid, tmp_pa
     large, empty = tmp_path / "large", tmp_path / "empty"
     large.write_bytes(bytes(range(256)) * (CHUNK_BYTES // 128) + b"end")
     empty.touch()
-    fetched = calls(make_grid(stays=True, desk=OneRun(large, empty))).fetch("run-1", tmp_path / "fetched", max_gb=1)
+    grid = make_grid(stays=True, more=calls_of(OneRun(large, empty)))
+    fetched = calls(grid).fetch("run-1", tmp_path / "fetched", max_gb=1)
     assert [(tmp_path / "fetched" / file).read_bytes() for file in fetched] == [large.read_bytes(), b""]
 
 
 def test_a_file_that_the_server_cannot_read_is_named_and_nothing_is_left(make_grid, tmp_path):
-    grid = make_grid(stays=True, desk=OneRun(tmp_path / "gone"))
+    grid = make_grid(stays=True, more=calls_of(OneRun(tmp_path / "gone")))
     with pytest.raises(MachineError, match=r"server cannot read 'adapter/gone.json': No such file"):
         calls(grid).fetch("run-1", tmp_path / "fetched", max_gb=1)
     assert not (tmp_path / "fetched").exists()
@@ -41,7 +43,7 @@ def test_a_run_that_is_larger_than_allowed_is_not_fetched(make_grid, tmp_path):
     files = [tmp_path / name for name in ("one", "two")]
     for file in files:
         file.write_bytes(bytes(600_000))
-    grid = make_grid(stays=True, desk=OneRun(*files))
+    grid = make_grid(stays=True, more=calls_of(OneRun(*files)))
     with pytest.raises(
         PeerError, match=r"has 0.0012 GB with 'adapter/two.json', expected at most 0.001; give --max-gb"
     ):

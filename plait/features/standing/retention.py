@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from plait.queue.run_queue import Entry, RunQueue
+from plait.features.standing.run_queue import Entry, RunQueue
 from plait.rounds.checkpoint import checkpoints_in
 from plait.rounds.run_directory import RunDirectory
 

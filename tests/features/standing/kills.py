@@ -1,6 +1,6 @@
 """SIGKILL at random moments of a server that stays, and what must hold afterwards:
 
-    python -m tests.deployment.standing_kills --kills 20 --seed 0 > kills.json
+    python -m tests.features.standing.kills --kills 20 --seed 0 > kills.json
 
 Three runs are submitted in a row (another rule, another base, one classification) to a server with four clients, none
 of which is touched. A moment is a step of the three runs together, drawn from all of them, and a fraction of a second.
@@ -22,9 +22,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from plait.queue import JOURNAL_FILE
+from plait.features.standing.run_queue import JOURNAL_FILE
 from plait.rounds.ledger import read_lines
-from tests.deployment.standing import Federation, simulated, three_runs
+from tests.features.standing.federation import Federation, simulated, three_runs
 
 _STEPS = ("update_received", "round_finished")
 _LOOK_S = 0.01

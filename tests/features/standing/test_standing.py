@@ -10,21 +10,22 @@ import pytest
 from typer.testing import CliRunner
 
 from plait.address import Address
-from plait.api.room import disk_bytes, most_disk_bytes
 from plait.api.serving import Serving
-from plait.api.standing import RunLimits, Standing, _Quota
 from plait.cli.main import app
 from plait.config import config_from_table
 from plait.errors import ConfigError, MachineError
-from plait.queue import JOURNAL_FILE, Outcome, RunQueue, State, read_queue
-from plait.queue.acts import RunEnded, RunSubmitted
+from plait.features.standing.acts import Outcome, RunEnded, RunSubmitted
+from plait.features.standing.calls import OperatorCalls
+from plait.features.standing.limits import Quota, RunLimits
+from plait.features.standing.room import disk_bytes, most_disk_bytes
+from plait.features.standing.run_queue import JOURNAL_FILE, RunQueue, State, read_queue
+from plait.features.standing.standing import Standing
 from plait.rounds.events import RoundFinished, RoundStarted, UpdateReceived
 from plait.rounds.ledger import Ledger
 from plait.rounds.stop import StopRequest
 from plait.settle import settle
 from plait.training.bases import locate_base
 from plait.transport import MAX_MESSAGE_BYTES
-from plait.transport.operations import OperatorCalls
 
 RUN = {"base": "tiny", "clients": 2, "rounds": 3, "rank": 8}
 
@@ -58,7 +59,7 @@ def test_a_run_that_cannot_fit_is_refused_in_one_line_with_the_estimate(standing
 def test_a_run_in_a_journal_of_somebody_else_s_names_nothing_either(
     standing: Standing, monkeypatch: pytest.MonkeyPatch, key: str, value: str
 ) -> None:
-    monkeypatch.setattr("plait.api.standing.open_service", lambda *_, **__: pytest.fail("it was served"))
+    monkeypatch.setattr("plait.features.standing.standing.open_service", lambda *_, **__: pytest.fail("it was served"))
     table = config_from_table({**RUN, key: value}, where="test").to_table()
     standing._queue.submit(table, by="olga", number=7, priority=0, cohort_labels=(), name="theirs")
     entry = standing._queue.begin_next(wait_s=0.0)
@@ -126,7 +127,7 @@ def test_a_port_that_is_taken_is_no_fault_of_the_run_that_was_being_served(
     queue.submit(config_from_table(RUN).to_table(), by="olga", number=7, name="going")
     queue.begin_next(wait_s=1)
     queue.close()
-    monkeypatch.setattr("plait.api.standing.open_service", lambda *_, **__: object())
+    monkeypatch.setattr("plait.features.standing.standing.open_service", lambda *_, **__: object())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         serving = Serving(listen=listen, kit="", metrics="", grace_s=1.0, run_number=0)
@@ -144,7 +145,7 @@ def test_the_bound_that_costs_nothing_is_above_the_estimate() -> None:
 
 def test_a_run_over_its_quota_ends_at_the_end_of_a_round_and_says_why(tmp_path: Path) -> None:
     stop = StopRequest()
-    quota = _Quota(tmp_path, 99, stop)
+    quota = Quota(tmp_path, 99, stop)
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool" / "a").write_bytes(bytes(99))
     quota.hear(RoundStarted.model_construct(round=1))

@@ -3,8 +3,16 @@ import threading
 import pytest
 
 from plait.errors import ConfigError, PeerError
-from plait.queue import Outcome, RunQueue, State, read_queue
-from plait.queue.run_queue import MOST_QUEUED, MOST_QUEUED_OF_ONE, MOST_SUBMITTED, SUBMITTED_WITHIN_S
+from plait.features.standing.acts import Outcome
+from plait.features.standing.run_queue import (
+    MOST_QUEUED,
+    MOST_QUEUED_OF_ONE,
+    MOST_SUBMITTED,
+    SUBMITTED_WITHIN_S,
+    RunQueue,
+    State,
+    read_queue,
+)
 
 CONFIG = {"base": "tiny", "rounds": 2}
 
