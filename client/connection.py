@@ -15,7 +15,7 @@ from typing import Protocol, cast
 import grpc
 
 from client.enrolment import Credential, Enrolment
-from client.events import Draining, Event, Failed, Lost, Offered, Welcomed, Withdrawn
+from client.events import Draining, Event, Failed, Lost, Offered, TurnedAway, Welcomed, Withdrawn
 from client.refusals import final_refusal, passing_refusal
 from client.retrying import Backoff, what_failed
 from client.runner import Run
@@ -208,10 +208,12 @@ class Connection:
             self._pass_on(Offered(Task.from_work(message.work)))
         elif message.HasField("withdraw"):
             self._pass_on(Withdrawn(message.withdraw.task_id, message.withdraw.reason))
+        elif message.HasField("unfit"):
+            self._pass_on(TurnedAway(message.unfit.reason, message.unfit.detail))
         elif message.HasField("drain"):
             self._pass_on(Draining(message.drain.finished))
 
-    def _pass_on(self, event: Welcomed | Offered | Withdrawn | Draining) -> None:
+    def _pass_on(self, event: Welcomed | Offered | Withdrawn | TurnedAway | Draining) -> None:
         while not self._room.acquire(timeout=_LOOK_S):
             if self._closing.is_asked:
                 return

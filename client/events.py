@@ -32,6 +32,14 @@ class Withdrawn:
 
 
 @dataclass(frozen=True)
+class TurnedAway:
+    """The node has described itself, and the run has no use for it."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Draining:
     """The server is going down, for good or not."""
 
@@ -116,6 +124,7 @@ Event = (
     Welcomed
     | Offered
     | Withdrawn
+    | TurnedAway
     | Draining
     | Lost
     | Prepared

@@ -26,6 +26,7 @@ from client.events import (
     Shelved,
     Stopped,
     Trouble,
+    TurnedAway,
     Welcomed,
     Withdrawn,
 )
@@ -147,7 +148,7 @@ class Node:
 
     def _handle(self, event: Event | None) -> bool:
         """Process an event; returns whether it is the last."""
-        if isinstance(event, Welcomed | Offered | Withdrawn | Draining):
+        if isinstance(event, Welcomed | Offered | Withdrawn | TurnedAway | Draining):
             self._connection.heard()
         match event:
             case None:
@@ -163,6 +164,9 @@ class Node:
             case Withdrawn(task_id, reason):
                 self._worker.withdraw(task_id, shown(reason))
                 self._uploads.withdraw(task_id, shown(reason))
+            case TurnedAway(reason, detail):
+                text = f"the server has no use for this node in its run ({shown(reason)}): {shown(detail)}"
+                self._journal.tell("unfit", text, reason=shown(reason))
             case Draining(finished):
                 return self._drained(finished=finished)
             case Lost():

@@ -132,10 +132,9 @@ class _Viewer:
                 self._show_rates()
             case UpdateRefused():
                 self._advance(event.round, "training")
-                if event.reason != "need-full":
-                    self._warn(
-                        "refused", f"round {event.round}, {_clean(event.client)}: {_clean(event.detail or event.why)}"
-                    )
+                self._warn(
+                    "refused", f"round {event.round}, {_clean(event.client)}: {_clean(event.detail or event.why)}"
+                )
             case ReplyReceived(purpose="evaluate"):
                 self._advance(event.round, "evaluating")
             case ClientTurnedAway():

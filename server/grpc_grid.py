@@ -21,6 +21,7 @@ from plait.flower.grid import ByteGrid, GivenTask, TakenAnswer
 from plait.machine import allow_open_files
 from plait.rounds.channel import NoAnswer
 from plait.rounds.run_progress import RunProgress
+from plait.text import printable
 from plait.transport.credentials import server_credentials
 from plait.transport.protocol import DIGEST_BYTES
 from plait.trust.kit import ServerKit
@@ -46,6 +47,7 @@ _DISK_THREADS = 4
 _REGISTER_EVERY_S = 5.0
 _QUOTA_ANSWERS = 4
 _OWN_FILES = 256
+_MOST_DETAIL = 1024
 
 
 class GrpcGrid(ByteGrid):
@@ -265,6 +267,18 @@ class GrpcGrid(ByteGrid):
         if node is None or session is None:
             return None
         return session.since, time.monotonic() - max(session.doing_since, node.moved)
+
+    def turn_away(self, node_id: int, reason: str, detail: str) -> None:
+        """Tell a node, if it is connected, why it cannot take part in the run.
+
+        Args:
+            node_id: its number.
+            reason: a code.
+            detail: the reason, in one line.
+        """
+        node = self._sessions.node(node_id)
+        if node is not None and node.session is not None:
+            node.session.put(pb.ToNode(unfit=pb.Unfit(reason=reason, detail=printable(detail, limit=_MOST_DETAIL))))
 
     def check(self) -> None:
         """Check that it serves.

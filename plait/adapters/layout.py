@@ -65,5 +65,9 @@ class Layout:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) over names and shapes."""
-        text = json.dumps([[slot.name, list(slot.shape)] for slot in self.slots], separators=(",", ":"))
-        return hashlib.sha256(text.encode()).digest()
+        return hashlib.sha256(self.text.encode()).digest()
+
+    @cached_property
+    def text(self) -> str:
+        """Names and shapes as JSON, ASCII only, without spaces."""
+        return json.dumps([[slot.name, list(slot.shape)] for slot in self.slots], separators=(",", ":"))

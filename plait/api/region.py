@@ -19,7 +19,6 @@ from plait.errors import DiskFullError, PlaitError, PolicyError
 from plait.rounds import events
 from plait.rounds.ledger import OnEvent
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.validate import Reason
 from plait.text import printable
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ class RegionalNode:
             case events.ClientTurnedAway():
                 why = f"{event.name} ({event.reason}): {event.detail}"
                 self._journal.tell("turned-away", f"cannot take part: {_shown(why)}", client=event.name)
-            case events.UpdateRefused() if event.reason != Reason.NEED_FULL:
+            case events.UpdateRefused():
                 why = f"round {event.round}, {event.client}: {event.detail or event.why}"
                 self._journal.tell("refused", f"refused: {_shown(why)}", client=event.client, round=event.round)
             case events.WaitingForClients():

@@ -50,6 +50,10 @@ class AttendedGrid(Protocol):
         """The node's key; None on an insecure connection."""
         ...
 
+    def turn_away(self, node_id: int, reason: str, detail: str) -> None:
+        """Tell a node that it cannot take part."""
+        ...
+
     def liveness(self, node_id: int) -> tuple[float, float] | None:
         """When it connected, and the seconds since its last progress; None while it is away."""
         ...
@@ -110,6 +114,11 @@ class GridChannel:
         """Whether a node is still working; the grid gives up nodes that are away."""
         found = self._attended.liveness(node) if self._attended else None
         return Liveness() if found is None else Liveness(*found)
+
+    def turn_away(self, node: int, reason: str, detail: str) -> None:
+        """Tell a node why it cannot take part, where the grid is plait's own."""
+        if self._attended:
+            self._attended.turn_away(node, reason, detail)
 
     def exchange(self, purpose: Purpose, group: str) -> GridExchange:
         """Begin to send tasks."""

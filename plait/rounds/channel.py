@@ -155,6 +155,16 @@ class Channel(Protocol):
         """Whether the node is still working; constant if the driver cannot tell."""
         ...
 
+    def turn_away(self, node: int, reason: str, detail: str) -> None:
+        """Tell a node, if the driver can, that it cannot take part as it has described itself.
+
+        Args:
+            node: the node.
+            reason: a code.
+            detail: the reason, in one line.
+        """
+        ...
+
     def exchange(self, purpose: Purpose, group: str) -> Exchange:
         """Begin to send tasks.
 

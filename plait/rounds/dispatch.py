@@ -1,7 +1,7 @@
 """Send clients one task each, with the broadcast that each needs, and collect one answer from each.
 
-A client that lost its adapter says so and is at once sent what leads from the initial one, which it derives, or else
-the whole. Every byte is recorded in the ledger.
+A client that lacks what its broadcast builds on says so and is at once sent what leads from the initial adapter, or if
+it cannot derive that, the whole. Every byte is recorded in the ledger.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from plait.rounds.roster import Roster
 from plait.rounds.run_state import Held
 from plait.rounds.validate import Reason, max_update_bytes
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
+
+NEED_FULL = "need-full"
+"""The purpose, in the ledger, of an answer that asks for more of the adapter than was sent."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Dispatch:
     Attributes:
         aim: what clients are asked from now on; those asked before stay with theirs.
         held: what each client holds, by client name, as far as that is known.
-        ledger: records every task, and every client that lost its adapter.
+        ledger: records every task, and every answer that asks for more of the adapter.
         task: makes a client's task for a round, from a broadcast and the base's movement.
         patience: how long to wait for clients that come and go.
         attempt: of the masked sum that the tasks belong to; empty for none.
@@ -168,11 +171,10 @@ class Dispatch:
             if not answer.needs_full or client in self._sent_whole:
                 return self._final(heard, answer)
             self.ledger.note(
-                events.UpdateRefused(
+                events.ReplyReceived(
                     round=self._asked[client].aim.number,
                     client=client,
-                    reason=Reason.NEED_FULL.value,
-                    detail="sent the whole adapter" if client in self._sent_spec else "sent all that it needs",
+                    purpose=NEED_FULL,
                     uplink_bytes=answer.uplink_bytes,
                 )
             )

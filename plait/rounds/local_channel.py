@@ -75,6 +75,9 @@ class FixedNodes:
         del node
         return Liveness()
 
+    def turn_away(self, node: int, reason: str, detail: str) -> None:
+        """Its operator is the run's, and reads the ledger."""
+
 
 class LocalChannel(FixedNodes):
     """Participants in this process.

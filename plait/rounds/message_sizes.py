@@ -16,6 +16,7 @@ from plait.rounds.task_settings import TaskSettings
 from plait.wire.codec import Codec
 from plait.wire.codecs import Fp32
 from plait.wire.envelope import Direction, Header, encode_delta, seal
+from plait.wire.layouts import packed_layout
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -93,10 +94,11 @@ class MessageSizes:
         def head(task: TrainTask | EvaluateTask) -> int:
             return sum(map(len, encode_task(task, whole=False))) - 4
 
+        describe = DescribeTask(tasks.to_describe(), spec.text, packed_layout(spec.layout))
         card = ClientCard(_NAME, digest, digest, 1000, 100_000, 100, 10_000, {"text": 1100})
         losses = Evaluation(_NAME, 1, 0.1, 10_000, None, 100, loss_error=0.1, change=0.1, change_error=0.1)
         return cls(
-            describe_down=sum(map(len, encode_task(DescribeTask(tasks.to_describe(), spec.text)))),
+            describe_down=sum(map(len, encode_task(describe))),
             describe_up=len(encode_reply(card)),
             train_down=head(TrainTask(tasks.to_train(1, _NAME), broadcast)),
             evaluate_down=head(EvaluateTask(tasks.to_evaluate(1), broadcast)),

@@ -46,6 +46,7 @@ from plait.rounds.saying import InTheOpen
 from plait.rounds.slope import Slope
 from plait.rounds.terms import Asked, Terms
 from plait.wire.envelope import Header, read_envelope
+from plait.wire.layouts import check_layout
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -200,6 +201,7 @@ class Participant:
         request = parse_spec(task.spec_json)
         if self._holdings.carries(request):
             spec, _ = self.model.prepare(task.spec_json)
+            check_layout(task.layout, spec.layout)
             self._holdings.keep_spec(task.spec_json)
             self._holdings.keep_settings(task.settings)
         else:

@@ -23,6 +23,7 @@ from plait.rounds.members import members_of, shared_with
 from plait.rounds.patience import Patience
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Reason
+from plait.wire.layouts import packed_layout
 from plait.wire.messages import ClientCard, DescribeTask, encode_task
 from plait.wire.settings import Settings
 
@@ -32,7 +33,6 @@ MOST_QUESTIONS = 2
 _PAUSE_S = 1.0
 _LOOKS_APART = 4
 _MOST_NAMED = 5
-_MOST_WIRES = 64
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,13 @@ class Roster:
         self._channel = channel
         self._ledger = ledger
         self._ranks = ranks
-        self._tasks = tuple(encode_task(DescribeTask(settings, adapter.spec.text)) for adapter in ranks.adapters)
+        self._tasks = tuple(
+            encode_task(DescribeTask(settings, adapter.spec.text, packed_layout(adapter.spec.layout)))
+            for adapter in ranks.adapters
+        )
         self._base = base_fingerprint
         self._region_clients = region_clients
         self._members: dict[str, frozenset[bytes]] = {}
-        self._wires: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._counts_stay = settings.counts_stay
         self._patience = patience or Patience()
         self._exchange = channel.exchange(Purpose.DESCRIBE, "0")
@@ -276,11 +278,8 @@ class Roster:
         )
         identity = self._identity(node)
         self._check_members(name, card)
-        # Thousands of clients hold the same base and specification, and most know the same codecs.
-        if len(self._wires) < _MOST_WIRES:
-            self._wires.setdefault(card.wire, card.wire)
-        wire = self._wires.get(card.wire, card.wire)
-        card = replace(card, base_fingerprint=self._base, spec_digest=adapter.spec.digest, wire=wire)
+        # Thousands of clients hold the same base and specification.
+        card = replace(card, base_fingerprint=self._base, spec_digest=adapter.spec.digest)
         self.nodes[name], self.cards[name], self.tracks[name] = node, card, track
         self.keys[name] = identity.public_key if identity else b""
         self._once_fit.add(node)
@@ -326,6 +325,7 @@ class Roster:
         again_at = None if again_s is None else time.monotonic() + again_s
         visit = self._liveness[node].since if node in self._liveness else 0.0
         self._unfit[node] = _Unfit(client, str(reason), detail, visit, again_at)
+        self._channel.turn_away(node, str(reason), detail)
         # A client that is asked repeatedly is recorded once.
         if self._told_unfit.get(node) != (reason, detail):
             self._told_unfit[node] = str(reason), detail

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from plait.rounds import events
 from plait.rounds.ledger import Follower
-from plait.rounds.validate import Reason
 
 if TYPE_CHECKING:
     from plait.rounds.privacy_card import MaskedCard, PrivacyCard
@@ -161,7 +160,7 @@ class RunProgress:
                 return replace(self, unfit={**self.unfit, event.name: (event.reason, event.detail)})
             case events.WaitingForClients():
                 return replace(self, state=self.waiting, wanted=event.wanted)
-            case events.UpdateRefused() if event.reason != Reason.NEED_FULL:
+            case events.UpdateRefused():
                 return replace(self, lost={**self.lost, event.client: event.why})
             case events.UpdateReceived():
                 stale = self.staleness if event.staleness is None else (*self.staleness, event.staleness)[-_TIMED:]

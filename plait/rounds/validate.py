@@ -80,8 +80,6 @@ class Reason(StrEnum):
     """It stands for more clients than the run's tree says."""
     RANK = "rank"
     """It stated one largest rank, then another."""
-    NEED_FULL = "need-full"
-    """The client had lost its adapter and was sent all that leads to the current one; it still counts."""
 
 
 class UpdateRefused(PeerError):  # noqa: N818 (a verdict, named as the ledger names it)

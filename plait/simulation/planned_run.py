@@ -268,6 +268,9 @@ class _Imagined:
         del node
         return Liveness()
 
+    def turn_away(self, node: int, reason: str, detail: str) -> None:
+        del node, reason, detail
+
     def exchange(self, purpose: Purpose, group: str) -> _ImaginedExchange:
         del group
         return _ImaginedExchange(self.replies[purpose])

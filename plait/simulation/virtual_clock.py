@@ -182,6 +182,10 @@ class VirtualChannel:
         training = self.clock.training
         return Liveness(idle_s=training.idle_s(node) if training else 0.0)
 
+    def turn_away(self, node: int, reason: str, detail: str) -> None:
+        """As the inner channel does it."""
+        self.inner.turn_away(node, reason, detail)
+
     def exchange(self, purpose: Purpose, group: str) -> VirtualExchange:
         """Begin to send tasks."""
         return VirtualExchange(self, purpose, group)

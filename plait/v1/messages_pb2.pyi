@@ -54,12 +54,14 @@ class Task(_message.Message):
     def __init__(self, schema: _Optional[int] = ..., describe: _Optional[_Union[Describe, _Mapping]] = ..., train: _Optional[_Union[Train, _Mapping]] = ..., evaluate: _Optional[_Union[Evaluate, _Mapping]] = ..., masking: _Optional[_Union[Masking, _Mapping]] = ...) -> None: ...
 
 class Describe(_message.Message):
-    __slots__ = ("settings", "spec_json")
+    __slots__ = ("settings", "spec_json", "layout")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     SPEC_JSON_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
     settings: Settings
     spec_json: str
-    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., spec_json: _Optional[str] = ...) -> None: ...
+    layout: bytes
+    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., spec_json: _Optional[str] = ..., layout: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
     __slots__ = ("settings", "broadcast", "base")
@@ -252,7 +254,7 @@ class HistogramEntry(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
 
 class ClientCard(_message.Message):
-    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "wire", "max_rank", "cut_examples", "left_out_examples", "clients", "members")
+    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "max_rank", "cut_examples", "left_out_examples", "clients", "members")
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -261,7 +263,6 @@ class ClientCard(_message.Message):
     HELD_OUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     HELD_OUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
-    WIRE_FIELD_NUMBER: _ClassVar[int]
     MAX_RANK_FIELD_NUMBER: _ClassVar[int]
     CUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LEFT_OUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -275,13 +276,12 @@ class ClientCard(_message.Message):
     held_out_examples: int
     held_out_tokens: int
     histogram: _containers.RepeatedCompositeFieldContainer[HistogramEntry]
-    wire: _containers.RepeatedScalarFieldContainer[str]
     max_rank: int
     cut_examples: int
     left_out_examples: int
     clients: int
     members: bytes
-    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[HistogramEntry, _Mapping]]] = ..., wire: _Optional[_Iterable[str]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ..., clients: _Optional[int] = ..., members: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[HistogramEntry, _Mapping]]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ..., clients: _Optional[int] = ..., members: _Optional[bytes] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error", "reward_margin", "own_reward_margin")

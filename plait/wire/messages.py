@@ -19,12 +19,11 @@ from plait.on_demand import OnDemand
 from plait.text import printable
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
-from plait.wire.codecs import CODECS
 from plait.wire.envelope import read_envelope
 from plait.wire.frame import varint
 from plait.wire.settings import SIDES, Settings, digest_of, settings_from
 
-TASK_SCHEMA = 2
+TASK_SCHEMA = 3
 """Version of a Task's format."""
 
 # Tag bytes of messages.proto: field number << 3 | wire type (0 varint, 2 length-delimited).
@@ -43,10 +42,14 @@ _FIGURES = (
 
 @dataclass(frozen=True)
 class DescribeTask:
-    """Say how much data you have, and whether your base can carry this adapter."""
+    """Say how much data you have, and whether your base can carry this adapter.
+
+    `layout` is the adapter's layout as `plait.wire.layouts` packs it, for clients that cannot derive it.
+    """
 
     settings: Settings
     spec_json: str
+    layout: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,6 @@ class ClientCard:
         train_tokens: tokens in them.
         held_out_tokens: tokens in them.
         histogram: source or label to number of examples.
-        wire: names of the codecs that it can decode.
         max_rank: the largest rank that its memory, or its operator, allows; 0 for any.
         cut_examples: conversations and preferences whose end is beyond the sequence length.
         left_out_examples: those of which nothing to learn from is within it.
@@ -135,7 +137,6 @@ class ClientCard:
     held_out_examples: int
     held_out_tokens: int
     histogram: Mapping[str, int]
-    wire: tuple[str, ...] = tuple(CODECS)
     max_rank: int = 0
     cut_examples: int = 0
     left_out_examples: int = 0
@@ -244,15 +245,16 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
     """
     if isinstance(task, DescribeTask):
         bounds.spec_text(task.spec_json)
-        work = pb.Describe(settings=_settings_message(task.settings, whole=whole), spec_json=task.spec_json)
+        settings = _settings_message(task.settings, whole=whole)
+        work = pb.Describe(settings=settings, spec_json=task.spec_json, layout=task.layout)
         return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, describe=work)), b""
     if not isinstance(task, TrainTask | EvaluateTask):
         further: dict[str, Any] = {task.field: task.message()}
         return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, **further)), b""
     # Canonical protobuf ends with the fields of the highest numbers, and broadcast and base are these: so they can
     # follow everything else without a copy.
-    settings = canonical.to_bytes(_settings_message(task.settings, whole=whole))
-    inner = b"".join((_SETTINGS_TAG, varint(len(settings)), settings))
+    told = canonical.to_bytes(_settings_message(task.settings, whole=whole))
+    inner = b"".join((_SETTINGS_TAG, varint(len(told)), told))
     body = task.broadcast
     if body:
         inner += _BROADCAST_TAG + varint(len(body))
@@ -285,8 +287,8 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
     canonical.check_canonical(message, data, "task")
     match message.WhichOneof("work"):
         case "describe":
-            spec_json = bounds.spec_text(message.describe.spec_json)
-            return DescribeTask(_read_settings(message.describe.settings, held), spec_json)
+            work = message.describe
+            return DescribeTask(_read_settings(work.settings, held), bounds.spec_text(work.spec_json), work.layout)
         case "train":
             work = message.train
             return TrainTask(_read_settings(work.settings, held), work.broadcast, work.base)
@@ -412,8 +414,8 @@ def _values(message: Message, kind: type[ClientCard | Evaluation]) -> dict[str, 
 
 def _decode_card(message: pb.ClientCard) -> ClientCard:
     histogram = canonical.table_of(message.histogram, "histogram")
-    collections: dict[str, Any] = {"histogram": histogram, "wire": tuple(message.wire)}
-    card = ClientCard(**{**_values(message, ClientCard), **collections})
+    said: dict[str, Any] = {**_values(message, ClientCard), "histogram": histogram}
+    card = ClientCard(**said)
     _check_card(card)
     return card
 
@@ -437,9 +439,6 @@ def _check_card(card: ClientCard) -> None:
     for key, value in card.histogram.items():
         bounds.integer(f"histogram of {key!r}", value)
     bounds.integer("largest rank", card.max_rank, maximum=bounds.MAX_STEPS)
-    bounds.integer("number of codecs", len(card.wire), maximum=bounds.MAX_CODECS)
-    for codec in card.wire:
-        bounds.name("name of a codec", codec)
 
 
 def _decode_evaluation(message: pb.Evaluation) -> Evaluation:

@@ -84,7 +84,7 @@ def main() -> None:
 def _told(events: list[dict[str, object]]) -> dict[str, object]:
     """Updates, refusals, and by how much the largest figure exceeded its median."""
     received = [event for event in events if event["event"] == "update_received"]
-    refused = [event for event in events if event["event"] == "update_refused" and event["reason"] != "need-full"]
+    refused = [event for event in events if event["event"] == "update_refused"]
     clipped = [client for event in events for client in event.get("clipped", [])]
     told: dict[str, object] = {"updates": len(received), "refused": len(refused)}
     if refused:

@@ -254,6 +254,15 @@ def test_a_withdrawn_task_stops_at_its_next_step(federation, held_app, start_nod
     assert set(federation.answers) == {"2.train.0"}
 
 
+def test_a_node_that_the_run_has_no_use_for_says_why(federation, start_node, wait_until) -> None:
+    federation.give("1.train.0", b"x")
+    node = start_node()
+    wait_until(lambda: federation.answers, "the node")
+    federation.say(pb.ToNode(unfit=pb.Unfit(reason="rank", detail="client 'alice' supports\na rank of at most 4")))
+    wait_until(lambda: node.events("unfit"), "what it says")
+    assert "(rank): client 'alice' supports a rank of at most 4" in str(node.events("unfit"))
+
+
 def test_an_answer_that_comes_too_late_is_said_to_be(federation, start_node, wait_until) -> None:
     federation.late.add("1.train.0")
     federation.give("1.train.0", b"x")

@@ -38,6 +38,13 @@ def test_a_task_reaches_its_node_and_the_answer_comes_back(grid, attending, send
         assert not list(grid.pull_messages([message_id]))
 
 
+def test_a_node_hears_why_the_run_has_no_use_for_it(grid, attending):
+    with attending(grid, "alice") as (alice,):
+        grid.turn_away(node_number("alice"), "rank", "a rank\nof 4, expected 8")
+        grid.turn_away(node_number("bob"), "rank", "has never been here")
+        assert alice.hear().unfit == pb.Unfit(reason="rank", detail="a rank of 4, expected 8")
+
+
 def test_a_body_that_tasks_share_is_held_once_and_dropped_with_the_last_task(grid, attending, send, replies):
     body = bytes(range(256)) * 8192
     with attending(grid, "alice", "bob") as nodes:

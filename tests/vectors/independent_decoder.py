@@ -45,15 +45,11 @@ UNMASKING = ("unmasking", table(1, "survivors:b", ("signatures", ("i", "b"))))
 OPENING = ("opening", table(1, "receivers:b"))
 STAGES = ROSTER, DELIVERY, ("survivors", table(1, "survivors:b")), UNMASKING, OPENING
 MASKING = ("masking", table(1, "run_id:b purpose:t round:i attempt:b", *STAGES))
-DESCRIBE = ("describe", table(1, ("settings", SETTINGS), "spec_json:t"))
+DESCRIBE = ("describe", table(1, ("settings", SETTINGS), "spec_json:t layout:b"))
 TASK = table(2, DESCRIBE, ("train", WORK), ("evaluate", WORK), MASKING)
 CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
-CARD = table(
-    1,
-    CARD,
-    ("histogram", ("t", "i")),
-    ("wire", ["t"]),
-    "max_rank:i cut_examples:i left_out_examples:i clients:i members:b",
+CARD = table(1, CARD, ("histogram", ("t", "i"))) | table(
+    10, "max_rank:i cut_examples:i left_out_examples:i clients:i members:b"
 )
 EVALUATION = table(
     1,
@@ -201,7 +197,7 @@ def envelope(parts, sizes):
 def decode(data, kind, sizes=()):
     """What the bytes of an 'envelope', a 'task' or a 'reply' say."""
     parts = dict(fields(data))
-    if parts.pop(1) != {"task": 2}.get(kind, 1):
+    if parts.pop(1) != {"task": 3}.get(kind, 1):
         raise ValueError("unknown schema")
     if kind == "envelope":
         return envelope(parts, sizes)

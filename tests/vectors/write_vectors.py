@@ -10,6 +10,7 @@ import json
 import math
 import runpy
 import struct
+import zlib
 from collections.abc import Mapping
 from enum import IntEnum
 from fractions import Fraction
@@ -122,7 +123,6 @@ CARD = ClientCard(
     held_out_examples=0,
     held_out_tokens=0,
     histogram={"email.mime": 7, "email": 100, "asyncio": 20, "日本語": 0},
-    wire=("unchanged", "fp32", "bf16"),
 )
 
 # Name: header, and the deltas of the clients of a region with their weights.
@@ -157,7 +157,8 @@ ENVELOPES = {
     ),
 }
 TASKS = {
-    "task_describe": DescribeTask(SETTINGS, '{"method":"lora"}'),
+    # Of any level of compression; here of none, whose bytes are those of every zlib.
+    "task_describe": DescribeTask(SETTINGS, '{"method":"lora"}', zlib.compress(LAYOUT.text.encode(), 0)),
     "task_train": TrainTask(SETTINGS, b"\x08\x01 an envelope"),
     "task_train_on_a_moved_base": TrainTask(
         dataclasses.replace(

@@ -259,8 +259,6 @@ class Board:
 
     def _refuse(self, event: events.UpdateRefused) -> Patch:
         patch = self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
-        if event.reason == Reason.NEED_FULL:
-            return patch
         self._client(event.client).is_at_work = False
         state = _STATES.get(event.reason, "refused")
         detail = f"{event.why}: {event.detail}" if event.detail else event.why

@@ -209,7 +209,6 @@ def check(shown: Mapping[str, Any], all_lines: Sequence[Line]) -> None:
         assert shown["rank"] == [numbers, [measured[number]["effective_rank"] for number in numbers]]
         assert f"effective rank {measured[numbers[-1]]['effective_rank']:.1f}" in shown["learning"]
     refused = of("client_turned_away", "update_refused")
-    refused = [line for line in refused if line["reason"] != "need-full"]
     assert shown["refusals"].startswith(f"{len(refused)} in all." if refused else "Nothing was refused.")
     assert [row[2] for row in shown["refused"]] == [line["reason"] for line in reversed(refused)]
     if taken := of("step_taken_back"):

@@ -147,7 +147,6 @@ def test_a_regions_operator_is_told_of_its_clients(policy: Path, tmp_path: Path)
         events.ClientsDescribed(clients=(events.DescribedClient(client="ada"), events.DescribedClient(client="bob"))),
         events.ClientTurnedAway(client="eve", reason="policy", detail="no\nmasks"),
         events.UpdateRefused(round=2, client="bob", reason="late", detail="no update before the deadline"),
-        events.UpdateRefused(round=2, client="bob", reason="need-full"),
         events.WaitingForClients(fit=2, wanted=3),
         events.RoundStarted(round=2, cohort=("ada",)),
     ]

@@ -146,7 +146,7 @@ class FakeAttendedGrid(FakeGrid):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.waited, self.withdrawn = [], []
+        self.waited, self.withdrawn, self.turned_away = [], [], []
 
     def wait(self, timeout_s):
         self.waited.append(timeout_s)
@@ -160,6 +160,9 @@ class FakeAttendedGrid(FakeGrid):
     def public_key(self, node_id):
         return bytes([node_id]) * 32
 
+    def turn_away(self, node_id, reason, detail):
+        self.turned_away.append((node_id, reason, detail))
+
     def liveness(self, node_id):
         return (float(node_id), 3.0) if node_id == 11 else None
 
@@ -169,6 +172,13 @@ def test_a_grid_that_knows_its_nodes_says_how_they_are_there():
     assert channel.liveness(11) == Liveness(since=11.0, idle_s=3.0)
     # One that is away is given up by the grid, and of others nobody knows anything.
     assert channel.liveness(12) == GridChannel(FakeGrid(echo)).liveness(11) == Liveness()
+
+
+def test_a_node_that_cannot_take_part_is_told_so_by_a_grid_that_can():
+    grid = FakeAttendedGrid(echo)
+    GridChannel(grid).turn_away(11, "rank", "too low")
+    assert grid.turned_away == [(11, "rank", "too low")]
+    GridChannel(FakeGrid(echo)).turn_away(11, "rank", "too low")
 
 
 def test_an_answer_that_nobody_waits_for_any_more_is_withdrawn_alone(pauses):

@@ -216,6 +216,7 @@ class InProcessChannel:
     identities: Mapping[int, Identity] = field(default_factory=dict)
     node_liveness: Mapping[int, Liveness] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
+    turned_away: list[tuple[int, str, str]] = field(default_factory=list)
 
     def nodes(self, at_least: int) -> Sequence[int]:
         return [node for node in self.participants if node not in self.gone]
@@ -228,6 +229,9 @@ class InProcessChannel:
 
     def liveness(self, node: int) -> Liveness:
         return self.node_liveness.get(node, Liveness())
+
+    def turn_away(self, node: int, reason: str, detail: str) -> None:
+        self.turned_away.append((node, reason, detail))
 
     def exchange(self, purpose: Purpose, group: str) -> "InProcessExchange":
         return InProcessExchange(self, purpose, int(round_and_attempt(group)[0]))

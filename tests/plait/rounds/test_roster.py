@@ -84,7 +84,7 @@ def test_the_ledger_says_who_takes_part_whoever_answered_first(federate):
             "wrong-base",
             "base of client 'mallory' is 6767676767676767, expected 66",
         ),
-        ({"layout": Layout.of({"other": [16]})}, "wrong-spec", "client 'mallory' derives another adapter"),
+        ({"layout": Layout.of({"other": [16]})}, "spec-mismatch", "layout of the adapter has"),
         ({"train_examples": 0}, "too-little-data", "client 'mallory' has no training examples, expected at least 1"),
     ],
 )
@@ -119,6 +119,8 @@ def test_a_refusal_is_told_under_its_own_code_in_the_clients_own_words(federate,
     code = reason.name.lower().replace("_", "-")
     assert (event["client"], event["reason"]) == ("mallory", code)
     assert event["detail"] == "label of 3 of 5 records is none of the run's"
+    (told,) = federation.channel.turned_away
+    assert told[1:] == (code, event["detail"])
     assert cohorts(federation) == [{"alice", "bob"}] * 2
 
 

@@ -138,7 +138,7 @@ def test_whoever_was_refused_is_lost_until_an_update_of_theirs_counts_or_the_rou
     summary = summary_of(tmp_path)
     ledger.append(events.RoundStarted(round=1, cohort=("ann", "bob", "cyd")))
     ledger.append(events.UpdateRefused(round=1, client="ann", reason="late", detail=""))
-    ledger.append(events.UpdateRefused(round=1, client="bob", reason="need-full", detail=""))
+    ledger.append(events.ReplyReceived(round=1, client="bob", purpose="need-full"))
     ledger.append(events.UpdateRefused(round=1, client="cyd", reason="no-answer", detail=""))
     assert summary().lost == {"ann": "late", "cyd": "no-answer"}
     ledger.append(events.UpdateReceived(round=1, client="cyd", uplink_bytes=1))

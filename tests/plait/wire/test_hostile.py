@@ -293,17 +293,17 @@ LACKING = json.dumps(
     {name: value for name, value in json.loads(TEXT).items() if name != "seq_len"}, separators=(",", ":")
 )
 TASKS = {
-    "nothing": (b"", "schema version of the task is 0, expected 2"),
+    "nothing": (b"", "schema version of the task is 0, expected 3"),
     "text": (b"hello", "cannot be read, expected protobuf"),
-    "a version of the past": (b"\x08\x01" + TRAIN[2:], "schema version of the task is 1, expected 2"),
-    "version 3 with fields of the future": (b"\x08\x03\x7a\x00", "schema version of the task is 3, expected 2"),
-    "a version alone": (b"\x08\x02", "task asks for nothing"),
+    "a version of the past": (b"\x08\x01" + TRAIN[2:], "schema version of the task is 1, expected 3"),
+    "version 4 with fields of the future": (b"\x08\x04\x7a\x00", "schema version of the task is 4, expected 3"),
+    "a version alone": (b"\x08\x03", "task asks for nothing"),
     "an envelope": (GOOD, "schema version of the task is 1|cannot be read"),
     "cut": (TRAIN[:-1], "cannot be read"),
-    "bytes after the end": (TRAIN + b"\x08\x02", "unknown, repeated or disordered"),
+    "bytes after the end": (TRAIN + b"\x08\x03", "unknown, repeated or disordered"),
     "two works": (TRAIN + b"\x12\x00", "unknown, repeated or disordered"),
     "too large": (b"\0" * 2000, "task has 2000 bytes, expected at most 1000"),
-    "no settings": (b"\x08\x02\x1a\x00", "digest of the settings has 0 bytes, expected 32"),
+    "no settings": (b"\x08\x03\x1a\x00", "digest of the settings has 0 bytes, expected 32"),
     "settings under a digest that nobody gave": (
         with_text("", digest=b"d" * 32),
         "settings 6464646464646464 are not held",

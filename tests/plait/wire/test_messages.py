@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.errors import PeerError
-from plait.wire.codecs import CODECS
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -113,7 +112,6 @@ CARDS = st.builds(
     held_out_examples=COUNTS,
     held_out_tokens=COUNTS,
     histogram=st.dictionaries(NAMES, COUNTS, max_size=4),
-    wire=st.lists(NAMES, max_size=4).map(tuple),
     max_rank=SMALL,
     cut_examples=COUNTS,
     left_out_examples=COUNTS,
@@ -143,10 +141,6 @@ def test_a_reply_is_read_from_a_view_as_from_bytes(update):
     unknown = data + bytes((15 << 3, 0))
     with pytest.raises(PeerError, match="canonical"):
         decode_reply(memoryview(unknown), max_bytes=len(unknown))
-
-
-def test_a_card_names_the_codecs_of_this_version():
-    assert CARD.wire == tuple(CODECS)
 
 
 def test_an_update_costs_its_reply_a_few_bytes():
@@ -218,8 +212,6 @@ def test_settings_out_of_bounds_are_not_sent(changes, complaint):
             dataclasses.replace(CARD, histogram={f"{i:02d}" + "\N{GRINNING FACE}" * 40: 1 for i in range(51)}),
             "bytes of the names in the histogram is 8262, expected 0 to 8192",
         ),
-        (dataclasses.replace(CARD, wire=("fp32",) * 33), "number of codecs is 33, expected 0 to 32"),
-        (dataclasses.replace(CARD, wire=("",)), "name of a codec has 0 characters"),
         (dataclasses.replace(EVALUATION, client=""), "client name has 0 characters"),
         (dataclasses.replace(EVALUATION, loss=float("nan")), "loss is nan, expected a finite number"),
         (dataclasses.replace(EVALUATION, correct=5), "correct examples is 5, expected 0 to 4"),
