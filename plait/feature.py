@@ -43,6 +43,12 @@ class Feature:
         names: of ``import plait``, and their places.
         events: of the ledger by kind: the place of each one's class.
         sections: of the report: places of functions from its events, by kind, to a table.
+        shows: place of such a function, whose table a run's end and the report's first screen show.
+        ending: place of a function that takes a finished simulated run (its `Run`, data, directory, and whether to be
+            quiet) before its report is written. It is called if the run asks for the feature, and for every feature of
+            plait's own where the run is not quiet.
+        afterwards: place of a function from the view of a run that has ended to what may come next: a command with RUN
+            for the run's directory, and what it is for; None if nothing does.
         way: place of a function from a run's way, settings and plan to the way that it has with this feature.
         beside: place of a function from settings, run directory and whether to be quiet to a context manager, within
             which the run goes on.
@@ -64,6 +70,9 @@ class Feature:
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     events: Mapping[str, str] = field(default_factory=dict[str, str])
     sections: Sequence[str] = ()
+    shows: str = ""
+    ending: str = ""
+    afterwards: str = ""
     way: str = ""
     beside: str = ""
     live_page: str = ""

@@ -1,13 +1,19 @@
-"""What features do beside a run while it goes on, and what they refuse before it begins."""
+"""What features refuse before a run begins, do beside it while it goes on, and do once it has finished."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plait.config import RunConfig
-from plait.feature import at
+from plait.feature import at, features
+
+if TYPE_CHECKING:
+    from plait.rounds.run_directory import RunDirectory
+    from plait.run import Run
+    from plait.simulation.partitioned_data import PartitionedData
 
 
 def check_features(settings: RunConfig) -> None:
@@ -35,3 +41,17 @@ def beside(settings: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
             if feature.beside:
                 stack.enter_context(at(feature.beside)(settings, run, quiet))
         yield
+
+
+def end(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
+    """What features do with a finished simulated run, before its report is written.
+
+    Args:
+        run: the run.
+        data: its clients' data.
+        directory: of the run.
+        quiet: whether they show nothing; then only the features do something that the run asks for.
+    """
+    for feature in run.config.wanted if quiet else features():
+        if feature.ending:
+            at(feature.ending)(run, data, directory, quiet=quiet)

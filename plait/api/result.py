@@ -5,10 +5,10 @@ Reads the run's files at every use, so that a result of a run in progress shows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from os import PathLike
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from plait.errors import ConfigError
 from plait.files import cannot_write, directory_written_aside
@@ -16,10 +16,14 @@ from plait.rounds.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import pandas as pd
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
 
     from plait.adapters import Json
+    from plait.api.speech import Prompt
     from plait.rounds.events import Event
     from plait.rounds.run_view import RunView
+    from plait.training.speaker import Speaker
 
 
 class Result:
@@ -126,6 +130,71 @@ class Result:
         if not (self._directory.adapter / "adapter_config.json").is_file():
             raise ConfigError(f"'{self.path}' has no adapter yet: no round is finished")
         return self._directory.adapter
+
+    def load(
+        self, client: str = "", *, base: str | PathLike[str] = "", device: str = "auto", dtype: str = "auto"
+    ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+        """The base with an adapter on it, and its tokenizer, from this disk: nothing is downloaded.
+
+        Args:
+            client: whose personalized adapter; by default the shared one.
+            base: directory or name of the base, if the one that the run names is elsewhere by now.
+            device: to put it on: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+            dtype: of the base: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+
+        Raises:
+            ConfigError: there is no adapter yet, or no such client, or the base is not on this disk.
+            BaseMismatchError: `base` is another base than the run's.
+        """
+        speaker = self._speaker(client, base, device, dtype)
+        return speaker.model, cast("PreTrainedTokenizerBase", speaker.tokenizer)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        adapted: bool = True,
+        client: str = "",
+        base: str | PathLike[str] = "",
+        device: str = "auto",
+    ) -> list[str]:
+        """What the run's model writes after each prompt, from files of this disk alone.
+
+        Args:
+            prompts: one or several: a text to be continued, or a chat's messages (``role`` and ``content``) to be
+                answered by the base's chat template.
+            max_tokens: most tokens of an answer.
+            temperature: 0 for the likeliest text; otherwise tokens are drawn.
+            seed: of the draws: the same seed gives the same text.
+            adapted: whether with the adapter; False asks the base alone.
+            client: whose personalized adapter; by default the shared one.
+            base: as for `load`.
+            device: as for `load`.
+
+        Returns:
+            A text for each prompt, without the prompt.
+
+        Raises:
+            ConfigError: there is no adapter yet, the base is not on this disk or cannot chat, or the adapter sorts
+                into classes.
+            MachineError: the model failed.
+        """
+        from plait.api.speech import as_prompts, tokens_of
+        from plait.training.serving import Sampling
+
+        speaker = self._speaker(client, base, device)
+        tokens = [tokens_of(speaker, prompt) for prompt in as_prompts(prompts)]
+        sampling = Sampling(temperature, seed=seed)
+        return speaker.answers(tokens, max_tokens=max_tokens, sampling=sampling, adapted=adapted)
+
+    def _speaker(self, client: str, base: str | PathLike[str], device: str, dtype: str = "auto") -> Speaker:
+        from plait.api.speech import open_speaker
+
+        self.adapter()
+        return open_speaker(self.path, client=client, base=fspath(base), device=device, dtype=dtype)
 
     def _personalized(self, client: str) -> Path:
         """A client's adapter, written as a PEFT directory into the run's at its first use after the run's end."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.api.beside import beside, check_features
+from plait.api.beside import beside, check_features, end
 from plait.api.turns import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
@@ -78,4 +78,5 @@ def go_on(
             works.enter_context(beside(settings, directory.path, quiet=quiet))
             first = None if directory.has_started else begin(run, quiet=quiet)
             execute(run, data, first, on_event=on_event, stop=stop, quiet=quiet)
+            end(run, data, directory, quiet=quiet)
         write_report(directory.path)

@@ -89,6 +89,8 @@ class RunSettings(TypedDict, total=False):
     seed: int
     publish: str | PathLike[str]
     report_to: str | Sequence[str | object]
+    sample_prompts: int
+    sample_tokens: int
 
 
 _PARTS: Mapping[str, Kind] = {

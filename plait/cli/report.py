@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from plait.cli.newest import RunOrNewest, run_or_newest
 from plait.cli.simulate import show
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    run: RunOrNewest = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
     """Show the losses, bytes and savings of a run; rewrite report.html, the plots and summary.json.
@@ -22,6 +22,8 @@ def report(
     from plait.rounds.recorded_settings import admit_recorded
     from plait.rounds.run_directory import RunDirectory
 
-    admit_recorded(RunDirectory.find(run))
-    write_report(RunDirectory.find(run).path)
-    show(run, json_output=json_output)
+    path = run_or_newest(run, quiet=json_output)
+    directory = RunDirectory.find(path)
+    admit_recorded(directory)
+    write_report(directory.path)
+    show(path, json_output=json_output, verbose=True)

@@ -19,6 +19,8 @@ from plait.progress import say
 if TYPE_CHECKING:
     from plait.rounds.stop import StopRequest
 
+Verbose = Annotated[bool, typer.Option("--verbose", help="At the end, print every table of the report.")]
+
 
 @with_run_options()
 def simulate(
@@ -26,6 +28,7 @@ def simulate(
     page: PageAddress = "",
     config: ConfigFile = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Run a federation on this machine, with real training and real messages.
 
@@ -38,27 +41,24 @@ def simulate(
     with told_how_to_go_on(settings.out), page_beside(Path(settings.out), page):
         with stopped_by_interrupt(quiet=json_output) as stop:
             start(settings, stop=stop, quiet=json_output)
-        show(Path(settings.out), json_output=json_output)
+        show(Path(settings.out), json_output=json_output, verbose=verbose)
 
 
-def show(run: Path, *, json_output: bool) -> None:
-    """Show the report of a run."""
+def show(run: Path, *, json_output: bool, verbose: bool = False) -> None:
+    """Show how a run ended: ``summary.json``, or a few lines and what to do next, after all tables if verbose."""
     if json_output:
         sys.stdout.write((run / "summary.json").read_text())
         return
-    from rich.console import Console
-
-    from plait.report.table import to_rich
+    from plait.cli.ending import print_ending
+    from plait.cli.output import print_tables
     from plait.report.tables import report_tables
     from plait.rounds.ledger import read_events
     from plait.rounds.run_view import RunView
 
     view = RunView.of(read_events(run / "ledger.jsonl"))
-    screen = Console()
-    for table in report_tables(view):
-        screen.print(to_rich(table))
-    screen.print(f"report   {run / 'report.html'}", highlight=False, markup=False)
-    screen.print(f"adapter  {run / 'adapter'}", highlight=False, markup=False)
+    if verbose:
+        print_tables(report_tables(view))
+    print_ending(view, run)
 
 
 @contextlib.contextmanager

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.cli.newest import RunOrNewest, run_or_newest
 from plait.cli.options import Allow
 from plait.cli.output import print_json
 from plait.errors import ConfigError, PeerError
@@ -33,7 +33,7 @@ _REPLACES = ("evaluated", "step_taken_back")
 
 
 def verify(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    named: RunOrNewest = None,
     allow: Allow = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -49,6 +49,7 @@ def verify(
     from plait.rounds.recorded_settings import recorded_settings
     from plait.rounds.run_directory import RunDirectory
 
+    run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)
     events = read_events(directory.ledger)
     torn = torn_bytes(directory.ledger)

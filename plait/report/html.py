@@ -30,6 +30,7 @@ from plait.report.tables import (
     own_text,
     refusals_table,
     savings_table,
+    shown_first,
     tables_of_features,
 )
 from plait.report.wording import (
@@ -98,6 +99,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
                 "refusals": refusals_table(view),
                 **sections(view),
             },
+            shown_first=[table for table in shown_first(view) if table.rows],
             tables_of_features=[table for table in tables_of_features(view) if table.rows],
             plots=inline(plots),
             peer=view.peer,

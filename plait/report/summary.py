@@ -32,6 +32,7 @@ def summarise(view: RunView) -> dict[str, Json]:
     ``fairness`` counts every client once (see `Fairness`). Keys that begin with ``own`` are of each client's
     personalized adapter on its own held-out data, if there is one. Keys that end with ``interval`` are 95 % intervals,
     [low, high]; ``gain`` is the fall of the loss since before round 1, compared sequence by sequence.
+    ``better_than_base`` is false for an adapter that is worse than its base, None where chance may explain the change.
     Keys that begin with ``dp`` are None without differential privacy. ``dp_audit_bound`` and ``membership`` are what
     `plait audit --record` found, None before.
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None for rounds without an evaluation; likewise
@@ -45,6 +46,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         "base_held_out_loss_interval": _loss_interval(base),
         "final_held_out_loss": final.loss if final else None,
         "final_held_out_loss_interval": _loss_interval(final),
+        "better_than_base": view.is_better,
         "gain": _gain(final),
         "gain_interval": _gain_interval(final),
         "held_out_loss_by_round": _by_round(view, lambda score: score.loss),

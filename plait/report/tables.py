@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TypeVar
 
-from plait.feature import at, feature_with
+from plait.feature import Feature, at, feature_with
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.fairness import fairness_table
 from plait.report.sections import sections
@@ -76,13 +76,21 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
         refusals_table(view),
         some["membership"],
     )
-    return tuple(table for table in (*tables, *tables_of_features(view)) if table.rows)
+    return tuple(table for table in (*tables, *tables_of_features(view), *shown_first(view)) if table.rows)
 
 
 def tables_of_features(view: RunView) -> tuple[Table, ...]:
     """The sections of those features of which the ledger has events."""
-    found = dict.fromkeys(feature_with("events", kind) for kind in view.of_features)
-    return tuple(at(section)(view.of_features) for feature in found if feature for section in feature.sections)
+    return tuple(at(section)(view.of_features) for feature in _features_of(view) for section in feature.sections)
+
+
+def shown_first(view: RunView) -> tuple[Table, ...]:
+    """What those features show on a report's first screen and at a run's end."""
+    return tuple(at(feature.shows)(view.of_features) for feature in _features_of(view) if feature.shows)
+
+
+def _features_of(view: RunView) -> tuple[Feature, ...]:
+    return tuple(filter(None, dict.fromkeys(feature_with("events", kind) for kind in view.of_features)))
 
 
 def loss_by_round_table(view: RunView) -> Table:

@@ -290,6 +290,15 @@ class RunView:
         return self.evaluations[newest] if newest else None
 
     @property
+    def is_better(self) -> bool | None:
+        """Whether the adapter beats its base on held-out data; None if unknown, or chance may explain the change."""
+        base, final = self.base_evaluation, self.final_evaluation
+        if base is None or final is None or not final.round:
+            return None
+        change = final.change_since(base)
+        return None if abs(change) <= (final.change_margin or 0.0) else change < 0
+
+    @property
     def own_evaluation(self) -> events.MeanScore | None:
         """Each client's personalized adapter, beside the newest shared one; None if clients have none, or not yet."""
         newest = self.evaluations.get(max(self.evaluations, default=0))

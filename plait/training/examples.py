@@ -119,6 +119,10 @@ class Tokenizer(Protocol):
         """Token ids (and what the options request) of one text or several."""
         ...
 
+    def decode(self, tokens: Sequence[int], **options: object) -> str:
+        """The text of token ids."""
+        ...
+
     def apply_chat_template(self, conversation: list[Turn], **options: object) -> str:
         """Render a conversation as text."""
         ...

@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
+from plait.cli.newest import run_or_newest
 from plait.progress import say
 
 
 def watch(
-    runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUN...")],
+    named: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Runs, or folders of runs; by default the newest in runs/.", metavar="[RUN]..."),
+    ] = None,
     listen: Annotated[
         str, typer.Option("--listen", help="Address and port of the page, of this machine alone.")
     ] = "127.0.0.1:9443",
@@ -29,6 +33,7 @@ def watch(
     from plait.features.page.server import serve
     from plait.features.page.token import page_token
 
+    runs = named or [run_or_newest(None)]
     address, token = page_address(listen, what="--listen"), page_token()
     catalogue = Catalogue(runs)
     with address.bind() as listener:

@@ -35,6 +35,9 @@ from plait.training.serving.threads import ThreadChoice
 _KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 _DEFAULT_SAMPLING = Sampling()
 
+UNSTATED_CONTEXT = 2048
+"""Most tokens of a text where a base does not say for how many it is made."""
+
 
 class Finish(StrEnum):
     """Why a text ended."""
@@ -416,7 +419,7 @@ def context_of(model: PreTrainedModel) -> int | None:
 def _context(model: PreTrainedModel, asked: int) -> int:
     made_for = context_of(model)
     if made_for is None:
-        return asked or 2048
+        return asked or UNSTATED_CONTEXT
     if asked > made_for:
         raise ConfigError(f"--context is {asked}, expected at most {made_for}, the limit of the base")
     return asked or made_for

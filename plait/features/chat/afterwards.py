@@ -1,0 +1,12 @@
+"""After a run you may talk to its model."""
+
+from __future__ import annotations
+
+from plait.rounds.run_view import RunView
+
+
+def afterwards(view: RunView) -> tuple[str, str] | None:
+    """The command; None for a model that writes no text, or of which there is none yet."""
+    if view.is_classification or not view.rounds:
+        return None
+    return "plait chat RUN", "talk to it"

@@ -1,0 +1,118 @@
+"""``plait chat``: talk to the model that a run made. Ctrl-D ends it; Ctrl-C ends the answer that is being written."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plait.cli.newest import RunOrNewest, run_or_newest
+from plait.progress import say, status
+
+if TYPE_CHECKING:
+    from plait.training.serving import Sampling
+    from plait.training.speaker import Speaker
+
+_SWITCH = "/base"
+_ANEW = "/new"
+
+
+def chat(
+    named: RunOrNewest = None,
+    client: Annotated[str, typer.Option("--client", help="Use this client's personalized adapter.")] = "",
+    base: Annotated[str, typer.Option("--base", help="The base, if the run's is elsewhere by now.")] = "",
+    text: Annotated[
+        bool, typer.Option("--text", help="Continue your text, whatever the base's chat template.")
+    ] = False,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Most tokens of an answer.")] = 200,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, max=2, help="0 for the likeliest text.")] = 0.7,
+    seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Talk to the model that a run made; a base without a chat template continues your text.
+
+    From a pipe, all of the input is one prompt, and the answer alone is printed.
+
+    Example: echo "def fibonacci(n):" | plait chat runs/first --text
+    """
+    is_piped = not sys.stdin.isatty()
+    run = run_or_newest(named, quiet=is_piped)
+    with status("loading libraries and base", quiet=is_piped):
+        from plait.api.speech import open_speaker
+        from plait.training.serving import Sampling
+
+        speaker = open_speaker(run, client=client, base=base, device=device)
+    talk = _Talk(speaker, Sampling(temperature, seed=seed), tokens, completes=text or not speaker.chats)
+    if is_piped:
+        _print(talk.answer(sys.stdin.read().rstrip("\n")))
+        return
+    doing = "Your text is continued" if talk.completes else "You are answered"
+    say(
+        f"{doing} with the run's adapter. {_SWITCH} switches it off and on, {_ANEW} begins anew, Ctrl-D ends.",
+        quiet=False,
+    )
+    while True:
+        try:
+            line = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            say("", quiet=False)
+            return
+        if line == _SWITCH:
+            talk.adapted = not talk.adapted
+            say("with the adapter" if talk.adapted else "the base alone", quiet=False)
+        elif line == _ANEW:
+            talk.forget()
+        elif line:
+            with contextlib.suppress(KeyboardInterrupt):
+                _print(talk.answer(line))
+
+
+class _Talk:
+    """A conversation, or one text after another.
+
+    Attributes:
+        completes: whether texts are continued, each by itself.
+        adapted: whether the adapter is on.
+    """
+
+    def __init__(self, speaker: Speaker, sampling: Sampling, tokens: int, *, completes: bool) -> None:
+        self._speaker = speaker
+        self._sampling = sampling
+        self._tokens = tokens
+        self._messages: list[dict[str, str]] = []
+        self.completes = completes
+        self.adapted = True
+
+    def forget(self) -> None:
+        """Begin a new conversation."""
+        self._messages.clear()
+
+    def answer(self, line: str) -> Iterator[str]:
+        """The pieces of what follows a line; the oldest turns are dropped where the context is full."""
+        if self.completes:
+            prompt = self._speaker.encode(line)
+        else:
+            self._messages.append({"role": "user", "content": line})
+            prompt = self._speaker.encode_chat(self._messages)
+            while len(self._messages) > 2 and self._speaker.room(prompt) < self._tokens:
+                del self._messages[:2]
+                prompt = self._speaker.encode_chat(self._messages)
+        most = min(self._tokens, max(1, self._speaker.room(prompt)))
+        said = ""
+        for piece in self._speaker.stream(prompt, max_tokens=most, sampling=self._sampling, adapted=self.adapted):
+            said += piece
+            yield piece
+        if not self.completes:
+            self._messages.append({"role": "assistant", "content": said})
+
+
+def _print(pieces: Iterator[str]) -> None:
+    try:
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    finally:
+        sys.stdout.write("\n")

@@ -1,0 +1,86 @@
+"""Samples the model of a finished run, and records what it writes.
+
+Beginnings are held-out data of clients that are spread evenly over the run: of a text its first tokens, of a
+conversation what stands before the reply. Training text is never shown.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from plait.errors import PlaitError
+from plait.features.samples import Samples
+from plait.features.samples.sampled import Sample, Sampled
+from plait.progress import say, status
+from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.run_directory import RunDirectory
+from plait.run import Run
+from plait.simulation.partitioned_data import PartitionedData
+
+_TEMPERATURE, _TOP_P = 0.7, 0.9
+_BEGINNING = 24
+"""Tokens of a text that are given."""
+
+
+def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
+    """Record samples of a finished run in its ledger, unless they are there or the run shows none.
+
+    Args:
+        run: the run.
+        data: its clients' data.
+        directory: of the run.
+        quiet: whether to show no progress.
+    """
+    count, max_tokens = (int(getattr(run.config, name, field.default)) for name, field in Samples.model_fields.items())
+    is_hidden = run.screen is not None or bool(run.config.labels)
+    if not count or is_hidden or any(isinstance(event, Sampled) for event in read_events(directory.ledger)):
+        return
+    try:
+        with status("sampling the base and the adapter", quiet=quiet):
+            found = _samples(run, data, directory.path, count, max_tokens)
+    except PlaitError as error:
+        # The run has finished: what it shows of itself does not make it fail.
+        say(f"no samples: {error}", quiet=quiet)
+        return
+    if not found:
+        return
+    ledger = Ledger(directory.ledger)
+    try:
+        ledger.append(Sampled(samples=tuple(found), max_tokens=max_tokens))
+    finally:
+        ledger.close()
+
+
+def _samples(run: Run, data: PartitionedData, path: Path, count: int, max_tokens: int) -> list[Sample]:
+    # They bring torch along.
+    from plait.exporting.source import open_source
+    from plait.training.grader import prompt_tokens
+    from plait.training.local_model import PeftLocalModel
+    from plait.training.serving import Sampling
+    from plait.training.speaker import Speaker
+
+    base, clients = run.load_base(), len(data.partition.shares)
+    names: list[str] = []
+    prompts: list[tuple[int, ...]] = []
+    for number in range(min(count, clients)):
+        share = data.share(number * clients // min(count, clients))
+        client = PeftLocalModel(base, share.name, share.records, held_out=share.held_out, kind=data.kind, histogram={})
+        held_out = client.split(run.ranks.master.spec, run.settled.plan.settings).held_out
+        example = next(filter(None, held_out[0].sides), held_out[0])
+        prompt = prompt_tokens(example) or tuple(map(int, example.tokens[: min(_BEGINNING, len(example.tokens) // 2)]))
+        if prompt:
+            names.append(share.name)
+            prompts.append(prompt)
+    source = open_source(path, base=str(run.base.directory))
+    speaker = Speaker(base, source.spec, source.state)
+    most = min(max_tokens, *(speaker.room(prompt) for prompt in prompts)) if prompts else 0
+    if speaker.is_prompt or most < 1:
+        return []
+    sampling = Sampling(_TEMPERATURE, _TOP_P, run.config.seed)
+    alone = speaker.answers(prompts, max_tokens=most, sampling=sampling, adapted=False)
+    adapted = speaker.answers(prompts, max_tokens=most, sampling=sampling)
+    beginnings = [speaker.decode(prompt) for prompt in prompts]
+    return [
+        Sample(client=name, beginning=beginning, base=before, adapter=after)
+        for name, beginning, before, after in zip(names, beginnings, alone, adapted, strict=True)
+    ]

@@ -1,0 +1,120 @@
+"""Four questions to a run, each answered in a line or two: did it learn, for whom, at what cost, can I trust it.
+
+What the report begins with, and what the terminal ends with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plait.report.alternatives import raw_adapter_bf16, savings
+from plait.report.tables import moved_text
+from plait.report.wording import (
+    accuracy_text,
+    bytes_text,
+    change_text,
+    clean,
+    count_text,
+    duration_text,
+    loss_text,
+    mean_reward_text,
+    percent_text,
+    plural,
+    rough_text,
+)
+from plait.rounds.run_view import RunView
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question with its answer.
+
+    Attributes:
+        short: the answer in a word or a figure.
+        text: what it rests on.
+        is_bad: whether it is one that nobody hopes for.
+    """
+
+    question: str
+    short: str
+    text: str
+    is_bad: bool = False
+
+
+def answers(view: RunView) -> tuple[Answer, ...]:
+    """All four; of an unfinished run, as far as it is."""
+    return (_learned(view), _for_whom(view), _cost(view), _trust(view))
+
+
+def _learned(view: RunView) -> Answer:
+    question, base, final = "Did it learn?", view.base_evaluation, view.final_evaluation
+    if view.privacy:
+        return Answer(question, "not shown", "Losses stay with the clients: the run is differentially private.")
+    if base is None or final is None or not final.round:
+        return Answer(question, "not yet", "No round has been evaluated.")
+    text = f"held-out loss {loss_text(base.loss)} → {loss_text(final.loss)} ({moved_text(final, base)})"
+    if view.learns_from_reward:
+        text = f"mean reward {mean_reward_text(base.loss)} → {mean_reward_text(final.loss)}"
+    elif base.accuracy is not None and final.accuracy is not None:
+        after = accuracy_text(final.accuracy, final.accuracy_interval)
+        text += f", {view.accuracy_name} {percent_text(base.accuracy)} → {after}"
+    better = view.is_better
+    if better is None:
+        return Answer(question, "not measurably", f"{text}: the change is within chance.", is_bad=True)
+    if better:
+        return Answer(question, "yes", f"{text}.")
+    lower = "a lower --learning-rate, fewer --local-steps or more data a client may help"
+    return Answer(question, "no", f"{text}: this adapter is worse than the base; {lower}.", is_bad=True)
+
+
+def _for_whom(view: RunView) -> Answer:
+    question, peers = "For whom?", plural(view.client_count, "client")
+    if view.regions:
+        peers += f" in {plural(view.regions, 'region')}"
+    base, final = view.base_evaluation, view.final_evaluation
+    both = [name for name in final.by_client if base and name in base.by_client] if final and final.round else []
+    if not both or base is None or final is None:
+        return Answer(question, peers, "Losses of single clients are not known here.")
+    changes = {name: final.by_client[name].loss - base.by_client[name].loss for name in sorted(both)}
+    better = sum(change < 0 for change in changes.values())
+    least, most = max(changes, key=lambda name: changes[name]), min(changes, key=lambda name: changes[name])
+    ends = f"most {clean(most, limit=32)} ({change_text(changes[most], 0.0)})"
+    if least != most:
+        ends += f", least {clean(least, limit=32)} ({change_text(changes[least], 0.0)})"
+    text = f"{ends[0].upper()}{ends[1:]}."
+    if own := view.own_evaluation:
+        text += f" With personalized adapters the loss is {loss_text(own.loss)}."
+    return Answer(question, f"{better:,} of {plural(len(changes), view.peer)} gain", text, is_bad=not better)
+
+
+def _cost(view: RunView) -> Answer:
+    sent = view.sent
+    text = f"{bytes_text(sent.uplink_bytes)} up, {bytes_text(sent.downlink_bytes)} down"
+    raw = savings(
+        raw_adapter_bf16(view.start.adapter.trainable_parameters),
+        client_rounds=view.client_rounds,
+        sent_bytes=sent.total_bytes,
+    )
+    if raw is not None:
+        text += f"; raw adapters in bfloat16 take {rough_text(raw)} times as much"
+    text += f". {plural(len(view.rounds), 'round')} took {duration_text(view.wall_s)}"
+    if view.end and view.end.peak_rss_bytes:
+        text += f" and {bytes_text(view.end.peak_rss_bytes)} of memory"
+    if view.virtual_s is not None:
+        text += f"; {duration_text(view.virtual_s)} on the simulated devices"
+    return Answer("At what cost?", bytes_text(sent.total_bytes), f"{text}.")
+
+
+def _trust(view: RunView) -> Answer:
+    held_out = sum(client.held_out_examples for client in view.clients.values())
+    measured = ""
+    if held_out and not view.privacy:
+        measured = f"Measured on {count_text(held_out)} held-out sequences that no client trained on. "
+    if view.privacy:
+        short, seen = view.privacy.epsilon_text, f"{view.privacy.promised.unit}-level differential privacy. "
+    elif view.sums:
+        short, seen = "sums only", "The server saw sums of updates, and no update alone. "
+    else:
+        short, seen = "no secrets kept", "The server saw each client's update. "
+    checked = "`plait verify` checks the record, whose lines are chained by hashes."
+    return Answer("Can I trust it?", short, f"{measured}{seen}{checked}")

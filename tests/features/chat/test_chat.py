@@ -1,0 +1,84 @@
+"""Talking to a run's model: from a pipe, turn by turn, and without anything from a network."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import plait
+from plait.features.chat.chat_verb import _Talk, chat
+from plait.training.serving import Sampling
+from tests.features.conftest import SMALL, rows
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("chat") / "runs" / "run"
+    plait.simulate(rows(), partition="natural:author", clients=3, out=out, **SMALL)  # type: ignore[arg-type]
+    return out
+
+
+@pytest.mark.slow
+def test_a_pipe_is_one_prompt_and_gets_the_answer_that_python_gets(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("def add(\n"))
+    chat(trained, text=True, tokens=8, temperature=0.0)
+    expected = plait.open_run(trained).generate("def add(", max_tokens=8)
+    assert capsys.readouterr().out == f"{expected[0]}\n"
+
+
+@pytest.mark.slow
+def test_without_a_name_it_is_the_newest_run(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained.parent.parent)
+    monkeypatch.setattr("sys.stdin", io.StringIO("x = "))
+    chat(text=True, tokens=4)
+    assert capsys.readouterr().out.endswith("\n")
+
+
+class Parrot:
+    """Says how many tokens it was asked with; a token is a word."""
+
+    chats = True
+
+    def __init__(self, context: int) -> None:
+        self.context = context
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(range(len(text.split())))
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+        return tuple(range(sum(len(message["content"].split()) for message in messages)))
+
+    def room(self, prompt: tuple[int, ...]) -> int:
+        return self.context - len(prompt)
+
+    def stream(self, prompt: tuple[int, ...], *, adapted: bool, **_: object) -> Iterator[str]:
+        yield f"{len(prompt)} "
+        yield "adapted" if adapted else "base"
+
+
+def test_a_conversation_is_remembered_until_it_is_begun_anew() -> None:
+    talk = _Talk(Parrot(100), Sampling(), 10, completes=False)  # type: ignore[arg-type]
+    assert "".join(talk.answer("one two")) == "2 adapted"
+    talk.adapted = False
+    assert "".join(talk.answer("three")) == "5 base"  # two words, two of the answer, one more
+    talk.forget()
+    assert "".join(talk.answer("three")) == "1 base"
+
+
+def test_the_oldest_turns_go_where_the_context_is_full() -> None:
+    talk = _Talk(Parrot(14), Sampling(), 10, completes=False)  # type: ignore[arg-type]
+    "".join(talk.answer("one two"))
+    assert "".join(talk.answer("three")) == "1 adapted"
+
+
+def test_a_text_is_continued_by_itself() -> None:
+    talk = _Talk(Parrot(100), Sampling(), 10, completes=True)  # type: ignore[arg-type]
+    "".join(talk.answer("one two"))
+    assert "".join(talk.answer("three")) == "1 adapted"

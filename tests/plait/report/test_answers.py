@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from plait.report.answers import answers
+from plait.rounds.run_view import RunView
+from tests.plait.conftest import small_events
+
+
+def view_of(events: list[dict[str, object]]) -> RunView:
+    from plait.rounds.events import parse_event
+
+    return RunView.of(map(parse_event, events))
+
+
+def test_four_questions_are_answered_of_a_finished_run() -> None:
+    found = answers(view_of(small_events()))
+    assert [each.question for each in found] == ["Did it learn?", "For whom?", "At what cost?", "Can I trust it?"]
+    assert all(each.short and each.text.endswith(".") for each in found)
+
+
+def worse(change: float, margin: float) -> list[dict[str, object]]:
+    """The run with its last evaluation `change` above its base's loss."""
+    events = small_events()
+    evaluations = [event for event in events if event["event"] == "evaluated"]
+    base = evaluations[0]["loss"]
+    evaluations[-1] |= {"loss": base + change, "change": change, "change_margin": margin}  # type: ignore[operator]
+    return events
+
+
+def test_an_adapter_that_is_worse_than_its_base_is_called_so() -> None:
+    view = view_of(worse(0.5, 0.1))
+    first = answers(view)[0]
+    assert (first.short, first.is_bad) == ("no", True)
+    assert "worse than the base" in first.text
+    assert view.is_better is False
+
+
+def test_a_change_within_its_margin_is_no_success() -> None:
+    view = view_of(worse(-0.05, 0.1))
+    assert answers(view)[0].short == "not measurably"
+    assert view.is_better is None
+
+
+def test_a_run_that_has_only_begun_has_learned_nothing_yet() -> None:
+    events = small_events()
+    begun = [event for event in events if event["event"] == "run_started"]
+    assert answers(view_of(begun))[0].short == "not yet"
