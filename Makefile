@@ -63,9 +63,10 @@ proto: $(STAMP)  ## Regenerate plait/v1 from proto/
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. plait/v1/envelope.proto plait/v1/messages.proto
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. plait/v1/federation.proto
 
-kernels:  ## Pack the C++ of the kernels for a Flower App Bundle, which carries no .cpp
-	cd plait/training/fused && python3 -c "import json; print(json.dumps([open(name).read() for name in \
-		('kernels.cpp', 'low_rank.cpp', 'attention.cpp', 'few_bits.cpp')], indent=1))" > cpp.json
+PACK := python3 -c "import json, sys; print(json.dumps([open(name).read() for name in sys.argv[1:]], indent=1))"
+kernels:  ## Pack the C++ for a Flower App Bundle, which carries no .cpp
+	cd plait/training/fused && $(PACK) kernels.cpp low_rank.cpp attention.cpp few_bits.cpp > cpp.json
+	cd plait/wire/codecs && $(PACK) trellis.cpp ans.cpp > cpp.json
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist

@@ -44,6 +44,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cpu_features() -> frozenset[str]:
+    """The CPU's features, in the kernel's words; empty if they cannot be read."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+            for line in file:
+                if line.startswith(("flags", "Features")):
+                    return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
 def memory_bytes() -> int:
     """Main memory of the machine, or what its container may take of it; 0 if unknown."""
     try:

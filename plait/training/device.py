@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from plait.errors import ConfigError, did_you_mean
+from plait.machine import cpu_features
 
 _HALVES_SINCE = (5, 3)
 """The compute capability from which on CUDA computes in float16."""
@@ -260,18 +261,6 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def cpu_features() -> frozenset[str]:
-    """The CPU's features, in the kernel's words; empty if they cannot be read."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
-            for line in file:
-                if line.startswith(("flags", "Features")):
-                    return frozenset(line.split(":", 1)[1].split())
-    except OSError:
-        pass
-    return frozenset()
 
 
 def _present() -> str:

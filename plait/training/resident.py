@@ -38,7 +38,6 @@ from plait.training.blueprint import (
 from plait.training.device import Compute, budgets_of, has_memory_of_its_own
 from plait.training.examples import Tokenizer
 from plait.training.fused.packed import without_values
-from plait.training.fused.trellis import search_in_compiled_code
 from plait.training.heads import is_saved, silence
 from plait.training.memory_plan import (
     PREDICTION_ERROR,
@@ -111,7 +110,6 @@ class ResidentBase:
             ResidentBase(directory, fingerprint, other, seq_len=seq_len, adapter_in_float32=adapter_in_float32)
             for other in others
         )
-        search_in_compiled_code()
 
     @property
     def devices(self) -> tuple[torch.device, ...]:

@@ -1,4 +1,7 @@
-"""The variable-rate codec: two bytes for the number of parameter bytes, the rest is payload."""
+"""The variable-rate codec: two bytes for the length of the parameters and the layout, then parameters and payload.
+
+Compiled code and numpy have to find the same numbers, or to refuse for the same reason.
+"""
 
 from harness import instrumented, main
 
@@ -6,25 +9,44 @@ with instrumented():
     import numpy as np
 
     from plait.adapters import AdapterState, Layout
-    from plait.wire.codecs import Rate
+    from plait.errors import PeerError
+    from plait.wire.codecs import Rate, compiled
 
-LAYOUT = Layout.of({"a": (30, 20), "b": (), "c": (4, 0), "d": (600,), "e": (33,)})
+LAYOUTS = (
+    Layout.of({"a": (30, 20), "b": (), "c": (4, 0), "d": (600,), "e": (33,)}),
+    Layout.of({"a": (300, 200), "b": (5000,), "c": (600,)}),  # two streams
+)
+LIBRARIES = (compiled.library(), None)
 
 
 def parse(data: bytes) -> None:
-    cut = 2 + int.from_bytes(data[:2], "little")
-    flat = Rate().decode(data[2:cut], data[cut:], LAYOUT)
-    if flat.shape != (LAYOUT.size,) or not np.isfinite(flat).all():
+    which = int.from_bytes(data[:2], "little")
+    cut, layout = 2 + which % (1 << 15), LAYOUTS[which >> 15]
+    first, *others = (decoded(data[2:cut], data[cut:], layout, library) for library in dict.fromkeys(LIBRARIES))
+    if any(other != first for other in others):
+        raise ValueError(f"compiled code and numpy differ: {first[:100]!r}, {others[0][:100]!r}")
+
+
+def decoded(parameters, payload, layout, library) -> bytes | str:
+    compiled.library = lambda: library
+    try:
+        flat = Rate().decode(parameters, payload, layout)
+    except PeerError as error:
+        return str(error)
+    if flat.shape != (layout.size,) or not np.isfinite(flat).all():
         raise ValueError("not a correct tensor")
+    return flat.tobytes()
 
 
 def seeds() -> list[bytes]:
-    values = np.random.default_rng(0).standard_normal(LAYOUT.size).astype(np.float32)
-    values[:600] /= 10
     found = []
-    for bits in (1, 3, 8):
-        packed = Rate(bits, 3).encode(AdapterState(LAYOUT, values))
-        found.append(len(packed.parameters).to_bytes(2, "little") + packed.parameters + packed.payload)
+    for which, bits in ((0, 1), (0, 3), (0, 8), (1, 0.3)):  # inputs have 4,096 bytes at most
+        layout = LAYOUTS[which]
+        values = np.random.default_rng(0).standard_normal(layout.size).astype(np.float32)
+        values[:600] /= 10
+        packed = Rate(bits, 3).encode(AdapterState(layout, values))
+        head = (which << 15) + len(packed.parameters)
+        found.append(head.to_bytes(2, "little") + packed.parameters + packed.payload)
     return found
 
 

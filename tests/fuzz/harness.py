@@ -9,6 +9,7 @@ LIMIT_S; the bytes are kept.
 import contextlib
 import hashlib
 import importlib.util
+import os
 import random
 import signal
 import sys
@@ -20,7 +21,8 @@ from plait.errors import PeerError
 
 LIMIT_S = 10
 """Seconds of real time for one input, some thousand times what the slowest one takes."""
-HAS_ATHERIS = importlib.util.find_spec("atheris") is not None
+# A library with sanitizers (sanitized.sh) takes over what atheris would learn of coverage.
+HAS_ATHERIS = importlib.util.find_spec("atheris") is not None and "ASAN_OPTIONS" not in os.environ
 VECTORS = Path(__file__).parents[1] / "vectors"
 
 

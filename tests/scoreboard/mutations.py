@@ -305,7 +305,7 @@ def _pip_as_the_directory_has_it() -> None:
 
 def _compiler_as_the_directory_has_it() -> None:
     put(
-        "plait.training.fused.native:subprocess",
+        "plait.compiler:subprocess",
         SimpleNamespace(run=_without_folder(subprocess.run), SubprocessError=subprocess.SubprocessError),
     )
 

@@ -240,14 +240,13 @@ def _draw() -> None:
 
 
 def _compile(folder: Path) -> None:
-    from plait.training.fused import native
+    from plait.compiler import built_library
 
     path = os.environ["PATH"]
     # An empty entry is the current directory, as is a dot.
     os.environ |= {"PATH": os.pathsep.join(("", path)), "PLAIT_CACHE": str(folder / "cache")}
-    native.kernel_source = lambda: _SOURCE
     try:
-        native.native_library.__wrapped__()
+        built_library(_SOURCE)
     finally:
         os.environ["PATH"] = path
 
@@ -404,10 +403,9 @@ def _base() -> object:
 
 
 def _library() -> object:
-    from plait.training.fused import native
+    from plait.compiler import built_library
 
-    native.kernel_source = lambda: _SOURCE
-    loaded = native.native_library.__wrapped__()
+    loaded = built_library(_SOURCE)
     return ctypes.c_int(loaded.honest()).value if loaded is not None else 1
 
 

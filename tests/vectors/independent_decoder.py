@@ -7,7 +7,7 @@ import json
 import struct
 from bisect import bisect_right
 from hashlib import sha256
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 # Integer, optional integer, text, bytes, double: what each is where it is absent, and how to read it.
 KINDS = {"i": (0, int), "o": (None, int), "t": ("", bytes.decode), "b": ("", bytes.hex)}
@@ -147,20 +147,26 @@ def rate(parameters, payload, sizes):
         books.append((largest, (shifts[:3], shifts[3:]), [[0, *accumulate(table)] for table in tables]))
     places = sorted((group, sum(sizes[:i]) + j) for i, group in enumerate(member) if group for j in range(sizes[i]))
     lanes, numbers = max(1, len(places) // 512), [bytes(4)] * sum(sizes)
-    words = iter(struct.unpack(f"<{len(payload) // 4}I", payload))
-    states, lower, span = [lane % 2**bits for lane in range(lanes)], 0, 2**64 - 1
-    point = next(words, 0) << 32 | next(words, 0)
+    words, streams = struct.unpack(f"<{len(payload) // 4}I", payload), min(8, max(1, lanes // 64))
+    ends = [*accumulate(words[: streams - 1], initial=streams - 1), len(words)]
+    stacks = [list(words[start:end]) for start, end in pairwise(ends)]
+    coders = [sum(stack.pop() << 32 * place for place in range(len(stack[-2:]))[::-1]) for stack in stacks]
+    owner = [j for j in range(streams) for _ in range(lanes * j // streams, lanes * (j + 1) // streams)]
+    states = [lane % 2**bits for lane in range(lanes)]
     for row in (places[start : start + lanes] for start in range(0, len(places), lanes)):
         for lane in sorted(range(len(row)), key=lambda lane: (row[lane][0], states[lane] & 1)):
-            (largest, shifts, sums), q, scale = books[row[lane][0]], states[lane] & 1, span >> 24
-            symbol = bisect_right(sums[q], (point - lower) % 2**64 // scale) - 1
-            lower, span = lower + scale * sums[q][symbol], scale * (sums[q][symbol + 1] - sums[q][symbol])
-            if span < 2**32:
-                lower, span, point = lower << 32, span << 32, point << 32 | next(words, 0)
+            (largest, shifts, sums), q, j = books[row[lane][0]], states[lane] & 1, owner[lane]
+            slot, stack = coders[j] % 2**24, stacks[j]
+            symbol = bisect_right(sums[q], slot) - 1
+            coders[j] = (sums[q][symbol + 1] - sums[q][symbol]) * (coders[j] >> 24) + slot - sums[q][symbol]
+            if coders[j] < 2**32 and stack:
+                coders[j] = coders[j] << 32 | stack.pop()
             k = symbol - largest
             states[lane] = states[lane] >> 1 ^ (h0 >> 1) * q ^ (h1 >> 1) * (k & 1)
             size = 2 * abs(k) - q - shifts[q][min(abs(k), 3) - 1] / 64 if k else 0.0
             numbers[row[lane][1]] = struct.pack("<f", step * (size if k >= 0 else -size))
+    if any(coders) or any(stacks):
+        raise ValueError("the streams do not end here")
     return numbers
 
 

@@ -1,7 +1,7 @@
 """The variable-rate codec: a target of 8 down to 1 bits per parameter, at the least squared error.
 
 Tensors of similar scale form a group; all groups share one trellis of two quantisers with one step (`trellis`), and
-their indices one range coder with probabilities fitted to each group (`symbols`). The format is specified in
+their indices are entropy-coded with probabilities fitted to each group (`symbols`, `streams`). The format is in
 proto/README.md; the encoder's free choices are in `rate_search`.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,21 @@ from plait.adapters import AdapterState, Layout
 from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.wire.codec import EncodedPayload
+from plait.wire.codecs import compiled
 from plait.wire.codecs.quantiser import GREATEST_STEP, LEAST_STEP, Quantisers
-from plait.wire.codecs.range_coder import Model, RangeReader, RangeWriter, model_of
 from plait.wire.codecs.rate_search import search
+from plait.wire.codecs.streams import (
+    Bools,
+    Models,
+    StreamReader,
+    StreamWriter,
+    Symbols,
+    Words,
+    join,
+    model_of,
+    split,
+    streams_of,
+)
 from plait.wire.codecs.trellis import STATE_BITS, Trellis, lanes_of
 
 LEAST_BITS, GREATEST_BITS = 1, 8
@@ -61,21 +74,24 @@ class Rate:
         nibbles = _pack_nibbles(membership)
         if not values:
             return EncodedPayload(_HEAD.pack(self.state_bits, 1.0, 0) + nibbles, b"")
-        done = search(values, self.bits, Trellis(self.state_bits), overhead_bytes=_HEAD.size + len(nibbles))
-        writer = RangeWriter()
-        books = [_Book.of(each) for each in done.quantisers]
-        index, second = done.index(), done.quantiser().astype(bool)
+        trellis = Trellis(self.state_bits)
+        done = search(values, self.bits, trellis, overhead_bytes=_HEAD.size + len(nibbles))
+        books, sizes = [_Book.of(each, done.step) for each in done.quantisers], [value.size for value in values]
+        symbol, second = done.index(), done.quantiser()
         flat = np.zeros(delta.layout.size, np.float32)
-        numbers = _Scatter(flat, delta.layout, membership)
-        for group, part in _rows([value.size for value in values]):
-            book, odd = books[group], second[part]
-            symbol = index[part] + np.int32(book.largest)
-            writer.write(symbol[~odd], book.models[0])
-            writer.write(symbol[odd], book.models[1])
-            numbers.write(book.points.take(symbol + np.int32(2 * book.largest + 1) * odd) * done.step)
+        numbers = _Scatter(flat, _places(delta.layout, membership))
+        start = 0
+        for book, size in zip(books, sizes, strict=True):
+            part = slice(start, start := start + size)
+            symbol[part] += np.int32(book.largest)
+            numbers.write(book.value.take(symbol[part] + np.int32(2 * book.largest + 1) * second[part]))
+        lanes = lanes_of(symbol.size)
+        streams = compiled.pack(symbol, second, sizes, *_tables(books), lanes)
+        if streams is None:
+            streams = _pack(symbol, second.astype(np.bool_), sizes, books)
         parameters = _HEAD.pack(self.state_bits, done.step, len(values)) + nibbles
         parameters += b"".join(each.pack() for each in done.quantisers)
-        return EncodedPayload(parameters, writer.finish(), flat)
+        return EncodedPayload(parameters, join(streams), flat)
 
     def decode(self, parameters: bytes, payload: bytes | memoryview, layout: Layout) -> Float32:
         """Follow the trellis that the parameters describe.
@@ -84,25 +100,15 @@ class Rate:
         whatever the bytes are.
         """
         state_bits, step, membership, quantisers = _unpack(parameters, layout)
-        reader, trellis = RangeReader(payload), Trellis(state_bits)
+        trellis, places = Trellis(state_bits), _places(layout, membership)
         sizes = _sizes(layout, membership, len(quantisers))
         lanes = lanes_of(sum(sizes))
-        state = trellis.first(lanes)
+        streams = split(payload, streams_of(lanes))
         flat = np.zeros(layout.size, np.float32)
-        numbers = _Scatter(flat, layout, membership)
-        books = [_Book.of(each) for each in quantisers]
-        for group, part in _rows(sizes):
-            book, first_lane = books[group], part.start % lanes
-            now = state[first_lane : first_lane + part.stop - part.start]
-            odd = (now & 1).astype(bool)
-            ones = int(odd.sum())
-            symbol = np.empty(now.size, np.int32)
-            symbol[~odd] = reader.read(now.size - ones, book.models[0])
-            symbol[odd] = reader.read(ones, book.models[1])
-            now[:] = trellis.following.take(2 * now + (symbol + book.largest & 1))
-            symbol[odd] += 2 * book.largest + 1
-            numbers.write(book.points.take(symbol) * step)
-        reader.finish()
+        books = [_Book.of(each, step) for each in quantisers]
+        tables = (*_tables(books), [book.value for book in books])
+        if not sizes or not compiled.unpack(streams, sizes, *tables, trellis.following, lanes, places, flat):
+            _read(streams, sizes, books, trellis, _Scatter(flat, places))
         return flat
 
     def max_payload_bytes(self, layout: Layout) -> int:
@@ -123,37 +129,84 @@ def _rows(sizes: Sequence[int]) -> Iterator[tuple[int, slice]]:
             start = stop
 
 
+def _pack(symbol: Symbols, second: Bools, sizes: Sequence[int], books: Sequence[_Book]) -> list[Words]:
+    """As `compiled.pack`."""
+    lanes = lanes_of(symbol.size)
+    writer = StreamWriter(lanes)
+    for group, part in reversed(list(_rows(sizes))):
+        writer.write(part.start % lanes, symbol[part], second[part], books[group].models)
+    return writer.finish()
+
+
+def _read(
+    streams: Sequence[Words], sizes: Sequence[int], books: Sequence[_Book], trellis: Trellis, numbers: _Scatter
+) -> None:
+    """As `compiled.unpack`."""
+    lanes = lanes_of(sum(sizes))
+    reader, state = StreamReader(streams, lanes), trellis.first(lanes)
+    for group, part in _rows(sizes):
+        book, first = books[group], part.start % lanes
+        now = state[first : first + part.stop - part.start]
+        odd = (now & 1).astype(bool)
+        symbol = reader.read(first, odd, book.models)
+        now[:] = trellis.following.take(2 * now + (symbol + book.largest & 1))
+        symbol[odd] += 2 * book.largest + 1
+        numbers.write(book.value.take(symbol))
+    reader.finish()
+
+
 @dataclass(frozen=True)
 class _Book:
-    """A group's values for coding: models of both quantisers, and (2 * (2 largest + 1),) points of both, in steps."""
+    """A group's values for coding: frequencies of both quantisers, and the numbers that their indices stand for.
+
+    Attributes:
+        frequencies: (2 largest + 1,) of each.
+        value: (2 * (2 largest + 1),) of both.
+    """
 
     largest: int
-    models: tuple[Model, Model]
-    points: Float32
+    frequencies: tuple[NDArray[np.int64], NDArray[np.int64]]
+    value: Float32
 
     @classmethod
-    def of(cls, quantisers: Quantisers) -> _Book:
-        models = model_of(quantisers.frequencies(0)), model_of(quantisers.frequencies(1))
-        return cls(quantisers.largest, models, np.concatenate([quantisers.points(0), quantisers.points(1)]))
+    def of(cls, quantisers: Quantisers, step: np.float32) -> _Book:
+        points = np.concatenate([quantisers.points(0), quantisers.points(1)])
+        return cls(quantisers.largest, (quantisers.frequencies(0), quantisers.frequencies(1)), points * step)
+
+    @cached_property
+    def models(self) -> Models:
+        """Prepared for streams."""
+        return model_of(self.frequencies[0]), model_of(self.frequencies[1])
+
+
+def _tables(books: Sequence[_Book]) -> tuple[list[int], list[NDArray[np.int64]]]:
+    """The largest magnitude and the frequencies of all groups."""
+    return [book.largest for book in books], [each for book in books for each in book.frequencies]
 
 
 class _Scatter:
     """Moves numbers from group order to their positions in the layout."""
 
-    def __init__(self, flat: Float32, layout: Layout, membership: NDArray[np.uint8]) -> None:
-        members = membership.tolist()
-        order = sorted((member, slot.offset, slot.size) for slot, member in zip(layout.slots, members, strict=True))
+    def __init__(self, flat: Float32, places: Sequence[tuple[int, int]]) -> None:
         self._flat = flat
-        self._places = iter([(offset, offset + size) for member, offset, size in order if member and size])
+        self._places = iter(places)
         self._start = self._stop = 0
 
     def write(self, numbers: Float32) -> None:
         while numbers.size:
             if self._start == self._stop:
-                self._start, self._stop = next(self._places)
+                self._start, size = next(self._places)
+                self._stop = self._start + size
             end = min(self._stop, self._start + numbers.size)
             self._flat[self._start : end] = numbers[: end - self._start]
             numbers, self._start = numbers[end - self._start :], end
+
+
+def _places(layout: Layout, membership: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Offset and size of each tensor that is sent, in order of the groups."""
+    members = membership.tolist()
+    order = sorted((member, slot.offset, slot.size) for slot, member in zip(layout.slots, members, strict=True))
+    return [(offset, size) for member, offset, size in order if member and size]
 
 
 def _sizes(layout: Layout, membership: NDArray[np.uint8], groups: int) -> list[int]:

@@ -11,11 +11,13 @@ Many lanes run in parallel, so that numpy works on whole rows. Knows no bytes an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import ClassVar, TypeAlias, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from plait.wire.codecs import compiled
 
 # log2 of the number of states: parity-check polynomials (h0, h1).
 _POLYNOMIALS: Mapping[int, tuple[int, int]] = {
@@ -41,9 +43,6 @@ _STATES_AT_ONCE = 1 << 16  # of all lanes together; more would not fit a cache
 Cost = NDArray[np.int16]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-Search: TypeAlias = Callable[[NDArray[np.int32], Cost, int, NDArray[np.intp]], "NDArray[np.uint8] | None"]
-"""Finds what `Trellis.cheapest` does, or None; the last argument is where the branches to each state come from."""
-
 
 def lanes_of(size: int) -> int:
     """Number of lanes for `size` numbers (part of the format)."""
@@ -55,10 +54,7 @@ class Trellis:
 
     Attributes:
         following: (states * 2,) the state after state s and an index of parity p, at 2 s + p.
-        faster: a search that a higher layer has, which finds the same paths.
     """
-
-    faster: ClassVar[Search | None] = None
 
     def __init__(self, state_bits: int) -> None:
         h0, h1 = _POLYNOMIALS[state_bits]
@@ -94,7 +90,7 @@ class Trellis:
         Returns:
             (n,) the branch of each number.
         """
-        if Trellis.faster and (found := Trellis.faster(cell, costs, lanes, self._before)) is not None:
+        if (found := compiled.search(cell, costs, lanes, self._before)) is not None:
             return found
         size, steps = cell.size, -(-cell.size // lanes)
         costs = np.pad(costs, ((0, 0), (0, 1)))

@@ -7,10 +7,11 @@ import platform
 
 import pytest
 
+from plait import compiler
 from plait.training.fused import native
 
 # x86 processors since 2013 have this much: no wide vectors, no products of bfloat16.
-OLDER = tuple("-march=x86-64-v3" if flag == "-march=native" else flag for flag in native.FLAGS)
+OLDER = tuple("-march=x86-64-v3" if flag == "-march=native" else flag for flag in compiler.FLAGS)
 
 
 def nothing_compiled(_symbol: str, _arguments: tuple[type, ...]) -> None:
@@ -23,8 +24,8 @@ def older_library() -> ctypes.CDLL | None:
     if platform.machine() not in ("x86_64", "AMD64") or native.native_library() is None:
         return None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "FLAGS", OLDER)
-        patch.setattr(native, "_WIDE", ())
+        patch.setattr(compiler, "FLAGS", OLDER)
+        patch.setattr(compiler, "_WIDE", ())
         return native.native_library.__wrapped__()
 
 

@@ -3,12 +3,13 @@ import itertools
 import numpy as np
 import pytest
 
+from plait.wire.codecs import compiled
 from plait.wire.codecs.trellis import GREATEST_COST, STATE_BITS, Trellis
 
 
 @pytest.fixture(autouse=True)
 def by_numpy(monkeypatch):
-    monkeypatch.setattr(Trellis, "faster", None)
+    monkeypatch.setattr(compiled, "library", lambda: None)
 
 
 @pytest.mark.parametrize("state_bits", sorted(STATE_BITS))

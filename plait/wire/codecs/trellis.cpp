@@ -15,8 +15,8 @@ using Row = int16_t[WIDTH];
 }  // namespace
 
 // cell: (size) of each number, in lane i % lanes. costs: (cells, 4) by branch. before: (states, 2) by parity of the branch.
-extern "C" void trellis_search(const int32_t *cell, const int16_t *costs, const int64_t *before, int64_t size,
-                               int64_t lanes, int64_t states, uint8_t *branches) {
+extern "C" int64_t trellis_search(const int32_t *cell, const int16_t *costs, const int64_t *before, int64_t size,
+                                  int64_t lanes, int64_t states, uint8_t *branches) {
     const int64_t steps = (size + lanes - 1) / lanes, half = states / 2;
     std::vector<uint8_t> parity(steps * states * WIDTH);
     std::vector<int16_t> sums(2 * states * WIDTH);
@@ -67,4 +67,5 @@ extern "C" void trellis_search(const int32_t *cell, const int16_t *costs, const 
             }
         }
     }
+    return 0;
 }

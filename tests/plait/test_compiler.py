@@ -3,65 +3,68 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from plait import compiler
 from plait.training.fused import native
+from plait.wire.codecs import compiled
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native, "cache_directory", lambda: tmp_path)
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another source, for the compiler takes seconds over the kernels."""
-    monkeypatch.setattr(native, "kernel_source", lambda: 'extern "C" void nothing() {}\n')
+    monkeypatch.setattr(compiler, "cache_directory", lambda: tmp_path)
 
 
 def build() -> ctypes.CDLL | None:
-    return native.native_library.__wrapped__()
+    return compiler.built_library('extern "C" void nothing() {}\n')
 
 
-def test_a_bundle_without_the_files_builds_the_same_source(tmp_path: Path) -> None:
-    packed = Path(native.__file__).with_name(native.PACKED).read_text()
-    (tmp_path / native.PACKED).write_text(packed)
-    assert native.kernel_source(tmp_path) == native.kernel_source(), "run `make kernels`"
+@pytest.mark.parametrize("user", [native, compiled], ids=["kernels", "codecs"])
+def test_a_bundle_without_the_files_builds_the_same_source(user: ModuleType, tmp_path: Path) -> None:
+    folder = Path(str(user.__file__)).parent
+    (tmp_path / compiler.PACKED).write_text((folder / compiler.PACKED).read_text())
+    assert compiler.source_in(tmp_path, user.SOURCES) == compiler.source_in(folder, user.SOURCES), "run `make kernels`"
 
 
-def test_a_machine_without_a_compiler_has_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native.shutil, "which", lambda _name: None)
+def test_a_machine_without_a_compiler_has_no_library_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiler.shutil, "which", lambda _name: None)
+    compiler._say_that_nothing_compiles.cache_clear()
     assert build() is None
+    assert build() is None
+    assert [record.message for record in caplog.records] == [
+        "no C++ compiler works here, so the same is computed without compiled code, slower; install g++"
+    ]
     assert not list(tmp_path.iterdir())
 
 
 def test_a_compiler_that_fails_leaves_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native.shutil, "which", lambda _name: "/bin/false")
+    monkeypatch.setattr(compiler.shutil, "which", lambda _name: "/bin/false")
     assert build() is None
     assert not list((tmp_path / "kernels").iterdir())
 
 
 def test_what_is_no_library_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    compiler = tmp_path / "c++"
-    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho nonsense > "$2"\n')
-    compiler.chmod(0o755)
-    monkeypatch.setattr(native.shutil, "which", lambda _name: str(compiler))
+    broken = tmp_path / "c++"
+    broken.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho nonsense > "$2"\n')
+    broken.chmod(0o755)
+    monkeypatch.setattr(compiler.shutil, "which", lambda _name: str(broken))
     assert build() is None
 
 
-@pytest.mark.usefixtures("short")
 def test_what_was_built_once_is_not_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if build() is None:
         pytest.skip("no C++ compiler here")
     (built,) = (tmp_path / "kernels").glob("*.so")
     before = built.stat().st_mtime_ns
-    monkeypatch.setattr(native.subprocess, "run", lambda *_a, **_k: pytest.fail("built again"))
+    monkeypatch.setattr(compiler.subprocess, "run", lambda *_a, **_k: pytest.fail("built again"))
     assert build() is not None
     assert built.stat().st_mtime_ns == before
 
 
-@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("how", ["writable file", "writable folder", "symbolic link", "foreign file"])
 def test_a_library_that_others_can_change_is_not_loaded_but_built_anew(tmp_path: Path, how: str) -> None:
     if build() is None:
@@ -84,11 +87,11 @@ def test_a_library_that_others_can_change_is_not_loaded_but_built_anew(tmp_path:
         os.chown(built, 65534, 65534)
     loaded: list[bytes] = []
     genuine = ctypes.CDLL
-    native.ctypes.CDLL = lambda path: loaded.append(Path(path).read_bytes()) or genuine(path)
+    compiler.ctypes.CDLL = lambda path: loaded.append(Path(path).read_bytes()) or genuine(path)
     try:
         build()
     finally:
-        native.ctypes.CDLL = genuine
+        compiler.ctypes.CDLL = genuine
     assert b"not what was built" not in loaded
 
 

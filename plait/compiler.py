@@ -1,0 +1,95 @@
+"""Compiled code: C++ that the machine's own compiler builds at first use, kept in the cache.
+
+A Flower App Bundle carries no ``.cpp`` (flwr admits Python, TOML, Markdown, YAML and JSON only), so the bundle has
+``cpp.json`` beside them instead, which `make kernels` packs. Where there is no compiler, or it fails, there is no
+library, and the caller computes in another way. Knows nothing of what is compiled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from plait.data.cache import cache_directory
+from plait.errors import MachineError, PlaitError
+from plait.files import is_ours, make_private_directory, others_can_change, write_atomically
+from plait.machine import cpu_features
+
+PACKED = "cpp.json"
+"""Beside C++ files: the same as a list of texts."""
+
+# The compiler's. Numbers are taken for finite so that minima and maxima are single instructions; the kernels carry NaN
+# by hand.
+FLAGS = (
+    "-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math",
+    "-ffinite-math-only", "-fno-signed-zeros",
+)  # fmt: skip
+_WIDE = ("-mprefer-vector-width=512",)  # compilers shy away from full vectors, which pay here
+_PARALLEL = ("-fopenmp",)
+_BUILD_TIMEOUT_S = 120
+_LOGGER = logging.getLogger(__name__)
+
+
+def source_in(folder: Path, names: Sequence[str]) -> str:
+    """The C++ of some files, one translation unit in this order.
+
+    Args:
+        folder: holds them, or in a Flower App Bundle `PACKED`.
+        names: of the files.
+    """
+    if (folder / names[0]).exists():
+        return "".join((folder / name).read_text() for name in names)
+    return "".join(json.loads((folder / PACKED).read_text()))
+
+
+def built_library(code: str) -> ctypes.CDLL | None:
+    """The library of some C++, built if this machine has not built it before; None where it cannot be."""
+    compiler = next(filter(None, (shutil.which(name) for name in (os.environ.get("CXX") or "c++", "g++"))), None)
+    if compiler is not None:
+        wide = _WIDE if "avx512f" in cpu_features() else ()
+        for flags in ((*FLAGS, *wide, *_PARALLEL), FLAGS):
+            try:
+                return ctypes.CDLL(str(_built(compiler, flags, code)))
+            except (OSError, PlaitError, subprocess.SubprocessError):
+                continue
+    _say_that_nothing_compiles()
+    return None
+
+
+@cache
+def _say_that_nothing_compiles() -> None:
+    _LOGGER.warning("no C++ compiler works here, so the same is computed without compiled code, slower; install g++")
+
+
+def _built(compiler: str, flags: tuple[str, ...], code: str) -> Path:
+    # The build fits one CPU: a cache that several machines share holds one for each.
+    about = "\n".join((compiler, *flags, platform.machine(), *sorted(cpu_features())))
+    name = hashlib.sha256(about.encode() + code.encode()).hexdigest()
+    target = cache_directory() / "kernels" / f"{name}.so"
+    if is_ours(target):
+        return target
+    make_private_directory(target.parent)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build.") as folder:
+        source, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+        source.write_text(code)
+        subprocess.run(
+            [compiler, *flags, str(source), "-o", str(made)],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            timeout=_BUILD_TIMEOUT_S,
+        )
+        write_atomically(target, made.read_bytes(), mode=0o755)
+    if wrong := others_can_change(target):
+        raise MachineError(f"compiled kernels are not loaded: {wrong}")
+    return target

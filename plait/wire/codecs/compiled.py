@@ -1,0 +1,152 @@
+"""What takes long in the variable-rate codec, compiled: the search for the cheapest paths, packing and unpacking.
+
+The same as in numpy, which is the specification, bit for bit. Each of these functions gives None where nothing
+compiles. They leave the interpreter to other threads. Knows nothing of what costs mean and whence frequencies come.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.adapters.state import Float32
+from plait.compiler import built_library, source_in
+from plait.errors import MachineError, PeerError
+from plait.wire.codecs.streams import DOES_NOT_END, MOST_STREAMS, Symbols, Words, streams_of
+
+SOURCES = ("trellis.cpp", "ans.cpp")
+"""One translation unit, in this order."""
+_P, _I = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS = {
+    "trellis_search": (_P, _P, _P, _I, _I, _I, _P),
+    "rate_pack": (_P, _P, _P, _P, _I, _P, _I, _I, _P, _I, _P),
+    "rate_unpack": (_P, _P, _I, _P, _P, _I, _P, _P, _P, _I, _I, _P, _I, _P),
+}
+_FINE, _NO_MEMORY = 0, 1
+_MOST_BYTES_OF_A_SYMBOL = 3
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The library; None where it cannot be built."""
+    built = built_library(source_in(Path(__file__).parent, SOURCES))
+    for name, arguments in _ARGUMENTS.items() if built else ():
+        function = getattr(built, name)
+        function.argtypes, function.restype = arguments, ctypes.c_int64
+    return built
+
+
+def search(
+    cell: NDArray[np.int32], costs: NDArray[np.int16], lanes: int, before: NDArray[np.intp]
+) -> NDArray[np.uint8] | None:
+    """The branch of each number (see `Trellis.cheapest`).
+
+    Args:
+        cell: (n,) of each number.
+        costs: (4, cells) of each branch.
+        lanes: number of parallel paths.
+        before: (states * 2,) where the branches to each state come from.
+    """
+    built = library()
+    if built is None:
+        return None
+    branches = np.empty(cell.size, np.uint8)
+    cell, costs = np.ascontiguousarray(cell, np.int32), np.ascontiguousarray(costs.T, np.int16)
+    before = np.ascontiguousarray(before, np.int64)
+    built.trellis_search(*_addresses(cell, costs, before), cell.size, lanes, before.size // 2, *_addresses(branches))
+    return branches
+
+
+def pack(
+    symbols: Symbols,
+    second: NDArray[np.uint8],
+    sizes: Sequence[int],
+    largest: Sequence[int],
+    frequencies: Sequence[NDArray[np.int64]],
+    lanes: int,
+) -> list[Words] | None:
+    """The streams of numbers.
+
+    Args:
+        symbols: (n,) of each number, from 0 on.
+        second: (n,) 1 where it is of quantiser 1.
+        sizes: of each group.
+        largest: magnitude of each group's indices.
+        frequencies: of both quantisers' indices of each group.
+        lanes: of the trellis.
+    """
+    built = library()
+    if built is None:
+        return None
+    words = np.empty(_MOST_BYTES_OF_A_SYMBOL * symbols.size // 4 + 4 * MOST_STREAMS, np.uint32)
+    lengths = np.zeros(streams_of(lanes), np.int64)
+    symbols, second, of_sizes, of_largest, of_frequencies = (
+        np.ascontiguousarray(symbols, np.int32),
+        np.ascontiguousarray(second, np.uint8),
+        np.array(sizes, np.int64),
+        np.array(largest, np.int32),
+        np.concatenate(frequencies).astype(np.uint32),
+    )
+    inputs = _addresses(symbols, second, of_sizes, of_largest)
+    verdict = built.rate_pack(
+        *inputs, len(sizes), *_addresses(of_frequencies), lanes, lengths.size, *_addresses(words), words.size,
+        *_addresses(lengths),
+    )  # fmt: skip
+    if verdict != _FINE:
+        raise MachineError("no memory to pack an update")
+    return np.split(words[: lengths.sum()], np.cumsum(lengths)[:-1])
+
+
+def unpack(
+    streams: Sequence[Words],
+    sizes: Sequence[int],
+    largest: Sequence[int],
+    frequencies: Sequence[NDArray[np.int64]],
+    values: Sequence[Float32],
+    following: NDArray[np.intp],
+    lanes: int,
+    places: Sequence[tuple[int, int]],
+    flat: Float32,
+) -> bool | None:
+    """Fill `flat` with the numbers of streams; whether that was possible here.
+
+    Args:
+        streams: of the lanes.
+        sizes: of each group.
+        largest: magnitude of each group's indices.
+        frequencies: of both quantisers' indices of each group.
+        values: that these stand for.
+        following: (states * 2,) the state after each state and parity.
+        lanes: of the trellis.
+        places: (offset, size) of every tensor, in order of the groups.
+        flat: what is not sent stays as it is.
+
+    Raises:
+        PeerError: no writer could have made these streams.
+    """
+    built = library()
+    if built is None:
+        return None
+    words, lengths = np.concatenate(streams), np.array([stream.size for stream in streams], np.int64)
+    of_sizes, of_largest = np.array(sizes, np.int64), np.array(largest, np.int32)
+    of_frequencies, of_values = np.concatenate(frequencies).astype(np.uint32), np.concatenate(values)
+    moves, where = following.astype(np.uint16), np.array(places, np.int64)
+    verdict = built.rate_unpack(
+        *_addresses(words, lengths), len(streams), *_addresses(of_sizes, of_largest), len(sizes),
+        *_addresses(of_frequencies, of_values, moves), moves.size // 2, lanes, *_addresses(where), len(places),
+        *_addresses(flat),
+    )  # fmt: skip
+    if verdict == _NO_MEMORY:
+        raise MachineError("no memory to unpack an update")
+    if verdict != _FINE:
+        raise PeerError(DOES_NOT_END)
+    return True
+
+
+def _addresses(*arrays: NDArray[np.generic]) -> list[int]:
+    return [array.ctypes.data for array in arrays]

@@ -1,0 +1,143 @@
+"""Entropy-coded streams: rows of symbols in lanes, close to the ideal length for their frequencies.
+
+Neighbouring lanes share a stream, so that a processor has several to decode at a time. The coder of each is
+constriction's asymmetric numeral system (Duda, "Asymmetric numeral systems", arXiv 1311.2540; Bamler, "Understanding
+entropy coding with asymmetric numeral systems", arXiv 2201.01741), 32-bit words and 24-bit frequencies; proto/README.md
+specifies it. `compiled` does the same faster. Knows no quantiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeAlias, cast
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.errors import PeerError
+
+MOST_STREAMS = 8
+_LANES_PER_STREAM = 64  # with fewer, a stream's own bytes weigh
+
+Symbols = NDArray[np.int32]
+Words = NDArray[np.uint32]
+Bools = NDArray[np.bool_]
+
+
+class Model(Protocol):
+    """Frequencies, prepared for coding."""
+
+
+Models: TypeAlias = tuple[Model, Model]
+"""Of both kinds of symbols."""
+
+
+class _Coder(Protocol):
+    def encode_reverse(self, symbols: Symbols, model: Model, /) -> None: ...
+    def decode(self, model: Model, amount: int, /) -> Symbols: ...
+    def get_compressed(self) -> Words: ...
+    def is_empty(self) -> bool: ...
+
+
+# The library has no types; these describe the part used here.
+_categorical = cast("Callable[..., Model]", constriction.stream.model.Categorical)  # pyright: ignore[reportAttributeAccessIssue]
+_coder = cast("Callable[..., _Coder]", constriction.stream.stack.AnsCoder)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def streams_of(lanes: int) -> int:
+    """Number of streams for so many lanes (part of the format)."""
+    return min(MOST_STREAMS, max(1, lanes // _LANES_PER_STREAM))
+
+
+def join(streams: Sequence[Words]) -> bytes:
+    """The payload: the length in words of each stream but the last, then all streams."""
+    lengths = np.array([stream.size for stream in streams[:-1]], np.uint32)
+    return np.concatenate([lengths, *streams]).astype("<u4", copy=False).tobytes()
+
+
+def split(payload: bytes | memoryview, streams: int) -> list[Words]:
+    """The streams of a payload.
+
+    Raises:
+        PeerError: it is not made of so many.
+    """
+    if len(payload) % 4 or len(payload) < 4 * (streams - 1):
+        raise PeerError(
+            f"entropy-coded payload has {len(payload)} bytes, expected a multiple of 4 and at least {4 * (streams - 1)}"
+        )
+    words = np.frombuffer(payload, "<u4").astype(np.uint32)
+    ends = streams - 1 + np.cumsum(words[: streams - 1], dtype=np.uint64)
+    if ends.size and ends[-1] > words.size:
+        raise PeerError(f"entropy-coded streams end after {ends[-1]} words, expected at most {words.size}")
+    found = np.split(words[streams - 1 :], (ends - np.uint64(streams - 1)).astype(np.intp))
+    if any(stream.size and not stream[-1] for stream in found):
+        raise PeerError("entropy-coded stream ends in a word of 0, expected another")
+    return found
+
+
+def model_of(frequencies: NDArray[np.int64]) -> Model:
+    """Prepare frequencies, each at least 1, with a sum of 2**24."""
+    # The library first gives every symbol 1 and distributes the rest in proportion: here that is already integral.
+    rest = (frequencies - 1).astype(np.float64)
+    return _categorical(rest, perfect=False)
+
+
+class StreamWriter:
+    """Writes the streams of some lanes, the last row first."""
+
+    def __init__(self, lanes: int) -> None:
+        self._lanes = lanes
+        self._coders = [_coder() for _ in range(streams_of(lanes))]
+
+    def write(self, first: int, symbols: Symbols, second: Bools, models: Models) -> None:
+        """Put neighbouring lanes of a row in front of what there is.
+
+        Args:
+            first: lane.
+            symbols: of each lane, indices of frequencies.
+            second: which of them are of the second model.
+            models: of both kinds.
+        """
+        for coder, part in _blocks(self._coders, self._lanes, first, symbols.size):
+            mine, odd = symbols[part], second[part]
+            coder.encode_reverse(mine[odd], models[1])
+            coder.encode_reverse(mine[~odd], models[0])
+
+    def finish(self) -> list[Words]:
+        """The streams."""
+        return [coder.get_compressed() for coder in self._coders]
+
+
+class StreamReader:
+    """Reads the streams of some lanes, the first row first."""
+
+    def __init__(self, streams: Sequence[Words], lanes: int) -> None:
+        self._lanes = lanes
+        self._coders = [_coder(stream) for stream in streams]
+
+    def read(self, first: int, second: Bools, models: Models) -> Symbols:
+        """The symbols of neighbouring lanes of the next row; parameters are those of `StreamWriter.write`."""
+        symbols = np.empty(second.size, np.int32)
+        for coder, part in _blocks(self._coders, self._lanes, first, second.size):
+            mine, odd = symbols[part], second[part]
+            ones = int(np.count_nonzero(odd))
+            mine[~odd] = coder.decode(models[0], mine.size - ones)
+            mine[odd] = coder.decode(models[1], ones)
+        return symbols
+
+    def finish(self) -> None:
+        """Raise PeerError if the streams do not end here."""
+        if not all(coder.is_empty() for coder in self._coders):
+            raise PeerError(DOES_NOT_END)
+
+
+DOES_NOT_END = "entropy-coded stream does not end with its last symbol, expected one of these frequencies"
+
+
+def _blocks(coders: Sequence[_Coder], lanes: int, first: int, width: int) -> Iterator[tuple[_Coder, slice]]:
+    """Each coder that has some of the `width` lanes from `first` on, and which of them."""
+    for number, coder in enumerate(coders):
+        start, stop = (max(0, lanes * (number + side) // len(coders) - first) for side in (0, 1))
+        if start < min(stop, width):
+            yield coder, slice(start, min(stop, width))

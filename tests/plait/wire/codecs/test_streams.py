@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from plait.errors import PeerError
+from plait.wire.codecs.streams import MOST_STREAMS, StreamReader, StreamWriter, join, model_of, split, streams_of
+
+SHARES = np.array([2**23, 2**22, 2**22 - 5, 5])
+MODELS = model_of(SHARES), model_of(SHARES[::-1].copy())
+LANES, ROWS = 900, 30
+CHANCE = np.random.default_rng(0)
+SECOND = CHANCE.integers(0, 2, (ROWS, LANES)).astype(np.bool_)
+SYMBOLS = CHANCE.choice(4, (ROWS, LANES), p=SHARES / 2**24).astype(np.int32)
+SYMBOLS[SECOND] = 3 - SYMBOLS[SECOND]
+PARTS = ((0, 500), (500, LANES))  # of each row
+
+
+def written() -> bytes:
+    writer = StreamWriter(LANES)
+    for row in range(ROWS - 1, -1, -1):
+        for start, stop in reversed(PARTS):
+            writer.write(start, SYMBOLS[row, start:stop], SECOND[row, start:stop], MODELS)
+    return join(writer.finish())
+
+
+def read(payload: bytes | memoryview, rows: int = ROWS) -> np.ndarray:
+    reader = StreamReader(split(payload, streams_of(LANES)), LANES)
+    found = [
+        np.concatenate([reader.read(start, SECOND[row, start:stop], MODELS) for start, stop in PARTS])
+        for row in range(rows)
+    ]
+    reader.finish()
+    return np.stack(found)
+
+
+def test_symbols_come_back_row_by_row():
+    np.testing.assert_array_equal(read(memoryview(b"x" + written())[1:]), SYMBOLS)  # at an odd address
+
+
+def test_length_is_what_the_frequencies_are_worth():
+    bits = -np.log2(SHARES / 2**24)
+    ideal = np.where(SECOND, bits[::-1][SYMBOLS], bits[SYMBOLS]).sum()
+    # A stream begins with some bits and ends in a whole word, and the payload says how long it is.
+    assert ideal <= 8 * len(written()) <= ideal * 1.001 + streams_of(LANES) * (24 + 32 + 32)
+
+
+@pytest.mark.parametrize(("lanes", "streams"), [(1, 1), (127, 1), (128, 2), (400, 6), (900, 8), (1 << 20, 8)])
+def test_a_stream_has_64_lanes_or_more(lanes, streams):
+    assert streams_of(lanes) == streams <= MOST_STREAMS
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_broken_word_is_refused(cut):
+    with pytest.raises(PeerError, match="expected a multiple of 4"):
+        read(written()[:-cut])
+
+
+def test_streams_longer_than_the_payload_are_refused():
+    with pytest.raises(PeerError, match="expected a multiple of 4 and at least 28"):
+        read(written()[:24])
+    with pytest.raises(PeerError, match="streams end after"):
+        read(b"\xff" * 28 + written()[28:])
+
+
+def test_a_stream_that_ends_in_zero_is_refused():
+    with pytest.raises(PeerError, match="ends in a word of 0"):
+        read(written() + bytes(4))
+
+
+@pytest.mark.parametrize("how", ["goes on", "is cut", "is changed"])
+def test_a_stream_that_ends_elsewhere_is_refused(how):
+    payload = bytearray(written())
+    if how == "is cut":
+        del payload[-4:]
+    elif how == "is changed":
+        payload[-1] ^= 1
+    with pytest.raises(PeerError, match="does not end with its last symbol"):
+        read(bytes(payload), rows=ROWS - (how == "goes on"))
