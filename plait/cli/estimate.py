@@ -66,7 +66,6 @@ def _planned_run(settled: Settled, shape: Shape, *, evaluates: bool) -> PlannedR
         message_sizes(settled, shape.spec, evaluates=evaluates),
         evaluates=evaluates,
         example_tokens=config.seq_len * config.sequences_an_example,
-        derived=not config.init_adapters,
     )
 
 

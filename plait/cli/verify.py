@@ -238,5 +238,6 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     start = starting_point_of(run)
     if start.parents != parents_in(events):
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
-    state = starting_state(initial_state(bytes.fromhex(run_id), ranks), start, ranks, run.base_fingerprint)
+    codec = plan.settings.codec
+    state = starting_state(initial_state(bytes.fromhex(run_id), ranks), start, ranks, run.base_fingerprint, codec=codec)
     return replay(events, state, aggregator, buffer=plan.buffer, take_back=plan.watch.take_back)

@@ -8,7 +8,8 @@ is coded anew, as one difference to the adapter that every client derives from t
 message, whatever they hold: one that was away for fifty rounds, a newcomer, and one that lost everything. The shadow
 is as common as with steps; it only lies further from the server's master (QAT's straight-through training,
 Courbariaux et al., BinaryConnect, arXiv 1511.00363: gradients at the coarse point, added to the fine one). In the
-last rounds keyframes are finer, so what a run ends with is not coarse.
+last rounds keyframes are finer, so what a run ends with is not coarse. A run that goes on from an adapter has one
+before its first round, of what lies between its seed and that adapter; later ones span that as well, so are finer.
 
 Knows no bytes and no clients' names.
 """
@@ -23,6 +24,8 @@ from plait.wire.codecs import Rate
 
 _LEAST_BITS, _MOST_BITS, _LAST_BITS = 1.25, 2.5, 4.0
 """Bits per parameter at a wire of 1 bit: of keyframes in short and in long runs, and of a run's last one."""
+_START_BITS, _CONTINUED_BITS = 8.0, 3.0
+"""Bits per parameter of the first keyframe of a run that goes on from an adapter, and what its others have more."""
 _WHOLE_BITS = 32.0
 _SHARE_FINER = 24
 """The keyframes that the last 24th of a run's rounds begin with have a bit more."""
@@ -36,30 +39,35 @@ class Downlink:
         gap: rounds from one visit of a client to its next, on average; 1 if all take part in every round.
         rounds: of the run.
         clients: of the run.
-        is_derivable: whether clients derive the adapter that the run starts from.
+        starts_anew: whether the adapter begins as its seed says.
     """
 
     gap: float = 1.0
     rounds: int = 0
     clients: int = 0
-    is_derivable: bool = True
+    starts_anew: bool = True
 
     def has_keyframes(self, codec: Codec) -> bool:
         """Whether every round ends with a keyframe, because some clients are away by plan."""
-        return self.is_derivable and isinstance(codec, Rate) and self.gap > 1
+        return isinstance(codec, Rate) and self.gap > 1
 
     def takes_keyframe(self, codec: Codec, number: int, missed: int) -> bool:
         """Whether round `number` ends with a keyframe; `missed` clients have not taken part in it."""
-        if self.has_keyframes(codec) or not (self.is_derivable and isinstance(codec, Rate)):
-            return self.has_keyframes(codec)
+        if not isinstance(codec, Rate):
+            return False
+        if number == 0 or self.has_keyframes(codec):
+            return True
         return missed * (_WHOLE_BITS - codec.bits) > self.clients * (self.keyframe(codec, number).bits - codec.bits)
 
     def keyframe(self, codec: Codec, number: int) -> Codec:
-        """What packs the keyframe after round `number`."""
+        """What packs the keyframe after round `number`; 0 of a run that goes on from an adapter."""
+        if number == 0:
+            return Rate(_START_BITS)
+        more = 0.0 if self.starts_anew else _CONTINUED_BITS
         if number >= self.rounds:
-            return Rate(self._at(codec, _LAST_BITS))
+            return Rate(self._at(codec, _LAST_BITS + more))
         is_late = number >= self.rounds - max(1, self.rounds // _SHARE_FINER)
-        return Rate(self._at(codec, self._bits + is_late))
+        return Rate(self._at(codec, self._bits + is_late + more))
 
     @property
     def _bits(self) -> float:
@@ -78,9 +86,9 @@ class Downlink:
         """
         if age == 0:
             return 0.0
-        if number and self.has_keyframes(codec):
+        if self.has_keyframes(codec) or (number == 0 and isinstance(codec, Rate)):
             return self.keyframe(codec, number).bits
-        return codec.bits if age == 1 or number == 1 else _WHOLE_BITS
+        return codec.bits if age == 1 or (number == 1 and self.starts_anew) else _WHOLE_BITS
 
     @staticmethod
     def _at(codec: Codec, bits: float) -> float:

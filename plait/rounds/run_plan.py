@@ -74,7 +74,7 @@ class RunPlan:
     def downlink(self) -> Downlink:
         """How clients get to each round's shadow."""
         a_round = self.buffer.size if self.buffer else self.cohort_size
-        return Downlink(gap_of(self.clients, a_round), self.rounds, self.clients, is_derivable=self.starts_anew)
+        return Downlink(gap_of(self.clients, a_round), self.rounds, self.clients, starts_anew=self.starts_anew)
 
     @property
     def most_steps(self) -> int:

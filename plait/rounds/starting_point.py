@@ -1,6 +1,7 @@
 """The start of a run that does not start from its seed alone: from an existing adapter, or over frozen ones.
 
-Clients always derive the initial adapter of the spec's seed; the difference reaches them with the first broadcast. A
+Clients always derive the initial adapter of the spec's seed; the difference reaches them with the first broadcast, as
+the run's wire codes it (`plait.rounds.downlink`): what clients start from lies that far beside the master. A
 frozen adapter is a base that has moved before the first round, by the product of its factors.
 """
 
@@ -11,11 +12,12 @@ from dataclasses import dataclass, field, replace
 
 from plait.adapters import AdapterState, Parent, parents_from
 from plait.aggregation import BaseDelta
-from plait.rounds.broadcasts import move_base
+from plait.rounds.broadcasts import follow, move_base
 from plait.rounds.events import Event, RunStarted
 from plait.rounds.run_state import RunState, Track
 from plait.rounds.tracks import Ranks
-from plait.wire.codecs import Fp32
+from plait.wire.codec import Codec
+from plait.wire.codecs import Fp32, Rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,9 @@ class StartingPoint:
     lost: float = 0.0
 
 
-def starting_state(state: RunState, start: StartingPoint, ranks: Ranks, base_fingerprint: bytes) -> RunState:
+def starting_state(
+    state: RunState, start: StartingPoint, ranks: Ranks, base_fingerprint: bytes, *, codec: Codec
+) -> RunState:
     """The state before round 1 of a run with this starting point.
 
     Args:
@@ -43,11 +47,15 @@ def starting_state(state: RunState, start: StartingPoint, ranks: Ranks, base_fin
         start: the starting point.
         ranks: of the run.
         base_fingerprint: of the base.
+        codec: of the run's wire.
     """
     if start.adapter is not None:
-        adapter = start.adapter
-        tracks = tuple(Track(ranks.resized(adapter, number)) for number in range(len(state.tracks)))
-        state = replace(state, adapter=adapter, tracks=tracks)
+        state = replace(state, adapter=start.adapter)
+        if isinstance(codec, Rate):
+            state, _ = follow(state, ranks, base_fingerprint, codec=codec, new_factors=False)
+        else:
+            tracks = tuple(Track(ranks.resized(start.adapter, number)) for number in range(len(state.tracks)))
+            state = replace(state, tracks=tracks)
     if start.beneath.factors:
         state, _ = move_base(state, start.beneath, ranks, base_fingerprint, codec=Fp32())
     return state

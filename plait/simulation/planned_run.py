@@ -16,7 +16,6 @@ from plait.rounds.asking import Asking
 from plait.rounds.buffer import Buffer
 from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.clock import WallClock
-from plait.rounds.downlink import Downlink
 from plait.rounds.events import Fleet, FleetDevice
 from plait.rounds.message_sizes import MessageSizes
 from plait.rounds.run_plan import RunPlan
@@ -50,7 +49,6 @@ def plan_run(
     *,
     evaluates: bool,
     example_tokens: int = 0,
-    derived: bool = True,
 ) -> PlannedRun:
     """Go through a run that has not begun.
 
@@ -60,14 +58,11 @@ def plan_run(
         sizes: of its messages.
         evaluates: whether the run evaluates.
         example_tokens: of a training example, with padding.
-        derived: whether clients derive the adapter that the run starts from.
 
     Raises:
         ConfigError: too few devices are ever on at the same time.
     """
-    planned = _Planned(
-        fleet or _ALIKE, plan, sizes, evaluates=evaluates, example_tokens=example_tokens, derived=derived
-    )
+    planned = _Planned(fleet or _ALIKE, plan, sizes, evaluates=evaluates, example_tokens=example_tokens)
     planned.evaluate(0)
     if plan.buffer:
         planned.train_asynchronously(plan.buffer)
@@ -82,7 +77,7 @@ class _Planned:
     """The round loop with messages of the planned sizes and no training behind them."""
 
     def __init__(
-        self, fleet: Fleet, plan: RunPlan, sizes: MessageSizes, *, evaluates: bool, example_tokens: int, derived: bool
+        self, fleet: Fleet, plan: RunPlan, sizes: MessageSizes, *, evaluates: bool, example_tokens: int
     ) -> None:
         self._sizes = sizes
         self._evaluates = evaluates
@@ -92,9 +87,9 @@ class _Planned:
         self._plan = plan
         self._channel = VirtualChannel(_Imagined(plan.clients, replies), self.clock, self._work_of, seed=plan.seed)
         self._everyone = _names(range(plan.clients))
-        self._downlink = plan.downlink if derived else Downlink()
+        self._downlink = plan.downlink
         # Round of the shadow that each holds.
-        self._held: dict[str, int | None] = dict.fromkeys(self._everyone, 0 if derived else None)
+        self._held: dict[str, int | None] = dict.fromkeys(self._everyone, 0 if plan.starts_anew else None)
         self.uplink_bytes = plan.clients * sizes.describe_up
         self.downlink_bytes = plan.clients * sizes.describe_down
         self._asked = (Purpose.TRAIN, 0)

@@ -54,7 +54,8 @@ def add_references(
     missing = [kind for kind in config.references if kind not in there]
     if not missing:
         return
-    state = starting_state(initial_state(bytes(16), run.ranks), beginning_of(run), run.ranks, run.base_fingerprint)
+    codec, ranks = run.settled.plan.settings.codec, run.ranks
+    state = starting_state(initial_state(bytes(16), ranks), beginning_of(run), ranks, run.base_fingerprint, codec=codec)
     took_part = Recorded.of(events).clients
     named = ((simulation.name(index), index) for index in range(config.clients))
     clients = {name: simulation.model(index) for name, index in named if name in took_part}

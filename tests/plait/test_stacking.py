@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plait.adapters import AdapterState, Parent, Task, save_peft_directory
+from plait.adapters import AdapterState, Parent, Task, norm, save_peft_directory, subtract
 from plait.adapters.methods import AdapterRequest
 from plait.aggregation import Geometry, geometry_of
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
+from plait.rounds.broadcasts import Broadcasts, take_step
 from plait.rounds.run_state import initial_state
 from plait.rounds.starting_point import starting_state
 from plait.rounds.tracks import RankedAdapter, Ranks
@@ -20,6 +21,8 @@ from plait.settle import settle
 from plait.stacking import starting_point_of
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
+from plait.wire.codecs import Fp32, Rate
+from plait.wire.envelope import open_envelope
 
 Saved = Callable[..., Path]
 
@@ -72,7 +75,7 @@ def state_in(folder: Path, adapter: RankedAdapter | None = None) -> tuple[Adapte
 def test_nothing_named_is_the_seed_s_own_beginning(tiny: LocatedBase) -> None:
     ranks, begin = ranks_for(tiny)
     state = initial_state(bytes(16), ranks)
-    assert starting_state(state, begin(), ranks, bytes(32)) == state
+    assert starting_state(state, begin(), ranks, bytes(32), codec=Rate(1)) == state
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3", "vera", "full"])
@@ -86,9 +89,23 @@ def test_the_same_adapter_goes_on_with_the_same_values_and_is_named(
     assert start.adapter.digest() == expected.digest()
     digest = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
     assert start.parents == (Parent(digest),)
-    state = starting_state(initial_state(bytes(16), ranks), start, ranks, bytes(32))
+    state = starting_state(initial_state(bytes(16), ranks), start, ranks, bytes(32), codec=Fp32())
     assert state.adapter.digest() == state.shadow.digest() == expected.digest()
     assert not state.base.moved.digest
+
+
+def test_clients_derive_the_start_from_the_seed_and_a_keyframe(tiny: LocatedBase, saved: Saved) -> None:
+    ranks, begin = ranks_for(tiny, **{"init-adapter": str(saved("one"))})
+    start, initial = begin(), ranks.master.initial
+    state = starting_state(initial_state(bytes(16), ranks), start, ranks, bytes(32), codec=Rate(1))
+    assert state.adapter.digest() == start.adapter.digest()
+    opened = open_envelope(Broadcasts(state, ranks, bytes(32)).leading_from(b"", 0), layout=ranks.master.spec.layout)
+    assert opened.header.relative_to == initial.digest()
+    assert opened.encoding.bits_per_parameter < 9
+    shadow = take_step(initial, opened.delta, opened.encoding.codec)
+    assert shadow.digest() == state.shadow.digest()
+    moved = norm(subtract(start.adapter, initial))
+    assert 0 < norm(subtract(start.adapter, shadow)) < 0.01 * moved
 
 
 def test_several_are_added_by_weight_and_scale_module_by_module(tiny: LocatedBase, saved: Saved) -> None:
@@ -117,7 +134,7 @@ def test_frozen_ones_move_the_base_by_their_sum_and_the_adapter_is_new(tiny: Loc
     ranks, begin = ranks_for(tiny, **{"init-adapter": f"{one},{other}=3", "init-mode": "freeze"})
     start = begin()
     assert [parent.frozen for parent in start.parents] == [True, True]
-    state = starting_state(initial_state(bytes(16), ranks), start, ranks, bytes(32))
+    state = starting_state(initial_state(bytes(16), ranks), start, ranks, bytes(32), codec=Fp32())
     assert state.adapter.digest() == ranks.master.initial.digest()
     left, right = products(*state_in(one)), products(*state_in(other))
     moved = state.base.moved.delta.factors

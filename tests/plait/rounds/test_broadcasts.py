@@ -138,20 +138,23 @@ def test_a_run_ends_with_finer_keyframes():
     assert FEW.keyframe(RATE, 24).bits > FEW.keyframe(RATE, 12).bits
 
 
-def test_an_adapter_that_clients_cannot_derive_has_steps(spec, ranks, start):
-    other = stepped(start, 7).adapter
-    state, given = replace(start, adapter=other, tracks=(Track(other),)), replace(FEW, is_derivable=False)
-    for _ in range(2):
-        held = state.shadow.digest()
-        state, _ = follow(stepped(state), ranks, BASE, codec=RATE, new_factors=False, downlink=given)
-        assert state.tracks[0].previous == held
+def test_a_run_that_goes_on_from_an_adapter_has_finer_keyframes_and_one_before_its_first_round():
+    from_adapter = replace(FEW, starts_anew=False)
+    for number in (1, 12, 24):
+        assert from_adapter.keyframe(RATE, number).bits > FEW.keyframe(RATE, number).bits
+    assert from_adapter.sent_bits(RATE, 0, None) == from_adapter.keyframe(RATE, 0).bits == 8
+    assert all(from_adapter.sent_bits(RATE, 12, age) < 8 for age in (1, 8, 100, None))
+    # With all clients in all rounds, it has steps after that.
+    everyone = replace(from_adapter, gap=1)
+    assert [everyone.sent_bits(RATE, 1, age) for age in (0, 1, None)] == [0, 1, 32]
+    assert everyone.takes_keyframe(RATE, 0, 0)
+    assert not everyone.takes_keyframe(RATE, 1, 0)
 
 
 def test_a_round_that_many_clients_missed_ends_with_a_keyframe_and_steps_go_on_from_it(spec, ranks, start):
     everyone = Downlink(gap=1, rounds=5, clients=8)
     assert [everyone.takes_keyframe(RATE, 2, missed) for missed in (0, 1, 8)] == [False, True, True]
     assert not Downlink(gap=1, rounds=24, clients=1000).takes_keyframe(RATE, 2, 1)
-    assert not replace(everyone, is_derivable=False).takes_keyframe(RATE, 2, 8)
     state, origins = start, []
     for missed in (0, 1, 0):
         held = state.shadow.digest()
