@@ -1,0 +1,70 @@
+"""``plait init``: write a commented file of settings, after three questions or from a data file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from plait.config import RunConfig
+from plait.errors import ConfigError
+from plait.files import write_atomically
+from plait.progress import say, status
+
+if TYPE_CHECKING:
+    from plait.data import Dataset
+
+_LEAST, _MOST = 2, 32
+
+
+def init(
+    data: Annotated[
+        str, typer.Argument(help="File, folder, data set of the hub or built-in; nothing asks.", metavar="[DATA]")
+    ] = "",
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("plait.toml"),
+) -> None:
+    """Write a commented file of settings for a first run, from three answers or from a data file alone.
+
+    Example: plait init my.jsonl && plait simulate --config plait.toml
+    """
+    if out.exists():
+        raise ConfigError(f"'{out}' is there already; remove it, or give another --out")
+    asks = not data
+    if asks and not sys.stdin.isatty():
+        raise ConfigError("there is nobody to ask; name the data: plait init my.jsonl")
+    data = data or _ask("Your data (file, folder, hub data set or built-in)", RunConfig().data)
+    with status(f"reading {data}", quiet=False):
+        from plait.data import as_dataset
+        from plait.features.init.settings_file import settings_file
+        from plait.plugins import admit
+        from plait.simulation.scheme import default_scheme, likely_clients
+
+        admit(data)
+        dataset = as_dataset(data)
+    scheme = default_scheme(dataset)
+    column = scheme.column or likely_clients(dataset, scheme)
+    if asks:
+        names = ", ".join(dataset.column_names) or "none"
+        column = _ask(f"Column that tells the clients apart, or nothing to deal them out (columns: {names})", column)
+    base = _ask("Base (built-in, directory or hub id)", RunConfig().base) if asks else RunConfig().base
+    chosen: dict[str, str | int] = {"data": data, "base": base, **_clients(dataset, column)}
+    write_atomically(out, settings_file(chosen, name=str(out)).encode())
+    say(f"wrote {out}; run it with: plait simulate --config {shlex.quote(str(out))}", quiet=False)
+
+
+def _clients(dataset: Dataset, column: str) -> dict[str, str | int]:
+    """How the data are dealt over how many clients."""
+    if not column:
+        return {"partition": "iid"}
+    values = set(dataset.column(column)) - {None}
+    if len(values) < _LEAST:
+        raise ConfigError(f"column '{column}' has {len(values)} values, expected one for each of several clients")
+    return {"partition": f"natural:{column}", "clients": min(len(values), _MOST)}
+
+
+def _ask(question: str, default: str) -> str:
+    shown = f" [{default}]" if default else ""
+    return input(f"{question}{shown}: ").strip() or default

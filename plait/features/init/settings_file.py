@@ -1,0 +1,48 @@
+"""A TOML file of the settings that matter at first, each with what it means. Asks nobody anything."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+
+from plait.config import RunConfig
+
+_COLUMNS = 90
+_OPEN = ("data", "partition", "clients", "base", "rounds", "seq_len")
+"""What the file sets; the rest stands in it as a comment, at its default."""
+_CLOSED = (
+    "local_steps",
+    "batch_size",
+    "method",
+    "rank",
+    "rule",
+    "wire",
+    "own_share",
+    "dp",
+    "secure_aggregation",
+    "seed",
+)
+
+
+def settings_file(chosen: Mapping[str, str | int], *, name: str) -> str:
+    """The file.
+
+    Args:
+        chosen: settings by name; others have their defaults.
+        name: of the file, for the command that runs it.
+    """
+    defaults = RunConfig()
+    parts = [f"# Settings of a run. Run it:  plait simulate --config {name}"]
+    parts += [
+        _entry(key, chosen.get(key, getattr(defaults, key))) for key in _OPEN if key != "partition" or key in chosen
+    ]
+    parts.append("# At their defaults; remove a # to change one. All others: plait simulate --help-all")
+    parts += [_entry(key, getattr(defaults, key), mark="# ") for key in _CLOSED]
+    return "\n\n".join(parts) + "\n"
+
+
+def _entry(key: str, value: object, *, mark: str = "") -> str:
+    described = " ".join((RunConfig.model_fields[key].description or "").split()).partition("; ")[0]
+    comment = textwrap.fill(described, _COLUMNS, initial_indent="# ", subsequent_indent="# ")
+    return f"{comment}\n{mark}{key.replace('_', '-')} = {json.dumps(value)}"
