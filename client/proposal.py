@@ -38,15 +38,10 @@ class Proposal:
         """The run in plain words."""
         config = self.config
         examples = config.batch_size * config.gradient_accumulation_steps
-        sides = config.sequences_an_example
-        tokens = config.most_steps * examples * sides * config.seq_len
-        each = f"{examples:,} preferences of {sides}" if config.learns_preferences else f"{examples:,}"
-        learned = f", objective {shown(config.objective)}" if config.learns_preferences else ""
-        losses = "losses, how often rewards are right" if config.learns_preferences else "losses"
-        if config.rewarded:
-            each = f"{examples:,} prompts with {sides:,} completions"
-            learned = f", objective {shown(config.objective)}"
-            losses = "mean rewards, how many completions had none"
+        objective = config.learned
+        tokens = config.most_steps * examples * objective.sequences * config.seq_len
+        each = objective.examples.format(f"{examples:,}")
+        learned = "" if objective.is_plain else f", objective {shown(objective.text)}"
         fingerprint = f" ({self.base_fingerprint.hex()[:16]})" if self.base_fingerprint else ""
         labels = ", how often each label occurs" if config.labels else ""
         trainer = f", trained by {shown(config.trainer)}" if config.trainer else ""
@@ -65,7 +60,7 @@ class Proposal:
             ),
             *self._large,
             self._sent,
-            *self._also_sent(losses, f"counts of examples and tokens{labels}"),
+            *self._also_sent(objective.losses, f"counts of examples and tokens{labels}"),
             *self._promised,
             *self._spent,
             *self._who_sees,

@@ -155,8 +155,9 @@ def stated() -> Iterator[Stated]:
     from plait.adapters.methods import METHODS
     from plait.aggregation import OPTIMIZERS, method_stated, optimizer_stated, rule_stated
     from plait.config import RunConfig
+    from plait.features.objectives.named import FORMULAS
     from plait.flower.rule_table import ALL_RULES
-    from plait.training.objectives import OBJECTIVES, objective_stated
+    from plait.training.teaching import objective_stated
 
     plain = RunConfig()
     for name, field in RunConfig.model_fields.items():
@@ -164,7 +165,7 @@ def stated() -> Iterator[Stated]:
         for value in values:
             given = {name: value, **({"dp": "client"} if name == "dp_min_separation" else {})}
             yield from plain.model_copy(update=given).stated()
-    yield from map(objective_stated, OBJECTIVES)
+    yield from map(objective_stated, FORMULAS)
     yield from map(rule_stated, ALL_RULES.values())
     yield from map(method_stated, METHODS.values())
     yield from map(optimizer_stated, OPTIMIZERS.values())

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, create_model, model_validator
 from plait.choice import split_choices
 from plait.errors import ConfigError, did_you_mean
 from plait.feature import Feature, admit_setting, feature_with, features, table_named, why_unknown
+from plait.objective import Objective, objective_named
 from plait.plugins import Kind
 from plait.settings import (
     MOST_EXAMPLES,
@@ -198,6 +199,9 @@ class RunConfig(
         """What all settings need of a run, and what they take away; their parts state more (`plait.settle`)."""
         for table in (*TABLES, *self._brought):
             yield from table.stated(self)
+        learned = self.learned
+        if not learned.is_plain:
+            yield self.says("objective", needs=learned.needs, takes=learned.takes)
         for feature in self.wanted:
             name = next(filter(self.is_given, feature.fields))
             yield self.says(name, needs=feature.needs, takes=feature.takes)
@@ -208,6 +212,11 @@ class RunConfig(
             yield self.says("weighting", needs={Trait.FIGURES: "the number of examples is a client's weight"})
         if self.labels:
             yield self.says("labels", takes={Trait.LANGUAGE: "a classifier writes none"})
+
+    @property
+    def learned(self) -> Objective:
+        """What clients learn."""
+        return objective_named(self.objective)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -265,7 +274,7 @@ class RunConfig(
             (Kind.TRAINER, self.trainer),
             (Kind.LOSS, self.loss),
             (Kind.OBJECTIVE, self.objective),
-            (Kind.REWARD, self.rewarded.reward if self.rewarded else ""),
+            *self.learned.parts,
             (Kind.PARTITION, self.partition),
             # A path, a data set of the hub and an object in memory are none.
             (Kind.DATASET, "" if "/" in self.data or self.data.startswith("memory:") else self.data),

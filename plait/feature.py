@@ -37,6 +37,9 @@ class Feature:
         leads_out: settings that name a place outside the run's directory, and their values that name none.
         needs: traits of a run without which it cannot be, each with a reason (`plait.traits`).
         takes: traits that a run with it no longer has; what only some of its settings take, its table states.
+        objectives: what clients learn, by name, ``MODULE:CLASS`` for those of a user's own: the place of a function
+            from the text of ``--objective`` to a `plait.objective.Objective`.
+        usual_objectives: which of them records of a kind are for.
         contracts: what is tried of such parts: the place of the checks, and of a function from a name to what they try.
         verbs: of the command line, by name: the place of each one's function. ``VERB --OPTION`` is what a verb of the
             core does with an option that it has not itself.
@@ -65,6 +68,8 @@ class Feature:
     leads_out: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     needs: Reasons = field(default_factory=dict[Trait, str])
     takes: Reasons = field(default_factory=dict[Trait, str])
+    objectives: Mapping[str, str] = field(default_factory=dict[str, str])
+    usual_objectives: Mapping[str, str] = field(default_factory=dict[str, str])
     contracts: Mapping[Kind, str] = field(default_factory=dict[Kind, str])
     verbs: Mapping[str, str] = field(default_factory=dict[str, str])
     names: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -118,7 +123,10 @@ def features(*, all_installed: bool = False) -> tuple[Feature, ...]:
 
 
 def feature_with(
-    what: Literal["fields", "parts", "contracts", "verbs", "names", "events"], name: str, *, all_installed: bool = False
+    what: Literal["fields", "parts", "objectives", "contracts", "verbs", "names", "events"],
+    name: str,
+    *,
+    all_installed: bool = False,
 ) -> Feature | None:
     """The feature among `features` that has a setting, verb, public name or event of this name."""
     return next((each for each in features(all_installed=all_installed) if name in getattr(each, what)), None)

@@ -439,7 +439,7 @@ class Policy(BaseModel, frozen=True):
 def _planned(config: RunConfig) -> dict[str, int]:
     """How much a plan trains at once, by the key that limits it."""
     batch = config.batch_size * config.gradient_accumulation_steps
-    step_tokens = batch * config.seq_len * config.sequences_an_example
+    step_tokens = batch * config.seq_len * config.learned.sequences
     return {
         "max_seq_len": config.seq_len,
         "max_step_tokens": step_tokens,

@@ -109,7 +109,7 @@ class _Viewer:
         self._given: float | None = None
         self._seq_len: object = None
         self._peer = "client"
-        self._is_rewarded = False
+        self._loss_is_minus = ""
         self._updates: list[UpdateReceived] = []
         self._rates_are_shown = False
         self._bar = bars.add_task("starting", total=total)
@@ -118,7 +118,7 @@ class _Viewer:
         match event:
             case RunStarted(config=settings):
                 self._given, self._seq_len = given_rate(settings), settings.get("seq-len")
-                self._is_rewarded, self._peer = event.objective == "grpo", event.peer
+                self._loss_is_minus, self._peer = event.learned.loss_is_minus, event.peer
             case UpdateReceived():
                 self._advance(event.round, "training")
                 self._updates.append(event)
@@ -205,8 +205,8 @@ class _Viewer:
 
     def _show_loss(self, score: Evaluated) -> None:
         text = f"held-out loss {score.loss:.4f}{_within(score.loss_margin)}"
-        if self._is_rewarded:
-            text = f"mean reward {0.0 - score.loss:.4f}{_within(score.loss_margin)}"
+        if self._loss_is_minus:
+            text = f"mean {self._loss_is_minus} {0.0 - score.loss:.4f}{_within(score.loss_margin)}"
         if score.accuracy is not None:
             text += f", {'accuracy' if score.reward_margin is None else 'reward accuracy'} {score.accuracy:.3f}"
             if score.accuracy_interval is not None:
@@ -218,7 +218,7 @@ class _Viewer:
             self._screen.print(f"base      {text}")
             return
         if self._base is not None:
-            change = score.change_since(self._base) * (-1 if self._is_rewarded else 1)
+            change = score.change_since(self._base) * (-1 if self._loss_is_minus else 1)
             text += f" ({change:+.4f}{_within(score.change_margin)} against the base)"
         self._screen.print(f"round {score.round:<3} {text}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from plait.adapters import Subject, Task
@@ -28,7 +28,6 @@ from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
 from plait.flower.rule_table import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
-from plait.rewarded import of_loss
 from plait.rounds.events import DataUsed, Fleet
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.run_plan import RunPlan
@@ -37,7 +36,7 @@ from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
 from plait.settings.learning import OWN_SHARE_NEEDS
 from plait.training.local_loss import check_loss_name
-from plait.training.objectives import objective_stated
+from plait.training.teaching import objective_stated, teaching_of
 from plait.traits import Trait, check, taken
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
@@ -200,10 +199,7 @@ def settle(config: RunConfig) -> Settled:
     """
     codec, method = codec_for(config.wire), method_named(config.method)
     check_loss_name(config.loss)
-    if config.rewarded:
-        from plait.training.reward import reward_named
-
-        reward_named(config.rewarded.reward)
+    teaching_of(config.objective).check()
     rule = rule_named(config.rule, ALL_RULES)
     parts = (
         rule_stated(rule, config.rule, one_rank=config.one_rank, others=ALL_RULES),
@@ -399,8 +395,6 @@ def _task_settings(config: RunConfig, method: Method, rule: Rule, privacy: Clien
         "own_share": config.given_own_share,
         "measures_slope": config.server_optimizer == LineSearch.name,
     }
-    if config.rewarded:
-        derived |= {"objective": of_loss(config.objective), **asdict(config.rewarded)}
     if config.dp == "record":
         derived |= {
             "record_delta": config.dp_delta,

@@ -15,6 +15,7 @@ from plait.api.received import admitted_objective
 from plait.api.settings import base_name
 from plait.api.turns import TURN
 from plait.errors import ConfigError
+from plait.objective import SFT, usual_objective
 from plait.plugins import admit
 from plait.progress import say, status
 from plait.rounds.run_directory import RunDirectory
@@ -101,7 +102,6 @@ def evaluate(
         if value < least:
             raise ConfigError(f"{name} is {value}, expected at least {least}")
     from plait.adapters import load_peft_directory
-    from plait.data import RecordKind
 
     folder = Path(adapter)
     admit(objective)
@@ -116,9 +116,9 @@ def evaluate(
     compute = choose_compute(device, dtype)
     progress = partial(say, quiet=quiet)
     dataset = dataset_of(data, columns=columns, split=split, progress=progress)
-    usual = {RecordKind.PREFERENCE: "dpo", RecordKind.FEEDBACK: "kto"}.get(dataset.kind, "sft")
+    usual = usual_objective(dataset.kind.value) or SFT
     # A run of preferences can be measured on texts too.
-    if not chosen or (not objective and usual == "sft"):
+    if not chosen or (not objective and usual == SFT):
         chosen = usual
     given = base_name(base, tokenizer)
     name = fspath(given) if given else loaded.base_here
@@ -143,7 +143,7 @@ def evaluate(
 
 
 def _objective_of(adapter: Path) -> str:
-    """The objective of the run in a directory; empty if there is no run, or it learned from a reward."""
+    """The objective of the run in a directory; empty if there is no run, or only a run can measure by it."""
     directory = RunDirectory(adapter)
     if not directory.has_started:
         return ""

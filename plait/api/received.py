@@ -93,7 +93,7 @@ def admit_features_of(allowed: Sequence[str]) -> None:
 
 
 def admitted_objective(directory: RunDirectory) -> str:
-    """A run's objective, which is the user's own only if the run began here; empty if it learned from a reward.
+    """A run's objective, which is the user's own only if the run began here; empty if only a run can measure by it.
 
     Raises:
         ConfigError: another's run names code as its objective.
@@ -107,7 +107,7 @@ def admitted_objective(directory: RunDirectory) -> str:
                 f"add {options({'objective': objective})}"
             )
         admit(objective)
-    return "" if settings.rewarded else settings.objective
+    return "" if settings.learned.samples else settings.objective
 
 
 def leads_out(settings: RunConfig) -> dict[str, str]:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from plait.adapters.methods import Method
     from plait.aggregation import ServerOptimizer
-    from plait.training.objectives.objective import Objective
     from plait.wire.codec import Codec
 
 
@@ -69,7 +68,7 @@ class RunSettings(TypedDict, total=False):
     weighting: Literal["examples", "equal"]
     server_optimizer: str | ServerOptimizer
     correction: str
-    objective: str | Objective | Mapping[str, object]
+    objective: str | Mapping[str, object] | object
     loss: str | Callable[..., object]
     own_share: float | Literal["auto"]
     wire: str | float | Codec

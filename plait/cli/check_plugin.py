@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,6 @@ from plait.plugins import Kind, admit, find, installed, source_of
 
 if TYPE_CHECKING:
     from plait.contract import Verdict
-    from plait.training.objectives.objective import Objective
 
 # A trainer is not among them: what a run needs of it, the run checks (`plait.training.bridge`).
 _CHECKED = tuple(kind for kind in Kind if kind not in (Kind.TRAINER, Kind.FEATURE))
@@ -121,19 +120,6 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             if (loss := loss_named(text)) is None:
                 raise ConfigError(f"loss is '{text}', which no function computes, expected one of your own")
             yield from checked(loss, LOSS_CHECKS)
-        case Kind.OBJECTIVE:
-            from plait.training.contract import OBJECTIVE_CHECKS
-            from plait.training.objectives import is_rewarded, objective_named
-
-            objective = objective_named(text)
-            if objective is None or is_rewarded(text):
-                raise ConfigError(f"objective is '{text}', which is none of preferences, expected one of your own")
-            yield from checked(cast("Objective", objective), OBJECTIVE_CHECKS)
-        case Kind.REWARD:
-            from plait.training.contract import REWARD_CHECKS
-            from plait.training.reward import reward_named
-
-            yield from checked(reward_named(text), REWARD_CHECKS)
         case Kind.METHOD:
             from plait.adapters.methods import method_named
 
@@ -150,6 +136,6 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             yield from checked(partial(callback_named, text), CALLBACK_CHECKS)
         case _ if feature := feature_with("contracts", kind):
             checks, named = at(feature.contracts[kind])
-            yield from checked(partial(named, text), checks)
+            yield from checked(named(text), checks)
         case _:
             raise ConfigError(f"kind is '{kind}', which has no checks, expected one of {', '.join(_CHECKED)}")

@@ -65,7 +65,7 @@ def _planned_run(settled: Settled, shape: Shape, *, evaluates: bool) -> PlannedR
         settled.plan,
         message_sizes(settled, shape.spec, evaluates=evaluates),
         evaluates=evaluates,
-        example_tokens=config.seq_len * config.sequences_an_example,
+        example_tokens=config.seq_len * config.learned.sequences,
     )
 
 
@@ -138,7 +138,7 @@ def estimate(
             tokens_per_client_round=settings.local_steps
             * settings.batch_size
             * settings.gradient_accumulation_steps
-            * settings.sequences_an_example
+            * settings.learned.sequences
             * settings.seq_len,
             train_tokens_per_s=tokens_per_s,
             parameters_per_rank=sum(pair.d_in + pair.d_out for pair in geometry.pairs) or None,

@@ -17,7 +17,7 @@ from plait.report.wording import (
     count_text,
     duration_text,
     loss_text,
-    mean_reward_text,
+    minus_text,
     percent_text,
     plural,
     rough_text,
@@ -53,8 +53,8 @@ def _learned(view: RunView) -> Answer:
     if base is None or final is None or not final.round:
         return Answer(question, "not yet", "No round has been evaluated.")
     text = f"held-out loss {loss_text(base.loss)} → {loss_text(final.loss)} ({moved_text(final, base)})"
-    if view.learns_from_reward:
-        text = f"mean reward {mean_reward_text(base.loss)} → {mean_reward_text(final.loss)}"
+    if minus := view.learned.loss_is_minus:
+        text = f"mean {minus} {minus_text(base.loss)} → {minus_text(final.loss)}"
     elif base.accuracy is not None and final.accuracy is not None:
         after = accuracy_text(final.accuracy, final.accuracy_interval)
         text += f", {view.accuracy_name} {percent_text(base.accuracy)} → {after}"

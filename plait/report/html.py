@@ -41,7 +41,7 @@ from plait.report.wording import (
     count_text,
     duration_text,
     loss_text,
-    mean_reward_text,
+    minus_text,
     percent_text,
     plural,
     ratio_text,
@@ -156,8 +156,8 @@ def headline(view: RunView) -> str:
     if final is None:
         return f"{who} began to fine-tune {clean(view.start.base.name)}; no round has been evaluated yet."
     learned = f"held-out loss is {loss_text(final.loss)}"
-    if base and view.learns_from_reward:
-        learned = f"mean reward went from {mean_reward_text(base.loss)} to {mean_reward_text(final.loss)}"
+    if base and (minus := view.learned.loss_is_minus):
+        learned = f"mean {minus} went from {minus_text(base.loss)} to {minus_text(final.loss)}"
     elif base:
         verb = "fell" if final.loss < base.loss else "rose" if final.loss > base.loss else "went"
         learned = f"held-out loss {verb} from {loss_text(base.loss)} to {loss_text(final.loss)}"
@@ -207,9 +207,9 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     before, after = base or None, final or None
     change = f"{moved_text(after, before)} against the base"
     figures = [("held-out loss", loss_text(after.loss if after else None), change)]
-    if view.learns_from_reward:
-        reward = mean_reward_text(after.loss if after else None)
-        figures.append(("mean reward", reward, f"base: {mean_reward_text(before.loss if before else None)}"))
+    if minus := view.learned.loss_is_minus:
+        mean = minus_text(after.loss if after else None)
+        figures.append((f"mean {minus}", mean, f"base: {minus_text(before.loss if before else None)}"))
     if view.accuracy_name:
         accuracy = percent_text(after.accuracy if after else None)
         interval = after.accuracy_interval if after else None

@@ -265,8 +265,8 @@ def _alternatives(view: RunView) -> tuple[Alternative, ...]:
 
 
 def _loss_label(view: RunView) -> str:
-    if view.learns_from_reward:
-        return "held-out loss (minus the mean reward)"
+    if minus := view.learned.loss_is_minus:
+        return f"held-out loss (minus the mean {minus})"
     return f"held-out loss (nats per {'example' if view.accuracy_name else 'token'})"
 
 

@@ -92,7 +92,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         "seed": view.start.seed,
         "versions": dict(view.start.versions),
     }
-    if view.learns_from_reward:
+    if view.learned.loss_is_minus:
         return {**summary, **_mean_rewards(view)}
     if view.is_classification:
         return {**summary, **_accuracies(view, "held_out_accuracy")}

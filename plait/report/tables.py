@@ -22,7 +22,7 @@ from plait.report.wording import (
     count_text,
     duration_text,
     loss_text,
-    mean_reward_text,
+    minus_text,
     percent_text,
     perplexity_text,
     plural,
@@ -38,14 +38,6 @@ _ALL_ARE_OWN = "Losses are of clients' personalized adapters; the published adap
 _OWN = "own: each client's personalized adapter (plait export RUN DIR --client NAME)."
 _OWN_OF_REGIONS = (
     "own: the mean of a region's clients, each with its personalized adapter (plait export RUN DIR --client NAME)."
-)
-_REWARDS = (
-    "Of preferences: reward accuracy counts those whose chosen reply has the higher reward, and half of those with "
-    "equal rewards, as all have before training; margin is the chosen reply's mean lead."
-)
-_MEAN_REWARDS = (
-    "Losses are minus mean rewards: of one completion of each held-out prompt, and of all that clients sampled in "
-    "training."
 )
 _MOST_CLIENTS = 250
 _MOST_REFUSALS = 50
@@ -99,7 +91,8 @@ def loss_by_round_table(view: RunView) -> Table:
     references = [reference for reference in view.references.values() if reference.held_out_loss_by_round]
     shown = _thin([*view.evaluations.values()], _MOST_ROUNDS)
     with_rewards = _has_rewards(view)
-    train_text = mean_reward_text if view.learns_from_reward else loss_text
+    minus = view.learned.loss_is_minus
+    train_text = minus_text if minus else loss_text
     rows = tuple(
         (
             _round_text(evaluation.round),
@@ -107,8 +100,8 @@ def loss_by_round_table(view: RunView) -> Table:
             moved_text(evaluation, base) if base and evaluation.round else "",
             accuracy_text(evaluation.accuracy, evaluation.accuracy_interval)
             if view.accuracy_name
-            else mean_reward_text(evaluation.loss)
-            if view.learns_from_reward
+            else minus_text(evaluation.loss)
+            if minus
             else perplexity_text(evaluation.loss),
             *((reward_text(evaluation.reward_margin),) if with_rewards else ()),
             train_text(_mean_train_loss(view, evaluation.round)) if evaluation.round else "",
@@ -122,9 +115,9 @@ def loss_by_round_table(view: RunView) -> Table:
             "round",
             "loss",
             "change",
-            view.accuracy_name or ("reward" if view.learns_from_reward else "perplexity"),
+            view.accuracy_name or minus or "perplexity",
             *(("margin",) if with_rewards else ()),
-            "training reward" if view.learns_from_reward else "training loss",
+            f"training {minus or 'loss'}",
             *(reference.kind for reference in references),
         ),
         rows=rows,
@@ -135,23 +128,20 @@ def loss_by_round_table(view: RunView) -> Table:
                     _left_out(len(rows), len(view.evaluations), "rounds, evenly spaced"),
                     own_text(view),
                     measured_text(view),
-                    _REWARDS if with_rewards else "",
-                    _mean_rewards_text(view),
+                    view.learned.note,
+                    _refused_text(view),
                 ),
             )
         ),
     )
 
 
-def _mean_rewards_text(view: RunView) -> str:
-    """What the rewards are of, and how many completions had none; empty where nothing is rewarded."""
-    if not view.learns_from_reward:
-        return ""
+def _refused_text(view: RunView) -> str:
+    """How many completions had no reward; empty for none."""
     refused = sum(update.refused_completions or 0 for update in view.updates.values())
-    said = (
-        f" {plural(refused, 'sampled completion')} had no number as reward and counted for nothing." if refused else ""
+    return (
+        f"{plural(refused, 'sampled completion')} had no number as reward and counted for nothing." if refused else ""
     )
-    return f"{_MEAN_REWARDS}{said}"
 
 
 def _has_rewards(view: RunView) -> bool:
@@ -205,7 +195,7 @@ def loss_by_client_table(view: RunView) -> Table:
         names = sorted(sorted(names, key=lambda name: -_gain(base, final, name))[-_MOST_CLIENTS:])
 
     left_out = _left_out(len(names), len(view.client_names), f"{view.peer}s, those that gained least")
-    with_rewards = _has_rewards(view)
+    with_rewards, minus = _has_rewards(view), view.learned.loss_is_minus
 
     def row(name: str) -> tuple[str, ...]:
         before, after = _of(base, name), _of(final, name)
@@ -217,7 +207,7 @@ def loss_by_client_table(view: RunView) -> Table:
             moved_text(after, before),
             *((percent_text(after.accuracy if after else None),) if view.accuracy_name else ()),
             *((reward_text(after.reward_margin if after else None),) if with_rewards else ()),
-            *((mean_reward_text(after.loss if after else None),) if view.learns_from_reward else ()),
+            *((minus_text(after.loss if after else None),) if minus else ()),
             *((loss_text(score.loss if (score := _of(own, name)) else None),) if own else ()),
             *(loss_text(reference.by_client.get(name)) for reference in references),
             count_text(client.train_tokens),
@@ -233,7 +223,7 @@ def loss_by_client_table(view: RunView) -> Table:
             "change",
             *((view.accuracy_name,) if view.accuracy_name else ()),
             *(("margin",) if with_rewards else ()),
-            *(("reward",) if view.learns_from_reward else ()),
+            *((minus,) if minus else ()),
             *(("own",) if own else ()),
             *(reference.kind for reference in references),
             "training tokens",

@@ -89,8 +89,8 @@ def reward_text(margin: float | None) -> str:
     return NOTHING if margin is None else f"{round(margin, 3) + 0.0:+.3f}"
 
 
-def mean_reward_text(loss: float | None) -> str:
-    """The mean reward that a loss is minus of: ``0.312``."""
+def minus_text(loss: float | None) -> str:
+    """What a loss is minus of, such as a mean reward: ``0.312``."""
     return loss_text(None if loss is None else 0.0 - loss)
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
 from plait.feature import at, feature_with
+from plait.objective import SFT, Objective, objective_recorded
 from plait.privacy.rests import Rests
 from plait.text import printable
 
@@ -224,9 +225,9 @@ class RunStarted(Event):
     machine: Mapping[str, JsonValue] = {}
 
     @property
-    def objective(self) -> str:
-        """What clients learn, by its name alone."""
-        return str(self.config.get("objective", "sft")).partition(":")[0].strip()
+    def learned(self) -> Objective:
+        """What clients learn."""
+        return objective_recorded(str(self.config.get("objective", SFT)))
 
     @property
     def is_async(self) -> bool:

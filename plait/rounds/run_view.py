@@ -16,6 +16,7 @@ from plait.errors import PeerError
 from plait.rounds import events
 
 if TYPE_CHECKING:
+    from plait.objective import Objective
     from plait.rounds.privacy_card import PrivacyCard
 
 _OF_REGION = "a region's ledger has no rounds; `plait verify` checks it, and the server above has the report"
@@ -212,16 +213,12 @@ class RunView:
     @property
     def accuracy_name(self) -> str:
         """What an accuracy of this run is called; empty if it has none."""
-        if self.learns_from_reward:
-            return ""
-        if self.start.objective != "sft":
-            return "reward accuracy"
-        return "accuracy" if self.is_classification else ""
+        return "accuracy" if self.is_classification else self.learned.right
 
     @property
-    def learns_from_reward(self) -> bool:
-        """Whether completions are rewarded, so that losses are minus mean rewards."""
-        return self.start.objective == "grpo"
+    def learned(self) -> Objective:
+        """What clients learned."""
+        return self.start.learned
 
     @property
     def planned_rounds(self) -> int:

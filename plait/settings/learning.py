@@ -9,7 +9,6 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from plait.correction import FedDyn, FedProx, Scaffold, correction_named
 from plait.errors import ConfigError
-from plait.rewarded import Rewarded, rewarded
 from plait.settings.table import Table, number_or
 from plait.traits import Reasons, Stated, Trait
 
@@ -50,7 +49,6 @@ class Learning(Table):
     def _check_choices(self) -> Self:
         try:
             correction_named(self.correction)
-            rewarded(self.objective)
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
@@ -77,21 +75,6 @@ class Learning(Table):
         found = correction_named(self.correction)
         return found.mu if isinstance(found, FedProx) else 0.0
 
-    @property
-    def learns_preferences(self) -> bool:
-        """Whether the objective is one of preferences, not of text or a reward."""
-        return self.rewarded is None and self.objective.partition(":")[0].strip() != "sft"
-
-    @property
-    def rewarded(self) -> Rewarded | None:
-        """How clients learn from a reward; None for an objective that needs none."""
-        return rewarded(self.objective)
-
-    @property
-    def sequences_an_example(self) -> int:
-        """The most sequences of one example: a preference has two, a rewarded prompt its group."""
-        return self.rewarded.group_size if self.rewarded else 2 if self.learns_preferences else 1
-
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         replaces = {Trait.OWN_LOSS: "which it replaces"}
@@ -100,20 +83,6 @@ class Learning(Table):
             yield self.says("trainer", needs=replaces, takes=takes)
         if self.is_given("loss"):
             yield self.says("loss", needs=replaces, takes={Trait.OWN_LOSS: "loss names another"})
-        if self.learns_preferences:
-            needs = {**replaces, Trait.LANGUAGE: "it is about what a language model writes"}
-            yield self.says("objective", needs=needs, takes={Trait.OWN_LOSS: "an objective is itself a loss"})
-        if self.rewarded:
-            needs = {
-                **replaces,
-                Trait.LANGUAGE: "it rewards what a language model writes",
-                Trait.SAMPLES: "what was sampled is learned by the same model",
-            }
-            takes = {
-                Trait.OWN_LOSS: "an objective is itself a loss",
-                Trait.SLOPES: "a reward's loss has none that says how far to go",
-            }
-            yield self.says("objective", needs=needs, takes=takes)
         if correction := correction_named(self.correction):
             yield self.says("correction", needs=correction.needs, takes=correction.takes)
         if self.given_own_share:

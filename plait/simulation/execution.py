@@ -16,6 +16,7 @@ from plait.config import RunConfig, config_from_table
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
 from plait.federation import beginning_of, run_federation
+from plait.objective import usual_objective
 from plait.progress import say, status, watch
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.recorded import is_finished
@@ -30,7 +31,6 @@ from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
-from plait.training.objectives import SFT
 from plait.wire.decoded import DECODED
 
 # As a fraction of the adapters that a run starts from.
@@ -115,11 +115,12 @@ def _with_clients(settings: RunConfig, clients: int) -> RunConfig:
 
 def _unused_replies(kind: RecordKind, settings: RunConfig) -> str:
     """What to tell a user whose preferences are learned as texts, unless they asked for that; empty for nothing."""
-    if kind is not RecordKind.PREFERENCE or settings.objective != SFT or "objective" in settings.model_fields_set:
+    is_said = not settings.learned.is_plain or "objective" in settings.model_fields_set
+    if kind is not RecordKind.PREFERENCE or is_said or not (usual := usual_objective(kind.value)):
         return ""
     return (
-        "the data are preference pairs, and objective sft learns to write the chosen replies alone; --objective dpo "
-        "learns to prefer them to the rejected ones"
+        "the data are preference pairs, and objective sft learns to write the chosen replies alone; "
+        f"--objective {usual} learns to prefer them to the rejected ones"
     )
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from plait.adapters import Task
 from plait.data import Dataset, Progress, Record, RecordKind, as_dataset, cache_directory
+from plait.objective import SFT
 from plait.run import Run
 from plait.simulation.remembered import RememberedLosses
 from plait.training.examples import Example, Tokenizer, tokenise
-from plait.training.objectives import SFT
 from plait.training.resident import ResidentBase
 
 if TYPE_CHECKING:

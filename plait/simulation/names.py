@@ -25,7 +25,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     from plait.simulation.scheme import parse_partition
     from plait.training.bases import check_base_name
     from plait.training.local_loss import check_loss_name
-    from plait.training.objectives import objective_named
+    from plait.training.teaching import teaching_of
     from plait.wire.codecs import codec_for
 
     if runs:
@@ -45,11 +45,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
 
         callback_named(text)
     check_loss_name(settings.loss)
-    objective_named(settings.objective)
-    if settings.rewarded:
-        from plait.training.reward import reward_named
-
-        reward_named(settings.rewarded.reward)
+    teaching_of(settings.objective).check()
     rule_named(settings.rule, ALL_RULES)
     if settings.server_optimizer != "auto":
         optimizer_for(settings.server_optimizer)

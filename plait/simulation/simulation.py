@@ -224,7 +224,7 @@ class Simulation:
         if not isinstance(read, DescribeTask | TrainTask | EvaluateTask):
             return 0.0
         settings = read.settings
-        tokens = settings.seq_len * settled.config.sequences_an_example
+        tokens = settings.seq_len * settled.config.learned.sequences
         if isinstance(read, TrainTask):
             examples = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
             return float(examples * tokens)

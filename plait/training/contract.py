@@ -1,16 +1,11 @@
-"""What losses, objectives and rewards must do; `plait check-plugin` runs these on a user's own, tests on plait's."""
+"""What losses must do; `plait check-plugin` runs these on a user's own, tests on plait's."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
-from plait.contract import BrokenError, Check, NotClaimedError
-from plait.errors import PartError
+from plait.contract import BrokenError, Check
 from plait.training.local_loss import LocalAdapter, LocalLoss
-from plait.training.objectives.objective import Objective, Reply, Sides
-from plait.training.reward import Reward, value_of
 
 _LABELS, _WORDS = 12, 20
 
@@ -54,103 +49,3 @@ LOSS_CHECKS: tuple[Check[LocalLoss], ...] = (
     Check("the same inputs give the same loss", _same),
 )
 """The contract of a local loss."""
-
-
-def _sides() -> Sides:
-    """Replies to three prompts: a pair, an accepted and a rejected one alone, each with an unrelated one."""
-    generator = torch.Generator().manual_seed(5)
-
-    def reply(*tokens: int) -> Reply:
-        counts = torch.tensor(tokens)
-        likely, reference = (-2 * torch.rand(len(tokens), generator=generator) * counts for _ in range(2))
-        return Reply(likely.requires_grad_(), reference, counts)
-
-    return Sides(reply(4, 6, 0), reply(5, 0, 3), reply(4, 4, 4))
-
-
-def _pairs() -> Sides:
-    sides = _sides()
-    first = {name: _first(getattr(sides, name)) for name in ("chosen", "rejected", "unrelated")}
-    return replace(sides, **first)
-
-
-def _first(reply: Reply) -> Reply:
-    return Reply(reply.likely.detach()[:1].requires_grad_(), reply.reference[:1], reply.tokens[:1])
-
-
-def _inputs_of(objective: Objective) -> Sides:
-    return _sides() if objective.takes_one_reply else _pairs()
-
-
-def _loss_of_each(objective: Objective) -> None:
-    sides = _inputs_of(objective)
-    losses = objective.losses(sides)
-    if losses.shape != sides.chosen.likely.shape or not bool(torch.isfinite(losses).all()):
-        raise BrokenError(
-            f"gave shape {tuple(losses.shape)}, expected a finite loss for each of {len(sides.chosen.likely)}"
-        )
-    losses.sum().backward()
-    gradients = [each.likely.grad for each in (sides.chosen, sides.rejected) if each.likely.grad is not None]
-    if not gradients or not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
-        raise BrokenError("no finite gradient reaches the log-probabilities")
-
-
-def _rising_reward(objective: Objective) -> None:
-    reply = _inputs_of(objective).chosen
-    rewards = objective.reward(reply)
-    if rewards.shape != reply.likely.shape:
-        raise BrokenError(f"gave rewards of shape {tuple(rewards.shape)}, expected one for each of {len(reply.likely)}")
-    (slope,) = torch.autograd.grad(rewards.sum(), reply.likely)
-    if not bool((slope[reply.tokens > 0] > 0).all()):
-        raise BrokenError("the reward does not rise with the reply's log-probability")
-
-
-def _without_reference(objective: Objective) -> None:
-    if objective.needs_reference:
-        raise NotClaimedError("it compares with a reference")
-    sides = _inputs_of(objective)
-    other = replace(sides, chosen=replace(sides.chosen, reference=sides.chosen.reference - 1))
-    if not torch.equal(objective.losses(sides), objective.losses(other)):
-        raise BrokenError("the loss changes with the reference, expected needs_reference to be true")
-
-
-def _same_losses(objective: Objective) -> None:
-    if not torch.equal(objective.losses(_inputs_of(objective)), objective.losses(_inputs_of(objective))):
-        raise BrokenError("the same inputs give another loss, expected the same")
-
-
-OBJECTIVE_CHECKS: tuple[Check[Objective], ...] = (
-    Check("a finite loss of each example with finite gradients", _loss_of_each),
-    Check("a reward of each reply, which rises with its log-probability", _rising_reward),
-    Check("no reference where none is needed", _without_reference),
-    Check("the same inputs give the same loss", _same_losses),
-)
-"""The contract of an objective of preferences."""
-
-_COMPLETIONS = ("", " 4", "four", "4\n\n\n4", "\u6f22\u5b57 \x00")
-
-
-def _rewards(reward: Reward) -> list[float]:
-    found: list[float] = []
-    for completion in _COMPLETIONS:
-        try:
-            found.append(value_of(reward, "2 + 2 =", completion, " 4"))
-        except PartError as error:
-            raise BrokenError(f"of {completion!a}: {error}") from error
-    return found
-
-
-def _same_rewards(reward: Reward) -> None:
-    if _rewards(reward) != _rewards(reward):
-        raise BrokenError("the same completions have other rewards, expected the same")
-
-
-def _number_each(reward: Reward) -> None:
-    _rewards(reward)
-
-
-REWARD_CHECKS: tuple[Check[Reward], ...] = (
-    Check("a finite number for any completion", _number_each),
-    Check("the same completion has the same reward", _same_rewards),
-)
-"""The contract of a reward."""

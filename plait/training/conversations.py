@@ -1,11 +1,11 @@
-"""Prompts, chats and preferences as token sequences: the chat template, and which tokens the model should write."""
+"""Prompts and chats as token sequences: the chat template, and which tokens the model should write."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os.path import commonprefix
 from typing import cast
 
@@ -14,67 +14,38 @@ from jinja2 import TemplateError
 
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError
-from plait.training.examples import IGNORED, Example, Split, Tokenizer, Turn
+from plait.training.examples import IGNORED, Example, Tokenizer, Turn
 
 _CALLS = "tool_calls"
 # Content that stands for a turn's own, to find its place.
 _MARK = "\ue0a1\ue0a2"
-
-# How many examples away a reply to another prompt is looked for.
-_FURTHEST = 64
 
 
 class _RecordError(Exception):
     """An error in a record, without its number, which the caller adds."""
 
 
-def single_replies(split: Split) -> Split:
-    """The split for an objective that takes one reply at a time (KTO).
-
-    Pairs that train become two examples. Every example gets the reply of another one to its own prompt, by which the
-    objective measures how far the model is from the reference.
-    """
-    train = [
-        Example.of_sides(*(side if number == kept else None for number, side in enumerate(example.sides[:2])))
-        for kept in (0, 1)
-        for example in split.train
-        if example.sides[kept] is not None
-    ]
-    return replace(split, train=_with_unrelated(train), held_out=_with_unrelated(split.held_out))
-
-
-def _with_unrelated(examples: Sequence[Example]) -> tuple[Example, ...]:
-    replies = [next(side for side in example.sides if side is not None) for example in examples]
-    starts = [int(np.flatnonzero(reply.labels != IGNORED)[0]) for reply in replies]
-    prompts = [reply.tokens[:start].tobytes() for reply, start in zip(replies, starts, strict=True)]
-
-    def unrelated(number: int) -> Example:
-        following = [(number + step) % len(examples) for step in range(1, 1 + _FURTHEST)]
-        other = next((each for each in following if prompts[each] != prompts[number]), following[0])
-        mine, theirs = replies[number], replies[other]
-        # As long as the longer of the two at most, so that no sequence is longer than those of the data.
-        most = max(len(mine.tokens), len(theirs.tokens))
-        tokens = np.concatenate([mine.tokens[: starts[number]], theirs.tokens[starts[other] :]])[:most]
-        labels = np.concatenate([mine.labels[: starts[number]], theirs.labels[starts[other] :]])[:most]
-        return Example(tokens, labels)
-
-    return tuple(
-        Example.of_sides(example.sides[0], example.sides[1], unrelated(number))
-        for number, example in enumerate(examples)
-    )
-
-
-def converse(
-    records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int, *, judged: bool
-) -> list[Example]:
-    """One example of each record that has something to learn from.
+def converse(records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int) -> list[Example]:
+    """One example of each record that has something to learn from; of a preference, its chosen reply.
 
     Args:
         records: prompts, chats or preferences.
         kind: what they are.
         tokenizer: of the base.
         seq_len: tokens of an example at most.
-        judged: whether both replies of a preference count.
+
+    Raises:
+        DataError: the base's chat template refuses a record.
+    """
+    return of_each(records, lambda record: conversation(*_turns(record, kind), tokenizer, seq_len, tools=record.tools))
+
+
+def of_each(records: Sequence[Record], make: Callable[[Record], Example | None]) -> list[Example]:
+    """The examples that can be made of records, in order.
+
+    Args:
+        records: of a client.
+        make: makes one of a record, by `conversation`; None where nothing of it is to be learned.
 
     Raises:
         DataError: the base's chat template refuses a record.
@@ -82,26 +53,12 @@ def converse(
     examples: list[Example] = []
     for number, record in enumerate(records, start=1):
         try:
-            if judged:
-                found = _judged(record, tokenizer, seq_len)
-            else:
-                found = _conversation(*_turns(record, kind), tokenizer, seq_len, tools=record.tools)
+            found = make(record)
         except _RecordError as error:
             raise DataError(f"record {number} of {len(records)} {error}; leave it out or change it") from error
         if found is not None:
             examples.append(found)
     return examples
-
-
-def last_reply(example: Example) -> Example:
-    """The example with labels on the last run of tokens that count: the assistant's last turn."""
-    counts = example.labels != IGNORED
-    last = len(counts) - int(counts[::-1].argmax())
-    before = np.flatnonzero(~counts[:last])
-    first = int(before[-1]) + 1 if len(before) else 0
-    labels = np.full_like(example.labels, IGNORED)
-    labels[first:last] = example.labels[first:last]
-    return replace(example, tokens=example.tokens[:last], labels=labels[:last])
 
 
 def _turns(record: Record, kind: RecordKind) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
@@ -115,19 +72,7 @@ def _turns(record: Record, kind: RecordKind) -> tuple[tuple[Message, ...], tuple
             return (), record.messages
 
 
-def _judged(record: Record, tokenizer: Tokenizer, seq_len: int) -> Example | None:
-    """A preference; None if one of its replies begins beyond the sequence length, or both are cut to the same."""
-    replies = (record.chosen, record.rejected)
-    sides = [_conversation(record.messages, reply, tokenizer, seq_len) if reply else None for reply in replies]
-    if any(reply and side is None for reply, side in zip(replies, sides, strict=True)):
-        return None
-    chosen, rejected = sides
-    if chosen and rejected and chosen.digest == rejected.digest:
-        return None
-    return Example.of_sides(chosen, rejected)
-
-
-def _conversation(
+def conversation(
     given: tuple[Message, ...],
     learned: tuple[Message, ...],
     tokenizer: Tokenizer,
@@ -135,7 +80,18 @@ def _conversation(
     *,
     tools: str = "",
 ) -> Example | None:
-    """One sequence; None if nothing of it that is to be learned fits."""
+    """One sequence; None if nothing of it that is to be learned fits.
+
+    Args:
+        given: turns that the model reads.
+        learned: those that follow, of which it learns the assistant's part.
+        tokenizer: of the base.
+        seq_len: tokens at most.
+        tools: that the conversation may call, as JSON.
+
+    Raises:
+        DataError: the base has no chat template, and needs one.
+    """
     text, spans = _render(given, learned, tokenizer, tools)
     encoded = cast("dict[str, list[object]]", tokenizer(text, add_special_tokens=False, return_offsets_mapping=True))
     tokens = np.asarray(encoded["input_ids"], np.int32)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 from plait.adapters import AdapterState, PeftAdapter, Task
 from plait.data import Dataset, RecordKind
 from plait.errors import BaseMismatchError, ConfigError, DataError
+from plait.objective import SFT, objective_named
 from plait.rounds.evaluation import ClientLoss, SequenceLosses
 from plait.training.bases import LocatedBase
-from plait.training.conversations import single_replies
 from plait.training.device import Compute
 from plait.training.examples import Split, spread, tokenise
-from plait.training.objectives import SFT, is_rewarded, objective_named
-from plait.training.preferences import References
 from plait.training.resident import ResidentBase
+from plait.training.teaching import teaching_of
 from plait.training.trainer import measure_losses
-
-if TYPE_CHECKING:
-    from plait.training.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ def evaluate_adapter(
     max_sequences: int,
     objective: str = SFT,
 ) -> Comparison:
-    """Mean loss (and correct answers, or rewards) of base and adapter.
+    """Mean loss (and correct answers, or leads) of base and adapter.
 
     Args:
         located: the base.
@@ -50,8 +45,8 @@ def evaluate_adapter(
         compute: device and type.
         seq_len: tokens per sequence.
         batch_size: sequences per batch.
-        max_sequences: most sequences (preferences), spread evenly over the data.
-        objective: what the loss and the rewards are of.
+        max_sequences: most examples, spread evenly over the data.
+        objective: what the loss and the leads are of.
 
     Raises:
         BaseMismatchError: the adapter was trained on another base.
@@ -81,12 +76,10 @@ def evaluate_adapter(
     if not examples:
         raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
     chosen = spread(examples, max_sequences, by_label=spec.task is Task.CLASSIFICATION)
-    if is_rewarded(objective):
+    if objective_named(objective).samples:
         raise ConfigError(f"objective is '{objective}', which is measured in a run alone, expected one of preferences")
-    judged = cast("Objective | None", objective_named(objective))
-    if judged and judged.takes_one_reply:
-        chosen = single_replies(Split((), chosen)).held_out
-    references = References()
+    teaching = teaching_of(objective)
+    chosen = teaching.arranged(Split((), chosen)).held_out
     state = AdapterState.from_tensors(spec.layout, loaded.tensors)
     model = base.carrying(spec, state)
 
@@ -97,8 +90,7 @@ def evaluate_adapter(
             task=spec.task,
             pad_token=base.pad_token,
             batch_size=batch_size,
-            objective=judged,
-            references=references,
+            teaching=teaching,
         )
 
     with_adapter = measured()

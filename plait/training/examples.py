@@ -20,21 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import Task
-from plait.choice import parse_choice
 from plait.data import Record, RecordKind
 from plait.errors import DataError, TooLittleDataError
-from plait.training.objectives import SFT, is_rewarded, objective_named
+from plait.objective import SFT, usual_objective
+from plait.training.teaching import teaching_of
 
 IGNORED = -100  # label of a token that does not count; PyTorch's cross_entropy ignores it
 
 Tokens = NDArray[np.int32]
 Turn = dict[str, object]
 """A turn as a chat template gets it."""
-
-_ADVICE = {
-    RecordKind.PREFERENCE: "; choose one with --objective, such as dpo",
-    RecordKind.FEEDBACK: "; choose --objective kto",
-}
 
 
 @dataclass(frozen=True)
@@ -160,43 +155,30 @@ def tokenise(
         return _classify(records, labels, tokenizer, seq_len)
     if kind is RecordKind.TEXT:
         return (_one_each if apart else _pack)(records, tokenizer, seq_len)
-    from plait.training.conversations import converse, last_reply
+    return teaching_of(objective).examples(records, kind, tokenizer, seq_len)
 
-    if is_rewarded(objective):
-        replies = converse(records, kind, tokenizer, seq_len, judged=False)
-        # One example counts as one prompt, whatever is sampled.
-        return [Example.of_sides(last_reply(reply), None) for reply in replies]
-    return converse(records, kind, tokenizer, seq_len, judged=objective != SFT)
+
+def prompt_tokens(example: Example) -> tuple[int, ...]:
+    """What comes before the first token that counts."""
+    first = int((example.labels != IGNORED).argmax())
+    return tuple(int(token) for token in example.tokens[:first])
 
 
 def check_kind(kind: RecordKind, task: Task, objective: str) -> None:
     """Refuse records that a run cannot learn from.
 
-    Supervised fine-tuning learns the chosen replies of pairs.
-
     Raises:
         ConfigError: there is no such objective.
         DataError: records of this kind do not fit the task or the objective.
     """
-    wanted = objective_named(objective)
+    teaching = teaching_of(objective)
+    fitting, expected = teaching.kinds, teaching.expected
     if task is Task.CLASSIFICATION:
         fitting, expected = {RecordKind.LABEL}, "labelled text"
-    elif wanted is None:
-        fitting = {RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE}
-        expected = "text, prompts or messages"
-    elif is_rewarded(objective):
-        fitting = {RecordKind.PROMPT, RecordKind.CHAT}
-        expected = "prompts with completions, or messages, for objective 'grpo'"
-    else:
-        fitting, expected = {RecordKind.PREFERENCE}, "prompt, chosen and rejected"
-        if getattr(wanted, "takes_one_reply", False):
-            fitting, expected = (
-                fitting | {RecordKind.FEEDBACK},
-                f"{expected}, or prompt, completion and a true or false label",
-            )
-        expected += f" for objective '{parse_choice(objective)[0]}'"
     if kind not in fitting:
-        raise DataError(f"data has {kind.value} records, expected {expected}{_ADVICE.get(kind, '')}")
+        usual = usual_objective(kind.value)
+        advice = f"; choose --objective {usual}" if usual else ""
+        raise DataError(f"data has {kind.value} records, expected {expected}{advice}")
 
 
 def split_examples(

@@ -1,31 +1,26 @@
 """What a training learns from: the loss of each step's sequences, and what is done before a step for it.
 
-The core's lesson is the cross-entropy of the examples' labels. Losses, preferences and rewards that settings name have
-lessons of their own; `lesson_of` picks one, and imports no others. Knows no optimizer.
+The core's lesson is the cross-entropy of the examples' labels, or another loss that the settings name. An objective of
+a feature has one of its own (`plait.training.teaching`). Knows no optimizer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from plait.adapters import Float32, Task
-from plait.on_demand import OnDemand
 from plait.training.examples import Example, Tokenizer
 from plait.training.learner import LocalTraining
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.losses import BatchLoss
-from plait.training.objectives import SFT
 from plait.training.replicas import Replica
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings
-
-if TYPE_CHECKING:
-    from plait.training.preferences import References
 
 
 class StepLoss(Protocol):
@@ -61,8 +56,7 @@ class Taught:
         task: what the labels are.
         pad_token: pads short rows.
         memory: what gives way to fit a step into memory.
-        tokenizer: of the base, where a reward reads what it writes.
-        references: what is known of preferences under the base; added to.
+        tokenizer: of the base, for a lesson that reads what it writes.
     """
 
     settings: Settings
@@ -71,7 +65,6 @@ class Taught:
     pad_token: int
     memory: StepMemory
     tokenizer: Tokenizer | None = None
-    references: References | None = None
 
 
 class Lesson(Protocol):
@@ -158,19 +151,10 @@ class CrossEntropy:
         return done
 
 
-_LESSONS: OnDemand[Callable[[Taught], Lesson]] = OnDemand(
-    {
-        "cross-entropy": "plait.training.lesson:CrossEntropy",
-        "loss": "plait.training.chosen_loss:ChosenLesson",
-        "preferences": "plait.training.preferences:PreferenceLesson",
-        "reward": "plait.training.grpo:RewardLesson",
-    }
-)
-
-
 def lesson_of(taught: Taught) -> Lesson:
-    """The lesson that the settings name."""
-    settings = taught.settings
-    if settings.objective != SFT:
-        return _LESSONS["reward" if settings.reward else "preferences"](taught)
-    return _LESSONS["cross-entropy" if settings.loss == CROSS_ENTROPY else "loss"](taught)
+    """The lesson of the loss that the settings name."""
+    if taught.settings.loss == CROSS_ENTROPY:
+        return CrossEntropy(taught)
+    from plait.training.chosen_loss import ChosenLesson
+
+    return ChosenLesson(taught)

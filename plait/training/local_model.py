@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from peft import PeftModel
@@ -22,6 +22,7 @@ from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.aggregation import geometry_of
 from plait.data import Record, RecordKind
 from plait.errors import DiskFullError, MachineError, PlaitError
+from plait.objective import SFT, objective_named
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_channel import train_each
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
@@ -30,18 +31,14 @@ from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs, order
 from plait.training.local_loss import CROSS_ENTROPY
-from plait.training.objectives import SFT, objective_named
 from plait.training.replicas import Replica
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
 from plait.training.step_memory import within_memory
+from plait.training.teaching import Teaching, teaching_of
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.training.grader import Grader
-    from plait.training.grpo import Drawing
-    from plait.training.objectives.objective import Objective
-    from plait.training.preferences import References
     from plait.training.step_extra import StepExtra
 
 # A user's own local trainer: trains the model's adapter in place (see bridge.py).
@@ -49,14 +46,6 @@ OwnTrainer: TypeAlias = "Callable[[PeftModel, Tokenizer, Sequence[Example], Sett
 
 # The losses by the inputs that determine them: remembered, or measured now.
 Recall = Callable[[Sequence[bytes], Callable[[], SequenceLosses]], SequenceLosses]
-
-
-class _Judging(TypedDict, total=False):
-    """By what held-out data are judged, as `measure_losses` takes it."""
-
-    objective: Objective | None
-    references: References
-    rewarded: tuple[Grader, Drawing]
 
 
 class Tokenise(Protocol):
@@ -108,7 +97,8 @@ class PeftLocalModel:
     def __post_init__(self) -> None:
         self._split: Split | None = None
         self._split_for: tuple[object, ...] = ()
-        self._references: References | None = None
+        self._teaching: Teaching | None = None
+        self._teaching_of = ""
 
     @property
     def base_fingerprint(self) -> bytes:
@@ -161,8 +151,8 @@ class PeftLocalModel:
         numbers = repr((settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
         if settings.objective != SFT:
             numbers += settings.objective.encode()
-        if settings.reward:
-            # What it is worth may change between runs with the source of the reward.
+        if objective_named(settings.objective).samples:
+            # What a completion is worth may change between runs with the source of the user's own part.
             return self._measure(spec, state, settings)
         adapter = b"no effect" if _is_without_effect(spec, state) else spec.digest + state.digest()
         inputs = (*self.base.identity, slot_digest(spec), adapter, numbers, digest_of(held_out))
@@ -176,35 +166,26 @@ class PeftLocalModel:
         self, model: nn.Module, spec: AdapterSpec, settings: Settings, others: Sequence[nn.Module] = ()
     ) -> SequenceLosses:
         """Held-out losses of a model, whose replicas on other devices compute a part of them."""
+        held_out, teaching = self.split(spec, settings).held_out, self.teaching(settings)
+        if found := teaching.measured(model, held_out, settings, self.base.tokenizer):
+            return found
         return measure_losses(
             model,
-            self.split(spec, settings).held_out,
+            held_out,
             task=spec.task,
             pad_token=self.base.pad_token,
             batch_size=settings.batch_size,
+            teaching=teaching,
             memory=self.base.step_memory,
             others=others,
-            **self._judging(settings),
         )
 
-    def _judging(self, settings: Settings) -> _Judging:
-        if settings.objective == SFT:
-            return {}
-        if settings.reward:
-            from plait.training.grpo import drawing_of, grader_of
-
-            return {"rewarded": (grader_of(settings, self.base.tokenizer), drawing_of(settings))}
-        objective = cast("Objective", objective_named(settings.objective))
-        return {"objective": objective, "references": self.references}
-
-    @property
-    def references(self) -> References:
-        """What the base, as it stands, says of this client's preferences."""
-        from plait.training.preferences import References
-
-        self._references = self._references or References()
-        self._references.stand_on(self.base.moved)
-        return self._references
+    def teaching(self, settings: Settings) -> Teaching:
+        """How this client learns the run's objective, on the base as it stands."""
+        if self._teaching is None or self._teaching_of != settings.objective:
+            self._teaching, self._teaching_of = teaching_of(settings.objective), settings.objective
+        self._teaching.stand_on(self.base.moved)
+        return self._teaching
 
     def split(self, spec: AdapterSpec, settings: Settings) -> Split:
         """The client's examples under these settings, tokenised once.
@@ -238,12 +219,7 @@ class PeftLocalModel:
             is_packed = self.kind is RecordKind.TEXT and not settings.records_are_private
             records = len(every) if is_packed else len(self.records) + len(self.held_out)
             split = replace(split, cut=sum(each.is_cut for each in every), left_out=records - len(every))
-            takes_one = getattr(objective_named(settings.objective), "takes_one_reply", False)
-            if takes_one:
-                from plait.training.conversations import single_replies
-
-                split = single_replies(split)
-            self._split = split
+            self._split = self.teaching(settings).arranged(split)
             self._split_for = wanted
         return self._split
 
@@ -305,7 +281,7 @@ class PeftLocalModel:
             task=spec.task,
             pad_token=self.base.pad_token,
             carried=job.carried,
-            references=None if settings.objective == SFT else self.references,
+            teaching=self.teaching(settings),
             tokenizer=self.base.tokenizer,
             memory=self.base.step_memory,
             others=others,

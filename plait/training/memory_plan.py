@@ -20,13 +20,12 @@ from transformers import PretrainedConfig
 
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
-from plait.choice import parse_choice
+from plait.objective import objective_named
 from plait.training.fused.block_size import Q5_0, Q8_0, BlockSize
 from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
 from plait.training.gguf_beside import EMBEDDING, HEAD, gguf_beside
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.loss_terms import terms_of
-from plait.training.objectives import OBJECTIVES, SFT
 from plait.training.sampling_limits import COLUMNS_AT_FIRST, ROWS, Limits
 from plait.wire.settings import Settings
 
@@ -107,8 +106,9 @@ class Training:
             devices: that hold the base each.
         """
         private, feddyn = settings.records_are_private, settings.feddyn > 0
-        # Of rewarded completions each prompt's have a pass.
-        passes = settings.gradient_accumulation_steps * (settings.batch_size if settings.reward else 1)
+        samples = objective_named(settings.objective).samples
+        # The completions of each prompt have a pass.
+        passes = settings.gradient_accumulation_steps * (settings.batch_size if samples else 1)
         prompts = -(-settings.batch_size * settings.gradient_accumulation_steps // devices)
         return cls(
             adapters=together,
@@ -122,9 +122,9 @@ class Training:
             accumulates=passes > devices and not private,
             whole=_undivided(settings, together),
             is_exact=private,
-            drawn=min(ROWS, prompts * settings.group_size) if settings.reward else 0,
+            drawn=min(ROWS, prompts * samples),
             # By one device alone.
-            judged=min(ROWS, settings.max_held_out_sequences) if settings.reward else 0,
+            judged=min(ROWS, settings.max_held_out_sequences) if samples else 0,
         )
 
     def in_parts(self, cuts: int) -> Training:
@@ -147,11 +147,9 @@ class Training:
 
 def _undivided(settings: Settings, together: int) -> int:
     """Sequences that no part of a batch can be smaller than."""
-    if settings.reward:
-        return settings.group_size
-    if settings.objective != SFT:
-        is_sum = getattr(OBJECTIVES.get(parse_choice(settings.objective)[0]), "is_sum", False)
-        return 2 * (1 if is_sum else settings.batch_size)  # both replies
+    objective = objective_named(settings.objective)
+    if not objective.is_plain:
+        return objective.sequences * (1 if objective.is_sum else settings.batch_size)
     is_divided = together == 1 and settings.loss == CROSS_ENTROPY and not settings.records_are_private
     return 1 if is_divided else together * settings.batch_size
 

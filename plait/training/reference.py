@@ -22,8 +22,8 @@ from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.rounds.run_state import client_seed
 from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
-from plait.training.preferences import References
 from plait.training.resident import ResidentBase, adapter_parameters
+from plait.training.teaching import Teaching, teaching_of
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
 
@@ -81,7 +81,7 @@ def train_reference(
     # A baseline averages no clients.
     settings = replace(settings, local_steps=steps, done_steps=0, found_rate_factor=1.0)
 
-    def train(what: str, examples: Sequence[Example], settings: Settings, references: References) -> PeftModel:
+    def train(what: str, examples: Sequence[Example], settings: Settings, teaching: Teaching) -> PeftModel:
         base.stand_on(moved, geometry_of(spec))
         model = base.carrying(spec, initial)
         train_steps(
@@ -93,7 +93,7 @@ def train_reference(
             task=spec.task,
             pad_token=base.pad_token,
             on_step=lambda step, _: progress(f"{what}, step {step + 1} of {steps}"),
-            references=references,
+            teaching=teaching,
             tokenizer=base.tokenizer,
             memory=base.step_memory,
         )
@@ -113,14 +113,15 @@ def train_reference(
         pooled_settings = replace(
             settings, gradient_accumulation_steps=accumulation, seed=client_seed(seed, 0, "central")
         )
-        model = train("central", pooled, pooled_settings, References())
+        model = train("central", pooled, pooled_settings, teaching_of(settings.objective))
         by_client = {name: measured(model, client) for name, client in clients.items()}
         everywhere = list(by_client.values())
     else:
         evaluators = list(clients.values())[:: -(-len(clients) // _MOST_EVALUATORS)]
         for name, client in clients.items():
             own_settings = replace(settings, seed=client_seed(seed, 0, name))
-            model = train(f"local, {name}", client.split(spec, settings).train, own_settings, client.references)
+            own = client.split(spec, settings).train
+            model = train(f"local, {name}", own, own_settings, client.teaching(settings))
             by_client[name] = measured(model, client)
             everywhere += [by_client[name] if other is client else measured(model, other) for other in evaluators]
     tokens = sum(loss.tokens for loss in everywhere)

@@ -25,6 +25,7 @@ from plait.adapters.methods import is_quantised
 from plait.aggregation import Geometry
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.machine import keep_freed_memory
+from plait.objective import objective_named
 from plait.rounds.moved_base import MovedBase
 from plait.training.bare_base import BareBase
 from plait.training.blueprint import (
@@ -50,7 +51,6 @@ from plait.training.memory_plan import (
     what_would_fit,
 )
 from plait.training.moved_base import move_weights
-from plait.training.objectives import SFT
 from plait.training.peft_configs import peft_config_of
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings
@@ -278,9 +278,9 @@ class ResidentBase:
         replicas = 1 if placement else len(self.devices)
         training = Training.of(settings, together=together, devices=replicas)
         own = -(-settings.batch_size * settings.gradient_accumulation_steps // replicas)
-        # Of a preference, both replies are sequences; of rewarded prompts, one group at a time.
-        batch = min(settings.batch_size, own) * together * (1 if settings.objective == SFT else 2)
-        batch = training.whole if settings.reward else max(batch, training.whole)
+        objective = objective_named(settings.objective)
+        examples = 1 if objective.samples else min(settings.batch_size, own) * together
+        batch = max(examples * objective.sequences, training.whole)
         wanted = (spec.digest, batch, settings.seq_len, training)
         budgets = self.budgets
         if wanted == self._planned or not all(budgets) or spec.task is not Task.CAUSAL_LM:

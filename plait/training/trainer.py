@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -25,18 +24,13 @@ from plait.rounds.local_model import NOTHING, Carried
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, order
-from plait.training.lesson import StepLoss, Taught, lesson_of
+from plait.training.lesson import StepLoss, Taught
 from plait.training.loss_scale import LossScale
 from plait.training.losses import BatchLoss, class_logits, count_labels
 from plait.training.replicas import Replica, at_once, cards, deal, follow, over, seed, summed_gradients
 from plait.training.step_memory import StepMemory, within_memory
+from plait.training.teaching import Teaching, supervised, teaching_of
 from plait.wire.settings import Settings
-
-if TYPE_CHECKING:
-    from plait.training.grader import Grader
-    from plait.training.grpo import Drawing
-    from plait.training.objectives.objective import Objective
-    from plait.training.preferences import References
 
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
 _SIDE = re.compile(r"\.lora_(?:embedding_)?([AB])(?=\.|$)")
@@ -53,7 +47,7 @@ def train_steps(
     pad_token: int,
     carried: Carried = NOTHING,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
-    references: References | None = None,
+    teaching: Teaching | None = None,
     tokenizer: Tokenizer | None = None,
     memory: StepMemory | None = None,
     others: Sequence[Replica] = (),
@@ -75,13 +69,13 @@ def train_steps(
         pad_token: pads short rows.
         carried: from earlier rounds.
         on_step: called with number and loss of every step.
-        references: what is known of preferences under the base; added to.
-        tokenizer: of the base, where a reward reads what it writes.
+        teaching: of the objective, with what it remembers; by default one that remembers nothing.
+        tokenizer: of the base, for an objective that reads what it writes.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
         others: the same model and adapter on other devices; each step's sequences are dealt out over all of them.
 
     Raises:
-        PartError: a loss or a reward of the user's own fails.
+        PartError: a part of the user's own fails.
         MachineError: a step does not fit into memory.
         ConfigError: no part of this adapter trains, or the moments belong to another adapter.
         Abandoned: nobody waits for this any more.
@@ -99,7 +93,9 @@ def train_steps(
     )
     memory = memory or StepMemory()
     replicas = [Replica(model, parameters), *others]
-    lesson = lesson_of(Taught(settings, start, task, pad_token, memory, tokenizer, references))
+    lesson = (teaching or teaching_of(settings.objective)).lesson(
+        Taught(settings, start, task, pad_token, memory, tokenizer)
+    )
 
     def visited() -> list[Example]:
         visits = settings.steps_taken * inputs.examples_a_step
@@ -249,52 +245,33 @@ def measure_losses(
     task: Task,
     pad_token: int,
     batch_size: int,
-    objective: Objective | None = None,
-    references: References | None = None,
-    rewarded: tuple[Grader, Drawing] | None = None,
+    teaching: Teaching | None = None,
     memory: StepMemory | None = None,
     others: Sequence[nn.Module] = (),
 ) -> SequenceLosses:
-    """Loss (and correct answers, or rewards) of every example, in evaluation mode.
-
-    Of examples whose completions are rewarded, the loss is minus the reward of one completion, and one that has none
-    counts for nothing.
+    """Loss (and correct answers, or leads) of every example, in evaluation mode.
 
     Args:
         model: the base with the adapter.
-        examples: to measure; preferences where there is an objective.
+        examples: to measure.
         task: what the labels are.
         pad_token: pads short rows.
-        batch_size: sequences of a forward pass; with an objective, preferences.
-        objective: of preferences; None for supervised fine-tuning.
-        references: what is known of preferences under the base; added to.
-        rewarded: the reward and how completions are sampled, where these are measured.
+        batch_size: examples of a forward pass.
+        teaching: by which they are judged; None for supervised fine-tuning.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
         others: the same model and adapter on other devices; batches are dealt out over all, and their losses have the
-            bits of one device. Completions are sampled by `model` alone.
+            bits of one device.
 
     Raises:
-        PartError: no completion has a reward.
         MachineError: one sequence does not fit into memory.
         Abandoned: nobody waits for this any more.
     """
     model.eval()
-    if rewarded:
-        from plait.training.grpo import rewards_of
-
-        rewards = rewards_of(model, examples, *rewarded)
-        return SequenceLosses(
-            tuple(0.0 - (each or 0.0) for each in rewards),
-            tuple(int(each is not None) for each in rewards),
-            digest=digest_of(examples).hex(),
-        )
     memory = memory or StepMemory()
     batches = [examples[first : first + batch_size] for first in range(0, len(examples), batch_size)]
     models = [model, *others]
     dealt = deal(batches, len(models), size=lambda batch: sum(map(_tokens, batch)))
-    measure = partial(
-        _measured, task=task, pad_token=pad_token, objective=objective, references=references, memory=memory
-    )
+    measure = partial(_measured, task=task, pad_token=pad_token, teaching=teaching or supervised(), memory=memory)
     found = at_once(
         [(device_of(each), partial(measure, each.eval(), own)) for each, own in zip(models, dealt, strict=True)]
     )
@@ -321,27 +298,19 @@ def _measured(
     *,
     task: Task,
     pad_token: int,
-    objective: Objective | None,
-    references: References | None,
+    teaching: Teaching,
     memory: StepMemory,
 ) -> _Measured:
     device, done = device_of(model), _Measured()
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    preference_loss = None
-    if objective:
-        from plait.training.preferences import PreferenceLoss, References
-
-        references = references or References()
-        if objective.needs_reference:
-            references.learn(model, (example for batch in batches for example in batch), pad_token=pad_token)
-        preference_loss = PreferenceLoss(model, objective, references, pad_token=pad_token)
+    judge = teaching.judge(model, [example for batch in batches for example in batch], pad_token=pad_token)
     for batch in batches:
         if task is Task.CLASSIFICATION:
             logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
             done.losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
             done.correct += int((logits.argmax(dim=-1) == labels).sum())
-        elif preference_loss:
-            found, led = preference_loss.by_example(batch)
+        elif judge:
+            found, led = judge(batch)
             done.losses += found
             done.leads += led
         else:

@@ -16,6 +16,7 @@ DIGEST_BYTES = 32
 RUN_ID_BYTES = 16
 SIGNATURE_BYTES = 64
 MAX_NAME = 128
+MAX_OBJECTIVE = 512  # with the options of all its parts
 MAX_DETAIL = 1024
 MAX_SPEC_BYTES = 1 << 20
 MAX_SETTINGS_BYTES = 1 << 14
@@ -27,7 +28,6 @@ MAX_COUNT = 2**63 - 1
 MAX_STEPS = 2**32 - 1
 MAX_EXAMPLES = 1 << 20  # of one optimizer step
 MAX_SEQ_LEN = 1 << 24
-MAX_GROUP = 1024  # completions of one prompt
 
 _Enum = TypeVar("_Enum", bound=IntEnum)
 

@@ -84,16 +84,17 @@ class Flag:
 
 @dataclass(frozen=True)
 class Name:
-    """A name of 1 to 128 printable characters, or none where it may be left out."""
+    """Printable characters, at least one unless it may be left out."""
 
     optional: bool = False
+    longest: int = bounds.MAX_NAME
 
     def check(self, what: str, value: Json) -> None:
         """See `Bound`."""
         if type(value) is not str:
             raise PeerError(f"{what} is {shown(value)}, expected a name")
         if value or not self.optional:
-            bounds.name(what, value)
+            bounds.printable(what, value, minimum=1, maximum=self.longest)
 
 
 @dataclass(frozen=True)
@@ -160,16 +161,8 @@ class Settings:
     """FedDyn's alpha: the strength of the regulariser that follows the rounds; 0 for none."""
     loss: Annotated[str, Name()] = "cross_entropy"
     """What the client minimises, in the notation of `--loss`."""
-    objective: Annotated[str, Name()] = "sft"
+    objective: Annotated[str, Name(longest=bounds.MAX_OBJECTIVE)] = "sft"
     """What the client learns from its data, in the notation of `--objective`."""
-    reward: Annotated[str, Name(optional=True)] = ""
-    """What a completion is worth, as ``grpo:reward=…`` has it."""
-    group_size: Annotated[int, Whole(2, bounds.MAX_GROUP)] = 8
-    """Completions of each prompt that are compared with each other."""
-    max_completion_tokens: Annotated[int, Whole(1, bounds.MAX_SEQ_LEN)] = 32
-    """Most tokens of a completion."""
-    temperature: Annotated[float, Real(above_zero=True)] = 1.0
-    """Of the sampling of completions."""
     carry_moments: _Flag = False
     """Whether AdamW's moments are carried over from the client's previous round."""
     measures_slope: _Flag = False

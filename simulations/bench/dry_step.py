@@ -45,6 +45,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
+from plait.features.objectives.rewarded import rewarded
 from plait.rounds.local_model import NOTHING, Carried
 from plait.training import losses
 from plait.training.bases import locate_config, quiet_libraries
@@ -217,7 +218,7 @@ def dry_step(
             inputs = [TrainingInputs(examples, settings, made.initial.flat, carried)] * shape.together
             train_cohort(model, parameters, inputs, task=Task.CAUSAL_LM, memory=memory)
             return recorder.costs
-        if settings.reward:
+        if settings.objective.startswith("grpo"):
             examples = [_asked(each, settings, number) for number, each in enumerate(examples)]
             recorder.also(mock.patch.object(functional, "scaled_dot_product_attention", _masked_attention))
         train_steps(
@@ -234,7 +235,8 @@ def _wordless(_tokens: Sequence[int], *, skip_special_tokens: bool) -> str:
 
 def _asked(example: Example, settings: Settings, number: int) -> Example:
     """A prompt of its own, with an answer of one token behind it."""
-    tokens = example.tokens[: len(example.tokens) - settings.max_completion_tokens + 1].copy()
+    most = rewarded(settings.objective).max_completion_tokens
+    tokens = example.tokens[: len(example.tokens) - most + 1].copy()
     tokens[0] = number
     return Example.of_sides(Example(tokens, np.where(np.arange(len(tokens)) < len(tokens) - 1, IGNORED, tokens)), None)
 

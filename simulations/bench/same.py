@@ -20,6 +20,7 @@ from plait.adapters.methods import METHODS, AdapterRequest, is_quantised
 from plait.aggregation import BaseDelta, LowRank, geometry_of
 from plait.data import Message, Record, RecordKind
 from plait.errors import MachineError
+from plait.features.objectives.training.completions import Drawing, completions_of
 from plait.privacy.record import Charge, RecordPrivacy
 from plait.rounds.local_model import TrainJob
 from plait.rounds.moved_base import MovedBase
@@ -28,7 +29,6 @@ from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.cohort import train_cohort
 from plait.training.device import Compute, device_of
 from plait.training.examples import IGNORED, Example
-from plait.training.grpo import Drawing, completions_of
 from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel
 from plait.training.memory_plan import SLACK, SLICES, size_of

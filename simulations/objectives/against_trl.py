@@ -33,13 +33,13 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.data import as_dataset
+from plait.features.objectives.named import formula_named
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
 from plait.training.conversations import single_replies
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Split, tokenise
 from plait.training.learner import order
-from plait.training.objectives import objective_named
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
@@ -50,7 +50,7 @@ SETTINGS = Settings(
     local_steps=1, batch_size=BATCH, gradient_accumulation_steps=1, seq_len=SEQ_LEN, learning_rate=2e-4,
     weight_decay=0.0, max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=8, seed=3, total_steps=8,
 )  # fmt: skip
-OBJECTIVES = ("dpo", "dpo:beta=0.3", "ipo", "orpo", "simpo", "kto")
+FORMULAS = ("dpo", "dpo:beta=0.3", "ipo", "orpo", "simpo", "kto")
 
 
 class InOrder:
@@ -133,7 +133,7 @@ def compare(located: LocatedBase, tokenizer, records: Sequence, kind, text: str,
     examples = tokenise(
         records, kind=kind, task=Task.CAUSAL_LM, labels=(), tokenizer=tokenizer, seq_len=SEQ_LEN, objective=text
     )
-    objective = objective_named(text)
+    objective = formula_named(text)
     if objective.takes_one_reply:
         examples = list(single_replies(Split(tuple(examples), ())).train)
     settings = replace(SETTINGS, objective=text, local_steps=steps)
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--data", choices=("words", "chatterbot"), default="words", help="chatterbot: those of run.py")
-    parser.add_argument("--objectives", nargs="*", default=OBJECTIVES)
+    parser.add_argument("--objectives", nargs="*", default=FORMULAS)
     args = parser.parse_args()
     located = locate_base(args.base)
     tokenizer = AutoTokenizer.from_pretrained(located.directory, trust_remote_code=False)

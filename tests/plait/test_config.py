@@ -13,7 +13,7 @@ from plait.config import (
     to_toml,
 )
 from plait.errors import ConfigError
-from plait.rewarded import of_loss
+from plait.plugins import Kind
 from plait.settings.toml import read_config_table
 from plait.wire.bounds import MAX_COUNT, MAX_EXAMPLES, MAX_SEQ_LEN, MAX_STEPS
 
@@ -364,8 +364,5 @@ def test_the_options_of_a_reward_have_semicolons_between_them_or_a_table_of_thei
     reward = {"name": "mine:right", "close": 0.5, "strict": True}
     config = config_from_table({"objective": {"name": "grpo", "reward": reward, "group-size": 4, "beta": 0}})
     assert config.objective == "grpo:reward=mine:right:close=0.5;strict=True,group-size=4,beta=0"
-    assert config.rewarded is not None
-    assert (config.rewarded.reward, config.rewarded.group_size) == ("mine:right:close=0.5,strict=True", 4)
-    assert of_loss(config.objective) == "grpo:beta=0"
-    assert of_loss("grpo:reward=mine:right") == "grpo"
-    assert of_loss("dpo:beta=0.2") == "dpo:beta=0.2"
+    assert (Kind.REWARD, "mine:right:close=0.5,strict=True") in config.parts
+    assert config.learned.samples == 4

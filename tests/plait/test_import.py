@@ -61,7 +61,7 @@ FEATURES = (
     *("plait.features", "plait.secagg", "plait.regional"),
     *("plait.privacy.mechanism", "plait.rounds.masking", "plait.rounds.masked_sum", "plait.rounds.asynchronous"),
     *("plait.rounds.privacy_card", "plait.simulation.fleet", "plait.simulation.workers", "plait.stacking"),
-    *("plait.training.grpo", "plait.training.preferences", "plait.training.serving", "plait.training.private_steps"),
+    *("plait.training.serving", "plait.training.private_steps"),
     *("plait.training.placement", "plait.training.few_bits_base", "plait.exporting.outlets", "plait.data.hub"),
 )
 

@@ -34,7 +34,6 @@ DEFAULTS |= {
     "objective": "sft",
     "secure_aggregation": False,
 }
-DEFAULTS |= {"reward": "", "group_size": 8, "max_completion_tokens": 32, "temperature": 1.0}
 DEFAULTS |= {"client_noise": 0.0, "client_clip": 0.0, "client_cohort": 0}
 DEFAULTS |= {"record_delta": 0.0, "record_epsilon": 0.0, "record_noise": 0.0, "record_clip": 0.0}
 WORK = table(1, ("settings", SETTINGS), "broadcast:b base:b")

@@ -72,7 +72,7 @@ def audit(
     if not is_finished(read_events(directory.ledger)):
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
     settings = admitted_settings(directory, allow or (), without=(*_UNUSED, *keys_of_features()))
-    if settings.learns_preferences or settings.rewarded:
+    if not settings.learned.is_plain:
         raise ConfigError(
             f"objective of '{run}' is '{settings.objective}', expected sft: the attacks compare the losses of sequences"
         )

@@ -54,7 +54,7 @@ def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: b
 def _samples(run: Run, data: PartitionedData, path: Path, count: int, max_tokens: int) -> list[Sample]:
     # They bring torch along.
     from plait.exporting.source import open_source
-    from plait.training.grader import prompt_tokens
+    from plait.training.examples import prompt_tokens
     from plait.training.local_model import PeftLocalModel
     from plait.training.serving import Sampling
     from plait.training.speaker import Speaker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -46,4 +47,4 @@ TRACKER_CHECKS: tuple[Check[Callable[[], Tracker]], ...] = (
 )
 """The contract of a tracker; given what makes a new one."""
 
-CONTRACT = (TRACKER_CHECKS, tracker_named)
+CONTRACT = (TRACKER_CHECKS, partial(partial, tracker_named))

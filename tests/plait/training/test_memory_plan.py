@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,17 +17,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.errors import MachineError
-from plait.plugins import Kind, reference
 from plait.rounds.local_model import NOTHING, Carried
-from plait.training import device, grpo
+from plait.training import device
 from plait.training import resident as resident_module
 from plait.training.bare_base import BareBase
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import CONTEXT_BYTES, Compute
-from plait.training.examples import Example
 from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU
-from plait.training.grpo import ROWS, Drawing, completions_of
 from plait.training.memory_plan import (
     SLACK,
     SLICES,
@@ -47,7 +43,6 @@ from plait.training.memory_plan import (
 )
 from plait.training.placement import bytes_by_device, place, plan_over
 from plait.training.resident import ResidentBase
-from plait.training.serving.engine import Engine
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings
 from simulations.bench.dry_step import StepShape, dry_step, settings_of
@@ -183,9 +178,6 @@ def test_what_a_step_cannot_give_up_follows_from_the_settings() -> None:
 
     assert undivided() == 1
     assert undivided(together=3) == 12, "clients side by side are divided among batches, and no batch is"
-    assert undivided(objective="dpo:beta=0.2") == 2
-    assert undivided(objective="kto") == 8
-    assert undivided(objective="grpo", reward="mine:reward", group_size=6) == 6
     assert undivided(loss="distillation") == undivided(record_delta=1e-5) == 4
     private = Training.of(replace(SETTINGS, record_delta=1e-5))
     assert (private.stacked, private.slices) == (4, (SLICE_ELEMENTS_ON_GPU,))
@@ -194,58 +186,6 @@ def test_what_a_step_cannot_give_up_follows_from_the_settings() -> None:
     assert Training.of(replace(SETTINGS, proximal=0.1, feddyn=0.1)).copies == 2, "one origin, and FedDyn's slope"
     twice = replace(SETTINGS, gradient_accumulation_steps=2)
     assert [Training.of(twice, devices=devices).accumulates for devices in (1, 2)] == [True, False]
-
-
-ANSWERS = itertools.count()
-
-
-def differing(prompt: str, completion: str, answer: str) -> float:
-    return next(ANSWERS) % 2
-
-
-def test_completions_that_are_sampled_count_where_they_take_more_than_the_step() -> None:
-    # Many prompts side by side, of which each group alone is learned from.
-    shape = StepShape("qwen2.5-0.5b", 16, 32, layers=2)
-    reward = reference(Kind.REWARD, differing)
-    settings = settings_of(
-        shape, objective="grpo:beta=0", reward=reward, group_size=4, max_completion_tokens=2, lr_schedule="constant"
-    )
-    costs = dry_step(shape, StepMemory(recomputed=2), settings=settings)
-    how = {"sequences": 4, "seq_len": 32, "recomputed": 2}
-    predicted, step = [
-        peak_bytes(replace(sized(shape), training=training), **how)
-        for training in (Training.of(settings), replace(Training.of(settings), drawn=0))
-    ]
-    assert predicted == pytest.approx(costs.peak_bytes, rel=0.02)
-    assert step < 0.9 * costs.peak_bytes
-
-
-@pytest.mark.parametrize("seq_len", [24, 160])
-def test_keys_and_values_of_completions_are_those_of_the_cache(
-    fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch, seq_len: int
-) -> None:
-    engines: list[Engine] = []
-    monkeypatch.setattr(grpo, "Engine", lambda *given: engines.append(Engine(*given)) or engines[0])
-    tokens = np.arange(5, seq_len + 2, dtype=np.int32)
-    labels = np.where(np.arange(len(tokens)) < len(tokens) - 1, -100, tokens).astype(np.int32)
-    asked = [Example.of_sides(Example(tokens + each, labels), None) for each in range(3)]
-    model = fresh.carrying(blueprint.spec, blueprint.initial).eval()
-    completions_of(model, asked, Drawing(5, 8, seq_len, 1.0), fresh.tokenizer, ())
-    layers = engines[0]._cache._layers
-    size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4)
-    assert size is not None
-    held = sum(each.nbytes for layer in layers for each in (layer.all_keys, layer.all_values))
-    assert held == completions_bytes(size, rows=15, seq_len=seq_len)
-
-
-def test_completions_are_counted_as_many_as_grow_side_by_side(eight: ModelSize) -> None:
-    rewarded = replace(SETTINGS, objective="grpo", reward="mine:reward", group_size=6, gradient_accumulation_steps=2)
-    assert [Training.of(rewarded, devices=devices).drawn for devices in (1, 2, 3)] == [48, 24, 18]
-    assert Training.of(replace(rewarded, batch_size=8, max_held_out_sequences=70)).drawn == ROWS
-    assert Training.of(replace(rewarded, max_held_out_sequences=70)).judged == ROWS
-    assert (Training.of(SETTINGS).drawn, Training.of(SETTINGS).judged) == (0, 0)
-    # Llama-3.1-8B: 32 layers of 8 heads of 128, keys and values in two bytes.
-    assert completions_bytes(eight, rows=48, seq_len=2048) == 48 * 2049 * 32 * 8 * 128 * 2 * 2
 
 
 def test_for_completions_that_do_not_fit_a_step_gives_up_nothing(eight: ModelSize) -> None:

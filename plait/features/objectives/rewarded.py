@@ -1,6 +1,6 @@
 """How a run learns from a reward: the options of ``--objective grpo`` that say what is sampled and what it is worth.
 
-Knows no model; the other options of the objective are those of its loss (`plait.training.objectives.grpo`).
+Knows no model; the other options of the objective are those of its loss (`plait.features.objectives.grpo`).
 """
 
 from __future__ import annotations
@@ -31,17 +31,15 @@ class Rewarded:
 _OWN = frozenset(each.name for each in fields(Rewarded))
 
 
-def rewarded(objective: str) -> Rewarded | None:
-    """What `--objective` says of sampling and reward; None for an objective that learns from records alone.
+def rewarded(objective: str) -> Rewarded:
+    """What `--objective grpo` says of sampling and reward.
 
     Options of the reward itself have semicolons between them: ``grpo:reward=mine:right:close=0.5;strict=true``.
 
     Raises:
         ConfigError: no reward is given, or an option is wrong.
     """
-    name, own, _ = _split(objective)
-    if name != NAME:
-        return None
+    _, own, _ = _split(objective)
     if "reward" not in own:
         raise ConfigError(f"objective is '{objective}' without a reward, expected {NAME}:reward=MODULE:FUNCTION")
     return with_options(Rewarded(), own | {"reward": own["reward"].replace(";", ",")}, what=f"objective '{NAME}'")

@@ -1,7 +1,7 @@
 """Learning from a reward: completions of a step's prompts, sampled from the adapter as it is, and their group's loss.
 
 Completions come from the engine of `plait serve`, on the model that trains. They follow from the seed, the step and the
-prompt. Knows no formula: `objectives.grpo` has it.
+prompt. Knows no formula: `grpo.py` has it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from transformers import PreTrainedModel
 from plait.abandon import check_abandoned
 from plait.adapters import Task
 from plait.errors import ConfigError, MachineError
+from plait.features.objectives.grader import Grader
+from plait.features.objectives.grpo import GRPO
+from plait.features.objectives.rewarded import Rewarded
+from plait.features.objectives.training.preferences import without_adapter
+from plait.rounds.evaluation import SequenceLosses
 from plait.training.device import Compute, device_of
-from plait.training.examples import IGNORED, Example, Tokenizer
-from plait.training.grader import Grader, prompt_tokens
+from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens
 from plait.training.learner import LocalTraining
 from plait.training.lesson import CrossEntropy, StepLoss, Taught
 from plait.training.losses import BatchLoss
-from plait.training.objectives import objective_named
-from plait.training.objectives.grpo import GRPO
-from plait.training.preferences import without_adapter
 from plait.training.replicas import Replica, at_once, deal
 from plait.training.sampling_limits import ROWS, Limits
 from plait.training.serving.engine import Engine, Finish, Generation, Piece, ResidentModel, context_of
 from plait.training.serving.sampling import Sampling
 from plait.training.step_memory import StepMemory
-from plait.wire.settings import Settings
 
 _TASK = Task.CAUSAL_LM
 
@@ -191,10 +191,12 @@ class RewardLesson(CrossEntropy):
     in_whole = True  # one prompt's completions are sequences enough for a pass
     is_limited = False
 
-    def __init__(self, taught: Taught) -> None:
+    def __init__(self, taught: Taught, objective: GRPO, how: Rewarded) -> None:
         super().__init__(taught)
-        self._objective = cast("GRPO", objective_named(taught.settings.objective))
-        self._grader = grader_of(taught.settings, taught.tokenizer)
+        if taught.tokenizer is None:
+            raise ValueError("a reward reads text, so a tokenizer is needed")
+        self._objective, self._drawing = objective, _drawing(how, taught.settings.seq_len)
+        self._grader = Grader.named(how.reward, taught.tokenizer)
         self._first: GroupLoss | None = None
         self._mean_reward = 0.0
 
@@ -207,7 +209,7 @@ class RewardLesson(CrossEntropy):
             replica.model,
             self._objective,
             self._grader,
-            drawing_of(taught.settings),
+            self._drawing,
             pad_token=taught.pad_token,
             seed=taught.settings.seed,
             memory=taught.memory,
@@ -235,22 +237,38 @@ class RewardLesson(CrossEntropy):
         return replace(done, report=replace(done.report, reward=reward, refused_completions=self._grader.refused))
 
 
-def drawing_of(settings: Settings) -> Drawing:
-    """How a run's completions are sampled."""
-    return Drawing(settings.group_size, settings.max_completion_tokens, settings.seq_len, settings.temperature)
+def _drawing(how: Rewarded, seq_len: int) -> Drawing:
+    return Drawing(how.group_size, how.max_completion_tokens, seq_len, how.temperature)
 
 
-def grader_of(settings: Settings, tokenizer: Tokenizer | None) -> Grader:
-    """The run's reward at work.
+def measured(
+    model: torch.nn.Module, examples: Sequence[Example], how: Rewarded, *, seq_len: int, tokenizer: Tokenizer
+) -> SequenceLosses:
+    """Minus the reward of one completion of each example; one that has none counts for nothing.
+
+    Args:
+        model: the base with the adapter.
+        examples: to measure.
+        how: completions are sampled, and what they are worth.
+        seq_len: tokens of prompt and completion.
+        tokenizer: of the base.
 
     Raises:
-        ConfigError: nobody here allowed to import it, or it is no reward.
+        ConfigError: nobody here allowed to import the reward, or it is none.
+        PartError: no completion has a reward.
+        MachineError: the completions do not fit into memory.
+        Abandoned: nobody waits for this any more.
     """
-    if tokenizer is None:
-        raise ValueError("a reward reads text, so a tokenizer is needed")
-    return Grader.named(settings.reward, tokenizer)
+    model.eval()
+    rewards = rewards_of(model, examples, Grader.named(how.reward, tokenizer), _drawing(how, seq_len))
+    return SequenceLosses(
+        tuple(0.0 - (each or 0.0) for each in rewards),
+        tuple(int(each is not None) for each in rewards),
+        digest=digest_of(examples).hex(),
+    )
 
 
+@torch.no_grad()
 def rewards_of(
     model: torch.nn.Module, examples: Sequence[Example], grader: Grader, drawing: Drawing
 ) -> list[float | None]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from plait.training.objectives.objective import Reply, Sides, log_sigmoid
+from plait.features.objectives.formula import Reply, Sides, log_sigmoid
 
 if TYPE_CHECKING:
     import torch
@@ -29,9 +29,9 @@ class SimPO:
     is_sum = True
 
     def losses(self, sides: Sides) -> torch.Tensor:
-        """See `Objective`."""
+        """See `Formula`."""
         return -log_sigmoid(self.reward(sides.chosen) - self.reward(sides.rejected) - self.simpo_gamma)
 
     def reward(self, reply: Reply) -> torch.Tensor:
-        """See `Objective`; equation 4."""
+        """See `Formula`; equation 4."""
         return self.beta * reply.average

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from plait.training.objectives.objective import Reply, Sides, log_sigmoid
+from plait.features.objectives.formula import Reply, Sides, log_sigmoid
 
 if TYPE_CHECKING:
     import torch
@@ -31,11 +31,11 @@ class DPO:
     is_sum = True
 
     def losses(self, sides: Sides) -> torch.Tensor:
-        """See `Objective`."""
+        """See `Formula`."""
         margin = self.reward(sides.chosen) - self.reward(sides.rejected)
         smoothing = self.label_smoothing
         return -(1 - smoothing) * log_sigmoid(margin) - smoothing * log_sigmoid(-margin)
 
     def reward(self, reply: Reply) -> torch.Tensor:
-        """See `Objective`; equation 5 without the prompt's own term."""
+        """See `Formula`; equation 5 without the prompt's own term."""
         return self.beta * reply.gained

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from plait.training.objectives.objective import Reply, Sides
+from plait.features.objectives.formula import Reply, Sides
 
 if TYPE_CHECKING:
     import torch
@@ -28,12 +28,12 @@ class IPO:
     is_sum = True
 
     def losses(self, sides: Sides) -> torch.Tensor:
-        """See `Objective`."""
+        """See `Formula`."""
         parted = _ratio(sides.chosen) - _ratio(sides.rejected)
         return (parted - 1 / (2 * self.beta)) ** 2
 
     def reward(self, reply: Reply) -> torch.Tensor:
-        """See `Objective`."""
+        """See `Formula`."""
         return self.beta * _ratio(reply)
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from plait.errors import ConfigError
-from plait.training.objectives import OBJECTIVES, objective_named
-from plait.training.objectives.objective import Reply, Sides
+from plait.features.objectives.formula import Reply, Sides
+from plait.features.objectives.named import FORMULAS, formula_named
+from plait.training.teaching import teaching_of
 
 GENERATOR = np.random.default_rng(3)
 # Log-probabilities of four pairs: of the model's chosen and rejected replies, and the reference's; then their lengths.
@@ -82,7 +83,7 @@ def sides(w: torch.Tensor, r: torch.Tensor) -> Sides:
 def test_value_and_gradient_are_those_of_the_equation(
     text: str, equation: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> None:
-    objective = objective_named(text)
+    objective = formula_named(text)
     assert objective is not None
     w, r = torch.tensor(W, requires_grad=True), torch.tensor(L, requires_grad=True)
     losses = objective.losses(sides(w, r))
@@ -96,7 +97,7 @@ def test_value_and_gradient_are_those_of_the_equation(
 
 
 def test_a_single_reply_has_the_loss_of_its_own_verdict_alone() -> None:
-    objective = OBJECTIVES["kto"]()
+    objective = FORMULAS["kto"]()
     whole = sides(torch.tensor(W), torch.tensor(L))
     nothing = Reply(torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64), torch.zeros(4))
     parts = [
@@ -111,7 +112,7 @@ def test_the_gradient_exists_where_model_and_reference_agree() -> None:
     w = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     none = torch.zeros(1, dtype=torch.float64)
     two = torch.full((1,), 2)
-    OBJECTIVES["dpo"]().losses(
+    FORMULAS["dpo"]().losses(
         Sides(Reply(w, none, two), Reply(none, none, two), Reply(none, none, two))
     ).sum().backward()
     assert w.grad is not None
@@ -131,5 +132,5 @@ def test_the_gradient_exists_where_model_and_reference_agree() -> None:
 )
 def test_a_wrong_name_or_option_is_refused_in_one_line(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as raised:
-        objective_named(text)
+        teaching_of(text)
     assert "\n" not in str(raised.value)

@@ -13,14 +13,14 @@ from plait.adapters import AdapterState, Task
 from plait.adapters.methods import AdapterRequest
 from plait.data import Message, Record, RecordKind
 from plait.errors import DataError, PartError
+from plait.features.objectives.dpo import DPO
+from plait.features.objectives.named import formula_named
+from plait.features.objectives.training import preferences
+from plait.features.objectives.training.preferences import PreferenceLoss, References
 from plait.rounds.local_model import TrainJob
-from plait.training import preferences
 from plait.training.blueprint import design, read_base_config
 from plait.training.examples import IGNORED, check_kind, tokenise
 from plait.training.local_model import PeftLocalModel
-from plait.training.objectives import objective_named
-from plait.training.objectives.dpo import DPO
-from plait.training.preferences import PreferenceLoss, References
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(
@@ -83,7 +83,7 @@ def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, reside
 
 def test_losses_and_leads_are_those_of_the_replies_likelihoods(resident, blueprint) -> None:
     split = client(resident).split(blueprint.spec, SETTINGS)
-    model, objective = resident.carrying(blueprint.spec, moved(blueprint)), objective_named("dpo:beta=0.3")
+    model, objective = resident.carrying(blueprint.spec, moved(blueprint)), formula_named("dpo:beta=0.3")
     references = References()
     references.learn(model, split.train, pad_token=resident.pad_token)
     model.eval()
@@ -234,7 +234,7 @@ def test_supervised_fine_tuning_of_pairs_learns_the_chosen_replies(resident) -> 
         (RecordKind.FEEDBACK, Task.CAUSAL_LM, "dpo", "feedback records.*choose --objective kto"),
         (RecordKind.FEEDBACK, Task.CAUSAL_LM, "sft", "feedback records.*choose --objective kto"),
         (RecordKind.PROMPT, Task.CAUSAL_LM, "kto:beta=1", "or prompt, completion and a true or false label"),
-        (RecordKind.PREFERENCE, Task.CLASSIFICATION, "sft", "expected labelled text; choose one with --objective"),
+        (RecordKind.PREFERENCE, Task.CLASSIFICATION, "sft", "expected labelled text; choose --objective dpo"),
         (RecordKind.LABEL, Task.CAUSAL_LM, "sft", "label records, expected text, prompts or messages"),
     ],
 )

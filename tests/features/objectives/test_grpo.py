@@ -16,17 +16,17 @@ import plait
 from plait.api.evaluate import _objective_of
 from plait.errors import ConfigError, PlaitError
 from plait.features.attacks.audit_verb import audit
+from plait.features.objectives.grader import Grader
+from plait.features.objectives.grpo import GRPO
+from plait.features.objectives.named import formula_named
+from plait.features.objectives.reward import reward_named
+from plait.features.objectives.training import completions
+from plait.features.objectives.training.completions import Drawing, Group, GroupLoss, completions_of, rewards_of
 from plait.plugins import Kind, reference
 from plait.rounds.ledger import read_events
-from plait.training import grpo
 from plait.training.bases import locate_base
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
-from plait.training.grader import Grader
-from plait.training.grpo import Drawing, Group, GroupLoss, completions_of, rewards_of
-from plait.training.objectives import objective_named
-from plait.training.objectives.grpo import GRPO
-from plait.training.reward import reward_named
 
 DRAWING = Drawing(group_size=3, max_tokens=5, seq_len=24, temperature=1.0)
 PROMPTS = ("def add(", "import ", "The quick")
@@ -152,8 +152,8 @@ def test_completions_are_sampled_where_the_model_computes(model, tokenizer, exam
     def engine(base, compute, limits) -> None:
         raise LookupError(compute.device.type)
 
-    monkeypatch.setattr(grpo, "Engine", engine)
-    monkeypatch.setattr(grpo, "device_of", lambda _: torch.device("meta"))
+    monkeypatch.setattr(completions, "Engine", engine)
+    monkeypatch.setattr(completions, "device_of", lambda _: torch.device("meta"))
     with pytest.raises(LookupError, match="meta"):
         completions_of(model, examples, DRAWING, tokenizer, ())
 
@@ -166,8 +166,8 @@ def test_completions_are_sampled_where_the_layers_are(model, tokenizer, examples
         chosen.append(compute.device)
         raise InterruptedError
 
-    monkeypatch.setattr(grpo, "Engine", engine)
-    monkeypatch.setattr(grpo, "device_of", lambda _: torch.device("meta"))
+    monkeypatch.setattr(completions, "Engine", engine)
+    monkeypatch.setattr(completions, "device_of", lambda _: torch.device("meta"))
     with pytest.raises(InterruptedError):
         completions_of(model, examples, DRAWING, tokenizer, (1,))
     assert chosen == [torch.device("meta")]
@@ -202,7 +202,7 @@ def test_a_reward_and_its_options_are_found_by_name() -> None:
         reward_named(reference(Kind.REWARD, lambda completion: 1.0))
     with pytest.raises(ConfigError, match="is code of the module 'never_named', which this machine's operator did not"):
         reward_named("never_named:reward")
-    assert objective_named("grpo:beta=0,epsilon=0.1") == GRPO(beta=0.0, epsilon=0.1)
+    assert formula_named("grpo:beta=0,epsilon=0.1") == GRPO(beta=0.0, epsilon=0.1)
 
 
 def digits(prompt: str, completion: str, answer: str) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from plait.training.objectives.objective import Reply, Sides, log_sigmoid
+from plait.features.objectives.formula import Reply, Sides, log_sigmoid
 
 if TYPE_CHECKING:
     import torch
@@ -28,12 +28,12 @@ class ORPO:
     is_sum = True
 
     def losses(self, sides: Sides) -> torch.Tensor:
-        """See `Objective`."""
+        """See `Formula`."""
         ratio = _log_odds(sides.chosen) - _log_odds(sides.rejected)
         return -sides.chosen.average - self.beta * log_sigmoid(ratio)
 
     def reward(self, reply: Reply) -> torch.Tensor:
-        """See `Objective`."""
+        """See `Formula`."""
         return self.beta * reply.average
 
 

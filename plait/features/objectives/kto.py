@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from plait.training.objectives.objective import Reply, Sides
+from plait.features.objectives.formula import Reply, Sides
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ class KTO:
     is_sum = False
 
     def losses(self, sides: Sides) -> torch.Tensor:
-        """See `Objective`."""
+        """See `Formula`."""
         is_there = sides.unrelated.tokens > 0
         mean = (sides.unrelated.gained * is_there).sum() / is_there.sum().clamp(min=1)
         zero = mean.detach().clamp(min=0)
@@ -42,5 +42,5 @@ class KTO:
         )
 
     def reward(self, reply: Reply) -> torch.Tensor:
-        """See `Objective`."""
+        """See `Formula`."""
         return self.beta * reply.gained

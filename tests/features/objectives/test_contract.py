@@ -11,10 +11,10 @@ from pydantic import Field
 import plait
 from plait.contract import checked
 from plait.errors import ConfigError
+from plait.features.objectives.named import FORMULAS, formula_named
+from plait.features.objectives.reward import reward_named
+from plait.features.objectives.training.contract import OBJECTIVE_CHECKS, REWARD_CHECKS
 from plait.plugins import Kind, reference
-from plait.training.contract import OBJECTIVE_CHECKS, REWARD_CHECKS
-from plait.training.objectives import OBJECTIVES, objective_named
-from plait.training.reward import reward_named
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Hinge:
         return reply.gained
 
 
-@pytest.mark.parametrize("name", [*OBJECTIVES, "mine"])
+@pytest.mark.parametrize("name", [*FORMULAS, "mine"])
 def test_an_objective_keeps_the_contract(name: str) -> None:
     text = f"{reference(Kind.OBJECTIVE, Hinge)}:margin=9" if name == "mine" else name
-    for verdict in checked(objective_named(text), OBJECTIVE_CHECKS):
+    for verdict in checked(formula_named(text), OBJECTIVE_CHECKS):
         assert verdict.holds is not False, (verdict.claim, verdict.detail)
 
 
@@ -60,13 +60,13 @@ def test_a_broken_objective_is_told_which_claim_it_breaks() -> None:
         verdicts = [*checked(part, OBJECTIVE_CHECKS)]
         assert verdicts[broken].holds is False, verdicts
     with pytest.raises(ConfigError, match="without losses and reward and needs_reference"):
-        objective_named(reference(Kind.OBJECTIVE, int))
+        formula_named(reference(Kind.OBJECTIVE, int))
     with pytest.raises(ConfigError, match=r"margin of objective .* is '-1', expected greater than 0"):
-        objective_named(f"{reference(Kind.OBJECTIVE, Hinge)}:margin=-1")
+        formula_named(f"{reference(Kind.OBJECTIVE, Hinge)}:margin=-1")
     with pytest.raises(ConfigError, match=r"objective is 'dop', expected one of sft, dpo.* did you mean 'dpo'"):
-        objective_named("dop")
+        formula_named("dop")
     with pytest.raises(ConfigError, match="which this machine's operator did not name"):
-        objective_named("never_named:Hinge")
+        formula_named("never_named:Hinge")
 
 
 def length(prompt: str, completion: str, answer: str) -> float:

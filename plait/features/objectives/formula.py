@@ -53,7 +53,7 @@ class Sides:
     unrelated: Reply
 
 
-class Objective(Protocol):
+class Formula(Protocol):
     """A loss of preferences; a frozen dataclass whose described fields are its options, under TRL's names.
 
     With a true `is_sum` the loss of an example does not depend on the others of its batch.

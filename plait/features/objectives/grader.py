@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from plait.choice import parse_choice
 from plait.errors import PartError
-from plait.training.examples import IGNORED, Example, Tokenizer
-from plait.training.reward import Reward, reward_named, value_of
+from plait.features.objectives.reward import Reward, reward_named, value_of
+from plait.training.examples import IGNORED, Example, Tokenizer, prompt_tokens
 
 
 @dataclass
@@ -63,9 +63,3 @@ class Grader:
 
     def _text(self, tokens: Sequence[int]) -> str:
         return cast("Any", self.tokenizer).decode([*tokens], skip_special_tokens=True)
-
-
-def prompt_tokens(example: Example) -> tuple[int, ...]:
-    """What comes before the first token that counts."""
-    first = int((example.labels != IGNORED).argmax())
-    return tuple(int(token) for token in example.tokens[:first])

@@ -1,7 +1,7 @@
 """A batch of preferences under a model: log-probabilities of all replies in one forward pass, and an objective's loss.
 
 The reference is the base without the adapter. Its log-probabilities never change, so each example's are computed once,
-by itself: they do not depend on the batches in which it is drawn. Knows no formula: `objectives` has them.
+by itself: they do not depend on the batches in which it is drawn. Knows no formula.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
 
 import torch
 from peft import PeftModel
@@ -19,13 +18,12 @@ from torch import nn
 from plait.abandon import check_abandoned
 from plait.adapters import Task
 from plait.errors import PartError
+from plait.features.objectives.formula import Formula, Reply, Sides
 from plait.plugins import located_errors
 from plait.training.device import device_of
 from plait.training.examples import Example
 from plait.training.lesson import CrossEntropy, StepLoss, Taught
 from plait.training.losses import BatchLoss, count_labels
-from plait.training.objectives import objective_named
-from plait.training.objectives.objective import Objective, Reply, Sides
 from plait.training.replicas import Replica, deal, over
 from plait.training.step_memory import StepMemory, is_out_of_memory
 
@@ -77,10 +75,9 @@ class References:
 class PreferenceLesson(CrossEntropy):
     """The lesson of an objective of preferences."""
 
-    def __init__(self, taught: Taught) -> None:
+    def __init__(self, taught: Taught, objective: Formula, references: References) -> None:
         super().__init__(taught)
-        self._objective = cast("Objective", objective_named(taught.settings.objective))
-        self._references = taught.references or References()
+        self._objective, self._references = objective, references
 
     def prepare(self, replicas: Sequence[Replica], visited: Callable[[], Sequence[Example]]) -> None:
         """What the base says of the examples, where the objective compares with it."""
@@ -111,7 +108,7 @@ class PreferenceLoss:
     def __init__(
         self,
         model: nn.Module,
-        objective: Objective,
+        objective: Formula,
         references: References,
         *,
         pad_token: int,

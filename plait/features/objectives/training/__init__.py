@@ -1,0 +1,1 @@
+"""What learning from preferences and rewards does with torch."""

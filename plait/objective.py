@@ -1,0 +1,97 @@
+"""What clients learn, as ``--objective`` names it: to write texts and chats (`sft`), or what a feature adds to that.
+
+Knows no model and imports nothing of a user's own: how an objective is learned is at its `teaching`
+(`plait.training.teaching`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from plait.choice import parse_choice
+from plait.errors import ConfigError, did_you_mean
+from plait.feature import at, feature_with, features
+from plait.plugins import Kind
+from plait.traits import Reasons, Stated, Trait
+
+SFT = "sft"
+"""The core's: supervised fine-tuning, by the loss that ``--loss`` names."""
+OWN = "MODULE:CLASS"
+"""Among a feature's objectives, those of a user's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What clients learn, with its options.
+
+    Attributes:
+        text: name and options.
+        needs: traits of a run without which it cannot be learned, each with a reason.
+        takes: traits that a run with it no longer has.
+        others: what else the run could learn, with all that it needs; for a message.
+        parts: a user's own that its options name, and their kinds.
+        teaching: place of a function from the text to a `plait.training.teaching.Teaching`.
+        sequences: of one example at most.
+        is_sum: whether the loss of several examples is the sum of theirs.
+        samples: completions that are sampled of each example; 0 for none. Each example is then computed by itself.
+        examples: what a step learns from, in words; ``{}`` is their number.
+        losses: what a client says of its data by it, in words.
+        right: what its accuracy is called; empty for none of its own.
+        loss_is_minus: what its losses are minus the mean of, such as a reward; empty for losses.
+        note: what its figures in a report are.
+    """
+
+    text: str = SFT
+    needs: Reasons = field(default_factory=dict[Trait, str])
+    takes: Reasons = field(default_factory=dict[Trait, str])
+    others: Callable[[], Iterable[Stated]] = tuple
+    parts: tuple[tuple[Kind, str], ...] = ()
+    teaching: str = "plait.training.teaching:supervised"
+    sequences: int = 1
+    is_sum: bool = True
+    samples: int = 0
+    examples: str = "{}"
+    losses: str = "losses"
+    right: str = ""
+    loss_is_minus: str = ""
+    note: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the core's own."""
+        return self.text == SFT
+
+
+def objective_named(text: str) -> Objective:
+    """The objective that ``--objective`` names.
+
+    Raises:
+        ConfigError: there is none, or an option is wrong.
+    """
+    name, options = parse_choice(text)
+    if name == SFT:
+        if options:
+            raise ConfigError(f"objective '{name}' is given options, it has none")
+        return Objective()
+    for known in (name, OWN):
+        if feature := feature_with("objectives", known):
+            return at(feature.objectives[known])(text)
+    raise ConfigError(f"objective is '{name}', expected {SFT}{did_you_mean(name, [SFT])}")
+
+
+def objective_recorded(text: str) -> Objective:
+    """The objective of a ledger; one that is not known here is taken for one of texts.
+
+    Args:
+        text: as the ledger has it.
+    """
+    try:
+        return objective_named(text)
+    except ConfigError:
+        return Objective()
+
+
+def usual_objective(kind: str) -> str:
+    """The objective of a feature that records of a kind are for; empty if there is none."""
+    return next((each.usual_objectives[kind] for each in features() if kind in each.usual_objectives), "")

@@ -1,0 +1,180 @@
+"""How a client learns an objective: examples from its records, a lesson, and by what held-out data are judged.
+
+The core's own is supervised fine-tuning; features have others (`plait.objective`). Importing this imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from plait.data import Record, RecordKind
+from plait.feature import at
+from plait.objective import SFT, objective_named
+from plait.traits import NOTHING, Reasons, Stated
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from plait.rounds.evaluation import SequenceLosses
+    from plait.training.examples import Example, Split, Tokenizer
+    from plait.training.lesson import Lesson, Taught
+    from plait.wire.settings import Settings
+
+Judge: TypeAlias = "Callable[[Sequence[Example]], tuple[list[float], list[float]]]"
+"""From a batch to the loss of each example, and by how much it leads (see `SequenceLosses.leads`)."""
+
+
+class Teaching(Protocol):
+    """How one client learns an objective; may remember what it found out about the client's examples.
+
+    Attributes:
+        needs: traits of a run that its formula needs besides those of the objective.
+        kinds: of records that it learns from.
+        expected: them in words.
+    """
+
+    @property
+    def needs(self) -> Reasons: ...  # noqa: D102
+
+    @property
+    def kinds(self) -> Collection[RecordKind]: ...  # noqa: D102
+
+    @property
+    def expected(self) -> str: ...  # noqa: D102
+
+    def check(self) -> None:
+        """Find the parts of a user's own that its options name.
+
+        Raises:
+            ConfigError: one cannot be found.
+        """
+        ...
+
+    def examples(
+        self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
+    ) -> list[Example]:
+        """Examples of records that are no plain text.
+
+        Args:
+            records: of the client.
+            kind: what they are.
+            tokenizer: of the base.
+            seq_len: tokens of a sequence at most.
+
+        Raises:
+            DataError: the base's chat template refuses a record.
+        """
+        ...
+
+    def arranged(self, split: Split) -> Split:
+        """A client's examples as this objective trains and judges them."""
+        ...
+
+    def stand_on(self, base: bytes) -> None:
+        """Forget what belongs to a base that has moved since.
+
+        Args:
+            base: digest of its movement.
+        """
+        ...
+
+    def lesson(self, taught: Taught) -> Lesson:
+        """What one training learns from."""
+        ...
+
+    def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge | None:
+        """By what held-out examples are judged, in evaluation mode; None for the loss of their labels.
+
+        Args:
+            model: the base with the adapter.
+            examples: all that it will be asked of.
+            pad_token: pads short rows.
+        """
+        ...
+
+    def measured(
+        self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
+    ) -> SequenceLosses | None:
+        """The losses of all held-out examples where they are no sum over tokens or pairs; None for `judge`.
+
+        Args:
+            model: the base with the adapter.
+            examples: to measure.
+            settings: of the run.
+            tokenizer: of the base.
+
+        Raises:
+            PartError: a part of the user's own fails.
+            MachineError: it does not fit into memory.
+            Abandoned: nobody waits for this any more.
+        """
+        ...
+
+
+class Supervised:
+    """Supervised fine-tuning. Of preferences it learns the chosen replies."""
+
+    needs: Reasons = NOTHING
+    kinds = frozenset({RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE})
+    expected = "text, prompts or messages"
+
+    def check(self) -> None:
+        """Nothing."""
+
+    def examples(
+        self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
+    ) -> list[Example]:
+        """See `Teaching`."""
+        from plait.training.conversations import converse
+
+        return converse(records, kind, tokenizer, seq_len)
+
+    def arranged(self, split: Split) -> Split:
+        """As they are."""
+        return split
+
+    def stand_on(self, base: bytes) -> None:
+        """Nothing."""
+
+    def lesson(self, taught: Taught) -> Lesson:
+        """That of the settings' loss."""
+        from plait.training.lesson import lesson_of
+
+        return lesson_of(taught)
+
+    def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge | None:
+        """The loss of their labels."""
+        del model, examples, pad_token
+        return None
+
+    def measured(
+        self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
+    ) -> SequenceLosses | None:
+        """As they are judged."""
+        del model, examples, settings, tokenizer
+        return None
+
+
+def supervised(text: str = SFT) -> Teaching:
+    """The core's own."""
+    del text
+    return Supervised()
+
+
+def teaching_of(text: str) -> Teaching:
+    """How the objective of this text is learned.
+
+    Raises:
+        ConfigError: there is none, or an option is wrong.
+    """
+    return at(objective_named(text).teaching)(text)
+
+
+def objective_stated(text: str) -> Stated:
+    """What an objective needs of a run, besides what its setting states.
+
+    Raises:
+        ConfigError: see `teaching_of`.
+    """
+    return Stated("objective", text, teaching_of(text).needs, others=objective_named(text).others)
