@@ -120,27 +120,21 @@ def agreed(
         PolicyError: the operator does not allow the run, or did not consent.
         PlaitError: the base is not available, or the run configuration is not valid.
     """
-    from plait.plugins import admit
-    from plait.settle import settle
     from plait.training.bases import is_known_to_all, locate_base, quiet_libraries
 
+    def check(told: RunConfig, settled: Settled) -> None:
+        base = settled.config.base
+        if not settings.base_for(told.base) and not is_known_to_all(base):
+            raise ConfigError(
+                f"base of the run is '{shown(base)}', a directory of the server's or nothing that plait knows; "
+                "give --base DIRECTORY with the model that the run adapts"
+            )
+
     quiet_libraries()
-    admit(*settings.allow_plugins, settings.trainer)
-    told, policy = config_from_welcome(run.config), settings.policy
-    if _is_shown(run, told, settings, ask):
-        policy = policy.following(told)
-    table = node_run_config(told.to_table(), settings)
-    settled = settle(config_from_table(table, where="run configuration"))
-    config = settled.config
-    own_base = settings.base_for(told.base)
-    if not own_base and not is_known_to_all(config.base):
-        raise ConfigError(
-            f"base of the run is '{shown(config.base)}', a directory of the server's or nothing that plait knows; "
-            "give --base DIRECTORY with the model that the run adapts"
-        )
-    policy.check_run(told)
-    policy.check_time(datetime.now(), labels=run.labels)
-    _consented(run, told, settled, settings, progress=progress, ask=ask, spent=spent)
+    table, settled, policy = consented(
+        run, settings, check=check, parameters=_parameters, progress=progress, ask=ask, spent=spent
+    )
+    config, own_base = settled.config, settings.base_for(str(run.config.get("base", "")))
     try:
         located = locate_base(
             config.base, revision=config.revision, progress=progress, check_size=policy.check_download
@@ -179,12 +173,13 @@ def open_runner(
     Raises:
         PlaitError: as for `agreed`.
     """
-    from client.participant import identity_of, own_client
+    from client.identity import identity_of
+    from client.participant import own_client
     from plait.adapters.methods import METHODS
     from plait.flower.apps import HostedApp, client_app
     from plait.training.device import limit_memory
 
-    journal = journal_of(settings, dataset)
+    journal = journal_of(settings, dataset.fingerprint)
     memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
     known = ClientSecret.known(memory)
     spent = journal.spent(besides=known.account if known else "")
@@ -253,13 +248,11 @@ def open_or_decline(
         return DecliningRunner(run, settings.name, error)
 
 
-def journal_of(settings: NodeSettings, dataset: Dataset) -> DataJournal:
-    """The journal of the node's data in its federation."""
+def journal_of(settings: NodeSettings, data: str) -> DataJournal:
+    """The journal of the node's data, which have this fingerprint, in its federation."""
     kit = settings.kit
     authority = kit.tls.authority if kit else b""
-    file = JournalFile.of(
-        settings.state, authority=authority, data=dataset.fingerprint, kit=kit.directory if kit else None
-    )
+    file = JournalFile.of(settings.state, authority=authority, data=data, kit=kit.directory if kit else None)
     return DataJournal(file, settings.policy.min_masked_clients)
 
 
@@ -275,28 +268,53 @@ def _digest(run: Run, settings: NodeSettings) -> str:
     return consent_digest(run.config, run.base_fingerprint, authority)
 
 
-def _consented(
+def consented(
     run: Run,
-    told: RunConfig,
-    settled: Settled,
     settings: NodeSettings,
     *,
+    check: Callable[[RunConfig, Settled], None],
+    parameters: Callable[[Settled], int | None],
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None,
     spent: float,
-) -> None:
-    """Ask the operator about the run, unless asked before; about a masked one each time."""
-    from plait.run import blueprint_of
-    from plait.training.bases import base_at_hand
+) -> tuple[dict[str, Scalar], Settled, Policy]:
+    """Ask the operator about a run that the policy allows, unless asked before; about a masked one each time.
 
+    Args:
+        run: from the server.
+        settings: of the node.
+        check: refuses the run before anybody is asked.
+        parameters: of the adapter, as far as they are known before the base is here.
+        progress: called with the run's requests.
+        ask: asks the operator for consent; None if there is no terminal.
+        spent: epsilon of earlier runs on the node's data in this federation.
+
+    Returns:
+        As in `Agreement`: the run configuration on this node, its settings, and the policy.
+
+    Raises:
+        PolicyError: the operator does not allow the run, or did not consent.
+        ConfigError, PeerError: the run configuration is not valid.
+    """
+    from plait.plugins import admit
+    from plait.settle import settle
+
+    admit(*settings.allow_plugins, settings.trainer)
+    told, policy = config_from_welcome(run.config), settings.policy
+    if _is_shown(run, told, settings, ask):
+        policy = policy.following(told)
+    table = node_run_config(told.to_table(), settings)
+    settled = settle(config_from_table(table, where="run configuration"))
+    check(told, settled)
+    policy.check_run(told)
+    policy.check_time(datetime.now(), labels=run.labels)
     digest = _digest(run, settings)
     consents = Consents.of(settings.state, settings.name)
     name, is_masked = f"{run.run_id:016x}", told.secure_aggregation
     if name not in consents.runs(digest) and (is_masked or not consents.has(digest)):
-        here = base_at_hand(settled.config.base, revision=settled.config.revision)
-        parameters = blueprint_of(settled, here, weights=False).spec.layout.size if here else None
+        size = parameters(settled)
         proposal = Proposal(
-            str(settings.server), told, run.base_fingerprint, settings.data, settings.policy, parameters, spent
+            str(settings.server), told, run.base_fingerprint, settings.data, settings.policy, size, spent
         )
         for line in proposal.lines:
             progress(line)
@@ -312,6 +330,16 @@ def _consented(
         ask=ask,
     )
     progress(_AGREED[how])
+    return table, settled, policy
+
+
+def _parameters(settled: Settled) -> int | None:
+    """Of the adapter; None where the base is not here."""
+    from plait.run import blueprint_of
+    from plait.training.bases import base_at_hand
+
+    here = base_at_hand(settled.config.base, revision=settled.config.revision)
+    return blueprint_of(settled, here, weights=False).spec.layout.size if here else None
 
 
 def _device(name: str) -> tuple[str, int]:

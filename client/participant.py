@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 
 from client.settings import check_device, check_trainer
 from plait.data import Dataset, RecordKind, histogram
@@ -16,12 +15,9 @@ from plait.rounds.memory import Memory
 from plait.rounds.participant import Participant
 from plait.rounds.terms import Terms
 from plait.run import Run
-from plait.secagg.roster import is_vouched_for
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
-from plait.trust.endorsement import Endorsement
-from plait.trust.kit import ClientKit
 
 
 @dataclass(frozen=True)
@@ -135,20 +131,6 @@ def own_client(
         own_trainer=load_own_trainer(trainer) if trainer else None,
     )
     return OwnClient(run, name, model, terms, policy, max_rank, sign, identity, journal)
-
-
-def identity_of(kit: ClientKit) -> NodeIdentity:
-    """What a client with a kit signs with, and how it knows others: by the authority of its federation.
-
-    Raises:
-        ConfigError: a file of the kit is damaged.
-        MachineError: cannot be read.
-    """
-    own = Endorsement.of(kit)
-    key = kit.node_key
-    return NodeIdentity(
-        key.public_bytes, key.sign, partial(is_vouched_for, kit.tls.authority), own.certificate, own.signature
-    )
 
 
 def _histogram(dataset: Dataset, labels: Collection[str]) -> dict[str, int]:

@@ -20,6 +20,7 @@ from client.state_directory import locked, memory_folder, prune
 from client.terminal import asker
 from client.wording import size
 from plait.data import Dataset, as_dataset
+from plait.feature import at, features
 from plait.plugins import admit
 
 
@@ -32,12 +33,17 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         PlaitError: as `Node.run`, and if another node has this name here.
     """
     with locked(settings.state, settings.name):
+        ask = asker("Take part in this run?") if journal.style is Style.LINES else None
+        if settings.trainer_exec:
+            make = next(at(feature.trainer) for feature in features() if feature.trainer)
+            with make(settings, journal, ask) as node, stopped_by_signals(node):
+                node.run()
+            return
         admit(settings.data)
         dataset = as_dataset(settings.data, columns=settings.columns, split=settings.split)
         count = len(dataset.records)
         journal.tell("data", f"{count} record{'' if count == 1 else 's'} of own data read", records=count)
 
-        ask = asker("Take part in this run?") if journal.style is Style.LINES else None
         node = make_node(settings, dataset, journal, ask=ask)
         with stopped_by_signals(node):
             node.run()

@@ -11,7 +11,6 @@ from client.wording import failure
 from plait.abandon import Abandoned
 from plait.config import Scalar
 from plait.errors import PeerError, PlaitError, PolicyError
-from plait.flower.apps import HostedApp
 from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_reply
 
 _LARGEST_REFUSAL = 65536
@@ -78,17 +77,25 @@ class TaskRunner(Protocol):
         ...
 
 
+class App(Protocol):
+    """What does tasks in this process."""
+
+    def answer(self, *, task_id: str, message_type: str, group_id: str, head: bytes, body: bytes) -> bytes:
+        """The answer to a task, of its bytes in two parts."""
+        ...
+
+
 @dataclass(eq=False)
 class AppRunner:
-    """A ClientApp at work on one run.
+    """An app, such as a ClientApp, at work on one run.
 
     Attributes:
-        app: the app, hosted in this process.
+        app: in this process.
         capacity: what the node can do.
         refusal: why plait's own app refused the newest task, in more words than it may tell the server.
     """
 
-    app: HostedApp
+    app: App
     _: KW_ONLY
     capacity: Capacity
     refusal: Callable[[], str] = lambda: ""

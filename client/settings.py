@@ -41,6 +41,7 @@ class NodeSettings:
         max_rank: the largest rank of an adapter that it accepts; 0 for any.
         consents: whether the operator consented to any run within the policy (``--yes``).
         labels: what the operator says of this machine; runs may ask for them.
+        trainer_exec: command of a program that trains instead of plait; empty for none.
     """
 
     server: Address
@@ -61,6 +62,7 @@ class NodeSettings:
     split: str = ""
     allow_plugins: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    trainer_exec: str = ""
 
     @property
     def credential(self) -> Credential:
@@ -104,6 +106,7 @@ def check_settings(
     require_secure_aggregation: bool = False,
     yes: bool = False,
     labels: str = "",
+    trainer_exec: str = "",
 ) -> NodeSettings:
     """Check an operator's input, as far as possible without reading the data.
 
@@ -143,6 +146,8 @@ def check_settings(
             "another from one that the server made up"
         )
     check_device(device, trainer)
+    if trainer_exec and trainer:
+        raise ConfigError("trainer and trainer-exec are both given, expected one of them")
     machine: dict[str, object] = {"device": device, "dtype": dtype, "threads": threads}
     config_from_table(machine, where="command line")
     loaded = ClientKit.load(kit) if kit else None
@@ -167,6 +172,7 @@ def check_settings(
         consents=yes,
         allow_plugins=tuple(allow_plugins),
         labels=parse_labels(labels, what="labels"),
+        trainer_exec=trainer_exec,
     )
 
 

@@ -116,6 +116,17 @@ class Abandonment:
 _obeyed: ContextVar[Abandonment | None] = ContextVar("obeyed", default=None)
 
 
+def check_waiting() -> None:
+    """As `check_abandoned`, of work that waits and does no step.
+
+    Raises:
+        Abandoned: the work should stop.
+    """
+    abandonment = _obeyed.get()
+    if abandonment is not None:
+        abandonment.check()
+
+
 def check_abandoned() -> None:
     """Called by work between two steps; does nothing if nobody can abandon it.
 

@@ -59,6 +59,7 @@ class Feature:
         journal: place of a pair: the name of the journal of a queue in a folder of runs, and a function from the folder
             to what is shown of its runs, the oldest first.
         check: place of a function that refuses settings before a run begins.
+        trainer: place of a function from a node's settings, journal and operator to a node whose trainer is a program.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Feature:
     live_page: str = ""
     journal: str = ""
     check: str = ""
+    trainer: str = ""
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from plait.errors import PeerError
+
 
 @dataclass(frozen=True)
 class TensorSlot:
@@ -51,6 +53,22 @@ class Layout:
             slots.append(slot)
             offset += slot.size
         return cls(tuple(slots))
+
+    @classmethod
+    def of_text(cls, text: str) -> Layout:
+        """The inverse of `text`.
+
+        Raises:
+            PeerError: it is no layout's.
+        """
+        try:
+            shapes = {str(name): tuple(map(int, shape)) for name, shape in json.loads(text)}
+        except (ValueError, TypeError):
+            shapes = {}
+        found = cls.of(shapes)
+        if found.text != text or any(size < 0 for shape in shapes.values() for size in shape):
+            raise PeerError(f"layout has {len(text)} characters of another form, expected names and shapes in order")
+        return found
 
     @cached_property
     def size(self) -> int:

@@ -38,6 +38,15 @@ def client(
     trainer: Annotated[
         str, typer.Option("--trainer", help="Allow this local trainer, MODULE:FUNCTION, if the run uses one.")
     ] = "",
+    trainer_exec: Annotated[
+        str,
+        typer.Option(
+            "--trainer-exec",
+            help="Train with this program, in any language, instead of PyTorch: JSON lines and safetensors files, as "
+            "client/README.md says. --data is then the file that it reads.",
+            metavar="COMMAND",
+        ),
+    ] = "",
     allow_plugin: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,6 +129,7 @@ def client(
         insecure=insecure,
         base=base,
         trainer=trainer,
+        trainer_exec=trainer_exec,
         allow_plugins=allow_plugin or (),
         device=device,
         dtype=dtype,

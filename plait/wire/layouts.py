@@ -18,6 +18,22 @@ def packed_layout(layout: Layout) -> bytes:
     return zlib.compress(layout.text.encode(), 9)
 
 
+def unpacked_layout(packed: bytes) -> Layout:
+    """The inverse of `packed_layout`.
+
+    Raises:
+        PeerError: it is no zlib stream of a layout, or too large.
+    """
+    unpacking = zlib.decompressobj()
+    try:
+        text = unpacking.decompress(packed, MAX_TEXT_BYTES)
+    except zlib.error:
+        raise PeerError(f"layout of {len(packed)} bytes cannot be unpacked, expected a zlib stream") from None
+    if not unpacking.eof or unpacking.unused_data:
+        raise PeerError(f"layout has no end within {MAX_TEXT_BYTES} bytes, expected one zlib stream")
+    return Layout.of_text(text.decode("ascii", "replace"))
+
+
 def check_layout(packed: bytes, own: Layout) -> None:
     """Check that a layout that was received is the one derived here.
 
@@ -26,20 +42,11 @@ def check_layout(packed: bytes, own: Layout) -> None:
         own: derived here.
 
     Raises:
-        PeerError: it is no zlib stream, or too large.
+        PeerError: it is no layout.
         ConfigError: it is another.
     """
-    if not packed:
-        return
-    unpacking = zlib.decompressobj()
-    try:
-        text = unpacking.decompress(packed, MAX_TEXT_BYTES)
-    except zlib.error:
-        raise PeerError(f"layout of {len(packed)} bytes cannot be unpacked, expected a zlib stream") from None
-    if not unpacking.eof or unpacking.unused_data:
-        raise PeerError(f"layout has no end within {MAX_TEXT_BYTES} bytes, expected one zlib stream")
-    if text != own.text.encode():
+    if packed and (told := unpacked_layout(packed)) != own:
         raise ConfigError(
-            f"layout of the adapter has {len(text)} characters, expected the {len(own.text)} that this client derives "
-            "from the same specification: its PyTorch, transformers or PEFT is another"
+            f"layout of the adapter has {len(told.slots)} tensors of {told.size} numbers, expected the "
+            f"{len(own.slots)} of {own.size} that this client derives from the same specification"
         )

@@ -19,12 +19,23 @@ from pathlib import Path
 
 import numpy as np
 
-from plait.adapters import AdapterState, Layout
+from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation.exact_sum import ExactSum
-from plait.secagg.roster import Offer, Roster, Session
+from plait.rounds.run_state import client_seed
+from plait.secagg.client import pair_key, self_key
+from plait.secagg.graph import neighbours
+from plait.secagg.masks import Mask, add_masks, public_of
+from plait.secagg.parcel import parcel_key
+from plait.secagg.ring import Ring
+from plait.secagg.roster import Offer, Roster, Session, joined
+from plait.secagg.rotation import Rotation
+from plait.secagg.sharing import split
+from plait.transport.protocol import enrolment_bytes, node_number
+from plait.trust.keys import NodeKey
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, encode_sum, seal
+from plait.wire.envelope import Direction, Header, encode_delta, encode_sum, open_envelope, seal
+from plait.wire.layouts import packed_layout
 from plait.wire.masking import (
     Delivery,
     MaskedReply,
@@ -51,7 +62,8 @@ from plait.wire.messages import (
     encode_reply,
     encode_task,
 )
-from plait.wire.settings import Settings
+from plait.wire.settings import Settings, digest_of
+from plait.wire.signature import with_signature
 
 HERE = Path(__file__).parent
 INDEPENDENT = runpy.run_path(str(HERE / "independent_decoder.py"))
@@ -410,8 +422,169 @@ def vectors() -> dict[str, tuple[bytes, object]]:
     return found
 
 
+def derived() -> dict[str, dict[str, object]]:
+    """What follows from what, beside messages: by name the level, what is given, and what must come out."""
+    return {
+        "layout": _layout(),
+        "specification": _specification(),
+        "enrolment": _enrolment(),
+        "signed_envelope": _signed_envelope(),
+        "seeds": _seeds(),
+        "settings": {"level": "minimal", "given": {"text": SETTINGS.text}, "expected": digest_of(SETTINGS.text).hex()},
+        "errors": _errors(),
+        "shares": _shares(),
+        "roster": _roster(),
+        "rotation": _rotation(),
+        "masks": _masks(),
+    }
+
+
+def _layout() -> dict[str, object]:
+    layout = Layout.of({"b.lora_B.weight": (3, 2), "a\u00e9.lora_A.weight": (2, 4), "c": (5,)})
+    given = {"shapes": {slot.name: list(slot.shape) for slot in layout.slots}, "zlib": packed_layout(layout).hex()}
+    expected = {"text": layout.text, "digest": layout.digest.hex(), "size": layout.size}
+    return {"level": "minimal", "given": given, "expected": expected}
+
+
+def _specification() -> dict[str, object]:
+    module = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
+    layout = Layout.of({module.format(i, s): (4, 128) if s == "A" else (128, 4) for i in range(2) for s in "AB"})
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
+    spec = AdapterSpec("lora", config, Task.CAUSAL_LM, (), layout, 5)
+    state = AdapterState(layout, np.arange(layout.size, dtype=np.float32) / 8)
+    given = {"spec_json": spec.text, "layout": layout.text, "adapter": "number i is i / 8"}
+    expected = {"spec_digest": spec.digest.hex(), "adapter_digest": state.digest().hex()}
+    return {"level": "minimal", "given": given, "expected": expected}
+
+
+KEY = sha256(b"a node's key").digest()
+
+
+def _enrolment() -> dict[str, object]:
+    key, nonces = (
+        NodeKey.from_seed(KEY),
+        {"challenge": sha256(b"challenge").digest(), "hello": sha256(b"hello").digest()},
+    )
+    signed = enrolment_bytes(
+        challenge_nonce=nonces["challenge"], hello_nonce=nonces["hello"], public_key=key.public_bytes, name="ålice 7"
+    )
+    given = {name: nonce.hex() for name, nonce in nonces.items()} | {"key": KEY.hex(), "name": "ålice 7"}
+    expected = {
+        "public_key": key.public_bytes.hex(),
+        "signed": signed.hex(),
+        "signature": key.sign(signed).hex(),
+        "node_id": str(node_number("ålice 7")),
+    }
+    return {"level": "minimal", "given": given, "expected": expected}
+
+
+def _signed_envelope() -> dict[str, object]:
+    key, encoded = NodeKey.from_seed(KEY), encode_delta(DELTA, codec_for("fp32"))
+    envelope = seal(UPDATE, encoded).data
+    opened = open_envelope(envelope, layout=LAYOUT)
+    signature = key.sign(opened.signed)
+    return {
+        "level": "minimal",
+        "given": {"key": KEY.hex(), "envelope": envelope.hex()},
+        "expected": {"signature": signature.hex(), "envelope": with_signature(envelope, key.sign).hex()},
+    }
+
+
+def _seeds() -> dict[str, object]:
+    given = [[5, 1, "alice"], [2**63 - 1, 70000, "ålice 7"], [0, 1, "bob"]]
+    return {"level": "minimal", "given": given, "expected": [str(client_seed(*each)) for each in given]}
+
+
+def _errors() -> dict[str, object]:
+    task, envelope = (
+        b"".join(encode_task(TASKS["task_train"])),
+        seal(UPDATE, encode_delta(DELTA, codec_for("fp32"))).data,
+    )
+    flipped = envelope[:-1] + bytes([envelope[-1] ^ 1])
+    wrong = {
+        "task of schema 2": ("task", b"\x08\x02" + task[2:]),
+        "task with an unknown field": ("task", task + b"\x7a\x00"),
+        "task cut off": ("task", task[:-1]),
+        "task that asks for nothing": ("task", b"\x08\x03"),
+        "varint with a byte too many": ("task", b"\x08\x83\x00" + task[2:]),
+        "envelope whose payload has another digest": ("envelope", flipped),
+        "envelope cut off": ("envelope", envelope[:-1]),
+        "envelope of schema 2": ("envelope", b"\x08\x02" + envelope[2:]),
+    }
+    given = {why: {"kind": kind, "bytes": data.hex()} for why, (kind, data) in wrong.items()}
+    return {"level": "minimal", "given": given, "expected": "refused"}
+
+
+def _shares() -> dict[str, object]:
+    drawn = [int.from_bytes(sha256(bytes([i])).digest(), "big") for i in range(2)]
+    each = iter(drawn)
+    shares = split(KEY, threshold=3, count=4, below=lambda _: next(each))
+    given = {"secret": KEY.hex(), "coefficients": [f"{number:064x}" for number in drawn], "count": 4}
+    return {"level": "masks", "given": given, "expected": [share.hex() for share in shares]}
+
+
+def _roster() -> dict[str, object]:
+    roster = Roster(SESSION, OFFERS, 7, 0.0078125, 4096, 5)
+    many = sha256(b"many").digest()
+    given = {
+        "session": as_json(SESSION),
+        "offers": [as_json(offer) for offer in OFFERS],
+        "bits": 7,
+        "unit": 0.0078125,
+        "size": 4096,
+        "figures": 5,
+        "survivors": [[0, 1, 2], [0, 2]],
+        "many": {"clients": 200, "digest": many.hex(), "place": 7},
+    }
+    expected = {
+        "keys_text": OFFERS[0].signed(SESSION).hex(),
+        "digest": roster.digest.hex(),
+        "survivors_text": roster.survivors_text((0, 1, 2), (0, 2)).hex(),
+        "holders": sorted((*neighbours(200, many)[7], 7)),
+    }
+    return {"level": "masks", "given": given, "expected": expected}
+
+
+def _rotation() -> dict[str, object]:
+    received = sha256(b"adapter").digest()
+    rotation = Rotation(100, joined(received, (3).to_bytes(8, "big")))
+    vector = np.arange(100, dtype=np.float32) / 64
+    expected = {"size": rotation.rotated_size, "rotated": [round(float(x), 4) for x in rotation.forward(vector)]}
+    given = {"size": 100, "received": received.hex(), "round": 3, "vector": "number i is i / 64"}
+    return {"level": "masks", "given": given, "expected": expected}
+
+
+def _masks() -> dict[str, object]:
+    secrets = {name: sha256(name.encode()).digest() for name in ("encryption", "masking", "seed", "theirs")}
+    offers = tuple(dataclasses.replace(offer, masking=public_of(secrets["theirs"])) for offer in OFFERS)
+    roster, received = Roster(SESSION, offers, 7, 0.0078125, 16, 2), sha256(b"adapter").digest()
+    both = pair_key(secrets["masking"], offers[1].masking, roster, received)
+    own = self_key(secrets["seed"], roster, received)
+    values, figures = Ring(7).reduced(np.arange(-8, 8)), np.array([5, 7], np.uint64)
+    add_masks(values, figures, [Mask(own, 1), Mask(both, -1)], Ring(7))
+    given = {name: secret.hex() for name, secret in secrets.items()}
+    given |= {
+        "roster": roster.digest.hex(),
+        "received": received.hex(),
+        "numbers": list(range(-8, 8)),
+        "figures": [5, 7],
+    }
+    expected = {
+        "pair": both.hex(),
+        "own": own.hex(),
+        "parcel": parcel_key(secrets["encryption"], roster, 2).hex(),
+        "values": Ring(7).pack(values).hex(),
+        "figures": figures.astype("<u8").tobytes().hex(),
+    }
+    return {"level": "masks", "given": given | {"bits": 7}, "expected": expected}
+
+
 def main() -> None:
     """Write the files."""
+    (HERE / "derived").mkdir(exist_ok=True)
+    for name, said in derived().items():
+        text = json.dumps(said, indent=1, ensure_ascii=False, sort_keys=True)
+        (HERE / "derived" / f"{name}.json").write_text(text + "\n")
     for name, (data, said) in vectors().items():
         lines = [data[start : start + 32].hex() for start in range(0, len(data), 32)]
         (HERE / f"{name}.hex").write_text("\n".join(lines) + "\n")

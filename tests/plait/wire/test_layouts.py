@@ -17,7 +17,7 @@ def test_a_layout_travels_as_the_text_that_its_digest_is_of():
 
 
 def test_another_layout_is_told_before_anything_is_trained():
-    with pytest.raises(ConfigError, match=f"expected the {len(LAYOUT.text)} that this client derives"):
+    with pytest.raises(ConfigError, match=f"expected the 2 of {LAYOUT.size} that this client derives"):
         check_layout(packed_layout(Layout.of({"b": (3, 2)})), LAYOUT)
 
 
