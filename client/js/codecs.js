@@ -126,32 +126,47 @@ function decodeRate(layout, parameters, payload, numbers) {
   }
   expect(at === parameters.length)
   const [places, groups] = travelling(tensors, member, groupCount)
-  let word = 0
-  const next = () => BigInt(word + 4 <= payload.length ? payload.readUInt32LE((word += 4) - 4) : 0)
-  const mask = (1n << 64n) - 1n
-  let [lower, range] = [0n, mask]
-  let point = (next() << 32n) | next()
+  const streams = streamsOf(places.length)
+  const words = Array.from({ length: payload.length / 4 }, (_, i) => payload.readUInt32LE(4 * i))
+  const coders = []
+  let start = streams.count - 1
+  for (let i = 0; i < streams.count; i++) {
+    const end = i < streams.count - 1 ? start + (words[i] ?? 0) : words.length
+    expect(start <= end && end <= words.length && (start === end || words[end - 1] !== 0))
+    const stack = words.slice(start, end)
+    const [high, low] = [stack.pop(), stack.pop()]
+    coders.push({ stack, x: high === undefined ? 0n : low === undefined ? BigInt(high) : (BigInt(high) << 32n) | BigInt(low) })
+    start = end
+  }
   inOrder(bits, places, groups, (i, group, quantiser) => {
     const { largest, shifts, sums } = books[group]
-    const scale = range >> 24n
-    const wanted = ((point - lower) & mask) / scale
-    if (wanted >= BigInt(TOTAL)) refuse('the payload is not range-coded')
+    const coder = coders[streams.of(i)]
+    const wanted = Number(coder.x & 0xffffffn)
     let [low, high] = [0, sums[quantiser].length - 1]
     while (high - low > 1) {
       const middle = (low + high) >> 1
-      if (sums[quantiser][middle] <= Number(wanted)) low = middle
+      if (sums[quantiser][middle] <= wanted) low = middle
       else high = middle
     }
-    lower = (lower + scale * BigInt(sums[quantiser][low])) & mask
-    range = scale * BigInt(sums[quantiser][low + 1] - sums[quantiser][low])
-    if (range < 1n << 32n) {
-      lower = (lower << 32n) & mask
-      range = (range << 32n) & mask
-      point = ((point << 32n) & mask) | next()
-    }
+    const [from, to] = [sums[quantiser][low], sums[quantiser][low + 1]]
+    coder.x = BigInt(to - from) * (coder.x >> 24n) + BigInt(wanted - from)
+    if (coder.x < 1n << 32n && coder.stack.length) coder.x = (coder.x << 32n) | BigInt(coder.stack.pop())
     numbers[places[i]] = valueOf(low - largest, quantiser, shifts, step)
     return low - largest
   })
+  expect(coders.every(({ stack, x }) => x === 0n && !stack.length))
+}
+
+/** The streams of a payload, and which of them a number is in. */
+function streamsOf(count) {
+  const lanes = laneCount(count)
+  const streams = Math.min(8, Math.max(1, Math.floor(lanes / 64)))
+  const owner = Array.from({ length: lanes }, (_, lane) => {
+    let stream = 0
+    while (Math.floor((lanes * (stream + 1)) / streams) <= lane) stream++
+    return stream
+  })
+  return { count: streams, of: (i) => owner[i % lanes] }
 }
 
 /** Where the numbers that are sent stand, and their groups: group by group, in the order of the layout. */
@@ -216,7 +231,7 @@ function code(numbers, places, groups, step) {
   }
   const book = Buffer.alloc(8)
   book.writeUInt16LE(largest)
-  const payload = rangeCode(places, groups, indices, largest, tables)
+  const payload = streamed(places, groups, indices, largest, tables)
   return { step, payload, book: Buffer.concat([book, ...tables.map(({ costs }) => Buffer.from(costs))]) }
 }
 
@@ -251,36 +266,29 @@ function searchLane(numbers, places, lane, lanes, step, largest, prices, indices
   }
 }
 
-function rangeCode(places, groups, indices, largest, tables) {
-  const words = []
-  const mask = (1n << 64n) - 1n
-  let [lower, range] = [0n, mask]
-  const carry = () => {
-    for (let i = words.length - 1; i >= 0 && ++words[i] === 2 ** 32; i--) words[i] = 0
-  }
+/** The streams of an asymmetric numeral system, written from the last symbol to the first. */
+function streamed(places, groups, indices, largest, tables) {
+  const streams = streamsOf(places.length)
+  const symbols = Array.from({ length: streams.count }, () => [])
   inOrder(BITS, places, groups, (i, _, quantiser) => {
     const { sums } = tables[quantiser]
     const symbol = indices[i] + largest
-    const scale = range >> 24n
-    lower += scale * BigInt(sums[symbol])
-    if (lower > mask) carry()
-    lower &= mask
-    range = scale * BigInt(sums[symbol + 1] - sums[symbol])
-    if (range < 1n << 32n) {
-      words.push(Number(lower >> 32n))
-      lower = (lower << 32n) & mask
-      range = (range << 32n) & mask
-    }
+    symbols[streams.of(i)].push(sums[symbol], sums[symbol + 1] - sums[symbol])
     return indices[i]
   })
-  // The shortest end whose continuation by zeros stays in the last range.
-  const last = ((lower + range - 1n) >> 32n) << 32n
-  if (last >= lower) {
-    if (last > mask) carry()
-    words.push(Number((last & mask) >> 32n))
-  } else words.push(Number(lower >> 32n), Number(lower & (2n ** 32n - 1n)))
-  while (words.at(-1) === 0) words.pop()
-  const payload = Buffer.alloc(4 * words.length)
-  words.forEach((word, i) => payload.writeUInt32LE(word, 4 * i))
-  return payload
+  const coded = symbols.map((each) => {
+    const words = []
+    let x = 0n
+    for (let i = each.length - 2; i >= 0; i -= 2) {
+      const frequency = BigInt(each[i + 1])
+      if (x >> 40n >= frequency) {
+        words.push(Number(x & 0xffffffffn))
+        x >>= 32n
+      }
+      x = ((x / frequency) << 24n) + (x % frequency) + BigInt(each[i])
+    }
+    for (; x; x >>= 32n) words.push(Number(x & 0xffffffffn))
+    return words
+  })
+  return bytesOf(Uint32Array.from([...coded.slice(0, -1).map((words) => words.length), ...coded.flat()]))
 }

@@ -11,7 +11,7 @@ const refuse = (detail) => {
   throw new Refused('MALFORMED', detail)
 }
 const big = (value, bytes) => Buffer.from(BigInt(value).toString(16).padStart(2 * bytes, '0'), 'hex')
-const joined = (length, parts) => Buffer.concat(parts.flatMap((part) => [big(part.length, length), Buffer.from(part)]))
+const joined = (length, parts) => Buffer.concat(parts.map((part) => Buffer.from(part)).flatMap((part) => [big(part.length, length), part]))
 export const text = (...parts) => joined(8, parts)
 const derived = (secret, ...parts) => Buffer.from(hkdfSync('sha256', secret, 'plait secure aggregation 1', joined(4, parts.map((part) => Buffer.from(part))), 32))
 
@@ -61,6 +61,20 @@ export function holders(count, digest, place) {
   return Array.from({ length: 65 }, (_, i) => order[(at + i - 32 + count) % count]).sort((a, b) => a - b)
 }
 
+/** What clients sign before anything is unmasked. */
+export function survivorsText(digest, sharers, survivors) {
+  const wide = (numbers) => Buffer.concat(numbers.map((number) => big(number, 4)))
+  return text('plait secure aggregation: survivors 1', digest, wide(sharers), wide(survivors))
+}
+
+/** The keys of a roster's attempt, by the roster's digest. */
+export const maskKeys = (digest) => ({
+  own: (seed, received) => derived(seed, 'mask of one', digest, received),
+  pair: (key, other, received) => agreed(key, other, 'mask of two', digest, received),
+  parcel: (key, place) => derived(key, 'parcel', digest, big(place, 4)),
+  shares: (key, other, sender) => agreed(key, other, 'shares', digest, big(sender, 4)),
+})
+
 /** Whether the federation's authority (PEM) says that an offer's node key is the client's that it names. */
 export function isVouchedFor(authority, offer) {
   try {
@@ -85,6 +99,13 @@ export function rotation(size, received, round) {
   return { rows, rotated, sign: (i) => (bits[i >> 3] >> (7 - (i & 7))) & 1 ? 1 : -1 }
 }
 
+/** A vector under a round's rotation. */
+export function rotated(vector, { rows, rotated: size, sign }) {
+  const x = new Float64Array(size)
+  vector.forEach((value, i) => (x[i] = value * sign(i)))
+  return hadamard(x, rows)
+}
+
 function hadamard(values, rows) {
   const columns = values.length / rows
   for (let half = 1; half < rows; half *= 2) {
@@ -104,17 +125,16 @@ function hadamard(values, rows) {
 
 /** Whole numbers on a roster's grid, right on average, and what they decode to. */
 export function onGrid(vector, { bits, unit, offers }, received, round, key) {
-  const { rows, rotated, sign } = rotation(vector.length, received, round)
-  let x = new Float64Array(rotated)
-  vector.forEach((value, i) => (x[i] = value * sign(i)))
-  x = hadamard(x, rows).map((value) => value / unit)
+  const turned = rotation(vector.length, received, round)
+  const { rows, rotated: size, sign } = turned
+  let x = rotated(vector, turned).map((value) => value / unit)
   const m = 2 ** (bits - 1) / 4
-  const most = rotated * (Math.max(m * m - offers.length / 4, (m * m) / 4) / offers.length + 0.25)
+  const most = size * (Math.max(m * m - offers.length / 4, (m * m) / 4) / offers.length + 0.25)
   const square = (of) => of.reduce((sum, value) => sum + value * value, 0)
   if (square(x) > most) x = x.map((value) => value * Math.sqrt(most / square(x)))
   const cipher = createCipheriv('aes-256-ctr', key, Buffer.alloc(16))
   for (;;) {
-    const drawn = cipher.update(Buffer.alloc(4 * rotated))
+    const drawn = cipher.update(Buffer.alloc(4 * size))
     const numbers = Int32Array.from(x, (value, i) => Math.floor(value + (drawn.readUInt32LE(4 * i) >>> 8) / 2 ** 24))
     if (square(numbers) <= most) {
       const back = hadamard(Float64Array.from(numbers, (value) => value * unit), rows)
@@ -218,19 +238,16 @@ export class Masking {
     return { parcels: { parts: entriesOf(parcels) } }
   }
 
-  #parcelKey(digest, place) {
-    return derived(this.state.own.encryption, 'parcel', digest, big(place, 4))
-  }
-
   #sealed(pair, digest, me, place, theirs) {
-    const key = this.#parcelKey(digest, place)
-    const cipher = createCipheriv('aes-256-gcm', agreed(key, theirs, 'shares', digest, big(me, 4)), Buffer.alloc(12))
+    const keys = maskKeys(digest)
+    const key = keys.parcel(this.state.own.encryption, place)
+    const cipher = createCipheriv('aes-256-gcm', keys.shares(key, theirs, me), Buffer.alloc(12))
     return Buffer.concat([publicOf(key), ...pair.map((share) => sha256(share)), cipher.update(Buffer.concat(pair)), cipher.final(), cipher.getAuthTag()])
   }
 
   #opened(parcel, sender) {
     try {
-      const key = agreed(this.state.own.encryption, parcel.subarray(0, 32), 'shares', this.state.digest, big(sender, 4))
+      const key = maskKeys(this.state.digest).shares(this.state.own.encryption, parcel.subarray(0, 32), sender)
       const cipher = createDecipheriv('aes-256-gcm', key, Buffer.alloc(12)).setAuthTag(parcel.subarray(162, 178))
       const both = Buffer.concat([cipher.update(parcel.subarray(96, 162)), cipher.final()])
       const pair = [both.subarray(0, 33), both.subarray(33)]
@@ -263,7 +280,7 @@ export class Masking {
     const asked = placesOf(receivers, roster.offers.length)
     const mine = holders(roster.offers.length, digest, me).filter((place) => place !== me)
     if (!asked.every((place) => mine.includes(place))) refuse('keys of parcels to others than neighbours are asked for')
-    const shown = new Map(asked.map((place) => [place, this.#parcelKey(digest, place)]))
+    const shown = new Map(asked.map((place) => [place, maskKeys(digest).parcel(own.encryption, place)]))
     Object.assign(this.state, { own: null, held: {} })
     return { opened: { parts: entriesOf(shown) } }
   }
@@ -279,10 +296,11 @@ export class Masking {
   masked(numbers, figures, received) {
     const { roster, digest, me, own, held } = this.state
     if (numbers.length !== roster.size || figures.length !== roster.figures) refuse('the roster has another size')
-    const masks = [[derived(own.seed, 'mask of one', digest, received), 1]]
+    const keys = maskKeys(digest)
+    const masks = [[keys.own(own.seed, received), 1]]
     for (const place of Object.keys(held).map(Number)) {
       if (place === me) continue
-      masks.push([agreed(own.masking, roster.offers[place].masking, 'mask of two', digest, received), me < place ? 1 : -1])
+      masks.push([keys.pair(own.masking, roster.offers[place].masking, received), me < place ? 1 : -1])
     }
     this.state.masked = true
     return this.#said({ update: addMasks(numbers, figures, masks, roster.bits) })
@@ -297,8 +315,7 @@ export class Masking {
   }
 
   #survivorsText(list) {
-    const wide = (numbers) => Buffer.concat(numbers.map((number) => big(number, 4)))
-    return text('plait secure aggregation: survivors 1', this.state.digest, wide(this.state.sharers), wide(list))
+    return survivorsText(this.state.digest, this.state.sharers, list)
   }
 
   #sign({ survivors }) {

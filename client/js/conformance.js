@@ -1,0 +1,170 @@
+// The conformance suite of tests/vectors against this client: prints a line for each vector, and fails if one differs.
+//   node client/js/conformance.js tests/vectors [minimal | codecs | masks]
+
+import { createPrivateKey, createPublicKey, sign } from 'node:crypto'
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { decodePayload, encodePayload } from './codecs.js'
+import { addMasks, holders, keysText, maskKeys, publicOf, rosterDigest, rotated, rotation, split, survivorsText } from './masks.js'
+import * as messages from './messages.js'
+
+const { adapterDigest, Layout, sealEnvelope, sha256, specDigest } = messages
+const bytes = (text) => Buffer.from(text.replace(/\s/g, ''), 'hex')
+const hex = (of) => (of instanceof Map ? [...of.values()] : of).toString('hex')
+const node = (seed) => createPrivateKey({ key: Buffer.concat([bytes('302e020100300506032b657004220420'), seed]), format: 'der', type: 'pkcs8' })
+const publicHalf = (key) => hex(createPublicKey(key).export({ format: 'der', type: 'spki' }).subarray(12))
+
+/** Every value, with bytes as hexadecimal text, tables as objects, and what is absent as its default. */
+function plain(value, like) {
+  if (Buffer.isBuffer(value)) return hex(value)
+  if (value instanceof Map) return Object.fromEntries([...value].map(([key, each]) => [key, plain(each)]))
+  if (typeof value === 'bigint' || (typeof value === 'boolean' && typeof like === 'number')) return Number(value)
+  if (Array.isArray(value)) {
+    if (value.length && value.every((each) => 'key' in each)) return plain(messages.mapOf(value))
+    return Array.isArray(like) ? value.map((each, i) => plain(each, like[i])) : value.length ? value.map(plain) : {}
+  }
+  if (value === undefined) return like && typeof like === 'object' ? {} : null
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.keys(like ?? value).map((key) => [key, plain(value[key], like?.[key])]))
+}
+
+/** Equal but for the order of keys; whole numbers beyond 2^53 as JSON.parse rounds them. */
+function same(a, b) {
+  if (typeof a !== 'object' || a === null || b === null) return Object.is(a, b)
+  const keys = Object.keys(a)
+  return keys.length === Object.keys(b).length && keys.every((key) => key in b && same(a[key], b[key]))
+}
+
+const SHAPES = { rate: [['a', [23, 27]], ['b', [40, 2]], ['c', [4, 120]]], partial: Array.from({ length: 11 }, (_, i) => [`t${String(i).padStart(2, '0')}`, [i % 3, 2]]), '': [['q_proj.lora_A', [2, 3]], ['q_proj.lora_B', [3, 2]]] }
+
+function checkMessage(name, data, said) {
+  if (said.envelope) {
+    const { header, payload } = messages.openEnvelope(data)
+    const kind = /rate$/.test(name) ? 'rate' : /partial$/.test(name) ? 'partial' : ''
+    const numbers = decodePayload(new Layout(JSON.stringify(SHAPES[kind])), header, payload)
+    const { values, ...expected } = said.envelope
+    const words = [...new Uint32Array(numbers.buffer)].map((word) => word.toString(16).padStart(8, '0'))
+    return same(words, values) && same(plain(header, expected), expected) && sealEnvelope(header, payload).equals(data)
+  }
+  const [kind] = Object.keys(said)
+  if (name.startsWith('reply')) {
+    const reply = messages.decodeReply(data)
+    return same(plain(reply[kind], said[kind]), said[kind]) && messages.encodeReply({ [kind]: reply[kind] }).equals(data)
+  }
+  const { kind: got, ...task } = messages.decodeTask(data)
+  if (task.settings?.json) task.settings = { ...messages.readSettings(task.settings, task.settings.json) }
+  const expected = said[kind]
+  if (expected.settings) {
+    // Defaults are the text's readers' own; what the text and the task say must be the same.
+    for (const key of Object.keys(expected.settings)) if (!(key in task.settings)) delete expected.settings[key]
+    for (const key of ['text', 'json']) delete task.settings[key]
+  }
+  return got === kind && same(plain(task, expected), expected)
+}
+
+const DERIVED = {
+  layout({ shapes, zlib }) {
+    const layout = Layout.unpack(bytes(zlib))
+    const isSame = same(Object.fromEntries(layout.tensors.map(({ name, shape }) => [name, shape])), shapes)
+    return isSame && { text: layout.text, digest: hex(layout.digest), size: layout.size }
+  },
+  specification({ spec_json: spec, layout: text }) {
+    const layout = new Layout(text)
+    const numbers = Float32Array.from({ length: layout.size }, (_, i) => i / 8)
+    return { spec_digest: hex(specDigest(spec, layout)), adapter_digest: hex(adapterDigest(layout, numbers)) }
+  },
+  enrolment({ challenge, hello, key, name }) {
+    const own = node(bytes(key))
+    const signed = Buffer.concat([Buffer.from('plait.v1.enrol\0'), bytes(challenge), bytes(hello), bytes(publicHalf(own)), Buffer.from(name)])
+    const id = sha256(name).readBigUInt64BE() >> 1n
+    return { public_key: publicHalf(own), signed: hex(signed), signature: hex(sign(null, signed, own)), node_id: `${id}` }
+  },
+  signed_envelope({ key, envelope }) {
+    const { header, payload, signed } = messages.openEnvelope(bytes(envelope))
+    const signature = sign(null, signed, node(bytes(key)))
+    return { signature: hex(signature), envelope: hex(sealEnvelope(header, payload, () => signature)) }
+  },
+  // JSON.parse rounds the second seed, so its text is read.
+  seeds: (given, text) => [...text.matchAll(/\[\s*(\d+),\s*(\d+),\s*"([^"]*)"\s*\]/g)].map(([, seed, round, name]) => `${sha256(`${seed}/${round}/${name}`).readBigUInt64LE() >> 1n}`),
+  settings: ({ text }) => hex(sha256(text)),
+  errors(given) {
+    const read = { task: messages.decodeTask, envelope: messages.openEnvelope }
+    for (const { kind, bytes: data } of Object.values(given)) {
+      try {
+        read[kind](bytes(data))
+        return 'accepted'
+      } catch (error) {
+        if (!(error instanceof messages.Refused)) throw error
+      }
+    }
+    return 'refused'
+  },
+  shares({ secret, coefficients, count }) {
+    const drawn = coefficients.map((each) => BigInt(`0x${each}`))
+    return split(bytes(secret), drawn.length + 1, count, () => drawn.shift()).map(hex)
+  },
+  roster({ session, offers, survivors, many, ...grid }) {
+    const read = (of) => Object.fromEntries(Object.entries(of).map(([name, value]) => [name, ['client', 'purpose', 'round'].includes(name) ? value : bytes(value)]))
+    const [at, all] = [read(session), offers.map(read)]
+    const digest = rosterDigest(at, { offers: all, ...grid })
+    return { keys_text: hex(keysText(at, all[0])), digest: hex(digest), survivors_text: hex(survivorsText(digest, ...survivors)), holders: holders(many.clients, bytes(many.digest), many.place) }
+  },
+  rotation({ size, received, round }, _, expected) {
+    const turned = rotation(size, bytes(received), round)
+    const numbers = rotated(Float32Array.from({ length: size }, (_, i) => i / 64), turned)
+    // binary32 and binary64 round differently.
+    const isClose = expected.rotated.every((value, i) => Math.abs(value - numbers[i]) < 1e-3)
+    return { size: turned.rotated, rotated: isClose ? expected.rotated : [...numbers] }
+  },
+  masks({ encryption, masking, seed, theirs, roster, received, numbers, figures, bits }) {
+    const keys = maskKeys(bytes(roster))
+    const [pair, own] = [keys.pair(bytes(masking), publicOf(bytes(theirs)), bytes(received)), keys.own(bytes(seed), bytes(received))]
+    const { values, figures: sums } = addMasks(Int32Array.from(numbers), figures.map(BigInt), [[own, 1], [pair, -1]], bits)
+    return { pair: hex(pair), own: hex(own), parcel: hex(keys.parcel(bytes(encryption), 2)), values: hex(values), figures: hex(sums) }
+  },
+}
+
+/** What an encoder makes must be what a decoder reads, at about the rate that it was asked for. */
+function checkEncoder(wire) {
+  const layout = new Layout('[["a",[40,30]],["b",[7]]]')
+  const numbers = Float32Array.from({ length: layout.size }, (_, i) => (i < 1200 ? Math.sin(i * i) / 50 : 0))
+  const made = encodePayload(layout, numbers, wire)
+  const error = numbers.reduce((sum, value, i) => sum + (value - made.decoded[i]) ** 2, 0) / numbers.reduce((sum, value) => sum + value * value, 0)
+  const most = { fp32: 0, bf16: 1e-4 }[wire] ?? 2 * 4 ** -Number(wire)
+  return error <= most && same([...decodePayload(layout, made, made.payload)], [...made.decoded])
+}
+
+const LEVELS = ['minimal', 'codecs', 'masks']
+
+function levelOf(name) {
+  if (/mask/.test(name)) return 'masks'
+  return /bf16|rate|partial/.test(name) ? 'codecs' : 'minimal'
+}
+
+const [folder, most = 'masks'] = process.argv.slice(2)
+const results = []
+const attempt = (name, level, check) => {
+  if (LEVELS.indexOf(level) > LEVELS.indexOf(most)) return
+  let result
+  try {
+    result = check() ? 'passed' : 'FAILED'
+  } catch (error) {
+    result = `FAILED: ${error.message}`
+  }
+  results.push(result)
+  console.log(`${level}\t${name}\t${result}`)
+}
+for (const file of readdirSync(folder).filter((each) => each.endsWith('.hex'))) {
+  const name = file.slice(0, -4)
+  const said = JSON.parse(readFileSync(join(folder, `${name}.json`)))
+  // Sums are regions' alone.
+  if (said.envelope?.codec !== 12) attempt(name, levelOf(name), () => checkMessage(name, bytes(readFileSync(join(folder, file), 'utf8')), said))
+}
+for (const file of readdirSync(join(folder, 'derived'))) {
+  const text = readFileSync(join(folder, 'derived', file), 'utf8')
+  const { level, given, expected } = JSON.parse(text)
+  const name = file.slice(0, -5)
+  attempt(name, level, () => same(DERIVED[name](given, text, expected), expected))
+}
+for (const wire of ['fp32', 'bf16', '1', '4']) attempt(`encoder of ${wire}`, wire === 'fp32' ? 'minimal' : 'codecs', () => checkEncoder(wire))
+process.exitCode = results.every((result) => result === 'passed') ? 0 : 1

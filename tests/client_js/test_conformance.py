@@ -1,0 +1,72 @@
+"""The client in JavaScript against the vectors; no package is needed for that."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from plait.welcome import WELCOME_KEYS
+
+ROOT = Path(__file__).parents[2]
+CLIENT, VECTORS = ROOT / "client" / "js", ROOT / "tests" / "vectors"
+NODE = shutil.which("node")
+
+pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
+
+
+def outcomes(folder: Path, *arguments: str) -> dict[str, str]:
+    ran = subprocess.run(
+        [NODE, CLIENT / "conformance.js", folder, *arguments], capture_output=True, text=True, check=False
+    )
+    lines = [line.split("\t") for line in ran.stdout.splitlines()]
+    assert ran.returncode == any(not line[2].startswith("passed") for line in lines), ran.stderr
+    return {name: result for _, name, result in lines}
+
+
+def test_every_vector_passes():
+    found = outcomes(VECTORS)
+    assert {name for name, result in found.items() if result != "passed"} == set()
+    sums = {path.stem for path in VECTORS.glob("update_sum*.hex")}
+    messages, derived = ({path.stem for path in VECTORS.glob(glob)} for glob in ("*.hex", "derived/*.json"))
+    assert set(found) == (messages - sums) | derived | {f"encoder of {wire}" for wire in ("fp32", "bf16", "1", "4")}
+
+
+def test_the_minimal_level_needs_no_other():
+    assert set(outcomes(VECTORS, "minimal")) < set(outcomes(VECTORS, "codecs"))
+
+
+@pytest.fixture(scope="module")
+def mutated(tmp_path_factory) -> Path:
+    """The vectors, with one digit of the bytes, or of what must come out, changed in each."""
+    folder = tmp_path_factory.mktemp("mutated") / "vectors"
+    shutil.copytree(VECTORS, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    for path in folder.glob("*.hex"):
+        text = path.read_text().rstrip()
+        path.write_text(text[:-1] + f"{int(text[-1], 16) ^ 1:x}\n")
+    for path in folder.glob("derived/*.json"):
+        said = json.loads(path.read_text())
+        said["expected"] = _changed(said["expected"])
+        path.write_text(json.dumps(said, indent=1, ensure_ascii=False, sort_keys=True))
+    return folder
+
+
+def _changed(value):
+    if isinstance(value, dict):
+        first = min(value)
+        return value | {first: _changed(value[first])}
+    if isinstance(value, list):
+        return [_changed(value[0]), *value[1:]]
+    return f"{value[:-1]}{'0' if value[-1] != '0' else '1'}" if isinstance(value, str) else value + 1
+
+
+def test_each_mutated_vector_fails(mutated):
+    found = {name: result for name, result in outcomes(mutated).items() if not name.startswith("encoder of")}
+    assert {name for name, result in found.items() if result == "passed"} == set()
+
+
+def test_it_knows_the_keys_of_a_run_configuration_and_no_others():
+    text = (CLIENT / "federation.js").read_text()
+    keys = text.partition("KEYS = new Set(`")[2].partition("`")[0].split()
+    assert set(keys) == WELCOME_KEYS
