@@ -5,6 +5,7 @@ import { createPrivateKey, createPublicKey, sign } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { decodePayload, encodePayload } from './codecs.js'
+import { enrolmentBytes } from './federation.js'
 import { addMasks, holders, keysText, maskKeys, publicOf, rosterDigest, rotated, rotation, split, survivorsText } from './masks.js'
 import * as messages from './messages.js'
 
@@ -75,7 +76,7 @@ const DERIVED = {
   },
   enrolment({ challenge, hello, key, name }) {
     const own = node(bytes(key))
-    const signed = Buffer.concat([Buffer.from('plait.v1.enrol\0'), bytes(challenge), bytes(hello), bytes(publicHalf(own)), Buffer.from(name)])
+    const signed = enrolmentBytes(bytes(challenge), bytes(hello), bytes(publicHalf(own)), name)
     const id = sha256(name).readBigUInt64BE() >> 1n
     return { public_key: publicHalf(own), signed: hex(signed), signature: hex(sign(null, signed, own)), node_id: `${id}` }
   },

@@ -34,6 +34,9 @@ export const CALLS = {
   ),
 }
 
+/** What a node signs to prove its key. */
+export const enrolmentBytes = (challenge, hello, key, name) => Buffer.concat([Buffer.from('plait.v1.enrol\0'), challenge, hello, key, Buffer.from(name)])
+
 export const KEYS = new Set(`base revision labels method rank alpha client-ranks rank-pattern bias dropout target-modules local-steps
 step-budget batch-size gradient-accumulation-steps seq-len learning-rate lr-schedule warmup-steps weight-decay max-grad-norm correction
 loss objective own-share trainer held-out-fraction max-held-out-sequences wire seed rounds rule clients clients-per-round over-selection

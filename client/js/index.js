@@ -1,14 +1,15 @@
 // A client of a plait federation over gRPC: proto/README.md, with a trainer of the caller's. index.d.ts has the types.
 
-import { createPrivateKey, createPublicKey, randomBytes, sign as signed, X509Certificate } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import grpc from '@grpc/grpc-js'
 import { encodePayload, decodePayload } from './codecs.js'
-import { isVouchedFor, leastSurvivors, Masking, onGrid, text } from './masks.js'
+import { isVouchedFor, leastSurvivors, Masking, onGrid } from './masks.js'
 import * as messages from './messages.js'
 import { decode, encode } from './protobuf.js'
-import { CALLS, FROM_NODE, KEYS, TO_NODE } from './federation.js'
+import { CALLS, enrolmentBytes, FROM_NODE, KEYS, TO_NODE } from './federation.js'
+import { readKit } from './kit.js'
 
 const { adapterDigest, bytesOf, Layout, Refused, sha256, specDigest } = messages
 const NONE = Buffer.alloc(0)
@@ -41,19 +42,6 @@ class Store {
     if (!this.load('secret')) this.save('secret', randomBytes(32))
     return this.load('secret')
   }
-}
-
-/** A client's kit, as `plait provision` makes it. */
-function readKit(folder) {
-  const file = (name) => readFileSync(join(folder, name))
-  const name = /^name = "(.*)"$/m.exec(file('kit.toml').toString())[1]
-  const key = createPrivateKey(file('node.key'))
-  const publicKey = createPublicKey(key).export({ format: 'der', type: 'spki' }).subarray(12)
-  const endorsement = signed('sha256', text('plait node key 1', name, publicKey), createPrivateKey(file('client.key')))
-  const identity = {
-    key: publicKey, sign: (bytes) => signed(null, bytes, key), certificate: new X509Certificate(file('client.crt')).raw, endorsement,
-  }
-  return { name, identity, credentials: grpc.credentials.createSsl(file('ca.crt'), file('client.key'), file('client.crt')), authority: file('ca.crt') }
 }
 
 /** One run: what the client holds of it, and its answers. */
@@ -278,7 +266,7 @@ export class Client {
       call.on('end', () => resolve(false))
       call.on('data', (message) => {
         if (message.challenge) {
-          const proved = Buffer.concat([Buffer.from('plait.v1.enrol\0'), message.challenge.nonce, nonce, this.identity.key, Buffer.from(this.name)])
+          const proved = enrolmentBytes(message.challenge.nonce, nonce, this.identity.key, this.name)
           this.say({ proof: { signature: this.identity.sign(proved) } })
         } else if (message.refused) {
           const { reason, detail } = message.refused

@@ -1,0 +1,133 @@
+"""A client with PyTorch, one whose trainer is a program, and one in JavaScript in one run, over TLS."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from plait.adapters.fingerprint import fingerprint_base
+from plait.training.tiny import unpack_tiny
+from plait.trust.provision import provision
+from tests.commands import run_command
+from tests.javascript import copied
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+TRAINER = ROOT / "client" / "example_trainer.py"
+
+
+@pytest.fixture
+def three(deployment, tmp_path):
+    """A function that begins a run of alice with PyTorch, bob with a program and carol in JavaScript."""
+    example = copied(tmp_path / "js")
+
+    def begin(*options: str) -> None:
+        deployment.serve("--rounds", "2", *options)
+        deployment.join("alice")
+        command = f"{sys.executable} {TRAINER} {fingerprint_base(unpack_tiny())}"
+        deployment.join("bob", "--trainer-exec", command)
+        folder = deployment.folder / "carol"
+        folder.mkdir()
+        shutil.copytree(deployment.federation / "clients" / "carol", folder / "carol")
+        node = shutil.which("node")
+        options = ("--server", f"localhost:{deployment.port}", "--kit", folder / "carol", "--state", folder / "state")
+        deployment.javascript = [node, example, *options, "--data", deployment.federation / "carol.jsonl"]
+        start_javascript(deployment)
+
+    return begin
+
+
+def start_javascript(deployment) -> None:
+    with deployment.output("carol").open("ab") as file:
+        deployment.processes["carol"] = subprocess.Popen(
+            deployment.javascript, stdout=file, stderr=subprocess.STDOUT, cwd=deployment.folder / "carol"
+        )
+
+
+def trained(deployment) -> set[tuple[int, str]]:
+    return {(event["round"], event["client"]) for event in deployment.events("update_received")}
+
+
+@pytest.mark.parametrize("wire", ["fp32", "1"])
+def test_a_run_of_three_kinds_of_clients_ends_and_is_verified(deployment, three, wire):
+    three("--wire", wire, "--keep-updates")
+    deployment.finish()
+    assert trained(deployment) == {(number, name) for number in (1, 2) for name in ("alice", "bob", "carol")}
+    assert not deployment.events("update_refused")
+    # Who cannot derive the adapter asks for it, and that is no refusal.
+    asking = {event["client"] for event in deployment.events("reply_received", purpose="need-full")}
+    assert asking == {"bob", "carol"}
+    verified = run_command("verify", deployment.run)
+    assert verified.returncode == 0, verified.stderr
+    assert "recomputed, bit for bit" in verified.stdout
+
+
+def test_a_masked_run_of_three_kinds_of_clients_ends_and_is_verified(deployment, three):
+    three("--secure-aggregation", "--keep-updates")
+    deployment.finish()
+    sums = deployment.events("sum_unmasked", purpose="train")
+    assert [event["clients"] for event in sums] == [3, 3]
+    assert not deployment.events("update_refused")
+    verified = run_command("verify", deployment.run)
+    assert verified.returncode == 0, verified.stderr
+
+
+@pytest.mark.parametrize("victim", ["alice", "bob", "carol"])
+def test_a_client_of_any_kind_that_is_killed_in_mid_round_loses_nothing(deployment, three, victim):
+    three("--wire", "fp32")
+    begun = lambda: deployment.events("broadcast", client=victim, purpose="train", round=1)  # noqa: E731
+    deployment.until(begun)
+    deployment.processes[victim].send_signal(signal.SIGKILL)
+    deployment.processes[victim].wait()
+    (start_javascript if victim == "carol" else lambda of: of.start(victim))(deployment)
+    deployment.finish()
+    assert trained(deployment) == {(number, name) for number in (1, 2) for name in ("alice", "bob", "carol")}
+
+
+def test_a_thousand_downloads_over_tls_come_whole(tmp_path, monkeypatch):
+    """grpc-js against the server's options: 299 kB each, as an update of `tiny` has."""
+    example = copied(tmp_path / "js")
+    script = example.parents[1] / "downloads.js"
+    shutil.copy(Path(__file__).with_name("downloads.js"), script)
+    provision(tmp_path / "kits", ["alice"], ("localhost",), now=datetime.now(UTC))
+    from plait.trust.kit import ServerKit
+    from server.grpc_grid import GrpcGrid
+    from server.hosting import Terms
+    from server.limits import Limits
+
+    # One node may not do this.
+    monkeypatch.setattr("server.service._SAME_BODY", 10**6)
+    terms = Terms(7, {}, b"")
+    grid = GrpcGrid("127.0.0.1:0", kit=ServerKit.load(tmp_path / "kits" / "server"), limits=Limits(1 << 20))
+    with grid.begin(terms, inbox=tmp_path / "run" / "inbox") as grid:
+        port = grid.address.rpartition(":")[2]
+        process = subprocess.Popen(
+            [shutil.which("node"), script, f"localhost:{port}", tmp_path / "kits" / "clients" / "alice"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        while not list(grid.get_node_ids()):
+            assert process.poll() is None
+            grid.wait(0.2)
+        from plait.flower.grid import GivenTask
+
+        (node,) = grid.get_node_ids()
+        grid.give(GivenTask(node, "train", "1", b"head", bytes(range(256)) * 1168))
+        out, _ = process.communicate(timeout=500)
+    assert out.split() == ["1000", "whole,", "0", "dropped"]
+
+
+def test_a_client_with_a_program_loads_no_torch():
+    """In a process of its own: forked ones of other tests have it in memory."""
+    modules = "plait.features.child_trainer.node, client.node, client.base, client.identity, plait.settle"
+    code = (
+        f"import sys, {modules}, plait.rounds.under_masks, plait.cli.client\n"
+        "assert not {'torch', 'transformers', 'flwr'} & set(sys.modules)\n"
+        "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(ran.stdout) < 120 << 10
