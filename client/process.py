@@ -82,7 +82,10 @@ def make_node(
     from client.participant import KeptBase
 
     kept = KeptBase()
-    return Node(settings, wrap(open_for), journal)
+    opening: Callable[[Run], TaskRunner] = open_for
+    for place in filter(None, (feature.node for feature in features())):
+        opening = at(place)(settings, opening)
+    return Node(settings, wrap(opening), journal)
 
 
 def make_room(run: Run, settings: NodeSettings, journal: Journal) -> None:

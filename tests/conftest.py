@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 RUNNING = {"finished", "original", "started", "watch"}
 """Fixtures that run `plait` as a whole, most of them in a process of its own."""
 
-EXTRAS = {"eval": "lm_eval", "flower-simulation": "ray", "qlora": "bitsandbytes"}
+EXTRAS = {"eval": "lm_eval", "evidence": "model_signing", "flower-simulation": "ray", "qlora": "bitsandbytes"}
 """What each extra installs that a test looks for."""
 
 # A busy machine takes its time over an example, which says nothing of the code.

@@ -59,7 +59,7 @@ def test_a_feature_imports_nothing_of_another(feature: Feature) -> None:
 
 @pytest.mark.parametrize("feature", FEATURES.values(), ids=lambda feature: feature.name)
 def test_all_that_a_feature_declares_is_there(feature: Feature) -> None:
-    single = (feature.way, feature.beside, feature.shows, feature.ending, feature.afterwards)
+    single = (feature.way, feature.beside, feature.shows, feature.ending, feature.afterwards, feature.node)
     for place in (*feature.verbs.values(), *feature.sections, *feature.objectives.values(), *filter(None, single)):
         assert callable(at(place)), place
     for place in filter(None, (*feature.contracts.values(), feature.live_page, feature.check)):

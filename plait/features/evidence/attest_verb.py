@@ -1,0 +1,44 @@
+"""``plait attest``: a client's signed statement of what it agreed to and what left it, for the evidence of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def attest(
+    kit: Annotated[Path, typer.Option("--kit", help="This client's start-up kit, whose node key signs.")],
+    run: Annotated[
+        str, typer.Argument(help="Id of the run, or its beginning; not needed where the client took part in one.")
+    ] = "",
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Directory of the node's state; by default in your home directory.")
+    ] = None,
+    about_data: Annotated[
+        str, typer.Option("--about-data", help="What you, their owner, say of the data: source, licence, legal basis.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; by default NAME-RUN.statement.json.")
+    ] = None,
+) -> None:
+    """State what this client agreed to in a run and what left it, signed by its own key, for `plait evidence`.
+
+    Example: plait attest --kit kit/clients/alice
+    """
+    from plait.api.apps import add_apps_to_path
+    from plait.feature import at
+    from plait.features.evidence.client_statement import attested
+    from plait.files import at_home, write_atomically
+    from plait.trust.kit import ClientKit
+
+    add_apps_to_path()
+    loaded = ClientKit.load(kit)
+    place = at_home(state) if state else at("client.state_directory:default_state_directory")()
+    run_id, data = attested(loaded, place.absolute(), run=run, about_data=about_data)
+    path = out or Path(f"{loaded.name}-{run_id[:16]}.statement.json")
+    write_atomically(path, data)
+    typer.echo(
+        f"'{path}' states what '{loaded.name}' sent for run {run_id[:16]}; send it to whoever makes the evidence"
+    )

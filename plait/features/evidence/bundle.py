@@ -1,0 +1,135 @@
+"""The bundle of a run: one statement over the published adapter's files, with all that speaks for it, signed.
+
+Its parts: figures that follow from the ledger, the ledger itself, clients' own statements, certificates, the adapter's
+model signature, its bill of materials, and what the operator alone says. ``docs/evidence/verify.py`` checks it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import plait
+from plait.adapters import Json
+from plait.adapters.peft_directory import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from plait.errors import ConfigError, PeerError
+from plait.features.evidence import client_statement
+from plait.features.evidence.envelope import enveloped, opened, statement
+from plait.features.evidence.figures import figures
+from plait.features.evidence.parts import bill_of_materials, checked, have_libraries, model_signature
+from plait.features.evidence.signing import Signing
+from plait.rounds.ledger import read_lines
+from plait.rounds.run_directory import RunDirectory
+
+KIND = "https://plait.dev/evidence/v1"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle says, and its bytes.
+
+    Attributes:
+        predicate: all parts.
+        data: the file.
+        complete: whether the model signature and the bill of materials are in it.
+    """
+
+    predicate: dict[str, Json]
+    data: bytes
+    complete: bool
+
+
+def bundle_of(
+    directory: RunDirectory, signing: Signing, *, statements: Sequence[Path] = (), base_licence: str = ""
+) -> Bundle:
+    """Make the evidence of a finished run.
+
+    Args:
+        directory: of the run.
+        signing: with whose key.
+        statements: files of clients, as ``plait attest`` writes them.
+        base_licence: of the base, as the operator says.
+
+    Raises:
+        ConfigError: the run is not finished, or a statement is of another run, another client, or there twice.
+        PeerError: the ledger is broken, or a file is no statement.
+        MachineError: something cannot be read.
+    """
+    lines = read_lines(directory.ledger)
+    if not any(line["event"] == "run_finished" for line in lines):
+        raise ConfigError(f"'{directory.path}' is not finished, expected a finished run; `plait resume` continues it")
+    found = figures(lines)
+    folder = _adapter_of(directory)
+    files = {
+        name: _sha256(folder / name) for name in (CARD_FILE, CONFIG_FILE, WEIGHTS_FILE) if (folder / name).is_file()
+    }
+    told = [
+        _statement_in(path, str(lines[0]["run"]), {client["client"] for client in found["clients"]})
+        for path in statements
+    ]
+    if len({client for client, _ in told}) < len(told):
+        raise ConfigError("two statements are of one client, expected one of each")
+    words = {client: str(opened(data, what=client)["predicate"].get("about_data", "")) for client, data in told}
+    complete = have_libraries()
+    predicate: dict[str, Json] = {
+        "figures": found,
+        "ledger": base64.b64encode(zlib.compress(_whole_lines(directory.ledger), 9)).decode(),
+        "statements": {client: data.decode().strip() for client, data in sorted(told)},
+        "signer": signing.described,
+        "model_signature": model_signature(folder, signing) if complete else None,
+        "bill_of_materials": bill_of_materials(lines, files, words, base_licence) if complete else None,
+        "operator_says": {"base_licence": base_licence, "made_at": round(time.time()), "made_with": _code()},
+    }
+    said = statement([{"name": name, "digest": {"sha256": digest}} for name, digest in files.items()], KIND, predicate)
+    if complete:
+        checked(said)
+    return Bundle(predicate, enveloped(said, signing.signer), complete)
+
+
+def _adapter_of(directory: RunDirectory) -> Path:
+    if not directory.adapter.is_dir():
+        raise ConfigError(f"'{directory.path}' has no adapter, expected one in '{directory.adapter}'")
+    return directory.adapter
+
+
+def _statement_in(path: Path, run: str, known: Collection[str]) -> tuple[str, bytes]:
+    """Whose statement a file is, and its bytes."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a client's statement") from error
+    said = opened(data, what=f"'{path}'")
+    if said.get("predicateType") != client_statement.KIND:
+        raise PeerError(f"'{path}' is no client's statement, expected a file that `plait attest` wrote")
+    try:
+        of, client = said["subject"][0]["digest"]["plaitRun"], said["predicate"]["client"]
+    except (LookupError, TypeError) as error:
+        raise PeerError(f"'{path}' names no run and client, expected a file that `plait attest` wrote") from error
+    if of != run:
+        raise ConfigError(f"'{path}' is of run {str(of)[:16]}, expected one of run {run[:16]}")
+    if client not in known:
+        raise ConfigError(f"'{path}' is of {str(client)[:60]!r}, which did not take part in the run")
+    return str(client), data
+
+
+def _whole_lines(path: Path) -> bytes:
+    data = path.read_bytes()
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _code() -> dict[str, Json]:
+    """Version and digest of the code that makes the bundle, which may be newer than the run."""
+    root = Path(plait.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return {"plait": plait.__version__, "sha256": digest.hexdigest()}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

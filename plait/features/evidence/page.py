@@ -1,0 +1,112 @@
+"""The page of a bundle: one screen of what a data-protection officer asks, each answer with the field that it is from.
+
+The page repeats what the bundle says, and checks nothing. Which control is met by what is a table below; where plait
+does nothing for a control, it says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, cast
+
+from plait.adapters import Json
+from plait.text import printable
+
+CONTROLS: Sequence[tuple[str, str, str]] = (
+    (
+        "SATRE 3.1 data lifecycle management",
+        "what left each site: bytes, messages, fields",
+        "figures.clients, statements",
+    ),
+    ("SATRE 3.2 identity and access management", "members' certificates and keys", "figures.clients, signer"),
+    ("SATRE 3.3 output management", "conditions before an adapter is released, attacks", "figures.judged"),
+    ("SATRE 1 information governance, 4 supporting capabilities", "not covered", ""),
+    ("NHS DSPT standard 1 personal confidential data", "names of all fields that left", "figures.clients.fields"),
+    ("NHS DSPT standard 4 managing data access", "members' certificates and keys", "figures.clients, signer"),
+    ("NHS DSPT standard 9 IT protection", "signatures and a hash-chained record", "ledger, figures.head"),
+    ("NHS DSPT standards 2, 3, 5 to 8, 10", "not covered", ""),
+    ("ISO 27001 A.5.34 privacy and protection of PII", "differential privacy, where it is on", "figures.privacy"),
+    ("ISO 27001 A.8.12 data leakage prevention", "attacks, each client's policy", "figures.judged, statements"),
+    ("ISO 27001 A.8.15 logging", "the ledger, which nobody changes unnoticed", "ledger"),
+    ("ISO 27001 A.8.24 use of cryptography", "TLS, Ed25519, ECDSA P-256", "signer, statements"),
+    ("ISO 27001 A.6 people controls, A.7 physical controls", "not covered", ""),
+    ("EU AI Act Annex XI, section 1, 1(a), (c), (d)", "task, date, number of parameters", "figures.made"),
+    ("EU AI Act Annex XI, section 1, 2(b)", "training: every setting", "figures.made.config"),
+    ("EU AI Act Annex XI, section 1, 2(c)", "data: what their owners say", "statements"),
+    ("EU AI Act Annex XI, section 1, 1(b), 1(e), 2(a), 2(d), 2(e)", "not covered", ""),
+    ("EU AI Act Annex XI, section 2, 1 and 2", "held-out loss; attacks, if audited", "figures.held_out_loss, .judged"),
+    ("EU AI Act Annex XII 1(e), (f), (h)", "versions, parameters, licence", "figures.made, operator_says"),
+    ("EU AI Act Annex XII 1(b), (d), (g), 2", "not covered", ""),
+)
+"""Control, what stands in the bundle for it, and the field; no field where it is not covered."""
+
+_STYLE = """body{font:14px/1.4 system-ui,sans-serif;max-width:70rem;margin:1rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.3rem;margin:0}h2{font-size:1rem;margin:1rem 0 .3rem}table{border-collapse:collapse;width:100%}
+td,th{border-bottom:1px solid #ddd;padding:.2rem .5rem;text-align:left;vertical-align:top}
+code{color:#666;font-size:12px}"""
+
+
+def page_of(predicate: Mapping[str, Json]) -> str:
+    """The page, in HTML that asks no other machine for anything.
+
+    Args:
+        predicate: of a bundle.
+    """
+    figures = cast("dict[str, Any]", predicate["figures"])
+    title = f"Evidence of run {figures['made'].get('name') or figures['made'].get('run', '')}"
+    answers = _rows((question, answer, field) for question, answer, field in _answers(cast("Any", predicate), figures))
+    controls = _rows(CONTROLS)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title><style>{_STYLE}</style>'
+        f"<h1>{_text(title)}</h1><p>Check the bundle with docs/evidence/verify.py before you rely on this page.</p>"
+        f"<table><tr><th>Question<th>Answer<th>Field</tr>{answers}</table>"
+        f"<h2>Controls</h2><table><tr><th>Control<th>What stands for it<th>Field</tr>{controls}</table></html>\n"
+    )
+
+
+def _answers(predicate: dict[str, Any], figures: dict[str, Any]) -> list[tuple[str, str, str]]:
+    made, privacy, clients = figures["made"], figures["privacy"], figures["clients"]
+    base = f"{made['base']['name']} ({made['base']['fingerprint'][:16]})"
+    licence = predicate["operator_says"]["base_licence"] or "licence not stated"
+    names = ", ".join(sorted(client["client"] for client in clients))
+    sent = sum(client["uplink_bytes"] for client in clients), sum(client["messages"] for client in clients)
+    fields = ", ".join(sorted({field for client in clients for field in client["fields"]}))
+    spent, promised, sums = privacy["spent"], privacy["promised"], privacy["clients_in_masked_sums"]
+    cost = f"epsilon {spent['epsilon']:.4g} at delta {spent['delta']:g}, unit {promised['unit']}" if spent else "none"
+    attacks = [each for event in figures["judged"] if event["event"] == "audited" for each in event["attacks"]]
+    found = "; ".join(f"{each['name']}: AUC {each['auc']:.3f} ± {each['margin']:.3f}" for each in attacks)
+    decided = "; ".join(_decision(event) for event in figures["judged"] if event["event"] != "audited")
+    is_kit = predicate["signer"]["kind"] == "kit"
+    return [
+        ("What was made?", f"adapter {figures['ended'].get('adapter', '')[:16]}", "figures.ended.adapter"),
+        ("In how many rounds?", str(figures["rounds"]), "figures.rounds"),
+        ("From which model?", f"{base}, {licence}", "figures.made.base"),
+        ("Who took part?", f"{len(clients)}: {names}", "figures.clients"),
+        ("Who says so by their own key?", ", ".join(sorted(predicate["statements"])) or "nobody", "statements"),
+        ("What left the sites?", f"{sent[0]:,} bytes in {sent[1]:,} messages", "figures.clients.uplink_bytes"),
+        ("Which fields?", fields, "figures.clients.fields"),
+        ("Did records leave?", "no field holds any; numbers can tell of them", "figures.clients.fields"),
+        ("What did the server see?", f"sums of {min(sums)} or more" if sums else "every update", "figures.privacy"),
+        ("Differential privacy?", cost, "figures.privacy"),
+        ("What is not covered?", privacy["not_covered"], "figures.privacy.not_covered"),
+        ("Do attacks find anything?", found or "none recorded (plait audit --record)", "figures.judged"),
+        ("Who decided on its release?", decided or "no condition was set", "figures.judged"),
+        ("Who signed this?", "the federation's server" if is_kit else "a key of the run's own: nobody", "signer"),
+    ]
+
+
+def _decision(event: Mapping[str, Any]) -> str:
+    said = (str(event[key]) for key in ("by", "reason", "condition", "client") if event.get(key))
+    return ": ".join((event["event"].replace("_", " "), *said))
+
+
+def _rows(rows: Any) -> str:
+    return "".join(
+        f"<tr><td>{_text(what)}<td>{_text(says)}<td>{f'<code>{_text(field)}</code>' if field else ''}</tr>"
+        for what, says, field in rows
+    )
+
+
+def _text(text: str) -> str:
+    return escape(printable(text, limit=2000))

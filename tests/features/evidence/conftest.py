@@ -1,0 +1,114 @@
+"""One real federation over gRPC with kits, and its evidence; what checks it is a program of its own."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import plait
+from plait.features.evidence.bundle import bundle_of
+from plait.features.evidence.client_statement import attested
+from plait.features.evidence.envelope import Signer, enveloped
+from plait.features.evidence.signing import Signing
+from plait.rounds.run_directory import RunDirectory
+from plait.trust.certificate import read_key
+from plait.trust.kit import ClientKit
+from plait.trust.provision import provision
+from tests.features.conftest import NAMES, SMALL, rows
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A run with its kits, its clients' statements and its bundle."""
+
+    run: Path
+    kits: Path
+    statements: tuple[Path, ...]
+    bundle: Path
+
+    @property
+    def statement(self) -> dict[str, Any]:
+        """What the bundle states."""
+        return json.loads(base64.b64decode(json.loads(self.bundle.read_bytes())["payload"]))
+
+    def signed_again(self, statement: object) -> bytes:
+        """A bundle with another statement, signed by the operator's own key."""
+        return enveloped(statement, Signer.of(read_key(self.kits / "server" / "server.key")))
+
+
+def federated(folder: Path, kits: Path, **more: object) -> Signed:
+    run, state, policy = folder / "run", folder / "state", folder / "policy.toml"
+    policy.write_text("min-examples = 1\nmin-tokens = 1\n")
+    training = {**SMALL, "local_steps": 1, **more}
+    with plait.Server(clients=3, out=run, kit=kits / "server", **training) as server:  # type: ignore[arg-type]
+        address = server.address.replace("127.0.0.1", "localhost")
+        clients = [
+            plait.Client(
+                [row for row in rows() if row["author"] == name],
+                server=address, state=state, policy=policy, dtype="float32", quiet=True, kit=kits / "clients" / name,
+            )
+            for name in NAMES
+        ]  # fmt: skip
+        for client in clients:
+            client.start()
+        assert server.wait(timeout_s=600).finished
+        for client in clients:
+            client.wait(timeout_s=60)
+    statements = []
+    for name in NAMES:
+        _, data = attested(ClientKit.load(kits / "clients" / name), state, run="", about_data=f"notes of {name}")
+        statements.append(folder / f"{name}.json")
+        statements[-1].write_bytes(data)
+    directory = RunDirectory.find(run)
+    made = bundle_of(directory, Signing.of(directory, kits / "server"), statements=statements, base_licence="MIT")
+    (folder / "bundle.json").write_bytes(made.data)
+    return Signed(run, kits, tuple(statements), folder / "bundle.json")
+
+
+@pytest.fixture(scope="session")
+def kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("kits")
+    provision(place, NAMES, ("localhost",), operators=("olga",), now=datetime.now(UTC))
+    return place
+
+
+@pytest.fixture(scope="session")
+def signed(tmp_path_factory: pytest.TempPathFactory, kits: Path) -> Signed:
+    return federated(tmp_path_factory.mktemp("signed"), kits)
+
+
+@pytest.fixture(scope="session")
+def verifier() -> ModuleType:
+    """``docs/evidence/verify.py``."""
+    spec = importlib.util.spec_from_file_location("verify", ROOT / "docs/evidence/verify.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def refusal(verifier: ModuleType, tmp_path: Path) -> Callable[[bytes], str]:
+    """Why a bundle is refused; empty if it is not."""
+
+    def why(data: bytes) -> str:
+        (tmp_path / "bundle").write_bytes(data)
+        try:
+            verifier.checked(tmp_path / "bundle", None, None)
+        except Exception as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    return why
