@@ -106,7 +106,8 @@ def evaluate(
     folder = Path(adapter)
     admit(objective)
     chosen = objective or _objective_of(folder)
-    loaded = load_peft_directory(folder / "adapter" if (folder / "adapter").is_dir() else folder)
+    of_run = RunDirectory(folder).adapter
+    loaded = load_peft_directory(of_run if of_run.is_dir() else folder)
     with status("loading libraries", quiet=quiet):
         from plait.training.bases import locate_base, locate_named_base, quiet_libraries
         from plait.training.device import choose_compute

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from plait.errors import ConfigError
 from plait.files import cannot_write, directory_written_aside
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_directory import RunDirectory, check_given_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,6 +129,7 @@ class Result:
             return self._personalized(client)
         if not (self._directory.adapter / "adapter_config.json").is_file():
             raise ConfigError(f"'{self.path}' has no adapter yet: no round is finished")
+        check_given_out(self._directory.adapter)
         return self._directory.adapter
 
     def load(

@@ -17,6 +17,7 @@ from plait.adapters.peft_directory import CARD_FILE, WEIGHTS_FILE
 from plait.adapters.strict_json import parse_object
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
 from plait.files import lies_in, open_plain
+from plait.rounds.run_directory import RunDirectory, check_given_out
 from plait.training.bases import LocatedBase, Progress, locate_base, locate_named_base
 
 _MAX_TEXT_BYTES = 1 << 20
@@ -70,8 +71,9 @@ def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: No
         BaseMismatchError: `base` is another base than the one that it was trained on.
         PeerError: the directory is not valid.
     """
-    run = path if (path / "adapter").is_dir() else None
-    folder = path / "adapter" if run else path
+    adapter = RunDirectory(path).adapter
+    run, folder = (path, adapter) if adapter.is_dir() else (None, path)
+    check_given_out(folder)
     if not folder.is_dir():
         raise ConfigError(f"'{path}' is not a directory, expected a run directory or a PEFT directory")
     loaded = load_peft_directory(folder)

@@ -6,7 +6,7 @@ RUN/config.toml   the resolved settings
     checkpoints/  what resume needs (see checkpoint.py)
     noise.key     of a run with differential privacy: secret
     spool/        updates received in the current round, one file per client
-    adapter/      the newest adapter as a PEFT directory
+    adapter/      the newest adapter as a PEFT directory; quarantine/adapter/ where it is held back
     summary.json, report.html, *.png   written by the report
     trackers/     of trackers that follow the run: what each keeps, and what it said
 """
@@ -22,7 +22,9 @@ from pathlib import Path
 from plait.errors import ConfigError, MachineError
 from plait.files import cannot_write, fsync_directory, leads_elsewhere, read_if_there, write_atomically
 from plait.rounds.leftovers import keep_only_what_lasts
+from plait.text import printable
 
+_WHY = "why.txt"
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _BEGINNING_BYTES = 1 << 20
 
@@ -53,13 +55,18 @@ class RunDirectory:
         self.server_log = path / "server.log"
         self.inbox = path / ".inbox"
         self.checkpoints = path / "checkpoints"
-        self.adapter = path / "adapter"
         self.noise_key = path / "noise.key"
+        self._quarantine = path / "quarantine"
         self.trackers = path / "trackers"
 
     @classmethod
-    def create(cls, path: Path, *, config_toml: str) -> RunDirectory:
+    def create(cls, path: Path, *, config_toml: str, held_back: bool = False) -> RunDirectory:
         """Make the folder of a new run.
+
+        Args:
+            path: of the folder.
+            config_toml: its settings.
+            held_back: whether its adapter stays in quarantine until it is released.
 
         Raises:
             ConfigError: something is there already, as a run is never overwritten, or leads out of it.
@@ -81,6 +88,7 @@ class RunDirectory:
                 run.checkpoints,
                 run.noise_key,
                 run.trackers,
+                run._quarantine,
             )
         }
         try:
@@ -93,6 +101,8 @@ class RunDirectory:
         except OSError as error:
             raise cannot_write(path, error, doing="make the run directory") from error
         write_atomically(run.config, config_toml.encode())
+        if held_back:
+            run.hold_back("the run is not finished")
         return run
 
     @classmethod
@@ -121,6 +131,45 @@ class RunDirectory:
         except OSError:
             return False
         return b"\n" in beginning or len(beginning) == _BEGINNING_BYTES
+
+    @property
+    def adapter(self) -> Path:
+        """Where its adapter is, or will be."""
+        return (self._quarantine if self.is_held_back else self.path) / "adapter"
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether its adapter is for nobody yet."""
+        return why_held_back(self._quarantine) != ""
+
+    def hold_back(self, why: str) -> None:
+        """Keep the adapter in quarantine from now on, for this reason.
+
+        Raises:
+            MachineError: it cannot be written.
+        """
+        try:
+            self._quarantine.mkdir(exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self._quarantine, error, doing="make") from error
+        write_atomically(self._quarantine / _WHY, f"{why}\n".encode())
+
+    def release(self) -> None:
+        """Let the adapter out of quarantine; may be repeated after a crash.
+
+        Raises:
+            MachineError: it cannot be moved.
+        """
+        if not self.is_held_back:
+            return
+        try:
+            if self.adapter.is_dir():
+                shutil.rmtree(self.path / "adapter", ignore_errors=True)
+                self.adapter.rename(self.path / "adapter")
+                fsync_directory(self.path)
+            shutil.rmtree(self._quarantine)
+        except OSError as error:
+            raise cannot_write(self.path / "adapter", error, doing="move the adapter to") from error
 
     def client_memory(self, client: str) -> Path:
         """Directory of a simulated client's state."""
@@ -175,6 +224,28 @@ class RunDirectory:
 
     def _spool(self, round_number: int) -> Path:
         return self.path / "spool" / f"round-{round_number:06d}"
+
+
+def why_held_back(folder: Path) -> str:
+    """Why the adapters in a folder are for nobody; empty if they are for everybody.
+
+    Raises:
+        MachineError: that cannot be read.
+    """
+    return (read_if_there(folder / _WHY) or b"").decode(errors="replace").strip()
+
+
+def check_given_out(adapter: Path) -> None:
+    """Refuse to give out an adapter in quarantine.
+
+    Args:
+        adapter: its directory.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    if why := why_held_back(adapter.absolute().parent):
+        raise ConfigError(f"the adapter '{adapter}' is in quarantine: {printable(why, limit=1000)}")
 
 
 def _file_name(client: str) -> str:

@@ -107,6 +107,7 @@ def attack(
         members=len(opened.sides.members) if opened.sides else 0,
         others=len(opened.sides.others) if opened.sides else 0,
         attacks=tuple(MembershipAttack(name=x.name, auc=x.auc, margin=x.margin, tpr=x.tpr) for x in found),
+        exposure=max((each.adapter for each in exposed if each.times), default=None),
         epsilon_bound=proven.bound if proven else None,
         epsilon_most=proven.most if proven else None,
         canaries=proven.canaries if proven else 0,

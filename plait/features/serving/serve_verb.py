@@ -10,6 +10,7 @@ import typer
 from plait.address import Address
 from plait.errors import ConfigError
 from plait.progress import say, status
+from plait.rounds.run_directory import RunDirectory
 
 
 def serve(
@@ -129,7 +130,7 @@ def _named(pairs: list[str]) -> dict[str, Path]:
 
 
 def _has_adapter(run: Path) -> bool:
-    return (run / "adapter" / "adapter_config.json").is_file()
+    return (RunDirectory(run).adapter / "adapter_config.json").is_file()
 
 
 def _say(text: str) -> None:

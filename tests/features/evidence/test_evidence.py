@@ -169,7 +169,7 @@ def test_the_adapters_files_are_those_of_the_bundle(signed: Signed, verifier: Mo
     for each in statement["subject"]:
         each["digest"]["sha256"] = verifier._sha256((tmp_path / each["name"]).read_bytes())
     (tmp_path / "again").write_bytes(signed.signed_again(statement))
-    with pytest.raises(ValueError, match="numbers are not"):
+    with pytest.raises(ValueError, match=r"numbers are not|of other files"):
         verifier.checked(tmp_path / "again", tmp_path, None)
 
 
@@ -179,7 +179,7 @@ def test_another_federations_certificate_is_refused(signed: Signed, verifier: Mo
     from plait.trust.provision import provision
 
     provision(tmp_path / "other", ["x"], ["localhost"], now=datetime.now(UTC))
-    with pytest.raises(ValueError, match="another federation"):
+    with pytest.raises(ValueError, match="of another federation"):
         verifier.checked(signed.bundle, None, tmp_path / "other/server/ca.crt")
 
 
