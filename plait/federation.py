@@ -218,8 +218,7 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
         ledger = _begin_ledger(run, directory, on_event, Resumed(round=state.round))
         return directory, ledger, state, events
     start = start or beginning_of(run)
-    held_back = any(feature.holds_back for feature in config.wanted)
-    directory = RunDirectory.create(path, config_toml=to_toml(config), held_back=held_back)
+    directory = RunDirectory.create(path, config_toml=to_toml(config), held_back=config.holds_back)
     codec = run.settled.plan.settings.codec
     state = starting_state(
         initial_state(secrets.token_bytes(16), ranks), start, ranks, run.base_fingerprint, codec=codec
