@@ -219,10 +219,8 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
         return directory, ledger, state, events
     start = start or beginning_of(run)
     directory = RunDirectory.create(path, config_toml=to_toml(config), held_back=config.holds_back)
-    codec = run.settled.plan.settings.codec
-    state = starting_state(
-        initial_state(secrets.token_bytes(16), ranks), start, ranks, run.base_fingerprint, codec=codec
-    )
+    fresh, codec = initial_state(secrets.token_bytes(16), ranks), run.settled.plan.settings.codec
+    state = starting_state(fresh, start, ranks, run.base_fingerprint, codec=codec)
     save_checkpoint(directory.checkpoints, state, ranks)
     # Before the ledger begins: a run that has begun has its noise key.
     promised = _privacy_started(run, directory, continues=bool(start.parents)) if config.dp != "off" else None
