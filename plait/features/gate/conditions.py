@@ -53,8 +53,8 @@ def _without_single_losses(config: RunConfig) -> str:
 
 
 def _without_attacks(config: RunConfig) -> str:
-    other = config.learns_preferences or config.rewarded
-    return f"attacks compare losses of sequences, and objective is '{config.objective}'" if other else ""
+    other = f"attacks compare losses of sequences, and objective is '{config.objective}'"
+    return "" if config.learned.is_plain else other
 
 
 FIGURES: Mapping[str, Figure] = {
