@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from typing import Self, TypeAlias
 
 from plait.errors import PeerError
 from plait.rounds import events
+from plait.rounds.arrivals import Arrivals
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.collector import ServerSide
 from plait.rounds.dispatch import Answer, doubt
@@ -22,6 +24,9 @@ from plait.rounds.run_state import Held, RunState, choose_cohort, note_held
 from plait.rounds.spool import Stored
 from plait.rounds.validate import Reason
 from plait.wire.messages import UpdateReply
+
+_Settle: TypeAlias = Callable[[], "tuple[Held, Stored | None]"]
+"""Says what the client holds now, and what is stored of its update."""
 
 
 @dataclass(eq=False)
@@ -97,7 +102,7 @@ class CohortCollector:
         The clients in `without` gave an update that does not count.
         """
         server = self.server
-        plan, roster, log, intake = server.plan, server.roster, server.log, server.intake
+        plan, roster, log = server.plan, server.roster, server.log
         usable = set(stored) - set(without)
         available = frozenset(server.channel.clock.available([*roster.nodes.values()], plan.quorum))
         resting = server.costs.resting(number)
@@ -121,26 +126,30 @@ class CohortCollector:
         )
         replacements = (name for name in reserve if name in here and name not in stored)
         held: dict[str, Held] = {}
-        with server.tasks.dispatch(state, roster, Purpose.TRAIN, number) as dispatch:
+        with (
+            server.tasks.dispatch(state, roster, Purpose.TRAIN, number) as dispatch,
+            Arrivals(
+                dispatch, partial(self._opening, state, number), each_bytes=server.spool.ranks.opened_bytes
+            ) as came,
+        ):
             for name in chosen:
                 if name not in usable:
                     dispatch.ask(name, expected_s=log.expected_s(name, steps_of(name) if steps_of else 0))
-            while len(usable) < plan.cohort_size and (answer := dispatch.next_answer(deadline)):
+            while (found := came.next(deadline, wanted=plan.cohort_size - len(usable))) is not None:
+                answer, settle = found
                 client = answer.client
-                if isinstance(answer.reply, UpdateReply):
-                    track = roster.tracks[client]
-                    expected = intake.expected(state, number, client, roster)
-                    taken = intake.receive(state, expected, track, answer.reply.update, answer)
+                if settle is not None:
+                    held[client], taken = settle()
                     if taken is not None:
                         usable.add(client)
                         stored[client] = taken
-                    held[client] = state.held_on(track)
                 else:
                     log.failure(number, answer)
                 if client in usable:
                     continue
                 doubt(roster, answer)
-                if len(usable) + len(dispatch.waiting) < plan.cohort_size and (name := next(replacements, None)):
+                coming = len(usable) + len(dispatch.waiting) + len(came)
+                if coming < plan.cohort_size and (name := next(replacements, None)):
                     steps = steps_of(name) if steps_of else None
                     log.tell(events.ClientReplaced(round=number, client=client, by=name, steps=steps))
                     dispatch.ask(name, expected_s=log.expected_s(name, steps or 0))
@@ -149,6 +158,20 @@ class CohortCollector:
         for client in late:
             log.failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return note_held(state, held)
+
+    def _opening(self, state: RunState, number: int, answer: Answer) -> Callable[[], _Settle] | None:
+        """What checks an update on any thread; what this gives stores it, in the order of arrival."""
+        if not isinstance(answer.reply, UpdateReply):
+            return None
+        intake, client, update = self.server.intake, answer.client, answer.reply.update
+        expected = intake.expected(state, number, client, self.server.roster)
+        track = self.server.roster.tracks[client]
+
+        def work() -> _Settle:
+            checked = intake.open(state, expected, track, update)
+            return lambda: (state.held_on(track), intake.settle(expected, update, answer, checked))
+
+        return work
 
     def _budget(self, number: int, cohort: Collection[str]) -> Callable[[str], int] | None:
         """The steps of a client in a round; those that it has been asked for stay. None if all take as many."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from plait.errors import PeerError
 from plait.rounds.answer_log import AnswerLog
@@ -24,6 +24,10 @@ from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
     from plait.rounds.buffer import Arrival
+
+
+Checked: TypeAlias = "tuple[Opened, Stored] | UpdateRefused"
+"""A usable update, or why it is none."""
 
 
 @dataclass(eq=False)
@@ -73,15 +77,27 @@ class Intake:
             answer: that it came in.
             arrival: in an asynchronous run, which buffer it came to.
         """
+        return self.settle(expected, update, answer, self.open(state, expected, track, update, arrival=arrival))
+
+    def open(
+        self, state: RunState, expected: Expected, track: int, update: bytes, *, arrival: Arrival | None = None
+    ) -> Checked:
+        """Check an update; changes nothing, so several threads may do so at once. Parameters are those of `receive`."""
         try:
             opened = open_update(update, expected)
             self.spool.check(opened, expected, track)
             self.check(opened, expected.round)
         except UpdateRefused as refused:
-            self.log.refusal(expected.round, answer, refused.reason, str(refused))
-            return None
+            return refused
         steps = self.steps.get((expected.round, expected.client), 0)
-        stored = self.spool.stored(opened, state, track, steps=steps, arrival=arrival)
+        return opened, self.spool.stored(opened, state, track, steps=steps, arrival=arrival)
+
+    def settle(self, expected: Expected, update: bytes, answer: Answer, checked: Checked) -> Stored | None:
+        """Store an update that was found usable; parameters are those of `receive`."""
+        if isinstance(checked, UpdateRefused):
+            self.log.refusal(expected.round, answer, checked.reason, str(checked))
+            return None
+        opened, stored = checked
         self.directory.store_update(expected.round, expected.client, update)
         took_s = None if self.log.channel.clock.is_virtual else round(answer.took_s, 3)
         self.log.update(opened, stored, uplink_bytes=answer.uplink_bytes, took_s=took_s)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -21,6 +22,7 @@ from plait.errors import MachineError, PeerError
 from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, clipped, measure
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
+from plait.rounds.side_by_side import side_by_side
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_update, open_update
 from plait.rounds.weights import WEIGHT_RATIO, bounded
@@ -234,8 +236,9 @@ class Spool:
         stored: Mapping[str, Stored],
         factors: Mapping[str, float],
     ) -> Iterator[Contribution]:
-        """What the accepted updates contribute, decoded one by one."""
-        for client in check.accepted:
+        """What the accepted updates contribute, in client order; the next ones are decoded meanwhile."""
+
+        def decoded(client: str) -> Contribution:
             version, track = stored[client].began(number), stored[client].track
             expected = self.expected(state.at(version), version + 1, client, track)
             opened = open_update(self.load(version + 1, client), expected)
@@ -249,7 +252,9 @@ class Spool:
             if delta is not contribution.delta or (opened.sum and opened.sum.weight != contribution.weight):
                 # What is left of a sum that was cut is its mean.
                 contribution = replace(contribution, delta=delta, sum=None)
-            yield contribution
+            return contribution
+
+        return side_by_side((partial(decoded, client) for client in check.accepted), self.ranks.opened_bytes)
 
     def sent(self, number: int) -> tuple[slice, ...]:
         """The parts of a delta that clients send in a round; noise anywhere else would change what stays as it is."""

@@ -72,5 +72,10 @@ class Ranks:
         )
 
     @property
+    def opened_bytes(self) -> int:
+        """Memory that the numbers of an update take, at most."""
+        return 4 * max(adapter.geometry.layout.size for adapter in self.adapters)
+
+    @property
     def _of_clients(self) -> range:
         return range(0 if self.clients_have_masters or len(self.adapters) == 1 else 1, len(self.adapters))

@@ -266,7 +266,8 @@ def _check_epsilon(figures: Mapping[str, float], most: float) -> None:
 
 def _check_size(delta: AdapterState, received: AdapterState) -> None:
     with np.errstate(over="ignore"):
-        largest = max(np.abs(state.flat).max(initial=0) for state in (delta, add(received, delta)))
+        flats = (delta.flat, add(received, delta).flat)
+        largest = max(max(flat.max(initial=0), -flat.min(initial=0)) for flat in flats)
     if not largest <= _LARGEST_ELEMENT:
         raise UpdateRefused(Reason.OVERFLOW, f"largest element is {largest:g}, expected at most {_LARGEST_ELEMENT:g}")
 

@@ -1,8 +1,8 @@
 """``plait bench aggregate``: how fast the server combines updates, compared with copying them and with plain numpy.
 
-Rates are of received float32 bytes, or of updates, per second of processor time: the load of other processes on a
-shared machine matters less then, and a second core gives no advantage. Give BLAS one thread (``OMP_NUM_THREADS=1``) to
-compare cores.
+Rates are of received float32 bytes, or of updates, per second of processor time unless they say otherwise: the load of
+other processes on a shared machine matters less then, and a second core gives no advantage. Give BLAS one thread
+(``OMP_NUM_THREADS=1``) to compare cores.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from plait.adapters import AdapterSpec, AdapterState, Float32
 from plait.aggregation import RULES, Contribution, Geometry, Outcome, RoundContext, Rule, geometry_of
 from plait.errors import ConfigError, did_you_mean
 from plait.flower.rule_table import ALL_RULES
+from plait.machine import cores
+from plait.rounds.side_by_side import side_by_side
 from plait.rounds.validate import Expected, open_update
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, seal
@@ -29,6 +32,8 @@ _BUFFERS = 32
 # Float32 bytes of the updates for rules that keep all of them; Flower's copies are several times as large.
 _MOST_KEPT_BYTES = 1 << 28
 _WIRES = ("fp32", "bf16", "1")
+SERVER = "server"
+"""The server's path, among the rules to measure."""
 
 
 def rows(
@@ -45,7 +50,7 @@ def rows(
 
     Args:
         spec: of the adapter; its factors are measured.
-        names: rules to measure; if empty, all, and then also FedAvg compared with memory, and the server's path.
+        names: rules to measure, and `SERVER`; if empty, all, and then also FedAvg compared with memory.
         clients: updates per round when a rate is measured.
         repetitions: of each measurement of a rate.
         memory_updates: updates per round when memory is measured; 0 for none.
@@ -56,15 +61,16 @@ def rows(
         ConfigError: there is no such rule.
     """
     for name in names:
-        if name not in ALL_RULES:
+        if name not in (*ALL_RULES, SERVER):
             raise ConfigError(
-                f"rule is '{name}', expected one of {', '.join(ALL_RULES)}{did_you_mean(name, ALL_RULES)}"
+                f"rule is '{name}', expected one of {', '.join(ALL_RULES)} or {SERVER}{did_you_mean(name, ALL_RULES)}"
             )
     factors = geometry_of(spec)
     if not names:
         yield against_memory(factors, repetitions=repetitions, seed=seed)
+    if not names or SERVER in names:
         yield from of_server(spec, clients=clients, repetitions=repetitions, seed=seed)
-    chosen = names or tuple(ALL_RULES)
+    chosen = [name for name in names or ALL_RULES if name != SERVER]
     yield from of_rules(chosen, factors, clients=clients, repetitions=repetitions, seed=seed)
     if memory_updates:
         for name in chosen:
@@ -123,7 +129,7 @@ def of_rules(
 
 
 def of_server(spec: AdapterSpec, *, clients: int, repetitions: int, seed: int = 0) -> Iterator[Row]:
-    """The server's hot path: decode an update, check all its claims, add it to FedAvg."""
+    """The server's hot path: decode updates, check all their claims, add them to FedAvg, also on all cores."""
     rule, geometry = RULES["fedavg"], geometry_of(spec)
     updates = Updates(rule, geometry, seed=seed, drift=Drift())
     expected = Expected(
@@ -145,10 +151,22 @@ def of_server(spec: AdapterSpec, *, clients: int, repetitions: int, seed: int = 
                 accumulator.add(Contribution("client", expected.received, delta, 1.0, geometry))
             return accumulator.finish()
 
+        def serve_side_by_side(sealed: Sequence[bytes] = sealed) -> Outcome:
+            accumulator = rule.begin(updates.context)
+            for opened in side_by_side(
+                (partial(open_update, data, expected) for data in sealed), 4 * geometry.layout.size
+            ):
+                accumulator.add(Contribution("client", expected.received, opened.delta, 1.0, geometry))
+            return accumulator.finish()
+
         rate = _rates({"serve": serve}, amount=clients, repetitions=repetitions)["serve"]
         what = f"server, wire {wire}: decode, validate and fold"
         yield Row(what, rate, "updates/s", more_is_better=True)
         yield Row(f"{what}, bytes on the wire", rate * len(sealed[0]) / 1e6, "MB/s", more_is_better=True)
+        ways = {"one by one": serve, "side by side": serve_side_by_side}
+        peers = _rates(ways, amount=clients, repetitions=repetitions, clock=time.perf_counter)
+        rate = peers.pop("side by side")
+        yield Row(f"{what}, in real time on {cores()} cores", rate, "updates/s", peers, more_is_better=True)
 
 
 def fold(rule: Rule, context: RoundContext, contributions: Sequence[Contribution]) -> Outcome:
@@ -177,14 +195,20 @@ def _timed(
     return statistics.median(rates), statistics.median(finishes)
 
 
-def _rates(ways: Mapping[str, Callable[[], object]], *, amount: float, repetitions: int) -> dict[str, float]:
+def _rates(
+    ways: Mapping[str, Callable[[], object]],
+    *,
+    amount: float,
+    repetitions: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, float]:
     """Median of `amount` per second; the order changes between repetitions, and the first does not count."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(repetitions + 1):
         for name in list(ways) if repetition % 2 else list(reversed(list(ways))):
-            started = time.process_time()
+            started = clock()
             ways[name]()
-            rates[name].append(amount / (time.process_time() - started))
+            rates[name].append(amount / (clock() - started))
     return {name: statistics.median(each[1:]) for name, each in rates.items()}
 
 

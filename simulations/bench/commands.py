@@ -81,7 +81,9 @@ def aggregate(
     memory_seconds: Annotated[
         float, typer.Option("--memory-seconds", min=0, help="Approximate limit per rule when memory is measured.")
     ] = 60.0,
-    only: Annotated[str, typer.Option("--only", help="Rules to measure, separated by commas; all by default.")] = "",
+    only: Annotated[
+        str, typer.Option("--only", help="Rules to measure, or 'server', separated by commas; all by default.")
+    ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the updates' values.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,

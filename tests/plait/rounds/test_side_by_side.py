@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+import pytest
+
+import plait.rounds.side_by_side as module
+from plait.rounds.side_by_side import SideBySide, side_by_side
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(module, "cores", lambda: request.param)
+    return request.param
+
+
+def test_results_come_in_the_order_of_the_work_and_few_are_held(threads: int) -> None:
+    begun: list[int] = []
+    done: list[int] = []
+    for number in side_by_side((lambda n=n: begun.append(n) or n for n in range(20)), each_bytes=1):
+        assert len(begun) - len(done) <= threads + 1
+        done.append(number)
+    assert done == list(range(20))
+    assert sorted(begun) == done
+
+
+def test_work_is_done_at_the_same_time() -> None:
+    both = threading.Barrier(2, timeout=60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "cores", lambda: 2)
+        with SideBySide[int](each_bytes=1) as work:
+            for _ in range(2):
+                work.give(both.wait)
+            assert {work.take(), work.take()} == {0, 1}
+
+
+def fail(number: int) -> int:
+    raise ValueError(f"work {number} failed")
+
+
+@pytest.mark.usefixtures("threads")
+def test_an_error_comes_with_its_result() -> None:
+    with SideBySide[int](each_bytes=1) as work:
+        work.give(lambda: 7)
+        work.give(partial(fail, 1))
+        assert work.take() == 7
+        with pytest.raises(ValueError, match="work 1 failed"):
+            work.take()
+
+
+def test_results_that_would_not_fit_are_made_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "cores", lambda: 64)
+    with SideBySide[int](each_bytes=1 << 28) as work:
+        work.give(threading.get_ident)
+        assert work.is_full
+        assert work.take() == threading.get_ident()
