@@ -31,6 +31,7 @@ from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
+from plait.training.holding import holding
 from plait.wire.decoded import DECODED
 
 # As a fraction of the adapters that a run starts from.
@@ -69,10 +70,8 @@ def prepare(
     devices = choose_devices(settings.device, settings.dtype)
     settled = settle(settings)
     if settled.method.quantised:
-        from plait.training.four_bits import check_four_bits
-
         for each in devices:
-            check_four_bits(each.device.type)
+            holding().check(each.device.type)
 
     def progress(text: str) -> None:
         say(text, quiet=quiet)

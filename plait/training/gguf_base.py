@@ -2,7 +2,7 @@
 
 The config follows from the file's header (`gguf_config`), the tokenizer is the one that transformers reads. Each tensor
 is read, computed and written in pieces: a matrix in float16 or float32 keeps its type, all else becomes bfloat16. The
-file's own blocks lie beside (`gguf_rows`), where a base of few bits uses them as they are. Only architectures whose
+file's own blocks lie beside , where a base of few bits uses them as they are. Only architectures whose
 tensors are those of transformers' model, one for one.
 """
 
@@ -26,10 +26,9 @@ from plait.adapters.strict_json import shown
 from plait.data.cache import cache_directory
 from plait.errors import DataError, MachineError
 from plait.files import directory_written_aside, is_ours, make_private_directory
-from plait.training.gguf_beside import gguf_beside
+from plait.training.gguf_beside import gguf_beside, in_transformers_order, turned_heads
 from plait.training.gguf_config import config_of_gguf, is_setting
 from plait.training.gguf_header import GgufTensor, read_gguf_header
-from plait.training.gguf_rows import in_transformers_order, turned_heads
 
 _PIECE = 1 << 22  # values that are computed at once
 _DIGITS = 16

@@ -24,6 +24,7 @@ from plait.objective import objective_named
 from plait.training.fused.block_size import Q5_0, Q8_0, BlockSize
 from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
 from plait.training.gguf_beside import EMBEDDING, HEAD, gguf_beside
+from plait.training.holding import holding
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.loss_terms import terms_of
 from plait.training.sampling_limits import COLUMNS_AT_FIRST, ROWS, Limits
@@ -49,7 +50,7 @@ _DRAWING = 2 * FLOAT32 + 2 * 8  # a logit, its copy, and two in float64: before 
 
 @dataclass(frozen=True)
 class FewBits:
-    """What a base of few bits takes on a CPU (`few_bits_base`).
+    """What a base of few bits takes on a CPU (`holding`).
 
     Attributes:
         block_bytes: of a block's matrices, on average.
@@ -307,9 +308,7 @@ def size_of(
         return size
     stored: Mapping[str, tuple[int, int]] = {}
     if directory and gguf_beside(directory).is_file():
-        from plait.training.gguf_rows import gguf_sizes
-
-        stored = gguf_sizes(directory, config)
+        stored = holding().stored(directory, config)
     return replace(
         size,
         cpu=_in_few_bits(size, stored, table=Q5_0),

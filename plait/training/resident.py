@@ -40,6 +40,7 @@ from plait.training.device import Compute, budgets_of, has_memory_of_its_own
 from plait.training.examples import Tokenizer
 from plait.training.fused.packed import without_values
 from plait.training.heads import is_saved, silence
+from plait.training.holding import holding
 from plait.training.memory_plan import (
     PREDICTION_ERROR,
     ModelSize,
@@ -192,9 +193,7 @@ class ResidentBase:
         if spec_text not in self._blueprints:
             request = parse_spec(spec_text)
             if is_quantised(request.method):
-                from plait.training.four_bits import check_four_bits
-
-                check_four_bits(self.compute.device.type)
+                holding().check(self.compute.device.type)
             config = read_base_config(self.directory, request.task, request.labels)
             while len(self._blueprints) >= _BLUEPRINTS_KEPT:
                 del self._blueprints[next(iter(self._blueprints))]
@@ -385,10 +384,8 @@ class ResidentBase:
     def _read_in_few_bits(
         self, spec: AdapterSpec, config: PretrainedConfig, heads: Sequence[str], *, in_eight: bool
     ) -> PreTrainedModel:
-        from plait.training.few_bits_base import load_in_few_bits
-
         keep_freed_memory()
-        return load_in_few_bits(
+        return holding().read(
             self.directory,
             config,
             task=spec.task,
@@ -409,9 +406,7 @@ class ResidentBase:
             return self._read_in_few_bits(spec, config, heads, in_eight=in_eight)
         quantised = {}
         if is_quantised(spec.method):
-            from plait.training.four_bits import four_bits
-
-            quantised = four_bits(self.compute, whole=heads)
+            quantised = holding().arguments(self.compute, whole=heads)
         # Straight to the device: main memory never holds a second copy, and on a Jetson both are the same memory.
         placed = {} if quantised or self.compute.device.type == "cpu" else {"device_map": {"": self.compute.device}}
         if placement and any(device.type != "cpu" for device in placement.devices):
@@ -435,10 +430,8 @@ class ResidentBase:
             if self.compute.device.type == "cpu":
                 keep_freed_memory()
             if quantised:
-                from plait.training.four_bits import keep_trainable
-
                 # bitsandbytes has already placed it.
-                keep_trainable(model)
+                holding().loaded(model)
             if quantised or placement:
                 return model
             return model.to(self.compute.device)  # pyright: ignore[reportArgumentType]

@@ -62,7 +62,7 @@ def test_all_that_a_feature_declares_is_there(feature: Feature) -> None:
     single = (feature.way, feature.beside, feature.shows, feature.ending, feature.afterwards, feature.node)
     for place in (*feature.verbs.values(), *feature.sections, *feature.objectives.values(), *filter(None, single)):
         assert callable(at(place)), place
-    for place in filter(None, (*feature.contracts.values(), feature.live_page, feature.check)):
+    for place in filter(None, (*feature.contracts.values(), feature.live_page, feature.check, feature.holding)):
         assert at(place), place
     for name, place in feature.names.items():
         assert at(place).__name__ == name

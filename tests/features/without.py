@@ -81,7 +81,7 @@ def faults_without(feature: Feature, tree: Path, folders: Sequence[str], expecte
 def names_it(feature: Feature, file: Path) -> bool:
     """Whether a test names a feature."""
     words = {*feature.verbs, *feature.names, *feature.fields, *(name.replace("_", "-") for name in feature.fields)}
-    words |= {name for name in feature.objectives if name.islower()}
+    words |= {name for name in feature.objectives if name.islower()}.union(*feature.values.values())
     quoted = "|".join(map(re.escape, sorted(words)))
     found = rf"features[./]{feature.name}\b" + (rf"|[\"'](--)?({quoted})[\"':]|plait[. ]({quoted})\b" if words else "")
     return re.search(found, file.read_text(errors="replace")) is not None

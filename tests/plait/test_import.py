@@ -62,7 +62,7 @@ FEATURES = (
     *("plait.privacy.mechanism", "plait.rounds.masking", "plait.rounds.masked_sum", "plait.rounds.asynchronous"),
     *("plait.rounds.privacy_card", "plait.simulation.fleet", "plait.simulation.workers", "plait.stacking"),
     *("plait.training.serving", "plait.training.private_steps"),
-    *("plait.training.placement", "plait.training.few_bits_base", "plait.exporting.outlets", "plait.data.hub"),
+    *("plait.training.placement", "plait.exporting.outlets", "plait.data.hub"),
 )
 
 

@@ -101,7 +101,7 @@ PAIRS = {
     "plait/stacking.py:_beneath",  # the shape of an adapter, once it is resolved
     "plait/stacking.py:_composed",
     "plait/training/device.py:choose_devices",  # what a machine can hold in eight bits
-    "plait/training/four_bits.py:check_four_bits",  # and in four
+    "plait/features/few_bits/training/four_bits.py:check_four_bits",  # and in four
     "client/settings.py:check_device",  # an operator's own
 }
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "adapter.gguf"
 _BASE_FILE = "BASE.gguf"
-_OWN_FILE = "model.gguf"  # beside a base that was made of a GGUF file (`plait.training.gguf_rows`)
+_OWN_FILE = "model.gguf"  # beside a base that was made of a GGUF file (`plait.training.gguf_beside`)
 
 _STYLE = CardStyle(library="gguf", relation="adapter", what="A LoRA adapter in GGUF, for llama.cpp.")
 _MAX_NAME_CHARACTERS = 64

@@ -11,13 +11,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeGuard, cast
+from typing import Protocol, Self, TypeAlias, TypeGuard, cast
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from plait.training.fused.few_bits import NormalFloat, Rows
 
 Tensor = torch.Tensor
 
@@ -54,7 +51,36 @@ class Packed:
         return cast("Tensor", functional.dequantize_4bit(self.values, self.state)).to(self.dtype)
 
 
-FewBits: TypeAlias = "NormalFloat | Rows"
+class FewBits(Protocol):
+    """A weight that plait holds itself."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(d_out, d_in)."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its values."""
+        ...
+
+    def unpacked(self) -> Tensor:
+        """All values."""
+        ...
+
+
+class Rows(FewBits, Protocol):
+    """One whose rows can be used one by one."""
+
+    def between(self, first: int, last: int) -> Self:
+        """Neighbouring rows."""
+        ...
+
+    def chosen(self, rows: Tensor | None) -> Tensor:
+        """The values of rows of these numbers, (chosen,) int64; of all for None."""
+        ...
+
+
 Weight: TypeAlias = "Tensor | Packed | FewBits"
 Table: TypeAlias = "Tensor | Rows"
 """A matrix whose rows are used one by one: an embedding, or a head."""
@@ -66,7 +92,7 @@ def is_table(weight: Weight) -> TypeGuard[Table]:
 
 
 def held_in_few_bits(module: nn.Module) -> FewBits | None:
-    """The weight of a layer of `few_bits_layers`; None for any other module."""
+    """The weight of a layer with `is_of_few_bits`; None for any other module."""
     return cast("FewBits", module.held) if getattr(type(module), "is_of_few_bits", False) else None
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from gguf import quants
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -28,15 +27,9 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from plait.adapters import Task
 from plait.errors import DataError
 from plait.training import bases, gguf_base
 from plait.training.bases import base_at_hand, check_base_name, is_known_to_all, locate_base, locate_config
-from plait.training.blueprint import read_base_config
-from plait.training.device import Compute
-from plait.training.few_bits_base import load_in_few_bits
-from plait.training.fused.few_bits import Rows
-from plait.training.fused.few_bits_layers import FewBitsEmbedding, FewBitsLinear
 from plait.training.gguf_header import MOST_ITEMS, read_gguf_header
 
 SHAPE: dict[str, Any] = {
@@ -206,26 +199,6 @@ def test_a_file_is_the_model_that_it_was_made_of(tmp_path: Path, form: str, kept
     tokens = AutoTokenizer.from_pretrained(located.directory, trust_remote_code=False)
     assert tokens.decode(tokens("cab é\n")["input_ids"]) == "cab é\n"
     assert tokens("ab")["input_ids"] == [WORDS.index("ab")]
-
-
-def test_its_own_blocks_are_used_in_few_bits(tmp_path: Path) -> None:
-    model = write(tmp_path / "a.gguf", "Q4_0")
-    directory = locate_base(str(tmp_path / "a.gguf")).directory
-    few = load_in_few_bits(
-        directory,
-        read_base_config(directory, Task.CAUSAL_LM),
-        task=Task.CAUSAL_LM,
-        compute=Compute(torch.device("cpu"), torch.float32),
-        attention="eager",
-    )
-    packed = [(n, m) for n, m in few.named_modules() if isinstance(m, FewBitsLinear | FewBitsEmbedding)]
-    assert len(packed) == 2 * 7 + 2
-    for name, module in packed:
-        assert isinstance(module.held, Rows)
-        assert module.held.form.name == "q4_0"
-        weight = model.get_submodule(name).weight
-        assert isinstance(weight, nn.Parameter)
-        assert torch.equal(module.weight, weight)
 
 
 def test_it_is_one_base_wherever_it_lies_and_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
 )
 
 from plait.adapters import AdapterState, Task, parse_spec, save_peft_directory
@@ -24,7 +22,6 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
 from plait.training.device import Compute
 from plait.training.examples import Example
-from plait.training.fused import recognise
 from plait.training.prompts import servable
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
@@ -96,59 +93,6 @@ def test_a_trained_adapter_reloads_in_plain_peft_with_equal_logits(
         got = reloaded(input_ids=TOKENS).logits[:, -TOKENS.shape[1] :]
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
     assert (expected - bare).abs().max() > 1e-3
-
-
-@pytest.mark.extra("qlora")
-def test_qlora_trains_over_four_bits_and_reloads_over_bitsandbytes(
-    tiny: LocatedBase, settings: Settings, tmp_path: Path
-) -> None:
-    from plait.training.four_bits import four_bits, keep_trainable
-
-    # On a CPU bitsandbytes mistakes the scales of a layer whose inputs are no multiple of 64, and tiny has some.
-    config = LlamaConfig(
-        vocab_size=2048, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
-    )
-    # In some random bases a value lies so near the middle of two codes that both round it differently.
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
-    compute = Compute(torch.device("cpu"), torch.float32)
-    base = ResidentBase(tmp_path / "base", tiny.reference.fingerprint, compute, seq_len=32)
-    request = AdapterRequest(method="qlora", rank=4, alpha=8)
-    blueprint = design(config, request, task=Task.CAUSAL_LM, seed=7)
-    after = trained(base, blueprint, settings)
-    model = base.carrying(blueprint.spec, after).eval()
-    assert recognise(model) is not None
-    assert {type(module).__name__ for name, module in model.named_modules() if name.endswith("base_layer")} == {
-        "FewBitsLinear"
-    }
-    with torch.no_grad():
-        expected = model(input_ids=TOKENS).logits
-    save_peft_directory(tmp_path / "out", spec=blueprint.spec, state=after, base=tiny.reference, card="")
-    plain = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "base", dtype=torch.float32, **four_bits(compute), trust_remote_code=False
-    )
-    keep_trainable(plain)
-    reloaded = PeftModel.from_pretrained(plain, tmp_path / "out").eval()
-    assert recognise(reloaded) is not None, "a base as bitsandbytes loads it is computed by plait's own implementation"
-    # bitsandbytes leaves embedding and head whole.
-    reloaded.get_input_embeddings().weight.data = model.get_input_embeddings().weight
-    reloaded.get_output_embeddings().weight.data = model.get_output_embeddings().weight
-    with torch.no_grad():
-        got = reloaded(input_ids=TOKENS).logits
-        with reloaded.disable_adapter():
-            assert (reloaded(input_ids=TOKENS).logits - got).abs().max() > 0.01
-    torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
-
-
-def test_qlora_without_bitsandbytes_or_kernels_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    from plait.training.four_bits import check_four_bits
-
-    with pytest.raises(ConfigError, match=r"on device 'mps', expected cpu or cuda.*nearest: method 'lora'"):
-        check_four_bits("mps")
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    check_four_bits("cpu")
-    with pytest.raises(ConfigError, match="bitsandbytes is not installed, expected `pip install bitsandbytes`"):
-        check_four_bits("cuda")
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("prompt", "prefix", "p_tuning")])

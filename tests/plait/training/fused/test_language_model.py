@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from plait.adapters import AdapterState, Task
+from plait.features.few_bits.training.four_bits import keep_trainable
 from plait.training.blueprint import Blueprint
 from plait.training.examples import IGNORED, Example
-from plait.training.four_bits import keep_trainable
 from plait.training.fused import recognise
 from plait.training.fused.packed import Packed
 from plait.training.losses import BatchLoss, summed_loss

@@ -6,14 +6,18 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from plait.training.fused import few_bits, native, trellis
-from plait.training.fused.few_bits import FORMATS, NormalFloat, Rows
+from plait.compiler import source_in
+from plait.features.few_bits.training import formats as few_bits
+from plait.features.few_bits.training.formats import FORMATS, NormalFloat, Rows
+from plait.training.fused import native
+from plait.wire.codecs import compiled
 from plait.wire.codecs.trellis import GREATEST_COST, Trellis
 
 BLOCKS = 300
@@ -73,6 +77,11 @@ pytestmark = [
 ]
 
 
+def _source(user: ModuleType) -> str:
+    """The C++ of a module that has some compiled."""
+    return source_in(Path(str(user.__file__)).parent, user.SOURCES)
+
+
 def ran_on_arm(folder: Path, code: str, given: Sequence[NDArray[np.generic] | np.generic]) -> bytes:
     """What a program writes."""
     (folder / "main.cpp").write_text(code)
@@ -88,7 +97,7 @@ def test_an_arm_processor_finds_the_same_paths(tmp_path: Path, monkeypatch: pyte
     costs = chance.integers(0, GREATEST_COST + 1, (4, cells), np.int16)
     cell = chance.integers(0, cells, size, np.int32)
     searched = Trellis(state_bits)
-    code = trellis._SOURCE.read_text() + READING + SEARCH % (size, lanes, 1 << state_bits, cells)
+    code = _source(compiled) + READING + SEARCH % (size, lanes, 1 << state_bits, cells)
     found = ran_on_arm(tmp_path, code, [cell, costs.T, searched._before.astype(np.int64)])
     np.testing.assert_array_equal(np.frombuffer(found, np.uint8), searched.cheapest(cell, costs, lanes))
 
@@ -116,7 +125,7 @@ def test_an_arm_processor_computes_the_same(tmp_path: Path, monkeypatch: pytest.
         np.float32(ours.offset),
         *raw.values(),
     )
-    left = ran_on_arm(tmp_path, native.kernel_source() + READING + MAIN % (BLOCKS, formats), given)
+    left = ran_on_arm(tmp_path, _source(native) + READING + MAIN % (BLOCKS, formats), given)
 
     def next_of(dtype: torch.dtype, many: int) -> torch.Tensor:
         nonlocal left

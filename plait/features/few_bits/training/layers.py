@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from plait.training.fused.few_bits import NormalFloat, Rows
+from plait.features.few_bits.training.formats import NormalFloat, Rows
 from plait.training.fused.packed import WITHOUT_VALUES
 
 Tensor = torch.Tensor

@@ -29,15 +29,15 @@ from transformers.pytorch_utils import Conv1D
 
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
-from plait.training import few_bits_base
+from plait.features.few_bits.training import base as few_bits_base
+from plait.features.few_bits.training.base import load_in_few_bits
+from plait.features.few_bits.training.formats import NormalFloat, Rows
+from plait.features.few_bits.training.layers import FewBitsEmbedding, FewBitsLinear
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config
 from plait.training.device import Compute
 from plait.training.examples import Example
-from plait.training.few_bits_base import load_in_few_bits
 from plait.training.fused import recognise
-from plait.training.fused.few_bits import NormalFloat, Rows
-from plait.training.fused.few_bits_layers import FewBitsEmbedding, FewBitsLinear
 from plait.training.losses import summed_loss
 from plait.training.memory_plan import size_of
 from plait.training.resident import ResidentBase

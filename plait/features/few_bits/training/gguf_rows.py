@@ -1,7 +1,6 @@
 """The matrices of a GGUF file that lies beside a base, in the file's own blocks, which need not be rounded again.
 
-llama.cpp turns neighbouring rows of a head where transformers turns both halves, so rows of queries and keys are put
-back into transformers' order; blocks never cross rows. Knows no model beyond names and shapes.
+Blocks never cross rows. Knows no model beyond names and shapes.
 """
 
 from __future__ import annotations
@@ -11,17 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
 from plait.errors import DataError
-from plait.training.fused.few_bits import FORMATS, Format, Rows
-from plait.training.gguf_beside import EMBEDDING, HEAD, gguf_beside
+from plait.features.few_bits.training.formats import FORMATS, Format, Rows
+from plait.training.gguf_beside import EMBEDDING, HEAD, gguf_beside, in_transformers_order, turned_heads
 from plait.training.gguf_header import GgufTensor, read_gguf_header
-
-_TURNED = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
 
 
 def gguf_rows(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -> Mapping[str, Rows]:
@@ -39,17 +34,6 @@ def gguf_rows(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -> 
         return _read(path, config, dtype) if path.is_file() else {}
     except _DAMAGED:
         return {}
-
-
-def turned_heads(name: str, architecture: str) -> str:
-    """The config's name of how many heads' rows llama.cpp has turned in a tensor; empty for none."""
-    return _TURNED.get(name.split(".")[-2], "") if architecture == "llama" and name.count(".") else ""
-
-
-def in_transformers_order(held: NDArray[np.uint8], heads: int) -> NDArray[np.uint8]:
-    """(rows, bytes of a row) of queries or keys, as llama.cpp has turned them, in transformers' order."""
-    turned = held.reshape(heads, -1, 2, held.shape[1])
-    return np.ascontiguousarray(turned.swapaxes(1, 2)).reshape(held.shape)
 
 
 def gguf_sizes(directory: Path, config: PretrainedConfig) -> Mapping[str, tuple[int, int]]:

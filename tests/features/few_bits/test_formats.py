@@ -8,7 +8,7 @@ import pytest
 import torch
 from gguf import quants
 
-from plait.training.fused.few_bits import FORMATS, NormalFloat, Rows, eight_bits, five_bits
+from plait.features.few_bits.training.formats import FORMATS, NormalFloat, Rows, eight_bits, five_bits
 
 TYPES = (torch.float32, torch.bfloat16)
 # Where each format has its float16 numbers.
