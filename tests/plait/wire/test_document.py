@@ -1,0 +1,109 @@
+"""The protocol's document against the code: its lists are the code's."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from plait.adapters.fingerprint import TOKENIZER_FILES, VOLATILE_CONFIG_KEYS
+from plait.rounds.figures import EVALUATION, TRAINING
+from plait.rounds.saying import _said
+from plait.v1 import federation_pb2 as federation
+from plait.v1 import messages_pb2 as pb
+from plait.wire.messages import TASK_SCHEMA
+from plait.wire.settings import Settings
+
+FOLDER = Path(__file__).parents[3] / "proto"
+TEXT = (FOLDER / "README.md").read_text()
+
+
+def section(title: str, end: str = "\n#") -> str:
+    return TEXT.partition(f"{title}\n")[2].partition(end)[0]
+
+
+def test_it_is_short_and_begins_with_the_minimal_client():
+    assert len(TEXT.split()) <= 5500
+    assert re.findall("^## (.*)$", TEXT, re.MULTILINE)[0] == "A minimal client"
+
+
+def test_it_names_every_setting_with_its_default():
+    rows = re.findall(r"^\| ([a-z_, ]+) \| (.*) \|(.*) \|$", section("## Tasks"), re.MULTILINE)
+    found: dict[str, object] = {}
+    for names, _, default in rows:
+        defaults = [] if not default.strip() else [each.strip().strip("`") for each in default.split(",")]
+        for place, name in enumerate(names.split(", ")):
+            text = defaults[min(place, len(defaults) - 1)] if defaults else None
+            found[name] = _value(text)
+    own = {"seed", "round", "done_steps", "trained", "steps"}
+    fields = [each for each in dataclasses.fields(Settings) if each.name not in own]
+    assert found == {e.name: None if e.default is dataclasses.MISSING else e.default for e in fields}
+
+
+def _value(text: str | None) -> object:
+    if text in (None, "empty"):
+        return "" if text else None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def test_it_names_every_reason():
+    assert {int(number): name for number, name in re.findall(r"(\d) ([A-Z_]{4,})", _paragraph("**Refusal.**"))} == {
+        number: name.removeprefix("REFUSAL_REASON_") for name, number in pb.RefusalReason.items() if number
+    }
+    refused = re.findall(r"(\d+) ([A-Z_]{4,})", _paragraph("The server answers what does not fit"))
+    assert {int(number): name for number, name in refused} == {
+        number: name.removeprefix("REFUSED_REASON_") for name, number in federation.RefusedReason.items() if number
+    }
+
+
+def _paragraph(start: str) -> str:
+    return (start + TEXT.partition(start)[2]).partition("\n\n")[0]
+
+
+def test_it_names_every_metric_of_an_update():
+    rows = re.findall(r"^\| ([a-z_, ]+) \| [^|]* \|$", section("## Replies"), re.MULTILINE)
+    named = {name for row in rows for name in row.split(", ")}
+    source = _said.__code__.co_consts, _said.__code__.co_names
+    sent = {"train_loss", "first_loss", "slope", "learning_rate", "shortened", "reward", "refused_completions"}
+    sent |= {"train_tokens", "train_s", "distortion", "codec_s", "record_epsilon", "clients"}
+    assert named == sent
+    said = {word for each in source for word in _words(each)}
+    assert said - {""} >= {"train_loss", "train_tokens", "train_s", "distortion", "codec_s"}
+
+
+def _words(value: object) -> set[str]:
+    if isinstance(value, tuple):
+        return {word for each in value for word in _words(each)}
+    return {value} if isinstance(value, str) else set()
+
+
+def test_it_names_the_figures_under_masks():
+    found = re.findall(
+        r"`([a-z_]+)`( · 2[³⁴][²⁰])?", _paragraph("**Figures.**").partition("own one: ")[2].partition(". A")[0]
+    )
+    scales = {"": 1, " · 2³²": 1 << 32, " · 2⁴⁰": 1 << 40}
+    shared = {name: scales[scale] for name, scale in found}
+    assert shared | {f"own_{name}": scale for name, scale in shared.items()} == dict(EVALUATION)
+    assert [*shared, *(f"own_{name}" for name in shared)] == [*EVALUATION]
+    assert f"Of Evaluate {len(EVALUATION)}" in TEXT
+    assert dict(TRAINING) == {"square": 1 << 16}
+
+
+@pytest.mark.parametrize("name", [*TOKENIZER_FILES, *sorted(VOLATILE_CONFIG_KEYS)])
+def test_it_names_what_the_fingerprint_is_of(name):
+    assert f"`{name}`" in _paragraph("**Base fingerprint.**")
+
+
+def test_it_names_every_stage_call_and_event():
+    section_of_calls = TEXT.partition("## Federation over gRPC")[2]
+    service = federation.DESCRIPTOR.services_by_name["Federation"]
+    for name in [method.name for method in service.methods]:
+        assert name in section_of_calls
+    for message in ("FromNode", "ToNode"):
+        for event in federation.DESCRIPTOR.message_types_by_name[message].fields:
+            assert event.message_type.name in section_of_calls
+    assert f"{TASK_SCHEMA} in Task" in TEXT
