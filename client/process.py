@@ -20,6 +20,7 @@ from client.state_directory import locked, memory_folder, prune
 from client.terminal import asker
 from client.wording import size
 from plait.data import Dataset, as_dataset
+from plait.errors import ConfigError
 from plait.feature import at, features
 from plait.plugins import admit
 
@@ -35,7 +36,10 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
     with locked(settings.state, settings.name):
         ask = asker("Take part in this run?") if journal.style is Style.LINES else None
         if settings.trainer_exec:
-            make = next(at(feature.trainer) for feature in features() if feature.trainer)
+            places = [feature.trainer for feature in features() if feature.trainer]
+            if not places:
+                raise ConfigError("trainer-exec is given, but no feature of this installation trains with a program")
+            make = at(places[0])
             with make(settings, journal, ask) as node, stopped_by_signals(node):
                 node.run()
             return
