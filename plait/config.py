@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, create_model, model_validator
 
 from plait.choice import split_choices
 from plait.errors import ConfigError, did_you_mean
-from plait.feature import Feature, admit_setting, feature_with, features, table_named, why_unknown
+from plait.feature import Feature, admit_setting, feature_with, features, fields_of_table, why_unknown
 from plait.objective import Objective, objective_named
 from plait.plugins import Kind
 from plait.settings import (
@@ -350,7 +350,7 @@ def admit_features(*tables: Mapping[str, object]) -> None:
     core = {*known_keys(), *(each.table for each in TABLES), *ALIASES, *_NOT_COUNTED}
     for given in (given for table in tables for given in table):
         key = given.partition(".")[0].replace("_", "-").lower()
-        if key not in core and not feature_with("fields", key.replace("-", "_")) and not table_named(key):
+        if key not in core and not feature_with("fields", key.replace("-", "_")) and not fields_of_table(key):
             admit_setting(key)
 
 
@@ -437,17 +437,17 @@ def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, obje
         ConfigError: a key stands in a table that does not have it, or also elsewhere.
     """
     flat: dict[str, object] = {}
-    tables, core = {each.table: each for each in TABLES}, {*known_keys(), *ALIASES}
+    tables, core = {each.table: tuple(each.model_fields) for each in TABLES}, {*known_keys(), *ALIASES}
     for given, value in table.items():
         name, _, inner = given.partition(".")
-        group = tables.get(name) or (None if name.replace("_", "-") in core else table_named(name))
+        group = () if name.replace("_", "-") in core else (*tables.get(name, ()), *fields_of_table(name))
         entries = {inner or given: value}
         if group and not inner:
             if not isinstance(value, Mapping):
                 raise _refusal(f"{where}: {given} is {value!r}, expected a table of settings, [{given}]")
             entries = dict(cast("Mapping[str, object]", value))
         for key, each in entries.items() if group else [(given, value)]:
-            if group and key_named(key, where=f"{where}: [{name}]").replace("-", "_") not in group.model_fields:
+            if group and key_named(key, where=f"{where}: [{name}]").replace("-", "_") not in group:
                 raise _refusal(f"{where}: '{key}' stands in [{name}], expected {_place(key_named(key, where=where))}")
             if key in flat:
                 raise _refusal(f"{where}: {key} is given above all tables and in [{name}], expected it once")
@@ -469,10 +469,12 @@ def _refusal(text: str) -> ConfigError:
 
 def to_toml(config: RunConfig) -> str:
     """The settings as TOML, one key per line, for use with ``--config``."""
+    tables = list(dict.fromkeys(each.table for each, _ in sections(config.features)))
     lines: list[str] = []
-    values = config.to_table()
-    for group, names in sections(config.features):
-        if group.table:
+    values, last = config.to_table(), ""
+    for group, names in sorted(sections(config.features), key=lambda section: tables.index(section[0].table)):
+        if group.table != last:
             lines.append(f"\n[{group.table}]\n")
+        last = group.table
         lines += [f"{key} = {toml_value(values[key])}\n" for key in (name.replace("_", "-") for name in names)]
     return "".join(lines)

@@ -32,7 +32,8 @@ class Feature:
     Attributes:
         name: of its folder, or of its entry point.
         help: what it is for, in a line.
-        settings: its table, which has the feature's name in TOML; those of an outsider's begin with its name.
+        settings: its table, which has the feature's name in TOML, or that of one which it shares; those of an
+            outsider's begin with its name.
         parts: settings that name parts of the user's own, separated by commas, and their kind.
         leads_out: settings that name a place outside the run's directory, and their values that name none.
         needs: traits of a run without which it cannot be, each with a reason (`plait.traits`).
@@ -54,6 +55,8 @@ class Feature:
             plait's own where the run is not quiet.
         afterwards: place of a function from the view of a run that has ended to what may come next: a command with RUN
             for the run's directory, and what it is for; None if nothing does.
+        starts: place of a function from a resolved run that asks for it to the `StartingPoint` of that run.
+        continues: place of a function from settings to whether a run's first adapter is another than its seed's.
         way: place of a function from a run's way, settings and plan to the way that it has with this feature.
         beside: place of a function from settings, run directory and whether to be quiet to a context manager, within
             which the run goes on.
@@ -85,6 +88,8 @@ class Feature:
     shows: str = ""
     ending: str = ""
     afterwards: str = ""
+    starts: str = ""
+    continues: str = ""
     way: str = ""
     beside: str = ""
     live_page: str = ""
@@ -142,9 +147,9 @@ def feature_with(
     return next((each for each in features(all_installed=all_installed) if name in getattr(each, what)), None)
 
 
-def table_named(name: str) -> type[Table] | None:
-    """The table of settings of the feature of this name; None if there is none."""
-    return next((each.settings for each in features() if each.name == name), None)
+def fields_of_table(name: str) -> tuple[str, ...]:
+    """The settings of features in the table of this name; none if there is no such table."""
+    return tuple(field for each in features() if each.settings and each.settings.table == name for field in each.fields)
 
 
 def admit_setting(key: str) -> None:

@@ -11,13 +11,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from plait import machine
 from plait.aggregation import ALTERNATIVES, Rule
 from plait.config import to_toml
 from plait.errors import ConfigError
 from plait.exporting.publisher import Publisher
+from plait.feature import at
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
@@ -56,12 +57,13 @@ _Begun = tuple[RunDirectory, Ledger, RunState, Sequence[Event]]
 
 
 def beginning_of(run: Run) -> StartingPoint:
-    """What a run begins with; see `plait.stacking.starting_point_of`."""
-    if not run.config.init_adapter:
-        return StartingPoint()
-    from plait.stacking import starting_point_of
+    """What a run begins with: its seed alone, unless a feature says otherwise.
 
-    return starting_point_of(run)
+    Raises:
+        PlaitError: it cannot be begun with.
+    """
+    starts = (feature.starts for feature in run.config.wanted if feature.starts)
+    return next((cast("StartingPoint", at(place)(run)) for place in starts), StartingPoint())
 
 
 def run_federation(

@@ -26,6 +26,7 @@ from plait.aggregation.line_search import LineSearch
 from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
 from plait.errors import ConfigError
+from plait.feature import at
 from plait.flower.rule_table import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
 from plait.rounds.events import DataUsed, Fleet
@@ -184,7 +185,7 @@ class Settled:
             keep_updates=config.keep_updates,
             by_speed=config.step_budget == "speed",
             buffer=_buffer(config),
-            starts_anew=not config.init_adapter or config.init_mode == "freeze",
+            starts_anew=not any(at(each.continues)(config) for each in config.wanted if each.continues),
             watch=Watch(config.keep != "last", config.patience, config.keep == "best"),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule, self.privacy),

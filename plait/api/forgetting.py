@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # Nothing is trained or published.
-_UNUSED = ("init-adapter", "publish", "callbacks")
+_UNUSED = ("publish", "callbacks")
 
 
 @dataclass(frozen=True)

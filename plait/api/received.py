@@ -22,7 +22,6 @@ from plait.rounds.run_directory import RunDirectory
 _LEADS_OUT: Mapping[str, tuple[str, ...]] = {
     "data": ("", "stdlib"),
     "fleet": ("",),
-    "init-adapter": ("",),
     "publish": ("",),
     "callbacks": ("",),
 }
@@ -82,9 +81,14 @@ def admitted_settings(
     return settings
 
 
-def keys_of_features() -> tuple[str, ...]:
-    """The settings of plait's own features that lead out of a directory, for whoever starts none of them."""
-    return tuple(name.replace("_", "-") for feature in own_features().values() for name in feature.leads_out)
+def keys_of_features(*, starts: bool = True) -> tuple[str, ...]:
+    """The settings of plait's own features that lead out of a directory, for whoever starts none of them.
+
+    Args:
+        starts: whether also those of what a run starts from, which one that recomputes it needs.
+    """
+    found = (feature for feature in own_features().values() if starts or not feature.starts)
+    return tuple(name.replace("_", "-") for feature in found for name in feature.leads_out)
 
 
 def admit_features_of(allowed: Sequence[str]) -> None:

@@ -153,7 +153,7 @@ def open_service(
     check_features(settings)
     add_apps_to_path()
     with status("loading libraries", quiet=quiet):
-        from plait.federation import check_vouched_for, run_federation
+        from plait.federation import beginning_of, check_vouched_for, run_federation
         from plait.flower.apps import server_app
         from plait.rounds.description import REPLY_BYTES
         from plait.rounds.named_callbacks import heard
@@ -161,7 +161,6 @@ def open_service(
         from plait.rounds.validate import max_update_bytes
         from plait.run import resolve
         from plait.settle import settle
-        from plait.stacking import starting_point_of
         from server.hosting import Terms
         from server.log import say_event
 
@@ -173,7 +172,7 @@ def open_service(
         if vouch is None:
             check_vouched_for(settled)
         run = resolve(settled, progress=lambda text: say(text, quiet=quiet))
-        start = None if directory.has_started else starting_point_of(run)
+        start = None if directory.has_started else beginning_of(run)
     grid.begin(
         Terms(serving.run_number, run.settled.announced, run.base_fingerprint, frozenset(labels)),
         inbox=directory.inbox,

@@ -72,7 +72,8 @@ def verify(
         from plait.run import resolve
         from plait.settle import settle
 
-        return resolve(settle(admitted_settings(directory, allow or (), without=(*_UNUSED, *keys_of_features()))))
+        unused = (*_UNUSED, *keys_of_features(starts=False))
+        return resolve(settle(admitted_settings(directory, allow or (), without=unused)))
 
     adapter = _check_adapter(directory, events, settings, resolved)
     is_private = settings.dp == "client"
@@ -209,6 +210,7 @@ def _published(directory: RunDirectory, run: Run, kept: str) -> tuple[str, str]:
 
 
 def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
+    from plait.federation import beginning_of
     from plait.privacy.key import RunKey
     from plait.rounds.aggregator import Aggregator
     from plait.rounds.audit import replay
@@ -219,7 +221,6 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     from plait.rounds.spool import Refused
     from plait.rounds.starting_point import parents_in, starting_state
     from plait.rounds.way import way_of
-    from plait.stacking import starting_point_of
 
     ranks, plan, privacy = run.ranks, run.settled.plan, run.settled.privacy
     promised = promised_in(events)
@@ -235,7 +236,7 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
         return weighed.aggregator(spool, way.folding, run.settled.optimizer)
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))
-    start = starting_point_of(run)
+    start = beginning_of(run)
     if start.parents != parents_in(events):
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
     codec = plan.settings.codec

@@ -1,16 +1,13 @@
-"""Settings of the adapter's form and where it begins."""
+"""Settings of the adapter's form."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from plait.files import at_home
 from plait.settings.table import Table, parts_of
 from plait.traits import Stated, Trait
 
@@ -19,11 +16,10 @@ _MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 
 
 class AdapterSettings(Table):
-    """The adapter's form and where it begins."""
+    """The adapter's form."""
 
     table: ClassVar[str] = "adapter"
     heading: ClassVar[str] = "Adapter"
-    within: ClassVar = {"init_mode": ("init_adapter", ())}
 
     alpha: Annotated[float, Field(gt=0)] = 16.0
     """sets the scaling factor of B A, alpha / rank"""
@@ -38,11 +34,6 @@ class AdapterSettings(Table):
     """all-linear, or names separated by commas: q_proj,v_proj"""
     bias: Literal["none", "all", "lora_only"] = "none"
     """which biases of the base LoRA also trains"""
-    init_adapter: str = ""
-    """adapter to start from, a run or a PEFT directory: DIR, or DIR=WEIGHT,DIR=WEIGHT for a weighted sum; by default
-    the method's initial values"""
-    init_mode: Literal["continue", "freeze"] = "continue"
-    """continue training the initial adapter, or freeze it beneath a new one"""
 
     @field_validator("rank_pattern")
     @classmethod
@@ -52,19 +43,6 @@ class AdapterSettings(Table):
             if not (equals and _MODULE_NAME.fullmatch(name) and rank.isascii() and rank.isdigit() and int(rank) >= 1):
                 raise ValueError(f"expected MODULE=RANK such as q_proj=4, not '{text}'")
         return pattern
-
-    @field_validator("init_adapter")
-    @classmethod
-    def _check_weights(cls, given: str) -> str:
-        for path, weight in map(_weighted, parts_of(given)):
-            if not weight:
-                raise ValueError(f"expected another weight of '{path}' than 0")
-        return given
-
-    @property
-    def init_adapters(self) -> tuple[tuple[Path, float], ...]:
-        """The adapters to begin with and their weights."""
-        return tuple(map(_weighted, parts_of(self.init_adapter)))
 
     @property
     def module_ranks(self) -> dict[str, int]:
@@ -80,13 +58,3 @@ class AdapterSettings(Table):
             yield self.says("dropout", takes={Trait.SAMPLES: "dropout takes parts of it away while it learns"})
         if self.bias != "none":
             yield self.says("bias", takes={Trait.BASE_STAYS: "its biases are trained too"})
-
-
-def _weighted(text: str) -> tuple[Path, float]:
-    path, _, weight = text.rpartition("=")
-    try:
-        number = float(weight) if path else math.nan
-    except ValueError:
-        number = math.nan
-    # A directory may have an equals sign in its name.
-    return (at_home(path), number) if math.isfinite(number) else (at_home(text), 1.0)

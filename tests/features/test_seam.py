@@ -10,6 +10,7 @@ import pytest
 
 from plait.feature import Feature, at, own_features
 from plait.rounds.events import Event
+from plait.settings import TABLES
 from tests.features.without import names_it
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,7 @@ def test_every_folder_is_a_feature_of_its_name_and_lies_with_its_tests() -> None
     assert folders == set(FEATURES)
     for name, feature in FEATURES.items():
         assert feature.name == name
-        assert feature.settings is None or feature.settings.table == name
+        assert feature.settings is None or feature.settings.table in (name, *(each.table for each in TABLES))
         assert (ROOT / "tests/features" / name).is_dir(), name
 
 
@@ -59,8 +60,10 @@ def test_a_feature_imports_nothing_of_another(feature: Feature) -> None:
 
 @pytest.mark.parametrize("feature", FEATURES.values(), ids=lambda feature: feature.name)
 def test_all_that_a_feature_declares_is_there(feature: Feature) -> None:
-    single = (feature.way, feature.beside, feature.shows, feature.ending, feature.afterwards, feature.node)
-    for place in (*feature.verbs.values(), *feature.sections, *feature.objectives.values(), *filter(None, single)):
+    of_run = (feature.starts, feature.continues, feature.way, feature.beside, feature.node)
+    of_its_end = (feature.shows, feature.ending, feature.afterwards)
+    by_name = (*feature.verbs.values(), *feature.objectives.values())
+    for place in (*by_name, *feature.sections, *filter(None, (*of_run, *of_its_end))):
         assert callable(at(place)), place
     for place in filter(None, (*feature.contracts.values(), feature.live_page, feature.check, feature.holding)):
         assert at(place), place

@@ -258,20 +258,6 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path, content, message):
         read_config_table(path)
 
 
-def test_adapters_to_begin_with_have_a_weight_each():
-    config = config_from_table({"init-adapter": "runs/a, b=0.5,odd=name,c=-1"})
-    assert [(str(path), weight) for path, weight in config.init_adapters] == [
-        ("runs/a", 1.0), ("b", 0.5), ("odd=name", 1.0), ("c", -1.0),
-    ]  # fmt: skip
-
-
-def test_a_beginning_that_means_nothing_is_refused():
-    with pytest.raises(ConfigError, match="init-mode is 'freeze' and init-adapter is '', expected init-mode"):
-        config_from_table({"init-mode": "freeze"})
-    with pytest.raises(ConfigError, match="init-adapter is 'a=0', expected another weight of 'a' than 0"):
-        config_from_table({"init-adapter": "a=0"})
-
-
 @pytest.mark.parametrize(
     "table",
     [{"cli\nts-per-round": 1}, {"rank-pattern": "q\x1b[2J=x"}, {"clients": "8\r"}, {"r\n": 1, "lora_r": 2, "rank": 3}],

@@ -60,7 +60,7 @@ MOST_LINES = 36_500
 FEATURES = (
     *("plait.features", "plait.secagg", "plait.regional"),
     *("plait.privacy.mechanism", "plait.rounds.masking", "plait.rounds.masked_sum", "plait.rounds.asynchronous"),
-    *("plait.rounds.privacy_card", "plait.simulation.fleet", "plait.simulation.workers", "plait.stacking"),
+    *("plait.rounds.privacy_card", "plait.simulation.fleet", "plait.simulation.workers"),
     *("plait.training.serving", "plait.training.private_steps"),
     *("plait.training.placement", "plait.exporting.outlets", "plait.data.hub"),
 )

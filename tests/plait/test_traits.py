@@ -9,6 +9,7 @@ import pytest
 
 from plait.config import config_from_table, known_keys
 from plait.errors import ConfigError
+from plait.feature import own_features
 from plait.settle import settle
 from plait.traits import Stated, Trait, check, clash, taken
 
@@ -98,8 +99,8 @@ PAIRS = {
     "plait/config.py:_check_combinations",  # a setting without that which gives it a meaning (`Table.within`)
     "plait/settings/privacy.py:_check_noise",  # epsilon or noise; an adaptive clip norm with rests
     "plait/settle.py:settle",  # FedDyn has a server step of its own
-    "plait/stacking.py:_beneath",  # the shape of an adapter, once it is resolved
-    "plait/stacking.py:_composed",
+    "plait/features/stacking/starting.py:_beneath",  # the shape of an adapter, once it is resolved
+    "plait/features/stacking/starting.py:_composed",
     "plait/training/device.py:choose_devices",  # what a machine can hold in eight bits
     "plait/features/few_bits/training/four_bits.py:check_four_bits",  # and in four
     "client/settings.py:check_device",  # an operator's own
@@ -122,7 +123,7 @@ def refusing(source: str) -> Iterator[str]:
                 yield function.name
 
 
-KEYS = known_keys()
+KEYS = known_keys(tuple(own_features().values()))
 LONG = re.compile(
     rf"(?<![\w-])({'|'.join(sorted((key for key in KEYS if '-' in key), key=len, reverse=True))})(?![\w-])"
 )

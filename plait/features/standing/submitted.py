@@ -10,7 +10,7 @@ from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError
 
 _MOST_CONFIG_CHARACTERS = 16384
-_OF_THE_MACHINE = ("init_adapter", "publish", "callbacks", *CLIENTS_SETTINGS)
+_OF_THE_MACHINE = ("publish", "callbacks", *CLIENTS_SETTINGS)
 """Settings that name files or code of the machine that reads them."""
 
 

@@ -136,10 +136,10 @@ def test_every_setting_that_is_a_text_is_known_to_lead_out_or_not() -> None:
     texts = {key for key, value in RunConfig().to_table().items() if isinstance(value, str)}
     inside = {
         "columns", "split", "revision", "tree", "norm-bound", "dp", "dp-clip", "step-budget", "rounds-mode",
-        "lr-schedule", "client-ranks", "rank-pattern", "bias", "target-modules", "init-mode", "weighting", "correction",
+        "lr-schedule", "client-ranks", "rank-pattern", "bias", "target-modules", "weighting", "correction",
         "own-share", "keep", "reference", "labels", "device", "dtype", "out",
     }  # fmt: skip
-    outside = {"data": "my.jsonl", "base": "org/model", "fleet": "fleet.toml", "init-adapter": "runs/a", "publish": "p"}
+    outside = {"data": "my.jsonl", "base": "org/model", "fleet": "fleet.toml", "publish": "p"}
     parts = {
         "rule", "server-optimizer", "wire", "method", "trainer", "loss", "objective", "partition",
         "callbacks",

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from plait.exporting.plain_lora import lora_fault
 from plait.rounds.starting_point import StartingPoint
 from plait.rounds.tracks import RankedAdapter
 from plait.run import Run
+
+if TYPE_CHECKING:
+    from plait.features.stacking import Stacking
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +64,7 @@ def starting_point_of(run: Run) -> StartingPoint:
         BaseMismatchError: one was trained on another base.
         PeerError: a directory is not valid.
     """
-    config, adapter, base_fingerprint = run.config, run.ranks.master, run.base.reference.fingerprint
-    if not config.init_adapter:
-        return StartingPoint()
+    config, adapter, base_fingerprint = cast("Stacking", run.config), run.ranks.master, run.base.reference.fingerprint
     given = [_open(folder, weight, base_fingerprint) for folder, weight in config.init_adapters]
     frozen = config.init_mode == "freeze"
     parents = tuple(Parent(each.digest, each.weight, frozen) for each in given)

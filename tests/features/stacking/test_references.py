@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.config import RunConfig
+from plait.config import config_from_table
 from plait.rounds.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 from plait.simulation.execution import execute, prepare
@@ -23,7 +23,7 @@ def test_a_baseline_over_frozen_adapters_is_compared_with_what_the_run_began_wit
         "seq_len": 32, "learning_rate": 0.005, "dtype": "float32", "device": "cpu", "threads": 1,
     }  # fmt: skip
     for name, more in {"first": {}, "then": {"init_adapter": str(tmp_path / "first"), "init_mode": "freeze"}}.items():
-        run, data = prepare(RunConfig(**common, **more, out=str(tmp_path / name)), quiet=True)
+        run, data = prepare(config_from_table({**common, **more, "out": str(tmp_path / name)}), quiet=True)
         execute(run, data, quiet=True)
     directory = RunDirectory(tmp_path / "then")
     run, data = prepare(run.config.model_copy(update={"reference": "central"}), quiet=True)

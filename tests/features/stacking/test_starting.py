@@ -12,13 +12,13 @@ from plait.adapters.methods import AdapterRequest
 from plait.aggregation import Geometry, geometry_of
 from plait.config import config_from_table
 from plait.errors import BaseMismatchError, ConfigError
+from plait.federation import beginning_of
 from plait.rounds.broadcasts import Broadcasts, take_step
 from plait.rounds.run_state import initial_state
 from plait.rounds.starting_point import starting_state
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.run import resolve
 from plait.settle import settle
-from plait.stacking import starting_point_of
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
 from plait.wire.codecs import Fp32, Rate
@@ -54,7 +54,7 @@ def saved(tiny: LocatedBase, tmp_path: Path) -> Saved:
 def ranks_for(tiny: LocatedBase, **settings: object) -> tuple[Ranks, Callable[[], object]]:
     table = {"base": "tiny", "rank": 2, "alpha": 4.0, **settings}
     run = resolve(settle(config_from_table(table)), tiny)
-    return run.ranks, lambda: starting_point_of(run)
+    return run.ranks, lambda: beginning_of(run)
 
 
 def products(state: AdapterState, geometry: Geometry) -> dict[str, np.ndarray]:
