@@ -95,7 +95,8 @@ function inOrder(bits, places, groups, visit) {
   const states = Int32Array.from({ length: lanes }, (_, lane) => lane % (1 << bits))
   for (let start = 0; start < places.length; start += lanes) {
     const row = Array.from({ length: Math.min(lanes, places.length - start) }, (_, lane) => lane)
-    row.sort((a, b) => groups[start + a] - groups[start + b] || (states[a] & 1) - (states[b] & 1) || a - b)
+    const key = (lane) => 2 * groups[start + lane] + (states[lane] & 1)
+    row.sort((a, b) => key(a) - key(b) || a - b)
     for (const lane of row) states[lane] = nextState(bits, states[lane], visit(start + lane, groups[start + lane], states[lane] & 1))
   }
 }
@@ -192,47 +193,50 @@ function encodeRate(layout, numbers, rate) {
   let [low, high, best] = [spread / 64, spread * 8, null]
   for (let i = 0; i < 8; i++) {
     const step = Math.fround(Math.min(Math.max(Math.sqrt(low * high), 2 ** -126), 2 ** 114))
-    const coded = code(numbers, places, groups, step)
-    if (coded.payload.length * 8 <= rate * places.length) [best, high] = [coded, step]
+    const found = quantised(numbers, places, groups, step)
+    if (found.bits <= rate * places.length) [best, high] = [found, step]
     else low = step
-    best ??= coded
+    best ??= found
   }
+  const { step, largest, indices, tables } = best
   const head = Buffer.alloc(6 + Math.ceil(tensors.length / 2))
   head[0] = BITS
-  head.writeFloatLE(best.step, 1)
+  head.writeFloatLE(step, 1)
   head[5] = 1
   isSent.forEach((sent, i) => (head[6 + (i >> 1)] |= (sent ? 1 : 0) << (4 * (i & 1))))
-  return [Buffer.concat([head, best.book]), best.payload]
+  const book = Buffer.alloc(8)
+  book.writeUInt16LE(largest)
+  const parameters = Buffer.concat([head, book, ...tables.map(({ costs }) => Buffer.from(costs))])
+  return [parameters, streamed(places, groups, indices, largest, tables)]
 }
 
-function code(numbers, places, groups, step) {
+/** Indices of one step, the tables that code them, and about how many bits that takes. */
+function quantised(numbers, places, groups, step) {
   const peak = places.reduce((most, place) => Math.max(most, Math.abs(numbers[place])), 0)
   const largest = Math.min(4096, Math.max(1, Math.ceil(peak / step / 2) + 1))
   const lanes = laneCount(places.length)
   const knots = knotsOf(largest)
+  const indices = new Int32Array(places.length)
   // Bits of a magnitude under each quantiser: a guess first, then what its frequencies cost.
   let prices = [0, 1].map(() => Float64Array.from({ length: largest + 1 }, (_, k) => 1 + 2 * Math.log2(1 + k)))
-  let indices, tables
-  for (let pass = 0; pass < 3; pass++) {
-    indices = new Int32Array(places.length)
+  let [tables, bits] = [null, 0]
+  for (let pass = 0; pass < 2; pass++) {
     for (let lane = 0; lane < lanes; lane++) searchLane(numbers, places, lane, lanes, step, largest, prices, indices)
-    const counts = [0, 1].map(() => new Float64Array(largest + 1).fill(0.05))
+    const counts = [0, 1].map(() => new Float64Array(largest + 1))
     inOrder(BITS, places, groups, (i, _, quantiser) => (counts[quantiser][Math.abs(indices[i])]++, indices[i]))
     tables = counts.map((of) => {
-      const total = of.reduce((a, b) => a + b, 0)
+      const total = of.reduce((a, b) => a + b + 0.05, 0)
       const costs = knots.map((k, i) => {
         const end = knots[i + 1] ?? k + 1
-        const mean = of.subarray(k, end).reduce((a, b) => a + b, 0) / (end - k) / (k === 0 ? 1 : 2)
+        const mean = 0.05 + of.subarray(k, end).reduce((a, b) => a + b, 0) / (end - k) / (k === 0 ? 1 : 2)
         return Math.min(255, Math.max(0, Math.round(8 * -Math.log2(mean / total))))
       })
       return { costs, sums: sumsOf(costs, knots, largest) }
     })
     prices = tables.map(({ sums }) => Float64Array.from({ length: largest + 1 }, (_, k) => 24 - Math.log2(sums[largest + k + 1] - sums[largest + k])))
+    bits = counts.reduce((sum, of, q) => sum + of.reduce((a, count, k) => a + count * prices[q][k], 0), 0)
   }
-  const book = Buffer.alloc(8)
-  book.writeUInt16LE(largest)
-  const payload = streamed(places, groups, indices, largest, tables)
-  return { step, payload, book: Buffer.concat([book, ...tables.map(({ costs }) => Buffer.from(costs))]) }
+  return { step, largest, indices, tables, bits }
 }
 
 /** Viterbi's search of one lane for the least squared error plus a price of bits. */
@@ -242,22 +246,28 @@ function searchLane(numbers, places, lane, lanes, step, largest, prices, indices
   const [from, chosen] = [new Uint8Array(length * states), new Int16Array(length * states)]
   let costs = new Float64Array(states).fill(Infinity)
   costs[lane % states] = 0
+  let after = new Float64Array(states)
   for (let t = 0; t < length; t++) {
     const x = numbers[places[lane + t * lanes]] / step
-    const after = new Float64Array(states).fill(Infinity)
+    const size = Math.abs(x)
+    after.fill(Infinity)
     for (let state = 0; state < states; state++) {
       if (costs[state] === Infinity) continue
       const quantiser = state & 1
-      const near = Math.round((Math.abs(x) + quantiser) / 2)
-      for (const k of new Set([0, near - 1, near, near + 1])) {
-        if (k < 0 || k > largest) continue
-        const error = Math.abs(x) - (k === 0 ? 0 : 2 * k - quantiser)
+      const near = Math.round((size + quantiser) / 2)
+      for (let k = Math.min(largest, near + 1); k >= 0; k = k === 0 || k > near - 1 ? k - 1 : 0) {
+        const error = size - (k === 0 ? 0 : 2 * k - quantiser)
         const cost = costs[state] + error * error + 0.6 * prices[quantiser][k]
         const to = nextState(BITS, state, k)
-        if (cost < after[to]) [after[to], from[t * states + to], chosen[t * states + to]] = [cost, state, x < 0 ? -k : k]
+        if (cost >= after[to]) continue
+        after[to] = cost
+        from[t * states + to] = state
+        chosen[t * states + to] = x < 0 ? -k : k
       }
     }
+    const spare = costs
     costs = after
+    after = spare
   }
   let state = costs.indexOf(Math.min(...costs))
   for (let t = length - 1; t >= 0; t--) {

@@ -15,6 +15,8 @@ const { adapterDigest, bytesOf, Layout, Refused, sha256, specDigest } = messages
 const NONE = Buffer.alloc(0)
 const PART = 1 << 20
 const FINAL = new Set([1, 2, 3, 4, 5, 6, 7, 8, 11])
+const { INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED } = grpc.status
+const GIVEN_UP = new Set([INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED])
 
 /** Files of one run: written whole, and on disk before anything is said that builds on them. */
 class Store {
@@ -238,7 +240,7 @@ export class Client {
   async run() {
     for (let wait = 200; ; wait = Math.min(2 * wait, 5000)) {
       const channel = new grpc.Client(this.server, this.credentials, {
-        'grpc.keepalive_time_ms': 20000, 'grpc.keepalive_timeout_ms': 10000, 'grpc.keepalive_permit_without_calls': 1,
+        'grpc.keepalive_time_ms': 30000, 'grpc.keepalive_timeout_ms': 20000, 'grpc.keepalive_permit_without_calls': 1,
         'grpc.max_receive_message_length': PART + 65536, 'grpc.use_local_subchannel_pool': 1, 'grpc.enable_retries': 0,
       })
       try {
@@ -313,6 +315,7 @@ export class Client {
     const work = this.waiting.shift()
     this.current = { ...work, abandon: new AbortController() }
     const { signal } = this.current.abandon
+    const { session } = this
     const progress = () => this.say({ progress: { task_id: work.task_id, doing: work.message_type } })
     const timer = setInterval(progress, 20000)
     try {
@@ -326,6 +329,10 @@ export class Client {
       if (!signal.aborted) await this.#deliver(work.task_id, data)
     } catch (error) {
       this.log(`${work.task_id}: ${signal.aborted ? 'abandoned' : error.message}`)
+      // Where the call goes on, the server does not send the task again.
+      if (!signal.aborted && this.session === session && !GIVEN_UP.has(error.code)) {
+        setTimeout(() => this.session === session && this.waiting.push(work) && this.#next(), 2000)
+      }
     } finally {
       clearInterval(timer)
       this.current = null
