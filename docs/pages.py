@@ -154,13 +154,14 @@ def stated() -> Iterator[Stated]:
     """What every setting, rule, method and server optimizer states, of open settings for one value each."""
     from plait.adapters.methods import METHODS
     from plait.aggregation import OPTIMIZERS, method_stated, optimizer_stated, rule_stated
-    from plait.config import RunConfig
+    from plait.config import config_with
+    from plait.feature import own_features
     from plait.features.objectives.named import FORMULAS
     from plait.flower.rule_table import ALL_RULES
     from plait.training.teaching import objective_stated
 
-    plain = RunConfig()
-    for name, field in RunConfig.model_fields.items():
+    plain = config_with(tuple(own_features().values()))()
+    for name, field in type(plain).model_fields.items():
         values = (True,) if field.annotation is bool else _VALUES.get(name) or get_args(field.annotation)
         for value in values:
             given = {name: value, **({"dp": "client"} if name == "dp_min_separation" else {})}

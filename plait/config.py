@@ -38,7 +38,7 @@ from plait.settings.cohort import TREE
 from plait.settings.table import MOST, MOST_TOKENS, parts_of
 from plait.settings.toml import Scalar, choice_of, nested, toml_value
 from plait.text import escaped
-from plait.traits import Stated, Trait, check
+from plait.traits import Stated, Trait, check, taken
 
 # Names that users know from other systems: FlowerTune, TRL/transformers, PEFT.
 ALIASES: Mapping[str, str] = {
@@ -219,6 +219,11 @@ class RunConfig(
         return objective_named(self.objective)
 
     @property
+    def gone(self) -> frozenset[Trait]:
+        """The traits that a run with these settings no longer has."""
+        return taken(self.stated())
+
+    @property
     def ranks(self) -> tuple[int, ...]:
         """The ranks of the clients, in the order given; only `rank` if none are given."""
         return tuple(map(int, parts_of(self.client_ranks))) or (self.rank,)
@@ -256,7 +261,7 @@ class RunConfig(
     @property
     def quorum_updates(self) -> int:
         """The fewest updates of a round."""
-        return math.ceil(self.quorum * (self.buffer or self.asked))
+        return math.ceil(self.quorum * self.asked)
 
     @property
     def most_steps(self) -> int:
@@ -319,7 +324,7 @@ class RunConfig(
 
 
 @cache
-def _config_with(features: tuple[Feature, ...]) -> type[RunConfig]:
+def config_with(features: tuple[Feature, ...]) -> type[RunConfig]:
     """The settings of a run with those of some features."""
     if not features:
         return RunConfig
@@ -406,9 +411,15 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
         settings[key], names[key] = choice_of(key, value, where, of_feature=_names_parts), given
     unknown = {key.replace("-", "_") for key in settings} - RunConfig.model_fields.keys()
     asked = {feature for name in unknown if (feature := feature_with("fields", name))}
-    config = _config_with(tuple(sorted(asked, key=lambda feature: feature.name)))
+    config = config_with(tuple(sorted(asked, key=lambda feature: feature.name)))
     try:
-        return config.model_validate(settings)
+        found = config.model_validate(settings)
+        if found.wanted == found.features:
+            return found
+        # A feature of which nothing is asked leaves no trace.
+        idle = {name for feature in found.features if feature not in found.wanted for name in feature.fields}
+        given = {name: getattr(found, name) for name in found.model_fields_set - idle}
+        return config_with(found.wanted).model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else ""

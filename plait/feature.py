@@ -34,6 +34,7 @@ class Feature:
         help: what it is for, in a line.
         settings: its table, which has the feature's name in TOML, or that of one which it shares; those of an
             outsider's begin with its name.
+        welcomed: settings that a server sends to its clients, because what they do depends on them.
         parts: settings that name parts of the user's own, separated by commas, and their kind.
         leads_out: settings that name a place outside the run's directory, and their values that name none.
         needs: traits of a run without which it cannot be, each with a reason (`plait.traits`).
@@ -48,7 +49,7 @@ class Feature:
             core does with an option that it has not itself.
         names: of ``import plait``, and their places.
         events: of the ledger by kind: the place of each one's class.
-        sections: of the report: places of functions from its events, by kind, to a table.
+        sections: of the report: places of functions from a run's view to a table.
         shows: place of such a function, whose table a run's end and the report's first screen show.
         ending: place of a function that takes a finished simulated run (its `Run`, data, directory, and whether to be
             quiet) before its report is written. It is called if the run asks for the feature, and for every feature of
@@ -57,13 +58,19 @@ class Feature:
             for the run's directory, and what it is for; None if nothing does.
         starts: place of a function from a resolved run that asks for it to the `StartingPoint` of that run.
         continues: place of a function from settings to whether a run's first adapter is another than its seed's.
+        settles: place of a function from a run's settings to those that it fills in, by name.
+        plan: place of a function from a run's plan and settings to the plan that it has with this feature.
+        planned: place of a function that changes how `plait.simulation.planned_run` goes through a run of these
+            settings that has not begun.
         way: place of a function from a run's way, settings and plan to the way that it has with this feature.
+        simulated: place of a function from a simulation and a run's stop to the channel of all its clients, in place of
+            the one on which all are alike and there at once.
         beside: place of a function from settings, run directory and whether to be quiet to a context manager, within
             which the run goes on.
         live_page: place of a pair: what checks the address of a page, and what serves it while a run goes on.
         journal: place of a pair: the name of the journal of a queue in a folder of runs, and a function from the folder
             to what is shown of its runs, the oldest first.
-        check: place of a function that refuses settings before a run begins.
+        check: place of a function that refuses settings before a run begins; it is told whether clients are simulated.
         trainer: place of a function from a node's settings, journal and operator to a node whose trainer is a program.
         holds_back: whether its runs' adapters stay in quarantine until it lets them go.
         node: place of a function from a resident node's settings and what opens a run there to what opens it instead.
@@ -72,6 +79,7 @@ class Feature:
     name: str
     help: str
     settings: type[Table] | None = None
+    welcomed: Sequence[str] = ()
     parts: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
     leads_out: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     needs: Reasons = field(default_factory=dict[Trait, str])
@@ -90,7 +98,11 @@ class Feature:
     afterwards: str = ""
     starts: str = ""
     continues: str = ""
+    settles: str = ""
+    plan: str = ""
+    planned: str = ""
     way: str = ""
+    simulated: str = ""
     beside: str = ""
     live_page: str = ""
     journal: str = ""
@@ -138,7 +150,7 @@ def features(*, all_installed: bool = False) -> tuple[Feature, ...]:
 
 
 def feature_with(
-    what: Literal["fields", "parts", "objectives", "contracts", "verbs", "names", "events"],
+    what: Literal["fields", "welcomed", "parts", "objectives", "contracts", "verbs", "names", "events"],
     name: str,
     *,
     all_installed: bool = False,

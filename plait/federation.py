@@ -245,6 +245,7 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
                 Plugin(kind=each.kind.value, name=each.name, sha256=each.sha256, distribution=each.distribution)
                 for each in run.settled.plugins
             ),
+            features=tuple(feature.name for feature in config.wanted),
             adapter=run.adapter_recorded,
             parents=tuple(parent.to_json() for parent in start.parents) or None,
             weight_ratio=WEIGHT_RATIO,

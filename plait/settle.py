@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from plait.adapters import Subject, Task
 from plait.adapters.methods import Method, method_named
@@ -31,7 +31,7 @@ from plait.flower.rule_table import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
 from plait.rounds.events import DataUsed, Fleet
 from plait.rounds.norm_bound import NormBound
-from plait.rounds.run_plan import RunPlan
+from plait.rounds.run_plan import Planning, RunPlan
 from plait.rounds.spool import Weighting
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
@@ -45,7 +45,6 @@ from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
     from plait.privacy.mechanism import ClientPrivacy
-    from plait.rounds.buffer import Buffer
     from plait.rounds.masked_rounds import MaskedRounds
 
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
@@ -169,13 +168,13 @@ class Settled:
     def plan(self) -> RunPlan:
         """What the round loop needs."""
         config = self.config
-        return RunPlan(
+        plan = RunPlan(
             rounds=config.rounds,
             clients=config.below,
             cohort_size=config.asked,
             eval_every=config.eval_every,
             eval_clients=config.eval_clients,
-            quorum=config.quorum_updates,
+            quorum=math.ceil(config.quorum * config.asked),
             region_clients=math.prod(config.levels[1:]) if len(config.levels) > 1 else 0,
             deadline_s=config.deadline_s or None,
             over_selection=config.over_selection,
@@ -184,12 +183,14 @@ class Settled:
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
             by_speed=config.step_budget == "speed",
-            buffer=_buffer(config),
             starts_anew=not any(at(each.continues)(config) for each in config.wanted if each.continues),
             watch=Watch(config.keep != "last", config.patience, config.keep == "best"),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule, self.privacy),
         )
+        for planned in (cast("Planning", at(feature.plan)) for feature in config.wanted if feature.plan):
+            plan = planned(plan, config)
+        return plan
 
 
 def settle(config: RunConfig) -> Settled:
@@ -213,12 +214,14 @@ def settle(config: RunConfig) -> Settled:
         "learning_rate": _learning_rate(config, method, codec, gone),
         "lr_schedule": _schedule(config, rule, gone),
         "own_share": _own_share(config, gone),
-        **_asynchronous(config),
-        "eval_clients": config.eval_clients or _evaluators(config),
+        "eval_clients": config.eval_clients or _evaluators(config, gone),
     }
     config = config.model_copy(update=left)
     left = {"max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config)}
     config = config.model_copy(update={**left, **_server_step(config, gone), **_privacy(config)})
+    for feature in config.wanted:
+        if feature.settles:
+            config = config.model_copy(update=at(feature.settles)(config))
     optimizer = optimizer_for(config.server_optimizer)
     check((*config.stated(), *parts, optimizer_stated(optimizer, config.server_optimizer)))
     if config.feddyn and optimizer.name != FedDynStep.name:
@@ -248,13 +251,13 @@ def settle_on_data(config: RunConfig, *, partition: str, labels: str, data: Data
     return replace(settle(config.model_copy(update=given)), data=data)
 
 
-def _evaluators(config: RunConfig) -> int:
+def _evaluators(config: RunConfig, gone: Collection[Trait]) -> int:
     """Clients that evaluate: all if they meet in every round or are few (0), else as many as train in one.
 
     An interval narrows with the sequences, of which each then evaluates more: fewer clients cost it nothing, and an
     evaluation of all would be the larger half of a run's bytes and time.
     """
-    if _all_meet(config) or config.tree or config.dp != "off":
+    if _all_meet(config, gone) or config.tree or config.dp != "off":
         return 0
     sample = max(config.cohort_size, _FEW)
     return sample if sample < config.clients else 0
@@ -306,7 +309,7 @@ def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
     times gained more on some texts and lost on others, methods that train no factors lost by twice already, and so did
     Krum, which takes one update. Other robust rules and asynchronous rounds were not tried.
     """
-    is_mean = not rule.needs_all and config.rounds_mode == "sync"
+    is_mean = not rule.needs_all and Trait.WAITS not in config.gone
     if config.lr_schedule != "slope" or method.subject is not Subject.FACTORS or not is_mean:
         return 1.0
     return min(_LARGEST_FACTOR, math.sqrt(config.cohort_size))
@@ -316,7 +319,7 @@ def _carries_moments(config: RunConfig, rule: Rule) -> bool:
     """Whether AdamW's moments go on: where factors do, and every client comes again in the next round."""
     goes_on = not rule.new_factors(one_rank=config.one_rank)
     has_own_pull = bool(config.trainer or config.scaffold or config.feddyn)
-    comes_again = _all_meet(config) or (config.rounds_mode == "async" and config.cohort_size == config.clients)
+    comes_again = config.cohort_size == config.clients and not config.over_selection
     return goes_on and comes_again and not has_own_pull
 
 
@@ -324,29 +327,12 @@ def _own_share(config: RunConfig, gone: Collection[Trait]) -> float:
     if config.own_share != "auto":
         return config.own_share
     is_sound = OWN_SHARE_NEEDS.keys().isdisjoint(gone)
-    return _OWN_SHARE if is_sound and _all_meet(config) and config.clients > 1 else 0.0
+    return _OWN_SHARE if is_sound and _all_meet(config, gone) and config.clients > 1 else 0.0
 
 
-def _asynchronous(config: RunConfig) -> dict[str, object]:
-    """The settings of asynchronous rounds."""
-    if config.rounds_mode == "sync":
-        return {}
-    buffer = config.buffer or max(min(2, config.cohort_size), math.ceil(config.cohort_size / 4))
-    return {"buffer": buffer, "keep": "last"}
-
-
-def _buffer(config: RunConfig) -> Buffer | None:
-    if config.rounds_mode == "sync":
-        return None
-    from plait.rounds.buffer import SLOWEST, Buffer
-
-    most = SLOWEST * math.ceil(config.cohort_size / config.buffer)
-    return Buffer(config.buffer, most, config.cohort_size)
-
-
-def _all_meet(config: RunConfig) -> bool:
+def _all_meet(config: RunConfig, gone: Collection[Trait]) -> bool:
     """Whether every client takes part in every round."""
-    return config.cohort_size == config.clients and not config.over_selection and config.rounds_mode == "sync"
+    return config.cohort_size == config.clients and not config.over_selection and Trait.WAITS not in gone
 
 
 def _privacy(config: RunConfig) -> dict[str, object]:
@@ -377,7 +363,7 @@ def _server_step(config: RunConfig, gone: Collection[Trait]) -> dict[str, object
         return {"server_optimizer": f"feddyn:share={config.cohort_size / config.clients:g}"}
     # Clients can say how long the server's steps should be where all train alike, and for a step that is their mean.
     searched = {*LineSearch.needs, Trait.LINEAR, Trait.ALL_SHARED, Trait.ONE_RANK, Trait.SAME_SIDES, Trait.OWN_STEPS}
-    is_searched = searched.isdisjoint(gone) and _all_meet(config) and not config.trainer
+    is_searched = searched.isdisjoint(gone) and _all_meet(config, gone) and not config.trainer
     return {"server_optimizer": LineSearch.name if is_searched else "none"}
 
 

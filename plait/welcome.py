@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from plait.choice import parse_choice
-from plait.config import RunConfig, Scalar, config_from_table
+from plait.config import RunConfig, Scalar, config_from_table, known_keys
 from plait.correction import NONE
 from plait.errors import ConfigError, PeerError
+from plait.feature import feature_with
 from plait.files import at_home, is_there
 
 PRIVACY_KEYS = frozenset(
@@ -34,7 +35,7 @@ WELCOME_KEYS = frozenset(
         "step-budget", "correction", "own-share", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
-        "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients", "rounds-mode",
+        "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
         "tree", "secure-aggregation",
         # Where the server's step may follow the slopes that clients measure; only sent there.
         "server-optimizer",
@@ -43,7 +44,7 @@ WELCOME_KEYS = frozenset(
         *REGION_KEYS,
     }
 )  # fmt: skip
-"""The keys that a server sends to its clients."""
+"""The keys of the core that a server sends to its clients; those of a feature it declares (`Feature.welcomed`)."""
 
 
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -53,12 +54,21 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
         keys -= REGION_KEYS
     if not _may_follow_slopes(table):
         keys -= {"server-optimizer"}
-    told = {key: value for key, value in table.items() if key in keys}
+    told = {key: value for key, value in table.items() if key in keys or _is_told_of_feature(key)}
     base = told.get("base")
     if isinstance(base, str) and is_there(at_home(base)):
         # A directory or a file of the server means nothing to others; the fingerprint identifies the base.
         told["base"] = at_home(base).resolve().name
     return told
+
+
+def is_told(key: str) -> bool:
+    """Whether a server sends the setting with this key to its clients, in some run."""
+    return key in WELCOME_KEYS or _is_told_of_feature(key)
+
+
+def _is_told_of_feature(key: str) -> bool:
+    return key not in known_keys() and feature_with("welcomed", key.replace("-", "_")) is not None
 
 
 def _may_follow_slopes(table: Mapping[str, Scalar]) -> bool:
@@ -80,7 +90,7 @@ def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
         PeerError: a key that no server sends, or an invalid value.
     """
     for key in table:
-        if key not in WELCOME_KEYS:
+        if not is_told(key):
             raise PeerError(
                 f"server's run configuration has {key!a}, expected only what clients need; "
                 "install the plait version that the server runs"

@@ -16,15 +16,19 @@ if TYPE_CHECKING:
     from plait.simulation.partitioned_data import PartitionedData
 
 
-def check_features(settings: RunConfig) -> None:
+def check_features(settings: RunConfig, *, simulates: bool) -> None:
     """Refuse what the features of a run cannot do here.
+
+    Args:
+        settings: of the run.
+        simulates: whether its clients are simulated.
 
     Raises:
         ConfigError: with the reason.
     """
     for feature in settings.wanted:
         if feature.check:
-            at(feature.check)(settings)
+            at(feature.check)(settings, simulates=simulates)
 
 
 @contextmanager

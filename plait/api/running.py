@@ -49,7 +49,7 @@ def start(
             f"'{settings.out}' already holds a run; `plait resume {settings.out}` continues it, or give another --out"
         )
     check_names(settings, data=dataset is None)
-    check_features(settings)
+    check_features(settings, simulates=True)
     go_on(directory, settings, dataset=dataset, on_event=on_event, stop=stop, quiet=quiet)
 
 

@@ -150,7 +150,7 @@ def open_service(
         )
         raise ConfigError(f"'{settings.out}' holds a {kind}; `{command}` continues it, or give another --out")
     check_names(settings)
-    check_features(settings)
+    check_features(settings, simulates=False)
     add_apps_to_path()
     with status("loading libraries", quiet=quiet):
         from plait.federation import beginning_of, check_vouched_for, run_federation

@@ -57,7 +57,7 @@ def _planned_run(settled: Settled, shape: Shape, *, evaluates: bool) -> PlannedR
     """Its bytes, and its time by the virtual clock of its fleet."""
     from plait.run import message_sizes
     from plait.simulation.fleet import load_fleet
-    from plait.simulation.planned_run import plan_run
+    from plait.simulation.planned_run import change_of, plan_run
 
     config = settled.config
     return plan_run(
@@ -66,6 +66,7 @@ def _planned_run(settled: Settled, shape: Shape, *, evaluates: bool) -> PlannedR
         message_sizes(settled, shape.spec, evaluates=evaluates),
         evaluates=evaluates,
         example_tokens=config.seq_len * config.learned.sequences,
+        change=change_of(config),
     )
 
 

@@ -229,10 +229,11 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     key = RunKey.load(directory.noise_key) if privacy and not privacy.guaranteed else None
     private = recomputed(privacy, key, promised, intents_in(events)) if privacy and promised else None
 
+    way = way_of(plan, config=run.config, private=private, masked=run.settled.masked)
+
     def aggregator(refused: Refused) -> Aggregator:
         weighed = replace(plan, weight_ratio=weight_ratio_in(events))
         spool = weighed.spool(directory, refused, ranks=ranks, rule=run.rule, base_fingerprint=run.base_fingerprint)
-        way = way_of(plan, config=run.config, private=private, masked=run.settled.masked)
         return weighed.aggregator(spool, way.folding, run.settled.optimizer)
 
     run_id = next(event.run for event in events if isinstance(event, RunStarted))
@@ -241,4 +242,4 @@ def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
     codec = plan.settings.codec
     state = starting_state(initial_state(bytes.fromhex(run_id), ranks), start, ranks, run.base_fingerprint, codec=codec)
-    return replay(events, state, aggregator, buffer=plan.buffer, take_back=plan.watch.take_back)
+    return replay(events, state, aggregator, arriving=way.arriving, take_back=plan.watch.take_back)

@@ -14,7 +14,6 @@ _TABLES: OnDemand[Callable[[RunView], Table]] = OnDemand(
         "membership": "plait.report.privacy:membership_of_run",
         "privacy": "plait.report.privacy:privacy_card_table",
         "secure_aggregation": "plait.report.privacy:secure_aggregation_table",
-        "staleness": "plait.report.staleness:staleness_table",
     }
 )
 _HAS: Mapping[str, Callable[[RunView], bool]] = {
@@ -22,7 +21,6 @@ _HAS: Mapping[str, Callable[[RunView], bool]] = {
     "membership": lambda view: view.audited is not None,
     "privacy": lambda view: view.privacy is not None,
     "secure_aggregation": lambda view: bool(view.sums),
-    "staleness": lambda view: any(update.fold is not None for update in view.updates.values()),
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TypeVar
 
-from plait.feature import Feature, at, feature_with
+from plait.feature import Feature, at, feature_with, features
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.fairness import fairness_table
 from plait.report.sections import sections
@@ -63,7 +63,6 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
         bytes_by_round_table(view),
         savings_table(view),
         aggregation_table(view),
-        some["staleness"],
         left_out_table(view),
         refusals_table(view),
         some["membership"],
@@ -72,17 +71,21 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
 
 
 def tables_of_features(view: RunView) -> tuple[Table, ...]:
-    """The sections of those features of which the ledger has events."""
-    return tuple(at(section)(view.of_features) for feature in _features_of(view) for section in feature.sections)
+    """The sections of the features that the run asked for, and of those of which the ledger has events."""
+    return tuple(at(section)(view) for feature in _features_of(view) for section in feature.sections)
 
 
 def shown_first(view: RunView) -> tuple[Table, ...]:
     """What those features show on a report's first screen and at a run's end."""
-    return tuple(at(feature.shows)(view.of_features) for feature in _features_of(view) if feature.shows)
+    return tuple(at(feature.shows)(view) for feature in _features_of(view) if feature.shows)
 
 
 def _features_of(view: RunView) -> tuple[Feature, ...]:
-    return tuple(filter(None, dict.fromkeys(feature_with("events", kind) for kind in view.of_features)))
+    if not (view.start.features or view.of_features):
+        return ()
+    asked = [feature for feature in features() if feature.name in view.start.features]
+    found = dict.fromkeys([*asked, *(feature_with("events", kind) for kind in view.of_features)])
+    return tuple(filter(None, found))
 
 
 def loss_by_round_table(view: RunView) -> Table:

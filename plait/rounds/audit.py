@@ -15,7 +15,6 @@ from plait.privacy.accountant import epsilon_at
 from plait.privacy.rests import Rests
 from plait.privacy.sum_of_shares import epsilon_of
 from plait.rounds.aggregator import Aggregator, TakesBack
-from plait.rounds.buffer import Arrival, Buffer
 from plait.rounds.events import (
     MASKED_CODEC,
     ClientReplaced,
@@ -34,8 +33,9 @@ from plait.rounds.events import (
 )
 from plait.rounds.recorded import evaluations_in, participants_in, promised_in, steps_in
 from plait.rounds.run_state import RunState
-from plait.rounds.spool import Refused, Spool, Stored
+from plait.rounds.spool import Arrival, Refused, Spool, Stored
 from plait.rounds.watch import Standing
+from plait.rounds.way import Arriving
 from plait.trust.keys import verify
 from plait.wire.envelope import EPSILON
 from plait.wire.signature import read_signed
@@ -181,7 +181,7 @@ def replay(
     state: RunState,
     make_aggregator: Callable[[Refused], Aggregator],
     *,
-    buffer: Buffer | None = None,
+    arriving: Arriving | None = None,
     take_back: bool = False,
 ) -> int:
     """Recompute every finished round from the stored updates, and compare.
@@ -191,7 +191,7 @@ def replay(
         state: before round 1.
         make_aggregator: the run's fold, optimizer and codec over the updates of all rounds, reporting refusals to the
             given function.
-        buffer: of an asynchronous run.
+        arriving: see `Way`.
         take_back: whether the run takes back steps that made the adapter worse.
 
     Returns:
@@ -204,7 +204,7 @@ def replay(
     aggregator = make_aggregator(lambda number, client, reason, _detail: refused.add((number, client, str(reason))))
     recorded = {(event.round, event.client, event.reason) for event in events if isinstance(event, UpdateRefused)}
     evaluations = {each.round: each for each in evaluations_in(events)} if take_back else {}
-    standing, spooled, done = Standing(), _Spooled(aggregator.spool, buffer), 0
+    standing, spooled, done = Standing(), _Spooled(aggregator.spool, arriving), 0
     for event in events:
         if isinstance(event, Evaluated) and state.round in evaluations:
             standing = standing.after(evaluations.pop(state.round))
@@ -246,8 +246,8 @@ def _taken_back(aggregator: Aggregator, state: RunState, event: StepTakenBack, a
 class _Spooled:
     """The stored updates of a run, and what its ledger says of them."""
 
-    def __init__(self, spool: Spool, buffer: Buffer | None) -> None:
-        self._spool, self._buffer = spool, buffer
+    def __init__(self, spool: Spool, arriving: Arriving | None) -> None:
+        self._spool, self._arriving = spool, arriving
         self._received: dict[int, dict[str, UpdateReceived]] = {}
         self._keys: dict[str, bytes] = {}
         self._steps: dict[tuple[int, str], int] = {}
@@ -269,7 +269,14 @@ class _Spooled:
         """
         return {
             client: replace(
-                _stored(self._spool, self._buffer, state, client, update, self._keys.get(client, b"")),
+                _stored(
+                    self._spool,
+                    self._arriving(state, update) if self._arriving else None,
+                    state,
+                    client,
+                    update,
+                    self._keys.get(client, b""),
+                ),
                 steps=self._steps.get((number, client), 0),
             )
             for client, update in sorted(self._received.get(number, {}).items())
@@ -283,34 +290,15 @@ def _check_same(number: int, found: str, recorded: str) -> None:
         )
 
 
-def _arrival(buffer: Buffer | None, state: RunState, event: UpdateReceived) -> Arrival | None:
-    """How an update came that is to be folded next; None in a synchronous run."""
-    if buffer is None:
-        return None
-    fold, what = state.round + 1, f"update of {event.client!r} in round {event.round}"
-    staleness = fold - event.round
-    if event.fold != fold or not 0 <= staleness <= buffer.max_staleness:
-        raise PeerError(
-            f"{what} is folded in round {event.fold}, expected {fold}, with a staleness of at most "
-            f"{buffer.max_staleness}"
-        )
-    weight = buffer.weight(staleness, event.client, state.recent)
-    if (event.staleness, event.weight) != (staleness, weight):
-        raise PeerError(
-            f"{what} has staleness {event.staleness} and weight {event.weight}, expected {staleness} and {weight}"
-        )
-    return Arrival(event.round, fold, weight)
-
-
 def _stored(
     spool: Spool,
-    buffer: Buffer | None,
+    arrival: Arrival | None,
     state: RunState,
     client: str,
     event: UpdateReceived,
     public_key: bytes,
 ) -> Stored:
-    number, arrival = event.round, _arrival(buffer, state, event)
+    number = event.round
     update = spool.directory.load_update(number, client)
     what = f"update of {client!r} in round {number}"
     if update is None:

@@ -92,7 +92,10 @@ class ServerSide:
             "wall_s": round(time.perf_counter() - started, 3),
             "virtual_s": self.virtual_s,
         }
-        state = replace(state, finished=finished.model_copy(update=told))
+        return self.keep(replace(state, finished=finished.model_copy(update=told)))
+
+    def keep(self, state: RunState) -> RunState:
+        """The state after a round, once it is on disk, and published."""
         save_checkpoint(self.directory.checkpoints, state, self.spool.ranks)
         self.conclude(state)
         return state

@@ -198,6 +198,7 @@ class RunStarted(Event):
         fleet: the simulated devices of a run with a virtual clock; None without one.
         rule: how updates are combined.
         plugins: the user's own parts, and their sources when the run began.
+        features: those that the settings ask for something.
         parents: the adapters that the run begins with; None for a run that begins from its seed.
         weight_ratio: no update counts more than this many times the median; None for no bound.
         full_model_bytes: the whole model in float32.
@@ -218,6 +219,7 @@ class RunStarted(Event):
     fleet: Fleet | None = None
     rule: CombiningRule | None = None
     plugins: tuple[Plugin, ...] = ()
+    features: tuple[str, ...] = ()
     parents: tuple[Mapping[str, JsonValue], ...] | None = None
     weight_ratio: Number | None = None
     full_model_bytes: Count

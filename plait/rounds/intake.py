@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from plait.errors import PeerError
 from plait.rounds.answer_log import AnswerLog
@@ -16,15 +16,11 @@ from plait.rounds.dispatch import Answer
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
-from plait.rounds.spool import Spool, Stored
+from plait.rounds.spool import Arrival, Spool, Stored
 from plait.rounds.validate import Expected, UpdateRefused, open_update
 from plait.wire.envelope import Opened
 from plait.wire.messages import UpdateReply, encode_reply
 from plait.wire.settings import Settings
-
-if TYPE_CHECKING:
-    from plait.rounds.buffer import Arrival
-
 
 Checked: TypeAlias = "tuple[Opened, Stored] | UpdateRefused"
 """A usable update, or why it is none."""
@@ -75,7 +71,7 @@ class Intake:
             track: of its client.
             update: the envelope.
             answer: that it came in.
-            arrival: in an asynchronous run, which buffer it came to.
+            arrival: how it came, where that is not in its own round.
         """
         return self.settle(expected, update, answer, self.open(state, expected, track, update, arrival=arrival))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from plait.aggregation import Rule
 from plait.aggregation.server_optimizer import ServerOptimizer
-from plait.config import MOST_STEPS_RATIO
+from plait.config import MOST_STEPS_RATIO, RunConfig
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.downlink import Downlink, gap_of
 from plait.rounds.fold import Folding
@@ -21,9 +21,6 @@ from plait.rounds.tracks import Ranks
 from plait.rounds.watch import Watch
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.wire.settings import Settings
-
-if TYPE_CHECKING:
-    from plait.rounds.buffer import Buffer
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ class RunPlan:
         patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.
         watch: what follows from its evaluations.
         region_clients: whose updates one update may be the sum of; 0 where clients are asked directly.
-        buffer: of an asynchronous run; None for rounds that wait for their cohort.
+        folds: updates that a round folds; 0 for as many as its cohort.
+        measures_pace: whether clients' paces are measured, for when their answers are due.
         starts_anew: whether the adapter begins as its seed says.
     """
 
@@ -67,14 +65,15 @@ class RunPlan:
     patience: Patience = field(default_factory=Patience)
     watch: Watch = field(default_factory=Watch)
     region_clients: int = 0
-    buffer: Buffer | None = None
+    folds: int = 0
+    measures_pace: bool = False
     starts_anew: bool = True
 
     @property
     def downlink(self) -> Downlink:
         """How clients get to each round's shadow."""
-        a_round = self.buffer.size if self.buffer else self.cohort_size
-        return Downlink(gap_of(self.clients, a_round), self.rounds, self.clients, starts_anew=self.starts_anew)
+        gap = gap_of(self.clients, self.folds or self.cohort_size)
+        return Downlink(gap, self.rounds, self.clients, starts_anew=self.starts_anew)
 
     @property
     def most_steps(self) -> int:
@@ -84,7 +83,7 @@ class RunPlan:
     @property
     def has_paces(self) -> bool:
         """Whether clients' paces are measured: for their steps, or for when their answers are due."""
-        return self.by_speed or self.buffer is not None
+        return self.by_speed or self.measures_pace
 
     def is_evaluated(self, number: int) -> bool:
         """Whether the adapter after round `number` is evaluated."""
@@ -120,3 +119,7 @@ class RunPlan:
             downlink=self.downlink,
             seed=self.seed,
         )
+
+
+Planning: TypeAlias = Callable[[RunPlan, RunConfig], RunPlan]
+"""The plan of a run with a feature; what `Feature.plan` names."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -27,9 +27,6 @@ from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, Reason, UpdateRefused, check_update, open_update
 from plait.rounds.weights import WEIGHT_RATIO, bounded
 from plait.wire.envelope import CLIENTS, Opened, read_envelope
-
-if TYPE_CHECKING:
-    from plait.rounds.buffer import Arrival
 
 Refused: TypeAlias = Callable[[int, str, Reason, str], None]
 """Told of a stored update that does not count after all: its round, client, the reason and details."""
@@ -60,6 +57,26 @@ class NormCheck:
 
 
 @dataclass(frozen=True)
+class Arrival:
+    """How an update came that is not folded in the round that it was trained in.
+
+    Attributes:
+        round: that it was trained in: one more than the version of the adapter that it began with.
+        fold: the round that it is folded in.
+        weight: how much it counts there.
+    """
+
+    round: int
+    fold: int
+    weight: float
+
+    @property
+    def staleness(self) -> int:
+        """Folds between the adapter that it began with and the one that it is folded into."""
+        return self.fold - self.round
+
+
+@dataclass(frozen=True)
 class Stored:
     """A stored update, as it was read when it came in.
 
@@ -68,7 +85,7 @@ class Stored:
         steps: that the client was asked for; 0 if all were asked for as many.
         weight: of a region's sum; None for a client.
         clients: of how many it is the sum; 0 for a client.
-        arrival: in an asynchronous run, how it came.
+        arrival: how it came, where that is not in its own round.
     """
 
     track: int

@@ -17,13 +17,20 @@ from plait.feature import at
 from plait.rounds.cohort import CohortCollector
 from plait.rounds.collector import Collecting
 from plait.rounds.costs import Costs, Free
+from plait.rounds.events import UpdateReceived
 from plait.rounds.fold import Folding, PlainFold
 from plait.rounds.run_plan import RunPlan
+from plait.rounds.run_state import RunState
+from plait.rounds.spool import Arrival
 
 if TYPE_CHECKING:
     from plait.rounds.masked_rounds import MaskedRounds
     from plait.rounds.private_rounds import PrivateRounds
     from plait.secagg.roster import Vouch
+
+
+Arriving: TypeAlias = Callable[[RunState, UpdateReceived], Arrival]
+"""How an update came that is to be folded next, by the state before and its record, which is checked: `PeerError`."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,14 @@ class Way:
 
     Attributes:
         least: clients without which no round begins; 0 for the run's quorum.
+        arriving: how a recorded update came; None where all are folded in their own round.
     """
 
     collecting: Collecting = CohortCollector
     folding: Folding = PlainFold
     costs: Costs = field(default_factory=Free)
     least: int = 0
+    arriving: Arriving | None = None
 
 
 Exchanging: TypeAlias = Callable[[Way, RunConfig, RunPlan], Way]
@@ -84,10 +93,4 @@ def _own_way(plan: RunPlan, private: PrivateRounds | None, masked: MaskedRounds 
         from plait.rounds.private_fold import PrivateFold
 
         return Way(folding=partial(PrivateFold, private=private), costs=costs)
-    if plan.buffer:
-        from plait.rounds.asynchronous import BufferCollector
-        from plait.rounds.buffered_fold import BufferedFold
-
-        buffer = plan.buffer
-        return Way(partial(BufferCollector, buffer=buffer), partial(BufferedFold, buffer=buffer), costs)
     return Way(costs=costs)

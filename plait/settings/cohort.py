@@ -21,7 +21,6 @@ class Cohort(Table):
 
     table: ClassVar[str] = "cohort"
     heading: ClassVar[str] = "Who takes part in a round"
-    within: ClassVar = {"buffer": ("rounds_mode", ("async",))}
 
     clients_per_round: Annotated[int, Field(ge=0)] = 0
     """clients sampled per round; 0 means all"""
@@ -34,11 +33,6 @@ class Cohort(Table):
     step_budget: Literal["equal", "speed"] = "equal"
     """steps of a client in a round: local-steps for all, or, by the speed that rounds before have measured, so many
     that all answer together: local-steps on average, 1 to 4 times as many each"""
-    rounds_mode: Literal["sync", "async"] = "sync"
-    """sync: a round waits for its cohort; async: clients train whenever they are free, and a round is a buffer of
-    updates that is folded once it is full"""
-    buffer: Annotated[int, Field(ge=0)] = 0
-    """with rounds-mode async, updates per round; 0 means a quarter of the clients at work, two at least"""
     tree: str = ""
     """servers below this one, such as 10x100: 10 regions, each the server of 100 clients and a client of this one, to
     which it sends the exact sum of their updates; by default none"""
@@ -59,20 +53,14 @@ class Cohort(Table):
         return tuple(map(int, self.tree.split("x"))) if self.tree else ()
 
     def check_clients(self, clients: int, cohort: int) -> None:
-        """Refuse more clients at once than there are, a buffer that waits for others than those at work, another tree.
+        """Refuse more clients at once than there are, and another tree.
 
         Raises:
             ValueError: with both numbers.
         """
+        del cohort
         if self.clients_per_round > clients:
             raise ValueError(f"clients-per-round is {self.clients_per_round}, expected at most clients = {clients}")
-        if self.buffer > cohort:
-            raise ValueError(
-                f"buffer is {self.buffer} and {cohort} clients are at work at once, expected at most as many: nobody "
-                "has two updates in a buffer"
-            )
-        if self.buffer == 1 < cohort:
-            raise ValueError("buffer is 1, expected at least 2: norms and examples are judged beside others in it")
         if self.tree and clients % (below := math.prod(self.levels)):
             raise ValueError(f"clients is {clients} and tree is '{self.tree}', expected {below} clients")
 
@@ -100,10 +88,6 @@ class Cohort(Table):
                 Trait.SAME_FACTORS: "updates of different numbers of steps are normalised",
             }
             yield self.says("step_budget", needs=needs, takes={Trait.EQUAL_STEPS: "faster ones take more"})
-        if self.rounds_mode == "async":
-            across = "updates of several rounds are added"
-            needs = {Trait.LINEAR: across, Trait.SAME_FACTORS: across, Trait.SAME_SIDES: across, **on_clock}
-            yield self.says("rounds_mode", needs=needs, takes={Trait.WAITS: "asynchronous rounds wait for nobody"})
         if self.tree:
             needs = {
                 Trait.WAITS: "regions know no staleness",

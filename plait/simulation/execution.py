@@ -61,11 +61,6 @@ def prepare(
         raise ConfigError(
             f"clients is {settings.clients} and tree is '{settings.tree}', expected {math.prod(settings.levels)}"
         )
-    if settings.rounds_mode == "async" and not settings.fleet:
-        raise ConfigError(
-            "rounds-mode is 'async' and fleet is not given, expected a TOML file of devices: which simulated client "
-            "is faster follows from it alone"
-        )
     quiet_libraries()
     devices = choose_devices(settings.device, settings.dtype)
     settled = settle(settings)

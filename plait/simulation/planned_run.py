@@ -6,20 +6,21 @@ client is sent follow from the functions that the run itself asks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self, cast
 
 import numpy as np
 
+from plait.config import RunConfig
+from plait.feature import at
 from plait.rounds.asking import Asking
-from plait.rounds.buffer import Buffer
 from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.clock import WallClock
 from plait.rounds.events import Fleet, FleetDevice
 from plait.rounds.message_sizes import MessageSizes
 from plait.rounds.run_plan import RunPlan
-from plait.rounds.run_state import asking_order, choose_cohort
+from plait.rounds.run_state import choose_cohort
 from plait.rounds.step_budget import Pace, budget
 from plait.simulation.virtual_clock import VirtualChannel, VirtualClock
 from plait.simulation.virtual_time import PASSES_OF_TRAINING
@@ -49,6 +50,7 @@ def plan_run(
     *,
     evaluates: bool,
     example_tokens: int = 0,
+    change: Callable[[Planned], None] = lambda _: None,
 ) -> PlannedRun:
     """Go through a run that has not begun.
 
@@ -58,51 +60,71 @@ def plan_run(
         sizes: of its messages.
         evaluates: whether the run evaluates.
         example_tokens: of a training example, with padding.
+        change: what features change in how it goes.
 
     Raises:
         ConfigError: too few devices are ever on at the same time.
     """
-    planned = _Planned(fleet or _ALIKE, plan, sizes, evaluates=evaluates, example_tokens=example_tokens)
+    planned = Planned(fleet or _ALIKE, plan, sizes, evaluates=evaluates, example_tokens=example_tokens)
+    change(planned)
     planned.evaluate(0)
-    if plan.buffer:
-        planned.train_asynchronously(plan.buffer)
-    else:
-        for number in range(1, plan.rounds + 1):
-            planned.train(number)
-            planned.evaluate(number)
+    planned.going()
     return PlannedRun(planned.clock.now(), planned.uplink_bytes, planned.downlink_bytes)
 
 
-class _Planned:
-    """The round loop with messages of the planned sizes and no training behind them."""
+def change_of(config: RunConfig) -> Callable[[Planned], None]:
+    """What the features of a run change in how it goes."""
+
+    def change(planned: Planned) -> None:
+        for feature in config.wanted:
+            if feature.planned:
+                at(feature.planned)(planned, config)
+
+    return change
+
+
+class Planned:
+    """The round loop with messages of the planned sizes and no training behind them.
+
+    Attributes:
+        going: goes through all rounds; by default each waits for its cohort.
+        everyone: the clients' names.
+        held: round of the shadow that each holds.
+        asked: what clients are asked for: the purpose and the round.
+    """
 
     def __init__(
         self, fleet: Fleet, plan: RunPlan, sizes: MessageSizes, *, evaluates: bool, example_tokens: int
     ) -> None:
-        self._sizes = sizes
+        self.sizes = sizes
         self._evaluates = evaluates
         self._example_tokens = example_tokens
         replies = {Purpose.TRAIN: _sized(sizes.update_up), Purpose.EVALUATE: _sized(sizes.evaluation_up)}
         self.clock = VirtualClock(fleet)
-        self._plan = plan
+        self.plan = plan
         self._channel = VirtualChannel(_Imagined(plan.clients, replies), self.clock, self._work_of, seed=plan.seed)
-        self._everyone = _names(range(plan.clients))
+        self.everyone = names_of(range(plan.clients))
         self._downlink = plan.downlink
-        # Round of the shadow that each holds.
-        self._held: dict[str, int | None] = dict.fromkeys(self._everyone, 0 if plan.starts_anew else None)
+        self.held: dict[str, int | None] = dict.fromkeys(self.everyone, 0 if plan.starts_anew else None)
+        self.going = self._wait_for_cohorts
         self.uplink_bytes = plan.clients * sizes.describe_up
         self.downlink_bytes = plan.clients * sizes.describe_down
-        self._asked = (Purpose.TRAIN, 0)
+        self.asked = (Purpose.TRAIN, 0)
         self._paces: dict[str, Pace] = {}
         self._budget = budget(plan.settings.local_steps, (), self._paces)
         self._steps: dict[str, int] = {}
 
-    def train(self, number: int) -> None:
-        plan = self._plan
+    def _wait_for_cohorts(self) -> None:
+        for number in range(1, self.plan.rounds + 1):
+            self._train(number)
+            self.evaluate(number)
+
+    def _train(self, number: int) -> None:
+        plan = self.plan
         for _ in range(plan.attempts):
             on = self.clock.available(range(plan.clients), plan.quorum)
             cohort, reserve = choose_cohort(
-                _names(on), plan.cohort_size, over_selection=plan.over_selection, seed=plan.seed, round_number=number
+                names_of(on), plan.cohort_size, over_selection=plan.over_selection, seed=plan.seed, round_number=number
             )
             if plan.by_speed:
                 self._budget = budget(plan.settings.local_steps, cohort, dict(self._paces))
@@ -111,101 +133,60 @@ class _Planned:
 
     def evaluate(self, number: int) -> None:
         """Let clients evaluate the adapter after a round, where that is due."""
-        if evaluators := self._evaluators(number):
+        if evaluators := self.evaluators(number):
             self._ask(Purpose.EVALUATE, number, evaluators, (), len(evaluators))
 
-    def _evaluators(self, number: int) -> Sequence[str]:
-        is_due = self._evaluates and self._plan.is_evaluated(number)
-        return self._plan.evaluators(self._everyone) if is_due else ()
-
-    def train_asynchronously(self, buffer: Buffer) -> None:
-        """As `plait.rounds.asynchronous` does it; evaluations beside training take no time."""
-        plan, clock = self._plan, self.clock
-        working: dict[str, int] = {}
-        self._asked = Purpose.TRAIN, 1
-        with self._asking(Purpose.TRAIN, 1) as asking:
-            for version in range(plan.rounds):
-                asked, came, attempts = set[str](), set[str](), 1
-                for name in [name for name, began in working.items() if version - began > buffer.max_staleness]:
-                    del working[name]
-                    asking.withdraw(name, "stale")
-                while len(came) < buffer.size:
-                    free = [int(name) for name in self._everyone if name not in {*working, *came, *asked}]
-                    room = plan.cohort_size - len(working)
-                    here = clock.available(free, 0 if working else 1) if free and room else ()
-                    names = asking_order(
-                        _names(here), plan.cohort_size, known=plan.clients, seed=plan.seed, round_number=version + 1
-                    )
-                    for name in names[:room]:
-                        self._send(asking, name, version + 1)
-                        working[name] = self._held[name] = version
-                        asked.add(name)
-                    heard = asking.next(None)
-                    if heard is not None:
-                        del working[heard.client]
-                        if not isinstance(heard.data, NoAnswer):
-                            came.add(heard.client)
-                            self.uplink_bytes += len(heard.data)
-                    elif len(came) >= plan.quorum or attempts == plan.attempts:
-                        break
-                    else:
-                        attempts += 1
-                        asked.clear()
-                self._note_paces()
-                if version + 1 < plan.rounds:
-                    self._evaluate_beside(version + 1)
-        self._held |= dict.fromkeys(working, None)
-        self.evaluate(plan.rounds)
-
-    def _evaluate_beside(self, number: int) -> None:
-        for name in self._evaluators(number):
-            self.downlink_bytes += sum(map(len, self._task(Purpose.EVALUATE, name, number)))
-            self.uplink_bytes += self._sizes.evaluation_up
-            self._held[name] = number
+    def evaluators(self, number: int) -> Sequence[str]:
+        """Those that evaluate the adapter after a round."""
+        is_due = self._evaluates and self.plan.is_evaluated(number)
+        return self.plan.evaluators(self.everyone) if is_due else ()
 
     def _ask(self, purpose: Purpose, number: int, names: Sequence[str], reserve: Sequence[str], wanted: int) -> int:
         """The number of answers, once so many are in or nobody is left."""
-        limit_s = self._plan.deadline_s
+        limit_s = self.plan.deadline_s
         deadline = None if limit_s is None else self.clock.now() + limit_s
-        self._asked = purpose, number
+        self.asked = purpose, number
         rest, given = iter(reserve), 0
-        with self._asking(purpose, number) as asking:
+        with self.asking(purpose, number) as asking:
             for name in names:
-                self._send(asking, name, number)
+                self.send(asking, name, number)
             while given < wanted and (heard := asking.next(deadline)):
                 if not isinstance(heard.data, NoAnswer):
                     given += 1
                     self.uplink_bytes += len(heard.data)
-                    self._held[heard.client] = _shadow(purpose, number)
+                    self.held[heard.client] = _shadow(purpose, number)
                 elif given + len(asking.waiting) < wanted and (other := next(rest, None)) is not None:
-                    self._send(asking, other, number)
+                    self.send(asking, other, number)
         if purpose is Purpose.TRAIN:
-            self._note_paces()
+            self.note_paces()
         else:
             self.clock.spans()
         return given
 
-    def _asking(self, purpose: Purpose, number: int) -> Asking:
-        return Asking(self._channel, purpose=purpose, group=str(number), patience=self._plan.patience)
+    def asking(self, purpose: Purpose, number: int) -> Asking:
+        """The tasks of a round."""
+        return Asking(self._channel, purpose=purpose, group=str(number), patience=self.plan.patience)
 
-    def _send(self, asking: Asking, name: str, number: int) -> None:
-        task = self._task(asking.purpose, name, number)
+    def send(self, asking: Asking, name: str, number: int) -> None:
+        """Give a client its task of a round."""
+        task = self.task(asking.purpose, name, number)
         self.downlink_bytes += sum(map(len, task))
         if asking.purpose is Purpose.TRAIN:
-            self._steps[name] = self._budget.steps_of(name) if self._plan.by_speed else self._plan.settings.local_steps
-        pace = self._paces.get(name) if asking.purpose is Purpose.TRAIN and self._plan.has_paces else None
+            self._steps[name] = self._budget.steps_of(name) if self.plan.by_speed else self.plan.settings.local_steps
+        pace = self._paces.get(name) if asking.purpose is Purpose.TRAIN and self.plan.has_paces else None
         asking.anew(name, expected_s=pace and pace.task_s(self._steps[name]))
         asking.send(name, int(name), task, group=str(number))
 
-    def _note_paces(self) -> None:
-        """As the ledger of a round tells them."""
+    def note_paces(self) -> None:
+        """Note how fast clients were, as the ledger of a round tells them."""
         for span in self.clock.spans():
             train_s, name = span.worked_s - span.received_s, _name(span.node)
             if span.purpose == Purpose.TRAIN.value and span.outcome == "answered" and train_s:
                 self._paces[name] = Pace(self._steps[name] / train_s, span.ended_s - span.began_s - train_s)
 
-    def _task(self, purpose: Purpose, name: str, number: int) -> TaskParts:
-        sizes, held = self._sizes, self._held[name]
+    def task(self, purpose: Purpose, name: str, number: int) -> TaskParts:
+        """Something as long as a client's task."""
+        sizes, held = self.sizes, self.held[name]
         shadow = _shadow(purpose, number)
         bits = self._downlink.sent_bits(sizes.codec, shadow, None if held is None else shadow - held)
         beside = sizes.train_down if purpose is Purpose.TRAIN else sizes.evaluate_down
@@ -213,11 +194,11 @@ class _Planned:
 
     def _work_of(self, node: int, task: TaskParts) -> float:
         del task
-        (purpose, number), settings = self._asked, self._plan.settings
+        (purpose, number), settings = self.asked, self.plan.settings
         if purpose is Purpose.TRAIN:
             examples = self._steps[_name(node)] * settings.batch_size * settings.gradient_accumulation_steps
             return float(examples * self._example_tokens)
-        times = 2 if number == self._plan.rounds and settings.own_share else 1
+        times = 2 if number == self.plan.rounds and settings.own_share else 1
         return times * settings.max_held_out_sequences * self._example_tokens / PASSES_OF_TRAINING
 
 
@@ -231,7 +212,8 @@ def _sized(size: int) -> bytes:
     return cast("bytes", np.broadcast_to(np.zeros(1, np.uint8), (size,)).data)
 
 
-def _names(nodes: Sequence[int]) -> list[str]:
+def names_of(nodes: Sequence[int]) -> list[str]:
+    """The names of planned clients, by number."""
     return [_name(node) for node in nodes]
 
 

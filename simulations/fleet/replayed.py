@@ -20,6 +20,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 TESTS = Path(__file__).parents[2] / "tests"
@@ -29,15 +30,17 @@ from scoreboard.killed import _free_port  # noqa: E402
 from scoreboard.processes import Job, PacedModel, attend, end, events, result, serve, start  # noqa: E402
 from scoreboard.small_federation import of_numbers  # noqa: E402
 
+from plait.features.asynchronous.buffer import Buffer  # noqa: E402
+from plait.features.asynchronous.way import of_buffer  # noqa: E402
 from plait.rounds.aggregator import Aggregator  # noqa: E402
 from plait.rounds.audit import replay  # noqa: E402
-from plait.rounds.buffer import Buffer  # noqa: E402
 from plait.rounds.ledger import read_events  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
 from plait.rounds.run_state import initial_state  # noqa: E402
-from plait.rounds.way import way_of  # noqa: E402
+from plait.rounds.way import Way  # noqa: E402
 
 NAMES = ("alice", "bob", "carol", "dave")
+BUFFER = Buffer(size=2, max_staleness=6, at_work=len(NAMES))
 ROUNDS = 8
 SLOWEST_S = 1.2
 RESULTS = Path(__file__).parent / "results-replayed.json"
@@ -94,7 +97,7 @@ def killed_and_recomputed(number: int, folder: Path) -> dict[str, object]:
     chance = random.Random(number)
     arguments = {
         "rounds": ROUNDS, "eval_every": ROUNDS, "wire": "1", "keep_updates": True, "quorum": 1,
-        "buffer": Buffer(size=2, max_staleness=6, at_work=len(NAMES)), "attempts": 9,
+        "exchange": partial(of_buffer, buffer=BUFFER), "folds": BUFFER.size, "measures_pace": True, "attempts": 9,
     }  # fmt: skip
     job = AsynchronousJob(folder, arguments, NAMES, wide=150)
     port = _free_port()
@@ -137,6 +140,8 @@ def replayed(job: Job) -> tuple[int, str]:
     federation, directory = job.federation(), RunDirectory.find(job.run)
     recorded = read_events(directory.ledger)
 
+    way = of_buffer(Way(), BUFFER)
+
     def aggregator(refused) -> Aggregator:
         plan = federation.plan
         spool = plan.spool(
@@ -146,9 +151,9 @@ def replayed(job: Job) -> tuple[int, str]:
             rule=federation.rule,
             base_fingerprint=of_numbers.FINGERPRINT,
         )
-        return plan.aggregator(spool, way_of(plan).folding, federation.optimizer)
+        return plan.aggregator(spool, way.folding, federation.optimizer)
 
-    done = replay(recorded, initial_state(b"r" * 16, federation.ranks), aggregator, buffer=federation.plan.buffer)
+    done = replay(recorded, initial_state(b"r" * 16, federation.ranks), aggregator, arriving=way.arriving)
     return done, [event.adapter for event in recorded if event.event == "round_finished"][-1]
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from plait.config import config_from_table, to_toml
+from plait.config import RunConfig
 from plait.feature import own_features
+from plait.settings.toml import toml_value
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 APP = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["flwr"]
@@ -30,15 +31,15 @@ sys.stdout.buffer.write(build_fab_from_disk(Path(sys.argv[1])))
 def test_a_run_can_override_every_setting_and_the_defaults_are_plaits_own():
     # flwr takes no key in --run-config that this table lacks, and reads nothing but pyproject.toml.
     of_features = [feature.settings for feature in own_features().values() if feature.settings]
-    fields = {name: field.default for table in of_features for name, field in table.model_fields.items()}
-    config = config_from_table(fields)
-    ours = dict(line.split(" = ", 1) for line in to_toml(config).splitlines() if " = " in line)
+    more = {name: field.default for table in of_features for name, field in table.model_fields.items()}
+    defaults = RunConfig().to_table() | {name.replace("_", "-"): value for name, value in more.items()}
+    ours = {key: toml_value(value) for key, value in defaults.items()}
     theirs = APP["app"]["config"]
     wrong = [f"add `{key} = {value}`" for key, value in ours.items() if key not in theirs]
     wrong += [f"remove `{key}`" for key in theirs if key not in ours]
     wrong += [
         f"`{key}` is {theirs[key]!r}, expected {ours[key]}"
-        for key, value in config.to_table().items()
+        for key, value in defaults.items()
         if key in theirs and theirs[key] != value
     ]
     assert not wrong, "in [tool.flwr.app.config] of pyproject.toml: " + "; ".join(wrong)

@@ -59,7 +59,7 @@ MOST_LINES = 36_500
 """Of plait that the plainest run there is may import."""
 FEATURES = (
     *("plait.features", "plait.secagg", "plait.regional"),
-    *("plait.privacy.mechanism", "plait.rounds.masking", "plait.rounds.masked_sum", "plait.rounds.asynchronous"),
+    *("plait.privacy.mechanism", "plait.rounds.masking", "plait.rounds.masked_sum", "plait.simulation.planned_run"),
     *("plait.rounds.privacy_card", "plait.simulation.fleet", "plait.simulation.workers"),
     *("plait.training.serving", "plait.training.private_steps"),
     *("plait.training.placement", "plait.exporting.outlets", "plait.data.hub"),

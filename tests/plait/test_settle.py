@@ -259,7 +259,7 @@ def test_as_many_sequences_are_judged_as_take_a_third_of_the_training_and_enough
     ],
 )
 def test_a_sample_evaluates_where_only_some_clients_take_part_in_a_round(given, evaluators) -> None:
-    settled = settle(RunConfig(**given))
+    settled = settle(config_from_table(given))
     assert settled.plan.eval_clients == evaluators
     assert settle(settled.config).config == settled.config
 
@@ -340,32 +340,6 @@ def test_where_clients_rest_a_private_run_takes_less_noise():
     assert none.noise_multiplier / rests.noise_multiplier == pytest.approx(10**0.5)
     for privacy in (none, rests):
         assert privacy.epsilon_after(100) == pytest.approx(8)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"buffer": 9}, "buffer is 9 and 8 clients are at work at once, expected at most as many"),
-        ({"buffer": 1}, "buffer is 1, expected at least 2"),
-        (
-            {"rounds-mode": "sync", "buffer": 4},
-            "buffer is 4 and rounds-mode is 'sync', expected buffer 0 or rounds-mode",
-        ),
-    ],
-)
-def test_a_buffer_has_two_updates_of_clients_at_work_at_least(given, message):
-    with pytest.raises(ConfigError, match=message):
-        config_from_table({"rounds-mode": "async", **given})
-
-
-def test_asynchronous_rounds_follow_from_how_many_clients_are_at_work():
-    settled = settle(config_from_table({"rounds-mode": "async", "clients": 40, "clients-per-round": 20}))
-    assert settled.plan.buffer is not None
-    assert (settled.plan.buffer.size, settled.plan.buffer.max_staleness, settled.plan.quorum) == (5, 40, 3)
-    assert (settled.config.keep, settled.config.own_share) == ("last", 0.0)
-    assert not settled.plan.settings.carry_moments
-    assert settle(settled.config).config == settled.config
-    assert settle(config_from_table({})).plan.buffer is None
 
 
 OF_RECORDS = {"dp": "record", "dp-epsilon": 8.0}

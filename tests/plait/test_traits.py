@@ -85,6 +85,7 @@ def test_every_trait_is_needed_by_some_part_and_taken_by_another():
 
 # Functions that refuse two settings by hand, because one is a number that the other bounds, …
 NUMBERS = {
+    "plait/features/asynchronous/__init__.py:check_clients",
     "plait/config.py:_check_numbers",
     "plait/privacy/mechanism.py:multiplier_for",
     "plait/rounds/masked_rounds.py:noised_grid",
@@ -93,7 +94,12 @@ NUMBERS = {
     "plait/simulation/execution.py:prepare",
 }
 # … or a key, data or a machine is not what was expected, …
-OTHERS = {"plait/config.py:key_named", "plait/simulation/partition.py:_groups"}
+OTHERS = {
+    "plait/config.py:key_named",
+    "plait/features/asynchronous/way.py:check",
+    "plait/features/gate/conditions.py:check",
+    "plait/simulation/partition.py:_groups",
+}
 # … and those of two parts of a run, of which there are to be ten at most.
 PAIRS = {
     "plait/config.py:_check_combinations",  # a setting without that which gives it a meaning (`Table.within`)

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from plait.config import RunConfig, known_keys
+from plait.config import RunConfig, config_from_table, known_keys
 from plait.errors import PeerError
+from plait.feature import own_features
 from plait.settle import settle
 from plait.welcome import WELCOME_KEYS, config_from_welcome, welcome_table
 
@@ -31,7 +32,10 @@ def test_the_protocols_document_lists_the_keys_that_may_be_told():
     (paragraph,) = re.findall(
         r"The run configuration may have these keys of `plait simulate`(.+?)\n\n", document, re.DOTALL
     )
-    assert set(re.findall(r"`([^`]+)`", paragraph)) == WELCOME_KEYS
+    listed = set(re.findall(r"`([^`]+)`", paragraph))
+    of_features = {name.replace("_", "-") for each in own_features().values() for name in each.welcomed}
+    assert listed >= WELCOME_KEYS | of_features
+    assert not listed & (set(known_keys()) - WELCOME_KEYS)
 
 
 @pytest.mark.parametrize("base", ["~1", "~nobody-here/model", "x" * 5000, "a\0b"])
@@ -64,7 +68,7 @@ def test_every_key_that_is_told_is_a_key_of_a_run():
     ],
 )
 def test_a_client_works_out_the_same_settings_as_the_server(given):
-    config = RunConfig.model_validate(given)
+    config = config_from_table(given)
     settled = settle(config)
     for table in (config.to_table(), settled.config.to_table()):
         assert settle(config_from_welcome(welcome_table(table))).plan.settings == settled.plan.settings
@@ -105,7 +109,7 @@ def test_clients_are_told_of_privacy_only_where_the_run_has_some():
     ],
 )
 def test_a_node_goes_on_from_a_found_rate_as_the_server_does(given):
-    settled = settle(RunConfig.model_validate(given))
+    settled = settle(config_from_table(given))
     node = settle(config_from_welcome(welcome_table(settled.config.to_table())))
     assert node.plan.settings.found_rate_factor == settled.plan.settings.found_rate_factor
 
@@ -121,7 +125,7 @@ def test_a_node_goes_on_from_a_found_rate_as_the_server_does(given):
     ],
 )
 def test_clients_are_told_of_the_servers_step_only_where_they_measure_slopes_for_it(given):
-    plain = welcome_table(settle(RunConfig.model_validate(given)).config.to_table())
+    plain = welcome_table(settle(config_from_table(given)).config.to_table())
     assert "server-optimizer" not in plain
     told = welcome_table(settle(RunConfig()).config.to_table())
     assert told.pop("server-optimizer") == "line_search"

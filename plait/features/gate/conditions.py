@@ -134,15 +134,17 @@ def _number(text: str, part: str) -> float:
     return found
 
 
-def check(config: Any) -> None:
+def check(config: Any, *, simulates: bool) -> None:
     """Refuse conditions that a run will not measure.
 
     Args:
         config: its settings, a `RunConfig`.
+        simulates: whether its clients are simulated, which changes nothing.
 
     Raises:
         ConfigError: with the condition and the reason.
     """
+    del simulates
     for condition in parsed(config.release_if):
         if why := FIGURES[condition.figure].lacks(config):
             raise ConfigError(f"release-if has '{condition.text}', but {why}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from pydantic import BaseModel, ConfigDict
 
 from plait.report.table import Table
 from plait.rounds.events import Count, Event
+from plait.rounds.run_view import RunView
 
 _LONGEST = 160
 _RETURN = " \N{RETURN SYMBOL} "
@@ -41,9 +42,12 @@ class Sampled(Event):
     max_tokens: Count
 
 
-def samples_table(events: Mapping[str, Sequence[Event]]) -> Table:
-    """The newest samples."""
-    newest = cast("Sequence[Sampled]", events["sampled"])[-1]
+def samples_table(view: RunView) -> Table:
+    """The newest samples; without rows before there are any."""
+    sampled = cast("Sequence[Sampled]", view.of_features.get("sampled", ()))
+    if not sampled:
+        return Table(title="", headings=(), rows=())
+    newest = sampled[-1]
     rows = tuple(
         row
         for sample in newest.samples

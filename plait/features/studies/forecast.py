@@ -23,7 +23,7 @@ from plait.simulation.execution import prepare
 from plait.simulation.loaded import Loaded
 from plait.simulation.names import check_names
 from plait.simulation.partitioned_data import PartitionedData
-from plait.simulation.planned_run import plan_run
+from plait.simulation.planned_run import change_of, plan_run
 from plait.simulation.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -133,5 +133,5 @@ def _wall_s(run: Run, step_s: float) -> float:
 def _sent_bytes(run: Run) -> int:
     settled, evaluates = run.settled, run.config.dp == "off"
     sizes = message_sizes(settled, run.ranks.master.spec, evaluates=evaluates)
-    planned = plan_run(None, settled.plan, sizes, evaluates=evaluates)
+    planned = plan_run(None, settled.plan, sizes, evaluates=evaluates, change=change_of(run.config))
     return planned.uplink_bytes + planned.downlink_bytes

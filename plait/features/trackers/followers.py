@@ -76,8 +76,9 @@ class _Follower:
         return printable(next((line for line in reversed(lines) if line.strip()), ""), limit=300)
 
 
-def check(settings: RunConfig) -> None:
+def check(settings: RunConfig, *, simulates: bool) -> None:
     """Refuse unknown trackers of a run, and those whose library is missing."""
+    del simulates
     if isinstance(settings, Trackers):
         check_trackers(settings.report_to)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,7 +74,7 @@ def test_a_line_break_is_shown_and_a_long_text_cut() -> None:
     line = {"event": "sampled", "max_tokens": 4, "samples": [
         {"client": "ada", "beginning": "x" * 500 + "end", "base": "a\n  b", "adapter": "y" * 500}
     ]}  # fmt: skip
-    table = samples_table({"sampled": [Sampled.model_validate(line)]})
+    table = samples_table(SimpleNamespace(of_features={"sampled": [Sampled.model_validate(line)]}))
     beginning, base, adapter = (row[1] for row in table.rows)
     assert beginning.endswith("xend")
     assert len(beginning) < 200

@@ -16,7 +16,7 @@ def test_every_setting_of_a_run_is_an_argument_and_nothing_else_is() -> None:
     assert RunConfig.model_fields.keys() <= named | RunSettings.__annotations__.keys()
     # Those of plait's own features, whether or not they are here.
     assert {name for feature in own_features().values() for name in feature.fields} <= surplus
-    assert surplus <= {"report_to", "sample_prompts", "sample_tokens"}
+    assert surplus <= {"report_to", "sample_prompts", "sample_tokens", "rounds_mode", "buffer"}
     assert not named & RunSettings.__annotations__.keys()
 
 

@@ -125,12 +125,3 @@ def test_how_a_run_on_a_superlink_is_repeated_is_said_in_flowers_words(small_run
     assert section.count("<code>flower-supernode") == 2
     assert """<span>flwr run .</span> <span>-c 'data="stdlib"'</span>""" in section
     assert "plait server" not in section
-
-
-def test_the_page_of_an_asynchronous_run_says_how_stale_updates_were(small_run) -> None:
-    folded = [
-        event | {"fold": 1, "staleness": 3, "weight": 0.5} for event in small_run if event["event"] == "update_received"
-    ]
-    table = "<h2>Staleness</h2>"
-    assert table in render_html(view_of([small_run[0], *folded]), VARIANTS)
-    assert table not in render_html(view_of(small_run), VARIANTS)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +17,7 @@ from plait.aggregation import RULES, geometry_of, optimizer_for
 from plait.aggregation.projection import fitted
 from plait.privacy.key import RunKey
 from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds import asynchronous, collector, private_rounds, record_accountant
+from plait.rounds import collector, private_rounds, record_accountant
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
@@ -40,7 +41,7 @@ from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.spool import Refused, Weighting
 from plait.rounds.tracks import RankedAdapter, Ranks
-from plait.rounds.way import way_of
+from plait.rounds.way import Way, way_of
 from plait.rounds.withheld import KEPT, KEPT_MASKED, KEPT_OF_RECORDS, screened
 from plait.secagg.graph import least_survivors
 from plait.secagg.roster import Offer
@@ -288,6 +289,7 @@ class Federation:
         settings: Mapping[str, object] | None = None,
         privacy: ClientPrivacy | None = None,
         masked: bool = False,
+        exchange: Callable[[Way], Way] = lambda way: way,
         **plan: int,
     ) -> None:
         self.rule = RULES[rule]
@@ -296,7 +298,8 @@ class Federation:
         )
         self.client_ranks = dict(ranks or {})
         self.arguments = {"wire": wire, "rule": rule, "optimizer": optimizer, "ranks": ranks, "settings": settings}
-        self.arguments |= {"privacy": privacy, "masked": masked}
+        self.arguments |= {"privacy": privacy, "masked": masked, "exchange": exchange}
+        self.exchange = exchange
         self.privacy = privacy
         blind = {"norm_bound": NormBound(NormPolicy.OFF), "weighting": Weighting.EQUAL} if privacy or masked else {}
         cohort = plan.get("cohort_size", len(models))
@@ -415,11 +418,13 @@ class Federation:
             rule=self.rule,
             optimizer=self.optimizer,
             publish=_between(self.published.append, watch),
-            way=way_of(
-                self.plan,
-                private=self.private_rounds(directory, lambda event: ledger.append(event)),
-                masked=self.masked,
-                vouch=self.vouch,
+            way=self.exchange(
+                way_of(
+                    self.plan,
+                    private=self.private_rounds(directory, lambda event: ledger.append(event)),
+                    masked=self.masked,
+                    vouch=self.vouch,
+                )
             ),
         )
 
@@ -429,7 +434,7 @@ class Federation:
         """What folds its stored updates, without a coordinator."""
         directory, plan = RunDirectory.find(self.path), self.plan
         spool = plan.spool(directory, refused, ranks=self.ranks, rule=self.rule, base_fingerprint=FINGERPRINT)
-        way = way_of(plan, private=private, masked=self.masked)
+        way = self.exchange(way_of(plan, private=private, masked=self.masked))
         return plan.aggregator(spool, way.folding, self.optimizer)
 
     def private_rounds(
@@ -485,8 +490,7 @@ class Snapshots:
             self.take("saved")
 
         with pytest.MonkeyPatch.context() as patch:
-            for loop in (collector, asynchronous):
-                patch.setattr(loop, "save_checkpoint", saved)
+            patch.setattr(collector, "save_checkpoint", saved)
             self.federation.channel.before = lambda asked: self.take(f"before {asked.client}: {doing(asked)}")
             return self.federation.run(watch=self.take)
 
@@ -560,3 +564,32 @@ def everyone_holds() -> Callable[[Federation, RunState], None]:
             assert held.digest() == track.shadow.digest(), name
 
     return check
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on by 20 s whenever somebody looks, so that nobody waits."""
+    now = [0.0]
+
+    def monotonic():
+        now[0] += 20.0
+        return now[0]
+
+    monkeypatch.setattr(time, "monotonic", monotonic)
+    return now
+
+
+@pytest.fixture
+def stalling(federate, clock):
+    """A federation of three that come and go, of whom one never answers what is asked of it."""
+
+    def make(purpose, liveness, **plan):
+        federation = federate(quorum=2, **plan)
+        channel = federation.channel
+        channel.open_ended = True
+        channel.silent = lambda asked: (asked.client, asked.purpose) == ("mallory", purpose)
+        node = next(node for node, name in channel.names.items() if name == "mallory")
+        channel.node_liveness = {node: liveness}
+        return federation
+
+    return make

@@ -13,6 +13,7 @@ from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.participant import Participant
 from plait.rounds.run_state import initial_state
 from plait.rounds.saying import InTheOpen
+from plait.rounds.way import Way
 from plait.trust.keys import NodeKey
 from tests.plait.rounds.test_norm_bound import HONEST, gauge_attacker
 from tests.plait.rounds.test_resume import CASES, begin
@@ -23,7 +24,7 @@ def replayed(federation):
         read_events(federation.path / "ledger.jsonl"),
         initial_state(b"r" * 16, federation.ranks),
         lambda refused: federation.aggregator(refused),
-        buffer=federation.plan.buffer,
+        arriving=federation.exchange(Way()).arriving,
         take_back=federation.plan.watch.take_back,
     )
 

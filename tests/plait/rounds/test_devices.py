@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from plait.rounds.buffer import Buffer
+from plait.features.asynchronous.buffer import Buffer
+from plait.features.asynchronous.forecast import go_through
 from plait.rounds.events import Fleet, FleetDevice
 from plait.rounds.ledger import read_events
 from plait.rounds.message_sizes import MessageSizes
@@ -16,6 +17,7 @@ from plait.simulation.virtual_clock import VirtualChannel
 from plait.simulation.virtual_time import clock_after
 from plait.wire.codecs import Fp32
 from plait.wire.messages import TrainTask, decode_task
+from tests.features.asynchronous.buffered import rounds_of
 from tests.plait.rounds.conftest import LAYOUT, SEED, InProcessChannel
 from tests.plait.rounds.test_audit import replayed
 from tests.plait.rounds.test_coordinator import crowd
@@ -55,7 +57,12 @@ def on_devices(federation, fleet):
 
 
 FAILING, BY_DAY = {"dropout": 0.25}, {"dropout": 0.1, "hours": "1-23"}
-ASYNCHRONOUS = {"buffer": Buffer(size=2, max_staleness=5, at_work=4)}
+BUFFER = Buffer(size=2, max_staleness=5, at_work=4)
+ASYNCHRONOUS = rounds_of(BUFFER)
+
+
+def in_buffers(planned):
+    planned.going = lambda: go_through(planned, BUFFER)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +87,8 @@ def test_the_estimate_is_within_a_tenth_of_the_time(federate, fake_model, device
         describe_down=700, describe_up=700, train_down=700, evaluate_down=700, spec_bytes=0, evaluation_up=700,
         update_up=700 + 4 * LAYOUT.size, parameters=LAYOUT.size, codec=Fp32(),
     )  # fmt: skip
-    planned = plan_run(fleet_of(**devices), federation.plan, sizes, evaluates=True, example_tokens=8)
+    change = in_buffers if "folds" in plan else lambda planned: None
+    planned = plan_run(fleet_of(**devices), federation.plan, sizes, evaluates=True, example_tokens=8, change=change)
     assert planned.virtual_s == pytest.approx(took_s, rel=0.1)
 
 

@@ -1,11 +1,7 @@
 """No silent or endless client delays a run forever, and no slow one that works is given up."""
 
-import itertools
-import time
-
 import pytest
 
-from plait.rounds.buffer import Buffer
 from plait.rounds.channel import Liveness, Purpose
 from plait.rounds.patience import Patience
 
@@ -48,35 +44,6 @@ def test_whoever_was_given_up_rests_four_times_as_long_as_it_was_waited_for():
     assert Patience().rest_s(HOUR_S) == 4 * HOUR_S
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that goes on by 20 s whenever somebody looks, so that nobody waits."""
-    now = [0.0]
-
-    def monotonic():
-        now[0] += 20.0
-        return now[0]
-
-    monkeypatch.setattr(time, "monotonic", monotonic)
-    return now
-
-
-@pytest.fixture
-def stalling(federate, clock):
-    """A federation of three that come and go, of whom one never answers what is asked of it."""
-
-    def make(purpose, liveness, **plan):
-        federation = federate(quorum=2, **plan)
-        channel = federation.channel
-        channel.open_ended = True
-        channel.silent = lambda asked: (asked.client, asked.purpose) == ("mallory", purpose)
-        node = next(node for node, name in channel.names.items() if name == "mallory")
-        channel.node_liveness = {node: liveness}
-        return federation
-
-    return make
-
-
 @pytest.mark.parametrize(
     ("liveness", "reason", "detail"),
     [
@@ -110,33 +77,6 @@ def given_up(federation):
     """Who gave no answer, and why; here, not on a network, a client may train before an evaluation that came first."""
     refused = federation.of_kind("update_refused")
     return {(event["client"], event["reason"]) for event in refused}
-
-
-def test_rounds_that_wait_for_nobody_do_not_wait_for_a_silent_client_either(stalling):
-    federation = stalling(Purpose.TRAIN, Liveness(idle_s=10**9), rounds=2, buffer=Buffer(3, 9, 3))
-    silent, looks = federation.channel.silent, itertools.count()
-
-    def at_most(asked):
-        assert next(looks) < 1000, "the buffer is waited for without end"
-        return silent(asked)
-
-    federation.channel.silent = at_most
-    federation.run()
-    assert given_up(federation) == {("mallory", "silent")}
-    assert [event["received"] for event in federation.of_kind("round_finished")] == [2, 2]
-
-
-def test_nor_does_an_evaluation_beside_them(stalling):
-    plan = {"rounds": 8, "eval_every": 2, "buffer": Buffer(2, 9, 3)}
-    federation = stalling(Purpose.EVALUATE, Liveness(idle_s=10**9), **plan)
-    federation.channel.silent = lambda asked: (
-        (asked.client, asked.purpose, asked.round) == ("mallory", Purpose.EVALUATE, 2)
-    )
-    federation.run()
-    assert given_up(federation) == {("mallory", "silent")}
-    evaluated = {event["round"]: sorted(event["by_client"]) for event in federation.of_kind("evaluated")}
-    assert evaluated[2] == ["alice", "bob"]
-    assert set(evaluated) == {0, 2, 4, 6, 8}
 
 
 def test_a_client_that_was_given_up_is_replaced(federate, fake_model, clock):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from plait.child import Message
-from plait.config import RunConfig
+from plait.config import RunConfig, config_from_table
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, DataError, Interrupted, MachineError
 from plait.plugins import Kind, reference
@@ -303,8 +303,8 @@ def test_a_run_that_is_to_stop_waits_for_no_process(fake) -> None:
     ],
 )
 def test_what_several_devices_do_not_go_with_is_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        RunConfig(device="cpu,cpu", **settings)
+    with pytest.raises(ConfigError, match=message):
+        config_from_table({"device": "cpu,cpu", **settings})
 
 
 def test_a_part_that_only_this_process_has_is_refused_by_its_name() -> None:

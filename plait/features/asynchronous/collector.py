@@ -18,16 +18,15 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from plait.errors import PeerError
+from plait.features.asynchronous.buffer import Buffer
 from plait.rounds import events
 from plait.rounds.broadcasts import Broadcasts
-from plait.rounds.buffer import Arrival, Buffer
 from plait.rounds.channel import Purpose
-from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.collector import ServerSide
 from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
 from plait.rounds.evaluating import Evaluating, asked_to_evaluate, evaluate
 from plait.rounds.run_state import AtWork, Held, RunState, asking_order, note_held
-from plait.rounds.spool import Stored
+from plait.rounds.spool import Arrival, Stored
 from plait.rounds.validate import Expected, Reason
 from plait.wire.messages import UpdateReply
 
@@ -316,6 +315,4 @@ class BufferCollector:
             at_work=at_work,
             finished=finished.model_copy(update=told),
         )
-        save_checkpoint(self.server.directory.checkpoints, state, self.server.spool.ranks)
-        self.server.conclude(state)
-        return state
+        return self.server.keep(state)

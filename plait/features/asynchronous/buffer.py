@@ -72,23 +72,3 @@ class Buffer:
         oldest = state.round + 1 - self.max_staleness
         recent = (*state.recent, tuple(folded))[-self.max_staleness :]
         return replace(state, versions={n: each for n, each in versions.items() if n >= oldest}, recent=recent)
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """How an update came.
-
-    Attributes:
-        round: that it was trained in: one more than the version of the adapter that it began with.
-        fold: the round that it is folded in.
-        weight: how much it counts there.
-    """
-
-    round: int
-    fold: int
-    weight: float
-
-    @property
-    def staleness(self) -> int:
-        """Folds between the adapter that it began with and the one that it is folded into."""
-        return self.fold - self.round

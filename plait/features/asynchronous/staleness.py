@@ -1,6 +1,6 @@
 """The table of an asynchronous run: how old each client's updates were, and how much they counted.
 
-Knows nothing of how weights are made (`plait.rounds.buffer`).
+Knows nothing of how weights are made (buffer.py).
 """
 
 from __future__ import annotations

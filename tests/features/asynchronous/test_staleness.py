@@ -1,7 +1,9 @@
 from types import SimpleNamespace
 
-from plait.report.staleness import staleness_table
+from plait.features.asynchronous.staleness import staleness_table
+from plait.report.tables import report_tables
 from plait.rounds.events import UpdateReceived
+from tests.plait.conftest import view_of
 
 
 def test_a_clients_part_is_that_of_all_weights_for_a_heavier_fold_moves_further():
@@ -18,3 +20,12 @@ def test_a_clients_part_is_that_of_all_weights_for_a_heavier_fold_moves_further(
         "bob": ("1", "0.0", "0", "40.0 %"),
         "eve": ("1", "1.0", "1", "10.0 %"),
     }
+
+
+def test_the_report_of_an_asynchronous_run_alone_says_how_stale_updates_were(small_run):
+    folded = [
+        event | {"fold": 1, "staleness": 3, "weight": 0.5} for event in small_run if event["event"] == "update_received"
+    ]
+    started = small_run[0] | {"features": ["asynchronous"]}
+    assert "Staleness" in [table.title for table in report_tables(view_of([started, *folded]))]
+    assert "Staleness" not in [table.title for table in report_tables(view_of(small_run))]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from plait.errors import PeerError
-from plait.rounds import asynchronous
-from plait.rounds.buffer import Buffer
+from plait.features.asynchronous import collector
+from plait.features.asynchronous.buffer import Buffer
+from plait.features.asynchronous.collector import BufferCollector
 from plait.rounds.channel import Purpose
 from plait.rounds.checkpoint import load_checkpoint
 from plait.rounds.events import Fleet, FleetDevice
@@ -17,6 +18,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.simulation.virtual_clock import VirtualChannel
 from plait.simulation.virtual_time import clock_after
+from tests.features.asynchronous.buffered import rounds_of
 from tests.plait.rounds.conftest import SEED
 from tests.plait.rounds.test_audit import replayed, rewritten
 from tests.plait.rounds.test_coordinator import crowd, resealed
@@ -30,8 +32,8 @@ def shuffled(seed):
     return lambda nodes: sorted(nodes, key=lambda node: generator.exponential() * (1 + 3 * (node - 100)))
 
 
-def begin(federate, fake_model, *, count=5, seed=1, **more):
-    options = {"rounds": 6, "buffer": BUFFER, "quorum": 1, "keep_updates": True, "eval_every": 99, **more}
+def begin(federate, fake_model, *, count=5, seed=1, buffer=BUFFER, **more):
+    options = {"rounds": 6, **rounds_of(buffer), "quorum": 1, "keep_updates": True, "eval_every": 99, **more}
     federation = federate(crowd(fake_model, count), **options)
     federation.channel.order = shuffled(seed)
     return federation
@@ -92,7 +94,7 @@ def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give
 def test_only_what_clients_at_work_began_with_is_remembered(federate, fake_model, monkeypatch):
     federation = begin(federate, fake_model)
     federation.channel.tamper = lambda asked, reply: "gone" if asked.client == "client-1" and asked.round else reply
-    after_each = asynchronous.BufferCollector.next
+    after_each = BufferCollector.next
 
     def checked(self, state):
         state = after_each(self, state)
@@ -100,14 +102,14 @@ def test_only_what_clients_at_work_began_with_is_remembered(federate, fake_model
             assert self._training.nodes == {self.server.roster.nodes[client] for client in state.at_work}
         return state
 
-    monkeypatch.setattr(asynchronous.BufferCollector, "next", checked)
+    monkeypatch.setattr(BufferCollector, "next", checked)
     assert federation.run().round == 6
 
 
 def test_a_node_that_comes_back_as_another_client_is_asked_once_its_first_task_is_over(
     federate, fake_model, monkeypatch
 ):
-    monkeypatch.setattr(asynchronous, "_LOOK_S", 0.0)
+    monkeypatch.setattr(collector, "_LOOK_S", 0.0)
     federation = begin(federate, fake_model, rounds=12, clients=4)
     channel = federation.channel
     channel.open_ended, channel.order = True, list
@@ -145,7 +147,7 @@ def test_who_began_too_long_ago_is_told_to_stop_and_begins_anew(federate, fake_m
 
 
 def test_who_works_without_end_holds_up_no_buffer_for_long(federate, fake_model, monkeypatch):
-    monkeypatch.setattr(asynchronous, "_LOOK_S", 0.0)
+    monkeypatch.setattr(collector, "_LOOK_S", 0.0)
     federation = begin(federate, fake_model, count=2, rounds=3, patience=Patience(slow_s=0.0))
     federation.channel.open_ended = True
     looks = []

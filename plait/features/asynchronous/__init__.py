@@ -1,0 +1,67 @@
+"""Asynchronous rounds: clients train whenever they are free, and a full buffer of updates is a round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from plait.feature import Feature
+from plait.settings.table import Table
+from plait.traits import Stated, Trait
+
+
+class Asynchronous(Table):
+    """Whether rounds wait."""
+
+    table: ClassVar[str] = "asynchronous"
+    heading: ClassVar[str] = "Asynchronous rounds"
+    within: ClassVar = {"buffer": ("rounds_mode", ("async",))}
+
+    rounds_mode: Literal["sync", "async"] = "sync"
+    """sync: a round waits for its cohort; async: clients train whenever they are free, and a round is a buffer of
+    updates that is folded once it is full"""
+    buffer: Annotated[int, Field(ge=0)] = 0
+    """with rounds-mode async, updates per round; 0 means a quarter of the clients at work, two at least"""
+
+    def check_clients(self, clients: int, cohort: int) -> None:
+        """Refuse a buffer that waits for others than those at work.
+
+        Raises:
+            ValueError: with both numbers.
+        """
+        del clients
+        if self.buffer > cohort:
+            raise ValueError(
+                f"buffer is {self.buffer} and {cohort} clients are at work at once, expected at most as many: nobody "
+                "has two updates in a buffer"
+            )
+        if self.buffer == 1 < cohort:
+            raise ValueError("buffer is 1, expected at least 2: norms and examples are judged beside others in it")
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.rounds_mode == "async":
+            across = "updates of several rounds are added"
+            needs = {
+                Trait.LINEAR: across,
+                Trait.SAME_FACTORS: across,
+                Trait.SAME_SIDES: across,
+                Trait.RELEASED: "whoever began too long ago is",
+            }
+            yield self.says("rounds_mode", needs=needs, takes={Trait.WAITS: "asynchronous rounds wait for nobody"})
+
+
+FEATURE = Feature(
+    name="asynchronous",
+    help="rounds that wait for nobody",
+    settings=Asynchronous,
+    welcomed=("rounds_mode",),
+    settles="plait.features.asynchronous.way:settled",
+    plan="plait.features.asynchronous.way:planned",
+    planned="plait.features.asynchronous.forecast:of_buffers",
+    way="plait.features.asynchronous.way:with_buffer",
+    sections=("plait.features.asynchronous.staleness:staleness_table",),
+    check="plait.features.asynchronous.way:check",
+)

@@ -1,0 +1,100 @@
+"""What asynchronous rounds exchange in a run: its plan, its collector, its fold, and how recorded updates came."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from plait.config import RunConfig
+from plait.errors import ConfigError, PeerError
+from plait.features.asynchronous.buffer import SLOWEST, Buffer
+from plait.rounds.events import UpdateReceived
+from plait.rounds.fold import Fold
+from plait.rounds.run_plan import RunPlan
+from plait.rounds.run_state import RunState
+from plait.rounds.spool import Arrival, Spool
+from plait.rounds.way import Way
+
+if TYPE_CHECKING:
+    from plait.features.asynchronous import Asynchronous
+
+
+def settled(config: RunConfig) -> dict[str, object]:
+    """The settings that are open: a buffer of a quarter of the clients at work, two at least, and no step back."""
+    cohort = config.cohort_size
+    size = _settings(config).buffer or max(min(2, cohort), math.ceil(cohort / 4))
+    return {"buffer": size, "keep": "last"}
+
+
+def buffer_of(config: RunConfig) -> Buffer:
+    """The buffer of settled settings."""
+    size = _settings(config).buffer
+    return Buffer(size, SLOWEST * math.ceil(config.cohort_size / size), config.cohort_size)
+
+
+def planned(plan: RunPlan, config: RunConfig) -> RunPlan:
+    """The plan of a run whose rounds are buffers."""
+    size = _settings(config).buffer
+    return replace(plan, folds=size, quorum=math.ceil(config.quorum * size), measures_pace=True)
+
+
+def with_buffer(way: Way, config: RunConfig, _plan: RunPlan) -> Way:
+    """The way of a run whose rounds are buffers."""
+    return of_buffer(way, buffer_of(config))
+
+
+def of_buffer(way: Way, buffer: Buffer) -> Way:
+    """The same with rounds that are buffers like this one."""
+    # Not imported by the clients of such a run.
+    from plait.features.asynchronous.collector import BufferCollector
+    from plait.features.asynchronous.fold import BufferedFold
+
+    def folding(spool: Spool) -> Fold:
+        return BufferedFold(way.folding(spool), buffer)
+
+    return replace(
+        way,
+        collecting=partial(BufferCollector, buffer=buffer),
+        folding=folding,
+        arriving=partial(arrival, buffer),
+    )
+
+
+def arrival(buffer: Buffer, state: RunState, event: UpdateReceived) -> Arrival:
+    """How a recorded update came that is to be folded next.
+
+    Raises:
+        PeerError: the ledger says something else than follows from the updates before it.
+    """
+    fold, what = state.round + 1, f"update of {event.client!r} in round {event.round}"
+    staleness = fold - event.round
+    if event.fold != fold or not 0 <= staleness <= buffer.max_staleness:
+        raise PeerError(
+            f"{what} is folded in round {event.fold}, expected {fold}, with a staleness of at most "
+            f"{buffer.max_staleness}"
+        )
+    weight = buffer.weight(staleness, event.client, state.recent)
+    if (event.staleness, event.weight) != (staleness, weight):
+        raise PeerError(
+            f"{what} has staleness {event.staleness} and weight {event.weight}, expected {staleness} and {weight}"
+        )
+    return Arrival(event.round, fold, weight)
+
+
+def check(settings: RunConfig, *, simulates: bool) -> None:
+    """Refuse simulated clients none of which is faster than another.
+
+    Raises:
+        ConfigError: nothing says how fast each is.
+    """
+    if simulates and not settings.to_table().get("fleet"):
+        raise ConfigError(
+            "rounds-mode is 'async' and fleet is not given, expected a TOML file of devices: which simulated client "
+            "is faster follows from it alone"
+        )
+
+
+def _settings(config: RunConfig) -> Asynchronous:
+    return cast("Asynchronous", config)

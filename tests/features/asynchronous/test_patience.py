@@ -1,0 +1,40 @@
+"""No silent client holds up rounds that wait for nobody."""
+
+import itertools
+
+from plait.features.asynchronous.buffer import Buffer
+from plait.rounds.channel import Liveness, Purpose
+from tests.features.asynchronous.buffered import rounds_of
+
+
+def given_up(federation):
+    """Who gave no answer, and why; here, not on a network, a client may train before an evaluation that came first."""
+    refused = federation.of_kind("update_refused")
+    return {(event["client"], event["reason"]) for event in refused if event["reason"] != "need-full"}
+
+
+def test_rounds_that_wait_for_nobody_do_not_wait_for_a_silent_client_either(stalling):
+    federation = stalling(Purpose.TRAIN, Liveness(idle_s=10**9), rounds=2, **rounds_of(Buffer(3, 9, 3)))
+    silent, looks = federation.channel.silent, itertools.count()
+
+    def at_most(asked):
+        assert next(looks) < 1000, "the buffer is waited for without end"
+        return silent(asked)
+
+    federation.channel.silent = at_most
+    federation.run()
+    assert given_up(federation) == {("mallory", "silent")}
+    assert [event["received"] for event in federation.of_kind("round_finished")] == [2, 2]
+
+
+def test_nor_does_an_evaluation_beside_them(stalling):
+    plan = {"rounds": 8, "eval_every": 2, **rounds_of(Buffer(2, 9, 3))}
+    federation = stalling(Purpose.EVALUATE, Liveness(idle_s=10**9), **plan)
+    federation.channel.silent = lambda asked: (
+        (asked.client, asked.purpose, asked.round) == ("mallory", Purpose.EVALUATE, 2)
+    )
+    federation.run()
+    assert given_up(federation) == {("mallory", "silent")}
+    evaluated = {event["round"]: sorted(event["by_client"]) for event in federation.of_kind("evaluated")}
+    assert evaluated[2] == ["alice", "bob"]
+    assert set(evaluated) == {0, 2, 4, 6, 8}
