@@ -72,6 +72,7 @@ class Feature:
             to what is shown of its runs, the oldest first.
         check: place of a function that refuses settings before a run begins; it is told whether clients are simulated.
         trainer: place of a function from a node's settings, journal and operator to a node whose trainer is a program.
+        shares: place of a function from settings and what loads data as settings say to the data of simulated clients.
         holds_back: whether its runs' adapters stay in quarantine until it lets them go.
         node: place of a function from a resident node's settings and what opens a run there to what opens it instead.
     """
@@ -108,6 +109,7 @@ class Feature:
     journal: str = ""
     check: str = ""
     trainer: str = ""
+    shares: str = ""
     holds_back: bool = False
     node: str = ""
 

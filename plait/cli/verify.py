@@ -44,7 +44,7 @@ def verify(
     from plait.api.received import admit_features_of, admitted_settings, keys_of_features
     from plait.rounds.audit import check_privacy, check_signatures
     from plait.rounds.checkpoint import damage_of
-    from plait.rounds.events import RegionStarted, RoundFinished
+    from plait.rounds.events import ClientErased, RegionStarted, RoundFinished
     from plait.rounds.ledger import read_events, torn_bytes
     from plait.rounds.recorded_settings import recorded_settings
     from plait.rounds.run_directory import RunDirectory
@@ -79,6 +79,8 @@ def verify(
     is_private = settings.dp == "client"
     needs_key = is_private and not settings.secure_aggregation
     missing = "" if settings.keep_updates else "updates not kept"
+    if erased := [event.client for event in events if isinstance(event, ClientErased)]:
+        missing = f"updates of {', '.join(map(repr, erased))} were erased"
     if not missing and needs_key and not directory.noise_key.exists():
         missing = "its noise key is not here"
     replayed = None if missing else _replay(directory, events, resolved())

@@ -1022,6 +1022,13 @@ class Audited(Event):
     canaries: Count = 0
 
 
+class ClientErased(Event):
+    """All that is kept of a client is erased from here on: its updates, its state and its own adapter."""
+
+    event = "client_erased"
+    client: str
+
+
 class PublishFailed(Event):
     """The adapter of `round` could not be published, for the reason in `detail`; the run continues."""
 

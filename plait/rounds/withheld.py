@@ -52,6 +52,7 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.Reference: frozenset(),
     # Recorded only where the run's operator asks for it, who is told that membership is not covered.
     events.Audited: _ALL,
+    events.ClientErased: _ALL,
     # Times that follow from the sizes of updates; a private run has no virtual clock.
     events.DeviceWorked: frozenset(),
     events.RegionStarted: _ALL,

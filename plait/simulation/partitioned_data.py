@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from plait.config import RunConfig
 from plait.data import BUILTINS, Dataset, Message, Record, RecordKind, histogram
 from plait.errors import DataError
+from plait.feature import at
 from plait.rounds.events import DataUsed
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare, Partition, partition
@@ -148,6 +149,10 @@ def load_partitioned(
         ConfigError: the data cannot be partitioned this way.
         DataError: the data cannot be read, or a label has a comma in its name.
     """
+    for feature in config.wanted:
+        if feature.shares:
+            again = partial(load_partitioned, dataset=dataset, loaded=loaded, progress=progress)
+            return at(feature.shares)(config, again)
     if dataset is None:
         found = loaded or Loaded()
         dataset = found.dataset(config.data, columns=config.columns, split=config.split, progress=progress)

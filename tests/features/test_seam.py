@@ -60,7 +60,7 @@ def test_a_feature_imports_nothing_of_another(feature: Feature) -> None:
 
 @pytest.mark.parametrize("feature", FEATURES.values(), ids=lambda feature: feature.name)
 def test_all_that_a_feature_declares_is_there(feature: Feature) -> None:
-    of_run = (feature.starts, feature.continues, feature.way, feature.beside, feature.node)
+    of_run = (feature.starts, feature.continues, feature.way, feature.beside, feature.shares, feature.node)
     of_its_end = (feature.shows, feature.ending, feature.afterwards)
     by_name = (*feature.verbs.values(), *feature.objectives.values())
     for place in (*by_name, *feature.sections, *filter(None, (*of_run, *of_its_end))):

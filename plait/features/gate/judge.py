@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plait.errors import ConfigError
 from plait.feature import at
 from plait.features.gate.conditions import FIGURES, parsed
 from plait.features.gate.events import Quarantined, Released, ReleasedAnyway
 from plait.progress import say
-from plait.rounds.events import Audited, Event, RunFinished
+from plait.rounds.events import Audited, ClientErased, Event, RunFinished
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
@@ -103,6 +104,8 @@ def judge(directory: RunDirectory, conditions: str) -> Verdict:
         PlaitError: the ledger is broken, or something cannot be written.
     """
     events = read_events(directory.ledger)
+    if gone := [event.client for event in events if isinstance(event, ClientErased)]:
+        raise ConfigError(f"'{gone[0]}' has withdrawn from '{directory.path}', so its adapter is not released any more")
     found = verdict(conditions, events)
     adapter = next(event.adapter for event in reversed(events) if isinstance(event, RunFinished))
     if any(isinstance(event, Released | ReleasedAnyway) and event.adapter == adapter for event in events):

@@ -1,0 +1,23 @@
+"""The section of the report: who withdrew, and what became of the adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
+from plait.report.table import Table
+from plait.rounds.events import Event
+
+
+def withdrawal_table(events: Mapping[str, Sequence[Event]]) -> Table:
+    """Each client that withdrew; it was complete once it has a tombstone."""
+    asked = [each for each in events.get("client_withdrawn", ()) if isinstance(each, ClientWithdrawn)]
+    done = {each.client: each for each in events.get("withdrawn", ()) if isinstance(each, Withdrawn)}
+    rows = tuple((each.client, each.way, _became(done.get(each.client))) for each in asked)
+    return Table(title="Withdrawn", headings=("client", "way", "adapter"), rows=rows, text_columns=(0, 1, 2))
+
+
+def _became(tombstone: Withdrawn | None) -> str:
+    if tombstone is None:
+        return "not complete"
+    return f"{tombstone.adapter[:16]} of run {tombstone.run[:16]}" if tombstone.adapter else "as it was"

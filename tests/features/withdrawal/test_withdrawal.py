@@ -1,0 +1,201 @@
+"""A withdrawn client leaves the adapter of a run that it never joined, whenever the withdrawal is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+import plait
+from plait.api.running import go_on
+from plait.config import RunConfig, config_from_table
+from plait.errors import ConfigError
+from plait.exporting.source import open_source
+from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
+from plait.features.withdrawal.withdrawing import Plan, carry_out, plan_of, said_of
+from plait.rounds.events import ClientErased
+from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.recorded_settings import recorded_settings
+from plait.rounds.run_directory import RunDirectory
+from plait.trust.provision import provision
+from tests.features.conftest import SMALL, rows
+
+RULES = {
+    "fedavg, moments carried, error feedback": {},
+    "product_mean": {"rule": "product_mean"},
+    "lora-xs": {"method": "lora_xs"},
+}
+
+
+def ran(out: Path, data: Path, **more: object) -> Path:
+    training = {**SMALL, "rounds": 2, "local_steps": 1, "keep_updates": True, "partition": "natural:author"}
+    plait.simulate(data, out=out, **{**training, **more})  # type: ignore[arg-type]
+    return out
+
+
+def digest(run: Path) -> str:
+    return plait.open_run(run).events[-1].adapter  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The rows of all authors, or of those but some."""
+    folder = tmp_path_factory.mktemp("data")
+
+    def written(*without: str) -> Path:
+        path = folder / f"rows{''.join(without)}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows() if row["author"] not in without))
+        return path
+
+    return written
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, data: Callable[..., Path]) -> Path:
+    return ran(tmp_path_factory.mktemp("whole") / "run", data())
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Path:
+    """The run of the others, as a withdrawal makes it."""
+    plan = planned(whole, out=tmp_path_factory.mktemp("again") / "run")
+    go_on(RunDirectory(plan.out), settings_of(plan), quiet=True)
+    return plan.out
+
+
+def settings_of(plan: Plan) -> RunConfig:
+    assert plan.again
+    return plan.again
+
+
+def planned(run: Path, client: str = "eve", **more: object) -> Plan:
+    directory = RunDirectory.find(run)
+    return plan_of(directory, recorded_settings(directory), client, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", RULES.values(), ids=RULES)
+def test_the_digest_is_that_of_a_run_which_the_client_never_joined(
+    more: dict[str, object], data: Callable[..., Path], tmp_path: Path
+) -> None:
+    run, never = ran(tmp_path / "run", data(), **more), ran(tmp_path / "never", data("eve"), **more)
+    plan = planned(run)
+    tombstone = carry_out(plan, lambda settings: go_on(RunDirectory(plan.out), settings, quiet=True))
+    assert tombstone.adapter == digest(never) == digest(plan.out)
+    assert tombstone.adapter != digest_before(run)
+    weights = "adapter/adapter_model.safetensors"
+    assert (plan.out / weights).read_bytes() == (never / weights).read_bytes()
+
+
+def digest_before(run: Path) -> str:
+    return next(event.adapter for event in plait.open_run(run).events if event.event == "run_finished")  # type: ignore[attr-defined]
+
+
+def copied(whole: Path, again: Path, tmp_path: Path) -> Plan:
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.copytree(again, tmp_path / "out")
+    return planned(tmp_path / "run", out=tmp_path / "out")
+
+
+def refuse(_: RunConfig) -> None:
+    raise AssertionError("the others' run is finished already")
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_it_but_a_tombstone_and_the_old_adapter_is_for_nobody(
+    whole: Path, again: Path, tmp_path: Path
+) -> None:
+    provision(tmp_path / "kits", ["ada"], ["localhost"], operators=["olga"], now=datetime.now(UTC))
+    plan = copied(whole, again, tmp_path)
+    tombstone = carry_out(plan, refuse, kit=tmp_path / "kits/operators/olga")
+    assert not [file for file in plan.directory.path.rglob("*") if "eve" in file.name]
+    assert {"spool/round-000001/eve.envelope", "spool/round-000002/eve.envelope"} <= set(tombstone.erased)
+    with pytest.raises(ConfigError, match="'eve' has withdrawn"):
+        open_source(plan.directory.path)
+    events = read_events(plan.directory.ledger)
+    assert [type(event) for event in events[-3:]] == [ClientWithdrawn, ClientErased, Withdrawn]
+    key = x509.load_pem_x509_certificate(tombstone.certificate.encode()).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    old = json.loads(plan.directory.ledger.read_text().splitlines()[0])["run"]
+    key.verify(bytes.fromhex(tombstone.signature), said_of(old, tombstone), ec.ECDSA(hashes.SHA256()))
+    assert carry_out(plan, refuse) == events[-1]
+
+
+class Killed(BaseException):
+    pass
+
+
+def kills() -> Iterator[tuple[object, str, int]]:
+    """Before and after each step that reaches disk."""
+    steps = (
+        (Ledger, "append", 6), (RunDirectory, "hold_back", 2), (RunDirectory, "erase_client", 2), (Path, "unlink", 4),
+        (Path, "rename", 2), (Path, "replace", 2), (os, "fsync", 8),
+    )  # fmt: skip
+    return ((owner, name, after) for owner, name, most in steps for after in range(most))
+
+
+@pytest.mark.slow
+def test_killed_at_any_of_twenty_moments_it_ends_the_same_and_nothing_is_half_erased(
+    whole: Path, again: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    struck = 0
+    for number, (owner, name, after) in enumerate(kills()):
+        plan = copied(whole, again, tmp_path / str(number))
+        left, original = [after // 2], getattr(owner, name)
+
+        def killing(*given, after=after, left=left, original=original, **more):  # type: ignore[no-untyped-def]
+            if left[0] > 0:
+                left[0] -= 1
+                return original(*given, **more)
+            if after % 2:
+                original(*given, **more)
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, killing)
+            try:
+                carry_out(plan, refuse)
+            except Killed:
+                struck += 1
+        events = read_events(plan.directory.ledger)
+        if not any(isinstance(event, ClientErased) for event in events):
+            assert (plan.directory.path / "spool/round-000001/eve.envelope").is_file()
+        tombstone = carry_out(plan, refuse)
+        assert tombstone.adapter == digest(again)
+        assert not [file for file in plan.directory.path.rglob("*") if "eve" in file.name], (name, after)
+        ends = [type(event) for event in read_events(plan.directory.ledger)[-3:]]
+        assert ends == [ClientWithdrawn, ClientErased, Withdrawn], (name, after)
+        shutil.rmtree(tmp_path / str(number))
+    print(f"killed at {struck} moments")
+    assert struck >= 20
+
+
+@pytest.mark.slow
+def test_a_run_of_the_others_that_is_another_erases_nothing(whole: Path, again: Path, tmp_path: Path) -> None:
+    plan = copied(whole, again, tmp_path)
+    shutil.rmtree(plan.out)
+    shutil.copytree(whole, plan.out)
+    with pytest.raises(ConfigError, match=r"'eve' took part in .*, expected a run without it; nothing was erased"):
+        carry_out(plan, refuse)
+    assert (plan.directory.path / "spool/round-000001/eve.envelope").is_file()
+
+
+@pytest.mark.slow
+def test_who_cannot_be_withdrawn_is_told_in_one_line(whole: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'zoe' never took part in .*, expected one of ada, bob, eve"):
+        planned(whole, "zoe")
+    assert "2 rounds are trained again by 2 clients: about" in planned(whole).estimate
+
+
+def test_all_clients_but_none_cannot_be_left_out() -> None:
+    settings = config_from_table({"without-clients": "ada", "data": "stdlib"})
+    assert settings.wanted
+    assert not config_from_table({"data": "stdlib"}).wanted
