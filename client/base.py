@@ -308,11 +308,25 @@ def consented(
     check(told, settled)
     policy.check_run(told)
     policy.check_time(datetime.now(), labels=run.labels)
+    _agree(run, told, settings, lambda: parameters(settled), progress=progress, ask=ask, spent=spent)
+    return table, settled, policy
+
+
+def _agree(
+    run: Run,
+    told: RunConfig,
+    settings: NodeSettings,
+    parameters: Callable[[], int | None],
+    *,
+    progress: Callable[[str], None],
+    ask: Callable[[], bool] | None,
+    spent: float,
+) -> None:
     digest = _digest(run, settings)
     consents = Consents.of(settings.state, settings.name)
     name, is_masked = f"{run.run_id:016x}", told.secure_aggregation
     if name not in consents.runs(digest) and (is_masked or not consents.has(digest)):
-        size = parameters(settled)
+        size = parameters()
         proposal = Proposal(
             str(settings.server), told, run.base_fingerprint, settings.data, settings.policy, size, spent
         )
@@ -330,7 +344,6 @@ def consented(
         ask=ask,
     )
     progress(_AGREED[how])
-    return table, settled, policy
 
 
 def _parameters(settled: Settled) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from client.base import check_machine, open_or_decline
@@ -36,11 +36,7 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
     with locked(settings.state, settings.name):
         ask = asker("Take part in this run?") if journal.style is Style.LINES else None
         if settings.trainer_exec:
-            places = [feature.trainer for feature in features() if feature.trainer]
-            if not places:
-                raise ConfigError("trainer-exec is given, but no feature of this installation trains with a program")
-            make = at(places[0])
-            with make(settings, journal, ask) as node, stopped_by_signals(node):
+            with node_with_program(settings, journal, ask) as node, stopped_by_signals(node):
                 node.run()
             return
         admit(settings.data)
@@ -51,6 +47,25 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         node = make_node(settings, dataset, journal, ask=ask)
         with stopped_by_signals(node):
             node.run()
+
+
+def node_with_program(
+    settings: NodeSettings, journal: Journal, ask: Callable[[], bool] | None
+) -> AbstractContextManager[Node]:
+    """A node whose trainer is the program that its settings name.
+
+    Args:
+        settings: of the node.
+        journal: for the operator.
+        ask: asks the operator for consent; None if there is nobody to ask.
+
+    Raises:
+        ConfigError: no feature of this installation trains with a program.
+    """
+    places = [feature.trainer for feature in features() if feature.trainer]
+    if not places:
+        raise ConfigError("trainer-exec is given, but no feature of this installation trains with a program")
+    return at(places[0])(settings, journal, ask)
 
 
 def make_node(

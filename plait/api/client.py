@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -17,7 +18,7 @@ from plait.api.data import dataset_of
 from plait.api.settings import base_name
 from plait.api.turns import TURN
 from plait.data import MEMORY
-from plait.errors import Interrupted, MachineError
+from plait.errors import ConfigError, Interrupted, MachineError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,6 +45,7 @@ class Client:
         base: the run's base, if it has another name or path here, or is in memory; ``NAME=DIRECTORY,…`` for several.
         tokenizer: of a base in memory.
         trainer: the local trainer that a run may name.
+        trainer_exec: command of a program that trains instead of PyTorch; `data` is then the path that it reads.
         allow_plugins: modules whose parts, such as a loss, a run may name; installed distributions need no permission.
         device: to compute on; several, such as ``cuda:0,cuda:1``, share every step.
         dtype: of the frozen base.
@@ -76,6 +78,7 @@ class Client:
         base: str | PathLike[str] | PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         trainer: str = "",
+        trainer_exec: str = "",
         allow_plugins: Iterable[str] = (),
         device: str = "auto",
         dtype: str = "auto",
@@ -93,16 +96,21 @@ class Client:
         from client.journal import Journal, Style
         from client.settings import check_settings
 
-        self._dataset = dataset_of(data, columns=columns, split=split, name=name)
+        if trainer_exec and not isinstance(data, (str, PathLike)):
+            raise ConfigError(f"data is a {type(data).__name__}, expected a path: the program of trainer-exec reads it")
+        self._dataset = None if trainer_exec else dataset_of(data, columns=columns, split=split, name=name)
+        held = Path(fspath(data)).stem if isinstance(data, (str, PathLike)) else ""
+        known_as = self._dataset.name if self._dataset else held
         named = base_name(base, tokenizer)
         self._settings = check_settings(
             server=server,
-            data=fspath(data) if isinstance(data, (str, PathLike)) else f"{MEMORY}{self._dataset.name}",
+            data=fspath(data) if isinstance(data, (str, PathLike)) else f"{MEMORY}{known_as}",
             kit=_path(kit),
-            name=name or ("" if kit is not None else self._dataset.name),
+            name=name or ("" if kit is not None else known_as),
             insecure=insecure,
             base=fspath(named) if named is not None else "",
             trainer=trainer,
+            trainer_exec=trainer_exec,
             allow_plugins=allow_plugins,
             device=device,
             dtype=dtype,
@@ -165,14 +173,17 @@ class Client:
         self.stop()
 
     def _work(self) -> None:
-        from client.process import make_node
+        from client.process import make_node, node_with_program
         from client.state_directory import locked
 
         settings = self._settings
         try:
-            with locked(settings.state, settings.name):
-                with TURN:
-                    self._node = make_node(settings, self._dataset, self._journal, wrap=_in_turn)
+            with locked(settings.state, settings.name), ExitStack() as stack:
+                if self._dataset is None:
+                    self._node = stack.enter_context(node_with_program(settings, self._journal, None))
+                else:
+                    with TURN:
+                        self._node = make_node(settings, self._dataset, self._journal, wrap=_in_turn)
                 if not self._stopped:
                     self._node.run()
         except Interrupted:
