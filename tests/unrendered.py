@@ -1,4 +1,4 @@
-"""Reports whose plots are made, but not rendered: 24 images take more time than most runs on the tiny base.
+"""Reports whose plots are made, but not rendered: 18 images take more time than most runs on the tiny base.
 
 tests/plait/report renders them, and so does each command that tests start as Python itself.
 """
@@ -12,13 +12,14 @@ from contextlib import contextmanager
 import matplotlib.figure
 import pytest
 
-from plait.report import plots, theme
+from plait.report import plots
+from plait.report.theme import WIDTHS, Theme
 
 _PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 )
 
-_DRAW, _THEMES = plots.draw, theme.THEMES
+_DRAW, _DRAW_SVG = plots.draw, plots.draw_svg
 
 
 def _made(plot: Callable[[], matplotlib.figure.Figure]) -> bytes:
@@ -26,12 +27,16 @@ def _made(plot: Callable[[], matplotlib.figure.Figure]) -> bytes:
     return _PIXEL
 
 
+def _made_svg(_plot: Callable[[Theme], matplotlib.figure.Figure], *, name: str) -> dict[str, str]:
+    return dict.fromkeys(WIDTHS, f"<svg><title>{name}</title></svg>")
+
+
 @contextmanager
 def plots_unrendered() -> Generator[None]:
-    """In the block a report has one image of a pixel for each plot, for light and wide pages alone."""
+    """In the block a report has one image of a pixel for each plot."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "draw", _made)
-        patch.setattr(theme, "THEMES", (theme.LIGHT,))
+        patch.setattr(plots, "draw_svg", _made_svg)
         yield
 
 
@@ -40,5 +45,5 @@ def plots_rendered() -> Generator[None]:
     """In the block reports are as users get them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "draw", _DRAW)
-        patch.setattr(theme, "THEMES", _THEMES)
+        patch.setattr(plots, "draw_svg", _DRAW_SVG)
         yield

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from plait.report.theme import Theme, new_axes, say_nothing_yet, written
+from plait.report.theme import Theme, bands, new_axes, say_nothing_yet, written
 from plait.report.wording import percent_text, plural
 from plait.rounds.events import Diagnostics
 from plait.rounds.run_view import RunView
@@ -49,12 +49,19 @@ def _errors(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagnost
 
 def _movements(panel: Axes, theme: Theme, numbers: list[int], rounds: list[Diagnostics], *, peer: str) -> None:
     names = sorted({name for each in rounds for name in each.drift})
-    few = len(names) <= len(theme.series)
-    for index, name in enumerate(names):
-        own = [(number, each.drift[name]) for number, each in zip(numbers, rounds, strict=True) if name in each.drift]
-        colour = theme.series[index] if few else theme.muted
-        marker = "o" if len(own) == 1 or not few else ""
-        panel.plot(*zip(*own, strict=True), color=colour, linewidth=1.2, alpha=0.85 if few else 0.3, marker=marker,
-                   markersize=3)  # fmt: skip
+    if len(names) > len(theme.series):
+        bands(
+            panel,
+            theme,
+            {number: [*each.drift.values()] for number, each in zip(numbers, rounds, strict=True) if each.drift},
+        )
+    else:
+        for index, name in enumerate(names):
+            own = [
+                (number, each.drift[name]) for number, each in zip(numbers, rounds, strict=True) if name in each.drift
+            ]
+            marker = "o" if len(own) == 1 else ""
+            panel.plot(*zip(*own, strict=True), color=theme.series[index], linewidth=1.2, alpha=0.85, marker=marker,
+                       markersize=3)  # fmt: skip
     panel.set_ylim(bottom=0)
     panel.set_ylabel(f"movement of each of {plural(len(names), peer)}")

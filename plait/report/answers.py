@@ -49,22 +49,22 @@ def answers(view: RunView) -> tuple[Answer, ...]:
 def _learned(view: RunView) -> Answer:
     question, base, final = "Did it learn?", view.base_evaluation, view.final_evaluation
     if view.privacy:
-        return Answer(question, "not shown", "Losses stay with the clients: the run is differentially private.")
+        return Answer(question, "Not shown", "Losses stay with the clients: the run is differentially private.")
     if base is None or final is None or not final.round:
-        return Answer(question, "not yet", "No round has been evaluated.")
-    text = f"held-out loss {loss_text(base.loss)} → {loss_text(final.loss)} ({moved_text(final, base)})"
+        return Answer(question, "Not yet", "No round has been evaluated.")
+    text = f"Held-out loss {loss_text(base.loss)} → {loss_text(final.loss)} ({moved_text(final, base)})"
     if minus := view.learned.loss_is_minus:
-        text = f"mean {minus} {minus_text(base.loss)} → {minus_text(final.loss)}"
+        text = f"Mean {minus} {minus_text(base.loss)} → {minus_text(final.loss)}"
     elif base.accuracy is not None and final.accuracy is not None:
         after = accuracy_text(final.accuracy, final.accuracy_interval)
         text += f", {view.accuracy_name} {percent_text(base.accuracy)} → {after}"
     better = view.is_better
     if better is None:
-        return Answer(question, "not measurably", f"{text}: the change is within chance.", is_bad=True)
+        return Answer(question, "Not measurably", f"{text}: the change is within chance.", is_bad=True)
     if better:
-        return Answer(question, "yes", f"{text}.")
+        return Answer(question, "Yes", f"{text}.")
     lower = "a lower --learning-rate, fewer --local-steps or more data a client may help"
-    return Answer(question, "no", f"{text}: this adapter is worse than the base; {lower}.", is_bad=True)
+    return Answer(question, "No", f"{text}: this adapter is worse than the base; {lower}.", is_bad=True)
 
 
 def _for_whom(view: RunView) -> Answer:
@@ -81,7 +81,7 @@ def _for_whom(view: RunView) -> Answer:
     ends = f"most {clean(most, limit=32)} ({change_text(changes[most], 0.0)})"
     if least != most:
         ends += f", least {clean(least, limit=32)} ({change_text(changes[least], 0.0)})"
-    text = f"{ends[0].upper()}{ends[1:]}."
+    text = f"{peers}: {ends}."
     if own := view.own_evaluation:
         text += f" With personalized adapters the loss is {loss_text(own.loss)}."
     return Answer(question, f"{better:,} of {plural(len(changes), view.peer)} gain", text, is_bad=not better)
@@ -96,7 +96,7 @@ def _cost(view: RunView) -> Answer:
         sent_bytes=sent.total_bytes,
     )
     if raw is not None:
-        text += f"; raw adapters in bfloat16 take {rough_text(raw)} times as much"
+        text += f"; raw bfloat16 adapters take {rough_text(raw)} times as much"
     text += f". {plural(len(view.rounds), 'round')} took {duration_text(view.wall_s)}"
     if view.end and view.end.peak_rss_bytes:
         text += f" and {bytes_text(view.end.peak_rss_bytes)} of memory"
@@ -113,8 +113,8 @@ def _trust(view: RunView) -> Answer:
     if view.privacy:
         short, seen = view.privacy.epsilon_text, f"{view.privacy.promised.unit}-level differential privacy. "
     elif view.sums:
-        short, seen = "sums only", "The server saw sums of updates, and no update alone. "
+        short, seen = "Sums under masks", "The server saw sums of updates, and no update alone. "
     else:
-        short, seen = "no secrets kept", "The server saw each client's update. "
-    checked = "`plait verify` checks the record, whose lines are chained by hashes."
+        short, seen = "Measured and recorded", "The server saw each client's update. "
+    checked = "plait verify checks the record."
     return Answer("Can I trust it?", short, f"{measured}{seen}{checked}")

@@ -1,7 +1,7 @@
 """The report as one self-contained page: no script, no request, everything inline; light, dark, narrow and printed.
 
 The page itself is ``templates/report.html``; this module computes its contents. All text is escaped, and characters
-that are not printable are removed. Takes plots as PNG bytes and draws none itself.
+that are not printable are removed. Takes plots as SVG and draws none itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from plait.report.advice import advice
 from plait.report.alternatives import full_model_fp32, raw_adapter_bf16, savings
+from plait.report.answers import answers
 from plait.report.fairness import fairness_table
 from plait.report.repeat import is_deployed, repeat_command
 from plait.report.sections import sections
@@ -70,12 +71,13 @@ _ALTERNATIVE_TEXTS: Mapping[str, str] = {
 }
 
 
-def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
+def render_html(view: RunView, plots: Mapping[str, Mapping[str, str]], palette: str) -> str:
     """The whole page.
 
     Args:
         view: the run.
-        plots: the plots of `draw_plots` for every media query, in the order to try them; "" for all other pages.
+        plots: what `draw_svgs` made.
+        palette: what `palette_css` says.
     """
     started = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(view.start.time))
     done = f"{len(view.rounds)} of {plural(view.planned_rounds, 'round')} done"
@@ -84,7 +86,8 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
         .get_template("report.html")
         .render(
             title=view.start.name or view.start.base.name,
-            headline=headline(view),
+            palette=palette,
+            answers=answers(view),
             notice="" if view.finished else f"This run has not finished: {done}. Everything below is its state so far.",
             facts=f"{started} · {duration_text(view.wall_s)} · seed {view.start.seed}",
             figures=key_figures(view),
@@ -101,7 +104,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, bytes]]) -> str:
             },
             shown_first=[table for table in shown_first(view) if table.rows],
             tables_of_features=[table for table in tables_of_features(view) if table.rows],
-            plots=inline(plots),
+            plots=plots,
             peer=view.peer,
             alternative_texts={name: text.format(peer=view.peer) for name, text in _ALTERNATIVE_TEXTS.items()},
             has_fleet=bool(view.spans),

@@ -1,7 +1,7 @@
-"""The plots of a run, as PNG bytes: losses, bytes, clients' data, savings, aggregation.
+"""The plots of a run, as SVG for a page and as PNG: losses, bytes, clients' data, savings, aggregation.
 
 Importing this loads matplotlib, which takes a moment: `write` does so only when there is something to draw. Up to
-`_MOST_NAMED` clients are named at the end of their lines; a larger number is drawn in one faint colour.
+`_MOST_NAMED` clients are named at the end of their lines; of more, shades show where most of them lie.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,13 +17,14 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from plait.report.aggregation_plot import aggregation
 from plait.report.alternatives import Alternative, all_alternatives, savings
-from plait.report.theme import LIGHT, Theme, draw, new_axes, say_nothing_yet, short_name, written
+from plait.report.theme import LIGHT, Theme, bands, draw, draw_svg, new_axes, say_nothing_yet, short_name, written
 from plait.report.wording import bytes_text, loss_text, plural, ratio_text, round_bytes_text
 from plait.rounds.events import DescribedClient
 from plait.rounds.run_view import RunView
 
 _MOST_NAMED = 10
 _MOST_CLIENT_ROWS = 24
+_MOST_BARS = 100  # of more clients, that many are drawn, evenly spread
 _MOST_KINDS = 9
 
 
@@ -45,6 +47,15 @@ def draw_plots(view: RunView, theme: Theme = LIGHT) -> dict[str, bytes]:
     Returns:
         PNG bytes under the names of the plots (file names without ``.png``), in reading order.
     """
+    return {name: draw(lambda plot=plot: plot(view, theme)) for name, plot in _plots(view).items()}
+
+
+def draw_svgs(view: RunView) -> dict[str, dict[str, str]]:
+    """Draw all plots for a page: SVG by the name of the plot and the width (see `plait.report.theme.WIDTHS`)."""
+    return {name: draw_svg(partial(plot, view), name=name) for name, plot in _plots(view).items()}
+
+
+def _plots(view: RunView) -> dict[str, Callable[[RunView, Theme], Figure]]:
     plots: dict[str, Callable[[RunView, Theme], Figure]] = {
         "loss_by_round": loss_by_round,
         "loss_by_bytes": loss_by_bytes,
@@ -57,7 +68,7 @@ def draw_plots(view: RunView, theme: Theme = LIGHT) -> dict[str, bytes]:
         from plait.report.fleet_plot import fleet_round
 
         plots["fleet"] = fleet_round
-    return {name: draw(lambda plot=plot: plot(view, theme)) for name, plot in plots.items()}
+    return plots
 
 
 def loss_by_round(view: RunView, theme: Theme) -> Figure:
@@ -70,13 +81,15 @@ def loss_by_round(view: RunView, theme: Theme) -> Figure:
 
     names = sorted({name for evaluation in view.evaluations.values() for name in evaluation.by_client})
     few = len(names) <= _MOST_NAMED
-    for index, name in enumerate(names if len(names) > 1 else ()):
-        own = [(e.round, e.by_client[name].loss) for e in view.evaluations.values() if name in e.by_client]
-        colour = theme.series[index % len(theme.series)] if few else theme.muted
-        alpha = 0.75 if few else max(0.12, min(0.5, 12 / len(names)))
-        axes.plot(*zip(*own, strict=True), color=colour, linewidth=0.9, alpha=alpha, zorder=2)
-        if few:
+    if few:
+        for index, name in enumerate(names if len(names) > 1 else ()):
+            own = [(e.round, e.by_client[name].loss) for e in view.evaluations.values() if name in e.by_client]
+            colour = theme.series[index % len(theme.series)]
+            axes.plot(*zip(*own, strict=True), color=colour, linewidth=0.9, alpha=0.75, zorder=2)
             labels.append(EndLabel(own[-1][1], short_name(name), colour))
+    else:
+        losses = {e.round: [score.loss for score in e.by_client.values()] for e in view.evaluations.values()}
+        bands(axes, theme, {number: found for number, found in losses.items() if found})
 
     for reference in view.references.values():
         points = [(number, loss) for number, loss in enumerate(reference.held_out_loss_by_round) if loss is not None]
@@ -103,7 +116,7 @@ def loss_by_round(view: RunView, theme: Theme) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if theme.is_narrow else 10))
     axes.xaxis.set_major_formatter(written(lambda x: "base" if x == 0 else f"{x:.0f}"))
     axes.set_xlabel(
-        "round" if few or len(names) <= 1 else f"round    (thin lines: each of {plural(len(names), view.peer)})"
+        "round" if few else f"round    (shaded: the middle half and 90 % of {plural(len(names), view.peer)})"
     )
     axes.set_ylabel(_loss_label(view))
     axes.grid(axis="y", color=theme.faint, linewidth=0.8)
@@ -193,6 +206,8 @@ def clients(view: RunView, theme: Theme) -> Figure:
     if not ordered:
         say_nothing_yet(panels[0], theme, f"No {view.peer} has described its data yet.")
         return figure
+    if not rows:
+        ordered = ordered[:: max(1, -(-len(ordered) // _MOST_BARS))]
     positions = list(range(len(ordered)))
     tokens = [client.train_tokens for client in ordered]
     panels[0].barh(positions, tokens, 0.72 if rows else 1.0, color=theme.accent)
@@ -226,7 +241,7 @@ def clients(view: RunView, theme: Theme) -> Figure:
     if rows:
         panels[0].set_yticks(positions, [short_name(client.client) for client in ordered])
     else:
-        panels[0].set_ylabel(f"{plural(len(ordered), view.peer)}, most tokens at the top")
+        panels[0].set_ylabel(f"{plural(len(view.clients), view.peer)}, most tokens at the top")
     return figure
 
 

@@ -72,7 +72,7 @@ def _parts(table: Table, fits: Callable[[RichTable], bool]) -> list[list[int]]:
 
 
 def _rich_table(table: Table, columns: Sequence[int]) -> RichTable:
-    shown = RichTable(title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = RichTable(title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(table.headings))
     for index in columns:
         is_text = index in table.text_columns
         heading = _in_two_lines(clean(table.headings[index]))

@@ -1,17 +1,24 @@
-"""The look of plots: colours for light and dark pages, widths for desktops and phones, and rendering to PNG bytes."""
+"""The look of plots: colours for light and dark pages, widths for desktops and phones, and rendering to SVG and PNG.
+
+On a page a plot is drawn once for each width: its colours are variables of the page's style, so that it follows light
+and dark, and its text is text in the page's font.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -34,7 +41,7 @@ class Theme:
         accent: this run; uplink.
         accent_soft: downlink.
         series: up to ten series side by side.
-        media: the CSS media query of the pages that it is for; empty for all others.
+        media: the CSS media query of the pages that it is for, where a notebook shows PNG; empty for all others.
     """
 
     surface: str
@@ -100,10 +107,20 @@ DARK = Theme(
     ),
     media="(prefers-color-scheme: dark)",
 )
-NARROW_LIGHT = replace(LIGHT, width_inches=_NARROW_INCHES, media="(max-width: 40rem)")
-NARROW_DARK = replace(DARK, width_inches=_NARROW_INCHES, media=f"{NARROW_LIGHT.media} and {DARK.media}")
-# In the order in which a page tries them: the first whose media query matches is shown.
-THEMES = (NARROW_DARK, NARROW_LIGHT, DARK, LIGHT)
+NARROW_LIGHT = replace(LIGHT, width_inches=_NARROW_INCHES)
+WIDTHS = {"wide": LIGHT, "narrow": NARROW_LIGHT}
+"""The themes of a page's two drawings, by the CSS class of each."""
+
+_COLOUR = re.compile(r"#[0-9a-f]{6}\b")
+# What matplotlib writes besides the drawing: a head, metadata, a size in points, names that nothing refers to, a font.
+_SURPLUS = re.compile(
+    r"<\?xml.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|<g/>| id=\"[a-zA-Z0-9.]+_\d+\""
+    r"| transform=\"rotate\(-0 [^\"]*\"|xlink:(?=href)|font-family: [^;\"]*;? ?",
+    re.DOTALL,
+)
+_HEAD = re.compile(r"<svg [^>]*(viewBox=\"[^\"]*\")[^>]*>")
+_FONT = re.compile(r"font: (?:(\d+|bold|normal) )?([\d.]+)px [^;\"]*")
+_TAG, _LONG = re.compile(r"<[^>]*>"), re.compile(r"(\d+\.\d\d)\d+")
 
 
 class Plot(Figure):
@@ -133,6 +150,20 @@ def new_axes(theme: Theme, *, height_inches: float, title: str, columns: int = 1
     return figure, axes
 
 
+def bands(axes: Axes, theme: Theme, values: Mapping[int, Sequence[float]]) -> None:
+    """Shade where the middle half, and the middle 90 %, of many values lie.
+
+    Args:
+        axes: to draw on.
+        theme: for the colour.
+        values: of each round, at least one.
+    """
+    for share, alpha in ((0.9, 0.18), (0.5, 0.3)):
+        ends = [np.quantile(values[number], ((1 - share) / 2, (1 + share) / 2)) for number in values]
+        low, high = zip(*ends, strict=True)
+        axes.fill_between(list(values), low, high, color=theme.muted, alpha=alpha, linewidth=0, zorder=1)
+
+
 def say_nothing_yet(axes: Axes, theme: Theme, sentence: str) -> None:
     """Fill empty axes with a sentence."""
     axes.set_axis_off()
@@ -158,6 +189,48 @@ def draw(plot: Callable[[], Figure]) -> bytes:
     """Make the figure and return its PNG; no name in it is parsed as mathematics."""
     with plain_text():
         return _png(plot())
+
+
+def draw_svg(plot: Callable[[Theme], Figure], *, name: str) -> dict[str, str]:
+    """Make the figure for each of `WIDTHS`, as SVG to stand in a page that has `palette_css`.
+
+    Args:
+        plot: makes it.
+        name: of the plot, which the names of its parts begin with.
+    """
+    drawn: dict[str, str] = {}
+    for width, theme in WIDTHS.items():
+        buffer = io.BytesIO()
+        with warnings.catch_warnings(), plain_text():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+            mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": f"{name} {width}"})
+            FigureCanvasSVG(plot(theme)).print_svg(buffer)
+        text = _HEAD.sub(r"<svg \1>", _SURPLUS.sub("", buffer.getvalue().decode()))
+        text = _FONT.sub(
+            lambda found: f"font-size: {found[2]}px" + (f"; font-weight: {found[1]}" if found[1] else ""), text
+        )
+        text = _COLOUR.sub(lambda found: f"var(--{_NAMES[found[0]]})" if found[0] in _NAMES else found[0], text)
+        text = _TAG.sub(lambda found: _LONG.sub(r"\1", found[0]), text)
+        drawn[width] = "\n".join(line.strip() for line in text.splitlines() if line.strip())
+    return drawn
+
+
+def _named_colours(theme: Theme) -> dict[str, str]:
+    """The colours of a theme by the names of their variables."""
+    uses = ("surface", "ink", "muted", "faint", "accent", "accent_soft", "central", "local")
+    named = {f"plot-{use.replace('_', '-')}": getattr(theme, use) for use in uses}
+    return named | {f"plot-{number}": colour for number, colour in enumerate(theme.series)}
+
+
+_NAMES = {colour: name for name, colour in _named_colours(LIGHT).items()} | {"#000000": "plot-ink"}
+
+
+def palette_css() -> str:
+    """The variables that plots take their colours from, for light and for dark pages."""
+    light, dark = (
+        " ".join(f"--{name}: {colour};" for name, colour in _named_colours(each).items()) for each in (LIGHT, DARK)
+    )
+    return f":root {{ {light} }}\n@media {DARK.media} {{ :root {{ {dark} }} }}\n@media print {{ :root {{ {light} }} }}"
 
 
 @contextlib.contextmanager

@@ -26,13 +26,12 @@ def write_report(run_directory: Path) -> RunView:
     """
     # Loading matplotlib takes a second, which reading a summary need not wait for.
     from plait.report.html import render_html
-    from plait.report.plots import draw_plots
-    from plait.report.theme import LIGHT, THEMES
+    from plait.report.plots import draw_plots, draw_svgs
+    from plait.report.theme import palette_css
 
     view = write_summary(run_directory)
-    plots = {theme.media: draw_plots(view, theme) for theme in THEMES}
-    page = render_html(view, plots)
-    for name, png in plots[LIGHT.media].items():
+    page = render_html(view, draw_svgs(view), palette_css())
+    for name, png in draw_plots(view).items():
         write_atomically(run_directory / f"{name}.png", png)
     write_atomically(run_directory / "report.html", page.encode())
     return view

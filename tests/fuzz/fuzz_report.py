@@ -26,7 +26,7 @@ def parse(data: bytes) -> None:
     except PeerError:
         return
     json.dumps(summarise(view), allow_nan=False)
-    page = render_html(view, {"": dict.fromkeys(_ALTERNATIVE_TEXTS, b"")})
+    page = render_html(view, {key: dict[str, str]() for key in _ALTERNATIVE_TEXTS}, "")
     if "<script>" in page or "\x1b" in page:
         raise ValueError("something got into the page")
 

@@ -196,7 +196,7 @@ def _page(folder: Path, run: str, client: str) -> _Page:
 
     _ledger(folder, run, client)
     view = RunView.of(read_events(folder / "ledger.jsonl"))
-    return _Page(render_html(view, {"": dict.fromkeys(_ALTERNATIVE_TEXTS, b"")}))
+    return _Page(render_html(view, {key: dict[str, str]() for key in _ALTERNATIVE_TEXTS}, ""))
 
 
 def _tables(folder: Path) -> str:

@@ -14,7 +14,7 @@ from plait.features.studies.tables import (
     settings_table,
 )
 from plait.report.html import inline, page_environment
-from plait.report.theme import LIGHT, THEMES, Theme, draw
+from plait.report.theme import LIGHT, draw, draw_svg, palette_css
 from plait.report.wording import bytes_text, loss_text, plural, within_text
 
 _ALTERNATIVE_TEXTS = {
@@ -39,7 +39,8 @@ def render_page(comparison: Comparison) -> str:
                 "settings": settings_table(comparison),
                 "runs": runs_table(comparison),
             },
-            plots=inline({theme.media: _plots(comparison, theme) for theme in THEMES}),
+            palette=palette_css(),
+            plots=_plots(comparison),
             alternative_texts=_ALTERNATIVE_TEXTS,
             command=("plait", "compare", *map(shlex.quote, _arguments(comparison))),
         )
@@ -48,15 +49,15 @@ def render_page(comparison: Comparison) -> str:
 
 def render_fragment(comparison: Comparison) -> str:
     """Tables and one plot, to stand in a notebook."""
-    plots = {LIGHT.media: {"loss_by_bytes": draw(lambda: plot(comparison, "loss", "bytes", LIGHT))}}
+    png = draw(lambda: plot(comparison, "loss", "bytes", LIGHT))
     return (
         page_environment("plait.features.studies")
         .get_template("comparison_cell.html")
         .render(
             tables=comparison_tables(comparison),
             notes=comparison.notes,
-            plots=inline(plots),
-            alternative_texts=_ALTERNATIVE_TEXTS,
+            picture=inline({"": {"loss_by_bytes": png}})[""]["loss_by_bytes"],
+            alternative_text=_ALTERNATIVE_TEXTS["loss_by_bytes"],
         )
     )
 
@@ -84,11 +85,14 @@ def headline(comparison: Comparison) -> str:
     )
 
 
-def _plots(comparison: Comparison, theme: Theme) -> dict[str, bytes]:
+def _plots(comparison: Comparison) -> dict[str, dict[str, str]]:
+    def of(kind: str) -> dict[str, str]:
+        return draw_svg(lambda theme: plot(comparison, "loss", kind, theme), name=f"loss_by_{kind}")
+
     return {
-        "pareto": draw(lambda: pareto(comparison, theme)),
-        "loss_by_bytes": draw(lambda: plot(comparison, "loss", "bytes", theme)),
-        "loss_by_round": draw(lambda: plot(comparison, "loss", "round", theme)),
+        "pareto": draw_svg(lambda theme: pareto(comparison, theme), name="pareto"),
+        "loss_by_bytes": of("bytes"),
+        "loss_by_round": of("round"),
     }
 
 

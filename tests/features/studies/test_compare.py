@@ -63,7 +63,7 @@ def test_the_page_is_one_file_that_asks_nobody(plait, runs, tmp_path: Path) -> N
     page = tmp_path / "compare.html"
     assert plait("compare", *runs, "--page", page, "--baseline", runs[3]).code == 0
     html = page.read_text()
-    assert not re.findall(r"<script|<link|@import|(?:src|href)=[\"'](?!data:)|url\((?!data:)", html)
+    assert not re.findall(r"<script|<link|@import|(?:src|href)=[\"'](?!data:|#)|url\((?!data:|#)", html)
     assert "prefers-color-scheme: dark" in html
     assert "Difference of held-out loss to rule flexlora" in html
 

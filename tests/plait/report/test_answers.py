@@ -29,18 +29,18 @@ def worse(change: float, margin: float) -> list[dict[str, object]]:
 def test_an_adapter_that_is_worse_than_its_base_is_called_so() -> None:
     view = view_of(worse(0.5, 0.1))
     first = answers(view)[0]
-    assert (first.short, first.is_bad) == ("no", True)
+    assert (first.short, first.is_bad) == ("No", True)
     assert "worse than the base" in first.text
     assert view.is_better is False
 
 
 def test_a_change_within_its_margin_is_no_success() -> None:
     view = view_of(worse(-0.05, 0.1))
-    assert answers(view)[0].short == "not measurably"
+    assert answers(view)[0].short == "Not measurably"
     assert view.is_better is None
 
 
 def test_a_run_that_has_only_begun_has_learned_nothing_yet() -> None:
     events = small_events()
     begun = [event for event in events if event["event"] == "run_started"]
-    assert answers(view_of(begun))[0].short == "not yet"
+    assert answers(view_of(begun))[0].short == "Not yet"

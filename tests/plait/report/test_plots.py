@@ -11,7 +11,8 @@ from matplotlib.text import Text
 
 from plait.report import plots
 from plait.report.aggregation_plot import aggregation
-from plait.report.theme import DARK, LIGHT, NARROW_LIGHT, draw
+from plait.report.html import render_html
+from plait.report.theme import DARK, LIGHT, NARROW_LIGHT, draw, palette_css
 from plait.rounds.events import ClientScore, ClientsDescribed, DescribedClient, Evaluated
 from tests.plait.conftest import in_tree, view_of
 
@@ -70,9 +71,10 @@ def test_few_clients_are_named_and_a_crowd_is_not(small_run, count: int) -> None
     texts = {text.get_text() for text in figure.axes[0].texts}
     assert ("client-0" in texts) == (1 < count <= 10)
     lines = figure.axes[0].lines
-    own = count if count > 1 else 0
-    # Every client, the mean, the base and the reference.
+    own = count if 1 < count <= 10 else 0
+    # Each of a few clients, the mean, the base and the reference; of more, where most of them lie.
     assert len(lines) == own + 3
+    assert len(figure.axes[0].collections) == (2 if count > 10 else 0)
 
 
 def test_the_dashed_curves_spend_what_the_alternatives_would(small_run) -> None:
@@ -100,8 +102,9 @@ def test_shares_of_every_client_fill_its_bar(small_run, count: int) -> None:
     shares: Counter[int] = Counter()
     for bar in figure.axes[1].patches:
         shares[round(bar.get_y() + bar.get_height() / 2)] += bar.get_width()
-    assert sorted(shares) == list(range(count))
-    assert list(shares.values()) == pytest.approx([1.0] * count)
+    shown = min(count, 100)
+    assert sorted(shares) == list(range(shown))
+    assert list(shares.values()) == pytest.approx([1.0] * shown)
 
 
 def test_kinds_that_only_repeat_the_clients_are_left_out(small_run) -> None:
@@ -109,6 +112,14 @@ def test_kinds_that_only_repeat_the_clients_are_left_out(small_run) -> None:
     clients = (DescribedClient(client=name, train_tokens=100, histogram={name: 9}) for name in ("ann", "bob"))
     view.take(ClientsDescribed(clients=tuple(clients)))
     assert len(plots.clients(view, LIGHT).axes) == 1
+
+
+@pytest.mark.slow
+def test_a_report_is_small_with_any_number_of_clients(small_run) -> None:
+    for count in (8, 1000):
+        view = crowd(view_of(small_run), count)
+        page = render_html(view, plots.draw_svgs(view), palette_css())
+        assert len(page.encode()) <= 600_000
 
 
 @pytest.mark.parametrize("theme", [DARK, NARROW_LIGHT])
@@ -129,7 +140,7 @@ def test_spread_moves_only_what_overlaps_and_keeps_it_centred() -> None:
 
 def test_in_a_tree_every_plot_names_regions(small_run) -> None:
     view = view_of(in_tree(small_run))
-    for shown, said in ((view, "Data of each region"), (crowd(view, 60), "each of 62 regions")):
+    for shown, said in ((view, "Data of each region"), (crowd(view, 60), "90 % of 62 regions")):
         drawn = [plot(shown, LIGHT) for plot in (plots.clients, plots.loss_by_round, plots.bytes_by_round, aggregation)]
         texts = " ".join(text.get_text() for figure in drawn for text in figure.findobj(Text))
         assert said in texts

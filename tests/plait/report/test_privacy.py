@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from plait.report.estimate import CostEstimate, CostInputs, PlannedPrivacy, estimate_tables
-from plait.report.html import headline, render_html
+from plait.report.html import headline
 from plait.report.privacy import privacy_tables
 from plait.report.status import status_tables
 from plait.report.summary import summarise
@@ -20,7 +20,7 @@ from plait.rounds.run_progress import RunProgress
 from server.sessions import Sessions
 from server.status import status_of
 from tests.plait.conftest import run_started, view_of
-from tests.plait.report.test_html import PLOTS, Page
+from tests.plait.report.test_html import Page, page_of
 
 STARTED = PrivacyStarted(
     unit="client", adjacency="zero-out", observer="everybody but the server", epsilon=8.0, delta=1e-5,
@@ -63,7 +63,7 @@ AUDITED = Audited(
 
 def test_what_attacks_found_is_in_card_summary_tables_and_page(view):
     assert "Audit bound" not in dict(view.privacy.facts)
-    assert "Attacks" not in render_html(view, {"": PLOTS})
+    assert "Attacks" not in page_of(view)
     view.take(AUDITED)
     assert dict(view.privacy.facts)["Audit bound"] == (
         "10,000 canary clients prove epsilon of at least 2.3 with 95 % certainty (perfect guesses would prove 4.6)"
@@ -76,7 +76,7 @@ def test_what_attacks_found_is_in_card_summary_tables_and_page(view):
     table = next(table for table in report_tables(view) if "Membership" in table.title)
     assert table.title == "Membership: 40 trained sequences against 30 held-out ones"
     assert table.rows == (("loss", "0.610 ± 0.040", "2.5%"),)
-    assert "so no epsilon covers these figures" in render_html(view, {"": PLOTS})
+    assert "so no epsilon covers these figures" in page_of(view)
     assert attack_facts(view.audited) == (("loss", "AUC 0.610 ± 0.040, 2.5% found at 1 % false alarms"),)
 
 
@@ -97,7 +97,7 @@ def test_tables_and_page_show_card_and_epsilon_and_no_losses(view):
     assert card.note == view.privacy.warning
     assert [row[:3] for row in epsilon.rows] == [("1", "3.1", "1"), ("2", "4.7", "3")]
     assert report_tables(view)[:2] == (card, epsilon)
-    page = Page(render_html(view, {"": PLOTS}))
+    page = Page(page_of(view))
     assert all(each in page.text for each in NOT_COVERED)
     assert "epsilon 4.7 of 8 at delta 1e-05" in headline(view)
     assert "Held-out loss by client" not in page.text
@@ -161,14 +161,14 @@ def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
     assert "protects nobody" in facts["Simulated"]
     (table,) = (table for table in report_tables(view) if table.title == "Secure aggregation")
     assert [row[1] for row in table.rows if row[0] == "Not covered"] == list(MASKED_NOT_COVERED)
-    page = render_html(view, {"": PLOTS})
+    page = page_of(view)
     assert "masks add no noise" in page
     assert "<h2>Clients</h2>" not in page
     proven = dict(secure_aggregation_facts([SUM.model_copy(update={"certified": True})]))
     assert "Simulated" not in proven
     assert "certificate" in proven["Keys"]
     assert secure_aggregation_facts(without_privacy().sums) == ()
-    assert "masks add no noise" not in render_html(without_privacy(), {"": PLOTS})
+    assert "masks add no noise" not in page_of(without_privacy())
 
 
 @pytest.mark.parametrize(("ratio", "warns"), [(1.9, False), (40.0, True)])

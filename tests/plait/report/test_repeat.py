@@ -5,17 +5,26 @@ import shlex
 import pytest
 from flwr.common.config import parse_config_args
 
+from plait.config import RunConfig
 from plait.report.repeat import repeat_command
+from plait.settle import settle
 from tests.plait.conftest import view_of
 
 
-def test_the_command_gives_every_setting_back_to_a_shell(hostile_run) -> None:
+def test_the_command_gives_the_settings_that_differ_back_to_a_shell(hostile_run) -> None:
     config = view_of(hostile_run).start.config
     words = shlex.split(" ".join(repeat_command(config)))
     assert words[:2] == ["plait", "simulate"]
     given = dict(zip(words[2::2], words[3::2], strict=True))
     assert given["--data"] == config["data"] == "a b'; rm -rf ~"
-    assert given == {f"--{key}": str(value) for key, value in config.items() if key != "out"}
+    usual = RunConfig().to_table()
+    differing = {key: value for key, value in config.items() if value != usual.get(key, "")}
+    assert given == {f"--{key}": str(value) for key, value in differing.items() if key != "out"}
+
+
+def test_what_the_other_settings_settle_on_is_left_out() -> None:
+    whole = settle(RunConfig(base="tiny", rounds=2)).config.to_table()
+    assert repeat_command(whole) == ("plait simulate", "--base tiny", "--rounds 2")
 
 
 @pytest.mark.parametrize("value", ["-x", "--rounds"])
@@ -24,8 +33,8 @@ def test_a_value_like_an_option_stays_a_value(value: str) -> None:
 
 
 def test_a_switch_is_spelt_out_without_a_value() -> None:
-    assert repeat_command({"data": "x", "keep-updates": False, "secure-aggregation": True}) == (
-        "plait simulate", "--data x", "--no-keep-updates", "--secure-aggregation",
+    assert repeat_command({"data": "", "clients": 2, "keep-updates": False, "secure-aggregation": True}) == (
+        "plait server --kit plait-server", "--min-clients 2", "--no-keep-updates", "--secure-aggregation",
     )  # fmt: skip
 
 
