@@ -7,9 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from plait.config import RunConfig, config_from_table
-from plait.errors import PlaitError
-from plait.settle import settle
+from plait.config import RunConfig
 from plait.text import printable
 
 if TYPE_CHECKING:
@@ -46,28 +44,14 @@ def repeat_command(config: Mapping[str, Json], superlink_data: str | None = None
     left_out = _NOT_REPEATED | (_NOT_THE_SERVERS if deployed else frozenset())
     names = _SERVED_NAMES if deployed else {}
     given = {key: value for key, value in config.items() if key not in left_out and value is not None and value != ""}
-    options = [_option(names.get(key, key), value) for key, value in (given if deployed else _needed(given)).items()]
+    options = [_option(names.get(key, key), value) for key, value in (given if deployed else _differing(given)).items()]
     return (_SERVER if deployed else "plait simulate", *options)
 
 
-def _needed(given: Mapping[str, Json]) -> dict[str, Json]:
-    """The settings without those that the others settle on by themselves."""
+def _differing(given: Mapping[str, Json]) -> dict[str, Json]:
+    """The settings that are not at their defaults."""
     usual = RunConfig().to_table()
-    needed = {key: value for key, value in given.items() if key not in usual or usual[key] != value}
-    whole = _settled(needed)
-    for key in list(needed) if whole else ():
-        rest = {name: value for name, value in needed.items() if name != key}
-        if _settled(rest) == whole:
-            needed = rest
-    return needed
-
-
-def _settled(given: Mapping[str, Json]) -> Mapping[str, object] | None:
-    """All settings that these become; None if this machine cannot say."""
-    try:
-        return settle(config_from_table(given)).config.to_table()
-    except PlaitError:
-        return None
+    return {key: value for key, value in given.items() if key not in usual or usual[key] != value}
 
 
 def _option(key: str, value: Json) -> str:

@@ -76,7 +76,7 @@ def test_a_run_with_it_goes_on_where_it_was_stopped_and_is_verified_and_reported
     simulated(whole)
     assert [number for number, clients in left_out(whole) if len(clients) == 1] == [1, 2]
     shown = (whole / "report.html").read_text()
-    assert "<h2>Left out as large</h2>" in shown
+    assert "<summary>Left out as large</summary>" in shown
 
     def pause(event: plait.Event) -> plait.Stop | None:
         return plait.Stop.PAUSE if isinstance(event, RoundFinished) and event.round == 1 else None

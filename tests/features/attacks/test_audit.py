@@ -41,7 +41,7 @@ def test_what_is_recorded_stands_in_ledger_summary_report_and_card(finished: Pat
     assert event.event == "audited"
     summary = json.loads((finished / "summary.json").read_text())
     assert set(summary["membership"]) == {attack.name for attack in event.attacks}
-    assert "<h2>Attacks</h2>" in (finished / "report.html").read_text()
+    assert "<summary>Attacks</summary>" in (finished / "report.html").read_text()
     card = (finished / "adapter" / "README.md").read_text()
     assert "## Attacks on membership" in card
     assert "Held-out loss with the adapter" in card

@@ -163,7 +163,7 @@ def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
     assert [row[1] for row in table.rows if row[0] == "Not covered"] == list(MASKED_NOT_COVERED)
     page = page_of(view)
     assert "masks add no noise" in page
-    assert "<h2>Clients</h2>" not in page
+    assert "<summary>Clients</summary>" not in page
     proven = dict(secure_aggregation_facts([SUM.model_copy(update={"certified": True})]))
     assert "Simulated" not in proven
     assert "certificate" in proven["Keys"]

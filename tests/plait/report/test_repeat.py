@@ -7,7 +7,6 @@ from flwr.common.config import parse_config_args
 
 from plait.config import RunConfig
 from plait.report.repeat import repeat_command
-from plait.settle import settle
 from tests.plait.conftest import view_of
 
 
@@ -20,11 +19,6 @@ def test_the_command_gives_the_settings_that_differ_back_to_a_shell(hostile_run)
     usual = RunConfig().to_table()
     differing = {key: value for key, value in config.items() if value != usual.get(key, "")}
     assert given == {f"--{key}": str(value) for key, value in differing.items() if key != "out"}
-
-
-def test_what_the_other_settings_settle_on_is_left_out() -> None:
-    whole = settle(RunConfig(base="tiny", rounds=2)).config.to_table()
-    assert repeat_command(whole) == ("plait simulate", "--base tiny", "--rounds 2")
 
 
 @pytest.mark.parametrize("value", ["-x", "--rounds"])
