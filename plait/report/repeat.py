@@ -30,8 +30,8 @@ def is_deployed(config: Mapping[str, Json]) -> bool:
 def repeat_command(config: Mapping[str, Json], superlink_data: str | None = None) -> tuple[str, ...]:
     """The command line that repeats the run, quoted for a shell: the command, then one option after another.
 
-    Options of tables at their defaults are left out; the report lists every setting. A deployed run is served again, with the
-    kit that `plait provision` calls ``plait-server``; one on Flower's SuperLink is begun again there, in a checkout.
+    Options of tables at their defaults are left out; the report lists every setting. A deployed run is served again,
+    with the kit that `plait provision` calls ``plait-server``; one on Flower's SuperLink is begun again there, in a checkout.
 
     Args:
         config: settings under the keys that users write.
