@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from plait.settings import TABLES
+from plait.config import RunConfig
 from plait.text import printable
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ def is_deployed(config: Mapping[str, Json]) -> bool:
 def repeat_command(config: Mapping[str, Json], superlink_data: str | None = None) -> tuple[str, ...]:
     """The command line that repeats the run, quoted for a shell: the command, then one option after another.
 
-    Options of tables at their defaults are left out; the report lists every setting. A deployed run is served again,
-    with the kit that `plait provision` calls ``plait-server``; one on Flower's SuperLink is begun again there, in a checkout.
+    Options at their defaults are left out; the report lists every setting. A deployed run is served again,
+    with the kit that `plait provision` calls ``plait-server``; one on Flower's SuperLink is begun again there, in a
+    checkout.
 
     Args:
         config: settings under the keys that users write.
@@ -49,9 +50,8 @@ def repeat_command(config: Mapping[str, Json], superlink_data: str | None = None
 
 
 def _differing(given: Mapping[str, Json]) -> dict[str, Json]:
-    """The settings without those of a table that are at their defaults; what stands above all tables is always said."""
-    fields = {key: field for table in TABLES for key, field in table.model_fields.items()}
-    usual = {key.replace("_", "-"): field.default for key, field in fields.items()}
+    """The settings that are not at their defaults."""
+    usual = RunConfig().to_table()
     return {key: value for key, value in given.items() if key not in usual or usual[key] != value}
 
 

@@ -77,7 +77,7 @@ def test_the_page_holds_headline_tables_plots_settings_versions_and_command(smal
     assert page.tags.count("svg") == 2 * len(PLOTS)
     assert page.tags.count("details") >= 6
     assert all(value for tag, name, value in page.attributes if (tag, name) == ("figure", "aria-label"))
-    for text in ("learning-rate", "0.1.0", view.start.base.fingerprint, view.last.hash, "plait simulate --data stdlib"):
+    for text in ("learning-rate", "0.1.0", view.start.base.fingerprint, view.last.hash, "plait simulate --partition"):
         assert text in page.text
     assert "has not finished" not in page.text
 
