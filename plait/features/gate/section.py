@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from plait.features.gate.events import Quarantined, Released, ReleasedAnyway
 from plait.report.table import Table
 from plait.rounds.events import Event
+from plait.rounds.run_view import RunView
 
 
-def release_table(events: Mapping[str, Sequence[Event]]) -> Table:
+def release_table(view: RunView) -> Table:
     """Each verdict, and why."""
-    verdicts = sorted((event for kind in events.values() for event in kind if _is_verdict(event)), key=lambda e: e.seq)
+    verdicts = sorted(
+        (event for kind in view.of_features.values() for event in kind if _is_verdict(event)), key=lambda e: e.seq
+    )
     rows = tuple(_row(event) for event in verdicts)
     return Table(title="Release", headings=("verdict", "why"), rows=rows, text_columns=(0, 1))
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
 from plait.report.table import Table
-from plait.rounds.events import Event
+from plait.rounds.run_view import RunView
 
 
-def withdrawal_table(events: Mapping[str, Sequence[Event]]) -> Table:
+def withdrawal_table(view: RunView) -> Table:
     """Each client that withdrew; it was complete once it has a tombstone."""
+    events = view.of_features
     asked = [each for each in events.get("client_withdrawn", ()) if isinstance(each, ClientWithdrawn)]
     done = {each.client: each for each in events.get("withdrawn", ()) if isinstance(each, Withdrawn)}
     rows = tuple((each.client, each.way, _became(done.get(each.client))) for each in asked)
