@@ -124,7 +124,7 @@ def _plan(
     from plait.training.blueprint import design, read_base_config
     from plait.training.device import budgets_of, choose_devices, has_memory_of_its_own
     from plait.training.memory_plan import Training, plan_step, size_of, what_would_fit
-    from plait.training.placement import bytes_by_device, place, plan_over
+    from plait.training.spreading import spreading
 
     quiet_libraries()
     computes = choose_devices(device, dtype)
@@ -155,11 +155,11 @@ def _plan(
     budget = min(budgets)
     host = stated_card or all(map(has_memory_of_its_own, devices))
     placement = None
-    if not size.adapted_embedding:
-        placement = place(size, devices, seq_len=seq_len, budgets=budgets, host_has_room=host)
+    if not size.adapted_embedding and (over := spreading()):
+        placement = over.place(size, devices, seq_len=seq_len, budgets=budgets, host_has_room=host)
     share = batch_size if placement else -(-batch_size // len(devices))
     if placement:
-        plan = plan_over(size, placement.blocks, batch=share, seq_len=seq_len, budgets=budgets)
+        plan = placement.plan(size, batch=share, seq_len=seq_len, budgets=budgets)
     else:
         plan = plan_step(size, batch=share, seq_len=seq_len, budgets=budgets, host_has_room=host)
     held = ("four bits, computed in " if on_cpu else "NF4 and ") if size.four_bits else ""
@@ -180,8 +180,8 @@ def _plan(
         memory += ", and of each other"
     if placement:
         own = replace(size, training=size.training.in_parts(plan.cuts))
-        each = bytes_by_device(
-            own, placement.blocks, sequences=-(-share // plan.cuts), seq_len=seq_len, recomputes=plan.recomputed > 0,
+        each = placement.bytes_by_device(
+            own, sequences=-(-share // plan.cuts), seq_len=seq_len, recomputes=plan.recomputed > 0,
             elements=plan.slice_elements,
         )  # fmt: skip
         peaks = ", ".join(f"{device} {peak / 1e9:.2f} GB" for device, peak in zip(devices, each, strict=True))

@@ -32,6 +32,7 @@ from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
 from plait.training.holding import holding
+from plait.training.spreading import spreading
 from plait.wire.decoded import DECODED
 
 # As a fraction of the adapters that a run starts from.
@@ -83,9 +84,11 @@ def prepare(
     with status(f"looking for base {settings.base}", quiet=quiet):
         run = resolve(settled, progress=progress)
     if settings.has_several_devices:
-        from plait.simulation.workers import check_parts
-
-        check_parts(run)
+        if (spread := spreading()) is None:
+            raise ConfigError(
+                f"device is '{settings.device}', expected a single one: no feature of this installation spreads clients"
+            )
+        spread.check(run)
     return _with_fleet(run), data
 
 

@@ -34,7 +34,7 @@ _DATASETS_KEPT = 4
 
 @dataclass(frozen=True)
 class IdleWorker:
-    """A process that waits for a run (see `plait.simulation.worker`).
+    """A process that waits for a run (see `plait.training.spreading`).
 
     Attributes:
         device: that it computes on.

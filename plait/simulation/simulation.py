@@ -1,7 +1,7 @@
 """The clients of a simulated run: one shared base in memory, each client's data, and each client's state.
 
-With several devices the clients of a round are spread over processes (`workers`), each with a base and a simulation of
-its own.
+With several devices the clients of a round are spread over processes (`spreading`), each with a base and a simulation
+of its own.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from plait.simulation.loaded import Loaded
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 from plait.simulation.partitioned_data import Shares
 from plait.training.local_model import PeftLocalModel, train_jobs
+from plait.training.spreading import spreading
 from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 
 if TYPE_CHECKING:
     from plait.rounds.region import Region
     from plait.rounds.terms import Terms
     from plait.secagg.roster import Offer
-    from plait.simulation.workers import Workers
     from plait.training.local_model import OwnTrainer
     from plait.trust.keys import NodeKey
 
@@ -79,12 +79,8 @@ class Simulation:
         self._memories: dict[int, VolatileMemory] = {}
         self._opened: list[Region] = []
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
-        idle = loaded.workers if loaded else None
-        self._workers: Workers | None = None
-        if config.has_several_devices:
-            from plait.simulation.workers import Workers
-
-            self._workers = Workers(run, data, progress=progress, idle=idle)
+        spread = spreading() if config.has_several_devices else None
+        self._workers = spread.workers(run, data, progress=progress, loaded=loaded) if spread else None
 
     def name(self, index: int) -> str:
         """The name of the client with this partition number."""
@@ -178,9 +174,7 @@ class Simulation:
     def _direct(self, first: int, count: int, stop: StopRequest | None) -> Channel:
         """A channel to `count` clients from number `first` on, in this process or spread over others."""
         if self._workers:
-            from plait.simulation.workers import WorkersChannel
-
-            return WorkersChannel(self._workers, first, count, stop=stop)
+            return self._workers.channel(first, count, stop=stop)
         return self.here(first, count, stop)
 
     def here(self, first: int, count: int, stop: StopRequest | None = None) -> LocalChannel:

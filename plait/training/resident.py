@@ -53,11 +53,12 @@ from plait.training.memory_plan import (
 )
 from plait.training.moved_base import move_weights
 from plait.training.peft_configs import peft_config_of
+from plait.training.spreading import spreading
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.training.placement import Placement
+    from plait.training.spreading import Placement
 
 # Clients of several ranks alternate.
 _BLUEPRINTS_KEPT = 8
@@ -144,13 +145,11 @@ class ResidentBase:
         size = None
         if spec.task is Task.CAUSAL_LM and not _has_tables(spec):
             size = self._size(config, spec, training, self._seq_len)
-        if size is None or not all(self.budgets):
+        if size is None or not all(self.budgets) or (spread := spreading()) is None:
             return None
-        from plait.training.placement import place
-
         host = all(map(has_memory_of_its_own, self.devices))
-        how = partial(place, devices=self.devices, seq_len=self._seq_len, budgets=self.budgets, host_has_room=host)
-        return how(size) or how(over_one_sequence(size))
+        how = partial(spread.place, seq_len=self._seq_len, budgets=self.budgets, host_has_room=host)
+        return how(size, self.devices) or how(over_one_sequence(size), self.devices)
 
     @property
     def identity(self) -> tuple[bytes, ...]:
@@ -295,9 +294,7 @@ class ResidentBase:
 
         def planned(size: ModelSize, batch: int) -> StepPlan:
             if placement:
-                from plait.training.placement import plan_over
-
-                return plan_over(size, placement.blocks, batch=batch, seq_len=settings.seq_len, budgets=budgets)
+                return placement.plan(size, batch=batch, seq_len=settings.seq_len, budgets=budgets)
             return plan_step(size, batch=batch, seq_len=settings.seq_len, budgets=budgets, host_has_room=host)
 
         plan = least = planned(size, batch)
@@ -422,11 +419,9 @@ class ResidentBase:
                 **(quantised | placed),
             )
             if placement:
-                from plait.training.placement import move_between
-
                 # `fused` moves activations itself, and takes no modules with accelerate's hooks.
                 remove_hook_from_module(model, recurse=True)
-                move_between(model, placement)
+                placement.move_between(model)
             if self.compute.device.type == "cpu":
                 keep_freed_memory()
             if quantised:

@@ -20,6 +20,7 @@ from plait.adapters.methods import METHODS, AdapterRequest, is_quantised
 from plait.aggregation import BaseDelta, LowRank, geometry_of
 from plait.data import Message, Record, RecordKind
 from plait.errors import MachineError
+from plait.features.cards.training.placement import bytes_by_device
 from plait.features.objectives.training.completions import Drawing, completions_of
 from plait.privacy.record import Charge, RecordPrivacy
 from plait.rounds.local_model import TrainJob
@@ -32,7 +33,6 @@ from plait.training.examples import IGNORED, Example
 from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel
 from plait.training.memory_plan import SLACK, SLICES, size_of
-from plait.training.placement import bytes_by_device
 from plait.training.private_steps import train_privately
 from plait.training.replicas import Replica
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter

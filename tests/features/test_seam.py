@@ -65,7 +65,9 @@ def test_all_that_a_feature_declares_is_there(feature: Feature) -> None:
     by_name = (*feature.verbs.values(), *feature.objectives.values())
     for place in (*by_name, *feature.sections, *filter(None, (*of_run, *of_its_end))):
         assert callable(at(place)), place
-    for place in filter(None, (*feature.contracts.values(), feature.live_page, feature.check, feature.holding)):
+    for place in filter(
+        None, (*feature.contracts.values(), feature.live_page, feature.check, feature.holding, feature.spreading)
+    ):
         assert at(place), place
     for name, place in feature.names.items():
         assert at(place).__name__ == name

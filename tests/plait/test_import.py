@@ -60,9 +60,9 @@ MOST_LINES = 36_500
 FEATURES = (
     *("plait.features", "plait.secagg", "plait.regional"),
     *("plait.privacy.mechanism", "plait.rounds.masking", "plait.rounds.masked_sum", "plait.simulation.planned_run"),
-    *("plait.rounds.privacy_card", "plait.simulation.fleet", "plait.simulation.workers"),
+    *("plait.rounds.privacy_card", "plait.simulation.fleet"),
     *("plait.training.serving", "plait.training.private_steps"),
-    *("plait.training.placement", "plait.exporting.outlets", "plait.data.hub"),
+    *("plait.exporting.outlets", "plait.data.hub"),
 )
 
 

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.errors import MachineError
+from plait.features.cards.training.placement import bytes_by_device, place, plan_over
 from plait.rounds.local_model import NOTHING, Carried
 from plait.training import device
 from plait.training import resident as resident_module
@@ -41,7 +42,6 @@ from plait.training.memory_plan import (
     size_of,
     what_would_fit,
 )
-from plait.training.placement import bytes_by_device, place, plan_over
 from plait.training.resident import ResidentBase
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings

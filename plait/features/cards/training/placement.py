@@ -65,6 +65,22 @@ class Placement:
         table = "embedding and head" if self.tied else "head"
         return f"one base over all, blocks of each: {', '.join(blocks)}; {table} with the last"
 
+    def plan(self, size: ModelSize, *, batch: int, seq_len: int, budgets: Sequence[int]) -> StepPlan:
+        """See `plan_over`."""
+        return plan_over(size, self.blocks, batch=batch, seq_len=seq_len, budgets=budgets)
+
+    def bytes_by_device(
+        self, size: ModelSize, *, sequences: int, seq_len: int, recomputes: bool, elements: int
+    ) -> list[int]:
+        """See `bytes_by_device`."""
+        return bytes_by_device(
+            size, self.blocks, sequences=sequences, seq_len=seq_len, recomputes=recomputes, elements=elements
+        )
+
+    def move_between(self, model: nn.Module) -> None:
+        """See `move_between`."""
+        move_between(model, self)
+
 
 def place(
     size: ModelSize, devices: Sequence[torch.device], *, seq_len: int, budgets: Sequence[int], host_has_room: bool

@@ -14,6 +14,7 @@ from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.data import Record, RecordKind
 from plait.errors import MachineError
+from plait.features.cards.training.placement import Placement, blocks_over, bytes_by_device, place, plan_over
 from plait.rounds.local_model import TrainJob
 from plait.training import device
 from plait.training.bases import LocatedBase
@@ -21,7 +22,6 @@ from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import Compute, budgets_of
 from plait.training.local_model import PeftLocalModel
 from plait.training.memory_plan import SLACK, SLICES, FewBits, ModelSize, Training, least_bytes, size_of
-from plait.training.placement import Placement, blocks_over, bytes_by_device, place, plan_over
 from plait.training.resident import ResidentBase
 from tests.plait.training.test_step_memory import SETTINGS
 

@@ -85,6 +85,10 @@ class Workers:
         self._progress = progress
         self._idle = idle
 
+    def channel(self, first: int, count: int, *, stop: StopRequest | None) -> WorkersChannel:
+        """A channel to `count` clients from number `first` on; `stop` stops the run."""
+        return WorkersChannel(self, first, count, stop=stop)
+
     @property
     def side_by_side(self) -> int:
         """How many clients of a process train at once."""
@@ -251,7 +255,7 @@ class _Worker:
         with self._lock:
             if self._is_closed:
                 raise Interrupted("the run has ended")
-            child = self._child = self._child or Child("plait.simulation.worker")
+            child = self._child = self._child or Child("plait.features.cards.worker")
         if not self._has_begun:
             said, data = self._begin()
             child.say(said, data)

@@ -15,6 +15,7 @@ from typing import cast
 from plait.adapters import BaseReference
 from plait.child import Parent
 from plait.config import admit_features, config_from_table
+from plait.features.cards.workers import told
 from plait.plugins import admit
 from plait.rounds.channel import NoAnswer
 from plait.rounds.local_channel import LocalChannel
@@ -23,7 +24,6 @@ from plait.settle import settle
 from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import SentShares
 from plait.simulation.simulation import Simulation
-from plait.simulation.workers import told
 from plait.training.bases import LocatedBase, quiet_libraries
 from plait.training.device import take_share
 from plait.wire.decoded import DECODED

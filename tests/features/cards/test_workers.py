@@ -19,6 +19,8 @@ from plait.child import Message
 from plait.config import RunConfig, config_from_table
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, DataError, Interrupted, MachineError
+from plait.features.cards import workers as workers_module
+from plait.features.cards.workers import Group, Workers, WorkersChannel, check_parts, raised, told
 from plait.plugins import Kind, reference
 from plait.rounds.channel import Purpose
 from plait.rounds.events import Event, UpdateReceived
@@ -27,12 +29,10 @@ from plait.run import resolve
 from plait.settle import settle
 from plait.simulation import execution as execution_module
 from plait.simulation import references
-from plait.simulation import workers as workers_module
 from plait.simulation.execution import execute, prepare
 from plait.simulation.loaded import IdleWorker, Loaded
 from plait.simulation.partition import ClientShare
 from plait.simulation.partitioned_data import SentShares
-from plait.simulation.workers import Group, Workers, WorkersChannel, check_parts, raised, told
 
 SETTINGS = {
     "partition": "natural:who", "clients": 4, "base": "tiny", "dtype": "float32", "threads": 1, "rounds": 2,
@@ -158,7 +158,7 @@ class FakeChild:
     dies: ClassVar[int] = 0
 
     def __init__(self, module: str) -> None:
-        assert module == "plait.simulation.worker"
+        assert module == "plait.features.cards.worker"
         self.heard: list[tuple[dict, tuple[bytes, ...]]] = []
         FakeChild.made.append(self)
 
@@ -263,7 +263,7 @@ def test_baselines_have_the_devices_to_themselves(monkeypatch: pytest.MonkeyPatc
     config = RunConfig(device="cpu,cpu", base="tiny", clients=2, reference="local", out=str(tmp_path / "run"))
     left: list[object] = []
     kept = Loaded()
-    kept.workers[0] = IdleWorker(FakeChild("plait.simulation.worker"), "cpu", 2)
+    kept.workers[0] = IdleWorker(FakeChild("plait.features.cards.worker"), "cpu", 2)
     monkeypatch.setattr(execution_module, "run_federation", lambda *_, **__: None)
     monkeypatch.setattr(references, "add_references", lambda *_, **__: left.append([*kept.workers]))
     execute(resolve(settle(config)), SentShares(RecordKind.TEXT, {}), quiet=True, loaded=kept)

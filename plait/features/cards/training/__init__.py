@@ -1,0 +1,1 @@
+"""A base over several devices, in torch."""
