@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md adds (a rule, codec, method, scheme) applies to the code as it is, and its tests pass."""
+"""What CONTRIBUTING.md adds (a rule, codec, method, scheme) goes into the code as it is, and its tests pass."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,27 +15,41 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 SECTION = PAGE.partition("## Adding a rule, a codec, a method, a partition scheme\n")[2].partition("\n## ")[0]
-DIFFS = re.findall(r"^```diff\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(
+    r"^```(?:python|proto)\n(?:#|//) (\S+?)(?:, (before|after|in place of): ([^\n]+))?\n(.*?)^```$",
+    SECTION,
+    re.MULTILINE | re.DOTALL,
+)
 COPIED = ("plait", "server", "client", "proto", "tests", "pyproject.toml")
+
+
+def written(file: Path, how: str, line: str, block: str) -> str:
+    """A file with a block, which is the whole of a new one."""
+    if not how:
+        assert not file.exists()
+        return block
+    lines = file.read_text().splitlines(keepends=True)
+    (at,) = (number for number, each in enumerate(lines) if each.strip().startswith(line))
+    indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
+    if how == "after":
+        indent += "    "
+    first, last = at + (how == "after"), at + (how != "before")
+    return "".join([*lines[:first], textwrap.indent(block, indent), *lines[last:]])
 
 
 @pytest.mark.slow
 def test_what_the_page_adds_can_be_added_and_its_tests_pass(tmp_path: Path) -> None:
-    assert len(DIFFS) == 4
     for name in COPIED:
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy2
         copy(source, tmp_path / name, **({"ignore": shutil.ignore_patterns("__pycache__")} if source.is_dir() else {}))
-    added = [path for diff in DIFFS for path in re.findall(r"^\+\+\+ b/(tests/\S+)$", diff, re.MULTILINE)]
-    assert len(added) >= len(DIFFS)
-    for diff in DIFFS:
-        applied = subprocess.run(
-            ["git", "apply", "-"], cwd=tmp_path, input=diff, capture_output=True, text=True, check=False
-        )
-        assert applied.returncode == 0, applied.stderr
+    for path, how, line, block in BLOCKS:
+        (tmp_path / path).write_text(written(tmp_path / path, how, line, block))
+    added = [path for path, *_ in BLOCKS if path.startswith("tests/")]
+    assert len(added) == SECTION.count("\n### ") == 4
     # The copy comes first; what is not in it comes from where it is installed.
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
-    (rule,) = re.findall(r'^\+    name="(\w+)",$', DIFFS[0], re.MULTILINE)
+    (rule,) = re.findall(r'^    name="(\w+)",$', BLOCKS[0][3], re.MULTILINE)
     contract = f"tests/plait/aggregation/test_contract.py::test_every_rule_keeps_its_contract[{rule}]"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", *added, contract]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
