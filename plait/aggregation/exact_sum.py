@@ -98,8 +98,14 @@ class ExactSum:
         if not self._limbs:
             # Nothing had to be cut: float64 has the sum, which no place could round.
             return self._front
-        self._settle()
-        return PartialSum(self._limbs, self.weight).total()
+        total = np.empty(self._size, np.float64)
+        for _, block in self._blocks():
+            # In the processor's cache; a total is the same whatever places its limbs were carried to.
+            limbs = carried({place: limb[block].copy() for place, limb in self._limbs.items()})
+            for place, cut in cut_up(self._front[block].copy()):
+                limbs[place] = limbs[place] + cut if place in limbs else cut
+            total[block] = PartialSum(carried(limbs), self.weight).total()
+        return total
 
     def _limb(self, place: int) -> Float64Array:
         if place not in self._limbs:

@@ -1,7 +1,10 @@
 """The variable-rate codec: two bytes for the length of the parameters and the layout, then parameters and payload.
 
-Compiled code and numpy have to find the same numbers, or to refuse for the same reason.
+Compiled code and numpy have to find the same numbers, or to refuse for the same reason. As numpy takes ten times as
+long, it is asked of every sixteenth input.
 """
+
+import zlib
 
 from harness import instrumented, main
 
@@ -16,15 +19,15 @@ LAYOUTS = (
     Layout.of({"a": (30, 20), "b": (), "c": (4, 0), "d": (600,), "e": (33,)}),
     Layout.of({"a": (300, 200), "b": (5000,), "c": (600,)}),  # two streams
 )
-LIBRARIES = (compiled.library(), None)
+LIBRARY = compiled.library()
 
 
 def parse(data: bytes) -> None:
     which = int.from_bytes(data[:2], "little")
     cut, layout = 2 + which % (1 << 15), LAYOUTS[which >> 15]
-    first, *others = (decoded(data[2:cut], data[cut:], layout, library) for library in dict.fromkeys(LIBRARIES))
-    if any(other != first for other in others):
-        raise ValueError(f"compiled code and numpy differ: {first[:100]!r}, {others[0][:100]!r}")
+    found = decoded(data[2:cut], data[cut:], layout, LIBRARY)
+    if zlib.crc32(data) % 16 == 0 and (other := decoded(data[2:cut], data[cut:], layout, None)) != found:
+        raise ValueError(f"compiled code and numpy differ: {found[:100]!r}, {other[:100]!r}")
 
 
 def decoded(parameters, payload, layout, library) -> bytes | str:
