@@ -7,7 +7,7 @@ such sums. Knows no bytes and no rule.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,22 +55,25 @@ class PartialSum:
         return cls(carried(dict(cut_up(values.astype(np.float64))) or {0: np.zeros(values.size)}), 1.0)
 
 
-def cut_up(values: Float64Array) -> list[tuple[int, Float64Array]]:
-    """What numbers have in each place, in units of it, at most 2^31 of them; changes the numbers to zeros."""
+def cut_up(values: Float64Array, *, into: Float64Array | None = None) -> Iterator[tuple[int, Float64Array]]:
+    """What numbers have in each place, in units of it, at most 2^31 of them; changes the numbers to zeros.
+
+    Args:
+        values: the numbers.
+        into: holds what was cut last, instead of a new array for each place.
+    """
     largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
-    parts: list[tuple[int, Float64Array]] = []
     # The lowest place that holds the largest.
     place = math.ceil((math.frexp(largest)[1] - LIMB_BITS + 1) / LIMB_BITS)
     while values.any():
         # Adding 1.5 * 2^52 units rounds to whole units.
         anchor = math.ldexp(1.5, 52 + LIMB_BITS * place)
-        cut = values + anchor
+        cut = np.add(values, anchor, out=into)
         cut -= anchor
         values -= cut
         cut *= math.ldexp(1.0, -LIMB_BITS * place)
-        parts.append((place, cut))
+        yield place, cut
         place -= 1
-    return parts
 
 
 def carried(limbs: dict[int, Float64Array]) -> dict[int, Float64Array]:

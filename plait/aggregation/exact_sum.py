@@ -47,6 +47,7 @@ class ExactSum:
         self._front: Float64Array = np.zeros(size, np.float64)
         self._fronts = [_NOTHING] * -(-size // _BLOCK_ELEMENTS)
         self._wide: Float64Array = np.empty((_HELD_BACK, min(size, _BLOCK_ELEMENTS)), np.float64)
+        self._spare: Float64Array = np.empty(min(size, _BLOCK_ELEMENTS), np.float64)
         self._waiting: list[tuple[Float32, int, int]] = []
         self._pieces = 0
         self.weight = 0.0
@@ -159,9 +160,11 @@ class ExactSum:
 
     def _cut(self, values: Float64Array, piece: float, block: slice) -> None:
         """Add `piece` times `values`, of one block, to the limbs; changes them."""
-        for place, cut in cut_up(values):
+        for place, cut in cut_up(values, into=self._spare[: len(values)]):
+            if piece != 1:
+                np.multiply(cut, piece, out=cut)
             limb = self._limb(place)[block]
-            limb += piece * cut
+            limb += cut
 
     def _settle(self) -> None:
         """Leave everything in limbs, in the form that a `PartialSum` has."""
