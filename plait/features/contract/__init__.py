@@ -1,0 +1,10 @@
+"""A contract among members: signed by each, in force once enough have signed, and enforced by each client itself."""
+
+from plait.feature import Feature
+
+FEATURE = Feature(
+    name="contract",
+    help="a contract that members sign and every client enforces",
+    verbs={"contract": "plait.features.contract.contract_verb:contract"},
+    node="plait.features.contract.enforcing:enforced",
+)
