@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from client.consent import Consents, agree, consent_digest
@@ -18,10 +19,12 @@ from plait import machine
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
+from plait.feature import at, features
 from plait.policy import Policy
 from plait.rounds.client_secret import ClientSecret
 from plait.rounds.data_journal import DataJournal
 from plait.rounds.disk_memory import DiskMemory
+from plait.traits import Trait
 from plait.welcome import config_from_welcome
 
 if TYPE_CHECKING:
@@ -113,7 +116,7 @@ def agreed(
         settings: of the node.
         progress: called with the run's requests and before slow steps.
         ask: asks the operator for consent; None if there is no terminal.
-        spent: epsilon of earlier runs on the node's data in this federation.
+        spent: what earlier runs have cost the node's data in this federation.
 
     Raises:
         BaseMismatchError: the base here is not the one that the run adapts.
@@ -182,7 +185,8 @@ def open_runner(
     journal = journal_of(settings, dataset.fingerprint)
     memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
     known = ClientSecret.known(memory)
-    spent = journal.spent(besides=known.account if known else "")
+    account = known.account if known else ""
+    spent = max((at(each.spent)(journal, account) for each in features() if each.spent), default=0.0)
     agreement = agreed(run, settings, progress=progress, ask=ask, spent=spent)
     resolved = agreement.resolve()
     client = own_client(
@@ -193,7 +197,7 @@ def open_runner(
         max_rank=settings.max_rank,
         trainer=settings.trainer,
         sign=settings.kit.node_key.sign if settings.kit else None,
-        identity=identity_of(settings.kit) if settings.kit and resolved.config.secure_aggregation else None,
+        identity=partial(identity_of, settings.kit) if settings.kit else None,
         journal=journal,
         kept=kept,
         devices=settings.device,
@@ -253,14 +257,19 @@ def journal_of(settings: NodeSettings, data: str) -> DataJournal:
     kit = settings.kit
     authority = kit.tls.authority if kit else b""
     file = JournalFile.of(settings.state, authority=authority, data=data, kit=kit.directory if kit else None)
-    return DataJournal(file, settings.policy.min_masked_clients)
+    return DataJournal(file)
 
 
 def _is_shown(run: Run, told: RunConfig, settings: NodeSettings, ask: Callable[[], bool] | None) -> bool:
     """Whether somebody sees the plan before it counts as agreed to, or has seen the same."""
     consents, digest = Consents.of(settings.state, settings.name), _digest(run, settings)
-    is_new = told.secure_aggregation or not consents.has(digest)
+    is_new = _asks_each_time(told) or not consents.has(digest)
     return consents.was_asked(digest) or (ask is not None and not settings.consents and is_new)
+
+
+def _asks_each_time(told: RunConfig) -> bool:
+    """Whether an operator is asked about every run of a configuration, because clients do not trust its server."""
+    return Trait.TRUSTED in told.gone
 
 
 def _digest(run: Run, settings: NodeSettings) -> str:
@@ -278,7 +287,7 @@ def consented(
     ask: Callable[[], bool] | None,
     spent: float,
 ) -> tuple[dict[str, Scalar], Settled, Policy]:
-    """Ask the operator about a run that the policy allows, unless asked before; about a masked one each time.
+    """Ask the operator about a run that the policy allows: once, or each time if clients do not trust its server.
 
     Args:
         run: from the server.
@@ -324,8 +333,8 @@ def _agree(
 ) -> None:
     digest = _digest(run, settings)
     consents = Consents.of(settings.state, settings.name)
-    name, is_masked = f"{run.run_id:016x}", told.secure_aggregation
-    if name not in consents.runs(digest) and (is_masked or not consents.has(digest)):
+    name, each_run = f"{run.run_id:016x}", _asks_each_time(told)
+    if name not in consents.runs(digest) and (each_run or not consents.has(digest)):
         size = parameters()
         proposal = Proposal(
             str(settings.server), told, run.base_fingerprint, settings.data, settings.policy, size, spent
@@ -338,7 +347,7 @@ def _agree(
         consents,
         most_runs=settings.policy.max_rounds // told.rounds,
         most_a_week=settings.policy.max_runs_per_week,
-        each_run=is_masked,
+        each_run=each_run,
         yes=settings.consents,
         by_policy=settings.policy.consent == "policy",
         ask=ask,

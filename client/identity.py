@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from plait.rounds.masking import NodeIdentity
-from plait.secagg.roster import is_vouched_for
 from plait.trust.endorsement import Endorsement
+from plait.trust.identity import NodeIdentity, is_vouched_for
 from plait.trust.kit import ClientKit
 
 

@@ -10,7 +10,6 @@ from plait.data import Dataset, RecordKind, histogram
 from plait.policy import Policy
 from plait.rounds.client_way import Speaker
 from plait.rounds.data_journal import DataJournal
-from plait.rounds.masking import NodeIdentity
 from plait.rounds.memory import Memory
 from plait.rounds.participant import Participant
 from plait.rounds.terms import Terms
@@ -18,6 +17,7 @@ from plait.run import Run
 from plait.training.bridge import load_own_trainer
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase
+from plait.trust.identity import NodeIdentity
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class OwnClient:
         model: the base with its data.
         max_rank: the largest rank that it accepts; 0 for any.
         sign: makes the signatures of its updates.
-        identity: for sums under masks; without one they are refused.
+        identity: by which other clients know it; None without a kit.
         journal: of its data, over all runs.
     """
 
@@ -39,7 +39,7 @@ class OwnClient:
     policy: Policy
     max_rank: int = 0
     sign: Callable[[bytes], bytes] | None = None
-    identity: NodeIdentity | None = None
+    identity: Callable[[], NodeIdentity] | None = None
     journal: DataJournal | None = None
 
     def participant(self, memory: Memory) -> Participant:
@@ -92,7 +92,7 @@ def own_client(
     max_rank: int = 0,
     trainer: str = "",
     sign: Callable[[bytes], bytes] | None = None,
-    identity: NodeIdentity | None = None,
+    identity: Callable[[], NodeIdentity] | None = None,
     journal: DataJournal | None = None,
     kept: KeptBase | None = None,
     devices: str = "",
@@ -107,7 +107,7 @@ def own_client(
         max_rank: the largest rank that it accepts; 0 for any.
         trainer: the local trainer that its operator allows; empty for plait's.
         sign: makes the signatures of its updates.
-        identity: for sums under masks.
+        identity: by which other clients know it; None without a kit.
         journal: of its data, over all runs.
         kept: the base in memory from the run before.
         devices: to compute on, such as ``cuda:0,cuda:1``; by default what the run's settings name.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from client.wording import shown, size
 from plait.aggregation.stated_rule import STATED
 from plait.choice import parse_choice
 from plait.config import RunConfig
+from plait.feature import at, features
 from plait.policy import Policy
-from plait.secagg.coding import bits_for
-from plait.secagg.graph import fewest_in_sum
-from plait.settle import settle
+from plait.proposed import Proposed, Words
 from plait.wire.codecs import codec_for
 
 
@@ -22,7 +22,7 @@ class Proposal:
     Attributes:
         base_fingerprint: of the base; empty if any is accepted.
         parameters: of the adapter; None if the base is not here yet.
-        spent: epsilon of earlier runs on the data in this federation.
+        spent: what earlier runs have cost the data in this federation.
     """
 
     server: str
@@ -61,8 +61,7 @@ class Proposal:
             *self._large,
             self._sent,
             *self._also_sent(objective.losses, f"counts of examples and tokens{labels}"),
-            *self._promised,
-            *self._spent,
+            *(line for words in self._words for line in words.promised),
             *self._who_sees,
         )
 
@@ -72,13 +71,12 @@ class Proposal:
         return (f"that is more than a client takes where nobody is asked: {', '.join(beyond)}",) if beyond else ()
 
     def _also_sent(self, losses: str, counts: str) -> tuple[str, ...]:
-        adds_noise = self.config.dp == "client" and self.config.secure_aggregation
         besides, figures = "this machine's device and memory", f"{losses}, {counts}"
         if self._is_region:
             besides, figures = "how many clients it has and a hash of each one's name", f"means of {figures}"
-        if self.config.dp == "record" or adds_noise:
+        if self._is_noised:
             return (f"also sent: {besides}",)
-        if not self.config.secure_aggregation:
+        if not any(words.under_masks for words in self._words):
             return (f"also sent: {figures}, {besides}",)
         return f"also sent under masks: {losses}, how long its update is", f"also sent: {besides}"
 
@@ -92,7 +90,7 @@ class Proposal:
             return stays, *((above,) if levels else ()), *self._server_sees
         below = f"{levels[1]:,} {'client' if len(levels) == 2 else 'region'}{'' if levels[1] == 1 else 's'}"
         region = f"this machine is a region, the server of {below}: it sees their updates, and sends their sum"
-        if self.config.dp == "record":
+        if self._is_noised:
             return (f"{region}, which has the clients' noise",)
         return region, "a sum can reveal parts of its clients' texts: join only a server that you trust with that"
 
@@ -100,84 +98,39 @@ class Proposal:
     def _is_region(self) -> bool:
         return len(self.config.levels) > 1
 
+    @cached_property
+    def _words(self) -> tuple[Words, ...]:
+        """What features say of the run."""
+        run = Proposed(
+            config=self.config,
+            policy=self.policy,
+            is_region=self._is_region,
+            parameters=self.parameters,
+            spent=self.spent,
+        )
+        return tuple(at(feature.proposes)(run) for feature in features() if feature.proposes)
+
+    @property
+    def _is_noised(self) -> bool:
+        return any(words.is_noised for words in self._words)
+
     @property
     def _server_sees(self) -> tuple[str, ...]:
-        if self.config.dp == "record" and not self.config.secure_aggregation:
-            return ("the run is not masked: the server sees this client's own updates, which have its noise",)
-        if not self.config.secure_aggregation:
-            masks = "the run is not masked: the server sees this client's own updates and losses"
-            return masks, "an update can reveal parts of its training text: join only a server that you trust with that"
-        # With noise nobody evaluates.
-        evaluators = self.config.eval_clients if self.config.dp == "off" else 0
-        least = fewest_in_sum(self.config.cohort_size, evaluators, noised=self.config.dp == "client")
-        masked = (
-            f"the run is masked (secure aggregation): the server learns sums over {least} or more clients, and "
-            "nothing of a single one's updates and losses"
-        )
-        if self.config.dp != "off":
-            return (masked,)
-        return (
-            masked,
-            "masks add no noise: what many clients' sum, and so the adapter, tells of a text is not hidden",
-        )
-
-    @property
-    def _promised(self) -> tuple[str, ...]:
-        config = self.config
-        if config.dp == "off":
-            return ()
-        given = f"noise of {config.dp_noise_multiplier:g} times the clip norm"
-        noise = f"epsilon {config.dp_epsilon:g}" if config.dp_epsilon else given
-        if config.dp == "record":
-            client = "each client" if self._is_region else "this client"
-            return (
-                (
-                    f"{client} adds noise to its own training, so that no single sequence shows in what it sends: "
-                    f"{noise} at delta {config.dp_delta:g}, kept by {client}'s own account"
-                ),
-            )
-        if config.secure_aggregation:
-            return (
-                (
-                    "this client adds its share of the noise under its masks, so that what its data change shows in no "
-                    f"sum, to the server neither: {noise} at delta {config.dp_delta:g}, if the others add theirs"
-                ),
-            )
-        who, adds = ("the server promises", "it adds") if not config.levels else ("servers promise", "they add")
-        itself = "itself" if not config.levels else "themselves"
-        return (
-            (
-                f"{who} client-level differential privacy towards everybody but {itself}: {noise} at delta "
-                f"{config.dp_delta:g}; nobody can check from here that {adds} the noise"
-            ),
-        )
-
-    @property
-    def _spent(self) -> tuple[str, ...]:
-        if not self.spent and (self.config.dp == "off" or self._is_region):
-            return ()
-        most = self.policy.most_epsilon
-        allowed = f"at most {most:g} over all runs (max-total-epsilon)" if most else "max-total-epsilon sets no limit"
-        return (f"earlier runs on these data in this federation have spent epsilon {self.spent:.4g}: {allowed}",)
+        masks = "the run is not masked: the server sees this client's own updates and losses"
+        own = masks, "an update can reveal parts of its training text: join only a server that you trust with that"
+        # The last feature's words, whose part is nearest to the wire.
+        return next((words.seen for words in reversed(self._words) if words.seen), own)
 
     @property
     def _sent(self) -> str:
         if self._is_region:
             return "sent: in each round the exact sum of its clients' updates, 4 to 8 bytes per parameter"
-        masked = self.config.secure_aggregation
-        bits = self._bits_masked if masked else codec_for(self.config.wire).bits
+        bits = next((each.bits for each in self._words if each.bits), codec_for(self.config.wire).bits)
         how = f"{bits:g} {'bit' if bits == 1 else 'bits'} per parameter"
         if self.parameters is None:
             return f"sent: updates of {how}, at most {self.policy.max_upload_mb:g} MB each (max-upload-mb)"
         update = round(self.parameters * bits / 8)
         return f"sent: about {size(update)} per round ({how}), {size(update * self.config.rounds)} in total"
-
-    @property
-    def _bits_masked(self) -> float:
-        privacy, clients = settle(self.config).privacy, self.config.cohort_size
-        if privacy is None or self.parameters is None:
-            return bits_for(clients)
-        return privacy.shares(self.parameters).bits(clients, self.parameters)
 
 
 def _rule(text: str) -> str:

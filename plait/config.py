@@ -1,8 +1,8 @@
 """The settings of a run, read once at the edge from TOML and the command line.
 
 A key is written once, in `RunConfig` or the table of `plait.settings` that has it, and is the same everywhere: an
-option (``--dp-epsilon 8``), a key of its table in TOML (``[privacy]`` ``dp-epsilon = 8``), an argument in Python, and a
-key of Flower's run configuration, which has no tables. Below the edge plain values are passed on, never this object.
+option (``--quorum 0.5``), a key of its table in TOML (``[cohort]`` ``quorum = 0.5``), an argument in Python, and a key
+of Flower's run configuration, which has no tables. Below the edge plain values are passed on, never this object.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, create_model, model_validator
 
 from plait.choice import split_choices
 from plait.errors import ConfigError, did_you_mean
-from plait.feature import Feature, admit_setting, feature_with, features, fields_of_table, why_unknown
+from plait.feature import Feature, admit_setting, at, feature_with, features, fields_of_table, why_unknown
 from plait.objective import Objective, objective_named
 from plait.plugins import Kind
 from plait.settings import (
@@ -30,7 +30,6 @@ from plait.settings import (
     Learning,
     MachineSettings,
     OptimizerSettings,
-    Privacy,
     Reporting,
     Table,
 )
@@ -71,13 +70,10 @@ MOST_STEPS_RATIO = 4
 """Steps of a client in a round at most, as a multiple of `local_steps`, where they follow its speed."""
 MOST_LABELS = 10_000
 """The most classes that a run can have."""
-LEAST_MASKED = 3
-"""The fewest clients of a masked sum."""
 
 
 class RunConfig(
     Learning,
-    Privacy,
     AdapterSettings,
     OptimizerSettings,
     Cohort,
@@ -188,12 +184,6 @@ class RunConfig(
             raise ValueError(f"labels are '{self.labels}', expected at least two different names")
         for table in (*TABLES, *self._brought):
             table.check_clients(self, self.clients, self.cohort_size)
-        for name in ("clients", "clients_per_round", "eval_clients") if self.secure_aggregation else ():
-            if 0 < getattr(self, name) < LEAST_MASKED:
-                raise ValueError(
-                    f"{self.says(name)} and secure-aggregation is true, expected at least {LEAST_MASKED}: in a sum of "
-                    "two each client knows the other's part"
-                )
 
     def stated(self) -> Iterator[Stated]:
         """What all settings need of a run, and what they take away; their parts state more (`plait.settle`)."""
@@ -222,6 +212,15 @@ class RunConfig(
     def gone(self) -> frozenset[Trait]:
         """The traits that a run with these settings no longer has."""
         return taken(self.stated())
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether clients tell losses on data that they hold out."""
+        return Trait.LOSSES not in self.gone
+
+    def fewest_together(self, clients: int) -> int:
+        """The fewest clients, of a round of so many, whose sum the server sees; 0 where it sees single updates."""
+        return max((at(each.together)(clients) for each in self.wanted if each.together), default=0)
 
     @property
     def ranks(self) -> tuple[int, ...]:

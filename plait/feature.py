@@ -35,6 +35,7 @@ class Feature:
         settings: its table, which has the feature's name in TOML, or that of one which it shares; those of an
             outsider's begin with its name.
         welcomed: settings that a server sends to its clients, because what they do depends on them.
+        shown: those that ordinary help shows.
         parts: settings that name parts of the user's own, separated by commas, and their kind.
         leads_out: settings that name a place outside the run's directory, and their values that name none.
         needs: traits of a run without which it cannot be, each with a reason (`plait.traits`).
@@ -63,9 +64,34 @@ class Feature:
         plan: place of a function from a run's plan and settings to the plan that it has with this feature.
         planned: place of a function that changes how `plait.simulation.planned_run` goes through a run of these
             settings that has not begun.
-        way: place of a function from a run's way, settings and plan to the way that it has with this feature.
         simulated: place of a function from a simulation and a run's stop to the channel of all its clients, in place of
             the one on which all are alike and there at once.
+        tasks: place of a function from settings to those of every task that follow from them, by name
+            (`plait.wire.settings`).
+        way: place of a function from a run's way, settings and plan to the way that it has with this feature.
+        client_way: place of a function from a client's way, settings and `Speaker` to the way that it has with it.
+        together: place of a function from clients of a round to the fewest whose sum the server may see.
+        links: place of a function from a run's `Links`, settings and parameters to those that it has with this feature.
+        opens: place of a function from settings and an `Opening` to the event of a new run that follows `run_started`,
+            or to None; refuses to go on with a run that has begun otherwise.
+        messages: fields of its tasks in messages.proto's Task, and places of what reads them (`plait.wire.messages`).
+        replies: the same of the answers to them, in Reply.
+        limits: of a client's `plait.policy.Policy`, and places of functions from policy and settings that refuse a run.
+        proposes: place of a function from a `plait.proposed.Proposed` run to what its operator is told of the feature,
+            as `Words`; asked of every run.
+        spent: place of a function from the journal of a client's data, and the account of a run that does not count, to
+            what runs have cost the data in this federation.
+        plans: place of a function from a `Settled` run, numbers of its update, parameters and records of a client to a
+            `plait.report.estimate.Planned`.
+        verifies: place of a function from a ledger's events to what `plait verify` says of it, or to None; refuses one
+            that is not as it must be.
+        adder: place of a function from settings and a region's spool to what adds up its updates; or to None for their
+            plain sum (`plait.rounds.region_sum`).
+        card: place of a function from the feature's card in a run so far, at first None, and an event to the card after
+            it (`plait.rounds.card`).
+        meets: features of plait's own whose code it uses, where they are there.
+        screen: place of a function from settings and the bytes of an update to what of an event ledgers have; or to
+            None for all of it.
         beside: place of a function from settings, run directory and whether to be quiet to a context manager, within
             which the run goes on.
         live_page: place of a pair: what checks the address of a page, and what serves it while a run goes on.
@@ -82,6 +108,7 @@ class Feature:
     help: str
     settings: type[Table] | None = None
     welcomed: Sequence[str] = ()
+    shown: Sequence[str] = ()
     parts: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
     leads_out: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     needs: Reasons = field(default_factory=dict[Trait, str])
@@ -104,8 +131,24 @@ class Feature:
     settles: str = ""
     plan: str = ""
     planned: str = ""
-    way: str = ""
     simulated: str = ""
+    tasks: str = ""
+    way: str = ""
+    client_way: str = ""
+    together: str = ""
+    links: str = ""
+    opens: str = ""
+    screen: str = ""
+    messages: Mapping[str, str] = field(default_factory=dict[str, str])
+    replies: Mapping[str, str] = field(default_factory=dict[str, str])
+    limits: Mapping[str, str] = field(default_factory=dict[str, str])
+    proposes: str = ""
+    spent: str = ""
+    plans: str = ""
+    verifies: str = ""
+    adder: str = ""
+    card: str = ""
+    meets: Sequence[str] = ()
     beside: str = ""
     live_page: str = ""
     journal: str = ""
@@ -154,12 +197,14 @@ def features(*, all_installed: bool = False) -> tuple[Feature, ...]:
 
 
 def feature_with(
-    what: Literal["fields", "welcomed", "parts", "objectives", "contracts", "verbs", "names", "events"],
+    what: Literal[
+        "fields", "welcomed", "parts", "objectives", "contracts", "verbs", "names", "events", "messages", "replies"
+    ],
     name: str,
     *,
     all_installed: bool = False,
 ) -> Feature | None:
-    """The feature among `features` that has a setting, verb, public name or event of this name."""
+    """The feature among `features` that has something of this name: a setting, verb, public name, event or message."""
     return next((each for each in features(all_installed=all_installed) if name in getattr(each, what)), None)
 
 

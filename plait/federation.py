@@ -22,16 +22,14 @@ from plait.feature import at
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
-from plait.rounds.events import CombiningRule, Event, Plugin, PrivacyStarted, Resumed, RunFinished, RunStarted
+from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted
 from plait.rounds.ledger import Ledger, OnEvent, read_events
+from plait.rounds.opening import Opening
 from plait.rounds.plugin_sources import check_sources
 from plait.rounds.recorded import (
     Kept,
-    intents_in,
     is_finished,
     kept_in,
-    participants_in,
-    promised_in,
     weight_ratio_in,
 )
 from plait.rounds.recorded_settings import recorded_settings, sign_beginning
@@ -40,17 +38,16 @@ from plait.rounds.run_state import RunState, initial_state
 from plait.rounds.spool import largest_update
 from plait.rounds.starting_point import StartingPoint, parents_in, starting_state
 from plait.rounds.stop import StopRequest
-from plait.rounds.way import way_of
+from plait.rounds.way import Host, way_of
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.run import Run
 from plait.settle import Settled
 from plait.training.device import use_threads
+from plait.traits import Stated, Trait, check
 
 if TYPE_CHECKING:
     from plait.exporting.outlets import Outlets
-    from plait.privacy.mechanism import ClientPrivacy
-    from plait.rounds.private_rounds import PrivateRounds
-    from plait.secagg.roster import Vouch
+    from plait.trust.identity import Vouch
 
 _PARTING_S = 60.0
 _Begun = tuple[RunDirectory, Ledger, RunState, Sequence[Event]]
@@ -85,7 +82,7 @@ def run_federation(
         superlink_data: what the run names as ``data`` on Flower's SuperLink; None elsewhere.
         on_event: called with every event.
         stop: asks the run to end early; the channel looks whether it is to stop.
-        vouch: knows the clients' keys, for secure aggregation.
+        vouch: knows the clients' keys.
 
     Returns:
         The finished run's directory.
@@ -100,10 +97,9 @@ def run_federation(
     outlets = _outlets(run, out)
     begun = _open(run, out, start, superlink_data, on_event)
     directory, ledger, state, events = begun
-    private = run.settled.privacy and _private(run.settled.privacy, directory, ledger, events)
     master, base, parents = run.ranks.master, run.base.reference, parents_in(events)
     publisher = Publisher(directory, ledger, master, base, clients=config.clients, outlets=outlets, parents=parents)
-    coordinator = _coordinator(channel, run, begun, private, publisher, stop or StopRequest(), vouch)
+    coordinator = _coordinator(channel, run, begun, publisher, stop or StopRequest(), vouch)
     done_before_s = _wall_before(events)
     was_done = state.round == config.rounds
     try:
@@ -150,7 +146,6 @@ def _coordinator(
     channel: Channel,
     run: Run,
     begun: _Begun,
-    private: PrivateRounds | None,
     publisher: Publisher,
     stop: StopRequest,
     vouch: Vouch | None,
@@ -168,9 +163,7 @@ def _coordinator(
         optimizer=run.settled.optimizer,
         publish=publisher.publish,
         stop=stop,
-        way=way_of(
-            plan, config=run.config, private=private, masked=run.settled.masked, vouch=vouch or (lambda _offer: False)
-        ),
+        way=way_of(plan, config=run.config, host=Host(directory, events, ledger.append, vouch)),
     )
 
 
@@ -183,16 +176,18 @@ def _kept(directory: RunDirectory, state: RunState, publisher: Publisher, *, bes
 
 
 def check_vouched_for(settled: Settled) -> None:
-    """Refuse secure aggregation where nobody vouches for the clients' keys.
+    """Refuse a run that needs an authority over clients' keys where there is none.
 
     Raises:
-        ConfigError: the run wants it.
+        ConfigError: with the setting that needs it.
     """
-    if settled.masked:
-        raise ConfigError(
-            "secure-aggregation is true and nobody vouches for the clients' keys here, expected plait server with "
-            "--kit, or plait simulate: without an authority no client can tell another from one that the server made up"
+    nobody = {Trait.VOUCHED: "nobody vouches for the clients' keys here"}
+    check(
+        (
+            *settled.config.stated(),
+            Stated("kit", "none", takes=nobody, instead="plait server with --kit, or plait simulate"),
         )
+    )
 
 
 def _part_from(channel: Channel, clients: int) -> None:
@@ -210,8 +205,7 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
         events = read_events(directory.ledger)
         if recorded_settings(directory, events).model_copy(update={"out": config.out}) != config:
             raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
-        if privacy := run.settled.privacy:
-            _check_privacy(privacy, directory, events)
+        _opened(run, directory, events=events)
         if is_finished(events):
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         check_sources(events, run.settled.plugins)
@@ -224,8 +218,8 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
     fresh, codec = initial_state(secrets.token_bytes(16), ranks), run.settled.plan.settings.codec
     state = starting_state(fresh, start, ranks, run.base_fingerprint, codec=codec)
     save_checkpoint(directory.checkpoints, state, ranks)
-    # Before the ledger begins: a run that has begun has its noise key.
-    promised = _privacy_started(run, directory, continues=bool(start.parents)) if config.dp != "off" else None
+    # Before the ledger begins: a run that has begun has what its features need, such as a key.
+    promised = _opened(run, directory, continues=bool(start.parents))
     devices = run.devices
     ledger = _begin_ledger(
         run,
@@ -259,48 +253,23 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
         ),
     )
     sign_beginning(directory)
-    if promised:
-        ledger.append(promised)
+    for event in promised:
+        ledger.append(event)
     return directory, ledger, state, read_events(directory.ledger)
 
 
-def _private(privacy: ClientPrivacy, directory: RunDirectory, ledger: Ledger, events: Sequence[Event]) -> PrivateRounds:
-    """The noise of a run's rounds."""
-    from plait.privacy.key import RunKey
-    from plait.rounds.private_rounds import PrivateRounds
-
-    return PrivateRounds(
-        privacy,
-        None if privacy.guaranteed else RunKey.load(directory.noise_key),
-        intents=intents_in(events),
-        record=ledger.append,
-        participants=participants_in(events),
+def _opened(run: Run, directory: RunDirectory, *, events: Sequence[Event] = (), continues: bool = False) -> list[Event]:
+    """What the features of a new run promise; one that goes on is checked by them, and promises nothing again."""
+    opening = Opening(
+        directory=directory,
+        events=events,
+        settings=run.settled.plan.settings,
+        size=largest_update(run.rule, run.ranks.master.geometry),
+        continues=continues,
+        regions=len(run.config.levels) > 1,
     )
-
-
-def _check_privacy(privacy: ClientPrivacy, directory: RunDirectory, events: Sequence[Event]) -> None:
-    """Refuse to continue a run without its noise key, or with other noise than it promised."""
-    from plait.privacy.key import RunKey
-    from plait.rounds.private_rounds import check_promise
-
-    if not privacy.guaranteed:
-        RunKey.load(directory.noise_key)
-    if promised := promised_in(events):
-        check_promise(privacy, promised)
-
-
-def _privacy_started(run: Run, directory: RunDirectory, *, continues: bool) -> PrivacyStarted:
-    """The event that says what a new run promises; its noise key is made, if the server adds noise."""
-    from plait.privacy.key import RunKey
-    from plait.rounds import private_rounds, record_accountant
-
-    privacy, size = run.settled.privacy, largest_update(run.rule, run.ranks.master.geometry)
-    regions = len(run.config.levels) > 1
-    if privacy is None:
-        settings, clients = run.settled.plan.settings, run.config.cohort_size
-        return record_accountant.started(settings, clients=clients, size=size, continues=continues, regions=regions)
-    key = None if privacy.guaranteed else RunKey.create(directory.noise_key)
-    return private_rounds.started(privacy, key, size=size, continues=continues, regions=regions)
+    opened = (at(each.opens)(run.config, opening) for each in run.config.wanted if each.opens)
+    return [event for event in opened if event]
 
 
 def check_data(run: Run, events: Sequence[Event]) -> None:

@@ -6,7 +6,6 @@ pass the figures. To add a limit, add a field here and a check where its figure 
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Collection, Iterable
 from datetime import datetime
@@ -19,10 +18,9 @@ from plait.adapters.methods import METHODS, Option, method_named
 from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
+from plait.feature import at, features
 from plait.hours import hours_of
 from plait.plugins import Kind, is_named
-from plait.privacy.accountant import epsilon_at
-from plait.secagg.graph import fewest_in_sum
 from plait.wire.codecs import codec_for
 
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
@@ -30,6 +28,8 @@ EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_
 OUTPUTS = frozenset({"lm_head", "embed_out", "output_projection"})
 """transformers' name of the output layer."""
 
+_OF_FEATURES = frozenset({"dp_max_epsilon", "max_total_epsilon", "require_secure_aggregation"})
+"""Limits that a feature checks; where it is missing nothing is allowed beyond them."""
 _LARGEST = 2**63 - 1
 
 
@@ -223,7 +223,7 @@ class Policy(BaseModel, frozen=True):
         """
         name, _ = parse_choice(config.method)
         if name not in self.methods:
-            raise self._refusal("methods", f"the run asks for method '{name}'", ", ".join(self.methods), "add it")
+            raise self.refusal("methods", f"the run asks for method '{name}'", ", ".join(self.methods), "add it")
         self.check_targets(
             name.strip() for name in (*config.target_modules.split(","), *config.module_ranks) if name.strip()
         )
@@ -235,26 +235,20 @@ class Policy(BaseModel, frozen=True):
             self._at_most("max-virtual-tokens", "the run asks for virtual tokens:", method.virtual_tokens)
         self._at_most("max-rounds", "the run asks for rounds:", config.rounds)
         self._at_most("max-local-steps", "the run asks for local steps:", config.most_steps)
-        self._at_least("min-seq-len", "the run asks for sequence length", config.seq_len)
-        self._at_least("min-grad-norm", "the run asks for max-grad-norm", config.max_grad_norm)
+        self.at_least("min-seq-len", "the run asks for sequence length", config.seq_len)
+        self.at_least("min-grad-norm", "the run asks for max-grad-norm", config.max_grad_norm)
         planned = _planned(config)
         tokens = planned["max_tokens"]
         self._at_most("max-seq-len", "the run asks for sequence length", config.seq_len)
         self._at_most("max-step-tokens", "the run asks for tokens per optimizer step:", planned["max_step_tokens"])
         self._at_most("max-tokens", "the run asks for tokens per round:", tokens)
         examples = config.most_steps * config.batch_size * config.gradient_accumulation_steps
-        self._check_privacy(config)
-        self.check_masked(is_masked=config.secure_aggregation)
-        if config.secure_aggregation:
-            fewest = fewest_in_sum(
-                config.cohort_size, config.eval_clients if config.dp == "off" else 0, noised=config.dp == "client"
-            )
-            self._at_least("min-masked-clients", "the run asks for masked sums of as few clients as", fewest)
+        self._check_limits_of_features(config)
         # Limits that no data can satisfy are reported before a base is downloaded.
-        self._at_least("min-examples", "the run asks for updates that cover at most this many examples:", examples)
-        self._at_least("min-tokens", "the run asks for updates that cover at most this many tokens:", tokens)
+        self.at_least("min-examples", "the run asks for updates that cover at most this many examples:", examples)
+        self.at_least("min-tokens", "the run asks for updates that cover at most this many tokens:", tokens)
         if codec_for(config.wire).bits > codec_for(self.finest_wire).bits:
-            raise self._refusal(
+            raise self.refusal(
                 "finest-wire",
                 f"the run asks for wire '{config.wire}'",
                 f"'{self.finest_wire}' at most",
@@ -272,10 +266,10 @@ class Policy(BaseModel, frozen=True):
             PolicyError: it is not for this client now.
         """
         if now.hour not in hours_of(self.hours):
-            raise self._refusal("hours", f"the run begins at {now:%H:%M}", self.hours, "widen them")
+            raise self.refusal("hours", f"the run begins at {now:%H:%M}", self.hours, "widen them")
         if self.run_labels and not set(self.run_labels) & set(labels):
             asked = f"the run asks for {', '.join(sorted(labels)) or 'no labels'}"
-            raise self._refusal("run-labels", asked, ", ".join(self.run_labels), "add one, or leave it empty")
+            raise self.refusal("run-labels", asked, ", ".join(self.run_labels), "add one, or leave it empty")
 
     @property
     def most_epsilon(self) -> float:
@@ -287,50 +281,14 @@ class Policy(BaseModel, frozen=True):
         """Largest epsilon of a run; 0 for any."""
         return self.dp_max_epsilon or self.max_total_epsilon
 
-    def _check_privacy(self, config: RunConfig) -> None:
-        limit = self.most_epsilon_of_run
-        if not limit:
-            return
-        key = "dp-max-epsilon" if self.dp_max_epsilon else "max-total-epsilon"
-        most, delta = f"epsilon of at most {limit:g}", config.dp_delta
-        if config.dp == "off":
-            raise self._refusal(key, "the run has no differential privacy", most, "set it to 0")
-        if self.dp_unit == "record" and config.dp != "record":
-            how = (
-                "under which clients are hidden, not records"
-                if config.secure_aggregation
-                else "so that the server is to add the noise"
-            )
-            asked = f"dp of the run is '{config.dp}', {how}"
-            raise self._refusal("dp-unit", asked, "dp record", "set it to 'any'")
-        if not 0 < delta <= self.dp_max_delta:
-            allowed = f"at most {self.dp_max_delta:g}"
-            raise self._refusal("dp-max-delta", f"the run has delta {delta:g}", allowed, f"set it to {delta:g} or more")
-        if not config.dp_epsilon and config.dp == "record":
-            # It follows from the number of this client's records, too (see `plait.rounds.record_accountant`).
-            return
-        # With dp-min-separation it is less.
-        epsilon = config.dp_epsilon or epsilon_at(delta, math.sqrt(config.rounds) / config.dp_noise_multiplier)
-        if epsilon > limit:
-            asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"
-            raise self._refusal(key, asked, most, f"set it to {math.ceil(100 * epsilon) / 100:g} or more")
-
-    def check_masked(self, *, is_masked: bool) -> None:
-        """Refuse what would leave this machine without masks, if the policy requires them.
-
-        Args:
-            is_masked: whether a run, or a task of it, has secure aggregation.
-
-        Raises:
-            PolicyError: it has none.
-        """
-        if self.require_secure_aggregation and not is_masked:
-            raise self._refusal(
-                "require-secure-aggregation",
-                "the run has no secure aggregation, so its server would see this client's own update",
-                "masked runs alone",
-                "leave --require-secure-aggregation out and set it to false",
-            )
+    def _check_limits_of_features(self, config: RunConfig) -> None:
+        places = {name: place for feature in features() for name, place in feature.limits.items()}
+        for name in _OF_FEATURES - places.keys():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                key = name.replace("_", "-")
+                raise self.refusal(key, "nothing here can check a run for it", "what it says", "leave it out")
+        for place in dict.fromkeys(places.values()):
+            at(place)(self, config)
 
     def check_targets(self, modules: Iterable[str]) -> None:
         """Refuse modules that the adapter may not touch.
@@ -350,7 +308,7 @@ class Policy(BaseModel, frozen=True):
             if leaf in OUTPUTS and not self.output_layer:
                 raise self.refuse_output_layer(module)
             if self.targets and not any(module == name or module.endswith(f".{name}") for name in self.targets):
-                raise self._refusal(
+                raise self.refusal(
                     "targets", f"the run asks for an adapter on '{module}'", ", ".join(self.targets), "add it"
                 )
 
@@ -361,13 +319,13 @@ class Policy(BaseModel, frozen=True):
 
     def refuse_embeddings(self, module: str) -> PolicyError:
         """The refusal of an adapter that touches the input embedding `module`."""
-        return self._refusal(
+        return self.refusal(
             "embeddings", f"the run asks for an adapter on '{module}'", "none on embeddings", "set it to true"
         )
 
     def refuse_output_layer(self, module: str) -> PolicyError:
         """The refusal of an adapter that touches the output layer `module`."""
-        return self._refusal(
+        return self.refusal(
             "output-layer", f"the run asks for an adapter on '{module}'", "none on that layer", "set it to true"
         )
 
@@ -381,8 +339,8 @@ class Policy(BaseModel, frozen=True):
         Raises:
             PolicyError: it covers too little.
         """
-        self._at_least("min-examples", "different examples that an update would cover:", examples)
-        self._at_least("min-tokens", "tokens that an update would cover:", tokens)
+        self.at_least("min-examples", "different examples that an update would cover:", examples)
+        self.at_least("min-tokens", "tokens that an update would cover:", tokens)
 
     def check_upload(self, size_bytes: float) -> None:
         """Refuse to send an update of this size.
@@ -392,7 +350,7 @@ class Policy(BaseModel, frozen=True):
         """
         if size_bytes > self.max_upload_mb * 1e6:
             megabytes = size_bytes / 1e6
-            raise self._refusal(
+            raise self.refusal(
                 "max-upload-mb",
                 f"an update has {megabytes:.3g} MB",
                 f"at most {self.max_upload_mb:g}",
@@ -407,7 +365,7 @@ class Policy(BaseModel, frozen=True):
         """
         if size_bytes > self.max_download_bytes:
             gigabytes = size_bytes / 1e9
-            raise self._refusal(
+            raise self.refusal(
                 "max-download-gb",
                 f"{what} has {gigabytes:.3g} GB to download"
                 if self.max_download_gb
@@ -421,15 +379,26 @@ class Policy(BaseModel, frozen=True):
     def _at_most(self, key: str, what: str, value: float) -> None:
         most = cast("float", getattr(self, key.replace("-", "_")))
         if value > most:
-            raise self._refusal(key, f"{what} {value:,}", f"at most {most:,}", f"set it to {value} or more")
+            raise self.refusal(key, f"{what} {value:,}", f"at most {most:,}", f"set it to {value} or more")
 
-    def _at_least(self, key: str, what: str, value: float) -> None:
+    def at_least(self, key: str, what: str, value: float) -> None:
+        """Refuse a value below a limit.
+
+        Args:
+            key: of the limit.
+            what: the run asks for, in words that the value follows.
+            value: that it asks for.
+
+        Raises:
+            PolicyError: it is below.
+        """
         least = cast("float", getattr(self, key.replace("-", "_")))
         if value < least:
-            raise self._refusal(key, f"{what} {value:,}", f"at least {least:,}", f"set it to {value} or less")
+            raise self.refusal(key, f"{what} {value:,}", f"at least {least:,}", f"set it to {value} or less")
 
     @staticmethod
-    def _refusal(key: str, asked: str, allowed: str, remedy: str) -> PolicyError:
+    def refusal(key: str, asked: str, allowed: str, remedy: str) -> PolicyError:
+        """What is said of a run that asks for too much, and how to allow it."""
         return PolicyError(
             f"{asked}, but {key} of this client's policy allows {allowed}; "
             f"to take part, {remedy} in the file given with --policy"

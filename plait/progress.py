@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.rounds.card import Card, cards_after
 from plait.rounds.cut import cut_sentence
 from plait.rounds.events import (
     ClientsDescribed,
@@ -20,8 +21,6 @@ from plait.rounds.events import (
     EndedEarly,
     Evaluated,
     Event,
-    PrivacySpent,
-    PrivacyStarted,
     PublishFailed,
     ReplyReceived,
     RoundFinished,
@@ -39,8 +38,6 @@ from plait.text import printable
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-
-    from plait.rounds.privacy_card import PrivacyCard
 
 _PAUSE_S = 0.2
 _MOST_NAMED = 16
@@ -104,7 +101,7 @@ class _Viewer:
         self._bars = bars
         self._rounds = rounds
         self._base: Score | None = None
-        self._privacy: PrivacyCard | None = None
+        self._cards: Mapping[str, Card] = {}
         self._newcomers: list[str] = []
         self._given: float | None = None
         self._seq_len: object = None
@@ -115,6 +112,7 @@ class _Viewer:
         self._bar = bars.add_task("starting", total=total)
 
     def show(self, event: Event) -> None:
+        self._show_cards(event)
         match event:
             case RunStarted(config=settings):
                 self._given, self._seq_len = given_rate(settings), settings.get("seq-len")
@@ -150,8 +148,6 @@ class _Viewer:
                 self._show_here(event.wanted, event.fit, 0)
             case PublishFailed():
                 self._warn("not published", f"round {event.round}: {_clean(event.detail)}")
-            case PrivacyStarted() | PrivacySpent():
-                self._show_privacy(event)
             case Evaluated():
                 self._show_loss(event)
             case StepTakenBack() | EndedEarly():
@@ -175,16 +171,14 @@ class _Viewer:
         if unfit and fit < wanted:
             self._screen.print(f"{self._peer}s still missing: {wanted - fit}")
 
-    def _show_privacy(self, event: PrivacyStarted | PrivacySpent) -> None:
-        from plait.rounds.privacy_card import PrivacyCard
-
-        self._privacy = PrivacyCard.after(self._privacy, event)
-        if self._privacy is None:
-            return
-        if isinstance(event, PrivacySpent):
-            self._screen.print(f"round {event.round:<3} {self._privacy.epsilon_text}")
-        elif self._privacy.warning:
-            self._warn("warning", self._privacy.warning)
+    def _show_cards(self, event: Event) -> None:
+        """Show what features say of an event, and a card's warning once."""
+        before, self._cards = self._cards, cards_after(self._cards, event)
+        for place, card in self._cards.items():
+            if line := card.line(event):
+                self._screen.print(line)
+            if place not in before and card.warning:
+                self._warn("warning", card.warning)
 
     def _show_rates(self) -> None:
         """Show what the round's updates say of learning rates, once."""

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from plait import machine
-from plait.config import to_toml
+from plait.config import RunConfig, to_toml
 from plait.errors import ConfigError
+from plait.feature import at
 from plait.policy import Policy
 from plait.rounds.channel import Channel
 from plait.rounds.events import RegionStarted, Resumed
 from plait.rounds.ledger import Ledger, OnEvent
 from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.region import MAX_TASK_BYTES, Region
+from plait.rounds.region_sum import Adding, RegionSum
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.spool import Spool
 from plait.run import Run
 from plait.settle import Settled
+from plait.traits import Trait
 
 # Of the time that the server above gives; the rest is for the sum's way up.
 _OWN_PART = 0.8
@@ -27,7 +32,7 @@ def below(settled: Settled) -> Settled:
     """The same run as the clients of a region see it: its tree without this server's own level, and less time."""
     config = settled.config
     own: dict[str, object] = {"tree": config.tree.partition("x")[2], "deadline_s": _OWN_PART * config.deadline_s}
-    if config.dp == "client":
+    if Trait.SINGLE_UPDATES in config.gone:
         # A client's update that does not count must not take others' out of the sum: its noise covers one client.
         own["quorum"] = 1 / config.clients
     return replace(settled, config=config.model_copy(update=own))
@@ -76,10 +81,16 @@ def open_region(
         rule=run.rule,
         optimizer=settled.optimizer,
         terms=terms,
-        clipping=settled.privacy,
+        adder=partial(_adder, settled.config),
         sign=sign,
         max_task_bytes=policy.max_task_bytes if policy else MAX_TASK_BYTES,
     )
+
+
+def _adder(config: RunConfig, spool: Spool) -> Adding:
+    """What adds up a region's updates: a feature's, or the core's plain sum."""
+    found = (at(each.adder)(config, spool) for each in config.wanted if each.adder)
+    return next(filter(None, found), None) or RegionSum(spool)
 
 
 def _opened(run: Run, settled: Settled, name: str, path: Path, on_event: OnEvent) -> tuple[RunDirectory, Ledger]:

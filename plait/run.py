@@ -6,7 +6,7 @@ Each verb makes a `Run` and passes it down; code below derives nothing from the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,12 @@ from plait.adapters import AdapterSpec
 from plait.adapters.methods import AdapterRequest, BaseModules
 from plait.aggregation import Geometry, Rule, check_rule, geometry_of
 from plait.config import RunConfig
+from plait.feature import at
 from plait.rounds.broadcasts import NEW_FACTORS_BITS, at_least
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
 from plait.rounds.client_way import ClientWay, Speaker, client_way_of
 from plait.rounds.events import Adapter, Base, Event
+from plait.rounds.links import Links
 from plait.rounds.spool import largest_update
 from plait.rounds.terms import Terms
 from plait.rounds.tracks import RankedAdapter, Ranks
@@ -103,17 +105,11 @@ class Run:
     @property
     def screen(self) -> Callable[[Event], Event | None] | None:
         """What of an event ledgers of the run have; None for all of it."""
-        if self.config.dp == "off" and not self.settled.masked:
-            return None
-        from plait.rounds.withheld import KEPT_MASKED, KEPT_OF_RECORDS, screened
-
-        if self.settled.masked:
-            return partial(screened, kept=KEPT_MASKED)
-        if self.settled.privacy:
-            bits = SUM.bits if len(self.config.levels) > 1 else self.settled.codec.bits
-            update_bytes = math.ceil(largest_update(self.rule, self.ranks.master.geometry) * bits / 8)
-            return partial(screened, update_bytes=update_bytes)
-        return partial(screened, kept=KEPT_OF_RECORDS)
+        bits = SUM.bits if len(self.config.levels) > 1 else self.settled.codec.bits
+        update_bytes = math.ceil(largest_update(self.rule, self.ranks.master.geometry) * bits / 8)
+        asked = (each.screen for each in self.config.wanted if each.screen)
+        screens = [screen for place in asked if (screen := at(place)(self.config, update_bytes))]
+        return partial(_screened, screens) if screens else None
 
     def terms(self, client: str, *, max_rank: int = 0, policy: Policy | None = None) -> Terms:
         """A client's agreement when it takes part.
@@ -131,15 +127,12 @@ class Run:
             policy.check_run(self.config)
             base = base_modules(read_base_config(self.base.directory, own.task, own.labels), own.task)
             _check_reach(policy, own, base)
-            masked = self.settled.masked
-            bits = masked.bits_up(own.layout.size, sums=2, certified=True) if masked else self.settled.codec.bits
-            policy.check_upload(own.layout.size * bits / 8)
+            policy.check_upload(own.layout.size * links_of(self.settled, own.layout.size, evaluates=True).up / 8)
         return Terms(client, self.settled.tasks, (largest, own), own, policy)
 
     def client_way(self, speaker: Speaker) -> ClientWay:
         """How a client says what it says, and what that costs it."""
-        settled = self.settled
-        return client_way_of(settled.plan.settings, speaker, private=settled.privacy, masked=settled.masked)
+        return client_way_of(self.config, speaker)
 
     def load_base(self, devices: str = "") -> ResidentBase:
         """The base in this process's memory; reads nothing before it is needed.
@@ -190,11 +183,8 @@ def resolve(
     )
     ranks = Ranks(adapters, resizing=rule.resizing, clients_have_masters=config.rank in config.ranks)
     check_rule(rule, ranks.master.geometry, cohort=ranks.cohort, clients=config.cohort_size)
-    if (privacy := settled.privacy) and privacy.guaranteed:
-        from plait.rounds.masked_rounds import noised_grid
-
-        # Noise that no ring has room for is refused now.
-        noised_grid(privacy, largest_update(rule, ranks.master.geometry), 1.0)
+    # What no link can carry is refused now.
+    links_of(settled, largest_update(rule, ranks.master.geometry), evaluates=False)
     return Run(settled, base, blueprints[config.rank].base_parameters, ranks)
 
 
@@ -298,8 +288,8 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     own = float(bool(config.given_own_share))
     if rule.personal:
         own = geometry.side_size(rule.personal) / geometry.layout.size
-    # Rounding to the grid of a masked sum leaves something over, whatever the codec of broadcasts does.
-    residual = 0 if settled.new_factors else 1 if settled.masked else lag
+    is_rounded = links_of(settled, geometry.layout.size, evaluates=False).is_rounded
+    residual = 0 if settled.new_factors else 1 if is_rounded else lag
     moments = 2 if settled.plan.settings.carry_moments else 0
     drift = 2 if config.scaffold else 1 if config.feddyn else 0
     slope = 1 if settled.plan.settings.measures_slope else 0
@@ -319,29 +309,49 @@ def message_sizes(settled: Settled, spec: AdapterSpec, *, evaluates: bool) -> Me
     size, config, codec = spec.layout.size, settled.config, settled.codec
     if settled.new_factors:
         codec = at_least(NEW_FACTORS_BITS, codec)
-    bits_up, more_down = bits_on_links(settled, size, evaluates=evaluates)[0], 0
-    if masked := settled.masked:
-        sums = 2 if evaluates else 1
-        more_down = round(masked.more_bits_down(size, sums=sums, certified=True) * size / 8)
+    links = links_of(settled, size, evaluates=evaluates)
+    bits_up, more_down = links.up, round(links.more_down * size / 8)
     if len(config.levels) > 1:
         bits_up = sum_bits(config.clients // config.below) if isinstance(codec, Rate) else SUM.bits
     return MessageSizes.of(settled.tasks, spec, codec=codec, bits_up=bits_up, more_down=more_down)
 
 
 def bits_on_links(settled: Settled, size: int, *, evaluates: bool) -> tuple[float, float]:
-    """Bits for each of `size` parameters in an update and in a broadcast, under masks with what these take beside them.
+    """Bits for each of `size` parameters in an update and in a broadcast, with what is sent beside it.
 
     Args:
         settled: of the run.
         size: of the adapter, in parameters.
         evaluates: whether every round is evaluated.
     """
-    up, down = settled.codec.bits, _bits_of_broadcasts(settled)
-    if masked := settled.masked:
-        sums = 2 if evaluates else 1
-        up = masked.bits_up(size, sums=sums, certified=True)
-        down += masked.more_bits_down(size, sums=sums, certified=True)
-    return up, down
+    links = links_of(settled, size, evaluates=evaluates)
+    return links.up, links.down + links.more_down
+
+
+def links_of(settled: Settled, size: int, *, evaluates: bool) -> Links:
+    """What updates and broadcasts of a run take, for an adapter of `size` parameters.
+
+    Args:
+        settled: of the run.
+        size: of the adapter, in parameters.
+        evaluates: whether every round is evaluated.
+
+    Raises:
+        ConfigError: a feature cannot send it.
+    """
+    links = Links(settled.codec.bits, _bits_of_broadcasts(settled))
+    for feature in settled.config.wanted:
+        if feature.links:
+            links = at(feature.links)(links, settled.config, size, evaluates=evaluates)
+    return links
+
+
+def _screened(screens: Sequence[Callable[[Event], Event | None]], event: Event) -> Event | None:
+    """What all screens leave of an event."""
+    left: Event | None = event
+    for screen in screens:
+        left = screen(left) if left else None
+    return left
 
 
 def _bits_of_broadcasts(settled: Settled) -> float:

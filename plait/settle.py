@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from plait.adapters import Subject, Task
 from plait.adapters.methods import Method, method_named
@@ -43,17 +43,10 @@ from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
 
-if TYPE_CHECKING:
-    from plait.privacy.mechanism import ClientPrivacy
-    from plait.rounds.masked_rounds import MaskedRounds
-
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
-_LARGEST_DELTA = 1e-5
 # With fewer steps a classifier's learning rate may fall before it has done its work (simulations/defaults).
 _STEPS_TO_FALL = 20
-# Of the updates' norms, which an adaptive clip norm follows.
-_CLIP_QUANTILE = 0.5
 # Of an update's norm, as a multiple of the median.
 _NORM_BOUND = "10"
 # Attempts at a round that falls below its quorum.
@@ -127,44 +120,6 @@ class Settled:
         return TaskSettings(self.plan, self.rule, new_factors=self.new_factors)
 
     @property
-    def privacy(self) -> ClientPrivacy | None:
-        """Differential privacy of the run's clients; None without."""
-        config = self.config
-        if config.dp != "client":
-            return None
-        from plait.privacy.mechanism import ClientPrivacy, multiplier_for
-        from plait.privacy.rests import Rests
-        from plait.secagg.graph import least_survivors
-
-        rests = Rests(config.dp_min_separation, config.rounds) if config.dp_min_separation > 1 else None
-        guaranteed = least_survivors(config.cohort_size) if config.secure_aggregation else 0
-        return ClientPrivacy(
-            noise_multiplier=config.dp_noise_multiplier
-            or multiplier_for(config.dp_epsilon, config.dp_delta, config.rounds, rests, guaranteed=guaranteed),
-            delta=config.dp_delta,
-            epsilon=config.dp_epsilon or None,
-            clients=config.cohort_size,
-            clip_norm=None if config.dp_clip == "adaptive" else config.dp_clip,
-            quantile=_CLIP_QUANTILE,
-            largest_step=config.learning_rate * config.local_steps,
-            rests=rests,
-            guaranteed=guaranteed,
-        )
-
-    @property
-    def masked(self) -> MaskedRounds | None:
-        """Secure aggregation of the run; None without."""
-        config = self.config
-        if not config.secure_aggregation:
-            return None
-        from plait.rounds.masked_rounds import MaskedRounds
-
-        rate = config.learning_rate or self.method.learning_rate_at(config.rank)
-        quorum = math.ceil(config.quorum * config.cohort_size)
-        steps = rate * config.local_steps
-        return MaskedRounds(config.cohort_size, steps, config.eval_clients, quorum, self.privacy)
-
-    @property
     def plan(self) -> RunPlan:
         """What the round loop needs."""
         config = self.config
@@ -186,7 +141,7 @@ class Settled:
             starts_anew=not any(at(each.continues)(config) for each in config.wanted if each.continues),
             watch=Watch(config.keep != "last", config.patience, config.keep == "best"),
             seed=config.seed,
-            settings=_task_settings(config, self.method, self.rule, self.privacy),
+            settings=_task_settings(config, self.method, self.rule),
         )
         for planned in (cast("Planning", at(feature.plan)) for feature in config.wanted if feature.plan):
             plan = planned(plan, config)
@@ -218,7 +173,7 @@ def settle(config: RunConfig) -> Settled:
     }
     config = config.model_copy(update=left)
     left = {"max_held_out_sequences": config.max_held_out_sequences or _held_out_sequences(config)}
-    config = config.model_copy(update={**left, **_server_step(config, gone), **_privacy(config)})
+    config = config.model_copy(update={**left, **_server_step(config, gone), **_checks(config, gone)})
     for feature in config.wanted:
         if feature.settles:
             config = config.model_copy(update=at(feature.settles)(config))
@@ -229,10 +184,7 @@ def settle(config: RunConfig) -> Settled:
             f"correction is '{config.correction}' and server-optimizer is '{config.server_optimizer}', expected "
             f"server-optimizer auto or {FedDynStep.name}: the server adds what the clients' regularisers hold back"
         )
-    settled = Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
-    # An epsilon that takes too much noise is refused now.
-    _ = settled.privacy
-    return settled
+    return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
 
 
 def settle_on_data(config: RunConfig, *, partition: str, labels: str, data: DataUsed) -> Settled:
@@ -257,7 +209,7 @@ def _evaluators(config: RunConfig, gone: Collection[Trait]) -> int:
     An interval narrows with the sequences, of which each then evaluates more: fewer clients cost it nothing, and an
     evaluation of all would be the larger half of a run's bytes and time.
     """
-    if _all_meet(config, gone) or config.tree or config.dp != "off":
+    if _all_meet(config, gone) or config.tree or Trait.LOSSES in gone:
         return 0
     sample = max(config.cohort_size, _FEW)
     return sample if sample < config.clients else 0
@@ -335,25 +287,12 @@ def _all_meet(config: RunConfig, gone: Collection[Trait]) -> bool:
     return config.cohort_size == config.clients and not config.over_selection and Trait.WAITS not in gone
 
 
-def _privacy(config: RunConfig) -> dict[str, object]:
-    """What a private run turns off, and the rest of its guarantee."""
-    if config.secure_aggregation and config.dp == "off":
-        # Taking a step back compares losses client by client.
-        return {"norm_bound": "off", "keep": "last"}
-    bounded = _NORM_BOUND if config.norm_bound == "auto" else config.norm_bound
-    if config.dp == "off":
-        return {"norm_bound": bounded}
-    if config.dp == "record":
-        # What a client sends has its noise already: how long it is tells nothing.
-        if config.secure_aggregation:
-            bounded = "off"
-        return {"norm_bound": bounded, "keep": "last", "dp_delta": config.dp_delta or _LARGEST_DELTA}
-    # No client evaluates, so there is nothing to take a step back for.
-    return {
-        "norm_bound": "off",
-        "keep": "last",
-        "dp_delta": config.dp_delta or min(_LARGEST_DELTA, 0.1 / config.clients),
-    }
+def _checks(config: RunConfig, gone: Collection[Trait]) -> dict[str, object]:
+    """Checks of updates and steps, where the server can make them."""
+    # Where an update has its noise already, how long it is tells nothing.
+    bound = "off" if Trait.SINGLE_UPDATES in gone else _NORM_BOUND if config.norm_bound == "auto" else config.norm_bound
+    # Taking a step back compares losses client by client.
+    return {"norm_bound": bound} | ({"keep": "last"} if Trait.FIGURES in gone else {})
 
 
 def _server_step(config: RunConfig, gone: Collection[Trait]) -> dict[str, object]:
@@ -367,7 +306,7 @@ def _server_step(config: RunConfig, gone: Collection[Trait]) -> dict[str, object
     return {"server_optimizer": LineSearch.name if is_searched else "none"}
 
 
-def _task_settings(config: RunConfig, method: Method, rule: Rule, privacy: ClientPrivacy | None) -> Settings:
+def _task_settings(config: RunConfig, method: Method, rule: Rule) -> Settings:
     """The settings of every task; round and steps done are filled in for each task."""
     same: dict[str, Any] = {
         each.name: getattr(config, each.name) for each in fields(Settings) if each.name in RunConfig.model_fields
@@ -382,17 +321,6 @@ def _task_settings(config: RunConfig, method: Method, rule: Rule, privacy: Clien
         "own_share": config.given_own_share,
         "measures_slope": config.server_optimizer == LineSearch.name,
     }
-    if config.dp == "record":
-        derived |= {
-            "record_delta": config.dp_delta,
-            "record_epsilon": config.dp_epsilon,
-            "record_noise": config.dp_noise_multiplier,
-            "record_clip": 0.0 if config.dp_clip == "adaptive" else config.dp_clip,
-        }
-    if privacy and privacy.guaranteed:
-        derived |= {
-            "client_noise": privacy.noise_multiplier,
-            "client_clip": privacy.clip_norm or 0.0,
-            "client_cohort": privacy.clients,
-        }
+    for feature in config.wanted:
+        derived |= at(feature.tasks)(config) if feature.tasks else {}
     return Settings(**{**same, **derived})

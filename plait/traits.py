@@ -29,7 +29,9 @@ class Trait(StrEnum):
     # What the server learns.
     SINGLE_UPDATES = "the server may look at single updates"
     FIGURES = "the server may use losses, counts and times of single clients"
+    LOSSES = "clients tell losses on data that they hold out, if only their sum"
     TRUSTED = "clients leave it to the server whom it asks"
+    VOUCHED = "an authority vouches for the keys of clients"
     # How updates are combined.
     LINEAR = "the sum of all updates is enough for the rule"
     SAME_FACTORS = "a round goes on with the factors of the one before"
@@ -49,6 +51,7 @@ class Trait(StrEnum):
     OWN_LOSS = "clients minimise plait's own loss"
     OWN_STEPS = "a client's steps follow its own data alone"
     SLOPES = "each step measures the slope of the loss"
+    WHOLE_GRADIENT = "a step's gradient is clipped as a whole"
 
 
 Reasons = Mapping[Trait, str]

@@ -15,12 +15,6 @@ from plait.errors import ConfigError, PeerError
 from plait.feature import feature_with
 from plait.files import at_home, is_there
 
-PRIVACY_KEYS = frozenset(
-    {
-        "dp", "dp-epsilon", "dp-noise-multiplier", "dp-delta", "dp-clip", "dp-min-separation",
-    }
-)  # fmt: skip
-
 REGION_KEYS = frozenset({"weighting", "norm-bound", "quorum", "deadline-s"})
 """Keys that a region needs to serve as the server above would; sent only in a tree."""
 
@@ -35,12 +29,9 @@ WELCOME_KEYS = frozenset(
         "step-budget", "correction", "own-share", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
-        "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
-        "tree", "secure-aggregation",
+        "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients", "tree",
         # Where the server's step may follow the slopes that clients measure; only sent there.
         "server-optimizer",
-        # What the server promises about privacy; only sent if it does.
-        *PRIVACY_KEYS,
         *REGION_KEYS,
     }
 )  # fmt: skip
@@ -49,7 +40,7 @@ WELCOME_KEYS = frozenset(
 
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The part of a run configuration that a server sends to its clients."""
-    keys = WELCOME_KEYS if table.get("dp", "off") != "off" else WELCOME_KEYS - PRIVACY_KEYS
+    keys = set(WELCOME_KEYS)
     if not table.get("tree"):
         keys -= REGION_KEYS
     if not _may_follow_slopes(table):

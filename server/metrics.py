@@ -84,7 +84,7 @@ class Metrics:
             (self.held_out_loss, lambda now: _or_nan(now.loss and now.loss[1])),
             (self.cohort_clients, lambda now: len(now.cohort)),
             (self.cohort_lost, lambda now: len(now.lost)),
-            (self.epsilon, lambda now: _or_nan(now.privacy and now.privacy.epsilon)),
+            (self.epsilon, lambda now: _or_nan(_figure(now, "epsilon"))),
         )
         for gauge, figure in figures:
             _read(gauge, progress, figure)
@@ -107,6 +107,12 @@ class Metrics:
 
 def _read(gauge: Gauge, progress: Callable[[], RunProgress], figure: Callable[[RunProgress], float]) -> None:
     gauge.set_function(lambda: figure(progress()))
+
+
+def _figure(progress: RunProgress, name: str) -> float | None:
+    """What a feature's card says of a run; None if none says it."""
+    found = (card.status.get(name) for card in progress.cards.values())
+    return next((float(value) for value in found if isinstance(value, int | float)), None)
 
 
 def _or_nan(value: float | None) -> float:

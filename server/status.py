@@ -52,7 +52,7 @@ def status_of(
         "deadline_s": summary.deadline_s,
         "eta_s": _rounded(summary.eta_s),
         "staleness": _rounded(summary.mean_staleness),
-        "privacy": _privacy(summary),
+        "told": {card.title: dict(card.status) for card in summary.cards.values() if card.status},
         "cohort": cohort,
         "unfit": [
             {"name": name, "reason": reason, "detail": detail}
@@ -73,13 +73,6 @@ def _free_bytes(directory: Path | None) -> int | None:
     with suppress(OSError):
         return None if directory is None else shutil.disk_usage(directory).free
     return None
-
-
-def _privacy(summary: RunProgress) -> dict[str, Json] | None:
-    if summary.privacy is None:
-        return None
-    promised, epsilon = summary.privacy.promised, summary.privacy.epsilon
-    return {"unit": promised.unit, "epsilon": epsilon, "budget": promised.epsilon, "delta": promised.delta}
 
 
 def _state(summary: RunProgress, nodes: Sequence[Node]) -> str:

@@ -19,7 +19,7 @@ plait/cli/region.py:region plait/cli/server.py:server plait/cli/verify.py:verify
 plait/flower/ray_workers.py:outlast plait/report/summary.py:summarise
 
 plait/training/evaluate.py:evaluate_adapter plait/training/memory_plan.py:size_of
-plait/training/private_steps.py:train_privately plait/training/reference.py:train_reference
+plait/training/reference.py:train_reference
 plait/training/trainer.py:measure_losses plait/training/trainer.py:train_steps plait/trust/provision.py:provision
 """
 

@@ -35,9 +35,7 @@ def model_card(
     base_loss: float | None = None,
     final_loss: float | None = None,
     parents: Sequence[Parent] = (),
-    privacy: Sequence[tuple[str, str]] = (),
-    masked: Sequence[tuple[str, str]] = (),
-    attacks: Sequence[tuple[str, str]] = (),
+    told: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
 ) -> str:
     """The card of an adapter trained in federated rounds.
 
@@ -50,9 +48,7 @@ def model_card(
         base_loss: held-out loss before any training, in nats per token (per example for labels).
         final_loss: the same after the last round.
         parents: the adapters that it was derived from.
-        privacy: plait's own words on the run's differential privacy, fact by fact; empty without.
-        masked: plait's own words on the run's secure aggregation, likewise.
-        attacks: plait's own words on attacks on membership, one by one; empty if nothing is known.
+        told: plait's own words on what else is known of the run: headings, each with its facts.
     """
     title = escaped(name)
     facts = [
@@ -69,13 +65,9 @@ def model_card(
         ("Held-out loss with the adapter", None if final_loss is None else f"{final_loss:.4f}"),
     ]
     remarks = [base.origin.remark] if base.origin.remark else []
-    for heading, told in (
-        ("Differential privacy", privacy),
-        ("Secure aggregation", masked),
-        ("Attacks on membership", attacks),
-    ):
-        if told:
-            rows = "\n".join(f"| {fact} | {text} |" for fact, text in told)
+    for heading, said in told:
+        if said:
+            rows = "\n".join(f"| {fact} | {text} |" for fact, text in said)
             remarks.append(f"## {heading}\n\n| | |\n|---|---|\n{rows}")
     lead = (
         "An adapter trained by federated fine-tuning with plait: every client kept its data and sent only changes to "

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
 
     from plait.rounds.channel import Channel
-    from plait.secagg.roster import Vouch
+    from plait.trust.identity import Vouch
     from plait.trust.kit import ServerKit
     from server.calls import MoreCalls
     from server.grpc_grid import GrpcGrid
@@ -205,7 +205,7 @@ def vouch_of(serving: Serving) -> Vouch | None:
     Raises:
         PlaitError: the kit is not valid.
     """
-    from plait.secagg.roster import is_vouched_for
+    from plait.trust.identity import is_vouched_for
 
     kit = kit_of(serving)
     return None if kit is None else partial(is_vouched_for, kit.tls.authority)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,47 +9,16 @@ import typer
 
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json, print_tables
-from plait.errors import ConfigError
+from plait.feature import at
 from plait.simulation.names import check_names
 
 # NF4: four bits, and a scale in eight bits for each 64 values with one in 32 bits for each 256 of these.
 _FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 
 if TYPE_CHECKING:
-    from plait.report.estimate import PlannedPrivacy
     from plait.settle import Settled
     from plait.simulation.planned_run import PlannedRun
     from plait.training.blueprint import Shape
-
-
-def _planned(settled: Settled, size: int, records: int | None) -> PlannedPrivacy | None:
-    from plait.report.estimate import PlannedPrivacy
-    from plait.rounds.privacy_card import mechanism_text
-    from plait.rounds.record_accountant import privacy_of
-
-    if settled.config.dp == "record":
-        if records is None:
-            raise ConfigError(
-                "dp is 'record' and records is not given, expected --records N, how many a client trains on: the noise "
-                "follows from it"
-            )
-        task = settled.plan.settings
-        each = privacy_of(task, records=records)
-        return PlannedPrivacy(
-            epsilon=each.epsilon_after(task.total_steps),
-            delta=each.delta,
-            noise_multiplier=each.noise,
-            noise_over_clip=each.noise_over_clip(size) / math.sqrt(settled.config.cohort_size),
-            unit="record",
-        )
-    privacy = settled.privacy
-    return privacy and PlannedPrivacy(
-        epsilon=privacy.epsilon_after(settled.config.rounds),
-        delta=privacy.delta,
-        noise_multiplier=privacy.noise_multiplier,
-        noise_over_clip=privacy.noise_over_clip(size),
-        mechanism=mechanism_text(privacy.rests.separation if privacy.rests else 1),
-    )
 
 
 def _planned_run(settled: Settled, shape: Shape, *, evaluates: bool) -> PlannedRun:
@@ -115,7 +83,7 @@ def estimate(
     shape = planned_shape(settled, directory)
     geometry = geometry_of(shape.spec)
     copies = copies_on_disk(settled, geometry)
-    evaluates = evaluate and settled.config.dp == "off"
+    evaluates = evaluate and settled.config.evaluates
     bits_up, bits_down = bits_on_links(settled, shape.spec.layout.size, evaluates=evaluates)
     planned = _planned_run(settled, shape, evaluates=evaluates)
     sampled = None
@@ -149,7 +117,11 @@ def estimate(
             client_copies=copies.client,
             client_copies_after=copies.client_after,
             server_copies=copies.server,
-            privacy=_planned(settled, largest_update(settled.rule, geometry), records),
+            planned=tuple(
+                at(each.plans)(settled, largest_update(settled.rule, geometry), shape.spec.layout.size, records)
+                for each in settings.wanted
+                if each.plans
+            ),
             base_bits=_FOUR_BITS if is_quantised(shape.spec.method) else 16,
             rank=settings.rank,
             catalogue=tuple((name, each.tokens_per_s(shape.base_parameters)) for name, each in PROFILES.items()),

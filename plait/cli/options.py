@@ -47,10 +47,11 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file wit
 
 _FIRST = (
     "data", "partition", "base", "clients", "rounds", "local_steps", "batch_size", "seq_len", "learning_rate", "method",
-    "rank", "rule", "wire", "dp", "out",
+    "rank", "rule", "wire", "out",
 )  # fmt: skip
-"""What ``--help`` shows of the settings; ``--help-all`` shows the others too."""
+"""What ``--help`` shows of the core's settings; ``--help-all`` shows the others too."""
 
+_PANEL = "Settings of the run"
 _HELP_ALL = "help_all"
 
 _OF_RUN = "takes_settings_of_a_run"
@@ -91,7 +92,7 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
                     help=_help(_described(field).partition("; ")[0], field.default),
                     metavar=_METAVARS.get(name) or _choices(field.annotation) if name not in _FIRST else None,
                     hidden=name in hidden or name not in _FIRST,
-                    rich_help_panel="Settings of the run",
+                    rich_help_panel=_PANEL,
                     show_default=False,
                 ),
             ],
@@ -179,7 +180,7 @@ class RunCommand(TyperCommand):
         """Read the command line; features are looked for only where it names what the core does not know."""
         known = {name for each in self.params for name in (*each.opts, *each.secondary_opts)}
         given = {word.partition("=")[0] for word in args if word.startswith("--") and word != "--"}
-        if "--help-all" in given or given - known - {"--help"}:
+        if given - known or {"--help", "--help-all", "-h"} & {*args}:
             self.params = [*self.params, *(each for each in _options_of_features() if known.isdisjoint(each.opts))]
         return super().parse_args(ctx, args)
 
@@ -203,14 +204,16 @@ def command_of(verb: str, function: Callable[..., None], *, forwards: bool = Fal
 
 
 def _options_of_features() -> list[click.Option]:
-    """The settings of all installed features as options that ordinary help does not show."""
+    """The settings of all installed features as options; ordinary help shows few of them."""
     return [
         TyperOption(
             param_decls=[name, _flag(name, field.annotation)],
             type=_plain_type(field.annotation),
             default=None,
             help=_help(_described(field).partition("; ")[0], field.default),
-            hidden=True,
+            metavar=_choices(field.annotation),
+            hidden=name not in feature.shown,
+            rich_help_panel=_PANEL,
             show_default=False,
         )
         for feature in features(all_installed=True)

@@ -17,15 +17,18 @@ from plait.cli.newest import RunOrNewest, run_or_newest
 from plait.cli.options import Allow
 from plait.cli.output import print_json
 from plait.errors import ConfigError, PeerError
+from plait.feature import at, features
 from plait.plugins import Kind, source_of
+from plait.traits import Trait
 
 if TYPE_CHECKING:
     from plait.config import RunConfig
-    from plait.rounds.events import Event, PrivacySpent
+    from plait.rounds.events import Event
     from plait.rounds.run_directory import RunDirectory
     from plait.run import Run
 
 
+_NOT_THERE = "not in the ledger of a run whose server may not look at single updates"
 # Nothing is trained, published or told.
 _UNUSED = ("data", "fleet", "publish", "callbacks")
 # Events after which another adapter is published.
@@ -42,29 +45,31 @@ def verify(
     Example: plait verify runs/first
     """
     from plait.api.received import admit_features_of, admitted_settings, keys_of_features
-    from plait.rounds.audit import check_privacy, check_signatures
+    from plait.rounds.audit import check_signatures
     from plait.rounds.checkpoint import damage_of
     from plait.rounds.events import ClientErased, RegionStarted, RoundFinished
     from plait.rounds.ledger import read_events, torn_bytes
     from plait.rounds.recorded_settings import recorded_settings
     from plait.rounds.run_directory import RunDirectory
+    from plait.rounds.way import CannotRecomputeError
 
     run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)
     events = read_events(directory.ledger)
     torn = torn_bytes(directory.ledger)
-    signed = check_signatures(events)
-    spent = check_privacy(events)
+    admit_features_of(allow or ())
+    settings = recorded_settings(directory, events)
+    hidden = Trait.SINGLE_UPDATES in settings.gone
+    signed = check_signatures(events, hidden=hidden)
+    found = [each for feature in features() if feature.verifies and (each := at(feature.verifies)(events))]
     checkpoints = damage_of(directory.checkpoints)
     for name, damage in checkpoints.items():
         if damage:
             raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
     if events and isinstance(events[0], RegionStarted):
-        _tell_region(events, torn, signed, list(checkpoints), json_output=json_output)
+        _tell_region(events, torn, signed, list(checkpoints), hidden=hidden, json_output=json_output)
         return
     rounds = sum(isinstance(event, RoundFinished) for event in events)
-    admit_features_of(allow or ())
-    settings = recorded_settings(directory, events)
     plugins = _check_plugins(events)
 
     @cache
@@ -76,14 +81,14 @@ def verify(
         return resolve(settle(admitted_settings(directory, allow or (), without=unused)))
 
     adapter = _check_adapter(directory, events, settings, resolved)
-    is_private = settings.dp == "client"
-    needs_key = is_private and not settings.secure_aggregation
-    missing = "" if settings.keep_updates else "updates not kept"
+    replayed, missing = None, "" if settings.keep_updates else "updates not kept"
     if erased := [event.client for event in events if isinstance(event, ClientErased)]:
         missing = f"updates of {', '.join(map(repr, erased))} were erased"
-    if not missing and needs_key and not directory.noise_key.exists():
-        missing = "its noise key is not here"
-    replayed = None if missing else _replay(directory, events, resolved())
+    if not missing:
+        try:
+            replayed = _replay(directory, events, resolved())
+        except CannotRecomputeError as error:
+            missing = str(error)
     if json_output:
         print_json(
             {
@@ -93,7 +98,7 @@ def verify(
                 "signatures": signed,
                 "replayed": replayed,
                 "plugins": plugins,
-                **(_figures(spent) if spent else {}),
+                **{name: figure for each in found for name, figure in each.figures.items()},
                 "ok": True,
             }
         )
@@ -104,22 +109,18 @@ def verify(
     typer.echo(f"adapter      {adapter}")
     for name, how in plugins.items():
         typer.echo(f"plug-in      {name}: {how}")
-    none = "none; clients had no keys"
-    if is_private or settings.secure_aggregation:
-        none = f"not in the ledger of a {'private' if is_private else 'masked'} run"
+    none = _NOT_THERE if hidden else "none; clients had no keys"
     typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else none}")
-    if spent:
-        cost = f"{spent.charges} draws of noise for {rounds} rounds"
-        if spent.by_client:
-            cost = f"the most that the accounts of {len(spent.by_client)} clients state of any of their records"
-        typer.echo(f"privacy      epsilon {spent.epsilon:.4g} at delta {spent.delta:g}: {cost}")
+    for each in found:
+        typer.echo(f"{each.name:<12} {each.text}")
     recomputed = f"{replayed} recomputed, bit for bit"
-    typer.echo("rounds       " + (f"not recomputed ({missing})" if missing else recomputed))
+    typer.echo("rounds       " + (f"not recomputed ({missing})" if replayed is None else recomputed))
 
 
-def _tell_region(events: list[Event], torn: int, signed: int, checkpoints: list[str], *, json_output: bool) -> None:
+def _tell_region(
+    events: list[Event], torn: int, signed: int, checkpoints: list[str], *, hidden: bool, json_output: bool
+) -> None:
     """What of a region's record is checked: it has no adapter and no rounds of its own."""
-    from plait.rounds.audit import hides_clients
     from plait.rounds.events import RegionStarted, RegionSummed, UpdateReceived
 
     name = next(event.name for event in events if isinstance(event, RegionStarted))
@@ -132,16 +133,10 @@ def _tell_region(events: list[Event], torn: int, signed: int, checkpoints: list[
     cut = f"; a torn last line of {torn} bytes is ignored" if torn else ""
     typer.echo(f"ledger       {len(events)} events of region '{name}', chain intact{cut}")
     typer.echo(f"checkpoints  {', '.join(checkpoints) or 'none'} intact")
-    is_private = hides_clients(events)
-    none = "not in the ledger of a private run" if is_private else "none; clients had no keys"
+    none = _NOT_THERE if hidden else "none; clients had no keys"
     typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else none}")
-    above = "the rounds" if is_private else "their digests, and the rounds"
+    above = "the rounds" if hidden else "their digests, and the rounds"
     typer.echo(f"sums         {len(summed)}, of {updates} updates; the server above has {above}")
-
-
-def _figures(spent: PrivacySpent) -> dict[str, object]:
-    more = {"dp_epsilon_by_client": dict(spent.by_client)} if spent.by_client else {"draws": spent.charges}
-    return {"dp_epsilon": spent.epsilon, "dp_delta": spent.delta, **more}
 
 
 def _check_plugins(events: list[Event]) -> dict[str, str]:
@@ -213,25 +208,21 @@ def _published(directory: RunDirectory, run: Run, kept: str) -> tuple[str, str]:
 
 def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
     from plait.federation import beginning_of
-    from plait.privacy.key import RunKey
     from plait.rounds.aggregator import Aggregator
     from plait.rounds.audit import replay
     from plait.rounds.events import RunStarted
-    from plait.rounds.private_rounds import recomputed
-    from plait.rounds.recorded import intents_in, promised_in, weight_ratio_in
+    from plait.rounds.recorded import weight_ratio_in
     from plait.rounds.run_state import initial_state
     from plait.rounds.spool import Refused
     from plait.rounds.starting_point import parents_in, starting_state
-    from plait.rounds.way import way_of
+    from plait.rounds.way import Host, way_of
 
-    ranks, plan, privacy = run.ranks, run.settled.plan, run.settled.privacy
-    promised = promised_in(events)
-    if run.config.dp != (promised.unit if promised else "off"):
-        raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
-    key = RunKey.load(directory.noise_key) if privacy and not privacy.guaranteed else None
-    private = recomputed(privacy, key, promised, intents_in(events)) if privacy and promised else None
+    ranks, plan = run.ranks, run.settled.plan
 
-    way = way_of(plan, config=run.config, private=private, masked=run.settled.masked)
+    def refuse(event: Event) -> None:
+        raise PeerError(f"'{event.event}' would be recorded, expected what the ledger says already")
+
+    way = way_of(plan, config=run.config, host=Host(directory, events, refuse, recomputes=True))
 
     def aggregator(refused: Refused) -> Aggregator:
         weighed = replace(plan, weight_ratio=weight_ratio_in(events))

@@ -70,8 +70,7 @@ class Publisher:
             base_loss=progress.base_loss,
             final_loss=self._loss_of(state.round, progress),
             parents=self.parents,
-            privacy=progress.privacy.facts if progress.privacy else (),
-            masked=progress.masked.facts if progress.masked else (),
+            told=[(card.title, card.facts) for card in progress.cards.values()],
         )
         save_peft_directory(
             self.directory.adapter, spec=spec, state=adapter, base=self.base, card=card, parents=self.parents
@@ -97,8 +96,6 @@ def rewrite_card(directory: RunDirectory, base: BaseReference) -> None:
     Raises:
         MachineError: it cannot be written.
     """
-    from plait.rounds.privacy_card import attack_facts, secure_aggregation_facts
-
     events = read_events(directory.ledger)
     view = RunView.of(events)
     rounds = view.end.kept_round if view.end and view.end.kept_round is not None else len(view.rounds)
@@ -113,8 +110,9 @@ def rewrite_card(directory: RunDirectory, base: BaseReference) -> None:
         base_loss=first.loss if first else None,
         final_loss=last.loss if last else None,
         parents=parents_in(events),
-        privacy=view.privacy.facts if view.privacy else (),
-        masked=secure_aggregation_facts(view.sums),
-        attacks=attack_facts(view.audited),
+        told=[
+            *((card.title, card.facts) for card in view.cards.values()),
+            ("Attacks on membership", view.audited.facts if view.audited else ()),
+        ],
     )
     write_atomically(directory.adapter / CARD_FILE, card.encode())

@@ -48,7 +48,7 @@ def answers(view: RunView) -> tuple[Answer, ...]:
 
 def _learned(view: RunView) -> Answer:
     question, base, final = "Did it learn?", view.base_evaluation, view.final_evaluation
-    if view.privacy:
+    if any(card.headline for card in view.cards.values()):
         return Answer(question, "Not shown", "Losses stay with the clients: the run is differentially private.")
     if base is None or final is None or not final.round:
         return Answer(question, "Not yet", "No round has been evaluated.")
@@ -108,13 +108,9 @@ def _cost(view: RunView) -> Answer:
 def _trust(view: RunView) -> Answer:
     held_out = sum(client.held_out_examples for client in view.clients.values())
     measured = ""
-    if held_out and not view.privacy:
+    if held_out and not any(card.headline for card in view.cards.values()):
         measured = f"Measured on {count_text(held_out)} held-out sequences that no client trained on. "
-    if view.privacy:
-        short, seen = view.privacy.epsilon_text, f"{view.privacy.promised.unit}-level differential privacy. "
-    elif view.sums:
-        short, seen = "Sums under masks", "The server saw sums of updates, and no update alone. "
-    else:
-        short, seen = "Measured and recorded", "The server saw each client's update. "
+    in_the_open = "Measured and recorded", "The server saw each client's update. "
+    short, seen = next((card.trust for card in view.cards.values()), in_the_open)
     checked = "plait verify checks the record."
     return Answer("Can I trust it?", short, f"{measured}{seen}{checked}")

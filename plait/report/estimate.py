@@ -6,7 +6,7 @@ Knows no model and no file. Counts that a measured run also has use the keys of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,6 @@ from plait.report.alternatives import (
 from plait.report.table import Table
 from plait.report.tables import compare_bytes
 from plait.report.wording import bytes_text, count_text, duration_text, plural
-from plait.rounds.privacy_card import WORTH_WARNING, WORTH_WARNING_OF_RECORDS
 from plait.rounds.run_view import Traffic
 
 if TYPE_CHECKING:
@@ -82,24 +81,17 @@ def lora_parameters(modules: Iterable[tuple[str, int, int]], rank: int) -> int:
     return parameters
 
 
-@dataclass(frozen=True)
-class PlannedPrivacy:
-    """What differential privacy means for a planned run.
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a feature says of a planned run.
 
     Attributes:
-        noise_multiplier: noise of a round over the sensitivity; of records, of a step.
-        noise_over_clip: norm of the noise in a round's mean, over the clip norm; of records, in the mean of a step of
-            all clients of a round.
-        unit: ``client`` or ``record``.
-        mechanism: of private clients, in words.
+        tables: for people.
+        figures: for programs, by name.
     """
 
-    epsilon: float
-    delta: float
-    noise_multiplier: float
-    noise_over_clip: float
-    unit: str = "client"
-    mechanism: str = ""
+    tables: tuple[Table, ...]
+    figures: Mapping[str, Json]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +121,7 @@ class CostInputs:
         server_copies: the same in the run directory.
         sent: bytes of the whole run, as its plan gives them (`plait.simulation.planned_run`); None for what follows
             from bits and numbers alone.
-        privacy: of a run with differential privacy; None without.
+        planned: what features say of the run.
         virtual_s: time of the run by the clock of a simulated fleet; None without one.
     """
 
@@ -156,7 +148,7 @@ class CostInputs:
     client_copies_after: float = 0
     server_copies: float = 0
     sent: Traffic | None = None
-    privacy: PlannedPrivacy | None = None
+    planned: tuple[Planned, ...] = ()
     virtual_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -333,10 +325,7 @@ class CostEstimate:
             "virtual_s": inputs.virtual_s,
             "train_tokens": self.train_tokens,
             "recommended_rank": self.recommended_rank,
-            "dp_epsilon": inputs.privacy.epsilon if inputs.privacy else None,
-            "dp_delta": inputs.privacy.delta if inputs.privacy else None,
-            "dp_noise_multiplier": inputs.privacy.noise_multiplier if inputs.privacy else None,
-            "dp_noise_over_clip": inputs.privacy.noise_over_clip if inputs.privacy else None,
+            **{name: figure for each in inputs.planned for name, figure in each.figures.items()},
         }
 
     def _savings(self, alternative: Alternative) -> float | None:
@@ -381,60 +370,7 @@ def estimate_tables(estimate: CostEstimate) -> tuple[Table, ...]:
         trainable_parameters=inputs.trainable_parameters,
         this="this plan",
     )
-    return (cost, comparison, *_times_table(estimate), *_privacy_tables(inputs))
-
-
-def _privacy_tables(inputs: CostInputs) -> tuple[Table, ...]:
-    planned = inputs.privacy
-    if planned is None:
-        return ()
-    ratio = planned.noise_over_clip
-    if planned.unit == "record":
-        return (_records_table(planned, inputs),)
-    needed = math.ceil(inputs.clients_per_round * ratio / WORTH_WARNING)
-    warning = (
-        f"Warning: the noise is {ratio:.3g} times the longest mean that a round can have; expect no useful adapter. It "
-        f"would be {WORTH_WARNING:g} times with {needed:,} clients per round, or with {_fewer(inputs, ratio)}."
-    )
-    return (
-        Table(
-            title="Differential privacy of clients",
-            headings=("", ""),
-            rows=(
-                ("epsilon of the whole run", f"{planned.epsilon:.4g}"),
-                ("delta", f"{planned.delta:g}"),
-                ("noise multiplier of a round", f"{planned.noise_multiplier:.4g}"),
-                ("noise in a round's mean, over the clip norm", f"{ratio:.3g}"),
-                *((("mechanism", planned.mechanism),) if planned.mechanism else ()),
-            ),
-            note=warning if ratio > WORTH_WARNING else "",
-        ),
-    )
-
-
-def _records_table(planned: PlannedPrivacy, inputs: CostInputs) -> Table:
-    ratio, most = planned.noise_over_clip, WORTH_WARNING_OF_RECORDS
-    warning = (
-        f"Warning: the noise is {ratio:.3g} times the longest mean gradient that a step can have; expect no useful "
-        f"adapter. More records, larger batches (up to a tenth of the records), or {_fewer(inputs, ratio, most)} help."
-    )
-    return Table(
-        title="Differential privacy of records",
-        headings=("", ""),
-        rows=(
-            ("epsilon of a client's records, whole run", f"{planned.epsilon:.4g}"),
-            ("delta", f"{planned.delta:g}"),
-            ("noise of a client's step, over the clip norm", f"{planned.noise_multiplier:.4g}"),
-            ("noise in a step's mean of all clients, over the clip norm", f"{ratio:.3g}"),
-        ),
-        note=warning if ratio > most else "",
-    )
-
-
-def _fewer(inputs: CostInputs, ratio: float, most: float = WORTH_WARNING) -> str:
-    # The noise's norm grows with the root of the number of parameters.
-    parameters = int(inputs.trainable_parameters * (most / ratio) ** 2)
-    return f"an adapter of {count_text(parameters)} parameters (--rule fedsb, --method lora_xs)"
+    return (cost, comparison, *_times_table(estimate), *(table for each in inputs.planned for table in each.tables))
 
 
 def _training_note(estimate: CostEstimate) -> str:

@@ -24,6 +24,7 @@ from plait.report.sections import sections
 from plait.report.tables import (
     aggregation_table,
     bytes_by_round_table,
+    card_table,
     left_out_table,
     loss_by_client_table,
     loss_by_round_table,
@@ -103,6 +104,9 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, str]], palette: 
                 **sections(view),
             },
             shown_first=[table for table in shown_first(view) if table.rows],
+            cards=[card_table(card) for card in view.cards.values()],
+            evaluated=not any(card.headline for card in view.cards.values()),
+            hides_clients=any(card.hides_clients for card in view.cards.values()),
             tables_of_features=[table for table in tables_of_features(view) if table.rows],
             plots=plots,
             peer=view.peer,
@@ -150,12 +154,9 @@ def headline(view: RunView) -> str:
     if view.regions:
         who += f" in {plural(view.regions, 'region')}"
     base, final = view.base_evaluation, view.final_evaluation
-    if view.privacy:
+    if words := next(filter(None, (card.headline for card in view.cards.values())), ""):
         done = plural(len(view.rounds), "round")
-        return (
-            f"{who} fine-tuned {clean(view.start.base.name)} in {done} with {view.privacy.promised.unit}-level "
-            f"differential privacy: {view.privacy.epsilon_text}. Losses on the clients' data stay with the clients."
-        )
+        return f"{who} fine-tuned {clean(view.start.base.name)} in {done} {words}"
     if final is None:
         return f"{who} began to fine-tune {clean(view.start.base.name)}; no round has been evaluated yet."
     learned = f"held-out loss is {loss_text(final.loss)}"

@@ -10,17 +10,11 @@ from plait.rounds.run_view import RunView
 
 _TABLES: OnDemand[Callable[[RunView], Table]] = OnDemand(
     {
-        "epsilon": "plait.report.privacy:epsilon_table",
-        "membership": "plait.report.privacy:membership_of_run",
-        "privacy": "plait.report.privacy:privacy_card_table",
-        "secure_aggregation": "plait.report.privacy:secure_aggregation_table",
+        "membership": "plait.report.membership:membership_of_run",
     }
 )
 _HAS: Mapping[str, Callable[[RunView], bool]] = {
-    "epsilon": lambda view: view.privacy is not None,
     "membership": lambda view: view.audited is not None,
-    "privacy": lambda view: view.privacy is not None,
-    "secure_aggregation": lambda view: bool(view.sums),
 }
 
 

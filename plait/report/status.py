@@ -28,7 +28,7 @@ def _run(said: Mapping[str, object]) -> Table:
         ("deadline", _seconds(said.get("deadline_s")) or "none"),
         ("time to go", _seconds(said.get("eta_s")) or "not known yet"),
         *_staleness(said),
-        *_privacy(said),
+        *_told(said),
         ("sent", bytes_text(_number(said.get("downlink_bytes")) or 0)),
         ("received", bytes_text(_number(said.get("uplink_bytes")) or 0)),
     )
@@ -40,14 +40,17 @@ def _staleness(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     return () if rounds is None else (("staleness", f"{rounds:.1f} rounds, mean of the newest updates"),)
 
 
-def _privacy(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
-    value = said.get("privacy")
-    if not isinstance(value, dict):
+def _told(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    """What features say of the run."""
+    told = said.get("told")
+    if not isinstance(told, dict):
         return ()
-    promised = cast("Mapping[str, object]", value)
-    epsilon, budget, delta = (_number(promised.get(key)) for key in ("epsilon", "budget", "delta"))
-    of = "" if budget is None else f" of {budget:g}"
-    return (("privacy", f"epsilon {epsilon or 0:.3g}{of} at delta {delta or 0:g}, by {_text(promised.get('unit'))}"),)
+    cards = cast("Mapping[str, object]", told)
+    return tuple(
+        (_text(title), _text(cast("Mapping[str, object]", card).get("text")))
+        for title, card in cards.items()
+        if isinstance(card, dict)
+    )
 
 
 def _peer(said: Mapping[str, object]) -> str:

@@ -33,8 +33,8 @@ def summarise(view: RunView) -> dict[str, Json]:
     personalized adapter on its own held-out data, if there is one. Keys that end with ``interval`` are 95 % intervals,
     [low, high]; ``gain`` is the fall of the loss since before round 1, compared sequence by sequence.
     ``better_than_base`` is false for an adapter that is worse than its base, None where chance may explain the change.
-    Keys that begin with ``dp`` are None without differential privacy. ``dp_audit_bound`` and ``membership`` are what
-    `plait audit --record` found, None before.
+    Features add keys of their own. ``dp_audit_bound`` and ``membership`` are what `plait audit --record` found, None
+    before.
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None for rounds without an evaluation; likewise
     ``virtual_s_by_round``, the virtual clock when those losses were in. ``virtual_s``, that list and ``energy_j`` are
     None without simulated devices (``--fleet``).
@@ -66,10 +66,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         "steps_taken_back": [*view.taken_back],
         "clients": view.client_count,
         "regions": view.regions,
-        "dp_unit": view.privacy.promised.unit if view.privacy else None,
-        "dp_epsilon": view.privacy.epsilon if view.privacy else None,
-        "dp_delta": view.privacy.promised.delta if view.privacy else None,
-        "dp_epsilon_by_round": _epsilon_by_round(view) if view.privacy else None,
+        **{key: value for card in view.cards.values() for key, value in card.figures(view.of_features).items()},
         "dp_audit_bound": view.audited.epsilon_bound if view.audited else None,
         "membership": _membership(view.audited) if view.audited else None,
         "trainable_parameters": view.start.adapter.trainable_parameters,
@@ -185,11 +182,6 @@ def _by_round(view: RunView, of: Callable[[Score], float | None]) -> list[Json]:
 def _virtual_by_round(view: RunView) -> list[Json]:
     found = {number: evaluation.virtual_s for number, evaluation in view.evaluations.items()}
     return [found.get(number) for number in range(max(found, default=-1) + 1)]
-
-
-def _epsilon_by_round(view: RunView) -> list[Json]:
-    spent = {0: 0.0, **{number: event.epsilon for number, event in view.privacy_spent.items()}}
-    return [spent.get(number) for number in range(max(spent) + 1)]
 
 
 def _membership(audited: Audited) -> dict[str, Json]:

@@ -30,6 +30,7 @@ from plait.report.wording import (
     reward_text,
     within_text,
 )
+from plait.rounds.card import Card
 from plait.rounds.events import DescribedClient, MeanScore, Score, UpdateReceived
 from plait.rounds.run_view import RunView, Traffic
 
@@ -54,9 +55,8 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
     """Every non-empty table, in reading order."""
     some = sections(view)
     tables = (
-        some["privacy"],
-        some["epsilon"],
-        some["secure_aggregation"],
+        *map(card_table, view.cards.values()),
+        *tables_of_features(view),
         loss_by_round_table(view),
         loss_by_client_table(view),
         fairness_table(view),
@@ -67,7 +67,12 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
         refusals_table(view),
         some["membership"],
     )
-    return tuple(table for table in (*tables, *tables_of_features(view), *shown_first(view)) if table.rows)
+    return tuple(table for table in (*tables, *shown_first(view)) if table.rows)
+
+
+def card_table(card: Card) -> Table:
+    """What a feature promises and has done, fact by fact."""
+    return Table(title=card.title, headings=("", ""), rows=card.facts, note=card.warning, text_columns=(0, 1))
 
 
 def tables_of_features(view: RunView) -> tuple[Table, ...]:
@@ -193,7 +198,7 @@ def loss_by_client_table(view: RunView) -> Table:
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     references = [reference for reference in view.references.values() if reference.by_client]
     # Of clients in a private run the ledger has names alone.
-    names = [] if view.privacy or view.sums else sorted(view.client_names)
+    names = [] if any(card.hides_clients for card in view.cards.values()) else sorted(view.client_names)
     if len(names) > _MOST_CLIENTS:
         names = sorted(sorted(names, key=lambda name: -_gain(base, final, name))[-_MOST_CLIENTS:])
 

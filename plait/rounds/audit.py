@@ -6,14 +6,10 @@ nothing of the origin of keys: the ledger names each client's, from the server's
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from plait.errors import MachineError, PeerError
-from plait.privacy.accountant import epsilon_at
-from plait.privacy.rests import Rests
-from plait.privacy.sum_of_shares import epsilon_of
 from plait.rounds.aggregator import Aggregator, TakesBack
 from plait.rounds.events import (
     MASKED_CODEC,
@@ -21,17 +17,13 @@ from plait.rounds.events import (
     ClientsDescribed,
     Evaluated,
     Event,
-    NoiseIntended,
-    PrivacySpent,
-    PrivacyStarted,
-    RegionStarted,
     RoundFinished,
     RoundStarted,
     StepTakenBack,
     UpdateReceived,
     UpdateRefused,
 )
-from plait.rounds.recorded import evaluations_in, participants_in, promised_in, steps_in
+from plait.rounds.recorded import evaluations_in, steps_in
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Arrival, Refused, Spool, Stored
 from plait.rounds.watch import Standing
@@ -41,18 +33,20 @@ from plait.wire.envelope import EPSILON
 from plait.wire.signature import read_signed
 
 
-def check_signatures(events: Sequence[Event]) -> int:
+def check_signatures(events: Sequence[Event], *, hidden: bool = False) -> int:
     """Check the signature of every update from a client with a key.
 
+    Args:
+        events: of the ledger.
+        hidden: whether it has no signatures, because the server may not look at single updates.
+
     Returns:
-        Their number; 0 for a simulation, whose clients have no keys, for a run with differential privacy of clients or
-        a region of one, whose ledgers have no signatures, and for one with secure aggregation, of whose updates nobody
-        has more than the sum.
+        Their number; 0 for a simulation, whose clients have no keys.
 
     Raises:
         PeerError: one is missing, is not the key's, or covers something else.
     """
-    if hides_clients(events):
+    if hidden:
         return 0
     keys: dict[str, bytes] = {}
     checked = 0
@@ -78,102 +72,6 @@ def check_signatures(events: Sequence[Event]) -> int:
                 raise PeerError(f"{what} is signed for epsilon {header.metrics.get(EPSILON)}, expected {event.epsilon}")
             checked += 1
     return checked
-
-
-def hides_clients(events: Sequence[Event]) -> bool:
-    """Whether a ledger is of a run with differential privacy of clients, or of a region of one."""
-    if events and isinstance(first := events[0], RegionStarted):
-        return first.config.get("dp") == "client"
-    return any(isinstance(event, PrivacyStarted) and event.unit == "client" for event in events)
-
-
-def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
-    """Check that every round of a private run has paid for its noise, and that the ledger's figures follow from that.
-
-    Returns:
-        What the run has spent; None without differential privacy, or before its first round.
-
-    Raises:
-        PeerError: the noise of a round is not paid for, a figure is not what it must be, or the budget is exceeded.
-    """
-    promised = promised_in(events)
-    if promised is None:
-        return None
-    if promised.unit == "record":
-        return _check_records(promised, events)
-    rests = promised.rests
-    if rests:
-        _check_rests(rests, events)
-    paid: set[tuple[int, str]] = set()
-    epsilon = 0.0
-    spent: PrivacySpent | None = None
-    multiplier, guaranteed = promised.noise_multiplier or math.nan, promised.guaranteed or 0
-    for event in events:
-        if isinstance(event, NoiseIntended):
-            paid.add((event.round, event.commitment))
-            epsilon = (
-                epsilon_at(promised.delta, rests.sensitivity(len(paid)) / multiplier)
-                if rests
-                else epsilon_of(promised.delta, len(paid), multiplier, guaranteed=guaranteed)
-            )
-            _check_epsilon(event, epsilon)
-            if promised.epsilon is not None and epsilon > promised.epsilon * (1 + 1e-9):
-                raise PeerError(f"epsilon of round {event.round} is {epsilon:g}, expected at most {promised.epsilon:g}")
-        elif isinstance(event, PrivacySpent):
-            spent = event
-            if event.charges != len(paid):
-                raise PeerError(f"round {event.round} states {event.charges} draws of noise, expected {len(paid)}")
-            if event.delta != promised.delta:
-                raise PeerError(f"delta of round {event.round} is {event.delta:g}, expected {promised.delta:g}")
-            _check_epsilon(event, epsilon)
-        elif isinstance(event, RoundFinished) and event.round not in {number for number, _ in paid}:
-            raise PeerError(f"round {event.round} is finished without noise, expected an intent to draw it before")
-    return spent
-
-
-def _check_rests(rests: Rests, events: Sequence[Event]) -> None:
-    """Check that clients rested as long as epsilon rests on, and that each round's noise was drawn once."""
-    last: dict[str, int] = {}
-    for number, clients in sorted(participants_in(events).items()):
-        for client in sorted(clients):
-            if number < (due := last.get(client, -rests.separation) + rests.separation):
-                raise PeerError(f"{client!r} takes part in round {number}, expected not before round {due}")
-            last[client] = number
-    drawn = [event.round for event in events if isinstance(event, NoiseIntended)]
-    if drawn != list(range(1, len(drawn) + 1)) or len(drawn) > rests.rounds:
-        raise PeerError(f"noise was drawn for rounds {drawn}, expected each of {rests.rounds} at most once")
-
-
-def _check_records(promised: PrivacyStarted, events: Sequence[Event]) -> PrivacySpent | None:
-    """The same where every client keeps an account of its own records, of which it says the total."""
-    said: dict[str, float] = {}
-    spent: PrivacySpent | None = None
-    for event in events:
-        if isinstance(event, UpdateReceived) and event.codec != MASKED_CODEC:
-            what = f"epsilon of {event.client!r} in round {event.round}"
-            if event.epsilon is None:
-                raise PeerError(f"{what} is not there, expected it with every update")
-            if promised.epsilon is not None and event.epsilon > promised.epsilon * (1 + 1e-9):
-                raise PeerError(f"{what} is {event.epsilon:g}, expected at most {promised.epsilon:g}")
-            if event.epsilon < said.get(event.client, 0.0):
-                raise PeerError(f"{what} is {event.epsilon:g}, expected no less than {said[event.client]:g} as before")
-            said[event.client] = event.epsilon
-        elif isinstance(event, PrivacySpent):
-            spent = event
-            if event.delta != promised.delta:
-                raise PeerError(f"delta of round {event.round} is {event.delta:g}, expected {promised.delta:g}")
-            if dict(event.by_client) != said:
-                raise PeerError(f"epsilons of clients after round {event.round} are not those of their updates")
-            # Under masks no client says what it has spent: no more than the run's epsilon.
-            _check_epsilon(event, max(said.values(), default=promised.epsilon or math.inf))
-        elif isinstance(event, RoundFinished) and (spent is None or spent.round != event.round):
-            raise PeerError(f"round {event.round} is finished, expected what it cost before")
-    return spent
-
-
-def _check_epsilon(event: NoiseIntended | PrivacySpent, expected: float) -> None:
-    if not math.isclose(expected, event.epsilon, rel_tol=1e-9):
-        raise PeerError(f"epsilon of round {event.round} is {event.epsilon:g}, expected {expected:g}")
 
 
 def replay(

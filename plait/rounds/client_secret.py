@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from plait.rounds.memory import Memory
-from plait.secagg.masks import KEY_BYTES, derived
+from plait.trust.derived import KEY_BYTES, derived
 from plait.wire.settings import Settings
 
 _KEY = "secret"
@@ -56,7 +56,7 @@ class ClientSecret:
 
     def seeded(self, settings: Settings) -> Settings:
         """The settings of a task, with the client's own seed in a masked round."""
-        if not settings.secure_aggregation:
+        if not settings.under_masks:
             return settings
         key = derived(self.value, b"batches", settings.round.to_bytes(8, "big"))
         return replace(settings, seed=int.from_bytes(key[:8], "big") >> 1)

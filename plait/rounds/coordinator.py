@@ -85,7 +85,7 @@ class Coordinator:
         following.recall(recorded)
         try:
             if recorded.finished < state.round:
-                self._conclude(state, recorded)
+                self._conclude(state)
             self._intake.steps.update(recorded.steps)
             if self.plan.has_paces:
                 from plait.rounds.step_budget import Paces
@@ -161,7 +161,7 @@ class Coordinator:
             stop=self.stop,
             roster=roster,
             recorded=recorded,
-            conclude=lambda state: self._conclude(state, recorded),
+            conclude=self._conclude,
             evaluated=self._following.record,
             standing=lambda: self._following.standing if self.plan.watch.take_back else None,
             least=max(self.plan.quorum, self.way.least),
@@ -220,9 +220,9 @@ class Coordinator:
         self.ledger.append(evaluated)
         return self._following.follow_up(state, evaluated)
 
-    def _conclude(self, state: RunState, recorded: Recorded) -> None:
+    def _conclude(self, state: RunState) -> None:
         """Finish a round once its checkpoint is complete."""
-        if state.round not in recorded.spent and (spent := self.way.costs.spent(state, self._log.epsilons)):
+        if spent := self.way.costs.spent(state, self._log.epsilons):
             # Before the adapter is published, whose card says what it cost.
             self.ledger.append(spent)
         if not self.plan.watch.keep_best:

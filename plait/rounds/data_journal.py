@@ -1,31 +1,18 @@
-"""What was unmasked, evaluated and spent of one data set in one federation, over all runs, whatever their names.
+"""What a client's data have been asked for in one federation, over all runs, whatever their names.
 
 A run's own records do not see another run, and a server begins as many runs as it likes, under names of its choice. So
-a client keeps one journal of its data. It refuses:
-
-- to unmask a sum whose clients differ in fewer than `least` from those of an earlier sum of the same numbers: the
-  difference would be that of so few. Training from one adapter gives the same numbers, but for batches and rounding.
-  Losses change little from adapter to adapter, so all evaluations count as the same numbers.
-- a sum from which, together with earlier ones, that of fewer than `least` clients follows by more than one subtraction.
-- to evaluate an adapter again for other clients.
-- an update that would bring epsilon of all runs together above the most that is allowed.
-
-An entry is on disk before the answer that it is about leaves. A third of a sum's clients may have lost theirs: each sum
-takes the shares of two thirds. Knows no file.
+a client keeps one journal of its data, in which features keep entries of their own; each says what it refuses by them.
+An entry is on disk before the answer that it is about leaves. Knows no file and no entry.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from plait.errors import ConfigError, PolicyError
-from plait.secagg.roster import Session
-
-_PRIME = (1 << 61) - 1
-_SLACK = 1 + 1e-9
 
 
 class Lines(Protocol):
@@ -49,221 +36,50 @@ class Lines(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Sum:
-    """A sum that this client helped to unmask.
-
-    Attributes:
-        received: digest of the adapter that its numbers were made from.
-        clients: in it.
-    """
-
-    received: str
-    clients: frozenset[str]
-
-
 @dataclass(eq=False)
 class DataJournal:
     """The journal of one data set in one federation.
 
     Attributes:
         lines: where it is kept.
-        least: the fewest clients in a masked sum, and in the difference of two.
     """
 
     lines: Lines
-    least: int = 1
-    _read: int = field(default=0, init=False)
-    _closed: dict[str, int] = field(default_factory=dict[str, int], init=False)
-    _sums: dict[str, list[_Sum]] = field(default_factory=dict[str, list[_Sum]], init=False)
-    _spent: dict[str, float] = field(default_factory=dict[str, float], init=False)
+    _entries: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]], init=False)
 
-    def check_open(self, session: Session) -> None:
-        """Refuse an attempt at a sum that was unmasked before.
+    def entries(self) -> Sequence[Mapping[str, Any]]:
+        """All entries; of those that were read before none has changed.
 
         Raises:
-            PolicyError: it was, or the journal has lost entries.
+            ConfigError: the journal is damaged.
+            PolicyError: it has lost entries.
         """
-        self._recall()
-        if session.round <= self._closed.get(session.series, -1):
-            raise PolicyError(
-                f"round {session.round} was unmasked before ({session.purpose}), expected a later one: this client's "
-                "journal of its data says so"
-            )
-
-    def check_sum(self, session: Session, received: bytes, clients: Collection[str]) -> None:
-        """Refuse to help unmask a sum that tells of few clients.
-
-        Args:
-            session: of the sum.
-            received: digest of the adapter that its numbers are made from.
-            clients: in it, by name.
-
-        Raises:
-            PolicyError: it tells of fewer than `least` clients, alone or with earlier sums.
-        """
-        self._recall()
-        now = frozenset(clients)
-        advice = "; to take part, lower min-masked-clients in the file given with --policy"
-        if len(now) < self.least:
-            raise PolicyError(f"the masked sum has {len(now)} clients, expected at least {self.least}{advice}")
-        if session.purpose == "evaluate":
-            self._check_adapter(received, now)
-        known = self._comparable(session.purpose, received)
-        if now in known:
-            return
-        fewest = min((len(now ^ before) for before in known), default=self.least)
-        if fewest < self.least:
-            raise PolicyError(
-                f"the masked sum differs from an earlier one in {fewest} clients, expected at least {self.least}: "
-                f"the difference would be their part{advice}"
-            )
-        fewest = fewest_apart([*known, now])
-        if fewest < self.least:
-            raise PolicyError(
-                f"with earlier ones the masked sum gives that of {fewest} clients, expected at least {self.least}"
-                f"{advice}"
-            )
-
-    def _check_adapter(self, received: bytes, clients: frozenset[str]) -> None:
-        before = (each for each in self._sums.get("evaluate", ()) if each.received == received.hex())
-        if any(each.clients != clients for each in before):
-            raise PolicyError(
-                "the adapter was evaluated before with other clients, expected another one or the same clients: the "
-                "difference of both sums would be a few clients' loss"
-            )
-
-    def _comparable(self, purpose: str, received: bytes) -> set[frozenset[str]]:
-        """The clients of each earlier sum of the same numbers, or nearly the same."""
-        earlier = self._sums.get(purpose, ())
-        return {each.clients for each in earlier if purpose == "evaluate" or each.received == received.hex()}
-
-    def note_sum(self, session: Session, received: bytes, clients: Iterable[str]) -> None:
-        """Record a sum before this client helps to unmask it."""
-        self._add(
-            {
-                "unmasked": session.purpose,
-                "run": session.run_id.hex(),
-                "round": session.round,
-                "received": received.hex(),
-                "clients": sorted(clients),
-            }
-        )
-
-    def spent(self, *, besides: str = "") -> float:
-        """Epsilon of all runs together, by adding it up.
-
-        Args:
-            besides: the account of a run that does not count.
-        """
-        self._recall()
-        return sum(epsilon for account, epsilon in self._spent.items() if account != besides)
-
-    def check_budget(self, account: str, epsilon: float, most: float) -> None:
-        """Refuse what would bring epsilon of all runs together above the most.
-
-        Args:
-            account: of the run, by a name that this client gave it.
-            epsilon: that this run would have spent.
-            most: that all runs may spend; 0 for any amount.
-
-        Raises:
-            PolicyError: it would.
-        """
-        others = self.spent(besides=account)
-        if most and others + epsilon > most * _SLACK:
-            raise PolicyError(
-                f"the run would bring epsilon of this client's data in this federation to {others + epsilon:.4g}, "
-                f"{others:.4g} of it in earlier runs, but max-total-epsilon of this client's policy (where it is 0, "
-                f"dp-max-epsilon) allows {most:g} over all runs; to take part, raise it in the file given with --policy"
-            )
-
-    def charge(self, account: str, epsilon: float, delta: float, most: float) -> None:
-        """Pay for what a run will have spent, before it is sent.
-
-        Args:
-            account: of the run, by a name that this client gave it.
-            epsilon: that this run will have spent.
-            delta: that goes with it.
-            most: as for `check_budget`.
-
-        Raises:
-            PolicyError: it would be above the most.
-        """
-        self.check_budget(account, epsilon, most)
-        if epsilon > self._spent.get(account, 0.0):
-            self._add({"spent": account, "epsilon": epsilon, "delta": delta})
-            # Another process may have paid since it was looked at; what is written stays.
-            self.check_budget(account, epsilon, most)
-
-    def _add(self, entry: dict[str, object]) -> None:
-        self.lines.append(json.dumps(entry, sort_keys=True))
-        self._recall()
-
-    def _recall(self) -> None:
-        lines = self.lines.read()
-        if len(lines) < self._read:
+        lines, read = self.lines.read(), len(self._entries)
+        if len(lines) < read:
             raise PolicyError(
                 "this client's journal of its data has fewer entries than a moment ago: restore the newest"
             )
-        for line in lines[self._read :]:
-            self._note(line)
-        self._read = len(lines)
-
-    def _note(self, line: str) -> None:
         try:
-            entry = cast("dict[str, Any]", json.loads(line))
-            if "spent" in entry:
-                account, epsilon = str(entry["spent"]), float(entry["epsilon"])
-                self._spent[account] = max(epsilon, self._spent.get(account, 0.0))
-                return
-            purpose, series = str(entry["unmasked"]), f"{entry['run']} {entry['unmasked']}"
-            self._closed[series] = max(int(entry["round"]), self._closed.get(series, -1))
-            found = _Sum(str(entry["received"]), frozenset(map(str, entry["clients"])))
-            self._sums.setdefault(purpose, []).append(found)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                "this client's journal of its data is damaged: what was unmasked and spent is unknown, so it takes no "
-                "part; restore it"
-            ) from error
+            new = [json.loads(line) for line in lines[read:]]
+        except ValueError as error:
+            raise damaged() from error
+        if not all(isinstance(each, dict) for each in new):
+            raise damaged()
+        self._entries += cast("list[Mapping[str, Any]]", new)
+        return self._entries
+
+    def add(self, entry: Mapping[str, object]) -> None:
+        """Add an entry, durably.
+
+        Raises:
+            MachineError: it cannot be written.
+        """
+        self.lines.append(json.dumps(entry, sort_keys=True))
 
 
-def fewest_apart(sums: Sequence[frozenset[str]]) -> int:
-    """The fewest clients whose part follows from these sums; exact up to two.
-
-    The part of clients follows if it is orthogonal to all that is orthogonal to every sum. There one client's row is
-    zero if its part follows, and two clients' rows are multiples of each other if a part of the two does. Of more than
-    two, those of a row of the sums' reduced echelon form are counted. All modulo a large prime.
-    """
-    names = sorted(frozenset[str]().union(*sums))
-    rows: dict[int, list[int]] = {}  # by the place of the leading 1
-    for clients in sums:
-        row = [int(name in clients) for name in names]
-        for lead, other in rows.items():
-            row = _less(row, other, row[lead])
-        lead = next((place for place, value in enumerate(row) if value), None)
-        if lead is None:
-            continue
-        inverse = pow(row[lead], -1, _PRIME)
-        row = [value * inverse % _PRIME for value in row]
-        rows = {at: _less(other, row, other[lead]) for at, other in rows.items()} | {lead: row}
-    free = [place for place in range(len(names)) if place not in rows]
-    apart = {place: [rows[place][at] for at in free] if place in rows else [int(at == place) for at in free]
-             for place in range(len(names))}  # fmt: skip
-    if not all(map(any, apart.values())):
-        return 1
-    if len({_direction(row) for row in apart.values()}) < len(names):
-        return 2
-    return min(sum(map(bool, row)) for row in rows.values())
-
-
-def _direction(row: Sequence[int]) -> tuple[int, ...]:
-    """The same for all multiples of a row."""
-    inverse = pow(next(filter(None, row)), -1, _PRIME)
-    return tuple(value * inverse % _PRIME for value in row)
-
-
-def _less(row: Sequence[int], other: Sequence[int], times: int) -> list[int]:
-    if not times:
-        return list(row)
-    return [(value - times * more) % _PRIME for value, more in zip(row, other, strict=True)]
+def damaged() -> ConfigError:
+    """What is said of a journal that cannot be read."""
+    return ConfigError(
+        "this client's journal of its data is damaged: what was unmasked and spent is unknown, so it takes no "
+        "part; restore it"
+    )

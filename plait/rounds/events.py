@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from plait.errors import PeerError
 from plait.feature import at, feature_with
 from plait.objective import SFT, Objective, objective_recorded
-from plait.privacy.rests import Rests
 from plait.text import printable
 
 if TYPE_CHECKING:
@@ -39,15 +38,23 @@ class Event(Part):
 
     Attributes:
         event: its kind in the ledger.
+        is_public: whether it says nothing of single clients' data, so that every ledger has all of it; of the core's
+            events `plait.rounds.withheld` says what remains.
         seq: its line, from 0; given by the ledger, like the two below.
         time: when it was written, in seconds since 1970.
         hash: SHA-256 of its line, in hexadecimal; it covers every line before it.
     """
 
     event: ClassVar[str] = ""
+    is_public: ClassVar[bool] = False
     seq: Annotated[Count, Field(exclude=True)] = 0
     time: Annotated[Number, Field(exclude=True)] = 0.0
     hash: Annotated[str, Field(exclude=True)] = ""
+
+    @property
+    def logged(self) -> Mapping[str, float | None]:
+        """What trackers log of a feature's event, by name; it then has a `round`."""
+        return {}
 
     def fields(self) -> dict[str, Json]:
         """The fields as JSON values, without those that the ledger gives; fields that are None are left out."""
@@ -640,96 +647,6 @@ class Diagnostics(Part):
     inputs: Count | None = None
 
 
-class PrivacyStarted(Event):
-    """The run has differential privacy.
-
-    Attributes:
-        unit: what is hidden as a whole: a ``client``, or a ``record`` of one. adjacency: ``zero-out``: its updates or
-        gradients are replaced by zero. observer: from whom it is hidden. epsilon: never exceeded; None for a run that
-        was given its noise multiplier. delta: of the guarantee. noise_multiplier: a round costs what one Gaussian
-        mechanism with noise of this multiple of its sensitivity costs; of records, the noise of a step over the clip
-        norm, and None where each client's follows from epsilon and how many records it has. update_multiplier: noise
-        of the sum of updates, over the clip norm. count_multiplier: noise of the count that an adaptive clip norm
-        follows; None for a fixed one. clip_quantile: that it follows; None likewise. clip_norm: of round 1; of
-        records, None where all gradients are scaled to one norm. clients: number that the sum of a round is divided
-        by. parameters: numbers in an update. noise_over_clip: norm of the noise in a round's mean, over the clip
-        norm; 0 for records. amplification: whether sampling is claimed to lower epsilon, and why. key_check: what the
-        secret noise key must give (see `plait.privacy.key`); empty for records, whose keys are the clients'. batch:
-        records that a step is expected to draw. steps: of a client in the whole run. separation: rounds from
-        one in which a client takes part to the next at the earliest; above 1 epsilon counts a client's rounds.
-        rounds: that were planned, with such a separation. guaranteed: clients whose own noise is in every sum of a
-        whole round, where clients add it under masks. continues: whether the run starts from other runs' adapters,
-        whose epsilons add up with its own.
-    """
-
-    event = "privacy_started"
-    unit: str
-    adjacency: str = ""
-    observer: str = ""
-    epsilon: Number | None = None
-    delta: Number
-    noise_multiplier: Number | None = None
-    update_multiplier: Number | None = None
-    count_multiplier: Number | None = None
-    clip_quantile: Number | None = None
-    clip_norm: Number | None = None
-    clients: Count
-    parameters: Count = 0
-    noise_over_clip: Number = 0.0
-    amplification: str = ""
-    key_check: str = ""
-    batch: Count | None = None
-    steps: Count | None = None
-    separation: Count = 1
-    rounds: Count | None = None
-    guaranteed: Count | None = None
-    continues: bool = False
-
-    @property
-    def rests(self) -> Rests | None:
-        """Of clients between two rounds; None where they may join every round."""
-        return Rests(self.separation, self.rounds or 0) if self.separation > 1 else None
-
-
-class NoiseIntended(Event):
-    """The noise of a round is about to be drawn; from here on it is paid for, whatever becomes of it.
-
-    Attributes:
-        round: its number.
-        commitment: of its updates, readable with the noise key only; the same updates get the same noise. Where clients
-            add the noise, of the list of clients in the sum, which is about to be unmasked.
-        clip_norm: that they are clipped to.
-        epsilon: of everything so far, this included.
-    """
-
-    event = "noise_intended"
-    round: Count
-    commitment: str
-    clip_norm: Number
-    epsilon: Number
-
-
-class PrivacySpent(Event):
-    """After `round`: `epsilon` of the run so far at `delta`, for `charges` draws of noise.
-
-    Attributes:
-        round: its number.
-        epsilon: of everything so far; of records, the largest of any client's.
-        delta: of the guarantee.
-        charges: one per round, and one more wherever a round was drawn again for other updates; None for records.
-        clip_norm: of the next round; None for records.
-        by_client: epsilon of each client's records so far, as the account of each that took part says.
-    """
-
-    event = "privacy_spent"
-    round: Count
-    epsilon: Number
-    delta: Number
-    charges: Count | None = None
-    clip_norm: Number | None = None
-    by_client: Mapping[str, Number] = {}
-
-
 class RoundFinished(Event):
     """A round's updates were aggregated into the adapter.
 
@@ -824,67 +741,6 @@ class Evaluated(Event, MeanScore):
     adapter: str = ""
     own: MeanScore | None = None
     virtual_s: Number | None = None
-
-
-class SumUnmasked(Event):
-    """The masks were taken off a sum over a group of clients; nothing else of what they sent is known.
-
-    Attributes:
-        round: that it belongs to.
-        purpose: ``train`` or ``evaluate``.
-        invited: clients asked for keys. roster: that offered some. shared: that shared their secrets.
-        clients: whose numbers are in the sum.
-        threshold: fewest clients that a sum is unmasked for.
-        neighbours: of each client, with whom it shares masks.
-        bits: of each number.
-        unit: size of the grid that updates were rounded to.
-        certified: whether all clients proved their node keys to each other by certificates.
-        noised: whether each client added its share of the noise of differential privacy.
-        evaluated_by: names of the clients, of a sum of losses.
-    """
-
-    event = "sum_unmasked"
-    round: Count
-    purpose: str = ""
-    invited: Count = 0
-    roster: Count = 0
-    shared: Count = 0
-    clients: Count
-    threshold: Count = 0
-    neighbours: Count = 0
-    bits: Count = 0
-    unit: Number = 0.0
-    certified: bool = False
-    noised: bool = False
-    evaluated_by: tuple[str, ...] = ()
-
-
-class GroupLeftOut(Event):
-    """The mean of a group of clients lies far from those of the other groups, so its sum does not count.
-
-    Attributes:
-        round: that it belongs to.
-        clients: of the group; at least one of them may depart from the protocol.
-        distance: from the median of the groups' means, over the median of these distances.
-    """
-
-    event = "group_left_out"
-    round: Count
-    clients: tuple[str, ...]
-    distance: Number
-
-
-class EvaluationMissed(Event):
-    """The masked sum of the losses after `round` is none that clients can have, is lost, or was not to be had.
-
-    Attributes:
-        round: whose adapter is not evaluated.
-        detail: why.
-    """
-
-    event = "evaluation_missed"
-    round: Count
-    detail: str = ""
 
 
 class StepTakenBack(Event):
@@ -1020,6 +876,14 @@ class Audited(Event):
     epsilon_bound: Number | None = None
     epsilon_most: Number | None = None
     canaries: Count = 0
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What attacks found, one by one."""
+        return tuple(
+            (attack.name, f"AUC {attack.auc:.3f} ± {attack.margin:.3f}, {attack.tpr:.1%} found at 1 % false alarms")
+            for attack in self.attacks
+        )
 
 
 class ClientErased(Event):

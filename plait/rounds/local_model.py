@@ -5,14 +5,14 @@ Knows no torch: `plait.training.local_model` implements the protocol.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterSpec, AdapterState, Float32
+from plait.adapters import AdapterSpec, AdapterState, Float32, Task
 from plait.rounds.client_state import Kept
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.moments import Moments
@@ -21,7 +21,11 @@ from plait.wire.envelope import Header
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
-    from plait.privacy.record import Charge
+    from torch import nn
+
+    from plait.training.learner import LocalTraining, TrainingInputs
+    from plait.training.replicas import Replica
+    from plait.training.step_memory import StepMemory
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,38 @@ class Grid(Protocol):
         ...
 
 
+class OwnSteps(Protocol):
+    """The steps of a feature's own."""
+
+    def take(
+        self,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        inputs: TrainingInputs,
+        *,
+        task: Task,
+        pad_token: int,
+        memory: StepMemory | None,
+        others: Sequence[Replica],
+    ) -> LocalTraining:
+        """Train an adapter.
+
+        Args:
+            model: the base with the adapter.
+            parameters: the adapter's parameters in layout order; overwritten.
+            inputs: examples and settings.
+            task: what the labels are.
+            pad_token: pads short rows.
+            memory: what steps give up to fit into memory.
+            others: the same model and adapter on other devices.
+
+        Raises:
+            PlaitError: it cannot be trained so.
+            Abandoned: nobody waits for this any more.
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class TrainJob:
     """The training of one client in one round: the trainer's inputs, and the values that the answer needs.
@@ -130,7 +166,7 @@ class TrainJob:
         kept: the hooks' values from the client's previous round, by key.
         grid: that the delta is rounded to; None where its codec encodes it.
         client: its name.
-        charge: what its steps cost the client's records, where these are private.
+        steps: that a feature takes in place of plait's own; None for these.
     """
 
     model: LocalModel
@@ -145,7 +181,7 @@ class TrainJob:
     kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
     grid: Grid | None = None
     client: str = ""
-    charge: Charge | None = None
+    steps: OwnSteps | None = None
 
     @property
     def run_id(self) -> bytes:

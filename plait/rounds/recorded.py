@@ -16,9 +16,6 @@ from plait.rounds.events import (
     EndedEarly,
     Evaluated,
     Event,
-    NoiseIntended,
-    PrivacySpent,
-    PrivacyStarted,
     ReplyReceived,
     RoundFinished,
     RoundStarted,
@@ -78,16 +75,6 @@ def kept_in(events: Sequence[Event], *, best: bool) -> Kept | None:
     return Kept(newest.round, newest.adapter) if newest else None
 
 
-def intents_in(events: Sequence[Event]) -> tuple[NoiseIntended, ...]:
-    """Every draw of noise that a private run has paid for."""
-    return tuple(event for event in events if isinstance(event, NoiseIntended))
-
-
-def promised_in(events: Sequence[Event]) -> PrivacyStarted | None:
-    """What a run promised about privacy; None without."""
-    return next((event for event in events if isinstance(event, PrivacyStarted)), None)
-
-
 def participants_in(events: Sequence[Event]) -> dict[int, frozenset[str]]:
     """The clients whose updates came in, by round."""
     found: dict[int, set[str]] = {}
@@ -110,7 +97,6 @@ class Recorded:
         held_out: the recorded evaluations, in the order of their rounds.
         taken_back: rounds whose steps are recorded as taken back, or as impossible to take back.
         ended_early: whether it records that the run ended before its last round.
-        spent: rounds after which it records the privacy spent.
         steps: that clients were asked for, by round and client, where each has its own number.
         epsilons: what private records have cost so far, by client, as it said last.
     """
@@ -125,7 +111,6 @@ class Recorded:
     held_out: tuple[Evaluated, ...]
     taken_back: frozenset[int]
     ended_early: bool
-    spent: frozenset[int]
     steps: Mapping[tuple[int, str], int]
     epsilons: Mapping[str, float]
 
@@ -151,7 +136,6 @@ class Recorded:
             held_out=evaluations_in(events),
             taken_back=frozenset(event.round for event in events if isinstance(event, StepTakenBack)),
             ended_early=any(isinstance(event, EndedEarly) for event in events),
-            spent=frozenset(event.round for event in events if isinstance(event, PrivacySpent)),
             steps={
                 asked: number
                 for event in events

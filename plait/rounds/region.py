@@ -23,7 +23,6 @@ from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.data.histogram import OTHER
 from plait.errors import BaseMismatchError, DiskFullError, PeerError, PlaitError
 from plait.files import read_if_there, write_atomically
-from plait.privacy.mechanism import ClientPrivacy
 from plait.rounds import events
 from plait.rounds.answer_log import AnswerLog
 from plait.rounds.broadcasts import take_step
@@ -39,12 +38,12 @@ from plait.rounds.members import stated
 from plait.rounds.norm_bound import remembered
 from plait.rounds.participant import reason_of
 from plait.rounds.recorded import Recorded
-from plait.rounds.region_sum import RegionSum
+from plait.rounds.region_sum import Adding, RegionSum
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import Held, RunState, Track, initial_state, note_held
-from plait.rounds.spool import Stored
+from plait.rounds.spool import Spool, Stored
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tasks import Tasks
 from plait.rounds.terms import Terms
@@ -79,7 +78,7 @@ class Region:
         channel: to its clients.
         plan: of this level: `clients` are those of the region.
         terms: with the server above.
-        clipping: of a run with privacy of clients, what their updates are clipped to; the server above adds the noise.
+        adder: what adds up the updates of its spool.
         sign: makes the signature under its sums; without it they are not signed.
         max_task_bytes: larger tasks are refused unread.
         refusal: why the newest task was refused; empty if it was not.
@@ -95,7 +94,7 @@ class Region:
     rule: Rule
     optimizer: ServerOptimizer
     terms: Terms
-    clipping: ClientPrivacy | None = None
+    adder: Callable[[Spool], Adding] = RegionSum
     sign: Callable[[bytes], bytes] | None = None
     max_task_bytes: int = MAX_TASK_BYTES
 
@@ -110,7 +109,7 @@ class Region:
             rule=self.rule,
             base_fingerprint=self.base_fingerprint,
         )
-        self._sum = RegionSum(self._spool, self.clipping)
+        self._sum = self.adder(self._spool)
         self._intake = Intake(self._spool, self._sum.check, self.directory, self._log, plan.settings)
         self._settings = TaskSettings(plan, self.rule, new_factors=self._spool.new_factors)
         self._tasks = Tasks(
@@ -326,7 +325,7 @@ class Region:
         if self.plan.settings.records_are_private:
             # The most of any record, of all clients that took part so far: it never falls.
             return figures | {EPSILON: max(self._log.epsilons.values())}
-        if self.clipping:
+        if not self._sum.tells_figures:
             # No noise covers what was measured in training.
             return figures
         told = [of_clients[client] for client in folded if client in of_clients]

@@ -10,13 +10,10 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from plait.rounds import events
+from plait.rounds.card import Card, cards_after
 from plait.rounds.ledger import Follower
-
-if TYPE_CHECKING:
-    from plait.rounds.privacy_card import MaskedCard, PrivacyCard
 
 _TIMED = 64
 """Number of recent rounds and evaluations for estimating the remaining time, of recent updates for their staleness."""
@@ -46,8 +43,7 @@ class RunProgress:
         staleness: of the most recent updates of an asynchronous run.
         unfit: clients that cannot take part: a code, and the client's own message.
         base_loss: held-out loss before round 1; None until known.
-        masked: what masks hide so far; None without secure aggregation.
-        privacy: the guarantee of a run with differential privacy; None without.
+        cards: of features (see `plait.rounds.card`).
         loss: the newest held-out loss and the round before it; None until there is one.
     """
 
@@ -68,8 +64,7 @@ class RunProgress:
     evaluates_beside: bool = False
     staleness: tuple[int, ...] = ()
     unfit: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
-    privacy: PrivacyCard | None = None
-    masked: MaskedCard | None = None
+    cards: Mapping[str, Card] = field(default_factory=dict[str, Card])
     base_loss: float | None = None
     loss: tuple[int, float] | None = None
 
@@ -106,6 +101,10 @@ class RunProgress:
 
     def after(self, event: events.Event) -> RunProgress:
         """The progress after one more event."""
+        cards = cards_after(self.cards, event)
+        return (self if cards is self.cards else replace(self, cards=cards))._after(event)
+
+    def _after(self, event: events.Event) -> RunProgress:
         match event:
             case events.RunStarted() | events.RegionStarted():
                 rounds, every = (
@@ -118,14 +117,6 @@ class RunProgress:
                 return replace(self, state=self.waiting, unfit={}, evaluating_since=None)
             case events.Evaluated():
                 return self._evaluated(event)
-            case events.PrivacyStarted() | events.PrivacySpent():
-                from plait.rounds.privacy_card import PrivacyCard
-
-                return replace(self, privacy=PrivacyCard.after(self.privacy, event))
-            case events.SumUnmasked():
-                from plait.rounds.privacy_card import MaskedCard
-
-                return replace(self, masked=MaskedCard.after(self.masked, event))
             case events.RunFinished():
                 return replace(self, state=_FINISHED)
             case events.Interrupted():

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Self
 
 from plait.errors import PeerError
 from plait.rounds import events
+from plait.rounds.card import Card, cards_after
 
 if TYPE_CHECKING:
     from plait.objective import Objective
-    from plait.rounds.privacy_card import PrivacyCard
 
 _OF_REGION = "a region's ledger has no rounds; `plait verify` checks it, and the server above has the report"
 
@@ -55,8 +55,7 @@ class RunView:
         taken_back: steps that made the adapter worse, by round.
         ended_early: why the run ended before its last round; None if it did not.
         references: baselines, by kind.
-        privacy: the guarantee of a run with differential privacy; None without.
-        privacy_spent: by round.
+        cards: of features (see `plait.rounds.card`).
         audited: what attacks found, if that was recorded.
         of_features: events of features, by kind.
         traffic: by (round, client); round 0 is everything before training.
@@ -79,9 +78,7 @@ class RunView:
     taken_back: dict[int, events.StepTakenBack] = field(default_factory=dict[int, events.StepTakenBack])
     ended_early: events.EndedEarly | None = None
     references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
-    privacy: PrivacyCard | None = None
-    privacy_spent: dict[int, events.PrivacySpent] = field(default_factory=dict[int, events.PrivacySpent])
-    sums: list[events.SumUnmasked] = field(default_factory=list[events.SumUnmasked])
+    cards: Mapping[str, Card] = field(default_factory=dict[str, Card])
     audited: events.Audited | None = None
     of_features: dict[str, list[events.Event]] = field(default_factory=dict[str, list[events.Event]])
     traffic: dict[tuple[int, str], Traffic] = field(default_factory=dict[tuple[int, str], Traffic])
@@ -114,10 +111,7 @@ class RunView:
         if not isinstance(event, events.Resumed):
             self._worked_s += max(0.0, event.time - self.last.time)
         self.last = event
-        if self.privacy or isinstance(event, events.PrivacyStarted):
-            from plait.rounds.privacy_card import PrivacyCard
-
-            self.privacy = PrivacyCard.after(self.privacy, event)
+        self.cards = cards_after(self.cards, event)
         match event:
             case events.ClientsDescribed(clients=described):
                 for client in described:
@@ -150,10 +144,6 @@ class RunView:
                 self.ended_early = event
             case events.Reference():
                 self.references[event.kind] = event
-            case events.PrivacySpent():
-                self.privacy_spent[event.round] = event
-            case events.SumUnmasked():
-                self.sums.append(event)
             case events.Audited():
                 self.audited = event
             case events.Interrupted():

@@ -1,4 +1,4 @@
-"""What the ledger of a run with differential privacy or secure aggregation says; what is not named is left out.
+"""What the ledger of a run says whose clients keep their figures to themselves; what is not named is left out.
 
 Everything that people read of a run (terminal, report, summary, cards, status, metrics, log) is made from its ledger,
 so this one table decides what they get. Kept are settings, who took part when, and what follows from the noised mean.
@@ -17,30 +17,25 @@ from plait.adapters import Json
 from plait.rounds import events
 from plait.rounds.events import Event
 
-_ALL = frozenset({"*"})
+ALL = frozenset({"*"})
+"""All fields of an event."""
 
 KEPT: Mapping[type[Event], frozenset[str]] = {
     # Settings, and what follows from settings and noised means alone.
     events.RunStarted: frozenset(events.RunStarted.model_fields) - {"data"},
-    events.Resumed: _ALL,
-    events.Interrupted: _ALL,
-    events.RunFinished: _ALL,
-    events.PrivacyStarted: _ALL,
-    events.NoiseIntended: _ALL,
-    events.PrivacySpent: _ALL,
-    events.EndedEarly: _ALL,
-    events.PublishFailed: _ALL,
-    events.SumUnmasked: _ALL,
-    events.EvaluationMissed: _ALL,
-    events.GroupLeftOut: _ALL,
-    events.Broadcast: _ALL,
+    events.Resumed: ALL,
+    events.Interrupted: ALL,
+    events.RunFinished: ALL,
+    events.EndedEarly: ALL,
+    events.PublishFailed: ALL,
+    events.Broadcast: ALL,
     events.RoundFinished: frozenset(events.RoundFinished.model_fields) - {"clipped", "weight_capped", "diagnostics"},
     # Who takes part, and when: not hidden.
-    events.WaitingForClients: _ALL,
-    events.ClientsGathered: _ALL,
-    events.RoundStarted: _ALL,
-    events.ClientReplaced: _ALL,
-    events.RoundMissed: _ALL,
+    events.WaitingForClients: ALL,
+    events.ClientsGathered: ALL,
+    events.RoundStarted: ALL,
+    events.ClientReplaced: ALL,
+    events.RoundMissed: ALL,
     events.ClientsDescribed: frozenset({"clients"}),
     events.ClientTurnedAway: frozenset({"node", "client", "reason"}),
     events.ReplyReceived: frozenset({"round", "client", "purpose"}),
@@ -51,43 +46,15 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.StepTakenBack: frozenset(),
     events.Reference: frozenset(),
     # Recorded only where the run's operator asks for it, who is told that membership is not covered.
-    events.Audited: _ALL,
-    events.ClientErased: _ALL,
+    events.Audited: ALL,
+    events.ClientErased: ALL,
     # Times that follow from the sizes of updates; a private run has no virtual clock.
     events.DeviceWorked: frozenset(),
-    events.RegionStarted: _ALL,
+    events.RegionStarted: ALL,
     # Its digest and size follow from the sum, which has no noise yet.
     events.RegionSummed: frozenset({"round", "clients", "received"}),
 }
 """The fields that are kept, by event; ``*`` for all, none for an event that is left out."""
-
-KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
-    **KEPT,
-    # The mean alone: no client's own.
-    events.Evaluated: frozenset(events.Evaluated.model_fields) - {"by_client"},
-    events.UpdateReceived: frozenset(
-        {"round", "client", "codec", "uplink_bytes", "payload_bytes", "bits_per_parameter"}
-    ),
-    events.ReplyReceived: frozenset({"round", "client", "purpose", "uplink_bytes"}),
-    # In the server's words, of what it can see.
-    events.UpdateRefused: _ALL,
-}
-"""The same for a run with secure aggregation: the server knows no more than this of a client, and says as much."""
-
-KEPT_OF_RECORDS: Mapping[type[Event], frozenset[str]] = {
-    **KEPT,
-    # An update has its noise already; what is left out of it is what its client measured.
-    events.UpdateReceived: frozenset(
-        {
-            "round", "client", "uplink_bytes", "payload_bytes", "envelope_bytes", "codec", "bits_per_parameter",
-            "digest", "norms", "signed", "signature", "epsilon", "clients",
-        }
-    ),
-    events.ReplyReceived: frozenset({"round", "client", "purpose", "uplink_bytes"}),
-    events.RoundFinished: _ALL,
-    events.RegionSummed: _ALL,
-}  # fmt: skip
-"""The same for a run with private records."""
 
 _OF_CLIENT = frozenset({"client", "rank", "public_key", "clients"})
 
@@ -99,11 +66,11 @@ def screened(
 
     Args:
         event: as it happened.
-        kept: one of the tables above.
+        kept: the fields that are kept, as above.
         update_bytes: the size that updates are encoded to, where their own sizes are left out.
     """
-    names = kept.get(type(event), frozenset())
-    if names == _ALL:
+    names = kept.get(type(event), ALL if event.is_public else frozenset())
+    if names == ALL:
         return event
     if not names:
         return None

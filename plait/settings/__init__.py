@@ -9,13 +9,11 @@ from plait.settings.evaluation import EvaluationSettings
 from plait.settings.learning import Learning
 from plait.settings.machine import MachineSettings
 from plait.settings.optimizer import OptimizerSettings
-from plait.settings.privacy import Privacy
 from plait.settings.reporting import Reporting
 from plait.settings.table import MOST_EXAMPLES, Table
 
 TABLES: tuple[type[Table], ...] = (
     Learning,
-    Privacy,
     AdapterSettings,
     OptimizerSettings,
     Cohort,
@@ -36,7 +34,6 @@ __all__ = [
     "Learning",
     "MachineSettings",
     "OptimizerSettings",
-    "Privacy",
     "Reporting",
     "Table",
 ]

@@ -16,8 +16,6 @@ class OptimizerSettings(Table):
 
     table: ClassVar[str] = "optimizer"
     heading: ClassVar[str] = "Clients' optimizer"
-    # With dp record dp-clip bounds the gradient of each record instead.
-    within: ClassVar = {"max_grad_norm": ("dp", ("off", "client"))}
 
     learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """AdamW's peak learning rate; with 0 each client finds its own in its first step"""
@@ -36,3 +34,5 @@ class OptimizerSettings(Table):
         """What these settings need of a run, and what they take away."""
         if self.lr_schedule == "slope":
             yield self.says("lr_schedule", needs={Trait.SLOPES: "the rate follows it"})
+        if self.is_given("max_grad_norm"):
+            yield self.says("max_grad_norm", needs={Trait.WHOLE_GRADIENT: ""})

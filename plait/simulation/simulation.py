@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +32,11 @@ from plait.training.spreading import spreading
 from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 
 if TYPE_CHECKING:
+    from plait.rounds.client_secret import ClientSecret
     from plait.rounds.region import Region
     from plait.rounds.terms import Terms
-    from plait.secagg.roster import Offer
     from plait.training.local_model import OwnTrainer
+    from plait.trust.identity import KeyClaim, NodeIdentity
     from plait.trust.keys import NodeKey
 
 # With more clients than these, the text is tokenised again for each task.
@@ -122,19 +124,25 @@ class Simulation:
         way = self._run.client_way(self._speaker(name, memory, terms))
         return Participant(name, self.model(index), memory, max_rank=max_rank, terms=terms, way=way)
 
-    def vouch(self, offer: Offer) -> bool:
+    def vouch(self, claim: KeyClaim) -> bool:
         """Whether a node key is a client's; a simulation has one operator, so keys follow from its seed."""
-        return self._key(offer.client).public_bytes == offer.identity
+        return self._key(claim.client).public_bytes == claim.identity
 
     def _speaker(self, name: str, memory: Memory, terms: Terms) -> Speaker:
-        speaker = Speaker(name, memory, terms=terms)
-        if not self._run.config.secure_aggregation:
-            return speaker
-        from plait.rounds.client_secret import ClientSecret
-        from plait.rounds.masking import NodeIdentity
+        return Speaker(
+            name, memory, terms=terms, identity=partial(self._identity, name), secret=partial(self._secret, name)
+        )
 
-        key, secret = self._key(name), ClientSecret.simulated(self._run.config.seed, name)
-        return replace(speaker, identity=NodeIdentity(key.public_bytes, key.sign, self.vouch), secret=secret)
+    def _secret(self, name: str) -> ClientSecret:
+        from plait.rounds.client_secret import ClientSecret
+
+        return ClientSecret.simulated(self._run.config.seed, name)
+
+    def _identity(self, name: str) -> NodeIdentity:
+        from plait.trust.identity import NodeIdentity
+
+        key = self._key(name)
+        return NodeIdentity(key.public_bytes, key.sign, self.vouch)
 
     def _key(self, name: str) -> NodeKey:
         from plait.trust.keys import NodeKey

@@ -238,7 +238,7 @@ class PeftLocalModel:
     def kinship(self, job: TrainJob) -> tuple[object, ...] | None:
         """The key of jobs that can be done together; None for one that must be done alone."""
         settings = job.settings
-        if self.own_trainer is not None or settings.loss != CROSS_ENTROPY or settings.objective != SFT or job.charge:
+        if self.own_trainer is not None or settings.loss != CROSS_ENTROPY or settings.objective != SFT or job.steps:
             return None
         if len(self.base.devices) > 1:
             return None
@@ -256,11 +256,9 @@ class PeftLocalModel:
         parameters = adapter_parameters(model, spec.layout)
         others = [Replica(other, adapter_parameters(other, spec.layout)) for other in rest]
         split = self.split(spec, settings)
-        if job.charge:
-            from plait.training.private_steps import train_privately
-
-            done = train_privately(
-                model, parameters, self.inputs(job), job.charge, task=spec.task, pad_token=self.base.pad_token,
+        if job.steps:
+            done = job.steps.take(
+                model, parameters, self.inputs(job), task=spec.task, pad_token=self.base.pad_token,
                 memory=self.base.step_memory, others=others,
             )  # fmt: skip
             return _learned(job, done)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from google.protobuf.message import Message
 
 from plait.errors import PeerError
-from plait.on_demand import OnDemand
+from plait.feature import at, feature_with
 from plait.text import printable
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical
@@ -105,11 +105,6 @@ class FurtherReply(Protocol):
 
 CoreTask: TypeAlias = DescribeTask | TrainTask | EvaluateTask
 Task: TypeAlias = CoreTask | FurtherTask
-
-FURTHER_TASKS: OnDemand[Callable[[Any], FurtherTask]] = OnDemand({"masking": "plait.wire.masking:read_task"})
-"""What reads tasks of features, by the field that they are in."""
-FURTHER_REPLIES: OnDemand[Callable[[Any], FurtherReply]] = OnDemand({"masked": "plait.wire.masking:read_reply"})
-"""What reads the answers to them."""
 
 
 @dataclass(frozen=True)
@@ -298,7 +293,18 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
         case None:
             raise PeerError("task asks for nothing, expected describe, train, evaluate or a task of a feature")
         case field:
-            return FURTHER_TASKS[field](getattr(message, field))
+            return _reader("messages", field)(getattr(message, field))
+
+
+def _reader(what: Literal["messages", "replies"], field: str) -> Callable[[Any], Any]:
+    """What reads the task, or the answer to one, that a feature has in a field.
+
+    Raises:
+        PeerError: the feature is not here.
+    """
+    if feature := feature_with(what, field):
+        return at(getattr(feature, what)[field])
+    raise PeerError(f"'{field}' is of a feature that is not here, expected one of this installation")
 
 
 def run_of(data: bytes, *, max_bytes: int) -> bytes:
@@ -402,7 +408,7 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
         case None:
             raise PeerError("reply has no answer, expected a card, an update, an evaluation or a refusal")
         case field:
-            return FURTHER_REPLIES[field](getattr(message, field))
+            return _reader("replies", field)(getattr(message, field))
 
 
 def _values(message: Message, kind: type[ClientCard | Evaluation]) -> dict[str, Any]:

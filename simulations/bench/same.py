@@ -22,7 +22,6 @@ from plait.data import Message, Record, RecordKind
 from plait.errors import MachineError
 from plait.features.cards.training.placement import bytes_by_device
 from plait.features.objectives.training.completions import Drawing, completions_of
-from plait.privacy.record import Charge, RecordPrivacy
 from plait.rounds.local_model import TrainJob
 from plait.rounds.moved_base import MovedBase
 from plait.training.bases import locate_base
@@ -33,7 +32,6 @@ from plait.training.examples import IGNORED, Example
 from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel
 from plait.training.memory_plan import SLACK, SLICES, size_of
-from plait.training.private_steps import train_privately
 from plait.training.replicas import Replica
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.scoring import scores
@@ -171,6 +169,9 @@ def _blocks_over_devices(compute: Compute) -> Array:
         raise ValueError(f"blocks are not placed over devices: {placement}")
     found = client.trained(rows(), memory=StepMemory(recomputed=1))
     model = client.base.carrying(spec, _moved(client.made))
+    from plait.features.privacy.record import Charge, RecordPrivacy
+    from plait.features.privacy.training.private_steps import train_privately
+
     privacy = RecordPrivacy(records=6, batch=4, noise=2e-4, delta=1e-5, epsilon=float("inf"), clip_norm=0.5)
     private = train_privately(
         model, adapter_parameters(model, spec.layout), TrainingInputs(rows(), SETTINGS, initial.flat),
@@ -211,6 +212,9 @@ def _private(compute: Compute) -> Array:
     client = _Client.of(compute)
     spec, initial = client.made.spec, client.made.initial
     model = client.base.carrying(spec, initial)
+    from plait.features.privacy.record import Charge, RecordPrivacy
+    from plait.features.privacy.training.private_steps import train_privately
+
     privacy = RecordPrivacy(records=6, batch=4, noise=2e-4, delta=1e-5, epsilon=float("inf"), clip_norm=0.5)
     done = train_privately(
         model, adapter_parameters(model, spec.layout), TrainingInputs(rows(), SETTINGS, initial.flat),

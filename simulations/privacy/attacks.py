@@ -25,11 +25,12 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from plait.adapters import AdapterState, load_peft_directory  # noqa: E402
-from plait.config import RunConfig  # noqa: E402
+from plait.config import config_from_table  # noqa: E402
 from plait.data import Dataset, Record, RecordKind, as_dataset  # noqa: E402
 from plait.features.attacks.canary import audit  # noqa: E402
 from plait.features.attacks.membership import exposures, simulated_sides  # noqa: E402
 from plait.features.attacks.scores import Attack  # noqa: E402
+from plait.features.privacy.run import privacy_of  # noqa: E402
 from plait.rounds.ledger import read_events  # noqa: E402
 from plait.rounds.recorded import intents_in  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
@@ -106,7 +107,7 @@ def dataset_of(records: Sequence[Record], seed: int) -> Dataset:
 
 def trained(settings: Mapping[str, object], dataset: Dataset, out: Path, loaded: Loaded) -> RunDirectory:
     """One run of a cell."""
-    config = RunConfig(**{**COMMON, **settings, "out": str(out)})
+    config = config_from_table({**COMMON, **settings, "out": str(out)})
     run, data = prepare(config, quiet=True, dataset=dataset, loaded=loaded)
     execute(run, data, begin(run, quiet=True), quiet=True, loaded=loaded)
     return RunDirectory.find(out)
@@ -122,7 +123,7 @@ def measured(name: str, *, shadows: int, loaded: Loaded) -> dict[str, object]:
             dataset = dataset_of(records, seed)
             directory = trained({**settings, "seed": seed}, dataset, out, loaded)
             run, data = prepare(
-                RunConfig(**{**COMMON, **settings, "seed": seed}), quiet=True, dataset=dataset, loaded=loaded
+                config_from_table({**COMMON, **settings, "seed": seed}), quiet=True, dataset=dataset, loaded=loaded
             )
             simulation = Simulation(run, data, loaded)
             adapter = load_peft_directory(directory.adapter)
@@ -145,7 +146,7 @@ def measured(name: str, *, shadows: int, loaded: Loaded) -> dict[str, object]:
                 texts = [record.content for record in dataset.records]
                 first["exposure"] = [vars(each) for each in exposures(base, adapter, candidates, texts, batch_size=16)]
                 charges = len(intents_in(read_events(directory.ledger)))
-                if privacy := run.settled.privacy:
+                if privacy := privacy_of(run.config):
                     proven = audit(privacy, rounds=charges)
                     first |= {"epsilon_bound": proven.bound, "epsilon_bound_most": proven.most}
                     first |= {"noise_over_clip": privacy.noise_over_clip(spec.layout.size)}

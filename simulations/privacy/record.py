@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from plait.adapters import AdapterState, load_peft_directory  # noqa: E402
 from plait.adapters.methods import method_named  # noqa: E402
-from plait.config import RunConfig  # noqa: E402
+from plait.config import config_from_table  # noqa: E402
 from plait.data import Dataset, Record, RecordKind  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
 from plait.run import Run  # noqa: E402
@@ -71,7 +71,7 @@ def gained(name: str, epsilon: float, times: float, seed: int, path: Path, loade
         rate = times * method.learning_rate_at(int(str(settings["rank"])))
         settings |= {"dp": "record", "dp_epsilon": epsilon, "learning_rate": rate}
     with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig(**{**settings, "out": f"{folder}/run"})
+        config = config_from_table({**settings, "out": f"{folder}/run"})
         begun = time.process_time()
         run, data = prepare(config, quiet=True, dataset=dataset, loaded=loaded)
         execute(run, data, begin(run, quiet=True), quiet=True, loaded=loaded)

@@ -20,8 +20,9 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 from record import measured, pieces  # noqa: E402
 
-from plait.config import RunConfig  # noqa: E402
+from plait.config import config_from_table  # noqa: E402
 from plait.data import Dataset, RecordKind, as_dataset  # noqa: E402
+from plait.features.privacy.card import PrivacyCard  # noqa: E402
 from plait.rounds.ledger import read_events  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
 from plait.rounds.run_view import RunView  # noqa: E402
@@ -49,7 +50,7 @@ def cell(name: str, epsilon: float, clip: float, seed: int, loaded: Loaded) -> d
     if name != "no privacy":
         settings |= {"dp_epsilon": epsilon, "dp_clip": clip}
     with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig(**{**settings, "out": f"{folder}/run"})
+        config = config_from_table({**settings, "out": f"{folder}/run"})
         begun = time.process_time()
         dataset = Dataset.of(f"pieces-{seed}", RecordKind.TEXT, records)
         run, data = prepare(config, quiet=True, dataset=dataset, loaded=loaded)
@@ -57,9 +58,10 @@ def cell(name: str, epsilon: float, clip: float, seed: int, loaded: Loaded) -> d
         taken = time.process_time() - begun
         before, after, size = measured(run, data, others, loaded)
         view = RunView.of(read_events(RunDirectory.find(Path(config.out)).ledger))
-    promised = view.privacy.promised if view.privacy else None
+    card = next((each for each in view.cards.values() if isinstance(each, PrivacyCard)), None)
+    promised = card.promised if card else None
     return {
-        "cell": name, "epsilon": view.privacy.epsilon if view.privacy else None, "clip": clip, "seed": seed,
+        "cell": name, "epsilon": card.epsilon if card else None, "clip": clip, "seed": seed,
         "parameters": size, "base": round(before, 4), "gain": round(before - after, 4),
         "noise_multiplier": promised and promised.noise_multiplier,
         "noise_over_clip": promised and promised.noise_over_clip, "cpu_s": round(taken, 1),

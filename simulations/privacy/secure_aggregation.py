@@ -30,15 +30,15 @@ from flwr.common.secure_aggregation.ndarrays_arithmetic import (
 from flwr.common.secure_aggregation.secaggplus_constants import Key
 from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
 
-from plait.rounds.figures import TRAINING
-from plait.secagg.client import MaskingClient
-from plait.secagg.coding import Coding, bits_for, unit_for
-from plait.secagg.ring import Ring
-from plait.secagg.roster import Offer, Session
-from plait.secagg.rotation import Rotation
-from plait.secagg.server import Collecting, agree
+from plait.features.secagg.client import MaskingClient
+from plait.features.secagg.coding import Coding, bits_for, unit_for
+from plait.features.secagg.figures import TRAINING
+from plait.features.secagg.messages import MaskedReply, MaskedUpdate, Parcels, Ready, Revealed, Signed
+from plait.features.secagg.ring import Ring
+from plait.features.secagg.roster import Offer, Session
+from plait.features.secagg.rotation import Rotation
+from plait.features.secagg.server import Collecting, agree
 from plait.trust.keys import NodeKey
-from plait.wire.masking import MaskedReply, MaskedUpdate, Parcels, Ready, Revealed, Signed
 from plait.wire.messages import encode_reply
 
 # The package has a function of the same name.

@@ -22,7 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 from record import measured, pieces  # noqa: E402
 
-from plait.config import RunConfig  # noqa: E402
+from plait.config import config_from_table  # noqa: E402
 from plait.data import Dataset, RecordKind, as_dataset  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
 from plait.simulation.execution import begin, execute, prepare  # noqa: E402
@@ -49,7 +49,7 @@ def gained(way: str, clip: float, seed: int, loaded: Loaded) -> dict[str, object
     dataset = Dataset.of(f"pieces-{seed}", RecordKind.TEXT, records)
     settings = {**COMMON, **WAYS[way], "seed": seed} | ({"dp_clip": clip} if way != "none" else {})
     with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig(**{**settings, "out": f"{folder}/run"})
+        config = config_from_table({**settings, "out": f"{folder}/run"})
         begun = time.process_time()
         run, data = prepare(config, quiet=True, dataset=dataset, loaded=loaded)
         execute(run, data, begin(run, quiet=True), quiet=True, loaded=loaded)

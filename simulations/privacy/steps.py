@@ -24,14 +24,15 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from plait.adapters import Task  # noqa: E402
 from plait.adapters.methods import AdapterRequest  # noqa: E402
-from plait.privacy.record import Charge, RecordPrivacy  # noqa: E402
-from plait.training import example_gradients, losses  # noqa: E402
+from plait.features.privacy.record import Charge, RecordPrivacy  # noqa: E402
+from plait.features.privacy.training import example_gradients  # noqa: E402
+from plait.features.privacy.training.private_steps import train_privately  # noqa: E402
+from plait.training import losses  # noqa: E402
 from plait.training.bases import locate_base  # noqa: E402
 from plait.training.blueprint import design, read_base_config  # noqa: E402
 from plait.training.device import Compute  # noqa: E402
 from plait.training.examples import Example  # noqa: E402
 from plait.training.learner import TrainingInputs  # noqa: E402
-from plait.training.private_steps import train_privately  # noqa: E402
 from plait.training.resident import ResidentBase, adapter_parameters  # noqa: E402
 from plait.training.trainer import train_steps  # noqa: E402
 from plait.wire.settings import Settings  # noqa: E402

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from client.proposal import Proposal
-from plait.config import RunConfig
+from plait.config import config_from_table
 from plait.policy import Policy
 
 
 def lines(**settings: object) -> str:
-    config = RunConfig.model_validate({"local-steps": 5, "batch-size": 4, "seq-len": 32, **settings})
+    config = config_from_table({"local-steps": 5, "batch-size": 4, "seq-len": 32, **settings})
     return "\n".join(Proposal("here:1", config, b"", "my.jsonl", Policy(), None).lines)
 
 

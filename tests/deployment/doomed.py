@@ -12,12 +12,12 @@ import signal
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from plait.rounds.masked_attempts import MaskedAttempts
-from plait.rounds.masked_stage import MaskedStage
-from plait.rounds.masking import Masking
+from plait.features.secagg.masked_attempts import MaskedAttempts
+from plait.features.secagg.masked_stage import MaskedStage
+from plait.features.secagg.masking import Masking
+from plait.features.secagg.messages import Delivery, Survivors, Unmasking
+from plait.features.secagg.roster import Roster
 from plait.rounds.run_directory import RunDirectory
-from plait.secagg.roster import Roster
-from plait.wire.masking import Delivery, Survivors, Unmasking
 
 _STAGES = {type(None): "keys", Roster: "shares", Delivery: "delivery", Survivors: "signatures", Unmasking: "unmasking"}
 

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from plait.features.secagg.masked_sum import Summed, sum_file
 from plait.rounds.ledger import read_lines
-from plait.rounds.masked_sum import Summed, sum_file
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.provision import provision
 from tests.commands import run_command

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -33,12 +37,23 @@ def code_of(file: Path) -> str:
     return "\n".join(lines)
 
 
+def places_of(feature: Feature) -> list[str]:
+    """All places that a declaration names."""
+    said = (getattr(feature, each.name) for each in fields(feature))
+    listed = (
+        value.values() if isinstance(value, Mapping) else [value] if isinstance(value, str) else value for value in said
+    )
+    several = [each for values in listed if isinstance(values, Iterable) for each in values]
+    return [each for each in several if isinstance(each, str) and re.fullmatch(r"plait\.[\w.]+:\w+", each)]
+
+
 def test_every_folder_is_a_feature_of_its_name_and_lies_with_its_tests() -> None:
     folders = {file.parent.name for file in (ROOT / "plait/features").glob("*/__init__.py")}
     assert folders == set(FEATURES)
     for name, feature in FEATURES.items():
         assert feature.name == name
-        assert feature.settings is None or feature.settings.table in (name, *(each.table for each in TABLES))
+        # A table may be the core's, or another feature's.
+        assert feature.settings is None or feature.settings.table in (*FEATURES, *(each.table for each in TABLES))
         assert (ROOT / "tests/features" / name).is_dir(), name
 
 
@@ -53,21 +68,29 @@ def test_no_file_of_the_core_names_a_feature() -> None:
 
 @pytest.mark.parametrize("feature", FEATURES.values(), ids=lambda feature: feature.name)
 def test_a_feature_imports_nothing_of_another(feature: Feature) -> None:
-    others = re.compile("|".join(rf"features[./]{name}\b" for name in FEATURES if name != feature.name) or "$^")
+    other = FEATURES.keys() - {feature.name, *feature.meets}
+    others = re.compile("|".join(rf"features[./]{name}\b" for name in other) or "$^")
     for file in (ROOT / "plait/features" / feature.name).rglob("*.py"):
         assert not others.search(file.read_text()), file
 
 
+MEETING = [feature for feature in FEATURES.values() if not FEATURES.keys().isdisjoint(feature.meets)]
+
+
+@pytest.mark.parametrize("feature", MEETING, ids=lambda feature: feature.name)
+def test_a_feature_imports_one_that_it_meets_where_the_two_meet_and_is_not_met_by_it(feature: Feature) -> None:
+    """So it does what it does alone where that one's folder is gone."""
+    modules = sorted({place.partition(":")[0] for place in places_of(feature)})
+    for name in FEATURES.keys() & {*feature.meets}:
+        assert feature.name not in FEATURES[name].meets
+        code = f"import sys; sys.modules['plait.features.{name}'] = None; import {', '.join(modules)}"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("feature", FEATURES.values(), ids=lambda feature: feature.name)
 def test_all_that_a_feature_declares_is_there(feature: Feature) -> None:
-    of_run = (feature.starts, feature.continues, feature.way, feature.beside, feature.shares, feature.node)
-    of_its_end = (feature.shows, feature.ending, feature.afterwards)
-    by_name = (*feature.verbs.values(), *feature.objectives.values())
-    for place in (*by_name, *feature.sections, *filter(None, (*of_run, *of_its_end))):
-        assert callable(at(place)), place
-    for place in filter(
-        None, (*feature.contracts.values(), feature.live_page, feature.check, feature.holding, feature.spreading)
-    ):
+    for place in places_of(feature):
         assert at(place), place
     for name, place in feature.names.items():
         assert at(place).__name__ == name

@@ -58,10 +58,8 @@ def test_no_function_brings_a_library_of_training_along_before_it_is_called() ->
 MOST_LINES = 36_500
 """Of plait that the plainest run there is may import."""
 FEATURES = (
-    *("plait.features", "plait.secagg", "plait.regional"),
-    *("plait.privacy.mechanism", "plait.rounds.masking", "plait.rounds.masked_sum", "plait.simulation.planned_run"),
-    *("plait.rounds.privacy_card", "plait.simulation.fleet"),
-    *("plait.training.serving", "plait.training.private_steps"),
+    *("plait.features", "plait.regional", "plait.simulation.planned_run", "plait.simulation.fleet"),
+    "plait.training.serving",
     *("plait.exporting.outlets", "plait.data.hub"),
 )
 

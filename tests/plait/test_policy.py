@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plait.adapters.methods import METHODS
-from plait.config import RunConfig
+from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PolicyError
 from plait.policy import Policy, default_policy_toml, load_policy
 from plait.welcome import WELCOME_KEYS
@@ -56,7 +56,7 @@ def test_the_default_file_is_the_default_policy(tmp_path):
 )
 def test_a_run_that_asks_for_too_much_is_refused_with_the_key_and_the_remedy(asked, key):
     with pytest.raises(PolicyError, match=rf"^the run asks for .* but {key} of this client's policy allows .*--policy"):
-        Policy().check_run(RunConfig(**asked))
+        Policy().check_run(config_from_table(asked))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_run_that_asks_for_too_much_is_refused_with_the_key_and_the_remedy(ask
     ],
 )
 def test_an_operator_can_allow_more(allowed, asked):
-    Policy.model_validate(allowed).check_run(RunConfig(**asked))
+    Policy.model_validate(allowed).check_run(config_from_table(asked))
 
 
 def test_what_a_policy_leaves_open_follows_from_the_plan_that_its_operator_is_shown():
@@ -205,8 +205,8 @@ PRIVATE = {"dp": "client", "dp_epsilon": 8.0, "dp_delta": 1e-5, "clients": 100}
 )
 def test_a_client_that_insists_on_privacy_refuses_a_run_that_promises_less(asked, message):
     with pytest.raises(PolicyError, match=message):
-        Policy(dp_max_epsilon=4.0).check_run(RunConfig(**asked))
-    Policy().check_run(RunConfig(**asked))
+        Policy(dp_max_epsilon=4.0).check_run(config_from_table(asked))
+    Policy().check_run(config_from_table(asked))
 
 
 OF_RECORDS = {"dp": "record", "dp_epsilon": 8.0, "dp_delta": 1e-5}
@@ -214,18 +214,18 @@ OF_RECORDS = {"dp": "record", "dp_epsilon": 8.0, "dp_delta": 1e-5}
 
 def test_a_client_can_insist_on_noise_of_its_own():
     policy = Policy(dp_max_epsilon=8.0, dp_unit="record")
-    policy.check_run(RunConfig(**OF_RECORDS))
+    policy.check_run(config_from_table(OF_RECORDS))
     with pytest.raises(PolicyError, match="dp of the run is 'client', so that the server is to add the noise, but dp-"):
-        policy.check_run(RunConfig(**PRIVATE))
+        policy.check_run(config_from_table(PRIVATE))
     with pytest.raises(PolicyError, match="the run may spend epsilon 8 at delta 1e-05, but dp-max-epsilon"):
-        Policy(dp_max_epsilon=4.0).check_run(RunConfig(**OF_RECORDS))
+        Policy(dp_max_epsilon=4.0).check_run(config_from_table(OF_RECORDS))
     # What a noise multiplier comes to depends on how many records a client has.
-    policy.check_run(RunConfig(**{**OF_RECORDS, "dp_epsilon": 0.0, "dp_noise_multiplier": 0.1}))
+    policy.check_run(config_from_table({**OF_RECORDS, "dp_epsilon": 0.0, "dp_noise_multiplier": 0.1}))
 
 
 def test_a_run_that_promises_enough_is_accepted():
-    Policy(dp_max_epsilon=8.0).check_run(RunConfig(**PRIVATE))
-    Policy(dp_max_epsilon=12.0).check_run(RunConfig(**{**PRIVATE, "dp_epsilon": 0.0, "dp_noise_multiplier": 1.0}))
+    Policy(dp_max_epsilon=8.0).check_run(config_from_table(PRIVATE))
+    Policy(dp_max_epsilon=12.0).check_run(config_from_table({**PRIVATE, "dp_epsilon": 0.0, "dp_noise_multiplier": 1.0}))
 
 
 @pytest.mark.parametrize(
@@ -263,5 +263,5 @@ def test_a_client_can_insist_on_masks():
     policy = Policy(require_secure_aggregation=True)
     with pytest.raises(PolicyError, match=r"the run has no secure aggregation, .* but require-secure-aggregation of"):
         policy.check_run(RunConfig())
-    policy.check_run(RunConfig(secure_aggregation=True))
+    policy.check_run(config_from_table({"secure-aggregation": True}))
     Policy().check_run(RunConfig())

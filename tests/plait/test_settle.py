@@ -5,6 +5,8 @@ import pytest
 from plait.adapters.methods import METHODS
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError
+from plait.features.privacy.run import privacy_of
+from plait.features.secagg.run import masked_of
 from plait.rounds.events import DataUsed
 from plait.settle import settle, settle_on_data
 from plait.traits import Trait
@@ -70,8 +72,7 @@ def test_with_differential_privacy_the_method_gives_the_learning_rate() -> None:
     private = {"dp": "client", "dp-noise-multiplier": 1.0}
     settled = settle(config_from_table(private))
     assert settled.config.learning_rate == METHODS["lora"].learning_rate
-    assert settled.privacy
-    assert settled.privacy.largest_step > 0
+    assert privacy_of(settled.config).largest_step > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -277,16 +278,16 @@ def test_a_masked_sum_has_at_least_three_clients(given):
 def test_secure_aggregation_turns_off_what_looks_at_single_clients():
     settled = settle(config_from_table(MASKED))
     assert (settled.config.norm_bound, settled.config.keep) == ("off", "last")
-    assert settled.masked.clients == 8
+    assert masked_of(settled.config).clients == 8
     assert settled.plan.settings.secure_aggregation
     assert settle(settled.config) == settled
-    assert settle(config_from_table({"clients": 8})).masked is None
+    assert not settle(config_from_table({"clients": 8})).plan.settings.secure_aggregation
 
 
 def test_under_masks_every_client_adds_its_share_of_the_noise_of_private_clients():
     settled = settle(config_from_table({**MASKED, "clients": 100, "dp": "client", "dp-epsilon": 8.0, "dp-clip": 0.3}))
-    privacy, task = settled.privacy, settled.plan.settings
-    assert settled.masked.privacy == privacy
+    privacy, task = privacy_of(settled.config), settled.plan.settings
+    assert masked_of(settled.config).privacy == privacy
     assert (privacy.clients, privacy.guaranteed) == (100, 67)
     assert (task.client_noise, task.client_clip, task.client_cohort) == (privacy.noise_multiplier, 0.3, 100)
     assert privacy.epsilon_after(settled.config.rounds) <= 8.0
@@ -335,7 +336,9 @@ def test_what_a_private_run_cannot_have_is_refused_in_one_line_with_both_setting
 
 def test_where_clients_rest_a_private_run_takes_less_noise():
     given = {**PRIVATE, **RESTING, "rounds": 100}
-    none, rests = (settle(config_from_table({**given, **other})).privacy for other in ({"dp-min-separation": 1}, {}))
+    none, rests = (
+        privacy_of(settle(config_from_table({**given, **other})).config) for other in ({"dp-min-separation": 1}, {})
+    )
     assert none.rests is None
     assert none.noise_multiplier / rests.noise_multiplier == pytest.approx(10**0.5)
     for privacy in (none, rests):
@@ -366,7 +369,7 @@ def test_private_records_have_noise_and_a_clip_norm_of_their_own():
 def test_private_records_are_in_the_settings_that_clients_get_and_go_with_every_rule(more):
     settled = settle(config_from_table({**OF_RECORDS, **more}))
     task = settled.plan.settings
-    assert settled.privacy is None
+    assert privacy_of(settled.config) is None
     assert (task.record_delta, task.record_epsilon, task.record_noise, task.record_clip) == (1e-5, 8.0, 0.0, 0.0)
     assert (settled.config.norm_bound, settled.config.keep) == ("10", "last")
     # A learning rate that is found in the data is not private.
@@ -384,8 +387,8 @@ def test_a_private_run_turns_off_what_reads_single_clients():
     assert settled.config.norm_bound == "off"
     assert settled.config.keep == "last"
     assert settled.config.dp_delta == 1e-5
-    assert settled.privacy.clients == 100
-    assert settled.privacy.first_clip(10_000) > 0
+    assert privacy_of(settled.config).clients == 100
+    assert privacy_of(settled.config).first_clip(10_000) > 0
     # Complete settings, such as those of a run's own config.toml, do not change.
     assert settle(settled.config).config == settled.config
     assert settle(
@@ -397,12 +400,12 @@ def test_a_run_without_privacy_bounds_norms_as_ever():
     settled = settle(config_from_table({}))
     assert settled.config.norm_bound == "10"
     assert settled.plan.watch.take_back
-    assert settled.privacy is None
+    assert privacy_of(settled.config) is None
     assert settle(config_from_table({"norm-bound": "off"})).config.norm_bound == "off"
 
 
 def test_the_noise_follows_from_epsilon_and_rounds():
-    few, many = (settle(config_from_table({**PRIVATE, "rounds": rounds})).privacy for rounds in (5, 500))
+    few, many = (privacy_of(settle(config_from_table({**PRIVATE, "rounds": rounds})).config) for rounds in (5, 500))
     assert many.noise_multiplier == pytest.approx(10 * few.noise_multiplier)
     assert many.epsilon_after(500) == pytest.approx(8.0)
 
@@ -451,7 +454,7 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     ({"rounds-mode": "async"}, "rounds-mode", {"correction": "scaffold"}, Trait.WAITS),
     ({"rounds-mode": "async"}, "rounds-mode", {"own-share": 0.3}, Trait.WAITS),
     ({"rounds-mode": "async"}, "rounds-mode", OF_CLIENTS, Trait.WAITS),
-    ({"rounds-mode": "async"}, "rounds-mode", MASKED, Trait.WAITS),
+    ({"rounds-mode": "async"}, "rounds-mode", MASKED, Trait.RELEASED),
     ({"rounds-mode": "async"}, "rounds-mode", {"patience": 2}, Trait.WAITS),
     ({"rounds-mode": "async"}, "rounds-mode", {"keep": "best"}, Trait.WAITS),
     ({"tree": "2x4"}, "tree", {"rounds-mode": "async"}, Trait.WAITS),

@@ -87,10 +87,11 @@ def test_every_trait_is_needed_by_some_part_and_taken_by_another():
 NUMBERS = {
     "plait/features/asynchronous/__init__.py:check_clients",
     "plait/config.py:_check_numbers",
-    "plait/privacy/mechanism.py:multiplier_for",
-    "plait/rounds/masked_rounds.py:noised_grid",
+    "plait/features/privacy/mechanism.py:multiplier_for",
+    "plait/features/secagg/masked_rounds.py:noised_grid",
     "plait/settings/cohort.py:check_clients",
-    "plait/settings/privacy.py:check_clients",
+    "plait/features/privacy/settings.py:check_clients",
+    "plait/features/secagg/settings.py:check_clients",
     "plait/simulation/execution.py:prepare",
 }
 # … or a key, data or a machine is not what was expected, …
@@ -103,7 +104,7 @@ OTHERS = {
 # … and those of two parts of a run, of which there are to be ten at most.
 PAIRS = {
     "plait/config.py:_check_combinations",  # a setting without that which gives it a meaning (`Table.within`)
-    "plait/settings/privacy.py:_check_noise",  # epsilon or noise; an adaptive clip norm with rests
+    "plait/features/privacy/settings.py:_check_noise",  # epsilon or noise; an adaptive clip norm with rests
     "plait/settle.py:settle",  # FedDyn has a server step of its own
     "plait/features/stacking/starting.py:_beneath",  # the shape of an adapter, once it is resolved
     "plait/features/stacking/starting.py:_composed",

@@ -92,7 +92,7 @@ def test_a_value_that_cannot_be_is_the_servers_fault(key, value):
 def test_clients_are_told_of_privacy_only_where_the_run_has_some():
     keys = {"dp", "dp-epsilon", "dp-delta", "dp-clip", "dp-noise-multiplier"}
     assert not keys & set(welcome_table(RunConfig().to_table()))
-    told = welcome_table(RunConfig(dp="client", dp_epsilon=8.0).to_table())
+    told = welcome_table(config_from_table({"dp": "client", "dp-epsilon": 8.0}).to_table())
     assert keys <= set(told)
     assert config_from_welcome(told).dp_epsilon == 8.0
 
@@ -133,6 +133,6 @@ def test_clients_are_told_of_the_servers_step_only_where_they_measure_slopes_for
 
 
 def test_clients_are_told_whether_the_run_has_masks():
-    assert not welcome_table(RunConfig().to_table())["secure-aggregation"]
-    told = welcome_table(RunConfig(secure_aggregation=True).to_table())
+    assert "secure-aggregation" not in welcome_table(RunConfig().to_table())
+    told = welcome_table(config_from_table({"secure-aggregation": True}).to_table())
     assert config_from_welcome(told).secure_aggregation

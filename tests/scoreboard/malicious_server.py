@@ -20,16 +20,17 @@ import numpy as np
 from scoreboard.small_federation import borrowed
 
 from plait.errors import PeerError
-from plait.secagg import client as masking
-from plait.secagg.client import MaskingClient
-from plait.secagg.roster import Offer, Session, is_vouched_for
-from plait.secagg.server import Collecting, agree, check_offer
+from plait.features.secagg import client as masking
+from plait.features.secagg.client import MaskingClient
+from plait.features.secagg.roster import Offer, Session
+from plait.features.secagg.server import Collecting, agree, check_offer
 from plait.trust.endorsement import Endorsement
+from plait.trust.identity import is_vouched_for
 from plait.trust.keys import NodeKey
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 
-exchange = borrowed("plait/secagg/test_exchange.py")
+exchange = borrowed("features/secagg/test_exchange.py")
 SESSION, RECEIVED = exchange.SESSION, exchange.RECEIVED
 sealed_of = exchange.sealed_of
 CLIENTS = 5

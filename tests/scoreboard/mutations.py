@@ -353,7 +353,7 @@ def _finite() -> None:
 
 
 def _clip_at_clients() -> None:
-    mechanism, clip = module("plait.privacy.mechanism"), module("plait.privacy.clip")
+    mechanism, clip = module("plait.features.privacy.mechanism"), module("plait.features.privacy.clip")
 
     def unclipped(values, *, clip_norm, radius, key):
         return clip._rounded(values, radius / clip_norm, key)[0]
@@ -362,13 +362,13 @@ def _clip_at_clients() -> None:
 
 
 def _half_noise() -> None:
-    mechanism, grid = module("plait.privacy.mechanism"), module("plait.privacy.grid")
+    mechanism, grid = module("plait.features.privacy.mechanism"), module("plait.features.privacy.grid")
     mechanism.grid_for = lambda size, multiplier: grid.grid_for(size, multiplier / 2)
 
 
 def _shares_over(factor: float) -> None:
     """Each client's variance, divided."""
-    shares = module("plait.privacy.shares")
+    shares = module("plait.features.privacy.shares")
     real = shares.discrete_gaussian
     shares.discrete_gaussian = lambda variance, bits: real(variance / factor, bits)
 
@@ -382,7 +382,7 @@ def _shuffled(self, stream):
 
 def derived_for(key, number: int) -> bytes:
     """A key of a round's noise that no update changes."""
-    return module("plait.privacy.key").derived(key.secret, str(number).encode())
+    return module("plait.features.privacy.key").derived(key.secret, str(number).encode())
 
 
 def _median_left_on() -> None:
@@ -392,15 +392,15 @@ def _median_left_on() -> None:
 
 
 def _one_model_for_all() -> None:
-    for place in ("plait.secagg.client", "plait.secagg.server"):
+    for place in ("plait.features.secagg.client", "plait.features.secagg.server"):
         for name in ("pair_key", "self_key"):
-            real = getattr(module("plait.secagg.client"), name)
+            real = getattr(module("plait.features.secagg.client"), name)
             put(f"{place}:{name}", lambda *given, real=real: real(*given[:-1], b""))
 
 
 def _short_seeds() -> None:
-    real = module("plait.secagg.masks").derived
-    for place in ("plait.secagg.masks", "plait.secagg.client"):
+    real = module("plait.features.secagg.masks").derived
+    for place in ("plait.features.secagg.masks", "plait.features.secagg.client"):
         put(f"{place}:derived", lambda secret, *purpose: real(secret, *purpose)[:4] + bytes(28))
 
 
@@ -419,9 +419,9 @@ def _consent_once() -> None:
 
 
 def _figures_by_tokens() -> None:
-    figures = module("plait.rounds.under_masks").evaluation_figures
+    figures = module("plait.features.secagg.under_masks").evaluation_figures
     put(
-        "plait.rounds.under_masks:evaluation_figures",
+        "plait.features.secagg.under_masks:evaluation_figures",
         lambda shared, own: {**figures(shared, own), "moved": shared.tokens},
     )
 
@@ -645,18 +645,20 @@ MUTATIONS: dict[str, Mutation] = {
     "noise-reused": Mutation(
         "privacy",
         "noise follows from the round alone",
-        lambda: put("plait.privacy.key:RunKey.for_round", lambda self, number, digest: derived_for(self, number)),
+        lambda: put(
+            "plait.features.privacy.key:RunKey.for_round", lambda self, number, digest: derived_for(self, number)
+        ),
     ),
     "separation": Mutation(
         "privacy",
         "clients need not rest between rounds",
-        lambda: put("plait.rounds.private_rounds:PrivateRounds.resting", lambda self, number: frozenset()),
+        lambda: put("plait.features.privacy.private_rounds:PrivateRounds.resting", lambda self, number: frozenset()),
     ),
     "one-participation": Mutation(
         "privacy",
         "a client's second round is not paid for",
         lambda: put(
-            "plait.privacy.rests:Rests.sensitivity",
+            "plait.features.privacy.rests:Rests.sensitivity",
             lambda self, rounds: 1.0,
         ),
     ),
@@ -666,19 +668,19 @@ MUTATIONS: dict[str, Mutation] = {
         "private_records",
         "noise follows from the client's secret alone",
         lambda: put(
-            "plait.rounds.record_accountant:derived",
-            lambda secret, _: module("plait.privacy.key").derived(secret, b"round"),
+            "plait.features.privacy.record_accountant:derived",
+            lambda secret, _: module("plait.features.privacy.key").derived(secret, b"round"),
         ),
     ),
     "record-batches": Mutation(
         "private_records",
         "batches are shuffled, not drawn",
-        lambda: put("plait.privacy.record:RecordPrivacy.sample", _shuffled),
+        lambda: put("plait.features.privacy.record:RecordPrivacy.sample", _shuffled),
     ),
     "record-budget": Mutation(
         "private_records",
         "an account has no budget",
-        lambda: put("plait.privacy.record:RecordPrivacy.epsilon_after", lambda self, steps: 0.0),
+        lambda: put("plait.features.privacy.record:RecordPrivacy.epsilon_after", lambda self, steps: 0.0),
     ),
     "half-share": Mutation("privacy", "half of a client's share of the noise", lambda: _shares_over(4)),
     "share-of-all": Mutation(
@@ -687,13 +689,13 @@ MUTATIONS: dict[str, Mutation] = {
     "share-reused": Mutation(
         "privacy",
         "a share of the noise follows from the update alone",
-        lambda: put("plait.rounds.masking:Masking.noise_key", lambda self, session, numbers: numbers),
+        lambda: put("plait.features.secagg.masking:Masking.noise_key", lambda self, session, numbers: numbers),
     ),
     "share-clip": Mutation(
         "privacy",
         "clients that add noise do not clip",
         lambda: put(
-            "plait.privacy.shares:clipped_to_grid",
+            "plait.features.privacy.shares:clipped_to_grid",
             lambda values, *, clip_norm, radius, key: module("numpy").rint(values * (radius / clip_norm)),
         ),
     ),
@@ -703,76 +705,78 @@ MUTATIONS: dict[str, Mutation] = {
     "second-unmasking": Mutation(
         "privacy",
         "a round may be unmasked again",
-        lambda: put("plait.secagg.roster:Session.series", property(lambda self: self.attempt.hex())),
+        lambda: put("plait.features.secagg.roster:Session.series", property(lambda self: self.attempt.hex())),
     ),
     "survivors": Mutation(
-        "privacy", "a list of survivors needs no signatures", lambda: put("plait.secagg.client:is_signed", _always)
+        "privacy",
+        "a list of survivors needs no signatures",
+        lambda: put("plait.features.secagg.client:is_signed", _always),
     ),
     "vouch": Mutation(
         "privacy",
         "nobody vouches for a key",
-        lambda: put("plait.secagg.roster:Offer.check", lambda self, session, vouch: None),
+        lambda: put("plait.features.secagg.roster:Offer.check", lambda self, session, vouch: None),
     ),
     "masked-length": Mutation(
         "one_member",
         "what clients say of their length is believed",
-        lambda: put("plait.rounds.masked_rounds:length_expected", _length_as_said),
+        lambda: put("plait.features.secagg.masked_rounds:length_expected", _length_as_said),
     ),
     "masked-growth": Mutation(
         "one_member",
         "a grid may grow as it likes from round to round",
-        lambda: put("plait.rounds.masked_rounds:_GROWTH", 1e30),
+        lambda: put("plait.features.secagg.masked_rounds:_GROWTH", 1e30),
     ),
     "masked-room": Mutation(
         "one_member",
         "a grid may be as coarse as it likes",
-        lambda: put("plait.rounds.masked_rounds:_MOST_ROOM", 1e30),
+        lambda: put("plait.features.secagg.masked_rounds:_MOST_ROOM", 1e30),
     ),
     "masked-ring": Mutation(
-        "one_member", "a sum that has left its ring is one", nothing("plait.rounds.masked_rounds:check_sum")
+        "one_member", "a sum that has left its ring is one", nothing("plait.features.secagg.masked_rounds:check_sum")
     ),
     "complaint": Mutation(
         "one_member",
         "a client that cannot open shares refuses",
         lambda: put(
-            "plait.secagg.client:MaskingClient.deliver",
+            "plait.features.secagg.client:MaskingClient.deliver",
             _refuses_what_it_cannot_open(),
         ),
     ),
     "verdict": Mutation(
         "one_member",
         "whoever is accused is to blame",
-        lambda: put("plait.rounds.masked_sum:judge", _accused_are_guilty),
+        lambda: put("plait.features.secagg.masked_sum:judge", _accused_are_guilty),
     ),
     "share-keys": Mutation(
         "one_member",
         "an accused is believed that shows any key",
-        lambda: put("plait.secagg.server:can_be_opened", lambda *given, **named: True),
+        lambda: put("plait.features.secagg.server:can_be_opened", lambda *given, **named: True),
     ),
     "share-digests": Mutation(
         "one_member",
         "any share is taken for the one that was given",
-        nothing("plait.secagg.server:Sealed.check_shares"),
+        nothing("plait.features.secagg.server:Sealed.check_shares"),
     ),
     "recalled": Mutation(
         "one_member",
         "a server that goes on forgets who is left out",
-        nothing("plait.rounds.masked_sum:MaskedSums.recall"),
+        nothing("plait.features.secagg.masked_sum:MaskedSums.recall"),
     ),
     "lost-sum": Mutation(
         "one_member",
         "a sum that cannot be unmasked ends the run",
-        lambda: put("plait.rounds.masked_sum:LostError", module("plait.errors").ConfigError),
+        lambda: put("plait.features.secagg.masked_sum:LostError", module("plait.errors").ConfigError),
     ),
     "masked-losses": Mutation(
         "one_member",
         "losses that no clients have end the run",
-        lambda: put("plait.rounds.masked_collector:PeerError", module("plait.errors").ConfigError),
+        lambda: put("plait.features.secagg.masked_collector:PeerError", module("plait.errors").ConfigError),
     ),
     "groups": Mutation(
         "one_member",
         "no group is left out",
-        lambda: put("plait.rounds.masked_sum:distances", lambda means: (0.0,) * len(means)),
+        lambda: put("plait.features.secagg.masked_sum:distances", lambda means: (0.0,) * len(means)),
     ),
     "stage-deadline": Mutation(
         "one_member",
@@ -796,13 +800,13 @@ MUTATIONS: dict[str, Mutation] = {
     "sums-apart": Mutation(
         "server_alone",
         "sums may differ in one client",
-        lambda: put("plait.rounds.data_journal:DataJournal._comparable", lambda self, purpose, received: set()),
+        lambda: put("plait.features.secagg.sum_journal:SumJournal._comparable", lambda self, purpose, received: set()),
     ),
     "evaluations-apart": Mutation(
         "server_alone",
         "evaluations of two adapters may differ in one client",
         lambda: put(
-            "plait.rounds.data_journal:DataJournal._comparable",
+            "plait.features.secagg.sum_journal:SumJournal._comparable",
             lambda self, purpose, received: {
                 each.clients for each in self._sums.get(purpose, ()) if each.received == received.hex()
             },
@@ -811,22 +815,22 @@ MUTATIONS: dict[str, Mutation] = {
     "sums-together": Mutation(
         "server_alone",
         "sums may give one client together",
-        nothing("plait.rounds.data_journal:fewest_apart", result=10**9),
+        nothing("plait.features.secagg.sum_journal:fewest_apart", result=10**9),
     ),
     "one-evaluation": Mutation(
         "server_alone",
         "an adapter is evaluated for other clients again",
-        nothing("plait.rounds.data_journal:DataJournal._check_adapter"),
+        nothing("plait.features.secagg.sum_journal:SumJournal._check_adapter"),
     ),
     "closed-rounds": Mutation(
         "server_alone",
         "a run that begins anew under the same name may unmask its rounds again",
-        nothing("plait.rounds.data_journal:DataJournal.check_open"),
+        nothing("plait.features.secagg.sum_journal:SumJournal.check_open"),
     ),
     "few-in-a-sum": Mutation(
         "server_alone",
         "a sum may be of any number of clients",
-        nothing("plait.rounds.data_journal:DataJournal.check_sum"),
+        nothing("plait.features.secagg.sum_journal:SumJournal.check_sum"),
     ),
     "older-state": Mutation(
         "server_alone",
@@ -836,7 +840,7 @@ MUTATIONS: dict[str, Mutation] = {
     "total-epsilon": Mutation(
         "server_alone",
         "epsilon does not add up over runs",
-        nothing("plait.rounds.data_journal:DataJournal.check_budget"),
+        nothing("plait.features.privacy.spent_journal:SpentJournal.check_budget"),
     ),
     "masked-consent": Mutation("server_alone", "consent to a masked run is consent to the next", _consent_once),
     "masked-counts": Mutation("server_alone", "figures under masks are weighted by tokens", _figures_by_tokens),
@@ -853,7 +857,7 @@ def _length_as_said(*, mean, rms, clients):
 
 
 def _refuses_what_it_cannot_open():
-    errors, client = module("plait.errors"), module("plait.secagg.client")
+    errors, client = module("plait.errors"), module("plait.features.secagg.client")
     deliver = client.MaskingClient.deliver
 
     def refusing(self, session, sharers, parcels):
@@ -866,7 +870,7 @@ def _refuses_what_it_cannot_open():
 
 
 def _accused_are_guilty(collecting, complaints, shown):
-    verdict = module("plait.secagg.complaint").Verdict
+    verdict = module("plait.features.secagg.complaint").Verdict
     accused = {sender for senders in complaints.values() for sender in senders}
     return verdict(frozenset(accused), frozenset(), frozenset())
 

@@ -1,7 +1,7 @@
 """One member of a masked sum against the others: what it hides under its masks, and what it does in the stages.
 
 Each case is a run of five clients, of whom one departs from the protocol in one way from some round on; the unit tests'
-claims must hold (`tests/plait/rounds/test_one_member.py`): the others' run goes on or ends with the last good adapter,
+claims must hold (`tests/features/secagg/test_one_member.py`): the others' run goes on or ends with the last good one,
 no round moves the adapter much further than an honest one, the ledger names the member, and nobody else.
 """
 

@@ -25,14 +25,14 @@ from scoreboard.small_federation import FakeModel, Federation, of_numbers
 
 from plait.adapters import Layout, subtract
 from plait.config import config_from_table
-from plait.privacy.accountant import epsilon_at
-from plait.privacy.key import RunKey
-from plait.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.privacy.rests import Rests
-from plait.rounds.audit import check_privacy
+from plait.features.privacy.accountant import epsilon_at
+from plait.features.privacy.audit import check_privacy
+from plait.features.privacy.key import RunKey
+from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.features.privacy.private_rounds import PrivateRounds
+from plait.features.privacy.rests import Rests
 from plait.rounds.client_state import ClientState, recall_state
 from plait.rounds.ledger import read_events
-from plait.rounds.private_rounds import PrivateRounds
 from plait.rounds.recorded import participants_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state

@@ -16,10 +16,10 @@ from torch import nn
 
 from plait.adapters import Task
 from plait.errors import PolicyError
-from plait.privacy.record import Charge, RecordPrivacy
+from plait.features.privacy.record import Charge, RecordPrivacy
+from plait.features.privacy.record_accountant import charge
+from plait.features.privacy.training import private_steps
 from plait.rounds.disk_memory import DiskMemory
-from plait.rounds.record_accountant import charge
-from plait.training import private_steps
 from plait.training.examples import Example
 from plait.training.learner import Learner, TrainingInputs
 from plait.wire.settings import Settings

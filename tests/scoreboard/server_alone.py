@@ -19,18 +19,20 @@ from scoreboard.small_federation import FakeModel, Federation, borrowed, no_wait
 from client import consent
 from client.journal_file import JournalFile
 from plait.errors import DataError, PlaitError, PolicyError
+from plait.features.privacy.spent_journal import SpentJournal
+from plait.features.secagg.figures import EVALUATION
+from plait.features.secagg.graph import least_survivors
+from plait.features.secagg.masked_grid import MaskedGrid
+from plait.features.secagg.masked_sum import Summed, sum_file
+from plait.features.secagg.messages import MaskingTask
+from plait.features.secagg.roster import Session
+from plait.features.secagg.sum_journal import SumJournal
 from plait.rounds.channel import Purpose
 from plait.rounds.data_journal import DataJournal
-from plait.rounds.figures import EVALUATION
-from plait.rounds.masked_grid import MaskedGrid
-from plait.rounds.masked_sum import Summed, sum_file
 from plait.rounds.run_directory import RunDirectory
-from plait.secagg.graph import least_survivors
-from plait.secagg.roster import Session
-from plait.wire.masking import MaskingTask
 from plait.wire.messages import Refusal, decode_reply
 
-masked = borrowed("plait/rounds/test_masked_rounds.py")
+masked = borrowed("features/secagg/test_masked_rounds.py")
 NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 VICTIM = "heidi"
 LEAST = 3
@@ -51,7 +53,7 @@ class World:
         """As a process of the client that has just been started opens it."""
         kit = self.folder / name / "kit"
         kit.mkdir(parents=True, exist_ok=True)
-        return DataJournal(JournalFile.of(self.state(name), authority=b"", data=name * 8, kit=kit), LEAST)
+        return DataJournal(JournalFile.of(self.state(name), authority=b"", data=name * 8, kit=kit))
 
     def begin(self, run: str, clients: Collection[str] = NAMES, **more: object):
         """A run of the same settings with these clients, of whom it has a new number, and so no earlier memory."""
@@ -209,7 +211,7 @@ def _five_cohorts_that_give_two_clients(world: World) -> str:
 
 
 def _together(world: World, *cohorts: Collection[str]) -> str:
-    journal = world.journal("alice")
+    journal = SumJournal(world.journal("alice"), LEAST)
     for number, cohort in enumerate(cohorts):
         session = Session(bytes([number]) * 16, "train", 1, bytes(16))
         try:
@@ -312,7 +314,7 @@ def _refusals(world: World) -> str:
 def _epsilon_of_three_runs(world: World) -> str:
     spent = 0.0
     for number in range(3):
-        journal = world.journal(VICTIM)
+        journal = SpentJournal(world.journal(VICTIM))
         try:
             journal.charge(f"run {number}", 4.0, 1e-5, most=4.0)
         except PolicyError:

@@ -14,15 +14,15 @@ from scoreboard.small_federation import FakeModel, Federation, borrowed, of_numb
 
 from plait.adapters import Layout
 from plait.errors import PlaitError
-from plait.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.privacy.shares import Shares
+from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.features.privacy.shares import Shares
+from plait.features.secagg.figures import NOISED
+from plait.features.secagg.masked_rounds import check_grid, privacy_of_clients
+from plait.features.secagg.masked_sum import Summed, sum_file
 from plait.rounds.channel import Purpose
-from plait.rounds.figures import NOISED
-from plait.rounds.masked_rounds import check_grid, privacy_of_clients
-from plait.rounds.masked_sum import Summed, sum_file
 from plait.rounds.run_directory import RunDirectory
 
-masked = borrowed("plait/rounds/test_masked_rounds.py")
+masked = borrowed("features/secagg/test_masked_rounds.py")
 NAMES = masked.NAMES
 PRIVACY = ClientPrivacy(
     noise_multiplier=multiplier_for(8.0, 1e-5, 1, guaranteed=4), delta=1e-5, epsilon=8.0, clients=5, clip_norm=0.5,

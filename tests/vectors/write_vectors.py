@@ -21,22 +21,10 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation.exact_sum import ExactSum
-from plait.rounds.run_state import client_seed
-from plait.secagg.client import pair_key, self_key
-from plait.secagg.graph import neighbours
-from plait.secagg.masks import Mask, add_masks, public_of
-from plait.secagg.parcel import parcel_key
-from plait.secagg.ring import Ring
-from plait.secagg.roster import Offer, Roster, Session, joined
-from plait.secagg.rotation import Rotation
-from plait.secagg.sharing import split
-from plait.transport.protocol import enrolment_bytes, node_number
-from plait.trust.keys import NodeKey
-from plait.wire.codec import EncodedPayload
-from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, encode_sum, open_envelope, seal
-from plait.wire.layouts import packed_layout
-from plait.wire.masking import (
+from plait.features.secagg.client import pair_key, self_key
+from plait.features.secagg.graph import neighbours
+from plait.features.secagg.masks import Mask, add_masks, public_of
+from plait.features.secagg.messages import (
     Delivery,
     MaskedReply,
     MaskedUpdate,
@@ -50,6 +38,18 @@ from plait.wire.masking import (
     Survivors,
     Unmasking,
 )
+from plait.features.secagg.parcel import parcel_key
+from plait.features.secagg.ring import Ring
+from plait.features.secagg.roster import Offer, Roster, Session, joined
+from plait.features.secagg.rotation import Rotation
+from plait.features.secagg.sharing import split
+from plait.rounds.run_state import client_seed
+from plait.transport.protocol import enrolment_bytes, node_number
+from plait.trust.keys import NodeKey
+from plait.wire.codec import EncodedPayload
+from plait.wire.codecs import codec_for
+from plait.wire.envelope import Direction, Header, encode_delta, encode_sum, open_envelope, seal
+from plait.wire.layouts import packed_layout
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,

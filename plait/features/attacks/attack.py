@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from plait.adapters import BaseReference, load_peft_directory
 from plait.config import RunConfig
 from plait.data import as_dataset
-from plait.features.attacks.canary import Audit, audit
 from plait.features.attacks.membership import Exposed, Sides, attacks, exposures, given_sides, simulated_sides
 from plait.features.attacks.scores import Attack
 from plait.federation import check_data
 from plait.rounds.events import Audited, MembershipAttack
 from plait.rounds.ledger import read_events
-from plait.rounds.recorded import intents_in
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run, resolve
 from plait.settle import settle
@@ -25,6 +24,9 @@ from plait.simulation.execution import prepare
 from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
 from plait.training.resident import ResidentBase
+
+if TYPE_CHECKING:
+    from plait.features.attacks.canary import Audit
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,11 @@ def attack(
         exposed = exposures(opened.base, loaded, candidates, opened.texts, batch_size=settings.batch_size)
     proven: Audit | None = None
     promised: float | None = None
-    if privacy := opened.run.settled.privacy:
+    if vars(opened.run.config).get("dp") == "client":
+        from plait.features.attacks.canary import proven_and_promised
+
         progress("letting canary clients take part")
-        charges = len(intents_in(read_events(directory.ledger)))
-        promised = privacy.epsilon_after(charges)
-        proven = audit(privacy, rounds=charges) if charges else None
+        proven, promised = proven_and_promised(opened.run.config, read_events(directory.ledger))
     event = Audited(
         adapter=loaded.digest,
         members=len(opened.sides.members) if opened.sides else 0,

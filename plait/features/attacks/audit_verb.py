@@ -61,7 +61,7 @@ def audit(
     Example: plait audit runs/first
     """
     from plait.api.received import admitted_settings, keys_of_features
-    from plait.report.privacy import membership_table
+    from plait.report.membership import membership_table
     from plait.report.table import to_rich
     from plait.report.write import write_report
     from plait.rounds.ledger import Ledger, read_events
@@ -79,7 +79,7 @@ def audit(
     admit(data)
     if settings.data and data:
         raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data away")
-    if not (settings.data or data or settings.dp != "off"):
+    if not (settings.data or data or vars(settings).get("dp", "off") != "off"):
         raise ConfigError(f"the clients of '{run}' brought their own data, expected --data with that of one of them")
     with status("loading libraries", quiet=json_output):
         from plait.exporting.publisher import rewrite_card
@@ -114,15 +114,16 @@ def audit(
         screen.print(to_rich(membership_table(found.event)))
     if found.exposed:
         screen.print(to_rich(_exposure_table(found.exposed)))
+    unit = vars(settings).get("dp", "off")
     if (proven := found.audit) and (promised := found.promised):
         say(
             f"{proven.canaries:,} canary clients prove epsilon of at least {proven.bound:.3g} (perfect guesses would "
             f"prove {proven.most:.3g}); {promised:.3g} is promised, at delta {proven.delta:g}",
             quiet=False,
         )
-    elif settings.dp == "record":
+    elif unit == "record":
         say("canary clients prove nothing of single records: compare what is found with what is promised", quiet=False)
-    elif settings.dp == "off":
+    elif unit == "off":
         say("no differential privacy: nothing bounds what other attacks find", quiet=False)
 
 

@@ -9,13 +9,18 @@ clip norm, noise and number of rounds, not the run's clients. Knows no file and 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from plait.config import RunConfig
 from plait.features.attacks.one_run import lower_bound, right_guesses
-from plait.privacy.mechanism import ClientPrivacy, PrivateMean
-from plait.privacy.shared_mean import SharedMean
+from plait.features.privacy.events import intents_in
+from plait.features.privacy.mechanism import ClientPrivacy, PrivateMean
+from plait.features.privacy.run import privacy_of
+from plait.features.privacy.shared_mean import SharedMean
+from plait.rounds.events import Event
 
 _SIDE_BY_SIDE = 1000
 _MOST_TRIALS = 10
@@ -87,3 +92,11 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
     guesses = round(_PART_GUESSED * scores.size)
     right = right_guesses(scores, coins, guesses)
     return Audit.of(right, guesses, canaries=scores.size, delta=privacy.delta)
+
+
+def proven_and_promised(config: RunConfig, events: Sequence[Event]) -> tuple[Audit | None, float | None]:
+    """What canary clients prove of a run's noise, None before its first round; and what the run has promised so far."""
+    privacy, charges = privacy_of(config), len(intents_in(events))
+    if privacy is None:
+        return None, None
+    return audit(privacy, rounds=charges) if charges else None, privacy.epsilon_after(charges)

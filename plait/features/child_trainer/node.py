@@ -10,12 +10,14 @@ import hashlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from plait.adapters import AdapterSpec
 from plait.errors import BaseMismatchError, ConfigError, DataError, PlaitError, PolicyError
+from plait.feature import at, features
 from plait.features.child_trainer.model import ProgramModel
 from plait.features.child_trainer.program import Program
 from plait.policy import Policy
@@ -91,7 +93,8 @@ def _open(
     journal = journal_of(settings, data)
     memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
     known = ClientSecret.known(memory)
-    spent = journal.spent(besides=known.account if known else "")
+    account = known.account if known else ""
+    spent = max((at(each.spent)(journal, account) for each in features() if each.spent), default=0.0)
     _, settled, policy = consented(
         run,
         settings,
@@ -111,7 +114,7 @@ def _open(
         settings.name,
         memory,
         sign=kit.node_key.sign if kit else None,
-        identity=identity_of(kit) if kit and settled.config.secure_aggregation else None,
+        identity=partial(identity_of, kit) if kit else None,
         journal=journal,
     )
     app = ProgramApp(speaker, model, settled, policy, settings.max_rank)
@@ -184,7 +187,7 @@ class ProgramApp:
             max_rank=self.max_rank,
             max_task_bytes=self.policy.max_task_bytes,
             terms=terms,
-            way=client_way_of(settled.plan.settings, speaking, private=settled.privacy, masked=settled.masked),
+            way=client_way_of(settled.config, speaking),
         )
 
     def _check(self, spec: AdapterSpec) -> None:

@@ -5,6 +5,7 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="contract",
     help="a contract that members sign and every client enforces",
+    meets=("privacy",),
     verbs={"contract": "plait.features.contract.contract_verb:contract"},
     node="plait.features.contract.enforcing:enforced",
 )

@@ -20,7 +20,6 @@ from plait.feature import at
 from plait.features.contract.signatures import SUFFIX, Signature, signed_by
 from plait.features.contract.terms import Contract, read_contract
 from plait.files import cannot_write, make_private_directory, read_if_there, write_atomically
-from plait.privacy.accountant import epsilon_at, mu_at
 from plait.welcome import config_from_welcome
 
 if TYPE_CHECKING:
@@ -140,7 +139,9 @@ class Account:
 
 
 def composed(runs: dict[str, tuple[float, float]], delta: float) -> float:
-    """Epsilon of all runs at a delta: Gaussian mechanisms compose exactly (`plait.privacy.accountant`)."""
+    """Epsilon of all runs at a delta: Gaussian mechanisms compose exactly."""
+    from plait.features.privacy.accountant import epsilon_at, mu_at
+
     return epsilon_at(delta, math.sqrt(sum(mu_at(epsilon, of) ** 2 for epsilon, of in runs.values())))
 
 

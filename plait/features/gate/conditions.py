@@ -14,6 +14,7 @@ from typing import Any
 
 from plait.config import RunConfig
 from plait.errors import ConfigError, did_you_mean
+from plait.traits import Trait
 
 _COMPARISON = re.compile(r"([a-z_]+)\s*(<=|>=|<|>)\s*(\S+)")
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
@@ -39,16 +40,21 @@ class Figure:
     is_flag: bool = False
 
 
+def _unit(config: RunConfig) -> str:
+    """What differential privacy hides as a whole; ``off`` without."""
+    return vars(config).get("dp", "off")
+
+
 def _without_dp(config: RunConfig) -> str:
-    return "the run has no differential privacy (dp is off)" if config.dp == "off" else ""
+    return "the run has no differential privacy (dp is off)" if _unit(config) == "off" else ""
 
 
 def _without_losses(config: RunConfig) -> str:
-    return f"with dp {config.dp} nobody is asked for losses" if config.dp != "off" else ""
+    return f"with dp {_unit(config)} nobody is asked for losses" if not config.evaluates else ""
 
 
 def _without_single_losses(config: RunConfig) -> str:
-    masked = "the run is masked, and nobody knows a single client's loss" if config.secure_aggregation else ""
+    masked = "the run is masked, and nobody knows a single client's loss" if Trait.TRUSTED in config.gone else ""
     return masked or _without_losses(config)
 
 

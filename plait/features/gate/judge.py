@@ -73,9 +73,11 @@ def figures_in(events: Sequence[Event]) -> dict[str, float]:
     """The figures that a ledger has, by their names in conditions; an audit of another adapter does not count."""
     view = RunView.of(events)
     found: dict[str, float] = {}
-    if view.privacy_spent:
-        spent = view.privacy_spent[max(view.privacy_spent)]
-        found |= {"epsilon": spent.epsilon, "delta": spent.delta}
+    if view.of_features.get("privacy_spent"):
+        said = (card.status for card in view.cards.values())
+        found |= {
+            name: value for each in said for name in ("epsilon", "delta") if isinstance(value := each.get(name), float)
+        }
     before, kept = view.evaluations.get(0), view.end.kept_round if view.end else None
     if before and kept and (after := view.evaluations.get(kept)):
         found |= {"held_out_loss": after.loss, "gain": -after.change_since(before)}

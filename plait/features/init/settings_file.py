@@ -6,7 +6,8 @@ import json
 import textwrap
 from collections.abc import Mapping
 
-from plait.config import RunConfig
+from plait.config import RunConfig, sections
+from plait.feature import features
 
 _COLUMNS = 90
 _OPEN = ("data", "partition", "clients", "base", "rounds", "seq_len")
@@ -38,11 +39,13 @@ def settings_file(chosen: Mapping[str, str | int], *, name: str) -> str:
         _entry(key, chosen.get(key, getattr(defaults, key))) for key in _OPEN if key != "partition" or key in chosen
     ]
     parts.append("# At their defaults; remove a # to change one. All others: plait simulate --help-all")
-    parts += [_entry(key, getattr(defaults, key), mark="# ") for key in _CLOSED]
+    fields = {name: field for table, _ in sections(features()) for name, field in table.model_fields.items()}
+    parts += [_entry(key, fields[key].default, mark="# ") for key in _CLOSED if key in fields]
     return "\n\n".join(parts) + "\n"
 
 
 def _entry(key: str, value: object, *, mark: str = "") -> str:
-    described = " ".join((RunConfig.model_fields[key].description or "").split()).partition("; ")[0]
+    fields = {name: field for table, _ in sections(features()) for name, field in table.model_fields.items()}
+    described = " ".join((fields[key].description or "").split()).partition("; ")[0]
     comment = textwrap.fill(described, _COLUMNS, initial_indent="# ", subsequent_indent="# ")
     return f"{comment}\n{mark}{key.replace('_', '-')} = {json.dumps(value)}"

@@ -146,8 +146,6 @@ class Board:
                         event.kind: {"loss": event.held_out_loss, "by_round": list(event.held_out_loss_by_round)}
                     }
                 }
-            case events.PrivacyStarted() | events.PrivacySpent():
-                return self._privacy(event)
             case events.PublishFailed():
                 return {"publish_failed": event.detail}
             case events.Interrupted():
@@ -156,7 +154,7 @@ class Board:
             case events.RunFinished():
                 return self._finished(event)
             case _:
-                return {}
+                return self._of_feature(event)
 
     def _replied(self, event: events.ReplyReceived) -> Patch:
         patch = self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
@@ -298,19 +296,18 @@ class Board:
             clients = {name: {"drift": each} for name, each in measured.drift.items()}
         return {"done": self.progress.done, **_round(event.round, values), "clients": clients}
 
-    def _privacy(self, event: events.PrivacyStarted | events.PrivacySpent) -> Patch:
-        card = self.progress.privacy
-        if card is None:
+    def _of_feature(self, event: events.Event) -> Patch:
+        """What a feature has promised and spent of privacy, if it says so."""
+        card = next((each for each in self.progress.cards.values() if "epsilon" in each.status), None)
+        if card is None or event.event in events.KINDS:
             return {}
         said: Patch = {
-            "unit": card.promised.unit,
-            "epsilon": card.epsilon,
-            "budget": card.promised.epsilon,
-            "delta": card.promised.delta,
+            **{name: value for name, value in card.status.items() if name != "text"},
             "warning": card.warning,
             "facts": [[name, text] for name, text in card.facts],
         }
-        spent = _round(event.round, {"epsilon": event.epsilon}) if isinstance(event, events.PrivacySpent) else {}
+        epsilon = event.logged.get("privacy/epsilon")
+        spent = {} if epsilon is None else _round(vars(event)["round"], {"epsilon": epsilon})
         return {"privacy": said, **spent}
 
     def _finished(self, event: events.RunFinished) -> Patch:

@@ -30,7 +30,7 @@ def disk_bytes(settled: Settled, base: Path) -> int:
 
     config = settled.config
     blueprint = blueprint_of(settled, base, weights=False)
-    evaluates = config.dp == "off"
+    evaluates = config.evaluates
     bits_up, bits_down = bits_on_links(settled, blueprint.spec.layout.size, evaluates=evaluates)
     return CostEstimate(
         CostInputs(

@@ -117,7 +117,7 @@ def _measured(run: Run, data: PartitionedData, loaded: Loaded) -> float:
 def _evaluating_clients(run: Run) -> int:
     """In each evaluation; losses of a run with differential privacy stay with the clients."""
     config = run.config
-    return 0 if config.dp != "off" else min(config.eval_clients or config.clients, config.clients)
+    return 0 if not config.evaluates else min(config.eval_clients or config.clients, config.clients)
 
 
 def _wall_s(run: Run, step_s: float) -> float:
@@ -131,7 +131,7 @@ def _wall_s(run: Run, step_s: float) -> float:
 
 
 def _sent_bytes(run: Run) -> int:
-    settled, evaluates = run.settled, run.config.dp == "off"
+    settled, evaluates = run.settled, run.config.evaluates
     sizes = message_sizes(settled, run.ranks.master.spec, evaluates=evaluates)
     planned = plan_run(None, settled.plan, sizes, evaluates=evaluates, change=change_of(run.config))
     return planned.uplink_bytes + planned.downlink_bytes

@@ -14,7 +14,6 @@ from plait.rounds.events import (
     Evaluated,
     Event,
     MeanScore,
-    PrivacySpent,
     ReplyReceived,
     RoundFinished,
     UpdateReceived,
@@ -57,14 +56,14 @@ class Series:
                 return event.counted_in, known
             case RoundFinished():
                 return event.round, _known(_of_round(event))
-            case PrivacySpent():
-                return event.round, _known({"privacy/epsilon": event.epsilon, "privacy/clip_norm": event.clip_norm})
             case Evaluated():
                 values = _of_mean("held_out", "", event)
                 if event.own is not None:
                     values |= _of_mean("held_out_personalized", "personalized_", event.own)
                 sent = {"bytes/uplink": self._up_bytes, "bytes/downlink": self._down_bytes}
                 return event.round, _known({**values, **sent})
+            case _ if event.logged:
+                return vars(event)["round"], _known(event.logged)
             case _:
                 pass
         return None

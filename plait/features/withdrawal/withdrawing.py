@@ -99,7 +99,7 @@ def plan_of(
         (each.round for each in events if isinstance(each, UpdateReceived) and each.client == client), default=0
     )
     place = out or directory.path.resolve().with_name(f"{directory.path.resolve().name}-without-{plain_name(client)}")
-    promised = settings.dp == "client"
+    promised = vars(settings).get("dp") == "client"
     again = None if promised else _without(settings, client, view, place)
     return Plan(
         directory,
@@ -138,8 +138,9 @@ def _estimate(view: RunView, client: str) -> str:
 
 
 def _promise(view: RunView) -> str:
-    spent = view.privacy_spent[max(view.privacy_spent)] if view.privacy_spent else None
-    cost = f"epsilon {spent.epsilon:.4g} at delta {spent.delta:g}" if spent else "the run's epsilon"
+    is_spent = "privacy_spent" in view.of_features
+    said = next((card.status for card in view.cards.values() if is_spent and "epsilon" in card.status), None)
+    cost = f"epsilon {said['epsilon']:.4g} at delta {said['delta']:g}" if said else "the run's epsilon"
     return (
         f"the run has differential privacy of clients: by {cost}, nobody who sees the adapter can tell much better "
         "than by guessing whether this client took part, so nobody trains again; the server itself saw more"

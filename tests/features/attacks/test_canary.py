@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from plait.features.attacks.canary import audit
-from plait.privacy import mechanism, shares
-from plait.privacy.accountant import epsilon_at
-from plait.privacy.grid import Grid, grid_for
-from plait.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.privacy.rests import Rests
+from plait.features.privacy import mechanism, shares
+from plait.features.privacy.accountant import epsilon_at
+from plait.features.privacy.grid import Grid, grid_for
+from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.features.privacy.rests import Rests
 
 # With a delta of 1e-5 and so many canaries its share in the bound would hide the other half of the noise.
 EPSILON, DELTA = 4.0, 1e-6

@@ -19,7 +19,7 @@ from plait.errors import ConfigError, PeerError, PolicyError
 from plait.features.contract.enforcing import FOLDER, Account, composed, contract_in, enforced
 from plait.features.contract.signatures import SUFFIX, Signature, signed_by
 from plait.features.contract.terms import Contract, read_contract
-from plait.privacy.accountant import mu_at
+from plait.features.privacy.accountant import mu_at
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 from plait.welcome import welcome_table

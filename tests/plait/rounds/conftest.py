@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,38 +16,38 @@ import pytest
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import RULES, geometry_of, optimizer_for
 from plait.aggregation.projection import fitted
-from plait.privacy.key import RunKey
-from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds import collector, private_rounds, record_accountant
+from plait.rounds import collector
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.client_secret import ClientSecret
-from plait.rounds.client_way import ClientWay, Speaker, client_way_of
+from plait.rounds.client_way import ClientWay, Speaker
 from plait.rounds.clock import WallClock
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.events import Adapter, Base, Event, Resumed, RunStarted
 from plait.rounds.ledger import Ledger, read_events, read_lines
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
-from plait.rounds.masked_rounds import MaskedRounds
-from plait.rounds.masking import NodeIdentity
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
-from plait.rounds.recorded import intents_in, participants_in
+from plait.rounds.recorded import participants_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, client_seed, initial_state
+from plait.rounds.saying import InTheOpen
 from plait.rounds.spool import Refused, Weighting
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.rounds.way import Way, way_of
-from plait.rounds.withheld import KEPT, KEPT_MASKED, KEPT_OF_RECORDS, screened
-from plait.secagg.graph import least_survivors
-from plait.secagg.roster import Offer
+from plait.rounds.withheld import KEPT, screened
+from plait.trust.identity import KeyClaim, NodeIdentity
 from plait.trust.keys import NodeKey
 from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.features.privacy.mechanism import ClientPrivacy
+    from plait.features.privacy.private_rounds import PrivateRounds
 
 RANK = 2
 
@@ -110,8 +111,8 @@ class FakeModel:
         settings = replace(job.settings, learning_rate=rate)
         self.stood_on.append(job.base)
         after = self.trained(state.flat, settings.seed, settings)
-        if job.charge:
-            drawn = np.random.default_rng(list(job.charge.key)).normal(size=after.shape)
+        if job.steps:
+            drawn = np.random.default_rng(list(job.steps.charge.key)).normal(size=after.shape)
             after = after + (0.1 * drawn).astype(after.dtype)
         frozen = [slot for slot in state.layout.slots if slot.name.split("lora_")[1][0] not in settings.trained]
         for slot in frozen:
@@ -287,7 +288,7 @@ class Federation:
         optimizer: str = "none",
         ranks: Mapping[str, int] | None = None,
         settings: Mapping[str, object] | None = None,
-        privacy: ClientPrivacy | None = None,
+        privacy: "ClientPrivacy | None" = None,
         masked: bool = False,
         exchange: Callable[[Way], Way] = lambda way: way,
         **plan: int,
@@ -305,6 +306,9 @@ class Federation:
         cohort = plan.get("cohort_size", len(models))
         self.masked = None
         if masked:
+            from plait.features.secagg.graph import least_survivors
+            from plait.features.secagg.masked_rounds import MaskedRounds
+
             self.privacy = privacy and replace(privacy, clients=cohort, guaranteed=least_survivors(cohort))
             self.masked = MaskedRounds(cohort, 0.2, privacy=self.privacy)
         if self.masked and privacy:
@@ -361,11 +365,22 @@ class Federation:
     def client_way(self, name: str, **changes: object) -> ClientWay:
         """How a client says what it says; `changes` are those of its `Speaker`."""
         identity = NodeIdentity(self.keys[name].public_bytes, self.keys[name].sign, self.vouch)
-        speaker = Speaker(name, self.memories[name], identity=identity, secret=self.secrets[name])
-        return client_way_of(self.plan.settings, replace(speaker, **changes), private=self.privacy, masked=self.masked)
+        own = {"identity": lambda: identity, "secret": lambda: self.secrets[name], **changes}
+        speaker, settings = Speaker(name, self.memories[name], **own), self.plan.settings
+        way = ClientWay(InTheOpen(name, speaker.sign))
+        if self.privacy or settings.records_are_private:
+            from plait.features.privacy.client import paying
 
-    def vouch(self, offer: Offer) -> bool:
-        return offer.client in self.keys and self.keys[offer.client].public_bytes == offer.identity
+            of_records, is_noised = settings.records_are_private, settings.is_noised
+            way = paying(way, speaker, self.privacy, of_records=of_records, is_noised=is_noised)
+        if self.masked:
+            from plait.features.secagg.run import under_masks
+
+            way = under_masks(way, speaker, self.masked)
+        return way
+
+    def vouch(self, claim: KeyClaim) -> bool:
+        return claim.client in self.keys and self.keys[claim.client].public_bytes == claim.identity
 
     @property
     def events(self) -> list[dict]:
@@ -386,15 +401,18 @@ class Federation:
             save_checkpoint(directory.checkpoints, state, self.ranks)
             first = started(state.run_id.hex())
         by_record = self.plan.settings.records_are_private
-        kept = KEPT_MASKED if self.masked else KEPT_OF_RECORDS if by_record else KEPT
-        screen = partial(screened, kept=kept, update_bytes=1000 if self.privacy else None)
-        ledger = Ledger(directory.ledger, screen=screen if self.privacy or self.masked or by_record else None)
+        ledger = Ledger(directory.ledger, screen=self._screen())
         try:
             ledger.append(first)
             if self.privacy and isinstance(first, RunStarted):
+                from plait.features.privacy import private_rounds
+                from plait.features.privacy.key import RunKey
+
                 key = None if self.masked else RunKey.create(directory.noise_key)
                 ledger.append(private_rounds.started(self.privacy, key, size=1))
             if by_record and isinstance(first, RunStarted):
+                from plait.features.privacy import record_accountant
+
                 ledger.append(record_accountant.started(self.plan.settings, clients=len(self.models), size=LAYOUT.size))
             return self._coordinator(directory, ledger, watch).run(state)
         finally:
@@ -418,38 +436,59 @@ class Federation:
             rule=self.rule,
             optimizer=self.optimizer,
             publish=_between(self.published.append, watch),
-            way=self.exchange(
-                way_of(
-                    self.plan,
-                    private=self.private_rounds(directory, lambda event: ledger.append(event)),
-                    masked=self.masked,
-                    vouch=self.vouch,
-                )
-            ),
+            way=self.exchange(self.way(self.private_rounds(directory, lambda event: ledger.append(event)), directory)),
         )
 
-    def aggregator(
-        self, refused: Refused = lambda *_: None, *, private: private_rounds.PrivateRounds | None = None
-    ) -> Aggregator:
+    def _screen(self) -> Callable[[Event], Event | None] | None:
+        kept, by_record = KEPT, self.plan.settings.records_are_private
+        if self.masked:
+            from plait.features.secagg.screen import KEPT_MASKED as kept
+        elif by_record:
+            from plait.features.privacy.screen import KEPT_OF_RECORDS as kept
+        screen = partial(screened, kept=kept, update_bytes=1000 if self.privacy else None)
+        return screen if self.privacy or self.masked or by_record else None
+
+    def way(self, private: "PrivateRounds | None" = None, directory: RunDirectory | None = None) -> Way:
+        """How its updates are gathered and folded, and what its rounds cost."""
+        way, settings = way_of(self.plan), self.plan.settings
+        if private:
+            from plait.features.privacy.run import with_private
+
+            way = with_private(way, private)
+        if settings.records_are_private:
+            from plait.features.privacy.events import spent_in
+            from plait.features.privacy.record_costs import RecordCosts
+
+            told = spent_in(read_events(directory.ledger)) if directory else ()
+            way = replace(way, costs=RecordCosts(settings, told=told, masked=self.masked is not None))
+        if self.masked:
+            from plait.features.secagg.run import with_sums
+
+            way = with_sums(way, self.masked, self.vouch)
+        return way
+
+    def aggregator(self, refused: Refused = lambda *_: None, *, private: "PrivateRounds | None" = None) -> Aggregator:
         """What folds its stored updates, without a coordinator."""
         directory, plan = RunDirectory.find(self.path), self.plan
         spool = plan.spool(directory, refused, ranks=self.ranks, rule=self.rule, base_fingerprint=FINGERPRINT)
-        way = self.exchange(way_of(plan, private=private, masked=self.masked))
-        return plan.aggregator(spool, way.folding, self.optimizer)
+        return plan.aggregator(spool, self.exchange(self.way(private)).folding, self.optimizer)
 
-    def private_rounds(
-        self, directory: RunDirectory, record: Callable[[Event], None]
-    ) -> private_rounds.PrivateRounds | None:
+    def private_rounds(self, directory: RunDirectory, record: Callable[[Event], None]) -> "PrivateRounds | None":
         """The noise of its rounds, where it has any."""
         if self.privacy is None:
             return None
+        from plait.features.privacy.events import intents_in, spent_in
+        from plait.features.privacy.key import RunKey
+        from plait.features.privacy.private_rounds import PrivateRounds
+
         recorded = read_events(directory.ledger)
-        return private_rounds.PrivateRounds(
+        return PrivateRounds(
             self.privacy,
             None if self.masked else RunKey.load(directory.noise_key),
             intents=intents_in(recorded),
             record=record,
             participants=participants_in(recorded),
+            told=spent_in(recorded),
         )
 
     def copy(self, path: Path) -> "Federation":

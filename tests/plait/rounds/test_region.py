@@ -9,27 +9,30 @@ import pytest
 
 from plait.adapters.partial_sum import PartialSum
 from plait.errors import PeerError
-from plait.privacy.clip import clipped_to_grid
-from plait.privacy.clipped_sum import part_of, rounding_key
-from plait.privacy.mechanism import ClientPrivacy
-from plait.rounds import private_fold
+from plait.features.privacy import private_fold
+from plait.features.privacy.audit import check_privacy
+from plait.features.privacy.clip import clipped_to_grid
+from plait.features.privacy.clipped_sum import part_of, rounding_key
+from plait.features.privacy.mechanism import ClientPrivacy
+from plait.features.privacy.region_adder import ClippedAdder
+from plait.features.privacy.screen import KEPT_OF_RECORDS
 from plait.rounds import region as region_module
-from plait.rounds.audit import check_privacy
 from plait.rounds.channel import Purpose
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.ledger import Ledger, read_events, read_lines
 from plait.rounds.region import Region
+from plait.rounds.region_sum import RegionSum
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.spool import Weighting
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.terms import Terms
-from plait.rounds.withheld import KEPT, KEPT_OF_RECORDS, screened
+from plait.rounds.withheld import KEPT, screened
 from plait.wire.codecs import Fp32
 from plait.wire.envelope import encode_delta, encode_sum, open_envelope, read_envelope, seal
 from plait.wire.messages import UpdateReply, decode_reply, encode_reply
+from tests.features.privacy.test_private_rounds import replayed as replayed_with_noise
 from tests.plait.rounds.conftest import FINGERPRINT, InProcessChannel
 from tests.plait.rounds.test_audit import replayed
-from tests.plait.rounds.test_private_rounds import replayed as replayed_with_noise
 
 
 class KilledError(BaseException):
@@ -82,7 +85,7 @@ class Tree:
             rule=federation.rule,
             optimizer=federation.optimizer,
             terms=Terms(path.name, tasks, (federation.spec, federation.spec), federation.spec),
-            clipping=federation.privacy,
+            adder=partial(ClippedAdder, privacy=federation.privacy) if federation.privacy else RegionSum,
         )
         self.regions[path.name] = region
         return region

@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 from plait.api.resuming import settings_of
 from plait.api.simulate import simulate
 from plait.cli.main import app
-from plait.config import RunConfig
+from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PeerError
+from plait.features.privacy.run import privacy_of
 from plait.regional import below
 from plait.rounds.ledger import read_events, read_lines
 from plait.rounds.run_directory import RunDirectory
@@ -81,12 +82,14 @@ def test_each_server_has_less_time_than_the_one_above():
 
 
 def test_a_private_region_sends_what_it_has_and_adds_the_noise_of_no_other_number_of_clients():
-    settled = settle(RunConfig(tree="2x3x4", dp="client", dp_epsilon=8.0, dp_clip=0.5))
+    settled = settle(config_from_table({"tree": "2x3x4", "dp": "client", "dp_epsilon": 8.0, "dp_clip": 0.5}))
     region = below(settled)
     assert (settled.plan.quorum, region.plan.quorum, below(region).plan.quorum) == (1, 1, 1)
-    assert settle(RunConfig(tree="20x4", dp="client", dp_epsilon=8.0, dp_clip=0.5)).plan.quorum == 10
-    assert region.privacy == settled.privacy
-    assert settled.privacy.clients == 24
+    assert (
+        settle(config_from_table({"tree": "20x4", "dp": "client", "dp_epsilon": 8.0, "dp_clip": 0.5})).plan.quorum == 10
+    )
+    assert privacy_of(region.config) == privacy_of(settled.config)
+    assert privacy_of(settled.config).clients == 24
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.data import Record, RecordKind
 from plait.errors import MachineError
-from plait.privacy.record import Charge, RecordPrivacy
 from plait.rounds.local_model import TrainJob
 from plait.training import replicas as replicas_module
 from plait.training.bases import LocatedBase
@@ -24,7 +23,6 @@ from plait.training.fused import FusedLanguageModel
 from plait.training.learner import LocalTraining, TrainingInputs
 from plait.training.local_model import PeftLocalModel
 from plait.training.memory_plan import Training, peak_bytes, size_of
-from plait.training.private_steps import train_privately
 from plait.training.replicas import Replica, at_once, deal
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.step_memory import ALL_BLOCKS, StepMemory
@@ -123,6 +121,9 @@ def test_losses_of_an_evaluation_have_the_bits_of_one_device(base: ResidentBase,
 
 
 def test_private_steps_are_dealt_out_with_the_same_noise(base: ResidentBase, blueprint: Blueprint) -> None:
+    from plait.features.privacy.record import Charge, RecordPrivacy
+    from plait.features.privacy.training.private_steps import train_privately
+
     privacy = RecordPrivacy(records=7, batch=6, noise=1e-3, delta=1e-5, epsilon=float("inf"), clip_norm=0.5)
 
     def private(count: int) -> np.ndarray:

@@ -1,0 +1,34 @@
+"""Differential privacy: of clients, whose noise the server adds or they themselves, and of single records."""
+
+from plait.feature import Feature
+from plait.features.privacy.settings import Privacy
+
+_LIMITS = ("dp_max_epsilon", "dp_unit", "dp_max_delta", "max_total_epsilon")
+
+FEATURE = Feature(
+    name="privacy",
+    help="differential privacy of clients, or of records",
+    settings=Privacy,
+    shown=("dp",),
+    settles="plait.features.privacy.run:settles",
+    tasks="plait.features.privacy.run:tasks",
+    welcomed=tuple(Privacy.model_fields),
+    way="plait.features.privacy.run:way",
+    client_way="plait.features.privacy.client:client_way",
+    opens="plait.features.privacy.run:opens",
+    screen="plait.features.privacy.screen:screen",
+    adder="plait.features.privacy.region_adder:adder",
+    limits=dict.fromkeys(_LIMITS, "plait.features.privacy.limits:check"),
+    proposes="plait.features.privacy.words:proposes",
+    spent="plait.features.privacy.client:spent",
+    plans="plait.features.privacy.plans:plans",
+    verifies="plait.features.privacy.audit:verifies",
+    verbs={"privacy": "plait.features.privacy.privacy_verb:privacy"},
+    events={
+        "privacy_started": "plait.features.privacy.events:PrivacyStarted",
+        "noise_intended": "plait.features.privacy.events:NoiseIntended",
+        "privacy_spent": "plait.features.privacy.events:PrivacySpent",
+    },
+    card="plait.features.privacy.card:after",
+    sections=("plait.features.privacy.tables:epsilon_table",),
+)

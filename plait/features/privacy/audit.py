@@ -1,0 +1,128 @@
+"""Checks of what a ledger says of differential privacy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from plait.errors import PeerError
+from plait.features.privacy.accountant import epsilon_at
+from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted, promised_in
+from plait.features.privacy.rests import Rests
+from plait.features.privacy.sum_of_shares import epsilon_of
+from plait.rounds.events import MASKED_CODEC, Event, RoundFinished, RunStarted, UpdateReceived
+from plait.rounds.recorded import participants_in
+from plait.rounds.verified import Verified
+
+
+def verifies(events: Sequence[Event]) -> Verified | None:
+    """What a ledger says of differential privacy, checked; None for a run without.
+
+    Raises:
+        PeerError: as for `check_privacy`, or the run began with other settings than it promises.
+    """
+    promised, spent = promised_in(events), check_privacy(events)
+    began = next((event.config.get("dp", "off") for event in events if isinstance(event, RunStarted)), "off")
+    if began != (promised.unit if promised else "off"):
+        raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
+    if spent is None:
+        return None
+    rounds = sum(isinstance(event, RoundFinished) for event in events)
+    cost = f"{spent.charges} draws of noise for {rounds} rounds"
+    if spent.by_client:
+        cost = f"the most that the accounts of {len(spent.by_client)} clients state of any of their records"
+    more = {"dp_epsilon_by_client": dict(spent.by_client)} if spent.by_client else {"draws": spent.charges}
+    return Verified(
+        name="privacy",
+        text=f"epsilon {spent.epsilon:.4g} at delta {spent.delta:g}: {cost}",
+        figures={"dp_epsilon": spent.epsilon, "dp_delta": spent.delta, **more},
+    )
+
+
+def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
+    """Check that every round of a private run has paid for its noise, and that the ledger's figures follow from that.
+
+    Returns:
+        What the run has spent; None without differential privacy, or before its first round.
+
+    Raises:
+        PeerError: the noise of a round is not paid for, a figure is not what it must be, or the budget is exceeded.
+    """
+    promised = promised_in(events)
+    if promised is None:
+        return None
+    if promised.unit == "record":
+        return _check_records(promised, events)
+    rests = promised.rests
+    if rests:
+        _check_rests(rests, events)
+    paid: set[tuple[int, str]] = set()
+    epsilon = 0.0
+    spent: PrivacySpent | None = None
+    multiplier, guaranteed = promised.noise_multiplier or math.nan, promised.guaranteed or 0
+    for event in events:
+        if isinstance(event, NoiseIntended):
+            paid.add((event.round, event.commitment))
+            epsilon = (
+                epsilon_at(promised.delta, rests.sensitivity(len(paid)) / multiplier)
+                if rests
+                else epsilon_of(promised.delta, len(paid), multiplier, guaranteed=guaranteed)
+            )
+            _check_epsilon(event, epsilon)
+            if promised.epsilon is not None and epsilon > promised.epsilon * (1 + 1e-9):
+                raise PeerError(f"epsilon of round {event.round} is {epsilon:g}, expected at most {promised.epsilon:g}")
+        elif isinstance(event, PrivacySpent):
+            spent = event
+            if event.charges != len(paid):
+                raise PeerError(f"round {event.round} states {event.charges} draws of noise, expected {len(paid)}")
+            if event.delta != promised.delta:
+                raise PeerError(f"delta of round {event.round} is {event.delta:g}, expected {promised.delta:g}")
+            _check_epsilon(event, epsilon)
+        elif isinstance(event, RoundFinished) and event.round not in {number for number, _ in paid}:
+            raise PeerError(f"round {event.round} is finished without noise, expected an intent to draw it before")
+    return spent
+
+
+def _check_rests(rests: Rests, events: Sequence[Event]) -> None:
+    """Check that clients rested as long as epsilon rests on, and that each round's noise was drawn once."""
+    last: dict[str, int] = {}
+    for number, clients in sorted(participants_in(events).items()):
+        for client in sorted(clients):
+            if number < (due := last.get(client, -rests.separation) + rests.separation):
+                raise PeerError(f"{client!r} takes part in round {number}, expected not before round {due}")
+            last[client] = number
+    drawn = [event.round for event in events if isinstance(event, NoiseIntended)]
+    if drawn != list(range(1, len(drawn) + 1)) or len(drawn) > rests.rounds:
+        raise PeerError(f"noise was drawn for rounds {drawn}, expected each of {rests.rounds} at most once")
+
+
+def _check_records(promised: PrivacyStarted, events: Sequence[Event]) -> PrivacySpent | None:
+    """The same where every client keeps an account of its own records, of which it says the total."""
+    said: dict[str, float] = {}
+    spent: PrivacySpent | None = None
+    for event in events:
+        if isinstance(event, UpdateReceived) and event.codec != MASKED_CODEC:
+            what = f"epsilon of {event.client!r} in round {event.round}"
+            if event.epsilon is None:
+                raise PeerError(f"{what} is not there, expected it with every update")
+            if promised.epsilon is not None and event.epsilon > promised.epsilon * (1 + 1e-9):
+                raise PeerError(f"{what} is {event.epsilon:g}, expected at most {promised.epsilon:g}")
+            if event.epsilon < said.get(event.client, 0.0):
+                raise PeerError(f"{what} is {event.epsilon:g}, expected no less than {said[event.client]:g} as before")
+            said[event.client] = event.epsilon
+        elif isinstance(event, PrivacySpent):
+            spent = event
+            if event.delta != promised.delta:
+                raise PeerError(f"delta of round {event.round} is {event.delta:g}, expected {promised.delta:g}")
+            if dict(event.by_client) != said:
+                raise PeerError(f"epsilons of clients after round {event.round} are not those of their updates")
+            # Under masks no client says what it has spent: no more than the run's epsilon.
+            _check_epsilon(event, max(said.values(), default=promised.epsilon or math.inf))
+        elif isinstance(event, RoundFinished) and (spent is None or spent.round != event.round):
+            raise PeerError(f"round {event.round} is finished, expected what it cost before")
+    return spent
+
+
+def _check_epsilon(event: NoiseIntended | PrivacySpent, expected: float) -> None:
+    if not math.isclose(expected, event.epsilon, rel_tol=1e-9):
+        raise PeerError(f"epsilon of round {event.round} is {event.epsilon:g}, expected {expected:g}")

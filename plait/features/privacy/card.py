@@ -1,0 +1,313 @@
+"""What a private run promises and has spent, in words: for the report, the adapter's card, `plait privacy` and status.
+
+Knows only the ledger's events. The figures are recomputed by `plait verify`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.rounds.events import Audited, Event
+
+if TYPE_CHECKING:
+    from plait.adapters import Json
+
+WORTH_WARNING = 3.0
+"""Noise over clip norm from which on there is next to nothing to learn from."""
+
+WORTH_WARNING_OF_RECORDS = 10.0
+"""The same of the noise in a step's mean of all clients, where single records are protected."""
+
+NOT_COVERED: tuple[str, ...] = (
+    "the server itself, which sees every update: its operator, its spool, checkpoints and noise key",
+    "who took part, when, and that a client failed",
+    "what is said of the data elsewhere: the names of labels, the choice of settings after looking at it",
+    "single records of a client any better than the client as a whole",
+    "facts about people that hold whether or not their client takes part",
+)
+"""What the guarantee says nothing about."""
+
+SHARED_NOT_COVERED: tuple[str, ...] = (
+    "clients whose program adds no noise: nobody can check that from outside, and their shares are missing",
+    *NOT_COVERED[1:],
+)
+"""The same where clients add the noise under masks."""
+
+BUT_SERVERS = "everybody but the servers"
+"""From whom a run in a tree of servers hides clients."""
+
+EVEN_SERVERS = "everybody, the servers too"
+"""From whom such a run hides single records."""
+
+REGIONS_NOT_COVERED: tuple[str, ...] = (
+    "the servers themselves: a region's sees its clients' updates, and those above it their sums, without noise",
+    "a client that takes part in two regions: two of them cost as much as one of twice the clip norm",
+    *NOT_COVERED[1:],
+)
+"""The same where regions sum their clients' updates, and the server above them adds the noise."""
+
+RECORDS_NOT_COVERED: tuple[str, ...] = (
+    "people with several records: the epsilon of k records together is k times as large",
+    "how many records a client has, who took part, when and for how long, and that a client failed",
+    "whether a client adds its noise: nobody can check that from outside",
+    "other runs on the same records, whose epsilons add up, and settings chosen by looking at the records",
+    "facts about people that hold whether or not their record is there",
+)
+"""The same where single records are protected."""
+
+CONTINUES = (
+    "the runs that this one started from: on the same data their epsilons add up with its own (plait privacy RUN RUN…)"
+)
+"""The same where a run starts from other runs' adapters."""
+
+
+@dataclass(frozen=True)
+class PrivacyCard:
+    """The guarantee of a run, as far as the run has come.
+
+    Attributes:
+        promised: at its beginning.
+        spent: after the newest round, or once the noise of one is paid for; None before the first.
+        audited: what attacks found; None if that was not recorded.
+    """
+
+    promised: PrivacyStarted
+    spent: PrivacySpent | None = None
+    audited: Audited | None = None
+
+    @classmethod
+    def of(cls, recorded: Iterable[Event]) -> Self | None:
+        """The card of a ledger's events; None for a run without differential privacy."""
+        card: Self | None = None
+        for event in recorded:
+            card = cls.after(card, event)
+        return card
+
+    @classmethod
+    def after(cls, card: Self | None, event: Event) -> Self | None:
+        """The card once one more event is known."""
+        match event:
+            case PrivacyStarted():
+                return cls(event)
+            case NoiseIntended() if card:
+                # Paid for, even if the run never tells that the round is over.
+                charges = ((card.spent.charges if card.spent else 0) or 0) + 1
+                delta = card.promised.delta
+                spent = PrivacySpent(round=event.round, epsilon=event.epsilon, delta=delta, charges=charges)
+                return replace(card, spent=spent)
+            case PrivacySpent() if card:
+                return replace(card, spent=event)
+            case Audited() if card:
+                return replace(card, audited=event)
+            case _:
+                return card
+
+    @property
+    def epsilon(self) -> float:
+        """Spent so far."""
+        return self.spent.epsilon if self.spent else 0.0
+
+    @property
+    def not_covered(self) -> tuple[str, ...]:
+        """What the guarantee says nothing about."""
+        continues = (CONTINUES,) if self.promised.continues else ()
+        if self.is_of_records:
+            return continues + RECORDS_NOT_COVERED
+        if self.promised.guaranteed:
+            return continues + SHARED_NOT_COVERED
+        return continues + (REGIONS_NOT_COVERED if self.is_of_tree else NOT_COVERED)
+
+    title: ClassVar[str] = "Differential privacy"
+    hides_clients: ClassVar[bool] = True
+
+    @property
+    def headline(self) -> str:
+        """With what the run was trained, and what that hides."""
+        return (
+            f"with {self.promised.unit}-level differential privacy: {self.epsilon_text}. Losses on the clients' data "
+            "stay with the clients."
+        )
+
+    @property
+    def trust(self) -> tuple[str, str]:
+        """What is spent, and of what."""
+        return self.epsilon_text, f"{self.promised.unit}-level differential privacy. "
+
+    def figures(self, events: Mapping[str, Sequence[Event]]) -> Mapping[str, Json]:
+        """For the summary of the run."""
+        spent = {0: 0.0, **{each.round: each.epsilon for each in spent_by_round(events).values()}}
+        return {
+            "dp_unit": self.promised.unit,
+            "dp_epsilon": self.epsilon,
+            "dp_delta": self.promised.delta,
+            "dp_epsilon_by_round": [spent.get(number) for number in range(max(spent) + 1)],
+        }
+
+    @property
+    def status(self) -> Mapping[str, Json]:
+        """Of a run that goes on."""
+        promised = self.promised
+        return {
+            "unit": promised.unit,
+            "epsilon": self.epsilon,
+            "budget": promised.epsilon,
+            "delta": promised.delta,
+            "text": f"{self.epsilon_text}, by {promised.unit}",
+        }
+
+    def line(self, event: Event) -> str:
+        """What a round has cost."""
+        return f"round {event.round:<3} {self.epsilon_text}" if isinstance(event, PrivacySpent) else ""
+
+    @property
+    def is_of_tree(self) -> bool:
+        """Whether regions stand for clients."""
+        return self.promised.observer in (BUT_SERVERS, EVEN_SERVERS)
+
+    @property
+    def peer(self) -> str:
+        """With what the server exchanges messages."""
+        return "region" if self.is_of_tree else "client"
+
+    @property
+    def is_of_records(self) -> bool:
+        """Whether single records are protected, from the server too."""
+        return self.promised.unit == "record"
+
+    @property
+    def epsilon_text(self) -> str:
+        """Epsilon and delta in a few words."""
+        budget = self.promised.epsilon
+        of = f" of {budget:g}" if budget is not None else ""
+        return f"epsilon {self.epsilon:.3g}{of} at delta {self.promised.delta:g}"
+
+    @property
+    def bound_text(self) -> str:
+        """What canary clients prove; empty if that was not recorded."""
+        audited = self.audited
+        if audited is None or audited.epsilon_bound is None:
+            return ""
+        return (
+            f"{audited.canaries:,} canary clients prove epsilon of at least {audited.epsilon_bound:.3g} with 95 % "
+            f"certainty (perfect guesses would prove {audited.epsilon_most or 0:.3g})"
+        )
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the noise leaves next to nothing to learn from."""
+        return self.promised.noise_over_clip > WORTH_WARNING
+
+    @property
+    def warning(self) -> str:
+        """One sentence, if the noise leaves next to nothing to learn from; else empty."""
+        if not self.is_hopeless:
+            return ""
+        return (
+            f"The noise in a round's mean is {self.promised.noise_over_clip:.3g} times the clip norm: expect no useful "
+            "adapter. More clients per round, fewer parameters or a larger epsilon help."
+        )
+
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What is promised, fact by fact."""
+        facts = self._of_records if self.is_of_records else self._of_clients
+        return tuple((name, text) for name, text in facts if text)
+
+    @property
+    def _of_records(self) -> Sequence[tuple[str, str]]:
+        promised = self.promised
+        known = len(self.spent.by_client) if self.spent else 0
+        accounts = f"of {known} clients' own accounts"
+        if self.is_of_tree:
+            accounts = f"that {known} regions say of their clients' own accounts"
+        noise = promised.noise_multiplier
+        return [
+            (
+                "Protected",
+                "everything that one record of a client changed in all rounds together; a record is a sequence",
+            ),
+            ("From", f"{promised.observer}: its client adds the noise before anything leaves it"),
+            (
+                "Spent",
+                self.epsilon_text + (f", the most {accounts}" if known else " at most"),
+            ),
+            ("Neighbours", f"{promised.adjacency}: one record's gradient is replaced by zero in all steps"),
+            ("Amplification by sampling", promised.amplification),
+            ("Steps of a client", f"{promised.steps:,}, each of {promised.batch:,} records on average"),
+            (
+                "Clip norm",
+                f"{promised.clip_norm:.3g}" if promised.clip_norm else "all gradients are scaled to one norm",
+            ),
+            (
+                "Noise of a step, over the clip norm",
+                f"{noise:.4g}" if noise else "follows from epsilon and how many records a client has",
+            ),
+            *(("Not covered", text) for text in self.not_covered),
+        ]
+
+    @property
+    def _of_clients(self) -> Sequence[tuple[str, str]]:
+        promised = self.promised
+        draws = (self.spent.charges if self.spent else 0) or 0
+        clip = f"{promised.clip_norm or 0:.3g}"
+        if promised.clip_quantile is not None:
+            clip = f"follows quantile {promised.clip_quantile:g} of the clients' norms, from {clip} on"
+        return [
+            ("Protected", f"everything that one {promised.unit}'s data changed, in all rounds together"),
+            ("From", f"{promised.observer}: whoever sees adapters, broadcasts, ledger and report"),
+            ("Spent", f"{self.epsilon_text}, {draws} {'draw' if draws == 1 else 'draws'} of noise"),
+            ("If clients tell their noise", self._if_clients_tell),
+            ("Audit bound", self.bound_text),
+            ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),
+            ("Mechanism", mechanism_text(promised.separation)),
+            ("Amplification by sampling", promised.amplification),
+            ("Clip norm", clip),
+            ("Noise multiplier of a round", f"{promised.noise_multiplier or 0:.4g}"),
+            ("Noise in a round's mean, over the clip norm", f"{promised.noise_over_clip:.3g}"),
+            *(("Not covered", text) for text in self.not_covered),
+        ]
+
+    @property
+    def _if_clients_tell(self) -> str:
+        """Epsilon where clients help the server; empty where they add no noise."""
+        from plait.features.privacy.sum_of_shares import epsilon_of
+
+        promised = self.promised
+        if not promised.guaranteed or not promised.fewest:
+            return ""
+        # A roster may have as few clients as a sum of a whole round, and its sum fewer again.
+        fewest = promised.fewest
+        most = max(1, 2 * fewest - promised.guaranteed - 1)
+        charges, noise = max(1, (self.spent.charges if self.spent else 0) or 0), promised.noise_multiplier or math.nan
+        found = (epsilon_of(promised.delta, charges, noise, guaranteed=fewest, colluding=count) for count in (1, most))
+        one, many = (f"{epsilon:.3g}" for epsilon in found)
+        more = f", {many} where {most} do" if most > 1 else ""
+        return f"epsilon {one} where 1 of at least {fewest} in a sum does, or adds none{more}"
+
+
+def mechanism_text(separation: int) -> str:
+    """What noise a run with private clients has, which take part in one of `separation` rounds at most."""
+    if separation == 1:
+        return "Gaussian noise, independent in every round; epsilon holds even for a client that joins all of them"
+    return (
+        "Gaussian noise, independent in every round; epsilon holds for a client that takes part in one of "
+        f"{separation} rounds at most, which the ledger shows"
+    )
+
+
+def spent_by_round(events: Mapping[str, Sequence[Event]]) -> dict[int, PrivacySpent]:
+    """What a run had spent after each round.
+
+    Args:
+        events: of features, by kind.
+    """
+    return {each.round: each for each in events.get("privacy_spent", ()) if isinstance(each, PrivacySpent)}
+
+
+def after(card: PrivacyCard | None, event: Event) -> PrivacyCard | None:
+    """The card of a run once one more event is known; None for a run without differential privacy."""
+    return PrivacyCard.after(card, event)

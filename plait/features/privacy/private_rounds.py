@@ -1,0 +1,233 @@
+"""The noise of a run's rounds: intended in the ledger, then drawn; every draw for other updates is paid for.
+
+A round's intent is on disk before its noise exists, and is charged from then on. The same updates give the same
+commitment and so the same noise, for free: a server that is killed goes on to the same bits. Other updates give other
+noise and a second charge. A round that the budget has no room for does not begin. Where clients add the noise, under
+masks, the server has no key, and pays before it asks anybody to unmask.
+
+Where clients rest between two rounds, epsilon counts a client's rounds: each round's noise is drawn once; for other
+updates it is not drawn again, and the run ends. Knows no update and no rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+
+from plait.errors import PeerError
+from plait.features.privacy.card import BUT_SERVERS
+from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.features.privacy.key import RunKey
+from plait.features.privacy.mechanism import ClientPrivacy
+from plait.rounds.costs import CannotPayError
+from plait.rounds.events import Event
+from plait.rounds.run_state import RunState
+
+
+class BudgetSpentError(CannotPayError):
+    """The noise of a round would exceed the run's epsilon; nothing was drawn."""
+
+
+class PrivateRounds:
+    """The rounds of one private run.
+
+    Args:
+        key: of the noise; None where clients add it.
+        intents: of the ledger so far.
+        record: writes an event durably.
+        participants: clients whose updates came in, by round.
+        told: rounds of which the ledger says what they have cost.
+    """
+
+    def __init__(
+        self,
+        privacy: ClientPrivacy,
+        key: RunKey | None,
+        *,
+        intents: Iterable[NoiseIntended],
+        record: Callable[[Event], None],
+        participants: Mapping[int, frozenset[str]] | None = None,
+        told: Collection[int] = (),
+    ) -> None:
+        self.privacy = privacy
+        self._key = key
+        self._intents = {(intent.round, intent.commitment) for intent in intents}
+        self._record = record
+        self._participants = dict(participants or {})
+        self._told = told
+
+    withholds = True
+
+    def ending(self, number: int) -> str:
+        """Why a round may not begin; one whose intent is recorded may, because it is paid for."""
+        is_paid = any(intended == number for intended, _ in self._intents)
+        if is_paid or len(self._intents) + 1 <= self.privacy.most_charges:
+            return ""
+        return f"another one would exceed epsilon {self.privacy.epsilon:g}"
+
+    def resting(self, number: int) -> frozenset[str]:
+        """The clients that may not take part in a round, because they did too few rounds before."""
+        before = range(number - self.separation + 1, number)
+        return frozenset[str]().union(*(self._participants.get(each, ()) for each in before))
+
+    def took_part(self, number: int, clients: Collection[str]) -> None:
+        """Note whose updates a round was made of.
+
+        Raises:
+            PeerError: one of them should have rested.
+        """
+        if early := sorted(self.resting(number) & set(clients)):
+            raise PeerError(
+                f"update of {early[0]!r} in round {number} comes too soon after its last, expected at least "
+                f"{self.separation} rounds from one to the next"
+            )
+        self._participants[number] = self._participants.get(number, frozenset()) | frozenset(clients)
+
+    @property
+    def separation(self) -> int:
+        """Rounds from one in which a client takes part to the next at the earliest."""
+        return self.privacy.rests.separation if self.privacy.rests else 1
+
+    def is_intended(self, number: int, digest: bytes) -> bool:
+        """Whether the noise of a round is intended for just these updates."""
+        return bool(self._key) and (number, self._key.commitment(number, digest)) in self._intents
+
+    def key_for(self, number: int, digest: bytes, *, clip_norm: float) -> bytes:
+        """The key that a round's noise follows from, once its intent is durable.
+
+        Args:
+            number: of the round.
+            digest: of everything that the sum below the noise is made of.
+            clip_norm: of the round.
+
+        Raises:
+            BudgetSpentError: that would be one charge too many.
+        """
+        if self._key is None:
+            raise ValueError("the noise of this run is its clients' own")
+        self.intend(number, self._key.commitment(number, digest), clip_norm=clip_norm)
+        return self._key.for_round(number, digest)
+
+    def intend(self, number: int, commitment: str, *, clip_norm: float) -> None:
+        """Pay for a round, unless just this is paid for.
+
+        Args:
+            number: of the round.
+            commitment: of the updates, or of the clients, that the noise is for.
+            clip_norm: of the round.
+
+        Raises:
+            BudgetSpentError: that would be one charge too many.
+        """
+        if (number, commitment) in self._intents:
+            return
+        if self.privacy.rests is not None and any(number == drawn for drawn, _ in self._intents):
+            raise BudgetSpentError(
+                f"the noise of round {number} was drawn for other updates, and with dp-min-separation it is drawn once"
+            )
+        if len(self._intents) + 1 > self.privacy.most_charges:
+            raise BudgetSpentError(
+                f"drawing the noise of round {number} again, for other updates, would exceed epsilon "
+                f"{self.privacy.epsilon:g}"
+            )
+        self._intents.add((number, commitment))
+        epsilon = self.privacy.epsilon_after(len(self._intents))
+        self._record(NoiseIntended(round=number, commitment=commitment, clip_norm=clip_norm, epsilon=epsilon))
+
+    def spent(self, state: RunState, epsilons: Mapping[str, float]) -> PrivacySpent | None:
+        """What the run has spent once a round is over; None before the first, and where it is recorded."""
+        del epsilons
+        if state.clip_norm is None or state.round in self._told:
+            return None
+        charges = len(self._intents)
+        return PrivacySpent(
+            round=state.round,
+            epsilon=self.privacy.epsilon_after(charges),
+            delta=self.privacy.delta,
+            charges=charges,
+            clip_norm=state.clip_norm,
+        )
+
+
+def recomputed(
+    privacy: ClientPrivacy, key: RunKey | None, promised: PrivacyStarted, intents: Iterable[NoiseIntended]
+) -> PrivateRounds:
+    """The same rounds, for whoever recomputes a run from its updates and its key.
+
+    Raises:
+        PeerError: it is not the run's key, or the ledger promises other noise than the settings give; later, the noise
+            of a round belongs to other updates.
+    """
+    check_promise(privacy, promised)
+    if key and key.check != promised.key_check:
+        raise PeerError(f"the noise key gives {key.check[:16]}, expected {promised.key_check[:16]} as the ledger says")
+
+    def refuse(event: Event) -> None:
+        number = event.round if isinstance(event, NoiseIntended) else 0
+        raise PeerError(f"the noise of round {number} was intended for other updates, expected the stored ones")
+
+    # Without a budget, so that other updates are refused as such.
+    return PrivateRounds(replace(privacy, epsilon=None), key, intents=intents, record=refuse)
+
+
+def check_promise(privacy: ClientPrivacy, promised: PrivacyStarted) -> None:
+    """Check that a ledger promises the noise that a run's settings give.
+
+    Raises:
+        PeerError: it promises other noise.
+    """
+    for name, told, settled in (
+        ("noise multiplier", promised.noise_multiplier or 0.0, privacy.noise_multiplier),
+        ("delta", promised.delta, privacy.delta),
+        ("epsilon", promised.epsilon or 0.0, privacy.epsilon or 0.0),
+        ("guaranteed clients", promised.guaranteed or 0, privacy.guaranteed),
+    ):
+        if not math.isclose(told, settled, rel_tol=1e-9):
+            raise PeerError(f"the ledger promises {name} {told:g}, expected {settled:g} as the run's settings give")
+    if promised.rests != privacy.rests:
+        raise PeerError("the ledger promises other rests of clients than the run's settings give")
+
+
+def started(
+    privacy: ClientPrivacy,
+    key: RunKey | None,
+    *,
+    size: int,
+    fewest: int = 0,
+    continues: bool = False,
+    regions: bool = False,
+) -> PrivacyStarted:
+    """The event that says what a run promises.
+
+    Args:
+        privacy: of the run.
+        key: of the run; None where clients add the noise.
+        size: numbers in an update.
+        fewest: clients in any sum, where they add the noise.
+        continues: whether it starts from other adapters.
+        regions: whether clients send their updates to servers of regions.
+    """
+    is_adaptive = privacy.clip_norm is None
+    return PrivacyStarted(
+        unit="client",
+        adjacency="zero-out",
+        observer=(BUT_SERVERS if regions else "everybody but the server") if key else "everybody, the server too",
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        noise_multiplier=privacy.noise_multiplier,
+        update_multiplier=privacy.update_multiplier,
+        count_multiplier=privacy.count_multiplier,
+        clip_quantile=privacy.quantile if is_adaptive else None,
+        clip_norm=privacy.first_clip(size),
+        clients=privacy.clients,
+        parameters=size,
+        noise_over_clip=privacy.noise_over_clip(size),
+        amplification="none: cohorts follow from the seed and are on record",
+        key_check=key.check if key else "",
+        separation=privacy.rests.separation if privacy.rests else 1,
+        rounds=privacy.rests and privacy.rests.rounds,
+        guaranteed=privacy.guaranteed or None,
+        fewest=fewest or None,
+        continues=continues,
+    )

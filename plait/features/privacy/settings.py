@@ -1,0 +1,111 @@
+"""Settings of differential privacy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from plait.settings.table import MOST, Table, number_or
+from plait.traits import Stated, Trait
+
+_OF_BOTH = ("dp", ("client", "record"))
+
+
+class Privacy(Table):
+    """What is hidden, from whom, and how well."""
+
+    table: ClassVar[str] = "privacy"
+    heading: ClassVar[str] = "Privacy"
+    within: ClassVar = {
+        "dp_epsilon": _OF_BOTH,
+        "dp_noise_multiplier": _OF_BOTH,
+        "dp_clip": _OF_BOTH,
+        "dp_min_separation": ("dp", ("client",)),
+    }
+
+    dp: Literal["off", "client", "record"] = "off"
+    """differential privacy of each record, of each client, or off; record hides from everybody, the server too, what
+    any one sequence of a client changed; client hides what any one client's data changed from everybody but the server,
+    with secure-aggregation from the server too, and needs hundreds of clients to be useful (plait estimate says)"""
+    dp_epsilon: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """epsilon of the whole run, never exceeded; sets the noise"""
+    dp_noise_multiplier: Annotated[float, Field(ge=0, le=1e4)] = 0.0
+    """noise over clip norm in each round (of records: step), instead of an epsilon"""
+    dp_delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """delta of the whole run; 0 means 1e-5, or of clients 1 / (10 clients) if that is smaller"""
+    dp_clip: Annotated[
+        Annotated[float, Field(gt=0, le=1e6)] | Literal["adaptive"], BeforeValidator(number_or("adaptive"))
+    ] = "adaptive"
+    """norm that a client's update, or a record's gradient, is clipped to; adaptive follows the median of the updates,
+    and scales all gradients to one norm"""
+    dp_min_separation: Annotated[int, Field(ge=1, le=MOST)] = 1
+    """rounds from one in which a client takes part to the next at the earliest; more than 1 lowers the noise of --dp
+    client, and needs so many times the clients of a round"""
+
+    @model_validator(mode="after")
+    def _check_noise(self) -> Self:
+        if self.dp == "off":
+            return self
+        given = {"dp-epsilon": self.dp_epsilon, "dp-noise-multiplier": self.dp_noise_multiplier}
+        noise = [f"{key} is {value:g}" for key, value in given.items() if value]
+        if len(noise) != 1:
+            both = " and ".join(noise) or f"neither dp-epsilon nor dp-noise-multiplier is given and dp is '{self.dp}'"
+            raise ValueError(f"{both}, expected one of the two: each follows from the other")
+        if self.dp == "client" and self.dp_min_separation > 1 and self.dp_clip == "adaptive":
+            raise ValueError(
+                f"dp-clip is 'adaptive' and dp-min-separation is {self.dp_min_separation}, expected a number: epsilon "
+                "counts a client's rounds, all of one clip norm"
+            )
+        return self
+
+    def check_clients(self, clients: int, cohort: int) -> None:
+        """Refuse a delta within which a client could be shown, and rests for which there are not enough clients.
+
+        Raises:
+            ValueError: with both numbers.
+        """
+        if self.dp == "client" and self.dp_delta * clients >= 1:
+            raise ValueError(
+                f"dp-delta is {self.dp_delta:g} and clients is {clients}, expected less than 1 / clients = "
+                f"{1 / clients:g}: with more, showing one client in full would be within the guarantee"
+            )
+        if self.dp_min_separation > 1 and self.dp_min_separation > (most := clients // cohort):
+            raise ValueError(
+                f"dp-min-separation is {self.dp_min_separation}, clients is {clients} and clients-per-round is "
+                f"{cohort}, expected at most clients / clients-per-round = {most}: with more, no round would find "
+                "enough clients"
+            )
+
+    def stated(self) -> Iterator[Stated]:
+        """What these settings need of a run, and what they take away."""
+        if self.dp == "off":
+            return
+        yield self._says_private()
+        if self.dp_min_separation > 1:
+            yield self.says("dp_min_separation", needs={Trait.TRUSTED: "no client counts the rounds between"})
+        if self.dp == "client" and self.dp_clip == "adaptive":
+            known = {Trait.ONE_SERVER: "the clip norm of a round is known there alone"}
+            yield self.says("dp_clip", needs=known, instead="NUMBER")
+        if self.dp == "record" and self.dp_noise_multiplier:
+            spent = {Trait.SINGLE_UPDATES: "each client says beside its own what it has spent"}
+            yield self.says("dp_noise_multiplier", needs=spent, instead="0 with dp-epsilon")
+
+    def _says_private(self) -> Stated:
+        needs = {Trait.WAITS: "a client's part is charged by rounds", Trait.EQUAL_STEPS: "noise is for equal parts"}
+        takes = {
+            Trait.FIGURES: "no noise covers them",
+            Trait.LOSSES: "no noise covers them",
+            Trait.SLOPES: "steps of private runs measure none",
+        }
+        if self.dp == "client":
+            needs |= {Trait.ONE_RANK: "how far a client moves the sum depends on its rank", Trait.LINEAR: ""}
+            takes |= {Trait.SINGLE_UPDATES: "noise covers their clipped sum alone"}
+        else:
+            needs |= {
+                Trait.OWN_LOSS: "noise needs the gradient of each record by itself",
+                Trait.APART: "its batches have as many records as are drawn",
+            }
+            takes[Trait.WHOLE_GRADIENT] = "each record's is clipped, to dp-clip"
+        return self.says("dp", needs=needs, takes=takes)

@@ -1,0 +1,1 @@
+"""What private records plug into training."""

@@ -1,0 +1,138 @@
+"""Local training with differential privacy of single records: DP-SGD on an adapter, with exact noise.
+
+A step clips the gradient of every example of a Poisson sample, on a grid of whole numbers, adds integer Gaussian noise
+to their sum and divides by the expected size of the sample: the mechanism of a private round
+(`mechanism`) with examples in the place of clients. Batches and noise follow from one secret key. Knows
+no round and no account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from plait.abandon import check_abandoned
+from plait.adapters import Float32, Task
+from plait.errors import ConfigError
+from plait.features.privacy.clip import length
+from plait.features.privacy.key import derived
+from plait.features.privacy.mechanism import PrivateMean
+from plait.features.privacy.noise import Keystream
+from plait.features.privacy.record import Charge, RecordPrivacy
+from plait.features.privacy.training.example_gradients import ExampleGradients
+from plait.training.examples import Example
+from plait.training.learner import Learner, LocalTraining, TrainingInputs
+from plait.training.replicas import Replica, at_once, cards, deal, follow, seed
+from plait.training.step_memory import StepMemory
+from plait.training.trainer import only_trained, trained_parameters
+
+
+def train_privately(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    inputs: TrainingInputs,
+    charge: Charge,
+    *,
+    task: Task,
+    pad_token: int,
+    memory: StepMemory | None = None,
+    others: Sequence[Replica] = (),
+) -> LocalTraining:
+    """Train an adapter for `steps_taken` steps, so that no record shows.
+
+    The result's loss, tokens and time are left at 0: no noise covers them.
+
+    Args:
+        model: the base with the adapter.
+        parameters: the adapter's parameters in layout order; overwritten.
+        inputs: examples, one for each record, and settings with a learning rate.
+        charge: what these steps cost these records. Its key is secret; the same one gives the same batches and noise.
+        task: what the labels are.
+        pad_token: pads short rows.
+        memory: what steps give up to fit into memory; of that only what changes no bit.
+        others: the same model and adapter on other devices; a batch's examples are dealt out over all of them.
+
+    Raises:
+        ConfigError: no part of this adapter trains, a record is missing, or no learning rate is given.
+        Abandoned: nobody waits for this any more.
+    """
+    settings, examples = inputs.settings, inputs.examples
+    privacy, key = charge.privacy, charge.key
+    if len(examples) != privacy.records:
+        raise ConfigError(f"there are {len(examples)} examples for {privacy.records} records, expected one for each")
+    if not settings.learning_rate:
+        raise ConfigError("learning-rate is 0, expected a number: one that is found in the data would not be private")
+    trained = trained_parameters(model, parameters, settings.trained)
+    sizes = [parameter.numel() for parameter in parameters]
+    learner = Learner(inputs, sizes, trained, task=task, devices=[parameter.device for parameter in parameters])
+    moves = np.repeat(trained, sizes)
+    replicas = [Replica(model, parameters), *others]
+    each = [
+        ExampleGradients(
+            replica.model.train(),
+            replica.parameters,
+            task=task,
+            pad_token=pad_token,
+            together=settings.batch_size,
+            recomputed=memory.recomputed if memory else 0,
+        )
+        for replica in replicas
+    ]
+    mechanism, draws = privacy.mechanism, Keystream(derived(key, b"batches"))
+    noised = np.zeros(sum(sizes), np.float32)
+    with ExitStack() as held:
+        for replica in replicas:
+            held.enter_context(only_trained(replica.parameters, trained))
+        held.enter_context(torch.random.fork_rng(devices=cards(replicas)))
+        seed(replicas, settings.seed)
+        for step in range(settings.steps_taken):
+            follow(replicas, learner.values, trained)
+            chosen = privacy.sample(draws)
+            mean = PrivateMean(
+                mechanism,
+                size=int(moves.sum()),
+                clip_norm=mechanism.clip_norm or 1.0,
+                key=derived(key, b"step %d" % step),
+            )
+            found = _gradients(replicas, each, [examples[index] for index in chosen], settings.batch_size)
+            for index, gradient in zip(chosen, found, strict=True):
+                mean.add(str(index), _scaled(gradient[moves], privacy))
+            noised[moves] = mean.finish().mean
+            learner.noised_step(noised)
+            check_abandoned()
+    follow(replicas, learner.values, trained)
+    return learner.finish(0.0)
+
+
+def _gradients(
+    replicas: Sequence[Replica], each: Sequence[ExampleGradients], examples: Sequence[Example], together: int
+) -> Iterator[Float32]:
+    """The gradient of each example, in order; every replica has at most `together` of them at a time."""
+    if len(replicas) == 1:
+        yield from each[0](examples)
+        return
+    for first in range(0, len(examples), together * len(replicas)):
+        some = examples[first : first + together * len(replicas)]
+        # Equal numbers, whatever their lengths: a gradient takes the memory of an adapter.
+        parts = deal(some, len(replicas), size=lambda _: 1)
+        works = [partial(_kept, gradients, part) for gradients, part in zip(each, parts, strict=True)]
+        for found in at_once([(replica.device, work) for replica, work in zip(replicas, works, strict=True)]):
+            yield from found
+
+
+def _kept(gradients: ExampleGradients, examples: Sequence[Example]) -> list[Float32]:
+    return [gradient.copy() for gradient in gradients(examples)]
+
+
+def _scaled(gradient: Float32, privacy: RecordPrivacy) -> Float32:
+    """A gradient as it is clipped: of norm 1 where no clip norm is given."""
+    norm = length(gradient)
+    if not np.isfinite(norm):
+        # One bad record must not be told from the others by a run that fails.
+        return np.zeros_like(gradient)
+    return gradient if privacy.clip_norm is not None or not norm else gradient * np.float32(1 / norm)

@@ -1,0 +1,28 @@
+"""Secure aggregation: a server learns the sum of what clients send and nothing of a single one."""
+
+from plait.feature import Feature
+from plait.features.secagg.settings import Masks
+
+FEATURE = Feature(
+    name="secagg",
+    help="sums under masks: the server sees no single update",
+    meets=("privacy",),
+    settings=Masks,
+    tasks="plait.features.secagg.run:tasks",
+    welcomed=("secure_aggregation",),
+    way="plait.features.secagg.run:way",
+    client_way="plait.features.secagg.run:client_way",
+    together="plait.features.secagg.graph:least_survivors",
+    links="plait.features.secagg.run:links",
+    screen="plait.features.secagg.screen:screen",
+    limits=dict.fromkeys(("require_secure_aggregation", "min_masked_clients"), "plait.features.secagg.limits:check"),
+    proposes="plait.features.secagg.words:proposes",
+    messages={"masking": "plait.features.secagg.messages:read_task"},
+    replies={"masked": "plait.features.secagg.messages:read_reply"},
+    events={
+        "sum_unmasked": "plait.features.secagg.events:SumUnmasked",
+        "group_left_out": "plait.features.secagg.events:GroupLeftOut",
+        "evaluation_missed": "plait.features.secagg.events:EvaluationMissed",
+    },
+    card="plait.features.secagg.card:after",
+)

@@ -1,0 +1,270 @@
+"""The grids of a run's masked rounds: from what earlier sums showed, how finely the next round's updates are rounded.
+
+How long updates are is not known before they are masked, so the unit of a round's grid follows from the sum of the
+round before and from that of its squared norms. The first round has a guess, which may be several times too long: what
+a coarser grid drops stays at clients and is sent in the next round. A member that lies about its length, or sends what
+is too long, makes no grid coarser than the plan allows, nor than half again the round before's. Knows no channel and no
+mask.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from plait.errors import ConfigError, PeerError
+from plait.features.secagg.coding import bits_for, check_sum, length_expected, unit_for
+from plait.features.secagg.figures import EVALUATION, NOISED, TRAINING, decode_figures
+from plait.features.secagg.graph import COMPLETE, NEIGHBOURS, least_roster, least_survivors
+from plait.features.secagg.groups import groups_for
+from plait.features.secagg.masked_grid import MaskedGrid
+from plait.features.secagg.masked_sum import Summed, Wanted
+from plait.features.secagg.ring import MOST_BITS, Ring
+from plait.rounds.run_state import RunState
+from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.features.privacy.mechanism import ClientPrivacy
+
+_PROOF_BYTES = 510
+"""About a certificate and an endorsement."""
+_FIRST_ROUND_ROOM = 4.0
+"""How much longer than the guess updates of the first round may be without being cut."""
+_MOST_ROOM = 32.0
+"""The same for the mean of any round: rates that clients find are higher than the method's."""
+_LEAST_ROOM = 1e-3
+"""Likewise the least, so that a round in which nothing moves leaves the next one a grid."""
+_GROWTH = 1.5
+"""How much longer the mean of a round is expected than that of the round before, at most."""
+
+
+@dataclass(frozen=True)
+class MaskedRounds:
+    """Secure aggregation of a run.
+
+    Attributes:
+        clients: invited to a round.
+        largest_step: how far local training can move a number of the adapter in a round.
+        evaluators: clients invited to an evaluation; 0 for as many as to a round.
+        quorum: clients whose updates a round needs.
+        privacy: where clients add noise under their masks.
+    """
+
+    clients: int
+    largest_step: float
+    evaluators: int = 0
+    quorum: int = 0
+    privacy: ClientPrivacy | None = None
+
+    def least(self, purpose: str) -> int:
+        """The smallest roster: two thirds of those invited, so that no server makes one of a few that it chooses.
+
+        Of an evaluation, from which clients stay out with one that leaves, as few as make no smaller sums.
+
+        Args:
+            purpose: ``train`` or ``evaluate``.
+        """
+        if purpose == "evaluate":
+            return least_roster(min(self.clients, self.evaluators or self.clients))
+        return least_survivors(self.clients // self.groups)
+
+    @property
+    def groups(self) -> int:
+        """Of clients, each with a sum of its own; noise is in the sum of all alone."""
+        return 1 if self.privacy else groups_for(self.clients)
+
+    @property
+    def group(self) -> int:
+        """Clients of the largest group."""
+        return -(-self.clients // self.groups)
+
+    def wanted(self, state: RunState, parts: tuple[slice, ...]) -> Wanted:
+        """The sum of the next round's updates.
+
+        Args:
+            state: after the round before.
+            parts: of the flat buffer that clients send.
+        """
+        if self.privacy:
+            return self._wanted_noised(self.privacy, state, parts)
+        bits = bits_for(self.group)
+        sent = sum(part.stop - part.start for part in parts)
+        length = self._expected(state, sent)
+        grid = self._grid(state, parts, bits=bits, unit=1.0, clients=self.clients)
+        size = grid.rotation.rotated_size
+        unit = unit_for(Ring(bits), clients=self.group, size=size, length=length)
+        received = state.tracks[0].shadow.digest()
+        least = self.least("train")
+        number, figures, groups = state.round + 1, len(TRAINING), self.groups
+        return Wanted(
+            state.run_id, "train", number, bits, unit, size, figures, received, least, self.quorum, groups=groups
+        )
+
+    def _wanted_noised(self, privacy: ClientPrivacy, state: RunState, parts: tuple[slice, ...]) -> Wanted:
+        size = self._grid(state, parts, bits=2, unit=1.0, clients=self.clients).rotation.rotated_size
+        bits, unit = noised_grid(privacy, size, self.clip_norm(state, parts))
+        received = state.tracks[0].shadow.digest()
+        least = self.least("train")
+        number, figures = state.round + 1, len(NOISED)
+        return Wanted(
+            state.run_id, "train", number, bits, unit, size, figures, received, least, self.quorum, noised=True
+        )
+
+    def clip_norm(self, state: RunState, parts: tuple[slice, ...]) -> float:
+        """The clip norm of the next round; 0 where clients add no noise."""
+        if self.privacy is None:
+            return 0.0
+        sent = sum(part.stop - part.start for part in parts)
+        return self.privacy.first_clip(sent) if state.clip_norm is None else state.clip_norm
+
+    def next_clip(self, clip_norm: float, summed: Summed) -> float | None:
+        """The clip norm of the round after; None where clients add no noise.
+
+        Args:
+            clip_norm: of the round.
+            summed: of it.
+        """
+        if self.privacy is None:
+            return None
+        counting, clients = self.privacy.count_shares, len(summed.clients)
+        within = decode_figures(summed.figures, NOISED)["within"] / (counting.sensitivity if counting else 1)
+        return self.privacy.next_clip(clip_norm, within, clients)
+
+    def wanted_losses(self, state: RunState) -> Wanted:
+        """The sum of the losses of the adapter after this round."""
+        received = state.tracks[0].shadow.digest()
+        least = self.least("evaluate")
+        return Wanted(state.run_id, "evaluate", state.round, 2, 1.0, 0, len(EVALUATION), received, least)
+
+    def grid(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> MaskedGrid:
+        """The grid that a round's numbers are on."""
+        return self._grid(state, parts, bits=summed.bits, unit=summed.unit, clients=summed.invited)
+
+    def bits_up(self, size: int, *, sums: int, certified: bool) -> float:
+        """Bits of a client's uplink for each of `size` parameters, all stages included.
+
+        Args:
+            size: parameters of the adapter.
+            sums: unmasked in a round.
+            certified: whether clients prove their keys to each other, as over a network.
+        """
+        stages = self._stage_bytes(certified=certified)[0]
+        bits = bits_for(self.group)
+        if self.privacy:
+            bits = self.privacy.shares(size).bits(self.clients, size)
+        return bits + 8 * sums * stages / size
+
+    def more_bits_down(self, size: int, *, sums: int, certified: bool) -> float:
+        """Bits of a client's downlink for each of `size` parameters beside the broadcast."""
+        return 8 * sums * self._stage_bytes(certified=certified)[1] / size
+
+    def _stage_bytes(self, *, certified: bool) -> tuple[int, int]:
+        """About what the stages of one sum send from a client and to it."""
+        near = min(self.clients - 1, NEIGHBOURS if self.clients > COMPLETE else self.clients)
+        proof = _PROOF_BYTES if certified else 0
+        return 290 + proof + 221 * (near + 1), 210 + (294 + proof) * self.clients + 180 * near
+
+    def check(self, summed: Summed) -> None:
+        """Refuse a sum that clients within their bounds do not have.
+
+        Raises:
+            PeerError: it has left its ring.
+        """
+        check_sum(Ring(summed.bits), summed.deviation)
+
+    def length(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> float | None:
+        """How long the mean of the next round's updates may be.
+
+        Args:
+            state: before the round.
+            parts: of the flat buffer that clients send.
+            summed: of the round.
+        """
+        if self.privacy:
+            return None
+        sent = sum(part.stop - part.start for part in parts)
+        count = len(summed.clients)
+        rms = math.sqrt(max(decode_figures(summed.figures, TRAINING)["square"], 0.0) / count) * summed.unit
+        measured = length_expected(mean=summed.length * summed.unit, rms=rms, clients=count // summed.groups)
+        guess = self._guess(sent)
+        return max(min(measured, _GROWTH * self._expected(state, sent), _MOST_ROOM * guess), _LEAST_ROOM * guess)
+
+    def _expected(self, state: RunState, sent: int) -> float:
+        """How long the mean of the next round's updates may be, as the sums so far say."""
+        return _FIRST_ROUND_ROOM * self._guess(sent) if state.update_length is None else state.update_length
+
+    def _guess(self, sent: int) -> float:
+        """How long an update is by the plan: half of the steps' length in every number."""
+        return self.largest_step * math.sqrt(sent) / 2
+
+    @staticmethod
+    def _grid(state: RunState, parts: tuple[slice, ...], *, bits: int, unit: float, clients: int) -> MaskedGrid:
+        return MaskedGrid.of(
+            parts,
+            received=state.tracks[0].shadow.digest(),
+            number=state.round + 1,
+            bits=bits,
+            unit=unit,
+            clients=clients,
+        )
+
+
+def noised_grid(privacy: ClientPrivacy, size: int, clip_norm: float) -> tuple[int, float]:
+    """Bits and unit of a round whose clients add noise.
+
+    Args:
+        privacy: of the run.
+        size: numbers of a client, rotated.
+        clip_norm: of the round.
+
+    Raises:
+        ConfigError: no ring has so many bits.
+    """
+    shares = privacy.shares(size)
+    bits = shares.bits(privacy.clients, size)
+    if bits > MOST_BITS:
+        raise ConfigError(
+            f"clients-per-round is {privacy.clients:,} with dp 'client' under secure-aggregation, which takes {bits} "
+            f"bits for each number, expected at most {MOST_BITS}: give a larger noise, or fewer clients per round"
+        )
+    return bits, clip_norm / shares.sensitivity
+
+
+def privacy_of_clients(settings: Settings) -> ClientPrivacy:
+    """The noise of which a client adds its share."""
+    from plait.features.privacy.mechanism import ClientPrivacy
+
+    return ClientPrivacy(
+        noise_multiplier=settings.client_noise,
+        delta=0.0,
+        epsilon=None,
+        clients=settings.client_cohort,
+        clip_norm=settings.client_clip or None,
+        quantile=0.0,
+        largest_step=0.0,
+        guaranteed=least_survivors(settings.client_cohort),
+    )
+
+
+def check_grid(privacy: ClientPrivacy, size: int, *, bits: int, unit: float, clients: int) -> None:
+    """Refuse a grid on which a client's noise would not be what the run configuration says.
+
+    Args:
+        privacy: of the run, as the client knows it.
+        size: numbers of a client, rotated.
+        bits: of the roster's ring.
+        unit: of the roster; the clip norm follows from it.
+        clients: of the roster.
+
+    Raises:
+        PeerError: it is another one.
+    """
+    if clients > privacy.clients:
+        # Shares of more clients could be so small that their sum is no Gaussian any more.
+        raise PeerError(f"roster of the masked sum has {clients} clients, expected at most {privacy.clients}")
+    expected, clip_unit = noised_grid(privacy, size, privacy.clip_norm or 0.0)
+    if bits != expected:
+        raise PeerError(f"ring of the masked sum has {bits} bits, expected {expected} for this noise")
+    if privacy.clip_norm is not None and not math.isclose(unit, clip_unit, rel_tol=1e-9):
+        raise PeerError(f"unit of the masked sum is {unit:g}, expected {clip_unit:g} for this clip norm")

@@ -1,0 +1,276 @@
+"""The server's part in a masked sum: collect, stage by stage, and take the masks off the sum.
+
+    offers    -> roster            at least three clients
+    parcels   -> sharers           at least two thirds of the roster, and three
+    masked    -> survivors         likewise; only their sum is kept
+    signed    -> signatures        likewise
+    shares    -> sum               enough shares of each secret
+
+A client whose answer is refused, or that gives none, is a dropout of its stage. Below the threshold the attempt ends
+with `TooFewError`, and nothing of it can be unmasked. Whatever was added until the survivors are fixed is one `Sealed`
+value, which the caller stores before it asks for signatures: from it the same sum follows after a crash. Knows no
+channel and no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.errors import PeerError
+from plait.features.secagg.client import pair_key, self_key
+from plait.features.secagg.graph import LEAST_CLIENTS
+from plait.features.secagg.masks import Mask, add_masks, public_of
+from plait.features.secagg.parcel import PARCEL_BYTES, can_be_opened, digests_in
+from plait.features.secagg.ring import Residues, Ring
+from plait.features.secagg.roster import Offer, Roster, Session, is_signed
+from plait.features.secagg.sharing import SECRET_BYTES, check_share, combine
+from plait.trust.identity import Vouch
+
+
+class TooFewError(PeerError):
+    """Fewer clients than the threshold are left: the attempt is over and nothing was unmasked.
+
+    Attributes:
+        count: how many are left.
+    """
+
+    def __init__(self, message: str, *, count: int = 0) -> None:
+        super().__init__(message)
+        self.count = count
+
+
+class LostError(PeerError):
+    """Nobody can take the masks off a sum whose clients have been asked to: no other sum of this round may follow.
+
+    Attributes:
+        client: that shared what is not its secret.
+    """
+
+    def __init__(self, message: str, *, client: str) -> None:
+        super().__init__(message)
+        self.client = client
+
+
+def agree(
+    session: Session,
+    offers: Iterable[Offer],
+    *,
+    bits: int,
+    unit: float,
+    size: int,
+    figures: int,
+    least: int = LEAST_CLIENTS,
+) -> Roster:
+    """The roster of those that offered keys.
+
+    Raises:
+        TooFewError: fewer than `least` did.
+    """
+    ordered = tuple(sorted(offers, key=lambda offer: offer.client))
+    if len(ordered) < least:
+        raise TooFewError(f"{len(ordered)} clients offered keys, expected at least {least}", count=len(ordered))
+    return Roster(session, ordered, bits, unit, size, figures)
+
+
+def check_offer(offer: Offer, client: str, session: Session, vouch: Vouch) -> None:
+    """Refuse keys that are not the asked client's.
+
+    Raises:
+        PeerError: what is wrong.
+    """
+    if offer.client != client:
+        raise PeerError(f"keys are offered by {offer.client!a}, expected {client!a}")
+    offer.check(session, vouch)
+
+
+class Collecting:
+    """From a roster to a sealed sum.
+
+    Attributes:
+        sharers: places of the clients that shared.
+    """
+
+    def __init__(self, roster: Roster) -> None:
+        self.roster = roster
+        self.sharers: tuple[int, ...] = ()
+        self._parcels: dict[int, Mapping[int, bytes]] = {}
+        ring = Ring(roster.bits)
+        self._sum, self._figures = ring.zeros(roster.size), np.zeros(roster.figures, np.uint64)
+        self._masked: set[int] = set()
+
+    def add_parcels(self, client: str, parcels: Mapping[int, bytes]) -> None:
+        """Take a client's encrypted shares.
+
+        Raises:
+            PeerError: they are not one for each of its neighbours, or came late or twice.
+        """
+        place = self.roster.place(client)
+        if self.sharers or place in self._parcels:
+            raise PeerError(f"shares of {client!a} came late or twice, expected them once")
+        if set(parcels) | {place} != set(self.roster.holders(place)) or place in parcels:
+            raise PeerError(f"{client!a} has shares for others than its neighbours, expected one for each")
+        if any(len(parcel) != PARCEL_BYTES for parcel in parcels.values()):
+            raise PeerError(f"a share of {client!a} has another size, expected {PARCEL_BYTES} bytes")
+        self._parcels[place] = parcels
+
+    def close_sharing(self) -> tuple[int, ...]:
+        """Fix who shared.
+
+        Raises:
+            TooFewError: too few did, of all or of one's neighbours.
+        """
+        self._enough(len(self._parcels), "shared")
+        sharers = tuple(sorted(self._parcels))
+        for place in sharers:
+            here = sum(holder in self._parcels for holder in self.roster.holders(place))
+            if here < (least := self.roster.share_threshold(place)):
+                name = self.roster.offers[place].client
+                raise TooFewError(f"{here} holders of the shares of {name!a} shared, expected at least {least}")
+        self.sharers = sharers
+        return sharers
+
+    def parcels_for(self, place: int) -> Mapping[int, bytes]:
+        """What its neighbours encrypted to a client."""
+        holders = (holder for holder in self.roster.holders(place) if holder != place and holder in self._parcels)
+        return {holder: self._parcels[holder][place] for holder in holders}
+
+    def is_readable(self, sender: int, receiver: int, key: bytes) -> bool:
+        """Whether a client encrypted shares to another, by the key that it shows for that."""
+        return can_be_opened(self._parcels[sender][receiver], key, self.roster, sender=sender, receiver=receiver)
+
+    def add_masked(self, client: str, values: Residues, figures: NDArray[np.uint64]) -> None:
+        """Add a client's masked numbers.
+
+        Raises:
+            PeerError: of another size, of a client that did not share, or twice.
+        """
+        place = self.roster.place(client)
+        if place not in self.sharers or place in self._masked:
+            raise PeerError(f"masked update of {client!a} came twice or without shares, expected it once")
+        if (values.size, figures.size) != (self.roster.size, self.roster.figures):
+            raise PeerError(f"masked update of {client!a} has {values.size} numbers, expected {self.roster.size}")
+        self._masked.add(place)
+        self._sum += values
+        self._figures += figures
+
+    def seal(self) -> Sealed:
+        """Fix the survivors.
+
+        Raises:
+            TooFewError: too few are left.
+        """
+        self._enough(len(self._masked), "sent a masked update")
+        values = Ring(self.roster.bits).reduced(self._sum)
+        digests = {
+            place: {holder: digests_in(parcel) for holder, parcel in sorted(self._parcels[place].items())}
+            for place in self.sharers
+        }
+        return Sealed(self.roster, self.sharers, tuple(sorted(self._masked)), values, self._figures, digests)
+
+    def _enough(self, count: int, did: str) -> None:
+        if count < self.roster.threshold:
+            raise TooFewError(f"{count} clients {did}, expected at least {self.roster.threshold}", count=count)
+
+
+@dataclass(frozen=True, eq=False)
+class Sealed:
+    """A sum under masks whose clients are fixed.
+
+    Attributes:
+        sharers: places of the clients that shared.
+        survivors: places of those whose numbers are in the sum.
+        values: (size,) residues.
+        figures: modulo 2^64.
+        digests: of the shares of each sharer's masking key and seed, by its place, then by their holder's.
+    """
+
+    roster: Roster
+    sharers: tuple[int, ...]
+    survivors: tuple[int, ...]
+    values: Residues
+    figures: NDArray[np.uint64]
+    digests: Mapping[int, Mapping[int, tuple[bytes, bytes]]]
+
+    def check_signature(self, client: str, signature: bytes) -> None:
+        """Refuse a signature that no client would accept.
+
+        Raises:
+            PeerError: it is not the client's, or covers another list.
+        """
+        offer = self.roster.offers[self.roster.place(client)]
+        if not is_signed(offer.identity, signature, self.roster.survivors_text(self.sharers, self.survivors)):
+            raise PeerError(f"signature of {client!a} is not on this list of survivors, expected one that is")
+
+    def check_shares(self, client: str, shares: Mapping[int, bytes]) -> None:
+        """Refuse shares that a client does not hold.
+
+        Raises:
+            PeerError: what is wrong.
+        """
+        place = self.roster.place(client)
+        expected = set(self.roster.holders(place)) & set(self.sharers)
+        if place not in self.survivors or set(shares) != expected:
+            raise PeerError(f"{client!a} gives {len(shares)} shares, expected one of each of {len(expected)} clients")
+        for owner, share in shares.items():
+            check_share(share)
+            is_own, name = owner == place, self.roster.offers[owner].client
+            digest = self.digests[owner].get(place, (b"", b""))[owner in self.survivors]
+            if not is_own and hashlib.sha256(share).digest() != digest:
+                raise PeerError(f"{client!a} gives another share of {name!a} than it holds")
+
+    def unmask(
+        self, shares: Mapping[int, Mapping[int, bytes]], *, received: bytes
+    ) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
+        """The sum of the survivors' numbers, and of their figures.
+
+        Args:
+            shares: checked answers, by place of who gave them, then by place of whose they are.
+            received: digest of the adapter that the numbers were made from.
+
+        Raises:
+            TooFewError: there are too few shares of a secret.
+            LostError: they do not give it.
+        """
+        alive, roster = set(self.survivors), self.roster
+        masks: list[Mask] = []
+        for place in self.sharers:
+            secret = self._secret(place, shares, is_seed=place in alive)
+            if place in alive:
+                masks.append(Mask(self_key(secret, roster, received), -1))
+                continue
+            for other in roster.holders(place):
+                if other in alive:
+                    key = pair_key(secret, roster.offers[other].masking, roster, received)
+                    masks.append(Mask(key, -1 if other < place else 1))
+        values, figures = self.values.copy(), self.figures.copy()
+        add_masks(values, figures, masks, Ring(roster.bits))
+        return Ring(roster.bits).lifted(values), figures
+
+    def _secret(self, place: int, shares: Mapping[int, Mapping[int, bytes]], *, is_seed: bool) -> bytes:
+        """A client's seed or masking key: as it gives it, or of its shares."""
+        roster = self.roster
+        whole = shares.get(place, {}).get(place, b"")[-SECRET_BYTES:]
+        if is_seed and hashlib.sha256(whole).digest() == roster.offers[place].commitment:
+            return whole
+        offer, threshold = roster.offers[place], roster.share_threshold(place)
+        points = {holder: point for point, holder in enumerate(roster.holders(place), start=1)}
+        found = {
+            points[giver]: given[place]
+            for giver, given in shares.items()
+            if giver != place and place in given and giver in points
+        }
+        if len(found) < threshold:
+            raise TooFewError(f"{len(found)} shares of a secret of {offer.client!a} are here, expected {threshold}")
+        with contextlib.suppress(PeerError):
+            secret = combine(found, threshold=threshold)
+            if is_seed and hashlib.sha256(secret).digest() == offer.commitment:
+                return secret
+            if not is_seed and public_of(secret) == offer.masking:
+                return secret
+        raise LostError(f"{len(found)} shares of a secret of {offer.client!a} do not give it", client=offer.client)

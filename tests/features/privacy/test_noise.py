@@ -1,0 +1,112 @@
+import math
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
+
+from plait.features.privacy import noise
+from plait.features.privacy.noise import BLOCK, IntegerGaussian, Keystream, tail
+
+KEY = bytes(range(32))
+
+
+def above(k: float, sigma: float) -> float:
+    return math.erfc(k / (sigma * math.sqrt(2))) / 2
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 7.5, 4096.0])
+def test_the_numbers_have_the_distribution_of_a_rounded_gaussian(sigma):
+    """Chi-square of 2 million draws; a draw that is off by one in a hundred cells' edges would fail."""
+    count = 2_000_000
+    drawn = IntegerGaussian(sigma).draw(Keystream(KEY), count)
+    # Cells of about equal probability, cut between whole numbers.
+    edges = sorted({math.floor(sigma * x) + 0.5 for x in np.linspace(-4, 4, 81)})
+    upper = np.array([above(edge, sigma) for edge in edges])
+    expected = count * -np.diff(np.concatenate([[1.0], upper, [0.0]]))
+    observed = np.histogram(drawn, [-np.inf, *edges, np.inf])[0]
+    enough = expected > 10
+    statistic = float((((observed - expected) ** 2 / np.maximum(expected, 1e-300))[enough]).sum())
+    freedom = int(enough.sum()) - 1
+    # Wilson and Hilferty: a normal variable at 5 standard deviations.
+    limit = freedom * (1 - 2 / (9 * freedom) + 5 * math.sqrt(2 / (9 * freedom))) ** 3
+    assert statistic < limit
+    assert np.histogram(drawn, [-np.inf, *edges, np.inf])[0][~enough].sum() < 200
+
+
+def test_mean_and_variance_are_those_of_the_gaussian():
+    sigma, count = 1000.0, 4_000_000
+    drawn = IntegerGaussian(sigma).draw(Keystream(KEY), count)
+    assert abs(drawn.mean()) < 5 * sigma / math.sqrt(count)
+    # Rounding adds 1/12.
+    assert drawn.var() == pytest.approx(sigma**2 + 1 / 12, rel=5 * math.sqrt(2 / count))
+    assert np.corrcoef(drawn[:-1], drawn[1:])[0, 1] == pytest.approx(0, abs=5 / math.sqrt(count))
+
+
+@pytest.mark.parametrize("sigma", [0.3, 11.0])
+@pytest.mark.parametrize("k", [0, 1, 5, 40])
+def test_the_tail_is_exact_far_beyond_floats(sigma, k):
+    x = (Decimal(k) + Decimal("0.5")) / Decimal(sigma)
+    if x < 12:
+        assert float(tail(k, sigma)) == pytest.approx(math.erfc(float(x) / math.sqrt(2)), rel=1e-13)
+    # Q(x) lies between x/(1+x^2) and 1/x times the density (Gordon 1941).
+    density = 2 * (-x * x / 2).exp() / Decimal(2 * math.pi).sqrt()
+    if 1 < x < 18:
+        assert density * x / (1 + x * x) < tail(k, sigma) * (1 + Decimal("1e-12"))
+        assert tail(k, sigma) * (1 - Decimal("1e-12")) < density / x
+
+
+def test_draws_next_to_an_edge_are_decided_exactly(monkeypatch):
+    """With a wide guard many draws take the exact way; the numbers stay the same."""
+    fast = IntegerGaussian(50.0).draw(Keystream(KEY), 3000)
+    monkeypatch.setattr(noise, "_GUARD", 1e-3)
+    careful = IntegerGaussian(50.0)
+    decided = []
+    resolved = IntegerGaussian._resolved
+
+    def counted(self, drawn, guess, stream):
+        decided.append(drawn)
+        return resolved(self, drawn, guess, stream)
+
+    monkeypatch.setattr(IntegerGaussian, "_resolved", counted)
+    np.testing.assert_array_equal(careful.draw(Keystream(KEY), 3000), fast)
+    assert len(decided) > 100
+
+
+def test_the_far_tail_is_not_cut_off():
+    """f = 0 to 63 bits lies beyond the table; further bits decide."""
+    gaussian = IntegerGaussian(2.0)
+
+    class Zeros:
+        def words(self, count):
+            return np.full(count, 1 << 20, np.uint64)
+
+    far = gaussian._resolved(0, 18, Zeros())
+    assert tail(far, 2.0) <= Decimal((1 << 20) + 1) / Decimal(1 << 127) < tail(far - 2, 2.0)
+    assert far > noise._REACH * 2
+
+
+def test_every_number_follows_from_the_keystream_by_the_definition():
+    """AES of a counter, and the least k whose exact tail is at most f, searched by halving."""
+    encryptor = Cipher(AES(KEY), ECB()).encryptor()
+    drawn = IntegerGaussian(1000.0).draw(Keystream(KEY), 20)
+    for index, number in enumerate(drawn.tolist()):
+        block = encryptor.update((index // 2).to_bytes(16, "big"))
+        word = int.from_bytes(block[8 * (index % 2) :][:8], "little")
+        f = Decimal(word % (1 << 63)) / (1 << 63)
+        low, high = -1, 20_000
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if tail(middle, 1000.0) <= f else (middle, high)
+        assert number == (-high if word >> 63 else high)
+
+
+def test_the_same_key_gives_the_same_numbers_on_any_machine_and_another_key_others():
+    gaussian = IntegerGaussian(1000.0)
+    drawn = gaussian.draw(Keystream(KEY), BLOCK + 5)
+    np.testing.assert_array_equal(drawn, gaussian.draw(Keystream(KEY), BLOCK + 5))
+    assert drawn[:5].tolist() == [-482, -2908, -261, 709, -705]
+    other = gaussian.draw(Keystream(KEY[::-1]), BLOCK + 5)
+    assert abs(np.corrcoef(drawn, other)[0, 1]) < 0.03

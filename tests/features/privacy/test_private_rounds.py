@@ -1,0 +1,348 @@
+"""A private run: what it releases, what it pays for, and what no client and no kill can change about that."""
+
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plait.adapters import subtract
+from plait.errors import ConfigError, PeerError
+from plait.features.privacy import private_fold
+from plait.features.privacy.audit import check_privacy
+from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.features.privacy.key import RunKey
+from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.features.privacy.private_rounds import PrivateRounds, recomputed
+from plait.rounds.audit import replay
+from plait.rounds.channel import Purpose
+from plait.rounds.events import parse_event
+from plait.rounds.ledger import read_events
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import initial_state
+
+FIXED = ClientPrivacy(
+    noise_multiplier=multiplier_for(8.0, 1e-5, 2), delta=1e-5, epsilon=8.0, clients=2, clip_norm=0.5, quantile=0.5,
+    largest_step=0.2,
+)  # fmt: skip
+ADAPTIVE = replace(FIXED, clip_norm=None)
+CASES = {
+    "fixed clip": {"wire": "bf16", "privacy": FIXED},
+    "adaptive clip, one bit": {"wire": "1", "privacy": ADAPTIVE},
+    "rolora trains one side at a time": {"rule": "rolora", "privacy": FIXED},
+    "fedsa keeps a side at the clients": {"rule": "fedsa", "privacy": FIXED},
+    "fedsvd turns": {"rule": "fedsvd", "privacy": FIXED},
+    "scaffold": {"settings": {"scaffold": True}, "privacy": FIXED},
+    "fedadam": {"optimizer": "fedadam", "privacy": ADAPTIVE},
+}
+
+
+def begin(federate, fake_model, case, **more):
+    return federate({"alice": fake_model(1, 3), "bob": fake_model(4, 7)}, **{**CASES[case], **more})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_private_run_killed_anywhere_goes_on_to_the_same_bits_and_pays_once(federate, fake_model, snapshots_of, case):
+    snapshots = snapshots_of(begin(federate, fake_model, case))
+    expected = snapshots.run()
+    assert len(snapshots.killed) > 30
+    for where, killed in snapshots.killed:
+        state = killed.run()
+        assert state.adapter.digest() == expected.adapter.digest(), where
+        assert state.clip_norm == expected.clip_norm, where
+        assert [event["round"] for event in killed.of_kind("noise_intended")] == [1, 2], where
+        assert [event["round"] for event in killed.of_kind("privacy_spent")] == [1, 2], where
+        assert killed.of_kind("noise_intended")[-1]["epsilon"] == pytest.approx(8.0, rel=1e-6), where
+        assert check_privacy(read_events(killed.path / "ledger.jsonl")).charges == 2, where
+
+
+def test_the_intent_is_on_disk_before_the_noise_exists(federate, fake_model, monkeypatch):
+    federation = begin(federate, fake_model, "fixed clip")
+    finish = private_fold.PrivateMean.finish
+    seen = []
+
+    def watched(self):
+        seen.append(len(federation.of_kind("noise_intended")))
+        return finish(self)
+
+    monkeypatch.setattr(private_fold.PrivateMean, "finish", watched)
+    federation.run()
+    assert seen == [1, 2]
+
+
+def killed_once_intended(federation, tmp_path, number):
+    """A copy of the run as a kill right after the intent of a round leaves it."""
+    copies = []
+
+    def watch(where):
+        if len(federation.of_kind("noise_intended")) == number and not copies:
+            shutil.copytree(federation.path, tmp_path / "killed")
+            copies.append(federation.copy(tmp_path / "killed"))
+
+    federation.run(watch=watch)
+    return copies[0]
+
+
+def test_more_updates_than_were_intended_are_not_waited_for(federate, fake_model, tmp_path):
+    """A round whose noise is paid for is released from just the updates that it was paid for."""
+    federation = begin(federate, fake_model, "fixed clip", quorum=1)
+    federation.channel.silent = lambda asked: (asked.client, asked.round) == ("bob", 1)
+    federation.plan = replace(federation.plan, deadline_s=0.05)
+    killed = killed_once_intended(federation, tmp_path, 1)
+    state = killed.run()
+    assert "bob" not in {asked.client for asked in killed.channel.asked if asked.round == 1}
+    assert state.adapter.digest() == federation.published[-1].adapter.digest()
+    assert len(killed.of_kind("noise_intended")) == 2
+
+
+def test_other_updates_get_other_noise_and_a_second_charge_and_the_run_ends_before_its_budget(
+    federate, fake_model, tmp_path
+):
+    federation = begin(federate, fake_model, "fixed clip")
+    killed = killed_once_intended(federation, tmp_path, 1)
+    (stored,) = killed.path.glob("spool/*/bob.envelope")
+    stored.unlink()
+    killed.models = {**federation.models, "bob": fake_model(-9, 7)}
+    killed.channel = killed._connect()
+    state = killed.run()
+    assert [event["round"] for event in killed.of_kind("noise_intended")] == [1, 1]
+    assert len({event["commitment"] for event in killed.of_kind("noise_intended")}) == 2
+    assert state.round == 1
+    (ended,) = killed.of_kind("ended_early")
+    assert (ended["round"], ended["reason"]) == (1, "another one would exceed epsilon 8")
+    assert killed.published[-1].round == 1
+    assert killed.run().round == 1
+    assert len(killed.of_kind("ended_early")) == 1
+
+
+def test_a_round_that_the_budget_cannot_pay_twice_is_not_released(federate, fake_model, tmp_path):
+    federation = begin(federate, fake_model, "fixed clip")
+    killed = killed_once_intended(federation, tmp_path, 2)
+    (stored,) = killed.path.glob("spool/round-000002/bob.envelope")
+    stored.unlink()
+    killed.models = {**federation.models, "bob": fake_model(-9, 7)}
+    killed.channel = killed._connect()
+    state = killed.run()
+    assert state.round == 1
+    assert len(killed.of_kind("noise_intended")) == 2
+    assert [event["round"] for event in killed.of_kind("ended_early")] == [1]
+
+
+def test_a_run_with_a_multiplier_has_no_budget_to_end_it(federate, fake_model):
+    federation = begin(federate, fake_model, "fixed clip", privacy=replace(FIXED, epsilon=None), rounds=4)
+    assert federation.run().round == 4
+    spent = [event["epsilon"] for event in federation.of_kind("privacy_spent")]
+    assert spent == sorted(spent)
+    assert spent[-1] > 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire", ["fp32", "1"])
+@pytest.mark.parametrize("rule", ["fedavg", "ffa", "fedsa"])
+def test_a_client_changes_a_round_by_at_most_the_clip_norm_whatever_state_it_hides(
+    federate, fake_model, monkeypatch, wire, rule
+):
+    """A hostile residual, drift and delta; each round computed with the client's update and without it."""
+    models = {"alice": fake_model(1, 3), "bob": fake_model(4, 7), "mallory": fake_model(1e7, 5)}
+    privacy = replace(FIXED, clients=3, epsilon=None)
+    federation = federate(models, wire=wire, rule=rule, privacy=privacy, keep_updates=True, rounds=3)
+
+    def poison(asked):
+        memory = federation.memories["mallory"]
+        if asked.client == "mallory" and "residual" in memory:
+            from plait.rounds.client_state import ClientState, recall_state
+
+            kept = recall_state(memory, "residual", b"r" * 16).after
+            worse = {name: array * np.float32(1e6) + np.float32(1e9) for name, array in kept.arrays.items()}
+            memory.save("residual", ClientState(b"r" * 16, after=replace(kept, arrays=worse)).to_bytes())
+
+    # One noise for all updates, so that only the sums differ.
+    monkeypatch.setattr(RunKey, "for_round", lambda self, number, digest: bytes([number]) * 32)
+    federation.channel.before = poison
+    expected = federation.run()
+    key = RunKey.load(federation.path / "noise.key")
+    made = federation.aggregator(private=PrivateRounds(privacy, key, intents=[], record=lambda event: None))
+    state = initial_state(b"r" * 16, federation.ranks)
+    directory, moved = RunDirectory.find(federation.path), list[float]()
+    for number in (1, 2, 3):
+        stored = {
+            name: made.spool.open(state, number, name, directory.load_update(number, name))[1]
+            for name in sorted(models)
+        }
+        with_it, _ = made.step(state, number, stored)
+        without, _ = made.step(state, number, {name: each for name, each in stored.items() if name != "mallory"})
+        apart = float(np.linalg.norm(subtract(with_it.adapter, without.adapter).flat.astype(np.float64)))
+        assert apart <= 0.5 / 3 * (1 + 1e-4)
+        moved.append(apart)
+        state = with_it
+    # It does count, though a wire of 1 bit may round six numbers to nothing in a round.
+    assert max(moved) > 0.3 * 0.5 / 3
+    assert state.adapter.digest() == expected.adapter.digest()
+
+
+def test_the_rule_sees_the_noised_mean_alone(federate, fake_model, monkeypatch):
+    federation = begin(federate, fake_model, "fixed clip")
+    seen = []
+    begun = federation.rule.algorithm
+
+    class Spy:
+        def __init__(self, context):
+            self._inner = begun(context)
+
+        def add(self, contribution):
+            seen.append((contribution.client, contribution.delta.flat.copy()))
+            self._inner.add(contribution)
+
+        def finish(self):
+            return self._inner.finish()
+
+    federation.rule = replace(federation.rule, algorithm=Spy)
+    federation.run()
+    assert [name for name, _ in seen] == ["the noised mean"] * 2
+    expected = FIXED.update_multiplier * 0.5 / 2
+    assert np.std([flat for _, flat in seen]) == pytest.approx(expected, rel=0.6)
+
+
+def test_sides_that_nobody_trains_get_no_noise(federate, fake_model):
+    federation = begin(federate, fake_model, "fixed clip", rule="ffa")
+    state = federation.run()
+    (pair,) = federation.ranks.master.geometry.pairs
+    np.testing.assert_array_equal(pair.a_of(state.adapter.flat), pair.a_of(federation.initial.flat))
+    assert not np.array_equal(pair.b_of(state.adapter.flat), pair.b_of(federation.initial.flat))
+
+
+def test_nobody_is_asked_for_losses_and_the_checkpoint_keeps_no_norms(federate, fake_model):
+    federation = begin(federate, fake_model, "fixed clip")
+    state = federation.run()
+    assert {asked.purpose for asked in federation.channel.asked} == {Purpose.DESCRIBE, Purpose.TRAIN}
+    assert state.norms == ()
+    assert state.accepted is None
+
+
+FORBIDDEN = {
+    "train_loss", "first_loss", "train_s", "codec_s", "distortion", "signed", "signature",
+    "examples", "tokens", "norms", "digest", "diagnostics", "clipped", "weight_capped", "detail", "by_client", "loss",
+}  # fmt: skip
+
+
+def test_the_ledger_has_no_figure_that_a_client_computed(federate, fake_model):
+    federation = begin(federate, fake_model, "fixed clip")
+    federation.channel.tamper = lambda asked, reply: (
+        "no update today" if (asked.client, asked.round, asked.purpose) == ("bob", 2, Purpose.TRAIN) else reply
+    )
+    federation.plan = replace(federation.plan, quorum=1)
+    federation.run()
+    assert {"update_received", "update_refused", "clients_described", "reply_received"} <= {
+        event["event"] for event in federation.events
+    }
+    for event in federation.events:
+        if event["event"] == "run_started":
+            continue
+        for key in FORBIDDEN:
+            assert not event.get(key), event
+        for client in event.get("clients", []) if isinstance(event.get("clients"), list) else []:
+            assert client == {
+                "client": client["client"], "rank": 2, "train_examples": 0, "train_tokens": 0, "held_out_examples": 0,
+                "held_out_tokens": 0, "histogram": {}, "cut_examples": 0, "left_out_examples": 0,
+            }  # fmt: skip
+        if event["event"] == "update_received":
+            assert event["uplink_bytes"] == 1000
+        if event["event"] == "reply_received":
+            assert event["uplink_bytes"] == 0
+    assert (federation.path / "noise.key").read_text().strip() not in (federation.path / "ledger.jsonl").read_text()
+
+
+def replayed(federation, *, key=None):
+    directory = RunDirectory.find(federation.path)
+    events = read_events(directory.ledger)
+    promised = next(event for event in events if isinstance(event, PrivacyStarted))
+    intents = [event for event in events if isinstance(event, NoiseIntended)]
+    private = recomputed(federation.privacy, key or RunKey.load(directory.noise_key), promised, intents)
+    state = initial_state(b"r" * 16, federation.ranks)
+    return replay(events, state, lambda refused: federation.aggregator(refused, private=private))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_whoever_has_the_key_and_the_updates_recomputes_the_noise_bit_for_bit(federate, fake_model, case):
+    federation = begin(federate, fake_model, case, keep_updates=True)
+    federation.run()
+    assert replayed(federation) == 2
+    with pytest.raises(PeerError, match="noise key gives"):
+        replayed(federation, key=RunKey(b"?" * 32))
+
+
+def test_a_stored_update_that_was_exchanged_is_found(federate, fake_model):
+    federation = begin(federate, fake_model, "fixed clip", keep_updates=True)
+    federation.run()
+    folder = federation.path / "spool" / "round-000001"
+    other = begin(federate, fake_model, "fixed clip", keep_updates=True)
+    other.models = {**other.models, "bob": fake_model(-3, 7)}
+    other.channel = other._connect()
+    other.run()
+    shutil.copy(other.path / "spool" / "round-000001" / "bob.envelope", folder / "bob.envelope")
+    with pytest.raises(PeerError, match="noise of round 1 was intended for other updates"):
+        replayed(federation)
+
+
+def test_a_ledger_that_understates_what_was_spent_is_refused(federate, fake_model):
+    federation = begin(federate, fake_model, "fixed clip")
+    federation.run()
+    events = read_events(federation.path / "ledger.jsonl")
+    assert check_privacy(events).epsilon == pytest.approx(8.0)
+    without = [event for event in events if not (isinstance(event, NoiseIntended) and event.round == 2)]
+    with pytest.raises(PeerError, match=r"states 2 draws of noise, expected 1|finished without noise"):
+        check_privacy(without)
+    less = [
+        event.model_copy(update={"epsilon": 1.0}) if isinstance(event, NoiseIntended) else event for event in events
+    ]
+    with pytest.raises(PeerError, match=r"epsilon of round 1 is 1, expected 5\."):
+        check_privacy(less)
+    for figure, match in (
+        ("epsilon", r"epsilon of round 1 is 1e-07, expected 5\."),
+        ("delta", r"delta of round 1 is 1e-07"),
+    ):
+        spent = [
+            event.model_copy(update={figure: 1e-7}) if isinstance(event, PrivacySpent) else event for event in events
+        ]
+        with pytest.raises(PeerError, match=match):
+            check_privacy(spent)
+    twice = [
+        *events,
+        parse_event({"event": "noise_intended", "round": 2, "commitment": "x", "clip_norm": 1.0, "epsilon": 10.3}),
+    ]
+    with pytest.raises(PeerError, match=r"epsilon of round 2 is 10\.\d+, expected"):
+        check_privacy(twice)
+
+
+@pytest.mark.parametrize("figure", ["noise_multiplier", "delta", "epsilon"])
+def test_a_ledger_that_promises_other_noise_than_the_settings_give_is_not_recomputed(federate, fake_model, figure):
+    federation = begin(federate, fake_model, "fixed clip")
+    federation.run()
+    directory = RunDirectory(federation.path)
+    events = read_events(directory.ledger)
+    promised = next(event for event in events if isinstance(event, PrivacyStarted))
+    other = promised.model_copy(update={figure: 2 * getattr(promised, figure)})
+    key = RunKey.load(directory.noise_key)
+    recomputed(federation.privacy, key, promised, ())
+    with pytest.raises(
+        PeerError, match=f"the ledger promises {figure.replace('_', ' ')} .* as the run's settings give"
+    ):
+        recomputed(federation.privacy, key, other, ())
+
+
+def test_a_run_does_not_go_on_without_its_key(federate, fake_model, tmp_path):
+    killed = killed_once_intended(begin(federate, fake_model, "fixed clip"), tmp_path, 1)
+    (killed.path / "noise.key").unlink()
+    with pytest.raises(ConfigError, match="expected the noise key of this run"):
+        killed.run()
+
+
+def test_the_seed_decides_no_noise(federate, fake_model):
+    """Two runs with the same seed, clients and data: the same updates in round 1, independent noise."""
+    first, second = (begin(federate, fake_model, "fixed clip", rounds=1, keep_updates=True) for _ in range(2))
+    one, two = (federation.run().adapter.flat for federation in (first, second))
+    stored = [(run.path / "spool/round-000001/bob.envelope").read_bytes()[:64] for run in (first, second)]
+    assert stored[0] == stored[1]
+    assert math.dist(one, two) > 0.1

@@ -1,0 +1,105 @@
+"""Runs with private records on a real base: every rule of the guide, and both ways to gradients of single examples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import plait
+from plait.adapters import load_peft_directory
+from plait.cli.main import app
+from plait.features.privacy import record_charge
+from plait.features.privacy.audit import check_privacy
+from plait.features.privacy.record_accountant import charge
+from plait.features.privacy.training.example_gradients import ExampleGradients
+from plait.rounds.ledger import read_events
+from tests.plait.api.conftest import SMALL, rows
+
+PRIVATE = {**SMALL, "batch_size": 4, "dp": "record", "dp_epsilon": 8.0, "partition": "natural:author", "rounds": 1}
+
+
+def simulated(out: Path, **settings: object) -> Path:
+    plait.simulate(rows(), out=out, **{**PRIVATE, **settings})
+    return out
+
+
+def loudest(run: Path) -> float:
+    """The largest value of the published adapter's side that starts at zero, or of its square matrices."""
+    tensors = load_peft_directory(run / "adapter").tensors
+    return max(float(np.abs(each).max()) for name, each in tensors.items() if "lora_A" not in name)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many gradients went one after another through PEFT's own modules."""
+    seen: list[int] = []
+    real = ExampleGradients._alone
+    monkeypatch.setattr(ExampleGradients, "_alone", lambda self, example: seen.append(1) or real(self, example))
+    return seen
+
+
+@pytest.mark.slow
+def test_a_run_trains_with_noise_and_pays_for_what_it_took(
+    tmp_path: Path, alone: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paid: list[tuple[int, bytes]] = []
+
+    def watched(*args: object, **kwargs: object) -> object:
+        made = charge(*args, **kwargs)
+        paid.append((made.privacy.records, made.key))
+        return made
+
+    monkeypatch.setattr(record_charge, "charge", watched)
+    data = tmp_path / "my.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    run = tmp_path / "run"
+    plait.simulate(str(data), out=run, **{**PRIVATE, "rounds": 2, "keep_updates": True})
+    assert not alone
+    said = CliRunner().invoke(app, ["verify", str(run)]).output
+    assert "2 recomputed, bit for bit" in said
+    assert "the most that the accounts of 3 clients state" in said
+    events = read_events(run / "ledger.jsonl")
+    spent = check_privacy(events)
+    assert spent is not None
+    assert spent.by_client.keys() == {"ada", "bob", "eve"}
+    assert all(7 < epsilon <= 8 for epsilon in spent.by_client.values())
+    # One text, one record: none is packed with another, and two rounds are paid for once.
+    assert [records for records, _ in paid] == [22, 22, 11] * 2
+    assert len({key for _, key in paid}) == 6
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["dp_unit"], summary["dp_epsilon"]) == ("record", spent.epsilon)
+    assert "record-level differential privacy" in (run / "report.html").read_text()
+    assert loudest(run) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"rule": "ffa"},
+        {"rule": "fedsvd"},
+        {"rule": "fedsb", "method": "lora_xs"},
+        pytest.param({"method": "ia3"}, marks=pytest.mark.slow),
+        pytest.param({"rule": "flora"}, marks=pytest.mark.slow),
+        pytest.param({"correction": "scaffold"}, marks=pytest.mark.slow),
+    ],
+    ids=lambda how: "-".join(map(str, how.values())),
+)
+def test_other_rules_and_methods_train_privately_too(tmp_path: Path, how: dict[str, object]) -> None:
+    run = simulated(tmp_path / "run", **how)
+    spent = check_privacy(read_events(run / "ledger.jsonl"))
+    assert spent is not None
+    assert 7 < spent.epsilon <= 8
+
+
+@pytest.mark.slow
+def test_a_method_that_is_not_fused_trains_one_example_after_another(tmp_path: Path, alone: list[int]) -> None:
+    run = simulated(tmp_path / "run", method="dora")
+    assert alone
+    spent = check_privacy(read_events(run / "ledger.jsonl"))
+    assert spent is not None
+    assert 7 < spent.epsilon <= 8

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from plait.config import config_from_table
+from plait.features.privacy.card import NOT_COVERED, WORTH_WARNING, WORTH_WARNING_OF_RECORDS, PrivacyCard
+from plait.features.privacy.events import PrivacySpent, PrivacyStarted
+from plait.features.privacy.plans import plans
+from plait.report.html import headline
+from plait.report.status import status_tables
+from plait.report.summary import summarise
+from plait.report.tables import report_tables
+from plait.rounds.events import Audited, MembershipAttack
+from plait.rounds.run_progress import RunProgress
+from plait.settle import settle
+from server.sessions import Sessions
+from server.status import status_of
+from tests.plait.conftest import run_started, view_of
+from tests.plait.report.test_html import Page, page_of
+
+STARTED = PrivacyStarted(
+    unit="client", adjacency="zero-out", observer="everybody but the server", epsilon=8.0, delta=1e-5,
+    noise_multiplier=1.34, update_multiplier=1.34, clip_norm=0.5, clients=100, parameters=2_440_000,
+    noise_over_clip=21.0, amplification="none: on record", key_check="ab" * 32,
+)  # fmt: skip
+
+
+def without_privacy():
+    return view_of([run_started()])
+
+
+def spent(number: int, epsilon: float, charges: int) -> PrivacySpent:
+    return PrivacySpent(round=number, epsilon=epsilon, delta=1e-5, charges=charges, clip_norm=0.5)
+
+
+def card_of(view) -> PrivacyCard:
+    (card,) = view.cards.values()
+    return card
+
+
+@pytest.fixture
+def view():
+    view = without_privacy()
+    for event in (STARTED, spent(1, 3.1, 1), spent(2, 4.7, 3)):
+        view.take(event)
+    return view
+
+
+def test_the_summary_has_unit_epsilon_delta_and_epsilon_by_round(view):
+    summary = summarise(view)
+    assert {key: summary[key] for key in ("dp_unit", "dp_epsilon", "dp_delta")} == {
+        "dp_unit": "client", "dp_epsilon": 4.7, "dp_delta": 1e-5,
+    }  # fmt: skip
+    assert summary["dp_epsilon_by_round"] == [0.0, 3.1, 4.7]
+    without = summarise(without_privacy())
+    assert [key for key in without if key.startswith("dp_")] == ["dp_audit_bound"]
+
+
+AUDITED = Audited(
+    adapter="ab", members=40, others=30, canaries=10_000, epsilon_bound=2.3, epsilon_most=4.6,
+    attacks=(MembershipAttack(name="loss", auc=0.61, margin=0.04, tpr=0.025),),
+)  # fmt: skip
+
+
+def test_what_attacks_found_is_in_card_summary_tables_and_page(view):
+    assert "Audit bound" not in dict(card_of(view).facts)
+    assert "Attacks" not in page_of(view)
+    view.take(AUDITED)
+    assert dict(card_of(view).facts)["Audit bound"] == (
+        "10,000 canary clients prove epsilon of at least 2.3 with 95 % certainty (perfect guesses would prove 4.6)"
+    )
+    summary = summarise(view)
+    assert summary["dp_audit_bound"] == 2.3
+    assert summary["membership"]["loss"] == {
+        "auc": 0.61, "auc_interval": pytest.approx([0.57, 0.65]), "tpr_at_fpr_1": 0.025,
+    }  # fmt: skip
+    table = next(table for table in report_tables(view) if "Membership" in table.title)
+    assert table.title == "Membership: 40 trained sequences against 30 held-out ones"
+    assert table.rows == (("loss", "0.610 ± 0.040", "2.5%"),)
+    assert "so no epsilon covers these figures" in page_of(view)
+    assert view.audited.facts == (("loss", "AUC 0.610 ± 0.040, 2.5% found at 1 % false alarms"),)
+
+
+def test_the_card_says_who_is_protected_from_whom_and_what_is_not_covered(view):
+    facts = dict(card_of(view).facts)
+    assert facts["Protected"] == "everything that one client's data changed, in all rounds together"
+    assert facts["From"].startswith("everybody but the server")
+    assert facts["Spent"] == "epsilon 4.7 of 8 at delta 1e-05, 3 draws of noise"
+    assert [text for name, text in card_of(view).facts if name == "Not covered"] == [*NOT_COVERED]
+    assert "21 times the clip norm: expect no useful adapter" in card_of(view).warning
+    quiet = STARTED.model_copy(update={"noise_over_clip": 2.9})
+    assert PrivacyCard(quiet).warning == ""
+    assert PrivacyCard(quiet).epsilon_text == "epsilon 0 of 8 at delta 1e-05"
+
+
+def test_tables_and_page_show_card_and_epsilon_and_no_losses(view):
+    card, epsilon = report_tables(view)[:2]
+    assert card.note == card_of(view).warning
+    assert [row[:3] for row in epsilon.rows] == [("1", "3.1", "1"), ("2", "4.7", "3")]
+    page = Page(page_of(view))
+    assert all(each in page.text for each in NOT_COVERED)
+    assert "epsilon 4.7 of 8 at delta 1e-05" in headline(view)
+    assert "Held-out loss by client" not in page.text
+    assert all("rivacy" not in table.title for table in report_tables(without_privacy()))
+
+
+def test_status_shows_what_is_spent():
+    progress = RunProgress().after(STARTED).after(spent(1, 3.1, 1))
+
+    nobody = Sessions(max_nodes=1)
+    said = status_of(progress, nobody, None)
+    text = "epsilon 3.1 of 8 at delta 1e-05, by client"
+    of_privacy = {"unit": "client", "epsilon": 3.1, "budget": 8.0, "delta": 1e-5, "text": text}
+    assert said["told"] == {"Differential privacy": of_privacy}
+    (run, *_) = status_tables(said)
+    assert ("Differential privacy", text) in run.rows
+    assert status_of(RunProgress(), nobody, None)["told"] == {}
+
+
+@pytest.mark.parametrize("value", [7, [1], {"x": 7}, {"x\x1b[0m": {"text": "\x1b[0m"}}, {}])
+def test_what_a_server_should_not_say_of_privacy_breaks_nothing(value):
+    (run, *_) = status_tables({"told": value})
+    assert all(cell.isprintable() for row in run.rows for cell in row)
+
+
+def planned(parameters: int, records: int | None = None, **given: object):
+    return plans(settle(config_from_table({"clients": 100, **given})), parameters, parameters, records)
+
+
+@pytest.mark.parametrize(("clip", "warns"), [({"dp-noise-multiplier": 0.05}, False), ({"dp-epsilon": 8.0}, True)])
+def test_an_estimate_warns_where_the_noise_leaves_nothing_to_learn(clip, warns):
+    said = planned(2_440_000, dp="client", **clip)
+    (table,) = said.tables
+    ratio = said.figures["dp_noise_over_clip"]
+    assert ("noise in a round's mean, over the clip norm", f"{ratio:.3g}") in table.rows
+    assert ("expect no useful adapter" in table.note) is warns is (ratio > WORTH_WARNING)
+    if warns:
+        assert f"{math.ceil(100 * ratio / WORTH_WARNING):,} clients per round" in table.note
+        assert f"{int(2_440_000 * (WORTH_WARNING / ratio) ** 2):,} parameters" in table.note
+
+
+@pytest.mark.parametrize(("parameters", "warns"), [(1_000, False), (2_440_000, True)])
+def test_an_estimate_of_private_records_warns_likewise(parameters, warns):
+    said = planned(parameters, 1_000, **{"dp": "record", "dp-epsilon": 8.0})
+    (table,) = said.tables
+    assert table.title == "Differential privacy of records"
+    ratio = said.figures["dp_noise_over_clip"]
+    assert ("noise in a step's mean of all clients, over the clip norm", f"{ratio:.3g}") in table.rows
+    assert ("expect no useful adapter" in table.note) is warns is (ratio > WORTH_WARNING_OF_RECORDS)

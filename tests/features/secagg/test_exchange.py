@@ -1,0 +1,555 @@
+"""A client and a server of one masked sum, stage by stage."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plait.errors import PeerError
+from plait.features.secagg import client as client_module
+from plait.features.secagg.client import MaskingClient
+from plait.features.secagg.complaint import judge
+from plait.features.secagg.parcel import PARCEL_BYTES
+from plait.features.secagg.ring import Ring
+from plait.features.secagg.roster import Roster, Session
+from plait.features.secagg.server import Collecting, LostError, TooFewError, agree, check_offer
+from plait.features.secagg.sharing import split
+from plait.trust.keys import NodeKey
+
+SESSION = Session(bytes(range(16)), "train", 3, b"a" * 16)
+RECEIVED = b"d" * 32
+BITS, SIZE, FIGURES = 7, 203, 3
+
+
+class Federation:
+    """`count` clients with node keys, their numbers, and a server."""
+
+    def __init__(self, count, *, bits=BITS, size=SIZE):
+        self.names = [f"client-{number:04d}" for number in range(count)]
+        self.keys = {name: NodeKey.generate() for name in self.names}
+        generator = np.random.default_rng(count)
+        half = (1 << (bits - 1)) // count or 1
+        self.numbers = {name: generator.integers(-half, half + 1, size) for name in self.names}
+        self.figures = {name: generator.integers(0, 1 << 40, FIGURES).astype(np.uint64) for name in self.names}
+        self.ring, self.size = Ring(bits), size
+        self.clients = {name: MaskingClient(name) for name in self.names}
+
+    def vouch(self, offer):
+        return offer.client in self.keys and self.keys[offer.client].public_bytes == offer.identity
+
+    def offer(self, name, session=SESSION):
+        key = self.keys[name]
+        self.clients[name], offer = self.clients[name].offer(session, identity=key.public_bytes, sign=key.sign)
+        check_offer(offer, name, session, self.vouch)
+        return offer
+
+    def roster(self, names, session=SESSION):
+        offers = [self.offer(name, session) for name in names]
+        return agree(session, offers, bits=self.ring.bits, unit=0.5, size=self.size, figures=FIGURES)
+
+    def share(self, roster, names):
+        collecting = Collecting(roster)
+        for name in names:
+            self.clients[name], parcels = self.clients[name].share(roster, self.vouch)
+            collecting.add_parcels(name, parcels)
+        collecting.close_sharing()
+        for name in names:
+            parcels = collecting.parcels_for(roster.place(name))
+            self.clients[name], unreadable = self.clients[name].deliver(roster.session, collecting.sharers, parcels)
+            assert not unreadable
+        return collecting
+
+    def mask(self, collecting, names, received=RECEIVED):
+        for name in names:
+            values = self.ring.reduced(self.numbers[name])
+            session = collecting.roster.session
+            self.clients[name], *masked = self.clients[name].masked(
+                session, values, self.figures[name], received=received
+            )
+            collecting.add_masked(name, *masked)
+
+    def sign(self, sealed, names):
+        signatures = {}
+        for name in names:
+            self.clients[name], signature = self.clients[name].sign(
+                sealed.roster.session, sealed.survivors, self.keys[name].sign
+            )
+            sealed.check_signature(name, signature)
+            signatures[sealed.roster.place(name)] = signature
+        return signatures
+
+    def reveal(self, sealed, signatures, names):
+        shares = {}
+        for name in names:
+            self.clients[name], given = self.clients[name].reveal(sealed.roster.session, sealed.survivors, signatures)
+            sealed.check_shares(name, given)
+            shares[sealed.roster.place(name)] = given
+        return shares
+
+    def sum_of(self, names):
+        numbers = sum(self.numbers[name] for name in names)
+        return self.ring.lifted(self.ring.reduced(numbers)), sum(self.figures[name] for name in names)
+
+    def run(self, gone):
+        """All stages; `gone[name]` is the stage from which a client is silent."""
+
+        def left(stage):
+            return [name for name in self.names if gone.get(name, 5) > stage]
+
+        roster = self.roster(left(0))
+        collecting = self.share(roster, left(1))
+        self.mask(collecting, left(2))
+        sealed = collecting.seal()
+        signatures = self.sign(sealed, left(3))
+        shares = self.reveal(sealed, signatures, left(4))
+        return left(2), sealed.unmask(shares, received=RECEIVED)
+
+
+def check_equal(federation, survivors, result):
+    values, figures = federation.sum_of(survivors)
+    np.testing.assert_array_equal(result[0], values)
+    np.testing.assert_array_equal(result[1], figures)
+
+
+@pytest.mark.parametrize("stages", list(itertools.combinations_with_replacement(range(5), 2)))
+def test_five_clients_of_which_any_two_leave_at_any_stages(stages):
+    """Every pair of leaving clients at every pair of stages: the plain sum where two thirds are left, else nothing."""
+    for pair in itertools.permutations(range(5), 2):
+        federation = Federation(5)
+        gone = {federation.names[one]: stage for one, stage in zip(pair, stages, strict=True)}
+        count = 5 - sum(stage == 0 for stage in stages)
+        threshold = -(-2 * count // 3)
+        if count - sum(stage > 0 for stage in stages) < threshold:
+            with pytest.raises((TooFewError, PeerError), match="expected"):
+                federation.run(gone)
+        else:
+            check_equal(federation, *federation.run(gone))
+
+
+@pytest.mark.parametrize("subset", range(32))
+def test_every_subset_of_five_that_leaves_at_each_stage(subset):
+    for stage in range(5):
+        federation = Federation(5, size=16)
+        gone = {name: stage for place, name in enumerate(federation.names) if subset >> place & 1}
+        left = 5 - len(gone)
+        if left >= (3 if stage == 0 else 4):
+            check_equal(federation, *federation.run(gone))
+        else:
+            with pytest.raises((TooFewError, PeerError), match="expected"):
+                federation.run(gone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_hundred_clients_of_which_thirty_leave_at_random(seed):
+    federation = Federation(100)
+    generator = np.random.default_rng(seed)
+    leaving = generator.choice(100, 30, replace=False)
+    gone = {federation.names[one]: int(generator.integers(1, 5)) for one in leaving}
+    check_equal(federation, *federation.run(gone))
+
+
+@pytest.mark.slow
+def test_a_sparse_graph_above_128_clients():
+    federation = Federation(140, bits=9, size=64)
+    generator = np.random.default_rng(0)
+    gone = {federation.names[one]: int(generator.integers(0, 5)) for one in generator.choice(140, 10, replace=False)}
+    survivors, result = federation.run(gone)
+    check_equal(federation, survivors, result)
+
+
+def test_what_one_client_sends_looks_nothing_like_its_numbers():
+    federation = Federation(5, size=4096)
+    collecting = federation.share(federation.roster(federation.names), federation.names)
+    name = federation.names[0]
+    zeros = federation.ring.zeros(4096)
+    _, values, figures = federation.clients[name].masked(
+        SESSION, zeros, np.zeros(FIGURES, np.uint64), received=RECEIVED
+    )
+    assert collecting.roster.size == 4096
+    counts = np.bincount(values, minlength=128)
+    chi_square = float(((counts - 32.0) ** 2 / 32.0).sum())
+    assert chi_square < 250  # 127 degrees of freedom: 1 in 10^9
+    assert figures.min() > 1 << 40
+
+
+def sealed_of(federation):
+    roster = federation.roster(federation.names)
+    collecting = federation.share(roster, federation.names)
+    federation.mask(collecting, federation.names)
+    return collecting.seal()
+
+
+def test_masks_of_clients_that_were_sent_another_model_do_not_cancel():
+    federation = Federation(5)
+    collecting = federation.share(federation.roster(federation.names), federation.names)
+    federation.mask(collecting, federation.names[:4])
+    federation.mask(collecting, federation.names[4:], received=b"e" * 32)
+    sealed = collecting.seal()
+    shares = federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
+    values, _ = sealed.unmask(shares, received=RECEIVED)
+    assert (values != federation.sum_of(federation.names)[0]).mean() > 0.9
+
+
+def shared_by_all(federation):
+    """All clients have shared, nobody has been delivered anything."""
+    roster = federation.roster(federation.names)
+    collecting = Collecting(roster)
+    for name in federation.names:
+        federation.clients[name], parcels = federation.clients[name].share(roster, federation.vouch)
+        collecting.add_parcels(name, parcels)
+    collecting.close_sharing()
+    return collecting
+
+
+class TestComplaint:
+    """A client cannot open what another sent it; which of the two departs from the protocol follows from one key."""
+
+    def test_who_cannot_open_a_parcel_says_so_and_masks_nothing(self):
+        federation = Federation(5)
+        collecting = shared_by_all(federation)
+        name = federation.names[0]
+        parcels = {**collecting.parcels_for(0), 3: bytes(PARCEL_BYTES)}
+        client, unreadable = federation.clients[name].deliver(SESSION, collecting.sharers, parcels)
+        assert unreadable == (3,)
+        with pytest.raises(PeerError, match="after the shares"):
+            client.masked(SESSION, federation.ring.zeros(SIZE), np.zeros(FIGURES, np.uint64), received=RECEIVED)
+
+    def test_an_honest_sender_is_cleared_by_the_key_that_it_shows(self):
+        federation = Federation(5)
+        collecting = shared_by_all(federation)
+        _, shown = federation.clients[federation.names[3]].show(SESSION, (0, 1))
+        verdict = judge(collecting, {0: (3,), 1: (3,)}, {3: shown})
+        assert (verdict.senders, verdict.accusers, verdict.unheard) == (set(), {0, 1}, set())
+
+    @pytest.mark.parametrize("key", [b"", b"k" * 32, b"k" * 31])
+    def test_another_key_clears_nobody(self, key):
+        federation = Federation(5)
+        verdict = judge(shared_by_all(federation), {0: (3,)}, {3: {0: key}})
+        assert (verdict.senders, verdict.accusers) == ({3}, set())
+
+    def test_who_shows_nothing_is_unheard(self):
+        verdict = judge(shared_by_all(Federation(5)), {0: (3, 4)}, {4: {}})
+        assert (verdict.senders, verdict.accusers, verdict.unheard) == ({4}, set(), {3})
+
+    def test_a_key_opens_the_parcel_that_it_is_of_and_no_other(self):
+        federation = Federation(5)
+        collecting = shared_by_all(federation)
+        _, shown = federation.clients[federation.names[3]].show(SESSION, (0,))
+        assert set(shown) == {0}
+        assert collecting.is_readable(3, 0, shown[0])
+        assert not any(
+            collecting.is_readable(sender, receiver, shown[0])
+            for sender in range(5)
+            for receiver in range(5)
+            if sender != receiver and (sender, receiver) != (3, 0)
+        )
+
+    def test_a_client_that_has_shown_a_key_sends_nothing_more_in_this_attempt(self):
+        """Else a server that complains in others' names would have its shares, and then its numbers."""
+        federation = Federation(5)
+        collecting = federation.share(federation.roster(federation.names), federation.names)
+        name = federation.names[3]
+        federation.clients[name], _ = federation.clients[name].show(SESSION, (0, 1, 2, 4))
+        with pytest.raises(PeerError, match="not the current one or is over"):
+            federation.mask(collecting, [name])
+        federation.offer(name, replace(SESSION, attempt=b"b" * 16))
+
+    def test_a_client_whose_numbers_are_under_way_shows_no_key(self):
+        federation = Federation(5)
+        collecting = federation.share(federation.roster(federation.names), federation.names)
+        federation.mask(collecting, federation.names)
+        with pytest.raises(PeerError, match="under way"):
+            federation.clients[federation.names[3]].show(SESSION, (0,))
+
+    @pytest.mark.parametrize("receivers", [(3,), (0, 0), (7,), (1, 0)])
+    def test_only_keys_of_its_own_parcels(self, receivers):
+        federation = Federation(5)
+        shared_by_all(federation)
+        with pytest.raises(PeerError):
+            federation.clients[federation.names[3]].show(SESSION, receivers)
+
+
+def test_a_share_that_its_holder_was_not_given_is_refused():
+    federation = Federation(5)
+    sealed = sealed_of(federation)
+    shares = federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
+    given = dict(shares[1])
+    for owner in (0, 2, 3, 4):
+        wrong = bytes(len(given[owner]) - 1) + b"\x01"
+        with pytest.raises(PeerError, match="another share"):
+            sealed.check_shares(federation.names[1], {**given, owner: wrong})
+
+
+def test_shares_of_another_secret_are_the_fault_of_who_shared_them(monkeypatch):
+    federation = Federation(5)
+    roster = federation.roster(federation.names)
+    collecting = Collecting(roster)
+    for place, name in enumerate(federation.names):
+        wrong = lambda secret, **more: split(b"?" * 32, **more)  # noqa: E731
+        monkeypatch.setattr(client_module, "split", wrong if place == 2 else split)
+        federation.clients[name], parcels = federation.clients[name].share(roster, federation.vouch)
+        collecting.add_parcels(name, parcels)
+    collecting.close_sharing()
+    for place, name in enumerate(federation.names):
+        parcels = collecting.parcels_for(place)
+        federation.clients[name], unreadable = federation.clients[name].deliver(SESSION, collecting.sharers, parcels)
+        assert not unreadable
+    federation.mask(collecting, federation.names)
+    sealed = collecting.seal()
+    shares = federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
+    # With its own seed the sum is there all the same.
+    check_equal(federation, federation.names, sealed.unmask(shares, received=RECEIVED))
+    del shares[2]
+    with pytest.raises(LostError) as lost:
+        sealed.unmask(shares, received=RECEIVED)
+    assert lost.value.client == federation.names[2]
+
+
+class TestMaliciousServer:
+    """Each case would show a single client's numbers; each is refused by the client."""
+
+    def test_no_client_gives_both_shares_of_a_peer(self):
+        federation = Federation(5)
+        sealed = sealed_of(federation)
+        signatures = federation.sign(sealed, federation.names)
+        federation.reveal(sealed, signatures, federation.names[:1])
+        fewer = replace(sealed, survivors=sealed.survivors[:-1])
+        with pytest.raises(PeerError, match="no second unmasking"):
+            federation.reveal(fewer, signatures, federation.names[:1])
+
+    def test_no_client_signs_two_lists(self):
+        federation = Federation(5)
+        sealed = sealed_of(federation)
+        federation.sign(sealed, federation.names[:1])
+        with pytest.raises(PeerError, match="another list"):
+            federation.sign(replace(sealed, survivors=sealed.survivors[:-1]), federation.names[:1])
+
+    def test_a_swapped_list_has_too_few_signatures(self):
+        federation = Federation(5)
+        sealed = sealed_of(federation)
+        signatures = federation.sign(sealed, federation.names[:3])
+        fewer = replace(sealed, survivors=sealed.survivors[:-1])
+        signatures |= federation.sign(fewer, federation.names[3:4])
+        with pytest.raises(PeerError, match="1 survivors have signed"):
+            federation.reveal(fewer, signatures, federation.names[3:4])
+
+    def test_one_signature_does_not_count_twice_nor_for_another(self):
+        federation = Federation(5)
+        sealed = sealed_of(federation)
+        (signature,) = federation.sign(sealed, federation.names[:1]).values()
+        with pytest.raises(PeerError, match="1 survivors have signed"):
+            federation.reveal(sealed, dict.fromkeys(range(5), signature), federation.names[:1])
+
+    @pytest.mark.parametrize("survivors", [(0, 1, 2), (1, 2, 3, 4), (0, 1, 2, 3, 9), (0, 0, 1, 2, 3), (3, 2, 1, 0)])
+    def test_impossible_lists_of_survivors(self, survivors):
+        federation = Federation(5)
+        sealed = replace(sealed_of(federation), survivors=survivors)
+        with pytest.raises(PeerError):
+            federation.sign(sealed, federation.names[:1])
+
+    def test_no_client_of_three_takes_part_in_a_sum_of_two(self):
+        federation = Federation(3)
+        sealed = sealed_of(federation)
+        with pytest.raises(PeerError, match="2 clients survived, expected at least 3"):
+            federation.sign(replace(sealed, survivors=(0, 1)), federation.names[:1])
+        for stage in range(1, 4):
+            with pytest.raises((TooFewError, PeerError), match="expected at least 3"):
+                Federation(3).run({"client-0002": stage})
+        # Once the list is signed nobody's share is needed of all three.
+        federation = Federation(3)
+        check_equal(federation, *federation.run({"client-0002": 4}))
+
+    def test_a_round_is_unmasked_once_whatever_the_attempt(self):
+        federation = Federation(5)
+        sealed = sealed_of(federation)
+        federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
+        for number in (2, 3):
+            with pytest.raises(PeerError, match="unmasked before"):
+                federation.roster(federation.names, replace(SESSION, round=number, attempt=b"b" * 16))
+        federation.roster(federation.names, replace(SESSION, round=4, attempt=b"b" * 16))
+        federation.roster(federation.names, replace(SESSION, purpose="evaluate", attempt=b"b" * 16))
+
+    def test_an_earlier_attempt_is_gone_with_its_secrets(self):
+        federation = Federation(5)
+        sealed = sealed_of(federation)
+        signatures = federation.sign(sealed, federation.names)
+        federation.roster(federation.names, replace(SESSION, attempt=b"b" * 16))
+        with pytest.raises(PeerError, match="another attempt"):
+            federation.reveal(sealed, signatures, federation.names[:1])
+
+    def test_a_replayed_attempt_is_refused(self):
+        federation = Federation(5)
+        sealed_of(federation)
+        with pytest.raises(PeerError, match="begun before"):
+            federation.offer(federation.names[0])
+
+    def test_a_second_update_under_the_same_masks_is_refused(self):
+        federation = Federation(5)
+        collecting = federation.share(federation.roster(federation.names), federation.names)
+        federation.mask(collecting, federation.names)
+        with pytest.raises(PeerError, match="or twice"):
+            federation.mask(collecting, federation.names[:1])
+
+    def test_a_forged_key_is_refused(self):
+        federation, stranger = Federation(5), NodeKey.generate()
+        roster = federation.roster(federation.names)
+        forged = replace(roster.offers[4], encryption=b"\x09" + bytes(31), masking=b"\x0a" + bytes(31))
+        for offer, match in (
+            (forged, "not signed"),
+            (replace(forged, signature=stranger.sign(forged.signed(SESSION))), "not signed"),
+            (
+                replace(
+                    forged := replace(forged, identity=stranger.public_bytes),
+                    signature=stranger.sign(forged.signed(SESSION)),
+                ),
+                "not its own",
+            ),
+        ):
+            bad = replace(roster, offers=(*roster.offers[:4], offer))
+            with pytest.raises(PeerError, match=match):
+                federation.clients[federation.names[0]].share(bad, federation.vouch)
+
+    def test_a_roster_of_sybils_is_refused(self):
+        """One honest client and others of whom the server has the keys: nobody but the authority can name them."""
+        federation, sybils = Federation(1), Federation(5)
+        names = ["client-0000", "x-1", "x-2"]
+        sybils.names, sybils.keys = names[1:], {name: NodeKey.generate() for name in names[1:]}
+        sybils.clients = {name: MaskingClient(name) for name in sybils.names}
+        offers = [federation.offer(names[0]), *(sybils.offer(name) for name in sybils.names)]
+        roster = agree(SESSION, offers, bits=7, unit=0.5, size=SIZE, figures=FIGURES)
+        with pytest.raises(PeerError, match="not its own"):
+            federation.clients[names[0]].share(roster, federation.vouch)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda roster: replace(roster, offers=roster.offers[:2]),
+            lambda roster: replace(roster, offers=(*roster.offers[:4], roster.offers[3])),
+            lambda roster: replace(roster, offers=roster.offers[::-1]),
+            lambda roster: replace(roster, offers=roster.offers[1:]),
+            lambda roster: replace(roster, session=replace(SESSION, round=4)),
+            lambda roster: replace(roster, bits=40),
+            lambda roster: replace(roster, unit=float("nan")),
+        ],
+    )
+    def test_rosters_that_protect_nobody(self, change):
+        federation = Federation(5)
+        roster = federation.roster(federation.names)
+        with pytest.raises(PeerError):
+            federation.clients[federation.names[0]].share(change(roster), federation.vouch)
+
+    def test_a_second_roster_of_one_attempt_is_refused(self):
+        federation = Federation(5)
+        roster = federation.roster(federation.names)
+        federation.share(roster, federation.names)
+        with pytest.raises(PeerError, match="shown in this attempt before"):
+            federation.clients[federation.names[0]].share(replace(roster, offers=roster.offers[:4]), federation.vouch)
+
+    def test_a_changed_or_swapped_share_cannot_be_delivered(self):
+        federation = Federation(5)
+        roster = federation.roster(federation.names)
+        collecting = Collecting(roster)
+        for name in federation.names:
+            federation.clients[name], parcels = federation.clients[name].share(roster, federation.vouch)
+            collecting.add_parcels(name, parcels)
+        sharers, right = collecting.close_sharing(), dict(collecting.parcels_for(0))
+        flipped = bytes((right[1][0] ^ 1,)) + right[1][1:]
+        client = federation.clients[federation.names[0]]
+        for wrong, unreadable in ((right | {1: flipped}, (1,)), (right | {1: right[2], 2: right[1]}, (1, 2))):
+            assert client.deliver(SESSION, sharers, wrong) == (client, unreadable)
+        for wrong in (right | {9: right[1]}, {1: right[1]}):
+            with pytest.raises(PeerError):
+                client.deliver(SESSION, sharers, wrong)
+
+
+class TestBadClients:
+    def test_without_two_of_five_the_seed_of_either_is_missing(self):
+        federation = Federation(5)
+        sealed = sealed_of(federation)
+        shares = federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
+        without = {place: given for place, given in shares.items() if place != 1}
+        check_equal(federation, federation.names, sealed.unmask(without, received=RECEIVED))
+        del without[2]
+        with pytest.raises(TooFewError, match="3 shares of a secret of 'client-0001'"):
+            sealed.unmask(without, received=RECEIVED)
+
+    def test_shares_off_the_roster_twice_or_of_another_size_are_refused(self):
+        federation = Federation(5)
+        roster = federation.roster(federation.names)
+        collecting = Collecting(roster)
+        federation.clients[federation.names[0]], parcels = federation.clients[federation.names[0]].share(
+            roster, federation.vouch
+        )
+        for wrong in ({**parcels, 9: parcels[1]}, {1: parcels[1]}, {**parcels, 1: b"short"}):
+            with pytest.raises(PeerError):
+                collecting.add_parcels(federation.names[0], wrong)
+        with pytest.raises(PeerError, match="not on the roster"):
+            collecting.add_parcels("stranger", parcels)
+        collecting.add_parcels(federation.names[0], parcels)
+        with pytest.raises(PeerError, match="late or twice"):
+            collecting.add_parcels(federation.names[0], parcels)
+
+    def test_a_client_that_did_not_share_has_no_masked_update(self):
+        federation = Federation(5)
+        roster = federation.roster(federation.names)
+        collecting = federation.share(roster, federation.names[:4])
+        with pytest.raises(PeerError, match="without shares"):
+            collecting.add_masked(federation.names[4], federation.ring.zeros(SIZE), np.zeros(FIGURES, np.uint64))
+
+
+def test_a_client_continues_from_its_journal_at_every_stage():
+    federation = Federation(4)
+
+    def restart():
+        for name, client in federation.clients.items():
+            federation.clients[name] = MaskingClient.from_bytes(client.to_bytes())
+            assert federation.clients[name] == client
+
+    roster = federation.roster(federation.names)
+    restart()
+    collecting = federation.share(roster, federation.names)
+    restart()
+    federation.mask(collecting, federation.names)
+    restart()
+    sealed = collecting.seal()
+    signatures = federation.sign(sealed, federation.names)
+    restart()
+    shares = federation.reveal(sealed, signatures, federation.names)
+    restart()
+    # A server that lost the answers asks the same again, and gets the same.
+    assert federation.sign(sealed, federation.names) == signatures
+    assert federation.reveal(sealed, signatures, federation.names) == shares
+    check_equal(federation, federation.names, sealed.unmask(shares, received=RECEIVED))
+
+
+def test_a_journal_that_is_over_holds_no_secret_but_what_was_revealed():
+    federation = Federation(4)
+    sealed = sealed_of(federation)
+    own = federation.clients[federation.names[0]].own
+    federation.reveal(sealed, federation.sign(sealed, federation.names), federation.names)
+    journal = federation.clients[federation.names[0]].to_bytes()
+    assert not any(secret.hex().encode() in journal for secret in (own.encryption, own.masking, own.noise))
+    assert federation.clients[federation.names[0]].own is None
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"client": 1}'])
+def test_a_damaged_journal_is_refused(data):
+    with pytest.raises(PeerError, match="journal"):
+        MaskingClient.from_bytes(data)
+
+
+def test_a_roster_has_another_digest_for_every_change():
+    federation = Federation(3)
+    roster = federation.roster(federation.names)
+    others = [
+        replace(roster, bits=8),
+        replace(roster, unit=0.25),
+        replace(roster, size=1),
+        replace(roster, figures=4),
+        replace(roster, offers=roster.offers[:2]),
+        replace(roster, session=replace(SESSION, attempt=b"c" * 16)),
+    ]
+    assert len({each.digest for each in (roster, *others)}) == 1 + len(others)
+    assert isinstance(roster, Roster)

@@ -1,0 +1,65 @@
+"""Sums of clients' figures: the mean of what they sent, without counts, and an error for sums that nobody can have."""
+
+import math
+
+import pytest
+
+from plait.errors import PeerError
+from plait.features.secagg.figures import (
+    EVALUATION,
+    TRAINING,
+    decode_figures,
+    encode_figures,
+    evaluation_figures,
+    scores_of,
+)
+from plait.rounds.evaluation import ClientLoss
+
+CLIENTS = [
+    ClientLoss(2.0, 100, 10, correct=7, error=0.3, change=-0.5, change_error=0.1),
+    ClientLoss(3.0, 300, 5, correct=1, error=0.4, change=-0.1, change_error=0.2),
+]
+
+
+def summed(*clients, **more):
+    sums = sum(encode_figures(evaluation_figures(client, None), EVALUATION) for client in clients)
+    return decode_figures(sums + encode_figures(more, EVALUATION), EVALUATION)
+
+
+def test_the_mean_is_over_clients_each_counted_alike():
+    mean, own = scores_of(summed(*CLIENTS), clients=2)
+    assert mean.loss == pytest.approx(2.5, rel=1e-8)
+    assert mean.change == pytest.approx(-0.3, rel=1e-8)
+    assert mean.accuracy == pytest.approx((7 / 10 + 1 / 5) / 2, rel=1e-8)
+    assert own is None
+
+
+def test_margins_follow_from_the_clients_standard_errors():
+    mean, _ = scores_of(summed(*CLIENTS), clients=2)
+    # Student's t of six degrees of freedom at 97.5 %.
+    assert mean.loss_margin == pytest.approx(2.447 * math.hypot(0.3, 0.4) / 2, rel=1e-3)
+    assert mean.change_margin == pytest.approx(2.447 * math.hypot(0.1, 0.2) / 2, rel=1e-3)
+    parts = [(8 / 12, 10), (2 / 7, 5)]
+    half = 2.447 * math.sqrt(sum(part * (1 - part) / count for part, count in parts)) / 2
+    assert mean.accuracy_interval == pytest.approx((0.45 - half, 0.45 + half), rel=2e-3)
+
+
+def test_what_not_all_clients_know_is_not_told_of_some():
+    few = ClientLoss(4.0, 20, 2)
+    mean, _ = scores_of(summed(CLIENTS[0], few), clients=2)
+    assert mean.loss == pytest.approx(3.0, rel=1e-8)
+    assert (mean.loss_margin, mean.change, mean.accuracy) == (None, None, None)
+
+
+def test_figures_are_the_same_whatever_the_amount_of_data():
+    one, other = ClientLoss(2.0, 100, 10, error=0.3), ClientLoss(2.0, 7_000, 700, error=0.3)
+    assert evaluation_figures(one, one) == evaluation_figures(other, other)
+    assert set(TRAINING) == {"square"}
+
+
+@pytest.mark.parametrize(
+    "lie", [{"scored": 1.0}, {"known": 1.0}, {"moved": -3.0}, {"accuracy": -1.0}, {"accuracy": 2.0}]
+)
+def test_sums_that_nobody_can_have_are_refused(lie):
+    with pytest.raises(PeerError, match="expected what clients can have"):
+        scores_of(summed(*CLIENTS, **lie), clients=2)

@@ -1,0 +1,148 @@
+"""Who evaluates under masks while clients come and go: sums that no client's journal refuses."""
+
+import random
+
+import pytest
+
+from plait.errors import PolicyError
+from plait.features.secagg.graph import LEAST_CLIENTS, least_roster, least_survivors
+from plait.features.secagg.masked_evaluators import evaluators_of
+from plait.features.secagg.roster import Session
+from plait.features.secagg.sum_journal import SumJournal
+from plait.rounds.channel import Purpose
+from plait.rounds.data_journal import DataJournal
+from plait.rounds.patience import Patience
+
+
+def invited(clients, *, earlier=(), declined=(), least=3, order=b""):
+    earlier, declined = [frozenset(each) for each in earlier], {frozenset(each) for each in declined}
+    chosen = evaluators_of(sorted(clients), set(clients), earlier=earlier, declined=declined, least=least, order=order)
+    return "".join(chosen)
+
+
+def test_the_clients_of_an_earlier_evaluation_are_invited_again_the_largest_first():
+    assert invited("abcdefgh") == "abcdefgh"
+    assert invited("abcdefghij", earlier=["abcdefgh"]) == "abcdefgh"
+    assert invited("abcdefgh", earlier=["abcde", "abcdefgh", "abcd"]) == "abcdefgh"
+    assert invited("abcdefg", earlier=["abcdefgh", "abcde"]) == "abcde"
+
+
+@pytest.mark.parametrize("order", [bytes([number]) for number in range(8)])
+def test_others_stay_out_with_one_that_left(order):
+    chosen = invited("abcdefg", earlier=["abcdefgh"], least=5, order=order)
+    assert len(chosen) == 5
+    assert invited("abcde", earlier=["abcdefgh"], least=5) == "abcde"
+    assert invited("abcdef", earlier=["abcdefg"], least=5) == ""
+
+
+@pytest.mark.parametrize("order", [bytes([number]) for number in range(8)])
+def test_where_clients_know_of_an_earlier_sum_that_the_server_does_not_the_next_attempt_has_fewer(order):
+    """An earlier run had one client more."""
+    chosen = invited("abcdefg", declined=["abcdefg"], order=order)
+    assert len(set("abcdefgh") ^ set(chosen)) >= LEAST_CLIENTS
+
+
+def test_whatever_comes_and_goes_no_journal_refuses_who_is_invited():
+    generator, names = random.Random(3), "abcdefghijklmno"
+    for _ in range(20):
+        journals, earlier = {}, []
+        for number in range(12):
+            present = generator.sample(names, generator.randint(9, len(names)))
+            chosen = invited(present, earlier=earlier, order=bytes([number]))
+            session = Session(bytes(16), "evaluate", number, bytes(16))
+            for name in chosen:
+                journal = journals.setdefault(name, SumJournal(DataJournal(Kept()), LEAST_CLIENTS))
+                journal.check_sum(session, bytes([number]) * 32, chosen)
+                journal.note_sum(session, bytes([number]) * 32, chosen)
+            earlier += [chosen] if chosen else []
+        assert len(set(earlier)) > 1
+        with pytest.raises(PolicyError):
+            journal.check_sum(session, bytes(32), set(chosen) - {chosen[0]})
+
+
+class Kept(list):
+    def read(self):
+        return list(self)
+
+
+@pytest.mark.parametrize("clients", range(3, 60))
+def test_a_smaller_roster_makes_no_smaller_sum_and_no_two_lists_easier(clients):
+    """Two lists need two thirds of a roster each, and whoever signs both departs from the protocol."""
+    before, now = least_survivors(clients), least_roster(clients)
+    assert now <= before
+    assert least_survivors(now) >= least_survivors(before)
+    assert 2 * least_survivors(now) - now >= 2 * least_survivors(before) - before
+    assert all(least_survivors(more) >= least_survivors(before) for more in range(now, clients + 1))
+
+
+NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
+
+
+@pytest.fixture
+def coming_and_going(federate, fake_model):
+    """Runs eight clients that keep journals, of whom some leave; gives the federation."""
+
+    def run(leaves, journals, count=8, tamper=lambda asked, reply: reply, **more):
+        models = {name: fake_model(float(place), 3 + place) for place, name in enumerate(NAMES[:count])}
+        patience = Patience(gathering_s=0.0, again_s=0.0)
+        federation = federate(models, masked=True, patience=patience, attempts=3, **more)
+        channel = federation.channel
+        channel.open_ended, channel.tamper = True, tamper
+        nodes = {name: node for node, name in channel.names.items()}
+        for participant in channel.participants.values():
+            lines = journals.setdefault(participant.name, Kept())
+            journal = DataJournal(lines)
+            participant.way = federation.client_way(participant.name, journal=journal)
+
+        def before(asked):
+            channel.gone.clear()
+            channel.gone.update(nodes[name] for name in leaves.get(asked.round, ()))
+
+        channel.before = before
+        federation.run()
+        return federation
+
+    return run
+
+
+def evaluated(federation):
+    sums = [event for event in federation.of_kind("sum_unmasked") if event["purpose"] == "evaluate"]
+    assert [event["round"] for event in sums] == [event["round"] for event in federation.of_kind("evaluated")]
+    return {event["round"]: len(event["evaluated_by"]) for event in sums}
+
+
+def test_every_round_is_evaluated_though_a_client_leaves_and_comes_back(coming_and_going):
+    away = ["heidi"]
+    federation = coming_and_going({2: away, 3: away}, {}, rounds=5, quorum=5)
+    assert evaluated(federation) == {0: 8, 1: 8, 2: 5, 3: 5, 4: 8, 5: 8}
+    assert not federation.of_kind("evaluation_missed", "update_refused")
+    assert len({tuple(event["evaluated_by"]) for event in federation.of_kind("sum_unmasked")} - {()}) == 2
+
+
+def test_a_client_that_is_lost_in_an_evaluation_costs_one_attempt_at_it(coming_and_going):
+    def tamper(asked, reply):
+        return "gone" if (asked.client, asked.purpose, asked.round) == ("heidi", Purpose.EVALUATE, 2) else reply
+
+    federation = coming_and_going({}, {}, tamper=tamper, rounds=3)
+    assert evaluated(federation) == {0: 8, 1: 8, 2: 5, 3: 8}
+    refused = [(event["client"], event["stage"]) for event in federation.of_kind("update_refused")]
+    assert refused == [("heidi", "training"), *((name, "signatures") for name in NAMES[:-1])]
+
+
+def test_a_run_on_the_same_data_without_one_client_is_evaluated_too(coming_and_going):
+    journals = {}
+    for name in NAMES:
+        journal = SumJournal(DataJournal(journals.setdefault(name, Kept())), LEAST_CLIENTS)
+        journal.note_sum(Session(b"an earlier run!!", "evaluate", 0, bytes(16)), bytes(32), NAMES)
+    federation = coming_and_going({}, journals, count=7, rounds=2)
+    assert evaluated(federation) == {0: 5, 1: 5, 2: 5}
+    assert {event["stage"] for event in federation.of_kind("update_refused")} == {"signatures"}
+
+
+def test_where_any_sum_would_tell_of_few_the_evaluation_is_left_out_and_asked_for_once(coming_and_going):
+    federation = coming_and_going({2: ["erin"], 3: ["erin"]}, {}, count=5, rounds=4, quorum=3)
+    assert evaluated(federation) == {0: 5, 1: 5, 4: 5}
+    missed = federation.of_kind("evaluation_missed")
+    assert [event["round"] for event in missed] == [2, 3]
+    assert "any sum of losses would tell of few clients" in missed[-1]["detail"]
+    assert {event["round"] for event in federation.of_kind("update_refused")} == {2}

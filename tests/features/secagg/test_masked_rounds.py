@@ -1,0 +1,337 @@
+"""A run of which the server sees sums alone: what it learns, whom it can lose, and what no kill can change about it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from plait.adapters import subtract
+from plait.errors import PeerError
+from plait.features.secagg.masked_grid import MaskedGrid
+from plait.features.secagg.masked_sum import Summed, sum_file
+from plait.features.secagg.masking import Masking, NodeIdentity
+from plait.features.secagg.messages import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
+from plait.features.secagg.roster import Session
+from plait.rounds.channel import Purpose
+from plait.rounds.client_secret import ClientSecret
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.terms import Asked
+from plait.trust.keys import NodeKey
+from plait.wire.messages import ClientCard, Refusal, decode_reply, decode_task, encode_reply
+
+SEED = 11
+NAMES = ["alice", "bob", "carol", "dave", "erin"]
+STAGES = {"keys": type(None), "shares": "Roster", "delivery": Delivery, "signatures": Survivors, "unmasking": Unmasking}
+
+
+def begin(federate, fake_model, count=5, **more):
+    models = {name: fake_model(float(place), 3 + place) for place, name in enumerate(NAMES[:count])}
+    return federate(models, masked=True, **more)
+
+
+def task_of(asked):
+    return decode_task(asked.task, max_bytes=len(asked.task))
+
+
+def stage_of(asked):
+    """The stage of a task of a masked sum; its purpose for any other."""
+    if asked.purpose is not Purpose.MASK:
+        return asked.purpose.value
+    task = decode_task(asked.task, max_bytes=len(asked.task))
+    assert isinstance(task, MaskingTask)
+    kind = type(task.stage)
+    return next(name for name, stage in STAGES.items() if stage in (kind, kind.__name__))
+
+
+def summed(federation, number, purpose="train"):
+    return Summed.from_bytes(RunDirectory.find(federation.path).load_update(number, sum_file(purpose)))
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """The whole numbers of every client, by round and name, before any mask."""
+    found = {}
+    encode = MaskedGrid.encode
+
+    def watched(self, delta, *, key):
+        numbers = encode(self, delta, key=key)
+        secrets = {name: ClientSecret.simulated(SEED, name) for name in NAMES}
+        (client,) = (name for name in NAMES if secrets[name].rounding(self.round, self.received) == key)
+        found[self.round, client] = numbers
+        return numbers
+
+    monkeypatch.setattr(MaskedGrid, "encode", watched)
+    return found
+
+
+def test_the_sum_is_that_of_the_plain_numbers_bit_for_bit(federate, fake_model, sent):
+    federation = begin(federate, fake_model, rounds=3, keep_updates=True)
+    federation.run()
+    for number in (1, 2, 3):
+        stored = summed(federation, number)
+        assert list(stored.clients) == NAMES
+        np.testing.assert_array_equal(stored.numbers, sum(sent[number, name] for name in NAMES))
+
+
+@pytest.mark.slow
+def test_masked_rounds_lead_where_plain_ones_do(federate, fake_model):
+    federation, plain = begin(federate, fake_model, rounds=6), begin(federate, fake_model, rounds=6)
+    plain = federate(plain.models, rounds=6, weighting=federation.plan.weighting)
+    masked, exact = federation.run().adapter, plain.run().adapter
+    way = subtract(exact, plain.initial).flat
+    error = np.linalg.norm(masked.flat - exact.flat) / np.linalg.norm(way)
+    assert error < 0.2
+    losses = [[event["loss"] for event in each.of_kind("evaluated")] for each in (federation, plain)]
+    # Before round 1 the losses are the same: only their sum travels, and the mean is exact.
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
+    assert losses[0][-1] == pytest.approx(losses[1][-1], rel=0.1)
+
+
+def test_the_server_learns_no_figure_of_a_client(federate, fake_model):
+    federation = begin(federate, fake_model)
+    replies = []
+    federation.channel.tamper = lambda asked, reply: replies.append((asked, reply)) or reply
+    federation.run()
+    for asked, raw in replies:
+        reply = decode_reply(raw, max_bytes=len(raw))
+        if asked.purpose is Purpose.DESCRIBE:
+            assert isinstance(reply, ClientCard)
+            assert (reply.train_examples, reply.train_tokens, reply.held_out_examples) == (0, 0, 0)
+            assert not reply.histogram
+        else:
+            assert isinstance(reply, MaskedReply)
+    of_clients = ("loss", "tokens", "examples", "norms", "digest", "learning_rate")
+    for event in federation.of_kind("update_received", "clients_described"):
+        for each in event.get("clients", [event]):
+            assert not any(each.get(name) for name in of_clients), each
+    for event in federation.of_kind("evaluated"):
+        assert not event.get("by_client")
+        assert not event["own"]["by_client"] if event.get("own") else True
+    sizes = {event["uplink_bytes"] for event in federation.of_kind("update_received") if event["round"] == 2}
+    assert len(sizes) <= len({len(name) for name in NAMES})  # by the client's name alone
+
+
+def test_a_client_sends_nothing_outside_a_masked_sum(federate, fake_model):
+    federation = begin(federate, fake_model)
+    asked = []
+    federation.channel.before = asked.append
+    federation.run()
+    train = next(each for each in asked if each.purpose is Purpose.TRAIN)
+    again = federation.channel.participants[100].answer(train.task)
+    reply = decode_reply(again, max_bytes=len(again))
+    assert isinstance(reply, Refusal)
+    assert "without a masked sum" in reply.detail
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["silent", "wrong", "of another kind"])
+@pytest.mark.parametrize("stage", [*STAGES, "train"])
+def test_a_client_that_is_lost_at_any_stage_does_not_stop_the_round(federate, fake_model, sent, stage, how):
+    federation = begin(federate, fake_model, keep_updates=True)
+
+    def is_hit(asked):
+        return asked.client == "carol" and asked.round == 2 and stage_of(asked) == stage
+
+    if how == "silent":
+        federation.channel.silent = is_hit
+    else:
+        other = MaskedReply("carol", Ready() if stage == "signatures" else Signed(bytes(64)))
+        bad = {"wrong": lambda reply: reply[:-1], "of another kind": lambda _: encode_reply(other)}[how]
+        federation.channel.tamper = lambda asked, reply: bad(reply) if is_hit(asked) else reply
+    federation.run()
+    is_in = stage in ("signatures", "unmasking")
+    left = [name for name in NAMES if name != "carol" or is_in]
+    stored = summed(federation, 2)
+    assert list(stored.clients) == left
+    np.testing.assert_array_equal(stored.numbers, sum(sent[2, name] for name in left))
+    assert any(event["client"] == "carol" for event in federation.of_kind("update_refused"))
+
+
+def test_below_the_threshold_nothing_is_unmasked(federate, fake_model):
+    federation = begin(federate, fake_model)
+    federation.channel.silent = lambda asked: asked.client in ("carol", "dave") and stage_of(asked) == "train"
+    with pytest.raises(PeerError, match=r"round 1 ended .* 3 clients sent a masked update, expected at least 4"):
+        federation.run()
+    assert not federation.of_kind("sum_unmasked")[1:]  # that of the losses before round 1
+
+
+def test_one_of_three_that_fails_costs_an_attempt_and_leads_to_no_sum_of_two(federate, fake_model):
+    federation = begin(federate, fake_model, 3, attempts=2)
+    failed = []
+
+    def is_hit(asked):
+        hit = asked.client == "carol" and asked.round == 2 and stage_of(asked) == "train" and not failed
+        failed.extend([asked.client] * hit)
+        return hit
+
+    federation.channel.silent = is_hit
+    federation.run()
+    assert [(event["round"], event["received"]) for event in federation.of_kind("round_missed")] == [(2, 2)]
+    assert {event["clients"] for event in federation.of_kind("sum_unmasked")} == {3}
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "train"])
+def test_too_few_clients_end_an_attempt_and_not_the_run(federate, fake_model, sent, stage):
+    """Three of five fail once at a stage; whatever was begun, the next attempt takes the same sum."""
+    federation = begin(federate, fake_model, keep_updates=True, attempts=2)
+    failed, rosters = set(), []
+
+    def is_hit(asked):
+        hit = asked.round == 2 and stage_of(asked) == stage and asked.client in NAMES[2:] and asked.client not in failed
+        if hit:
+            failed.add(asked.client)
+        return hit
+
+    def fail(asked, reply):
+        if asked.purpose is Purpose.MASK and asked.round == 2:
+            rosters.append((task_of(asked).session.purpose, task_of(asked).session.attempt))
+        return reply[:-1] if is_hit(asked) else reply
+
+    federation.channel.tamper = fail
+    federation.run()
+    assert [(event["round"], event["attempt"]) for event in federation.of_kind("round_missed")] == [(2, 1)]
+    stored = summed(federation, 2)
+    assert list(stored.clients) == NAMES
+    np.testing.assert_array_equal(stored.numbers, sum(sent[2, name] for name in NAMES))
+    # Once shares were asked for, the same attempt goes on; before, other keys are used.
+    assert len({attempt for purpose, attempt in rosters if purpose == "train"}) == (1 if stage == "unmasking" else 2)
+
+
+def test_a_round_that_never_has_enough_fails_and_may_be_continued(federate, fake_model, sent):
+    federation = begin(federate, fake_model, keep_updates=True, attempts=3)
+
+    def is_hit(asked):
+        return asked.round > 1 and asked.client in NAMES[3:] and stage_of(asked) == "keys"
+
+    federation.channel.silent = is_hit
+    with pytest.raises(PeerError, match="round 2 ended without a sum in 3 attempts: 3 clients offered keys"):
+        federation.run()
+    assert [event["received"] for event in federation.of_kind("round_missed")] == [3, 3, 3]
+    federation.channel.silent = lambda asked: False
+    federation.run()
+    np.testing.assert_array_equal(summed(federation, 2).numbers, sum(sent[2, name] for name in NAMES))
+
+
+def test_a_client_that_lost_its_journal_is_a_dropout_of_its_round_alone(federate, fake_model):
+    federation = begin(federate, fake_model, keep_updates=True)
+
+    def lose(asked):
+        if asked.client == "carol" and asked.round == 1 and stage_of(asked) == "signatures":
+            federation.memories["carol"].pop("secagg")
+
+    federation.channel.before = lose
+    federation.run()
+    lost = [event for event in federation.of_kind("update_refused") if event["client"] == "carol"]
+    assert {(event["round"], event["stage"]) for event in lost} == {(1, "signatures")}
+    assert list(summed(federation, 2).clients) == NAMES
+
+
+def test_a_client_without_a_journal_unmasks_no_round_that_it_was_asked_for(federate, fake_model):
+    """Without it nobody knows what it has revealed; that it was asked stands elsewhere."""
+    memory = begin(federate, fake_model).memories["alice"]
+    run_id = bytes(range(16))
+    asked = Asked(run_id.hex(), {"TrainTask": 3, "EvaluateTask": 2})
+    memory.save("asked", json.dumps({**vars(asked)}).encode())
+    key = NodeKey.generate()
+    masking = Masking("alice", memory, NodeIdentity(key.public_bytes, key.sign, lambda offer: True))
+    for purpose, number in (("train", 3), ("evaluate", 2), ("train", 1)):
+        with pytest.raises(PeerError, match="was unmasked before"):
+            masking.answer(MaskingTask(Session(run_id, purpose, number, b"a" * 16)))
+    for purpose, number in (("train", 4), ("evaluate", 3)):
+        masking.answer(MaskingTask(Session(run_id, purpose, number, b"b" * 16)))
+
+
+@pytest.mark.slow
+def test_a_masked_run_killed_anywhere_goes_on_to_the_same_bits(federate, fake_model, snapshots_of):
+    federation = begin(federate, fake_model, 3)
+    snapshots = snapshots_of(federation)
+
+    def answered(asked, reply):
+        snapshots.take(f"after {asked.client}: {stage_of(asked)}")
+        return reply
+
+    federation.channel.tamper = answered
+    expected = snapshots.run(doing=stage_of)
+    assert len(snapshots.killed) > 100
+    for where, killed in snapshots.killed:
+        state = killed.run()
+        assert state.adapter.digest() == expected.adapter.digest(), where
+        assert state.update_length == expected.update_length, where
+
+
+def test_a_killed_server_asks_nobody_for_a_second_unmasking(federate, fake_model, tmp_path):
+    federation = begin(federate, fake_model, 3)
+    copies = []
+
+    def kill(asked, reply):
+        if stage_of(asked) == "unmasking" and asked.round == 1 and asked.client == "alice" and not copies:
+            path = tmp_path / "killed"
+            shutil.copytree(federation.path, path)
+            copies.append(federation.copy(path))
+        return reply
+
+    federation.channel.tamper = kill
+    federation.run()
+    (killed,) = copies
+    lists, stages = set(), []
+
+    def note(asked):
+        stages.append((asked.round, stage_of(asked)))
+        task = decode_task(asked.task, max_bytes=len(asked.task)) if asked.purpose is Purpose.MASK else None
+        if task and isinstance(task.stage, Unmasking) and asked.round == 1:
+            lists.add((task.session.attempt, task.stage.survivors))
+
+    killed.channel.before = note
+    killed.run()
+    # The signatures were stored before anybody was asked for a share.
+    assert [stage for number, stage in stages if number == 1][:3] == ["unmasking"] * 3
+    assert len({attempt for attempt, _ in lists}) <= 2  # that of the updates, and that of the losses
+
+
+def test_a_server_that_wants_another_attempt_after_an_unmasking_is_refused(federate, fake_model):
+    federation = begin(federate, fake_model, 3)
+    federation.run()
+    memory = json.loads(federation.memories["alice"]["secagg"])
+    assert set(memory["closed"].values()) == {2}
+    directory = RunDirectory.find(federation.path)
+    shutil.rmtree(directory.path / "spool", ignore_errors=True)
+    shutil.rmtree(directory.checkpoints / "round-000002")
+    with pytest.raises(PeerError, match="0 clients offered keys"):
+        federation.run()
+
+
+@pytest.mark.slow
+def test_other_rules_and_feedback_work_under_masks(federate, fake_model, sent):
+    for more in (
+        {"rule": "rolora"},
+        {"rule": "fedsa"},
+        {"rule": "fedsvd"},
+        {"optimizer": "fedadam"},
+        {"settings": {"scaffold": True}},
+        {"settings": {"own_share": 0.5}},
+    ):
+        federation = begin(federate, fake_model, 3, keep_updates=True, **more)
+        federation.run()
+        stored = summed(federation, 2)
+        np.testing.assert_array_equal(stored.numbers, sum(sent[2, name] for name in NAMES[:3]))
+
+
+def test_a_participant_without_keys_refuses(federate, fake_model):
+    federation = begin(federate, fake_model, 3)
+    for participant in federation.channel.participants.values():
+        participant.way = federation.client_way(participant.name, identity=None)
+    with pytest.raises(PeerError, match="0 clients offered keys"):
+        federation.run()
+
+
+def test_the_stages_cost_about_what_is_planned_for_them(federate, fake_model):
+    federation = begin(federate, fake_model)
+    federation.run()
+    for kind, name, planned in (
+        ("reply_received", "uplink_bytes", federation.masked.bits_up(1, sums=2, certified=False) - 6),
+        ("broadcast", "downlink_bytes", federation.masked.more_bits_down(1, sums=2, certified=False)),
+    ):
+        stages = [event for event in federation.of_kind(kind) if event.get("purpose") == "mask" and event["round"] == 2]
+        spent_bytes = sum(event[name] for event in stages) / len(NAMES)
+        assert spent_bytes == pytest.approx(planned / 8, rel=0.1)
