@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from plait.config import known_keys
+from plait.feature import own_features
 from plait.welcome import WELCOME_KEYS
 
 ROOT = Path(__file__).parents[2]
@@ -69,4 +71,6 @@ def test_each_mutated_vector_fails(mutated):
 def test_it_knows_the_keys_of_a_run_configuration_and_no_others():
     text = (CLIENT / "federation.js").read_text()
     keys = text.partition("KEYS = new Set(`")[2].partition("`")[0].split()
-    assert set(keys) == WELCOME_KEYS
+    of_features = {key.replace("_", "-") for feature in own_features().values() for key in feature.welcomed}
+    assert set(keys) >= WELCOME_KEYS | of_features
+    assert not set(keys) & (set(known_keys()) - WELCOME_KEYS)
