@@ -72,7 +72,9 @@ def opened(data: bytes, key: Any, what: str) -> dict[str, Any]:
 
 def ledger_of(packed: str) -> list[dict[str, Any]]:
     """The lines of the ledger, their chain recomputed."""
-    data, lines, before = zlib.decompressobj().decompress(_unpacked(packed), 1 << 30), list[dict[str, Any]](), "0" * 64
+    stream, packed_bytes = zlib.decompressobj(), _unpacked(packed)
+    data, lines, before = stream.decompress(packed_bytes, 1 << 30), list[dict[str, Any]](), "0" * 64
+    _check(stream.eof and not stream.unused_data, "the ledger is cut off, or something follows it")
     for number, raw in enumerate(data.split(b"\n")[:-1]):
         line = json.loads(raw)
         before, prev = _sha256(canonical({key: line[key] for key in line if key != "hash"}).encode()), before
