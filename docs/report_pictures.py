@@ -1,4 +1,4 @@
-"""Make the pictures of the report: a headless Chromium looks at it at three widths, in light and dark.
+"""Make the pictures of the report: a headless Chromium looks at it at three widths, in light and in dark.
 
     python docs/report_pictures.py [RUN]     # writes docs/guides/images/report-*.png
 
@@ -24,7 +24,7 @@ from plait.rounds.run_view import RunView
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs/guides/images"
-SIZES = {"wide": (1280, 1000), "middle": (820, 1100), "narrow": (390, 1500)}
+LOOKS = {"wide": (1280, 1000, "light"), "middle": (820, 1100, "dark"), "narrow": (390, 1500, "light")}
 
 
 def crowd(run: Path, count: int = 1000) -> str:
@@ -49,19 +49,16 @@ def crowd(run: Path, count: int = 1000) -> str:
     return render_html(view, draw_svgs(view), palette_css())
 
 
-def look(page: Path, name: str, *, whole: bool = False) -> None:
-    """Pictures of a page, in every size and scheme."""
+def look(page: Path, name: str) -> None:
+    """Pictures of a page, one in each width."""
     sys.path.insert(0, str(ROOT))
     from tests.features.page.browser import Browser
 
-    for size, (width, height) in SIZES.items():
-        for scheme in ("light", "dark"):
-            with Browser(width=width, height=height, dark=scheme == "dark") as browser:
-                browser.open(page.as_uri())
-                browser.wait("document.readyState === 'complete'")
-                if whole:
-                    browser.js("document.querySelectorAll('details').forEach(one => one.open = true)")
-                browser.picture(IMAGES / f"{name}-{size}-{scheme}.png", whole=whole)
+    for size, (width, height, scheme) in LOOKS.items():
+        with Browser(width=width, height=height, dark=scheme == "dark") as browser:
+            browser.open(page.as_uri())
+            browser.wait("document.readyState === 'complete'")
+            browser.picture(IMAGES / f"{name}-{size}.png")
 
 
 def main(given: list[str]) -> None:

@@ -182,7 +182,13 @@ class RunCommand(TyperCommand):
         given = {word.partition("=")[0] for word in args if word.startswith("--") and word != "--"}
         if given - known or {"--help", "--help-all", "-h"} & {*args}:
             self.params = [*self.params, *(each for each in _options_of_features() if known.isdisjoint(each.opts))]
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, [*args])
+        except click.UsageError as error:
+            words = [word for word in args if f"extra argument ({word})" in error.message]
+            if not words:
+                raise
+            ctx.fail(f"'{words[0]}' is no option; data are given as --data {words[0]}")
 
 
 def command_of(verb: str, function: Callable[..., None], *, forwards: bool = False) -> click.Command:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,18 +13,23 @@ from plait.cli.simulate import show
 
 def report(
     run: RunOrNewest = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Also write every table as CSV and every plot as PNG here.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
     """Show the losses, bytes and savings of a run; rewrite report.html, the plots and summary.json.
 
     Example: plait report runs/first
     """
-    from plait.report.write import write_report
+    from plait.report.write import export_figures, write_report
     from plait.rounds.recorded_settings import admit_recorded
     from plait.rounds.run_directory import RunDirectory
 
     path = run_or_newest(run, quiet=json_output)
     directory = RunDirectory.find(path)
     admit_recorded(directory)
-    write_report(directory.path)
+    view = write_report(directory.path)
+    if export:
+        export_figures(view, directory.path, export)
     show(path, json_output=json_output, verbose=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import plait
+
 ROOT = Path(__file__).resolve().parents[2]
 _CODE = re.compile(r"```.*?```", re.DOTALL)
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -90,3 +92,13 @@ def test_pages_stay_short(pattern: str, most: int) -> None:
 
 def test_an_agents_page_is_read_in_a_minute() -> None:
     assert len((ROOT / "AGENTS.md").read_text("utf-8").splitlines()) <= 60
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    page = (ROOT / "docs/reference/api.md").read_text(encoding="utf-8")
+    places = set(re.findall(r"^::: (\S+)", page, re.MULTILINE))
+    for name in plait.__all__:
+        if name == "__version__" or not hasattr(plait, name):
+            continue
+        found = getattr(plait, name)
+        assert any(place.endswith(f".{found.__name__}") for place in places), name

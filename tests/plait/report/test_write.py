@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from plait.errors import PeerError
 from plait.report.summary import summarise
-from plait.report.write import write_report
+from plait.report.write import export_figures, write_report
 
 PLOTS = {
     "loss_by_round.png",
@@ -45,3 +46,15 @@ def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:
     code = f"import sys, plait.report; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.slow
+def test_every_table_and_plot_is_exported(small_run, write_ledger, tmp_path) -> None:
+    directory = write_ledger(small_run)
+    export_figures(write_report(directory), directory, tmp_path / "figures")
+    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == PLOTS
+    with (tmp_path / "figures/held_out_loss_by_round.csv").open(newline="") as file:
+        headings, *rows = csv.reader(file)
+    assert headings[:2] == ["round", "loss"]
+    assert [row[0] for row in rows] == ["base", "1", "2"]
+    assert rows[-1][1].startswith("3.000")
