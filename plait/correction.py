@@ -40,6 +40,8 @@ class FedDyn:
 
     needs: ClassVar[Reasons] = _CARRIED
     takes: ClassVar[Reasons] = _DRAWN
+    optimizer: ClassVar[str] = "feddyn"
+    """The server optimizer that does the server's part."""
 
     alpha: Annotated[float, Field(gt=0, le=1e6, description="strength of the regulariser")] = 0.1
 

@@ -21,10 +21,10 @@ from plait.aggregation import (
     rule_named,
     rule_stated,
 )
-from plait.aggregation.feddyn import FedDynStep
 from plait.aggregation.line_search import LineSearch
 from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
+from plait.correction import FedDyn
 from plait.errors import ConfigError
 from plait.feature import at
 from plait.flower.rule_table import ALL_RULES
@@ -179,10 +179,10 @@ def settle(config: RunConfig) -> Settled:
             config = config.model_copy(update=at(feature.settles)(config))
     optimizer = optimizer_for(config.server_optimizer)
     check((*config.stated(), *parts, optimizer_stated(optimizer, config.server_optimizer)))
-    if config.feddyn and optimizer.name != FedDynStep.name:
+    if config.feddyn and optimizer.name != FedDyn.optimizer:
         raise ConfigError(
             f"correction is '{config.correction}' and server-optimizer is '{config.server_optimizer}', expected "
-            f"server-optimizer auto or {FedDynStep.name}: the server adds what the clients' regularisers hold back"
+            f"server-optimizer auto or {FedDyn.optimizer}: the server adds what the clients' regularisers hold back"
         )
     return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
 
@@ -299,7 +299,7 @@ def _server_step(config: RunConfig, gone: Collection[Trait]) -> dict[str, object
     if config.server_optimizer != "auto":
         return {}
     if config.feddyn:
-        return {"server_optimizer": f"feddyn:share={config.cohort_size / config.clients:g}"}
+        return {"server_optimizer": f"{FedDyn.optimizer}:share={config.cohort_size / config.clients:g}"}
     # Clients can say how long the server's steps should be where all train alike, and for a step that is their mean.
     searched = {*LineSearch.needs, Trait.LINEAR, Trait.ALL_SHARED, Trait.ONE_RANK, Trait.SAME_SIDES, Trait.OWN_STEPS}
     is_searched = searched.isdisjoint(gone) and _all_meet(config, gone) and not config.trainer

@@ -13,7 +13,6 @@ from plait.adapters import AdapterSpec, AdapterState, add, subtract
 from plait.aggregation import BaseDelta
 from plait.rounds.downlink import Downlink
 from plait.rounds.error_feedback import Residual, unshrunk
-from plait.rounds.moved_base import packed
 from plait.rounds.run_state import BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
 from plait.wire.codec import Codec
@@ -78,6 +77,8 @@ def move_base(
     state: RunState, delta: BaseDelta, ranks: Ranks, base_fingerprint: bytes, *, codec: Codec
 ) -> tuple[RunState, Encoding]:
     """Move the base by `delta`, as far as its envelope carries it; both ends take the decoded step."""
+    from plait.rounds.base_changes import packed
+
     geometry = ranks.master.geometry
     step, text = packed(delta, geometry)
     encoded = encode_delta(step, at_least(_BASE_BITS, codec))
@@ -172,6 +173,8 @@ class Broadcasts:
             return base.broadcast
         known = bool(held.adapter) and held.base == base.moved.digest
         if known not in self._bases:
+            from plait.rounds.base_changes import packed
+
             values, text = packed(base.moved.delta, self.ranks.master.geometry)
             header = replace(
                 _header(self.state, values.layout.digest, self.base_fingerprint),

@@ -28,7 +28,7 @@ from plait.files import directory_written_aside, write_atomically
 from plait.rounds.client_state import Kept
 from plait.rounds.clock import Span
 from plait.rounds.events import RoundFinished, parse_event
-from plait.rounds.moved_base import base_of, kept_base
+from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.rounds.run_state import AtWork, BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
 
@@ -119,6 +119,8 @@ def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
         adapters |= {f"version-{version}-{number}": shadow.flat for number, shadow in enumerate(shadows)}
     files["adapters.safetensors"] = encode_safetensors(adapters)
     if state.base.moved.digest:
+        from plait.rounds.base_changes import kept_base
+
         base = kept_base(state.base.moved, ranks.master.geometry)
         files[_BASE] = encode_arrays(base.arrays, base.tags)
         files["base-broadcast.bin"] = state.base.broadcast
@@ -180,6 +182,14 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     return scalars, files
 
 
+def _moved(files: Mapping[str, bytes], ranks: Ranks) -> MovedBase:
+    if _BASE not in files:
+        return UNMOVED
+    from plait.rounds.base_changes import base_of
+
+    return base_of(Kept(0, *decode_arrays(files[_BASE])), ranks.master.geometry)
+
+
 def _load(folder: Path, ranks: Ranks) -> RunState:
     scalars, files = _read(folder)
     flats = decode_safetensors(files["adapters.safetensors"])
@@ -197,7 +207,7 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         adapter=AdapterState(ranks.master.spec.layout, flats["adapter"]),
         tracks=tracks,
         base=BaseTrack(
-            base_of(Kept(0, *decode_arrays(files[_BASE])) if _BASE in files else Kept(), ranks.master.geometry),
+            _moved(files, ranks),
             bytes.fromhex(scalars["base_previous"]),
             files.get("base-broadcast.bin", b""),
         ),

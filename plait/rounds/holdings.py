@@ -17,7 +17,7 @@ from plait.rounds.broadcasts import take_step
 from plait.rounds.client_state import ClientState, recall_state
 from plait.rounds.local_model import LocalModel
 from plait.rounds.memory import Memory
-from plait.rounds.moved_base import UNMOVED, MovedBase, base_of, kept_base, layout_from_text, whole_base
+from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.wire.envelope import Direction, Header, Opened, Received, read_envelope, unpack
 from plait.wire.settings import Settings, digest_of
 
@@ -102,6 +102,8 @@ class Holdings:
         """
         if not data:
             return UNMOVED
+        from plait.rounds.base_changes import base_of, kept_base, layout_from_text, whole_base
+
         geometry = geometry_of(spec)
         held = base_of(recall_state(self.memory, "base", header.run_id).after, geometry)
         received = read_envelope(data, max_bytes=len(data))

@@ -51,7 +51,6 @@ from plait.training.memory_plan import (
     size_of,
     what_would_fit,
 )
-from plait.training.moved_base import move_weights
 from plait.training.peft_configs import peft_config_of
 from plait.training.spreading import spreading
 from plait.training.step_memory import StepMemory
@@ -348,7 +347,9 @@ class ResidentBase:
             bare = adapted = None  # its memory is free before the base is read again
         if bare is None:
             model = self._load(spec, placement)
-            if self._geometry is not None:
+            if self._geometry is not None and self._moved.delta.factors:
+                from plait.training.moved_base import move_weights
+
                 move_weights(model, self._moved.delta, self._geometry)
             bare = BareBase(model, loaded_as)
         bare.keep_embedding(on_host=False)  # new slots lie where the layers lie that they change

@@ -11,10 +11,11 @@ from plait.adapters.methods import AdapterRequest
 from plait.aggregation import BaseDelta, LowRank, Side, geometry_of
 from plait.errors import ConfigError, PlaitError
 from plait.exporting.personal import is_node_state, open_node, open_personal, with_own_side
+from plait.rounds.base_changes import kept_base
 from plait.rounds.client_state import ClientState, Kept
 from plait.rounds.events import Adapter, Base, ClientsDescribed, RunStarted
 from plait.rounds.ledger import Ledger
-from plait.rounds.moved_base import MovedBase, kept_base
+from plait.rounds.moved_base import MovedBase
 from plait.rounds.own_adapter import kept_lead
 from plait.rounds.own_side import kept_side, with_own
 from plait.training.bases import LocatedBase

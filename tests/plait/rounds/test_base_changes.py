@@ -5,8 +5,9 @@ import pytest
 
 from plait.aggregation import BaseDelta, LowRank
 from plait.errors import PeerError
+from plait.rounds.base_changes import base_of, kept_base, layout_from_text, packed, whole_base
 from plait.rounds.client_state import Kept
-from plait.rounds.moved_base import MovedBase, base_of, kept_base, layout_from_text, packed, whole_base
+from plait.rounds.moved_base import MovedBase
 
 
 def delta(seed, columns):
