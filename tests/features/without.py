@@ -69,13 +69,24 @@ def faults_without(feature: Feature, tree: Path, folders: Sequence[str], expecte
     """What fails once a feature is taken away from a tree."""
     for folder in (tree / "plait/features" / feature.name, tree / "tests/features" / feature.name):
         shutil.rmtree(folder, ignore_errors=True)
-    naming = [str(file.relative_to(tree)) for file in (tree / "tests").rglob("*.py") if names_it(feature, file)]
+    naming = [str(file.relative_to(tree)) for file in resting_on(feature, tree)]
     tests = (*folders, "-m", "not gpu and not slow", "--numprocesses", "auto", *(f"--ignore={file}" for file in naming))
     checks = {"import contracts": ("lint-imports",), "unit tests": ("pytest", "-x", "-p", "no:cacheprovider", *tests)}
     faults = [f"{what} fail" for what, command in checks.items() if not passes(tree, *command)]
     if bits(tree) != expected:
         faults.append("the adapter has other bits")
     return faults
+
+
+def resting_on(feature: Feature, tree: Path) -> list[Path]:
+    """The tests of a tree that name a feature, or import one that does."""
+    files = list((tree / "tests").rglob("*.py"))
+    found = [file for file in files if names_it(feature, file)]
+    for named in found:  # which grows
+        module = ".".join(named.relative_to(tree / "tests").with_suffix("").parts)
+        imports = re.compile(rf"^\s*(from|import) (tests\.)?{re.escape(module)}\b", re.MULTILINE)
+        found += [file for file in files if file not in found and imports.search(file.read_text(errors="replace"))]
+    return found
 
 
 def names_it(feature: Feature, file: Path) -> bool:
