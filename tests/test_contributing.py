@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 SECTION = PAGE.partition("## Adding a rule, a codec, a method, a partition scheme\n")[2].partition("\n## ")[0]
 BLOCKS = re.findall(
-    r"^```(?:python|proto)\n(?:#|//) (\S+?)(?:, (before|after|in place of): ([^\n]+))?\n(.*?)^```$",
+    r"^```(?:python|proto|text)\n(?:#|//) (\S+?)(?:, (before|after|in place of): ([^\n]+))?\n(.*?)^```$",
     SECTION,
     re.MULTILINE | re.DOTALL,
 )

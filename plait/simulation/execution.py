@@ -31,8 +31,6 @@ from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
-from plait.training.holding import holding
-from plait.training.spreading import spreading
 from plait.wire.decoded import DECODED
 
 # As a fraction of the adapters that a run starts from.
@@ -66,6 +64,8 @@ def prepare(
     devices = choose_devices(settings.device, settings.dtype)
     settled = settle(settings)
     if settled.method.quantised:
+        from plait.training.holding import holding
+
         for each in devices:
             holding().check(each.device.type)
 
@@ -84,6 +84,8 @@ def prepare(
     with status(f"looking for base {settings.base}", quiet=quiet):
         run = resolve(settled, progress=progress)
     if settings.has_several_devices:
+        from plait.training.spreading import spreading
+
         if (spread := spreading()) is None:
             raise ConfigError(
                 f"device is '{settings.device}', expected a single one: no feature of this installation spreads clients"

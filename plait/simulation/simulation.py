@@ -28,7 +28,6 @@ from plait.simulation.loaded import Loaded
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 from plait.simulation.partitioned_data import Shares
 from plait.training.local_model import PeftLocalModel, train_jobs
-from plait.training.spreading import spreading
 from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from plait.rounds.region import Region
     from plait.rounds.terms import Terms
     from plait.training.local_model import OwnTrainer
+    from plait.training.spreading import Workers
     from plait.trust.identity import KeyClaim, NodeIdentity
     from plait.trust.keys import NodeKey
 
@@ -81,8 +81,12 @@ class Simulation:
         self._memories: dict[int, VolatileMemory] = {}
         self._opened: list[Region] = []
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
-        spread = spreading() if config.has_several_devices else None
-        self._workers = spread.workers(run, data, progress=progress, loaded=loaded) if spread else None
+        self._workers: Workers | None = None
+        if config.has_several_devices:
+            from plait.training.spreading import spreading
+
+            spread = spreading()
+            self._workers = spread.workers(run, data, progress=progress, loaded=loaded) if spread else None
 
     def name(self, index: int) -> str:
         """The name of the client with this partition number."""

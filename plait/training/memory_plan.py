@@ -24,7 +24,6 @@ from plait.objective import objective_named
 from plait.training.fused.block_size import Q5_0, Q8_0, BlockSize
 from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
 from plait.training.gguf_beside import EMBEDDING, HEAD, gguf_beside
-from plait.training.holding import holding
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.loss_terms import terms_of
 from plait.training.sampling_limits import COLUMNS_AT_FIRST, ROWS, Limits
@@ -308,6 +307,8 @@ def size_of(
         return size
     stored: Mapping[str, tuple[int, int]] = {}
     if directory and gguf_beside(directory).is_file():
+        from plait.training.holding import holding
+
         stored = holding().stored(directory, config)
     return replace(
         size,

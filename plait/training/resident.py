@@ -40,7 +40,6 @@ from plait.training.device import Compute, budgets_of, has_memory_of_its_own
 from plait.training.examples import Tokenizer
 from plait.training.fused.packed import without_values
 from plait.training.heads import is_saved, silence
-from plait.training.holding import holding
 from plait.training.memory_plan import (
     PREDICTION_ERROR,
     ModelSize,
@@ -52,7 +51,6 @@ from plait.training.memory_plan import (
     what_would_fit,
 )
 from plait.training.peft_configs import peft_config_of
-from plait.training.spreading import spreading
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings
 
@@ -144,7 +142,11 @@ class ResidentBase:
         size = None
         if spec.task is Task.CAUSAL_LM and not _has_tables(spec):
             size = self._size(config, spec, training, self._seq_len)
-        if size is None or not all(self.budgets) or (spread := spreading()) is None:
+        if size is None or not all(self.budgets):
+            return None
+        from plait.training.spreading import spreading
+
+        if (spread := spreading()) is None:
             return None
         host = all(map(has_memory_of_its_own, self.devices))
         how = partial(spread.place, seq_len=self._seq_len, budgets=self.budgets, host_has_room=host)
@@ -191,6 +193,8 @@ class ResidentBase:
         if spec_text not in self._blueprints:
             request = parse_spec(spec_text)
             if is_quantised(request.method):
+                from plait.training.holding import holding
+
                 holding().check(self.compute.device.type)
             config = read_base_config(self.directory, request.task, request.labels)
             while len(self._blueprints) >= _BLUEPRINTS_KEPT:
@@ -382,6 +386,8 @@ class ResidentBase:
     def _read_in_few_bits(
         self, spec: AdapterSpec, config: PretrainedConfig, heads: Sequence[str], *, in_eight: bool
     ) -> PreTrainedModel:
+        from plait.training.holding import holding
+
         keep_freed_memory()
         return holding().read(
             self.directory,
@@ -404,6 +410,8 @@ class ResidentBase:
             return self._read_in_few_bits(spec, config, heads, in_eight=in_eight)
         quantised = {}
         if is_quantised(spec.method):
+            from plait.training.holding import holding
+
             quantised = holding().arguments(self.compute, whole=heads)
         # Straight to the device: main memory never holds a second copy, and on a Jetson both are the same memory.
         placed = {} if quantised or self.compute.device.type == "cpu" else {"device_map": {"": self.compute.device}}
@@ -427,6 +435,8 @@ class ResidentBase:
                 keep_freed_memory()
             if quantised:
                 # bitsandbytes has already placed it.
+                from plait.training.holding import holding
+
                 holding().loaded(model)
             if quantised or placement:
                 return model
