@@ -110,8 +110,9 @@ def _has_update(ledger: Path, number: int) -> bool:
 
 
 def _run(command: list[object], folder: Path) -> None:
-    said = _start(command, folder).communicate()[0].decode(errors="replace")
-    if "Error" in said or "error:" in said:
+    process = _start(command, folder)
+    said = process.communicate()[0].decode(errors="replace")
+    if process.returncode:
         raise SystemExit(f"{command[0]}: {said[-800:]}")
 
 
