@@ -215,7 +215,7 @@ def test_a_client_with_too_little_data_is_left_out_and_said_so_and_the_baselines
         file.write(json.dumps({"text": "Too little.", "author": "zoe"}) + "\n")
     out = tmp_path / "run"
     options = ("--data", jsonl, "--partition", "natural:author", *small, "--reference", "central,local")
-    ran = plait("simulate", *options, "--clients", 4, "--out", out)
+    ran = plait("simulate", *options, "--clients", 4, "--out", out, "--verbose")
     assert ran.code == 0, ran.err
     words = "client 'zoe' has too little data: 0 sequences of at most 32 tokens"
     assert f"cannot take part zoe (too-little-data): {words}" in ran.err
