@@ -102,7 +102,7 @@ class ProgramModel:
     def train(self, job: TrainJob) -> Trained:
         """Let the program train."""
         carried, began = job.carried, time.monotonic()
-        if job.base.digest or job.charge or carried.drift is not None or job.settings.records_are_private:
+        if job.base.digest or job.steps or carried.drift is not None or job.settings.records_are_private:
             raise ConfigError("the run needs a base that moves, drift or private steps, which no program is told of")
         given, back = self.folder / "given.safetensors", self.folder / "back.safetensors"
         write_safetensors(given, dict(job.start.items()))

@@ -8,7 +8,7 @@ from plait.cli.main import app
 from plait.errors import ConfigError
 from plait.features.privacy.accountant import epsilon_at
 from plait.features.privacy.card import RECORDS_NOT_COVERED
-from plait.rounds.events import NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
 from plait.rounds.ledger import Ledger
 from tests.features.privacy.test_tables import STARTED, spent
 from tests.plait.rounds.conftest import started
