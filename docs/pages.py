@@ -142,12 +142,14 @@ def traits() -> Iterator[str]:
     yield "A run has every trait below until a part of it takes it away: a setting, rule, method or server optimizer. A"
     yield "part that needs what another takes away is refused before the run begins, in one line, with both and what"
     yield "would do in place of each.\n"
+    beside = {Trait.LOSSES: ("evaluations", ""), Trait.VOUCHED: ("", "a server without kit")}
     yield "| Trait | needed by | taken away by |\n|---|---|---|"
     parts = list(stated())
     for trait in Trait:
         needed = [each for each in parts if trait in each.needs]
         taken = [each for each in parts if trait in each.takes]
-        yield f"| {trait[0].upper()}{trait[1:]} | {_named(needed)} | {_named(taken)} |"
+        cells = (_named(each) or also for each, also in zip((needed, taken), beside.get(trait, ("", "")), strict=True))
+        yield f"| {trait[0].upper()}{trait[1:]} | {' | '.join(cells)} |"
 
 
 def stated() -> Iterator[Stated]:
@@ -179,7 +181,7 @@ _VALUES: Mapping[str, tuple[object, ...]] = {
     "client_ranks": ("2,4",), "labels": ("a,b",), "trainer": ("MODULE:FUNCTION",), "own_share": (0.35,),
     "loss": ("distillation",), "objective": ("dpo", "grpo:reward=MODULE:FUNCTION"), "device": ("cuda:0,cuda:1",),
     "correction": ("scaffold", "feddyn"), "side_by_side": (4,), "eval_clients": (8,), "patience": (3,),
-    "reference": ("local",), "dp_min_separation": (4,),
+    "reference": ("local",), "dp_min_separation": (4,), "max_grad_norm": (2.0,),
 }  # fmt: skip
 
 

@@ -287,7 +287,7 @@ def _all_meet(config: RunConfig, gone: Collection[Trait]) -> bool:
     return config.cohort_size == config.clients and not config.over_selection and Trait.WAITS not in gone
 
 
-def _checks(config: RunConfig, gone: Collection[Trait]) -> dict[str, object]:
+def _checks(config: RunConfig, gone: Collection[Trait]) -> dict[str, str]:
     """Checks of updates and steps, where the server can make them."""
     # Where an update has its noise already, how long it is tells nothing.
     bound = "off" if Trait.SINGLE_UPDATES in gone else _NORM_BOUND if config.norm_bound == "auto" else config.norm_bound

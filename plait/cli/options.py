@@ -30,7 +30,7 @@ PageAddress = Annotated[
     str,
     typer.Option(
         "--page",
-        help="Address of a live page for this machine alone, such as 127.0.0.1:9443, as long as the command runs.",
+        help="Live page for this machine alone, such as 127.0.0.1:9443, while the command runs.",
         metavar="HOST:PORT",
     ),
 ]

@@ -104,9 +104,8 @@ class CohortCollector:
         server = self.server
         plan, roster, log = server.plan, server.roster, server.log
         usable = set(stored) - set(without)
-        available = frozenset(server.channel.clock.available([*roster.nodes.values()], plan.quorum))
         resting = server.costs.resting(number)
-        here = [client for client, node in roster.nodes.items() if node in available and client not in resting]
+        here = [client for client in self._available() if client not in resting]
         deadline = server.tasks.deadline()
         chosen, reserve = choose_cohort(
             [*(client for client in here if client not in without), *(usable - set(here))],
@@ -116,21 +115,15 @@ class CohortCollector:
             round_number=number,
         )
         steps_of = self._budget(number, chosen)
-        log.tell(
-            events.RoundStarted(
-                round=number,
-                cohort=chosen,
-                steps=steps_of and {c: steps_of(c) for c in chosen},
-                resting=len(resting & roster.nodes.keys()) or None if len(chosen) < plan.cohort_size else None,
-            )
-        )
+        resting_here = len(resting & roster.nodes.keys()) or None if len(chosen) < plan.cohort_size else None
+        steps = steps_of and {client: steps_of(client) for client in chosen}
+        log.tell(events.RoundStarted(round=number, cohort=chosen, steps=steps, resting=resting_here))
         replacements = (name for name in reserve if name in here and name not in stored)
         held: dict[str, Held] = {}
+        opening = partial(self._opening, state, number)
         with (
             server.tasks.dispatch(state, roster, Purpose.TRAIN, number) as dispatch,
-            Arrivals(
-                dispatch, partial(self._opening, state, number), each_bytes=server.spool.ranks.opened_bytes
-            ) as came,
+            Arrivals(dispatch, opening, each_bytes=server.spool.ranks.opened_bytes) as came,
         ):
             for name in chosen:
                 if name not in usable:
@@ -150,14 +143,20 @@ class CohortCollector:
                 doubt(roster, answer)
                 coming = len(usable) + len(dispatch.waiting) + len(came)
                 if coming < plan.cohort_size and (name := next(replacements, None)):
-                    steps = steps_of(name) if steps_of else None
-                    log.tell(events.ClientReplaced(round=number, client=client, by=name, steps=steps))
-                    dispatch.ask(name, expected_s=log.expected_s(name, steps or 0))
+                    own = steps_of(name) if steps_of else None
+                    log.tell(events.ClientReplaced(round=number, client=client, by=name, steps=own))
+                    dispatch.ask(name, expected_s=log.expected_s(name, own or 0))
             late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
         log.note_spans(number, roster)
         for client in late:
             log.failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return note_held(state, held)
+
+    def _available(self) -> list[str]:
+        server = self.server
+        nodes = server.roster.nodes
+        available = frozenset(server.channel.clock.available([*nodes.values()], server.plan.quorum))
+        return [client for client, node in nodes.items() if node in available]
 
     def _opening(self, state: RunState, number: int, answer: Answer) -> Callable[[], _Settle] | None:
         """What checks an update on any thread; what this gives stores it, in the order of arrival."""

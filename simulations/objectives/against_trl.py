@@ -33,10 +33,10 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.data import as_dataset
+from plait.features.objectives.examples import single_replies
 from plait.features.objectives.named import formula_named
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
-from plait.training.conversations import single_replies
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Split, tokenise
 from plait.training.learner import order

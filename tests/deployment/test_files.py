@@ -8,6 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 import typer
 import yaml
@@ -25,7 +26,8 @@ def takes(arguments: list[str]) -> None:
     group = typer.main.get_command(app)
     verb, *rest = arguments[1:]
     assert Path(arguments[0]).name == "plait"
-    group.get_command(None, verb).make_context(verb, rest)
+    name, command, rest = group.resolve_command(click.Context(group), [verb, *rest])
+    command.make_context(name, rest)
 
 
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ class Privacy(Table):
     }
 
     dp: Literal["off", "client", "record"] = "off"
-    """differential privacy of each record, of each client, or off; record hides from everybody, the server too, what
+    """differential privacy of records or clients; record hides from everybody, the server too, what
     any one sequence of a client changed; client hides what any one client's data changed from everybody but the server,
     with secure-aggregation from the server too, and needs hundreds of clients to be useful (plait estimate says)"""
     dp_epsilon: Annotated[float, Field(ge=0, le=1e6)] = 0.0

@@ -32,8 +32,9 @@ def test_every_way_is_measured(comparison):
 def test_plait_takes_fewer_bits_for_as_little_distortion(comparison):
     for peer, ours in zip(comparison.theirs, comparison.matched, strict=True):
         assert ours.distortion <= peer.distortion
-        # The dial ends at about 1 bit, where top-k of as many bits loses most of a delta.
-        assert ours.bits < max(peer.bits, 1.01)
+        # The dial ends at about 1 bit, where top-k of as many bits loses most of a delta. The coder's states are a
+        # twentieth of a bit of so few numbers.
+        assert ours.bits < max(peer.bits, 1.05)
 
 
 def test_rows_are_json_of_one_shape(comparison):
