@@ -17,7 +17,7 @@ from plait.cli.main import app
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SIDES = ("server", "client")
-PAGES = ("README.md", "server/README.md", "client/README.md")
+PAGES = ("README.md", "server/README.md", "client/README.md", "docs/guides/which-command.md")
 UNITS = [CHECKOUT / side / f"plait-{side}.service" for side in SIDES]
 
 
