@@ -33,7 +33,7 @@ _FLOAT32_BYTES = 4
 # model's own adapter and its gradient in bfloat16.
 _TRAINED_BYTES = 4 * _FLOAT32_BYTES + 2 * _BF16_BYTES
 # A report page with its plots, and the ledger's bytes per client and round.
-_REPORT_BYTES = 2_200_000
+_REPORT_BYTES = 500_000
 _RECORD_BYTES = 1_000
 
 

@@ -352,7 +352,7 @@ def test_estimate_says_what_a_real_run_takes_on_disk(plait, jsonl, tmp_path, mon
     assert take(run) == pytest.approx(estimate["simulation_disk_bytes_after"], rel=0.2)
     checkpoints = take(run / "checkpoints") + take(run / "adapter")
     assert checkpoints == pytest.approx(
-        estimate["server_disk_bytes"] - estimate["uplink_bytes"] - 2_200_000 - 18_000, rel=0.1
+        estimate["server_disk_bytes"] - estimate["uplink_bytes"] - 500_000 - 18_000, rel=0.1
     )
     dropped = estimate["simulation_disk_bytes"] - estimate["simulation_disk_bytes_after"]
     dropped -= estimate["uplink_bytes_per_round"]
