@@ -387,8 +387,8 @@ def derived_for(key, number: int) -> bytes:
 
 def _median_left_on() -> None:
     settle = module("plait.settle")
-    private = settle._privacy
-    settle._privacy = lambda config: {**private(config), "norm_bound": "10"}
+    checks = settle._checks
+    settle._checks = lambda config, gone: {**checks(config, gone), "norm_bound": "10"}
 
 
 def _one_model_for_all() -> None:
@@ -634,7 +634,7 @@ MUTATIONS: dict[str, Mutation] = {
         "a server names the trainer that is imported",
         nothing("client.base:check_trainer", "client.participant:check_trainer"),
     ),
-    "consent": Mutation("hostile", "nobody is asked for consent", nothing("client.base:_consented")),
+    "consent": Mutation("hostile", "nobody is asked for consent", nothing("client.base:_agree")),
     "queue": Mutation(
         "hostile", "any number of tasks waits at a client", lambda: put("client.worker:MOST_WAITING", 10**9)
     ),

@@ -15,7 +15,7 @@ import pytest
 from scoreboard.row import Row
 from scoreboard.small_federation import FakeModel, Federation, borrowed, no_waiting_for_the_disk
 
-attacks = borrowed("plait/rounds/test_one_member.py")
+attacks = borrowed("features/secagg/test_one_member.py")
 LEAST = 24
 
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from plait.api.settings import run_config_of
 from plait.child import Message
 from plait.config import RunConfig, config_from_table
 from plait.data import Record, RecordKind
@@ -76,7 +77,7 @@ def run(tmp_path: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> Ran:
         monkeypatch.setattr(execution_module, "say", lambda text, quiet: progress(text))
         given = {name: str(fleet) if name == "fleet" else value for name, value in settings.items()}
         out = tmp_path / name
-        config = RunConfig(**{**SETTINGS, "data": str(data), "device": device, "out": str(out), **given})
+        config = run_config_of({**SETTINGS, "data": str(data), "device": device, "out": str(out), **given})
         prepared = prepare(config, quiet=True, loaded=loaded)
         execute(*prepared, quiet=True, loaded=loaded, on_event=on_event)
         return out

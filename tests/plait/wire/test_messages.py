@@ -67,16 +67,11 @@ ALL_SETTINGS = st.builds(
     proximal=POSITIVE | st.just(0.0),
     feddyn=POSITIVE | st.just(0.0),
     objective=NAMES,
-    reward=NAMES | st.just(""),
-    group_size=st.integers(2, 1024),
-    max_completion_tokens=st.integers(1, 2**24),
-    temperature=POSITIVE,
     carry_moments=st.booleans(),
     own_share=st.floats(0, 1, exclude_max=True),
     measures_slope=st.booleans(),
     scaffold=st.booleans(),
     without_feedback=st.booleans(),
-    secure_aggregation=st.booleans(),
 )
 TASKS = (
     st.builds(DescribeTask, ALL_SETTINGS, st.text())
