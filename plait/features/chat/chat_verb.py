@@ -11,6 +11,7 @@ import typer
 
 from plait.cli.newest import RunOrNewest, run_or_newest
 from plait.progress import say, status
+from plait.text import escaped
 
 if TYPE_CHECKING:
     from plait.training.serving import Sampling
@@ -112,7 +113,8 @@ class _Talk:
 def _print(pieces: Iterator[str]) -> None:
     try:
         for piece in pieces:
-            sys.stdout.write(piece)
+            # A model may write anything, an adapter of somebody else's too.
+            sys.stdout.write(escaped(piece, keep="\n\t"))
             sys.stdout.flush()
     finally:
         sys.stdout.write("\n")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from client.task import Answer, Task
 
 _NONE = "0" * 64
+_LAST_BYTES = 1 << 20
+"""Enough for the last line and a torn one: names of fields, no values."""
 
 
 def recorded(settings: NodeSettings, opening: Callable[[Run], TaskRunner]) -> Callable[[Run], TaskRunner]:
@@ -99,8 +101,9 @@ class SentLines:
             make_private_directory(self.path.parent)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                whole, _, torn = _read_all(descriptor).rpartition(b"\n")
-                end = os.fstat(descriptor).st_size - len(torn)
+                size = os.fstat(descriptor).st_size
+                whole, _, torn = os.pread(descriptor, _LAST_BYTES, max(0, size - _LAST_BYTES)).rpartition(b"\n")
+                end = size - len(torn)
                 last = whole.rpartition(b"\n")[2]
                 before = hashlib.sha256(last).hexdigest() if last else _NONE
                 os.ftruncate(descriptor, end)
@@ -165,7 +168,3 @@ def _run_of(task: bytes) -> str:
         return run_of(task, max_bytes=len(task)).hex()
     except PeerError:
         return ""
-
-
-def _read_all(descriptor: int) -> bytes:
-    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)

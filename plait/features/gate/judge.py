@@ -90,12 +90,12 @@ def figures_in(events: Sequence[Event]) -> dict[str, float]:
     if view.rounds:
         found["clients"] = min(each.received for each in view.rounds.values())
     audits = [each for each in events if isinstance(each, Audited) and view.end and each.adapter == view.end.adapter]
-    for audit in audits:
-        if audit.attacks:
-            found["membership_auc"] = max(attack.auc for attack in audit.attacks)
-            found["membership_tpr"] = max(attack.tpr for attack in audit.attacks)
-        if audit.exposure is not None:
-            found["exposure"] = audit.exposure
+    # The worst of all audits: repeating one until it looks better opens no gate.
+    if attacks := [attack for audit in audits for attack in audit.attacks]:
+        found["membership_auc"] = max(attack.auc for attack in attacks)
+        found["membership_tpr"] = max(attack.tpr for attack in attacks)
+    if exposures := [audit.exposure for audit in audits if audit.exposure is not None]:
+        found["exposure"] = max(exposures)
     return found
 
 

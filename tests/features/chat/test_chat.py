@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import plait
-from plait.features.chat.chat_verb import _Talk, chat
+from plait.features.chat.chat_verb import _print, _Talk, chat
 from plait.training.serving import Sampling
 from tests.features.conftest import SMALL, rows
 
@@ -82,3 +82,8 @@ def test_a_text_is_continued_by_itself() -> None:
     talk = _Talk(Parrot(100), Sampling(), 10, completes=True)  # type: ignore[arg-type]
     "".join(talk.answer("one two"))
     assert "".join(talk.answer("three")) == "1 adapted"
+
+
+def test_what_a_model_writes_reaches_a_terminal_as_text_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    _print(iter(["a\n\tb", "\x1b]0;title\x07"]))
+    assert capsys.readouterr().out == "a\n\tb\\x1b]0;title\\x07\n"

@@ -17,13 +17,14 @@ from plait.errors import ConfigError
 from plait.exporting.source import open_source
 from plait.features.gate.conditions import FIGURES, check, parsed
 from plait.features.gate.events import Quarantined, Released, ReleasedAnyway
-from plait.features.gate.judge import judge, record
+from plait.features.gate.judge import figures_in, judge, record
 from plait.features.gate.override import override, signed
-from plait.rounds.events import Audited, MembershipAttack
+from plait.rounds.events import Audited, MembershipAttack, RunFinished
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.provision import provision
 from tests.features.conftest import SMALL, rows
+from tests.plait.rounds.conftest import started
 
 SMALL_RUN = {**SMALL, "rounds": 1, "local_steps": 1, "partition": "natural:author", "clients": 3}
 
@@ -93,6 +94,18 @@ def audited(directory: RunDirectory, auc: float) -> None:
     adapter = plait.open_run(directory.path).events[-2].adapter  # type: ignore[attr-defined]
     attacks = (MembershipAttack(name="loss", auc=auc, margin=0.01, tpr=0.01),)
     record(directory, Audited(adapter=adapter, attacks=attacks))
+
+
+def test_the_worst_audit_of_the_adapter_counts() -> None:
+    end = RunFinished(rounds=1, adapter="a")
+    audits = [
+        Audited(
+            adapter=adapter, attacks=(MembershipAttack(name="loss", auc=auc, margin=0.01, tpr=0.01),), exposure=bits
+        )
+        for adapter, auc, bits in (("a", 0.9, 5.0), ("a", 0.5, 1.0), ("b", 0.99, 9.0))
+    ]
+    found = figures_in([started(), end, *audits])
+    assert (found["membership_auc"], found["exposure"]) == (0.9, 5.0)
 
 
 @pytest.mark.slow
