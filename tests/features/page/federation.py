@@ -245,7 +245,10 @@ def size(count: float) -> str:
 
 
 def watch(browser: Browser, there: Federation, run: str, until: Callable[[], bool], *, patience_s: float = 300) -> int:
-    """Compare the page with the ledger, over and over; returns how many events it was compared at."""
+    """Compare the page with the ledger, over and over, until it shows the last event after `until`.
+
+    Returns at how many events they were compared, at least one.
+    """
     seen: set[int] = set()
     end = time.monotonic() + patience_s
     while True:
@@ -254,7 +257,7 @@ def watch(browser: Browser, there: Federation, run: str, until: Callable[[], boo
         if shown and shown["seq"] >= 0 and shown["seq"] not in seen:
             check(shown, there.lines(run))
             seen.add(shown["seq"])
-        if over and (not shown or shown["seq"] == len(there.lines(run)) - 1):
+        if over and shown and shown["seq"] == len(there.lines(run)) - 1:
             return len(seen)
         assert time.monotonic() < end, there.said
         with suppress(AssertionError):
