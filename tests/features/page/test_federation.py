@@ -16,7 +16,7 @@ def test_panels_show_the_ledger_while_it_grows_and_lose_no_event_when_the_server
     with federation(tmp_path) as there, Browser(height=2000) as browser:
         for name in ("alice", "bob", "carol"):
             there.join(name)
-        there.submit("first")
+        there.submit("first", rounds=30)
         there.until(lambda: there.lines("first"))
         enter(browser, there, "first")
         browser.wait("plaitPage.run.linked")
