@@ -101,6 +101,7 @@ class Feature:
         trainer: place of a function from a node's settings, journal and operator to a node whose trainer is a program.
         shares: place of a function from settings and what loads data as settings say to the data of simulated clients.
         holds_back: whether its runs' adapters stay in quarantine until it lets them go.
+        admits: place of a function from a server's kit and an `plait.api.serving.Act` that refuses it.
         node: place of a function from a resident node's settings and what opens a run there to what opens it instead.
     """
 
@@ -156,6 +157,7 @@ class Feature:
     trainer: str = ""
     shares: str = ""
     holds_back: bool = False
+    admits: str = ""
     node: str = ""
 
     @property

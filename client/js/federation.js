@@ -41,4 +41,4 @@ export const KEYS = new Set(`base revision labels method rank alpha client-ranks
 step-budget batch-size gradient-accumulation-steps seq-len learning-rate lr-schedule warmup-steps weight-decay max-grad-norm correction
 loss objective own-share trainer held-out-fraction max-held-out-sequences wire seed rounds rule clients clients-per-round over-selection
 eval-every eval-clients rounds-mode secure-aggregation tree dp dp-epsilon dp-noise-multiplier dp-delta dp-clip dp-min-separation
-weighting norm-bound quorum deadline-s server-optimizer`.split(/\s+/))
+weighting norm-bound quorum deadline-s server-optimizer release-if`.split(/\s+/))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from plait.api.apps import add_apps_to_path
 from plait.api.beside import beside, check_features
 from plait.api.resuming import is_reported
-from plait.api.serving import Serving
+from plait.api.serving import Act, Serving
 from plait.api.turns import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
@@ -151,6 +151,7 @@ def open_service(
         raise ConfigError(f"'{settings.out}' holds a {kind}; `{command}` continues it, or give another --out")
     check_names(settings)
     check_features(settings, simulates=False)
+    serving.admit(Act("serve", "", settings.to_table()))
     add_apps_to_path()
     with status("loading libraries", quiet=quiet):
         from plait.federation import beginning_of, check_vouched_for, run_federation

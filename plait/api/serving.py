@@ -9,16 +9,34 @@ from __future__ import annotations
 import json
 import secrets
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
+from plait.config import Scalar
 from plait.errors import ConfigError, MachineError
+from plait.feature import at, features
 from plait.files import read_if_there, write_atomically
 from plait.own import is_own, sign_own
 
 CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference", "fleet")
 """Settings of a simulated run that in a served one are the clients' own."""
+
+
+@dataclass(frozen=True)
+class Act:
+    """What somebody asks of a server.
+
+    Attributes:
+        kind: ``serve`` a run, ``submit`` one, or ``fetch`` a finished one's files.
+        by: name in the certificate of whoever asks; empty for the server's own operator.
+        settings: of the run, by key.
+    """
+
+    kind: Literal["serve", "submit", "fetch"]
+    by: str
+    settings: Mapping[str, Scalar]
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,17 @@ class Serving:
     def kit_directory(self) -> Path | None:
         """The kit; None without TLS."""
         return Path(self.kit) if self.kit else None
+
+    def admit(self, act: Act) -> None:
+        """Refuse what a feature does not allow at a server with this kit.
+
+        Raises:
+            PolicyError: with the reason.
+            PlaitError: what allows it cannot be read.
+        """
+        if self.kit_directory is not None:
+            for place in filter(None, (feature.admits for feature in features())):
+                at(place)(self.kit_directory, act)
 
     def save(self, path: Path) -> None:
         """Write it as TOML.

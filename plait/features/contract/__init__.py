@@ -5,7 +5,8 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="contract",
     help="a contract that members sign and every client enforces",
-    meets=("privacy",),
+    meets=("gate", "privacy"),
     verbs={"contract": "plait.features.contract.contract_verb:contract"},
+    admits="plait.features.contract.enforcing:admitted",
     node="plait.features.contract.enforcing:enforced",
 )

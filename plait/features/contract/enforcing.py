@@ -1,8 +1,8 @@
 """A node keeps to its contract: it declines what is outside, and adds epsilon up over all runs.
 
-The contract lies in the kit: ``KIT/contract/contract.toml``, members' signatures beside it, and node keys that were
-revoked in ``revoked.txt``. So does the account, with a copy in the node's state: what either has counts. Knows no
-server.
+A server keeps to it too, if its kit has one; clients do not rely on that. The contract lies in the kit:
+``KIT/contract/contract.toml``, members' signatures beside it, and node keys that were revoked in ``revoked.txt``. So
+does a client's account, with a copy in the node's state: what either has counts.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from plait.feature import at
 from plait.features.contract.signatures import SUFFIX, Signature, signed_by
 from plait.features.contract.terms import Contract, read_contract
 from plait.files import cannot_write, make_private_directory, read_if_there, write_atomically
+from plait.trust.kit import AUTHORITY_FILE
+from plait.trust.secret_file import read_small
 from plait.welcome import config_from_welcome
 
 if TYPE_CHECKING:
     from client.runner import Run, TaskRunner
     from client.settings import NodeSettings
+    from plait.api.serving import Act
 
 FOLDER, FILE, REVOKED = "contract", "contract.toml", "revoked.txt"
 _SLACK = 1 + 1e-9
@@ -59,6 +62,26 @@ def enforced(settings: NodeSettings, opening: Callable[[Run], TaskRunner]) -> Ca
         return opening(run)
 
     return opened
+
+
+def admitted(kit: Path, act: Act) -> None:
+    """Refuse what the contract of a server does not allow; a server without one is as it was.
+
+    Args:
+        kit: of the server.
+        act: what is asked of it.
+
+    Raises:
+        PolicyError: it is outside the contract, or the contract is not in force.
+        PlaitError: the contract, or a signature under it, cannot be read.
+    """
+    if not (kit / FOLDER / FILE).exists():
+        return
+    contract = contract_in(kit / FOLDER, read_small(kit / AUTHORITY_FILE))
+    if act.by:
+        contract.check_person(act.kind, act.by)
+    if act.kind != "fetch":
+        contract.check_run(act.settings)
 
 
 def contract_in(folder: Path, authority: bytes) -> Contract:

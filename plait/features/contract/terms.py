@@ -6,16 +6,19 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from plait.config import Scalar
 from plait.errors import ConfigError, PolicyError
 from plait.trust.secret_file import read_small
+
+if TYPE_CHECKING:
+    from plait.features.gate.conditions import Condition
 
 _Names = tuple[str, ...]
 
@@ -37,7 +40,9 @@ class Contract(BaseModel):
         unit: of differential privacy, ``client`` or ``record``; empty where none is asked for.
         epsilon: over all runs of the contract together.
         delta: of that.
-        release_if: conditions that every run must have; empty for none.
+        release_if: conditions that every run must have, or stricter ones; empty for none.
+        submitters: operators who may submit runs; none for any. A standing server's to enforce.
+        recipients: operators and observers who may fetch a run's files; none for any. The same.
     """
 
     model_config = ConfigDict(
@@ -58,6 +63,8 @@ class Contract(BaseModel):
     epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     delta: Annotated[float, Field(ge=0, lt=1)] = 0.0
     release_if: str = ""
+    submitters: _Names = ()
+    recipients: _Names = ()
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -75,6 +82,11 @@ class Contract(BaseModel):
             raise ValueError(f"unit is '{self.unit}', expected client or record")
         if bool(self.unit) != (self.epsilon > 0) or bool(self.unit) != (self.delta > 0):
             raise ValueError("unit, epsilon and delta go together: all of them, or none")
+        if self.release_if:
+            try:
+                _conditions(self.release_if)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
         return self
 
     @property
@@ -122,11 +134,43 @@ class Contract(BaseModel):
             _clause(
                 0 < delta <= self.delta, "delta", f"dp-delta is {delta:g}", f"more than 0 and at most {self.delta:g}"
             )
+        stated_if = str(given.get("release-if", ""))
+        announced = _conditions(stated_if) if stated_if and self.release_if else ()
+        for asked in _conditions(self.release_if) if self.release_if else ():
+            holds = any(each.is_as_strict_as(asked) for each in announced)
+            got = f"release-if is '{stated_if}'" if stated_if else "the run has no release-if"
+            _clause(holds, "release-if", got, f"'{asked.text}', or stricter")
+
+    def check_person(self, act: str, name: str) -> None:
+        """Refuse what an operator or observer may not ask of a server.
+
+        Args:
+            act: ``submit`` a run, or ``fetch`` one's files.
+            name: in the person's certificate.
+
+        Raises:
+            PolicyError: with the clause.
+        """
+        clause, named = ("submitters", self.submitters) if act == "submit" else ("recipients", self.recipients)
+        _clause(not named or name in named, clause, f"'{name}' asks", f"one of {', '.join(named)}")
+
+
+def _conditions(text: str) -> Sequence[Condition]:
+    """What a release is judged by.
+
+    Raises:
+        ConfigError: they are not valid, or this installation has no gate.
+    """
+    try:
+        from plait.features.gate.conditions import parsed
+    except ImportError as error:
+        raise ConfigError("release-if needs the feature gate, which is not there") from error
+    return parsed(text)
 
 
 def _clause(holds: bool, clause: str, got: str, expected: str) -> None:
     if not holds:
-        raise PolicyError(f"the run is outside the contract, clause {clause}: {got}, expected {expected}")
+        raise PolicyError(f"outside the contract, clause {clause}: {got}, expected {expected}")
 
 
 def read_contract(path: Path) -> Contract:

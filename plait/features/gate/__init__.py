@@ -29,6 +29,7 @@ FEATURE = Feature(
     name="gate",
     help="a run's adapter stays in quarantine until conditions hold",
     settings=Gate,
+    welcomed=("release_if",),
     verbs={"release": "plait.features.gate.release_verb:release"},
     events={
         "quarantined": "plait.features.gate.events:Quarantined",

@@ -97,6 +97,13 @@ class Condition:
         """Whether it holds for a figure."""
         return _OPERATORS[self.sign](value, self.bound) if self.sign else bool(value)
 
+    def is_as_strict_as(self, other: Condition) -> bool:
+        """Whether the other one holds wherever this one does, judged from this one alone."""
+        if (self.figure, self.sign[:1]) != (other.figure, other.sign[:1]):
+            return False
+        tighter = self.bound < other.bound if self.sign[:1] == "<" else self.bound > other.bound
+        return tighter or (self.bound == other.bound and (self.sign == other.sign or len(self.sign) == 1))
+
 
 def parsed(text: str) -> tuple[Condition, ...]:
     """The conditions of a text, such as ``epsilon <= 8 and every_client_improves``.

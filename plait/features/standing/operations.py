@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from plait.errors import ConfigError, PlaitError
+from plait.errors import ConfigError, PlaitError, PolicyError
 from plait.transport.protocol import CHUNK_BYTES
 from plait.trust.roles import STAFF, Role
 from plait.v1 import federation_pb2 as pb
@@ -45,7 +45,7 @@ class Desk(Protocol):
         """A page of the queue and the past runs."""
         ...
 
-    def files(self, run: str) -> Sequence[tuple[str, Path]]:
+    def files(self, by: str, run: str) -> Sequence[tuple[str, Path]]:
         """The files of a finished run that may leave the server, with their places."""
         ...
 
@@ -110,7 +110,8 @@ class Operations:
 
     async def fetch(self, request: pb.FetchRequest, context: Context) -> None:
         """Send the files of a finished run."""
-        for place, path in await self._ask(lambda: self.desk.files(request.run), context):
+        by = _caller(context)
+        for place, path in await self._ask(lambda: self.desk.files(by, request.run), context):
             try:
                 size = path.stat().st_size
                 await context.write(pb.FilePart(start=pb.FileStart(path=place, size=size)))
@@ -132,7 +133,7 @@ class Operations:
             return await asyncio.get_running_loop().run_in_executor(self.disk, question)
         except PlaitError as error:
             say("operator-refused", operator=_caller(context), detail=error)
-            ours = isinstance(error, ConfigError)
+            ours = isinstance(error, ConfigError | PolicyError)
             code = grpc.StatusCode.INVALID_ARGUMENT if ours else grpc.StatusCode.FAILED_PRECONDITION
             await context.abort(code, str(error)[:_MOST_DETAIL])
 

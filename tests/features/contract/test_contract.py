@@ -65,6 +65,8 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("delta = 1e-5", ""), "unit, epsilon and delta go together"),
         (('unit = "record"', 'unit = "person"'), "expected client or record"),
         (("needed = 2", "needed = 2\nneeeded = 3"), "neeeded: Extra inputs"),
+        (("needed = 2", 'needed = 2\nrelease-if = "epsilonn <= 8"'), "did you mean 'epsilon'"),
+        (("needed = 2", 'needed = 2\nrelease-if = "gain > 1 and gain < 0"'), "no gain can be all of that"),
         (("members =", "members ="), ""),
         ((TEXT, "{"), "is not TOML"),
     ],
@@ -101,6 +103,31 @@ def test_every_refusal_names_the_clause(contract: Contract, change: dict[str, An
         contract.check_run({**whole, **change})
     with pytest.raises(PolicyError, match="clause until"):
         contract.check_run(whole, now=datetime(2100, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("announced", "why"),
+    [
+        ("", "the run has no release-if"),
+        ("every_client_improves", "expected 'epsilon <= 4', or stricter"),
+        ("epsilon <= 5 and every_client_improves", "expected 'epsilon <= 4', or stricter"),
+        ("epsilon >= 1 and every_client_improves", "expected 'epsilon <= 4', or stricter"),
+        ("epsilon <= 4", "expected 'every_client_improves', or stricter"),
+        ("epsilon <= 4 and every_client_improves", ""),
+        ("every_client_improves and epsilon < 3", ""),
+        ("every_client_improves and epsilon < 4 and clients >= 3", ""),
+    ],
+)
+def test_a_run_is_released_by_the_contracts_conditions_or_stricter_ones(
+    contract: Contract, announced: str, why: str
+) -> None:
+    asked = contract.model_copy(update={"release_if": "epsilon <= 4 and every_client_improves"})
+    run = {"method": "lora", "objective": "sft", **RUN, **({"release-if": announced} if announced else {})}
+    if why:
+        with pytest.raises(PolicyError, match=f"clause release-if: .*{why}"):
+            asked.check_run(run)
+    else:
+        asked.check_run(run)
 
 
 def test_signatures_count_by_the_authority_and_not_by_anybodys_word(
