@@ -66,8 +66,6 @@ ALIASES: Mapping[str, str] = {
 
 # What others count in, and plait does not.
 _NOT_COUNTED = frozenset({"epochs", "num-epochs", "local-epochs", "num-train-epochs"})
-MOST_STEPS_RATIO = 4
-"""Steps of a client in a round at most, as a multiple of `local_steps`, where they follow its speed."""
 MOST_LABELS = 10_000
 """The most classes that a run can have."""
 
@@ -265,7 +263,7 @@ class RunConfig(
     @property
     def most_steps(self) -> int:
         """Steps that one client may be asked for in one round."""
-        return self.local_steps * (MOST_STEPS_RATIO if self.step_budget == "speed" else 1)
+        return max(table.most_steps_of(self, self.local_steps) for table in (Table, *self._brought))
 
     @property
     def parts(self) -> tuple[tuple[Kind, str], ...]:

@@ -233,7 +233,6 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
             superlink_data=superlink_data,
             base=run.base_recorded,
             data=run.settled.data,
-            fleet=run.settled.fleet,
             rule=rule_recorded(run.rule),
             plugins=tuple(
                 Plugin(kind=each.kind.value, name=each.name, sha256=each.sha256, distribution=each.distribution)
@@ -265,6 +264,7 @@ def _opened(run: Run, directory: RunDirectory, *, events: Sequence[Event] = (), 
         events=events,
         settings=run.settled.plan.settings,
         size=largest_update(run.rule, run.ranks.master.geometry),
+        base_parameters=run.base_parameters,
         continues=continues,
         regions=len(run.config.levels) > 1,
     )
@@ -273,17 +273,12 @@ def _opened(run: Run, directory: RunDirectory, *, events: Sequence[Event] = (), 
 
 
 def check_data(run: Run, events: Sequence[Event]) -> None:
-    """Refuse to continue a run on other data, or other devices, than it began with.
+    """Refuse to continue a run on other data than it began with.
 
     Raises:
-        ConfigError: a record, their order, or the clients' devices are others.
+        ConfigError: a record, or their order, is another.
     """
     first = next((event for event in events if isinstance(event, RunStarted)), None)
-    if first and first.fleet != run.settled.fleet:
-        raise ConfigError(
-            f"fleet '{run.config.fleet}' have changed since the run began, expected those that its ledger names; "
-            "put the old file back, or begin a new run with another --out"
-        )
     began, now = first and first.data, run.settled.data
     if began and now and began.fingerprint != now.fingerprint:
         raise ConfigError(

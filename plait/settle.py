@@ -29,7 +29,7 @@ from plait.errors import ConfigError
 from plait.feature import at
 from plait.flower.rule_table import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
-from plait.rounds.events import DataUsed, Fleet
+from plait.rounds.events import DataUsed
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.run_plan import Planning, RunPlan
 from plait.rounds.spool import Weighting
@@ -74,7 +74,6 @@ class Settled:
         rule: how updates become the next adapter.
         new_factors: whether the factors change in every round.
         data: of the simulated clients; None where clients have their own.
-        fleet: their simulated devices, of a run with a virtual clock.
     """
 
     config: RunConfig
@@ -84,7 +83,6 @@ class Settled:
     codec: Codec
     new_factors: bool
     data: DataUsed | None = None
-    fleet: Fleet | None = None
 
     @property
     def plugins(self) -> tuple[Source, ...]:
@@ -137,7 +135,6 @@ class Settled:
             norm_bound=NormBound.named(config.norm_bound),
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
-            by_speed=config.step_budget == "speed",
             starts_anew=not any(at(each.continues)(config) for each in config.wanted if each.continues),
             watch=Watch(config.keep != "last", config.patience, config.keep == "best"),
             seed=config.seed,

@@ -26,7 +26,7 @@ WELCOME_KEYS = frozenset(
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
         "lr-schedule", "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss",
-        "step-budget", "correction", "own-share", "trainer",
+        "correction", "own-share", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients", "tree",

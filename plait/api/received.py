@@ -21,7 +21,6 @@ from plait.rounds.run_directory import RunDirectory
 # Settings that name files, places or servers, and the values that name none.
 _LEADS_OUT: Mapping[str, tuple[str, ...]] = {
     "data": ("", "stdlib"),
-    "fleet": ("",),
     "publish": ("",),
     "callbacks": ("",),
 }

@@ -20,7 +20,7 @@ from plait.feature import at, features
 from plait.files import read_if_there, write_atomically
 from plait.own import is_own, sign_own
 
-CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference", "fleet")
+CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference")
 """Settings of a simulated run that in a served one are the clients' own."""
 
 

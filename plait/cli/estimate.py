@@ -22,18 +22,17 @@ if TYPE_CHECKING:
 
 
 def _planned_run(settled: Settled, shape: Shape, *, evaluates: bool) -> PlannedRun:
-    """Its bytes, and its time by the virtual clock of its fleet."""
+    """Its bytes, and its time by a virtual clock if it has one."""
     from plait.run import message_sizes
-    from plait.simulation.fleet import load_fleet
     from plait.simulation.planned_run import change_of, plan_run
 
     config = settled.config
     return plan_run(
-        load_fleet(config.fleet, base_parameters=shape.base_parameters) if config.fleet else None,
         settled.plan,
         message_sizes(settled, shape.spec, evaluates=evaluates),
         evaluates=evaluates,
         example_tokens=config.seq_len * config.learned.sequences,
+        base_parameters=shape.base_parameters,
         change=change_of(config),
     )
 
@@ -68,11 +67,11 @@ def estimate(
     from plait.adapters.methods import is_quantised
     from plait.aggregation import geometry_of
     from plait.report.estimate import CostEstimate, CostInputs, estimate_tables
+    from plait.report.profiles import PROFILES
     from plait.rounds.run_view import Traffic
     from plait.rounds.spool import largest_update
     from plait.run import bits_on_links, copies_on_disk, planned_shape
     from plait.settle import settle
-    from plait.simulation.fleet import PROFILES
     from plait.training.bases import locate_config, quiet_libraries
     from plait.training.blueprint import read_base_config
     from plait.training.memory_plan import Training, completions_bytes, size_of
@@ -126,7 +125,7 @@ def estimate(
             rank=settings.rank,
             catalogue=tuple((name, each.tokens_per_s(shape.base_parameters)) for name, each in PROFILES.items()),
             sent=Traffic(planned.uplink_bytes, planned.downlink_bytes),
-            virtual_s=planned.virtual_s if settings.fleet else None,
+            virtual_s=planned.virtual_s,
         )
     )
     if json_output:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _NOT_THERE = "not in the ledger of a run whose server may not look at single updates"
 # Nothing is trained, published or told.
-_UNUSED = ("data", "fleet", "publish", "callbacks")
+_UNUSED = ("data", "publish", "callbacks")
 # Events after which another adapter is published.
 _REPLACES = ("evaluated", "step_taken_back")
 

@@ -37,7 +37,7 @@ def summarise(view: RunView) -> dict[str, Json]:
     before.
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None for rounds without an evaluation; likewise
     ``virtual_s_by_round``, the virtual clock when those losses were in. ``virtual_s``, that list and ``energy_j`` are
-    None without simulated devices (``--fleet``).
+    None without a virtual clock.
     """
     base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
     size = view.start.adapter.trainable_parameters
@@ -83,7 +83,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         "train_tokens_per_s": view.train_tokens_per_s,
         "wall_s": view.wall_s,
         "virtual_s": view.virtual_s,
-        "virtual_s_by_round": _virtual_by_round(view) if view.start.fleet else None,
+        "virtual_s_by_round": _virtual_by_round(view) if view.virtual_s is not None else None,
         "energy_j": view.energy_j,
         "peak_rss_bytes": view.end.peak_rss_bytes if view.end else None,
         "seed": view.start.seed,

@@ -20,7 +20,7 @@ from plait.wire.envelope import EPSILON, Opened
 from plait.wire.messages import Refusal
 
 if TYPE_CHECKING:
-    from plait.rounds.step_budget import Paces
+    from plait.rounds.paces import Paces
 
 
 @dataclass(eq=False)

@@ -175,12 +175,10 @@ class CohortCollector:
     def _budget(self, number: int, cohort: Collection[str]) -> Callable[[str], int] | None:
         """The steps of a client in a round; those that it has been asked for stay. None if all take as many."""
         plan, steps = self.server.plan, self.server.intake.steps
-        if not plan.by_speed:
+        if not plan.stepping:
             return None
         for asked in [asked for asked in steps if asked[0] != number]:
             del steps[asked]
-        from plait.rounds.step_budget import budget
-
         paces = self.server.log.paces
-        planned = budget(plan.settings.local_steps, sorted(cohort), paces.known if paces else {})
-        return lambda client: steps.setdefault((number, client), planned.steps_of(client))
+        steps_of = plan.stepping.steps(plan.settings.local_steps, sorted(cohort), paces.known if paces else {})
+        return lambda client: steps.setdefault((number, client), steps_of(client))

@@ -88,7 +88,7 @@ class Coordinator:
                 self._conclude(state)
             self._intake.steps.update(recorded.steps)
             if self.plan.has_paces:
-                from plait.rounds.step_budget import Paces
+                from plait.rounds.paces import Paces
 
                 events_ = read_events(self.directory.ledger)
                 self._log.paces = Paces.of(events_, local_steps=self.plan.settings.local_steps)

@@ -108,11 +108,7 @@ class PlainFold:
         check = spool.counting(state, context.round, stored)
         weight_of, capped = spool.weights(check.accepted, stored)
         steps = {client: stored[client].steps for client in check.accepted}
-        factors: dict[str, float] = {}
-        if all(steps.values()):
-            from plait.rounds.step_budget import normalised
-
-            factors = normalised(steps, weight_of)
+        factors = spool.stepping.factors(steps, weight_of) if spool.stepping and all(steps.values()) else {}
         accumulator = spool.rule.begin(context)
         observer = self._observer(context, len(check.accepted))
         folded: list[str] = []

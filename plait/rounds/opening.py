@@ -18,6 +18,7 @@ class Opening:
         events: of its ledger; empty for a new run, whose ledger does not exist yet.
         settings: of its tasks.
         size: numbers in the largest update.
+        base_parameters: of the base.
         continues: whether it starts from other runs' adapters.
         regions: whether clients send their updates to servers of regions.
     """
@@ -26,5 +27,6 @@ class Opening:
     events: Sequence[Event] = ()
     settings: Settings
     size: int
+    base_parameters: int = 0
     continues: bool = False
     regions: bool = False

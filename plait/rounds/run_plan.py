@@ -8,11 +8,12 @@ from typing import TypeAlias
 
 from plait.aggregation import Rule
 from plait.aggregation.server_optimizer import ServerOptimizer
-from plait.config import MOST_STEPS_RATIO, RunConfig
+from plait.config import RunConfig
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.downlink import Downlink, gap_of
 from plait.rounds.fold import Folding
 from plait.rounds.norm_bound import NormBound
+from plait.rounds.paces import Stepping
 from plait.rounds.patience import Patience
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import sample_cohort
@@ -37,7 +38,7 @@ class RunPlan:
         attempts: attempts at a round that falls below its quorum.
         weight_ratio: largest weight, as a multiple of the round's median.
         keep_updates: whether updates stay in the spool after their round.
-        by_speed: whether each client takes as many steps as its speed allows (see step_budget.py).
+        stepping: gives each client steps of its own; None if all take as many.
         patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.
         watch: what follows from its evaluations.
         region_clients: whose updates one update may be the sum of; 0 where clients are asked directly.
@@ -61,7 +62,7 @@ class RunPlan:
     weighting: Weighting = Weighting.EXAMPLES
     weight_ratio: float = WEIGHT_RATIO
     keep_updates: bool = False
-    by_speed: bool = False
+    stepping: Stepping | None = None
     patience: Patience = field(default_factory=Patience)
     watch: Watch = field(default_factory=Watch)
     region_clients: int = 0
@@ -78,12 +79,12 @@ class RunPlan:
     @property
     def most_steps(self) -> int:
         """Steps of a client in a round, where each has its own number; 0 if all take as many."""
-        return self.settings.local_steps * MOST_STEPS_RATIO if self.by_speed else 0
+        return self.stepping.most(self.settings.local_steps) if self.stepping else 0
 
     @property
     def has_paces(self) -> bool:
         """Whether clients' paces are measured: for their steps, or for when their answers are due."""
-        return self.by_speed or self.measures_pace
+        return self.stepping is not None or self.measures_pace
 
     def is_evaluated(self, number: int) -> bool:
         """Whether the adapter after round `number` is evaluated."""
@@ -107,6 +108,7 @@ class RunPlan:
             weighting=self.weighting,
             weight_ratio=self.weight_ratio,
             region_clients=self.region_clients,
+            stepping=self.stepping,
         )
 
     def aggregator(self, spool: Spool, folding: Folding, optimizer: ServerOptimizer) -> Aggregator:

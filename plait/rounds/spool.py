@@ -20,6 +20,7 @@ from plait.adapters import AdapterState
 from plait.aggregation import ANY_RANK, BOTH_SIDES, Contribution, Geometry, Rule, slices_of
 from plait.errors import MachineError, PeerError
 from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, clipped, measure
+from plait.rounds.paces import Stepping
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
 from plait.rounds.side_by_side import side_by_side
@@ -113,6 +114,7 @@ class Spool:
         norm_bound: how large an update may be.
         weight_ratio: no update counts more than so many times the median.
         region_clients: whose updates one update may be the sum of; 0 where none is.
+        stepping: what gave clients steps of their own; None if all took as many.
     """
 
     directory: RunDirectory
@@ -124,6 +126,7 @@ class Spool:
     weighting: Weighting
     weight_ratio: float = WEIGHT_RATIO
     region_clients: int = 0
+    stepping: Stepping | None = None
 
     @property
     def new_factors(self) -> bool:

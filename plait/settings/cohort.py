@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -30,15 +30,9 @@ class Cohort(Table):
     """fraction of the wanted updates below which a round is retried"""
     deadline_s: Annotated[float, Field(ge=0)] = 0.0
     """seconds a round waits for updates; 0 means no limit while clients show progress"""
-    step_budget: Literal["equal", "speed"] = "equal"
-    """steps of a client in a round: local-steps for all, or, by the speed that rounds before have measured, so many
-    that all answer together: local-steps on average, 1 to 4 times as many each"""
     tree: str = ""
     """servers below this one, such as 10x100: 10 regions, each the server of 100 clients and a client of this one, to
     which it sends the exact sum of their updates; by default none"""
-    fleet: str = ""
-    """TOML file with the devices of a simulated fleet: the run then goes by a virtual clock, on which downloads,
-    training and uploads take as long as there"""
 
     @field_validator("tree")
     @classmethod
@@ -66,8 +60,6 @@ class Cohort(Table):
 
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
-        # On a virtual clock whoever is released has not trained.
-        on_clock = {Trait.RELEASED: "a device of the fleet may be late"} if self.fleet else {}
         if self.clients_per_round:
             yield self.says("clients_per_round", needs={Trait.ONE_SERVER: "it draws those of a round"})
         if self.over_selection:
@@ -78,16 +70,7 @@ class Cohort(Table):
             }
             yield self.says("over_selection", needs=needs)
         if self.deadline_s:
-            yield self.says("deadline_s", needs={Trait.WAITS: "", **on_clock})
-        if self.step_budget == "speed":
-            needs = {
-                Trait.WAITS: "it gives all as long as the slowest takes",
-                Trait.ONE_SERVER: "it compares the paces of all",
-                Trait.APART: "it measures each client's pace",
-                Trait.LINEAR: "updates of different numbers of steps are normalised",
-                Trait.SAME_FACTORS: "updates of different numbers of steps are normalised",
-            }
-            yield self.says("step_budget", needs=needs, takes={Trait.EQUAL_STEPS: "faster ones take more"})
+            yield self.says("deadline_s", needs={Trait.WAITS: ""})
         if self.tree:
             needs = {
                 Trait.WAITS: "regions know no staleness",
@@ -95,10 +78,3 @@ class Cohort(Table):
                 Trait.LINEAR: "a region sends the sum of its clients' updates",
             }
             yield self.says("tree", needs=needs, takes={Trait.ONE_SERVER: "a region asks all of its own clients"})
-        if self.fleet:
-            needs = {
-                Trait.ONE_SERVER: "a virtual clock knows no regions",
-                Trait.FIGURES: "the times of the virtual clock follow from the clients' data",
-                Trait.APART: "devices of different speeds end at different times",
-            }
-            yield self.says("fleet", needs=needs)

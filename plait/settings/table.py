@@ -50,6 +50,10 @@ class Table(BaseModel):
             ValueError: with both numbers.
         """
 
+    def most_steps_of(self, local_steps: int) -> int:
+        """Steps that one client may be asked for in a round, where all would take so many."""
+        return local_steps
+
     def says(self, name: str, *, needs: Reasons = NOTHING, takes: Reasons = NOTHING, instead: str = "") -> Stated:
         """What a setting states.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -91,17 +90,7 @@ def prepare(
                 f"device is '{settings.device}', expected a single one: no feature of this installation spreads clients"
             )
         spread.check(run)
-    return _with_fleet(run), data
-
-
-def _with_fleet(run: Run) -> Run:
-    """The run with the devices that its settings name, if they do."""
-    if not run.config.fleet:
-        return run
-    from plait.simulation.fleet import load_fleet
-
-    fleet = load_fleet(run.config.fleet, base_parameters=run.base_parameters)
-    return replace(run, settled=replace(run.settled, fleet=fleet))
+    return run, data
 
 
 def _with_clients(settings: RunConfig, clients: int) -> RunConfig:

@@ -6,7 +6,7 @@ from plait.config import RunConfig
 
 
 def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) -> None:
-    """Refuse an unknown name of data, base, method, rule, wire or partition, and a file of devices that cannot be used.
+    """Refuse an unknown name of data, base, method, rule, wire or partition.
 
     Args:
         settings: of the run.
@@ -14,7 +14,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         data: whether the data are to be found under their name; not if they are in memory.
 
     Raises:
-        ConfigError: a name is unknown (the nearest known one is named), or the file of devices is not valid.
+        ConfigError: a name is unknown; the nearest known one is named.
         DataError: the data is not a file.
     """
     from plait.adapters.methods import method_named
@@ -34,10 +34,6 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         check_data_name(settings.data, columns=settings.columns, split=settings.split)
     method_named(settings.method)
     codec_for(settings.wire)
-    if settings.fleet:
-        from plait.simulation.fleet import load_fleet
-
-        load_fleet(settings.fleet, base_parameters=1)  # profiles' speeds follow once the base is known
     if settings.partition:
         parse_partition(settings.partition)
     for text in split_choices(settings.callbacks) if runs else ():

@@ -1,4 +1,4 @@
-"""A run that has not begun, as far as sizes and speeds tell it: its bytes, and its time by a fleet's virtual clock.
+"""A run that has not begun, as far as sizes tell it: its bytes, and its time by the clock of the channel.
 
 The round loop goes over messages of the planned sizes, with no training behind them. Cohorts, evaluators and what each
 client is sent follow from the functions that the run itself asks.
@@ -15,17 +15,12 @@ import numpy as np
 from plait.config import RunConfig
 from plait.feature import at
 from plait.rounds.asking import Asking
-from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
-from plait.rounds.clock import WallClock
-from plait.rounds.events import Fleet, FleetDevice
+from plait.rounds.channel import Channel, Data, Liveness, NoAnswer, Purpose, TaskParts
+from plait.rounds.clock import Clock, WallClock
 from plait.rounds.message_sizes import MessageSizes
+from plait.rounds.paces import Pace
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import choose_cohort
-from plait.rounds.step_budget import Pace, budget
-from plait.simulation.virtual_clock import VirtualChannel, VirtualClock
-from plait.simulation.virtual_time import PASSES_OF_TRAINING
-
-_ALIKE = Fleet(devices=(FleetDevice(name="alike", tokens_per_s=1e12, up_mbps=1e12, down_mbps=1e12),))
 
 
 @dataclass(frozen=True)
@@ -33,43 +28,44 @@ class PlannedRun:
     """What a run is to take.
 
     Attributes:
-        virtual_s: by the clock of its fleet.
+        virtual_s: by the virtual clock; None without one.
         uplink_bytes: client to server, all messages.
         downlink_bytes: server to client, likewise.
     """
 
-    virtual_s: float
+    virtual_s: float | None
     uplink_bytes: int
     downlink_bytes: int
 
 
 def plan_run(
-    fleet: Fleet | None,
     plan: RunPlan,
     sizes: MessageSizes,
     *,
     evaluates: bool,
     example_tokens: int = 0,
+    base_parameters: int = 0,
     change: Callable[[Planned], None] = lambda _: None,
 ) -> PlannedRun:
     """Go through a run that has not begun.
 
     Args:
-        fleet: its devices; None for clients that are all alike.
         plan: its rounds. Every client is taken to have as many held-out sequences as are evaluated at most.
         sizes: of its messages.
         evaluates: whether the run evaluates.
         example_tokens: of a training example, with padding.
+        base_parameters: of the base.
         change: what features change in how it goes.
 
     Raises:
         ConfigError: too few devices are ever on at the same time.
     """
-    planned = Planned(fleet or _ALIKE, plan, sizes, evaluates=evaluates, example_tokens=example_tokens)
+    planned = Planned(plan, sizes, evaluates=evaluates, example_tokens=example_tokens, base_parameters=base_parameters)
     change(planned)
     planned.evaluate(0)
     planned.going()
-    return PlannedRun(planned.clock.now(), planned.uplink_bytes, planned.downlink_bytes)
+    virtual_s = planned.clock.now() if planned.clock.is_virtual else None
+    return PlannedRun(virtual_s, planned.uplink_bytes, planned.downlink_bytes)
 
 
 def change_of(config: RunConfig) -> Callable[[Planned], None]:
@@ -87,22 +83,26 @@ class Planned:
     """The round loop with messages of the planned sizes and no training behind them.
 
     Attributes:
+        channel: to clients that are all alike and answer in the order in which they were asked.
         going: goes through all rounds; by default each waits for its cohort.
         everyone: the clients' names.
         held: round of the shadow that each holds.
         asked: what clients are asked for: the purpose and the round.
+        steps: of the clients' training tasks, by their numbers.
+        example_tokens: of a training example, with padding.
+        base_parameters: of the base.
     """
 
     def __init__(
-        self, fleet: Fleet, plan: RunPlan, sizes: MessageSizes, *, evaluates: bool, example_tokens: int
+        self, plan: RunPlan, sizes: MessageSizes, *, evaluates: bool, example_tokens: int, base_parameters: int
     ) -> None:
         self.sizes = sizes
         self._evaluates = evaluates
-        self._example_tokens = example_tokens
+        self.example_tokens = example_tokens
+        self.base_parameters = base_parameters
         replies = {Purpose.TRAIN: _sized(sizes.update_up), Purpose.EVALUATE: _sized(sizes.evaluation_up)}
-        self.clock = VirtualClock(fleet)
         self.plan = plan
-        self._channel = VirtualChannel(_Imagined(plan.clients, replies), self.clock, self._work_of, seed=plan.seed)
+        self.channel: Channel = _Imagined(plan.clients, replies)
         self.everyone = names_of(range(plan.clients))
         self._downlink = plan.downlink
         self.held: dict[str, int | None] = dict.fromkeys(self.everyone, 0 if plan.starts_anew else None)
@@ -111,8 +111,13 @@ class Planned:
         self.downlink_bytes = plan.clients * sizes.describe_down
         self.asked = (Purpose.TRAIN, 0)
         self._paces: dict[str, Pace] = {}
-        self._budget = budget(plan.settings.local_steps, (), self._paces)
-        self._steps: dict[str, int] = {}
+        self._steps_of: Callable[[str], int] = lambda _: plan.settings.local_steps
+        self.steps: dict[int, int] = {}
+
+    @property
+    def clock(self) -> Clock:
+        """That the run goes by."""
+        return self.channel.clock
 
     def _wait_for_cohorts(self) -> None:
         for number in range(1, self.plan.rounds + 1):
@@ -126,8 +131,8 @@ class Planned:
             cohort, reserve = choose_cohort(
                 names_of(on), plan.cohort_size, over_selection=plan.over_selection, seed=plan.seed, round_number=number
             )
-            if plan.by_speed:
-                self._budget = budget(plan.settings.local_steps, cohort, dict(self._paces))
+            if plan.stepping:
+                self._steps_of = plan.stepping.steps(plan.settings.local_steps, cohort, dict(self._paces))
             if self._ask(Purpose.TRAIN, number, cohort, reserve, plan.cohort_size) >= plan.quorum:
                 break
 
@@ -165,24 +170,25 @@ class Planned:
 
     def asking(self, purpose: Purpose, number: int) -> Asking:
         """The tasks of a round."""
-        return Asking(self._channel, purpose=purpose, group=str(number), patience=self.plan.patience)
+        return Asking(self.channel, purpose=purpose, group=str(number), patience=self.plan.patience)
 
     def send(self, asking: Asking, name: str, number: int) -> None:
         """Give a client its task of a round."""
         task = self.task(asking.purpose, name, number)
         self.downlink_bytes += sum(map(len, task))
+        node = int(name)
         if asking.purpose is Purpose.TRAIN:
-            self._steps[name] = self._budget.steps_of(name) if self.plan.by_speed else self.plan.settings.local_steps
+            self.steps[node] = self._steps_of(name)
         pace = self._paces.get(name) if asking.purpose is Purpose.TRAIN and self.plan.has_paces else None
-        asking.anew(name, expected_s=pace and pace.task_s(self._steps[name]))
-        asking.send(name, int(name), task, group=str(number))
+        asking.anew(name, expected_s=pace and pace.task_s(self.steps[node]))
+        asking.send(name, node, task, group=str(number))
 
     def note_paces(self) -> None:
         """Note how fast clients were, as the ledger of a round tells them."""
         for span in self.clock.spans():
             train_s, name = span.worked_s - span.received_s, _name(span.node)
             if span.purpose == Purpose.TRAIN.value and span.outcome == "answered" and train_s:
-                self._paces[name] = Pace(self._steps[name] / train_s, span.ended_s - span.began_s - train_s)
+                self._paces[name] = Pace(self.steps[span.node] / train_s, span.ended_s - span.began_s - train_s)
 
     def task(self, purpose: Purpose, name: str, number: int) -> TaskParts:
         """Something as long as a client's task."""
@@ -191,15 +197,6 @@ class Planned:
         bits = self._downlink.sent_bits(sizes.codec, shadow, None if held is None else shadow - held)
         beside = sizes.train_down if purpose is Purpose.TRAIN else sizes.evaluate_down
         return _sized(beside + sizes.adapter_down(bits, with_spec=held is None)), b""
-
-    def _work_of(self, node: int, task: TaskParts) -> float:
-        del task
-        (purpose, number), settings = self.asked, self.plan.settings
-        if purpose is Purpose.TRAIN:
-            examples = self._steps[_name(node)] * settings.batch_size * settings.gradient_accumulation_steps
-            return float(examples * self._example_tokens)
-        times = 2 if number == self.plan.rounds and settings.own_share else 1
-        return times * settings.max_held_out_sequences * self._example_tokens / PASSES_OF_TRAINING
 
 
 def _shadow(purpose: Purpose, number: int) -> int:
@@ -254,27 +251,26 @@ class _Imagined:
 
 
 class _ImaginedExchange:
-    """One task at a time, which is answered at once."""
+    """Tasks that are answered at once, in the order in which they were sent."""
 
     def __init__(self, reply: bytes) -> None:
         self._reply = reply
-        self._node: int | None = None
+        self._nodes: list[int] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._node = None
+        self._nodes.clear()
 
     def send(self, node: int, task: TaskParts, group: str = "") -> None:
         del task, group
-        self._node = node
+        self._nodes.append(node)
 
     def withdraw(self, node: int, reason: str) -> None:
-        del node, reason
-        self._node = None
+        del reason
+        self._nodes.remove(node)
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
         del timeout_s
-        node, self._node = self._node, None
-        return None if node is None else (node, self._reply)
+        return (self._nodes.pop(0), self._reply) if self._nodes else None

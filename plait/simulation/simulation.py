@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.rounds.channel import Channel, TaskParts
+from plait.feature import at
+from plait.rounds.channel import Channel
 from plait.rounds.client_way import Speaker
 from plait.rounds.local_channel import LocalChannel
 from plait.rounds.memory import Memory
-from plait.rounds.own_adapter import share_measured
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
@@ -28,7 +28,6 @@ from plait.simulation.loaded import Loaded
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 from plait.simulation.partitioned_data import Shares
 from plait.training.local_model import PeftLocalModel, train_jobs
-from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
 
 if TYPE_CHECKING:
     from plait.rounds.client_secret import ClientSecret
@@ -53,7 +52,9 @@ class Simulation:
         progress: told of workers that died.
 
     Attributes:
+        run: the run.
         base: shared by all clients of this process.
+        directory: of the run.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Simulation:
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         config = run.config
-        self._run = run
+        self.run = run
         self._data = data
         self._loaded = loaded or Loaded()
         self.base = self._loaded.base(run)
@@ -74,7 +75,7 @@ class Simulation:
             from plait.training.bridge import load_own_trainer
 
             self._own_trainer = load_own_trainer(config.trainer)
-        self._directory = RunDirectory(Path(config.out))
+        self.directory = RunDirectory(Path(config.out))
         self._terms = {rank: run.terms("", max_rank=rank) for rank in config.ranks}
         self._shared = SharedBytes()
         self._keys: dict[str, NodeKey] = {}
@@ -119,13 +120,13 @@ class Simulation:
             index: from 0.
             volatile: stores what may be lost with the process; by default this object does.
         """
-        name, ranks = self.name(index), self._run.config.ranks
+        name, ranks = self.name(index), self.run.config.ranks
         max_rank = ranks[index % len(ranks)]
         if volatile is None:
             volatile = self._memories.setdefault(index, VolatileMemory(self._shared))
-        memory = SimulatedMemory(volatile, self._directory.client_memory(name))
+        memory = SimulatedMemory(volatile, self.directory.client_memory(name))
         terms = replace(self._terms[max_rank], client=name)
-        way = self._run.client_way(self._speaker(name, memory, terms))
+        way = self.run.client_way(self._speaker(name, memory, terms))
         return Participant(name, self.model(index), memory, max_rank=max_rank, terms=terms, way=way)
 
     def vouch(self, claim: KeyClaim) -> bool:
@@ -140,7 +141,7 @@ class Simulation:
     def _secret(self, name: str) -> ClientSecret:
         from plait.rounds.client_secret import ClientSecret
 
-        return ClientSecret.simulated(self._run.config.seed, name)
+        return ClientSecret.simulated(self.run.config.seed, name)
 
     def _identity(self, name: str) -> NodeIdentity:
         from plait.trust.identity import NodeIdentity
@@ -152,28 +153,21 @@ class Simulation:
         from plait.trust.keys import NodeKey
 
         if name not in self._keys:
-            text = f"node key of a simulation {self._run.config.seed} {name}"
+            text = f"node key of a simulation {self.run.config.seed} {name}"
             self._keys[name] = NodeKey.from_seed(hashlib.sha256(text.encode()).digest())
         return self._keys[name]
 
     def channel(self, stop: StopRequest | None = None) -> Channel:
-        """A channel to all clients; with a virtual clock if the run has a fleet.
+        """A channel to all clients, which a feature may change.
 
         Args:
             stop: stops the run between two clients.
         """
-        config = self._run.config
+        config = self.run.config
         if config.tree:
-            return self._regions(self._run, 0, stop)
-        direct = self._direct(0, config.clients, stop)
-        if self._run.settled.fleet is None:
-            return direct
-        from plait.simulation.virtual_clock import VirtualChannel
-        from plait.simulation.virtual_time import clock_after
-
-        nodes = {self.name(index): index for index in range(config.clients)}
-        clock = clock_after(self._directory, self._run.settled.fleet, nodes)
-        return VirtualChannel(direct, clock, self._work, seed=config.seed, at_once=config.has_several_devices)
+            return self._regions(self.run, 0, stop)
+        place = next((each.simulated for each in config.wanted if each.simulated), "")
+        return at(place)(self, stop) if place else self.direct(0, config.clients, stop)
 
     def close(self) -> None:
         """Close the ledgers of regions, and end the workers."""
@@ -183,7 +177,7 @@ class Simulation:
         if self._workers:
             self._workers.close()
 
-    def _direct(self, first: int, count: int, stop: StopRequest | None) -> Channel:
+    def direct(self, first: int, count: int, stop: StopRequest | None) -> Channel:
         """A channel to `count` clients from number `first` on, in this process or spread over others."""
         if self._workers:
             return self._workers.channel(first, count, stop=stop)
@@ -191,7 +185,7 @@ class Simulation:
 
     def here(self, first: int, count: int, stop: StopRequest | None = None) -> LocalChannel:
         """A channel to `count` clients from number `first` on, all in this process."""
-        side_by_side = self._run.config.side_by_side
+        side_by_side = self.run.config.side_by_side
         return LocalChannel(
             lambda index: self.participant(first + index),
             count,
@@ -204,7 +198,7 @@ class Simulation:
         """A channel to the regions of a server, or to the clients of a lowest one, which begin with number `first`."""
         count, *lower = run.config.levels
         if not lower:
-            return self._direct(first, count, stop)
+            return self.direct(first, count, stop)
         from plait.regional import below, open_region
 
         size, opened = math.prod(lower), dict[int, "Region"]()
@@ -213,29 +207,8 @@ class Simulation:
             if index not in opened:
                 name = f"{above or 'region'}-{index:0{len(str(count - 1))}}"
                 channel = self._regions(replace(run, settled=below(run.settled)), first + index * size, stop, name)
-                opened[index] = open_region(run, name, channel, self._directory.path / "regions" / name)
+                opened[index] = open_region(run, name, channel, self.directory.path / "regions" / name)
                 self._opened.append(opened[index])
             return opened[index]
 
         return LocalChannel(region, count, stop=stop)
-
-    def _work(self, node: int, task: TaskParts) -> float:
-        """The work of a task in tokens of training, with padding; an evaluation's forward pass is a third of that."""
-        from plait.simulation.virtual_time import PASSES_OF_TRAINING
-
-        settled, ranks = self._run.settled, self._run.ranks
-        text = settled.tasks.to_describe().text
-        data = b"".join(task)
-        read = decode_task(data, max_bytes=len(data), held=lambda _: text)
-        if not isinstance(read, DescribeTask | TrainTask | EvaluateTask):
-            return 0.0
-        settings = read.settings
-        tokens = settings.seq_len * settled.config.learned.sequences
-        if isinstance(read, TrainTask):
-            examples = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
-            return float(examples * tokens)
-        own = settled.config.ranks[node % len(settled.config.ranks)]
-        spec = ranks.adapters[ranks.track_for(own)].spec
-        sequences = self.model(node).data_size(spec, settings).held_out_examples
-        times = 2 if share_measured(settings) else 1
-        return times * sequences * tokens / PASSES_OF_TRAINING

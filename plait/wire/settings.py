@@ -150,7 +150,7 @@ class Settings:
     wire: Annotated[str, Name()] = "fp32"
     """How the client packs its update, in the notation of `--wire`."""
     steps: Annotated[int, Whole(0, bounds.MAX_STEPS), PerTask()] = 0
-    """Optimizer steps of the task; 0 for `local_steps` (see `plait.rounds.step_budget`)."""
+    """Optimizer steps of the task; 0 for `local_steps` (see `plait.rounds.paces.Stepping`)."""
     trained: Annotated[str, OneOf(SIDES), PerTask()] = "AB"
     """The sides of every low-rank pair that train in this round; the other one is frozen."""
     personal: Annotated[str, OneOf(("", "A", "B"))] = ""

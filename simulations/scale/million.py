@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterState, add
 from plait.aggregation import RULES, Contribution, RoundContext
 from plait.config import RunConfig
+from plait.report.profiles import PROFILES
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.events import ClientsDescribed, DescribedClient
 from plait.rounds.ledger import Ledger, read_events
@@ -38,7 +39,6 @@ from plait.rounds.run_state import Held, initial_state, note_held, sample_cohort
 from plait.rounds.validate import Expected, open_update
 from plait.run import resolve
 from plait.settle import settle
-from plait.simulation.fleet import PROFILES
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, seal
 

@@ -89,7 +89,7 @@ def check(settings: RunConfig, *, simulates: bool) -> None:
     Raises:
         ConfigError: nothing says how fast each is.
     """
-    if simulates and not settings.to_table().get("fleet"):
+    if simulates and not any(each.simulated for each in settings.wanted):
         raise ConfigError(
             "rounds-mode is 'async' and fleet is not given, expected a TOML file of devices: which simulated client "
             "is faster follows from it alone"

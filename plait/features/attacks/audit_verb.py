@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from plait.report.table import Table
 
 # Nothing is trained, published or told.
-_UNUSED = ("fleet", "publish", "callbacks")
+_UNUSED = ("publish", "callbacks")
 
 
 def audit(

@@ -9,15 +9,15 @@ from plait.errors import PeerError
 from plait.features.asynchronous import collector
 from plait.features.asynchronous.buffer import Buffer
 from plait.features.asynchronous.collector import BufferCollector
+from plait.features.fleets.events import Fleet, FleetDevice
+from plait.features.fleets.virtual_clock import VirtualChannel
+from plait.features.fleets.virtual_time import clock_after
 from plait.rounds.channel import Purpose
 from plait.rounds.checkpoint import load_checkpoint
-from plait.rounds.events import Fleet, FleetDevice
 from plait.rounds.ledger import read_events
 from plait.rounds.patience import Patience
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
-from plait.simulation.virtual_clock import VirtualChannel
-from plait.simulation.virtual_time import clock_after
 from tests.features.asynchronous.buffered import rounds_of
 from tests.plait.rounds.conftest import SEED
 from tests.plait.rounds.test_audit import replayed, rewritten

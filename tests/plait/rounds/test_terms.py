@@ -1,4 +1,5 @@
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,7 +98,9 @@ def test_what_was_agreed_on_is_done(bob):
 
 def test_steps_of_ones_own_are_those_that_the_run_configuration_allows(bob):
     refused(bob.train(steps=1), "steps of the task is 1, expected 0 as the run configuration says")
-    terms = replace(bob.terms, tasks=replace(bob.terms.tasks, plan=replace(bob.terms.tasks.plan, by_speed=True)))
+    stepping = SimpleNamespace(most=lambda local_steps: 4 * local_steps)
+    plan = replace(bob.terms.tasks.plan, stepping=stepping)
+    terms = replace(bob.terms, tasks=replace(bob.terms.tasks, plan=plan))
     spec_task = bob.terms.tasks.to_train(1, "bob")
     for steps, word in ((0, "are 0"), (9, "are 9")):
         task = TrainTask(replace(spec_task, steps=steps), bob.broadcast(bob.start))

@@ -6,15 +6,17 @@ import pytest
 
 from plait.features.asynchronous.buffer import Buffer
 from plait.features.asynchronous.forecast import go_through
-from plait.rounds.events import Fleet, FleetDevice
+from plait.features.fleets.events import Fleet, FleetDevice
+from plait.features.fleets.forecast import on_devices as on_devices_of
+from plait.features.fleets.step_budget import BySpeed
+from plait.features.fleets.virtual_clock import VirtualChannel
+from plait.features.fleets.virtual_time import clock_after
 from plait.rounds.ledger import read_events
 from plait.rounds.message_sizes import MessageSizes
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.rounds.task_settings import TaskSettings
 from plait.simulation.planned_run import plan_run
-from plait.simulation.virtual_clock import VirtualChannel
-from plait.simulation.virtual_time import clock_after
 from plait.wire.codecs import Fp32
 from plait.wire.messages import TrainTask, decode_task
 from tests.features.asynchronous.buffered import rounds_of
@@ -56,13 +58,10 @@ def on_devices(federation, fleet):
     return federation
 
 
+BY_SPEED = {"stepping": BySpeed()}
 FAILING, BY_DAY = {"dropout": 0.25}, {"dropout": 0.1, "hours": "1-23"}
 BUFFER = Buffer(size=2, max_staleness=5, at_work=4)
 ASYNCHRONOUS = rounds_of(BUFFER)
-
-
-def in_buffers(planned):
-    planned.going = lambda: go_through(planned, BUFFER)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +71,8 @@ def in_buffers(planned):
         (FAILING, {}),
         (FAILING, {"cohort_size": 3, "over_selection": 0.3}),
         (FAILING, {"cohort_size": 3, "deadline_s": 900.0}),
-        (FAILING, {"by_speed": True}),
-        (BY_DAY, {"by_speed": True, "cohort_size": 4, "over_selection": 0.25}),
+        (FAILING, BY_SPEED),
+        (BY_DAY, {**BY_SPEED, "cohort_size": 4, "over_selection": 0.25}),
         (FAILING, ASYNCHRONOUS),
         (BY_DAY, {**ASYNCHRONOUS, "cohort_size": 4}),
     ],
@@ -87,8 +86,13 @@ def test_the_estimate_is_within_a_tenth_of_the_time(federate, fake_model, device
         describe_down=700, describe_up=700, train_down=700, evaluate_down=700, spec_bytes=0, evaluation_up=700,
         update_up=700 + 4 * LAYOUT.size, parameters=LAYOUT.size, codec=Fp32(),
     )  # fmt: skip
-    change = in_buffers if "folds" in plan else lambda planned: None
-    planned = plan_run(fleet_of(**devices), federation.plan, sizes, evaluates=True, example_tokens=8, change=change)
+
+    def change(planned):
+        on_devices_of(planned, fleet_of(**devices))
+        if "folds" in plan:
+            planned.going = lambda: go_through(planned, BUFFER)
+
+    planned = plan_run(federation.plan, sizes, evaluates=True, example_tokens=8, change=change)
     assert planned.virtual_s == pytest.approx(took_s, rel=0.1)
 
 
@@ -101,7 +105,7 @@ def told(federation):
     return finished, arrived, done
 
 
-@pytest.mark.parametrize("plan", [{"rounds": 6, "by_speed": True}, {"rounds": 10, **ASYNCHRONOUS}])
+@pytest.mark.parametrize("plan", [{"rounds": 6, **BY_SPEED}, {"rounds": 10, **ASYNCHRONOUS}])
 def test_who_is_silent_and_overdue_is_given_up_and_a_run_that_is_killed_does_the_same(
     federate, fake_model, snapshots_of, plan
 ):

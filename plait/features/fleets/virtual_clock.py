@@ -22,12 +22,14 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from plait.errors import ConfigError
+from plait.features.fleets.events import Fleet
+from plait.features.fleets.fleet import device_of
 from plait.hours import hours_of
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.clock import Span
-from plait.rounds.events import Fleet
-from plait.simulation.fleet import device_of
 
+PASSES_OF_TRAINING = 3.0
+"""Forward passes that training on a token costs; evaluating costs one."""
 _DAY_S = 86_400.0
 _HOUR_S = 3_600.0
 _DAYS_SEARCHED = 8

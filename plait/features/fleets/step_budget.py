@@ -2,10 +2,10 @@
 
 A client's pace is measured in the rounds before: steps per second of its training, and the seconds of everything else
 between task and answer. A round then lasts T seconds in which a client of pace (v, c) takes v (T - c) steps; T is such
-that the clients take `local_steps` on average, none fewer than 1 and none more than `MOST_STEPS_RATIO` times the
-average. FedCompass (Li et al., arXiv 2309.14675) assigns steps from measured speed in the same way. A client whose pace
-is not known yet takes a quarter of the average but two at least, so that nobody waits long for the first round, which
-measures all, and two steps of four sequences are as many as a client's policy asks for. The updates are then normalised
+that the clients take `local_steps` on average, none fewer than 1 and none more than `MOST` times the average.
+FedCompass (Li et al., arXiv 2309.14675) assigns steps from measured speed in the same way. A client whose pace is not
+known yet takes a quarter of the average but two at least, so that nobody waits long for the first round, which measures
+all, and two steps of four sequences are as many as a client's policy asks for. The updates are then normalised
 (`normalised`), so that a client's pull does not grow with its steps.
 
 Paces follow from the ledger alone, of finished rounds only, so that a resumed run assigns the same steps.
@@ -14,39 +14,14 @@ Paces follow from the ledger alone, of finished rounds only, so that a resumed r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from plait.config import MOST_STEPS_RATIO as MOST
-from plait.rounds import events
-from plait.rounds.recorded import steps_in
+from plait.features.fleets import MOST
+from plait.rounds.paces import Pace
 
 _HALVINGS = 60
 _FEWEST_FIRST = 2
-# The unit in which `took_s` is recorded.
-_SHORTEST_S = 0.001
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How fast a client is.
-
-    Attributes:
-        steps_per_s: of its training.
-        rest_s: of the time from task to answer, what is not training.
-    """
-
-    steps_per_s: float
-    rest_s: float
-
-    def steps_in(self, round_s: float) -> float:
-        """Steps that it takes in a round of so many seconds."""
-        return self.steps_per_s * max(0.0, round_s - self.rest_s)
-
-    def task_s(self, steps: int) -> float:
-        """Seconds from a task of so many steps to its answer."""
-        return self.rest_s + steps / self.steps_per_s
 
 
 @dataclass(frozen=True)
@@ -73,57 +48,6 @@ class Budget:
         if pace is None or self.round_s is None:
             return _first(self.local_steps)
         return round(_bounded(pace.steps_in(self.round_s), self.local_steps))
-
-
-@dataclass
-class Paces:
-    """The clients' paces, from the events of a run.
-
-    Attributes:
-        local_steps: of a client that was not given a number of its own; 0 where its pace is of no use.
-        known: of finished rounds, by client.
-    """
-
-    local_steps: int = 0
-    known: dict[str, Pace] = field(default_factory=dict[str, Pace])
-    _steps: dict[str, int] = field(default_factory=dict[str, int])
-    _new: dict[str, Pace] = field(default_factory=dict[str, Pace])
-
-    @classmethod
-    def of(cls, recorded: Iterable[events.Event], *, local_steps: int = 0) -> Self:
-        """Those that a ledger tells."""
-        paces = cls(local_steps)
-        for event in recorded:
-            paces.take(event)
-        return paces
-
-    def take(self, event: events.Event) -> None:
-        """Process the next event."""
-        match event:
-            case events.Resumed():
-                self._new = {}
-            case events.RoundStarted() | events.ClientReplaced():
-                self._steps |= {client: number for (_, client), number in steps_in(event).items()}
-            case events.DeviceWorked() if event.is_training and event.outcome == "answered":
-                self._note(event.client, event.worked_s - event.received_s, event.ended_s - event.began_s)
-            case events.UpdateReceived(train_s=train_s, took_s=took_s) if train_s and took_s:
-                # The client's own word: no longer than its answer took, and not so short that its speed overflows.
-                self._note(event.client, min(max(train_s, _SHORTEST_S), took_s), took_s)
-            case events.RoundFinished():
-                self.known |= self._new
-                self._new, self._steps = {}, {}
-            case _:
-                pass
-
-    def expected_s(self, client: str, steps: int = 0) -> float | None:
-        """How long a task of so many steps is expected to take, 0 for `local_steps`; None if that is not known."""
-        pace = self.known.get(client)
-        return pace and pace.task_s(steps or self.local_steps)
-
-    def _note(self, client: str, train_s: float, took_s: float) -> None:
-        steps = self._steps.get(client, self.local_steps)
-        if steps and train_s > 0:
-            self._new[client] = Pace(steps / train_s, max(0.0, took_s - train_s))
 
 
 def budget(local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Budget:
@@ -178,3 +102,20 @@ def _first(local_steps: int) -> int:
 
 def _bounded(steps: float, local_steps: int) -> float:
     return min(max(steps, 1.0), float(MOST * local_steps))
+
+
+@dataclass(frozen=True)
+class BySpeed:
+    """Steps by speed, as a `plait.rounds.paces.Stepping`."""
+
+    def most(self, local_steps: int) -> int:
+        """As the module says."""
+        return MOST * local_steps
+
+    def steps(self, local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Callable[[str], int]:
+        """As `budget` has them."""
+        return budget(local_steps, cohort, paces).steps_of
+
+    def factors(self, steps: Mapping[str, int], weights: Mapping[str, float]) -> Mapping[str, float]:
+        """As `normalised` has them."""
+        return normalised(steps, weights)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from plait.errors import ConfigError
-from plait.simulation.fleet import PROFILES, device_of, load_fleet
+from plait.features.fleets.fleet import device_of, load_fleet
+from plait.report.profiles import PROFILES
 
 
 def fleet(tmp_path: Path, text: str):

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from plait.features.fleets.events import Fleet
+from plait.features.fleets.virtual_clock import VirtualClock
 from plait.rounds.channel import Purpose
 from plait.rounds.checkpoint import finished_in_checkpoint
 from plait.rounds.clock import Span
-from plait.rounds.events import Fleet
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
-from plait.simulation.virtual_clock import VirtualClock
-
-PASSES_OF_TRAINING = 3.0
-"""Forward passes that training on a token costs; evaluating costs one."""
 
 
 def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int]) -> VirtualClock:
