@@ -7,7 +7,6 @@ kept (``--keep-updates``), every round is recomputed, unless another version of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +44,7 @@ def verify(
     Example: plait verify runs/first
     """
     from plait.api.received import admit_features_of, admitted_settings, keys_of_features
+    from plait.api.recomputing import recomputed
     from plait.rounds.audit import check_signatures
     from plait.rounds.checkpoint import damage_of
     from plait.rounds.events import ClientErased, RegionStarted, RoundFinished
@@ -86,7 +86,7 @@ def verify(
         missing = f"updates of {', '.join(map(repr, erased))} were erased"
     if not missing:
         try:
-            replayed = _replay(directory, events, resolved())
+            replayed = recomputed(directory, events, resolved())
         except CannotRecomputeError as error:
             missing = str(error)
     if json_output:
@@ -204,35 +204,3 @@ def _published(directory: RunDirectory, run: Run, kept: str) -> tuple[str, str]:
     shadow = accepted if accepted and accepted.digest().hex() == kept else state.shadow
     _, adapter = published(master.spec, shadow, master.geometry, state.base.moved)
     return shadow.digest().hex(), adapter.digest().hex()
-
-
-def _replay(directory: RunDirectory, events: list[Event], run: Run) -> int:
-    from plait.federation import beginning_of
-    from plait.rounds.aggregator import Aggregator
-    from plait.rounds.audit import replay
-    from plait.rounds.events import RunStarted
-    from plait.rounds.recorded import weight_ratio_in
-    from plait.rounds.run_state import initial_state
-    from plait.rounds.spool import Refused
-    from plait.rounds.starting_point import parents_in, starting_state
-    from plait.rounds.way import Host, way_of
-
-    ranks, plan = run.ranks, run.settled.plan
-
-    def refuse(event: Event) -> None:
-        raise PeerError(f"'{event.event}' would be recorded, expected what the ledger says already")
-
-    way = way_of(plan, config=run.config, host=Host(directory, events, refuse, recomputes=True))
-
-    def aggregator(refused: Refused) -> Aggregator:
-        weighed = replace(plan, weight_ratio=weight_ratio_in(events))
-        spool = weighed.spool(directory, refused, ranks=ranks, rule=run.rule, base_fingerprint=run.base_fingerprint)
-        return weighed.aggregator(spool, way.folding, run.settled.optimizer)
-
-    run_id = next(event.run for event in events if isinstance(event, RunStarted))
-    start = beginning_of(run)
-    if start.parents != parents_in(events):
-        raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
-    codec = plan.settings.codec
-    state = starting_state(initial_state(bytes.fromhex(run_id), ranks), start, ranks, run.base_fingerprint, codec=codec)
-    return replay(events, state, aggregator, arriving=way.arriving, take_back=plan.watch.take_back)

@@ -12,12 +12,12 @@ from enum import StrEnum
 import numpy as np
 
 from plait.adapters import AdapterState, Json, norm
-from plait.aggregation import RoundContext, ServerOptimizer
+from plait.aggregation import OptimizerState, RoundContext, ServerOptimizer
 from plait.errors import MachineError
 from plait.rounds.broadcasts import follow, move_base
 from plait.rounds.downlink import Downlink
 from plait.rounds.events import RoundFinished
-from plait.rounds.fold import Fold
+from plait.rounds.fold import Fold, Folded
 from plait.rounds.run_state import RunState, advance
 from plait.rounds.spool import Spool, Stored
 from plait.rounds.watch import Standing
@@ -73,24 +73,8 @@ class Aggregator:
             PeerError: none of them counts, or the fold may not be made.
         """
         ranks, fingerprint = self.spool.ranks, self.spool.base_fingerprint
-        context = RoundContext(
-            round=number,
-            master=state.shadow,
-            geometry=ranks.master.geometry,
-            initial=ranks.master.initial,
-            seed=self.seed,
-            cohort=ranks.cohort,
-            memory=state.rule_memory,
-        )
-        folded = self.fold.fold(state, context, stored)
+        step, folded, optimizer_memory = self.combined(state, number, stored, standing=standing)
         outcome = folded.outcome
-        if standing and standing.follows_steps_back(number):
-            # Clients measured along a way that the server's step did not take.
-            outcome = replace(outcome, slope=None)
-        step, optimizer_memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
-        scale = standing.scale if standing else 1.0
-        if scale != 1 and self.takes_back is TakesBack.HALF:
-            step = AdapterState(step.layout, step.flat * np.float32(scale))
         state = advance(folded.keep(state), step)
         state = replace(state, rule_memory=outcome.memory, optimizer_memory=optimizer_memory, besides=folded.besides)
         cost = None
@@ -111,6 +95,45 @@ class Aggregator:
             broadcast_codec_s=round(encoding.codec_s, 4),
         )
         return state, finished.model_copy(update=dict(folded.told))
+
+    def combined(
+        self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: Standing | None = None
+    ) -> tuple[AdapterState, Folded, OptimizerState]:
+        """The step that rule and server optimizer make of the stored updates, which `step` takes.
+
+        Args:
+            state: after the round before.
+            number: of the round.
+            stored: every stored update, by client.
+            standing: as for `step`.
+
+        Returns:
+            (the step, what was folded, the optimizer's memory after it).
+
+        Raises:
+            MachineError: a stored update is gone.
+            PeerError: none of them counts, or the fold may not be made.
+        """
+        master = self.spool.ranks.master
+        context = RoundContext(
+            round=number,
+            master=state.shadow,
+            geometry=master.geometry,
+            initial=master.initial,
+            seed=self.seed,
+            cohort=self.spool.ranks.cohort,
+            memory=state.rule_memory,
+        )
+        folded = self.fold.fold(state, context, stored)
+        outcome = folded.outcome
+        if standing and standing.follows_steps_back(number):
+            # Clients measured along a way that the server's step did not take.
+            outcome = replace(outcome, slope=None)
+        step, memory = self.optimizer.adjust(outcome, state.optimizer_memory, context)
+        scale = standing.scale if standing else 1.0
+        if scale != 1 and self.takes_back is TakesBack.HALF:
+            step = AdapterState(step.layout, step.flat * np.float32(scale))
+        return step, folded, memory
 
     @property
     def takes_back(self) -> TakesBack:

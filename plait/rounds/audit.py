@@ -6,7 +6,7 @@ nothing of the origin of keys: the ledger names each client's, from the server's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from plait.errors import MachineError, PeerError
@@ -74,6 +74,22 @@ def check_signatures(events: Sequence[Event], *, hidden: bool = False) -> int:
     return checked
 
 
+class Recomputing:
+    """Is told what a run did, in its order, as it is recomputed; this one is not interested."""
+
+    def steps(self, state: RunState, number: int, stored: Mapping[str, Stored], standing: Standing) -> None:
+        """Round `number` follows: its state before it, and the updates that it folds, by client."""
+
+    def accepted(self) -> None:
+        """The adapter was not worse: steps are taken back towards it."""
+
+    def taken_back(self, how_far: TakesBack, *, ends: bool) -> None:
+        """The steps since then were taken back; with `ends` the run ended with what it had accepted."""
+
+
+_UNWATCHED = Recomputing()
+
+
 def replay(
     events: Sequence[Event],
     state: RunState,
@@ -81,6 +97,7 @@ def replay(
     *,
     arriving: Arriving | None = None,
     take_back: bool = False,
+    watching: Recomputing = _UNWATCHED,
 ) -> int:
     """Recompute every finished round from the stored updates, and compare.
 
@@ -91,6 +108,7 @@ def replay(
             given function.
         arriving: see `Way`.
         take_back: whether the run takes back steps that made the adapter worse.
+        watching: told of each step.
 
     Returns:
         Number of rounds with the same adapter, bit for bit.
@@ -108,15 +126,18 @@ def replay(
             standing = standing.after(evaluations.pop(state.round))
             if not standing.worse and aggregator.takes_back is not TakesBack.NOTHING:
                 state = state.accept()
+                watching.accepted()
         elif isinstance(event, StepTakenBack) and event.adapter:
             if not standing.worse:
                 raise PeerError(f"the step of round {state.round} was taken back, expected it kept: no loss rose")
             state = _taken_back(aggregator, state, event, event.adapter)
+            watching.taken_back(aggregator.takes_back, ends=event.ends)
         elif isinstance(event, RoundFinished):
             number = state.round + 1
             if event.round != number:
                 raise PeerError(f"round {event.round} is the next finished in the ledger, expected {number}")
             stored = spooled.of_round(state, number)
+            watching.steps(state, number, stored, standing)
             try:
                 state, finished = aggregator.step(state, number, stored, standing=standing)
             except MachineError as error:

@@ -58,7 +58,9 @@ class Sides:
         return cls(spread(members, most), spread(others, most))
 
 
-def simulated_sides(simulation: Simulation, run: Run, recorded: Iterable[Event], *, most: int) -> Sides:
+def simulated_sides(
+    simulation: Simulation, run: Run, recorded: Iterable[Event], *, most: int, client: str = ""
+) -> Sides:
     """What the clients of a simulation trained on, by the order of their batches, and what they held out.
 
     Args:
@@ -66,6 +68,7 @@ def simulated_sides(simulation: Simulation, run: Run, recorded: Iterable[Event],
         run: the run.
         recorded: its ledger's events.
         most: sequences of each kind.
+        client: only what this one has; empty for all.
 
     Raises:
         DataError: no client trained.
@@ -80,17 +83,17 @@ def simulated_sides(simulation: Simulation, run: Run, recorded: Iterable[Event],
     members: list[Example] = []
     others: list[Example] = []
     for index in range(run.config.clients):
-        client = simulation.model(index)
-        if client.client in rounds:
-            secret = ClientSecret.simulated(run.config.seed, client.client)
+        model = simulation.model(index)
+        if model.client in rounds and client in ("", model.client):
+            secret = ClientSecret.simulated(run.config.seed, model.client)
             each = [
                 secret.seeded(
-                    run.settled.tasks.to_train(number, client.client, steps=steps.get((number, client.client), 0))
+                    run.settled.tasks.to_train(number, model.client, steps=steps.get((number, model.client), 0))
                 )
-                for number in rounds[client.client]
+                for number in rounds[model.client]
             ]
-            members += _trained_on(client, run.ranks.master.spec, each)
-            others += client.split(run.ranks.master.spec, _unbounded(each[0])).held_out
+            members += _trained_on(model, run.ranks.master.spec, each)
+            others += model.split(run.ranks.master.spec, _unbounded(each[0])).held_out
     return Sides.of(members, others, most)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from plait.rounds.events import Count, Event
+from collections.abc import Mapping
+
+from plait.rounds.events import Count, Event, Number
 
 
 class ClientWithdrawn(Event):
@@ -11,7 +13,8 @@ class ClientWithdrawn(Event):
     Attributes:
         client: its name.
         first_round: the first round that its update counted in; 0 if none did.
-        way: ``exact``: the others train again; ``promised``: differential privacy of clients covers it.
+        way: ``exact``: the others train again; ``approximate``: the kept updates of the others are folded again;
+            ``promised``: differential privacy of clients covers it.
     """
 
     event = "client_withdrawn"
@@ -27,7 +30,10 @@ class Withdrawn(Event):
         client: its name.
         way: as in `ClientWithdrawn`.
         adapter: digest of the adapter that takes the place of the old one; empty where the old one stays.
-        run: id of the run that made it, in hexadecimal.
+        run: id of the run that made it, in hexadecimal; empty where none did.
+        residual: of the approximate way: area under the curve of an attack that tells the client's training sequences
+            from its held-out ones, with the margin of its 95 % interval: ``before``, ``before_margin``, ``after``,
+            ``after_margin``. Empty where it was not measured.
         erased: files of the client's that were removed, in the run's directory.
         by: the operator who signed; empty if nobody did.
         certificate: the operator's, in PEM.
@@ -39,6 +45,7 @@ class Withdrawn(Event):
     way: str = "exact"
     adapter: str = ""
     run: str = ""
+    residual: Mapping[str, Number] = {}
     erased: tuple[str, ...] = ()
     by: str = ""
     certificate: str = ""

@@ -19,4 +19,17 @@ def withdrawal_table(view: RunView) -> Table:
 def _became(tombstone: Withdrawn | None) -> str:
     if tombstone is None:
         return "not complete"
-    return f"{tombstone.adapter[:16]} of run {tombstone.run[:16]}" if tombstone.adapter else "as it was"
+    if not tombstone.adapter:
+        return "as it was"
+    if tombstone.run:
+        return f"{tombstone.adapter[:16]} of run {tombstone.run[:16]}"
+    left = residual_in_words(tombstone)
+    return f"{tombstone.adapter[:16]}, approximate{f': {left}' if left else ''}"
+
+
+def residual_in_words(tombstone: Withdrawn) -> str:
+    """What an attack on the client's data finds before and after; empty where it was not measured."""
+    if not (found := tombstone.residual):
+        return ""
+    before, after = (f"{found[when]:.3f} ± {found[f'{when}_margin']:.3f}" for when in ("before", "after"))
+    return f"an attack on its data finds {after} (AUC; 0.5 is chance), before {before}"

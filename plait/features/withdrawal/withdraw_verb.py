@@ -21,6 +21,13 @@ def withdraw(
         list[Path] | None,
         typer.Option("--among", help="Folder of adapters that may come from this one; may be repeated."),
     ] = None,
+    approximate: Annotated[
+        bool,
+        typer.Option(
+            "--approximate",
+            help="Where the others cannot train again: fold their kept updates again, and measure what is left.",
+        ),
+    ] = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what it takes, and change nothing.")] = False,
     allow: Allow = None,
 ) -> None:
@@ -34,6 +41,7 @@ def withdraw(
     from plait.api.running import go_on
     from plait.config import RunConfig, to_toml
     from plait.errors import ConfigError
+    from plait.features.withdrawal.section import residual_in_words
     from plait.features.withdrawal.withdrawing import carry_out, plan_of
     from plait.files import write_atomically
     from plait.report.write import write_report
@@ -41,7 +49,7 @@ def withdraw(
 
     directory = RunDirectory.find(run)
     settings = admitted_settings(directory, allow or (), without=("publish", "callbacks", *keys_of_features()))
-    plan = plan_of(directory, settings, client, out=out, among=among or ())
+    plan = plan_of(directory, settings, client, out=out, among=among or (), approximate=approximate)
     typer.echo(plan.estimate)
     for place in plan.descendants:
         typer.echo(f"made from its adapter, and not changed: '{place}'")
@@ -58,7 +66,31 @@ def withdraw(
             )
         go_on(RunDirectory(plan.out), again, quiet=False)
 
-    tombstone = carry_out(plan, train_again, kit=kit)
+    def fold_again() -> dict[str, float]:
+        from plait.features.withdrawal.folding import fold_without
+        from plait.run import resolve
+        from plait.settle import settle
+
+        unused = ("data", "fleet", "publish", "callbacks", *keys_of_features(starts=False))
+        run = resolve(settle(admitted_settings(directory, allow or (), without=unused)))
+        fold_without(run, directory, client, plan.out)
+        if not settings.data:
+            return {}
+        try:
+            from plait.features.withdrawal.residual import residual
+        except ImportError:
+            return {}
+        adapters = {"before": directory.adapter, "after": plan.out / "adapter"}
+        found = residual(directory, settings, client, adapters)
+        return {
+            key: value
+            for name, each in found.items()
+            for key, value in ((name, each.auc), (f"{name}_margin", each.margin))
+        }
+
+    tombstone = carry_out(plan, train_again, fold_again=fold_again, kit=kit)
     write_report(directory.path)
     kept = f"the adapter without it is {tombstone.adapter[:16]}, of '{plan.out}'" if tombstone.adapter else "it stays"
+    if left := residual_in_words(tombstone):
+        typer.echo(left)
     typer.echo(f"'{client}' is withdrawn: {kept}; {len(tombstone.erased)} files of its were erased")

@@ -5,6 +5,7 @@
 3. The ledger says that what is kept of the client is erased; it is erased.
 4. The ledger keeps a tombstone with the digest of the new adapter.
 
+The approximate way folds the kept updates of the others again instead of the second step (`folding`).
 With differential privacy of clients nobody trains again: epsilon bounds what the adapter tells of any client.
 """
 
@@ -13,10 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -28,6 +29,7 @@ from plait.errors import ConfigError, PeerError
 from plait.exporting.source import plain_name
 from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
 from plait.features.withdrawal.shares import names_in
+from plait.files import read_if_there, write_atomically
 from plait.rounds.events import ClientErased, Event, RunFinished, UpdateReceived
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
@@ -36,6 +38,7 @@ from plait.trust.certificate import read_key
 from plait.trust.kit import StaffKit
 from plait.trust.roles import Role
 
+_RESIDUAL = "residual.json"
 _Kind = TypeVar("_Kind", ClientWithdrawn, ClientErased, Withdrawn)
 
 
@@ -46,10 +49,10 @@ class Plan:
     Attributes:
         directory: of the run.
         client: who withdraws.
-        way: ``exact`` or ``promised``.
+        way: as in `ClientWithdrawn`.
         first_round: the first round that its update counted in; 0 if none did.
         again: settings of the run that the others train in; None where nobody trains again.
-        out: directory of that run.
+        out: directory of that run, or of the adapter that is folded again.
         estimate: what it will take, in words.
         descendants: directories of adapters that were made from the old one.
     """
@@ -65,7 +68,13 @@ class Plan:
 
 
 def plan_of(
-    directory: RunDirectory, settings: RunConfig, client: str, *, out: Path | None = None, among: Sequence[Path] = ()
+    directory: RunDirectory,
+    settings: RunConfig,
+    client: str,
+    *,
+    out: Path | None = None,
+    among: Sequence[Path] = (),
+    approximate: bool = False,
 ) -> Plan:
     """What withdrawing a client from a finished run takes; changes nothing.
 
@@ -75,6 +84,7 @@ def plan_of(
         client: who withdraws.
         out: directory of the run without it; by default beside the old one.
         among: folders of further adapters that may be made from the old one, besides the run's own.
+        approximate: whether kept updates are folded again, where the others cannot train again.
 
     Raises:
         ConfigError: the run is not finished, the client never took part, or nobody else did.
@@ -100,15 +110,21 @@ def plan_of(
     )
     place = out or directory.path.resolve().with_name(f"{directory.path.resolve().name}-without-{plain_name(client)}")
     promised = vars(settings).get("dp") == "client"
-    again = None if promised else _without(settings, client, view, place)
+    way, told = ("promised", _promise(view)) if promised else ("exact", _estimate(view, client))
+    if approximate and not promised:
+        way = "approximate"
+        told = (
+            f"{len(view.rounds)} rounds are folded again from kept updates, and nobody trains: an approximation, for "
+            "what the others trained after a round began with an adapter that had the client's part"
+        )
     return Plan(
         directory,
         client,
-        "promised" if promised else "exact",
+        way,
         first,
-        again,
+        _without(settings, client, view, place) if way == "exact" else None,
         place,
-        _promise(view) if promised else _estimate(view, client),
+        told,
         _descendants(directory, [directory.path.resolve().parent, *among]),
     )
 
@@ -147,12 +163,19 @@ def _promise(view: RunView) -> str:
     )
 
 
-def carry_out(plan: Plan, train_again: Callable[[RunConfig], None], *, kit: Path | None = None) -> Withdrawn:
+def carry_out(
+    plan: Plan,
+    train_again: Callable[[RunConfig], None],
+    *,
+    fold_again: Callable[[], Mapping[str, float]] = dict,
+    kit: Path | None = None,
+) -> Withdrawn:
     """Withdraw, from wherever an earlier attempt ended.
 
     Args:
         plan: of the withdrawal.
         train_again: runs the others' run to its end, or goes on with it; not called if it is finished.
+        fold_again: the approximate way: writes the adapter without the client, and returns the residual.
         kit: an operator's, who signs the tombstone.
 
     Returns:
@@ -170,12 +193,17 @@ def carry_out(plan: Plan, train_again: Callable[[RunConfig], None], *, kit: Path
     if not _of_client(events, ClientWithdrawn, client):
         _append(directory, ClientWithdrawn(client=client, first_round=plan.first_round, way=plan.way))
     adapter = run = ""
+    left: Mapping[str, float] = {}
     if plan.again is not None:
         directory.hold_back(f"'{client}' has withdrawn; the adapter without it is that of '{plan.out}'")
         made = RunDirectory(plan.out)
         if not (made.has_started and _end(read_events(made.ledger))):
             train_again(plan.again)
         adapter, run = _made(made, plan)
+    elif plan.way == "approximate":
+        directory.hold_back(f"'{client}' has withdrawn; the adapter without it is that of '{plan.out}'")
+        left = _folded(plan, fold_again)
+        adapter = load_peft_directory(plan.out / "adapter").digest
     if not _of_client(events, ClientErased, client):
         _append(directory, ClientErased(client=client))
     erased = directory.erase_client(client)
@@ -184,11 +212,23 @@ def carry_out(plan: Plan, train_again: Callable[[RunConfig], None], *, kit: Path
         shutil.rmtree(personalized)
         erased = (*erased, f"personalized/{personalized.name}")
     old = RunView.of(events).start.run
-    tombstone = Withdrawn(client=client, way=plan.way, adapter=adapter, run=run, erased=erased)
+    tombstone = Withdrawn(client=client, way=plan.way, adapter=adapter, run=run, residual=left, erased=erased)
     if signer:
         tombstone = tombstone.model_copy(update=signer(said_of(old, tombstone)))
     _append(directory, tombstone)
     return tombstone
+
+
+def _folded(plan: Plan, fold_again: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
+    """The residual, which is kept with the adapter: once updates are erased neither can be had again."""
+    kept = plan.out / _RESIDUAL
+    if (found := read_if_there(kept)) is None:
+        found = json.dumps(dict(fold_again())).encode()
+        write_atomically(kept, found)
+    try:
+        return cast("Mapping[str, float]", json.loads(found))
+    except ValueError as error:
+        raise PeerError(f"'{kept}' is not JSON; remove '{plan.out}' and repeat the command") from error
 
 
 def said_of(old: str, tombstone: Withdrawn) -> bytes:

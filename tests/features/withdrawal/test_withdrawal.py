@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from typer.testing import CliRunner
 
 import plait
+from plait.adapters import load_peft_directory
 from plait.api.running import go_on
+from plait.cli import main
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError
 from plait.exporting.source import open_source
 from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
+from plait.features.withdrawal.folding import check, fold_without
 from plait.features.withdrawal.withdrawing import Plan, carry_out, plan_of, said_of
 from plait.rounds.events import ClientErased
-from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.ledger import read_events
 from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.run_directory import RunDirectory
+from plait.run import Run, resolve
+from plait.settle import settle
 from plait.trust.provision import provision
 from tests.features.conftest import SMALL, rows
 
+ROOT = Path(__file__).parents[3]
 RULES = {
     "fedavg, moments carried, error feedback": {},
     "product_mean": {"rule": "product_mean"},
@@ -129,53 +138,68 @@ def test_nothing_is_left_of_it_but_a_tombstone_and_the_old_adapter_is_for_nobody
     assert carry_out(plan, refuse) == events[-1]
 
 
-class Killed(BaseException):
-    pass
-
-
-def kills() -> Iterator[tuple[object, str, int]]:
-    """Before and after each step that reaches disk."""
-    steps = (
-        (Ledger, "append", 6), (RunDirectory, "hold_back", 2), (RunDirectory, "erase_client", 2), (Path, "unlink", 4),
-        (Path, "rename", 2), (Path, "replace", 2), (os, "fsync", 8),
-    )  # fmt: skip
-    return ((owner, name, after) for owner, name, most in steps for after in range(most))
+@pytest.mark.slow
+def test_killed_at_any_of_twenty_moments_it_ends_the_same_and_nothing_is_half_erased(
+    whole: Path, again: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tests.features.withdrawal.killed", str(whole), str(again), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
 
 
 @pytest.mark.slow
-def test_killed_at_any_of_twenty_moments_it_ends_the_same_and_nothing_is_half_erased(
-    whole: Path, again: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_kept_updates_of_the_others_are_folded_again_and_what_is_left_is_measured(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    app = CliRunner().invoke(main.app, ["withdraw", str(run), "--client", "eve", "--approximate"])
+    assert app.exit_code == 0, app.output
+    assert "an attack on its data finds 0." in app.output
+    tombstone = read_events(run / "ledger.jsonl")[-1]
+    assert isinstance(tombstone, Withdrawn)
+    assert (tombstone.way, tombstone.run) == ("approximate", "")
+    assert {*tombstone.residual} == {"before", "before_margin", "after", "after_margin"}
+    made = load_peft_directory(tmp_path / "run-without-eve/adapter")
+    assert tombstone.adapter == made.digest != digest_before(run)
+    assert not [file for file in run.rglob("*") if "eve" in file.name]
+    again = CliRunner().invoke(main.app, ["withdraw", str(run), "--client", "eve", "--approximate"])
+    assert again.exit_code == 0
+    assert read_events(run / "ledger.jsonl")[-1] == tombstone
+    with pytest.raises(ConfigError, match=r"updates of 'eve' were erased; leave --approximate away"):
+        check(resolved(run), RunDirectory.find(run))
+
+
+@pytest.mark.slow
+def test_with_one_round_the_approximation_is_the_run_without_it(data: Callable[..., Path], tmp_path: Path) -> None:
+    """Nothing was trained on an adapter with the client's part, so nothing is approximate but the wire's rounding."""
+    more = {"rounds": 1, "wire": "fp32", "server_optimizer": "none"}
+    run, never = ran(tmp_path / "run", data(), **more), ran(tmp_path / "never", data("eve"), **more)
+    fold_without(resolved(run), RunDirectory.find(run), "eve", tmp_path / "out")
+    found, wanted = (load_peft_directory(place / "adapter").tensors for place in (tmp_path / "out", never))
+    assert found.keys() == wanted.keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(value, wanted[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"keep_updates": False}, "its updates were not kept"),
+        ({"secure_aggregation": True}, "nobody but its clients has seen single updates"),
+        ({"rule": "flora"}, "flora makes other factors in every round"),
+    ],
+)
+def test_what_cannot_be_folded_again_is_refused_before_anything_is_written(
+    change: dict[str, object], why: str, tmp_path: Path
 ) -> None:
-    struck = 0
-    for number, (owner, name, after) in enumerate(kills()):
-        plan = copied(whole, again, tmp_path / str(number))
-        left, original = [after // 2], getattr(owner, name)
+    table = {"base": "tiny", "keep_updates": True, "clients": 3, **change}
+    config = config_from_table({key.replace("_", "-"): value for key, value in table.items()})  # type: ignore[misc]
+    with pytest.raises(ConfigError, match=f"cannot be folded again: {why}"):
+        check(resolve(settle(config)), RunDirectory(tmp_path))
 
-        def killing(*given, after=after, left=left, original=original, **more):  # type: ignore[no-untyped-def]
-            if left[0] > 0:
-                left[0] -= 1
-                return original(*given, **more)
-            if after % 2:
-                original(*given, **more)
-            raise Killed
 
-        with monkeypatch.context() as patched:
-            patched.setattr(owner, name, killing)
-            try:
-                carry_out(plan, refuse)
-            except Killed:
-                struck += 1
-        events = read_events(plan.directory.ledger)
-        if not any(isinstance(event, ClientErased) for event in events):
-            assert (plan.directory.path / "spool/round-000001/eve.envelope").is_file()
-        tombstone = carry_out(plan, refuse)
-        assert tombstone.adapter == digest(again)
-        assert not [file for file in plan.directory.path.rglob("*") if "eve" in file.name], (name, after)
-        ends = [type(event) for event in read_events(plan.directory.ledger)[-3:]]
-        assert ends == [ClientWithdrawn, ClientErased, Withdrawn], (name, after)
-        shutil.rmtree(tmp_path / str(number))
-    print(f"killed at {struck} moments")
-    assert struck >= 20
+def resolved(run: Path) -> Run:
+    return resolve(settle(recorded_settings(RunDirectory.find(run)).model_copy(update={"data": ""})))
 
 
 @pytest.mark.slow

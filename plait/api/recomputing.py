@@ -1,0 +1,72 @@
+"""A finished run computed again from its kept updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from plait.errors import PeerError
+from plait.federation import beginning_of
+from plait.rounds.aggregator import Aggregator
+from plait.rounds.audit import Recomputing, replay
+from plait.rounds.events import Event, RunStarted
+from plait.rounds.recorded import weight_ratio_in
+from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_state import RunState, initial_state
+from plait.rounds.spool import Refused
+from plait.rounds.starting_point import parents_in, starting_state
+from plait.rounds.way import Host, way_of
+from plait.run import Run
+
+Watching = Callable[[RunState, Callable[[Refused], Aggregator]], Recomputing]
+"""From the state before round 1, and what makes the run's aggregator, to what is told of each step."""
+
+
+def recomputed(
+    directory: RunDirectory,
+    events: Sequence[Event],
+    run: Run,
+    *,
+    watching: Watching = lambda _state, _make: Recomputing(),
+) -> int:
+    """Recompute every finished round, and compare (`plait.rounds.audit.replay`).
+
+    Args:
+        directory: of the run.
+        events: of its ledger.
+        run: the run.
+        watching: makes what is told of each step.
+
+    Returns:
+        Number of rounds with the same adapter, bit for bit.
+
+    Raises:
+        CannotRecomputeError: the run's way cannot.
+        PeerError: a round gives another result, or the run started from what is not there any more.
+    """
+    ranks, plan = run.ranks, run.settled.plan
+
+    def refuse(event: Event) -> None:
+        raise PeerError(f"'{event.event}' would be recorded, expected what the ledger says already")
+
+    way = way_of(plan, config=run.config, host=Host(directory, events, refuse, recomputes=True))
+
+    def aggregator(refused: Refused) -> Aggregator:
+        weighed = replace(plan, weight_ratio=weight_ratio_in(events))
+        spool = weighed.spool(directory, refused, ranks=ranks, rule=run.rule, base_fingerprint=run.base_fingerprint)
+        return weighed.aggregator(spool, way.folding, run.settled.optimizer)
+
+    run_id = next(event.run for event in events if isinstance(event, RunStarted))
+    start = beginning_of(run)
+    if start.parents != parents_in(events):
+        raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
+    codec = plan.settings.codec
+    state = starting_state(initial_state(bytes.fromhex(run_id), ranks), start, ranks, run.base_fingerprint, codec=codec)
+    return replay(
+        events,
+        state,
+        aggregator,
+        arriving=way.arriving,
+        take_back=plan.watch.take_back,
+        watching=watching(state, aggregator),
+    )
