@@ -28,42 +28,33 @@ def listen() -> None:
     os._exit(0)
 
 
-def say(**said: object) -> None:
-    """One answer, or progress."""
-    print(json.dumps(said), flush=True)
-
-
-def train(asked: dict[str, Any], tensors: dict[str, Any], goal: float) -> None:
+def train(asked: dict[str, Any], goal: float) -> dict[str, Any]:
     """Steps, until they are done or nobody waits for them."""
+    tensors = load_file(asked["adapter"])
     for number in range(asked["steps"]):
         if not lines.empty() and "abandon" in lines.get():
-            say(abandoned=True)
-            return
+            return {"abandoned": True}
         tensors = {name: of + np.float32(0.1) * (np.float32(goal) - of) for name, of in tensors.items()}
-        say(progress={"step": number + 1})
+        print(json.dumps({"progress": {"step": number + 1}}), flush=True)
     save_file(tensors, asked["into"])
-    say(examples=64, metrics={"train_loss": 0.5, "train_tokens": 64 * asked["steps"]})
+    return {"examples": 64, "metrics": {"train_loss": 0.5, "train_tokens": 64 * asked["steps"]}}
 
 
-def main(fingerprint: str) -> None:
-    """Answer questions."""
-    threading.Thread(target=listen, daemon=True).start()
-    goal = hashlib.sha256(Path(os.environ["PLAIT_DATA"]).read_bytes()).digest()[0] / 2550 - 0.05
-    while True:
-        asked = json.loads(lines.get())
-        tensors = load_file(asked["adapter"]) if "adapter" in asked else {}
-        match asked["do"]:
-            case "describe":
-                counts = {"train_examples": 64, "train_tokens": 4096, "held_out_examples": 8, "held_out_tokens": 512}
-                say(fingerprint=fingerprint, **counts)
-            case "train":
-                train(asked, tensors, goal)
-            case "evaluate":
-                square = float(np.mean([np.mean((of - goal) ** 2) for of in tensors.values()]))
-                say(losses=[64 * square] * 8, counts=[64] * 8)
-            case _:
-                say(abandoned=True)
+def answer(asked: dict[str, Any], fingerprint: str, goal: float) -> dict[str, Any]:
+    """What there is to say to one question."""
+    if asked["do"] == "describe":
+        counts = {"train_examples": 64, "train_tokens": 4096, "held_out_examples": 8, "held_out_tokens": 512}
+        return {"fingerprint": fingerprint, **counts}
+    if asked["do"] == "train":
+        return train(asked, goal)
+    if asked["do"] == "evaluate":
+        square = float(np.mean([np.mean((of - goal) ** 2) for of in load_file(asked["adapter"]).values()]))
+        return {"losses": [64 * square] * 8, "counts": [64] * 8}
+    return {"abandoned": True}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    threading.Thread(target=listen, daemon=True).start()
+    goal = hashlib.sha256(Path(os.environ["PLAIT_DATA"]).read_bytes()).digest()[0] / 2550 - 0.05
+    while True:
+        print(json.dumps(answer(json.loads(lines.get()), sys.argv[1], goal)), flush=True)

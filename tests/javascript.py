@@ -44,6 +44,6 @@ def copied(folder: Path) -> Path:
     packages = installed()
     shutil.copytree(SOURCE, folder / "client" / "js", ignore=shutil.ignore_patterns("node_modules"))
     (folder / "client" / "js" / "node_modules").symlink_to(packages / "node_modules")
-    base = folder / "plait" / "training" / "tiny_base"
-    shutil.copytree(SOURCE.parents[1] / "plait" / "training" / "tiny_base", base)
+    for read in ("proto", "plait/training/tiny_base"):
+        shutil.copytree(SOURCE.parents[1] / read, folder / read)
     return folder / "client" / "js" / "example" / "tiny.js"

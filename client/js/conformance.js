@@ -1,32 +1,37 @@
 // The conformance suite of tests/vectors against this client: prints a line for each vector, and fails if one differs.
 //   node client/js/conformance.js tests/vectors [minimal | codecs | masks]
 
-import { createPrivateKey, createPublicKey, sign } from 'node:crypto'
+import { createPrivateKey, sign } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { decodePayload, encodePayload } from './codecs.js'
-import { enrolmentBytes } from './federation.js'
-import { addMasks, holders, keysText, maskKeys, publicOf, rosterDigest, rotated, rotation, split, survivorsText } from './masks.js'
+import { enrolmentBytes } from './index.js'
+import {
+  addMasks, big, holders, keysText, maskKeys, publicOf, rawPublic, rosterDigest, split, survivorsText, text,
+} from './masks.js'
 import * as messages from './messages.js'
+import { rotated, rotationOf } from './rotation.js'
 
 const { adapterDigest, Layout, sealEnvelope, sha256, specDigest } = messages
 const bytes = (text) => Buffer.from(text.replace(/\s/g, ''), 'hex')
 const hex = (of) => (of instanceof Map ? [...of.values()] : of).toString('hex')
-const node = (seed) => createPrivateKey({ key: Buffer.concat([bytes('302e020100300506032b657004220420'), seed]), format: 'der', type: 'pkcs8' })
-const publicHalf = (key) => hex(createPublicKey(key).export({ format: 'der', type: 'spki' }).subarray(12))
+const PREFIX = bytes('302e020100300506032b657004220420')
+const node = (seed) => createPrivateKey({ key: Buffer.concat([PREFIX, seed]), format: 'der', type: 'pkcs8' })
+const publicHalf = (key) => hex(rawPublic(key))
 
-/** Every value, with bytes as hexadecimal text, tables as objects, and what is absent as its default. */
+/** What a message says in the form of `like`: bytes as hexadecimal text, tables as objects, absent ones as there. */
 function plain(value, like) {
-  if (Buffer.isBuffer(value)) return hex(value)
-  if (value instanceof Map) return Object.fromEntries([...value].map(([key, each]) => [key, plain(each)]))
-  if (typeof value === 'bigint' || (typeof value === 'boolean' && typeof like === 'number')) return Number(value)
-  if (Array.isArray(value)) {
-    if (value.length && value.every((each) => 'key' in each)) return plain(messages.mapOf(value))
-    return Array.isArray(like) ? value.map((each, i) => plain(each, like[i])) : value.length ? value.map(plain) : {}
+  if (value === undefined || value === null) {
+    if (like && typeof like === 'object') return {}
+    return [0, ''].includes(like) ? like : null
   }
-  if (value === undefined) return like && typeof like === 'object' ? {} : null
-  if (typeof value !== 'object' || value === null) return value
-  return Object.fromEntries(Object.keys(like ?? value).map((key) => [key, plain(value[key], like?.[key])]))
+  if (Buffer.isBuffer(value)) return hex(value)
+  if (typeof like === 'number') return Number(value)
+  if (Array.isArray(value) && !Array.isArray(like)) return plain(messages.mapOf(value), like)
+  if (Array.isArray(value)) return value.map((each, i) => plain(each, like[i]))
+  if (value instanceof Map) return Object.fromEntries([...value].map(([key, each]) => [key, plain(each, like[key])]))
+  if (typeof value !== 'object') return value
+  return Object.fromEntries(Object.keys(like).map((key) => [key, plain(value[key], like[key])]))
 }
 
 /** Equal but for the order of keys; whole numbers beyond 2^53 as JSON.parse rounds them. */
@@ -36,7 +41,11 @@ function same(a, b) {
   return keys.length === Object.keys(b).length && keys.every((key) => key in b && same(a[key], b[key]))
 }
 
-const SHAPES = { rate: [['a', [23, 27]], ['b', [40, 2]], ['c', [4, 120]]], partial: Array.from({ length: 11 }, (_, i) => [`t${String(i).padStart(2, '0')}`, [i % 3, 2]]), '': [['q_proj.lora_A', [2, 3]], ['q_proj.lora_B', [3, 2]]] }
+const SHAPES = {
+  rate: [['a', [23, 27]], ['b', [40, 2]], ['c', [4, 120]]],
+  partial: Array.from({ length: 11 }, (_, i) => [`t${String(i).padStart(2, '0')}`, [i % 3, 2]]),
+  '': [['q_proj.lora_A', [2, 3]], ['q_proj.lora_B', [3, 2]]],
+}
 
 function checkMessage(name, data, said) {
   if (said.envelope) {
@@ -50,7 +59,8 @@ function checkMessage(name, data, said) {
   const [kind] = Object.keys(said)
   if (name.startsWith('reply')) {
     const reply = messages.decodeReply(data)
-    return same(plain(reply[kind], said[kind]), said[kind]) && messages.encodeReply({ [kind]: reply[kind] }).equals(data)
+    const isSame = same(plain(reply[kind], said[kind]), said[kind])
+    return isSame && messages.encodeReply({ [kind]: reply[kind] }).equals(data)
   }
   const { kind: got, ...task } = messages.decodeTask(data)
   if (task.settings?.json) task.settings = { ...messages.readSettings(task.settings, task.settings.json) }
@@ -78,7 +88,8 @@ const DERIVED = {
     const own = node(bytes(key))
     const signed = enrolmentBytes(bytes(challenge), bytes(hello), bytes(publicHalf(own)), name)
     const id = sha256(name).readBigUInt64BE() >> 1n
-    return { public_key: publicHalf(own), signed: hex(signed), signature: hex(sign(null, signed, own)), node_id: `${id}` }
+    const signature = hex(sign(null, signed, own))
+    return { public_key: publicHalf(own), signed: hex(signed), signature, node_id: `${id}` }
   },
   signed_envelope({ key, envelope }) {
     const { header, payload, signed } = messages.openEnvelope(bytes(envelope))
@@ -86,7 +97,10 @@ const DERIVED = {
     return { signature: hex(signature), envelope: hex(sealEnvelope(header, payload, () => signature)) }
   },
   // JSON.parse rounds the second seed, so its text is read.
-  seeds: (given, text) => [...text.matchAll(/\[\s*(\d+),\s*(\d+),\s*"([^"]*)"\s*\]/g)].map(([, seed, round, name]) => `${sha256(`${seed}/${round}/${name}`).readBigUInt64LE() >> 1n}`),
+  seeds(given, text) {
+    const found = [...text.matchAll(/\[\s*(\d+),\s*(\d+),\s*"([^"]*)"\s*\]/g)]
+    return found.map(([, ...each]) => `${sha256(each.join('/')).readBigUInt64LE() >> 1n}`)
+  },
   settings: ({ text }) => hex(sha256(text)),
   errors(given) {
     const read = { task: messages.decodeTask, envelope: messages.openEnvelope }
@@ -105,23 +119,27 @@ const DERIVED = {
     return split(bytes(secret), drawn.length + 1, count, () => drawn.shift()).map(hex)
   },
   roster({ session, offers, survivors, many, ...grid }) {
-    const read = (of) => Object.fromEntries(Object.entries(of).map(([name, value]) => [name, ['client', 'purpose', 'round'].includes(name) ? value : bytes(value)]))
+    const one = (name, value) => (['client', 'purpose', 'round'].includes(name) ? value : bytes(value))
+    const read = (of) => Object.fromEntries(Object.entries(of).map(([name, value]) => [name, one(name, value)]))
     const [at, all] = [read(session), offers.map(read)]
     const digest = rosterDigest(at, { offers: all, ...grid })
-    return { keys_text: hex(keysText(at, all[0])), digest: hex(digest), survivors_text: hex(survivorsText(digest, ...survivors)), holders: holders(many.clients, bytes(many.digest), many.place) }
+    const texts = { keys_text: hex(keysText(at, all[0])), survivors_text: hex(survivorsText(digest, ...survivors)) }
+    return { ...texts, digest: hex(digest), holders: holders(many.clients, bytes(many.digest), many.place) }
   },
   rotation({ size, received, round }, _, expected) {
-    const turned = rotation(size, bytes(received), round)
+    const turned = rotationOf(size, text(bytes(received), big(round, 8)))
     const numbers = rotated(Float32Array.from({ length: size }, (_, i) => i / 64), turned)
     // binary32 and binary64 round differently.
     const isClose = expected.rotated.every((value, i) => Math.abs(value - numbers[i]) < 1e-3)
-    return { size: turned.rotated, rotated: isClose ? expected.rotated : [...numbers] }
+    return { size: turned.length, rotated: isClose ? expected.rotated : [...numbers] }
   },
   masks({ encryption, masking, seed, theirs, roster, received, numbers, figures, bits }) {
     const keys = maskKeys(bytes(roster))
-    const [pair, own] = [keys.pair(bytes(masking), publicOf(bytes(theirs)), bytes(received)), keys.own(bytes(seed), bytes(received))]
-    const { values, figures: sums } = addMasks(Int32Array.from(numbers), figures.map(BigInt), [[own, 1], [pair, -1]], bits)
-    return { pair: hex(pair), own: hex(own), parcel: hex(keys.parcel(bytes(encryption), 2)), values: hex(values), figures: hex(sums) }
+    const pair = keys.pair(bytes(masking), publicOf(bytes(theirs)), bytes(received))
+    const own = keys.own(bytes(seed), bytes(received))
+    const { values, figures: sums } = addMasks(numbers, figures.map(BigInt), [[own, 1], [pair, -1]], bits)
+    const parcel = keys.parcel(bytes(encryption), 2)
+    return { pair: hex(pair), own: hex(own), parcel: hex(parcel), values: hex(values), figures: hex(sums) }
   },
 }
 
@@ -130,7 +148,8 @@ function checkEncoder(wire) {
   const layout = new Layout('[["a",[40,30]],["b",[7]]]')
   const numbers = Float32Array.from({ length: layout.size }, (_, i) => (i < 1200 ? Math.sin(i * i) / 50 : 0))
   const made = encodePayload(layout, numbers, wire)
-  const error = numbers.reduce((sum, value, i) => sum + (value - made.decoded[i]) ** 2, 0) / numbers.reduce((sum, value) => sum + value * value, 0)
+  const squared = (values) => values.reduce((sum, value) => sum + value ** 2, 0)
+  const error = squared(numbers.map((value, i) => value - made.decoded[i])) / squared(numbers)
   const most = { fp32: 0, bf16: 1e-4 }[wire] ?? 2 * 4 ** -Number(wire)
   return error <= most && same([...decodePayload(layout, made, made.payload)], [...made.decoded])
 }
@@ -159,7 +178,8 @@ for (const file of readdirSync(folder).filter((each) => each.endsWith('.hex'))) 
   const name = file.slice(0, -4)
   const said = JSON.parse(readFileSync(join(folder, `${name}.json`)))
   // Sums are regions' alone.
-  if (said.envelope?.codec !== 12) attempt(name, levelOf(name), () => checkMessage(name, bytes(readFileSync(join(folder, file), 'utf8')), said))
+  const data = bytes(readFileSync(join(folder, file), 'utf8'))
+  if (said.envelope?.codec !== 12) attempt(name, levelOf(name), () => checkMessage(name, data, said))
 }
 for (const file of readdirSync(join(folder, 'derived'))) {
   const text = readFileSync(join(folder, 'derived', file), 'utf8')
@@ -167,5 +187,7 @@ for (const file of readdirSync(join(folder, 'derived'))) {
   const name = file.slice(0, -5)
   attempt(name, level, () => same(DERIVED[name](given, text, expected), expected))
 }
-for (const wire of ['fp32', 'bf16', '1', '4']) attempt(`encoder of ${wire}`, wire === 'fp32' ? 'minimal' : 'codecs', () => checkEncoder(wire))
+for (const wire of ['fp32', 'bf16', '1', '4']) {
+  attempt(`encoder of ${wire}`, wire === 'fp32' ? 'minimal' : 'codecs', () => checkEncoder(wire))
+}
 process.exitCode = results.every((result) => result === 'passed') ? 0 : 1

@@ -34,15 +34,21 @@ export interface Work {
   readonly progress: () => void
 }
 
+/** Of training and held-out sequences, as a ClientCard has them. */
+export interface Counts {
+  train_examples: number
+  train_tokens: number
+  held_out_examples: number
+  held_out_tokens: number
+}
+
 /** What trains. Each function may return a promise, and must let the event loop turn while it works. */
 export interface Trainer {
   /** SHA-256 that identifies the base, 32 bytes. */
   readonly fingerprint: Buffer
   readonly methods?: string[]
   /** How much data there is under these settings. Throws `messages.Refused` where the adapter or the data do not fit. */
-  describe(task: Pick<Work, 'layout' | 'spec' | 'settings'>):
-    | { trainExamples: number; trainTokens: number; heldOutExamples: number; heldOutTokens: number }
-    | Promise<{ trainExamples: number; trainTokens: number; heldOutExamples: number; heldOutTokens: number }>
+  describe(task: Pick<Work, 'layout' | 'spec' | 'settings'>): Counts | Promise<Counts>
   /** Trains a copy of the adapter for so many steps, and returns it. */
   train(task: Work & { steps: number; seed: bigint }): Promise<{ adapter: Float32Array; metrics?: Record<string, number> }>
   /** Summed losses of each held-out sequence, in nats, and how many tokens each sum has. */

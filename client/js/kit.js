@@ -1,20 +1,20 @@
-// A client's start-up kit.
+// A client's start-up kit, as `plait provision` makes it.
 
-import { createPrivateKey, createPublicKey, sign, X509Certificate } from 'node:crypto'
+import { createPrivateKey, sign, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import grpc from '@grpc/grpc-js'
-import { text } from './masks.js'
+import { rawPublic, text } from './masks.js'
 
-/** As `plait provision` makes it: the name, what signs, and the TLS credentials. */
+/** The name, what signs, the TLS credentials, and the federation's authority. */
 export function readKit(folder) {
   const file = (name) => readFileSync(join(folder, name))
-  const name = /^name = "(.*)"$/m.exec(file('kit.toml').toString())[1]
-  const key = createPrivateKey(file('node.key'))
-  const publicKey = createPublicKey(key).export({ format: 'der', type: 'spki' }).subarray(12)
-  const endorsement = sign('sha256', text('plait node key 1', name, publicKey), createPrivateKey(file('client.key')))
-  const identity = {
-    key: publicKey, sign: (bytes) => sign(null, bytes, key), certificate: new X509Certificate(file('client.crt')).raw, endorsement,
-  }
-  return { name, identity, credentials: grpc.credentials.createSsl(file('ca.crt'), file('client.key'), file('client.crt')), authority: file('ca.crt') }
+  const [authority, certificate, tlsKey] = ['ca.crt', 'client.crt', 'client.key'].map(file)
+  const name = /^name = "(.*)"$/m.exec(file('kit.toml'))[1]
+  const node = createPrivateKey(file('node.key'))
+  const key = rawPublic(node)
+  const endorsement = sign('sha256', text('plait node key 1', name, key), createPrivateKey(tlsKey))
+  const { raw } = new X509Certificate(certificate)
+  const identity = { key, sign: (bytes) => sign(null, bytes, node), certificate: raw, endorsement }
+  return { name, identity, authority, credentials: grpc.credentials.createSsl(authority, tlsKey, certificate) }
 }

@@ -77,7 +77,8 @@ export class Llama {
       for (let r = 0; r < rows; r++) {
         let dot = 0
         for (let i = 0; i < n; i++) dot += dy[r * n + i] * values[i] * x[r * n + i]
-        for (let i = 0; i < n; i++) dx[r * n + i] = inverse[r] * (dy[r * n + i] * values[i] - (x[r * n + i] * dot * inverse[r] ** 2) / n)
+        const shrink = (dot * inverse[r] ** 2) / n
+        for (let i = r * n; i < (r + 1) * n; i++) dx[i] = inverse[r] * (dy[i] * values[i - r * n] - x[i] * shrink)
       }
       return dx
     }
@@ -109,7 +110,10 @@ export class Llama {
     const weights = new Float32Array(heads * rows * rows)
     const scale = 1 / Math.sqrt(size)
     const each = (visit) => {
-      for (let h = 0; h < heads; h++) for (let r = 0; r < rows; r++) visit(h, r, (r * heads + h) * size, (h * rows + r) * rows, (s) => (s * groups + Math.floor((h * groups) / heads)) * size)
+      for (let h = 0; h < heads; h++) {
+        const key = (s) => (s * groups + Math.floor((h * groups) / heads)) * size
+        for (let r = 0; r < rows; r++) visit(h, r, (r * heads + h) * size, (h * rows + r) * rows, key)
+      }
     }
     each((h, r, at, row, key) => {
       let most = -Infinity
@@ -155,14 +159,16 @@ export class Llama {
     const name = `model.layers.${number}`
     const { num_attention_heads: heads, num_key_value_heads: groups } = this.config
     const before = this.#norm(`${name}.input_layernorm`, x, rows)
-    const [q, k, v] = ['q', 'k', 'v'].map((each) => this.#linear(`${name}.self_attn.${each}_proj`, before.y, rows, adapter))
+    const part = (each) => this.#linear(`${name}.self_attn.${each}_proj`, before.y, rows, adapter)
+    const [q, k, v] = ['q', 'k', 'v'].map(part)
     const attention = this.#attention(this.#turn(q.y, rows, heads, 1), this.#turn(k.y, rows, groups, 1), v.y, rows)
     const o = this.#linear(`${name}.self_attn.o_proj`, attention.y, rows, adapter)
     const middle = x.map((value, i) => value + o.y[i])
     const after = this.#norm(`${name}.post_attention_layernorm`, middle, rows)
     const [gate, up] = ['gate', 'up'].map((each) => this.#linear(`${name}.mlp.${each}_proj`, after.y, rows, adapter))
     const sigmoid = gate.y.map((value) => 1 / (1 + Math.exp(-value)))
-    const down = this.#linear(`${name}.mlp.down_proj`, gate.y.map((value, i) => value * sigmoid[i] * up.y[i]), rows, adapter)
+    const product = gate.y.map((value, i) => value * sigmoid[i] * up.y[i])
+    const down = this.#linear(`${name}.mlp.down_proj`, product, rows, adapter)
     const backward = (dy, gradient) => {
       const inner = down.backward(dy, gradient)
       const dgate = inner.map((g, i) => g * up.y[i] * sigmoid[i] * (1 + gate.y[i] * (1 - sigmoid[i])))
@@ -172,7 +178,8 @@ export class Llama {
       const dmiddle = after.backward(dafter).map((g, i) => g + dy[i])
       const [dq, dk, dv] = attention.backward(o.backward(dmiddle, gradient))
       const dbefore = q.backward(this.#turn(dq, rows, heads, -1), gradient)
-      for (const part of [k.backward(this.#turn(dk, rows, groups, -1), gradient), v.backward(dv, gradient)]) part.forEach((g, i) => (dbefore[i] += g))
+      k.backward(this.#turn(dk, rows, groups, -1), gradient).forEach((g, i) => (dbefore[i] += g))
+      v.backward(dv, gradient).forEach((g, i) => (dbefore[i] += g))
       return before.backward(dbefore).map((g, i) => g + dmiddle[i])
     }
     return { y: middle.map((value, i) => value + down.y[i]), backward }
@@ -197,7 +204,8 @@ export class Llama {
       const most = row.reduce((a, b) => Math.max(a, b))
       const total = row.reduce((sum, value) => sum + Math.exp(value - most), 0)
       loss += Math.log(total) + most - row[tokens[r + 1]]
-      if (gradient) row.forEach((value, i) => (row[i] = (share * (Math.exp(value - most) / total - (i === tokens[r + 1])))))
+      const slope = (value, i) => share * (Math.exp(value - most) / total - (i === tokens[r + 1]))
+      if (gradient) row.forEach((value, i) => (row[i] = slope(value, i)))
     }
     if (gradient) {
       let dx = last.backward(back(new Float32Array(rows * n), logits, rows, vocabulary, embedding, n))

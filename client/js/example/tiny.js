@@ -9,7 +9,10 @@ import { Llama } from './llama.js'
 const { sha256, Refused } = messages
 const FOLDER = new URL('../../../plait/training/tiny_base/', import.meta.url)
 const TOKENIZER_FILES = ['chat_template.jinja', 'tokenizer.json']
-const VOLATILE = ['_attn_implementation_autoset', '_model_name_or_path', '_name_or_path', 'dtype', 'torch_dtype', 'transformers_version', 'use_cache']
+const VOLATILE = [
+  '_attn_implementation_autoset', '_model_name_or_path', '_name_or_path', 'dtype', 'torch_dtype',
+  'transformers_version', 'use_cache',
+]
 
 /** The base: weights by name, its configuration, tokenizer, and fingerprint. */
 function readBase() {
@@ -31,17 +34,20 @@ function readBase() {
   const config = file('config.json').toString()
   lines.push(JSON.stringify(['config', sha256(canonical(config)).toString('hex')]))
   for (const name of TOKENIZER_FILES) lines.push(JSON.stringify(['file', name, sha256(file(name)).toString('hex')]))
-  return { weights, config: JSON.parse(config), tokenizer: JSON.parse(file('tokenizer.json')), fingerprint: sha256(lines.join('\n') + '\n') }
+  const tokenizer = JSON.parse(file('tokenizer.json'))
+  return { weights, config: JSON.parse(config), tokenizer, fingerprint: sha256(lines.join('\n') + '\n') }
 }
 
 /** JSON with sorted keys and without spaces; numbers stay as they are written. */
 function canonical(json) {
-  const kept = JSON.parse(json.replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, (token) => (token[0] === '"' ? token : `{"number":"${token}"}`)))
+  const wrapped = (token) => (token[0] === '"' ? token : `{"number":"${token}"}`)
+  const kept = JSON.parse(json.replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, wrapped))
   const write = (value) => {
     if (Array.isArray(value)) return `[${value.map(write)}]`
     if (value === null || typeof value !== 'object') return JSON.stringify(value)
     if (value.number) return value.number
-    return `{${Object.keys(value).filter((key) => !VOLATILE.includes(key)).sort().map((key) => `${JSON.stringify(key)}:${write(value[key])}`)}}`
+    const keys = Object.keys(value).filter((key) => !VOLATILE.includes(key)).sort()
+    return `{${keys.map((key) => `${JSON.stringify(key)}:${write(value[key])}`)}}`
   }
   return write(kept)
 }
@@ -50,7 +56,9 @@ function canonical(json) {
 function makeTokenizer({ model: { vocab, merges } }) {
   const ranks = new Map(merges.map((pair, i) => [pair.join(' '), i]))
   let shifted = 0
-  const letters = Array.from({ length: 256 }, (_, byte) => String.fromCodePoint((byte > 32 && byte < 127) || (byte > 160 && byte !== 173) ? byte : 256 + shifted++))
+  const isShown = (byte) => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173)
+  const codeOf = (byte) => (isShown(byte) ? byte : 256 + shifted++)
+  const letters = Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(codeOf(byte)))
   const words = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu
   return (text) => (text.match(words) ?? []).flatMap((word) => {
     const parts = [...Buffer.from(word)].map((byte) => letters[byte])
@@ -77,21 +85,28 @@ export function tinyTrainer(texts) {
   const base = readBase()
   const tokens = texts.flatMap((text) => [...makeTokenizer(base.tokenizer)(text), base.config.eos_token_id])
   const split = ({ seq_len: length, held_out_fraction: fraction, max_held_out_sequences: most }) => {
-    const rows = Array.from({ length: Math.floor(tokens.length / length) }, (_, i) => tokens.slice(i * length, (i + 1) * length))
+    const count = Math.floor(tokens.length / length)
+    const rows = Array.from({ length: count }, (_, i) => tokens.slice(i * length, (i + 1) * length))
     const held = Math.max(1, Math.round(rows.length * fraction))
     if (rows.length <= held) throw new Refused('TOO_LITTLE_DATA', `${rows.length} sequences are too few`)
     const last = rows.slice(-held)
     const step = Math.max(1, last.length / most)
-    return { train: rows.slice(0, -held), heldOut: Array.from({ length: Math.min(most, last.length) }, (_, i) => last[Math.floor(i * step)]) }
+    const heldOut = Array.from({ length: Math.min(most, last.length) }, (_, i) => last[Math.floor(i * step)])
+    return { train: rows.slice(0, -held), heldOut }
   }
-  const modelFor = ({ layout, spec }) => new Llama(base.weights, base.config, layout, spec.peft_config.lora_alpha / (spec.peft_config.use_rslora ? Math.sqrt(spec.peft_config.r) : spec.peft_config.r))
+  const modelFor = ({ layout, spec: { peft_config: { lora_alpha: alpha, r, use_rslora: isRoot } } }) =>
+    new Llama(base.weights, base.config, layout, alpha / (isRoot ? Math.sqrt(r) : r))
   return {
     fingerprint: base.fingerprint,
     methods: ['lora', 'rslora'],
     describe({ settings, spec }) {
-      if (!['lora', 'rslora'].includes(spec.method) || spec.task !== 'causal-lm' || (settings.objective ?? 'sft') !== 'sft') throw new Refused('SPEC_MISMATCH', 'this trainer knows LoRA of a language model alone')
+      const isKnown = ['lora', 'rslora'].includes(spec.method) && spec.task === 'causal-lm'
+      const { objective = 'sft', loss = 'cross_entropy', proximal = 0 } = settings
+      const isPlain = objective === 'sft' && loss === 'cross_entropy' && proximal === 0
+      if (!isKnown || !isPlain) throw new Refused('SPEC_MISMATCH', 'this trainer knows LoRA of a language model alone')
       const { train, heldOut } = split(settings)
-      return { trainExamples: train.length, trainTokens: train.length * settings.seq_len, heldOutExamples: heldOut.length, heldOutTokens: heldOut.length * settings.seq_len }
+      const [train_tokens, held_out_tokens] = [train, heldOut].map((rows) => rows.length * settings.seq_len)
+      return { train_examples: train.length, train_tokens, held_out_examples: heldOut.length, held_out_tokens }
     },
     async train({ adapter, layout, spec, settings, steps, seed, signal }) {
       const [model, { train }] = [modelFor({ layout, spec }), split(settings)]
@@ -102,7 +117,8 @@ export function tinyTrainer(texts) {
       let sum = 0
       for (let step = 1; step <= steps; step++) {
         const gradient = new Float32Array(layout.size)
-        for (let i = 0; i < size; i++) sum += model.loss(train[order.next().value], adapter, gradient, 1 / size / (settings.seq_len - 1))
+        const share = 1 / size / (settings.seq_len - 1)
+        for (let i = 0; i < size; i++) sum += model.loss(train[order.next().value], adapter, gradient, share)
         const norm = Math.sqrt(gradient.reduce((total, g) => total + g * g, 0))
         const scale = Math.min(1, settings.max_grad_norm / (norm + 1e-6))
         for (const { name, offset, size: length } of layout.tensors) {
@@ -110,7 +126,8 @@ export function tinyTrainer(texts) {
           for (let i = offset; i < offset + length; i++) {
             m[i] = 0.9 * m[i] + 0.1 * gradient[i] * scale
             v[i] = 0.999 * v[i] + 0.001 * (gradient[i] * scale) ** 2
-            adapter[i] -= rate * (m[i] / (1 - 0.9 ** step) / (Math.sqrt(v[i] / (1 - 0.999 ** step)) + 1e-8) + settings.weight_decay * adapter[i])
+            const [mean, square] = [m[i] / (1 - 0.9 ** step), v[i] / (1 - 0.999 ** step)]
+            adapter[i] -= rate * (mean / (Math.sqrt(square) + 1e-8) + settings.weight_decay * adapter[i])
           }
         }
         // Lets the connection breathe, and a withdrawal come through.
