@@ -1,1 +1,1 @@
-"""A client of a federation: plait's Flower ClientApp."""
+"""A client of a federation: plait's resident node, and its Flower ClientApp (`client.app`)."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from flwr.app import Context
 
 from client.keeper import Kept
-from plait.flower.apps import Answering, client_app
+from plait.flower.apps import client_app
+from plait.rounds.channel import Answering
 
 if TYPE_CHECKING:
     from client.contexts import ContextParticipants

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from client.consent import Consents, agree, consent_digest
 from client.journal_file import JournalFile
 from client.proposal import Proposal
-from client.runner import AppRunner, Capacity, DecliningRunner, Run, TaskRunner
+from client.runner import Capacity, DecliningRunner, ParticipantRunner, Run, TaskRunner
 from client.settings import NodeSettings, check_trainer
 from client.state_directory import memory_folder
 from client.wording import shown
@@ -78,12 +78,10 @@ class Agreement:
     """A run that this node's operator agrees to, on the base that is here.
 
     Attributes:
-        table: the run configuration on this node.
-        settled: the same, with nothing left open.
+        settled: the run configuration on this node, with nothing left open.
         policy: the operator's; what it leaves open is as the plan says if the operator was shown that.
     """
 
-    table: dict[str, Scalar]
     settled: Settled
     base: LocatedBase
     policy: Policy
@@ -134,7 +132,7 @@ def agreed(
             )
 
     quiet_libraries()
-    table, settled, policy = consented(
+    settled, policy = consented(
         run, settings, check=check, parameters=_parameters, progress=progress, ask=ask, spent=spent
     )
     config, own_base = settled.config, settings.base_for(str(run.config.get("base", "")))
@@ -151,7 +149,7 @@ def agreed(
             f"base '{config.base}' is {found.hex()[:16]} here, expected {run.base_fingerprint.hex()[:16]} as at the "
             "server; give --base the model that the run adapts, weights, config and tokenizer alike"
         )
-    return Agreement(table, settled, located, policy)
+    return Agreement(settled, located, policy)
 
 
 def open_runner(
@@ -162,7 +160,7 @@ def open_runner(
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None = None,
     kept: KeptBase | None = None,
-) -> AppRunner:
+) -> ParticipantRunner:
     """Agree to the run, and prepare to work for it with own data.
 
     Args:
@@ -179,7 +177,6 @@ def open_runner(
     from client.identity import identity_of
     from client.participant import own_client
     from plait.adapters.methods import METHODS
-    from plait.flower.apps import HostedApp, client_app
     from plait.training.device import limit_memory
 
     journal = journal_of(settings, dataset.fingerprint)
@@ -203,7 +200,6 @@ def open_runner(
         devices=settings.device,
     )
     participant = client.participant(memory)
-    app = client_app(lambda _: participant)
     base = client.model.base
     base.memory_limit_bytes = settings.max_memory_bytes
     devices: dict[str, int] = {}
@@ -217,8 +213,8 @@ def open_runner(
         placement = base.placement(own, resolved.settled.plan.settings)
         names = ", ".join(map(str, base.devices))
         progress(f"{names}: {placement.in_words if placement else 'the base on each, and a share of every batch'}")
-    return AppRunner(
-        HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=agreement.table),
+    return ParticipantRunner(
+        participant,
         capacity=Capacity(
             base_fingerprint=resolved.base_fingerprint,
             methods=tuple(sorted(METHODS)),
@@ -286,7 +282,7 @@ def consented(
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None,
     spent: float,
-) -> tuple[dict[str, Scalar], Settled, Policy]:
+) -> tuple[Settled, Policy]:
     """Ask the operator about a run that the policy allows: once, or each time if clients do not trust its server.
 
     Args:
@@ -299,7 +295,7 @@ def consented(
         spent: epsilon of earlier runs on the node's data in this federation.
 
     Returns:
-        As in `Agreement`: the run configuration on this node, its settings, and the policy.
+        As in `Agreement`: the run's settings on this node, and the policy.
 
     Raises:
         PolicyError: the operator does not allow the run, or did not consent.
@@ -318,7 +314,7 @@ def consented(
     policy.check_run(told)
     policy.check_time(datetime.now(), labels=run.labels)
     _agree(run, told, settings, lambda: parameters(settled), progress=progress, ask=ask, spent=spent)
-    return table, settled, policy
+    return settled, policy
 
 
 def _agree(

@@ -192,7 +192,6 @@ class Connection:
         config = {} if is_none else _run_config(welcome.run_config_json)
         run = Run(
             welcome.run_id,
-            welcome.node_id,
             config,
             welcome.base_fingerprint,
             stays=welcome.stays,

@@ -20,10 +20,10 @@ from client.state_directory import locked, memory_folder
 from plait.config import RunConfig, config_from_table
 from plait.data import as_dataset
 from plait.errors import ConfigError, PeerError
-from plait.flower.apps import Answering
 from plait.flower.memory import ContextMemory
 from plait.plugins import admit
 from plait.policy import Policy, load_policy
+from plait.rounds.channel import Answering
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.memory import Memory
 from plait.run import resolve

@@ -27,7 +27,7 @@ from flwr.app import Context, RecordDict
 
 from plait.errors import ConfigError, MachineError, PlaitError
 from plait.files import make_private_directory
-from plait.flower.apps import Answering
+from plait.rounds.channel import Answering
 
 _CREDENTIALS = struct.Struct("3i")  # process, user and group
 _SIZES = struct.Struct("<QQ")

@@ -1,4 +1,4 @@
-"""Where a node does the tasks of one run: with a ClientApp, or by declining each of them."""
+"""Where a node does the tasks of one run: with a participant, or by declining each of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from client.wording import failure
 from plait.abandon import Abandoned
 from plait.config import Scalar
 from plait.errors import PeerError, PlaitError, PolicyError
+from plait.rounds.channel import Answering
 from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_reply
 
 _LARGEST_REFUSAL = 65536
@@ -21,15 +22,13 @@ class Run:
     """What a server says of its run when it takes a node in.
 
     Attributes:
-        run_id: Flower's number of the run.
-        node_id: Flower's number of the node.
+        run_id: number of the run.
         base_fingerprint: SHA-256 of the base that the run adapts, 32 bytes; empty where any will do.
         stays: whether the server stays when the run is over, and another may follow.
         labels: what the run asks its clients to state.
     """
 
     run_id: int
-    node_id: int
     config: Mapping[str, Scalar]
     base_fingerprint: bytes
     stays: bool = False
@@ -77,25 +76,17 @@ class TaskRunner(Protocol):
         ...
 
 
-class App(Protocol):
-    """What does tasks in this process."""
-
-    def answer(self, *, task_id: str, message_type: str, group_id: str, head: bytes, body: bytes) -> bytes:
-        """The answer to a task, of its bytes in two parts."""
-        ...
-
-
 @dataclass(eq=False)
-class AppRunner:
-    """An app, such as a ClientApp, at work on one run.
+class ParticipantRunner:
+    """A participant at work on one run.
 
     Attributes:
-        app: in this process.
+        participant: in this process.
         capacity: what the node can do.
-        refusal: why plait's own app refused the newest task, in more words than it may tell the server.
+        refusal: why the participant refused the newest task, in more words than it may tell the server.
     """
 
-    app: App
+    participant: Answering
     _: KW_ONLY
     capacity: Capacity
     refusal: Callable[[], str] = lambda: ""
@@ -103,30 +94,24 @@ class AppRunner:
     def answer(self, task: Task, body: bytes) -> Answer:
         """Do a task; what goes wrong becomes an answer that says so, without a word of the data."""
         try:
-            data = self.app.answer(
-                task_id=task.task_id,
-                message_type=task.message_type,
-                group_id=task.group_id,
-                head=task.head,
-                body=body,
-            )
+            data = self.participant.answer(task.head + body)
         except Abandoned:
             raise
         except PlaitError as error:
             return Answer.failed(str(error))
         except Exception as error:
-            # An app may raise anything; the node outlives it.
+            # Libraries raise anything; the node outlives it.
             return Answer.failed(failure(error))
         return Answer.of(Kind.PLAIT, data, failure=self._refusal_in(data))
 
     def _refusal_in(self, data: bytes) -> str:
-        """Why plait's own app refused, if it did."""
+        """Why the participant refused, if it did."""
         if len(data) > _LARGEST_REFUSAL:
             return ""
         try:
             reply = decode_reply(data, max_bytes=_LARGEST_REFUSAL)
         except PeerError:
-            return ""  # another app's bytes
+            return ""
         if not isinstance(reply, Refusal):
             return ""
         return f"{reply.reason.name.lower().replace('_', ' ')}: {self.refusal() or reply.detail}"

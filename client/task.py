@@ -1,4 +1,4 @@
-"""A task from a server, and the answer to it, as bytes; knows neither Flower nor the network."""
+"""A task from a server, and the answer to it, as bytes; knows nothing of the network."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Task:
 
     Attributes:
         task_id: its name within the run.
-        message_type: Flower's: query, train or evaluate, possibly with an action.
-        group_id: Flower's: the round.
+        message_type: query, train or evaluate, possibly with an action.
+        group_id: the round.
         head: the beginning of its bytes.
         body_bytes: size of the rest.
         body_sha256: SHA-256 of the rest, 32 bytes; empty if there is none.

@@ -1,1 +1,1 @@
-"""The server of a federation: plait's Flower ServerApp."""
+"""The server of a federation: plait's service over gRPC, and its Flower ServerApp (`server.app`)."""

@@ -25,7 +25,7 @@ class Terms:
     """Values sent to every node that a run admits.
 
     Attributes:
-        run_id: Flower's number of the run.
+        run_id: number of the run.
         run_config: the run configuration; nodes receive the part that clients need.
         base_fingerprint: SHA-256 of the base, 32 bytes; empty admits nodes with any base.
         labels: what a node must state to be admitted.

@@ -1,6 +1,6 @@
 """The gRPC service of federation.proto: translates between calls and sessions, tasks and uploads.
 
-Knows nothing of Flower, and nothing of the content of tasks and answers.
+Knows nothing of the content of tasks and answers.
 """
 
 from __future__ import annotations

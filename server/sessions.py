@@ -33,7 +33,7 @@ class Node:
     Attributes:
         name: the name that its key was provisioned for.
         public_key: its Ed25519 key, 32 bytes; empty if it showed none on an insecure connection.
-        number: Flower's id of it.
+        number: by which the run knows it.
         labels: what it said of itself at its last connection.
         version: of its software, as it said.
         session: its connection; None while it is away.

@@ -58,7 +58,7 @@ def status_of(
             {"name": name, "reason": reason, "detail": detail}
             for name, (reason, detail) in sorted(summary.unfit.items())
         ],
-        "late": [name for name in names if any(task.message_id in late for task in of_node.get(name, []))],
+        "late": [name for name in names if any(task in late for task in of_node.get(name, []))],
         "nodes": [_attached(node, now) for node in nodes if node.session is not None],
         "nodes_away": [{"name": node.name, "away_s": _rounded(now - node.left)} for node in nodes if not node.session],
         "downlink_bytes": sum(node.downlink_bytes for node in nodes),
@@ -92,13 +92,13 @@ def status_of_host(hosting: Hosting) -> str:
     return json.dumps(status_of(summary, hosting.sessions, tasks, directory=hosting.directory))
 
 
-def _late(tasks: Sequence[Task], registry: TaskRegistry, now: float) -> dict[str, float]:
-    """For each late task, by message id, the seconds since it became late."""
-    late: dict[str, float] = {}
+def _late(tasks: Sequence[Task], registry: TaskRegistry, now: float) -> dict[Task, float]:
+    """For each late task the seconds since it became late."""
+    late: dict[Task, float] = {}
     for task in filter(lambda task: task.is_open, tasks):
         limit_s = late_after_s(registry.took_s(task.work.group_id, task.work.message_type))
         if limit_s is not None and now - task.given > limit_s:
-            late[task.message_id] = now - task.given - limit_s
+            late[task] = now - task.given - limit_s
     return late
 
 
@@ -106,14 +106,14 @@ def _member(
     name: str,
     node: Node | None,
     tasks: Sequence[Task],
-    late: Mapping[str, float],
+    late: Mapping[Task, float],
     now: float,
     *,
     lost: str | None,
 ) -> dict[str, Json]:
     waiting = [task for task in tasks if task.is_open]
     away = node is None or node.session is None
-    overdue = [late[task.message_id] for task in waiting if task.message_id in late]
+    overdue = [late[task] for task in waiting if task in late]
     return {
         "name": name,
         "state": (f"lost: {lost}" if lost else "answered") if not waiting else "away" if away else "working",

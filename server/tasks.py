@@ -10,11 +10,11 @@
                   └─────────────┴──> WITHDRAWN <──────┘
 
 A task is PENDING until its node can work, and again when the node's session ends. FAILED: no answer will come, and the
-ServerApp is told why. WITHDRAWN: the ServerApp does not want the answer. The bytes received of an answer are in the
+run is told why. WITHDRAWN: the run does not want the answer. The bytes received of an answer are in the
 inbox and independent of all this. So a task whose answer exists from before a restart goes from PENDING to ANSWERED at
 once: it has the same name, made of its round, type and number.
 
-The ServerApp's thread and the service's event loop both call this. Knows nothing of Flower and of gRPC's calls.
+The run's thread and the service's event loop both call this. Knows nothing of gRPC's calls.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from plait.errors import DiskFullError
+from plait.rounds.channel import Purpose
 from plait.transport.protocol import HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.bodies import Bodies
 from server.inbox import Inbox, StoredAnswer, group_and_type, is_later, task_id_of
 from server.sessions import Fitness, Session, Sessions
 
-DURABLE_TYPE = "train"
+DURABLE_TYPE = Purpose.TRAIN.message_type
 """Answers of this message type are kept until another group's tasks go out, the others until they are pulled."""
 _INLINE_BYTES = 16384
 """A task up to this size is sent whole inside `Work`: a second call would cost more."""
@@ -66,7 +66,6 @@ class Task:
     """One task of one node. Only the registry changes it.
 
     Attributes:
-        message_id: Flower's name for it.
         work: the message to the node.
         given: when, on the monotonic clock.
         session: the session that it was delivered to; None while it is pending.
@@ -74,7 +73,6 @@ class Task:
         mismatches: number of answers whose SHA-256 differed from the one announced.
     """
 
-    message_id: str
     node: str
     work: pb.Work
     given: float = field(default_factory=time.monotonic)
@@ -118,9 +116,9 @@ class TaskRegistry:
         self._changed = sessions.changed
         self.failure: DiskFullError | None = None
         self._bodies = Bodies()
-        self._by_message: dict[str, Task] = {}
+        self._all: dict[Task, None] = {}
         self._by_node: dict[str, dict[str, Task]] = {}
-        self._unpulled: dict[str, Task] = {}  # answered or failed
+        self._unpulled: dict[Task, None] = {}  # answered or failed
         # Number of tasks assigned per (node, group, type); of each type's newest group only.
         self._given: Counter[tuple[str, str, str]] = Counter()
         self._groups: dict[str, str] = {}
@@ -128,16 +126,15 @@ class TaskRegistry:
         self._past: set[tuple[str, str]] = set()
         self._events = self._seen = 0
 
-    # Called by the ServerApp's thread.
+    # Called by the run's thread.
 
-    def give(self, node: str, *, message_id: str, message_type: str, group: str, head: bytes, body: bytes) -> Task:
+    def give(self, node: str, *, message_type: str, group: str, head: bytes, body: bytes) -> Task:
         """Assign a task to a node: sent at once if the node is ready, and not at all if its answer exists already.
 
         Args:
             node: name of the node.
-            message_id: Flower's name for the task.
-            message_type: Flower's type.
-            group: Flower's group.
+            message_type: of its purpose.
+            group: of its round.
             head: the beginning of the bytes.
             body: the rest; tasks that share it share the object.
 
@@ -158,11 +155,11 @@ class TaskRegistry:
                 head=head,
                 body_bytes=len(body),
             )
-            task = Task(message_id, node, work)
-            self._by_message[message_id] = self._by_node.setdefault(node, {})[task.task_id] = task
+            task = self._by_node.setdefault(node, {})[work.task_id] = Task(node, work)
+            self._all[task] = None
             if self._inbox.has(node, task.task_id):
                 task.move(TaskState.ANSWERED)
-                self._unpulled[message_id] = task
+                self._unpulled[task] = None
                 self._note()
                 return task
             if body:
@@ -171,15 +168,14 @@ class TaskRegistry:
             self._deliver(node)
             return task
 
-    def settled(self, message_ids: Iterable[str]) -> list[Task]:
+    def settled(self, wanted: Container[Task]) -> list[Task]:
         """The tasks among these that are answered or failed, in that order of time."""
-        wanted = message_ids if isinstance(message_ids, Mapping | AbstractSet) else frozenset(message_ids)
         with self._changed:
             # Thousands may be waited for, and few have come since the last look.
-            return [task for message_id, task in self._unpulled.items() if message_id in wanted]
+            return [task for task in self._unpulled if task in wanted]
 
     def pulled(self, task: Task, *, keep: bool) -> None:
-        """The ServerApp has the answer.
+        """The run has the answer.
 
         Args:
             task: the task answered.
@@ -194,12 +190,11 @@ class TaskRegistry:
         """The answer to an answered task, from disk."""
         return self._inbox.read(task.node, task.task_id)
 
-    def withdraw(self, message_ids: Iterable[str], reason: str) -> None:
+    def withdraw(self, tasks: Iterable[Task], reason: str) -> None:
         """Stop waiting for these, and tell their nodes, which may still be working on them after a reconnect."""
         with self._changed:
-            for message_id in message_ids:
-                task = self._by_message.get(message_id)
-                if task is None:
+            for task in tasks:
+                if task not in self._all:
                     continue
                 if task.is_open:
                     self._tell(task, reason)
@@ -249,7 +244,7 @@ class TaskRegistry:
         now = time.monotonic()
         with self._changed:
             lost: list[Task] = []
-            for task in self._by_message.values():
+            for task in self._all:
                 node = self.sessions.named(task.node)
                 if node is not None and node.session is not None:
                     continue
@@ -316,7 +311,7 @@ class TaskRegistry:
     def all(self) -> list[Task]:
         """All tasks that have not been pulled, oldest first."""
         with self._changed:
-            return list(self._by_message.values())
+            return list(self._all)
 
     def took_s(self, group: str, message_type: str) -> list[float]:
         """Times of the answered tasks of this type, if the group is the newest."""
@@ -357,12 +352,12 @@ class TaskRegistry:
         if state is not TaskState.ANSWERED:
             self._inbox.remove(task.node, task.task_id)
         if state is not TaskState.WITHDRAWN:
-            self._unpulled[task.message_id] = task
+            self._unpulled[task] = None
         self._note()
 
     def _forget(self, task: Task) -> None:
-        self._by_message.pop(task.message_id, None)
-        self._unpulled.pop(task.message_id, None)
+        self._all.pop(task, None)
+        self._unpulled.pop(task, None)
         of_node = self._by_node.get(task.node, {})
         of_node.pop(task.task_id, None)
         if not of_node:
@@ -401,7 +396,7 @@ class TaskRegistry:
         if before is not None:
             if not is_later(before, than=group):
                 self._past.add((before, message_type))
-            open_tasks = {(task.node, task.work.group_id) for task in self._by_message.values()}
+            open_tasks = {(task.node, task.work.group_id) for task in self._all}
             for key in [key for key in self._given if key[2] == message_type and key[1] != group]:
                 if key[:2] not in open_tasks and not is_later(key[1], than=group):
                     del self._given[key]

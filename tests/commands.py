@@ -1,6 +1,6 @@
 """`plait` in processes of its own that start at once: forked from one that has loaded its libraries already.
 
-Loading torch, transformers, PEFT and flwr takes six seconds of processor time, more than most runs on the tiny base. A
+Loading torch, transformers and PEFT takes six seconds of processor time, more than most runs on the tiny base. A
 forked process is a real one: it has its own pid, directory, environment, streams and exit status, can be stopped and
 killed, and ends as any Python process does. Only what happens while `plait.cli.main` is imported is not tested by it:
 tests/plait/cli/test_main.py, tests/plugins and the `original` run of tests/plait/cli start Python itself.
@@ -31,7 +31,7 @@ from tests.unrendered import plots_unrendered
 
 LOADED = (
     "client.node", "matplotlib.backends.backend_agg", "numpy.random", "pandas", "peft", "plait.cli.main",
-    "plait.federation", "plait.flower.apps", "plait.report.plots", "plait.simulation.execution", "server.grpc_grid",
+    "plait.federation", "plait.report.plots", "plait.simulation.execution", "server.nodes_channel",
     "torch", "transformers.models.llama.modeling_llama",
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api.apps import add_apps_to_path
-from plait.api.service import kit_of, open_grid
+from plait.api.service import kit_of, open_channel
 from plait.api.serving import Serving
 from plait.errors import DiskFullError, PlaitError, PolicyError
 from plait.rounds import events
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from client.settings import NodeSettings
     from client.task import Answer, Task
     from plait.rounds.region import Region
-    from server.grpc_grid import GrpcGrid
+    from server.nodes_channel import NodesChannel
 
 
 _MOST_NAMED = 16
@@ -83,7 +83,7 @@ class RegionalNode:
 
         self._settings, self._serving, self._out, self._journal = settings, serving, out, journal
         self._ask, self._on_event = ask, on_event
-        self._grid: GrpcGrid | None = None
+        self._channel: NodesChannel | None = None
         self._region: Region | None = None
         self._address = ""
         self.node: Node = Node(settings, self._open, journal)
@@ -110,8 +110,8 @@ class RegionalNode:
         finally:
             if self._region is not None:
                 self._region.close()
-            if self._grid is not None:
-                self._grid.stop(finished=finished)
+            if self._channel is not None:
+                self._channel.stop(finished=finished)
 
     def _open(self, run: Run) -> TaskRunner:
         from client.runner import DecliningRunner
@@ -149,7 +149,6 @@ class RegionalNode:
         from client.base import agreed
         from client.runner import Capacity
         from plait.adapters.methods import METHODS
-        from plait.flower.channel import GridChannel
         from plait.regional import below, open_region
         from plait.report.wording import plural
         from plait.rounds.description import REPLY_BYTES
@@ -165,14 +164,16 @@ class RegionalNode:
         if self._region is not None:
             self._region.close()
             self._region = None
-        if self._grid is None:
-            self._grid = open_grid(self._serving, clients=config.levels[0] if config.levels else 1, stays=run.stays)
+        if self._channel is None:
+            self._channel = open_channel(
+                self._serving, clients=config.levels[0] if config.levels else 1, stays=run.stays
+            )
         else:
-            self._grid.end()
+            self._channel.end()
         self._region = open_region(
             resolved,
             settings.name,
-            GridChannel(self._grid),
+            self._channel,
             directory.path,
             policy=agreement.policy,
             sign=settings.kit.node_key.sign if settings.kit else None,
@@ -180,7 +181,7 @@ class RegionalNode:
         )
         layout, has_regions = resolved.ranks.master.spec.layout, len(config.levels) > 1
         of = "region" if has_regions else "client"
-        self._grid.begin(
+        self._channel.begin(
             Terms(
                 run.run_id, table | {"tree": config.tree, "deadline-s": config.deadline_s}, resolved.base_fingerprint
             ),
@@ -193,8 +194,8 @@ class RegionalNode:
         )
         if not self._address:
             # Not before a run that has regions: the server above may have others first.
-            self._grid.start()
-            self._address = self._grid.address
+            self._channel.start()
+            self._address = self._channel.address
         self._journal.tell("serving", f"serving {settings.name}'s clients on {self._address}")
         return RegionRunner(
             self._region,

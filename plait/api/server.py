@@ -102,7 +102,7 @@ class Server:
         """
         if self._service is None:
             raise ConfigError("the server has no address yet, expected start or a with block before")
-        return self._service.grid.address
+        return self._service.channel.address
 
     def start(self) -> None:
         """Begin to serve; a run begins once enough clients are there.
@@ -119,7 +119,7 @@ class Server:
         if self._service is None:
             conclude(directory)
             return
-        self._service.grid.start()
+        self._service.channel.start()
         self._thread = threading.Thread(target=self._work, args=(self._service,), name="plait-server", daemon=True)
         self._thread.start()
 
@@ -167,7 +167,7 @@ class Server:
                     service.drive(quiet=self._quiet)
                     finished = True
                 finally:
-                    service.grid.stop(finished=finished)
+                    service.channel.stop(finished=finished)
                 conclude(service.directory)
         except Interrupted:
             # Asked by `stop` or by a callback.

@@ -6,7 +6,7 @@ Sets no signal handler and configures no logging: both are the caller's.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -28,13 +28,10 @@ from plait.rounds.stop import StopRequest
 from plait.simulation.names import check_names
 
 if TYPE_CHECKING:
-    from flwr.serverapp import ServerApp
-
-    from plait.rounds.channel import Channel
     from plait.trust.identity import Vouch
     from plait.trust.kit import ServerKit
     from server.calls import MoreCalls
-    from server.grpc_grid import GrpcGrid
+    from server.nodes_channel import NodesChannel
 
 _NEWCOMERS = 16
 _AT_THE_DOOR = 64
@@ -47,21 +44,21 @@ class Service:
     Attributes:
         settings: of the run.
         directory: of the run.
-        grid: serves between its `start` and its `stop`.
-        app: the run itself.
+        channel: to its clients; serves between its `start` and its `stop`.
+        rounds: runs them to their end.
     """
 
     settings: RunConfig
     directory: RunDirectory
-    grid: GrpcGrid
-    app: ServerApp
+    channel: NodesChannel
+    rounds: Callable[[], object]
 
     def followed(self, *, quiet: bool) -> AbstractContextManager[None]:
         """The trackers of the run follow it while the block runs."""
         return beside(self.settings, self.directory.path, quiet=quiet)
 
     def drive(self, *, quiet: bool) -> None:
-        """Run the rounds to their end while the grid serves.
+        """Run the rounds to their end while the channel serves.
 
         Raises:
             PlaitError: the reason that the run stopped; everything received until then is on disk.
@@ -75,11 +72,11 @@ class Service:
             evaluators=settings.evaluators,
             quiet=quiet,
         ):
-            self.grid.drive(self.app)
+            self.rounds()
 
 
-def open_grid(serving: Serving, *, clients: int, stays: bool = False, more: MoreCalls | None = None) -> GrpcGrid:
-    """A grid without a run.
+def open_channel(serving: Serving, *, clients: int, stays: bool = False, more: MoreCalls | None = None) -> NodesChannel:
+    """A channel without a run.
 
     Args:
         serving: where and how to serve.
@@ -91,11 +88,11 @@ def open_grid(serving: Serving, *, clients: int, stays: bool = False, more: More
         PlaitError: the kit or the address is not valid.
     """
     from plait.rounds.description import REPLY_BYTES
-    from server.grpc_grid import GrpcGrid
     from server.limits import Limits
+    from server.nodes_channel import NodesChannel
 
     kit = kit_of(serving)
-    return GrpcGrid(
+    return NodesChannel(
         serving.listen,
         kit=kit,
         limits=Limits(
@@ -115,7 +112,7 @@ def open_service(
     settings: RunConfig,
     serving: Serving,
     *,
-    grid: GrpcGrid | None = None,
+    channel: NodesChannel | None = None,
     labels: Collection[str] = (),
     on_event: OnEvent = lambda _: None,
     stop: StopRequest | None = None,
@@ -127,7 +124,7 @@ def open_service(
         directory: of the run.
         settings: of the run.
         serving: where and how to serve; kept in the run directory.
-        grid: the one that stays between runs; by default a new one for this run.
+        channel: the one that stays between runs; by default a new one for this run.
         labels: what its clients must state.
         on_event: called with every event, besides the server's log.
         stop: asks the run to stop, or to end early.
@@ -155,7 +152,6 @@ def open_service(
     add_apps_to_path()
     with status("loading libraries", quiet=quiet):
         from plait.federation import beginning_of, check_vouched_for, run_federation
-        from plait.flower.apps import server_app
         from plait.rounds.description import REPLY_BYTES
         from plait.rounds.named_callbacks import heard
         from plait.rounds.run_progress import LiveProgress, RunProgress
@@ -165,7 +161,7 @@ def open_service(
         from server.hosting import Terms
         from server.log import say_event
 
-        grid = grid or open_grid(serving, clients=settings.below)
+        channel = channel or open_channel(serving, clients=settings.below)
         vouch = vouch_of(serving)
     with TURN, status(f"looking for base {settings.base}", quiet=quiet):
         # Invalid settings are refused before clients are accepted.
@@ -174,7 +170,8 @@ def open_service(
             check_vouched_for(settled)
         run = resolve(settled, progress=lambda text: say(text, quiet=quiet))
         start = None if directory.has_started else beginning_of(run)
-    grid.begin(
+    asked = stop or StopRequest()
+    channel.begin(
         Terms(serving.run_number, run.settled.announced, run.base_fingerprint, frozenset(labels)),
         inbox=directory.inbox,
         max_answer_bytes=REPLY_BYTES
@@ -183,21 +180,19 @@ def open_service(
             directory.ledger,
             RunProgress(run=directory.path.name, rounds=settings.rounds, deadline_s=settings.deadline_s or None),
         ),
+        stop=asked,
     )
 
     def log_and_pass_on(event: Event) -> None:
         say_event(event)
         on_event(event)
 
-    asked = stop or StopRequest()
-
-    def federate(channel: Channel, *_: object) -> None:
+    def rounds() -> None:
         with heard(settings.callbacks, directory, asked, log_and_pass_on) as hear:
             run_federation(channel, run, start=start, on_event=hear, stop=asked, vouch=vouch)
 
-    app = server_app(federate, asked)
     serving.save(directory.server)
-    return Service(settings, directory, grid, app)
+    return Service(settings, directory, channel, rounds)
 
 
 def vouch_of(serving: Serving) -> Vouch | None:

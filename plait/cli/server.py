@@ -121,10 +121,10 @@ def serve(
         return
     log_to(directory.server_log)
     stop_on_signals(f"plait resume {settings.out}")
-    beside = page_beside(directory.path, page, status_json=service.grid.status_json)
+    beside = page_beside(directory.path, page, status_json=service.channel.status_json)
     with beside, service.followed(quiet=quiet):
-        with service.grid:
-            address = service.grid.address
+        with service.channel:
+            address = service.channel.address
             awaited = plural(settings.below, "region" if len(settings.levels) > 1 else "client")
             say(f"serving on {address}; waiting for {awaited}", quiet=quiet)
             service.drive(quiet=quiet)

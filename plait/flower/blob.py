@@ -6,40 +6,29 @@ not. A task is its own head and a body that all tasks of a round share: the body
 
 from __future__ import annotations
 
-from typing import cast
-
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from plait.errors import PeerError
-from plait.rounds.channel import Data
 
 _RECORD = "plait"
 _HEAD, _BODY = "head", "body"
 STYPE = "plait.v1"
 
 
-def to_content(head: Data, body: bytes = b"") -> RecordDict:
+def to_content(head: bytes, body: bytes = b"") -> RecordDict:
     """Wrap bytes as the content of a Flower message.
 
     Args:
-        head: a view if the message stays in this process and `data_of` reads it, otherwise bytes.
+        head: the beginning.
         body: the rest.
     """
     parts = {_HEAD: head, _BODY: body} if body else {_HEAD: head}
-    record = ArrayRecord({name: _to_array(part) for name, part in parts.items()})
-    if not isinstance(head, bytes):
-        record[_HEAD].data = cast("bytes", head)  # Flower requires bytes, and reads them only when it sends them
-    return RecordDict({_RECORD: record})
+    return RecordDict({_RECORD: ArrayRecord({name: to_array(part) for name, part in parts.items()})})
 
 
-def parts_of(content: RecordDict) -> tuple[bytes, bytes] | None:
-    """Head and body of a message's content; None if it does not contain plait's bytes."""
-    record = content.get(_RECORD)
-    if len(content) != 1 or not isinstance(record, ArrayRecord) or list(record) not in ([_HEAD], [_HEAD, _BODY]):
-        return None
-    if any(array.stype != STYPE for array in record.values()):
-        return None
-    return record[_HEAD].data, record[_BODY].data if _BODY in record else b""
+def to_array(data: bytes) -> Array:
+    """Bytes as Flower's array."""
+    return Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)
 
 
 def from_message(message: Message) -> bytes:
@@ -48,24 +37,13 @@ def from_message(message: Message) -> bytes:
     Raises:
         PeerError: the message carries an error, or something other than plait's bytes.
     """
-    data = data_of(message)
-    return data if isinstance(data, bytes) else bytes(data)
-
-
-def data_of(message: Message) -> Data:
-    """As `from_message`, but a view stays a view, not copied.
-
-    Raises:
-        PeerError: as there.
-    """
+    node = message.metadata.src_node_id
     if message.has_error():
-        raise PeerError(f"node {message.metadata.src_node_id} failed: {message.error.reason}")
-    parts = parts_of(message.content)
-    if parts is None:
-        raise PeerError(f"node {message.metadata.src_node_id} sent a message without plait's bytes in it")
-    head, body = parts
-    return b"".join((head, body)) if body else head
-
-
-def _to_array(data: Data) -> Array:
-    return Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data if isinstance(data, bytes) else b"")
+        raise PeerError(f"node {node} failed: {message.error.reason}")
+    content = message.content
+    record = content.get(_RECORD)
+    if len(content) == 1 and isinstance(record, ArrayRecord) and list(record) in ([_HEAD], [_HEAD, _BODY]):
+        head, *body = record.values()
+        if all(array.stype == STYPE for array in record.values()):
+            return head.data + body[0].data if body else head.data
+    raise PeerError(f"node {node} sent a message without plait's bytes in it")

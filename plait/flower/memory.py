@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flwr.app import Array, ArrayRecord, Context
+from flwr.app import ArrayRecord, Context
 
 from plait.errors import ConfigError
-from plait.flower.blob import STYPE
+from plait.flower.blob import to_array
 from plait.rounds.memory import MUST_LAST
 
 
@@ -31,5 +31,4 @@ class ContextMemory:
                 "dp of the run is 'record' and this node's state is Flower's, which ends with the node, expected a "
                 "directory that lasts: give the node's configuration state=DIRECTORY"
             )
-        array = Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)
-        self._state[f"plait.{key}"] = ArrayRecord({"bytes": array})
+        self._state[f"plait.{key}"] = ArrayRecord({"bytes": to_array(data)})

@@ -21,6 +21,20 @@ class Purpose(StrEnum):
     EVALUATE = "evaluate"
     MASK = "mask"
 
+    @property
+    def message_type(self) -> str:
+        """Its name in messages to nodes (proto/README.md)."""
+        return _MESSAGE_TYPES[self]
+
+
+_MESSAGE_TYPES = {
+    Purpose.DESCRIBE: "query",
+    Purpose.TRAIN: "train",
+    Purpose.EVALUATE: "evaluate",
+    # Of its own, so that a question about data and one of a masked sum do not displace each other.
+    Purpose.MASK: "query.mask",
+}
+
 
 Data: TypeAlias = "bytes | memoryview"
 """An answer's bytes; a view if they are in a memory-mapped file."""
@@ -172,4 +186,12 @@ class Channel(Protocol):
             purpose: of the tasks.
             group: the round, for drivers that group messages.
         """
+        ...
+
+
+class Answering(Protocol):
+    """What answers tasks at the other end; in a run, a `plait.rounds.participant.Participant`."""
+
+    def answer(self, task_bytes: bytes) -> bytes:
+        """Do one task."""
         ...

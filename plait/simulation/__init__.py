@@ -1,1 +1,1 @@
-"""Federated rounds in one process: the in-process Flower Grid and the partitioners."""
+"""Federated rounds in one process: simulated clients and the partitioners."""

@@ -247,15 +247,14 @@ def transport(
 @contextmanager
 def _serve(inbox: Path, kit: ServerKit | None, max_answer_bytes: int) -> Generator[Serving]:
     """The server of plait, as `plait server` runs it."""
-    from plait.flower.channel import GridChannel
-    from server.grpc_grid import GrpcGrid
     from server.hosting import Terms
     from server.limits import Limits
+    from server.nodes_channel import NodesChannel
     from simulations.bench.transport import Serving
 
-    grid = GrpcGrid("127.0.0.1:0", kit=kit, limits=Limits(max_answer_bytes=max_answer_bytes))
-    with grid.begin(Terms(1, {}, b""), inbox=inbox):
-        yield Serving(grid.address, GridChannel(grid))
+    channel = NodesChannel("127.0.0.1:0", kit=kit, limits=Limits(max_answer_bytes=max_answer_bytes))
+    with channel.begin(Terms(1, {}, b""), inbox=inbox):
+        yield Serving(channel.address, channel)
 
 
 def _echo(server: str, name: str, state: Path, kit: Path | None) -> Sequence[str]:

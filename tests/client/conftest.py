@@ -16,17 +16,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from flwr.app import Context, Message
-from flwr.clientapp import ClientApp
 
 from client.journal import Journal, Style
 from client.node import Node, Timing
-from client.runner import AppRunner, Capacity, Run
+from client.runner import Capacity, ParticipantRunner, Run
 from client.settings import NodeSettings
 from plait.abandon import check_abandoned
 from plait.address import Address
-from plait.flower.apps import HostedApp
-from plait.flower.blob import from_message, to_content
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
 
@@ -217,32 +213,21 @@ def federation() -> Iterator[FederationDouble]:
 
 @dataclass
 class HeldApp:
-    """A ClientApp whose work a test can hold up, and what it was asked."""
+    """What does tasks in place of a participant; a test can hold up its work, and see what it was asked."""
 
     asked: list[bytes] = field(default_factory=list)
     steps: int = 0
     go_on: threading.Event = field(default_factory=threading.Event)
 
-    def app(self) -> ClientApp:
-        app = ClientApp()
-
-        def work(message: Message, context: Context) -> Message:
-            task = from_message(message)
-            self.asked.append(task)
-            if task.startswith(b"slow"):
-                while not self.go_on.wait(0.01):
-                    self.steps += 1
-                    check_abandoned()
-            if task.startswith(b"secret"):
-                raise ValueError(f"cannot tokenise {task!r}")
-            if task.startswith(b"big"):
-                return Message(to_content(bytes(3 << 20)), reply_to=message)
-            return Message(to_content(b"did " + task), reply_to=message)
-
-        app.train()(work)
-        app.query()(work)
-        app.evaluate()(work)
-        return app
+    def answer(self, task_bytes: bytes) -> bytes:
+        self.asked.append(task_bytes)
+        if task_bytes.startswith(b"slow"):
+            while not self.go_on.wait(0.01):
+                self.steps += 1
+                check_abandoned()
+        if task_bytes.startswith(b"secret"):
+            raise ValueError(f"cannot tokenise {task_bytes!r}")
+        return bytes(3 << 20) if task_bytes.startswith(b"big") else b"did " + task_bytes
 
 
 @pytest.fixture
@@ -282,11 +267,9 @@ def start_node(federation: FederationDouble, held_app: HeldApp, tmp_path: Path) 
             }
         )  # fmt: skip
         capacity = Capacity(FINGERPRINT, ("lora",), 8_000_000_000, "cpu, float32")
-        app = held_app.app()
 
-        def open_runner(run: Run) -> AppRunner:
-            hosted = HostedApp(app, run_id=run.run_id, node_id=run.node_id, run_config=dict(run.config))
-            return AppRunner(hosted, capacity=capacity)
+        def open_runner(run: Run) -> ParticipantRunner:
+            return ParticipantRunner(held_app, capacity=capacity)
 
         screen = io.StringIO()
         node = Node(

@@ -1,13 +1,13 @@
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, Metadata, RecordDict
 
 import client.app
 from plait.flower.blob import from_message, to_content
-from plait.flower.message import instruction
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +21,11 @@ def test_the_app_that_ray_carries_to_a_worker_with_every_message_asks_the_partic
     cloudpickle = pytest.importorskip("cloudpickle")
     carried = cloudpickle.dumps(client.app.app)
     monkeypatch.setattr(client.app, "_participants", lambda: lambda _context: Echo())
-    message = instruction(to_content(b"a task"), "train", dst_node_id=2, message_id="one")
+    metadata = Metadata(
+        run_id=1, message_id="one", src_node_id=1, dst_node_id=2, reply_to_message_id="", group_id="",
+        created_at=time.time(), ttl=60.0, message_type="train",
+    )  # fmt: skip
+    message = Message(metadata=metadata, content=to_content(b"a task"))
     context = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
     assert from_message(cloudpickle.loads(carried)(message, context)) == b"answer to a task"
 

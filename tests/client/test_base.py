@@ -25,7 +25,7 @@ def settings(tmp_path: Path, **changes: object):
 
 
 def a_run(base: str, fingerprint: bytes, **changes: object) -> Run:
-    return Run(7, 5, welcome_table(RunConfig(base=base, **changes).to_table()), fingerprint)
+    return Run(7, welcome_table(RunConfig(base=base, **changes).to_table()), fingerprint)
 
 
 def test_what_concerns_the_machine_is_its_operators_choice(tmp_path: Path) -> None:

@@ -170,13 +170,13 @@ def test_a_task_survives_a_restart_of_the_server_and_is_not_begun_anew(
 SERVE = """
 import sys
 from pathlib import Path
-from server.grpc_grid import GrpcGrid
+from server.nodes_channel import NodesChannel
 from server.hosting import Terms
 from server.limits import Limits
-with GrpcGrid(sys.argv[2], kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
+with NodesChannel(sys.argv[2], kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
     Terms(1, {}, b""), inbox=Path(sys.argv[1])
-) as grid:
-    print(grid.address, flush=True)
+) as channel:
+    print(channel.address, flush=True)
     sys.stdin.read()
 """
 

@@ -19,7 +19,7 @@ def test_a_node_says_what_earlier_runs_take_and_removes_what_could_be_sent_again
         (folder / ("own" if number == 1 else "adapter")).write_bytes(bytes(1000))
         os.utime(folder, (number, number))
     screen = io.StringIO()
-    run = Run(run_id=9, node_id=1, config={}, base_fingerprint=b"")
+    run = Run(run_id=9, config={}, base_fingerprint=b"")
     make_room(run, settings, Journal(Style.JSON, screen))
     (said,) = map(json.loads, screen.getvalue().splitlines())
     assert (said["event"], said["runs"], said["bytes"]) == ("state", 4, 4000)

@@ -14,7 +14,7 @@ from client.worker import Worker
 from plait.abandon import check_abandoned
 from plait.rounds.channel import group_of
 
-RUN = Run(1, 2, {}, b"")
+RUN = Run(1, {}, b"")
 FIRST, SECOND = b"a" * 16, b"b" * 16
 
 

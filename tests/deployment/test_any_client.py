@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from plait.adapters.fingerprint import fingerprint_base
+from plait.rounds.channel import Purpose
 from plait.training.tiny import unpack_tiny
 from plait.trust.provision import provision
 from tests.commands import run_command
@@ -96,27 +97,25 @@ def test_a_thousand_downloads_over_tls_come_whole(tmp_path, monkeypatch):
     shutil.copy(Path(__file__).with_name("downloads.js"), script)
     provision(tmp_path / "kits", ["alice"], ("localhost",), now=datetime.now(UTC))
     from plait.trust.kit import ServerKit
-    from server.grpc_grid import GrpcGrid
     from server.hosting import Terms
     from server.limits import Limits
+    from server.nodes_channel import NodesChannel
 
     # One node may not do this.
     monkeypatch.setattr("server.service._SAME_BODY", 10**6)
     terms = Terms(7, {}, b"")
-    grid = GrpcGrid("127.0.0.1:0", kit=ServerKit.load(tmp_path / "kits" / "server"), limits=Limits(1 << 20))
-    with grid.begin(terms, inbox=tmp_path / "run" / "inbox") as grid:
-        port = grid.address.rpartition(":")[2]
+    channel = NodesChannel("127.0.0.1:0", kit=ServerKit.load(tmp_path / "kits" / "server"), limits=Limits(1 << 20))
+    with channel.begin(terms, inbox=tmp_path / "run" / "inbox"):
+        port = channel.address.rpartition(":")[2]
         process = subprocess.Popen(
             [shutil.which("node"), script, f"localhost:{port}", tmp_path / "kits" / "clients" / "alice"],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        while not list(grid.get_node_ids()):
+        while not channel.nodes(0):
             assert process.poll() is None
-            grid.wait(0.2)
-        from plait.flower.grid import GivenTask
-
-        (node,) = grid.get_node_ids()
-        grid.give(GivenTask(node, "train", "1", b"head", bytes(range(256)) * 1168))
+            channel.wait(0.2)
+        (node,) = channel.nodes(0)
+        channel.exchange(Purpose.TRAIN, "1").send(node, (b"head", bytes(range(256)) * 1168))
         out, _ = process.communicate(timeout=500)
     assert out.split() == ["1000", "whole,", "0", "dropped"]
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,7 +16,7 @@ import pytest
 from plait.cli.main import main
 from plait.config import RunConfig
 from plait.errors import MachineError
-from plait.flower.blob import from_message, to_content
+from plait.rounds.channel import Purpose
 from plait.run import blueprint_of
 from plait.settle import settle
 from plait.training.bases import locate_base
@@ -25,9 +24,9 @@ from plait.trust.kit import ServerKit
 from plait.trust.provision import provision, revoke
 from plait.wire.messages import DescribeTask, Refusal, decode_reply, encode_task
 from server import enrolment
-from server.grpc_grid import GrpcGrid
 from server.hosting import Terms
 from server.limits import Limits
+from server.nodes_channel import NodesChannel
 
 NOW = datetime.now(UTC)
 CONFIG = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32")
@@ -49,21 +48,21 @@ def data(tmp_path):
 
 @pytest.fixture
 def serve(kits, tmp_path):
-    grids = []
+    channels = []
 
     def start(**changes):
         base = bytes.fromhex(locate_base("tiny").reference.fingerprint)
         settings = {"kit": ServerKit.load(kits / "server"), "base_fingerprint": base, "limits": LIMITS}
         settings.update(changes)
         terms = Terms(7, CONFIG.to_table(), settings.pop("base_fingerprint"))
-        grid = GrpcGrid("127.0.0.1:0", **settings).begin(terms, inbox=tmp_path / "inbox")
-        grid.start()
-        grids.append(grid)
-        return grid
+        channel = NodesChannel("127.0.0.1:0", **settings).begin(terms, inbox=tmp_path / "inbox")
+        channel.start()
+        channels.append(channel)
+        return channel
 
     yield start
-    for grid in grids:
-        grid.stop()
+    for channel in channels:
+        channel.stop()
 
 
 @pytest.fixture
@@ -128,8 +127,8 @@ def data_policy(tmp_path):
     return path
 
 
-def address(grid):
-    return grid.address.replace("127.0.0.1", "localhost")
+def address(channel):
+    return channel.address.replace("127.0.0.1", "localhost")
 
 
 def other_federation(kits, tmp_path):
@@ -181,10 +180,10 @@ def without_its_key(kits, tmp_path):
     ],
 )
 def test_a_kit_that_lets_nobody_in(serve, client, kits, tmp_path, make, code, cause, remedy):
-    grid = serve()
+    channel = serve()
     kit = make(kits, tmp_path) or kits / "clients" / "alice"
 
-    got, line = client(address(grid), kit=kit)
+    got, line = client(address(channel), kit=kit)
 
     assert (got, cause in line, remedy in line) == (code, True, True), line
 
@@ -230,24 +229,24 @@ def test_a_full_disk_under_a_clients_state(serve, client, monkeypatch):
         raise MachineError(f"cannot write '{path}': {os.strerror(errno.ENOSPC)}")
 
     monkeypatch.setattr("plait.rounds.disk_memory.write_atomically", full)
-    grid = serve()
+    channel = serve()
     heard = []
 
     def ask():
-        while not (nodes := list(grid.get_node_ids())):
-            time.sleep(0.02)
+        (node,) = channel.nodes(1)
         spec = blueprint_of(settle(CONFIG), locate_base("tiny").directory).spec
-        parts = encode_task(DescribeTask(settle(CONFIG).plan.settings, spec.text))
-        message = grid.create_message(to_content(*parts), "query", nodes[0], "0")
-        heard.extend(grid.send_and_receive([message], timeout=60))
+        with channel.exchange(Purpose.DESCRIBE, "0") as exchange:
+            exchange.send(node, encode_task(DescribeTask(settle(CONFIG).plan.settings, spec.text)))
+            heard.append(exchange.receive(60.0))
 
     asking = threading.Thread(target=ask)
     asking.start()
-    code, line = client(address(grid))
+    code, line = client(address(channel))
     asking.join()
     assert code == 0
     assert "No space left on device; free some, or give another --state" in line
-    reply = decode_reply(from_message(heard[0]), max_bytes=1 << 20)
+    ((_, answer),) = heard
+    reply = decode_reply(answer, max_bytes=1 << 20)
     assert isinstance(reply, Refusal)
 
 

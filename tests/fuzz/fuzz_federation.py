@@ -96,7 +96,7 @@ async def attend(data: bytes) -> None:
 async def upload(data: bytes) -> None:
     tasks = TaskRegistry(INBOX, Sessions(max_nodes=2))
     session = tasks.sessions.attach("n", KEY, arrival=0)
-    tasks.give("n", message_id="m", message_type="train", group="1", head=b"h", body=b"")
+    tasks.give("n", message_type="train", group="1", head=b"h", body=b"")
     uploads = Uploads(INBOX, tasks, disk=DISK, limits=LIMITS)
     parts = [unpack_part(piece) for piece in pieces(data)]
     if parts and isinstance(parts[0], pb.UploadStart):

@@ -27,9 +27,9 @@ from plait.trust.kit import ClientKit, ServerKit, StaffKit
 from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub, OperationsStub
-from server.grpc_grid import GrpcGrid
 from server.hosting import Terms
 from server.limits import Limits
+from server.nodes_channel import NodesChannel
 
 MOST_BYTES = 16 << 20
 CONNECTIONS = 6
@@ -111,13 +111,13 @@ def _unknown_keys(scratch: Path, count: int, strangers: int) -> tuple[int, int, 
     reasons: dict[str, int] = {}
     admitted = 0
     server = ServerKit.load(scratch / "kits" / "server")
-    with GrpcGrid("127.0.0.1:0", kit=server, limits=Limits(max_answer_bytes=1 << 20)).begin(
+    with NodesChannel("127.0.0.1:0", kit=server, limits=Limits(max_answer_bytes=1 << 20)).begin(
         Terms(7, {}, b"b" * 32), inbox=scratch / "inbox"
-    ) as grid:
+    ) as channel:
         bare = borrowed("server/conftest.py").BareNode
-        with grpc.secure_channel(grid.address, channel_credentials(kit), options=list(CHANNEL_OPTIONS)) as channel:
+        with grpc.secure_channel(channel.address, channel_credentials(kit), options=list(CHANNEL_OPTIONS)) as line:
             for number in range(count):
-                reason = _knock(bare, FederationStub(channel), "alice" if number % 4 else f"bob{number}")
+                reason = _knock(bare, FederationStub(line), "alice" if number % 4 else f"bob{number}")
                 admitted += reason == ""
                 reasons[reason] = reasons.get(reason, 0) + 1
         stolen = grpc.ssl_channel_credentials(
@@ -125,13 +125,13 @@ def _unknown_keys(scratch: Path, count: int, strangers: int) -> tuple[int, int, 
         )
         for number in range(strangers):
             credentials = stolen if number % 2 else grpc.ssl_channel_credentials(root_certificates=kit.tls.authority)
-            with grpc.secure_channel(grid.address, credentials, options=list(CHANNEL_OPTIONS)) as channel:
-                reason = _knock(bare, FederationStub(channel), "alice")
+            with grpc.secure_channel(channel.address, credentials, options=list(CHANNEL_OPTIONS)) as line:
+                reason = _knock(bare, FederationStub(line), "alice")
                 admitted += reason == ""
                 reasons[reason] = reasons.get(reason, 0) + 1
-        admitted = max(admitted, len(list(grid.get_node_ids())))
+        admitted = max(admitted, len(channel.nodes(0)))
         # The one that may come in still can.
-        alice = bare(grid.address, "alice", key=kit.node_key, credentials=channel_credentials(kit))
+        alice = bare(channel.address, "alice", key=kit.node_key, credentials=channel_credentials(kit))
         assert alice.enrol().HasField("welcome")
         alice.leave()
     return count + strangers, admitted, reasons
@@ -166,16 +166,16 @@ def _beyond_roles(scratch: Path, count: int) -> tuple[int, int]:
     provision(home, ["ada"], ["localhost", "127.0.0.1"], operators=["olga", "otto"], observers=["ivo"], now=now)
     revoke(home, "otto", now=now)
     operations = {
-        "Submit": lambda channel: OperationsStub(channel).Submit(pb.SubmitRequest(config_json="{}"), timeout=20),
-        "Cancel": lambda channel: OperationsStub(channel).Cancel(pb.CancelRequest(run="run"), timeout=20),
-        "Runs": lambda channel: OperationsStub(channel).Runs(pb.RunsRequest(), timeout=20),
-        "Fetch": lambda channel: list(OperationsStub(channel).Fetch(pb.FetchRequest(run="run"), timeout=20)),
+        "Submit": lambda line: OperationsStub(line).Submit(pb.SubmitRequest(config_json="{}"), timeout=20),
+        "Cancel": lambda line: OperationsStub(line).Cancel(pb.CancelRequest(run="run"), timeout=20),
+        "Runs": lambda line: OperationsStub(line).Runs(pb.RunsRequest(), timeout=20),
+        "Fetch": lambda line: list(OperationsStub(line).Fetch(pb.FetchRequest(run="run"), timeout=20)),
     }
     taking_part = {
-        "Attend": lambda channel: _knock_as(channel, "ada"),
-        "Held": lambda channel: FederationStub(channel).Held(pb.HeldRequest(), timeout=20),
-        "Download": lambda channel: list(FederationStub(channel).Download(pb.DownloadRequest(), timeout=20)),
-        "Upload": lambda channel: FederationStub(channel).Upload(iter([pb.UploadPart()]), timeout=20),
+        "Attend": lambda line: _knock_as(line, "ada"),
+        "Held": lambda line: FederationStub(line).Held(pb.HeldRequest(), timeout=20),
+        "Download": lambda line: list(FederationStub(line).Download(pb.DownloadRequest(), timeout=20)),
+        "Upload": lambda line: FederationStub(line).Upload(iter([pb.UploadPart()]), timeout=20),
     }
     beyond = [
         (ClientKit.load(home / "clients" / "ada"), operations),
@@ -185,27 +185,29 @@ def _beyond_roles(scratch: Path, count: int) -> tuple[int, int]:
     ]
     desk, accepted = _Desk(), 0
     limits, more = Limits(max_answer_bytes=1 << 20), calls_of(desk)
-    with GrpcGrid("127.0.0.1:0", kit=ServerKit.load(home / "server"), limits=limits, stays=True, more=more) as grid:
+    with NodesChannel(
+        "127.0.0.1:0", kit=ServerKit.load(home / "server"), limits=limits, stays=True, more=more
+    ) as channel:
         for number in range(count):
             kit, acts = beyond[number % len(beyond)]
             act = list(acts.values())[number // len(beyond) % len(acts)]
-            with grpc.secure_channel(grid.address, channel_credentials(kit), options=list(CHANNEL_OPTIONS)) as channel:
+            with grpc.secure_channel(channel.address, channel_credentials(kit), options=list(CHANNEL_OPTIONS)) as line:
                 try:
-                    act(channel)
+                    act(line)
                     accepted += 1
                 except grpc.RpcError as error:
                     accepted += error.code() is not grpc.StatusCode.PERMISSION_DENIED
         with grpc.secure_channel(
-            grid.address, channel_credentials(beyond[1][0]), options=list(CHANNEL_OPTIONS)
-        ) as channel:
+            channel.address, channel_credentials(beyond[1][0]), options=list(CHANNEL_OPTIONS)
+        ) as line:
             # Who may, still can.
-            assert operations["Submit"](channel).run == "run"
+            assert operations["Submit"](line).run == "run"
     return count, max(accepted, desk.asked - 1)
 
 
-def _knock_as(channel: grpc.Channel, name: str) -> None:
+def _knock_as(line: grpc.Channel, name: str) -> None:
     """Fails, as other calls do, if the server refuses before it has read anything."""
-    for event in FederationStub(channel).Attend(iter([pb.FromNode(hello=pb.Hello(name=name))]), timeout=20):
+    for event in FederationStub(line).Attend(iter([pb.FromNode(hello=pb.Hello(name=name))]), timeout=20):
         if event.refused.reason in (pb.REFUSED_REASON_ROLE, pb.REFUSED_REASON_REVOKED_KEY):
             raise _RefusedError
     raise AssertionError("the call ended without a word")

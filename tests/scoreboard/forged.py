@@ -17,9 +17,9 @@ from scoreboard.small_federation import HONEST, FakeModel, borrowed, key_of, no_
 
 from plait.rounds.channel import Purpose
 from plait.v1 import federation_pb2 as pb
-from server.grpc_grid import GrpcGrid
 from server.hosting import Terms
 from server.limits import Limits
+from server.nodes_channel import NodesChannel
 
 Forge = Callable[["Overheard", str, int, bytes], bytes]
 
@@ -159,12 +159,12 @@ def _over_grpc(scratch: Path, count: int) -> Iterator[bool]:
     helper = borrowed("server/conftest.py")
     chance = random.Random(0)
     scratch.mkdir()
-    with GrpcGrid("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
+    with NodesChannel("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
         Terms(7, {}, b"b" * 32), inbox=scratch
-    ) as grid:
-        alice, eve = (helper.BareNode(grid.address, name).attend() for name in ("alice", "eve"))
-        helper._until(lambda: len(list(grid.get_node_ids())) == 2)
-        helper._send(grid, "alice", b"task")
+    ) as channel:
+        alice, eve = (helper.BareNode(channel.address, name).attend() for name in ("alice", "eve"))
+        helper._until(lambda: len(channel.nodes(0)) == 2)
+        helper._send(channel, "alice", b"task")
         task_id = alice.work().task_id
         own = eve.session
         for number in range(count):

@@ -15,7 +15,7 @@ from pathlib import Path
 from scoreboard.hostile_case import Honest, Target, honest_tasks
 
 from client.base import open_runner
-from client.runner import AppRunner, Run
+from client.runner import ParticipantRunner, Run
 from client.settings import NodeSettings, check_settings
 from client.task import Task
 from plait.adapters import BaseReference, load_peft_directory, save_peft_directory
@@ -96,9 +96,9 @@ class Desk:
         self._participant = Participant(NAME, model, DictMemory())
         self._directory = folder / "adapter"
 
-    def _welcomed(self, run: object) -> AppRunner:
+    def _welcomed(self, run: object) -> ParticipantRunner:
         return open_runner(
-            Run(RUN_ID, 5, run, b""),
+            Run(RUN_ID, run, b""),
             self._settings,
             self._dataset,
             progress=lambda _: None,  # pyright: ignore[reportArgumentType]

@@ -503,7 +503,7 @@ MUTATIONS: dict[str, Mutation] = {
     "room": Mutation(
         "members",
         "there is no room for strangers",
-        nothing("server.grpc_grid:_most_connections", result=150),
+        nothing("server.nodes_channel:_most_connections", result=150),
     ),
     "silence": Mutation("members", "a gathering waits for everybody who was asked", _waits_for_all),
     "questions": Mutation(

@@ -35,10 +35,10 @@ from plait.rounds.run_directory import RunDirectory
 from plait.simulation.partition import partition
 from plait.simulation.scheme import parse_partition
 from plait.v1 import federation_pb2 as pb
-from server.grpc_grid import GrpcGrid
 from server.hosting import Terms
 from server.limits import Limits
 from server.log import LOGGER
+from server.nodes_channel import NodesChannel
 
 OUTSIDE = "outside-of-the-run"
 NAMES = (
@@ -250,19 +250,19 @@ def _client(inside: Path, name: str) -> Iterator[str]:
     level = LOGGER.level
     LOGGER.setLevel(logging.INFO)
     try:
-        with GrpcGrid("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
+        with NodesChannel("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
             Terms(7, {}, b""), inbox=inside / "inbox"
-        ) as grid:
+        ) as channel:
             helper = borrowed("server/conftest.py")
             with suppress(grpc.RpcError, StopIteration):  # the server hangs up
-                node = helper.BareNode(grid.address, name)
+                node = helper.BareNode(channel.address, name)
                 node.enrol()
                 node.leave()
-            other = helper.BareNode(grid.address, "ada")
+            other = helper.BareNode(channel.address, "ada")
             other.enrol()
             other.say(ready=pb.Ready(device=name, methods=[name]))
             other.say(progress=pb.Progress(task_id=name, doing=name))
-            helper._until(lambda: list(grid.get_node_ids()))
+            helper._until(lambda: channel.nodes(0))
             other.leave()
     finally:
         LOGGER.removeHandler(handler)

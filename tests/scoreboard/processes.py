@@ -22,15 +22,13 @@ from scoreboard.small_federation import HONEST, FakeModel, of_numbers
 
 from client.journal import Journal, Style
 from client.node import Node, Timing
-from client.runner import AppRunner, Capacity, Run
+from client.runner import Capacity, ParticipantRunner, Run
 from client.settings import NodeSettings
 from client.state_directory import memory_folder
 from plait.abandon import check_abandoned
 from plait.adapters import Layout
 from plait.address import Address
 from plait.errors import PeerError
-from plait.flower.apps import HostedApp, client_app
-from plait.flower.channel import GridChannel
 from plait.rounds.client_way import ClientWay
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.ledger import Line, read_lines
@@ -38,9 +36,9 @@ from plait.rounds.local_model import Trained
 from plait.rounds.participant import Participant
 from plait.rounds.saying import InTheOpen
 from plait.trust.kit import ClientKit, ServerKit
-from server.grpc_grid import GrpcGrid
 from server.hosting import Terms
 from server.limits import Limits
+from server.nodes_channel import NodesChannel
 
 RUN_ID = 7
 # Where a defence is taken out, what is waited for will not happen.
@@ -174,7 +172,7 @@ def simulate(job: Job, fuse_at: int = 0) -> None:
 def serve(job: Job, port: int, fuse_at: int = 0) -> None:
     """The server of a federation over gRPC."""
     federation = job.federation()
-    grid = GrpcGrid(
+    channel = NodesChannel(
         f"127.0.0.1:{port}",
         kit=ServerKit.load(job.kits / "server") if job.kits else None,
         # As `plait server` has it.
@@ -182,8 +180,8 @@ def serve(job: Job, port: int, fuse_at: int = 0) -> None:
             max_answer_bytes=1 << 24, grace_s=job.grace_s, max_nodes=2 * len(job.names) + 16, max_unproven=64
         ),
     )
-    with grid.begin(Terms(RUN_ID, {}, of_numbers.FINGERPRINT), inbox=job.folder / "inbox"):
-        federation.channel = GridChannel(grid)
+    with channel.begin(Terms(RUN_ID, {}, of_numbers.FINGERPRINT), inbox=job.folder / "inbox"):
+        federation.channel = channel
         _run(federation, job, Fuse(fuse_at))
 
 
@@ -236,12 +234,11 @@ def _node(job: Job, number: int, port: int) -> Node:
     )  # fmt: skip
     model = job.model(number)
 
-    def open_runner(run: Run) -> AppRunner:
+    def open_runner(run: Run) -> ParticipantRunner:
         memory = DiskMemory(memory_folder(settings.state, run.run_id, name))
         way = ClientWay(InTheOpen(name, kit.node_key.sign if kit else None))
         participant = Participant(name, model, memory, way=way)
-        app = HostedApp(client_app(lambda _: participant), run_id=run.run_id, node_id=run.node_id, run_config={})
-        return AppRunner(app, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
+        return ParticipantRunner(participant, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
 
     timing = Timing(first_s=0.1, most_s=1.0, progress_s=1.0)
     return Node(settings, open_runner, Journal(Style.QUIET, StringIO()), timing=timing)

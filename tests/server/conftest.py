@@ -1,33 +1,34 @@
-"""A minimal node, nothing but a gRPC stub, and grids on loopback for the tests of the server."""
+"""A minimal node, nothing but a gRPC stub, and servers on loopback for the tests of the server."""
 
 from __future__ import annotations
 
 import hashlib
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import grpc
 import pytest
-from flwr.app import Message
 
-from plait.flower.blob import to_content
+from plait.rounds.channel import NoAnswer, Purpose
 from plait.transport import (
     CHANNEL_OPTIONS,
     CHUNK_BYTES,
     PROTOCOL_VERSION,
     chunks_of,
     enrolment_bytes,
+    node_number,
 )
 from plait.trust.keys import NodeKey
 from plait.trust.provision import provision
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
-from server.grpc_grid import GrpcGrid
+from server.exchange import NodesExchange
 from server.hosting import Terms
 from server.limits import Limits
+from server.nodes_channel import NodesChannel
 
 BASE = b"b" * 32
 MAX_ANSWER_BYTES = 8 << 20
@@ -142,37 +143,29 @@ def _until(condition: Callable[[], bool], *, patience_s: float = 60.0) -> None:
         time.sleep(0.005)
 
 
-def _send(grid: GrpcGrid, node: str, head: bytes, body: bytes = b"", *, kind: str = "train", group: str = "1") -> str:
-    """Push a task; returns its message id."""
-    numbers = {grid.node_name(number): number for number in _all_numbers(grid)}
-    message = grid.create_message(to_content(head, body), kind, numbers[node], group)
-    (message_id,) = grid.push_messages([message])
-    return message_id
+def _send(
+    channel: NodesChannel, node: str, head: bytes, body: bytes = b"", *, kind: str = "train", group: str = "1"
+) -> NodesExchange:
+    """Send a task; returns the exchange that waits for its answer."""
+    (purpose,) = (each for each in Purpose if each.message_type == kind)
+    exchange = channel.exchange(purpose, group)
+    exchange.send(node_number(node), (head, body))
+    return exchange
 
 
-def _all_numbers(grid: GrpcGrid) -> list[int]:
-    return [node.number for node in grid._sessions.all()]
-
-
-def _replies(grid: GrpcGrid, message_ids: list[str], *, patience_s: float = 60.0) -> list[Message]:
-    """All replies, in the order of the ids."""
-    found: dict[str, Message] = {}
-    end = time.monotonic() + patience_s
-    while len(found) < len(message_ids):
-        assert time.monotonic() < end, f"{len(found)} of {len(message_ids)} replies came in time"
-        for reply in grid.pull_messages([each for each in message_ids if each not in found]):
-            found[reply.metadata.reply_to_message_id] = reply
-        if len(found) < len(message_ids):
-            grid.wait(0.5)
-    return [found[each] for each in message_ids]
+def _replies(sent: Sequence[NodesExchange], *, patience_s: float = 60.0) -> list[bytes | NoAnswer]:
+    """The answers to tasks that were sent."""
+    found = [exchange.receive(patience_s) for exchange in sent]
+    assert None not in found, "some replies did not come in time"
+    return [answer if isinstance(answer, NoAnswer) else bytes(answer) for _, answer in found]
 
 
 @pytest.fixture
-def make_grid(tmp_path):
-    """Makes started grids, insecure by default; they are stopped at the end."""
-    grids: list[GrpcGrid] = []
+def make_channel(tmp_path):
+    """Makes channels that serve, insecure by default; they are stopped at the end."""
+    channels: list[NodesChannel] = []
 
-    def make(**changes) -> GrpcGrid:
+    def make(**changes) -> NodesChannel:
         run_config = {"rounds": 3, "base": "tiny", "alpha": 0.5, "keep-updates": True}
         terms = Terms(7, changes.pop("run_config", run_config), changes.pop("base_fingerprint", BASE))
         own = {key: changes.pop(key) for key in ("summary",) if key in changes}
@@ -180,26 +173,27 @@ def make_grid(tmp_path):
         limits = {"max_answer_bytes": MAX_ANSWER_BYTES} | {
             key: changes.pop(key) for key in Limits.__dataclass_fields__ if key in changes
         }
-        grid = GrpcGrid(changes.pop("listen", "127.0.0.1:0"), limits=Limits(**limits), **{"kit": None, **changes})
-        grid.begin(terms, inbox=inbox, **own).start()
-        grids.append(grid)
-        return grid
+        listen = changes.pop("listen", "127.0.0.1:0")
+        channel = NodesChannel(listen, limits=Limits(**limits), **{"kit": None, **changes})
+        channel.begin(terms, inbox=inbox, **own).start()
+        channels.append(channel)
+        return channel
 
     yield make
-    for grid in grids:
-        grid.stop()
+    for channel in channels:
+        channel.stop()
 
 
 @pytest.fixture
-def grid(make_grid) -> GrpcGrid:
-    return make_grid()
+def channel(make_channel) -> NodesChannel:
+    return make_channel()
 
 
 @contextmanager
-def _attending(grid: GrpcGrid, *names: str):
+def _attending(channel: NodesChannel, *names: str):
     """Bare nodes that are ready."""
-    nodes = [BareNode(grid.address, name).attend() for name in names]
-    _until(lambda: {grid.node_name(number) for number in grid.get_node_ids()} >= set(names))
+    nodes = [BareNode(channel.address, name).attend() for name in names]
+    _until(lambda: {channel.identity(number).name for number in channel.nodes(0)} >= set(names))
     try:
         yield nodes
     finally:

@@ -30,22 +30,23 @@ def kits(federation):
 
 
 @pytest.fixture
-def make_secure(make_grid, federation):
-    """Makes grids with room for few, as `plait server` does."""
+def make_secure(make_channel, federation):
+    """Makes channels with room for few, as `plait server` does."""
 
     def make(**changes):
-        return make_grid(kit=ServerKit.load(federation / "server"), **{"max_nodes": 20, "max_unproven": 64, **changes})
+        room = {"max_nodes": 20, "max_unproven": 64}
+        return make_channel(kit=ServerKit.load(federation / "server"), **{**room, **changes})
 
     return make
 
 
-def node(bare_node, grid, kit):
-    return bare_node(grid.address, kit.name, key=kit.node_key, credentials=channel_credentials(kit))
+def node(bare_node, channel, kit):
+    return bare_node(channel.address, kit.name, key=kit.node_key, credentials=channel_credentials(kit))
 
 
-def channel(grid, kit):
+def connection(channel, kit):
     options = [("grpc.use_local_subchannel_pool", 1)]
-    return grpc.secure_channel(grid.address, channel_credentials(kit), options=options)
+    return grpc.secure_channel(channel.address, channel_credentials(kit), options=options)
 
 
 def reason(event):
@@ -61,38 +62,38 @@ def code(call):
 class TestDoor:
     @pytest.mark.slow
     def test_idle_streams_of_one_member_keep_nobody_else_waiting(self, make_secure, kits, bare_node):
-        grid = make_secure()
-        channels = [channel(grid, kits["bob"]) for _ in range(40)]
-        idle = [FederationStub(each).Attend(iter(threading.Event().wait, True)) for each in channels for _ in range(8)]
+        channel = make_secure()
+        connections = [connection(channel, kits["bob"]) for _ in range(40)]
+        idle = [FederationStub(each).Attend(iter(threading.Event().wait, True)) for each in connections * 8]
         # Two of them have a turn, and may be among these; nobody is told anything that is final.
         heard = [reason(event) for call in idle[-8:] if (event := next(call, None))]
 
-        alice = node(bare_node, grid, kits["alice"])
+        alice = node(bare_node, channel, kits["alice"])
 
         assert {"FULL"} <= set(heard) <= {"FULL", "LATE"}
         assert alice.enrol().HasField("welcome")
-        for each in channels:
+        for each in connections:
             each.close()
 
     def test_the_time_for_the_proof_begins_once_a_node_has_its_turn(self, make_secure, kits, bare_node):
-        grid = make_secure(max_unproven=1, handshake_s=5.0)
-        bob = node(bare_node, grid, kits["bob"])
+        channel = make_secure(max_unproven=1, handshake_s=5.0)
+        bob = node(bare_node, channel, kits["bob"])
         bob.say(hello=bob.hello())
         assert bob.hear().HasField("challenge")
 
-        assert node(bare_node, grid, kits["alice"]).enrol().HasField("welcome")
+        assert node(bare_node, channel, kits["alice"]).enrol().HasField("welcome")
         assert reason(bob.hear()) == "LATE"
 
     def test_a_connection_that_a_node_has_given_up_does_not_end_its_newer_one(
         self, make_secure, kits, bare_node, until
     ):
-        grid = make_secure()
-        older = node(bare_node, grid, kits["alice"])
+        channel = make_secure()
+        older = node(bare_node, channel, kits["alice"])
         hello = older.hello()
         older.say(hello=hello)
         challenge = older.hear().challenge
-        newer = node(bare_node, grid, kits["alice"]).attend()
-        until(lambda: list(grid.get_node_ids()))
+        newer = node(bare_node, channel, kits["alice"]).attend()
+        until(lambda: channel.nodes(0))
 
         older.say(proof=older.proof(challenge, hello))
 
@@ -105,12 +106,12 @@ class TestCertificates:
     def test_whoever_the_register_does_not_know_is_refused_at_every_call(
         self, make_secure, kits, bare_node, federation, how
     ):
-        grid = make_secure()
+        channel = make_secure()
         if how == "revoked":
             revoke(federation, "bob", now=datetime.now(UTC))
         else:
             (federation / "server" / "clients.json").write_text('{"clients": []}')
-        bob = node(bare_node, grid, kits["bob"])
+        bob = node(bare_node, channel, kits["bob"])
         health = health_pb2_grpc.HealthStub(bob.channel)
         requests = {
             "Check": lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=20),
@@ -128,8 +129,8 @@ class TestCertificates:
     @pytest.mark.parametrize("folder", ["operators/olga", "observers/ivo"])
     def test_people_may_look_and_take_no_part(self, make_secure, federation, bare_node, folder):
         provision(federation, [], [], operators=["olga"], observers=["ivo"], now=datetime.now(UTC))
-        grid, kit = make_secure(), StaffKit.load(federation / folder)
-        person = bare_node(grid.address, kit.name, key=NodeKey.generate(), credentials=channel_credentials(kit))
+        channel, kit = make_secure(), StaffKit.load(federation / folder)
+        person = bare_node(channel.address, kit.name, key=NodeKey.generate(), credentials=channel_credentials(kit))
         person.session = b"s" * 32
         requests = {
             "Held": lambda: person.held("1.train.0", b""),
@@ -137,32 +138,32 @@ class TestCertificates:
             "Upload": lambda: person.upload("1.train.0", b"answer"),
         }
 
-        assert fetch_status(grid.address, kit=kit)["nodes"] == []
+        assert fetch_status(channel.address, kit=kit)["nodes"] == []
         assert {name: code(call) for name, call in requests.items()} == dict.fromkeys(requests, "PERMISSION_DENIED")
         assert reason(person.hear()) == "ROLE"
         assert person.heard_end()
         revoke(federation, kit.name, now=datetime.now(UTC))
         with pytest.raises(PeerError, match="key has been revoked"):
-            fetch_status(grid.address, kit=kit)
+            fetch_status(channel.address, kit=kit)
 
     def test_health_can_be_asked_but_not_watched(self, make_secure, kits):
-        with channel(make_secure(), kits["bob"]) as opened:
+        with connection(make_secure(), kits["bob"]) as opened:
             health = health_pb2_grpc.HealthStub(opened)
 
             assert health.Check(health_pb2.HealthCheckRequest(), timeout=20).status == 1
             assert code(lambda: next(health.Watch(health_pb2.HealthCheckRequest(), timeout=20))) == "UNIMPLEMENTED"
 
     def test_no_name_has_more_calls_at_a_time_than_a_node_needs(self, make_secure, kits, bare_node, until):
-        grid = make_secure()
-        channels = [channel(grid, kits["bob"]) for _ in range(4)]
-        calls = [FederationStub(each).Upload.future(iter(threading.Event().wait, True)) for each in channels * 5]
+        channel = make_secure()
+        connections = [connection(channel, kits["bob"]) for _ in range(4)]
+        calls = [FederationStub(each).Upload.future(iter(threading.Event().wait, True)) for each in connections * 5]
 
         until(lambda: sum(call.done() for call in calls) == 4)
         assert {call.code().name for call in calls if call.done()} == {"RESOURCE_EXHAUSTED"}
-        assert node(bare_node, grid, kits["alice"]).enrol().HasField("welcome")
-        for each in channels:
+        assert node(bare_node, channel, kits["alice"]).enrol().HasField("welcome")
+        for each in connections:
             each.close()
-        until(lambda: node(bare_node, grid, kits["bob"]).enrol().HasField("welcome"))
+        until(lambda: node(bare_node, channel, kits["bob"]).enrol().HasField("welcome"))
 
     def test_no_client_can_be_called_as_the_servers_certificate_is(self):
         with pytest.raises(ConfigError):
@@ -173,18 +174,18 @@ class TestStrangers:
     def test_sockets_that_are_opened_again_all_the_time_keep_neither_operators_nor_nodes_out(
         self, make_secure, kits, bare_node, federation, send, until
     ):
-        grid = make_secure()
-        alice = node(bare_node, grid, kits["alice"]).attend()
-        until(lambda: list(grid.get_node_ids()))
+        channel = make_secure()
+        alice = node(bare_node, channel, kits["alice"]).attend()
+        until(lambda: channel.nodes(0))
         over = threading.Event()
-        strangers = [threading.Thread(target=reopen, args=(grid.address, over, 25)) for _ in range(8)]
+        strangers = [threading.Thread(target=reopen, args=(channel.address, over, 25)) for _ in range(8)]
         for stranger in strangers:
             stranger.start()
         try:
-            statuses = [fetch_status(grid.address, kit=ServerKit.load(federation / "server")) for _ in range(10)]
-            send(grid, "alice", b"task")
+            statuses = [fetch_status(channel.address, kit=ServerKit.load(federation / "server")) for _ in range(10)]
+            send(channel, "alice", b"task")
             assert alice.work().head == b"task"
-            assert node(bare_node, grid, kits["bob"]).enrol().HasField("welcome")
+            assert node(bare_node, channel, kits["bob"]).enrol().HasField("welcome")
         finally:
             over.set()
             for stranger in strangers:
@@ -222,13 +223,14 @@ def hung_up(connection):
 class TestDoctor:
     def test_a_deployment_is_checked_from_outside(self, make_secure, kits, bare_node, federation, until, monkeypatch):
         provision(federation, [], [], observers=["ivo"], now=datetime.now(UTC), days=9)
-        grid = make_secure()
-        nodes = [node(bare_node, grid, kits[name]) for name in ("alice", "bob")]
+        channel = make_secure()
+        nodes = [node(bare_node, channel, kits[name]) for name in ("alice", "bob")]
         for each, version in zip(nodes, ("0.0.1", __version__), strict=True):
             assert each.enrol(version=version).HasField("welcome")
-        until(lambda: len(fetch_status(grid.address, kit=ServerKit.load(federation / "server"))["nodes"]) == 2)
-        findings = {each.what: each for each in doctor._deployment(grid.address, federation / "observers" / "ivo")[:5]}
-        clients = {each.found: each.advice for each in doctor._deployment(grid.address, federation / "server")[5:]}
+        until(lambda: len(fetch_status(channel.address, kit=ServerKit.load(federation / "server"))["nodes"]) == 2)
+        found = doctor._deployment(channel.address, federation / "observers" / "ivo")
+        findings = {each.what: each for each in found[:5]}
+        clients = {each.found: each.advice for each in doctor._deployment(channel.address, federation / "server")[5:]}
 
         assert (findings["this kit's certificate"].found, bool(findings["this kit's certificate"].advice)) == (
             "8 days left",
@@ -243,5 +245,5 @@ class TestDoctor:
         assert clients == {"alice: 0.0.1": f"upgrade to {__version__}", f"bob: {__version__}": ""}
         # Seen from a machine whose clock is an hour behind.
         monkeypatch.setattr(doctor, "time", SimpleNamespace(time=lambda: time.time() - 3600))
-        (clock,) = (each for each in doctor._deployment(grid.address, federation / "server") if each.what == "clock")
+        (clock,) = (each for each in doctor._deployment(channel.address, federation / "server") if each.what == "clock")
         assert clock.advice == "set the clock of one of the two machines"

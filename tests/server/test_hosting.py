@@ -1,4 +1,4 @@
-"""Runs one after the other on a grid that stays: which node is welcomed to which, and what is late."""
+"""Runs one after the other on a channel that stays: which node is welcomed to which, and what is late."""
 
 import grpc
 import pytest
@@ -10,11 +10,11 @@ BASE = b"b" * 32
 
 
 @pytest.fixture
-def staying(make_grid):
-    """A grid that stays, without a run yet."""
-    grid = make_grid(stays=True)
-    grid.end()
-    return grid
+def staying(make_channel):
+    """A channel that stays, without a run yet."""
+    channel = make_channel(stays=True)
+    channel.end()
+    return channel
 
 
 def welcomed(node):
@@ -36,12 +36,11 @@ def test_a_node_is_welcomed_to_each_run_on_one_call(staying, bare_node, tmp_path
         staying.begin(Terms(run_id, {"rounds": run_id}, BASE), inbox=tmp_path / str(run_id))
         assert welcomed(node).run_id == run_id
         ready(node, run_id)
-        until(lambda: list(staying.get_node_ids()))
-        message = send(staying, "ada", b"task")
+        until(lambda: staying.nodes(0))
+        sent = send(staying, "ada", b"task")
         assert node.work().task_id == "1.train.0"
         node.upload("1.train.0", b"answer %d" % run_id)
-        (reply,) = staying.pull_messages([message])
-        assert not reply.has_error()
+        assert sent.receive(0.0)[1] == b"answer %d" % run_id
         staying.end()
         assert welcomed(node).run_id == 0
 
@@ -53,7 +52,7 @@ def test_what_is_sent_for_an_earlier_run_cannot_count_in_the_next(staying, bare_
     staying.begin(Terms(11, {}, BASE), inbox=tmp_path / "11")
     old = welcomed(node).session
     ready(node, 11)
-    until(lambda: list(staying.get_node_ids()))
+    until(lambda: staying.nodes(0))
     send(staying, "ada", b"task")
     task_id = node.work().task_id
     staying.end()
@@ -62,8 +61,8 @@ def test_what_is_sent_for_an_earlier_run_cannot_count_in_the_next(staying, bare_
     welcomed(node)
     ready(node, 11)  # late, too: it is no word about run 12
     ready(node, 12)
-    until(lambda: list(staying.get_node_ids()))
-    message = send(staying, "ada", b"task")
+    until(lambda: staying.nodes(0))
+    sent = send(staying, "ada", b"task")
     assert node.work().task_id == task_id
     for late in (
         lambda: node.upload(task_id, b"late", session=old),
@@ -73,8 +72,7 @@ def test_what_is_sent_for_an_earlier_run_cannot_count_in_the_next(staying, bare_
             late()
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     node.upload(task_id, b"new")
-    (reply,) = staying.pull_messages([message])
-    assert not reply.has_error()
+    assert sent.receive(0.0)[1] == b"new"
     assert not list((tmp_path / "11").rglob("*.answer"))
 
 
@@ -88,7 +86,7 @@ def test_only_nodes_with_all_labels_are_welcomed_to_a_run(staying, bare_node, tm
     assert late.enrol(labels=["region=eu"]).welcome.run_id == 0
     ready(both, 11)
     ready(one, 11)  # was never asked
-    until(lambda: [staying.node_name(number) for number in staying.get_node_ids()] == ["ada"])
+    until(lambda: [staying.identity(number).name for number in staying.nodes(0)] == ["ada"])
     staying.end()
     staying.begin(Terms(12, {}, BASE), inbox=tmp_path / "12")
     assert welcomed(one).run_id == 12  # heard nothing of the run between

@@ -4,17 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from plait.flower.channel import GridChannel
 from plait.rounds.channel import Purpose
 
 NODES = 200
 
 
-def test_two_hundred_nodes_each_answer_two_rounds_once(grid, until):
-    command = [sys.executable, "-m", "simulations.bench.transport_light", "plait", grid.address, str(NODES)]
+def test_two_hundred_nodes_each_answer_two_rounds_once(channel, until):
+    command = [sys.executable, "-m", "simulations.bench.transport_light", "plait", channel.address, str(NODES)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as nodes:
         try:
-            channel = GridChannel(grid)
             until(lambda: nodes.poll() is None and len(channel.nodes(0)) == NODES)
             for group in ("1", "2"):
                 with channel.exchange(Purpose.TRAIN, group) as exchange:
@@ -25,7 +23,7 @@ def test_two_hundred_nodes_each_answer_two_rounds_once(grid, until):
                 assert {node: bytes(data) for node, data in answers} == {
                     node: f"{group} {node}".encode() for node in channel.nodes(0)
                 }
-            grid.stop(finished=True)
+            channel.stop(finished=True)
             assert nodes.wait(60) == 0
         finally:
             nodes.kill()

@@ -21,13 +21,13 @@ INITIAL_WINDOW = 65535
 SERVE = """
 import sys
 from pathlib import Path
-from server.grpc_grid import GrpcGrid
+from server.nodes_channel import NodesChannel
 from server.hosting import Terms
 from server.limits import Limits
-with GrpcGrid("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
+with NodesChannel("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 20)).begin(
     Terms(1, {}, b""), inbox=Path(sys.argv[1])
-) as grid:
-    print(grid.address.rpartition(":")[2], flush=True)
+) as channel:
+    print(channel.address.rpartition(":")[2], flush=True)
     sys.stdin.read()
 """
 
@@ -35,23 +35,24 @@ ROUND = """
 import sys
 from pathlib import Path
 from plait.machine import give_back_memory
-from plait.flower.blob import to_content
-from server.grpc_grid import GrpcGrid
+from plait.rounds.channel import NoAnswer, Purpose
+from server.nodes_channel import NodesChannel
 from server.hosting import Terms
 from server.limits import Limits
 def own_bytes():
     give_back_memory()
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
-with GrpcGrid("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 23)).begin(
+with NodesChannel("127.0.0.1:0", kit=None, limits=Limits(max_answer_bytes=1 << 23)).begin(
     Terms(1, {}, b""), inbox=Path(sys.argv[1])
-) as grid:
-    print(grid.address, flush=True)
-    while len(nodes := grid.get_node_ids()) < int(sys.argv[2]):
-        grid.wait(1.0)
+) as channel:
+    print(channel.address, flush=True)
+    nodes = channel.nodes(int(sys.argv[2]))
     before = own_bytes()
-    messages = [grid.create_message(to_content(b"task"), "train", node, "1") for node in nodes]
-    answered = sum(not reply.has_error() for reply in grid.send_and_receive(messages, timeout=60.0))
+    with channel.exchange(Purpose.TRAIN, "1") as exchange:
+        for node in nodes:
+            exchange.send(node, (b"task", b""))
+        answered = sum(not isinstance(exchange.receive(60.0)[1], NoAnswer) for node in nodes)
     print(answered, own_bytes() - before, flush=True)
 """
 
@@ -183,9 +184,9 @@ def test_a_connection_that_has_brought_a_large_answer_keeps_little_of_its_memory
     assert kept_bytes < nodes * answer_bytes / 10
 
 
-def test_there_are_no_more_connections_than_for_the_nodes_those_at_the_door_and_so_many_strangers(make_grid):
-    grid = make_grid(max_nodes=2, max_unproven=2, strangers=64)
-    port = int(grid.address.rpartition(":")[2])
+def test_there_are_no_more_connections_than_for_the_nodes_those_at_the_door_and_so_many_strangers(make_channel):
+    channel = make_channel(max_nodes=2, max_unproven=2, strangers=64)
+    port = int(channel.address.rpartition(":")[2])
     connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(80)]
     # All stay open until the last is counted, so that none makes room for another.
     greeted = sum(map(greets, connections))

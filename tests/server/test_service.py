@@ -11,7 +11,6 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from plait.errors import MachineError, PeerError
-from plait.flower.blob import from_message
 from plait.report.status import status_tables
 from plait.rounds.run_progress import RunProgress
 from plait.transport import CHUNK_BYTES, channel_credentials, fetch_status
@@ -52,99 +51,100 @@ class TestBadNodes:
             ({"public_key": b"short"}, "MALFORMED"),
         ],
     )
-    def test_a_hello_that_cannot_be_is_refused(self, grid, bare_node, changes, reason):
-        node = bare_node(grid.address, "alice")
+    def test_a_hello_that_cannot_be_is_refused(self, channel, bare_node, changes, reason):
+        node = bare_node(channel.address, "alice")
 
         assert refusal(node.enrol(**changes)) == reason
         assert node.heard_end()
 
     @pytest.mark.parametrize("event", [{"proof": pb.Proof()}, {"ready": pb.Ready()}, {}])
-    def test_whoever_does_not_say_hello_first_is_refused(self, grid, bare_node, event):
-        node = bare_node(grid.address, "alice")
+    def test_whoever_does_not_say_hello_first_is_refused(self, channel, bare_node, event):
+        node = bare_node(channel.address, "alice")
         node.say(**event)
 
         assert refusal(node.hear()) == "MALFORMED"
 
-    def test_a_message_of_more_than_64_kb_before_the_proof_is_refused(self, grid, bare_node):
-        node = bare_node(grid.address, "alice")
+    def test_a_message_of_more_than_64_kb_before_the_proof_is_refused(self, channel, bare_node):
+        node = bare_node(channel.address, "alice")
 
         assert refusal(node.enrol(name="a" * 70_000)) == "MALFORMED"
 
-    def test_who_does_not_prove_its_key_in_time_is_told_to_try_again(self, make_grid, bare_node):
-        grid = make_grid(handshake_s=3.0)
-        silent, hesitant = bare_node(grid.address, "alice"), bare_node(grid.address, "bob")
+    def test_who_does_not_prove_its_key_in_time_is_told_to_try_again(self, make_channel, bare_node):
+        channel = make_channel(handshake_s=3.0)
+        silent, hesitant = bare_node(channel.address, "alice"), bare_node(channel.address, "bob")
         hesitant.say(hello=hesitant.hello())
         assert hesitant.hear().HasField("challenge")
 
         assert refusal(silent.hear()) == "LATE"
         assert refusal(hesitant.hear()) == "LATE"
 
-    def test_when_too_many_enrol_at_once_the_next_wait_and_get_in(self, make_grid, bare_node):
-        grid = make_grid(handshake_s=4.0, max_unproven=2)
-        silent = [bare_node(grid.address, name) for name in ("alice", "bob")]
+    def test_when_too_many_enrol_at_once_the_next_wait_and_get_in(self, make_channel, bare_node):
+        channel = make_channel(handshake_s=4.0, max_unproven=2)
+        silent = [bare_node(channel.address, name) for name in ("alice", "bob")]
         for node in silent:
             node.say(hello=node.hello())
             node.hear()
 
-        assert bare_node(grid.address, "carol").enrol().HasField("welcome")
+        assert bare_node(channel.address, "carol").enrol().HasField("welcome")
 
-    def test_when_too_many_wait_for_long_the_next_are_told_to_try_again(self, make_grid, bare_node, monkeypatch):
+    def test_when_too_many_wait_for_long_the_next_are_told_to_try_again(self, make_channel, bare_node, monkeypatch):
         monkeypatch.setattr("server.attendance._QUEUE_S", 0.2)
-        grid = make_grid(max_unproven=1)
-        silent = bare_node(grid.address, "alice")
+        channel = make_channel(max_unproven=1)
+        silent = bare_node(channel.address, "alice")
         silent.say(hello=silent.hello())
         silent.hear()
 
-        assert refusal(bare_node(grid.address, "carol").hear()) == "FULL"
+        assert refusal(bare_node(channel.address, "carol").hear()) == "FULL"
 
     def test_more_nodes_than_the_server_takes_are_refused_but_a_known_one_may_replace_itself(
-        self, make_grid, bare_node
+        self, make_channel, bare_node
     ):
-        grid = make_grid(max_nodes=1)
-        alice = bare_node(grid.address, "alice")
+        channel = make_channel(max_nodes=1)
+        alice = bare_node(channel.address, "alice")
         assert alice.enrol().HasField("welcome")
 
-        assert refusal(bare_node(grid.address, "bob").enrol()) == "FULL"
-        again = bare_node(grid.address, "alice")
+        assert refusal(bare_node(channel.address, "bob").enrol()) == "FULL"
+        again = bare_node(channel.address, "alice")
         assert again.enrol().HasField("welcome")
         assert refusal(alice.hear()) == "REPLACED"
 
-    def test_a_node_with_another_base_is_refused(self, grid, bare_node):
-        node = bare_node(grid.address, "alice")
+    def test_a_node_with_another_base_is_refused(self, channel, bare_node):
+        node = bare_node(channel.address, "alice")
         node.enrol()
         node.say(ready=pb.Ready(base_fingerprint=b"x" * 32))
 
         assert refusal(node.hear()) == "BASE_MISMATCH"
-        assert list(grid.get_node_ids()) == []
+        assert channel.nodes(0) == []
 
-    def test_whoever_says_hello_twice_is_refused(self, grid, bare_node):
-        node = bare_node(grid.address, "alice").attend()
+    def test_whoever_says_hello_twice_is_refused(self, channel, bare_node):
+        node = bare_node(channel.address, "alice").attend()
         node.say(hello=node.hello())
 
         assert refusal(node.hear()) == "MALFORMED"
 
-    def test_the_newest_connection_of_a_node_replaces_the_older(self, grid, bare_node, attending, send):
-        old = bare_node(grid.address, "alice").attend()
-        with attending(grid, "alice") as (new,):
+    def test_the_newest_connection_of_a_node_replaces_the_older(self, channel, bare_node, attending, send):
+        old = bare_node(channel.address, "alice").attend()
+        with attending(channel, "alice") as (new,):
             assert refusal(old.hear()) == "REPLACED"
             assert old.heard_end()
             assert code(old.held, "1.train.0", b"x") == "UNAUTHENTICATED"
-            send(grid, "alice", b"task")
+            send(channel, "alice", b"task")
             assert new.work().head == b"task"
 
 
 class TestBadKeys:
     @pytest.fixture
-    def secure(self, make_grid, federation):
-        return make_grid(kit=ServerKit.load(federation / "server"))
+    def secure(self, make_channel, federation):
+        return make_channel(kit=ServerKit.load(federation / "server"))
 
     @pytest.fixture
     def kits(self, federation):
         return {name: ClientKit.load(federation / "clients" / name) for name in ("alice", "bob")}
 
-    def node(self, bare_node, grid, kit, **changes):
+    def node(self, bare_node, channel, kit, **changes):
         credentials = channel_credentials(changes.pop("shown", kit))
-        return bare_node(grid.address, **{"name": kit.name, "key": kit.node_key, "credentials": credentials, **changes})
+        own = {"name": kit.name, "key": kit.node_key, "credentials": credentials}
+        return bare_node(channel.address, **{**own, **changes})
 
     def test_an_unknown_key_is_refused(self, secure, kits, bare_node):
         assert refusal(self.node(bare_node, secure, kits["alice"], key=NodeKey.generate()).enrol()) == "UNKNOWN_KEY"
@@ -162,7 +162,7 @@ class TestBadKeys:
     ):
         alice = self.node(bare_node, secure, kits["alice"]).attend()
         bob = self.node(bare_node, secure, kits["bob"]).attend()
-        until(lambda: len(list(secure.get_node_ids())) == 2)
+        until(lambda: len(secure.nodes(0)) == 2)
         ids = [send(secure, name, b"task") for name in ("alice", "bob")]
         task_ids = [node.work().task_id for node in (alice, bob)]
 
@@ -171,26 +171,26 @@ class TestBadKeys:
         assert code(alice.upload, task_ids[0], b"answer") == "PERMISSION_DENIED"
         assert refusal(alice.hear()) == "REVOKED_KEY"
         assert bob.upload(task_ids[1], b"answer").kept
-        lost, kept = replies(secure, ids)
-        assert lost.error.reason == "key of alice has been revoked"
-        assert from_message(kept) == b"answer"
+        lost, kept = replies(ids)
+        assert lost.detail.endswith("failed: key of alice has been revoked")
+        assert kept == b"answer"
 
     def test_a_node_whose_key_is_revoked_is_sent_away_though_it_says_nothing(
         self, secure, kits, bare_node, federation, monkeypatch, until
     ):
-        monkeypatch.setattr("server.grpc_grid._REGISTER_EVERY_S", 0.0)
+        monkeypatch.setattr("server.nodes_channel._REGISTER_EVERY_S", 0.0)
         alice = self.node(bare_node, secure, kits["alice"]).attend()
-        until(lambda: list(secure.get_node_ids()))
+        until(lambda: secure.nodes(0))
         revoke(federation, "alice", now=datetime.now(UTC))
 
         assert refusal(alice.hear()) == "REVOKED_KEY"
-        until(lambda: not list(secure.get_node_ids()))
+        until(lambda: not secure.nodes(0))
 
     def test_a_register_that_cannot_be_read_takes_no_answers_until_it_can(
         self, secure, kits, bare_node, federation, send, until
     ):
         alice = self.node(bare_node, secure, kits["alice"]).attend()
-        until(lambda: list(secure.get_node_ids()))
+        until(lambda: secure.nodes(0))
         send(secure, "alice", b"task")
         task_id = alice.work().task_id
         register = federation / "server" / "clients.json"
@@ -231,7 +231,7 @@ class TestBadKeys:
     ):
         alice = self.node(bare_node, secure, kits["alice"]).attend()
         bob = self.node(bare_node, secure, kits["bob"]).attend()
-        until(lambda: len(list(secure.get_node_ids())) == 2)
+        until(lambda: len(secure.nodes(0)) == 2)
         send(secure, "alice", b"head", BIG)
         work = alice.work()
         token, bob.session = bob.session, alice.session
@@ -257,11 +257,11 @@ class TestDownloads:
         return call
 
     @pytest.mark.slow
-    def test_a_nodes_newer_download_takes_the_place_of_its_older_ones(self, make_grid, attending, send):
-        grid = make_grid(transfers_at_once=2)
-        with attending(grid, "alice", "bob") as (alice, bob):
+    def test_a_nodes_newer_download_takes_the_place_of_its_older_ones(self, make_channel, attending, send):
+        channel = make_channel(transfers_at_once=2)
+        with attending(channel, "alice", "bob") as (alice, bob):
             for name in ("alice", "bob"):
-                send(grid, name, b"head", self.BODY)
+                send(channel, name, b"head", self.BODY)
             work = bob.work()
             unread = [self.unread(bob, work) for _ in range(6)]
 
@@ -271,10 +271,10 @@ class TestDownloads:
                 assert code(lambda call=call: list(call)) == "ABORTED"
             assert sum(len(chunk.data) for chunk in unread[-1]) == len(self.BODY) - CHUNK_BYTES
 
-    def test_a_node_that_fetches_the_same_again_and_again_has_to_wait(self, grid, attending, send):
-        with attending(grid, "alice", "bob") as (alice, bob):
+    def test_a_node_that_fetches_the_same_again_and_again_has_to_wait(self, channel, attending, send):
+        with attending(channel, "alice", "bob") as (alice, bob):
             for name in ("alice", "bob"):
-                send(grid, name, b"head", BIG)
+                send(channel, name, b"head", BIG)
             work = alice.work()
             for _ in range(16):
                 assert alice.body(work, offset=len(BIG) - 1) == BIG[-1:]
@@ -288,11 +288,11 @@ class TestDownloads:
         ids=["stalled", "slow"],
     )
     def test_a_download_that_is_slower_than_the_pace_is_cut_off_and_can_go_on(
-        self, make_grid, attending, send, pace, pauses
+        self, make_channel, attending, send, pace, pauses
     ):
-        grid = make_grid(pace=pace)
-        with attending(grid, "alice") as (alice,):
-            send(grid, "alice", b"head", self.BODY)
+        channel = make_channel(pace=pace)
+        with attending(channel, "alice") as (alice,):
+            send(channel, "alice", b"head", self.BODY)
             work = alice.work()
             unread, left = self.unread(alice, work), iter(pauses)
             received = [CHUNK_BYTES]
@@ -309,9 +309,9 @@ class TestDownloads:
 
 
 class TestUploads:
-    def test_an_upload_goes_on_where_it_broke_off(self, grid, attending, send, replies, until):
-        with attending(grid, "alice") as (alice,):
-            message_id = send(grid, "alice", b"task")
+    def test_an_upload_goes_on_where_it_broke_off(self, channel, attending, send, replies, until):
+        with attending(channel, "alice") as (alice,):
+            sent = send(channel, "alice", b"task")
             task_id = alice.work().task_id
             hold = threading.Event()
 
@@ -329,13 +329,13 @@ class TestUploads:
             assert alice.held(task_id, BIG[::-1]).offset == 0
             assert code(alice.upload, task_id, BIG, offset=3 * CHUNK_BYTES) == "ABORTED"
             assert alice.upload(task_id, BIG, offset=2 * CHUNK_BYTES).kept
-            assert from_message(replies(grid, [message_id])[0]) == BIG
+            assert replies([sent])[0] == BIG
             assert alice.held(task_id, BIG).complete
 
-    def test_an_upload_goes_on_after_the_server_was_restarted(self, make_grid, attending, send, replies, until):
-        grid = make_grid()
-        with attending(grid, "alice") as (alice,):
-            send(grid, "alice", b"task")
+    def test_an_upload_goes_on_after_the_server_was_restarted(self, make_channel, attending, send, replies, until):
+        channel = make_channel()
+        with attending(channel, "alice") as (alice,):
+            send(channel, "alice", b"task")
             task_id = alice.work().task_id
             hold = threading.Event()
 
@@ -348,16 +348,16 @@ class TestUploads:
             until(lambda: alice.held(task_id, BIG).offset == CHUNK_BYTES)
             broken.cancel()
             hold.set()
-        grid.stop()
-        grid = make_grid()
-        with attending(grid, "alice") as (alice,):
-            message_id = send(grid, "alice", b"task")
+        channel.stop()
+        channel = make_channel()
+        with attending(channel, "alice") as (alice,):
+            sent = send(channel, "alice", b"task")
             assert alice.held(alice.work().task_id, BIG).offset == CHUNK_BYTES
             assert alice.upload(task_id, BIG, offset=CHUNK_BYTES).kept
-            assert from_message(replies(grid, [message_id])[0]) == BIG
+            assert replies([sent])[0] == BIG
 
     def test_a_file_that_is_being_opened_when_its_upload_breaks_off_is_closed(
-        self, grid, attending, send, until, monkeypatch
+        self, channel, attending, send, until, monkeypatch
     ):
         opened, go_on = [], threading.Event()
         genuine = Inbox.receive
@@ -368,48 +368,48 @@ class TestUploads:
             return opened[-1]
 
         monkeypatch.setattr(Inbox, "receive", slow)
-        with attending(grid, "alice") as (alice,):
-            send(grid, "alice", b"task")
+        with attending(channel, "alice") as (alice,):
+            send(channel, "alice", b"task")
             broken = alice.stub.Upload.future(iter([alice.start(alice.work().task_id, BIG)]))
             until(lambda: opened)
             broken.cancel()
-        stopping = threading.Thread(target=grid.stop)
+        stopping = threading.Thread(target=channel.stop)
         stopping.start()
-        until(lambda: not grid._server._thread.is_alive())
+        until(lambda: not channel._server._thread.is_alive())
         go_on.set()
         stopping.join()
 
         assert [incoming._file.closed for incoming in opened] == [True]
 
     def test_memory_is_handed_back_once_many_bytes_of_answers_are_in(
-        self, grid, attending, send, replies, until, monkeypatch
+        self, channel, attending, send, replies, until, monkeypatch
     ):
         given_back = []
         monkeypatch.setattr("server.uploads.give_back_memory", lambda: given_back.append(True))
         monkeypatch.setattr("server.uploads._TIDY_BYTES", 2 * len(BIG))
-        with attending(grid, "alice", "bob") as (alice, bob):
+        with attending(channel, "alice", "bob") as (alice, bob):
             for node, so_far in ((alice, 0), (bob, 1)):
-                message_id = send(grid, node.name, b"task")
+                sent = send(channel, node.name, b"task")
                 node.upload(node.work().task_id, BIG)
-                replies(grid, [message_id])
+                replies([sent])
                 until(lambda so_far=so_far: len(given_back) == so_far)
 
     def test_the_memory_of_many_small_answers_is_given_back_too(
-        self, grid, attending, send, replies, until, monkeypatch
+        self, channel, attending, send, replies, until, monkeypatch
     ):
         given_back = []
         monkeypatch.setattr("server.uploads.give_back_memory", lambda: given_back.append(True))
         monkeypatch.setattr("server.uploads._TIDY_ANSWERS", 2)
-        with attending(grid, "alice") as (alice,):
+        with attending(channel, "alice") as (alice,):
             for so_far in (0, 1):
-                message_id = send(grid, alice.name, b"task")
+                sent = send(channel, alice.name, b"task")
                 alice.upload(alice.work().task_id, b"answer")
-                replies(grid, [message_id])
+                replies([sent])
                 until(lambda so_far=so_far: len(given_back) == so_far)
 
-    def test_a_newer_upload_of_the_same_answer_takes_the_place_of_the_older(self, grid, attending, send, until):
-        with attending(grid, "alice") as (alice,):
-            send(grid, "alice", b"task")
+    def test_a_newer_upload_of_the_same_answer_takes_the_place_of_the_older(self, channel, attending, send, until):
+        with attending(channel, "alice") as (alice,):
+            send(channel, "alice", b"task")
             task_id = alice.work().task_id
             hold = threading.Event()
 
@@ -425,10 +425,10 @@ class TestUploads:
             hold.set()
             assert older.code() is grpc.StatusCode.ABORTED
 
-    def test_an_upload_of_a_replaced_session_is_cut_off(self, grid, bare_node, attending, send, until):
-        old = bare_node(grid.address, "alice").attend()
-        until(lambda: list(grid.get_node_ids()))
-        send(grid, "alice", b"task")
+    def test_an_upload_of_a_replaced_session_is_cut_off(self, channel, bare_node, attending, send, until):
+        old = bare_node(channel.address, "alice").attend()
+        until(lambda: channel.nodes(0))
+        send(channel, "alice", b"task")
         task_id = old.work().task_id
         replaced = threading.Event()
 
@@ -440,13 +440,13 @@ class TestUploads:
 
         upload = old.stub.Upload.future(parts())
         until(lambda: old.held(task_id, BIG).offset == CHUNK_BYTES)
-        with attending(grid, "alice"):
+        with attending(channel, "alice"):
             assert refusal(old.hear()) == "REPLACED"
             replaced.set()
             assert upload.code() is grpc.StatusCode.UNAUTHENTICATED
 
     def test_a_node_that_connects_again_is_told_when_its_older_connection_completes_the_answer(
-        self, grid, bare_node, send, until, monkeypatch
+        self, channel, bare_node, send, until, monkeypatch
     ):
         genuine, reached, go_on = Incoming.finish, threading.Event(), threading.Event()
 
@@ -456,14 +456,14 @@ class TestUploads:
             return genuine(incoming)
 
         monkeypatch.setattr(Incoming, "finish", finish)
-        old = bare_node(grid.address, "alice").attend()
-        until(lambda: list(grid.get_node_ids()))
-        send(grid, "alice", b"head", BIG)
+        old = bare_node(channel.address, "alice").attend()
+        until(lambda: channel.nodes(0))
+        send(channel, "alice", b"head", BIG)
         task_id = old.work().task_id
         parts = [old.start(task_id, b"answer"), pb.UploadPart(data=b"answer")]
         upload = old.stub.Upload.future(iter(parts), timeout=60)
         assert reached.wait(60)
-        new = bare_node(grid.address, "alice").attend()
+        new = bare_node(channel.address, "alice").attend()
         work = new.work()
         assert work.task_id == task_id
         go_on.set()
@@ -474,7 +474,7 @@ class TestUploads:
         assert code(new.body, work) == "NOT_FOUND"
 
     def test_an_upload_that_is_cut_off_and_then_cannot_be_written_leaves_no_traceback(
-        self, grid, attending, send, until, monkeypatch, caplog
+        self, channel, attending, send, until, monkeypatch, caplog
     ):
         reached, go_on = threading.Event(), threading.Event()
 
@@ -484,47 +484,47 @@ class TestUploads:
             raise MachineError("cannot write")
 
         monkeypatch.setattr(Incoming, "finish", finish)
-        with attending(grid, "alice") as (alice,):
-            send(grid, "alice", b"task")
+        with attending(channel, "alice") as (alice,):
+            send(channel, "alice", b"task")
             parts = [alice.start(alice.work().task_id, b"answer"), pb.UploadPart(data=b"answer")]
             broken = alice.stub.Upload.future(iter(parts), timeout=60)
             assert reached.wait(60)
             broken.cancel()
-            node = grid._sessions.named("alice")
+            node = channel._sessions.named("alice")
             time.sleep(0.1)  # cut off by now, except on a busy machine, where this then tests less
             go_on.set()
             until(lambda: not node.uploads)
-        grid.stop()
+        channel.stop()
         gc.collect()
 
         assert not [record for record in caplog.records if record.name == "asyncio"]
 
     @pytest.mark.parametrize("size", [len(BIG) - 1, len(BIG) + 1])
-    def test_an_answer_of_another_size_than_announced_is_refused_and_may_come_again(self, grid, attending, send, size):
-        with attending(grid, "alice") as (alice,):
-            send(grid, "alice", b"task")
+    def test_an_answer_of_another_size_than_announced_may_come_again(self, channel, attending, send, size):
+        with attending(channel, "alice") as (alice,):
+            send(channel, "alice", b"task")
             task_id = alice.work().task_id
 
             assert code(alice.upload, task_id, BIG, size=size) == "ABORTED"
             assert alice.upload(task_id, BIG).kept
 
     def test_an_answer_larger_than_allowed_is_refused_before_its_data_and_fails_the_task(
-        self, grid, attending, send, replies, tmp_path
+        self, channel, attending, send, replies, tmp_path
     ):
-        with attending(grid, "alice") as (alice,):
-            message_id = send(grid, "alice", b"task")
+        with attending(channel, "alice") as (alice,):
+            sent = send(channel, "alice", b"task")
             task_id = alice.work().task_id
 
             assert code(alice.upload, task_id, b"", size=(8 << 20) + 1) == "INVALID_ARGUMENT"
             assert not list((tmp_path / "inbox").rglob("*.part"))
-            (reply,) = replies(grid, [message_id])
-            assert reply.error.reason == "node alice: answer has 8388609 bytes, expected at most 8388608"
+            (reply,) = replies([sent])
+            assert reply.detail.endswith("failed: node alice: answer has 8388609 bytes, expected at most 8388608")
 
     def test_an_answer_with_another_digest_is_thrown_away_and_given_up_after_three_tries(
-        self, grid, attending, send, replies, tmp_path, until
+        self, channel, attending, send, replies, tmp_path, until
     ):
-        with attending(grid, "alice") as (alice,):
-            message_id = send(grid, "alice", b"task")
+        with attending(channel, "alice") as (alice,):
+            sent = send(channel, "alice", b"task")
             task_id = alice.work().task_id
             wrong = hashlib.sha256(b"other").digest()
 
@@ -532,36 +532,36 @@ class TestUploads:
 
             assert tries == ["ABORTED", "ABORTED", "INVALID_ARGUMENT"]
             until(lambda: not [file for file in (tmp_path / "inbox").rglob("*") if file.is_file()])
-            assert "SHA-256 is not what was announced" in replies(grid, [message_id])[0].error.reason
+            assert "SHA-256 is not what was announced" in replies([sent])[0].detail
 
     @pytest.mark.parametrize(
         "changes", [{"sha256": b"short"}, {"content": 0}, {"content": 9}, {"content": 3, "size": 4097}]
     )
-    def test_a_start_that_cannot_be_is_refused(self, grid, attending, send, changes):
-        with attending(grid, "alice") as (alice,):
-            send(grid, "alice", b"task")
+    def test_a_start_that_cannot_be_is_refused(self, channel, attending, send, changes):
+        with attending(channel, "alice") as (alice,):
+            send(channel, "alice", b"task")
 
             assert code(alice.upload, alice.work().task_id, b"answer", **changes) == "INVALID_ARGUMENT"
 
-    def test_an_answer_of_another_kind_is_refused_unread_and_fails_the_task(self, grid, attending, send, replies):
-        with attending(grid, "alice") as (alice,):
-            message_id = send(grid, "alice", b"task")
+    def test_an_answer_of_another_kind_is_refused_unread_and_fails_the_task(self, channel, attending, send, replies):
+        with attending(channel, "alice") as (alice,):
+            sent = send(channel, "alice", b"task")
 
             assert code(alice.upload, alice.work().task_id, b"answer", content=3) == "INVALID_ARGUMENT"
-            (reply,) = replies(grid, [message_id])
-            assert "content is 3, expected 1, or 2 for an error" in reply.error.reason
+            (reply,) = replies([sent])
+            assert "content is 3, expected 1, or 2 for an error" in reply.detail
 
-    def test_an_upload_without_a_start_and_one_with_two_are_refused(self, grid, attending, send):
-        with attending(grid, "alice") as (alice,):
-            send(grid, "alice", b"task")
+    def test_an_upload_without_a_start_and_one_with_two_are_refused(self, channel, attending, send):
+        with attending(channel, "alice") as (alice,):
+            send(channel, "alice", b"task")
             start = alice.start(alice.work().task_id, b"answer")
 
             for parts in ([pb.UploadPart(data=b"x")], [pb.UploadPart()], [], [start, start], [start, pb.UploadPart()]):
                 assert code(alice.stub.Upload, iter(parts), timeout=20) == "INVALID_ARGUMENT"
 
-    def test_a_session_authorises_nobody_elses_tasks_and_bodies(self, grid, attending, send):
-        with attending(grid, "alice", "bob") as (alice, bob):
-            send(grid, "alice", b"head", BIG)
+    def test_a_session_authorises_nobody_elses_tasks_and_bodies(self, channel, attending, send):
+        with attending(channel, "alice", "bob") as (alice, bob):
+            send(channel, "alice", b"head", BIG)
             work = alice.work()
 
             assert bob.held(work.task_id, b"x").unknown
@@ -577,25 +577,25 @@ class TestUploads:
             assert alice.body(work, offset=len(BIG)) == b""
 
     @pytest.mark.parametrize("task_id", ["", "../../x", "1.train.0/..", "9" * 300, "1.train.-1", "1.train", "a\x00b"])
-    def test_task_ids_that_were_never_given_out_harm_nothing(self, grid, attending, tmp_path, task_id):
-        with attending(grid, "alice") as (alice,):
+    def test_task_ids_that_were_never_given_out_harm_nothing(self, channel, attending, tmp_path, task_id):
+        with attending(channel, "alice") as (alice,):
             assert alice.held(task_id, b"x").late
             assert not alice.upload(task_id, b"x").kept
             assert not list((tmp_path / "inbox").rglob("*"))
 
 
 class TestOperators:
-    def test_the_status_says_what_the_run_is_doing(self, make_grid, attending, send, until):
+    def test_the_status_says_what_the_run_is_doing(self, make_channel, attending, send, until):
         summary = RunProgress(
             run="first", state="training", round=2, rounds=5, cohort=("alice", "bob"), round_s=(3.0,), done=1
         )
-        grid = make_grid(summary=lambda: summary)
-        with attending(grid, "alice") as (alice,):
-            send(grid, "alice", b"task")
+        channel = make_channel(summary=lambda: summary)
+        with attending(channel, "alice") as (alice,):
+            send(channel, "alice", b"task")
             alice.say(progress=pb.Progress(task_id="1.train.0", doing="training, step 3 of 4"))
-            until(lambda: fetch_status(grid.address, kit=None)["nodes"][0]["doing"] == "training, step 3 of 4")
+            until(lambda: fetch_status(channel.address, kit=None)["nodes"][0]["doing"] == "training, step 3 of 4")
 
-            status = fetch_status(grid.address, kit=None)
+            status = fetch_status(channel.address, kit=None)
 
         assert (status["run"], status["state"], status["round"], status["rounds"]) == ("first", "training", 2, 5)
         assert status["eta_s"] == 12.0
@@ -606,26 +606,26 @@ class TestOperators:
         assert status["nodes"][0]["device"] == "cpu"
         json.dumps(status)
 
-    def test_the_status_of_a_run_that_waits_counts_who_is_here_now(self, make_grid, bare_node, until):
-        grid = make_grid(summary=lambda: RunProgress(state="waiting for clients", wanted=2))
+    def test_the_status_of_a_run_that_waits_counts_who_is_here_now(self, make_channel, bare_node, until):
+        channel = make_channel(summary=lambda: RunProgress(state="waiting for clients", wanted=2))
 
         def state():
-            status = fetch_status(grid.address, kit=None)
+            status = fetch_status(channel.address, kit=None)
             return status["state"], len(status["nodes"])
 
         assert state() == ("waiting for clients: 0 of 2 are ready", 0)
-        alice = bare_node(grid.address, "alice")
+        alice = bare_node(channel.address, "alice")
         alice.enrol()
         assert state() == ("waiting for clients: 0 of 2 are ready", 1)
-        shown = "\n".join(map(str, status_tables(fetch_status(grid.address, kit=None))[0].rows))
+        shown = "\n".join(map(str, status_tables(fetch_status(channel.address, kit=None))[0].rows))
         assert "1, 1 of them still getting ready" in shown
         alice.say(ready=pb.Ready(base_fingerprint=b"b" * 32, device="cpu"))
         until(lambda: state() == ("waiting for clients: 1 of 2 are ready", 1))
 
-    def test_over_tls_the_status_is_for_the_operator_and_for_nodes(self, make_grid, federation, bare_node):
-        grid = make_grid(kit=ServerKit.load(federation / "server"))
+    def test_over_tls_the_status_is_for_the_operator_and_for_nodes(self, make_channel, federation, bare_node):
+        channel = make_channel(kit=ServerKit.load(federation / "server"))
         kit = ClientKit.load(federation / "clients" / "alice")
-        alice = bare_node(grid.address, "alice", key=kit.node_key, credentials=channel_credentials(kit))
+        alice = bare_node(channel.address, "alice", key=kit.node_key, credentials=channel_credentials(kit))
         alice.enrol()
         token = (federation / "server" / "operator.token").read_text().strip().encode()
 
@@ -634,9 +634,9 @@ class TestOperators:
         for bad in (b"", b"x" * 64, token[:-1], "é".encode()):
             assert code(alice.stub.Status, pb.StatusRequest(token=bad), timeout=20) == "UNAUTHENTICATED"
 
-    def test_the_status_of_nobody_is_an_error_in_one_line(self, grid):
-        address = grid.address
-        grid.stop()
+    def test_the_status_of_nobody_is_an_error_in_one_line(self, channel):
+        address = channel.address
+        channel.stop()
 
         with pytest.raises(MachineError, match=r"no plait server answers: nothing listens at 127\.0\.0\.1:"):
             fetch_status(address, kit=None, timeout_s=2)
@@ -651,26 +651,26 @@ class TestOperators:
             fetch_status(f"127.0.0.1:{port}", kit=None)
         server.stop(None)
 
-    def test_health_is_served_on_the_same_port(self, grid, attending):
-        with attending(grid, "alice") as (alice,):
+    def test_health_is_served_on_the_same_port(self, channel, attending):
+        with attending(channel, "alice") as (alice,):
             health = health_pb2_grpc.HealthStub(alice.channel)
             for name in ("", "plait.v1.Federation"):
                 reply = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
                 assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
-    def test_the_metrics_count_what_happened(self, make_grid, attending, bare_node, send, replies, until):
-        grid = make_grid(metrics_listen="127.0.0.1:0", summary=lambda: RunProgress(round=4, round_s=(1.0, 2.5)))
-        with attending(grid, "alice") as (alice,):
-            bare_node(grid.address, "bob").enrol(protocol=9)
-            message_id = send(grid, "alice", b"head", BIG)
+    def test_the_metrics_count_what_happened(self, make_channel, attending, bare_node, send, replies, until):
+        channel = make_channel(metrics_listen="127.0.0.1:0", summary=lambda: RunProgress(round=4, round_s=(1.0, 2.5)))
+        with attending(channel, "alice") as (alice,):
+            bare_node(channel.address, "bob").enrol(protocol=9)
+            sent = send(channel, "alice", b"head", BIG)
             work = alice.work()
             alice.task(work)
             code(alice.upload, work.task_id, b"answer", sha256=b"")
             alice.upload(work.task_id, b"answer")
-            replies(grid, [message_id])
-            until(lambda: "plait_nodes_attached 1.0" in page(grid))
+            replies([sent])
+            until(lambda: "plait_nodes_attached 1.0" in page(channel))
 
-            lines = page(grid).splitlines()
+            lines = page(channel).splitlines()
 
         downlink = dict(line.split() for line in lines if line.startswith("plait_downlink_bytes_total "))
         assert float(downlink["plait_downlink_bytes_total"]) == len(BIG) + len(b"head")
@@ -686,19 +686,19 @@ class TestOperators:
             assert line in lines
 
 
-def page(grid) -> str:
-    with urllib.request.urlopen(f"http://{grid.metrics_address}/metrics", timeout=20) as reply:
+def page(channel) -> str:
+    with urllib.request.urlopen(f"http://{channel.metrics_address}/metrics", timeout=20) as reply:
         return reply.read().decode()
 
 
-def test_nothing_that_a_peer_says_gets_into_the_log_unescaped(make_grid, bare_node, caplog):
+def test_nothing_that_a_peer_says_gets_into_the_log_unescaped(make_channel, bare_node, caplog):
     caplog.set_level("INFO", logger="plait.server")
-    grid = make_grid()
-    node = bare_node(grid.address, "alice")
+    channel = make_channel()
+    node = bare_node(channel.address, "alice")
     node.enrol(name="x\nevent=forged node=root")
-    other = bare_node(grid.address, "bob").attend()
+    other = bare_node(channel.address, "bob").attend()
     other.say(ready=pb.Ready(base_fingerprint=b"b" * 32, device="cpu\nevent=forged"))
-    grid.stop()
+    channel.stop()
 
     assert caplog.messages
     assert all("\n" not in message and message.isascii() for message in caplog.messages)

@@ -43,10 +43,9 @@ def in_a_loop(test):
     return run
 
 
-def give(registry, *, number=0, body=b"", group="1"):
+def give(registry, *, body=b"", group="1"):
     return registry.give(
         "ada",
-        message_id=f"m{number}",
         message_type="train",
         group=group,
         head=b"h",
@@ -75,7 +74,7 @@ def receive(inbox, task, data=b"answer"):
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(TaskState, TaskState)))
 def test_a_task_goes_only_where_an_arrow_leads(before, after):
-    task = Task("m", "ada", pb.Work(task_id="1.train.0"), state=before)
+    task = Task("ada", pb.Work(task_id="1.train.0"), state=before)
 
     assert task.move(after, reason="why") == (after.name in ALLOWED[before.name])
     assert (task.state, task.reason) == ((after, "why") if after.name in ALLOWED[before.name] else (before, ""))
@@ -126,7 +125,7 @@ def test_a_withdrawn_task_is_told_to_its_node_never_sent_and_its_answer_thrown_a
     task = give(registry)
     # It may be at work on it since before it reconnected.
     session = attach(registry, ready=False)
-    registry.withdraw([task.message_id], "deadline")
+    registry.withdraw([task], "deadline")
     assert told(session) == ["withdraw"]
     receive(inbox, task)
     assert not registry.answer(task, session)
@@ -138,7 +137,7 @@ def test_a_withdrawn_task_is_told_to_its_node_never_sent_and_its_answer_thrown_a
 
 @in_a_loop
 def test_the_open_tasks_of_a_node_that_is_expelled_fail_and_let_go_of_their_body(registry, inbox):
-    tasks = [give(registry, number=number, body=b"b" * 100_000) for number in range(3)]
+    tasks = [give(registry, body=b"b" * 100_000) for _ in range(3)]
     session = attach(registry)
     receive(inbox, tasks[0])
     registry.answer(tasks[0], session)
@@ -158,7 +157,7 @@ def test_an_answer_from_before_a_restart_answers_the_task_of_the_same_name(regis
     assert restarted.find("ada", before.task_id) == (None, None)
     task = give(restarted)
     assert (task.task_id, task.state) == (before.task_id, TaskState.ANSWERED)
-    assert restarted.settled([task.message_id]) == [task]
+    assert restarted.settled([task]) == [task]
 
 
 @pytest.mark.parametrize("settle", ["fail", "withdraw", "pulled"])
@@ -168,7 +167,7 @@ def test_a_node_that_asks_about_a_settled_task_is_told_it_is_late_or_answered(re
         registry.fail(task, "node ada left")
         registry.pulled(task, keep=False)
     elif settle == "withdraw":
-        registry.withdraw([task.message_id], "deadline")
+        registry.withdraw([task], "deadline")
     else:
         receive(inbox, task)
         task.move(TaskState.ANSWERED)
@@ -176,7 +175,7 @@ def test_a_node_that_asks_about_a_settled_task_is_told_it_is_late_or_answered(re
 
     expected = TaskState.ANSWERED if settle == "pulled" else TaskState.WITHDRAWN
     assert registry.find("ada", task.task_id) == (expected, None)
-    give(registry, number=1, group="2")
+    give(registry, group="2")
     assert registry.find("ada", task.task_id) == (TaskState.WITHDRAWN, None)
 
 
@@ -185,9 +184,9 @@ def test_an_earlier_group_between_two_tasks_of_a_later_one_does_not_bring_its_an
     receive(inbox, task)
     task.move(TaskState.ANSWERED)
     registry.pulled(task, keep=True)
-    give(registry, number=1, group="1")
+    give(registry, group="1")
     assert registry.find("ada", task.task_id) == (TaskState.ANSWERED, None)
-    again = give(registry, number=2, group="2")
+    again = give(registry, group="2")
     assert (again.task_id, again.state) == ("2.train.1", TaskState.PENDING)
 
 

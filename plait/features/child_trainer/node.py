@@ -25,7 +25,14 @@ from plait.rounds.client_way import Speaker, client_way_of
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.participant import Participant
 from plait.rounds.terms import Terms
-from plait.wire.messages import DescribeTask, Refusal, RefusalReason, decode_task, encode_reply
+from plait.wire.messages import (
+    DescribeTask,
+    Refusal,
+    RefusalReason,
+    UnknownSettingsError,
+    decode_task,
+    encode_reply,
+)
 
 if TYPE_CHECKING:
     from client.journal import Journal
@@ -86,7 +93,7 @@ def _open(
 ) -> TaskRunner:
     from client.base import consented, journal_of
     from client.identity import identity_of
-    from client.runner import AppRunner, Capacity
+    from client.runner import Capacity, ParticipantRunner
     from client.state_directory import memory_folder
     from plait.rounds.client_secret import ClientSecret
 
@@ -95,7 +102,7 @@ def _open(
     known = ClientSecret.known(memory)
     account = known.account if known else ""
     spent = max((at(each.spent)(journal, account) for each in features() if each.spent), default=0.0)
-    _, settled, policy = consented(
+    settled, policy = consented(
         run,
         settings,
         check=lambda _, settled: _check_trainable(settled),
@@ -117,13 +124,13 @@ def _open(
         identity=partial(identity_of, kit) if kit else None,
         journal=journal,
     )
-    app = ProgramApp(speaker, model, settled, policy, settings.max_rank)
+    participant = ProgramParticipant(speaker, model, settled, policy, settings.max_rank)
     capacity = Capacity(model.base_fingerprint, (settled.method.name,), settings.max_memory_bytes, "a program")
-    return AppRunner(app, capacity=capacity, refusal=lambda: app.refusal)
+    return ParticipantRunner(participant, capacity=capacity, refusal=lambda: participant.refusal)
 
 
 @dataclass(eq=False)
-class ProgramApp:
+class ProgramParticipant:
     """A participant that exists from its first specification on.
 
     Attributes:
@@ -150,22 +157,25 @@ class ProgramApp:
         """Why the newest task was refused; empty if it was not."""
         return self._participant.refusal if self._participant else ""
 
-    def answer(self, *, task_id: str, message_type: str, group_id: str, head: bytes, body: bytes) -> bytes:
-        """Do a task."""
-        del task_id, group_id
-        data = head + body
-        if message_type == "query":
-            try:
-                task = decode_task(data, max_bytes=self.policy.max_task_bytes)
-                if isinstance(task, DescribeTask):
-                    self.model.learn(task.spec_json, task.layout)
-                    self._participant = self._with(task.spec_json)
-            except PolicyError as error:
-                return encode_reply(Refusal(self.speaker.name, RefusalReason.POLICY, str(error)))
+    def answer(self, task_bytes: bytes) -> bytes:
+        """Do a task.
+
+        Raises:
+            PeerError: it is not one.
+        """
+        try:
+            task = decode_task(task_bytes, max_bytes=self.policy.max_task_bytes)
+            if isinstance(task, DescribeTask):
+                self.model.learn(task.spec_json, task.layout)
+                self._participant = self._with(task.spec_json)
+        except UnknownSettingsError:
+            pass  # the participant may hold them
+        except PolicyError as error:
+            return encode_reply(Refusal(self.speaker.name, RefusalReason.POLICY, str(error)))
         if self._participant is None:
             text = "nothing was described here yet"
             return encode_reply(Refusal(self.speaker.name, RefusalReason.NEED_FULL, text))
-        return self._participant.answer(data)
+        return self._participant.answer(task_bytes)
 
     def _with(self, spec_text: str) -> Participant:
         spec, _ = self.model.prepare(spec_text)

@@ -85,7 +85,7 @@ class StandingServer:
         Raises:
             ConfigError: it does not serve yet.
         """
-        return self._queueing().grid.address
+        return self._queueing().channel.address
 
     def start(self) -> None:
         """Begin to serve; a run begins once enough clients are there.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from plait.api.apps import add_apps_to_path
 from plait.api.resuming import is_reported
-from plait.api.service import conclude, open_grid, open_service, vouch_of
+from plait.api.service import conclude, open_channel, open_service, vouch_of
 from plait.api.serving import Act, Serving, new_run_number
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError
@@ -37,7 +37,7 @@ from plait.transport.labels import are_labels
 
 if TYPE_CHECKING:
     from plait.adapters import Json
-    from server.grpc_grid import GrpcGrid
+    from server.nodes_channel import NodesChannel
 
 _LOOK_S = 0.5
 _PAGE_BYTES = 1 << 18
@@ -78,8 +78,10 @@ class Standing:
         self._stopping = self._serves = False
         self._cannot_serve: PlaitError | None = None
         self._on_start: Callable[[str], None] = lambda _: None
-        self.grid: GrpcGrid = open_grid(serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, more=calls_of(self))
-        self.grid.count_runs(self._queue.counts)
+        self.channel: NodesChannel = open_channel(
+            serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, more=calls_of(self)
+        )
+        self.channel.count_runs(self._queue.counts)
 
     def serve(self, *, on_start: Callable[[str], None] = lambda _: None) -> None:
         """Serve runs until `stop`, or an exception in this thread.
@@ -99,23 +101,23 @@ class Standing:
             self._tidy()
             self._start()
             while not self._stopping:
-                self.grid.check()
+                self.channel.check()
                 entry = self._queue.begin_next(wait_s=_LOOK_S)
                 if entry is not None:
                     self._serve(entry)
         finally:
-            self.grid.stop()
+            self.channel.stop()
             self._queue.close()
 
     def _start(self) -> None:
         if not self._serves:
             try:
-                self.grid.start()
+                self.channel.start()
             except PlaitError as error:
                 self._cannot_serve = error
                 raise
             self._serves = True
-            self._on_start(self.grid.address)
+            self._on_start(self.channel.address)
 
     def stop(self) -> None:
         """Stop soon, from another thread; the run in progress goes on when the server does."""
@@ -160,7 +162,7 @@ class Standing:
 
     def status_json(self) -> str:
         """What `plait status --json` prints."""
-        return self.grid.status_json()
+        return self.channel.status_json()
 
     def runs(self) -> list[dict[str, Json]]:
         """All runs, in the order of their submission."""
@@ -192,13 +194,13 @@ class Standing:
         if len(newest) < len(found):
             page["before"] = newest[-1]["run"]
         if not before:
-            stated = sorted(self.grid.labels_stated().items())
+            stated = sorted(self.channel.labels_stated().items())
             page["clients"] = _fitting({"name": name, "labels": [*sorted(labels)]} for name, labels in stated)
             page["number_of_clients"] = len(stated)
         return json.dumps(page)
 
     def _described(self, entry: Entry) -> dict[str, Json]:
-        described, progress = entry.described(), self.grid.progress()
+        described, progress = entry.described(), self.channel.progress()
         if progress is not None and entry.run == progress.run and entry.state is State.RUNNING:
             described |= {"round": progress.round, "doing": progress.state}
         return described
@@ -233,7 +235,7 @@ class Standing:
             raise ConfigError(
                 f"run asks for {config.clients} clients, but {registered} are provisioned; set clients to that at most"
             )
-        stated = self.grid.labels_stated()
+        stated = self.channel.labels_stated()
         for label in labels:
             if not any(label in own for own in stated.values()):
                 known = ", ".join(sorted({each for own in stated.values() for each in own})) or "none"
@@ -308,7 +310,7 @@ class Standing:
             with self._lock:
                 self._current = None
         # Only now: the nodes of a run that is merely interrupted must not take it to be over.
-        self.grid.end()
+        self.channel.end()
         ended = self._queue.entry(entry.run)
         say(f"run {entry.run} is {ended.state}{f': {ended.detail}' if ended.detail else ''}", quiet=self._quiet)
         self._tidy()
@@ -328,7 +330,7 @@ class Standing:
             directory,
             settings,
             serving,
-            grid=self.grid,
+            channel=self.channel,
             labels=entry.cohort_labels,
             on_event=on_event,
             stop=stop,
@@ -340,7 +342,7 @@ class Standing:
         self._start()
         with service.followed(quiet=self._quiet):
             service.drive(quiet=self._quiet)
-            self.grid.end()
+            self.channel.end()
             conclude(directory)
 
 

@@ -168,7 +168,7 @@ def node(kits: Path, tmp_path: Path) -> Callable[..., Any]:
     def open_run(number: int, *, state: Path = tmp_path / "state", kit: Path = kit, **change: object) -> Any:
         settings = check_settings(server="localhost:1", data="stdlib", kit=kit, state=state)
         config = welcome_table(config_from_table({**RUN, **change}).to_table())
-        runner = enforced(settings, lambda _: "works")(Run(number, 1, config, b""))  # type: ignore[arg-type,return-value]
+        runner = enforced(settings, lambda _: "works")(Run(number, config, b""))  # type: ignore[arg-type,return-value]
         return str(runner.capacity.declined) if isinstance(runner, DecliningRunner) else runner
 
     return open_run

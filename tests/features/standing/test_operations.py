@@ -18,35 +18,35 @@ class OneRun:
         return [(f"adapter/{path.name}.json", path) for path in self._files]
 
 
-def calls(grid):
-    return OperatorCalls(Address.parse(grid.address, what="server"), None)
+def calls(channel):
+    return OperatorCalls(Address.parse(channel.address, what="server"), None)
 
 
-def test_a_file_of_several_parts_and_an_empty_one_arrive_whole(make_grid, tmp_path):
+def test_a_file_of_several_parts_and_an_empty_one_arrive_whole(make_channel, tmp_path):
     large, empty = tmp_path / "large", tmp_path / "empty"
     large.write_bytes(bytes(range(256)) * (CHUNK_BYTES // 128) + b"end")
     empty.touch()
-    grid = make_grid(stays=True, more=calls_of(OneRun(large, empty)))
-    fetched = calls(grid).fetch("run-1", tmp_path / "fetched", max_gb=1)
+    channel = make_channel(stays=True, more=calls_of(OneRun(large, empty)))
+    fetched = calls(channel).fetch("run-1", tmp_path / "fetched", max_gb=1)
     assert [(tmp_path / "fetched" / file).read_bytes() for file in fetched] == [large.read_bytes(), b""]
 
 
-def test_a_file_that_the_server_cannot_read_is_named_and_nothing_is_left(make_grid, tmp_path):
-    grid = make_grid(stays=True, more=calls_of(OneRun(tmp_path / "gone")))
+def test_a_file_that_the_server_cannot_read_is_named_and_nothing_is_left(make_channel, tmp_path):
+    channel = make_channel(stays=True, more=calls_of(OneRun(tmp_path / "gone")))
     with pytest.raises(MachineError, match=r"server cannot read 'adapter/gone.json': No such file"):
-        calls(grid).fetch("run-1", tmp_path / "fetched", max_gb=1)
+        calls(channel).fetch("run-1", tmp_path / "fetched", max_gb=1)
     assert not (tmp_path / "fetched").exists()
 
 
-def test_a_run_that_is_larger_than_allowed_is_not_fetched(make_grid, tmp_path):
+def test_a_run_that_is_larger_than_allowed_is_not_fetched(make_channel, tmp_path):
     """By what its files have together, before the last of them is received."""
     files = [tmp_path / name for name in ("one", "two")]
     for file in files:
         file.write_bytes(bytes(600_000))
-    grid = make_grid(stays=True, more=calls_of(OneRun(*files)))
+    channel = make_channel(stays=True, more=calls_of(OneRun(*files)))
     with pytest.raises(
         PeerError, match=r"has 0.0012 GB with 'adapter/two.json', expected at most 0.001; give --max-gb"
     ):
-        calls(grid).fetch("run-1", tmp_path / "fetched", max_gb=0.001)
+        calls(channel).fetch("run-1", tmp_path / "fetched", max_gb=0.001)
     assert not (tmp_path / "fetched").exists()
-    assert len(calls(grid).fetch("run-1", tmp_path / "fetched", max_gb=0.0012)) == 2
+    assert len(calls(channel).fetch("run-1", tmp_path / "fetched", max_gb=0.0012)) == 2

@@ -35,7 +35,7 @@ def standing(tmp_path: Path) -> Iterator[Standing]:
     serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=1.0, run_number=0)
     made = Standing(tmp_path / "federation", serving, limits=RunLimits(run_quota_bytes=10_000_000), quiet=True)
     yield made
-    made.grid.stop()
+    made.channel.stop()
     made._queue.close()
 
 
@@ -90,9 +90,9 @@ def test_all_of_5000_runs_can_be_listed_in_small_messages(tmp_path: Path) -> Non
     names = many_runs(tmp_path / "federation", 5000)
     serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=1.0, run_number=0)
     standing = Standing(tmp_path / "federation", serving, quiet=True)
-    standing.grid.start()
+    standing.channel.start()
     try:
-        calls = OperatorCalls(Address.parse(standing.grid.address), None)
+        calls = OperatorCalls(Address.parse(standing.channel.address), None)
         found: list[str] = []
         before = ""
         while not found or before:
@@ -105,11 +105,11 @@ def test_all_of_5000_runs_can_be_listed_in_small_messages(tmp_path: Path) -> Non
         for ask in (lambda: calls.run("study-9"), lambda: calls.runs(before="study-9")):
             with pytest.raises(ConfigError, match="run 'study-9' does not exist"):
                 ask()
-        listed = CliRunner().invoke(app, ["runs", "--server", standing.grid.address])
+        listed = CliRunner().invoke(app, ["runs", "--server", standing.channel.address])
         assert (listed.exit_code, names[-1] in listed.output) == (0, True)
         assert listed.output.splitlines()[-1].startswith("older runs: plait runs --before study-0")
     finally:
-        standing.grid.stop()
+        standing.channel.stop()
         standing._queue.close()
 
 

@@ -1,14 +1,17 @@
+import time
 from dataclasses import dataclass, field
 
 import pytest
-from flwr.app import Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 
-from plait.errors import DiskFullError, Interrupted, PeerError
+from plait.errors import Interrupted
 from plait.flower import channel as grid_channel
 from plait.flower.blob import from_message, to_content
 from plait.flower.channel import GridChannel
-from plait.flower.message import instruction
-from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose
+from plait.rounds.channel import Liveness, NoAnswer, Purpose
+from plait.rounds.stop import StopRequest
+
+OTHER = RecordDict({"plait": ConfigRecord({"head": 1})})
 
 
 @pytest.fixture
@@ -33,9 +36,11 @@ class FakeGrid:
         return self.connected.pop(0) if len(self.connected) > 1 else self.connected[0]
 
     def create_message(self, content, message_type, dst_node_id, group_id, ttl=None):
-        return instruction(
-            content, message_type, dst_node_id=dst_node_id, group_id=group_id, message_id=f"message-{dst_node_id}"
-        )
+        metadata = Metadata(
+            run_id=0, message_id=f"message-{dst_node_id}", src_node_id=1, dst_node_id=dst_node_id,
+            reply_to_message_id="", group_id=group_id, created_at=time.time(), ttl=60.0, message_type=message_type,
+        )  # fmt: skip
+        return Message(metadata=metadata, content=content)
 
     def push_messages(self, messages):
         ids = []
@@ -109,6 +114,10 @@ def test_waiting_grows_longer_and_starts_anew_after_an_answer(pauses):
     [
         (lambda message: [Message(Error(3, "out of memory"), reply_to=message)], "failed: out of memory"),
         (lambda message: [Message(RecordDict(), reply_to=message)], "without plait's bytes"),
+        (
+            lambda message: [Message(RecordDict({"plait": ConfigRecord({"head": 1})}), reply_to=message)],
+            "plait's bytes",
+        ),
     ],
 )
 def test_a_node_that_failed_is_told_in_words(pauses, answer, complaint):
@@ -141,90 +150,23 @@ def test_an_answer_that_does_not_come_in_time_is_not_waited_for():
         assert exchange.receive(0.05) is None
 
 
-class FakeAttendedGrid(FakeGrid):
-    """As plait's own grid: it says who its nodes are, wakes who waits, and takes tasks back."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.waited, self.withdrawn, self.turned_away = [], [], []
-
-    def wait(self, timeout_s):
-        self.waited.append(timeout_s)
-
-    def withdraw(self, message_ids, reason):
-        self.withdrawn.append((list(message_ids), reason))
-
-    def node_name(self, node_id):
-        return f"node-{node_id}"
-
-    def public_key(self, node_id):
-        return bytes([node_id]) * 32
-
-    def turn_away(self, node_id, reason, detail):
-        self.turned_away.append((node_id, reason, detail))
-
-    def liveness(self, node_id):
-        return (float(node_id), 3.0) if node_id == 11 else None
-
-
-def test_a_grid_that_knows_its_nodes_says_how_they_are_there():
-    channel = GridChannel(FakeAttendedGrid(echo))
-    assert channel.liveness(11) == Liveness(since=11.0, idle_s=3.0)
-    # One that is away is given up by the grid, and of others nobody knows anything.
-    assert channel.liveness(12) == GridChannel(FakeGrid(echo)).liveness(11) == Liveness()
-
-
-def test_a_node_that_cannot_take_part_is_told_so_by_a_grid_that_can():
-    grid = FakeAttendedGrid(echo)
-    GridChannel(grid).turn_away(11, "rank", "too low")
-    assert grid.turned_away == [(11, "rank", "too low")]
-    GridChannel(FakeGrid(echo)).turn_away(11, "rank", "too low")
-
-
-def test_an_answer_that_nobody_waits_for_any_more_is_withdrawn_alone(pauses):
-    grid = FakeAttendedGrid(echo, patience={11: 10**6})
-    with GridChannel(grid).exchange(Purpose.TRAIN, "1") as exchange:
+def test_an_answer_that_nobody_waits_for_any_more_does_not_count(pauses):
+    with GridChannel(FakeGrid(echo)).exchange(Purpose.TRAIN, "1") as exchange:
         for node in (10, 11):
             exchange.send(node, (b"", b""))
         exchange.withdraw(11, "silent")
-        assert grid.withdrawn == [(["message-11"], "silent")]
         assert exchange.receive(None)[0] == 10
         assert exchange.receive(None) is None
-    assert len(grid.withdrawn) == 1
 
 
-@pytest.mark.parametrize(
-    ("ended_by", "withdrawn"),
-    [(Interrupted("told to"), 0), (KeyboardInterrupt(), 0), (DiskFullError("full"), 0), (PeerError("another"), 1)],
-)
-def test_a_server_that_will_go_on_lets_its_nodes_work_on(pauses, ended_by, withdrawn):
-    grid = FakeAttendedGrid(echo, patience={11: 10**6})
-    exchange = GridChannel(grid).exchange(Purpose.TRAIN, "1")
-    exchange.send(11, (b"", b""))
-    exchange.__exit__(type(ended_by), ended_by, None)
-    assert len(grid.withdrawn) == withdrawn
+def test_flower_says_neither_who_its_nodes_are_nor_how_they_do(pauses):
+    channel = GridChannel(FakeGrid(echo))
+    assert channel.identity(7) is None
+    assert channel.liveness(7) == Liveness()
+    channel.turn_away(7, "rank", "too low")
 
 
-def test_what_is_unanswered_at_the_end_is_withdrawn_where_the_grid_can(pauses):
-    grid = FakeAttendedGrid(echo, patience={11: 10**6})
-    with GridChannel(grid).exchange(Purpose.TRAIN, "1") as exchange:
-        for node in (10, 11):
-            exchange.send(node, (b"", b""))
-        assert exchange.receive(None)[0] == 10
-    assert grid.withdrawn == [(["message-11"], "enough")]
+def test_a_run_that_is_to_stop_waits_for_nobody(pauses):
+    with pytest.raises(Interrupted):
+        GridChannel(FakeGrid(echo, connected=[[]]), StopRequest(asked=True)).nodes(1)
     assert not pauses
-
-
-def test_a_grid_that_knows_its_nodes_says_who_they_are():
-    assert GridChannel(FakeAttendedGrid(echo)).identity(7) == Identity("node-7", bytes([7]) * 32)
-    assert GridChannel(FakeGrid(echo)).identity(7) is None
-
-
-def test_a_node_without_a_key_is_known_by_name_and_one_that_is_gone_is_nobody(monkeypatch):
-    channel = GridChannel(FakeAttendedGrid(echo))
-    monkeypatch.setattr(FakeAttendedGrid, "public_key", lambda self, node_id: None)
-    assert channel.identity(7) == Identity("node-7", b"")
-
-    monkeypatch.setattr(FakeAttendedGrid, "node_name", lambda self, node_id: None)
-    with pytest.raises(PeerError, match="node 7 has left"):
-        channel.identity(7)

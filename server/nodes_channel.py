@@ -1,26 +1,26 @@
-"""Flower's Grid over plait's gRPC service: what the ServerApp calls, in its own thread.
+"""plait's gRPC service as the `Channel` of the run that it serves; the run calls it from a thread of its own.
 
-A message goes to its node at once and again after a reconnect, and its reply is read from disk only when it is pulled.
-Knows nothing of the messages' content.
+A task goes to its node at once and again after a reconnect, and its answer is read from disk only when it is received.
+Knows nothing of the content of either.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from plait.address import Address
-from plait.errors import ConfigError, PlaitError
-from plait.flower.grid import ByteGrid, GivenTask, TakenAnswer
+from plait.errors import ConfigError, PeerError, PlaitError
 from plait.machine import allow_open_files
-from plait.rounds.channel import NoAnswer
+from plait.rounds.channel import Identity, Liveness, Purpose, TaskParts
+from plait.rounds.clock import WallClock
 from plait.rounds.run_progress import RunProgress
+from plait.rounds.stop import StopRequest
 from plait.text import printable
 from plait.transport.credentials import server_credentials
 from plait.transport.protocol import DIGEST_BYTES
@@ -29,6 +29,7 @@ from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
 from server.calls import MoreCalls
+from server.exchange import NodesExchange
 from server.grpc_server import GrpcServer
 from server.guard import Guard
 from server.hosting import HostedRun, Hosting, Terms
@@ -40,7 +41,7 @@ from server.revocation import Revocation
 from server.service import FederationService
 from server.sessions import Sessions
 from server.status import status_of_host
-from server.tasks import TaskRegistry, TaskState
+from server.tasks import Task, TaskRegistry
 from server.uploads import Uploads
 
 _DISK_THREADS = 4
@@ -48,10 +49,13 @@ _REGISTER_EVERY_S = 5.0
 _QUOTA_ANSWERS = 4
 _OWN_FILES = 256
 _MOST_DETAIL = 1024
+_LONGEST_WAIT_S = 1.0
 
 
-class GrpcGrid(ByteGrid):
-    """A grid of nodes connected over gRPC; serves between `start` and `stop`, or as a context manager.
+class NodesChannel:
+    """A `plait.rounds.channel.Channel` to the nodes connected over gRPC.
+
+    It serves between `start` and `stop`, or as a context manager.
 
     It has one run at a time, from `begin` to `end`; a run may begin before it serves.
 
@@ -67,6 +71,8 @@ class GrpcGrid(ByteGrid):
         ConfigError: an invalid address, or without a kit one that other machines can reach.
     """
 
+    open_ended = True
+
     def __init__(
         self,
         listen: str,
@@ -77,7 +83,7 @@ class GrpcGrid(ByteGrid):
         stays: bool = False,
         more: MoreCalls | None = None,
     ) -> None:
-        super().__init__(run_id=0, run_config={})
+        self.clock = WallClock()
         self._address = Address.parse(listen, what="listen", listening=True)
         if kit is None and not self._address.is_loopback:
             raise ConfigError(
@@ -100,7 +106,7 @@ class GrpcGrid(ByteGrid):
         self._finished = False
         self._sweeping: Future[None] | None = None
         self._register_read = 0.0
-        self._numbers = itertools.count()
+        self._stop = StopRequest()
         self._server = GrpcServer(
             self._address,
             None if kit is None else server_credentials(kit),
@@ -136,6 +142,7 @@ class GrpcGrid(ByteGrid):
         inbox: Path,
         max_answer_bytes: int | None = None,
         summary: Callable[[], RunProgress] = RunProgress,
+        stop: StopRequest | None = None,
     ) -> Self:
         """Begin a run, or continue it after a restart: nodes are welcomed to it.
 
@@ -144,9 +151,10 @@ class GrpcGrid(ByteGrid):
             inbox: directory for answers. Those that an earlier server on the same directory received count as received.
             max_answer_bytes: the largest answer; by default that of the limits.
             summary: the run's progress, for the status; called from other threads.
+            stop: stops the run while it waits.
 
         Returns:
-            This grid.
+            This channel.
 
         Raises:
             ConfigError: the fingerprint has another length than a SHA-256, and is not empty.
@@ -168,8 +176,7 @@ class GrpcGrid(ByteGrid):
             summary=summary,
             directory=inbox.parent,
         )
-        self.take_up(terms.run_id, terms.run_config)
-        self._begun = run
+        self._begun, self._stop = run, stop or StopRequest()
         self._hosting.begin(run)
         say("run-begins", run=terms.run_id)
         return self
@@ -220,11 +227,16 @@ class GrpcGrid(ByteGrid):
         """Address of the Prometheus page."""
         return None if self._metrics_server is None else str(self._metrics_server.address)
 
-    def get_node_ids(self) -> Iterable[int]:
-        """The nodes that are connected, have proved their key, and hold the base."""
-        self._check()
+    def nodes(self, at_least: int) -> Sequence[int]:
+        """The nodes that are connected, have proved their key, and hold the base, once there are enough."""
+        while len(found := self._ready()) < at_least:
+            self.wait(_LONGEST_WAIT_S)
+        return found
+
+    def _ready(self) -> list[int]:
+        self.check()
         run = self._hosting.run
-        return [] if run is None else [node.number for node in self._sessions.ready(run.terms.run_id)]
+        return [] if run is None else sorted(node.number for node in self._sessions.ready(run.terms.run_id))
 
     def labels_stated(self) -> dict[str, frozenset[str]]:
         """The labels of every node that has been connected since the server started, by name."""
@@ -247,114 +259,73 @@ class GrpcGrid(ByteGrid):
         """What `plait status --json` prints; from any thread."""
         return status_of_host(self._hosting)
 
-    def node_name(self, node_id: int) -> str | None:
-        """The name of a node's number; None if it never connected."""
-        node = self._sessions.node(node_id)
-        return None if node is None else node.name
-
-    def public_key(self, node_id: int) -> bytes | None:
-        """The Ed25519 key that the node of a number proved, 32 bytes; None if it never connected, or showed none."""
-        node = self._sessions.node(node_id)
-        return None if node is None else node.public_key or None
-
-    def liveness(self, node_id: int) -> tuple[float, float] | None:
-        """When a node connected, on the monotonic clock, and the seconds since its last progress.
-
-        Progress is a report from the node, or bytes transferred.
-        """
-        node = self._sessions.node(node_id)
-        session = node.session if node is not None else None
-        if node is None or session is None:
-            return None
-        return session.since, time.monotonic() - max(session.doing_since, node.moved)
-
-    def turn_away(self, node_id: int, reason: str, detail: str) -> None:
-        """Tell a node, if it is connected, why it cannot take part in the run.
-
-        Args:
-            node_id: its number.
-            reason: a code.
-            detail: the reason, in one line.
-        """
-        node = self._sessions.node(node_id)
-        if node is not None and node.session is not None:
-            node.session.put(pb.ToNode(unfit=pb.Unfit(reason=reason, detail=printable(detail, limit=_MOST_DETAIL))))
-
-    def check(self) -> None:
-        """Check that it serves.
+    def identity(self, node: int) -> Identity:
+        """The name of a node, and the Ed25519 key that it proved; empty if it showed none.
 
         Raises:
-            MachineError: the service has ended.
+            PeerError: it has never been connected.
         """
-        self._server.check()
+        found = self._sessions.node(node)
+        if found is None:
+            raise PeerError(f"node {node} has left, expected one that is connected")
+        return Identity(found.name, found.public_key)
 
-    def _check(self) -> None:
-        """Check that it serves, and that answers can be stored.
+    def liveness(self, node: int) -> Liveness:
+        """When a node connected, and the seconds since its last progress: a report, or bytes transferred.
+
+        One that is away is given up without the run's help.
+        """
+        found = self._sessions.node(node)
+        session = found.session if found is not None else None
+        if found is None or session is None:
+            return Liveness()
+        return Liveness(session.since, time.monotonic() - max(session.doing_since, found.moved))
+
+    def turn_away(self, node: int, reason: str, detail: str) -> None:
+        """Tell a node, if it is connected, why it cannot take part in the run."""
+        found = self._sessions.node(node)
+        if found is not None and found.session is not None:
+            found.session.put(pb.ToNode(unfit=pb.Unfit(reason=reason, detail=printable(detail, limit=_MOST_DETAIL))))
+
+    def exchange(self, purpose: Purpose, group: str) -> NodesExchange:
+        """Begin to send tasks."""
+        return NodesExchange(self, self._tasks, purpose, group)
+
+    def give(self, node: int, message_type: str, group: str, task: TaskParts) -> Task | None:
+        """Send a task to a node that is or was connected; None if it never was."""
+        self.check()
+        found = self._sessions.node(node)
+        if found is None:
+            return None
+        self._metrics.tasks_given.inc()
+        head, body = task
+        return self._tasks.give(found.name, message_type=message_type, group=group, head=head, body=body)
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until an answer, a loss or an arrival since the last call, or until the time is over.
+
+        Raises:
+            Interrupted: the run was asked to stop.
+            MachineError: the service has ended, or the disk is full.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            self._stop.check()
+            self.check()
+            # In slices, so that a request to stop and a failure of the service are noticed.
+            left_s = max(end - time.monotonic(), 0.0)
+            if self._tasks.wait(min(left_s, _LONGEST_WAIT_S)) or time.monotonic() >= end:
+                return
+
+    def check(self) -> None:
+        """Check that it serves, and that the answers of its run can be stored.
 
         Raises:
             MachineError: the service has ended, or the disk is full.
         """
-        self.check()
-        if self._tasks.failure is not None:
-            raise self._tasks.failure
-
-    def give(self, task: GivenTask) -> str:
-        """Send a task to a node that is or was connected."""
-        self._check()
-        node = self._sessions.node(task.node)
-        if node is None:
-            return ""
-        message_id = f"task-{next(self._numbers)}"
-        self._tasks.give(
-            node.name,
-            message_id=message_id,
-            message_type=task.message_type,
-            group=task.group,
-            head=task.head,
-            body=task.body,
-        )
-        self._metrics.tasks_given.inc()
-        return message_id
-
-    def take(self, message_ids: Iterable[str]) -> Iterator[TakenAnswer]:
-        """The available answers, each read from disk when the iterator reaches it."""
-        self._check()
-        for task in self._tasks.settled(message_ids):
-            if task.state is TaskState.WITHDRAWN:
-                continue  # since the iterator began
-            if task.state is TaskState.FAILED:
-                self._tasks.pulled(task, keep=False)
-                yield TakenAnswer(task.message_id, NoAnswer(task.reason))
-                continue
-            answer = self._tasks.read(task)
-            failed = answer.content == pb.CONTENT_ERROR
-            self._tasks.pulled(task, keep=not failed)
-            data = NoAnswer(bytes(answer.data).decode(errors="replace")) if failed else answer.data
-            yield TakenAnswer(task.message_id, data)
-
-    def wait(self, timeout_s: float | None) -> None:
-        """Block until a reply, a loss or an arrival since the last call, or until the time is over.
-
-        Raises:
-            MachineError: the service has ended.
-        """
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            self._check()
-            # In slices, so that a failure of the service is noticed.
-            left_s = 1.0 if end is None else min(1.0, end - time.monotonic())
-            if self._tasks.wait(max(left_s, 0.0)) or (end is not None and time.monotonic() >= end):
-                return
-
-    def withdraw(self, message_ids: Sequence[str], reason: str) -> None:
-        """Stop waiting for these replies, and tell the nodes to stop working on them.
-
-        Args:
-            message_ids: from `push_messages`.
-            reason: one word for the nodes' logs: deadline, enough, replaced.
-        """
-        self.forget(message_ids)
-        self._tasks.withdraw(message_ids, reason)
+        self._server.check()
+        if self._begun is not None and self._begun.tasks.failure is not None:
+            raise self._begun.tasks.failure
 
     def _service(self) -> FederationService:
         return FederationService(

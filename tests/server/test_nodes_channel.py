@@ -1,0 +1,375 @@
+import errno
+import hashlib
+import socket
+import subprocess
+import sys
+import time
+
+import grpc
+import pytest
+
+from plait.errors import ConfigError, DiskFullError, Interrupted, MachineError, PeerError
+from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose
+from plait.rounds.stop import StopRequest
+from plait.transport import channel_credentials, node_number
+from plait.trust.kit import ClientKit, ServerKit
+from plait.v1 import federation_pb2 as pb
+
+
+def answers(directory) -> list[str]:
+    return sorted(file.name for file in (directory / "inbox").rglob("*.answer"))
+
+
+def test_a_task_reaches_its_node_and_the_answer_comes_back(channel, attending, send):
+    with attending(channel, "alice") as (alice,):
+        sent = send(channel, "alice", b"head", group="4")
+        work = alice.work()
+        assert (work.task_id, work.message_type, work.group_id) == ("4.train.0", "train", "4")
+        assert alice.task(work) == b"head"
+        assert alice.upload(work.task_id, b"answer").kept
+
+        assert sent.receive(60.0) == (node_number("alice"), b"answer")
+        assert sent.receive(None) is None
+
+
+def test_a_node_hears_why_the_run_has_no_use_for_it(channel, attending):
+    with attending(channel, "alice") as (alice,):
+        channel.turn_away(node_number("alice"), "rank", "a rank\nof 4, expected 8")
+        channel.turn_away(node_number("bob"), "rank", "has never been here")
+        assert alice.hear().unfit == pb.Unfit(reason="rank", detail="a rank of 4, expected 8")
+
+
+def test_a_body_that_tasks_share_is_held_once_and_dropped_with_the_last_task(channel, attending, send, replies):
+    body = bytes(range(256)) * 8192
+    with attending(channel, "alice", "bob") as nodes:
+        sent = [send(channel, node.name, node.name.encode(), body) for node in nodes]
+        tasks = channel._tasks
+        digest = hashlib.sha256(body).digest()
+        assert tasks.held_bytes == len(body)
+        assert tasks.body_for("alice", digest) is body
+        assert tasks.body_for("bob", digest) is body
+        for node in nodes:
+            work = node.work()
+            assert node.task(work) == node.name.encode() + body
+            assert node.body(work, offset=1_000_000) == body[1_000_000:]
+            node.upload(work.task_id, b"done")
+
+        replies(sent)
+
+        assert tasks.held_bytes == 0
+
+
+def test_a_head_that_is_too_long_for_one_message_travels_as_a_body(channel, attending, send):
+    head = b"h" * 100_000
+    with attending(channel, "alice") as (alice,):
+        send(channel, "alice", head, b"body" * 10_000)
+
+        assert alice.task(alice.work()) == head + b"body" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("purpose", "message_type"),
+    [("describe", "query"), ("train", "train"), ("evaluate", "evaluate"), ("mask", "query.mask")],
+)
+def test_every_purpose_has_its_name_in_messages(channel, attending, purpose, message_type):
+    with attending(channel, "alice") as (alice,):
+        channel.exchange(Purpose(purpose), "1").send(node_number("alice"), (b"task", b""), "2~ab")
+        work = alice.work()
+        assert (work.message_type, work.group_id) == (message_type, "2~ab")
+
+
+def test_a_node_that_failed_is_told_in_words(channel, attending, send, replies):
+    with attending(channel, "alice") as (alice,):
+        sent = send(channel, "alice", b"1")
+        alice.upload(alice.work().task_id, b"no\nmemory", content=pb.CONTENT_ERROR)
+
+        assert replies([sent]) == [NoAnswer(f"node {node_number('alice')} failed: no memory")]
+
+
+def test_only_proven_and_ready_nodes_are_there(channel, bare_node, until):
+    node = bare_node(channel.address, "alice")
+    welcome = node.enrol().welcome
+    assert welcome.node_id == node_number("alice")
+    assert channel.nodes(0) == []
+    node.say(ready=pb.Ready(base_fingerprint=b"b" * 32))
+    until(lambda: channel.nodes(0) == [node_number("alice")])
+    node.leave()
+    until(lambda: channel.nodes(0) == [])
+    assert channel.identity(node_number("alice")) == Identity("alice", b"")
+    with pytest.raises(PeerError, match="node 5 has left"):
+        channel.identity(5)
+
+
+def test_a_task_to_a_node_that_was_never_here_is_not_sent_and_the_others_go_on(channel, attending):
+    with attending(channel, "alice") as (alice,):
+        exchange = channel.exchange(Purpose.TRAIN, "1")
+        for node in (12345, node_number("alice")):
+            exchange.send(node, (b"task", b""))
+        alice.upload(alice.work().task_id, b"done")
+        assert exchange.receive(None) == (12345, NoAnswer("node 12345 could not be sent its task"))
+        assert exchange.receive(None) == (node_number("alice"), b"done")
+
+
+def test_a_task_is_sent_again_when_its_node_comes_back(channel, attending, send, replies):
+    with attending(channel, "alice") as (alice,):
+        sent = send(channel, "alice", b"task")
+        first = alice.work()
+    with attending(channel, "alice") as (alice,):
+        again = alice.work()
+        assert again == first
+        alice.upload(again.task_id, b"done")
+        assert replies([sent])[0] == b"done"
+
+
+def test_tasks_of_a_node_that_stays_away_fail_after_the_grace(make_channel, attending, send, replies):
+    channel = make_channel(grace_s=0.2)
+    with attending(channel, "alice") as (alice,):
+        sent = send(channel, "alice", b"task")
+        alice.work()
+
+    assert replies([sent]) == [NoAnswer(f"node {node_number('alice')} failed: node alice left")]
+
+
+def test_a_node_is_heard_of_by_its_words_and_by_bytes_and_comes_back_another(channel, attending, send, until):
+    def heard_at():
+        # Of several readings the greatest: a busy machine may pause between the clock and the question.
+        return max(time.monotonic() - channel.liveness(node).idle_s for _ in range(5))
+
+    def is_heard(say):
+        before = heard_at()
+        until(lambda: time.monotonic() > before + 0.2)
+        assert heard_at() < before + 0.1
+        say()
+        until(lambda: heard_at() > before + 0.1)
+
+    with attending(channel, "alice") as (alice,):
+        (node,) = channel.nodes(0)
+        first = channel.liveness(node).since
+        is_heard(lambda: alice.say(progress=pb.Progress(task_id="1", doing="training")))
+        is_heard(lambda: send(channel, "alice", b"task"))
+    until(lambda: channel.liveness(node) == Liveness())
+    with attending(channel, "alice"):
+        assert channel.liveness(node).since > first
+    assert channel.liveness(12345) == Liveness()
+
+
+def test_a_disk_that_cannot_take_an_answer_stops_the_run_and_fails_no_task(channel, attending, send, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("server.incoming.os.fsync", full)
+    with attending(channel, "alice") as (alice,):
+        send(channel, "alice", b"task")
+        work = alice.work()
+        with pytest.raises(grpc.RpcError, match="server cannot write the answer"):
+            alice.upload(work.task_id, b"done")
+        with pytest.raises(DiskFullError, match=r"No space left on device; the disk at .* has [\d,]+ bytes free"):
+            channel.wait(20.0)
+        # The task waits for the server to come back.
+        monkeypatch.undo()
+        assert alice.upload(work.task_id, b"done").kept
+
+
+def test_a_withdrawn_task_is_told_to_its_node_and_its_answer_is_late(channel, attending, send):
+    with attending(channel, "alice") as (alice,):
+        sent = send(channel, "alice", b"task")
+        work = alice.work()
+        sent.withdraw(node_number("alice"), "deadline")
+
+        assert alice.hear().withdraw == pb.Withdraw(task_id=work.task_id, reason="deadline")
+        assert alice.held(work.task_id, b"x").late
+        assert not alice.upload(work.task_id, b"x").kept
+        assert sent.receive(None) is None
+
+
+def test_a_restarted_server_finds_the_answer_to_the_same_task(make_channel, attending, send, replies):
+    channel = make_channel()
+    with attending(channel, "alice", "bob") as (alice, bob):
+        sent = [send(channel, node.name, b"task", group="5") for node in (alice, bob)]
+        for node in (alice, bob):
+            node.upload(node.work().task_id, b"trained by " + node.name.encode())
+        # One was pulled before the server went down, the other was not.
+        assert replies(sent[:1])[0] == b"trained by alice"
+    channel.stop()
+    channel = make_channel()
+    with attending(channel, "alice", "bob") as (alice, bob):
+        sent = [send(channel, node.name, b"task", group="5") for node in (alice, bob)]
+
+        found = replies(sent)
+
+        assert found == [b"trained by alice", b"trained by bob"]
+        assert alice.held("5.train.0", b"trained by alice").complete
+
+
+def test_an_answer_that_a_restarted_server_has_not_asked_for_is_neither_late_nor_taken(make_channel, attending, send):
+    channel = make_channel()
+    with attending(channel, "alice") as (alice,):
+        assert alice.held("5.train.0", b"mine").unknown
+        with pytest.raises(Exception, match="has not been assigned") as caught:
+            alice.upload("5.train.0", b"mine")
+        assert caught.value.code().name == "FAILED_PRECONDITION"
+        send(channel, "alice", b"task", group="5")
+        assert alice.upload(alice.work().task_id, b"mine").kept
+
+
+def test_answers_of_a_group_are_forgotten_when_the_next_starts(channel, attending, send, replies, tmp_path, until):
+    with attending(channel, "alice") as (alice,):
+        for group in ("1", "2"):
+            sent = send(channel, "alice", b"task", group=group)
+            alice.upload(alice.work().task_id, b"answer")
+            replies([sent])
+
+            until(lambda group=group: answers(tmp_path) == [f"{group}.train.0.answer"])
+        assert alice.held("1.train.0", b"answer").late
+
+
+@pytest.mark.parametrize("kind", ["query", "evaluate"])
+def test_answers_other_than_of_training_are_forgotten_once_pulled(
+    channel, attending, send, replies, tmp_path, until, kind
+):
+    with attending(channel, "alice") as (alice,):
+        sent = send(channel, "alice", b"task", kind=kind)
+        alice.upload(alice.work().task_id, b"answer")
+        assert answers(tmp_path) == [f"1.{kind}.0.answer"]
+        replies([sent])
+
+        until(lambda: not answers(tmp_path))
+
+
+def test_an_answer_that_does_not_come_in_time_is_not_waited_for(channel, attending, send):
+    with attending(channel, "alice", "bob") as (alice, _):
+        exchange = channel.exchange(Purpose.DESCRIBE, "1")
+        for node in ("alice", "bob"):
+            exchange.send(node_number(node), (b"task", b""))
+        alice.upload(alice.work().task_id, b"answer")
+
+        assert exchange.receive(60.0) == (node_number("alice"), b"answer")
+        assert exchange.receive(0.1) is None
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "withdrawn"),
+    [(None, 1), (PeerError("x"), 1), (Interrupted("x"), 0), (KeyboardInterrupt(), 0), (DiskFullError("full"), 0)],
+)
+def test_a_server_that_will_go_on_lets_its_nodes_work_on(channel, attending, send, ended_by, withdrawn):
+    with attending(channel, "alice") as (alice,):
+        sent = send(channel, "alice", b"task")
+        work = alice.work()
+        sent.__exit__(type(ended_by), ended_by, None)
+        assert alice.held(work.task_id, b"x").late == bool(withdrawn)
+        if withdrawn:
+            assert alice.hear().withdraw == pb.Withdraw(task_id=work.task_id, reason="enough")
+
+
+def test_a_wait_ends_with_what_happened_since_the_last(channel, attending, send):
+    def waits():
+        return channel._tasks.wait(60.0)
+
+    assert not channel._tasks.wait(0.0)
+    with attending(channel, "alice") as (alice,):
+        assert waits()
+        assert not channel._tasks.wait(0.0)
+        send(channel, "alice", b"task")
+        alice.upload(alice.work().task_id, b"answer")
+        assert waits()
+    assert waits()
+
+
+def test_a_run_that_is_to_stop_waits_for_nobody(channel, tmp_path):
+    stop = StopRequest(asked=True)
+    channel.begin(channel._hosting.run.terms, inbox=tmp_path / "inbox", stop=stop)
+    with pytest.raises(Interrupted):
+        channel.nodes(1)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_server_that_stops_says_whether_nodes_may_go(make_channel, attending, finished):
+    channel = make_channel()
+    with attending(channel, "alice") as (alice,):
+        channel.stop(finished=finished)
+
+        assert alice.hear().drain == pb.Drain(finished=finished)
+        assert alice.heard_end()
+
+
+def test_without_a_kit_only_loopback_can_be_served(tmp_path, make_channel):
+    for listen in ("0.0.0.0:0", "192.0.2.1:9440", "example.org:9440", "[::]:0"):
+        with pytest.raises(ConfigError, match="expected a loopback address"):
+            make_channel(listen=listen)
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(make_channel):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(MachineError, match=r"cannot listen on 127.0.0.1:\d+: the port is in use") as caught:
+            make_channel(listen=f"127.0.0.1:{other.getsockname()[1]}")
+    assert "\n" not in str(caught.value)
+
+
+def test_over_tls_a_provisioned_node_works_with_its_kit(make_channel, bare_node, federation, until, send, replies):
+    channel = make_channel(kit=ServerKit.load(federation / "server"))
+    kit = ClientKit.load(federation / "clients" / "alice")
+    alice = bare_node(channel.address, "alice", key=kit.node_key, credentials=channel_credentials(kit)).attend()
+    until(lambda: channel.nodes(0))
+    sent = send(channel, "alice", b"head", b"b" * 3_000_000)
+    work = alice.work()
+
+    assert alice.task(work) == b"head" + b"b" * 3_000_000
+    assert alice.upload(work.task_id, b"a" * 3_000_000).kept
+    assert replies([sent])[0] == b"a" * 3_000_000
+    assert channel.identity(node_number("alice")) == Identity("alice", kit.node_key.public_bytes)
+    alice.leave()
+
+
+def test_a_revoked_node_is_sent_away_while_it_is_attached(make_channel, bare_node, federation, until, monkeypatch):
+    from datetime import UTC, datetime
+
+    from plait.trust.provision import revoke
+
+    monkeypatch.setattr("server.nodes_channel._REGISTER_EVERY_S", 0.1)
+    channel = make_channel(kit=ServerKit.load(federation / "server"))
+    kit = ClientKit.load(federation / "clients" / "alice")
+    alice = bare_node(channel.address, "alice", key=kit.node_key, credentials=channel_credentials(kit)).attend()
+    until(lambda: channel.nodes(0))
+    revoke(federation, "alice", now=datetime.now(UTC))
+
+    assert alice.hear().refused.reason == pb.REFUSED_REASON_REVOKED_KEY
+    until(lambda: not channel.nodes(0))
+
+
+SWARM_THAT_IS_KILLED = """
+import asyncio, sys
+import grpc.aio
+from plait.transport import CHANNEL_OPTIONS
+from plait.v1 import federation_pb2 as pb
+from plait.v1.federation_pb2_grpc import FederationStub
+
+async def attend(name):
+    channel = grpc.aio.insecure_channel(sys.argv[1], options=list(CHANNEL_OPTIONS))
+    call = FederationStub(channel).Attend()
+    await call.write(pb.FromNode(hello=pb.Hello(protocol=1, name=name, nonce=b"n" * 32)))
+    await call.read()
+    await call.write(pb.FromNode(proof=pb.Proof()))
+    await call.read()
+    await call.write(pb.FromNode(ready=pb.Ready(base_fingerprint=b"b" * 32)))
+    await call.read()
+
+async def attend_all():
+    await asyncio.gather(*(attend(f"n{number}") for number in range(300)))
+
+asyncio.run(attend_all())
+"""
+
+
+@pytest.mark.slow
+def test_nodes_that_go_as_the_server_stops_leave_no_traceback(channel, until, caplog, capfd):
+    with subprocess.Popen([sys.executable, "-c", SWARM_THAT_IS_KILLED, channel.address]) as swarm:
+        try:
+            until(lambda: len(channel.nodes(0)) == 300)
+        finally:
+            swarm.kill()
+        channel.stop()
+
+    assert "Traceback" not in caplog.text + capfd.readouterr().err
+    assert not [record for record in caplog.records if record.name.startswith("grpc")]
