@@ -12,6 +12,7 @@ from plait.config import RunConfig
 from plait.feature import at, features
 from plait.policy import Policy
 from plait.proposed import Proposed, Words
+from plait.traits import Trait
 from plait.wire.codecs import codec_for
 
 
@@ -83,11 +84,11 @@ class Proposal:
     @property
     def _who_sees(self) -> tuple[str, ...]:
         """What stays here, and who learns what of an update."""
-        levels = self.config.levels
         if not self._is_region:
             above = "the server is a region: servers above it see the sums of its clients' updates, and not single ones"
             stays = "stays here: the data, and your personalized adapter if the run makes one"
-            return stays, *((above,) if levels else ()), *self._server_sees
+            return stays, *((above,) if Trait.ONE_SERVER in self.config.gone else ()), *self._server_sees
+        levels = self.config.levels
         below = f"{levels[1]:,} {'client' if len(levels) == 2 else 'region'}{'' if levels[1] == 1 else 's'}"
         region = f"this machine is a region, the server of {below}: it sees their updates, and sends their sum"
         if self._is_noised:

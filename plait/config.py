@@ -7,7 +7,6 @@ of Flower's run configuration, which has no tables. Below the edge plain values 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
@@ -33,7 +32,6 @@ from plait.settings import (
     Reporting,
     Table,
 )
-from plait.settings.cohort import TREE
 from plait.settings.table import MOST, MOST_TOKENS, parts_of
 from plait.settings.toml import Scalar, choice_of, nested, toml_value
 from plait.text import escaped
@@ -139,16 +137,6 @@ class RunConfig(
     out: str = ""
     """run directory; by default runs/<time>"""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _count_clients(cls, given: object) -> object:
-        """The clients of a tree need not be counted by the user."""
-        table = cast("dict[str, object]", given) if isinstance(given, dict) else {}
-        tree = table.get("tree")
-        if isinstance(tree, str) and TREE.fullmatch(tree) and "clients" not in table:
-            return {**table, "clients": math.prod(map(int, tree.split("x")))}
-        return given
-
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         for table in (RunConfig, *TABLES, *self._brought):
@@ -241,24 +229,24 @@ class RunConfig(
         return self.clients_per_round or self.clients
 
     @property
+    def levels(self) -> tuple[int, ...]:
+        """How many clients a server has, or regions, and then how many each of these has."""
+        return next((at(each.levels)(vars(self)) for each in self.wanted if each.levels), (self.clients,))
+
+    @property
     def below(self) -> int:
-        """What a server has to do with: clients, or regions where there is a tree."""
-        return self.levels[0] if self.tree else self.clients
+        """What a server has to do with: clients, or regions."""
+        return self.levels[0]
 
     @property
     def asked(self) -> int:
         """Those of them that it asks in one round."""
-        return self.levels[0] if self.tree else self.cohort_size
+        return min(self.cohort_size, self.below)
 
     @property
     def evaluators(self) -> int:
         """Those of them that it asks to evaluate."""
         return min(self.eval_clients or self.below, self.below)
-
-    @property
-    def quorum_updates(self) -> int:
-        """The fewest updates of a round."""
-        return math.ceil(self.quorum * self.asked)
 
     @property
     def most_steps(self) -> int:

@@ -34,7 +34,7 @@ class Feature:
         help: what it is for, in a line.
         settings: its table, which has the feature's name in TOML, or that of one which it shares; those of an
             outsider's begin with its name.
-        welcomed: settings that a server sends to its clients, because what they do depends on them.
+        welcomed: settings that a server sends to its clients, because what they do depends on them; the core's too.
         shown: those that ordinary help shows.
         parts: settings that name parts of the user's own, separated by commas, and their kind.
         leads_out: settings that name a place outside the run's directory, and their values that name none.
@@ -85,8 +85,8 @@ class Feature:
             `plait.report.estimate.Planned`.
         verifies: place of a function from a ledger's events to what `plait verify` says of it, or to None; refuses one
             that is not as it must be.
-        adder: place of a function from settings and a region's spool to what adds up its updates; or to None for their
-            plain sum (`plait.rounds.region_sum`).
+        levels: place of a function from a run's settings, by name, to how many clients the server has, or regions, and
+            then how many each of these has.
         card: place of a function from the feature's card in a run so far, at first None, and an event to the card after
             it (`plait.rounds.card`).
         meets: features of plait's own whose code it uses, where they are there.
@@ -147,7 +147,7 @@ class Feature:
     spent: str = ""
     plans: str = ""
     verifies: str = ""
-    adder: str = ""
+    levels: str = ""
     card: str = ""
     meets: Sequence[str] = ()
     beside: str = ""

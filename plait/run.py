@@ -312,7 +312,7 @@ def message_sizes(settled: Settled, spec: AdapterSpec, *, evaluates: bool) -> Me
     links = links_of(settled, size, evaluates=evaluates)
     bits_up, more_down = links.up, round(links.more_down * size / 8)
     if len(config.levels) > 1:
-        bits_up = sum_bits(config.clients // config.below) if isinstance(codec, Rate) else SUM.bits
+        bits_up = sum_bits(math.prod(config.levels[1:])) if isinstance(codec, Rate) else SUM.bits
     return MessageSizes.of(settled.tasks, spec, codec=codec, bits_up=bits_up, more_down=more_down)
 
 

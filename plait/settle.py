@@ -206,7 +206,7 @@ def _evaluators(config: RunConfig, gone: Collection[Trait]) -> int:
     An interval narrows with the sequences, of which each then evaluates more: fewer clients cost it nothing, and an
     evaluation of all would be the larger half of a run's bytes and time.
     """
-    if _all_meet(config, gone) or config.tree or Trait.LOSSES in gone:
+    if _all_meet(config, gone) or Trait.ONE_SERVER in gone or Trait.LOSSES in gone:
         return 0
     sample = max(config.cohort_size, _FEW)
     return sample if sample < config.clients else 0

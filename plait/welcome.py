@@ -12,11 +12,11 @@ from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar, config_from_table, known_keys
 from plait.correction import NONE
 from plait.errors import ConfigError, PeerError
-from plait.feature import feature_with
+from plait.feature import Feature, feature_with
 from plait.files import at_home, is_there
 
-REGION_KEYS = frozenset({"weighting", "norm-bound", "quorum", "deadline-s"})
-"""Keys that a region needs to serve as the server above would; sent only in a tree."""
+_ASKED_FOR = frozenset({"weighting", "norm-bound", "quorum", "deadline-s"})
+"""What clients need only where a feature says so, because they serve others as the server above would."""
 
 WELCOME_KEYS = frozenset(
     {
@@ -29,10 +29,10 @@ WELCOME_KEYS = frozenset(
         "correction", "own-share", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
-        "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients", "tree",
+        "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
         # Where the server's step may follow the slopes that clients measure; only sent there.
         "server-optimizer",
-        *REGION_KEYS,
+        *_ASKED_FOR,
     }
 )  # fmt: skip
 """The keys of the core that a server sends to its clients; those of a feature it declares (`Feature.welcomed`)."""
@@ -40,12 +40,11 @@ WELCOME_KEYS = frozenset(
 
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The part of a run configuration that a server sends to its clients."""
-    keys = set(WELCOME_KEYS)
-    if not table.get("tree"):
-        keys -= REGION_KEYS
+    keys = WELCOME_KEYS - _ASKED_FOR
     if not _may_follow_slopes(table):
         keys -= {"server-optimizer"}
-    told = {key: value for key, value in table.items() if key in keys or _is_told_of_feature(key)}
+    keys |= {name.replace("_", "-") for feature in _asked(table) for name in feature.welcomed}
+    told = {key: value for key, value in table.items() if key in keys}
     base = told.get("base")
     if isinstance(base, str) and is_there(at_home(base)):
         # A directory or a file of the server means nothing to others; the fingerprint identifies the base.
@@ -55,11 +54,13 @@ def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 def is_told(key: str) -> bool:
     """Whether a server sends the setting with this key to its clients, in some run."""
-    return key in WELCOME_KEYS or _is_told_of_feature(key)
+    return key in WELCOME_KEYS or feature_with("welcomed", key.replace("-", "_")) is not None
 
 
-def _is_told_of_feature(key: str) -> bool:
-    return key not in known_keys() and feature_with("welcomed", key.replace("-", "_")) is not None
+def _asked(table: Mapping[str, Scalar]) -> set[Feature]:
+    """The features that have settings among these."""
+    others = (key.replace("-", "_") for key in table.keys() - {*known_keys()})
+    return {feature for key in others if (feature := feature_with("fields", key))}
 
 
 def _may_follow_slopes(table: Mapping[str, Scalar]) -> bool:

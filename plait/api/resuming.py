@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from plait.api.received import admitted_settings
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.rounds.events import Reference, RegionStarted
+from plait.rounds.events import Reference, RunStarted, Started
 from plait.rounds.ledger import read_events
 from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
@@ -36,11 +36,8 @@ def settings_of(
     """
     run = directory.path
     events = read_events(directory.ledger)
-    if events and isinstance(events[0], RegionStarted):
-        raise ConfigError(
-            f"'{run}' is of region {events[0].name!r}, expected a run's directory: a region goes on with the `plait "
-            "region` command that it was started with, and in a simulation with the run above it"
-        )
+    if events and isinstance(first := events[0], Started) and not isinstance(first, RunStarted):
+        raise ConfigError("'{}' is {}, expected a run's directory: {}".format(run, *first.no_run))
     settings = admitted_settings(directory, allowed, without=without, serving=serving)
     trained = {event.kind for event in events if isinstance(event, Reference)}
     if is_finished(events) and trained >= set(settings.references) and is_reported(run):

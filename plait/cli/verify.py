@@ -6,7 +6,7 @@ kept (``--keep-updates``), every round is recomputed, unless another version of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from plait.config import RunConfig
     from plait.rounds.events import Event
     from plait.rounds.run_directory import RunDirectory
+    from plait.rounds.verified import Verified
     from plait.run import Run
 
 
@@ -43,15 +44,13 @@ def verify(
 
     Example: plait verify runs/first
     """
-    from plait.api.received import admit_features_of, admitted_settings, keys_of_features
-    from plait.api.recomputing import recomputed
+    from plait.api.received import admit_features_of
     from plait.rounds.audit import check_signatures
     from plait.rounds.checkpoint import damage_of
-    from plait.rounds.events import ClientErased, RegionStarted, RoundFinished
+    from plait.rounds.events import RunStarted, Started
     from plait.rounds.ledger import read_events, torn_bytes
     from plait.rounds.recorded_settings import recorded_settings
     from plait.rounds.run_directory import RunDirectory
-    from plait.rounds.way import CannotRecomputeError
 
     run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)
@@ -66,10 +65,36 @@ def verify(
     for name, damage in checkpoints.items():
         if damage:
             raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
-    if events and isinstance(events[0], RegionStarted):
-        _tell_region(events, torn, signed, list(checkpoints), hidden=hidden, json_output=json_output)
+    first = events[0]
+    # What else keeps a ledger has no adapter of its own, and no rounds that could be recomputed.
+    own = _checked(directory, events, settings, allow or ()) if isinstance(first, RunStarted) else ()
+    if json_output:
+        figures = {name: figure for each in (*own, *found) for name, figure in each.figures.items()}
+        print_json({"events": len(events), "torn_bytes": torn, "signatures": signed, **figures, "ok": True})
         return
-    rounds = sum(isinstance(event, RoundFinished) for event in events)
+    whose = f" of {first.no_run[0]}" if isinstance(first, Started) and first.no_run[0] else ""
+    cut = f"; a torn last line of {torn} bytes is ignored" if torn else ""
+    none = _NOT_THERE if hidden else "none; clients had no keys"
+    lines = (
+        ("ledger", f"{len(events)} events{whose}, chain intact{cut}"),
+        ("checkpoints", f"{', '.join(checkpoints) or 'none'} intact"),
+        ("signatures", f"{signed} updates, each by its own client" if signed else none),
+        *((each.name, each.text) for each in (*found, *own)),
+    )
+    for name, text in lines:
+        typer.echo(f"{name:<12} {text}")
+
+
+def _checked(
+    directory: RunDirectory, events: list[Event], settings: RunConfig, allow: Sequence[str]
+) -> tuple[Verified, ...]:
+    """What is checked of a run: its adapter, its plug-ins, and its rounds if they can be recomputed."""
+    from plait.api.received import admitted_settings, keys_of_features
+    from plait.api.recomputing import recomputed
+    from plait.rounds.events import ClientErased, RoundFinished
+    from plait.rounds.verified import Verified
+    from plait.rounds.way import CannotRecomputeError
+
     plugins = _check_plugins(events)
 
     @cache
@@ -78,7 +103,7 @@ def verify(
         from plait.settle import settle
 
         unused = (*_UNUSED, *keys_of_features(starts=False))
-        return resolve(settle(admitted_settings(directory, allow or (), without=unused)))
+        return resolve(settle(admitted_settings(directory, allow, without=unused)))
 
     adapter = _check_adapter(directory, events, settings, resolved)
     replayed, missing = None, "" if settings.keep_updates else "updates not kept"
@@ -89,54 +114,13 @@ def verify(
             replayed = recomputed(directory, events, resolved())
         except CannotRecomputeError as error:
             missing = str(error)
-    if json_output:
-        print_json(
-            {
-                "events": len(events),
-                "torn_bytes": torn,
-                "rounds": rounds,
-                "signatures": signed,
-                "replayed": replayed,
-                "plugins": plugins,
-                **{name: figure for each in found for name, figure in each.figures.items()},
-                "ok": True,
-            }
-        )
-        return
-    cut = f"; a torn last line of {torn} bytes is ignored" if torn else ""
-    typer.echo(f"ledger       {len(events)} events, chain intact{cut}")
-    typer.echo(f"checkpoints  {', '.join(checkpoints) or 'none'} intact")
-    typer.echo(f"adapter      {adapter}")
-    for name, how in plugins.items():
-        typer.echo(f"plug-in      {name}: {how}")
-    none = _NOT_THERE if hidden else "none; clients had no keys"
-    typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else none}")
-    for each in found:
-        typer.echo(f"{each.name:<12} {each.text}")
-    recomputed = f"{replayed} recomputed, bit for bit"
-    typer.echo("rounds       " + (f"not recomputed ({missing})" if replayed is None else recomputed))
-
-
-def _tell_region(
-    events: list[Event], torn: int, signed: int, checkpoints: list[str], *, hidden: bool, json_output: bool
-) -> None:
-    """What of a region's record is checked: it has no adapter and no rounds of its own."""
-    from plait.rounds.events import RegionStarted, RegionSummed, UpdateReceived
-
-    name = next(event.name for event in events if isinstance(event, RegionStarted))
-    summed = {event.round: event for event in events if isinstance(event, RegionSummed)}
-    updates = len({(event.round, event.client) for event in events if isinstance(event, UpdateReceived)})
-    if json_output:
-        found = {"events": len(events), "torn_bytes": torn, "signatures": signed, "updates": updates}
-        print_json({**found, "region": name, "sums": len(summed), "ok": True})
-        return
-    cut = f"; a torn last line of {torn} bytes is ignored" if torn else ""
-    typer.echo(f"ledger       {len(events)} events of region '{name}', chain intact{cut}")
-    typer.echo(f"checkpoints  {', '.join(checkpoints) or 'none'} intact")
-    none = _NOT_THERE if hidden else "none; clients had no keys"
-    typer.echo(f"signatures   {f'{signed} updates, each by its own client' if signed else none}")
-    above = "the rounds" if hidden else "their digests, and the rounds"
-    typer.echo(f"sums         {len(summed)}, of {updates} updates; the server above has {above}")
+    rounds = sum(isinstance(event, RoundFinished) for event in events)
+    said = f"not recomputed ({missing})" if replayed is None else f"{replayed} recomputed, bit for bit"
+    return (
+        Verified("adapter", adapter),
+        *(Verified("plug-in", f"{name}: {how}") for name, how in plugins.items()),
+        Verified("rounds", said, {"rounds": rounds, "replayed": replayed, "plugins": plugins}),
+    )
 
 
 def _check_plugins(events: list[Event]) -> dict[str, str]:

@@ -71,8 +71,8 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
 
 
 def _clients(directory: RunDirectory, events: list[Event]) -> list[str]:
-    """All clients by name; in a tree that was simulated they are in its regions' ledgers, and elsewhere not known."""
-    ledgers = [events, *(read_events(path) for path in sorted(directory.path.glob("regions/*/ledger.jsonl")))]
+    """All clients by name; those of regions that were simulated are in their ledgers, others are not known."""
+    ledgers = [events, *(read_events(path) for path in sorted(directory.path.glob("*/*/ledger.jsonl")))]
     described = [event for each in ledgers for event in each if isinstance(event, ClientsDescribed)]
     return [card.client for event in described for card in event.clients if card.clients is None]
 

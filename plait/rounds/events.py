@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
-from plait.feature import at, feature_with
+from plait.feature import at, feature_with, features
 from plait.objective import SFT, Objective, objective_recorded
 from plait.text import printable
 
@@ -38,6 +38,7 @@ class Event(Part):
 
     Attributes:
         event: its kind in the ledger.
+        state: what whoever keeps the ledger does after it, where a feature's event says so.
         is_public: whether it says nothing of single clients' data, so that every ledger has all of it; of the core's
             events `plait.rounds.withheld` says what remains.
         seq: its line, from 0; given by the ledger, like the two below.
@@ -46,6 +47,7 @@ class Event(Part):
     """
 
     event: ClassVar[str] = ""
+    state: ClassVar[str] = ""
     is_public: ClassVar[bool] = False
     seq: Annotated[Count, Field(exclude=True)] = 0
     time: Annotated[Number, Field(exclude=True)] = 0.0
@@ -147,19 +149,43 @@ class DataUsed(Part):
     held_out: Count = 0
 
 
-class RunStarted(Event):
-    """The first event.
+class Started(Event):
+    """The first event of a ledger.
 
     Attributes:
-        schema_version: `SCHEMA` of the version that began the run.
+        schema_version: `SCHEMA` of the version that began it.
+        config: all settings under the keys that users write.
+        base: the frozen model.
+        adapter: the trained adapter.
+        versions: of plait, Python and libraries.
+    """
+
+    schema_version: Count = SCHEMA
+    config: Mapping[str, JsonValue]
+    base: Base
+    adapter: Adapter
+    versions: Mapping[str, JsonValue] = {}
+
+    @property
+    def peer(self) -> str:
+        """What the server exchanges messages with: a client, or a region, which stands for clients of its own."""
+        return "client"
+
+    @property
+    def no_run(self) -> tuple[str, str]:
+        """Of a ledger that is no run's: whose it is, and what is done with it instead."""
+        return "", ""
+
+
+class RunStarted(Started):
+    """The first event of a run.
+
+    Attributes:
         run: the run's id, in hexadecimal.
         name: of its directory.
         seed: of the run.
-        config: all settings under the keys that users write.
         superlink_data: what a run on Flower's SuperLink names as ``data``, for nodes that take a part of it; None for
             every other run.
-        base: the frozen model.
-        adapter: the trained adapter.
         data: of the simulated clients; None where clients have their own, and in a run with
             differential privacy.
         rule: how updates are combined.
@@ -168,19 +194,14 @@ class RunStarted(Event):
         parents: the adapters that the run begins with; None for a run that begins from its seed.
         weight_ratio: no update counts more than this many times the median; None for no bound.
         full_model_bytes: the whole model in float32.
-        versions: of plait, Python and libraries.
         machine: see `plait.machine.describe`.
     """
 
     event = "run_started"
-    schema_version: Count = SCHEMA
     run: str = ""
     name: str = ""
     seed: Count
-    config: Mapping[str, JsonValue]
     superlink_data: str | None = None
-    base: Base
-    adapter: Adapter
     data: DataUsed | None = None
     rule: CombiningRule | None = None
     plugins: tuple[Plugin, ...] = ()
@@ -188,7 +209,6 @@ class RunStarted(Event):
     parents: tuple[Mapping[str, JsonValue], ...] | None = None
     weight_ratio: Number | None = None
     full_model_bytes: Count
-    versions: Mapping[str, JsonValue] = {}
     machine: Mapping[str, JsonValue] = {}
 
     @property
@@ -203,8 +223,10 @@ class RunStarted(Event):
 
     @property
     def peer(self) -> str:
-        """What the server exchanges messages with: a client, or in a tree a region."""
-        return _peer(self.config)
+        """See `Started`."""
+        wanted = (each for each in features() if each.name in self.features) if self.features else ()
+        has_regions = any(len(at(each.levels)(self.config)) > 1 for each in wanted if each.levels)
+        return "region" if has_regions else "client"
 
 
 class Resumed(Event):
@@ -504,53 +526,6 @@ class UpdateReceived(Event):
     def counted_in(self) -> int:
         """The round whose step it is a part of."""
         return self.round if self.fold is None else self.fold
-
-
-class RegionStarted(Event):
-    """The first event of a region's ledger.
-
-    Attributes:
-        schema_version: `SCHEMA` of the version that began it.
-        name: at the server above.
-        config: the settings as the region's clients get them.
-        base: the frozen model.
-        adapter: the trained adapter.
-        versions: of plait, Python and libraries.
-    """
-
-    event = "region_started"
-    schema_version: Count = SCHEMA
-    name: str
-    config: Mapping[str, JsonValue]
-    base: Base
-    adapter: Adapter
-    versions: Mapping[str, JsonValue] = {}
-
-    @property
-    def peer(self) -> str:
-        """What the region exchanges messages with: a client, or in a deeper tree a region."""
-        return _peer(self.config)
-
-
-class RegionSummed(Event):
-    """A region has summed its clients' updates, and sends the sum to the server above.
-
-    Attributes:
-        round: of the updates.
-        clients: whose updates are in the sum, at all levels below.
-        received: updates in it, one for each region below.
-        weight: of the sum.
-        digest: SHA-256 of its mean, in hexadecimal, as the server above records it.
-        uplink_bytes: of the envelope.
-    """
-
-    event = "region_summed"
-    round: Count
-    clients: Count
-    received: Count
-    weight: Number = 0.0
-    digest: str = ""
-    uplink_bytes: Count = 0
 
 
 class UpdateRefused(Event):
@@ -859,7 +834,7 @@ class PublishFailed(Event):
     detail: str = ""
 
 
-EVENTS: tuple[type[Event], ...] = tuple(Event.__subclasses__())
+EVENTS: tuple[type[Event], ...] = (RunStarted, *(model for model in Event.__subclasses__() if model.event))
 """Every kind of event of the core."""
 
 KINDS: Mapping[Json, type[Event]] = {model.event: model for model in EVENTS}
@@ -893,8 +868,3 @@ def _of_feature(kind: str) -> type[Event]:
     """The class of a feature's event; `Event` for a kind that nobody here knows."""
     feature = feature_with("events", kind)
     return at(feature.events[kind]) if feature else Event
-
-
-def _peer(config: Mapping[str, JsonValue]) -> str:
-    """The last number of a tree counts clients, those before it regions."""
-    return "region" if "x" in str(config.get("tree", "")) else "client"

@@ -13,7 +13,7 @@ from plait.config import RunConfig, admit_features, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.own import is_own, sign_own
 from plait.plugins import Kind, installed
-from plait.rounds.events import Event, RegionStarted, RunStarted
+from plait.rounds.events import Event, RunStarted, Started
 from plait.rounds.ledger import first_line, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.settings.toml import read_config_table
@@ -33,7 +33,7 @@ def recorded_settings(directory: RunDirectory, events: list[Event] | None = None
     admit_recorded(directory)
     events = read_events(directory.ledger) if events is None else events
     first = events[0] if events else None
-    if not isinstance(first, RunStarted | RegionStarted):
+    if not isinstance(first, Started):
         raise PeerError(f"'{directory.ledger}' does not begin with a run's settings, expected the ledger of a run")
     for part in first.plugins if isinstance(first, RunStarted) else ():
         if part.kind == Kind.FEATURE and part.name not in installed(Kind.FEATURE):

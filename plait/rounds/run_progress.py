@@ -106,7 +106,7 @@ class RunProgress:
 
     def _after(self, event: events.Event) -> RunProgress:
         match event:
-            case events.RunStarted() | events.RegionStarted():
+            case events.Started():
                 rounds, every = (
                     self.rounds or _whole(event.config.get("rounds")),
                     _whole(event.config.get("eval-every")),
@@ -125,8 +125,6 @@ class RunProgress:
                 return replace(
                     self, state="training", round=event.round, cohort=event.cohort, lost={}, evaluating_since=None
                 )
-            case events.RegionSummed():
-                return replace(self, state="waiting for the server above")
             case events.RoundMissed():
                 return replace(self, state="below the quorum, retrying")
             case events.RoundFinished():
@@ -160,7 +158,7 @@ class RunProgress:
             case events.ClientReplaced():
                 return replace(self, cohort=(*self.cohort, event.by))
             case _:
-                return self
+                return replace(self, state=event.state) if event.state else self
 
     def _evaluated(self, event: events.Evaluated) -> RunProgress:
         base = event.loss if event.round == 0 else self.base_loss

@@ -19,8 +19,6 @@ from plait.rounds.card import Card, cards_after
 if TYPE_CHECKING:
     from plait.objective import Objective
 
-_OF_REGION = "a region's ledger has no rounds; `plait verify` checks it, and the server above has the report"
-
 
 @dataclass(frozen=True)
 class Traffic:
@@ -97,8 +95,8 @@ class RunView:
         """
         first = next(iterator := iter(recorded), None)
         if not isinstance(first, events.RunStarted):
-            if isinstance(first, events.RegionStarted):
-                raise PeerError(f"the ledger is of region {first.name!r}, expected a run's: {_OF_REGION}")
+            if isinstance(first, events.Started):
+                raise PeerError("the ledger is {}, expected a run's: {}".format(*first.no_run))
             got = "empty" if first is None else repr(first.event or "of an unknown kind")
             raise PeerError(f"beginning of the ledger is {got}, expected 'run_started'")
         view = cls(first, last=first)

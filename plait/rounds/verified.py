@@ -1,12 +1,12 @@
-"""What `plait verify` says of a feature's part in a run."""
+"""What `plait verify` says of a run, or of a feature's part in it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Verified:
     """What was checked.
 
@@ -18,4 +18,4 @@ class Verified:
 
     name: str
     text: str
-    figures: Mapping[str, object]
+    figures: Mapping[str, object] = field(default_factory=dict[str, object])

@@ -50,9 +50,6 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     events.ClientErased: ALL,
     # Times that follow from the sizes of updates; a private run has no virtual clock.
     events.DeviceWorked: frozenset(),
-    events.RegionStarted: ALL,
-    # Its digest and size follow from the sum, which has no noise yet.
-    events.RegionSummed: frozenset({"round", "clients", "received"}),
 }
 """The fields that are kept, by event; ``*`` for all, none for an event that is left out."""
 

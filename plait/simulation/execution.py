@@ -5,7 +5,6 @@ What is shown is read from the ledger (`plait.progress`). Sets no signal handler
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -54,10 +53,6 @@ def prepare(
         raise ConfigError(
             "data is '', expected some to simulate clients with; a run whose clients bring their own goes on with the "
             "command that began it and the same out"
-        )
-    if settings.tree and math.prod(settings.levels) != settings.clients:
-        raise ConfigError(
-            f"clients is {settings.clients} and tree is '{settings.tree}', expected {math.prod(settings.levels)}"
         )
     quiet_libraries()
     devices = choose_devices(settings.device, settings.dtype)

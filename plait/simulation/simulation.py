@@ -7,9 +7,9 @@ of its own.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,6 @@ from plait.training.local_model import PeftLocalModel, train_jobs
 
 if TYPE_CHECKING:
     from plait.rounds.client_secret import ClientSecret
-    from plait.rounds.region import Region
     from plait.rounds.terms import Terms
     from plait.training.local_model import OwnTrainer
     from plait.training.spreading import Workers
@@ -55,6 +54,7 @@ class Simulation:
         run: the run.
         base: shared by all clients of this process.
         directory: of the run.
+        opened: what is to be closed once the run has ended.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Simulation:
         self._shared = SharedBytes()
         self._keys: dict[str, NodeKey] = {}
         self._memories: dict[int, VolatileMemory] = {}
-        self._opened: list[Region] = []
+        self.opened = ExitStack()
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
         self._workers: Workers | None = None
         if config.has_several_devices:
@@ -164,16 +164,12 @@ class Simulation:
             stop: stops the run between two clients.
         """
         config = self.run.config
-        if config.tree:
-            return self._regions(self.run, 0, stop)
         place = next((each.simulated for each in config.wanted if each.simulated), "")
         return at(place)(self, stop) if place else self.direct(0, config.clients, stop)
 
     def close(self) -> None:
-        """Close the ledgers of regions, and end the workers."""
-        for region in self._opened:
-            region.close()
-        self._opened.clear()
+        """End the workers, and close what a feature has opened."""
+        self.opened.close()
         if self._workers:
             self._workers.close()
 
@@ -193,22 +189,3 @@ class Simulation:
             side_by_side=side_by_side,
             stop=stop,
         )
-
-    def _regions(self, run: Run, first: int, stop: StopRequest | None, above: str = "") -> Channel:
-        """A channel to the regions of a server, or to the clients of a lowest one, which begin with number `first`."""
-        count, *lower = run.config.levels
-        if not lower:
-            return self.direct(first, count, stop)
-        from plait.regional import below, open_region
-
-        size, opened = math.prod(lower), dict[int, "Region"]()
-
-        def region(index: int) -> Region:
-            if index not in opened:
-                name = f"{above or 'region'}-{index:0{len(str(count - 1))}}"
-                channel = self._regions(replace(run, settled=below(run.settled)), first + index * size, stop, name)
-                opened[index] = open_region(run, name, channel, self.directory.path / "regions" / name)
-                self._opened.append(opened[index])
-            return opened[index]
-
-        return LocalChannel(region, count, stop=stop)

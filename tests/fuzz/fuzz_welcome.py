@@ -9,7 +9,7 @@ with instrumented():
     from plait.config import RunConfig
     from plait.errors import ConfigError
     from plait.policy import Policy
-    from plait.welcome import WELCOME_KEYS, config_from_welcome, welcome_table
+    from plait.welcome import config_from_welcome, is_told, welcome_table
 
 POLICY = Policy()
 
@@ -22,7 +22,7 @@ def parse(data: bytes) -> None:
     try:
         config = config_from_welcome(_run_config(text))
         told = welcome_table(config.to_table())
-        if not told.keys() <= WELCOME_KEYS:
+        if not all(map(is_told, told)):
             raise ValueError("a client would be told more than it takes")
         POLICY.check_run(config)
     except ConfigError as error:

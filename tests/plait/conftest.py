@@ -66,19 +66,6 @@ def run_started(**fields: object) -> Event:
     }
 
 
-def in_tree(events: Sequence[Event]) -> list[Event]:
-    """The same of two regions of three clients each, one of them refused, and a third one turned away."""
-    of_regions = [
-        {**event, "clients": [{**client, "clients": 3} for client in event["clients"]]}  # type: ignore[union-attr]
-        if event["event"] == "clients_described"
-        else event
-        for event in events[1:]
-    ]
-    refused = {"event": "update_refused", "round": 1, "client": "ann", "reason": "late", "uplink_bytes": 9}
-    away = {"event": "client_turned_away", "client": "carol", "reason": "unusable-data", "detail": "no labels"}
-    return numbered([{**events[0], "config": {**CONFIG, "tree": "2x3"}}, *of_regions, refused, away])
-
-
 def described(*names: str, tokens: int = 500) -> Event:
     clients = [
         {

@@ -58,7 +58,7 @@ def test_no_function_brings_a_library_of_training_along_before_it_is_called() ->
 MOST_LINES = 36_800
 """Of plait that the plainest run there is may import."""
 FEATURES = (
-    *("plait.features", "plait.regional", "plait.simulation.planned_run"),
+    *("plait.features", "plait.simulation.planned_run"),
     "plait.training.serving",
     *("plait.exporting.outlets", "plait.data.hub"),
 )

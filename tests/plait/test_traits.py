@@ -89,10 +89,10 @@ NUMBERS = {
     "plait/config.py:_check_numbers",
     "plait/features/privacy/mechanism.py:multiplier_for",
     "plait/features/secagg/masked_rounds.py:noised_grid",
-    "plait/settings/cohort.py:check_clients",
+    "plait/features/trees/settings.py:check",
+    "plait/features/trees/settings.py:check_clients",
     "plait/features/privacy/settings.py:check_clients",
     "plait/features/secagg/settings.py:check_clients",
-    "plait/simulation/execution.py:prepare",
 }
 # … or a key, data or a machine is not what was expected, …
 OTHERS = {

@@ -17,7 +17,6 @@ FEATURE = Feature(
     client_way="plait.features.privacy.client:client_way",
     opens="plait.features.privacy.run:opens",
     screen="plait.features.privacy.screen:screen",
-    adder="plait.features.privacy.region_adder:adder",
     limits=dict.fromkeys(_LIMITS, "plait.features.privacy.limits:check"),
     proposes="plait.features.privacy.words:proposes",
     spent="plait.features.privacy.client:spent",

@@ -21,7 +21,6 @@ KEPT_OF_RECORDS: Mapping[type[Event], frozenset[str]] = {
     ),
     events.ReplyReceived: frozenset({"round", "client", "purpose", "uplink_bytes"}),
     events.RoundFinished: ALL,
-    events.RegionSummed: ALL,
 }  # fmt: skip
 """The same for a run with private records."""
 

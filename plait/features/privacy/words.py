@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plait.proposed import Proposed, Words
+from plait.traits import Trait
 
 
 def proposes(run: Proposed) -> Words:
@@ -34,7 +35,7 @@ def _promised(run: Proposed, *, is_masked: bool) -> str:
             f"sum, to the server neither: {noise} at delta {delta:g}, if the others add theirs"
         )
     who, adds, itself = "the server promises", "it adds", "itself"
-    if run.config.levels:
+    if Trait.ONE_SERVER in run.config.gone:
         who, adds, itself = "servers promise", "they add", "themselves"
     return (
         f"{who} client-level differential privacy towards everybody but {itself}: {noise} at delta "

@@ -11,7 +11,7 @@ from plait.features.page.board import MOST_REFUSALS, Board
 from plait.features.page.merge import join, merge
 from plait.features.page.schema import Run
 from plait.rounds.events import parse_event
-from tests.plait.conftest import broadcast, in_tree, numbered, received, replied, round_finished, run_started, view_of
+from tests.plait.conftest import broadcast, numbered, received, replied, round_finished, run_started, view_of
 
 RUN = TypeAdapter(Run)
 
@@ -123,11 +123,6 @@ def test_its_figures_are_those_of_a_report(events) -> None:
 def test_the_description_of_the_interface_knows_every_key(events) -> None:
     for length in range(len(events) + 1):
         RUN.validate_python(board_of(events[:length])[0].document, strict=False)
-
-
-def test_the_document_says_whether_its_clients_are_regions(small_run) -> None:
-    for run, peer in ((small_run, "client"), (in_tree(small_run), "region")):
-        assert board_of(run)[0].document["peer"] == peer
 
 
 def test_a_client_goes_through_the_states_of_a_round(small_run) -> None:

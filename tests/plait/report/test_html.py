@@ -8,7 +8,7 @@ import pytest
 
 from plait.report.answers import answers
 from plait.report.html import headline, render_html
-from tests.plait.conftest import evaluated, in_tree, view_of
+from tests.plait.conftest import evaluated, view_of
 
 NAMES = ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings", "aggregation")
 PLOTS = {name: {"wide": "<svg></svg>", "narrow": "<svg></svg>"} for name in NAMES}
@@ -102,19 +102,6 @@ def test_every_beginning_of_a_run_makes_a_page_that_says_so(small_run) -> None:
         page = Page(page_of(view_of(small_run[:length])))
         assert "This run has not finished" in page.text
     assert "No round has been evaluated" in Page(page_of(view_of(small_run[:1]))).text
-
-
-def test_in_a_tree_the_page_names_regions(small_run) -> None:
-    source = page_of(view_of(in_tree(small_run)))
-    assert re.findall("<summary>(.*egion.*)</summary>", source) == ["Regions", "Regions that could not take part"]
-    assert "client" not in " ".join(re.findall('<summary>.*</summary>|label="[^"]*"', source)).lower()
-    assert "6 clients in 2 regions" in source
-
-
-def test_how_to_join_a_served_run_is_said_to_clients_or_to_regions(small_run) -> None:
-    for run, command in ((small_run, "plait client --kit KIT"), (in_tree(small_run), "plait region --kit KIT")):
-        served = {**run[0], "config": {**run[0]["config"], "data": ""}}
-        assert re.findall("plait (?:client|region) --kit KIT", page_of(view_of([served, *run[1:]]))) == [command]
 
 
 def test_how_a_run_on_a_superlink_is_repeated_is_said_in_flowers_words(small_run) -> None:

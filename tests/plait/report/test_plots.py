@@ -1,20 +1,17 @@
 from __future__ import annotations
 
 import io
-import re
 from collections import Counter
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from matplotlib.text import Text
 
 from plait.report import plots
-from plait.report.aggregation_plot import aggregation
 from plait.report.html import render_html
 from plait.report.theme import DARK, LIGHT, NARROW_LIGHT, draw, palette_css
 from plait.rounds.events import ClientScore, ClientsDescribed, DescribedClient, Evaluated
-from tests.plait.conftest import in_tree, view_of
+from tests.plait.conftest import view_of
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 NAMES = ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings", "aggregation")
@@ -136,12 +133,3 @@ def test_spread_moves_only_what_overlaps_and_keeps_it_centred() -> None:
     assert plots.spread([0.0, 5.0, 5.0, 5.0], gap=1.0) == pytest.approx([0.0, 4.0, 5.0, 6.0])
     heights = plots.spread(sorted(np.random.default_rng(0).uniform(0, 5, 30)), gap=0.5)
     assert min(np.diff(heights)) >= 0.5 - 1e-9
-
-
-def test_in_a_tree_every_plot_names_regions(small_run) -> None:
-    view = view_of(in_tree(small_run))
-    for shown, said in ((view, "Data of each region"), (crowd(view, 60), "90 % of 62 regions")):
-        drawn = [plot(shown, LIGHT) for plot in (plots.clients, plots.loss_by_round, plots.bytes_by_round, aggregation)]
-        texts = " ".join(text.get_text() for figure in drawn for text in figure.findobj(Text))
-        assert said in texts
-        assert "client" not in re.sub(r"client-\d+", "", texts)

@@ -56,10 +56,3 @@ def test_what_a_server_should_not_say_breaks_nothing():
     ):
         for table in status_tables(said):
             assert all(cell.isprintable() for row in table.rows for cell in row)
-
-
-def test_in_a_tree_an_operator_sees_regions():
-    run, regions, unfit = status_tables({**SAID, "peer": "region", "unfit": [{"name": "carol"}]})
-    assert "regions attached" in cells(run)
-    assert (regions.title, regions.headings[0], unfit.headings[0]) == ("2 regions", "region", "region")
-    assert status_tables({**SAID, "peer": "<b>"})[1].title == "2 clients"

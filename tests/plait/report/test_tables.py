@@ -15,7 +15,7 @@ from plait.report.tables import (
     report_tables,
     savings_table,
 )
-from tests.plait.conftest import broadcast, evaluated, in_tree, numbered, received, view_of
+from tests.plait.conftest import broadcast, evaluated, numbered, received, view_of
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -172,14 +172,6 @@ def test_clients_that_could_not_take_part_are_named_with_their_own_words(small_r
     view = view_of([*small_run, turned_away])
     assert left_out_table(view).rows == (("carol", "unusable-data", "no labels"),)
     assert left_out_table(view).title in [table.title for table in report_tables(view)]
-
-
-def test_in_a_tree_every_table_names_regions(small_run) -> None:
-    tables = report_tables(view_of(in_tree(small_run)))
-    titles = [table.title for table in tables]
-    assert {"Held-out loss by region", "Regions that could not take part", "Refused updates"} <= set(titles)
-    assert not [text for table in tables for text in (table.title, *table.headings) if "client" in text.lower()]
-    assert sum("region" in table.headings for table in tables) == 4
 
 
 def test_bytes_of_an_update_count_in_the_round_that_it_is_part_of(small_run) -> None:

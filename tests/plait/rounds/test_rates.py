@@ -28,11 +28,6 @@ def test_a_rate_at_which_most_steps_are_shortened_is_called_too_high():
     assert said.startswith("A learning rate of 0.03 is too high: 88% of the local steps")
 
 
-def test_of_regions_it_says_whose_rates_they_are():
-    found = rates_sentence(updates(learning_rate=[0.003, 0.002]), given=0.0, peer="region")
-    assert found.startswith("Learning rate found by the clients of each region: 0.0025 ")
-
-
 def test_a_rate_that_follows_slopes_is_each_clients_own_wherever_it_begins():
     assert given_rate({"learning-rate": 0.03, "lr-schedule": "constant"}) == 0.03
     assert given_rate({"learning-rate": 0.03}) == 0.03, "of a run that was begun before there were slopes"

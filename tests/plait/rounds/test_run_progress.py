@@ -31,16 +31,6 @@ def test_a_run_that_lacks_clients_says_how_many_it_waits_for(tmp_path, ledger):
     assert summary().state == "evaluating the base"
 
 
-def test_in_a_tree_it_waits_for_regions_also_after_it_was_resumed(tmp_path, ledger):
-    summary = summary_of(tmp_path)
-    ledger.append(started().model_copy(update={"config": {"tree": "2x3"}}))
-    assert summary().state == "waiting for regions"
-    ledger.append(events.Resumed())
-    assert (summary().peer, summary().state) == ("region", "waiting for regions")
-    ledger.append(events.RegionSummed(round=1, clients=3, received=3, weight=3.0, digest="", uplink_bytes=9))
-    assert summary().state == "waiting for the server above"
-
-
 def test_who_cannot_take_part_is_told_in_the_clients_own_words_until_it_can(tmp_path, ledger):
     summary = summary_of(tmp_path)
     ledger.append(started())

@@ -17,7 +17,6 @@ LEFT_OUT = {
     "client_turned_away": {"detail"},
     "reply_received": {"uplink_bytes"},
     "round_finished": {"clipped", "weight_capped", "diagnostics"},
-    "region_summed": {"weight", "digest", "uplink_bytes"},
 }  # fmt: skip
 AS_A_WHOLE = {"evaluated", "step_taken_back", "reference", "device_worked"}
 

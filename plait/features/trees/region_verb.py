@@ -65,8 +65,8 @@ def region(
     from client.settings import check_settings
     from client.state_directory import locked
     from client.terminal import asker
-    from plait.api.region import RegionalNode
     from plait.api.serving import Serving
+    from plait.features.trees.regional_node import RegionalNode
 
     out = out.absolute()
     settings = check_settings(

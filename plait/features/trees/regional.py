@@ -10,14 +10,14 @@ from pathlib import Path
 from plait import machine
 from plait.config import RunConfig, to_toml
 from plait.errors import ConfigError
-from plait.feature import at
+from plait.features.trees.events import RegionStarted
+from plait.features.trees.region import MAX_TASK_BYTES, Region
+from plait.features.trees.region_sum import Adding, RegionSum
 from plait.policy import Policy
 from plait.rounds.channel import Channel
-from plait.rounds.events import RegionStarted, Resumed
+from plait.rounds.events import Resumed
 from plait.rounds.ledger import Ledger, OnEvent
 from plait.rounds.recorded_settings import recorded_settings
-from plait.rounds.region import MAX_TASK_BYTES, Region
-from plait.rounds.region_sum import Adding, RegionSum
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.spool import Spool
 from plait.run import Run
@@ -31,7 +31,8 @@ _OWN_PART = 0.8
 def below(settled: Settled) -> Settled:
     """The same run as the clients of a region see it: its tree without this server's own level, and less time."""
     config = settled.config
-    own: dict[str, object] = {"tree": config.tree.partition("x")[2], "deadline_s": _OWN_PART * config.deadline_s}
+    tree = "x".join(map(str, config.levels[1:]))
+    own: dict[str, object] = {"tree": tree, "deadline_s": _OWN_PART * config.deadline_s}
     if Trait.SINGLE_UPDATES in config.gone:
         # A client's update that does not count must not take others' out of the sum: its noise covers one client.
         own["quorum"] = 1 / config.clients
@@ -64,8 +65,9 @@ def open_region(
         PolicyError: the run asks for more than the policy allows.
     """
     if len(run.config.levels) < 2:
+        tree = vars(run.config).get("tree", "")
         raise ConfigError(
-            f"tree of the run is '{run.config.tree}' and '{name}' is a region, expected REGIONSxCLIENTS, such as 10x100"
+            f"tree of the run is '{tree}' and '{name}' is a region, expected REGIONSxCLIENTS, such as 10x100"
         )
     terms = run.terms(name, policy=policy)
     settled = below(run.settled)
@@ -88,9 +90,12 @@ def open_region(
 
 
 def _adder(config: RunConfig, spool: Spool) -> Adding:
-    """What adds up a region's updates: a feature's, or the core's plain sum."""
-    found = (at(each.adder)(config, spool) for each in config.wanted if each.adder)
-    return next(filter(None, found), None) or RegionSum(spool)
+    """What adds up a region's updates, which a run with privacy of clients clips."""
+    if vars(config).get("dp") != "client":
+        return RegionSum(spool)
+    from plait.features.trees.clipped_adder import clipped_adder
+
+    return clipped_adder(config, spool)
 
 
 def _opened(run: Run, settled: Settled, name: str, path: Path, on_event: OnEvent) -> tuple[RunDirectory, Ledger]:

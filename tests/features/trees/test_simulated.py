@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 from plait.api.resuming import settings_of
 from plait.api.simulate import simulate
 from plait.cli.main import app
-from plait.config import RunConfig, config_from_table
+from plait.config import config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.features.privacy.run import privacy_of
-from plait.regional import below
+from plait.features.trees.regional import below
 from plait.rounds.ledger import read_events, read_lines
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
@@ -74,11 +74,11 @@ def of_region(directory):
 
 
 def test_each_server_has_less_time_than_the_one_above():
-    settled = settle(RunConfig(tree="2x3x4", deadline_s=100.0))
+    settled = settle(config_from_table({"tree": "2x3x4", "deadline_s": 100.0}))
     region = below(settled)
-    assert (region.config.tree, region.plan.deadline_s, region.plan.region_clients) == ("3x4", 80.0, 4)
-    assert (below(region).config.tree, below(region).plan.deadline_s) == ("4", 64.0)
-    assert below(settle(RunConfig(tree="2x3"))).plan.deadline_s is None
+    assert (region.config.levels, region.plan.deadline_s, region.plan.region_clients) == ((3, 4), 80.0, 4)
+    assert (below(region).config.levels, below(region).plan.deadline_s) == ((4,), 64.0)
+    assert below(settle(config_from_table({"tree": "2x3"}))).plan.deadline_s is None
 
 
 def test_a_private_region_sends_what_it_has_and_adds_the_noise_of_no_other_number_of_clients():

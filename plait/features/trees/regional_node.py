@@ -1,8 +1,8 @@
 """A region over gRPC: a node of the server above it, and the server of its own clients, in one process.
 
 The server above announces the run. Once the region's operator agrees to it, the region serves the same run to its
-clients and passes tasks down and sums up (`plait.rounds.region`). Sets no signal handler and configures no logging:
-both are the caller's.
+clients and passes tasks down and sums up (`Region`). Sets no signal handler and configures no logging: both are the
+caller's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from client.runner import Capacity, Run, TaskRunner
     from client.settings import NodeSettings
     from client.task import Answer, Task
-    from plait.rounds.region import Region
+    from plait.features.trees.region import Region
     from server.nodes_channel import NodesChannel
 
 
@@ -149,7 +149,7 @@ class RegionalNode:
         from client.base import agreed
         from client.runner import Capacity
         from plait.adapters.methods import METHODS
-        from plait.regional import below, open_region
+        from plait.features.trees.regional import below, open_region
         from plait.report.wording import plural
         from plait.rounds.description import REPLY_BYTES
         from plait.rounds.run_progress import LiveProgress, RunProgress
@@ -183,7 +183,9 @@ class RegionalNode:
         of = "region" if has_regions else "client"
         self._channel.begin(
             Terms(
-                run.run_id, table | {"tree": config.tree, "deadline-s": config.deadline_s}, resolved.base_fingerprint
+                run.run_id,
+                table | {key: config.to_table()[key] for key in ("tree", "deadline-s")},
+                resolved.base_fingerprint,
             ),
             inbox=directory.inbox,
             max_answer_bytes=REPLY_BYTES + max_update_bytes(layout, sums=has_regions),

@@ -22,6 +22,8 @@ from plait.aggregation import Rule
 from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.data.histogram import OTHER
 from plait.errors import BaseMismatchError, DiskFullError, PeerError, PlaitError
+from plait.features.trees.events import RegionSummed
+from plait.features.trees.region_sum import Adding, RegionSum
 from plait.files import read_if_there, write_atomically
 from plait.rounds import events
 from plait.rounds.answer_log import AnswerLog
@@ -38,7 +40,6 @@ from plait.rounds.members import stated
 from plait.rounds.norm_bound import remembered
 from plait.rounds.participant import reason_of
 from plait.rounds.recorded import Recorded
-from plait.rounds.region_sum import Adding, RegionSum
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
@@ -292,17 +293,13 @@ class Region:
         answer = with_signature(update, self.sign) if self.sign else update
         if self.terms.policy:
             self.terms.policy.check_upload(len(answer))
+        said = RegionSummed(round=number, clients=int(header.metrics[CLIENTS]), received=len(folded))
+        if self._sum.tells_figures:
+            # Digest and size of a sum that has no noise yet would tell of it.
+            figures = {"weight": part.weight, "digest": encoded.delta.digest().hex(), "uplink_bytes": len(answer)}
+            said = said.model_copy(update=figures)
         # Before the sum is on disk, so that none is sent that is not on record. A kill in between records it twice.
-        self.ledger.append(
-            events.RegionSummed(
-                round=number,
-                clients=int(header.metrics[CLIENTS]),
-                received=len(folded),
-                weight=part.weight,
-                digest=encoded.delta.digest().hex(),
-                uplink_bytes=len(answer),
-            )
-        )
+        self.ledger.append(said)
         write_atomically(self._answer, answer)
         self._state = replace(state, round=number, norms=remembered(state.norms, summed.norms, summed.limits))
         save_checkpoint(self.directory.checkpoints, self._state, self.ranks)

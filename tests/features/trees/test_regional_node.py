@@ -14,9 +14,9 @@ import pytest
 
 import plait
 from plait.api.apps import add_apps_to_path
-from plait.api.region import RegionalNode
 from plait.api.serving import Serving
 from plait.errors import ConfigError
+from plait.features.trees.regional_node import RegionalNode
 from plait.rounds import events
 from plait.rounds.ledger import read_lines
 from tests.commands import Command

@@ -9,22 +9,27 @@ import numpy as np
 
 from plait.adapters.partial_sum import PartialSum
 from plait.config import RunConfig
-from plait.errors import PeerError
+from plait.errors import ConfigError, PeerError
 from plait.features.privacy.clipped_sum import ClippedSum, part_of, rounding_key
 from plait.features.privacy.clipped_sums import check_numbers, numbers_of
 from plait.features.privacy.mechanism import ClientPrivacy
 from plait.features.privacy.run import privacy_of
-from plait.rounds.region_sum import Summed
+from plait.features.trees.region_sum import Summed
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
 from plait.rounds.validate import open_update
 from plait.wire.envelope import CLIENTS, Opened, read_envelope
 
 
-def adder(config: RunConfig, spool: Spool) -> ClippedAdder | None:
-    """What adds up clipped updates, in a run with privacy of clients; None without."""
-    privacy = privacy_of(config)
-    return ClippedAdder(spool, privacy) if privacy else None
+def clipped_adder(config: RunConfig, spool: Spool) -> ClippedAdder:
+    """What adds up clipped updates, in a run with privacy of clients.
+
+    Raises:
+        ConfigError: it is without.
+    """
+    if (privacy := privacy_of(config)) is None:
+        raise ConfigError("dp is 'off', expected 'client': no update is clipped")
+    return ClippedAdder(spool, privacy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +53,7 @@ class ClippedAdder:
         check_numbers(opened, self.spool, self.privacy, number)
 
     def of(self, state: RunState, number: int, stored: Mapping[str, Stored]) -> Summed:
-        """See `plait.rounds.region_sum.Adding`."""
+        """See `plait.features.trees.region_sum.Adding`."""
         check = self.spool.counting(state, number, stored)
         if not check.accepted:
             raise PeerError(f"none of the updates of round {number} counts")
