@@ -10,6 +10,7 @@ import {
   addMasks, big, holders, keysText, maskKeys, publicOf, rawPublic, rosterDigest, split, survivorsText, text,
 } from './masks.js'
 import * as messages from './messages.js'
+import { replays } from './replay.js'
 import { rotated, rotationOf } from './rotation.js'
 
 const { adapterDigest, Layout, sealEnvelope, sha256, specDigest } = messages
@@ -163,11 +164,11 @@ function levelOf(name) {
 
 const [folder, most = 'masks'] = process.argv.slice(2)
 const results = []
-const attempt = (name, level, check) => {
+const attempt = async (name, level, check) => {
   if (LEVELS.indexOf(level) > LEVELS.indexOf(most)) return
   let result
   try {
-    result = check() ? 'passed' : 'FAILED'
+    result = (await check()) ? 'passed' : 'FAILED'
   } catch (error) {
     result = `FAILED: ${error.message}`
   }
@@ -179,15 +180,19 @@ for (const file of readdirSync(folder).filter((each) => each.endsWith('.hex'))) 
   const said = JSON.parse(readFileSync(join(folder, `${name}.json`)))
   // Sums are regions' alone.
   const data = bytes(readFileSync(join(folder, file), 'utf8'))
-  if (said.envelope?.codec !== 12) attempt(name, levelOf(name), () => checkMessage(name, data, said))
+  if (said.envelope?.codec !== 12) await attempt(name, levelOf(name), () => checkMessage(name, data, said))
 }
 for (const file of readdirSync(join(folder, 'derived'))) {
   const text = readFileSync(join(folder, 'derived', file), 'utf8')
   const { level, given, expected } = JSON.parse(text)
   const name = file.slice(0, -5)
-  attempt(name, level, () => same(DERIVED[name](given, text, expected), expected))
+  await attempt(name, level, () => same(DERIVED[name](given, text, expected), expected))
 }
 for (const wire of ['fp32', 'bf16', '1', '4']) {
-  attempt(`encoder of ${wire}`, wire === 'fp32' ? 'minimal' : 'codecs', () => checkEncoder(wire))
+  await attempt(`encoder of ${wire}`, wire === 'fp32' ? 'minimal' : 'codecs', () => checkEncoder(wire))
 }
-process.exitCode = results.every((result) => result === 'passed') ? 0 : 1
+for (const file of readdirSync(join(folder, 'runs'))) {
+  const run = JSON.parse(readFileSync(join(folder, 'runs', file)))
+  await attempt(`run of ${file}`, run.level, () => replays(run))
+}
+process.exit(results.every((result) => result === 'passed') ? 0 : 1)

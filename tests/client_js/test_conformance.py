@@ -1,5 +1,6 @@
 """The client in JavaScript against the vectors."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -36,7 +37,8 @@ def test_every_vector_passes(outcomes):
     assert {name for name, result in found.items() if result != "passed"} == set()
     sums = {path.stem for path in VECTORS.glob("update_sum*.hex")}
     messages, derived = ({path.stem for path in VECTORS.glob(glob)} for glob in ("*.hex", "derived/*.json"))
-    assert set(found) == (messages - sums) | derived | {f"encoder of {wire}" for wire in ("fp32", "bf16", "1", "4")}
+    others = {f"encoder of {wire}" for wire in ("fp32", "bf16", "1", "4")} | {"run of minimal.json"}
+    assert set(found) == (messages - sums) | derived | others
 
 
 def test_the_minimal_level_needs_no_other(outcomes):
@@ -45,7 +47,7 @@ def test_the_minimal_level_needs_no_other(outcomes):
 
 @pytest.fixture(scope="module")
 def mutated(tmp_path_factory) -> Path:
-    """The vectors, with one digit of the bytes, or of what must come out, changed in each."""
+    """The vectors, with one digit of the bytes, or of what must come out, changed in each; in each message of a run."""
     folder = tmp_path_factory.mktemp("mutated") / "vectors"
     shutil.copytree(VECTORS, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     for path in folder.glob("*.hex"):
@@ -55,7 +57,22 @@ def mutated(tmp_path_factory) -> Path:
         said = json.loads(path.read_text())
         said["expected"] = _changed(said["expected"])
         path.write_text(json.dumps(said, indent=1, ensure_ascii=False, sort_keys=True))
+    run = folder / "runs" / "minimal.json"
+    for name, other in _with_one_digit_changed(json.loads(run.read_text())):
+        run.with_name(f"{name}.json").write_text(json.dumps(other))
+    run.unlink()
     return folder
+
+
+def _with_one_digit_changed(run):
+    for number, call in enumerate(run["calls"]):
+        # What a server answers to an upload is for the client's operator.
+        for side in ("node", "server") if call["call"] == "Attend" else ("node",):
+            for place, text in enumerate(call.get(side, [])):
+                at = len(text) - 1 if side == "node" else min(20, len(text) - 1)
+                other = copy.deepcopy(run)
+                other["calls"][number][side][place] = f"{text[:at]}{int(text[at], 16) ^ 1:x}{text[at + 1 :]}"
+                yield f"{number}-{side}-{place}", other
 
 
 def _changed(value):
@@ -83,7 +100,7 @@ def test_it_knows_the_keys_of_a_run_configuration_and_no_others():
 def test_it_has_as_many_lines_as_its_page_says():
     """Lines of code: neither empty nor comments; the suite and the example are not the client."""
     counted = {}
-    for path in sorted({*CLIENT.glob("*.js")} - {CLIENT / "conformance.js"}):
+    for path in sorted({*CLIENT.glob("*.js")} - {CLIENT / "conformance.js", CLIENT / "replay.js"}):
         lines = [line.strip() for line in path.read_text().splitlines()]
         counted[path.stem] = sum(1 for line in lines if line and not line.startswith(("//", "/*", "*")))
     encoder = counted.pop("rate_encoder")
