@@ -34,7 +34,10 @@ function quantised(sequence, values) {
   const largest = magnitudes.at(-1)
   const { sums } = coded(sequence, searched(sequence, values, [guess, guess]), largest)
   const prices = sums.map((of) => magnitudes.map((k) => 24 - Math.log2(of[largest + k + 1] - of[largest + k])))
-  return coded(sequence, searched(sequence, values, prices), largest)
+  const { book, symbols, sums: frequencies } = coded(sequence, searched(sequence, values, prices), largest)
+  const streams = symbols.map((each) => streamOf(each, frequencies))
+  const lengths = streams.slice(0, -1).map((words) => words.length)
+  return { book, payload: bytesOf(Uint32Array.from([...lengths, ...streams.flat()])) }
 }
 
 /** Viterbi's search of each lane for the least squared error plus a price of bits; the indices. */
@@ -71,21 +74,20 @@ function searched({ lanes }, values, prices) {
   return indices
 }
 
-/** Indices as a payload, what of its parameters is about their one group, and the frequencies that it says. */
+/** Symbols of each stream, twice an index plus its quantiser; the parameters of their group, and their frequencies. */
 function coded(sequence, indices, largest) {
   const symbols = Array.from({ length: sequence.streams }, () => [])
   const counts = [0, 1].map(() => Array(largest + 1).fill(0))
   inOrder(sequence, BITS, (i, _, state, stream) => {
     counts[state & 1][Math.abs(indices[i])]++
-    symbols[stream].push([state & 1, indices[i] + largest])
+    symbols[stream].push(2 * (indices[i] + largest) + (state & 1))
     return indices[i]
   })
   const knots = knotsOf(largest)
   const costs = counts.map((of) => costsOf(of, knots))
   const sums = costs.map((of) => sumsOf(of, knots))
-  const streams = symbols.map((of) => streamOf(of.map(([quantiser, k]) => sums[quantiser].slice(k, k + 2))))
-  const payload = bytesOf(Uint32Array.from([...streams.slice(0, -1).map((each) => each.length), ...streams.flat()]))
-  return { book: [largest & 255, largest >> 8, 0, 0, 0, 0, 0, 0, ...costs.flat()], payload, sums }
+  const book = [largest & 255, largest >> 8, 0, 0, 0, 0, 0, 0, ...costs.flat()]
+  return { book, sums, symbols }
 }
 
 /** The costs of the knots, as bytes, from how often each magnitude is there. */
@@ -98,18 +100,19 @@ function costsOf(counts, knots) {
   })
 }
 
-/** The words of a stream, from its last symbol to its first; a symbol is where its frequencies begin and end. */
-function streamOf(symbols) {
+/** The words of a stream, from its last symbol to its first. */
+function streamOf(symbols, sums) {
   const words = []
   let x = 0n
   const shift = () => {
     words.push(Number(x & 0xffffffffn))
     x >>= 32n
   }
-  for (const [from, to] of symbols.reverse().map((ends) => ends.map(BigInt))) {
-    const frequency = to - from
+  for (const symbol of symbols.reverse()) {
+    const [from, to] = [sums[symbol & 1][symbol >> 1], sums[symbol & 1][(symbol >> 1) + 1]]
+    const frequency = BigInt(to - from)
     if (x >> 40n >= frequency) shift()
-    x = ((x / frequency) << 24n) + (x % frequency) + from
+    x = ((x / frequency) << 24n) + (x % frequency) + BigInt(from)
   }
   while (x) shift()
   return words
