@@ -1,13 +1,14 @@
 // A client's start-up kit, as `plait provision` makes it.
 
 import { createPrivateKey, sign, X509Certificate } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import grpc from '@grpc/grpc-js'
 import { rawPublic, text } from './masks.js'
 
 /** The name, what signs, the TLS credentials, and the federation's authority. */
 export function readKit(folder) {
+  if (existsSync(join(folder, 'contract'))) throw new Error('the kit has a contract, which this client does not enforce')
   const file = (name) => readFileSync(join(folder, name))
   const [authority, certificate, tlsKey] = ['ca.crt', 'client.crt', 'client.key'].map(file)
   const name = /^name = "(.*)"$/m.exec(file('kit.toml'))[1]
