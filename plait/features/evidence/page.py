@@ -15,29 +15,54 @@ from plait.text import printable
 
 CONTROLS: Sequence[tuple[str, str, str]] = (
     (
-        "SATRE 3.1 data lifecycle management",
+        "SATRE 3.1.2, 3.1.4 data lifecycle: records and egress",
         "what left each site: bytes, messages, fields",
         "figures.clients, statements",
     ),
-    ("SATRE 3.2 identity and access management", "members' certificates and keys", "figures.clients, signer"),
-    ("SATRE 3.3 output management", "conditions before an adapter is released, attacks", "figures.judged"),
+    ("SATRE 3.2.1, 3.2.2 identity of members", "members' certificates and keys", "figures.clients, signer"),
+    (
+        "SATRE 3.3.3, 3.3.6 disclosure control of outputs",
+        "conditions before an adapter is released, attacks",
+        "figures.judged",
+    ),
     ("SATRE 1 information governance, 4 supporting capabilities", "not covered", ""),
-    ("NHS DSPT standard 1 personal confidential data", "names of all fields that left", "figures.clients.fields"),
-    ("NHS DSPT standard 4 managing data access", "members' certificates and keys", "figures.clients, signer"),
-    ("NHS DSPT standard 9 IT protection", "signatures and a hash-chained record", "ledger, figures.head"),
-    ("NHS DSPT standards 2, 3, 5 to 8, 10", "not covered", ""),
+    (
+        "NHS DSPT, National Data Guardian standard 1 personal confidential data",
+        "names of all fields that left",
+        "figures.clients.fields",
+    ),
+    (
+        "NHS DSPT, National Data Guardian standard 4 managing data access",
+        "members' certificates and keys",
+        "figures.clients, signer",
+    ),
+    (
+        "NHS DSPT, National Data Guardian standard 9 IT protection",
+        "signatures and a hash-chained record",
+        "ledger, figures.head",
+    ),
+    ("NHS DSPT, National Data Guardian standards 2, 3, 5 to 8, 10", "not covered", ""),
     ("ISO 27001 A.5.34 privacy and protection of PII", "differential privacy, where it is on", "figures.privacy"),
     ("ISO 27001 A.8.12 data leakage prevention", "attacks, each client's policy", "figures.judged, statements"),
     ("ISO 27001 A.8.15 logging", "the ledger, which nobody changes unnoticed", "ledger"),
     ("ISO 27001 A.8.24 use of cryptography", "TLS, Ed25519, ECDSA P-256", "signer, statements"),
     ("ISO 27001 A.6 people controls, A.7 physical controls", "not covered", ""),
-    ("EU AI Act Annex XI, section 1, 1(a), (c), (d)", "task, date, number of parameters", "figures.made"),
+    (
+        "EU AI Act Annex XI, section 1, 1(a), (c), (d), (f)",
+        "task, date, number of parameters, the base's licence",
+        "figures.made, operator_says",
+    ),
     ("EU AI Act Annex XI, section 1, 2(b)", "training: every setting", "figures.made.config"),
     ("EU AI Act Annex XI, section 1, 2(c)", "data: what their owners say", "statements"),
     ("EU AI Act Annex XI, section 1, 1(b), 1(e), 2(a), 2(d), 2(e)", "not covered", ""),
     ("EU AI Act Annex XI, section 2, 1 and 2", "held-out loss; attacks, if audited", "figures.held_out_loss, .judged"),
-    ("EU AI Act Annex XII 1(e), (f), (h)", "versions, parameters, licence", "figures.made, operator_says"),
-    ("EU AI Act Annex XII 1(b), (d), (g), 2", "not covered", ""),
+    (
+        "EU AI Act Annex XII, 1(a), (c), (e), (f), (h)",
+        "task, date, versions, parameters, licence",
+        "figures.made, operator_says",
+    ),
+    ("EU AI Act Annex XII, 2(c)", "data: what their owners say", "statements"),
+    ("EU AI Act Annex XII, 1(b), (d), (g), 2(a), 2(b)", "not covered", ""),
 )
 """Control, what stands in the bundle for it, and the field; no field where it is not covered."""
 
