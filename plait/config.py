@@ -60,6 +60,9 @@ ALIASES: Mapping[str, str] = {
     "lora-dropout": "dropout",
     "lr-scheduler-type": "lr-schedule",
     "output-dir": "out",
+    "output": "out",
+    "base-model": "base",
+    "dataset": "data",
 }
 
 # What others count in, and plait does not.

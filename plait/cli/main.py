@@ -43,6 +43,10 @@ _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
 # x86, torch may also use OpenBLAS.
 _NUMPY = {"OPENBLAS_NUM_THREADS": "1"} if platform.machine() in ("x86_64", "AMD64") else {}
 
+_VERBS_OF_OTHERS = {
+    **dict.fromkeys(("train", "run", "fit", "start"), "simulate"), "generate": "chat",
+}  # fmt: skip
+
 # New objects per run of the garbage collector: with Python's 700 it takes a fifth of the time of importing the
 # libraries.
 _COLLECT_EVERY = 50_000
@@ -70,13 +74,18 @@ class Verbs(TyperGroup):
         except click.UsageError:
             if args[0].startswith("-"):
                 raise
-            ctx.fail(f"there is no verb '{args[0]}'{did_you_mean(args[0], self.list_commands(ctx))}")
+            meant = _VERBS_OF_OTHERS.get(args[0], args[0])
+            ctx.fail(f"there is no verb '{args[0]}'{did_you_mean(meant, self.list_commands(ctx))}")
         known = {option for each in command.params for option in each.opts} if command else set[str]()
         for word in (word for word in rest if word.startswith("--") and word not in known):
             # What a feature makes of the verb with an option of its own.
             if found := feature_with("verbs", form := f"{name} {word}", all_installed=True):
                 rest.remove(word)
-                return form, command_of(form, at(found.verbs[form])), rest
+                other = command_of(form, at(found.verbs[form]))
+                lost = known - {option for each in other.params for option in each.opts}
+                if given := next((option for option in rest if option.partition("=")[0] in lost), ""):
+                    ctx.fail(f"plait {form} has no option {given}, which plait {name} has without {word}")
+                return form, other, rest
         return name, command, rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -180,6 +180,8 @@ def read_contract(path: Path) -> Contract:
         ConfigError: it is none, or contradicts itself.
         MachineError: it cannot be read.
     """
+    if not path.is_file():
+        raise ConfigError(f"there is no contract '{path}', expected a TOML file of clauses such as members and bases")
     try:
         return Contract.model_validate(tomllib.loads(read_small(path).decode()))
     except ValidationError as error:

@@ -80,7 +80,7 @@ def served(kits: Path, folder: Path) -> Iterator[Standing]:
 
 
 def operator(kits: Path, standing: Standing, place: str) -> OperatorCalls:
-    address = standing.grid.address.replace("127.0.0.1", "localhost")
+    address = standing.channel.address.replace("127.0.0.1", "localhost")
     return OperatorCalls(Address.parse(address, what="server"), StaffKit.load(kits / place))
 
 
@@ -92,7 +92,7 @@ def test_a_server_without_the_contract_finds_no_client_for_a_run_outside_it(kits
         clients = [
             plait.Client(
                 [row for row in rows() if row["author"] == name], kit=kits / "clients" / name, policy=policy,
-                server=standing.grid.address.replace("127.0.0.1", "localhost"), state=tmp_path / "state",
+                server=standing.channel.address.replace("127.0.0.1", "localhost"), state=tmp_path / "state",
                 dtype="float32", quiet=True,
             )
             for name in NAMES

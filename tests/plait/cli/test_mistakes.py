@@ -71,6 +71,45 @@ MISTAKES = {
     "fetch": "Missing argument 'RUN'",
     "submit": "Missing argument 'CONFIG.toml'",
     "flowertune": "finance|medical|code|general",
+    "train": "did you mean 'simulate'?",
+    "run my.jsonl": "did you mean 'simulate'?",
+    "simulate --dataset my.jsonl --base nothing": "did you mean 'tiny'?",
+    "simulate --model gpt3": "expected a directory, a GGUF file, a hub id (org/model)",
+    "simulate --lr high": "'high' is not a valid float",
+    "simulate --num-clients 0": "clients is 0",
+    "simulate --learning_rate 0.1": "Did you mean '--learning-rate'?",
+    "simulate --cpu": "No such option '--cpu'",
+    "simulate --device gpu": "expected auto, cpu, cuda, cuda:N or mps",
+    "simulate --base tiny --data empty.jsonl": "'empty.jsonl' holds no record, expected one JSON object per line",
+    "simulate --base tiny --data bad.jsonl": "line 2 of 'bad.jsonl' is not JSON",
+    "simulate --base tiny --data other.jsonl": "give --columns text=body",
+    "simulate --base tiny --data folder": "'folder' holds no file, expected files of data or of text",
+    "simulate --base tiny --data weird.parquet": "name JSON lines .jsonl, JSON .json and CSV .csv",
+    "simulate --base tiny --data my.jsonl --clients 500": "expected at least clients = 500",
+    "simulate --base tiny --clients 4 --clients-per-round 9": "expected at most clients = 4",
+    "simulate --base tiny --quorum 2": "quorum is 2.0, expected less than or equal to 1",
+    "simulate --base tiny --secure-aggregation --clients 2": "in a sum of two each client knows the other's part",
+    "simulate --base tiny --secure-aggregation --rule median": "but this rule needs the updates one by one",
+    "simulate --base tiny --lr-schedule cosin": "expected 'auto', 'constant', 'linear' or 'slope'",
+    "simulate --base tiny --eval-every 0": "eval-every is 0",
+    "simulate --base tiny --seed -1": "seed is -1",
+    "simulate --release-if 'epsilonn <= 8'": "did you mean 'epsilon'",
+    "server --stay --rounds 3": "has no option --rounds, which plait server has without --stay",
+    "server --kit nothing": "DIR/server of `plait provision DIR`",
+    "server --insecure --listen 0.0.0.0:9440": "expected a loopback address (127.0.0.1) or --kit",
+    "client --insecure --server example.org:9440 --data my.jsonl": "expected a server on this machine",
+    "chat nothing": "expected a run directory or a PEFT directory",
+    "export nothing out --to gguf": "expected a run directory or a PEFT directory",
+    "export nothing out --to onnx": "expected one of gguf, merged, ollama, peft, vllm",
+    "merge": "Missing argument 'DIR[=WEIGHT]…'",
+    "compare one": "'one' holds no run",
+    "audit nothing": "'nothing' holds no run",
+    "evidence nothing": "'nothing' holds no run",
+    "attest --kit nothing": "DIR/clients/NAME of `plait provision DIR`",
+    "withdraw nothing --client x": "'nothing' holds no run",
+    "release nothing": "'nothing' holds no run",
+    "contract sign nothing.toml --kit nothing": "there is no contract 'nothing.toml'",
+    "submit nothing.toml --server localhost:9440": "cannot read 'nothing.toml'",
 }
 
 
@@ -81,6 +120,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("my.jsonl").write_text(json.dumps({"text": "hello"}) + "\n")
     Path("bad.toml").write_text("rnak = 4\n")
     Path("nota.toml").write_text("rank = = 4\n")
+    Path("empty.jsonl").touch()
+    Path("bad.jsonl").write_text('{"text": "a"}\nnot json\n')
+    Path("other.jsonl").write_text('{"body": "a text"}\n')
+    Path("weird.parquet").write_text("no")
+    Path("folder").mkdir()
 
 
 @pytest.mark.usefixtures("here")
