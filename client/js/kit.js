@@ -8,7 +8,7 @@ import { rawPublic, text } from './masks.js'
 
 /** The name, what signs, the TLS credentials, and the federation's authority. */
 export function readKit(folder) {
-  if (existsSync(join(folder, 'contract'))) throw new Error('the kit has a contract, which this client does not enforce')
+  if (existsSync(join(folder, 'contract'))) throw new Error('the kit has a contract, which is not enforced here')
   const file = (name) => readFileSync(join(folder, name))
   const [authority, certificate, tlsKey] = ['ca.crt', 'client.crt', 'client.key'].map(file)
   const name = /^name = "(.*)"$/m.exec(file('kit.toml'))[1]
