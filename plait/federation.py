@@ -26,15 +26,11 @@ from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinish
 from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.opening import Opening
 from plait.rounds.plugin_sources import check_sources
-from plait.rounds.recorded import (
-    Kept,
-    is_finished,
-    kept_in,
-    weight_ratio_in,
-)
+from plait.rounds.recorded import Kept, kept_in
 from plait.rounds.recorded_settings import recorded_settings, sign_beginning
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
+from plait.rounds.run_view import RunView
 from plait.rounds.spool import largest_update
 from plait.rounds.starting_point import StartingPoint, parents_in, starting_state
 from plait.rounds.stop import StopRequest
@@ -100,7 +96,7 @@ def run_federation(
     master, base, parents = run.ranks.master, run.base.reference, parents_in(events)
     publisher = Publisher(directory, ledger, master, base, clients=config.clients, outlets=outlets, parents=parents)
     coordinator = _coordinator(channel, run, begun, publisher, stop or StopRequest(), vouch)
-    done_before_s = _wall_before(events)
+    done_before_s = RunView.of(events).worked_s
     was_done = state.round == config.rounds
     try:
         state = coordinator.run(state)
@@ -151,7 +147,7 @@ def _coordinator(
     vouch: Vouch | None,
 ) -> Coordinator:
     directory, ledger, _, events = begun
-    plan = replace(run.settled.plan, weight_ratio=weight_ratio_in(events))
+    plan = replace(run.settled.plan, weight_ratio=RunView.of(events).weight_ratio)
     return Coordinator(
         channel=channel,
         directory=directory,
@@ -169,7 +165,7 @@ def _coordinator(
 
 def _kept(directory: RunDirectory, state: RunState, publisher: Publisher, *, best: bool) -> Kept:
     """The adapter that the run ends with, which is published now unless it was with its round."""
-    kept = kept_in(read_events(directory.ledger), best=best)
+    kept = kept_in(RunView.of(read_events(directory.ledger)), best=best)
     if kept is None or (not best and kept.round == state.round):
         publisher.publish(state)
     return kept or Kept(state.round, state.shadow.digest().hex())
@@ -206,7 +202,7 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
         if recorded_settings(directory, events).model_copy(update={"out": config.out}) != config:
             raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
         _opened(run, directory, events=events)
-        if is_finished(events):
+        if RunView.after(events).finished:
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
         check_sources(events, run.settled.plugins)
         check_data(run, events)
@@ -304,15 +300,3 @@ def _begin_ledger(run: Run, directory: RunDirectory, on_event: OnEvent, event: E
         ledger.close()
         raise
     return ledger
-
-
-def _wall_before(events: Sequence[Event]) -> float:
-    """Seconds of the earlier parts of a resumed run, from the ledger's own clock."""
-    total, start = 0.0, 0.0
-    last = 0.0
-    for event in events:
-        if isinstance(event, (RunStarted, Resumed)):
-            total += last - start
-            start = event.time
-        last = event.time
-    return total + last - start

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from plait.rounds.events import MeanScore
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_view import RunView, Traffic
+from plait.rounds.run_now import Traffic
+from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.rounds.card import Card, cards_after
 from plait.rounds.cut import cut_sentence
 from plait.rounds.events import (
     ClientsDescribed,
@@ -25,19 +24,20 @@ from plait.rounds.events import (
     ReplyReceived,
     RoundFinished,
     RoundStarted,
-    RunStarted,
-    Score,
     StepTakenBack,
     UpdateReceived,
     UpdateRefused,
     WaitingForClients,
 )
 from plait.rounds.rates import given_rate, rates_sentence
+from plait.rounds.run_now import RunNow
 from plait.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+    from plait.rounds.card import Card
 
 _PAUSE_S = 0.2
 _MOST_NAMED = 16
@@ -100,31 +100,23 @@ class _Viewer:
         self._screen = screen
         self._bars = bars
         self._rounds = rounds
-        self._base: Score | None = None
-        self._cards: Mapping[str, Card] = {}
+        self._now = RunNow()
         self._newcomers: list[str] = []
-        self._given: float | None = None
-        self._seq_len: object = None
-        self._peer = "client"
-        self._loss_is_minus = ""
         self._updates: list[UpdateReceived] = []
         self._rates_are_shown = False
         self._bar = bars.add_task("starting", total=total)
 
     def show(self, event: Event) -> None:
-        self._show_cards(event)
+        known = self._now.cards
+        self._now.take(event)
+        self._show_cards(event, known)
         match event:
-            case RunStarted(config=settings):
-                self._given, self._seq_len = given_rate(settings), settings.get("seq-len")
-                self._loss_is_minus, self._peer = event.learned.loss_is_minus, event.peer
             case UpdateReceived():
                 self._advance(event.round, "training")
                 self._updates.append(event)
             case RoundStarted(resting=int(resting)):
-                some = (
-                    f"round {event.round}, {len(event.cohort)} {self._peer}s: {resting} others rest (dp-min-separation)"
-                )
-                self._warn("fewer than wanted", some)
+                some = f"round {event.round}, {len(event.cohort)} {self._now.peer}s"
+                self._warn("fewer than wanted", f"{some}: {resting} others rest (dp-min-separation)")
             case RoundFinished():
                 self._show_refused(event.round)
                 self._show_rates()
@@ -140,7 +132,7 @@ class _Viewer:
                 self._warn("cannot take part", f"{_clean(event.client)} ({reason}): {_clean(event.detail)}")
             case ClientsDescribed():
                 self._newcomers += [_clean(client.client) for client in event.clients]
-                if sentence := cut_sentence(event.clients, seq_len=self._seq_len):
+                if sentence := cut_sentence(event.clients, seq_len=self._now.settings.get("seq-len")):
                     self._screen.print(sentence)
             case WaitingForClients():
                 self._show_here(event.wanted, event.fit, event.unfit)
@@ -167,24 +159,22 @@ class _Viewer:
         if names:
             more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
             shown = _escaped(", ".join(names[:_MOST_NAMED]))
-            self._screen.print(f"joined: {shown}{more} ({fit} of {wanted} {self._peer}s)")
+            self._screen.print(f"joined: {shown}{more} ({fit} of {wanted} {self._now.peer}s)")
         if unfit and fit < wanted:
-            self._screen.print(f"{self._peer}s still missing: {wanted - fit}")
+            self._screen.print(f"{self._now.peer}s still missing: {wanted - fit}")
 
-    def _show_cards(self, event: Event) -> None:
+    def _show_cards(self, event: Event, known: Mapping[str, Card]) -> None:
         """Show what features say of an event, and a card's warning once."""
-        before, self._cards = self._cards, cards_after(self._cards, event)
-        for place, card in self._cards.items():
+        for place, card in self._now.cards.items():
             if line := card.line(event):
                 self._screen.print(line)
-            if place not in before and card.warning:
+            if place not in known and card.warning:
                 self._warn("warning", card.warning)
 
     def _show_rates(self) -> None:
         """Show what the round's updates say of learning rates, once."""
-        given = self._given
-        updates, peer = self._updates, self._peer
-        sentence = "" if given is None else rates_sentence(updates, given=given, peer=peer)
+        given = given_rate(self._now.settings)
+        sentence = "" if given is None else rates_sentence(self._updates, given=given, peer=self._now.peer)
         self._updates = []
         if sentence and not self._rates_are_shown:
             self._rates_are_shown = True
@@ -199,8 +189,9 @@ class _Viewer:
 
     def _show_loss(self, score: Evaluated) -> None:
         text = f"held-out loss {score.loss:.4f}{_within(score.loss_margin)}"
-        if self._loss_is_minus:
-            text = f"mean {self._loss_is_minus} {0.0 - score.loss:.4f}{_within(score.loss_margin)}"
+        minus = self._now.loss_is_minus
+        if minus:
+            text = f"mean {minus} {0.0 - score.loss:.4f}{_within(score.loss_margin)}"
         if score.accuracy is not None:
             text += f", {'accuracy' if score.reward_margin is None else 'reward accuracy'} {score.accuracy:.3f}"
             if score.accuracy_interval is not None:
@@ -208,11 +199,10 @@ class _Viewer:
         if score.reward_margin is not None:
             text += f", margin {score.reward_margin:+.3f}"
         if score.round == 0:
-            self._base = score
             self._screen.print(f"base      {text}")
             return
-        if self._base is not None:
-            change = score.change_since(self._base) * (-1 if self._loss_is_minus else 1)
+        if base := self._now.base_evaluation:
+            change = score.change_since(base) * (-1 if minus else 1)
             text += f" ({change:+.4f}{_within(score.change_margin)} against the base)"
         self._screen.print(f"round {score.round:<3} {text}")
 

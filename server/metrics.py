@@ -76,7 +76,7 @@ class Metrics:
         """
         figures: tuple[tuple[Gauge, Callable[[RunProgress], float]], ...] = (
             (self.round, lambda now: now.round),
-            (self.round_seconds, lambda now: (0.0, *now.round_s)[-1]),
+            (self.round_seconds, lambda now: now.round_s),
             (self.rounds, lambda now: now.rounds),
             (self.rounds_done, lambda now: now.done),
             (self.run_eta_seconds, lambda now: _or_nan(now.eta_s)),

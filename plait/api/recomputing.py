@@ -9,10 +9,10 @@ from plait.errors import PeerError
 from plait.federation import beginning_of
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.audit import Recomputing, replay
-from plait.rounds.events import Event, RunStarted
-from plait.rounds.recorded import weight_ratio_in
+from plait.rounds.events import Event
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
+from plait.rounds.run_view import RunView
 from plait.rounds.spool import Refused
 from plait.rounds.starting_point import parents_in, starting_state
 from plait.rounds.way import Host, way_of
@@ -44,7 +44,7 @@ def recomputed(
         CannotRecomputeError: the run's way cannot.
         PeerError: a round gives another result, or the run started from what is not there any more.
     """
-    ranks, plan = run.ranks, run.settled.plan
+    ranks, plan, view = run.ranks, run.settled.plan, RunView.of(events)
 
     def refuse(event: Event) -> None:
         raise PeerError(f"'{event.event}' would be recorded, expected what the ledger says already")
@@ -52,16 +52,17 @@ def recomputed(
     way = way_of(plan, config=run.config, host=Host(directory, events, refuse, recomputes=True))
 
     def aggregator(refused: Refused) -> Aggregator:
-        weighed = replace(plan, weight_ratio=weight_ratio_in(events))
+        weighed = replace(plan, weight_ratio=view.weight_ratio)
         spool = weighed.spool(directory, refused, ranks=ranks, rule=run.rule, base_fingerprint=run.base_fingerprint)
         return weighed.aggregator(spool, way.folding, run.settled.optimizer)
 
-    run_id = next(event.run for event in events if isinstance(event, RunStarted))
     start = beginning_of(run)
     if start.parents != parents_in(events):
         raise PeerError("an adapter that the run started from has changed since, expected those that the ledger names")
     codec = plan.settings.codec
-    state = starting_state(initial_state(bytes.fromhex(run_id), ranks), start, ranks, run.base_fingerprint, codec=codec)
+    state = starting_state(
+        initial_state(bytes.fromhex(view.start.run), ranks), start, ranks, run.base_fingerprint, codec=codec
+    )
     return replay(
         events,
         state,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from plait.api.received import admitted_settings
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.rounds.events import Reference, RunStarted, Started
+from plait.rounds.events import RunStarted, Started
 from plait.rounds.ledger import read_events
-from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from plait.api.serving import Serving
@@ -39,8 +39,8 @@ def settings_of(
     if events and isinstance(first := events[0], Started) and not isinstance(first, RunStarted):
         raise ConfigError("'{}' is {}, expected a run's directory: {}".format(run, *first.no_run))
     settings = admitted_settings(directory, allowed, without=without, serving=serving)
-    trained = {event.kind for event in events if isinstance(event, Reference)}
-    if is_finished(events) and trained >= set(settings.references) and is_reported(run):
+    view = RunView.after(events)
+    if view.finished and view.references.keys() >= set(settings.references) and is_reported(run):
         raise ConfigError(f"'{run}' is finished, there is nothing to resume; `plait report {run}` shows it")
     return settings
 

@@ -22,8 +22,8 @@ from plait.errors import ConfigError
 from plait.progress import say, status, watch
 from plait.rounds.events import Event, RunStarted
 from plait.rounds.ledger import OnEvent, read_events
-from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView
 from plait.rounds.stop import StopRequest
 from plait.simulation.names import check_names
 
@@ -134,7 +134,7 @@ def open_service(
         PlaitError: the run cannot be served; nothing has begun.
     """
     events = read_events(directory.ledger) if directory.has_started else ()
-    if is_finished(events):
+    if RunView.after(events).finished:
         if is_reported(directory.path):
             raise ConfigError(f"'{settings.out}' holds a finished run; `plait report {settings.out}` shows it")
         return None

@@ -68,7 +68,7 @@ def estimate(
     from plait.aggregation import geometry_of
     from plait.report.estimate import CostEstimate, CostInputs, estimate_tables
     from plait.report.profiles import PROFILES
-    from plait.rounds.run_view import Traffic
+    from plait.rounds.run_now import Traffic
     from plait.rounds.spool import largest_update
     from plait.run import bits_on_links, copies_on_disk, planned_shape
     from plait.settle import settle

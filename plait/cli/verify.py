@@ -91,7 +91,8 @@ def _checked(
     """What is checked of a run: its adapter, its plug-ins, and its rounds if they can be recomputed."""
     from plait.api.received import admitted_settings, keys_of_features
     from plait.api.recomputing import recomputed
-    from plait.rounds.events import ClientErased, RoundFinished
+    from plait.rounds.events import ClientErased
+    from plait.rounds.run_view import RunView
     from plait.rounds.verified import Verified
     from plait.rounds.way import CannotRecomputeError
 
@@ -114,7 +115,7 @@ def _checked(
             replayed = recomputed(directory, events, resolved())
         except CannotRecomputeError as error:
             missing = str(error)
-    rounds = sum(isinstance(event, RoundFinished) for event in events)
+    rounds = len(RunView.of(events).rounds)
     said = f"not recomputed ({missing})" if replayed is None else f"{replayed} recomputed, bit for bit"
     return (
         Verified("adapter", adapter),
@@ -149,11 +150,12 @@ def _check_adapter(
     """Describe the adapter in the run directory."""
     from plait.adapters import load_peft_directory
     from plait.rounds.checkpoint import finished_in_checkpoint
-    from plait.rounds.events import RunFinished
     from plait.rounds.recorded import kept_in
+    from plait.rounds.run_view import RunView
 
     best = settings.keep == "best"
-    kept = kept_in(events, best=best)
+    view = RunView.of(events)
+    kept = kept_in(view, best=best)
     if kept is None and not directory.adapter.exists():
         return "none yet; no round has finished"
     digest = load_peft_directory(directory.adapter).digest
@@ -165,8 +167,8 @@ def _check_adapter(
     if not best and last and (last.adapter, last.round) == (digest, finished + 1):
         return f"that of round {finished + 1}, which `plait resume` will finish"
     newest = max(number for number, event in enumerate(events) if number == 0 or event.event in _REPLACES)
-    before = kept_in(events[:newest], best=best)
-    if before and digest == before.adapter and not any(isinstance(event, RunFinished) for event in events):
+    before = kept_in(RunView.after(events[:newest]), best=best)
+    if before and digest == before.adapter and not view.finished:
         return f"that of round {before.round}, which `plait resume` will replace"
     if kept and (published := _published(directory, resolved(), kept.adapter)) and published[1] != published[0]:
         if published == (kept.adapter, digest):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from plait.adapters import CARD_FILE, BaseReference, Parent, load_peft_directory, model_card, save_peft_directory
 from plait.files import write_atomically
 from plait.rounds.events import PublishFailed
-from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.ledger import Follower, Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.run_progress import LiveProgress, RunProgress
+from plait.rounds.run_now import RunNow
 from plait.rounds.run_state import RunState
 from plait.rounds.run_view import RunView
 from plait.rounds.starting_point import parents_in
@@ -43,7 +43,7 @@ class Publisher:
     parents: tuple[Parent, ...] = ()
 
     def __post_init__(self) -> None:
-        self._progress = LiveProgress(self.directory.ledger)
+        self._follower, self._now = Follower(self.directory.ledger), RunNow()
         self._handed_out: tuple[int, bytes, bytes] | None = None
 
     def publish(self, state: RunState) -> None:
@@ -59,7 +59,9 @@ class Publisher:
         self._handed_out = None if failures else mark
 
     def _write(self, state: RunState) -> None:
-        progress = self._progress()
+        now = self._now
+        for event in self._follower.new_events():
+            now.take(event)
         spec, adapter = published(self.adapter.spec, state.shadow, self.adapter.geometry, state.base.moved)
         card = model_card(
             name=self.directory.path.name,
@@ -67,20 +69,20 @@ class Publisher:
             base=self.base,
             rounds=state.round,
             clients=self.clients,
-            base_loss=progress.base_loss,
-            final_loss=self._loss_of(state.round, progress),
+            base_loss=now.base_evaluation and now.base_evaluation.loss,
+            final_loss=self._loss_of(state.round),
             parents=self.parents,
-            told=[(card.title, card.facts) for card in progress.cards.values()],
+            told=[(card.title, card.facts) for card in now.cards.values()],
         )
         save_peft_directory(
             self.directory.adapter, spec=spec, state=adapter, base=self.base, card=card, parents=self.parents
         )
 
-    def _loss_of(self, number: int, progress: RunProgress) -> float | None:
+    def _loss_of(self, number: int) -> float | None:
         """Held-out loss after a round; None if that was not evaluated yet."""
-        evaluated, loss = progress.loss or (0, None)
-        if evaluated <= number:
-            return loss if evaluated == number else None
+        newest = self._now.newest_evaluation
+        if newest is None or newest.round <= number:
+            return newest.loss if newest and newest.round == number else None
         # An earlier adapter is published again, because a later one was worse.
         found = RunView.of(read_events(self.directory.ledger)).evaluations.get(number)
         return found.loss if found else None

@@ -22,7 +22,7 @@ from plait.report.alternatives import (
 from plait.report.table import Table
 from plait.report.tables import compare_bytes
 from plait.report.wording import bytes_text, count_text, duration_text, plural
-from plait.rounds.run_view import Traffic
+from plait.rounds.run_now import Traffic
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along

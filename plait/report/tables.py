@@ -32,7 +32,8 @@ from plait.report.wording import (
 )
 from plait.rounds.card import Card
 from plait.rounds.events import DescribedClient, MeanScore, Score, UpdateReceived
-from plait.rounds.run_view import RunView, Traffic
+from plait.rounds.run_now import Traffic
+from plait.rounds.run_view import RunView
 
 _MOST_ROUNDS = 60
 _ALL_ARE_OWN = "Losses are of clients' personalized adapters; the published adapter is the shared part."

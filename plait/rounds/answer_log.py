@@ -5,7 +5,6 @@ Knows no round loop and no rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,10 @@ from plait.rounds import events
 from plait.rounds.channel import Channel, NoAnswer
 from plait.rounds.dispatch import Answer
 from plait.rounds.ledger import Ledger
+from plait.rounds.reason import Reason
+from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.spool import Stored
-from plait.rounds.validate import Reason
 from plait.wire.envelope import EPSILON, Opened
 from plait.wire.messages import Refusal
 
@@ -46,11 +46,11 @@ class AnswerLog:
         """What clients said of their training in round `number`, as far as this process has heard it."""
         return {client: said for client, said in self._newest.items() if said.round == number}
 
-    def recall(self, recorded: Iterable[events.Event]) -> None:
-        """Take what an earlier process has heard from its ledger."""
-        heard = [event for event in recorded if isinstance(event, events.UpdateReceived)]
-        self._newest.update({event.client: event for event in heard})
-        self.epsilons.update({event.client: event.epsilon for event in heard if event.epsilon is not None})
+    def recall(self, recorded: Recorded) -> None:
+        """Take what an earlier process has heard."""
+        self.misfits.update(recorded.misfits)
+        self.epsilons.update(recorded.epsilons)
+        self._newest.update(recorded.newest)
 
     def tell(self, event: events.Event) -> None:
         """Record an event from which clients' paces follow."""

@@ -12,7 +12,7 @@ from typing import Self
 from plait.abandon import check_abandoned
 from plait.rounds.channel import Channel, Data, NoAnswer, Purpose, TaskParts
 from plait.rounds.patience import Patience
-from plait.rounds.validate import Reason
+from plait.rounds.reason import Reason
 
 _LOOK_S = 1.0  # interval of checks for clients that will not answer
 # Moments of whole milliseconds, so that they do not depend on when a client was looked at before.

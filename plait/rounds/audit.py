@@ -21,10 +21,9 @@ from plait.rounds.events import (
     RoundStarted,
     StepTakenBack,
     UpdateReceived,
-    UpdateRefused,
 )
-from plait.rounds.recorded import evaluations_in, steps_in
 from plait.rounds.run_state import RunState
+from plait.rounds.run_view import RunView
 from plait.rounds.spool import Arrival, Refused, Spool, Stored
 from plait.rounds.watch import Standing
 from plait.rounds.way import Arriving
@@ -118,8 +117,9 @@ def replay(
     """
     refused: set[tuple[int, str, str]] = set()
     aggregator = make_aggregator(lambda number, client, reason, _detail: refused.add((number, client, str(reason))))
-    recorded = {(event.round, event.client, event.reason) for event in events if isinstance(event, UpdateRefused)}
-    evaluations = {each.round: each for each in evaluations_in(events)} if take_back else {}
+    view = RunView.after(events)
+    recorded = {(event.round, event.client, event.reason) for event in view.refusals}
+    evaluations = dict(view.evaluations) if take_back else {}
     standing, spooled, done = Standing(), _Spooled(aggregator.spool, arriving), 0
     for event in events:
         if isinstance(event, Evaluated) and state.round in evaluations:
@@ -176,7 +176,7 @@ class _Spooled:
         if isinstance(event, ClientsDescribed):
             self._keys |= {card.client: bytes.fromhex(card.public_key or "") for card in event.clients}
         elif isinstance(event, (RoundStarted, ClientReplaced)):
-            self._steps |= steps_in(event)
+            self._steps |= event.asked
         elif isinstance(event, UpdateReceived) and event.codec != MASKED_CODEC:
             self._received.setdefault(event.counted_in, {})[event.client] = event
 

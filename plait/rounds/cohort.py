@@ -20,9 +20,9 @@ from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.collector import ServerSide
 from plait.rounds.dispatch import Answer, doubt
 from plait.rounds.evaluating import evaluate
+from plait.rounds.reason import Reason
 from plait.rounds.run_state import Held, RunState, choose_cohort, note_held
 from plait.rounds.spool import Stored
-from plait.rounds.validate import Reason
 from plait.wire.messages import UpdateReply
 
 _Settle: TypeAlias = Callable[[], "tuple[Held, Stored | None]"]

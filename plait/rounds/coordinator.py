@@ -79,8 +79,7 @@ class Coordinator:
             MachineError: the disk is full.
         """
         recorded = Recorded.of(read_events(self.directory.ledger))
-        self._log.misfits.update(recorded.misfits)
-        self._log.epsilons.update(recorded.epsilons)
+        self._log.recall(recorded)
         following, self._reached = self._following, state.round
         following.recall(recorded)
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from plait.errors import PeerError
 from plait.rounds.channel import Data, Identity, NoAnswer
-from plait.rounds.validate import Reason
+from plait.rounds.reason import Reason
 from plait.wire.messages import ClientCard, Refusal, RefusalReason, decode_reply
 
 REPLY_BYTES = 1 << 20  # replies other than updates are a few names and numbers

@@ -18,9 +18,10 @@ from plait.rounds.channel import Channel, Data, NoAnswer, Purpose, group_of
 from plait.rounds.description import REPLY_BYTES
 from plait.rounds.ledger import Ledger
 from plait.rounds.patience import Patience
+from plait.rounds.reason import Reason
 from plait.rounds.roster import Roster
 from plait.rounds.run_state import Held
-from plait.rounds.validate import Reason, max_update_bytes
+from plait.rounds.validate import max_update_bytes
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
 
 NEED_FULL = "need-full"

@@ -362,6 +362,11 @@ class RoundStarted(Event):
     steps: Mapping[str, Count] | None = None
     resting: Count | None = None
 
+    @property
+    def asked(self) -> dict[tuple[int, str], int]:
+        """The steps that clients were asked for, by round and client; none if all were asked for as many."""
+        return {(self.round, client): number for client, number in (self.steps or {}).items()}
+
 
 class ClientReplaced(Event):
     """In `round`, `client` failed and `by` replaces it, with `steps` of its own where each client has."""
@@ -371,6 +376,11 @@ class ClientReplaced(Event):
     client: str
     by: str
     steps: Count | None = None
+
+    @property
+    def asked(self) -> dict[tuple[int, str], int]:
+        """As of `RoundStarted`."""
+        return {(self.round, self.by): self.steps} if self.steps else {}
 
 
 class RoundMissed(Event):

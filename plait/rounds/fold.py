@@ -18,9 +18,9 @@ from plait.aggregation.line_search import slope_of
 from plait.errors import PeerError
 from plait.rounds import events
 from plait.rounds.norm_bound import NormPolicy, beyond, remembered
+from plait.rounds.reason import Reason
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import NormCheck, Spool, Stored
-from plait.rounds.validate import Reason
 from plait.wire.envelope import Opened
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from plait.rounds import events
-from plait.rounds.recorded import steps_in
 
 # The unit in which `took_s` is recorded.
 _SHORTEST_S = 0.001
@@ -66,7 +65,7 @@ class Paces:
             case events.Resumed():
                 self._new = {}
             case events.RoundStarted() | events.ClientReplaced():
-                self._steps |= {client: number for (_, client), number in steps_in(event).items()}
+                self._steps |= {client: number for (_, client), number in event.asked.items()}
             case events.DeviceWorked() if event.is_training and event.outcome == "answered":
                 self._note(event.client, event.worked_s - event.received_s, event.ended_s - event.began_s)
             case events.UpdateReceived(train_s=train_s, took_s=took_s) if train_s and took_s:

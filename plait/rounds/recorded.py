@@ -5,44 +5,12 @@ Knows only events; the coordinator decides what they mean for the next round.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from plait.rounds.channel import Purpose
-from plait.rounds.events import (
-    ClientReplaced,
-    ClientsDescribed,
-    EndedEarly,
-    Evaluated,
-    Event,
-    ReplyReceived,
-    RoundFinished,
-    RoundStarted,
-    RunFinished,
-    RunStarted,
-    StepTakenBack,
-    UpdateReceived,
-    UpdateRefused,
-)
+from plait.rounds.events import Evaluated, Event, StepTakenBack, UpdateReceived
+from plait.rounds.run_view import RunView
 from plait.rounds.watch import standing_after
-
-
-def is_finished(events: Sequence[Event]) -> bool:
-    """Whether all rounds of the run are done."""
-    return any(isinstance(event, RunFinished) for event in events)
-
-
-def weight_ratio_in(events: Sequence[Event]) -> float:
-    """Largest weight in a run, as a multiple of the median; infinite for a run without a bound."""
-    ratio = next((event.weight_ratio for event in events if isinstance(event, RunStarted)), None)
-    return math.inf if ratio is None else ratio
-
-
-def evaluations_in(events: Sequence[Event]) -> tuple[Evaluated, ...]:
-    """The evaluations in the order of their rounds; of one that was repeated, the last."""
-    found = {event.round: event for event in events if isinstance(event, Evaluated)}
-    return tuple(found[number] for number in sorted(found))
 
 
 @dataclass(frozen=True)
@@ -58,30 +26,21 @@ class Kept:
     adapter: str
 
 
-def kept_in(events: Sequence[Event], *, best: bool) -> Kept | None:
-    """The adapter that the run of these events publishes; None before there is one.
+def kept_in(view: RunView, *, best: bool) -> Kept | None:
+    """The adapter that a run publishes, as far as its ledger says; None before there is one.
 
     Args:
-        events: of a ledger, from its beginning.
+        view: of the ledger, from its beginning.
         best: whether it is that of the evaluation with the lowest loss, not the newest.
     """
     if best:
-        lowest = standing_after(evaluations_in(events)).best
+        lowest = standing_after(view.held_out).best
         return Kept(lowest.round, lowest.adapter) if lowest else None
-    steps = (event for event in events if isinstance(event, (RoundFinished, StepTakenBack)) and event.adapter)
+    steps = [event for event in (*view.rounds.values(), *view.taken_back.values()) if event.adapter]
     newest = max(steps, key=lambda event: (event.round, event.seq), default=None)
     if isinstance(newest, StepTakenBack) and newest.ends:
         return Kept(newest.accepted, newest.adapter)
-    return Kept(newest.round, newest.adapter) if newest else None
-
-
-def participants_in(events: Sequence[Event]) -> dict[int, frozenset[str]]:
-    """The clients whose updates came in, by round."""
-    found: dict[int, set[str]] = {}
-    for event in events:
-        if isinstance(event, UpdateReceived):
-            found.setdefault(event.round, set()).add(event.client)
-    return {number: frozenset(clients) for number, clients in found.items()}
+    return Kept(newest.round, newest.adapter or "") if newest else None
 
 
 @dataclass(frozen=True)
@@ -99,6 +58,7 @@ class Recorded:
         ended_early: whether it records that the run ended before its last round.
         steps: that clients were asked for, by round and client, where each has its own number.
         epsilons: what private records have cost so far, by client, as it said last.
+        newest: the newest update of each client.
     """
 
     begun: bool
@@ -114,52 +74,29 @@ class Recorded:
     steps: Mapping[tuple[int, str], int]
     epsilons: Mapping[str, float]
 
+    newest: Mapping[str, UpdateReceived]
+
     @classmethod
-    def of(cls, events: Sequence[Event]) -> Recorded:
+    def of(cls, events: Iterable[Event]) -> Recorded:
         """The contents of these events."""
+        view = RunView.after(events)
+        heard = view.updates.values()
+        folded_in: dict[int, list[tuple[int, str]]] = {}
+        for event in heard:
+            if event.fold is not None:
+                folded_in.setdefault(event.fold, []).append((event.round, event.client))
         return cls(
-            begun=any(isinstance(event, (Evaluated, RoundStarted)) for event in events),
-            finished=max((event.round for event in events if isinstance(event, RoundFinished)), default=0),
-            received=frozenset((event.round, event.client) for event in events if isinstance(event, UpdateReceived)),
-            folded_in=_folded_in(events),
-            evaluations=frozenset(
-                (event.round, event.client)
-                for event in events
-                if isinstance(event, ReplyReceived) and event.purpose == Purpose.EVALUATE.value
-            ),
-            clients=frozenset(
-                client.client for event in events if isinstance(event, ClientsDescribed) for client in event.clients
-            ),
-            misfits=frozenset(
-                (event.round, event.client, event.reason) for event in events if isinstance(event, UpdateRefused)
-            ),
-            held_out=evaluations_in(events),
-            taken_back=frozenset(event.round for event in events if isinstance(event, StepTakenBack)),
-            ended_early=any(isinstance(event, EndedEarly) for event in events),
-            steps={
-                asked: number
-                for event in events
-                if isinstance(event, (RoundStarted, ClientReplaced))
-                for asked, number in steps_in(event).items()
-            },
-            epsilons={
-                event.client: event.epsilon
-                for event in events
-                if isinstance(event, UpdateReceived) and event.epsilon is not None
-            },
+            begun=bool(view.evaluations) or view.round_began is not None,
+            finished=view.done,
+            received=frozenset(view.updates),
+            folded_in=folded_in,
+            evaluations=frozenset(view.evaluated_by),
+            clients=frozenset(view.clients),
+            misfits=frozenset((event.round, event.client, event.reason) for event in view.refusals),
+            held_out=view.held_out,
+            taken_back=frozenset(view.taken_back),
+            ended_early=view.ended_early is not None,
+            steps=view.asked,
+            epsilons={event.client: event.epsilon for event in heard if event.epsilon is not None},
+            newest={event.client: event for event in heard},
         )
-
-
-def _folded_in(events: Sequence[Event]) -> dict[int, list[tuple[int, str]]]:
-    found: dict[int, list[tuple[int, str]]] = {}
-    for event in events:
-        if isinstance(event, UpdateReceived) and event.fold is not None:
-            found.setdefault(event.fold, []).append((event.round, event.client))
-    return found
-
-
-def steps_in(event: RoundStarted | ClientReplaced) -> dict[tuple[int, str], int]:
-    """The steps that clients were asked for, by round and client; none if all were asked for as many."""
-    if isinstance(event, ClientReplaced):
-        return {(event.round, event.by): event.steps} if event.steps else {}
-    return {(event.round, client): number for client, number in (event.steps or {}).items()}

@@ -21,8 +21,8 @@ from plait.rounds.description import UnfitError, check_description, read_descrip
 from plait.rounds.ledger import Ledger
 from plait.rounds.members import members_of, shared_with
 from plait.rounds.patience import Patience
+from plait.rounds.reason import Reason
 from plait.rounds.tracks import Ranks
-from plait.rounds.validate import Reason
 from plait.wire.layouts import packed_layout
 from plait.wire.messages import ClientCard, DescribeTask, encode_task
 from plait.wire.settings import Settings

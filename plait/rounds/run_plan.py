@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from plait.aggregation import Rule
 from plait.aggregation.server_optimizer import ServerOptimizer
@@ -13,7 +13,6 @@ from plait.rounds.aggregator import Aggregator
 from plait.rounds.downlink import Downlink, gap_of
 from plait.rounds.fold import Folding
 from plait.rounds.norm_bound import NormBound
-from plait.rounds.paces import Stepping
 from plait.rounds.patience import Patience
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import sample_cohort
@@ -22,6 +21,9 @@ from plait.rounds.tracks import Ranks
 from plait.rounds.watch import Watch
 from plait.rounds.weights import WEIGHT_RATIO
 from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.rounds.paces import Stepping
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """A run as its ledger describes it, folded event by event: from a whole ledger, or live while it grows.
 
-It changes in place (`take`), so that following a long run processes each event once. Bytes are summed over everything
-sent, repeated rounds included. If something was recorded twice (a resumed run repeats part of a round), the last record
-counts. Knows nothing of how anything is shown.
+The one fold of a ledger: progress, status, page, trackers and report select from it, those that follow a long run from
+its smaller part `RunNow`. It changes in place (`take`), so that each event is processed once. Bytes are summed over
+everything sent, repeated rounds included. If something was recorded twice (a resumed run repeats part of a round), the
+last record counts. Knows nothing of how anything is shown.
 """
 
 from __future__ import annotations
@@ -12,38 +13,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from plait.errors import PeerError
 from plait.rounds import events
-from plait.rounds.card import Card, cards_after
+from plait.rounds.run_now import RunNow, Traffic
 
 if TYPE_CHECKING:
     from plait.objective import Objective
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """Bytes actually sent: `uplink_bytes` client to server, `downlink_bytes` server to client."""
-
-    uplink_bytes: int = 0
-    downlink_bytes: int = 0
-
-    @property
-    def total_bytes(self) -> int:
-        """Both directions."""
-        return self.uplink_bytes + self.downlink_bytes
-
-    def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(self.uplink_bytes + other.uplink_bytes, self.downlink_bytes + other.downlink_bytes)
-
-
 @dataclass
-class RunView:
+class RunView(RunNow):
     """Everything that a ledger records about a run.
 
     Attributes:
-        start: the run's settings, base and adapter.
-        clients: every client that described itself, by name.
-        left_out: clients that could not take part and have not described themselves since, by name.
         rounds: finished rounds, by number.
         evaluations: by the round before them; 0 is the base alone.
         sent_bytes_before: bytes sent in both directions before each evaluation.
@@ -51,20 +32,14 @@ class RunView:
         refusals: updates and evaluations that were not accepted.
         spans: tasks of simulated devices, of rounds that were interrupted only as they were run again.
         taken_back: steps that made the adapter worse, by round.
-        ended_early: why the run ended before its last round; None if it did not.
         references: baselines, by kind.
-        cards: of features (see `plait.rounds.card`).
         audited: what attacks found, if that was recorded.
         of_features: events of features, by kind.
-        traffic: by (round, client); round 0 is everything before training.
-        interruptions: how often the run was stopped.
-        end: None while the run has not finished.
-        last: the newest event.
+        traffic: by (round, client).
+        asked: optimizer steps of clients that have a number of their own, by (round, client).
+        evaluated_by: rounds and clients of the losses that came.
     """
 
-    start: events.RunStarted
-    clients: dict[str, events.DescribedClient] = field(default_factory=dict[str, events.DescribedClient])
-    left_out: dict[str, events.ClientTurnedAway] = field(default_factory=dict[str, events.ClientTurnedAway])
     rounds: dict[int, events.RoundFinished] = field(default_factory=dict[int, events.RoundFinished])
     evaluations: dict[int, events.Evaluated] = field(default_factory=dict[int, events.Evaluated])
     sent_bytes_before: dict[int, int] = field(default_factory=dict[int, int])
@@ -74,17 +49,12 @@ class RunView:
     refusals: list[events.UpdateRefused] = field(default_factory=list[events.UpdateRefused])
     spans: list[events.DeviceWorked] = field(default_factory=list[events.DeviceWorked])
     taken_back: dict[int, events.StepTakenBack] = field(default_factory=dict[int, events.StepTakenBack])
-    ended_early: events.EndedEarly | None = None
     references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
-    cards: Mapping[str, Card] = field(default_factory=dict[str, Card])
     audited: events.Audited | None = None
     of_features: dict[str, list[events.Event]] = field(default_factory=dict[str, list[events.Event]])
     traffic: dict[tuple[int, str], Traffic] = field(default_factory=dict[tuple[int, str], Traffic])
-    sent: Traffic = field(default_factory=Traffic)
-    interruptions: int = 0
-    end: events.RunFinished | None = None
-    last: events.Event = field(default_factory=events.Event)
-    _worked_s: float = 0.0
+    asked: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
+    evaluated_by: set[tuple[int, str]] = field(default_factory=set[tuple[int, str]])
 
     @classmethod
     def of(cls, recorded: Iterable[events.Event]) -> Self:
@@ -93,40 +63,30 @@ class RunView:
         Raises:
             PeerError: the first event is not ``run_started``.
         """
-        first = next(iterator := iter(recorded), None)
-        if not isinstance(first, events.RunStarted):
-            if isinstance(first, events.Started):
-                raise PeerError("the ledger is {}, expected a run's: {}".format(*first.no_run))
-            got = "empty" if first is None else repr(first.event or "of an unknown kind")
-            raise PeerError(f"beginning of the ledger is {got}, expected 'run_started'")
-        view = cls(first, last=first)
-        for event in iterator:
+        view = cls.after(recorded)
+        assert view.start
+        return view
+
+    @classmethod
+    def after(cls, recorded: Iterable[events.Event]) -> Self:
+        """The view after these events, which may be none, or a region's."""
+        view = cls()
+        for event in recorded:
             view.take(event)
         return view
 
     def take(self, event: events.Event) -> None:
         """Process the next event."""
-        if not isinstance(event, events.Resumed):
-            self._worked_s += max(0.0, event.time - self.last.time)
-        self.last = event
-        self.cards = cards_after(self.cards, event)
+        super().take(event)
         match event:
-            case events.ClientsDescribed(clients=described):
-                for client in described:
-                    self.clients[client.client] = client
-                    self.left_out.pop(client.client, None)
-            case events.ClientTurnedAway():
-                self.left_out[event.name] = event
-            case events.Broadcast():
-                self._count(event.round, event.client, Traffic(downlink_bytes=event.downlink_bytes))
-            case events.ReplyReceived():
-                self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
+            case events.RoundStarted() | events.ClientReplaced():
+                self.asked |= event.asked
+            case events.ReplyReceived(purpose="evaluate"):
+                self.evaluated_by.add((event.round, event.client))
             case events.UpdateReceived():
                 self.updates[event.round, event.client] = event
-                self._count(event.counted_in, event.client, Traffic(uplink_bytes=event.uplink_bytes))
             case events.UpdateRefused():
                 self.refusals.append(event)
-                self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
             case events.DeviceWorked():
                 self.spans.append(event)
             case events.Resumed():
@@ -138,31 +98,43 @@ class RunView:
                 self.sent_bytes_before[event.round] = self.sent.total_bytes
             case events.StepTakenBack():
                 self.taken_back[event.round] = event
-            case events.EndedEarly():
-                self.ended_early = event
             case events.Reference():
                 self.references[event.kind] = event
             case events.Audited():
                 self.audited = event
-            case events.Interrupted():
-                self.interruptions += 1
-            case events.RunFinished():
-                self.end = event
             case _ if event.event and event.event not in events.KINDS:
                 self.of_features.setdefault(event.event, []).append(event)
             case _:
                 pass
 
     def _count(self, number: int, client: str, traffic: Traffic) -> None:
+        super()._count(number, client, traffic)
         if traffic.total_bytes:
             self.traffic[number, client] = self.traffic.get((number, client), Traffic()) + traffic
-            self.sent += traffic
 
     def _is_repeated(self, span: events.DeviceWorked, finished: int) -> bool:
         """Whether a run that resumes after a round does this task again."""
         if span.round == finished:
             return not span.is_training and finished not in self.evaluations
         return span.round > finished
+
+    @property
+    def weight_ratio(self) -> float:
+        """Largest weight in the run, as a multiple of the median; infinite for a run without a bound."""
+        return math.inf if self.start.weight_ratio is None else self.start.weight_ratio
+
+    @property
+    def held_out(self) -> tuple[events.Evaluated, ...]:
+        """The evaluations in the order of their rounds; of one that was repeated, the last."""
+        return tuple(self.evaluations[number] for number in sorted(self.evaluations))
+
+    @property
+    def participants(self) -> dict[int, frozenset[str]]:
+        """The clients whose updates came in, by round."""
+        found: dict[int, set[str]] = {}
+        for number, client in self.updates:
+            found.setdefault(number, set()).add(client)
+        return {number: frozenset(clients) for number, clients in found.items()}
 
     @property
     def virtual_s(self) -> float | None:
@@ -177,14 +149,9 @@ class RunView:
         return None if not spent or None in spent else math.fsum(each or 0.0 for each in spent)
 
     @property
-    def finished(self) -> bool:
-        """Whether the run has ended; otherwise everything here is preliminary."""
-        return self.end is not None
-
-    @property
     def wall_s(self) -> float:
         """Working time in seconds, without pauses between interruption and resumption."""
-        return self._worked_s if self.end is None or self.end.wall_s is None else self.end.wall_s
+        return self.worked_s if self.end is None or self.end.wall_s is None else self.end.wall_s
 
     @property
     def is_personal(self) -> bool:
@@ -209,12 +176,6 @@ class RunView:
         return self.start.learned
 
     @property
-    def planned_rounds(self) -> int:
-        """Rounds requested."""
-        planned = self.start.config.get("rounds")
-        return planned if isinstance(planned, int) else len(self.rounds)
-
-    @property
     def client_names(self) -> tuple[str, ...]:
         """Every client that was described, evaluated or had an update accepted, in that order."""
         names = [*self.clients]
@@ -226,16 +187,6 @@ class RunView:
     def regions(self) -> int:
         """How many of those are servers of clients of their own."""
         return sum(client.clients is not None for client in self.clients.values())
-
-    @property
-    def is_async(self) -> bool:
-        """Whether rounds wait for nobody."""
-        return self.start.is_async
-
-    @property
-    def peer(self) -> str:
-        """What every table and plot calls whoever the server exchanges messages with."""
-        return self.start.peer
 
     @property
     def client_count(self) -> int:
@@ -251,20 +202,7 @@ class RunView:
     @property
     def traffic_by_round(self) -> Mapping[int, Traffic]:
         """Bytes of every round, over all clients, in round order."""
-        total: dict[int, Traffic] = {}
-        for (number, _), traffic in sorted(self.traffic.items(), key=lambda item: item[0]):
-            total[number] = total.get(number, Traffic()) + traffic
-        return total
-
-    @property
-    def newest_round(self) -> events.RoundFinished | None:
-        """The last finished round."""
-        return self.rounds[max(self.rounds)] if self.rounds else None
-
-    @property
-    def base_evaluation(self) -> events.Evaluated | None:
-        """The base before any training."""
-        return self.evaluations.get(0)
+        return dict(sorted(self.sent_by_round.items()))
 
     @property
     def final_evaluation(self) -> events.Evaluated | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -20,14 +20,17 @@ from plait.adapters import AdapterState
 from plait.aggregation import ANY_RANK, BOTH_SIDES, Contribution, Geometry, Rule, slices_of
 from plait.errors import MachineError, PeerError
 from plait.rounds.norm_bound import NormBound, NormPolicy, Norms, beyond, clipped, measure
-from plait.rounds.paces import Stepping
+from plait.rounds.reason import Reason
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
 from plait.rounds.side_by_side import side_by_side
 from plait.rounds.tracks import Ranks
-from plait.rounds.validate import Expected, Reason, UpdateRefused, check_update, open_update
+from plait.rounds.validate import Expected, UpdateRefused, check_update, open_update
 from plait.rounds.weights import WEIGHT_RATIO, bounded
 from plait.wire.envelope import CLIENTS, Opened, read_envelope
+
+if TYPE_CHECKING:
+    from plait.rounds.paces import Stepping
 
 Refused: TypeAlias = Callable[[int, str, Reason, str], None]
 """Told of a stored update that does not count after all: its round, client, the reason and details."""

@@ -17,8 +17,8 @@ from plait.federation import beginning_of, run_federation
 from plait.objective import usual_objective
 from plait.progress import say, status, watch
 from plait.rounds.ledger import OnEvent, read_events
-from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView
 from plait.rounds.starting_point import StartingPoint
 from plait.rounds.stop import StopRequest
 from plait.run import Run, resolve
@@ -155,7 +155,7 @@ def execute(
                 from plait.rounds.named_callbacks import heard
 
                 hear = held.enter_context(heard(config.callbacks, directory, stop, on_event))
-            if not (directory.has_started and is_finished(read_events(directory.ledger))):
+            if not (directory.has_started and RunView.after(read_events(directory.ledger)).finished):
                 shown = {"rounds": config.rounds, "cohort": config.asked, "eval_every": config.eval_every}
                 with watch(directory.ledger, **shown, evaluators=config.evaluators, quiet=quiet):
                     channel, vouch = simulation.channel(stop), simulation.vouch

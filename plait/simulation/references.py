@@ -8,9 +8,9 @@ from plait.federation import beginning_of, check_data
 from plait.rounds.evaluation import mean_loss
 from plait.rounds.events import Reference
 from plait.rounds.ledger import Ledger, OnEvent, read_events
-from plait.rounds.recorded import Recorded
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import initial_state
+from plait.rounds.run_view import RunView
 from plait.rounds.starting_point import starting_state
 from plait.rounds.stop import StopRequest
 from plait.run import Run
@@ -50,15 +50,14 @@ def add_references(
     config, master = run.config, run.ranks.master
     events = read_events(directory.ledger)
     check_data(run, events)
-    there = {event.kind for event in events if isinstance(event, Reference)}
-    missing = [kind for kind in config.references if kind not in there]
+    view = RunView.of(events)
+    missing = [kind for kind in config.references if kind not in view.references]
     if not missing:
         return
     codec, ranks = run.settled.plan.settings.codec, run.ranks
     state = starting_state(initial_state(bytes(16), ranks), beginning_of(run), ranks, run.base_fingerprint, codec=codec)
-    took_part = Recorded.of(events).clients
     named = ((simulation.name(index), index) for index in range(config.clients))
-    clients = {name: simulation.model(index) for name, index in named if name in took_part}
+    clients = {name: simulation.model(index) for name, index in named if name in view.clients}
     ledger = Ledger(directory.ledger, on_event=on_event)
     try:
         for kind in missing:

@@ -33,9 +33,9 @@ from plait.features.privacy.private_rounds import PrivateRounds
 from plait.features.privacy.rests import Rests
 from plait.rounds.client_state import ClientState, recall_state
 from plait.rounds.ledger import read_events
-from plait.rounds.recorded import participants_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, initial_state
+from plait.rounds.run_view import RunView
 from plait.settle import settle
 
 ROUNDS = 3
@@ -187,7 +187,7 @@ def _rests(scratch: Path) -> Iterator[str]:
     yield "" if adapters[0] == adapters[1] else "a run that was stopped went on with other noise"
     last: dict[str, int] = {}
     early = ""
-    for number, clients in sorted(participants_in(read_events(federation.path / "ledger.jsonl")).items()):
+    for number, clients in sorted(RunView.after(read_events(federation.path / "ledger.jsonl")).participants.items()):
         for client in sorted(clients):
             if number - last.get(client, -2) < 2:
                 early = f"{client} takes part in rounds {last[client]} and {number}, expected a rest of a round"

@@ -119,7 +119,7 @@ def test_figures_of_the_run_and_the_queue_are_read_at_every_scrape(metrics):
     assert math.isnan(value("plait_held_out_loss"))
     assert math.isnan(value("plait_run_eta_seconds"))
     progress = RunProgress(
-        round=3, rounds=5, done=2, round_s=(4.0, 6.0), loss=(2, 1.5), cohort=("ann", "bob"), lost={"bob": "late"}
+        round=3, rounds=5, done=2, round_s=6.0, eta_s=15.0, loss=(2, 1.5), cohort=("ann", "bob"), lost={"bob": "late"}
     )
     counts = {"queued": 2, "running": 1}
     assert (value("plait_round"), value("plait_rounds"), value("plait_rounds_done")) == (3, 5, 2)

@@ -587,7 +587,7 @@ class TestUploads:
 class TestOperators:
     def test_the_status_says_what_the_run_is_doing(self, make_channel, attending, send, until):
         summary = RunProgress(
-            run="first", state="training", round=2, rounds=5, cohort=("alice", "bob"), round_s=(3.0,), done=1
+            run="first", state="training", round=2, rounds=5, cohort=("alice", "bob"), eta_s=12.0, done=1
         )
         channel = make_channel(summary=lambda: summary)
         with attending(channel, "alice") as (alice,):
@@ -659,7 +659,7 @@ class TestOperators:
                 assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
     def test_the_metrics_count_what_happened(self, make_channel, attending, bare_node, send, replies, until):
-        channel = make_channel(metrics_listen="127.0.0.1:0", summary=lambda: RunProgress(round=4, round_s=(1.0, 2.5)))
+        channel = make_channel(metrics_listen="127.0.0.1:0", summary=lambda: RunProgress(round=4, round_s=2.5))
         with attending(channel, "alice") as (alice,):
             bare_node(channel.address, "bob").enrol(protocol=9)
             sent = send(channel, "alice", b"head", BIG)

@@ -25,9 +25,10 @@ from plait.rounds.channel import Purpose
 from plait.rounds.collector import ServerSide
 from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
 from plait.rounds.evaluating import Evaluating, asked_to_evaluate, evaluate
+from plait.rounds.reason import Reason
 from plait.rounds.run_state import AtWork, Held, RunState, asking_order, note_held
 from plait.rounds.spool import Arrival, Stored
-from plait.rounds.validate import Expected, Reason
+from plait.rounds.validate import Expected
 from plait.wire.messages import UpdateReply
 
 _LOOK_S = 1.0  # interval of checks for clients that came or went

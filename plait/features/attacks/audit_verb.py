@@ -65,11 +65,11 @@ def audit(
     from plait.report.table import to_rich
     from plait.report.write import write_report
     from plait.rounds.ledger import Ledger, read_events
-    from plait.rounds.recorded import is_finished
     from plait.rounds.run_directory import RunDirectory
+    from plait.rounds.run_view import RunView
 
     directory = RunDirectory.find(run)
-    if not is_finished(read_events(directory.ledger)):
+    if not RunView.after(read_events(directory.ledger)).finished:
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
     settings = admitted_settings(directory, allow or (), without=(*_UNUSED, *keys_of_features()))
     if not settings.learned.is_plain:

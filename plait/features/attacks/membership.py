@@ -20,7 +20,6 @@ from plait.errors import BaseMismatchError, DataError
 from plait.features.attacks.scores import Attack, exposure
 from plait.rounds.client_secret import ClientSecret
 from plait.rounds.events import ClientReplaced, Event, RoundStarted, UpdateReceived
-from plait.rounds.recorded import steps_in
 from plait.run import Run
 from plait.simulation.simulation import Simulation
 from plait.training.examples import Example, spread, tokenise
@@ -77,7 +76,7 @@ def simulated_sides(
     steps: dict[tuple[int, str], int] = {}
     for event in recorded:
         if isinstance(event, (RoundStarted, ClientReplaced)):
-            steps |= steps_in(event)
+            steps |= event.asked
         elif isinstance(event, UpdateReceived):
             rounds.setdefault(event.client, []).append(event.round)
     members: list[Example] = []

@@ -24,16 +24,16 @@ def release(
     from plait.features.gate.override import override
     from plait.report.write import write_report
     from plait.rounds.ledger import read_events
-    from plait.rounds.recorded import is_finished
     from plait.rounds.recorded_settings import recorded_settings
     from plait.rounds.run_directory import RunDirectory
+    from plait.rounds.run_view import RunView
 
     directory = RunDirectory.find(run)
     events = read_events(directory.ledger)
     conditions = str(vars(recorded_settings(directory, events))["release_if"])
     if not conditions:
         raise ConfigError(f"'{run}' has no release-if, so its adapter is in no quarantine")
-    if not is_finished(events):
+    if not RunView.after(events).finished:
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
     if bool(anyway) != bool(kit):
         raise ConfigError("--anyway and --kit go together: a reason, and the operator's kit whose key signs it")

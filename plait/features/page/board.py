@@ -7,65 +7,31 @@ file.
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import deque
 
 from plait.adapters import Json
-from plait.features.page.merge import Patch, join, merge
+from plait.features.page.merge import Patch, difference, join, merge
 from plait.rounds import events
-from plait.rounds.patience import late_after_s
-from plait.rounds.run_progress import RunProgress
-from plait.rounds.run_view import Traffic
-from plait.rounds.validate import Reason
+from plait.rounds.run_now import RunNow, Traffic
 
 MOST_REFUSALS = 200
 """Refusals that the document keeps, the newest; it counts all."""
 
-_STATES: Mapping[str, str] = {
-    Reason.NO_ANSWER: "away",
-    Reason.LATE: "late",
-    Reason.SILENT: "late",
-    Reason.SLOW: "late",
-    Reason.STALE: "late",
-}
-"""States of a client whose update will not count, by reason; any other reason is a refusal."""
-
-
-@dataclass
-class _Client:
-    state: str = ""
-    sent_bytes: Traffic = field(default_factory=Traffic)
-    updates: int = 0
-    updated_round: int = -1
-    given: float = 0.0
-    is_at_work: bool = False
-
 
 class Board:
-    """Folds events one by one.
+    """Selects what the page shows from a run as it goes on.
 
     Attributes:
         document: of the run so far; ``seq`` is the newest event in it, -1 before the first.
-        progress: where the run stands.
+        now: where the run stands.
     """
 
     def __init__(self) -> None:
         self.document: dict[str, Json] = {"seq": -1}
-        self.progress = RunProgress()
-        self._clients: dict[str, _Client] = {}
-        self._is_async = False
-        self._cohort: set[str] = set()
-        self._took_s: list[float] = []
-        self._sent = Traffic()
-        self._by_round: dict[int, Traffic] = {}
-        self._updates = 0
+        self.now = RunNow()
         self._refused = 0
-        self._refusals: list[str] = []
-        self._interruptions = 0
-        self._worked_s = 0.0
-        self._time = 0.0
+        self._refusals: deque[str] = deque()
         self._broken = ""
 
     def take(self, event: events.Event, *, broken: str = "") -> Patch:
@@ -78,18 +44,28 @@ class Board:
         Returns:
             What it changes in the document, which has changed by now.
         """
-        if self._time and not isinstance(event, events.Resumed):
-            self._worked_s += max(0.0, event.time - self._time)
-        self._time = event.time
-        self.progress = self.progress.after(event)
-        patch: Patch = {"seq": event.seq, "time": event.time, "hash": event.hash, "worked_s": round(self._worked_s, 1)}
-        if broken != self._broken:
-            patch["broken"] = self._broken = broken
-        if self.progress.state != self.document.get("state"):
-            patch["state"] = self.progress.state
-        if self.progress.eta_s != self.document.get("eta_s"):
-            patch["eta_s"] = self.progress.eta_s
-        patch = join(patch, self._of(event))
+        now = self.now
+        now.take(event)
+        self._broken = broken or self._broken
+        wanted: Patch = {
+            "seq": event.seq,
+            "time": event.time,
+            "hash": event.hash,
+            "worked_s": round(now.worked_s, 1),
+            "broken": self._broken or None,
+            "state": now.state,
+            "eta_s": now.eta_s,
+            "done": now.done or None,
+            "updates": now.accepted or None,
+            "interruptions": now.interruptions or None,
+        }
+        if now.round_began is not None:
+            wanted["round"] = self._round()
+        if now.changed:
+            wanted["clients"] = {name: self._client(name) for name in now.changed}
+        if now.sent.total_bytes:
+            wanted |= _bytes(now.sent)
+        patch = {"seq": event.seq, **difference(self.document, join(wanted, self._of(event)))}
         merge(self.document, patch)
         return patch
 
@@ -101,33 +77,24 @@ class Board:
         return patch
 
     def _of(self, event: events.Event) -> Patch:
+        """What only this event says."""
         match event:
             case events.RunStarted():
-                self._is_async = event.is_async
                 return _started(event)
-            case events.ClientsDescribed():
-                described: Patch = {each.client: self._described(each) for each in event.clients}
-                return {"clients": described}
             case events.ClientTurnedAway():
-                return self._turned_away(event)
+                return self._refusal(event, event.name)
             case events.RoundStarted():
-                return self._round_started(event)
-            case events.ClientReplaced():
-                self._cohort.add(event.by)
-                clients: Patch = {event.client: self._to("away", event.client), event.by: self._chosen(event.by)}
-                return {"round": {"cohort": len(self._cohort)}, "clients": clients}
+                return _round(event.round, {"started": event.time, "cohort": len(self.now.cohort)})
             case events.RoundMissed():
                 return _round(event.round, {"missed": event.attempt})
-            case events.Broadcast():
-                return self._broadcast(event)
-            case events.ReplyReceived():
-                return self._replied(event)
+            case events.Broadcast() | events.ReplyReceived():
+                return self._bytes_of(event.round)
             case events.UpdateReceived():
-                return self._update(event)
+                return self._bytes_of(event.counted_in)
             case events.UpdateRefused():
-                return self._refuse(event)
+                return join(self._bytes_of(event.round), self._refusal(event, event.client, event.round))
             case events.RoundFinished():
-                return self._round_finished(event)
+                return _finished_round(event)
             case events.Evaluated():
                 return _evaluated(event)
             case events.StepTakenBack():
@@ -141,164 +108,84 @@ class Board:
             case events.EndedEarly():
                 return {"ended_early": event.sentence}
             case events.Reference():
-                return {
-                    "references": {
-                        event.kind: {"loss": event.held_out_loss, "by_round": list(event.held_out_loss_by_round)}
-                    }
-                }
+                losses: Patch = {"loss": event.held_out_loss, "by_round": list(event.held_out_loss_by_round)}
+                return {"references": {event.kind: losses}}
             case events.PublishFailed():
                 return {"publish_failed": event.detail}
-            case events.Interrupted():
-                self._interruptions += 1
-                return {"interruptions": self._interruptions}
             case events.RunFinished():
-                return self._finished(event)
+                worked_s = self.now.worked_s if event.wall_s is None else event.wall_s
+                return {"finished": event.time, "worked_s": round(worked_s, 1), "kept_round": event.kept_round}
             case _:
                 return self._of_feature(event)
 
-    def _replied(self, event: events.ReplyReceived) -> Patch:
-        patch = self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
-        if event.purpose != "evaluate":
-            return patch
-        state = "training" if self._client(event.client).is_at_work else "ready"
-        return join(patch, {"clients": {event.client: self._to(state, event.client)}})
-
-    def _client(self, name: str) -> _Client:
-        return self._clients.setdefault(name, _Client())
-
-    def _to(self, state: str, name: str, detail: str | None = None) -> Patch:
-        self._client(name).state = state
-        return {"state": state, "since": self._time, "detail": detail}
-
-    def _chosen(self, name: str) -> Patch:
-        return {**self._to("chosen", name), "given": None, "answered": None, "train_s": None}
-
-    def _asked(self, name: str) -> Patch:
-        """Of a round's cohort: an asynchronous round begins when its clients are at work, a synchronous one before."""
-        if not self._is_async:
-            return self._chosen(name)
-        client = self._client(name)
-        client.state, client.is_at_work = "training", True
-        return {"state": "training", "since": client.given, "detail": None, "answered": None, "train_s": None}
-
-    def _described(self, client: events.DescribedClient) -> Patch:
-        known = self._clients.get(client.client)
-        state = {} if known and known.state not in ("", "refused", "away") else self._to("ready", client.client)
+    def _round(self) -> Patch:
+        """The round in progress, or the last one."""
+        now = self.now
+        late_s = now.late_after_s
         return {
-            **state,
-            "examples": client.train_examples,
-            "tokens": client.train_tokens,
-            "held_out": client.held_out_examples,
-            "rank": client.rank,
+            "number": now.round,
+            "started": now.round_began,
+            "cohort": len(now.cohort),
+            "received": len(now.took_s),
+            "late_after_s": None if late_s is None else round(late_s, 3),
         }
 
-    def _turned_away(self, event: events.ClientTurnedAway) -> Patch:
-        detail = f"{event.reason}: {event.detail}" if event.detail else event.reason
-        patch: Patch = {"clients": {event.name: self._to("refused", event.name, detail)}}
-        return join(patch, self._refusal(event.seq, None, event.name, event.reason, event.detail))
-
-    def _refusal(self, seq: int, number: int | None, client: str, reason: str, detail: str) -> Patch:
-        self._refused += 1
-        entry: Patch = {"time": self._time, "client": client, "reason": reason, "detail": detail}
-        if number is not None:
-            entry["round"] = number
-        changed: Patch = {str(seq): entry}
-        self._refusals.append(str(seq))
-        if len(self._refusals) > MOST_REFUSALS:
-            changed[self._refusals.pop(0)] = None
-        return {"refusals": changed, "refused": self._refused}
-
-    def _round_started(self, event: events.RoundStarted) -> Patch:
-        rested = [name for name in self._cohort.difference(event.cohort) if self._client(name).state != "refused"]
-        self._cohort, self._took_s = set(event.cohort), []
-        clients: Patch = {name: self._asked(name) for name in event.cohort}
-        clients |= {name: {**self._to("ready", name), "given": None, "answered": None} for name in rested}
-        now: Patch = {"number": event.round, "started": self._time, "cohort": len(self._cohort), "received": 0}
-        patch: Patch = {"round": {**now, "late_after_s": None}, "clients": clients}
-        return join(patch, _round(event.round, {"started": self._time, "cohort": len(self._cohort)}))
-
-    def _broadcast(self, event: events.Broadcast) -> Patch:
-        patch = self._count(event.round, event.client, Traffic(downlink_bytes=event.downlink_bytes))
-        if event.purpose == "train":
-            client = self._client(event.client)
-            client.given, client.is_at_work = self._time, self._is_async
-            state: Patch = {**self._to("training", event.client), "given": self._time, "answered": None}
-            if self._is_async and event.round == self.progress.round:
-                self._cohort.add(event.client)
-                patch = join(patch, {"round": {"cohort": len(self._cohort)}})
-            return join(patch, {"clients": {event.client: state}})
-        if event.purpose == "evaluate":
-            return join(patch, {"clients": {event.client: self._to("evaluating", event.client)}})
-        return patch
-
-    def _update(self, event: events.UpdateReceived) -> Patch:
-        client = self._client(event.client)
-        client.is_at_work = False
-        if client.updated_round != event.round:
-            client.updated_round = event.round
-            client.updates += 1
-            self._updates += 1
-        if client.given:
-            bisect.insort(self._took_s, max(0.0, self._time - client.given))
-        patch = self._count(event.counted_in, event.client, Traffic(uplink_bytes=event.uplink_bytes))
-        state: Patch = {
-            **self._to("done", event.client),
-            "answered": self._time,
-            "train_s": event.train_s,
-            "train_loss": event.train_loss,
-            "learning_rate": event.learning_rate,
-            "updates": client.updates,
-            "updated_round": event.round,
-        }
-        # In an asynchronous run nobody waits for the slow.
-        late_s = None if self._is_async else late_after_s(self._took_s)
-        now: Patch = {"received": len(self._took_s), "late_after_s": None if late_s is None else round(late_s, 3)}
-        return join(patch, {"clients": {event.client: state}, "round": now, "updates": self._updates})
-
-    def _refuse(self, event: events.UpdateRefused) -> Patch:
-        patch = self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
-        self._client(event.client).is_at_work = False
-        state = _STATES.get(event.reason, "refused")
-        detail = f"{event.why}: {event.detail}" if event.detail else event.why
-        refusal = self._refusal(event.seq, event.round, event.client, event.reason, event.detail)
-        return join(patch, {"clients": {event.client: self._to(state, event.client, detail)}, **refusal})
-
-    def _count(self, number: int, client: str, traffic: Traffic) -> Patch:
-        if not traffic.total_bytes:
-            return {}
-        self._sent += traffic
-        each, whole = self._client(client), self._by_round.get(number, Traffic()) + traffic
-        each.sent_bytes += traffic
-        self._by_round[number] = whole
-        return {**_bytes(self._sent), "clients": {client: _bytes(each.sent_bytes)}, **_round(number, _bytes(whole))}
-
-    def _round_finished(self, event: events.RoundFinished) -> Patch:
-        values: Patch = {
-            "received": event.received,
-            "refused": event.refused,
-            "update_norm": event.update_norm,
-            "wall_s": event.wall_s,
-        }
-        clients: Patch = {}
-        if event.round == self.document.get("rounds_planned"):
-            # Whoever is at work then is told to stop.
-            for client in self._clients.values():
-                client.is_at_work = False
-        if measured := event.diagnostics:
-            drift = list(measured.drift.values())
-            values |= {
-                "drift": math.fsum(drift) / len(drift) if drift else None,
-                "drift_max": max(drift, default=None),
-                "agreement": measured.agreement,
-                "effective_rank": measured.effective_rank,
-                "error": measured.error,
+    def _client(self, name: str) -> Patch:
+        """One client, but for its losses and its drift."""
+        client, described = self.now.standing[name], self.now.clients.get(name)
+        patch: Patch = {}
+        if client.state:
+            patch = {
+                "state": client.state,
+                "since": client.since,
+                "detail": client.detail,
+                "given": client.given,
+                "answered": client.answered,
+                "train_s": client.train_s,
             }
-            clients = {name: {"drift": each} for name, each in measured.drift.items()}
-        return {"done": self.progress.done, **_round(event.round, values), "clients": clients}
+        if described:
+            patch |= {
+                "examples": described.train_examples,
+                "tokens": described.train_tokens,
+                "held_out": described.held_out_examples,
+                "rank": described.rank,
+            }
+        if client.updates:
+            patch |= {
+                "train_loss": client.train_loss,
+                "learning_rate": client.learning_rate,
+                "updates": client.updates,
+                "updated_round": client.updated_round,
+            }
+        return {**patch, **_bytes(client.sent)} if client.sent.total_bytes else patch
+
+    def _bytes_of(self, number: int) -> Patch:
+        """What was sent in a round so far."""
+        sent = self.now.sent_by_round.get(number)
+        return _round(number, _bytes(sent)) if sent else {}
+
+    def _refusal(
+        self, event: events.ClientTurnedAway | events.UpdateRefused, client: str, number: int | None = None
+    ) -> Patch:
+        self._refused += 1
+        seq = str(event.seq)
+        changed: Patch = {
+            seq: {
+                "time": event.time,
+                "client": client,
+                "reason": event.reason,
+                "detail": event.detail,
+                "round": number,
+            }
+        }
+        self._refusals.append(seq)
+        if len(self._refusals) > MOST_REFUSALS:
+            changed[self._refusals.popleft()] = None
+        return {"refusals": changed, "refused": self._refused}
 
     def _of_feature(self, event: events.Event) -> Patch:
         """What a feature has promised and spent of privacy, if it says so."""
-        card = next((each for each in self.progress.cards.values() if "epsilon" in each.status), None)
+        card = next((each for each in self.now.cards.values() if "epsilon" in each.status), None)
         if card is None or event.event in events.KINDS:
             return {}
         said: Patch = {
@@ -310,20 +197,26 @@ class Board:
         spent = {} if epsilon is None else _round(vars(event)["round"], {"epsilon": epsilon})
         return {"privacy": said, **spent}
 
-    def _finished(self, event: events.RunFinished) -> Patch:
-        # The loss of an evaluated adapter stays; whoever waited for a task is done.
-        clients: Patch = {
-            name: self._to("ready", name)
-            for name, client in self._clients.items()
-            if client.state not in ("", "ready", "refused", "away")
-        }
-        worked_s = self._worked_s if event.wall_s is None else event.wall_s
-        return {
-            "finished": self._time,
-            "worked_s": round(worked_s, 1),
-            "kept_round": event.kept_round,
-            "clients": clients,
-        }
+
+def _finished_round(event: events.RoundFinished) -> Patch:
+    values: Patch = {
+        "received": event.received,
+        "refused": event.refused,
+        "update_norm": event.update_norm,
+        "wall_s": event.wall_s,
+    }
+    if (measured := event.diagnostics) is None:
+        return _round(event.round, values)
+    drift = list(measured.drift.values())
+    values |= {
+        "drift": math.fsum(drift) / len(drift) if drift else None,
+        "drift_max": max(drift, default=None),
+        "agreement": measured.agreement,
+        "effective_rank": measured.effective_rank,
+        "error": measured.error,
+    }
+    clients: Patch = {name: {"drift": each} for name, each in measured.drift.items()}
+    return {**_round(event.round, values), "clients": clients}
 
 
 def _started(event: events.RunStarted) -> Patch:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from plait.adapters import Json
 
 Patch = dict[str, Json]
@@ -29,3 +31,17 @@ def join(first: Patch, second: Patch) -> Patch:
         there = joined.get(key)
         joined[key] = join(there, value) if isinstance(value, dict) and isinstance(there, dict) else value
     return joined
+
+
+def difference(document: Mapping[str, Json], wanted: Patch) -> Patch:
+    """The part of a patch that changes something in `document`."""
+    found: Patch = {}
+    for key, value in wanted.items():
+        there = document.get(key)
+        if isinstance(value, dict):
+            inner = difference(there if isinstance(there, dict) else {}, value)
+            if inner or there is None:
+                found[key] = inner
+        elif value != there:
+            found[key] = value
+    return found

@@ -11,7 +11,7 @@ from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacySt
 from plait.features.privacy.rests import Rests
 from plait.features.privacy.sum_of_shares import epsilon_of
 from plait.rounds.events import MASKED_CODEC, Event, RoundFinished, RunStarted, UpdateReceived
-from plait.rounds.recorded import participants_in
+from plait.rounds.run_view import RunView
 from plait.rounds.verified import Verified
 
 
@@ -86,7 +86,7 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
 def _check_rests(rests: Rests, events: Sequence[Event]) -> None:
     """Check that clients rested as long as epsilon rests on, and that each round's noise was drawn once."""
     last: dict[str, int] = {}
-    for number, clients in sorted(participants_in(events).items()):
+    for number, clients in sorted(RunView.after(events).participants.items()):
         for client in sorted(clients):
             if number < (due := last.get(client, -rests.separation) + rests.separation):
                 raise PeerError(f"{client!r} takes part in round {number}, expected not before round {due}")

@@ -9,8 +9,9 @@ from plait.adapters.partial_sum import PartialSum
 from plait.errors import PeerError
 from plait.features.privacy.clipped_sum import whole_numbers
 from plait.features.privacy.mechanism import ClientPrivacy
+from plait.rounds.reason import Reason
 from plait.rounds.spool import Spool
-from plait.rounds.validate import Reason, UpdateRefused
+from plait.rounds.validate import UpdateRefused
 from plait.wire.envelope import CLIENTS, Opened
 
 

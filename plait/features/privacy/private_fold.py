@@ -17,9 +17,10 @@ from plait.features.privacy.clipped_sums import check_numbers, numbers_of
 from plait.features.privacy.mechanism import PrivateMean
 from plait.features.privacy.private_rounds import PrivateRounds
 from plait.rounds.fold import Folded, outcome_of_mean
+from plait.rounds.reason import Reason
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
-from plait.rounds.validate import Reason, UpdateRefused, open_update
+from plait.rounds.validate import UpdateRefused, open_update
 from plait.wire.envelope import Opened, read_envelope
 
 

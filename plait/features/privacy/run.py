@@ -14,8 +14,8 @@ from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.features.privacy.private_rounds import PrivateRounds, check_promise, recomputed, started
 from plait.features.privacy.rests import Rests
 from plait.rounds.opening import Opening
-from plait.rounds.recorded import participants_in
 from plait.rounds.run_plan import RunPlan
+from plait.rounds.run_view import RunView
 from plait.rounds.way import CannotRecomputeError, Host, Way
 
 _LARGEST_DELTA = 1e-5
@@ -122,7 +122,7 @@ def _rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
         key,
         intents=intents_in(host.events),
         record=host.record,
-        participants=participants_in(host.events),
+        participants=RunView.after(host.events).participants,
         told=spent_in(host.events),
     )
 

@@ -18,10 +18,10 @@ from plait.rounds import events
 from plait.rounds.answer_log import AnswerLog
 from plait.rounds.channel import NoAnswer, Purpose
 from plait.rounds.dispatch import Answer, Dispatch, doubt
+from plait.rounds.reason import Reason
 from plait.rounds.roster import Roster
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, choose_cohort, note_held
-from plait.rounds.validate import Reason
 
 
 @dataclass(eq=False, kw_only=True)

@@ -30,8 +30,8 @@ from plait.rounds.channel import Channel, NoAnswer, Purpose, TaskParts, group_of
 from plait.rounds.description import REPLY_BYTES
 from plait.rounds.ledger import Ledger
 from plait.rounds.patience import Patience
+from plait.rounds.reason import Reason
 from plait.rounds.roster import Roster as Clients
-from plait.rounds.validate import Reason
 from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_task
 
 _STAGE_BYTES = 1 << 22

@@ -57,9 +57,9 @@ from plait.rounds import events
 from plait.rounds.channel import Channel
 from plait.rounds.ledger import Ledger
 from plait.rounds.patience import Patience
+from plait.rounds.reason import Reason
 from plait.rounds.roster import Roster as Clients
 from plait.rounds.run_directory import RunDirectory
-from plait.rounds.validate import Reason
 from plait.trust.identity import Vouch
 
 _Kind = TypeVar("_Kind", bound=Answered)

@@ -30,8 +30,8 @@ from plait.features.standing.submitted import checked, naming_nothing
 from plait.progress import say
 from plait.rounds.events import Event
 from plait.rounds.ledger import OnEvent, read_events
-from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView
 from plait.rounds.stop import StopRequest
 from plait.transport.labels import are_labels
 
@@ -321,7 +321,11 @@ class Standing:
 
     def _drive(self, entry: Entry, stop: StopRequest, on_event: OnEvent) -> None:
         directory = RunDirectory(self._queue.folder(entry.run))
-        if directory.has_started and is_finished(read_events(directory.ledger)) and is_reported(directory.path):
+        if (
+            directory.has_started
+            and RunView.after(read_events(directory.ledger)).finished
+            and is_reported(directory.path)
+        ):
             return  # the server was killed before it could say so
         table = {**entry.config, "out": str(directory.path)}
         settings = naming_nothing(config_from_table(table, where=f"run {entry.run}"))

@@ -12,10 +12,9 @@ from plait.config import config_from_table, key_named
 from plait.errors import ConfigError
 from plait.features.studies.grid import Settings
 from plait.files import cannot_write, read_if_there, write_atomically
-from plait.rounds.events import Reference
 from plait.rounds.ledger import read_events
-from plait.rounds.recorded import is_finished
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView
 
 _GIVEN = ".given.json"
 
@@ -50,7 +49,8 @@ def is_done(settings: Settings, path: Path) -> bool:
         raise ConfigError(f"'{path}' holds a run with {_changed(given, settings)}; give another --out")
     events = read_events(directory.ledger)
     asked = config_from_table(settings, where=str(path)).references
-    return is_finished(events) and {event.kind for event in events if isinstance(event, Reference)} >= set(asked)
+    view = RunView.after(events)
+    return view.finished and view.references.keys() >= set(asked)
 
 
 def _text_of(settings: Settings) -> bytes:

@@ -9,16 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from plait.rounds.events import (
-    Broadcast,
-    Evaluated,
-    Event,
-    MeanScore,
-    ReplyReceived,
-    RoundFinished,
-    UpdateReceived,
-    UpdateRefused,
-)
+from plait.rounds.events import Evaluated, Event, MeanScore, RoundFinished, UpdateReceived
+from plait.rounds.run_now import RunNow
 
 _OF_UPDATE = ("train_loss", "first_loss", "reward", "tokens", "train_s", "uplink_bytes", "distortion")
 _OF_SCORE = ("loss", "loss_margin", "change", "change_margin", "accuracy", "reward_margin")
@@ -28,8 +20,7 @@ _OF_SCORE = ("loss", "loss_margin", "change", "change_margin", "accuracy", "rewa
 class Series:
     """The figures of one run, event by event."""
 
-    _up_bytes: int = field(default=0, init=False)
-    _down_bytes: int = field(default=0, init=False)
+    _now: RunNow = field(default_factory=RunNow, init=False)
     _newest: int = field(default=0, init=False)
 
     def of(self, event: Event) -> tuple[int, Mapping[str, float]] | None:
@@ -44,13 +35,9 @@ class Series:
         return self._newest, found[1]
 
     def _of(self, event: Event) -> tuple[int, Mapping[str, float]] | None:
+        self._now.take(event)
         match event:
-            case Broadcast():
-                self._down_bytes += event.downlink_bytes
-            case ReplyReceived() | UpdateRefused():
-                self._up_bytes += event.uplink_bytes
             case UpdateReceived():
-                self._up_bytes += event.uplink_bytes
                 values = {name: getattr(event, name) for name in _OF_UPDATE}
                 known = _known({f"clients/{event.client}/{name}": each for name, each in values.items()})
                 return event.counted_in, known
@@ -60,8 +47,9 @@ class Series:
                 values = _of_mean("held_out", "", event)
                 if event.own is not None:
                     values |= _of_mean("held_out_personalized", "personalized_", event.own)
-                sent = {"bytes/uplink": self._up_bytes, "bytes/downlink": self._down_bytes}
-                return event.round, _known({**values, **sent})
+                sent = self._now.sent
+                bytes_ = {"bytes/uplink": sent.uplink_bytes, "bytes/downlink": sent.downlink_bytes}
+                return event.round, _known({**values, **bytes_})
             case _ if event.logged:
                 return vars(event)["round"], _known(event.logged)
             case _:

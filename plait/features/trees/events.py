@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plait.features.trees.settings import levels
-from plait.rounds.events import Count, Event, Number, Started, UpdateReceived
+from plait.rounds.events import Count, Event, Number, Started
+from plait.rounds.run_view import RunView
 from plait.rounds.verified import Verified
 
 
@@ -62,7 +63,7 @@ def verifies(events: Sequence[Event]) -> Verified | None:
     if not events or not isinstance(first := events[0], RegionStarted):
         return None
     summed = len({event.round for event in events if isinstance(event, RegionSummed)})
-    updates = len({(event.round, event.client) for event in events if isinstance(event, UpdateReceived)})
+    updates = RunView.after(events).accepted
     return Verified(
         "sums",
         f"{summed}, of {updates} updates; the server above has the rounds",

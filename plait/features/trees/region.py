@@ -39,6 +39,7 @@ from plait.rounds.local_model import Trained, TrainJob
 from plait.rounds.members import stated
 from plait.rounds.norm_bound import remembered
 from plait.rounds.participant import reason_of
+from plait.rounds.reason import Reason
 from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
@@ -49,7 +50,7 @@ from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tasks import Tasks
 from plait.rounds.terms import Terms
 from plait.rounds.tracks import Ranks
-from plait.rounds.validate import LARGEST_FIGURE, Reason
+from plait.rounds.validate import LARGEST_FIGURE
 from plait.wire.bounds import MAX_COUNT, MAX_HISTOGRAM, MAX_HISTOGRAM_BYTES
 from plait.wire.envelope import CLIENTS, EPSILON, Direction, Header, Received, encode_sum, read_envelope, seal, unpack
 from plait.wire.messages import (
@@ -123,10 +124,8 @@ class Region:
             deadline_s=plan.deadline_s,
         )
         self._answer = self.directory.path / "answer.envelope"
-        recorded = read_events(self.directory.ledger)
-        self._recorded = Recorded.of(recorded)
-        self._log.misfits.update(self._recorded.misfits)
-        self._log.recall(recorded)
+        self._recorded = Recorded.of(read_events(self.directory.ledger))
+        self._log.recall(self._recorded)
         self._state: RunState | None = None
         self._roster: Roster | None = None
 

@@ -22,6 +22,7 @@ from plait.rounds.ledger import read_events
 from plait.rounds.recorded import kept_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState
+from plait.rounds.run_view import RunView
 from plait.rounds.spool import Refused, Stored
 from plait.rounds.starting_point import parents_in
 from plait.rounds.watch import Standing
@@ -78,7 +79,7 @@ def fold_without(run: Run, directory: RunDirectory, client: str, out: Path) -> s
 
     recomputed(directory, events, run, watching=watching)
     master = run.ranks.master
-    kept = kept_in(events, best=run.config.keep == "best")
+    kept = kept_in(RunView.of(events), best=run.config.keep == "best")
     rounds = kept.round if kept else 0
     spec, adapter = published(master.spec, made[0].after[rounds], master.geometry, made[0].base)
     out.mkdir(parents=True, exist_ok=True)

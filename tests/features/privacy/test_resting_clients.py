@@ -12,7 +12,7 @@ from plait.features.privacy.private_rounds import PrivateRounds
 from plait.features.privacy.rests import Rests
 from plait.rounds.channel import Purpose
 from plait.rounds.ledger import read_events
-from plait.rounds.recorded import participants_in
+from plait.rounds.run_view import RunView
 from tests.features.privacy.test_private_rounds import killed_once_intended
 
 
@@ -29,7 +29,7 @@ def begin(federate, fake_model, rests, *, names=4, cohort=2, **more):
 
 def gaps(events) -> list[int]:
     rounds: dict[str, list[int]] = {}
-    for number, clients in sorted(participants_in(events).items()):
+    for number, clients in sorted(RunView.after(events).participants.items()):
         for client in clients:
             rounds.setdefault(client, []).append(number)
     return [b - a for each in rounds.values() for a, b in itertools.pairwise(each)]
@@ -63,7 +63,7 @@ def test_clients_rest_in_a_long_run_with_dropouts_and_kills(federate, fake_model
     assert state.round == 24
     assert len(federation.of_kind("update_refused")) > 5
     assert min(gaps(events)) == 4
-    assert sum(len(each) for each in participants_in(events).values()) > 60
+    assert sum(len(each) for each in RunView.after(events).participants.values()) > 60
     assert check_privacy(events).epsilon == pytest.approx(8)
     spent = [event["epsilon"] for event in federation.of_kind("privacy_spent")]
     assert spent == sorted(spent)

@@ -13,6 +13,7 @@ from plait.report.status import status_tables
 from plait.report.summary import summarise
 from plait.report.tables import report_tables
 from plait.rounds.events import Audited, MembershipAttack
+from plait.rounds.run_now import RunNow
 from plait.rounds.run_progress import RunProgress
 from plait.settle import settle
 from server.sessions import Sessions
@@ -107,8 +108,10 @@ def test_tables_and_page_show_card_and_epsilon_and_no_losses(view):
 
 
 def test_status_shows_what_is_spent():
-    progress = RunProgress().after(STARTED).after(spent(1, 3.1, 1))
-
+    now = RunNow()
+    now.take(STARTED)
+    now.take(spent(1, 3.1, 1))
+    progress = RunProgress().of(now)
     nobody = Sessions(max_nodes=1)
     said = status_of(progress, nobody, None)
     text = "epsilon 3.1 of 8 at delta 1e-05, by client"

@@ -32,10 +32,10 @@ from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
-from plait.rounds.recorded import participants_in
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, client_seed, initial_state
+from plait.rounds.run_view import RunView
 from plait.rounds.saying import InTheOpen
 from plait.rounds.spool import Refused, Weighting
 from plait.rounds.tracks import RankedAdapter, Ranks
@@ -487,7 +487,7 @@ class Federation:
             None if self.masked else RunKey.load(directory.noise_key),
             intents=intents_in(recorded),
             record=record,
-            participants=participants_in(recorded),
+            participants=RunView.after(recorded).participants,
             told=spent_in(recorded),
         )
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from plait.errors import PeerError
-from plait.rounds.run_view import Traffic
+from plait.rounds.run_now import Traffic
 from tests.plait.conftest import view_of
 
 

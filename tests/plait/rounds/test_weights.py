@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plait.rounds.recorded import weight_ratio_in
+from plait.rounds.run_view import RunView
 from plait.rounds.spool import Weighting
 from plait.rounds.weights import WEIGHT_RATIO, bounded
 from tests.plait.rounds.conftest import started
@@ -59,5 +59,5 @@ def test_more_data_than_there_are_is_no_description(federate, examples):
 
 
 def test_a_run_from_before_there_was_a_bound_is_verified_without(federate):
-    assert weight_ratio_in([started()]) == math.inf
-    assert weight_ratio_in([started(weight_ratio=10.0)]) == 10.0
+    assert RunView.of([started()]).weight_ratio == math.inf
+    assert RunView.of([started(weight_ratio=10.0)]).weight_ratio == 10.0

@@ -1,0 +1,414 @@
+"""Where a run stands, folded from its ledger event by event: what is done now, by whom, and sums of what was.
+
+Its size grows with clients and with rounds, not with their product, so that whoever follows a long run holds little.
+`plait.rounds.run_view.RunView` is the same and everything else. Knows nothing of how anything is shown.
+"""
+
+from __future__ import annotations
+
+import bisect
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from plait.errors import PeerError
+from plait.rounds import events
+from plait.rounds.card import Card, cards_after
+from plait.rounds.patience import late_after_s
+from plait.rounds.reason import Reason
+
+_TIMED = 64
+"""Number of recent rounds and evaluations for estimating the remaining time, of recent updates for their staleness."""
+
+_EVALUATING, _FINISHED, _BETWEEN = "evaluating", "finished", "between rounds"
+
+_LOST: Mapping[str, str] = {
+    Reason.NO_ANSWER: "away",
+    Reason.LATE: "late",
+    Reason.SILENT: "late",
+    Reason.SLOW: "late",
+    Reason.STALE: "late",
+}
+"""States of a client whose update will not count, by reason; any other reason is a refusal."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes actually sent: `uplink_bytes` client to server, `downlink_bytes` server to client."""
+
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """Both directions."""
+        return self.uplink_bytes + self.downlink_bytes
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(self.uplink_bytes + other.uplink_bytes, self.downlink_bytes + other.downlink_bytes)
+
+
+@dataclass
+class ClientNow:
+    """Where one client stands.
+
+    Attributes:
+        state: ``ready``, ``chosen``, ``training``, ``evaluating``, ``done``, ``late``, ``away`` or ``refused``; empty
+            where nothing is known.
+        since: when that began, in seconds since 1970.
+        detail: why it is lost.
+        given: when its task of this round was sent; None before.
+        answered: when its update of this round came; None before.
+        train_s: that it trained for that.
+        is_training: whether it has a task to train; an evaluation may come beside it.
+        train_loss: of its newest update that counts, like the two below.
+        learning_rate: of that.
+        updated_round: of that; None before.
+        updates: rounds of which one counts.
+        sent: over all rounds.
+    """
+
+    state: str = ""
+    since: float = 0.0
+    detail: str | None = None
+    given: float | None = None
+    answered: float | None = None
+    train_s: float | None = None
+    is_training: bool = False
+    train_loss: float | None = None
+    learning_rate: float | None = None
+    updated_round: int | None = None
+    updates: int = 0
+    sent: Traffic = field(default_factory=Traffic)
+
+
+@dataclass
+class RunNow:
+    """Where a run stands.
+
+    Attributes:
+        state: its current activity, in a word or two.
+        peer: what tables and plots call whoever the server exchanges messages with: a client, or in a tree a region.
+        wanted: how many clients the run waits for, if it waits for some.
+        round: the current round, or the last one.
+        round_began: when, in seconds since 1970; None before the first.
+        in_round: whether it is not over yet.
+        cohort: the clients of this round, in order.
+        lost: of those that dropped out of it the ledger's reason; of a masked sum with the stage.
+        took_s: the times of the round's answers, in order of size.
+        clients: every client that described itself, by name.
+        left_out: clients that could not take part and have not described themselves since, by name.
+        standing: of every client that an event names, by name.
+        changed: the names of those that the newest event has changed, in order.
+        accepted: updates of different clients and rounds.
+        cards: of features (see `plait.rounds.card`).
+        sent: by everyone, repeated rounds included.
+        sent_by_round: round 0 is everything before training.
+        interruptions: how often the run was stopped.
+        base_evaluation: of the base before any training.
+        newest_evaluation: of the newest evaluated round.
+        newest_round: the last finished round.
+        ended_early: why the run ended before its last round; None if it did not.
+        end: None while the run has not finished.
+        first: the first event; None before it.
+        last: the newest event.
+        worked_s: seconds without pauses between interruption and resumption.
+    """
+
+    state: str = "starting"
+    peer: str = "client"
+    wanted: int = 0
+    round: int = 0
+    round_began: float | None = None
+    in_round: bool = False
+    cohort: dict[str, None] = field(default_factory=dict[str, None])
+    lost: dict[str, str] = field(default_factory=dict[str, str])
+    took_s: list[float] = field(default_factory=list[float])
+    clients: dict[str, events.DescribedClient] = field(default_factory=dict[str, events.DescribedClient])
+    left_out: dict[str, events.ClientTurnedAway] = field(default_factory=dict[str, events.ClientTurnedAway])
+    standing: dict[str, ClientNow] = field(default_factory=dict[str, ClientNow])
+    changed: dict[str, None] = field(default_factory=dict[str, None])
+    accepted: int = 0
+    cards: Mapping[str, Card] = field(default_factory=dict[str, Card])
+    sent: Traffic = field(default_factory=Traffic)
+    sent_by_round: dict[int, Traffic] = field(default_factory=dict[int, Traffic])
+    interruptions: int = 0
+    base_evaluation: events.Evaluated | None = None
+    newest_evaluation: events.Evaluated | None = None
+    newest_round: events.RoundFinished | None = None
+    ended_early: events.EndedEarly | None = None
+    end: events.RunFinished | None = None
+    first: events.Event | None = None
+    last: events.Event = field(default_factory=events.Event)
+    worked_s: float = 0.0
+    _resumed: int = -1
+    _round_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=_TIMED))
+    _evaluation_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=_TIMED))
+    _evaluating_since: float | None = None
+    _evaluates_beside: bool = False
+    _staleness: deque[int] = field(default_factory=lambda: deque[int](maxlen=_TIMED))
+
+    def take(self, event: events.Event) -> None:
+        """Process the next event."""
+        if self.first is None:
+            self.first = event
+        elif not isinstance(event, events.Resumed):
+            self.worked_s += max(0.0, event.time - self.last.time)
+        self.last, self.changed = event, {}
+        self.cards = cards_after(self.cards, event)
+        match event:
+            case events.Started():
+                self.peer = event.peer
+                self.state = self.waiting
+            case events.Resumed():
+                self.state, self._resumed, self._evaluating_since = self.waiting, event.seq, None
+            case events.Interrupted():
+                self.state, self._evaluating_since = "interrupted", None
+                self.interruptions += 1
+            case events.RoundStarted():
+                self._round_started(event)
+            case events.RoundMissed():
+                self.state = "below the quorum, retrying"
+            case events.RoundFinished():
+                self._round_finished(event)
+            case events.Evaluated():
+                self._evaluated(event)
+            case events.EndedEarly():
+                self.ended_early = event
+            case events.RunFinished():
+                self._finished(event)
+            case _:
+                self.state = event.state or self.state
+                self._of_clients(event)
+
+    def _of_clients(self, event: events.Event) -> None:
+        """Process an event of clients: who takes part, what is sent, and what comes of it."""
+        match event:
+            case events.WaitingForClients():
+                self.state, self.wanted = self.waiting, event.wanted
+            case events.ClientsGathered():
+                self.state = _BETWEEN if self.round else "evaluating the base"
+                self._evaluating_since = None if self.round else event.time
+            case events.ClientsDescribed(clients=described):
+                for client in described:
+                    self._described(client)
+                if not self.round:
+                    self._evaluating_since = event.time
+            case events.ClientTurnedAway():
+                self.left_out[event.name] = event
+                self._to(event.name, "refused", f"{event.reason}: {event.detail}" if event.detail else event.reason)
+            case events.ClientReplaced():
+                self.cohort[event.by] = None
+                self._to(event.client, "away")
+                self._chosen(event.by)
+            case events.Broadcast():
+                self._count(event.round, event.client, Traffic(downlink_bytes=event.downlink_bytes))
+                self._asked(event)
+            case events.ReplyReceived():
+                self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
+                if event.purpose == "evaluate":
+                    self._to(event.client, "training" if self._at(event.client).is_training else "ready")
+            case events.UpdateReceived():
+                self._count(event.counted_in, event.client, Traffic(uplink_bytes=event.uplink_bytes))
+                self._updated(event)
+            case events.UpdateRefused():
+                self._count(event.round, event.client, Traffic(uplink_bytes=event.uplink_bytes))
+                self.lost[event.client] = event.why
+                detail = f"{event.why}: {event.detail}" if event.detail else event.why
+                self._to(event.client, _LOST.get(event.reason, "refused"), detail).is_training = False
+            case _:
+                pass
+
+    def _at(self, name: str) -> ClientNow:
+        """A client, which this event changes."""
+        self.changed[name] = None
+        return self.standing.setdefault(name, ClientNow())
+
+    def _to(self, name: str, state: str, detail: str | None = None) -> ClientNow:
+        client = self._at(name)
+        client.state, client.since, client.detail = state, self.last.time, detail
+        return client
+
+    def _chosen(self, name: str) -> None:
+        client = self._to(name, "chosen")
+        client.given = client.answered = client.train_s = None
+
+    def _described(self, described: events.DescribedClient) -> None:
+        name = described.client
+        self.clients[name] = described
+        self.left_out.pop(name, None)
+        if self._at(name).state in ("", "refused", "away"):
+            self._to(name, "ready")
+
+    def _round_started(self, event: events.RoundStarted) -> None:
+        self.state, self._evaluating_since = "training", None
+        self.round, self.round_began, self.in_round = event.round, event.time, True
+        for name in self.cohort.keys() - set(event.cohort):
+            if self.standing[name].state != "refused":
+                rested = self._to(name, "ready")
+                rested.given = rested.answered = None
+        self.cohort, self.lost, self.took_s = dict.fromkeys(event.cohort), {}, []
+        for name in event.cohort:
+            if not self.is_async:
+                self._chosen(name)
+                continue
+            # It begins when its clients are at work; a synchronous one before.
+            client = self._to(name, "training")
+            client.since, client.is_training = client.given or 0.0, True
+            client.answered = client.train_s = None
+
+    def _asked(self, event: events.Broadcast) -> None:
+        if event.purpose == "train":
+            client = self._to(event.client, "training")
+            client.given, client.answered, client.is_training = event.time, None, self.is_async
+            if self.is_async and event.round == self.round:
+                self.cohort[event.client] = None
+        elif event.purpose == "evaluate":
+            self._to(event.client, "evaluating")
+
+    def _updated(self, event: events.UpdateReceived) -> None:
+        client = self._to(event.client, "done")
+        if client.updated_round != event.round:
+            client.updated_round = event.round
+            client.updates += 1
+            self.accepted += 1
+        if client.given is not None:
+            bisect.insort(self.took_s, max(0.0, event.time - client.given))
+        client.answered, client.train_s, client.is_training = event.time, event.train_s, False
+        client.train_loss, client.learning_rate = event.train_loss, event.learning_rate
+        self.lost.pop(event.client, None)
+        if event.staleness is not None:
+            self._staleness.append(event.staleness)
+
+    def _round_finished(self, event: events.RoundFinished) -> None:
+        self.state, self.in_round, self.newest_round = _EVALUATING, False, event
+        self._evaluating_since = event.time
+        self._round_s.append(event.wall_s or 0.0)
+        if event.round == self.planned_rounds:
+            # Whoever is at work then is told to stop.
+            for client in self.standing.values():
+                client.is_training = False
+
+    def _evaluated(self, event: events.Evaluated) -> None:
+        if self._evaluating_since is not None:
+            self._evaluation_s.append(max(0.0, event.time - self._evaluating_since))
+            self._evaluating_since = None
+        if self.state == "training":
+            # In an asynchronous run training goes on beside an evaluation.
+            self._evaluates_beside = True
+        else:
+            self.state = _BETWEEN
+        if event.round == 0:
+            self.base_evaluation = event
+        self.newest_evaluation = event
+
+    def _finished(self, event: events.RunFinished) -> None:
+        self.state, self.end = _FINISHED, event
+        for name, client in self.standing.items():
+            # Whoever waited for a task is done.
+            if client.state not in ("", "ready", "refused", "away"):
+                self._to(name, "ready")
+
+    def _count(self, number: int, client: str, traffic: Traffic) -> None:
+        if traffic.total_bytes:
+            self.sent += traffic
+            self.sent_by_round[number] = self.sent_by_round.get(number, Traffic()) + traffic
+            self._at(client).sent += traffic
+
+    @property
+    def start(self) -> events.RunStarted:
+        """The run's settings, base and adapter.
+
+        Raises:
+            PeerError: the ledger is not that of a run.
+        """
+        if isinstance(self.first, events.RunStarted):
+            return self.first
+        if isinstance(self.first, events.Started):
+            raise PeerError("the ledger is {}, expected a run's: {}".format(*self.first.no_run))
+        got = "empty" if self.first is None else repr(self.first.event or "of an unknown kind")
+        raise PeerError(f"beginning of the ledger is {got}, expected 'run_started'")
+
+    @property
+    def settings(self) -> Mapping[str, JsonValue]:
+        """All settings under the keys that users write; none where the ledger does not begin with them."""
+        return self.first.config if isinstance(self.first, events.Started) else {}
+
+    @property
+    def loss_is_minus(self) -> str:
+        """What losses are minus the mean of, such as a reward; empty for losses."""
+        return self.first.learned.loss_is_minus if isinstance(self.first, events.RunStarted) else ""
+
+    @property
+    def is_async(self) -> bool:
+        """Whether rounds wait for nobody."""
+        return isinstance(self.first, events.RunStarted) and self.first.is_async
+
+    @property
+    def waiting(self) -> str:
+        """The state of a run that waits for clients, or for regions."""
+        return f"waiting for {self.peer}s"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended; otherwise everything here is preliminary."""
+        return self.end is not None
+
+    @property
+    def done(self) -> int:
+        """Number of finished rounds."""
+        return self.newest_round.round if self.newest_round else 0
+
+    @property
+    def planned_rounds(self) -> int:
+        """Rounds requested; those that are done where the ledger does not say."""
+        return self._setting("rounds") or self.done
+
+    @property
+    def unfit(self) -> Mapping[str, events.ClientTurnedAway]:
+        """Clients that cannot take part, as far as they were asked since the run was last resumed."""
+        return {name: event for name, event in self.left_out.items() if event.seq > self._resumed}
+
+    @property
+    def late_after_s(self) -> float | None:
+        """Seconds after which a client of this round is late; None where nobody waits for the slow."""
+        return None if self.is_async else late_after_s(self.took_s)
+
+    @property
+    def round_s(self) -> float:
+        """The time of the newest finished round; 0 before."""
+        return self._round_s[-1] if self._round_s else 0.0
+
+    @property
+    def mean_staleness(self) -> float | None:
+        """Of the most recent updates; None in a synchronous run."""
+        return statistics.fmean(self._staleness) if self._staleness else None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Estimated seconds for the remaining rounds and evaluations; None before the first round."""
+        if not self._round_s:
+            return None
+        if self.finished:  # perhaps before its last round
+            return 0.0
+        evaluation_s = statistics.median(self._evaluation_s) if self._evaluation_s else 0.0
+        rounds_s = statistics.median(self._round_s) * max(self.planned_rounds - self.done, 0)
+        return rounds_s + evaluation_s * self._evaluations_to_go
+
+    @property
+    def _evaluations_to_go(self) -> int:
+        """That the run waits for: by its cadence, after the last round, and the one in progress."""
+        done, rounds, every = self.done, self.planned_rounds, max(1, self._setting("eval-every"))
+        is_over = done >= rounds
+        if self._evaluates_beside:
+            return int(not is_over or self.state == _EVALUATING)
+        is_due = is_over or done % every == 0
+        return (0 if is_over else -(-rounds // every) - done // every) + (is_due and self.state == _EVALUATING)
+
+    def _setting(self, key: str) -> int:
+        """A whole number of the settings; 0 where there is none."""
+        value = self.settings.get(key)
+        return value if isinstance(value, int) else 0
