@@ -15,6 +15,7 @@ import pytest
 from plait.feature import Feature, at, own_features
 from plait.rounds.events import Event
 from plait.settings import TABLES
+from plait.settings.table import Table
 from tests.features.without import names_it
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,11 +100,17 @@ def test_all_that_a_feature_declares_is_there(feature: Feature) -> None:
         assert at(place).event == kind
 
 
+class Strings(Table):
+    string: int = 0
+
+
 def test_a_test_that_names_a_feature_is_found(tmp_path: Path) -> None:
-    feature = Feature(name="kites", help="", verbs={"fly": ""}, names={"Kite": ""})
+    feature = Feature(name="kites", help="", settings=Strings, verbs={"fly": ""}, names={"Kite": ""})
     for text, is_naming in {
         "from plait.features.kites import x": True,
         'plait("fly")': True,
+        'plait("fly high")': True,
+        'plait("simulate --string 3 --rounds 2")': True,
         "plait.Kite()": True,
         "the kites fly": False,
     }.items():

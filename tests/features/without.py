@@ -91,11 +91,15 @@ def resting_on(feature: Feature, tree: Path) -> list[Path]:
 
 def names_it(feature: Feature, file: Path) -> bool:
     """Whether a test names a feature."""
-    words = {*feature.verbs, *feature.names, *feature.fields, *(name.replace("_", "-") for name in feature.fields)}
+    options = {name.replace("_", "-") for name in feature.fields}
+    words = {*feature.verbs, *feature.names, *feature.fields, *options}
     words |= {name for name in feature.objectives if name.islower()}.union(*feature.values.values())
-    quoted = "|".join(map(re.escape, sorted(words)))
-    found = rf"features[./]{feature.name}\b" + (rf"|[\"'](--)?({quoted})[\"':]|plait[. ]({quoted})\b" if words else "")
-    return re.search(found, file.read_text(errors="replace")) is not None
+    found = [rf"features[./]{feature.name}\b"]
+    found += [rf"[\"'](--)?{word}[\"':]|plait[. ]{word}\b" for word in map(re.escape, words)]
+    # In a line of arguments.
+    found += [rf"[\"']{verb} " for verb in map(re.escape, feature.verbs)]
+    found += [rf" --{option} " for option in map(re.escape, options)]
+    return re.search("|".join(found), file.read_text(errors="replace")) is not None
 
 
 def passes(tree: Path, *command: str) -> bool:
