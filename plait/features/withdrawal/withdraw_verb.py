@@ -37,7 +37,7 @@ def withdraw(
 
     Example: plait withdraw runs/first --client alice
     """
-    from plait.api.received import admitted_settings, keys_of_features
+    from plait.api.received import admitted_settings
     from plait.api.running import go_on
     from plait.config import RunConfig, to_toml
     from plait.errors import ConfigError
@@ -48,7 +48,7 @@ def withdraw(
     from plait.rounds.run_directory import RunDirectory
 
     directory = RunDirectory.find(run)
-    settings = admitted_settings(directory, allow or (), without=("publish", "callbacks", *keys_of_features()))
+    settings = admitted_settings(directory, allow or (), without=("publish", "callbacks"))
     plan = plan_of(directory, settings, client, out=out, among=among or (), approximate=approximate)
     typer.echo(plan.estimate)
     for place in plan.descendants:

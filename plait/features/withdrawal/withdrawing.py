@@ -137,6 +137,7 @@ def _without(settings: RunConfig, client: str, view: RunView, out: Path) -> RunC
         "clients-per-round": min(settings.clients_per_round, left),
         "without-clients": ",".join(names),
         "publish": "",
+        "callbacks": "",
         "out": str(out),
     }
     return config_from_table(table, where=f"the run without '{client}'")

@@ -21,20 +21,23 @@ import plait
 from plait.adapters import load_peft_directory
 from plait.api.running import go_on
 from plait.cli import main
-from plait.config import RunConfig, config_from_table
+from plait.config import RunConfig, config_from_table, to_toml
 from plait.errors import ConfigError
 from plait.exporting.source import open_source
+from plait.feature import own_features
 from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
 from plait.features.withdrawal.folding import check, fold_without
 from plait.features.withdrawal.withdrawing import Plan, carry_out, plan_of, said_of
-from plait.rounds.events import ClientErased
-from plait.rounds.ledger import read_events
+from plait.rounds.events import ClientErased, parse_event
+from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run, resolve
 from plait.settle import settle
 from plait.trust.provision import provision
 from tests.features.conftest import SMALL, rows
+from tests.plait.cli.conftest import Plait
+from tests.plait.conftest import run_started
 
 ROOT = Path(__file__).parents[3]
 RULES = {
@@ -217,6 +220,18 @@ def test_who_cannot_be_withdrawn_is_told_in_one_line(whole: Path) -> None:
     with pytest.raises(ConfigError, match=r"'zoe' never took part in .*, expected one of ada, bob, eve"):
         planned(whole, "zoe")
     assert "2 rounds are trained again by 2 clients: about" in planned(whole).estimate
+
+
+def test_what_a_run_from_elsewhere_names_is_named_again_to_be_used(tmp_path: Path, plait: Plait) -> None:
+    for feature in own_features().values():
+        for name in feature.leads_out:
+            key, place = name.replace("_", "-"), tmp_path / name
+            config = config_from_table({"base": "tiny", key: "somewhere"})
+            directory = RunDirectory.create(place, config_toml=to_toml(config))
+            ledger = Ledger(directory.ledger)
+            ledger.append(parse_event(run_started(config=config.to_table())))
+            ledger.close()
+            assert f"--allow {key}=somewhere" in plait("withdraw", place, "--client", "ada").err, name
 
 
 def test_all_clients_but_none_cannot_be_left_out() -> None:
