@@ -290,9 +290,10 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
         own = geometry.side_size(rule.personal) / geometry.layout.size
     is_rounded = links_of(settled, geometry.layout.size, evaluates=False).is_rounded
     residual = 0 if settled.new_factors else 1 if is_rounded else lag
-    moments = 2 if settled.plan.settings.carry_moments else 0
-    drift = 2 if config.scaffold else 1 if config.feddyn else 0
-    slope = 1 if settled.plan.settings.measures_slope else 0
+    settings = settled.plan.settings
+    moments = 2 if settings.carry_moments else 0
+    drift = 2 if settings.scaffold else 1 if settings.feddyn else 0
+    slope = 1 if settings.measures_slope else 0
     bits = _bits_of_broadcasts(settled)
     accepted = 2.0 * ((config.keep != "last") and not rule.moves_base)  # the master, and what was evaluated
     return CopiesOnDisk(

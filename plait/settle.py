@@ -24,8 +24,6 @@ from plait.aggregation import (
 from plait.aggregation.line_search import LineSearch
 from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
-from plait.correction import FedDyn
-from plait.errors import ConfigError
 from plait.feature import at
 from plait.flower.rule_table import ALL_RULES
 from plait.plugins import Kind, Source, is_named, source_of, was_found
@@ -176,11 +174,6 @@ def settle(config: RunConfig) -> Settled:
             config = config.model_copy(update=at(feature.settles)(config))
     optimizer = optimizer_for(config.server_optimizer)
     check((*config.stated(), *parts, optimizer_stated(optimizer, config.server_optimizer)))
-    if config.feddyn and optimizer.name != FedDyn.optimizer:
-        raise ConfigError(
-            f"correction is '{config.correction}' and server-optimizer is '{config.server_optimizer}', expected "
-            f"server-optimizer auto or {FedDyn.optimizer}: the server adds what the clients' regularisers hold back"
-        )
     return Settled(config, method, rule, optimizer, codec, rule.new_factors(one_rank=config.one_rank))
 
 
@@ -267,7 +260,7 @@ def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
 def _carries_moments(config: RunConfig, rule: Rule) -> bool:
     """Whether AdamW's moments go on: where factors do, and every client comes again in the next round."""
     goes_on = not rule.new_factors(one_rank=config.one_rank)
-    has_own_pull = bool(config.trainer or config.scaffold or config.feddyn)
+    has_own_pull = bool(config.trainer) or Trait.OWN_STEPS in config.gone
     comes_again = config.cohort_size == config.clients and not config.over_selection
     return goes_on and comes_again and not has_own_pull
 
@@ -295,8 +288,6 @@ def _checks(config: RunConfig, gone: Collection[Trait]) -> dict[str, str]:
 def _server_step(config: RunConfig, gone: Collection[Trait]) -> dict[str, object]:
     if config.server_optimizer != "auto":
         return {}
-    if config.feddyn:
-        return {"server_optimizer": f"{FedDyn.optimizer}:share={config.cohort_size / config.clients:g}"}
     # Clients can say how long the server's steps should be where all train alike, and for a step that is their mean.
     searched = {*LineSearch.needs, Trait.LINEAR, Trait.ALL_SHARED, Trait.ONE_RANK, Trait.SAME_SIDES, Trait.OWN_STEPS}
     is_searched = searched.isdisjoint(gone) and _all_meet(config, gone) and not config.trainer
@@ -311,9 +302,6 @@ def _task_settings(config: RunConfig, method: Method, rule: Rule) -> Settings:
     derived: dict[str, Any] = {
         "total_steps": config.rounds * config.local_steps,
         "found_rate_factor": _found_rate_factor(config, method, rule),
-        "scaffold": config.scaffold,
-        "feddyn": config.feddyn,
-        "proximal": config.proximal,
         "carry_moments": _carries_moments(config, rule),
         "own_share": config.given_own_share,
         "measures_slope": config.server_optimizer == LineSearch.name,

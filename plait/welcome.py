@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar, config_from_table, known_keys
-from plait.correction import NONE
 from plait.errors import ConfigError, PeerError
 from plait.feature import Feature, feature_with
 from plait.files import at_home, is_there
@@ -26,7 +24,7 @@ WELCOME_KEYS = frozenset(
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",
         "lr-schedule", "warmup-steps", "weight-decay", "max-grad-norm", "objective", "loss",
-        "correction", "own-share", "trainer",
+        "own-share", "trainer",
         "held-out-fraction", "max-held-out-sequences", "wire", "seed",
         # How the run goes.
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
@@ -65,12 +63,7 @@ def _asked(table: Mapping[str, Scalar]) -> set[Feature]:
 
 def _may_follow_slopes(table: Mapping[str, Scalar]) -> bool:
     """Whether clients may have a part in the server's step: they measure slopes for it."""
-    optimizer = table.get("server-optimizer")
-    return optimizer == "line_search" or (optimizer == "auto" and not _is_feddyn(table))
-
-
-def _is_feddyn(table: Mapping[str, object]) -> bool:
-    return parse_choice(str(table.get("correction", NONE)))[0] == "feddyn"
+    return table.get("server-optimizer") in ("line_search", "auto")
 
 
 def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
@@ -88,7 +81,6 @@ def config_from_welcome(table: Mapping[str, object]) -> RunConfig:
                 "install the plait version that the server runs"
             )
     try:
-        unsaid = "auto" if _is_feddyn(table) else "none"
-        return config_from_table({"server-optimizer": unsaid, **table}, where="server's run configuration")
+        return config_from_table({"server-optimizer": "none", **table}, where="server's run configuration")
     except ConfigError as error:
         raise PeerError(str(error)) from error

@@ -71,7 +71,6 @@ def test_a_loss_term_is_one_file_and_reaches_the_steps(monkeypatch: pytest.Monke
     term = module("plait_lasso", patched("plait/training/lasso.py"), monkeypatch)
     table = "\n".join(line[1:] for line in diff_of("plait/training/loss_terms.py") if line[0] == "+")
     names = {"LossTerm": loss_terms.LossTerm, "Proximal": loss_terms.Proximal, "Lasso": term.Lasso}
-    names["Dynamic"] = loss_terms.Dynamic
     exec(table, names)
     monkeypatch.setattr(loss_terms, "TERMS", names["TERMS"])
     settings = replace(made.Settings(**VALUES, lasso=0.5), max_grad_norm=1e9)

@@ -6,7 +6,7 @@ alpha:
 
     s <- s + p d        step: d + s
 
-where s = -h / alpha, so the server need not know alpha. The clients' part is `plait.rounds.feddyn`.
+where s = -h / alpha, so the server need not know alpha. The clients' part is that of `--correction feddyn`.
 """
 
 from __future__ import annotations

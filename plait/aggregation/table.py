@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from plait.aggregation.optimizers import OPTIMIZERS
 from plait.aggregation.rule import Rule
 from plait.choice import parse_choice
-from plait.correction import CORRECTIONS
 from plait.errors import ConfigError
 from plait.on_demand import OnDemand
 from plait.plugins import Kind, find
@@ -38,6 +37,9 @@ RULES: OnDemand[Rule] = OnDemand(
 )
 """By name, in alphabetical order."""
 
+# What other systems call strategies as well.
+_CORRECT_STEPS = ("feddyn", "fedprox", "scaffold")
+
 ALTERNATIVES: Mapping[str, str] = {
     "fedex": "is exact, but moves the base",
     "product_mean": "keeps the best adapter of the same rank",
@@ -62,7 +64,7 @@ def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
         from plait.aggregation.stated_rule import stated_rule
 
         return stated_rule(options)
-    if rule is None and name in CORRECTIONS:
+    if rule is None and name in _CORRECT_STEPS:
         raise ConfigError(f"rule is '{name}', which corrects clients' steps: give --correction {name}")
     if rule is None and name in OPTIMIZERS:
         raise ConfigError(f"rule is '{name}', which is a server optimizer: give --server-optimizer {name}")

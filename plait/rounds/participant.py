@@ -30,10 +30,8 @@ from plait.errors import (
 from plait.rounds.carried_moments import CarriedMoments
 from plait.rounds.client_state import ClientState, Kept, recall_state
 from plait.rounds.client_way import ClientWay
-from plait.rounds.drift import Scaffold
 from plait.rounds.error_feedback import ErrorFeedback
 from plait.rounds.evaluation import SequenceLosses, evaluation_of
-from plait.rounds.feddyn import FedDyn
 from plait.rounds.found_rate import FoundRate
 from plait.rounds.holdings import Holdings, NeedFullError
 from plait.rounds.hook import Hook, after_training, before_training
@@ -63,17 +61,8 @@ from plait.wire.settings import Settings
 
 _Given = TypeVar("_Given")
 
-HOOKS: tuple[Hook, ...] = (
-    ErrorFeedback(),
-    Scaffold(),
-    FedDyn(),
-    CarriedMoments(),
-    FoundRate(),
-    OwnShare(),
-    OwnSide(),
-    Slope(),
-)
-"""The hooks around training. Error feedback packs the delta, so it comes first, and last on the way back."""
+HOOKS: tuple[Hook, ...] = (CarriedMoments(), FoundRate(), OwnShare(), OwnSide(), Slope())
+"""The hooks around training, besides those of features. Error feedback packs the delta, so it comes before all."""
 
 
 @dataclass(eq=False)
@@ -249,7 +238,7 @@ class Participant:
 
     @property
     def _hooks(self) -> Sequence[Hook]:
-        return (*self.hooks, *self._way.hooks)
+        return (ErrorFeedback(), *self._way.outer, *self.hooks, *self._way.hooks)
 
     def _update(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
         if isinstance(trained, PlaitError):

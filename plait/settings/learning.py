@@ -1,14 +1,12 @@
-"""Settings of what clients learn, and what draws their steps."""
+"""Settings of what clients learn."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from plait.correction import FedDyn, FedProx, Scaffold, correction_named
-from plait.errors import ConfigError
 from plait.settings.table import Table, number_or
 from plait.traits import Reasons, Stated, Trait
 
@@ -24,14 +22,11 @@ OWN_SHARE_NEEDS: Reasons = {
 
 
 class Learning(Table):
-    """What clients learn, and what draws their steps."""
+    """What clients learn."""
 
     table: ClassVar[str] = "learning"
     heading: ClassVar[str] = "What clients learn"
 
-    correction: str = "none"
-    """what corrects clients' local steps for their drift from each other: none, scaffold, feddyn:alpha=0.1,
-    fedprox:mu=0.01"""
     objective: str = "sft"
     """what clients learn: sft from texts and chats; dpo, ipo, orpo, simpo from preference pairs, kto also from single
     verdicts, MODULE:CLASS of your own; from a reward of your own grpo:reward=MODULE:FUNCTION,group-size=8; with options
@@ -45,35 +40,10 @@ class Learning(Table):
     """weight of a client's own direction in its personalized adapter, which it keeps beside the shared one; 0 for none;
     auto is 0.35 for linear rules if every client takes part in every round, else 0"""
 
-    @model_validator(mode="after")
-    def _check_choices(self) -> Self:
-        try:
-            correction_named(self.correction)
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        return self
-
     @property
     def given_own_share(self) -> float:
         """`own_share` if it is a number; 0 if it depends on rule and cohort."""
         return 0.0 if self.own_share == "auto" else self.own_share
-
-    @property
-    def scaffold(self) -> bool:
-        """Whether each local step is corrected for the client's drift."""
-        return isinstance(correction_named(self.correction), Scaffold)
-
-    @property
-    def feddyn(self) -> float:
-        """FedDyn's alpha; 0 for none."""
-        found = correction_named(self.correction)
-        return found.alpha if isinstance(found, FedDyn) else 0.0
-
-    @property
-    def proximal(self) -> float:
-        """FedProx's mu; 0 for none."""
-        found = correction_named(self.correction)
-        return found.mu if isinstance(found, FedProx) else 0.0
 
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
@@ -83,7 +53,5 @@ class Learning(Table):
             yield self.says("trainer", needs=replaces, takes=takes)
         if self.is_given("loss"):
             yield self.says("loss", needs=replaces, takes={Trait.OWN_LOSS: "loss names another"})
-        if correction := correction_named(self.correction):
-            yield self.says("correction", needs=correction.needs, takes=correction.takes)
         if self.given_own_share:
             yield self.says("own_share", needs=OWN_SHARE_NEEDS, instead="0")

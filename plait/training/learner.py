@@ -122,7 +122,7 @@ class Learner:
     """One adapter in training.
 
     The run's loss terms (`loss_terms`) are added to what is minimised, though not to the losses that are reported.
-    SCAFFOLD's correction (`plait.rounds.drift`) is added to the adapter after every step, because it is computed from
+    What a hook carries over as `drift` is added to the adapter after every step, because it is computed from
     AdamW's steps, not from gradients.
 
     Args:

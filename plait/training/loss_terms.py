@@ -10,7 +10,6 @@ from typing import Protocol
 
 import torch
 
-from plait.training.dynamic import Dynamic
 from plait.training.proximal import Proximal
 from plait.wire.settings import Settings
 
@@ -39,7 +38,7 @@ class LossTerm(Protocol):
         ...
 
 
-TERMS: tuple[LossTerm, ...] = (Proximal(), Dynamic())
+TERMS: tuple[LossTerm, ...] = (Proximal(),)
 """All terms; a run has those that apply."""
 
 

@@ -5,8 +5,9 @@
     python tests/features/without.py --of-day        the three that are due today
 
 A feature is its folders, in plait/features and tests/features. Without them the import contracts hold, the unit tests
-pass that do not name it (by its folder, one of its verbs, settings or public names), and a run on `tiny` ends with the
-bits of the whole tree. The unit tests of a day are those of the packages that know a run's settings, verbs and events.
+pass that do not name it (by its folder, one of its verbs, settings or public names) and are not of the whole tree (the
+mark `whole`), and a run on `tiny` ends with the bits of the whole tree. The unit tests of a day are those of the
+packages that know a run's settings, verbs and events.
 """
 
 from __future__ import annotations
@@ -70,7 +71,14 @@ def faults_without(feature: Feature, tree: Path, folders: Sequence[str], expecte
     for folder in (tree / "plait/features" / feature.name, tree / "tests/features" / feature.name):
         shutil.rmtree(folder, ignore_errors=True)
     naming = [str(file.relative_to(tree)) for file in resting_on(feature, tree)]
-    tests = (*folders, "-m", "not gpu and not slow", "--numprocesses", "auto", *(f"--ignore={file}" for file in naming))
+    tests = (
+        *folders,
+        "-m",
+        "not gpu and not slow and not whole",
+        "--numprocesses",
+        "auto",
+        *(f"--ignore={file}" for file in naming),
+    )
     checks = {"import contracts": ("lint-imports",), "unit tests": ("pytest", "-x", "-p", "no:cacheprovider", *tests)}
     faults = [f"{what} fail" for what, command in checks.items() if not passes(tree, *command)]
     if bits(tree) != expected:

@@ -317,35 +317,6 @@ def test_a_norm_bound_that_bounds_nothing_is_refused(given):
         config_from_table({"norm-bound": given})
 
 
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("none", (False, 0.0, 0.0)),
-        ("scaffold", (True, 0.0, 0.0)),
-        ("feddyn", (False, 0.1, 0.0)),
-        ("feddyn:alpha=0.5", (False, 0.5, 0.0)),
-        ("fedprox:mu=2", (False, 0.0, 2.0)),
-    ],
-)
-def test_a_correction_is_one_of_three_and_has_its_strength(text, values):
-    config = config_from_table({"correction": text})
-    assert (config.scaffold, config.feddyn, config.proximal) == values
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("fedprix", "correction is 'fedprix', expected one of .*did you mean 'fedprox'"),
-        ("fedprox:alpha=1", "correction 'fedprox' is given the option 'alpha', expected one of mu"),
-        ("feddyn:alpha=0", "alpha of correction 'feddyn' is '0', expected greater than 0"),
-        ("scaffold:mu=1", "correction 'scaffold' is given the option 'mu', it has no options"),
-    ],
-)
-def test_a_correction_that_is_not_there_is_refused(text, message):
-    with pytest.raises(ConfigError, match=message):
-        config_from_table({"correction": text})
-
-
 def test_the_options_of_a_reward_have_semicolons_between_them_or_a_table_of_their_own():
     reward = {"name": "mine:right", "close": 0.5, "strict": True}
     config = config_from_table({"objective": {"name": "grpo", "reward": reward, "group-size": 4, "beta": 0}})

@@ -105,7 +105,7 @@ OTHERS = {
 PAIRS = {
     "plait/config.py:_check_combinations",  # a setting without that which gives it a meaning (`Table.within`)
     "plait/features/privacy/settings.py:_check_noise",  # epsilon or noise; an adaptive clip norm with rests
-    "plait/settle.py:settle",  # FedDyn has a server step of its own
+    "plait/features/corrections/run.py:settles",  # FedDyn has a server step of its own
     "plait/features/stacking/starting.py:_beneath",  # the shape of an adapter, once it is resolved
     "plait/features/stacking/starting.py:_composed",
     "plait/training/device.py:choose_devices",  # what a machine can hold in eight bits

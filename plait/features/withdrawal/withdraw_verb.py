@@ -37,7 +37,7 @@ def withdraw(
 
     Example: plait withdraw runs/first --client alice
     """
-    from plait.api.received import admitted_settings
+    from plait.api.received import admitted_settings, keys_of_features
     from plait.api.running import go_on
     from plait.config import RunConfig, to_toml
     from plait.errors import ConfigError
@@ -71,7 +71,7 @@ def withdraw(
         from plait.run import resolve
         from plait.settle import settle
 
-        unused = ("data", "fleet", "publish", "callbacks", *keys_of_features(starts=False))
+        unused = ("data", "publish", "callbacks", *keys_of_features(starts=False))
         run = resolve(settle(admitted_settings(directory, allow or (), without=unused)))
         fold_without(run, directory, client, plan.out)
         if not settings.data:

@@ -368,6 +368,10 @@ class Federation:
         own = {"identity": lambda: identity, "secret": lambda: self.secrets[name], **changes}
         speaker, settings = Speaker(name, self.memories[name], **own), self.plan.settings
         way = ClientWay(InTheOpen(name, speaker.sign))
+        if settings.scaffold:
+            from plait.features.corrections.run import corrected
+
+            way = corrected(way)
         if self.privacy or settings.records_are_private:
             from plait.features.privacy.client import paying
 

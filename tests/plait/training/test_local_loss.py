@@ -153,7 +153,7 @@ def test_feddyn_pulls_back_and_follows_the_kept_gradient(train, blueprint) -> No
         for carried in (Carried(slope=slope), Carried())
     )
     assert along.mean() > abs(without.mean()) + 1e-4
-    pulled, free = train(feddyn=1e4), train()
+    pulled, free = train(proximal=1e4), train()
     assert np.linalg.norm(pulled.state.flat - blueprint.initial.flat) < np.linalg.norm(
         free.state.flat - blueprint.initial.flat
     )

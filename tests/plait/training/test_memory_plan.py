@@ -98,7 +98,7 @@ def test_a_prediction_is_within_a_tenth_of_what_the_trainer_allocates(shape: Ste
     [
         (3, {}),
         (2, {"lr_schedule": "slope", "local_steps": 2}),
-        (1, {"scaffold": True, "feddyn": 0.1, "lr_schedule": "slope", "local_steps": 2}),
+        (1, {"scaffold": True, "feddyn": 0.1, "proximal": 0.1, "lr_schedule": "slope", "local_steps": 2}),
     ],
     ids=["side by side", "each after slopes", "corrected"],
 )

@@ -2,7 +2,7 @@
 
 Acar et al., arXiv 2111.04263, algorithm 1: a client minimises L(w) - <h, w> + alpha/2 ||w - w0||^2 from the received
 adapter w0, and then keeps h <- h - alpha (w - w0), the gradient of its own loss where it stopped; h is 0 at first. The
-last term is `plait.training.dynamic`, the server's part `plait.aggregation.feddyn`.
+last term is that of `plait.training.proximal`, the server's part `plait.aggregation.feddyn`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from plait.wire.settings import Settings
 class FedDyn:
     """The hook: the kept gradient goes into training, and what training moved goes into it."""
 
-    key = "dynamics"
+    key = "drift"
 
     def applies(self, settings: Settings) -> bool:
         """Active where alpha is not 0."""

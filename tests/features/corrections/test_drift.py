@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from plait.adapters import AdapterState, Layout
+from plait.features.corrections.drift import Drift
 from plait.rounds.client_state import Kept
-from plait.rounds.drift import Drift
 
 LAYOUT = Layout.of({"w": (6,)})
 RATE, STEPS, CLIENTS = 0.05, 4, 3

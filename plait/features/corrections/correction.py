@@ -1,6 +1,6 @@
 """What corrects clients' local steps for their drift from each other: SCAFFOLD, FedDyn or FedProx (`--correction`).
 
-Knows names and options alone; `plait.rounds` and `plait.training` have what each does.
+Knows names and options alone; `drift` and `feddyn` have what the first two do, `plait.training.proximal` the third.
 """
 
 from __future__ import annotations

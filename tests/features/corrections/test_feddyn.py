@@ -9,8 +9,8 @@ import numpy as np
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import Outcome
 from plait.aggregation.feddyn import FedDynStep
+from plait.features.corrections.feddyn import FedDyn
 from plait.rounds.client_state import Kept
-from plait.rounds.feddyn import FedDyn
 from plait.rounds.hook import Outgoing
 from plait.rounds.local_model import Carried, Trained, TrainJob
 from plait.wire.settings import Settings
