@@ -10,17 +10,11 @@ ROOT = Path(__file__).parents[1]
 MOST_LINES, MOST_PARAMETERS = 60, 12
 # What is larger yet, which may only become less. Verbs and the public interface have a parameter for each option.
 LARGER = """
-client/base.py:open_runner client/settings.py:check_settings
-plait/api/client.py:__init__ plait/api/evaluate.py:evaluate plait/api/export.py:export
-plait/api/server.py:__init__ plait/api/service.py:open_service plait/api/tasks.py:evaluate_tasks
-plait/cli/check_plugin.py:_verdicts plait/cli/client.py:client plait/cli/doctor.py:_plan
-plait/cli/estimate.py:estimate plait/cli/evaluate.py:evaluate plait/cli/export.py:export plait/cli/merge.py:merge
-plait/cli/server.py:server
-plait/flower/ray_workers.py:outlast plait/report/summary.py:summarise
-
-plait/training/evaluate.py:evaluate_adapter plait/training/memory_plan.py:size_of
-plait/training/reference.py:train_reference
-plait/training/trainer.py:measure_losses plait/training/trainer.py:train_steps plait/trust/provision.py:provision
+client/base.py:open_runner client/settings.py:check_settings plait/api/client.py:__init__
+plait/api/evaluate.py:evaluate plait/api/server.py:__init__ plait/api/service.py:open_service
+plait/api/tasks.py:evaluate_tasks plait/cli/client.py:client plait/cli/doctor.py:_plan
+plait/cli/estimate.py:estimate plait/cli/evaluate.py:evaluate plait/flower/ray_workers.py:outlast
+plait/training/reference.py:train_reference plait/training/trainer.py:train_steps
 """
 
 

@@ -39,9 +39,37 @@ def summarise(view: RunView) -> dict[str, Json]:
     ``virtual_s_by_round``, the virtual clock when those losses were in. ``virtual_s``, that list and ``energy_j`` are
     None without a virtual clock.
     """
-    base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
-    size = view.start.adapter.trainable_parameters
     summary: dict[str, Json] = {
+        **_losses(view),
+        "rounds": len(view.rounds),
+        "learning_rate": _learning_rate(view),
+        "kept_round": view.end.kept_round if view.end else None,
+        "steps_taken_back": [*view.taken_back],
+        "clients": view.client_count,
+        "regions": view.regions,
+        **{key: value for card in view.cards.values() for key, value in card.figures(view.of_features).items()},
+        "dp_audit_bound": view.audited.epsilon_bound if view.audited else None,
+        "membership": _membership(view.audited) if view.audited else None,
+        **_bytes(view),
+        "train_tokens_per_s": view.train_tokens_per_s,
+        "wall_s": view.wall_s,
+        "virtual_s": view.virtual_s,
+        "virtual_s_by_round": _virtual_by_round(view) if view.virtual_s is not None else None,
+        "energy_j": view.energy_j,
+        "peak_rss_bytes": view.end.peak_rss_bytes if view.end else None,
+        "seed": view.start.seed,
+        "versions": dict(view.start.versions),
+    }
+    if view.learned.loss_is_minus:
+        return {**summary, **_mean_rewards(view)}
+    if view.is_classification:
+        return {**summary, **_accuracies(view, "held_out_accuracy")}
+    return {**summary, **_rewards(view)} if view.accuracy_name else summary
+
+
+def _losses(view: RunView) -> dict[str, Json]:
+    base, final, own = view.base_evaluation, view.final_evaluation, view.own_evaluation
+    return {
         "base_held_out_loss": base.loss if base else None,
         "base_held_out_loss_interval": _loss_interval(base),
         "final_held_out_loss": final.loss if final else None,
@@ -60,16 +88,13 @@ def summarise(view: RunView) -> dict[str, Json]:
         "held_out_sequences": sum(client.held_out_examples for client in view.clients.values()),
         "reference_loss_everywhere": {kind: reference.everywhere for kind, reference in view.references.items()},
         "fairness": found.to_json() if (found := fairness_of(view)) else None,
-        "rounds": len(view.rounds),
-        "learning_rate": _learning_rate(view),
-        "kept_round": view.end.kept_round if view.end else None,
-        "steps_taken_back": [*view.taken_back],
-        "clients": view.client_count,
-        "regions": view.regions,
-        **{key: value for card in view.cards.values() for key, value in card.figures(view.of_features).items()},
-        "dp_audit_bound": view.audited.epsilon_bound if view.audited else None,
-        "membership": _membership(view.audited) if view.audited else None,
-        "trainable_parameters": view.start.adapter.trainable_parameters,
+    }
+
+
+def _bytes(view: RunView) -> dict[str, Json]:
+    size = view.start.adapter.trainable_parameters
+    return {
+        "trainable_parameters": size,
         "full_model_bytes": view.start.full_model_bytes,
         "uplink_bytes": view.sent.uplink_bytes,
         "downlink_bytes": view.sent.downlink_bytes,
@@ -80,20 +105,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         "savings_vs_8bit_adapter": _savings(view, adapter_at(8, size)),
         "savings_vs_4bit_adapter": _savings(view, adapter_at(4, size)),
         "savings_vs_full_model": _savings(view, full_model_fp32(view.start.full_model_bytes)),
-        "train_tokens_per_s": view.train_tokens_per_s,
-        "wall_s": view.wall_s,
-        "virtual_s": view.virtual_s,
-        "virtual_s_by_round": _virtual_by_round(view) if view.virtual_s is not None else None,
-        "energy_j": view.energy_j,
-        "peak_rss_bytes": view.end.peak_rss_bytes if view.end else None,
-        "seed": view.start.seed,
-        "versions": dict(view.start.versions),
     }
-    if view.learned.loss_is_minus:
-        return {**summary, **_mean_rewards(view)}
-    if view.is_classification:
-        return {**summary, **_accuracies(view, "held_out_accuracy")}
-    return {**summary, **_rewards(view)} if view.accuracy_name else summary
 
 
 def _accuracies(view: RunView, name: str) -> dict[str, Json]:

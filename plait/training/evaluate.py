@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plait.adapters import AdapterState, PeftAdapter, Task
+from plait.adapters import AdapterSpec, AdapterState, PeftAdapter, Task
 from plait.data import Dataset, RecordKind
 from plait.errors import BaseMismatchError, ConfigError, DataError
 from plait.objective import SFT, objective_named
@@ -52,17 +52,7 @@ def evaluate_adapter(
         BaseMismatchError: the adapter was trained on another base.
         DataError: the data is shorter than a sequence.
     """
-    stated = loaded.base_fingerprint
-    if stated not in (None, located.reference.fingerprint):
-        raise BaseMismatchError(
-            f"base '{located.reference.name}' is {located.reference.fingerprint[:16]}, "
-            f"expected {stated[:16]}, which the adapter was trained on"
-        )
-    spec = loaded.spec()
-    if spec.task is Task.CLASSIFICATION and not spec.labels:
-        raise DataError("the adapter does not name its classes, so it cannot be evaluated on labels")
-    if spec.task is Task.CLASSIFICATION and dataset.kind is not RecordKind.LABEL:
-        raise DataError(f"data '{dataset.name}' has no labels, which this adapter was trained on")
+    spec = _spec_for(located, loaded, dataset)
     base = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=seq_len)
     examples = tokenise(
         dataset.held_out or dataset.records,
@@ -97,3 +87,19 @@ def evaluate_adapter(
     with model.disable_adapter():
         alone = measured()
     return Comparison(alone.since(None), with_adapter.since(alone))
+
+
+def _spec_for(located: LocatedBase, loaded: PeftAdapter, dataset: Dataset) -> AdapterSpec:
+    """The spec of an adapter that can be evaluated on this base and data."""
+    stated = loaded.base_fingerprint
+    if stated not in (None, located.reference.fingerprint):
+        raise BaseMismatchError(
+            f"base '{located.reference.name}' is {located.reference.fingerprint[:16]}, "
+            f"expected {stated[:16]}, which the adapter was trained on"
+        )
+    spec = loaded.spec()
+    if spec.task is Task.CLASSIFICATION and not spec.labels:
+        raise DataError("the adapter does not name its classes, so it cannot be evaluated on labels")
+    if spec.task is Task.CLASSIFICATION and dataset.kind is not RecordKind.LABEL:
+        raise DataError(f"data '{dataset.name}' has no labels, which this adapter was trained on")
+    return spec

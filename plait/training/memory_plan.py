@@ -268,13 +268,7 @@ def size_of(
         seq_len: longest sequence; 0 for one within the window of the base's attention.
         training: what is held of the adapter.
     """
-    if config.model_type not in _FUSED or spec.peft_config.get("peft_type", "LORA") != "LORA":
-        return None
-    if any(spec.peft_config.get(name) for name in ("use_dora", "lora_dropout", "lora_bias")):
-        return None
-    if spec.peft_config.get("bias", "none") != "none":
-        return None
-    if seq_len > (getattr(config, "sliding_window", None) or seq_len):
+    if not _is_predictable(config, spec, seq_len):
         return None
 
     def number(name: str, otherwise: int = 0) -> int:
@@ -303,8 +297,11 @@ def size_of(
         ranks=-(-ranks // layers),
         training=training,
     )
-    if not on_cpu:
-        return size
+    return _held_on_cpu(size, config, directory, in_eight=in_eight) if on_cpu else size
+
+
+def _held_on_cpu(size: ModelSize, config: PretrainedConfig, directory: Path | None, *, in_eight: bool) -> ModelSize:
+    """The same where the base is held in few bits, as a GGUF file beside it may hold it."""
     stored: Mapping[str, tuple[int, int]] = {}
     if directory and gguf_beside(directory).is_file():
         from plait.training.holding import holding
@@ -314,6 +311,19 @@ def size_of(
         size,
         cpu=_in_few_bits(size, stored, table=Q5_0),
         eight=_in_few_bits(size, stored, table=Q8_0, blocks=Q8_0) if in_eight else None,
+    )
+
+
+def _is_predictable(config: PretrainedConfig, spec: AdapterSpec, seq_len: int) -> bool:
+    """Whether a step on this base is that of the fused kernels, whose memory is known."""
+    given = spec.peft_config
+    plain = not any(given.get(name) for name in ("use_dora", "lora_dropout", "lora_bias"))
+    return (
+        config.model_type in _FUSED
+        and given.get("peft_type", "LORA") == "LORA"
+        and plain
+        and given.get("bias", "none") == "none"
+        and seq_len <= (getattr(config, "sliding_window", None) or seq_len)
     )
 
 

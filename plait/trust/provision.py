@@ -142,20 +142,28 @@ def provision(
         _member_kit(directory / role.folder / name, name, role, server_names, authority, now=now, days=days)
         for role, name in wanted
     )
+    kits = _registered(server / REGISTER_FILE, kits, registered, now=now)
+    own, staff = (tuple(kit for kit in kits if (kit.role is Role.CLIENT) is is_client) for is_client in (True, False))
+    return Federation(server_kit, tuple(server_names), own, authority_made, staff)
+
+
+def _registered(
+    register: Path, kits: Sequence[Provisioned], registered: Sequence[RegisteredClient], *, now: datetime
+) -> tuple[Provisioned, ...]:
+    """The kits, with the keys registered that were not.
+
+    Last, so that a key is registered only when its kit is complete; a second call registers what a crash left out.
+    """
     known = {client.public_key for client in registered}
-    kits = tuple(
-        replace(kit, outcome=Outcome.REGISTERED) if kit.outcome is Outcome.KEPT and kit.public_key not in known else kit
-        for kit in kits
-    )
     fresh = [
         RegisteredClient(kit.name, kit.public_key, now, role=kit.role) for kit in kits if kit.public_key not in known
     ]
     if fresh:
-        # Last, so that a key is registered only when its kit is complete; a second call registers what a crash left
-        # out.
-        write_clients(server / REGISTER_FILE, [*registered, *fresh])
-    own, staff = (tuple(kit for kit in kits if (kit.role is Role.CLIENT) is is_client) for is_client in (True, False))
-    return Federation(server_kit, tuple(server_names), own, authority_made, staff)
+        write_clients(register, [*registered, *fresh])
+    return tuple(
+        replace(kit, outcome=Outcome.REGISTERED) if kit.outcome is Outcome.KEPT and kit.public_key not in known else kit
+        for kit in kits
+    )
 
 
 def revoke(directory: Path, name: str, *, now: datetime) -> RegisteredClient:
