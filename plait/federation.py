@@ -25,7 +25,6 @@ from plait.rounds.coordinator import Coordinator
 from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted
 from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.opening import Opening
-from plait.rounds.plugin_sources import check_sources
 from plait.rounds.recorded import Kept, kept_in
 from plait.rounds.recorded_settings import recorded_settings, sign_beginning
 from plait.rounds.run_directory import RunDirectory
@@ -204,6 +203,8 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
         _opened(run, directory, events=events)
         if RunView.after(events).finished:
             raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
+        from plait.rounds.plugin_sources import check_sources
+
         check_sources(events, run.settled.plugins)
         check_data(run, events)
         state = load_checkpoint(directory.checkpoints, ranks)

@@ -12,7 +12,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from plait.api.data import dataset_of
 from plait.api.result import Result
 from plait.api.running import go_on, start
 from plait.api.settings import RunSettings, base_name, run_config_of
@@ -148,6 +147,7 @@ def _with_data(config: RunConfig, data: object) -> tuple[RunConfig, Dataset | No
     if isinstance(data, (str, PathLike)):
         admit(str(data))
         return config.model_copy(update={"data": str(data)}), None
+    from plait.api.data import dataset_of
     from plait.data import MEMORY
 
     dataset = dataset_of(data, columns=config.columns, split=config.split)
@@ -158,6 +158,7 @@ def _data_again(config: RunConfig, data: object) -> Dataset | None:
     """What a resumed run is given for the data that its settings name; the run checks that they are the same."""
     if data is None:
         return None
+    from plait.api.data import dataset_of
     from plait.data import MEMORY
 
     return dataset_of(data, columns=config.columns, split=config.split, name=config.data.removeprefix(MEMORY))

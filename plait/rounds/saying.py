@@ -15,7 +15,6 @@ from plait.rounds.local_model import Trained, TrainJob
 from plait.wire.envelope import Direction, Encoding, Header, encode_delta, seal
 from plait.wire.messages import Evaluation, FurtherTask, Reply, UpdateReply
 from plait.wire.settings import Settings
-from plait.wire.signature import with_signature
 
 _LEAST_AVERAGED = 4
 """Sequences that a reported loss or slope is at least the mean of."""
@@ -104,7 +103,11 @@ class InTheOpen:
             metrics=_said(job, outgoing.trained, encoded.encoding) if outgoing.said is None else outgoing.said,
         )
         update = seal(said, encoded).data
-        return UpdateReply(with_signature(update, self.sign) if self.sign else update)
+        if not self.sign:
+            return UpdateReply(update)
+        from plait.wire.signature import with_signature
+
+        return UpdateReply(with_signature(update, self.sign))
 
     def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> Evaluation:
         """All that was measured."""

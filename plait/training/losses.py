@@ -8,6 +8,7 @@ model's logits, where they would be many, only a slice exists at a time (`sliced
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from plait.adapters import Task
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example
 from plait.training.fused import FusedLanguageModel, recognise
-from plait.training.sliced_head import SlicedHead
 from plait.training.step_memory import StepMemory
+
+if TYPE_CHECKING:
+    from plait.training.sliced_head import SlicedHead
 
 # If fewer positions than this count, only those are widened to float32: at 49,152 words each they dominate.
 _MOSTLY = 0.75
@@ -44,7 +47,11 @@ class BatchLoss:
         self._pad_token = pad_token
         self._device = device_of(model)
         self._fused = recognise(model) if task is Task.CAUSAL_LM else None
-        self._sliced = None if self._fused or task is not Task.CAUSAL_LM else SlicedHead.of(model)
+        self._sliced: SlicedHead | None = None
+        if task is Task.CAUSAL_LM and not self._fused:
+            from plait.training.sliced_head import SlicedHead
+
+            self._sliced = SlicedHead.of(model)
 
     @property
     def recomputes(self) -> bool:

@@ -40,21 +40,12 @@ from plait.training.device import Compute, budgets_of, has_memory_of_its_own
 from plait.training.examples import Tokenizer
 from plait.training.fused.packed import without_values
 from plait.training.heads import is_saved, silence
-from plait.training.memory_plan import (
-    PREDICTION_ERROR,
-    ModelSize,
-    StepPlan,
-    Training,
-    over_one_sequence,
-    plan_step,
-    size_of,
-    what_would_fit,
-)
 from plait.training.peft_configs import peft_config_of
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
+    from plait.training.memory_plan import ModelSize, StepPlan, Training
     from plait.training.spreading import Placement
 
 # Clients of several ranks alternate.
@@ -131,6 +122,8 @@ class ResidentBase:
         """
         if not self._others:
             return None
+        from plait.training.memory_plan import Training
+
         training = Training() if settings is None else Training.of(settings, devices=len(self.devices))
         wanted = slot_digest(spec), training
         if wanted not in self._placements:
@@ -144,6 +137,7 @@ class ResidentBase:
             size = self._size(config, spec, training, self._seq_len)
         if size is None or not all(self.budgets):
             return None
+        from plait.training.memory_plan import over_one_sequence
         from plait.training.spreading import spreading
 
         if (spread := spreading()) is None:
@@ -275,6 +269,11 @@ class ResidentBase:
         Raises:
             MachineError: not even one sequence will fit, or not all side by side; the message says what would.
         """
+        budgets = self.budgets
+        if not all(budgets) or spec.task is not Task.CAUSAL_LM:
+            return
+        from plait.training.memory_plan import Training, over_one_sequence, plan_step, what_would_fit
+
         placement = self.placement(spec, settings)
         replicas = 1 if placement else len(self.devices)
         training = Training.of(settings, together=together, devices=replicas)
@@ -283,8 +282,7 @@ class ResidentBase:
         examples = 1 if objective.samples else min(settings.batch_size, own) * together
         batch = max(examples * objective.sequences, training.whole)
         wanted = (spec.digest, batch, settings.seq_len, training)
-        budgets = self.budgets
-        if wanted == self._planned or not all(budgets) or spec.task is not Task.CAUSAL_LM:
+        if wanted == self._planned:
             return
         self._planned = wanted
         for base in (self, *self._others):
@@ -318,6 +316,8 @@ class ResidentBase:
 
     def _short_of(self, plan: StepPlan, placement: Placement | None) -> str:
         """What of a device a plan needs that it may not take, as a part of a sentence; empty if nothing."""
+        from plait.training.memory_plan import PREDICTION_ERROR
+
         first, *others = budgets = self.budgets
         needs = [(self.devices[0], plan.peak_bytes, first)]
         if placement:
@@ -331,6 +331,8 @@ class ResidentBase:
         return ""
 
     def _size(self, config: PretrainedConfig, spec: AdapterSpec, training: Training, seq_len: int) -> ModelSize | None:
+        from plait.training.memory_plan import size_of
+
         return size_of(
             config,
             spec,

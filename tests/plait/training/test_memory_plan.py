@@ -19,7 +19,7 @@ from plait.adapters.methods import AdapterRequest
 from plait.errors import MachineError
 from plait.features.cards.training.placement import bytes_by_device, place, plan_over
 from plait.rounds.local_model import NOTHING, Carried
-from plait.training import device
+from plait.training import device, memory_plan
 from plait.training import resident as resident_module
 from plait.training.bare_base import BareBase
 from plait.training.bases import LocatedBase
@@ -451,8 +451,8 @@ def test_what_is_planned_for_the_embedding_is_done_and_undone(
     size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4)
     assert size is not None
     monkeypatch.setattr(resident_module, "has_memory_of_its_own", lambda _: True)
-    honest, placed = resident_module.size_of, []
-    monkeypatch.setattr(resident_module, "size_of", lambda *a, **how: replace(honest(*a, **how), tied=False, cpu=None))
+    honest, placed = memory_plan.size_of, []
+    monkeypatch.setattr(memory_plan, "size_of", lambda *a, **how: replace(honest(*a, **how), tied=False, cpu=None))
     monkeypatch.setattr(BareBase, "keep_embedding", lambda _, *, on_host: placed.append(on_host))
     least = least_bytes(replace(size, tied=False), seq_len=512, host_has_room=True)
     fresh.memory_limit_bytes = int(1.08 * least)
