@@ -11,12 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from client.program import Client
     from plait.aggregation.own_rule import Updates, rule
     from plait.aggregation.round import RoundContext
-    from plait.api.client import Client
     from plait.api.evaluate import Evaluation, evaluate
     from plait.api.result import Result, open_run
-    from plait.api.server import Server
     from plait.api.simulate import resume, simulate
     from plait.api.tasks import TaskScores, evaluate_tasks
     from plait.errors import PlaitError
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from plait.features.studies.sweeping import Sweep, sweep
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
     from plait.rounds.events import Event
+    from server.program import Server
 
 __version__ = "0.1.0"
 
@@ -61,14 +61,14 @@ __all__ = [
 # The module of each public name; the imports above tell type checkers the same.
 _HOMES: Mapping[str, str] = {
     "Callback": "plait.rounds.callbacks",
-    "Client": "plait.api.client",
+    "Client": "client.program",
     "EarlyStopping": "plait.rounds.callbacks",
     "Evaluation": "plait.api.evaluate",
     "Event": "plait.rounds.events",
     "PlaitError": "plait.errors",
     "Result": "plait.api.result",
     "RoundContext": "plait.aggregation.round",
-    "Server": "plait.api.server",
+    "Server": "server.program",
     "Stop": "plait.rounds.callbacks",
     "TaskScores": "plait.api.tasks",
     "Updates": "plait.aggregation.own_rule",
@@ -88,8 +88,7 @@ if not TYPE_CHECKING:
         place = f"{_HOMES[name]}:{name}" if name in _HOMES else _place_in_feature(name)
         if not place:
             raise AttributeError(f"module 'plait' has no attribute {name!r}")
-        module, _, attribute = place.partition(":")
-        value = globals()[name] = getattr(import_module(module), attribute)
+        value = globals()[name] = import_module("plait.places").at(place)
         return value
 
     def _place_in_feature(name: str) -> str:

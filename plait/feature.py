@@ -15,11 +15,11 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from plait.errors import ConfigError
+from plait.places import at
 from plait.plugins import Kind, find, installed
 from plait.settings.table import Table
 from plait.traits import Reasons, Trait
@@ -169,12 +169,6 @@ class Feature:
     def is_own(self) -> bool:
         """Whether it is one of plait's."""
         return own_features().get(self.name) is self
-
-
-def at(place: str) -> Any:
-    """What is at a place, ``module:attribute``."""
-    module, _, attribute = place.partition(":")
-    return getattr(import_module(module), attribute)
 
 
 @cache

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import Generic, TypeVar, cast
+
+from plait.places import at
 
 T = TypeVar("T")
 
@@ -20,8 +21,7 @@ class OnDemand(Mapping[str, T], Generic[T]):
         self.places = dict(sorted(places.items()))
 
     def __getitem__(self, name: str) -> T:
-        module, _, attribute = self.places[name].partition(":")
-        return cast("T", getattr(import_module(module), attribute))
+        return cast("T", at(self.places[name]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)

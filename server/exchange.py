@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from plait.errors import Interrupted, MachineError
 from plait.rounds.channel import Data, NoAnswer, Purpose, TaskParts
 from plait.text import printable
+from plait.transport.protocol import MESSAGE_TYPES
 from plait.v1 import federation_pb2 as pb
 from server.tasks import Task, TaskRegistry, TaskState
 
@@ -49,7 +50,7 @@ class NodesExchange:
 
     def send(self, node: int, task: TaskParts, group: str = "") -> None:
         """Send a task to a node."""
-        given = self.channel.give(node, self.purpose.message_type, group or self.group, task)
+        given = self.channel.give(node, MESSAGE_TYPES[self.purpose], group or self.group, task)
         if given is None:
             self._unsent.append(node)
         else:

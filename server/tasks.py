@@ -28,13 +28,13 @@ from enum import Enum, auto
 
 from plait.errors import DiskFullError
 from plait.rounds.channel import Purpose
-from plait.transport.protocol import HEAD_BYTES
+from plait.transport.protocol import HEAD_BYTES, MESSAGE_TYPES
 from plait.v1 import federation_pb2 as pb
 from server.bodies import Bodies
 from server.inbox import Inbox, StoredAnswer, group_and_type, is_later, task_id_of
 from server.sessions import Fitness, Session, Sessions
 
-DURABLE_TYPE = Purpose.TRAIN.message_type
+DURABLE_TYPE = MESSAGE_TYPES[Purpose.TRAIN]
 """Answers of this message type are kept until another group's tasks go out, the others until they are pulled."""
 _INLINE_BYTES = 16384
 """A task up to this size is sent whole inside `Work`: a second call would cost more."""

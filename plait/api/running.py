@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api.beside import beside, check_features, end
+from plait.api.names import check_names
 from plait.api.turns import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
@@ -17,7 +18,6 @@ from plait.progress import status
 from plait.rounds.ledger import OnEvent
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
-from plait.simulation.names import check_names
 
 if TYPE_CHECKING:
     from plait.data import Dataset

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from plait.config import Scalar
 from plait.errors import ConfigError, MachineError
 from plait.feature import at, features
 from plait.files import read_if_there, write_atomically
 from plait.own import is_own, sign_own
+
+if TYPE_CHECKING:
+    from plait.rounds.run_directory import RunDirectory
+    from plait.trust.identity import Vouch
+    from plait.trust.kit import ServerKit
 
 CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference")
 """Settings of a simulated run that in a served one are the clients' own."""
@@ -47,7 +54,7 @@ class Serving:
         kit: directory of the server's kit, absolute; empty without TLS.
         metrics: address of the Prometheus page; empty for none.
         grace_s: seconds a client may be disconnected before its task is given up.
-        run_number: Flower's number of the run, the same after every restart.
+        run_number: number of the run, the same after every restart.
     """
 
     listen: str
@@ -126,3 +133,57 @@ def load_serving(path: Path) -> Serving | None:
 def new_run_number() -> int:
     """A number for a new run, positive and below 2^63."""
     return secrets.randbits(62) + 1
+
+
+def check_given(kit: object, *, insecure: bool) -> None:
+    """Refuse to serve with both or neither.
+
+    Raises:
+        ConfigError: a kit and insecure are both given, or both missing.
+    """
+    if (kit is None) is not insecure:
+        raise ConfigError("kit and insecure are both given or both missing, expected one of them")
+
+
+def check_no_data(settings: Mapping[str, object]) -> None:
+    """Refuse settings that are the clients' own.
+
+    Raises:
+        ConfigError: one is given.
+    """
+    for key in CLIENTS_SETTINGS:
+        if settings.get(key):
+            raise ConfigError(f"{key} is given, expected none: clients bring their own data")
+
+
+def kit_of(serving: Serving) -> ServerKit | None:
+    """The server's kit; None without TLS.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    if serving.kit_directory is None:
+        return None
+    from plait.trust.kit import ServerKit
+
+    return ServerKit.load(serving.kit_directory)
+
+
+def vouch_of(serving: Serving) -> Vouch | None:
+    """Who vouches for the clients' node keys: the authority of the server's kit; None without a kit.
+
+    Raises:
+        PlaitError: the kit is not valid.
+    """
+    from plait.trust.identity import is_vouched_for
+
+    kit = kit_of(serving)
+    return None if kit is None else partial(is_vouched_for, kit.tls.authority)
+
+
+def conclude(directory: RunDirectory) -> None:
+    """Write the report; remove the raw answers, which are folded into the adapter by now."""
+    from plait.report.write import write_report
+
+    shutil.rmtree(directory.inbox, ignore_errors=True)
+    write_report(directory.path)

@@ -20,6 +20,7 @@ from plait.flower.channel import GridChannel
 from plait.flower.ray_workers import outlast_lost_nodes
 from plait.rounds.channel import Answering, Channel, Purpose
 from plait.rounds.stop import StopRequest
+from plait.transport.protocol import MESSAGE_TYPES
 
 _FAILED = 1
 
@@ -70,5 +71,5 @@ def client_app(participant: Callable[[Context], Answering]) -> ClientApp:
 
     for register in (app.query, app.train, app.evaluate):
         register()(answer)
-    app.query(Purpose.MASK.message_type.partition(".")[2])(answer)
+    app.query(MESSAGE_TYPES[Purpose.MASK].partition(".")[2])(answer)
     return app

@@ -14,6 +14,7 @@ from plait.flower.blob import from_message, to_content
 from plait.rounds.channel import Data, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.clock import WallClock
 from plait.rounds.stop import StopRequest
+from plait.transport.protocol import MESSAGE_TYPES
 
 _SHORTEST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
@@ -72,7 +73,7 @@ class GridExchange:
 
     def __init__(self, channel: GridChannel, purpose: Purpose, group: str) -> None:
         self._channel, self._grid = channel, channel.grid
-        self._message_type, self._group = purpose.message_type, group
+        self._message_type, self._group = MESSAGE_TYPES[purpose], group
         self._waiting: dict[str, int] = {}
         self._unsent: deque[int] = deque()
 

@@ -21,20 +21,6 @@ class Purpose(StrEnum):
     EVALUATE = "evaluate"
     MASK = "mask"
 
-    @property
-    def message_type(self) -> str:
-        """Its name in messages to nodes (proto/README.md)."""
-        return _MESSAGE_TYPES[self]
-
-
-_MESSAGE_TYPES = {
-    Purpose.DESCRIBE: "query",
-    Purpose.TRAIN: "train",
-    Purpose.EVALUATE: "evaluate",
-    # Of its own, so that a question about data and one of a masked sum do not displace each other.
-    Purpose.MASK: "query.mask",
-}
-
 
 Data: TypeAlias = "bytes | memoryview"
 """An answer's bytes; a view if they are in a memory-mapped file."""

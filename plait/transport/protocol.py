@@ -6,6 +6,7 @@ Knows nothing of connections.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 PROTOCOL_VERSION = 1
 """The version that both ends speak; a server refuses nodes with any other."""
@@ -22,6 +23,15 @@ HEAD_BYTES = 65536
 
 MAX_MESSAGE_BYTES = CHUNK_BYTES + HEAD_BYTES
 """The largest message on the wire, in either direction."""
+
+MESSAGE_TYPES: Mapping[str, str] = {
+    "describe": "query",
+    "train": "train",
+    "evaluate": "evaluate",
+    # Of its own, so that a question about data and one of a masked sum do not displace each other.
+    "mask": "query.mask",
+}
+"""What messages call the purposes of tasks (`plait.rounds.channel.Purpose`)."""
 
 NONCE_BYTES = 32
 SESSION_BYTES = 32
@@ -43,5 +53,5 @@ def enrolment_bytes(*, challenge_nonce: bytes, hello_nonce: bytes, public_key: b
 
 
 def node_number(name: str) -> int:
-    """Flower's id of a node: the same after every reconnect, positive and below 2^63."""
+    """The number of a node: the same after every reconnect, positive and below 2^63."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1

@@ -124,7 +124,7 @@ def test_a_client_with_a_program_loads_no_torch():
     """In a process of its own: forked ones of other tests have it in memory."""
     modules = "plait.features.child_trainer.node, client.node, client.base, client.identity, plait.settle"
     code = (
-        f"import sys, {modules}, plait.features.secagg.under_masks, plait.cli.client\n"
+        f"import sys, {modules}, plait.features.secagg.under_masks, client.verb\n"
         "assert not {'torch', 'transformers', 'flwr'} & set(sys.modules)\n"
         "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
     )

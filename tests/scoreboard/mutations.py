@@ -539,8 +539,8 @@ MUTATIONS: dict[str, Mutation] = {
     "trainer-path": Mutation("planted", "a trainer's folder comes first", _trainers_directory_first),
     "apps-path": Mutation(
         "planted",
-        "the apps' folder comes where it comes",
-        nothing("plait.api.apps:add_apps_to_path"),
+        "the packages server and client are whatever the program's folder has",
+        nothing("plait.apps:bind_apps"),
     ),
     "compiler-folder": Mutation(
         "planted", "the compiler starts in the working directory", _compiler_as_the_directory_has_it

@@ -204,14 +204,15 @@ def _spawn() -> None:
 
 
 def _load_apps(planted: Path) -> None:
-    from plait.api.apps import add_apps_to_path
+    from plait.apps import bind_apps
 
     before = list(sys.path)
     sys.path.insert(0, str(planted))
     try:
-        add_apps_to_path()
         for name in ("server", "client"):
             sys.modules.pop(name, None)
+        bind_apps()
+        for name in ("server", "client"):
             importlib.import_module(name)
     finally:
         sys.path[:] = before

@@ -21,6 +21,7 @@ from plait.transport import (
     enrolment_bytes,
     node_number,
 )
+from plait.transport.protocol import MESSAGE_TYPES
 from plait.trust.keys import NodeKey
 from plait.trust.provision import provision
 from plait.v1 import federation_pb2 as pb
@@ -147,7 +148,7 @@ def _send(
     channel: NodesChannel, node: str, head: bytes, body: bytes = b"", *, kind: str = "train", group: str = "1"
 ) -> NodesExchange:
     """Send a task; returns the exchange that waits for its answer."""
-    (purpose,) = (each for each in Purpose if each.message_type == kind)
+    (purpose,) = (each for each in Purpose if MESSAGE_TYPES[each] == kind)
     exchange = channel.exchange(purpose, group)
     exchange.send(node_number(node), (head, body))
     return exchange

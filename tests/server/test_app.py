@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from plait.api.service import open_service
 from plait.api.serving import Serving
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted
@@ -14,6 +13,7 @@ from plait.rounds.ledger import read_events
 from plait.rounds.local_channel import LocalChannel
 from plait.rounds.run_directory import RunDirectory
 from server.app import run_described
+from server.served_run import open_served_run
 
 
 class Stopped(LocalChannel):
@@ -37,4 +37,4 @@ def test_a_run_on_a_superlink_records_what_its_nodes_may_share_and_only_flower_g
     assert (began.superlink_data, began.config["data"]) == ("my.jsonl", "")
     serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=1.0, run_number=1)
     with pytest.raises(ConfigError, match="holds a run of Flower's SuperLink; `flwr run` continues it"):
-        open_service(RunDirectory(out), RunConfig(data="", out=str(out)), serving, quiet=True)
+        open_served_run(RunDirectory(out), RunConfig(data="", out=str(out)), serving, quiet=True)

@@ -27,13 +27,11 @@ def attest(
 
     Example: plait attest --kit kit/clients/alice
     """
-    from plait.api.apps import add_apps_to_path
-    from plait.feature import at
     from plait.features.evidence.client_statement import attested
     from plait.files import at_home, write_atomically
+    from plait.places import at
     from plait.trust.kit import ClientKit
 
-    add_apps_to_path()
     loaded = ClientKit.load(kit)
     place = at_home(state) if state else at("client.state_directory:default_state_directory")()
     run_id, data = attested(loaded, place.absolute(), run=run, about_data=about_data)

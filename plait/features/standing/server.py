@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from plait.api.result import Result
-from plait.api.server import check_given, check_no_data
-from plait.api.serving import CLIENTS_SETTINGS, Serving
+from plait.api.serving import CLIENTS_SETTINGS, Serving, check_given, check_no_data
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, Interrupted, MachineError
 from plait.rounds.run_directory import RunDirectory

@@ -11,7 +11,7 @@ from plait import machine
 from plait.api.serving import Serving
 from plait.cli.options import PageAddress
 from plait.cli.page import check_page, page_beside
-from plait.cli.server import (
+from plait.cli.serving import (
     GraceS,
     Insecure,
     Kit,

@@ -1,6 +1,6 @@
 """A federation that stays: a queue of runs that operators submit, served one after the other to clients that stay too.
 
-Each run is served exactly as ``plait server`` serves its one (`plait.api.service`), in a directory of its own. What was
+Each run is served exactly as ``plait server`` serves its one (`server.served_run`), in a directory of its own. What was
 asked and what became of it stands in the journal (`run_queue`), so a server that was killed goes on with the run that
 it served. Sets no signal handler and configures no logging: both are the caller's.
 """
@@ -16,10 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.api.apps import add_apps_to_path
 from plait.api.resuming import is_reported
-from plait.api.service import conclude, open_channel, open_service, vouch_of
-from plait.api.serving import Act, Serving, new_run_number
+from plait.api.serving import Act, Serving, conclude, new_run_number, vouch_of
+from plait.apps import bind_apps
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError
 from plait.features.standing.acts import Outcome
@@ -66,8 +65,9 @@ class Standing:
     def __init__(
         self, directory: Path, serving: Serving, *, limits: RunLimits | None = None, quiet: bool = False
     ) -> None:
-        add_apps_to_path()
+        bind_apps()
         from plait.features.standing.operations import calls_of
+        from server.served_run import open_channel
 
         self._serving = serving
         self._limits = limits or RunLimits()
@@ -320,6 +320,8 @@ class Standing:
             say(f"freed {gigabytes(freed)} of older runs; their adapters and ledgers stay", quiet=self._quiet)
 
     def _drive(self, entry: Entry, stop: StopRequest, on_event: OnEvent) -> None:
+        from server.served_run import open_served_run
+
         directory = RunDirectory(self._queue.folder(entry.run))
         if (
             directory.has_started
@@ -330,7 +332,7 @@ class Standing:
         table = {**entry.config, "out": str(directory.path)}
         settings = naming_nothing(config_from_table(table, where=f"run {entry.run}"))
         serving = replace(self._serving, run_number=entry.number)
-        service = open_service(
+        served = open_served_run(
             directory,
             settings,
             serving,
@@ -340,12 +342,12 @@ class Standing:
             stop=stop,
             quiet=self._quiet,
         )
-        if service is None:
+        if served is None:
             conclude(directory)
             return
         self._start()
-        with service.followed(quiet=self._quiet):
-            service.drive(quiet=self._quiet)
+        with served.followed(quiet=self._quiet):
+            served.drive(quiet=self._quiet)
             self.channel.end()
             conclude(directory)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from plait.api.names import check_names
 from plait.config import admit_features, config_from_table
 from plait.features.studies.given import write_given
 from plait.features.studies.grid import Settings
@@ -16,7 +17,6 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 from plait.simulation.execution import begin, execute, prepare
 from plait.simulation.loaded import Loaded
-from plait.simulation.names import check_names
 
 
 def run_cell(settings: Settings, path: Path, loaded: Loaded, stop: StopRequest) -> None:

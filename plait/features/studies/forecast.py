@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.api.names import check_names
 from plait.config import config_from_table
 from plait.errors import PlaitError
 from plait.features.studies.grid import Cell, Settings, read_grid
@@ -21,7 +22,6 @@ from plait.rounds.local_model import TrainJob
 from plait.run import Run, message_sizes
 from plait.simulation.execution import prepare
 from plait.simulation.loaded import Loaded
-from plait.simulation.names import check_names
 from plait.simulation.partitioned_data import PartitionedData
 from plait.simulation.planned_run import change_of, plan_run
 from plait.simulation.simulation import Simulation

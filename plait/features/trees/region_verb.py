@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from plait.api.apps import add_apps_to_path
+from plait.apps import bind_apps
 from plait.errors import ConfigError
 
 
@@ -59,7 +59,7 @@ def region(
             "serve-kit and insecure are both given or both missing, expected one of them: with --serve-kit clients "
             "prove who they are"
         )
-    add_apps_to_path()
+    bind_apps()
     from client.journal import Journal, Style
     from client.process import stopped_by_signals
     from client.settings import check_settings

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.api.apps import add_apps_to_path
-from plait.api.service import kit_of, open_channel
-from plait.api.serving import Serving
+from plait.api.serving import Serving, kit_of
+from plait.apps import bind_apps
 from plait.errors import DiskFullError, PlaitError, PolicyError
 from plait.rounds import events
 from plait.rounds.ledger import OnEvent
@@ -78,7 +77,7 @@ class RegionalNode:
         ask: Callable[[], bool] | None = None,
         on_event: OnEvent = lambda _: None,
     ) -> None:
-        add_apps_to_path()
+        bind_apps()
         from client.node import Node
 
         self._settings, self._serving, self._out, self._journal = settings, serving, out, journal
@@ -155,6 +154,7 @@ class RegionalNode:
         from plait.rounds.run_progress import LiveProgress, RunProgress
         from plait.rounds.validate import max_update_bytes
         from server.hosting import Terms
+        from server.served_run import open_channel
 
         settings = self._settings
         agreement = agreed(run, settings, progress=lambda text: self._journal.tell("preparing", text), ask=self._ask)

@@ -59,7 +59,7 @@ def test_a_run_that_cannot_fit_is_refused_in_one_line_with_the_estimate(standing
 def test_a_run_in_a_journal_of_somebody_else_s_names_nothing_either(
     standing: Standing, monkeypatch: pytest.MonkeyPatch, key: str, value: str
 ) -> None:
-    monkeypatch.setattr("plait.features.standing.standing.open_service", lambda *_, **__: pytest.fail("it was served"))
+    monkeypatch.setattr("server.served_run.open_served_run", lambda *_, **__: pytest.fail("it was served"))
     table = config_from_table({**RUN, key: value}, where="test").to_table()
     standing._queue.submit(table, by="olga", number=7, priority=0, cohort_labels=(), name="theirs")
     entry = standing._queue.begin_next(wait_s=0.0)
@@ -127,7 +127,7 @@ def test_a_port_that_is_taken_is_no_fault_of_the_run_that_was_being_served(
     queue.submit(config_from_table(RUN).to_table(), by="olga", number=7, name="going")
     queue.begin_next(wait_s=1)
     queue.close()
-    monkeypatch.setattr("plait.features.standing.standing.open_service", lambda *_, **__: object())
+    monkeypatch.setattr("server.served_run.open_served_run", lambda *_, **__: object())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         serving = Serving(listen=listen, kit="", metrics="", grace_s=1.0, run_number=0)

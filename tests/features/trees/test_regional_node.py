@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import plait
-from plait.api.apps import add_apps_to_path
 from plait.api.serving import Serving
+from plait.apps import bind_apps
 from plait.errors import ConfigError
 from plait.features.trees.regional_node import RegionalNode
 from plait.rounds import events
@@ -29,7 +29,7 @@ class Region:
     """A region at work in a thread of its own."""
 
     def __init__(self, name: str, server: str, folder: Path, policy: Path, *, kit: str = "") -> None:
-        add_apps_to_path()
+        bind_apps()
         from client.journal import Journal, Style
         from client.settings import check_settings
 

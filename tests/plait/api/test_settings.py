@@ -32,8 +32,8 @@ def test_choices_are_those_of_the_settings() -> None:
 
 
 def test_a_client_of_a_program_has_every_option_of_the_command() -> None:
-    from plait.api.client import Client
-    from plait.cli.client import client
+    from client.program import Client
+    from client.verb import client
 
     # A program consents by making the client, gives several modules at once, and reads no events on stdout.
     named = {"allow_plugin": "allow_plugins"}

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from plait.api.apps import add_apps_to_path
 from plait.errors import ConfigError
 
 
@@ -115,7 +114,6 @@ def client(
     """
     if json_output and quiet:
         raise ConfigError("json and quiet are both given, expected one of them")
-    add_apps_to_path()
     from client.journal import Journal, Style
     from client.settings import check_settings
 

@@ -13,7 +13,6 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from plait.api.apps import add_apps_to_path
 from plait.api.data import dataset_of
 from plait.api.settings import base_name
 from plait.api.turns import TURN
@@ -92,7 +91,6 @@ class Client:
         require_secure_aggregation: bool = False,
         quiet: bool = False,
     ) -> None:
-        add_apps_to_path()
         from client.journal import Journal, Style
         from client.settings import check_settings
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from plait.api.result import Result
-from plait.api.service import Service, conclude, open_service
-from plait.api.serving import CLIENTS_SETTINGS, Serving, load_serving, new_run_number
+from plait.api.serving import (
+    CLIENTS_SETTINGS,
+    Serving,
+    check_given,
+    check_no_data,
+    conclude,
+    load_serving,
+    new_run_number,
+)
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, Interrupted, MachineError
 from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
+from server.served_run import ServedRun, open_served_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -89,7 +97,7 @@ class Server:
         self._quiet = quiet
         self._stop = StopRequest()
         self._hearing = Hearing(callbacks, self._stop)
-        self._service: Service | None = None
+        self._served: ServedRun | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -100,9 +108,9 @@ class Server:
         Raises:
             ConfigError: it does not serve yet.
         """
-        if self._service is None:
+        if self._served is None:
             raise ConfigError("the server has no address yet, expected start or a with block before")
-        return self._service.channel.address
+        return self._served.channel.address
 
     def start(self) -> None:
         """Begin to serve; a run begins once enough clients are there.
@@ -113,14 +121,14 @@ class Server:
         directory = self._directory
         if directory.has_started:
             self._hearing.repeat(read_events(directory.ledger))
-        self._service = open_service(
+        self._served = open_served_run(
             directory, self._settings, self._serving, on_event=self._hearing, stop=self._stop, quiet=self._quiet
         )
-        if self._service is None:
+        if self._served is None:
             conclude(directory)
             return
-        self._service.channel.start()
-        self._thread = threading.Thread(target=self._work, args=(self._service,), name="plait-server", daemon=True)
+        self._served.channel.start()
+        self._thread = threading.Thread(target=self._work, args=(self._served,), name="plait-server", daemon=True)
         self._thread.start()
 
     def wait(self, timeout_s: float | None = None) -> Result:
@@ -159,39 +167,18 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _work(self, service: Service) -> None:
+    def _work(self, served: ServedRun) -> None:
         finished = False
         try:
-            with service.followed(quiet=self._quiet):
+            with served.followed(quiet=self._quiet):
                 try:
-                    service.drive(quiet=self._quiet)
+                    served.drive(quiet=self._quiet)
                     finished = True
                 finally:
-                    service.channel.stop(finished=finished)
-                conclude(service.directory)
+                    served.channel.stop(finished=finished)
+                conclude(served.directory)
         except Interrupted:
             # Asked by `stop` or by a callback.
             pass
         except BaseException as error:  # `wait` raises it
             self._error = error
-
-
-def check_given(kit: object, *, insecure: bool) -> None:
-    """Refuse to serve with both or neither.
-
-    Raises:
-        ConfigError: a kit and insecure are both given, or both missing.
-    """
-    if (kit is None) is not insecure:
-        raise ConfigError("kit and insecure are both given or both missing, expected one of them")
-
-
-def check_no_data(settings: Mapping[str, object]) -> None:
-    """Refuse settings that are the clients' own.
-
-    Raises:
-        ConfigError: one is given.
-    """
-    for key in CLIENTS_SETTINGS:
-        if settings.get(key):
-            raise ConfigError(f"{key} is given, expected none: clients bring their own data")

@@ -5,17 +5,15 @@ Sets no signal handler and configures no logging: both are the caller's.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
-from plait.api.apps import add_apps_to_path
 from plait.api.beside import beside, check_features
+from plait.api.names import check_names
 from plait.api.resuming import is_reported
-from plait.api.serving import Act, Serving
+from plait.api.serving import Act, Serving, kit_of, vouch_of
 from plait.api.turns import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
@@ -25,10 +23,8 @@ from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.rounds.stop import StopRequest
-from plait.simulation.names import check_names
 
 if TYPE_CHECKING:
-    from plait.trust.identity import Vouch
     from plait.trust.kit import ServerKit
     from server.calls import MoreCalls
     from server.nodes_channel import NodesChannel
@@ -38,7 +34,7 @@ _AT_THE_DOOR = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Service:
+class ServedRun:
     """A run that is ready to be served.
 
     Attributes:
@@ -107,7 +103,7 @@ def open_channel(serving: Serving, *, clients: int, stays: bool = False, more: M
     )
 
 
-def open_service(
+def open_served_run(
     directory: RunDirectory,
     settings: RunConfig,
     serving: Serving,
@@ -117,7 +113,7 @@ def open_service(
     on_event: OnEvent = lambda _: None,
     stop: StopRequest | None = None,
     quiet: bool,
-) -> Service | None:
+) -> ServedRun | None:
     """Prepare to serve a run, new or begun; None if only its report is missing.
 
     Args:
@@ -149,7 +145,6 @@ def open_service(
     check_names(settings)
     check_features(settings, simulates=False)
     serving.admit(Act("serve", "", settings.to_table()))
-    add_apps_to_path()
     with status("loading libraries", quiet=quiet):
         from plait.federation import beginning_of, check_vouched_for, run_federation
         from plait.rounds.description import REPLY_BYTES
@@ -192,27 +187,7 @@ def open_service(
             run_federation(channel, run, start=start, on_event=hear, stop=asked, vouch=vouch)
 
     serving.save(directory.server)
-    return Service(settings, directory, channel, rounds)
-
-
-def vouch_of(serving: Serving) -> Vouch | None:
-    """Who vouches for the clients' node keys: the authority of the server's kit; None without a kit.
-
-    Raises:
-        PlaitError: the kit is not valid.
-    """
-    from plait.trust.identity import is_vouched_for
-
-    kit = kit_of(serving)
-    return None if kit is None else partial(is_vouched_for, kit.tls.authority)
-
-
-def conclude(directory: RunDirectory) -> None:
-    """Write the report; remove the raw answers, which are folded into the adapter by now."""
-    from plait.report.write import write_report
-
-    shutil.rmtree(directory.inbox, ignore_errors=True)
-    write_report(directory.path)
+    return ServedRun(settings, directory, channel, rounds)
 
 
 def _most_nodes(kit: ServerKit | None, clients: int) -> int:
@@ -221,16 +196,3 @@ def _most_nodes(kit: ServerKit | None, clients: int) -> int:
 
     registered = len(Register.load(kit.directory).clients) if kit is not None else clients
     return 2 * max(registered, clients) + _NEWCOMERS
-
-
-def kit_of(serving: Serving) -> ServerKit | None:
-    """The server's kit; None without TLS.
-
-    Raises:
-        ConfigError: it is not one.
-    """
-    if serving.kit_directory is None:
-        return None
-    from plait.trust.kit import ServerKit
-
-    return ServerKit.load(serving.kit_directory)

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from plait import machine
-from plait.api.serving import CLIENTS_SETTINGS, Serving, load_serving, new_run_number
+from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, load_serving, new_run_number
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.page import check_page, page_beside
+from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, check_kit, log_to, stop_on_signals
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
-from plait.errors import ConfigError, Interrupted, MachineError
+from plait.errors import ConfigError
 from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
+from server.served_run import open_served_run
 
-_LOG_BYTES = 16 << 20
 _CLIENTS = RunConfig().clients
-
-Listen = Annotated[str, typer.Option("--listen", help="Address and port to serve on.")]
-Kit = Annotated[Path | None, typer.Option("--kit", help="The server's kit, from `plait provision`.")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Serve without TLS and keys; loopback addresses only.")]
-Metrics = Annotated[str, typer.Option("--metrics", help="Address of the Prometheus page, such as 127.0.0.1:9441.")]
-GraceS = Annotated[
-    float, typer.Option("--grace-s", help="Seconds a client may be disconnected before its task is given up.")
-]
 
 
 @with_run_options(hidden=(*CLIENTS_SETTINGS, "clients", "side_by_side"))
@@ -76,21 +66,6 @@ def server(
         show(directory.path, json_output=json_output)
 
 
-def check_kit(kit: Path | None, *, insecure: bool) -> None:
-    """Refuse to serve with both or neither.
-
-    Raises:
-        ConfigError: both or neither are given.
-    """
-    if (kit is None) != insecure:
-        raise ConfigError(
-            "--kit and --insecure are both given, expected one of them"
-            if insecure
-            else "neither --kit nor --insecure is given: make a kit with `plait provision DIR --clients NAMES`, "
-            "or use --insecure to try it on this machine"
-        )
-
-
 def serve(
     directory: RunDirectory,
     settings: RunConfig,
@@ -111,56 +86,20 @@ def serve(
     Raises:
         PlaitError: the reason that the run stopped; everything received until then is on disk.
     """
-    from plait.api.service import conclude, open_service
     from plait.report.wording import plural
 
     machine.share_memory_between_threads()
-    service = open_service(directory, settings, serving, quiet=quiet)
-    if service is None:
+    served = open_served_run(directory, settings, serving, quiet=quiet)
+    if served is None:
         conclude(directory)
         return
     log_to(directory.server_log)
     stop_on_signals(f"plait resume {settings.out}")
-    beside = page_beside(directory.path, page, status_json=service.channel.status_json)
-    with beside, service.followed(quiet=quiet):
-        with service.channel:
-            address = service.channel.address
+    beside = page_beside(directory.path, page, status_json=served.channel.status_json)
+    with beside, served.followed(quiet=quiet):
+        with served.channel:
+            address = served.channel.address
             awaited = plural(settings.below, "region" if len(settings.levels) > 1 else "client")
             say(f"serving on {address}; waiting for {awaited}", quiet=quiet)
-            service.drive(quiet=quiet)
+            served.drive(quiet=quiet)
         conclude(directory)
-
-
-def log_to(path: Path) -> None:
-    """Log every event of the server to a file of bounded size, and warnings to stderr as well.
-
-    Raises:
-        MachineError: the file cannot be written.
-    """
-    from logging.handlers import RotatingFileHandler
-
-    logger = logging.getLogger("plait.server")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        file = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="ascii", delay=False)
-    except OSError as error:
-        raise MachineError(f"cannot write '{path}': {error.strerror or error}") from error
-    screen = logging.StreamHandler()
-    screen.setLevel(logging.WARNING)
-    for handler in (file, screen):
-        handler.setFormatter(
-            logging.Formatter("time=%(asctime)s level=%(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
-        )
-        logger.addHandler(handler)
-
-
-def stop_on_signals(how: str) -> None:
-    """Have SIGINT and SIGTERM raise `Interrupted`, which says how to continue."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        raise Interrupted(f"stopped; everything received so far is saved; continue with: {how}")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)

@@ -1,0 +1,38 @@
+"""plait's packages ``server`` and ``client``, which stand beside this one.
+
+Programs have files of such names too, and the folder of a program comes first where Python looks for modules: so these
+two are taken from beside this package, whatever else has their names.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
+
+from plait.errors import MachineError
+
+_ROOT = Path(__file__).parents[1]
+_APPS = ("server", "client")
+
+
+def bind_apps() -> None:
+    """Let ``server`` and ``client`` be plait's own in this process; their modules are not imported.
+
+    Raises:
+        MachineError: this installation lacks them, or the program has loaded others of the same names.
+    """
+    for name in _APPS:
+        spec = PathFinder.find_spec(name, [str(_ROOT)])
+        if spec is None or spec.loader is None:
+            raise MachineError(f"plait in '{_ROOT}' lacks its package '{name}'; install it again")
+        loaded = sys.modules.get(name)
+        if loaded is None:
+            sys.modules[name] = module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        elif loaded.__file__ != spec.origin:
+            raise MachineError(
+                f"this program has loaded '{loaded.__file__}' as '{name}', which is the name of a package of plait's; "
+                "give it another name"
+            )

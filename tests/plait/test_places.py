@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plait.apps import bind_apps
+from plait.errors import MachineError
+from plait.places import at
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_place_is_a_module_and_what_it_has_there() -> None:
+    assert at("plait.places:at") is at
+    assert at("server.limits:Limits").__module__ == "server.limits"
+
+
+@pytest.mark.parametrize(("name", "public"), [("server", "Server"), ("client", "Client")])
+def test_a_program_may_have_the_name_of_a_package_of_plaits(tmp_path: Path, name: str, public: str) -> None:
+    """Its folder comes first where Python looks for modules."""
+    program = tmp_path / f"{name}.py"
+    program.write_text(
+        "import sys, plait\nassert __name__ == '__main__', 'imported'\n"
+        f"plait.{public}\nfrom plait.places import at\nprint(at('server.limits:Limits'), sys.path[0])\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.returncode) == (["<class", "'server.limits.Limits'>", str(tmp_path)], 0), done
+
+
+def test_a_package_of_the_programs_that_is_loaded_already_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = type(sys)("server")
+    theirs.__file__ = str(tmp_path / "server.py")
+    monkeypatch.setitem(sys.modules, "server", theirs)
+    with pytest.raises(MachineError, match=r"has loaded '.*server\.py' as 'server', which is the name of a package"):
+        bind_apps()
+
+
+def test_neither_service_nor_node_loads_flower() -> None:
+    code = (
+        "import sys, client.verb, client.process, client.base, client.program, client.participant\n"
+        "import server.verb, server.program, server.served_run, server.nodes_channel\n"
+        "assert 'flwr' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
