@@ -52,7 +52,7 @@ class Entry:
 
     Attributes:
         run: its name.
-        number: Flower's number of it.
+        number: of it, in messages.
         by: who submitted it.
         submitted: when, in seconds since 1970, like the two below.
         begun: when its clients were first welcomed; None if they were not.
@@ -197,7 +197,7 @@ class RunQueue:
         Args:
             config: its settings, checked.
             by: the operator.
-            number: Flower's number for it.
+            number: for it, in messages.
             priority: higher ones run first.
             cohort_labels: what its clients must state.
             name: of the run and its directory; by default the next of ``run-1``, ``run-2`` …
