@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from plait.adapters import AdapterSpec, AdapterState, PeftAdapter, Task
 from plait.data import Dataset, RecordKind
 from plait.errors import BaseMismatchError, ConfigError, DataError
 from plait.objective import SFT, objective_named
-from plait.rounds.evaluation import ClientLoss, SequenceLosses
+from plait.rounds.evaluation import ClientLoss
 from plait.training.bases import LocatedBase
 from plait.training.device import Compute
 from plait.training.examples import Split, spread, tokenise
@@ -73,19 +74,12 @@ def evaluate_adapter(
     state = AdapterState.from_tensors(spec.layout, loaded.tensors)
     model = base.carrying(spec, state)
 
-    def measured() -> SequenceLosses:
-        return measure_losses(
-            model,
-            chosen,
-            task=spec.task,
-            pad_token=base.pad_token,
-            batch_size=batch_size,
-            teaching=teaching,
-        )
-
-    with_adapter = measured()
+    measure = partial(
+        measure_losses, task=spec.task, pad_token=base.pad_token, batch_size=batch_size, teaching=teaching
+    )
+    with_adapter = measure(model, chosen)
     with model.disable_adapter():
-        alone = measured()
+        alone = measure(model, chosen)
     return Comparison(alone.since(None), with_adapter.since(alone))
 
 
