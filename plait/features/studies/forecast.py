@@ -133,5 +133,5 @@ def _wall_s(run: Run, step_s: float) -> float:
 def _sent_bytes(run: Run) -> int:
     settled, evaluates = run.settled, run.config.evaluates
     sizes = message_sizes(settled, run.ranks.master.spec, evaluates=evaluates)
-    planned = plan_run(None, settled.plan, sizes, evaluates=evaluates, change=change_of(run.config))
+    planned = plan_run(settled.plan, sizes, evaluates=evaluates, change=change_of(run.config))
     return planned.uplink_bytes + planned.downlink_bytes
