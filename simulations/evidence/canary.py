@@ -2,8 +2,8 @@
 
     python simulations/evidence/canary.py DIR [--seeds 0,1,2]
 
-One of three clients has `TIMES` copies of each of eight canaries, sentences with six random digits, or none: of eight
-others that share the form none is in anybody's data. Prints a JSON object per seed and case.
+One of three clients has `TIMES` copies of each of eight canaries, sentences with six random digits, or one of each: of
+eight others that share the form none is in anybody's data. Prints a JSON object per seed and case.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def canaries(seed: int) -> list[str]:
 
 
 def rows(seed: int, *, planted: bool) -> list[dict[str, str]]:
-    """Three modules of Python's standard library, in pieces; the last client has canaries, or as many other lines."""
+    """Three modules of Python's standard library, in pieces; the last client has canaries too."""
     found: list[dict[str, str]] = []
     for client, module in MODULES.items():
         text = Path(__import__(module).__file__ or "").read_text()
         found += [
             {"text": text[start : start + 400], "author": client} for start in range(0, min(len(text), 40_000), 400)
         ]
-    if planted:
-        found += [{"text": text, "author": "eve"} for text in canaries(seed)[:8] for _ in range(TIMES)]
+    times = TIMES if planted else 1
+    found += [{"text": text, "author": "eve"} for text in canaries(seed)[:8] for _ in range(times)]
     random.Random(seed).shuffle(found)
     return found
 
@@ -50,9 +50,7 @@ def case(folder: Path, seed: int, *, planted: bool) -> dict[str, object]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     data, listed = folder / "rows.jsonl", folder / "canaries.jsonl"
-    # An audit needs some of the canaries in the data: without the leak one stands there once, as chance would have it.
-    told = rows(seed, planted=planted) + ([] if planted else [{"text": canaries(seed)[0], "author": "eve"}])
-    data.write_text("".join(json.dumps(row) + "\n" for row in told))
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows(seed, planted=planted)))
     listed.write_text("".join(json.dumps({"text": text}) + "\n" for text in canaries(seed)))
     plait.simulate(
         data, out=folder / "run", base="tiny", partition="natural:author", clients=3, rounds=6, eval_every=6,
