@@ -1,7 +1,7 @@
-"""plait's packages ``server`` and ``client``, which stand beside this one.
+"""plait's packages ``server`` and ``client``: beside this one in a checkout, in its folder ``_app`` once installed.
 
 Programs have files of such names too, and the folder of a program comes first where Python looks for modules: so these
-two are taken from beside this package, whatever else has their names.
+two are taken from where plait's own are, whatever else has their names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from plait.errors import MachineError
 
-_ROOT = Path(__file__).parents[1]
+_INSTALLED = Path(__file__).parent / "_app"
+_ROOT = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1]
 _APPS = ("server", "client")
 
 
