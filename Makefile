@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PINS := $(VENV)/pins.txt
 
-.PHONY: help setup simulate test unit check docs scoreboard proto kernels clean
+.PHONY: help setup simulate test unit check docs scoreboard field proto kernels clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ docs: $(STAMP)  ## Build the documentation site in build/site; a broken link is 
 
 scoreboard: $(STAMP)  ## Test and count what plait withstands
 	$(BIN)/python tests/scoreboard/run.py $(ARGS)
+
+field: $(STAMP)  ## The same work for plait and others (ARGS=--quick)
+	$(BIN)/python simulations/field/run.py $(ARGS)
 
 proto: $(STAMP)  ## Regenerate plait/v1 from proto/
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. plait/v1/envelope.proto plait/v1/messages.proto

@@ -1,0 +1,1 @@
+"""LoRA adapters averaged by Flower as FlowerTune has it, on given sequences."""

@@ -1,0 +1,28 @@
+"""The server: Flower's FedAvg over all clients; each round's adapter is kept."""
+
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from work import state_of
+
+from field_app.given import work_of
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """All rounds."""
+    work = work_of(context)
+
+    def keep(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        work.finished(server_round, arrays.to_torch_state_dict())
+        return MetricRecord()
+
+    count = len(work.clients)
+    FedAvg(fraction_evaluate=0.0, min_train_nodes=count, min_available_nodes=count).start(
+        grid=grid,
+        initial_arrays=ArrayRecord(state_of(work.model())),
+        num_rounds=work.told["rounds"],
+        evaluate_fn=keep,
+    )

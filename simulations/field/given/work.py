@@ -1,0 +1,140 @@
+"""What every entrant is given: the configuration, the same sequences in the same order, one training step, one counter.
+
+An entrant's `run.py CONFIGURATION OUT` reads the configuration, and leaves in OUT `adapter-N/`, a PEFT directory, after
+round N; `rounds.jsonl`, when that was; and `wire.jsonl`, a line per message. Knows no entrant.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load, load_file, save
+from transformers import AutoModelForCausalLM, logging
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A cell of the table, as an entrant sees it.
+
+    Attributes:
+        told: the configuration: base, clients, rounds, steps, batch, seq_len, rank, alpha, targets, dtype, threads,
+            seed, learning_rate (null for the entrant's own), variant, and plait's settings for the same sequences.
+        out: the folder to leave results in.
+    """
+
+    told: Mapping[str, Any]
+    out: Path
+
+    @classmethod
+    def from_arguments(cls) -> Work:
+        """Of this process."""
+        work = cls(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]).absolute())
+        torch.set_num_threads(work.told["threads"])
+        return work
+
+    @cached_property
+    def clients(self) -> list[str]:
+        """Their names, in the order in which they work."""
+        return [client["name"] for client in self.told["clients"]]
+
+    def tokens(self, client: str, part: str = "train") -> torch.Tensor:
+        """(sequences, seq_len): a client's `train` or `held_out`."""
+        (found,) = (each for each in self.told["clients"] if each["name"] == client)
+        return load_file(found["sequences"])[part].long()
+
+    def model(self) -> Any:
+        """The base with a fresh adapter."""
+        torch.manual_seed(self.told["seed"])
+        base = AutoModelForCausalLM.from_pretrained(self.told["base"], dtype=getattr(torch, self.told["dtype"]))
+        config = LoraConfig(
+            r=self.told["rank"], lora_alpha=self.told["alpha"], target_modules=self.told["targets"],
+            task_type="CAUSAL_LM",
+        )  # fmt: skip
+        return get_peft_model(base, config)
+
+    def train(self, model: Any, state: State, client: str, number: int, rate: float) -> tuple[State, float]:
+        """A client's steps of a round: AdamW and clipping at 1, as transformers' Trainer takes them.
+
+        Returns:
+            The adapter after them, and the mean loss.
+        """
+        set_peft_model_state_dict(model, state)
+        tokens, batch = self.tokens(client), self.told["batch"]
+        draw = torch.Generator().manual_seed(self.told["seed"] * 1_000_003 + number)
+        order = torch.randperm(len(tokens), generator=draw).repeat(-(-self.told["steps"] * batch // len(tokens)))
+        learned = [each for each in model.parameters() if each.requires_grad]
+        optimizer, losses = torch.optim.AdamW(learned, lr=rate, weight_decay=0.0), []
+        model.train()
+        for chosen in order.split(batch)[: self.told["steps"]]:
+            loss = model(input_ids=tokens[chosen], labels=tokens[chosen]).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learned, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(float(loss.detach()))
+        return state_of(model), sum(losses) / len(losses)
+
+    def sent(self, number: int, client: str, direction: str, payload: bytes) -> bytes:
+        """Count a message of a round, `up` or `down`, as it is handed to a transport."""
+        self._note("wire.jsonl", {"round": number, "client": client, "direction": direction, "bytes": len(payload)})
+        return payload
+
+    def finished(self, number: int, state: State) -> None:
+        """Keep the adapter after a round; 0 is the beginning."""
+        model = self._kept_model
+        set_peft_model_state_dict(model, state)
+        model.save_pretrained(self.out / f"adapter-{number}")
+        self.ended(number)
+
+    def ended(self, number: int) -> None:
+        """Say that a round has ended."""
+        self._note("rounds.jsonl", {"round": number, "time": time.time()})
+
+    @cached_property
+    def _kept_model(self) -> Any:
+        return self.model()
+
+    def _note(self, name: str, line: Mapping[str, object]) -> None:
+        # One write, as an entrant's clients may be processes of their own.
+        file = os.open(self.out / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.write(file, (json.dumps(line) + "\n").encode())
+        os.close(file)
+
+
+def state_of(model: Any) -> State:
+    """The adapter's tensors."""
+    return {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def mean(states: list[State], weights: list[float]) -> State:
+    """The weighted mean of adapters."""
+    total = sum(weights)
+    return {
+        name: torch.stack([state[name] * (weight / total) for state, weight in zip(states, weights, strict=True)]).sum(
+            0
+        )
+        for name in states[0]
+    }
+
+
+def cosine(number: int, rounds: int, highest: float, lowest: float) -> float:
+    """The rate of a round, 1 to `rounds`, as FlowerTune's `cosine_annealing`."""
+    return lowest + (highest - lowest) * (1 + math.cos(math.pi * number / rounds)) / 2
+
+
+__all__ = ["State", "Work", "cosine", "load", "mean", "save", "state_of"]

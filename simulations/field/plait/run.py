@@ -1,0 +1,54 @@
+"""plait as it comes: a simulation with nothing set but the work. The bytes of its channel are counted outside it."""
+
+import json
+import shutil
+from collections.abc import Sequence
+
+from work import Work
+
+from plait.config import config_from_table
+from plait.rounds.channel import NoAnswer
+from plait.rounds.events import Evaluated, Event, RoundStarted
+from plait.rounds.local_channel import LocalChannel
+from plait.simulation.execution import execute, prepare
+
+work = Work.from_arguments()
+rate = {"learning_rate": work.told["learning_rate"]} if work.told["learning_rate"] else {}
+table = {
+    **work.told["plait"],
+    "out": str(work.out / "run"),
+    "publish": str(work.out / "published"),
+    **rate,
+    **work.told["variant"],
+}
+answers = LocalChannel.answers
+rounds = [0]
+
+
+def counted(channel: LocalChannel, tasks: Sequence[tuple[int, bytes]]) -> list[bytes | NoAnswer]:
+    """The answers of clients, both ways counted."""
+    found = answers(channel, tasks)
+    for (node, task), answer in zip(tasks, found, strict=True):
+        work.sent(rounds[-1], work.clients[node], "down", bytes(task))
+        if not isinstance(answer, NoAnswer):
+            work.sent(rounds[-1], work.clients[node], "up", bytes(answer))
+    return found
+
+
+def hear(event: Event) -> None:
+    """Follow the rounds."""
+    if isinstance(event, RoundStarted):
+        rounds.append(event.round)
+    if isinstance(event, Evaluated):
+        work.ended(event.round)
+        if event.own:
+            own = {client: score.loss for client, score in event.own.by_client.items()}
+            (work.out / "own.json").write_text(json.dumps(own))
+
+
+LocalChannel.answers = counted
+run, data = prepare(config_from_table(table, where="the field"), quiet=True)
+execute(run, data, quiet=True, on_event=hear)
+for published in sorted((work.out / "published").glob("round-*")):
+    shutil.copytree(published, work.out / f"adapter-{int(published.name.removeprefix('round-'))}")
+shutil.copytree(work.out / "run" / "adapter", work.out / f"adapter-{work.told['rounds']}", dirs_exist_ok=True)
