@@ -273,6 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the only form so far")
     parser.add_argument("--only", default="", help="entrants, separated by commas; all by default")
+    parser.add_argument("--rates", default="default,best", help="one of the two settings, instead of both")
     parser.add_argument("--results", type=Path, default=HERE / "results-quick.jsonl")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "plait-field")
     options = parser.parse_args()
@@ -292,11 +293,14 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
 
         choosing, quick = configuration(CHOOSING, Path(work)), configuration(QUICK, Path(work))
-        for schedule in sorted({entrant.chosen_by for entrant in wanted if entrant.chosen_by}):
+        schedules = {entrant.chosen_by for entrant in wanted if entrant.chosen_by and "best" in options.rates}
+        for schedule in sorted(schedules):
             for rate in RATES:
                 told = {**choosing, "learning_rate": rate, "variant": {"schedule": schedule}}
                 once({"cell": f"choosing {schedule}", "rate": rate}, every["peft"], told)
         for entrant, variant, setting in cells(wanted):
+            if setting not in options.rates:
+                continue
             rate = best_rate(entrant.chosen_by, options.results) if setting == "best" else None
             told = {**quick, "learning_rate": rate, "variant": entrant.variants[variant]}
             once({"cell": f"{entrant.name} {variant}".strip(), "setting": setting, "rate": rate}, entrant, told)

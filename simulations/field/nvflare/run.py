@@ -1,4 +1,4 @@
-"""NVFlare's FedAvg recipe on its simulator, one client at a time; with its quantizer as a variant."""
+"""NVFlare's FedAvg recipe on its simulator, which lets all clients work at once; with its quantizer as a variant."""
 
 import json
 import os
@@ -39,7 +39,7 @@ policy = work.out / "simulation" / "field" / "local" / "resources.json"
 policy.parent.mkdir(parents=True, exist_ok=True)
 allowed = [*DEFAULT_CLASS_ALLOW_LIST, "counting.Count", "counting.Adapter"]
 policy.write_text(json.dumps({"format_version": 2, "class_allow_list": allowed}))
-recipe.execute(SimEnv(clients=work.clients, num_threads=1, workspace_root=str(work.out / "simulation")))
+recipe.execute(SimEnv(clients=work.clients, workspace_root=str(work.out / "simulation")))
 (last,) = (work.out / "simulation").rglob("FL_global_model.pt")
 found = torch.load(last, weights_only=False)
 work.finished(work.told["rounds"], {name: torch.as_tensor(each) for name, each in found.get("model", found).items()})
