@@ -58,9 +58,12 @@ class Entrant:
         return self.folder.name
 
     def environment(self, cache: Path) -> Path:
-        """Its Python; the environment is made once per list of requirements."""
+        """Its Python; made once per list of requirements, and plait's once per state of the checkout."""
         wanted = self.folder / "requirements.txt"
-        made = cache / f"{self.name}-{hashlib.sha256(wanted.read_bytes()).hexdigest()[:12]}"
+        named = wanted.read_bytes()
+        if b"." in named.split():  # this checkout as it is now
+            named += b"".join(path.read_bytes() for path in sorted((CHECKOUT / "plait").rglob("*.py")))
+        made = cache / f"{self.name}-{hashlib.sha256(named).hexdigest()[:12]}"
         if not (made / ".installed").exists():
             print(f"installing {self.name} in {made}", flush=True)
             subprocess.run([sys.executable, "-m", "venv", made], check=True)
@@ -115,7 +118,7 @@ def configuration(federation: Federation, folder: Path) -> Row:
               "max_held_out_sequences": federation.held_out, "dtype": "float32"}  # fmt: skip
     told = {**common, "clients": federation.of}
     data, base = load_partitioned(config_from_table(told, where="the field")), unpack_tiny()
-    tokenizer, clients = AutoTokenizer.from_pretrained(base), []
+    tokenizer, clients = AutoTokenizer.from_pretrained(base, trust_remote_code=False), []
     for share in data.partition.shares:
         if share.name in federation.without:
             continue
@@ -205,7 +208,7 @@ def judged(told: Row, folder: Path) -> Row:
     found: Row = {}
     kept = {int(path.name.removeprefix("adapter-")): path for path in folder.glob("adapter-*")}
     for name, adapter in (("base", None), *((str(number), kept[number]) for number in sorted(kept) if number)):
-        model = AutoModelForCausalLM.from_pretrained(told["base"], dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(told["base"], dtype=torch.float32, trust_remote_code=False)
         model = PeftModel.from_pretrained(model, adapter) if adapter else model
         with torch.inference_mode():
             found[name] = {

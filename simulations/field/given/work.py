@@ -60,7 +60,9 @@ class Work:
     def model(self) -> Any:
         """The base with a fresh adapter."""
         torch.manual_seed(self.told["seed"])
-        base = AutoModelForCausalLM.from_pretrained(self.told["base"], dtype=getattr(torch, self.told["dtype"]))
+        base = AutoModelForCausalLM.from_pretrained(
+            self.told["base"], dtype=getattr(torch, self.told["dtype"]), trust_remote_code=False
+        )
         config = LoraConfig(
             r=self.told["rank"], lora_alpha=self.told["alpha"], target_modules=self.told["targets"],
             task_type="CAUSAL_LM",

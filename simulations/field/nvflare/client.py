@@ -18,7 +18,5 @@ model = work.model()
 while flare.is_running():
     received = flare.receive()
     state = {name: torch.as_tensor(tensor) for name, tensor in received.params.items()}
-    if client == work.clients[0]:
-        work.finished(received.current_round, state)
     state, loss = work.train(model, state, client, received.current_round + 1, rate)
     flare.send(FLModel(params=state, metrics={"loss": loss}, meta={"NUM_STEPS_CURRENT_ROUND": work.told["steps"]}))

@@ -1,4 +1,7 @@
-"""The filter nearest to the network on a client, which counts what passes; the model that the server begins with."""
+"""What NVFlare's processes load here: the filter nearest to the network, which counts; a persistor that keeps rounds.
+
+Without CUDA `Tensor.cuda` does nothing: NVFlare's quantizer calls it, and bitsandbytes quantizes on a CPU as well.
+"""
 
 import json
 from pathlib import Path
@@ -7,8 +10,13 @@ import torch
 from nvflare.apis.filter import Filter
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey
+from nvflare.app_opt.pt.file_model_persistor import PTFileModelPersistor
 from nvflare.fuel.utils import fobs
 from work import Work, state_of
+
+if not torch.cuda.is_available():
+    torch.Tensor.cuda = lambda self, *_, **__: self
 
 
 class Count(Filter):
@@ -42,3 +50,30 @@ class Adapter(torch.nn.Module):
     def load_state_dict(self, state_dict: dict[str, torch.Tensor], *_: object, **__: object) -> None:
         """Take other ones."""
         self._state = dict(state_dict)
+
+
+class Keep(PTFileModelPersistor):
+    """NVFlare's persistor; also keeps each round's adapter as the field wants it."""
+
+    def __init__(self, configuration: str, out: str) -> None:
+        super().__init__(model=Adapter(configuration))
+        self.configuration, self.out = configuration, out
+        self._kept = 0
+
+    def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
+        """The fresh adapter."""
+        found = super().load_model(fl_ctx)
+        self._keep(found)
+        return found
+
+    def save_model(self, ml: ModelLearnable, fl_ctx: FLContext) -> None:
+        """Save an adapter after a round."""
+        super().save_model(ml, fl_ctx)
+        self._kept += 1
+        self._keep(ml)
+
+    def _keep(self, learned: ModelLearnable) -> None:
+        work = Work(json.loads(Path(self.configuration).read_text()), Path(self.out))
+        work.finished(
+            self._kept, {name: torch.as_tensor(each) for name, each in learned[ModelLearnableKey.WEIGHTS].items()}
+        )

@@ -8,8 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{os.environ['PYTHONPATH']}"  # for the simulator's processes
 
-import torch  # noqa: E402
-from counting import Adapter, Count  # noqa: E402
+from counting import Count, Keep  # noqa: E402
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST  # noqa: E402
 from nvflare.app_opt.pt.quantization.dequantizer import ModelDequantizer  # noqa: E402
 from nvflare.app_opt.pt.quantization.quantizer import ModelQuantizer  # noqa: E402
@@ -21,7 +20,7 @@ work = Work.from_arguments()
 configuration, out = str(Path(sys.argv[1]).absolute()), str(work.out)
 recipe = FedAvgRecipe(
     name="field",
-    model=Adapter(configuration),
+    model_persistor=Keep(configuration, out),
     min_clients=len(work.clients),
     num_rounds=work.told["rounds"],
     train_script=str(HERE / "client.py"),
@@ -37,9 +36,6 @@ recipe.add_client_output_filter(Count(configuration, out, "up"), tasks=["train"]
 # NVFlare instantiates only classes that a site allows.
 policy = work.out / "simulation" / "field" / "local" / "resources.json"
 policy.parent.mkdir(parents=True, exist_ok=True)
-allowed = [*DEFAULT_CLASS_ALLOW_LIST, "counting.Count", "counting.Adapter"]
+allowed = [*DEFAULT_CLASS_ALLOW_LIST, "counting.Count", "counting.Keep"]
 policy.write_text(json.dumps({"format_version": 2, "class_allow_list": allowed}))
 recipe.execute(SimEnv(clients=work.clients, workspace_root=str(work.out / "simulation")))
-(last,) = (work.out / "simulation").rglob("FL_global_model.pt")
-found = torch.load(last, weights_only=False)
-work.finished(work.told["rounds"], {name: torch.as_tensor(each) for name, each in found.get("model", found).items()})
