@@ -61,6 +61,7 @@ def told(folder: Path) -> dict[str, object]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_fifth_entrant_is_one_folder_of_less_than_60_lines(field, tmp_path: Path) -> None:
     run, check = field
     assert sum(len(text.splitlines()) for text in FILES.values()) < 60
@@ -79,6 +80,7 @@ def test_a_fifth_entrant_is_one_folder_of_less_than_60_lines(field, tmp_path: Pa
     assert "| stub | default |" in check.table([row])[-1]
 
 
+@pytest.mark.slow
 def test_an_entrant_that_fails_is_told_with_its_last_words(field, tmp_path: Path) -> None:
     run, _ = field
     (tmp_path / "stub").mkdir()

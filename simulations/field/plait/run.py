@@ -8,7 +8,7 @@ from work import Work
 
 from plait.config import config_from_table
 from plait.rounds.channel import NoAnswer
-from plait.rounds.events import Evaluated, Event, RoundStarted
+from plait.rounds.events import Evaluated, Event, RoundFinished, RoundStarted
 from plait.rounds.local_channel import LocalChannel
 from plait.simulation.execution import execute, prepare
 
@@ -35,20 +35,30 @@ def counted(channel: LocalChannel, tasks: Sequence[tuple[int, bytes]]) -> list[b
     return found
 
 
+def keep() -> None:
+    """Copy published adapters, as plait keeps the newest three."""
+    for published in (work.out / "published").glob("round-*"):
+        kept = work.out / f"adapter-{int(published.name.removeprefix('round-'))}"
+        if not kept.exists():
+            shutil.copytree(published, kept)
+
+
 def hear(event: Event) -> None:
     """Follow the rounds."""
     if isinstance(event, RoundStarted):
+        if event.round == 1:
+            work.ended(0)
         rounds.append(event.round)
-    if isinstance(event, Evaluated):
+        keep()
+    if isinstance(event, RoundFinished):
         work.ended(event.round)
-        if event.own:
-            own = {client: score.loss for client, score in event.own.by_client.items()}
-            (work.out / "own.json").write_text(json.dumps(own))
+    if isinstance(event, Evaluated) and event.own and event.own.by_client:
+        own = {client: score.loss for client, score in event.own.by_client.items()}
+        (work.out / "own.json").write_text(json.dumps(own))
 
 
 LocalChannel.answers = counted
 run, data = prepare(config_from_table(table, where="the field"), quiet=True)
 execute(run, data, quiet=True, on_event=hear)
-for published in sorted((work.out / "published").glob("round-*")):
-    shutil.copytree(published, work.out / f"adapter-{int(published.name.removeprefix('round-'))}")
+keep()
 shutil.copytree(work.out / "run" / "adapter", work.out / f"adapter-{work.told['rounds']}", dirs_exist_ok=True)
