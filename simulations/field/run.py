@@ -202,8 +202,9 @@ def judged(told: Row, folder: Path) -> Row:
     import torch
     from peft import PeftModel
     from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, logging
 
+    logging.disable_progress_bar()
     torch.set_num_threads(1)
     found: Row = {}
     kept = {int(path.name.removeprefix("adapter-")): path for path in folder.glob("adapter-*")}
@@ -284,6 +285,7 @@ def main() -> None:
         sys.exit("expected --quick: the full work is described in README.md and is not a command yet")
     every = {entrant.name: entrant for entrant in entrants()}
     wanted = [every[name] for name in options.only.split(",")] if options.only else list(every.values())
+    failed: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="field-work-") as work:
 
         def once(key: Row, entrant: Entrant, told: Row) -> None:
@@ -291,9 +293,11 @@ def main() -> None:
                 return
             row = measured(key, entrant, told, entrant.environment(options.cache))
             print(json.dumps({name: row.get(name) for name in (*key, "wall_s", "failed")}), flush=True)
-            if "failed" not in row:  # a failed cell is run again
-                with options.results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+            if "failed" in row:  # it is run again by the next command
+                failed.append(key)
+                return
+            with options.results.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
         choosing, quick = configuration(CHOOSING, Path(work)), configuration(QUICK, Path(work))
         schedules = {entrant.chosen_by for entrant in wanted if entrant.chosen_by and "best" in options.rates}
@@ -308,6 +312,7 @@ def main() -> None:
             told = {**quick, "learning_rate": rate, "variant": entrant.variants[variant]}
             once({"cell": f"{entrant.name} {variant}".strip(), "setting": setting, "rate": rate}, entrant, told)
     subprocess.run([sys.executable, HERE / "check.py", "--results", options.results], check=True)
+    sys.exit(f"failed: {failed}" if failed else None)
 
 
 if __name__ == "__main__":
