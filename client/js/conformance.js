@@ -191,8 +191,8 @@ for (const file of readdirSync(join(folder, 'derived'))) {
 for (const wire of ['fp32', 'bf16', '1', '4']) {
   await attempt(`encoder of ${wire}`, wire === 'fp32' ? 'minimal' : 'codecs', () => checkEncoder(wire))
 }
-for (const file of readdirSync(join(folder, 'runs'))) {
-  const run = JSON.parse(readFileSync(join(folder, 'runs', file)))
+for (const file of readdirSync(join(folder, 'whole'))) {
+  const run = JSON.parse(readFileSync(join(folder, 'whole', file)))
   await attempt(`run of ${file}`, run.level, () => replays(run))
 }
 process.exit(results.every((result) => result === 'passed') ? 0 : 1)

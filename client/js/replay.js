@@ -1,4 +1,4 @@
-// A whole run of tests/vectors/runs: the server says what is in the file, and this client must say the rest of it.
+// A whole run of tests/vectors/whole: the server says what is in the file, and this client must say the rest of it.
 
 import * as crypto from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'

@@ -57,7 +57,7 @@ def mutated(tmp_path_factory) -> Path:
         said = json.loads(path.read_text())
         said["expected"] = _changed(said["expected"])
         path.write_text(json.dumps(said, indent=1, ensure_ascii=False, sort_keys=True))
-    run = folder / "runs" / "minimal.json"
+    run = folder / "whole" / "minimal.json"
     for name, other in _with_one_digit_changed(json.loads(run.read_text())):
         run.with_name(f"{name}.json").write_text(json.dumps(other))
     run.unlink()

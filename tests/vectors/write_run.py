@@ -44,7 +44,7 @@ from plait.wire.messages import (
 from plait.wire.settings import digest_of
 from plait.wire.signature import with_signature
 
-FILE = Path(__file__).parent / "runs" / "minimal.json"
+FILE = Path(__file__).parent / "whole" / "minimal.json"
 NAME, KEY, NONCE = "ålice-7", sha256(b"a node's key").digest(), sha256(b"a node's nonce").digest()
 COUNTS = {"train_examples": 16, "train_tokens": 512, "held_out_examples": 2, "held_out_tokens": 8}
 OPTIONS = (

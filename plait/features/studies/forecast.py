@@ -75,7 +75,7 @@ def forecast(
             admit(*config.plugins)
             check_names(config)
             run, data = prepare(config, quiet=True, loaded=loaded)
-            kind = tuple(getattr(config, name) for name in _DECIDES_SPEED)
+            kind = tuple(vars(config).get(name) for name in _DECIDES_SPEED)
             if kind not in step_s:
                 step_s[kind] = _measured(run, data, loaded)
             found.append(Forecast(cell, _sent_bytes(run), _wall_s(run, step_s[kind])))

@@ -1,4 +1,4 @@
-"""A whole run over gRPC as `tests/vectors/runs` has it: plait's server says the same again, byte for byte."""
+"""A whole run over gRPC as `tests/vectors/whole` has it: plait's server says the same again, byte for byte."""
 
 import runpy
 from pathlib import Path
@@ -12,4 +12,4 @@ pytestmark = pytest.mark.slow
 
 def test_a_run_is_recorded_with_the_same_bytes():
     writer = runpy.run_path(str(FOLDER / "write_run.py"))
-    assert writer["text_of"](writer["recorded"]()) == (FOLDER / "runs" / "minimal.json").read_text()
+    assert writer["text_of"](writer["recorded"]()) == (FOLDER / "whole" / "minimal.json").read_text()
