@@ -38,12 +38,16 @@ CASES = {
 }
 
 
+EACH = [pytest.param(case, marks=pytest.mark.whole if case == "scaffold" else ()) for case in CASES]
+"""Corrections are a feature of their own."""
+
+
 def begin(federate, fake_model, case, **more):
     return federate({"alice": fake_model(1, 3), "bob": fake_model(4, 7)}, **{**CASES[case], **more})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_a_private_run_killed_anywhere_goes_on_to_the_same_bits_and_pays_once(federate, fake_model, snapshots_of, case):
     snapshots = snapshots_of(begin(federate, fake_model, case))
     expected = snapshots.run()
@@ -264,7 +268,7 @@ def replayed(federation, *, key=None):
     return replay(events, state, lambda refused: federation.aggregator(refused, private=private))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EACH)
 def test_whoever_has_the_key_and_the_updates_recomputes_the_noise_bit_for_bit(federate, fake_model, case):
     federation = begin(federate, fake_model, case, keep_updates=True)
     federation.run()
