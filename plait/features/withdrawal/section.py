@@ -29,7 +29,8 @@ def _became(tombstone: Withdrawn | None) -> str:
 
 def residual_in_words(tombstone: Withdrawn) -> str:
     """What an attack on the client's data finds before and after; empty where it was not measured."""
-    if not (found := tombstone.residual):
+    found = tombstone.residual
+    if not found.keys() >= {"before", "before_margin", "after", "after_margin"}:
         return ""
     before, after = (f"{found[when]:.3f} ± {found[f'{when}_margin']:.3f}" for when in ("before", "after"))
     return f"an attack on its data finds {after} (AUC; 0.5 is chance), before {before}"

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -227,9 +227,9 @@ def _folded(plan: Plan, fold_again: Callable[[], Mapping[str, float]]) -> Mappin
         found = json.dumps(dict(fold_again())).encode()
         write_atomically(kept, found)
     try:
-        return cast("Mapping[str, float]", json.loads(found))
-    except ValueError as error:
-        raise PeerError(f"'{kept}' is not JSON; remove '{plan.out}' and repeat the command") from error
+        return {str(name): float(value) for name, value in json.loads(found).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PeerError(f"'{kept}' is not what plait wrote; remove '{plan.out}' and repeat the command") from error
 
 
 def said_of(old: str, tombstone: Withdrawn) -> bytes:
