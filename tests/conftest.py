@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import random
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import settings
 
 # As the command line has it; numpy reads it when it is loaded.
@@ -54,6 +56,13 @@ def _environment() -> Iterator[None]:
     yield
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """What a test draws is the same in each run, whatever ran before it."""
+    random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module", autouse=True)
