@@ -110,8 +110,6 @@ def agreed(
     No base is fetched or read before the run is within the operator's policy and has consent.
 
     Args:
-        run: from the server.
-        settings: of the node.
         progress: called with the run's requests and before slow steps.
         ask: asks the operator for consent; None if there is no terminal.
         spent: what earlier runs have cost the node's data in this federation.
@@ -164,9 +162,6 @@ def open_runner(
     """Agree to the run, and prepare to work for it with own data.
 
     Args:
-        run: from the server.
-        settings: of the node.
-        dataset: its own data.
         progress: called with the run's requests and before slow steps.
         ask: asks the operator for consent; None if there is no terminal.
         kept: the base in memory from the run before.
@@ -286,9 +281,6 @@ def consented(
     """Ask the operator about a run that the policy allows: once, or each time if clients do not trust its server.
 
     Args:
-        run: from the server.
-        settings: of the node.
-        check: refuses the run before anybody is asked.
         parameters: of the adapter, as far as they are known before the base is here.
         progress: called with the run's requests.
         ask: asks the operator for consent; None if there is no terminal.

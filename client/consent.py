@@ -25,8 +25,6 @@ def consent_digest(config: Mapping[str, Scalar], base_fingerprint: bytes, author
     """Digest of the content of the agreement, in hexadecimal.
 
     Args:
-        config: the run configuration from the server.
-        base_fingerprint: of the base.
         authority: certificate of the federation's authority; empty without TLS.
     """
     text = json.dumps(dict(config), sort_keys=True).encode()
@@ -70,8 +68,6 @@ class Consents:
         """Store this configuration and one run of it.
 
         Args:
-            digest: of the configuration.
-            run: name of the run.
             how: the form of consent: ``asked``, ``yes`` or ``policy``.
 
         Raises:
@@ -122,9 +118,6 @@ def agree(
     """Continue only with the operator's consent.
 
     Args:
-        digest: of the configuration.
-        run: name of the run.
-        consents: earlier ones.
         most_runs: limit on runs of one configuration; each reveals more.
         most_a_week: limit on runs of any configuration within seven days; 0 for none.
         each_run: whether consent to one run of a configuration is none to another, as with masks.

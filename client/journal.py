@@ -34,13 +34,7 @@ class Journal:
         self._lock = Lock()
 
     def tell(self, event: str, text: str, **facts: Scalar) -> None:
-        """Print one event.
-
-        Args:
-            event: its name, for programs.
-            text: the line for people.
-            facts: data for programs.
-        """
+        """Print one event."""
         if self.style is Style.QUIET:
             return
         if self.style is Style.JSON:

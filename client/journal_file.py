@@ -43,7 +43,6 @@ class JournalFile:
         """The journal of some data in a federation.
 
         Args:
-            state: directory of the client's state.
             authority: certificate of the federation's authority, in PEM; empty without TLS.
             data: fingerprint of the data, in hexadecimal.
             kit: directory of the client's kit; None without one.

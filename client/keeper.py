@@ -43,7 +43,6 @@ class Kept:
     """Answers the tasks of a context by the process that stays.
 
     Attributes:
-        path: of its socket.
         keep_s: how long it waits for the next task.
         start: starts it; what it gives back tells how that process ended, None as long as it has not.
     """

@@ -57,7 +57,6 @@ class Timing:
     Attributes:
         first_s: bound of the first wait before a retry.
         most_s: bound of all such waits.
-        progress_s: between two progress reports.
     """
 
     first_s: float = FIRST_S
@@ -70,11 +69,7 @@ class Timing:
 
 
 class Node:
-    """One node, from the first attempt to connect to its end.
-
-    Args:
-        open_runner: prepares for a run.
-    """
+    """One node, from the first attempt to connect to its end."""
 
     def __init__(
         self,

@@ -43,11 +43,7 @@ class OwnClient:
     journal: DataJournal | None = None
 
     def participant(self, memory: Memory) -> Participant:
-        """Its participant.
-
-        Args:
-            memory: its state between tasks.
-        """
+        """Its participant."""
         speaker = Speaker(
             self.name, memory, sign=self.sign, terms=self.terms, identity=self.identity, journal=self.journal
         )
@@ -69,12 +65,7 @@ class KeptBase:
         self._base: ResidentBase | None = None
 
     def of(self, run: Run, devices: str = "") -> ResidentBase:
-        """The run's base; takes the place of the one before if that is another.
-
-        Args:
-            run: the run.
-            devices: as for `Run.load_base`.
-        """
+        """The run's base; takes the place of the one before if that is another."""
         found = run.load_base(devices)
         if self._base is None or self._base.identity != found.identity:
             if self._base is not None:
@@ -100,15 +91,9 @@ def own_client(
     """Prepare for a run; reads no base before the first task.
 
     Args:
-        run: the run.
-        dataset: its data.
-        name: its name.
-        policy: its operator's.
         max_rank: the largest rank that it accepts; 0 for any.
         trainer: the local trainer that its operator allows; empty for plait's.
-        sign: makes the signatures of its updates.
         identity: by which other clients know it; None without a kit.
-        journal: of its data, over all runs.
         kept: the base in memory from the run before.
         devices: to compute on, such as ``cuda:0,cuda:1``; by default what the run's settings name.
 

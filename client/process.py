@@ -55,8 +55,6 @@ def node_with_program(
     """A node whose trainer is the program that its settings name.
 
     Args:
-        settings: of the node.
-        journal: for the operator.
         ask: asks the operator for consent; None if there is nobody to ask.
 
     Raises:
@@ -79,9 +77,6 @@ def make_node(
     """A node that takes part with these data.
 
     Args:
-        settings: of the node.
-        dataset: its own data.
-        journal: for the operator.
         ask: asks the operator for consent; None if there is nobody to ask.
         wrap: given what opens a run, returns what the node calls instead.
 

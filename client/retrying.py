@@ -121,7 +121,6 @@ class Retrying:
     """How calls are retried.
 
     Attributes:
-        sessions: for the calls.
         backoff: makes the waits of one call.
         trouble: called for every retry.
     """
@@ -142,8 +141,6 @@ class Retrying:
 
         Args:
             attempt: makes the calls; it resets the backoff whenever it makes progress.
-            handle: of the task.
-            what: the attempt in one word.
             unwanted: called with the number of offers before the attempt, and the reason, when the server does not wait
                 for the task; returns whether that is final, because it was not offered since.
 

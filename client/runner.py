@@ -22,7 +22,6 @@ class Run:
     """What a server says of its run when it takes a node in.
 
     Attributes:
-        run_id: number of the run.
         base_fingerprint: SHA-256 of the base that the run adapts, 32 bytes; empty where any will do.
         stays: whether the server stays when the run is over, and another may follow.
         labels: what the run asks its clients to state.
@@ -81,7 +80,6 @@ class ParticipantRunner:
     """A participant at work on one run.
 
     Attributes:
-        participant: in this process.
         capacity: what the node can do.
         refusal: why the participant refused the newest task, in more words than it may tell the server.
     """
@@ -121,9 +119,6 @@ class DecliningRunner:
     """Tells the server why this node takes no part in a run, and does nothing else; no base and no data are needed.
 
     That is its policy's or its operator's decision, or the run's base, which it cannot have.
-
-    Args:
-        error: why.
     """
 
     def __init__(self, run: Run, name: str, error: PlaitError) -> None:

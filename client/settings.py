@@ -75,11 +75,7 @@ class NodeSettings:
         return _named_bases(self.base)
 
     def base_for(self, named: str) -> str:
-        """What replaces a run's base here; empty for nothing.
-
-        Args:
-            named: the run's name for it.
-        """
+        """What replaces a run's base here; empty for nothing."""
         return self.bases.get(named, "") if self.bases else self.base
 
 

@@ -27,11 +27,7 @@ _REPLACEABLE = ("adapter", "base", "settings", "spec")
 
 @dataclass(frozen=True)
 class EarlierRuns:
-    """State of earlier runs.
-
-    Attributes:
-        bytes: their size on disk.
-    """
+    """State of earlier runs."""
 
     runs: int
     bytes: int
@@ -73,8 +69,6 @@ def locked(state: Path, name: str, *, patience_s: float = 0.0) -> Generator[None
     """Lock the state of a name for this process; the system releases it however the process ends.
 
     Args:
-        state: the directory of all names.
-        name: of the node.
         patience_s: how long to wait for whoever holds it.
 
     Raises:

@@ -30,9 +30,7 @@ class Task:
     Attributes:
         task_id: its name within the run.
         message_type: query, train or evaluate, possibly with an action.
-        group_id: the round.
         head: the beginning of its bytes.
-        body_bytes: size of the rest.
         body_sha256: SHA-256 of the rest, 32 bytes; empty if there is none.
     """
 

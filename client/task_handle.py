@@ -36,7 +36,6 @@ class TaskHandle:
         """Make the work end soon.
 
         Args:
-            reason: a few words for the operator.
             unless_offered_since: the number of offers when the server said that it does not wait; with more offers
                 since, it does wait.
 

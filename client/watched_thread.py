@@ -14,8 +14,6 @@ def watched_thread(work: Callable[[], None], *, name: str, tell: Callable[[Event
     """A thread, not yet started.
 
     Args:
-        work: its function.
-        name: its name in error messages.
         tell: called with `Failed` if the work raises.
     """
 

@@ -23,8 +23,6 @@ def run_described(channel: Channel, table: Mapping[str, Scalar], superlink_data:
     """Run or continue the federation.
 
     Args:
-        channel: to its clients.
-        table: the run configuration.
         superlink_data: what it names as ``data``, on a SuperLink; None in Flower's simulation.
 
     Raises:

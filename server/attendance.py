@@ -71,8 +71,6 @@ class Attendance:
         """Serve one node until it leaves or is dismissed.
 
         Args:
-            line: to the node.
-            peer: its address, for the log.
             certified_name: the name in its certificate; None on an insecure connection.
 
         Raises:

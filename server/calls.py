@@ -17,7 +17,6 @@ class MoreCalls:
     """A gRPC service of such calls.
 
     Attributes:
-        service: its full name.
         handlers: from threads for what reads or writes files to the handlers of its calls, by name.
         roles: that may make each call.
     """

@@ -52,11 +52,7 @@ class Admission(Protocol):
 
 
 class EnrolmentRefused(PeerError):  # noqa: N818 (it names what happened)
-    """A node is refused.
-
-    Attributes:
-        reason: for the protocol.
-    """
+    """A node is refused."""
 
     def __init__(self, reason: pb.RefusedReason, detail: str) -> None:
         super().__init__(detail)

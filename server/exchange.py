@@ -23,11 +23,7 @@ _LONGEST_WAIT_S = 60.0
 
 @dataclass(eq=False)
 class NodesExchange:
-    """A `plait.rounds.channel.Exchange` with nodes over gRPC.
-
-    Attributes:
-        tasks: of the run.
-    """
+    """A `plait.rounds.channel.Exchange` with nodes over gRPC."""
 
     channel: NodesChannel
     tasks: TaskRegistry

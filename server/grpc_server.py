@@ -34,10 +34,8 @@ class GrpcServer:
     """Serves one federation from `start` to `stop`.
 
     Attributes:
-        address: to listen on.
         credentials: TLS; None for none.
         service: makes the service, inside the loop that it will run in.
-        more: handlers of other calls.
         tend: called several times per second in that loop.
         drain: called in that loop before it stops; tells the nodes.
         options: gRPC's, in addition to the protocol's own.

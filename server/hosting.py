@@ -25,7 +25,6 @@ class Terms:
     """Values sent to every node that a run admits.
 
     Attributes:
-        run_id: number of the run.
         run_config: the run configuration; nodes receive the part that clients need.
         base_fingerprint: SHA-256 of the base, 32 bytes; empty admits nodes with any base.
         labels: what a node must state to be admitted.
@@ -47,7 +46,6 @@ class HostedRun:
 
     Attributes:
         tasks: its tasks; the sessions of their nodes outlive it.
-        uploads: receives its answers.
         max_answer_bytes: the largest answer that it accepts.
         summary: its progress, for the status; called from other threads.
         directory: of the run; on the disk whose free space is told.
@@ -66,7 +64,6 @@ class Hosting:
     """The run of now.
 
     Args:
-        sessions: of all nodes.
         stays: whether nodes are to stay when a run is over.
 
     Attributes:

@@ -131,9 +131,6 @@ class Inbox:
         """Begin or continue writing an answer.
 
         Args:
-            node: its sender.
-            task_id: the task that it answers.
-            content: its kind.
             digest: SHA-256 of the whole, 32 bytes.
             size: of the whole, in bytes.
             offset: start of the following data; bytes held beyond it are overwritten.
@@ -191,7 +188,6 @@ class Inbox:
 
         Args:
             group: the group to keep, and those of later rounds.
-            message_type: the type.
             but: given a node and a task id, says whether to keep that answer nevertheless.
         """
         for node, task_id in list(self._here):

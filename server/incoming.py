@@ -31,7 +31,6 @@ class Incoming:
     Args:
         path: of the ``.part`` file.
         held: bytes of this answer that exist already; with 0 the file is restarted.
-        header: beginning of the file.
         size: of the whole answer, in bytes.
         offset: start of the following data, at most `held`; bytes beyond it are dropped.
         durable: whether the complete answer must survive a power cut.

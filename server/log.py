@@ -35,8 +35,6 @@ def say(event: str, *, level: int = logging.INFO, **fields: object) -> None:
     """Log an event.
 
     Args:
-        event: one word, or several joined by hyphens.
-        level: as in `logging`.
         fields: of the event; values other than plain words are written as JSON strings in ASCII.
     """
     if LOGGER.isEnabledFor(level):

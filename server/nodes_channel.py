@@ -151,7 +151,6 @@ class NodesChannel:
             inbox: directory for answers. Those that an earlier server on the same directory received count as received.
             max_answer_bytes: the largest answer; by default that of the limits.
             summary: the run's progress, for the status; called from other threads.
-            stop: stops the run while it waits.
 
         Returns:
             This channel.

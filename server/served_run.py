@@ -38,8 +38,6 @@ class ServedRun:
     """A run that is ready to be served.
 
     Attributes:
-        settings: of the run.
-        directory: of the run.
         channel: to its clients; serves between its `start` and its `stop`.
         rounds: runs them to their end.
     """
@@ -76,7 +74,6 @@ def open_channel(serving: Serving, *, clients: int, stays: bool = False, more: M
 
     Args:
         serving: where and how to serve.
-        clients: expected, without a kit.
         stays: whether clients stay between runs.
         more: calls that it answers besides a federation's own.
 
@@ -117,8 +114,6 @@ def open_served_run(
     """Prepare to serve a run, new or begun; None if only its report is missing.
 
     Args:
-        directory: of the run.
-        settings: of the run.
         serving: where and how to serve; kept in the run directory.
         channel: the one that stays between runs; by default a new one for this run.
         labels: what its clients must state.

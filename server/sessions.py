@@ -39,7 +39,6 @@ class Node:
         session: its connection; None while it is away.
         left: when it left, on the monotonic clock.
         downlink_bytes: sent to it since the server started.
-        uplink_bytes: received from it.
         uploads: answers that it is sending now.
         moved: when bytes last travelled, on the monotonic clock.
     """
@@ -83,7 +82,6 @@ class Session:
         since: when it began, on the monotonic clock.
         fitness: the node's statement when it became ready; None until then.
         doing: the node's last report of its work.
-        doing_since: when that work began.
         is_open: False once it is over; its calls then end.
     """
 
@@ -175,11 +173,7 @@ class Sessions:
         """Begin a session; an older one of the same node is told that it is replaced.
 
         Args:
-            name: of the node.
-            public_key: the proven key.
             arrival: number of the call among all that arrived.
-            labels: what the node says of itself.
-            version: of its software.
 
         Returns:
             The session; None if there are too many nodes.

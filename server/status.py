@@ -27,8 +27,6 @@ def status_of(
     """The object that `plait status --json` prints.
 
     Args:
-        summary: the run's progress.
-        sessions: of all nodes.
         registry: the run's tasks; None between two runs.
         directory: on the disk whose free space is told.
     """

@@ -103,7 +103,6 @@ class TaskRegistry:
     """All tasks whose answers have not been pulled yet, and the sessions of their nodes.
 
     Args:
-        inbox: the answers on disk.
         sessions: of the nodes, who may work for several runs one after the other.
 
     Attributes:
@@ -132,9 +131,6 @@ class TaskRegistry:
         """Assign a task to a node: sent at once if the node is ready, and not at all if its answer exists already.
 
         Args:
-            node: name of the node.
-            message_type: of its purpose.
-            group: of its round.
             head: the beginning of the bytes.
             body: the rest; tasks that share it share the object.
 
@@ -178,7 +174,6 @@ class TaskRegistry:
         """The run has the answer.
 
         Args:
-            task: the task answered.
             keep: False if it need not be found again after a restart.
         """
         with self._changed:
@@ -278,7 +273,6 @@ class TaskRegistry:
         """A complete answer is on disk; False if nobody waits for it, and it is deleted.
 
         Args:
-            task: the task answered.
             session: over which it came. A newer session of the node that also works on the task is told to stop.
         """
         with self._changed:

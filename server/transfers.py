@@ -58,11 +58,7 @@ class Pace:
 
 
 class CutOff(PeerError):  # noqa: N818 (it names what happened)
-    """A transfer that the server ended; the node may resume it later.
-
-    Attributes:
-        reason: superseded or stalled.
-    """
+    """A transfer that the server ended; the node may resume it later."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -107,7 +103,6 @@ class Transfers:
 
     Args:
         at_once: number in progress at a time; the others wait.
-        pace: minimum rate of each.
     """
 
     def __init__(self, *, at_once: int, pace: Pace) -> None:

@@ -91,8 +91,6 @@ class Uploads:
         """Receive one answer.
 
         Args:
-            session: of the sender.
-            start: the announcement.
             read: gives the next data; None at the end.
 
         Returns:

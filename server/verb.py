@@ -77,8 +77,6 @@ def serve(
     """Serve until the run is over.
 
     Args:
-        directory: of the run.
-        settings: of the run.
         serving: where and how to serve.
         page: address of the live page; empty for none.
         quiet: whether to show nothing.

@@ -166,7 +166,6 @@ def advice(names: Collection[str], texts: Collection[str]) -> str:
     """The ``--columns`` that would probably do for records that have no known shape.
 
     Args:
-        names: their columns.
         texts: those of them that hold text, the longest text first.
     """
     by_lower = {name.lower(): name for name in names}

@@ -21,7 +21,6 @@ def csv_rows(file: BinaryIO, path: Path, *, delimiter: str = "") -> Iterator[Row
 
     Args:
         file: its bytes, UTF-8.
-        path: its name, for errors.
         delimiter: between two values; by default that of ``,``, ``;`` and tab that is most often in the first line.
 
     Raises:

@@ -81,7 +81,6 @@ def path_source(path: Path, name: str = "") -> Source:
     """The source in a file or folder.
 
     Args:
-        path: of the file or folder.
         name: of the dataset; by default the path's.
 
     Raises:

@@ -68,7 +68,6 @@ def hub_source(name: HubName, *, cache: Path, progress: Progress) -> Source:
     """The source in a data set of the hub: of several splits only those that are read are downloaded.
 
     Args:
-        name: of the data set.
         cache: where splits are kept that were downloaded alone; the library keeps whole data sets in its own.
         progress: called with what is looked for.
 
@@ -193,7 +192,6 @@ def _check_files(name: HubName, data_files: Mapping[str, Sequence[str]] | None) 
     """Refuse a data set whose card names files of this machine, of other data sets or of other servers.
 
     Args:
-        name: of the data set.
         data_files: of each split, as the library found them; None if it reads its cache.
 
     Raises:

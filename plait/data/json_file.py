@@ -27,7 +27,6 @@ def json_rows(file: BinaryIO, path: Path) -> Iterator[Row]:
 
     Args:
         file: its bytes, UTF-8.
-        path: its name, for errors.
 
     Raises:
         DataError: it is not JSON, is too large, holds no list or several, or one of a list is not an object.

@@ -60,8 +60,6 @@ def opened(path: Path, *, expected: str, room: Room | None = None) -> Generator[
     """The bytes of a file, unpacked.
 
     Args:
-        path: of the file.
-        expected: what the file should be, for errors.
         room: that unpacked bytes may take; by default half of the memory.
 
     Raises:

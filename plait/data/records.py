@@ -38,7 +38,6 @@ class Message(NamedTuple):
     """One turn of a chat.
 
     Attributes:
-        role: one of `ROLES`.
         content: the text of the turn; may be empty.
         extra: what else a chat template gets of it (calls of tools, a tool's name), a JSON object; empty for nothing.
         learned: whether a model should learn to write it, if it is the assistant's.
@@ -90,7 +89,6 @@ class Dataset:
 
     Attributes:
         name: the built-in's name, or the file's without its suffix.
-        kind: of every record.
         labels: sorted class names if `kind` is LABEL, else empty; a class's index is its position here.
         natural_column: the column that identifies the owner of a record, if the source has an obvious one.
         held_out: records to measure on and never to train on; empty if the source has no such split.
@@ -145,7 +143,6 @@ class Dataset:
         """The values of one column in record order, None for a record without it.
 
         Args:
-            name: of the column.
             held_out: whether of the held-out records.
         """
         records = self.held_out if held_out else self.records

@@ -56,8 +56,6 @@ class Source:
         what: the source in words, for errors.
         splits: the rows of each split, read when they are asked for.
         expected: what it holds, for the error of an empty one.
-        natural_column: as in `Dataset`.
-        notes: as in `Dataset`.
     """
 
     name: str
@@ -81,10 +79,8 @@ class Records:
     """Records of one kind.
 
     Attributes:
-        kind: of every record.
         records: in the order of their rows.
         shape: where their fields were.
-        place: of the first row.
     """
 
     shape: Shape
@@ -107,10 +103,6 @@ class Room:
     def take(self, size_bytes: int, what: str) -> None:
         """Count what is about to be kept.
 
-        Args:
-            size_bytes: its size.
-            what: the source, for an error.
-
         Raises:
             DataError: all together is more than there is room for.
         """
@@ -126,9 +118,6 @@ def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Reco
     """Read all rows.
 
     Args:
-        rows: of one source.
-        columns: that the user named.
-        room: that they may take.
         like: records of the same source, whose shape these must have too.
 
     Returns:

@@ -77,9 +77,7 @@ def choose(names: Sequence[str], split: str, *, what: str) -> Choice:
     """Choose among the splits of a source.
 
     Args:
-        names: of its splits.
         split: as the user gave it; by default ``train`` trains, and ``validation`` or else ``test`` is held out.
-        what: the source, for errors.
 
     Raises:
         ConfigError: no such split, or it is not clear which one trains.

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
     """Refuse an adapter with a factor for a layer that the base lacks or has in another shape.
 
-    Args:
-        geometry: of the adapter.
-        shape: of the base.
-        base: its name, for the message.
-
     Raises:
         BaseMismatchError: a layer is missing or has another shape.
         ConfigError: the adapter changes an embedding, or an output layer tied to it.
@@ -47,11 +42,6 @@ def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
 
 def check_bottlenecks(bottlenecks: Sequence[Bottleneck], shape: BaseShape, *, base: str) -> None:
     """Refuse an adapter with a bottleneck behind a layer that the base lacks or that has another width.
-
-    Args:
-        bottlenecks: of the adapter.
-        shape: of the base.
-        base: its name, for the message.
 
     Raises:
         BaseMismatchError: a layer is missing or has another width.

@@ -32,11 +32,7 @@ def export_card(source: Source, style: CardStyle, *, language: str, usage: str, 
     """The card of exported weights.
 
     Args:
-        source: the exported adapter.
-        style: of the target.
         language: of `usage`, for the fence: ``python`` or ``sh``.
-        usage: lines to paste.
-        notes: further remarks, one sentence each.
     """
     spec, base, facts = source.spec, source.base, source.facts
     rows = [

@@ -40,9 +40,7 @@ class Outlets:
         """Parse the user's setting; None if it is empty.
 
         Args:
-            places: directories and addresses, separated by commas.
             run: the run directory; its name is the model name in requests.
-            spec: of the adapter that will be published.
             api_key: of the servers, or empty.
 
         Raises:

@@ -31,9 +31,6 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     """The adapter of one client of a simulated run.
 
     Args:
-        run: the run directory.
-        client: its name.
-        base: as for `open_source`.
         progress: called before each slow step.
 
     Raises:
@@ -95,8 +92,6 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
     """The adapter that a node holds, with its own side where it has one.
 
     Args:
-        path: the node's state of one run.
-        base: the base that the run is on.
         progress: called before each slow step.
 
     Raises:
@@ -150,12 +145,6 @@ def with_own_side(spec: AdapterSpec, state: AdapterState, own: Float32, side: Si
 
     Where the published adapter has more columns than clients train (it stands on frozen adapters), the client's are the
     first ones.
-
-    Args:
-        spec: of the shared adapter.
-        state: its values.
-        own: values of the side, pair by pair.
-        side: which one.
 
     Raises:
         PlaitError: they are of another adapter.

@@ -33,9 +33,7 @@ def plain_lora(source: Source, *, use: str, instead: str) -> Geometry:
     """The pairs of an adapter that is plain LoRA of a language model.
 
     Args:
-        source: the adapter.
         use: the feature that needs plain LoRA, for the message, such as ``vLLM``.
-        instead: the nearest alternative.
 
     Raises:
         ConfigError: it is not plain LoRA; the message says why.

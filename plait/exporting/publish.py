@@ -36,10 +36,8 @@ def publish(adapter: Path, place: Path, *, round_number: int, keep: int = 3) -> 
     """Copy the PEFT directory of a round to `place` and point ``latest`` at it.
 
     Args:
-        adapter: a PEFT directory.
         place: the published directory; made if missing.
         round_number: names the copy; publishing a round again replaces its copy.
-        keep: copies to keep, including this one.
 
     Returns:
         The copy, ``place/round-NNNNNN``.
@@ -88,7 +86,6 @@ def load_into_vllm(server: str, *, name: str, adapter: Path, timeout_s: float = 
 
     Args:
         server: address, such as ``http://localhost:8000``.
-        name: the model name in requests.
         adapter: a PEFT directory under a path that the server can also see.
         timeout_s: per request; loading waits for the server's current computation.
         api_key: the server's ``--api-key``, or empty.

@@ -27,7 +27,6 @@ class Publisher:
 
     Attributes:
         ledger: records rounds that could not be published; that costs no round.
-        adapter: the master's.
         clients: in the federation, for the card.
         outlets: publish rounds elsewhere, or None.
         parents: the adapters that the run started from.
@@ -90,10 +89,6 @@ class Publisher:
 
 def rewrite_card(directory: RunDirectory, base: BaseReference) -> None:
     """Write the card of a finished run's adapter again, from all that its ledger says by now.
-
-    Args:
-        directory: of the run.
-        base: of the adapter.
 
     Raises:
         MachineError: it cannot be written.

@@ -50,7 +50,6 @@ class Written:
     """The result of an export.
 
     Attributes:
-        commands: how to use it.
         rank: of every module, if all have the same.
         lost: fraction of the norm of the weight change that a lower rank could not hold; 0 if nothing was cut.
     """

@@ -33,7 +33,6 @@ class Source:
 
     Attributes:
         name: result of `plain_name`, for titles and for servers.
-        spec: method, configuration, layout.
         base: the base that it was trained on.
         card: text of the README.md beside it, if any.
         facts: rounds, clients and losses of the run that made it, by the keys of ``summary.json``.

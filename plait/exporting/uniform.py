@@ -43,8 +43,6 @@ def uniform(source: Source, geometry: Geometry, *, rank: int) -> Uniform:
     """The nearest adapter in which every module has `rank`.
 
     Args:
-        source: plain LoRA.
-        geometry: of it.
         rank: of every module, at least 1.
     """
     config = source.spec.peft_config

@@ -45,7 +45,6 @@ def all_alternatives(*, full_model_bytes: int, trainable_parameters: int) -> tup
 
     Args:
         full_model_bytes: the whole model in float32.
-        trainable_parameters: of the adapter.
     """
     return (
         raw_adapter_fp32(trainable_parameters),

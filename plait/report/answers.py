@@ -31,7 +31,6 @@ class Answer:
 
     Attributes:
         short: the answer in a word or a figure.
-        text: what it rests on.
         is_bad: whether it is one that nobody hopes for.
     """
 

@@ -51,7 +51,6 @@ def recommended_rank(*, parameters_per_rank: int, train_tokens: int) -> int:
 
     Args:
         parameters_per_rank: of an adapter of rank 1.
-        train_tokens: over all clients and rounds.
     """
     needed = train_tokens * _BITS_PER_TOKEN / (_BITS_PER_PARAMETER * parameters_per_rank)
     return min(max(_LEAST_RANK, 2 ** math.ceil(math.log2(max(needed, 1.0)))), _LARGEST_RANK)
@@ -64,7 +63,6 @@ def lora_parameters(modules: Iterable[tuple[str, int, int]], rank: int) -> int:
 
     Args:
         modules: name, d_in and d_out of every adapted module.
-        rank: of all modules.
 
     Raises:
         ConfigError: the rank or a dimension is below 1, or there is no module.
@@ -83,12 +81,7 @@ def lora_parameters(modules: Iterable[tuple[str, int, int]], rank: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What a feature says of a planned run.
-
-    Attributes:
-        tables: for people.
-        figures: for programs, by name.
-    """
+    """What a feature says of a planned run."""
 
     tables: tuple[Table, ...]
     figures: Mapping[str, Json]

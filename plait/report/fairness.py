@@ -32,7 +32,6 @@ class Fairness:
         worst_client: the one with the highest loss.
         least_gaining_client: the one whose loss fell least since before round 1; None if unknown.
         least_gain: how much it fell; below 0 if it rose.
-        worse_off: clients whose loss rose.
     """
 
     mean: float

@@ -73,13 +73,7 @@ _ALTERNATIVE_TEXTS: Mapping[str, str] = {
 
 
 def render_html(view: RunView, plots: Mapping[str, Mapping[str, str]], palette: str) -> str:
-    """The whole page.
-
-    Args:
-        view: the run.
-        plots: what `draw_svgs` made.
-        palette: what `palette_css` says.
-    """
+    """The whole page."""
     started = time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(view.start.time))
     done = f"{len(view.rounds)} of {plural(view.planned_rounds, 'round')} done"
     return (
@@ -125,11 +119,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, str]], palette: 
 
 
 def page_environment(*packages: str) -> Environment:
-    """How pages are made: text is escaped, and what is not printable is removed.
-
-    Args:
-        packages: with templates besides those of the report.
-    """
+    """How pages are made: text is escaped, and what is not printable is removed."""
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "plait.report")]),
         autoescape=True,

@@ -19,7 +19,6 @@ class Profile:
         utilisation: the part of the peak that fine-tuning reaches: a guess.
         up_mbps: uplink in megabits per second.
         down_mbps: downlink in megabits per second.
-        watts: power while it works.
         source: where the figures that are no guesses are from.
     """
 

@@ -35,7 +35,6 @@ def repeat_command(config: Mapping[str, Json], superlink_data: str | None = None
     checkout.
 
     Args:
-        config: settings under the keys that users write.
         superlink_data: what a run on Flower's SuperLink names as ``data``; None for every other run.
     """
     if superlink_data is not None:

@@ -313,12 +313,9 @@ def compare_bytes(
     """`sent_bytes` compared with every alternative over the same client-rounds; `this` names the first row.
 
     Args:
-        sent_bytes: both directions.
         client_rounds: number of times that a client takes part in a round.
         full_model_bytes: the whole model in float32.
-        trainable_parameters: of the adapter.
         this: name of the row for `sent_bytes`.
-        peer: what takes part.
     """
     alternatives = all_alternatives(full_model_bytes=full_model_bytes, trainable_parameters=trainable_parameters)
     rows = tuple(

@@ -36,10 +36,7 @@ class Theme:
     """Colours by their use.
 
     Attributes:
-        muted: labels, ticks, the base.
         faint: grid, and lines in a crowd.
-        accent: this run; uplink.
-        accent_soft: downlink.
         series: up to ten series side by side.
         media: the CSS media query of the pages that it is for, where a notebook shows PNG; empty for all others.
     """
@@ -154,8 +151,6 @@ def bands(axes: Axes, theme: Theme, values: Mapping[int, Sequence[float]]) -> No
     """Shade where the middle half, and the middle 90 %, of many values lie.
 
     Args:
-        axes: to draw on.
-        theme: for the colour.
         values: of each round, at least one.
     """
     for share, alpha in ((0.9, 0.18), (0.5, 0.3)):
@@ -195,7 +190,6 @@ def draw_svg(plot: Callable[[Theme], Figure], *, name: str) -> dict[str, str]:
     """Make the figure for each of `WIDTHS`, as SVG to stand in a page that has `palette_css`.
 
     Args:
-        plot: makes it.
         name: of the plot, which the names of its parts begin with.
     """
     drawn: dict[str, str] = {}

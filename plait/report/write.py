@@ -17,9 +17,6 @@ from plait.rounds.run_view import RunView
 def write_report(run_directory: Path) -> RunView:
     """Read ``ledger.jsonl`` and write the report beside it; every file is written atomically.
 
-    Args:
-        run_directory: of a run, finished or not.
-
     Returns:
         The view that the report shows.
 
@@ -44,8 +41,6 @@ def export_figures(view: RunView, run_directory: Path, into: Path) -> None:
     """Write every table of a report as CSV, named after its title, and copy the plots that `write_report` wrote.
 
     Args:
-        view: the run.
-        run_directory: its directory.
         into: the folder to write to; made if it is not there.
 
     Raises:

@@ -28,7 +28,6 @@ def check_size(model: nn.Module, config: PeftConfig) -> None:
 
     Args:
         model: the base; its weights may be on any device, including meta.
-        config: of the adapter.
 
     Raises:
         ConfigError: it is too large.

@@ -65,11 +65,7 @@ class BareBase:
             self._tensors[f"{self._embedding}.weight"] = _state(weight)
 
     def take_off(self, adapted: PeftModel) -> bool:
-        """Take the adapter off; whether the base is then what was loaded, to the last module and value.
-
-        Args:
-            adapted: this base with an adapter on.
-        """
+        """Take the adapter off; whether the base is then what was loaded, to the last module and value."""
         tuner = adapted.base_model
         # PEFT would leave its copies of what an adapter replaces, such as a classifier's head.
         for name, module in [*self.model.named_modules()]:

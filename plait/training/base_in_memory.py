@@ -28,7 +28,6 @@ def kept_base(model: object, tokenizer: object) -> Path:
 
     Args:
         model: of transformers' own classes, whole, without an adapter and unquantised.
-        tokenizer: its tokenizer.
 
     Raises:
         ConfigError: from these objects no base can be made that others can load; the message says why.

@@ -129,9 +129,6 @@ def locate_named_base(name: str, *, revision: str = "", where: str, progress: Pr
     """A base that a directory names, which anybody may have written: it is found on this disk and never downloaded.
 
     Args:
-        name: as for `locate_base`.
-        revision: of a hub base.
-        where: the directory, for the message.
         progress: called before each slow step.
 
     Raises:

@@ -65,7 +65,6 @@ class Blueprint:
     """An adapter before any training.
 
     Attributes:
-        spec: method, configuration, layout.
         initial: the values that training starts from.
         base_parameters: parameters of the frozen base.
     """
@@ -116,11 +115,8 @@ def load_base(
     """The base in `directory` as transformers loads it.
 
     Args:
-        directory: a Hugging Face model directory.
         config: of the base, set up for the task.
-        task: of the model.
         saved: modules that the adapter holds, as `AdapterSpec.saved_modules`.
-        settings: of `from_pretrained`: types, devices, attention.
 
     Raises:
         ConfigError: the base's files lack other values, which transformers would draw at random.
@@ -156,12 +152,6 @@ def design(
     """Lay out the requested adapter on this base, with initial values from `seed`.
 
     Args:
-        config: of the base.
-        request: the adapter.
-        task: of the base.
-        labels: names of the classes.
-        seed: of the initial values.
-        init_rank: see `AdapterSpec.init_rank`.
         weights: the base's directory, for methods that start with values of the base, which are zeros without it, and
             to see whether its files have a pooler, which they do without it.
 
@@ -224,11 +214,6 @@ def _predicts_the_next_token(config: PretrainedConfig) -> bool:
 def design_from_spec(config: PretrainedConfig, request: SpecRequest, *, weights: Path | None = None) -> Blueprint:
     """The adapter that another party described, on this base.
 
-    Args:
-        config: of the base.
-        request: the description.
-        weights: as for `design`.
-
     Raises:
         PeerError: PEFT does not accept its configuration.
         ConfigError: it does not fit this base.
@@ -253,8 +238,6 @@ def attach(model: nn.Module, peft_config: PeftConfig, *, in_float32: bool = True
     """Put an adapter on a model, without PEFT's output.
 
     Args:
-        model: the base.
-        peft_config: the adapter.
         in_float32: whether the adapter is in float32 whatever the base's type; otherwise it has the base's type.
 
     Raises:

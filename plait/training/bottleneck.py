@@ -35,7 +35,6 @@ class BottleneckConfig(PeftConfig):
     """PEFT's configuration of bottleneck adapters.
 
     Attributes:
-        r: width of the bottleneck.
         act_fn: its activation, one of `plait.adapters.bottleneck.ACTIVATIONS`.
         target_modules: the linear layers behind which an adapter is put, by the ends of their names.
         exclude_modules: those among them that get none.
@@ -161,12 +160,7 @@ _FUNCTIONS = {"gelu": nn.functional.gelu, "relu": torch.relu, "silu": nn.functio
 
 
 def activated(x: Tensor, activation: str) -> Tensor:
-    """f(x), elementwise.
-
-    Args:
-        x: of any shape.
-        activation: one of `ACTIVATIONS`.
-    """
+    """f(x), elementwise."""
     return _FUNCTIONS[activation](x)
 
 

@@ -48,10 +48,7 @@ class ChosenLoss:
     Args:
         model: the base with the adapter, in training mode.
         parameters: of the adapter, in layout order.
-        function: the loss.
         start: (size,) the adapter that the round began with.
-        task: what the labels are.
-        pad_token: pads short rows.
         name: of the loss, for messages.
     """
 

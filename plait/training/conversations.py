@@ -29,9 +29,6 @@ def converse(records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, 
     """One example of each record that has something to learn from; of a preference, its chosen reply.
 
     Args:
-        records: prompts, chats or preferences.
-        kind: what they are.
-        tokenizer: of the base.
         seq_len: tokens of an example at most.
 
     Raises:
@@ -83,11 +80,8 @@ def conversation(
     """One sequence; None if nothing of it that is to be learned fits.
 
     Args:
-        given: turns that the model reads.
         learned: those that follow, of which it learns the assistant's part.
-        tokenizer: of the base.
         seq_len: tokens at most.
-        tools: that the conversation may call, as JSON.
 
     Raises:
         DataError: the base has no chat template, and needs one.

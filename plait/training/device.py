@@ -196,7 +196,6 @@ def limit_memory(device: torch.device, limit_bytes: int) -> None:
     Elsewhere nothing happens: torch can limit no other device.
 
     Args:
-        device: of the base.
         limit_bytes: 0 for no limit.
     """
     if limit_bytes and device.type == "cuda":
@@ -227,7 +226,6 @@ def memory_for_steps(device: torch.device, limit_bytes: int = 0) -> int:
     """Memory of a device that this process may use in all, what it already has included; 0 if unknown.
 
     Args:
-        device: of the base.
         limit_bytes: 0 for no limit.
     """
     there = 0

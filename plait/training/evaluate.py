@@ -40,13 +40,9 @@ def evaluate_adapter(
     """Mean loss (and correct answers, or leads) of base and adapter.
 
     Args:
-        located: the base.
-        loaded: the adapter, as read from its directory.
         dataset: the evaluation data; of data with a held-out split only this.
-        compute: device and type.
         seq_len: tokens per sequence.
         batch_size: sequences per batch.
-        max_sequences: most examples, spread evenly over the data.
         objective: what the loss and the leads are of.
 
     Raises:

@@ -137,13 +137,7 @@ def tokenise(
     """All examples made from the records, in order.
 
     Args:
-        records: the records.
-        kind: what they are.
-        task: what is learned from them.
-        labels: their classes.
-        tokenizer: of the base.
         seq_len: tokens of a sequence at most.
-        objective: how it is learned.
         apart: whether each text is a sequence of its own, cut at `seq_len`, so that no sequence has two texts and no
             text two sequences.
 
@@ -194,12 +188,7 @@ def split_examples(
     """Set the last part of a client's examples aside, or take those that its data holds out.
 
     Args:
-        examples: in the client's own order.
         held_out: of the split that the data holds out; None if there is none.
-        client: its name, for an error.
-        seq_len: tokens of a sequence, for an error.
-        held_out_fraction: the fraction to set aside.
-        max_held_out: most examples to use of it.
         by_label: set the last part of every class aside, so that data sorted by class is evaluated on all classes.
 
     Raises:
@@ -228,8 +217,6 @@ def spread(examples: Sequence[Example], most: int, *, by_label: bool = False) ->
     """At most this many of the examples, evenly spaced.
 
     Args:
-        examples: in their own order.
-        most: how many.
         by_label: take them class by class, so that every class has its share. Evenly spaced among examples whose
             classes alternate would meet some classes again and again, and miss others.
     """
@@ -244,7 +231,6 @@ def in_proportion(examples: Sequence[Example], offset: Callable[[], float]) -> N
     """An order in which any few in a row have every class in proportion; within a class it is the order given.
 
     Args:
-        examples: of a classifier.
         offset: where a class begins, as a fraction of the distance between two of its examples, 0 to 1.
 
     Returns:

@@ -75,9 +75,6 @@ def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, fol
     """Merge an adapter into the whole base in float32, round once to the base's own type, and save model and tokenizer.
 
     Args:
-        directory: the base.
-        spec: of the adapter.
-        state: its values.
         folder: an empty directory.
 
     Raises:

@@ -56,7 +56,6 @@ def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
     """The model directory of a GGUF file, which is written if the cache does not have it.
 
     Args:
-        path: of the file.
         progress: called before it is written.
 
     Raises:

@@ -48,10 +48,6 @@ _ROUNDING = 1e-5  # of divisors that were computed in float32
 def config_of_gguf(path: Path, header: GgufHeader) -> PretrainedConfig:
     """The config.
 
-    Args:
-        path: of the file.
-        header: of it.
-
     Raises:
         DataError: it is of another architecture, incomplete, or has what transformers does not compute.
     """

@@ -39,11 +39,9 @@ class GgufTensor:
     """A tensor of a file, without its values.
 
     Attributes:
-        name: llama.cpp's.
         shape: as torch has it, rows first.
         kind: how its values are stored.
         offset: of its first byte in the file.
-        nbytes: that it takes there.
     """
 
     name: str
@@ -70,7 +68,6 @@ class GgufHeader:
     Attributes:
         values: its entries that are one number or one short text.
         counts: how many items its lists have.
-        tensors: by name.
     """
 
     values: Mapping[str, int | float | str]

@@ -29,14 +29,7 @@ _BOOTSTRAP = 100_000
 
 
 def harness_model(model: nn.Module, tokenizer: Tokenizer, *, batch_size: int, pad_token: int) -> object:
-    """A model in memory for the harness: its Hugging Face backend, with plait's log-likelihoods.
-
-    Args:
-        model: the base, with or without an adapter.
-        tokenizer: of the base.
-        batch_size: sequences at a time.
-        pad_token: pads short rows.
-    """
+    """A model in memory for the harness: its Hugging Face backend, with plait's log-likelihoods."""
     huggingface = import_module("lm_eval.models.huggingface")
     with quiet_harness():
         backend = huggingface.HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
@@ -89,7 +82,6 @@ class Tasks:
         """Metrics of each task by name, each with its standard error under ``…_stderr``; groups too.
 
         Args:
-            model: to evaluate, a `harness_model`.
             fewshot: examples before each question; by default what each task says.
             limit: most questions of a task; by default all.
 

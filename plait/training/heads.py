@@ -70,7 +70,6 @@ def draw_heads(adapted: PeftModel, *, seed: int) -> None:
     drawn, as BERT's (normal, standard deviation 0.02): were they zero too, no gradient would reach any of them.
 
     Args:
-        adapted: a classifier with the adapter on.
         seed: of what is drawn; the same on every machine.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -35,7 +35,6 @@ class Holding(Protocol):
         """Arguments of transformers' `from_pretrained` for four bits on another device than a CPU.
 
         Args:
-            compute: device and type of the products.
             whole: names of layers to leave as they are.
 
         Raises:
@@ -62,11 +61,6 @@ class Holding(Protocol):
         """The base in `directory`, on a CPU.
 
         Args:
-            directory: a Hugging Face model directory.
-            config: of the base.
-            task: of the model.
-            compute: whose type the products have.
-            attention: transformers' name of an implementation.
             whole: modules that the adapter holds, which stay as they are.
             whole_tables: whether embedding and head stay as they are.
             in_eight: whether all is in eight bits instead of four.

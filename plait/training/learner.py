@@ -101,8 +101,6 @@ class LocalTraining:
 
     Attributes:
         flat: (size,) the adapter after.
-        report: its figures.
-        moments: AdamW's, to continue with.
     """
 
     flat: Float32
@@ -218,9 +216,6 @@ class Learner:
         """Take a step.
 
         Args:
-            gradients: of the tensors, times `scale`.
-            loss: of the step's examples before it.
-            scale: a power of two.
             is_limited: whether it is the loss that the gradients are of, so that it limits the step.
         """
         settings, optimizers = self._inputs.settings, self._optimizers
@@ -384,7 +379,6 @@ def _factor_by(last: _Taken, gradients: Sequence[Tensor], loss: float) -> float:
     the rate did not decide its length.
 
     Args:
-        last: the step.
         gradients: of the loss after it, flat, by device.
         loss: in nats.
     """
@@ -424,8 +418,6 @@ def _smallest_at_rest(values: Sequence[Tensor], gradients: Sequence[Tensor], tra
     """The smallest root mean square of the tensors that train but have no gradient yet; infinite if there are none.
 
     Args:
-        values: of each tensor, flat.
-        gradients: of each tensor, flat.
         trained: whether each trains.
     """
     sizes = [
@@ -471,11 +463,6 @@ def order(examples: Sequence[Example], seed: int, task: Task) -> Iterator[int]:
     examples (systematic stratified sampling; Cochran, Sampling Techniques, 3rd edition, 1977, chapter 8). A step has
     one label per sequence, and by chance alone four of them may be of one class. Every example is as likely to come
     early as every other.
-
-    Args:
-        examples: their number counts, and a classifier's labels.
-        seed: decides the order.
-        task: what the labels are.
 
     Yields:
         Indices into `examples`.

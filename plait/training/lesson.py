@@ -51,10 +51,7 @@ class Taught:
     """What a lesson is made of.
 
     Attributes:
-        settings: of the training.
         start: (size,) the adapter that it begins with.
-        task: what the labels are.
-        pad_token: pads short rows.
         memory: what gives way to fit a step into memory.
         tokenizer: of the base, for a lesson that reads what it writes.
     """
@@ -81,12 +78,7 @@ class Lesson(Protocol):
     is_limited: bool
 
     def prepare(self, replicas: Sequence[Replica], visited: Callable[[], Sequence[Example]]) -> None:
-        """Compute what is needed before the first step.
-
-        Args:
-            replicas: of the model.
-            visited: the examples that the training will visit.
-        """
+        """Compute what is needed before the first step."""
         ...
 
     def loss(self, replica: Replica) -> StepLoss:
@@ -98,13 +90,7 @@ class Lesson(Protocol):
         ...
 
     def begin(self, batches: Sequence[Sequence[Example]], step: int, others: Sequence[nn.Module]) -> None:
-        """Do what comes before a step on new batches.
-
-        Args:
-            batches: of the step.
-            step: its number.
-            others: the model's replicas on other devices.
-        """
+        """Do what comes before a step on new batches."""
         ...
 
     def said(self, loss: float) -> float:

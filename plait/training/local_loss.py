@@ -59,7 +59,6 @@ class LocalLoss(Protocol):
         Args:
             logits: (labels, words) float32; of a classifier (examples, classes).
             labels: (labels,) int64, each the right word or class.
-            adapter: in training.
         """
         ...
 

@@ -73,14 +73,10 @@ class PeftLocalModel:
 
     Attributes:
         base: the base, shared by all clients of this process.
-        client: name for error messages.
         records: the client's data, in its own order.
         held_out: data to measure on; by default the end of `records` is held out.
-        kind: what the records are.
         histogram: counts that may be sent (labels or sources, never text).
-        own_trainer: replaces the built-in trainer.
         recall: returns the loss of the initial adapter; by default it is measured.
-        tokenise: makes the examples.
     """
 
     base: ResidentBase

@@ -31,9 +31,7 @@ class LossTerm(Protocol):
 
         Args:
             into: the gradient of the adapter, or of one of its tensors; added to in place.
-            values: the adapter, or the tensor; not changed.
             origin: its value before the round's first step; not changed.
-            settings: of the run.
         """
         ...
 

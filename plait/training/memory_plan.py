@@ -53,7 +53,6 @@ class FewBits:
 
     Attributes:
         block_bytes: of a block's matrices, on average.
-        embedding_bytes: of the input embedding.
         head_bytes: of a head of its own.
     """
 
@@ -98,13 +97,7 @@ class Training:
 
     @classmethod
     def of(cls, settings: Settings, *, together: int = 1, devices: int = 1) -> Training:
-        """A run's.
-
-        Args:
-            settings: of the run.
-            together: adapters that train side by side.
-            devices: that hold the base each.
-        """
+        """A run's."""
         private, feddyn = settings.records_are_private, settings.feddyn > 0
         samples = objective_named(settings.objective).samples
         # The completions of each prompt have a pass.
@@ -159,19 +152,15 @@ class ModelSize:
     """Numbers that memory follows from.
 
     Attributes:
-        layers: blocks.
         width: of a row between blocks.
         inner: of a row inside the gated product.
         queries: width of all query heads.
         keys: width of all key heads.
-        heads: query heads.
-        words: of the vocabulary.
         tied: whether head and embedding are one matrix.
         adapted_embedding: whether the adapter changes the embedding.
         biases: parameters of a block besides its matrices and norms.
         value_bytes: of a weight or an activation.
         four_bits: whether the blocks' matrices are in NF4.
-        adapter: parameters of the adapter.
         ranks: sum of the ranks of a block's pairs.
         cpu: of a CPU, what the base would take there in four bits; None for another device.
         eight: what the base takes in eight bits if that is how it is held unless it is in four.
@@ -259,14 +248,11 @@ def size_of(
     """The numbers of a base with an adapter; None if this cannot predict them.
 
     Args:
-        config: of the base.
-        spec: of the adapter.
         value_bytes: of the type that the base computes in.
         on_cpu: whether the device is a CPU.
         in_eight: whether it holds the base in eight bits unless the method wants four.
         directory: of the base, where there is one: a GGUF file beside it may hold it in few bits.
         seq_len: longest sequence; 0 for one within the window of the base's attention.
-        training: what is held of the adapter.
     """
     if not _is_predictable(config, spec, seq_len):
         return None
@@ -333,9 +319,7 @@ def _in_few_bits(
     """What the base takes on a CPU.
 
     Args:
-        size: of the base.
         stored: values and bytes of each matrix that a GGUF file holds in a format that is used as it is.
-        table: format of embedding and head.
         blocks: format of the blocks' matrices; NF4 by default.
     """
     whole = size.adapted_embedding or size.width % table.values
@@ -388,9 +372,7 @@ def peak_bytes(
     """Most memory that tensors take during a step, or while its completions are sampled if that is more.
 
     Args:
-        size: of base and adapter.
         sequences: that are computed at once.
-        seq_len: tokens of each.
         recomputed: how many of the first blocks are computed twice.
         slice_elements: logits of the loss that exist at a time.
         embedding_on_host: whether the input embedding takes no memory of the device.
@@ -435,8 +417,6 @@ def completions_bytes(size: ModelSize, *, rows: int, seq_len: int) -> int:
     """Keys and values of completions with their prompts, in the layers of a device.
 
     Args:
-        size: of the base.
-        rows: that grow side by side.
         seq_len: tokens of each at most.
     """
     columns = max(COLUMNS_AT_FIRST, seq_len + 1)
@@ -447,10 +427,6 @@ def sampling_bytes(size: ModelSize, *, seq_len: int) -> int:
     """Most memory while completions are sampled, for a step or in an evaluation; 0 where none are.
 
     Of passes over prompts it counts the gated product, by PEFT's modules, and their own keys and values.
-
-    Args:
-        size: of base and adapter.
-        seq_len: tokens of prompt and completion.
     """
     evaluating = replace(size, training=Training(adapters=0))
     return max(
@@ -480,7 +456,6 @@ def parts_of(size: ModelSize, budgets: Sequence[int]) -> list[tuple[ModelSize, i
     """What has to fit into how many bytes where each device holds the base: the first's part, and a replica's.
 
     Args:
-        size: of base and adapter.
         budgets: bytes that tensors and the allocator's waste may take of each device. Of those beside the first all
             hold the same, so that the least decides.
     """
@@ -500,10 +475,6 @@ def plan_step(
     completions that do not fit a step gives up nothing: it would not help.
 
     Args:
-        size: of base and adapter.
-        batch: sequences of a micro-batch.
-        seq_len: tokens of each.
-        budgets: as for `parts_of`.
         host_has_room: whether the host has memory besides the devices'.
     """
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)

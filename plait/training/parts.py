@@ -22,10 +22,6 @@ class Parts:
 
     Attributes:
         devices: each once, in the order of their first tensors.
-
-    Args:
-        sizes: elements of each tensor.
-        devices: of each.
     """
 
     def __init__(self, sizes: Sequence[int], devices: Sequence[torch.device]) -> None:

@@ -22,11 +22,6 @@ _TASK_TYPES = {Task.CAUSAL_LM: TaskType.CAUSAL_LM, Task.CLASSIFICATION: TaskType
 def peft_config_for(request: AdapterRequest, task: Task, base: BaseModules) -> PeftConfig:
     """PEFT's configuration of the requested method.
 
-    Args:
-        request: the request.
-        task: what the base does.
-        base: its modules.
-
     Raises:
         ConfigError: there is no such method, or it lacks an option that is set.
     """

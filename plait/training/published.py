@@ -17,14 +17,7 @@ from plait.training.prompts import servable
 def published(
     spec: AdapterSpec, state: AdapterState, geometry: Geometry, moved: MovedBase
 ) -> tuple[AdapterSpec, AdapterState]:
-    """Spec and values of the published adapter.
-
-    Args:
-        spec: of the trained adapter.
-        state: its values.
-        geometry: its pairs.
-        moved: the base that it is trained on.
-    """
+    """Spec and values of the published adapter."""
     spec, state = servable(spec, state)
     return with_base(spec, state, geometry, moved.delta) if moved.delta.factors else (spec, state)
 

@@ -67,14 +67,8 @@ def train_reference(
 
     Args:
         kind: ``central`` or ``local``.
-        base: the resident base.
-        clients: every client's data.
-        spec: the adapter's spec.
         initial: the initial adapter, as in the federated run.
-        settings: as in the federated run.
         steps: optimizer steps of one model (rounds x local steps).
-        seed: the run's seed.
-        moved: the base's movement before the first round.
         progress: called with what is being done.
     """
     started = time.perf_counter()

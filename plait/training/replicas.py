@@ -50,11 +50,6 @@ class Replica:
 def deal(units: Sequence[T], count: int, *, size: Callable[[T], int]) -> list[list[T]]:
     """Units dealt out in order, so that all get about the same.
 
-    Args:
-        units: what is not divided any further.
-        count: how many shares.
-        size: of a unit.
-
     Returns:
         One list for each, some of them empty where there are few units.
     """

@@ -59,7 +59,6 @@ class ResidentBase:
     """A base on a device, ready for adapters.
 
     Args:
-        directory: Hugging Face model directory.
         fingerprint: SHA-256 of the base, hex.
         seq_len: longest sequence that will be used (decides the attention kernel).
         adapter_in_float32: whether the adapter also computes in float32. plait's own trainer keeps float32 masters
@@ -117,7 +116,6 @@ class ResidentBase:
         None if each device holds it, if not even all do, or if memory is not predicted for them.
 
         Args:
-            spec: of the adapter.
             settings: of its training; None for that of a run with the defaults.
         """
         if not self._others:
@@ -200,7 +198,6 @@ class ResidentBase:
         """Compute on the base as it has moved, from now on; takes effect with the next `carrying`.
 
         Args:
-            base: its movement from the base on disk.
             geometry: of the adapter, whose modules are those that move.
         """
         if base.digest != self._moved.digest:
@@ -247,24 +244,13 @@ class ResidentBase:
         return self._model
 
     def models(self, spec: AdapterSpec, state: AdapterState, settings: Settings | None = None) -> list[PeftModel]:
-        """What `carrying` gives, on every device, in order; one model if that is placed over all of them.
-
-        Args:
-            spec: of the adapter.
-            state: its values.
-            settings: as for `placement`.
-        """
+        """What `carrying` gives, on every device, in order; one model if that is placed over all of them."""
         placement = self.placement(spec, settings)
         others = () if placement else self._others
         return [self._carrying(spec, state, placement), *(base.carrying(spec, state) for base in others)]
 
     def plan_steps(self, spec: AdapterSpec, settings: Settings, *, together: int = 1) -> None:
         """Decide what training steps give up, before the first one, where memory can be predicted.
-
-        Args:
-            spec: of the adapter.
-            settings: of the training.
-            together: adapters that train side by side.
 
         Raises:
             MachineError: not even one sequence will fit, or not all side by side; the message says what would.

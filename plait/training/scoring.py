@@ -62,10 +62,8 @@ def scores(
     """Score continuations.
 
     Args:
-        model: the base, with or without an adapter.
         pairs: tokens of a context and of its continuation, at least one of each.
         pad_token: pads short rows if rows must be padded.
-        batch_size: passes of the model at a time.
         most_tokens: that the model takes; of longer contexts the end is used.
 
     Returns:

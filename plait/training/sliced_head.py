@@ -30,8 +30,6 @@ class SlicedHead:
 
     Attributes:
         model: the base with the adapter.
-        head: the base's output layer.
-        words: of the vocabulary.
     """
 
     model: nn.Module
@@ -60,7 +58,6 @@ class SlicedHead:
         Args:
             tokens: (batch, longest), padded.
             mask: of real tokens, or None if all are.
-            labels: of each sequence, not padded.
 
         Returns:
             None if the model changes what its head gives.

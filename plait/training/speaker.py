@@ -30,12 +30,9 @@ class Speaker:
 
     Args:
         base: in memory; its adapter slot is used.
-        spec: of the adapter.
-        state: its values.
 
     Attributes:
         model: the base with the adapter, of PEFT's type.
-        tokenizer: of the base.
         is_prompt: whether the adapter is a prompt in front of the text, which the engine cannot carry.
 
     Raises:
@@ -84,7 +81,6 @@ class Speaker:
 
         Args:
             prompts: tokens, at least one each.
-            max_tokens: most tokens of an answer.
             sampling: how tokens are drawn; the same seed gives the same text.
             adapted: whether with the adapter.
 

@@ -27,9 +27,6 @@ class Placement(Protocol):
 
     Attributes:
         devices: in the order of the blocks.
-        blocks: of each.
-        by_module: transformers' device map.
-        in_words: for people.
     """
 
     @property
@@ -86,8 +83,6 @@ class Spreading(Protocol):
         """The processes of a simulated run; each starts with its first task.
 
         Args:
-            run: the run.
-            data: its clients' data.
             progress: told of every process that dies.
             loaded: has processes of earlier runs, and gets this run's at its end.
         """
@@ -105,9 +100,6 @@ class Spreading(Protocol):
         """Where the blocks lie if no device holds the whole base with its adapter, but all together do.
 
         Args:
-            size: of base and adapter.
-            devices: in the order of the blocks.
-            seq_len: longest sequence of a step.
             budgets: bytes that tensors and the allocator's waste may take of each device.
             host_has_room: whether the host has memory besides the devices'.
         """

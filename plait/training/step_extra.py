@@ -46,8 +46,6 @@ class StepExtra:
 
         Args:
             parameters: of the adapter, in layout order, as they are before the first step.
-            trained: which of them train.
-            settings: of the run and the round.
             drift: (size,) in layout order; None for none.
             slope: (size,) in layout order; None for none.
         """

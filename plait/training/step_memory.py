@@ -57,7 +57,6 @@ class StepMemory:
         """Use less memory from now on.
 
         Args:
-            largest: sequences of the largest batch.
             recomputes: whether this model's blocks can be computed twice.
 
         Returns:
@@ -80,7 +79,6 @@ def within_memory(attempt: Callable[[], T], *, give_way: Callable[[], bool], dev
         attempt: can be called again after it has failed.
         give_way: called after each failure; False if nothing is left to give up.
         device: whose freed memory is given back in between.
-        what: what is attempted, for the message.
 
     Raises:
         MachineError: it does not fit.

@@ -57,9 +57,6 @@ class Teaching(Protocol):
         """Examples of records that are no plain text.
 
         Args:
-            records: of the client.
-            kind: what they are.
-            tokenizer: of the base.
             seq_len: tokens of a sequence at most.
 
         Raises:
@@ -72,11 +69,7 @@ class Teaching(Protocol):
         ...
 
     def stand_on(self, base: bytes) -> None:
-        """Forget what belongs to a base that has moved since.
-
-        Args:
-            base: digest of its movement.
-        """
+        """Forget what belongs to a base that has moved since."""
         ...
 
     def lesson(self, taught: Taught) -> Lesson:
@@ -84,25 +77,13 @@ class Teaching(Protocol):
         ...
 
     def judge(self, model: nn.Module, examples: Sequence[Example], *, pad_token: int) -> Judge | None:
-        """By what held-out examples are judged, in evaluation mode; None for the loss of their labels.
-
-        Args:
-            model: the base with the adapter.
-            examples: all that it will be asked of.
-            pad_token: pads short rows.
-        """
+        """By what held-out examples are judged, in evaluation mode; None for the loss of their labels."""
         ...
 
     def measured(
         self, model: nn.Module, examples: Sequence[Example], settings: Settings, tokenizer: Tokenizer
     ) -> SequenceLosses | None:
         """The losses of all held-out examples where they are no sum over tokens or pairs; None for `judge`.
-
-        Args:
-            model: the base with the adapter.
-            examples: to measure.
-            settings: of the run.
-            tokenizer: of the base.
 
         Raises:
             PartError: a part of the user's own fails.

@@ -60,14 +60,9 @@ def train_steps(
     over micro-batches.
 
     Args:
-        model: the base with the adapter.
         parameters: the adapter's parameters in layout order; overwritten.
-        examples: the training examples.
         settings: steps, batch, learning rate, schedule, seed, trained sides, FedProx's mu.
         start: (size,) the initial adapter; not changed.
-        task: what the labels are.
-        pad_token: pads short rows.
-        carried: from earlier rounds.
         on_step: called with number and loss of every step.
         teaching: of the objective, with what it remembers; by default one that remembers nothing.
         tokenizer: of the base, for an objective that reads what it writes.
@@ -252,11 +247,6 @@ def measure_losses(
     """Loss (and correct answers, or leads) of every example, in evaluation mode.
 
     Args:
-        model: the base with the adapter.
-        examples: to measure.
-        task: what the labels are.
-        pad_token: pads short rows.
-        batch_size: examples of a forward pass.
         teaching: by which they are judged; None for supervised fine-tuning.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
         others: the same model and adapter on other devices; batches are dealt out over all, and their losses have the

@@ -91,10 +91,7 @@ class Authority:
         """A certificate for a server, which it may also use as a client: an operator asks for the status with it.
 
         Args:
-            key: the server's public key.
             names: DNS names and IP addresses that clients connect to.
-            now: the time of issue.
-            days: its validity.
 
         Raises:
             ConfigError: it would outlive the authority.
@@ -117,11 +114,7 @@ class Authority:
         """A member's certificate, which is not valid for a server; its common name is the member's name.
 
         Args:
-            key: the member's public key for TLS.
-            name: the member.
             role: its role; the organizational unit of anybody but a client.
-            now: the time of issue.
-            days: its validity.
 
         Raises:
             ConfigError: it would outlive the authority.

@@ -72,9 +72,6 @@ def check_dates(certificate: x509.Certificate, *, what: str, now: datetime, reme
     """Check that a certificate is valid at `now`.
 
     Args:
-        certificate: the certificate.
-        what: its name in the error message.
-        now: the time, with its zone.
         remedy: what to do once it has expired.
 
     Raises:

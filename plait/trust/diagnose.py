@@ -51,7 +51,6 @@ def explain(host: str, port: int, kit: Kit | None) -> str:
 
     Args:
         host: DNS name or IP address, as given to gRPC.
-        port: TCP port.
         kit: source of the certificate: a node's kit, or for an operator the server's; None without TLS.
     """
     host = host.removeprefix("[").removesuffix("]")
@@ -63,8 +62,6 @@ def server_expires(host: str, port: int, kit: Kit) -> datetime | None:
 
     Args:
         host: DNS name or IP address, as given to gRPC.
-        port: TCP port.
-        kit: whose certificate is shown to it.
     """
     shown = _shown_certificate(host.removeprefix("[").removesuffix("]"), port, _own(kit))
     return None if shown is None else shown.not_valid_after_utc

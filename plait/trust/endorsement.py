@@ -32,7 +32,6 @@ class Endorsement:
     """Proof that a node key is a client's.
 
     Attributes:
-        certificate: the client's, in DER.
         signature: ECDSA with SHA-256 by the certificate's key, over the client's name and its node key.
     """
 
@@ -60,9 +59,7 @@ def is_endorsed(
 
     Args:
         authority: its certificate, in PEM.
-        name: the client's.
         node_key: 32 bytes.
-        endorsement: of the key.
         now: the time to check dates against; by default the clock's.
     """
     window = _window(authority, name, node_key, endorsement)

@@ -48,7 +48,6 @@ class NodeIdentity:
 
     Attributes:
         public_key: Ed25519, 32 bytes.
-        sign: with its private half.
         vouch: whether a node key is another's.
         certificate: proves to others that `public_key` is this client's.
         endorsement: likewise.

@@ -188,7 +188,6 @@ def load_tls_pair(directory: Path, role: str, *, now: datetime | None = None) ->
     """Read ``role.key``, ``role.crt`` and ``ca.crt`` and check that they belong together and are valid.
 
     Args:
-        directory: the kit.
         role: ``server``, or a `Role`.
         now: the time to check dates against; by default the clock's.
 
@@ -269,7 +268,6 @@ def is_kit_of(directory: Path, role: str) -> bool:
     """Whether the directory holds such a kit; it may still be damaged.
 
     Args:
-        directory: the kit.
         role: ``server``, or a `Role`.
     """
     return (directory / f"{role}.crt").exists()

@@ -67,7 +67,6 @@ class Provisioned:
         name: the member's name, or ``server``.
         outcome: whether it is new.
         public_key: the member's key as the register has it, 32 bytes; empty for the server.
-        role: the member's.
     """
 
     name: str
@@ -109,11 +108,7 @@ def provision(
 
     Args:
         directory: of the kits; made if missing.
-        clients: names of the clients wanted.
         server_names: DNS names and IP addresses that clients connect to; may be empty if the server has a kit.
-        operators: names of the operators wanted.
-        observers: names of the observers wanted.
-        now: the time.
         days: validity of new certificates; by default two years, or the authority's if that is less.
 
     Raises:

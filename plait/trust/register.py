@@ -44,7 +44,6 @@ class RegisteredClient:
         public_key: public half of its node key, 32 bytes; of an operator or observer, who has none, the SHA-256 of the
             public key in the certificate.
         revoked: when its key was revoked; None if it is valid.
-        role: what it may do.
     """
 
     name: str

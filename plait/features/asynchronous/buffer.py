@@ -50,8 +50,6 @@ class Buffer:
         """How much an update counts, at most 1.
 
         Args:
-            staleness: of the update.
-            client: whose it is.
             recent: the clients of each of the folds before, newest last.
         """
         before = Counter(each for folded in recent for each in folded)
@@ -59,11 +57,7 @@ class Buffer:
         return min(1.0, (1 + usual) / (1 + before[client])) / math.sqrt(1 + staleness * self.size / self.at_work)
 
     def moved(self, weights: Collection[float]) -> float:
-        """How much of the mean of a buffer's updates a fold moves, at most 1.
-
-        Args:
-            weights: of the updates in the buffer.
-        """
+        """How much of the mean of a buffer's updates a fold moves, at most 1."""
         return min(STEP * math.fsum(weights) / self.at_work, 1.0)
 
     def kept(self, state: RunState, folded: Sequence[str]) -> RunState:

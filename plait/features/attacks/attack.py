@@ -34,11 +34,9 @@ class Attacked:
     """What attacks on a run found.
 
     Attributes:
-        event: for its ledger.
         audit: what canary clients prove; None without differential privacy.
         promised: epsilon that the run has spent; None likewise.
         exposed: canaries in the data, by how often each is there; empty where none were given.
-        base: of the run.
     """
 
     event: Audited
@@ -72,13 +70,8 @@ def attack(
     """Attack a finished run.
 
     Args:
-        directory: of the run.
-        settings: of the run.
         data: of one client, where the clients brought their own; empty to attack the noise alone.
-        columns: of `data` that have other names.
-        split: of `data`.
         canaries: a file of candidates, of which some are in the data.
-        sequences: most of each kind.
         progress: called with what is being done.
 
     Raises:

@@ -37,8 +37,6 @@ class Audit:
     Attributes:
         bound: epsilon is at least this, at `delta`, with 95 % certainty.
         most: what perfect guesses of as many canaries would prove.
-        guesses: of their coins.
-        right: of the guesses.
     """
 
     bound: float
@@ -59,7 +57,6 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
     """Let canaries take part in so many rounds, and guess which did.
 
     Args:
-        privacy: of the run.
         rounds: at least 1.
         seed: of coins, directions and noise: the same gives the same result.
         trials: repetitions with 1,000 canaries of their own; 0 for what takes some seconds.

@@ -37,7 +37,6 @@ class Sides:
 
     Attributes:
         members: trained on, at least once.
-        others: held out.
     """
 
     members: tuple[Example, ...]
@@ -63,10 +62,6 @@ def simulated_sides(
     """What the clients of a simulation trained on, by the order of their batches, and what they held out.
 
     Args:
-        simulation: of the run.
-        run: the run.
-        recorded: its ledger's events.
-        most: sequences of each kind.
         client: only what this one has; empty for all.
 
     Raises:
@@ -99,12 +94,6 @@ def simulated_sides(
 def given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) -> Sides:
     """The data of one client: all of its training part may have been trained on.
 
-    Args:
-        base: of the run.
-        dataset: the client's data.
-        run: the run.
-        most: sequences of each kind.
-
     Raises:
         DataError: the data does not fit the run.
     """
@@ -119,9 +108,6 @@ def attacks(base: ResidentBase, loaded: PeftAdapter, sides: Sides, *, batch_size
     """Every attack on an adapter, and the same scores by the base alone.
 
     Args:
-        base: of the adapter.
-        loaded: the adapter.
-        sides: the sequences.
         batch_size: sequences per batch.
 
     Raises:
@@ -148,7 +134,6 @@ class Exposed:
 
     Attributes:
         times: how often each stands there.
-        canaries: how many there are.
         adapter: mean exposure by the adapter.
         base: the same by the base alone.
     """
@@ -165,9 +150,6 @@ def exposures(
     """How well planted canaries are remembered, by how often they are in the data.
 
     Args:
-        base: of the adapter.
-        loaded: the adapter, of a language model.
-        candidates: canaries, planted or not, of one distribution.
         texts: the data that may have some of them.
         batch_size: sequences per batch.
 

@@ -28,10 +28,8 @@ def lower_bound(right: int, guesses: int, *, canaries: int, delta: float, failur
     """The largest epsilon that this many right guesses refute.
 
     Args:
-        right: of the guesses.
         guesses: at most `canaries`; fixed before the results are seen.
         canaries: all, also those that nothing was guessed of.
-        delta: of the guarantee.
         failure: probability with which the bound may be wrong.
     """
     low, high = 0.0, _LARGEST
@@ -52,7 +50,6 @@ def right_guesses(scores: NDArray[np.float64], took_part: NDArray[np.bool_], gue
     Args:
         scores: (canaries,)
         took_part: (canaries,) the coins.
-        guesses: half of them for each side.
     """
     order = np.argsort(scores, kind="stable")
     half = guesses // 2

@@ -42,7 +42,6 @@ class Attack:
         """The attack with these scores.
 
         Args:
-            name: of the score.
             members: at least one, finite.
             others: likewise.
         """
@@ -59,7 +58,6 @@ def exposure(planted: float, others: Sequence[float]) -> float:
     """Exposure of a planted canary, in bits (Carlini et al., arXiv 1802.08232, definition 5).
 
     Args:
-        planted: its loss.
         others: losses of candidates from the same distribution that were not planted.
 
     Returns:

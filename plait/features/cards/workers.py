@@ -49,7 +49,6 @@ class Group:
     """Tasks that a worker is given at once, and what became of them.
 
     Attributes:
-        nodes: the clients' numbers.
         withdrawn: whether nobody waits for the answers any more.
     """
 
@@ -65,8 +64,6 @@ class Workers:
     """All processes of a run; each starts with its first task.
 
     Args:
-        run: the run.
-        data: its clients' data.
         progress: told of every process that dies.
         idle: processes of earlier runs, by their place in the list of devices; this run's are left there at its end.
             Without it they end with the run.
@@ -170,8 +167,6 @@ class _Worker:
     """One process, and the thread that speaks to it.
 
     Args:
-        name: for people.
-        device: that it computes on.
         parts: that the device is divided into.
         begin: makes what it is told of the run.
         progress: told when it dies.
@@ -286,9 +281,7 @@ class WorkersChannel(FixedNodes):
     """A `plait.rounds.channel.Channel` to clients in other processes.
 
     Args:
-        workers: the processes.
         first: number of the first client, which is node 0.
-        count: of the clients.
         stop: stops the run; what clients are at is lost then, and done again when the run goes on.
     """
 

@@ -43,7 +43,6 @@ class ProgramModel:
     """A base and a client's data that a program has.
 
     Attributes:
-        program: it.
         memory: of the client, of one run.
         folder: for adapters on their way.
     """

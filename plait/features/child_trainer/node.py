@@ -49,8 +49,6 @@ def node_with_program(settings: NodeSettings, journal: Journal, ask: Callable[[]
     """A node that takes part with a program's training.
 
     Args:
-        settings: of the node.
-        journal: for the operator.
         ask: asks the operator for consent; None if there is nobody to ask.
 
     Raises:
@@ -134,10 +132,6 @@ class ProgramParticipant:
     """A participant that exists from its first specification on.
 
     Attributes:
-        speaker: the client, without terms.
-        model: of the program.
-        settled: settings of the run.
-        policy: the operator's.
         max_rank: the largest rank that it accepts; 0 for any.
     """
 

@@ -67,10 +67,6 @@ class Program:
     def ask(self, do: str, **more: object) -> Said:
         """The answer to one question.
 
-        Args:
-            do: what to do.
-            more: the rest of the question.
-
         Raises:
             Abandoned: nobody waits for it any more; the program has stopped, or was ended.
             MachineError: there is no answer; one line.

@@ -34,12 +34,7 @@ _SLACK = 1 + 1e-9
 
 
 def enforced(settings: NodeSettings, opening: Callable[[Run], TaskRunner]) -> Callable[[Run], TaskRunner]:
-    """What opens a run at a node, if it is within the node's contract; a node without one is as it was.
-
-    Args:
-        settings: of the node.
-        opening: what opens a run.
-    """
+    """What opens a run at a node, if it is within the node's contract; a node without one is as it was."""
     kit = settings.kit
     if kit is None or not (kit.directory / FOLDER / FILE).exists():
         return opening
@@ -66,10 +61,6 @@ def enforced(settings: NodeSettings, opening: Callable[[Run], TaskRunner]) -> Ca
 
 def admitted(kit: Path, act: Act) -> None:
     """Refuse what the contract of a server does not allow; a server without one is as it was.
-
-    Args:
-        kit: of the server.
-        act: what is asked of it.
 
     Raises:
         PolicyError: it is outside the contract, or the contract is not in force.
@@ -110,7 +101,6 @@ class Account:
 
     Attributes:
         folders: where it is kept; what any has counts, so that neither a moved state nor a new kit forgets.
-        name: of its file.
     """
 
     folders: tuple[Path, ...]
@@ -137,12 +127,6 @@ class Account:
 
     def charge(self, contract: Contract, run: str, epsilon: float, delta: float) -> None:
         """Pay for a run before anything of it is answered; a run that was paid for costs nothing more.
-
-        Args:
-            contract: whose epsilon is not exceeded.
-            run: its id at this node.
-            epsilon: that it promises.
-            delta: of that.
 
         Raises:
             PolicyError: all runs together would exceed the contract's epsilon.

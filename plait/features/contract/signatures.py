@@ -28,10 +28,8 @@ class Signature:
     """One member's.
 
     Attributes:
-        member: its name.
         contract: digest of what it signed.
         public_key: its node key, 32 bytes.
-        endorsement: of the key.
         signature: 64 bytes.
     """
 
@@ -89,7 +87,6 @@ class Signature:
         """Whether it is a member's, under this contract.
 
         Args:
-            contract: that it should be under.
             authority: certificate of the federation's authority, in PEM.
         """
         return (
@@ -106,7 +103,6 @@ def signed_by(
     """The members whose signatures count.
 
     Args:
-        contract: that they are under.
         signatures: whatever there is.
         authority: certificate of the federation's authority, in PEM.
         revoked: node keys in hexadecimal whose signatures have no weight any more.

@@ -31,15 +31,11 @@ class Contract(BaseModel):
         needed: signatures that put it in force (k of n).
         until: the last moment that it holds, with its zone.
         purposes: what runs are for, in words; clients cannot check them.
-        bases: that runs may adapt.
-        methods: of adapters.
-        objectives: that clients learn.
         rules: that combine updates; none for any.
         least_clients: fewest in a round, or in a sum under masks.
         masked: whether runs must have secure aggregation.
         unit: of differential privacy, ``client`` or ``record``; empty where none is asked for.
         epsilon: over all runs of the contract together.
-        delta: of that.
         release_if: conditions that every run must have, or stricter ones; empty for none.
         submitters: operators who may submit runs; none for any. A standing server's to enforce.
         recipients: operators and observers who may fetch a run's files; none for any. The same.
@@ -146,7 +142,6 @@ class Contract(BaseModel):
 
         Args:
             act: ``submit`` a run, or ``fetch`` one's files.
-            name: in the person's certificate.
 
         Raises:
             PolicyError: with the clause.

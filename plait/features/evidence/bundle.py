@@ -34,8 +34,6 @@ class Bundle:
     """What a bundle says, and its bytes.
 
     Attributes:
-        predicate: all parts.
-        data: the file.
         complete: whether the model signature and the bill of materials are in it.
     """
 
@@ -50,10 +48,7 @@ def bundle_of(
     """Make the evidence of a finished run.
 
     Args:
-        directory: of the run.
-        signing: with whose key.
         statements: files of clients, as ``plait attest`` writes them.
-        base_licence: of the base, as the operator says.
 
     Raises:
         ConfigError: the run is not finished, or a statement is of another run, another client, or there twice.

@@ -28,8 +28,6 @@ def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> 
     """A client's statement of one run.
 
     Args:
-        kit: of the client.
-        state: directory of its node's state.
         run: the beginning of the run's id in its ledger; empty if the node took part in one alone.
         about_data: what its owner says of the data, in words.
 

@@ -32,7 +32,6 @@ class Signer:
 
     Attributes:
         key_id: SHA-256 of its public half (SubjectPublicKeyInfo), in hexadecimal.
-        sign: makes a signature.
     """
 
     key_id: str

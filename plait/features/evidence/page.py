@@ -73,11 +73,7 @@ code{color:#666;font-size:12px}"""
 
 
 def page_of(predicate: Mapping[str, Json]) -> str:
-    """The page, in HTML that asks no other machine for anything.
-
-    Args:
-        predicate: of a bundle.
-    """
+    """The page, in HTML that asks no other machine for anything."""
     figures = cast("dict[str, Any]", predicate["figures"])
     title = f"Evidence of run {figures['made'].get('name') or figures['made'].get('run', '')}"
     answers = _rows((question, answer, field) for question, answer, field in _answers(cast("Any", predicate), figures))

@@ -48,7 +48,6 @@ def bill_of_materials(
     """The ML-BOM in CycloneDX 1.6: adapter, base, parents, data.
 
     Args:
-        lines: of the ledger.
         files: SHA-256 of the adapter's, by name.
         about_data: what clients say of their data, by client.
         base_licence: as the operator says; empty if nothing is said.

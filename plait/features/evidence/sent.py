@@ -33,12 +33,7 @@ _LAST_BYTES = 1 << 20
 
 
 def recorded(settings: NodeSettings, opening: Callable[[Run], TaskRunner]) -> Callable[[Run], TaskRunner]:
-    """What opens a run at a node, so that what is sent for it is recorded.
-
-    Args:
-        settings: of the node.
-        opening: what opens a run.
-    """
+    """What opens a run at a node, so that what is sent for it is recorded."""
 
     def opened(run: Run) -> TaskRunner:
         runner = opening(run)

@@ -25,7 +25,6 @@ class Signing:
     """A key that signs bundles, and what stands behind it.
 
     Attributes:
-        signer: the key.
         key_file: in PEM.
         described: the public key, and the certificates of a kit.
         kit: of the server; None for a key of the run's own.

@@ -52,7 +52,6 @@ class _Architecture:
     """How llama.cpp stores the bases of one model type.
 
     Attributes:
-        arch: llama.cpp's name.
         reordered: whether rows of queries and keys are reordered.
     """
 

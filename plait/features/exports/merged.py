@@ -109,7 +109,6 @@ def copy_model(directory: Path, folder: Path) -> None:
     """Copy a model's weights, configuration and tokenizer, and no other files.
 
     Args:
-        directory: a base that has been fingerprinted.
         folder: the destination; made if missing.
 
     Raises:

@@ -67,7 +67,6 @@ def merge(
 
     Args:
         given: at least two, with their weights; all of one base.
-        how: one of `HOWS`.
         density: share of the entries that stay, over 0 and at most 1, by default `DENSITY`; not for `linear`, which
             keeps all.
         rank: of the result; by default the sum of the adapters' ranks for `linear`, which loses nothing, and the

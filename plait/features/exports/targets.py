@@ -59,7 +59,6 @@ def export(name: str, request: ExportRequest, *, progress: Progress = lambda _: 
     """Write the adapter of `request` for the target called `name`.
 
     Args:
-        name: a key of `TARGETS`.
         request: what and where.
         progress: called before each slow step.
 

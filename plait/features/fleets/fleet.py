@@ -66,7 +66,6 @@ def load_fleet(path: str, *, base_parameters: int) -> Fleet:
     """The fleet of a file, with the figures of its profiles filled in.
 
     Args:
-        path: of the TOML file.
         base_parameters: of the base, for the speed of a profile.
 
     Raises:

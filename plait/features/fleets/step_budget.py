@@ -29,9 +29,7 @@ class Budget:
     """The steps of one round.
 
     Attributes:
-        local_steps: the average.
         round_s: how long the round is to last; None if no pace is known.
-        paces: of the clients.
         steps: of the clients that are asked.
     """
 
@@ -55,8 +53,6 @@ def budget(local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -
 
     Args:
         local_steps: on average over the clients of known pace.
-        cohort: the clients asked.
-        paces: as far as they are known.
     """
     known = {client: paces[client] for client in sorted(cohort) if client in paces}
     if not known:
@@ -87,7 +83,6 @@ def normalised(steps: Mapping[str, int], weights: Mapping[str, float]) -> dict[s
     lead (simulations/LOG.md).
 
     Args:
-        steps: tau_i by client.
         weights: of the clients, p_i, of any sum; 1 where not given.
     """
     total = math.fsum(weights.get(client, 1.0) for client in steps)

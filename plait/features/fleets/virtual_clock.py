@@ -59,7 +59,6 @@ class VirtualClock:
     """The time of a fleet, and what its devices have spent today.
 
     Args:
-        fleet: the devices.
         now_s: where the clock stands.
         spent: spans of an earlier part of the run.
         going_on: training tasks that were in progress then, by node; each goes on when it is sent again.
@@ -152,9 +151,6 @@ class VirtualChannel:
 
     Args:
         inner: does the tasks; all its nodes are there from the start.
-        clock: of the fleet.
-        work: of a task.
-        seed: decides which devices fail.
         at_once: whether the tasks in progress are done at once, as nobody who works is released.
     """
 

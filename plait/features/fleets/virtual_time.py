@@ -19,8 +19,6 @@ def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int])
 
     Args:
         directory: of the run, which need not have begun.
-        fleet: its devices.
-        nodes: the clients' numbers by name.
     """
     if not directory.has_started:
         return VirtualClock(fleet)

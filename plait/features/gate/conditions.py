@@ -82,8 +82,6 @@ class Condition:
     """One condition.
 
     Attributes:
-        text: as it was given.
-        figure: its name in `FIGURES`.
         sign: of the comparison; empty for a figure that is yes or no.
         bound: what the figure is compared with.
     """
@@ -151,7 +149,6 @@ def check(config: Any, *, simulates: bool) -> None:
     """Refuse conditions that a run will not measure.
 
     Args:
-        config: its settings, a `RunConfig`.
         simulates: whether its clients are simulated, which changes nothing.
 
     Raises:

@@ -47,10 +47,6 @@ class Verdict:
 def verdict(conditions: str, events: Sequence[Event]) -> Verdict:
     """Judge a finished run.
 
-    Args:
-        conditions: as its settings have them.
-        events: of its ledger.
-
     Raises:
         ConfigError: the conditions are not valid.
         PeerError: the ledger does not begin with a run.
@@ -145,8 +141,6 @@ def judged_at_the_end(config: Any, run: Path, quiet: bool) -> Generator[None]:
     """Judge a run once it is finished.
 
     Args:
-        config: its settings.
-        run: its directory.
         quiet: whether nothing is said.
     """
     yield

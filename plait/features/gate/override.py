@@ -24,12 +24,6 @@ _MOST_CHARACTERS = 1000
 def override(directory: RunDirectory, conditions: str, *, reason: str, kit: Path) -> str:
     """Release an adapter in an operator's name.
 
-    Args:
-        directory: of a finished run.
-        conditions: that its settings have.
-        reason: in the operator's words.
-        kit: of the operator.
-
     Returns:
         The operator's name.
 

@@ -30,7 +30,6 @@ def settings_file(chosen: Mapping[str, str | int], *, name: str) -> str:
     """The file.
 
     Args:
-        chosen: settings by name; others have their defaults.
         name: of the file, for the command that runs it.
     """
     defaults = RunConfig()

@@ -42,8 +42,6 @@ class Sides:
     """The replies of a batch of examples.
 
     Attributes:
-        chosen: the preferred ones.
-        rejected: the other ones.
         unrelated: replies to other prompts, without gradient, for an objective that measures how far the model is from
             the reference; otherwise without tokens.
     """

@@ -17,11 +17,7 @@ class Grader:
     """A reward at work on tokens, and what became of the completions.
 
     Attributes:
-        reward: the function.
-        name: its name, for messages.
-        tokenizer: of the base.
         graded: completions that had a reward.
-        refused: completions that had none.
     """
 
     reward: Reward

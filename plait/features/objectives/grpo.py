@@ -54,8 +54,6 @@ class GRPO:
             now: (tokens,) log-probabilities of the completions' tokens under the model in training.
             before: (tokens,) the same when they were sampled.
             reference: (tokens,) the same under the base without the adapter; None where beta is 0.
-            advantages: of each completion.
-            counts: tokens of each completion.
         """
         of_tokens = [advantage for advantage, count in zip(advantages, counts, strict=True) for _ in range(count)]
         weights = now.new_tensor(of_tokens)

@@ -45,7 +45,6 @@ class Page:
     """What the routes share.
 
     Args:
-        catalogue: the runs to show.
         token: that visitors must know.
         line: to the server beside it; None for none.
     """

@@ -89,10 +89,6 @@ def _bound(address: Address) -> socket.socket:
 def page_address(text: str, *, what: str) -> Address:
     """An address for the page, of this machine alone.
 
-    Args:
-        text: as typed.
-        what: its name in the error.
-
     Raises:
         ConfigError: it is no address, or other machines can reach it.
     """

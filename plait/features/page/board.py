@@ -38,7 +38,6 @@ class Board:
         """Process the next event.
 
         Args:
-            event: of the ledger.
             broken: the first break of the ledger's chain so far, in a sentence; empty if there is none.
 
         Returns:

@@ -41,11 +41,7 @@ _LOOKS = ("GET", "HEAD")
 
 
 class Headers:
-    """Adds the headers, and refuses what comes from a foreign name or page.
-
-    Args:
-        app: the application.
-    """
+    """Adds the headers, and refuses what comes from a foreign name or page."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -58,7 +58,6 @@ def answering(connection: Connection, status_json: Callable[[], str]) -> threadi
     """Answer the page in a thread of its own, until the page's end is closed.
 
     Args:
-        connection: the server's end of the pair.
         status_json: gives what `plait status --json` prints.
     """
     thread = threading.Thread(target=_answer_all, args=(connection, status_json), name="plait-page", daemon=True)

@@ -21,7 +21,6 @@ class Live:
     """The newest answer.
 
     Args:
-        line: to the server.
         clock: monotonic, in seconds.
     """
 
@@ -56,11 +55,7 @@ class Live:
 
 
 def doing_now(status: Mapping[str, Json]) -> dict[str, Json]:
-    """What each client is doing: ``state`` where the ledger cannot know it, ``doing`` in its own words.
-
-    Args:
-        status: what `plait status --json` prints.
-    """
+    """What each client is doing: ``state`` where the ledger cannot know it, ``doing`` in its own words."""
     clients: dict[str, Json] = {}
     for node in _objects(status.get("nodes")):
         now: dict[str, Json] = {"doing": node.get("doing", "")}

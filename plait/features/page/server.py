@@ -38,7 +38,6 @@ class Connections:
         """A connection was made.
 
         Args:
-            connection: the new one.
             address: where it comes from. The oldest of the address that has most gives way.
         """
         if len(self._unknown) >= MOST_UNKNOWN:
@@ -125,12 +124,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(page: Page, listener: socket.socket) -> None:
-    """Serve until a signal ends it.
-
-    Args:
-        page: what to serve.
-        listener: bound and listening.
-    """
+    """Serve until a signal ends it."""
     config = uvicorn.Config(
         page.app(),
         http=type("_Protocol", (BoundedProtocol,), {"guests": Connections()}),

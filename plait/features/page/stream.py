@@ -31,8 +31,6 @@ async def messages(
     """The messages of one watcher, until the server ends.
 
     Args:
-        feed: the run.
-        changed: notified whenever a feed has read something.
         after: the newest event that the watcher has; -1 for none.
         run: the id of the run that it has it of.
         ended: whether nothing more is to be sent.

@@ -44,12 +44,7 @@ def page_token() -> str:
 
 @dataclass(frozen=True)
 class TokenCheck:
-    """The middleware: answers only requests with the token, in their address or their cookie.
-
-    Attributes:
-        app: gets what may pass.
-        token: of the page.
-    """
+    """The middleware: answers only requests with the token, in their address or their cookie."""
 
     app: ASGIApp
     _: KW_ONLY

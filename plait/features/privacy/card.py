@@ -70,7 +70,6 @@ class PrivacyCard:
     """The guarantee of a run, as far as the run has come.
 
     Attributes:
-        promised: at its beginning.
         spent: after the newest round, or once the noise of one is paid for; None before the first.
         audited: what attacks found; None if that was not recorded.
     """
@@ -300,11 +299,7 @@ def mechanism_text(separation: int) -> str:
 
 
 def spent_by_round(events: Mapping[str, Sequence[Event]]) -> dict[int, PrivacySpent]:
-    """What a run had spent after each round.
-
-    Args:
-        events: of features, by kind.
-    """
+    """What a run had spent after each round."""
     return {each.round: each for each in events.get("privacy_spent", ()) if isinstance(each, PrivacySpent)}
 
 

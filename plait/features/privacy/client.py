@@ -25,8 +25,6 @@ def paying(
     """The way of a client that pays.
 
     Args:
-        way: without this feature.
-        speaker: the client.
         private: what the run's noise promises of whole clients; None without such noise.
         of_records: whether single records are private.
         is_noised: whether the client adds noise, so that nothing else is said of its data.

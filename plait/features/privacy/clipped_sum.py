@@ -31,7 +31,6 @@ class ClippedSum:
     """Takes the updates of a round one by one.
 
     Args:
-        size: numbers in an update.
         privacy: of the run, with a fixed clip norm.
     """
 
@@ -70,7 +69,6 @@ def whole_numbers(part: PartialSum, *, clients: int, radius: int) -> NDArray[np.
 
     Args:
         part: its sum, of the numbers that clients send.
-        clients: whose updates are in it.
         radius: the clip norm, in units.
 
     Raises:

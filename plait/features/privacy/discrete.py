@@ -89,7 +89,6 @@ class DiscreteGaussian:
 
         Args:
             drawn: the first 63 bits of f.
-            row: of the centre.
             stream: of further bits.
         """
         bits = 63

@@ -37,10 +37,6 @@ def grid_for(size: int, noise_multiplier: float) -> Grid:
     Rounding a number to one of its neighbours at random adds up to 1/4 to the square of an update's length. With a
     radius of 4 sqrt(size) that is under 2 %, and far below the noise; where the noise is so large that its table
     would not fit, the radius is smaller and clipping takes more of the update.
-
-    Args:
-        size: numbers in an update.
-        noise_multiplier: noise over clip norm.
     """
     wanted = max(_LEAST_RADIUS, math.ceil(4 * math.sqrt(size)))
     radius = max(1, min(wanted, int(_LARGEST_SIGMA / noise_multiplier)))

@@ -98,7 +98,6 @@ class ClientPrivacy:
         """Epsilon of this many rounds.
 
         Args:
-            charges: rounds, and noise drawn again.
             colluding: of the guaranteed clients, who tell what noise they added, or add none.
         """
         if self.rests is not None:
@@ -129,9 +128,7 @@ class ClientPrivacy:
         """The clip norm of the next round.
 
         Args:
-            clip_norm: of this one.
             counted: how many more clients were within it than beyond, noised.
-            clients: that the count is of.
         """
         if self.clip_norm is not None:
             return clip_norm
@@ -155,7 +152,6 @@ def multiplier_for(
     Args:
         epsilon: of the whole run.
         delta: likewise.
-        rounds: of the run.
         rests: of clients between two rounds; None where they may join every round.
         guaranteed: clients whose own noise is in every sum; 0 where the server adds it.
 
@@ -175,11 +171,7 @@ def multiplier_for(
 
 @dataclass(frozen=True, eq=False)
 class Released:
-    """What a private round gives to the world.
-
-    Attributes:
-        clip_norm: of the next round.
-    """
+    """What a private round gives to the world."""
 
     mean: Float32
     clip_norm: float
@@ -189,7 +181,6 @@ class PrivateMean:
     """Takes the updates of a round one by one.
 
     Args:
-        size: numbers in an update.
         key: of this round and these updates, 32 bytes.
     """
 

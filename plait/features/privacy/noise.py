@@ -67,7 +67,6 @@ class Guide:
     """Searches a sorted table; the leading bits of a number make most searches one look-up.
 
     Args:
-        table: sorted.
         shift: lower bits of a number, which the guide does not look at.
         parts: how many values the bits above those have.
     """
@@ -126,7 +125,6 @@ class IntegerGaussian:
 
         Args:
             drawn: the first 63 bits of f.
-            guess: near the result.
             stream: of further bits.
         """
         bits = _BITS

@@ -18,9 +18,6 @@ def plans(settled: Settled, size: int, parameters: int, records: int | None) -> 
     """What it costs, and whether anything useful is left.
 
     Args:
-        settled: the run.
-        size: numbers of an update.
-        parameters: of the adapter.
         records: that a client trains on; None if that was not said.
 
     Raises:

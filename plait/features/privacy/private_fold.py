@@ -97,13 +97,7 @@ class PrivateFold:
 
 
 def scattered(values: Float32, sent: Sequence[slice], context: RoundContext) -> AdapterState:
-    """An adapter of zeros but for the numbers that clients send.
-
-    Args:
-        values: these numbers, one part after the other.
-        sent: the parts of the flat buffer.
-        context: of the round.
-    """
+    """An adapter of zeros but for the numbers that clients send."""
     flat: Float32 = np.zeros(context.geometry.layout.size, np.float32)
     at = 0
     for part in sent:

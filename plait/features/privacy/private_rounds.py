@@ -97,9 +97,7 @@ class PrivateRounds:
         """The key that a round's noise follows from, once its intent is durable.
 
         Args:
-            number: of the round.
             digest: of everything that the sum below the noise is made of.
-            clip_norm: of the round.
 
         Raises:
             BudgetSpentError: that would be one charge too many.
@@ -113,9 +111,7 @@ class PrivateRounds:
         """Pay for a round, unless just this is paid for.
 
         Args:
-            number: of the round.
             commitment: of the updates, or of the clients, that the noise is for.
-            clip_norm: of the round.
 
         Raises:
             BudgetSpentError: that would be one charge too many.
@@ -201,9 +197,7 @@ def started(
     """The event that says what a run promises.
 
     Args:
-        privacy: of the run.
         key: of the run; None where clients add the noise.
-        size: numbers in an update.
         fewest: clients in any sum, where they add the noise.
         continues: whether it starts from other adapters.
         regions: whether clients send their updates to servers of regions.

@@ -25,7 +25,6 @@ def count_multiplier(noise_multiplier: float, clients: int) -> float:
 
     Args:
         noise_multiplier: z of the whole round.
-        clients: wanted in a round.
     """
     return max(clients / 10, noise_multiplier / math.sqrt(SHARE))
 
@@ -39,8 +38,6 @@ def next_clip(clip_norm: float, fraction: float, quantile: float) -> float:
     """The clip norm of the next round.
 
     Args:
-        clip_norm: of this one.
         fraction: of clients within it, noised; may be below 0 or above 1.
-        quantile: to follow.
     """
     return clip_norm * math.exp(-RATE * (min(max(fraction, -1.0), 2.0) - quantile))

@@ -26,10 +26,8 @@ class RecordPrivacy:
     """The privacy of one client's records in one run.
 
     Attributes:
-        records: that it trains on.
         batch: of them that a step is expected to draw, at most all.
         noise: of the sum, over the clip norm.
-        delta: of the guarantee.
         epsilon: never exceeded; infinite where only the noise was given.
         clip_norm: that gradients are clipped to; None to scale each to the same norm (Bu et al., arXiv 2206.07136),
             which needs no choice where the optimizer divides by the gradient's size anyway.
@@ -58,12 +56,9 @@ class RecordPrivacy:
 
         Args:
             records: that the client trains on, at least 1.
-            batch: sequences that a step is to draw.
             steps: of the whole run.
-            delta: of the guarantee.
             epsilon: 0 for none.
             noise: 0 where it follows from `epsilon`.
-            clip_norm: as above.
 
         Raises:
             ConfigError: delta would allow to show a record in full, or the noise would leave nothing.

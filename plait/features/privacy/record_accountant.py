@@ -42,7 +42,6 @@ class _Account:
         secret: of this client and run, in hexadecimal.
         noise: over the clip norm, the same in all rounds.
         records: that the client trains on.
-        batch: expected in a step.
         charges: steps, by the commitment to what they are made of.
     """
 
@@ -62,8 +61,6 @@ def privacy_of(settings: Settings, *, records: int, most: float = 0.0) -> Record
     """The privacy of a client's records in a run.
 
     Args:
-        settings: of the run.
-        records: that the client trains on.
         most: epsilon that the client allows; 0 for as much as the run asks for.
 
     Raises:
@@ -95,7 +92,6 @@ def made_of(job: TrainJob, identity: bytes) -> bytes:
     """Digest of everything that the gradients of a job are made of.
 
     Args:
-        job: as the hooks before training leave it.
         identity: of the client's training data, and of how its machine computes with them.
     """
     hasher = hashlib.sha256(identity)
@@ -126,10 +122,7 @@ def charge(
 
     Args:
         memory: of the client; must outlive its process.
-        privacy: of the client in this run.
-        run_id: the run's.
         inputs: digest of everything that the gradients are made of: data, adapter, carried values, settings, round.
-        steps: of the round.
         pay: told epsilon and delta of the run so far, this round included, before it is charged.
 
     Raises:
@@ -170,9 +163,6 @@ def started(
     """The event that says what a run promises.
 
     Args:
-        settings: of the run.
-        clients: that train in a round.
-        size: numbers in an update.
         continues: whether it starts from other adapters.
         regions: whether clients send their updates to servers of regions.
     """
@@ -198,8 +188,6 @@ def spent(number: int, settings: Settings, epsilons: Mapping[str, float]) -> Pri
     """What the clients' records have cost once a round is over.
 
     Args:
-        number: of the round.
-        settings: of the run.
         epsilons: by client, of all that took part so far; none under masks, where epsilon is at most the run's.
     """
     return PrivacySpent(

@@ -16,7 +16,6 @@ class RecordCosts:
     """The costs of one run's records.
 
     Attributes:
-        settings: of the run.
         told: rounds of which the ledger says what they have cost.
         masked: whether clients say nothing of what they have spent: at most the run's epsilon.
     """

@@ -20,7 +20,6 @@ class SharedMean:
     """Takes the updates of a round one by one.
 
     Args:
-        size: numbers in an update.
         key: of this round, 32 bytes.
     """
 

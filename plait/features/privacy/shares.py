@@ -63,7 +63,6 @@ class Shares:
 
         Args:
             values: the update, rotated, finite; clipped here.
-            unit: of the grid.
             guaranteed: clients whose noise is in the sum of this attempt.
             key: 32 bytes, of this client, attempt and update alone.
         """
@@ -85,9 +84,7 @@ def shares_for(size: int, noise_multiplier: float, guaranteed: int) -> Shares:
     """The coarsest grid on which shares are good enough.
 
     Args:
-        size: numbers in an update.
         noise_multiplier: z: noise over clip norm that the sum is charged for.
-        guaranteed: clients whose noise is in every sum.
 
     Raises:
         ConfigError: the noise is too small for any grid, or too large for a table.

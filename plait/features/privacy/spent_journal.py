@@ -15,11 +15,7 @@ _SLACK = 1 + 1e-9
 
 @dataclass(eq=False)
 class SpentJournal:
-    """What a journal says of epsilon.
-
-    Attributes:
-        journal: of the data.
-    """
+    """What a journal says of epsilon."""
 
     journal: DataJournal
 
@@ -36,7 +32,6 @@ class SpentJournal:
 
         Args:
             account: of the run, by a name that this client gave it.
-            epsilon: that this run would have spent.
             most: that all runs may spend; 0 for any amount.
 
         Raises:
@@ -55,9 +50,6 @@ class SpentJournal:
 
         Args:
             account: of the run, by a name that this client gave it.
-            epsilon: that this run will have spent.
-            delta: that goes with it.
-            most: as for `check_budget`.
 
         Raises:
             PolicyError: it would be above the most.

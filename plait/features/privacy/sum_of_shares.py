@@ -49,8 +49,6 @@ def multiplier_without(noise_multiplier: float, guaranteed: int, colluding: int)
     """The noise multiplier that is left where the noise of some clients is known, or was never added.
 
     Args:
-        noise_multiplier: z with all of the guaranteed clients.
-        guaranteed: m.
         colluding: clients, among them.
     """
     least = least_variance(guaranteed)

@@ -57,11 +57,7 @@ def client_epsilon_table(card: PrivacyCard) -> Table:
 
 
 def together_table(cards: Mapping[str, PrivacyCard]) -> Table:
-    """What several runs on the same clients or records cost together.
-
-    Args:
-        cards: by run.
-    """
+    """What several runs on the same clients or records cost together."""
     from plait.features.privacy.together import together
 
     found = together(cards)

@@ -22,7 +22,6 @@ class Sample(BaseModel):
     Attributes:
         client: whose held-out data it is of.
         beginning: the text, or the prompt.
-        base: what the base writes.
         adapter: what it writes with the shared adapter.
     """
 

@@ -26,9 +26,6 @@ def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: b
     """Record samples of a finished run in its ledger, unless they are there or the run shows none.
 
     Args:
-        run: the run.
-        data: its clients' data.
-        directory: of the run.
         quiet: whether to show no progress.
     """
     count, max_tokens = (int(getattr(run.config, name, field.default)) for name, field in Samples.model_fields.items())

@@ -28,7 +28,6 @@ class MaskedCard:
     """What masks hide in a run with secure aggregation, as far as the run has come.
 
     Attributes:
-        sums: unmasked so far.
         least: clients in the smallest of them.
         colluding: clients that could help the server without showing it another's part.
         certified: whether all clients proved their keys to each other by certificates.

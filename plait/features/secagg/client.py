@@ -100,9 +100,6 @@ class MaskingClient:
         """Begin an attempt; the secrets of the one before are gone.
 
         Args:
-            session: the attempt.
-            identity: the client's public node key.
-            sign: with its private half.
             certificate: what proves to others that `identity` is the client's; see `Offer`.
             endorsement: likewise.
 
@@ -153,8 +150,6 @@ class MaskingClient:
         """Take the neighbours' shares.
 
         Args:
-            session: of the attempt.
-            sharers: places of all clients that shared.
             parcels: from its neighbours among them, by place.
 
         Returns:
@@ -214,7 +209,6 @@ class MaskingClient:
         """Its numbers under masks.
 
         Args:
-            session: of the attempt.
             values: (size,) residues of the ring.
             figures: further numbers modulo 2^64.
             received: digest of the adapter that they were made from.
@@ -244,10 +238,6 @@ class MaskingClient:
         """The key of noise to add before `masked`: of this attempt, and of no other numbers.
 
         An attempt has one answer, so no numbers are noised twice and no noise is used twice, whatever is killed.
-
-        Args:
-            session: of the attempt.
-            numbers: digest of what is hidden.
 
         Raises:
             PeerError: it is not the stage for that.
@@ -280,9 +270,7 @@ class MaskingClient:
         """Its own seed, and one share of each neighbour's secrets, by place; the same question may be asked again.
 
         Args:
-            session: of the attempt.
             survivors: places of the clients whose numbers are summed.
-            signatures: on this list, by place.
 
         Raises:
             PeerError: too few have signed, it is another list than before, or the round was unmasked before.

@@ -53,8 +53,6 @@ class Coding:
 
     Attributes:
         ring: in which sums are taken.
-        clients: of the round.
-        unit: size of the grid.
     """
 
     ring: Ring
@@ -69,7 +67,6 @@ class Coding:
         """Whole numbers, (rotation.rotated_size,), whose expectation is `wanted`, cut to the longest that may be sent.
 
         Args:
-            rotation: of the round.
             wanted: (rotation.size,), finite.
             key: of the rounding, 32 bytes; the same key and numbers give the same result.
         """
@@ -97,9 +94,6 @@ def unit_for(ring: Ring, *, clients: int, size: int, length: float) -> float:
     """The unit for updates of `size` numbers.
 
     Args:
-        ring: of the round.
-        clients: of the round.
-        size: numbers in an update.
         length: the norm that the mean of the updates may have.
     """
     return max(_HEADROOM * length, 1e-30) * clients / (math.sqrt(size) * _most(ring, clients))
@@ -109,9 +103,7 @@ def length_expected(*, mean: float, rms: float, clients: int) -> float:
     """How long the mean of a round's updates may be, from the last round's.
 
     Args:
-        mean: norm of the last mean.
         rms: root mean square of its updates' norms as clients say it; the mean is as long where they agree entirely.
-        clients: of the round.
 
     Returns:
         At least `mean` and at most `_MOST_APART` times as much, however long clients say that their updates are.
@@ -122,10 +114,6 @@ def length_expected(*, mean: float, rms: float, clients: int) -> float:
 
 def check_sum(ring: Ring, deviation: float) -> None:
     """Refuse a sum that has left the ring: that of clients within their bounds fits with `_DEVIATIONS` to spare.
-
-    Args:
-        ring: of the round.
-        deviation: root mean square of the sum's numbers.
 
     Raises:
         PeerError: its numbers are spread over the ring.

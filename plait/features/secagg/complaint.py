@@ -61,7 +61,6 @@ def judge(
     """Who is to blame; never nobody.
 
     Args:
-        collecting: the attempt, with all parcels.
         complaints: places of senders, by the place of who complains.
         shown: keys of parcels, by the place of the sender, then of the receiver.
     """

@@ -73,10 +73,6 @@ def evaluation_figures(shared: ClientLoss, own: ClientLoss | None) -> dict[str, 
 def scores_of(sums: Mapping[str, float], *, clients: int) -> tuple[MeanScore, MeanScore | None]:
     """The mean over clients of the shared adapter's figures, and of their own adapters' where all have one.
 
-    Args:
-        sums: of the figures, by name.
-        clients: in the sum.
-
     Raises:
         PeerError: no clients' figures have these sums.
     """

@@ -41,7 +41,6 @@ def fewest_in_sum(invited: int, evaluators: int = 0, *, noised: bool = False) ->
     """The fewest clients in a sum: two thirds of a group must offer keys, and two thirds of these be left.
 
     Args:
-        invited: to a round.
         evaluators: to an evaluation; 0 for as many.
         noised: whether clients add noise, which is in the sum of all: such a round has one group.
     """
@@ -51,12 +50,7 @@ def fewest_in_sum(invited: int, evaluators: int = 0, *, noised: bool = False) ->
 
 @lru_cache(maxsize=16)
 def neighbours(count: int, roster: bytes) -> tuple[tuple[int, ...], ...]:
-    """Each client's neighbours, by its place in the roster, in ascending order.
-
-    Args:
-        count: clients in the roster.
-        roster: its digest.
-    """
+    """Each client's neighbours, by its place in the roster, in ascending order."""
     if count <= COMPLETE:
         return tuple(tuple(other for other in range(count) if other != one) for one in range(count))
     order = sorted(range(count), key=lambda one: hashlib.sha256(roster + one.to_bytes(4, "big")).digest())

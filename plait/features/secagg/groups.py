@@ -33,7 +33,6 @@ def deal(names: Sequence[str], count: int, key: bytes) -> tuple[tuple[str, ...],
 
     Args:
         names: each once.
-        count: of groups.
         key: of the order; the same key gives the same groups.
     """
     order = sorted(names, key=lambda name: hashlib.sha256(key + name.encode()).digest())

@@ -29,9 +29,6 @@ class MaskedAttempts:
     """Takes the masked sums of one run.
 
     Attributes:
-        parameters: numbers of the adapter.
-        dispatch: of an attempt's tasks.
-        gather: waits for missing clients.
         deadline: when to stop waiting for answers to tasks that are sent now.
     """
 

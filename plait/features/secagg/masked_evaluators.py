@@ -29,11 +29,8 @@ def evaluators_of(
 
     Args:
         clients: that would evaluate if nothing were known of them yet.
-        present: all that can be invited.
         earlier: the clients of each evaluation of the run.
         declined: clients whose sum some of them would not unmask, because of what an earlier run evaluated.
-        least: clients that an evaluation needs.
-        order: decides who stays out.
     """
     here = frozenset(present)
     if again := [known for known in earlier if known <= here and known not in declined]:

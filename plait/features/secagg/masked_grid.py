@@ -29,7 +29,6 @@ class MaskedGrid:
     """The grid of a round, over the parts of a delta that clients send.
 
     Attributes:
-        parts: of the flat buffer.
         received: digest of the adapter that the delta starts from; with the round it decides the rotation.
     """
 
@@ -55,7 +54,6 @@ class MaskedGrid:
         """The whole numbers of a client's delta, (rotation.rotated_size,).
 
         Args:
-            delta: what it wants to send.
             key: of the rounding, secret (see `plait.rounds.client_secret`).
         """
         wanted: Float32 = np.concatenate([delta.flat[part] for part in self.parts])
@@ -67,8 +65,6 @@ class MaskedGrid:
         """The whole numbers of a client's clipped delta with its share of the noise.
 
         Args:
-            delta: what it wants to send.
-            privacy: of the run.
             survivors: the fewest clients whose noise will be in the sum.
             key_of: gives the key of the noise for a digest of what it is added to.
 

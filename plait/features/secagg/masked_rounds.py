@@ -44,7 +44,6 @@ class MaskedRounds:
     """Secure aggregation of a run.
 
     Attributes:
-        clients: invited to a round.
         largest_step: how far local training can move a number of the adapter in a round.
         evaluators: clients invited to an evaluation; 0 for as many as to a round.
         quorum: clients whose updates a round needs.
@@ -80,12 +79,7 @@ class MaskedRounds:
         return -(-self.clients // self.groups)
 
     def wanted(self, state: RunState, parts: tuple[slice, ...]) -> Wanted:
-        """The sum of the next round's updates.
-
-        Args:
-            state: after the round before.
-            parts: of the flat buffer that clients send.
-        """
+        """The sum of the next round's updates."""
         if self.privacy:
             return self._wanted_noised(self.privacy, state, parts)
         bits = bits_for(self.group)
@@ -119,12 +113,7 @@ class MaskedRounds:
         return self.privacy.first_clip(sent) if state.clip_norm is None else state.clip_norm
 
     def next_clip(self, clip_norm: float, summed: Summed) -> float | None:
-        """The clip norm of the round after; None where clients add no noise.
-
-        Args:
-            clip_norm: of the round.
-            summed: of it.
-        """
+        """The clip norm of the round after; None where clients add no noise."""
         if self.privacy is None:
             return None
         counting, clients = self.privacy.count_shares, len(summed.clients)
@@ -145,8 +134,6 @@ class MaskedRounds:
         """Bits of a client's uplink for each of `size` parameters, all stages included.
 
         Args:
-            size: parameters of the adapter.
-            sums: unmasked in a round.
             certified: whether clients prove their keys to each other, as over a network.
         """
         stages = self._stage_bytes(certified=certified)[0]
@@ -174,13 +161,7 @@ class MaskedRounds:
         check_sum(Ring(summed.bits), summed.deviation)
 
     def length(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> float | None:
-        """How long the mean of the next round's updates may be.
-
-        Args:
-            state: before the round.
-            parts: of the flat buffer that clients send.
-            summed: of the round.
-        """
+        """How long the mean of the next round's updates may be."""
         if self.privacy:
             return None
         sent = sum(part.stop - part.start for part in parts)
@@ -212,11 +193,6 @@ class MaskedRounds:
 
 def noised_grid(privacy: ClientPrivacy, size: int, clip_norm: float) -> tuple[int, float]:
     """Bits and unit of a round whose clients add noise.
-
-    Args:
-        privacy: of the run.
-        size: numbers of a client, rotated.
-        clip_norm: of the round.
 
     Raises:
         ConfigError: no ring has so many bits.
@@ -252,10 +228,7 @@ def check_grid(privacy: ClientPrivacy, size: int, *, bits: int, unit: float, cli
 
     Args:
         privacy: of the run, as the client knows it.
-        size: numbers of a client, rotated.
-        bits: of the roster's ring.
         unit: of the roster; the clip norm follows from it.
-        clients: of the roster.
 
     Raises:
         PeerError: it is another one.

@@ -56,7 +56,6 @@ class MaskedStage(Generic[_Kind]):
     Attributes:
         clients: of the run, as far as they can be reached.
         stages: what each client is asked, by name.
-        kind: of the answers.
         patience: how long to wait for clients that come and go.
         is_declined: whether a client's policy or journal forbids what it was asked.
     """

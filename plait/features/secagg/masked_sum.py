@@ -155,8 +155,6 @@ class Wanted:
 
     Attributes:
         purpose: ``train`` or ``evaluate``.
-        size: numbers of each client.
-        figures: of each client.
         received: digest of the adapter that they are made from.
         least: clients that must offer keys, of each group.
         quorum: clients that must be in the sum, if that is more than the roster's threshold.
@@ -244,10 +242,7 @@ class MaskedSums:
         """The sum over the clients that are left at the end; from disk where it is there already.
 
         Args:
-            wanted: the sum.
             clients: of the run, as far as they can be reached.
-            invited: their names.
-            ask: for the masked numbers.
 
         Returns:
             The sum; of no clients if it is lost: a member's shares are not of the secret that hides it, and nobody may

@@ -46,7 +46,6 @@ class Masking:
     """One client.
 
     Attributes:
-        memory: survives between tasks.
         identity: None where the driver proves nobody's key, so that no sum can be masked.
         journal: of the client's data over all runs; None in a simulation, which has a single operator.
     """

@@ -66,10 +66,7 @@ def add_masks(values: Residues, figures: NDArray[np.uint64], masks: Sequence[Mas
     """Add masks to a client's numbers, or to a sum of them, in place.
 
     Args:
-        values: residues of the ring.
         figures: numbers modulo 2^64, which have the first bytes of each stream.
-        masks: to add or take off.
-        ring: of the values.
     """
     streams = [(Cipher(AES(mask.key), CTR(bytes(16))).encryptor(), mask.sign) for mask in masks]
     size = values.itemsize

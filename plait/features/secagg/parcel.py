@@ -36,10 +36,7 @@ def seal_shares(pair: tuple[bytes, bytes], key: bytes, roster: Roster, *, sender
 
     Args:
         pair: shares of the masking key and of the seed.
-        key: of this parcel.
-        roster: of the attempt.
         sender: place of the client whose secrets they are.
-        receiver: place of their holder.
     """
     cipher = _cipher(key, roster.offers[receiver].encryption, roster, sender)
     digests = b"".join(hashlib.sha256(share).digest() for share in pair)
@@ -48,12 +45,6 @@ def seal_shares(pair: tuple[bytes, bytes], key: bytes, roster: Roster, *, sender
 
 def open_shares(parcel: bytes, private: bytes, roster: Roster, *, sender: int) -> tuple[bytes, bytes]:
     """What is in a parcel, for its holder.
-
-    Args:
-        parcel: as the server passed it on.
-        private: the holder's encryption key.
-        roster: of the attempt.
-        sender: its place.
 
     Raises:
         PeerError: it cannot be opened, or holds no shares of these digests.
@@ -68,13 +59,6 @@ def digests_in(parcel: bytes) -> tuple[bytes, bytes]:
 
 def can_be_opened(parcel: bytes, key: bytes, roster: Roster, *, sender: int, receiver: int) -> bool:
     """Whether a parcel holds two shares, for whoever is shown its own private key.
-
-    Args:
-        parcel: as the sender sent it.
-        key: that the sender shows.
-        roster: of the attempt.
-        sender: its place.
-        receiver: the holder's place.
 
     Returns:
         False also if the key is not the parcel's.

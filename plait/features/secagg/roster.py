@@ -97,8 +97,6 @@ class Roster:
     """The clients of an attempt, by name, and the grid of the round.
 
     Attributes:
-        bits: of the ring.
-        unit: of the grid.
         size: numbers that each client sends, rotated; 0 for figures only.
         figures: further whole numbers that are summed.
     """

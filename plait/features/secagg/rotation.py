@@ -26,7 +26,6 @@ class Rotation:
     """A rotation of vectors of one size.
 
     Args:
-        size: numbers in a vector.
         seed: decides the signs; public, the same at all clients and the server.
 
     Attributes:

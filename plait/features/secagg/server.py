@@ -34,11 +34,7 @@ from plait.trust.identity import Vouch
 
 
 class TooFewError(PeerError):
-    """Fewer clients than the threshold are left: the attempt is over and nothing was unmasked.
-
-    Attributes:
-        count: how many are left.
-    """
+    """Fewer clients than the threshold are left: the attempt is over and nothing was unmasked."""
 
     def __init__(self, message: str, *, count: int = 0) -> None:
         super().__init__(message)

@@ -24,7 +24,6 @@ def split(
     Args:
         secret: 32 bytes.
         threshold: shares that give it, 1 to `count`.
-        count: shares.
         below: draws a number below its argument; the system's generator.
     """
     coefficients = [int.from_bytes(secret, "big"), *(below(PRIME) for _ in range(threshold - 1))]

@@ -29,7 +29,6 @@ class _Sum:
 
     Attributes:
         received: digest of the adapter that its numbers were made from.
-        clients: in it.
     """
 
     received: str
@@ -41,7 +40,6 @@ class SumJournal:
     """The sums in a journal.
 
     Attributes:
-        journal: of the data.
         least: the fewest clients in a masked sum, and in the difference of two.
     """
 
@@ -68,9 +66,7 @@ class SumJournal:
         """Refuse to help unmask a sum that tells of few clients.
 
         Args:
-            session: of the sum.
             received: digest of the adapter that its numbers are made from.
-            clients: in it, by name.
 
         Raises:
             PolicyError: it tells of fewer than `least` clients, alone or with earlier sums.

@@ -33,7 +33,6 @@ class Shape:
     """The differences between the answers of the two endpoints.
 
     Attributes:
-        prefix: of the answer's id.
         whole: type name of a complete answer.
         piece: type name of a piece.
         chat: whether texts are messages.
@@ -54,7 +53,6 @@ class Envelope:
     """Common values of all pieces of one answer.
 
     Attributes:
-        shape: of the endpoint.
         model: name of the answering model.
         created_s: seconds since 1970.
     """

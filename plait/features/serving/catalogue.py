@@ -83,7 +83,6 @@ class Catalogue:
         """Read an adapter and serve it from now on.
 
         Args:
-            name: its model name in requests.
             place: a PEFT directory or a run directory.
             replace: whether it may replace an adapter of that name.
 

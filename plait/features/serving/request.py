@@ -68,12 +68,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """Body of ``POST /v1/completions``.
-
-    Attributes:
-        wish: the common part.
-        prompts: texts, or tokens.
-    """
+    """Body of ``POST /v1/completions``."""
 
     wish: Wish
     prompts: tuple[str | tuple[int, ...], ...]
@@ -84,7 +79,6 @@ class ChatRequest:
     """Body of ``POST /v1/chat/completions``.
 
     Attributes:
-        wish: the common part.
         messages: role and content of each.
     """
 

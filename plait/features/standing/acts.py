@@ -28,10 +28,7 @@ class RunSubmitted(Event):
 
     Attributes:
         run: its name, and that of its directory.
-        by: the operator.
         number: number of the run, the same after every restart.
-        config: its settings.
-        priority: higher ones run first.
         cohort_labels: what its clients must state.
     """
 

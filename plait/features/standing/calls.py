@@ -46,7 +46,6 @@ class OperatorCalls:
     """The calls of one person.
 
     Attributes:
-        address: of the server.
         kit: an operator's or observer's; None for an insecure server on this machine.
     """
 
@@ -116,9 +115,7 @@ class OperatorCalls:
         """Fetch the files of a run into a new directory; it appears only once all are here.
 
         Args:
-            run: its name.
             directory: where to put it.
-            max_gb: the most that it may have.
 
         Returns:
             The files, relative to the directory.

@@ -36,7 +36,6 @@ class Patience:
 
     Args:
         seconds: how long that may last.
-        stop: of the run.
     """
 
     def __init__(self, seconds: float, stop: StopRequest) -> None:
@@ -83,9 +82,7 @@ class Quota:
     """Ends a run whose directory has grown beyond its quota, once a round has ended: everything until then is whole.
 
     Args:
-        folder: of the run.
         most_bytes: that it may have; None for any number.
-        stop: of the run.
     """
 
     def __init__(self, folder: Path, most_bytes: int | None, stop: StopRequest) -> None:

@@ -22,7 +22,6 @@ def tidy_runs(queue: RunQueue, *, keep: int) -> int:
     """Take from all runs that are over, but the newest, what only `plait verify` and a resume would read.
 
     Args:
-        queue: of the federation.
         keep: how many of the newest keep everything.
 
     Returns:

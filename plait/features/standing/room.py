@@ -17,10 +17,6 @@ def most_disk_bytes(settled: Settled, base: Path) -> int:
 def disk_bytes(settled: Settled, base: Path) -> int:
     """As `plait estimate` tells: adapters, records, and every update received.
 
-    Args:
-        settled: of the run.
-        base: its directory.
-
     Raises:
         PlaitError: the base has no such modules.
     """

@@ -51,9 +51,6 @@ class Entry:
     """One run.
 
     Attributes:
-        run: its name.
-        number: of it, in messages.
-        by: who submitted it.
         submitted: when, in seconds since 1970, like the two below.
         begun: when its clients were first welcomed; None if they were not.
         ended: when it ended; None if it has not.
@@ -96,9 +93,6 @@ class Entry:
 
 def read_queue(directory: Path) -> list[Entry]:
     """All runs of a federation, in the order of their submission; for readers beside the server.
-
-    Args:
-        directory: of the federation.
 
     Raises:
         PeerError: the journal is missing, or its chain is broken.
@@ -195,10 +189,6 @@ class RunQueue:
         """Put a run into the queue.
 
         Args:
-            config: its settings, checked.
-            by: the operator.
-            number: for it, in messages.
-            priority: higher ones run first.
             cohort_labels: what its clients must state.
             name: of the run and its directory; by default the next of ``run-1``, ``run-2`` …
 
@@ -235,9 +225,6 @@ class RunQueue:
 
     def begin_next(self, *, wait_s: float) -> Entry | None:
         """The next run to serve: the most urgent, and the oldest of these.
-
-        Args:
-            wait_s: how long to wait for one.
 
         Returns:
             The run, which is running from now on; None if there is none.

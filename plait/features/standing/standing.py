@@ -55,7 +55,6 @@ class Standing:
     Args:
         directory: of the federation; made if missing.
         serving: where and how to serve.
-        limits: what runs may use.
         quiet: whether to show nothing.
 
     Raises:

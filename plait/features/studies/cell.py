@@ -24,9 +24,7 @@ def run_cell(settings: Settings, path: Path, loaded: Loaded, stop: StopRequest) 
 
     Args:
         settings: what the sweep gives for it.
-        path: its directory.
         loaded: what it has in common with earlier runs of this process.
-        stop: asks it to stop.
 
     Raises:
         PlaitError: the reason that it stopped; everything done until then is on disk.

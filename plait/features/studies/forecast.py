@@ -43,7 +43,6 @@ class Forecast:
     """The expected cost of one run.
 
     Attributes:
-        cell: the run.
         sent_bytes: in both directions; None for a run that cannot be.
         wall_s: seconds.
         error: why it cannot be; empty if it can.

@@ -61,7 +61,6 @@ class Cell:
     Attributes:
         name: of its directory; follows from its place in the grid alone.
         place: the value of every axis, as text; without the seed.
-        seed: of the run.
         settings: all that the file gives for it, seed included.
     """
 

@@ -31,10 +31,8 @@ def plot(comparison: Comparison, y: str, x: str, theme: Theme) -> Plot:
     """A line per run.
 
     Args:
-        comparison: the runs.
         y: ``loss``, ``change`` or ``accuracy``.
         x: ``bytes`` or ``round``.
-        theme: colours.
 
     Raises:
         ConfigError: there is no such figure.

@@ -116,7 +116,6 @@ def grouped(runs: Sequence[StudiedRun], labels: Mapping[Path, str] | None = None
     Runs that have the same settings and the same seed, as before and after a change of code, are of different groups.
 
     Args:
-        runs: in any order.
         labels: by directory, what runs that differ only in the seed have in common; found in the settings by default.
     """
     members: dict[object, list[StudiedRun]] = {}

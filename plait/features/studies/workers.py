@@ -30,8 +30,6 @@ def in_this_process(cells: Sequence[Cell], paths: Mapping[str, Path], stop: Stop
     """Do the runs in order; base, data and tokens are loaded once.
 
     Args:
-        cells: the runs.
-        paths: their directories, by name.
         stop: ends the iteration after the run that it stops.
     """
     loaded = Loaded()

@@ -30,7 +30,6 @@ class Kind:
         module: that must be importable.
         make: its tracker of `accelerate` for a run.
         remember: the id by which it goes on.
-        report: sends tables and files.
     """
 
     module: str

@@ -94,7 +94,6 @@ def followed(run: Path, report_to: str, *, say: Callable[[str], None]) -> Genera
     """The trackers of a run follow it while the block runs; whatever becomes of them, it goes on.
 
     Args:
-        run: its directory; need not exist yet.
         report_to: the trackers.
         say: is told of those that failed.
     """

@@ -73,10 +73,6 @@ def track(run: Path, name: str, tracker: Tracker, over: threading.Event, *, agai
     """Hand a run to a tracker, from where it was stopped (or from the start, `again`) to the end.
 
     Args:
-        run: its directory.
-        name: of the tracker.
-        tracker: the tracker.
-        over: set when nothing more will be written.
         again: whether it takes the whole run as a new one.
     """
     directory = RunDirectory(run)

@@ -18,7 +18,6 @@ class TrackedRun:
     """A run, for a tracker.
 
     Attributes:
-        name: of its directory.
         config: its settings under the keys that users write.
         folder: where the tracker may keep files of its own.
         memory: what the tracker remembered of this run when it was stopped; empty for a run that is new to it.

@@ -76,10 +76,7 @@ class Region:
     """One region of one run.
 
     Attributes:
-        name: at the server above.
-        channel: to its clients.
         plan: of this level: `clients` are those of the region.
-        terms: with the server above.
         adder: what adds up the updates of its spool.
         sign: makes the signature under its sums; without it they are not signed.
         max_task_bytes: larger tasks are refused unread.

@@ -20,8 +20,6 @@ class Summed:
     """The sum of a round.
 
     Attributes:
-        clients: in it.
-        norms: of their updates.
         limits: the largest that a norm may be.
     """
 
@@ -50,11 +48,6 @@ class Adding(Protocol):
     def of(self, state: RunState, number: int, stored: Mapping[str, Stored]) -> Summed:
         """The exact sum of the stored updates.
 
-        Args:
-            state: after the round before.
-            number: of the round.
-            stored: every stored update, by client.
-
         Raises:
             MachineError: a stored update is gone.
             PeerError: none of them counts.
@@ -74,11 +67,6 @@ class RegionSum:
 
     def of(self, state: RunState, number: int, stored: Mapping[str, Stored]) -> Summed:
         """The exact sum of the stored updates.
-
-        Args:
-            state: after the round before.
-            number: of the round.
-            stored: every stored update, by client.
 
         Raises:
             MachineError: a stored update is gone.

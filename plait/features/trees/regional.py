@@ -53,11 +53,7 @@ def open_region(
 
     Args:
         run: as the server above announces it, so its tree begins with the number of regions.
-        name: of the region.
-        channel: to its clients.
-        path: its directory.
         policy: its operator's; None for no limits.
-        sign: makes the signature under its sums.
         on_event: called with every event.
 
     Raises:

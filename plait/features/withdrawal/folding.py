@@ -56,9 +56,6 @@ def fold_without(run: Run, directory: RunDirectory, client: str, out: Path) -> s
     """Fold every round again without a client, and write the adapter that this gives.
 
     Args:
-        run: the run.
-        directory: of the run.
-        client: whose updates are left out.
         out: directory; gets ``adapter``.
 
     Returns:

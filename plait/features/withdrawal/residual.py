@@ -25,8 +25,6 @@ def residual(
 
     Args:
         directory: of a simulated run that the client took part in.
-        settings: of that run.
-        client: its name.
         adapters: directories of adapters of the run's base, by any name.
 
     Returns:

@@ -19,10 +19,6 @@ def names_in(config: RunConfig) -> tuple[str, ...]:
 def without_clients(config: RunConfig, load: Callable[[RunConfig], PartitionedData]) -> PartitionedData:
     """Partition the data as before, and leave clients out.
 
-    Args:
-        config: settings of the run.
-        load: partitions the data as settings say.
-
     Raises:
         ConfigError: there is no such client, or no other.
     """

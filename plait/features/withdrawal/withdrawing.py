@@ -47,9 +47,6 @@ class Plan:
     """What a withdrawal will do.
 
     Attributes:
-        directory: of the run.
-        client: who withdraws.
-        way: as in `ClientWithdrawn`.
         first_round: the first round that its update counted in; 0 if none did.
         again: settings of the run that the others train in; None where nobody trains again.
         out: directory of that run, or of the adapter that is folded again.
@@ -79,9 +76,6 @@ def plan_of(
     """What withdrawing a client from a finished run takes; changes nothing.
 
     Args:
-        directory: of the run.
-        settings: of the run.
-        client: who withdraws.
         out: directory of the run without it; by default beside the old one.
         among: folders of further adapters that may be made from the old one, besides the run's own.
         approximate: whether kept updates are folded again, where the others cannot train again.
@@ -174,10 +168,8 @@ def carry_out(
     """Withdraw, from wherever an earlier attempt ended.
 
     Args:
-        plan: of the withdrawal.
         train_again: runs the others' run to its end, or goes on with it; not called if it is finished.
         fold_again: the approximate way: writes the adapter without the client, and returns the residual.
-        kit: an operator's, who signs the tombstone.
 
     Returns:
         The tombstone.
@@ -237,7 +229,6 @@ def said_of(old: str, tombstone: Withdrawn) -> bytes:
 
     Args:
         old: id of the run that the client is withdrawn from.
-        tombstone: not signed yet.
     """
     said = {
         "adapter": tombstone.adapter,

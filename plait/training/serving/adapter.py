@@ -40,7 +40,6 @@ class PlacedBottleneck:
         down_bias: (rank,)
         up: W_up, (d, rank).
         up_bias: (d,)
-        activation: f.
     """
 
     down: torch.Tensor
@@ -70,14 +69,7 @@ class ServedAdapter:
 
 
 def place_adapter(name: str, spec: AdapterSpec, state: AdapterState, compute: Compute) -> ServedAdapter:
-    """Move an adapter to the device and to the base's type.
-
-    Args:
-        name: for messages.
-        spec: plain LoRA, or bottlenecks.
-        state: its values.
-        compute: the base's device and type.
-    """
+    """Move an adapter to the device and to the base's type."""
 
     def placed(values: torch.Tensor) -> torch.Tensor:
         return values.to(device=compute.device, dtype=compute.dtype).contiguous()

@@ -54,7 +54,6 @@ class Piece:
 
     Attributes:
         text: the new text; may be empty.
-        tokens: number made so far.
         finish: why nothing follows, or None.
         error: the failure, if `finish` is ERROR.
         all_tokens: of the whole answer, its end included; with the last piece of an answer that was completed.
@@ -74,7 +73,6 @@ class Generation:
     Attributes:
         prompt: tokens, at least one.
         adapter: the adapter to use; None for the base alone.
-        sampling: how tokens are drawn.
         stop: strings that end the text.
         ignore_end: whether to ignore the base's own end-of-text tokens.
         emit: called with every piece, in the engine's thread; it must not block.
@@ -95,7 +93,6 @@ class ResidentModel:
 
     Attributes:
         model: in evaluation mode; not changed.
-        tokenizer: of its base.
     """
 
     model: PreTrainedModel
@@ -120,7 +117,6 @@ class Engine:
     Args:
         base: its Hugging Face model directory, or a model in memory, which then computes for all requests as it is:
             they name no adapter.
-        limits: of the current work.
         threads: chooses the number of threads of a step; None leaves it unchanged.
 
     Raises:

@@ -49,7 +49,6 @@ def next_tokens(logits: Tensor, drawers: Sequence[Drawer]) -> list[int]:
 
     Args:
         logits: (rows, vocabulary)
-        drawers: of each row.
 
     Raises:
         ValueError: a row to draw from has no distribution: a logit is NaN or infinite.

@@ -36,7 +36,6 @@ class Placement:
 
     Attributes:
         devices: in the order of the blocks.
-        blocks: how many each has.
         tied: whether embedding and head are one matrix.
     """
 
@@ -88,9 +87,6 @@ def place(
     """Where the blocks lie if no device holds the whole base with its adapter, but all together do.
 
     Args:
-        size: of base and adapter.
-        devices: in the order of the blocks.
-        seq_len: longest sequence of a step.
         budgets: bytes that tensors and the allocator's waste may take of each device.
         host_has_room: whether the host has memory besides the devices'.
 
@@ -144,10 +140,7 @@ def bytes_by_device(
     """Most memory that tensors take of each device during a step.
 
     Args:
-        size: of base and adapter.
-        blocks: of each device.
         sequences: that are computed at once.
-        seq_len: tokens of each.
         recomputes: whether blocks are computed twice.
         elements: logits of the loss that exist at a time.
     """
@@ -162,13 +155,6 @@ def bytes_by_device(
 
 def plan_over(size: ModelSize, blocks: Sequence[int], *, batch: int, seq_len: int, budgets: Sequence[int]) -> StepPlan:
     """The plan for a base over several devices that gives up least: all blocks are computed twice, or none.
-
-    Args:
-        size: of base and adapter.
-        blocks: of each device.
-        batch: sequences of a micro-batch.
-        seq_len: tokens of each.
-        budgets: as for `blocks_over`.
 
     Returns:
         Its peak is that of the fullest device.

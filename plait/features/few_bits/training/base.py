@@ -48,11 +48,6 @@ def load_in_few_bits(
     """The base in `directory`, on the CPU.
 
     Args:
-        directory: a Hugging Face model directory.
-        config: of the base.
-        task: of the model.
-        compute: whose type the products have.
-        attention: transformers' name of an implementation.
         whole: modules that the adapter holds, as `AdapterSpec.saved_modules`, which stay as they are.
         whole_tables: whether embedding and head stay as they are.
         in_eight: whether all is in eight bits, and what has rows of no whole blocks stays as it is.
@@ -90,13 +85,8 @@ def round_model(
     """Replace embedding, head and linear layers by ones of few bits, and fill in all else; in place.
 
     Args:
-        model: with or without values.
         places: where the values are; of others, the model has them.
         rounded: layers that need not be rounded, by name.
-        dtype: of products.
-        whole: as for `load_in_few_bits`.
-        whole_tables: as for `load_in_few_bits`.
-        in_eight: as for `load_in_few_bits`.
     """
     in_rows = eight_bits if in_eight else five_bits
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()

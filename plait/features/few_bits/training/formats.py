@@ -36,9 +36,7 @@ class NormalFloat:
         codes: (blocks * 32,) uint8, two values a byte.
         scales: (blocks,) uint8.
         outer: (blocks / 256, rounded up) float32, the scales of scales.
-        offset: added to all scales.
         shape: (d_out, d_in)
-        dtype: of its values.
     """
 
     codes: Tensor
@@ -55,7 +53,6 @@ class NormalFloat:
         Args:
             parts: its values in order, in pieces of which all but the last are a multiple of 64.
             shape: (d_out, d_in)
-            dtype: of the values to compute with.
         """
         found = [_rounded(part) for part in parts]
         codes, largest = (torch.cat(each) for each in zip(*found, strict=True))
@@ -92,8 +89,6 @@ class Rows:
 
     Attributes:
         held: (d_out, bytes of a row) uint8.
-        form: of the blocks.
-        dtype: of its values.
     """
 
     held: Tensor
@@ -147,9 +142,6 @@ class Format:
     """A GGUF format.
 
     Attributes:
-        name: of its kernel.
-        values: of a block.
-        nbytes: of a block.
         unpacked: (blocks, values) float32 of (blocks, nbytes) uint8.
     """
 
@@ -176,7 +168,6 @@ def five_bits(parts: Iterable[Tensor], shape: Sequence[int], dtype: torch.dtype)
     Args:
         parts: its values in order, in pieces that are a multiple of 32.
         shape: (d_out, d_in), d_in a multiple of 32.
-        dtype: of the values to compute with.
     """
 
     def packed(blocks: Tensor) -> Tensor:

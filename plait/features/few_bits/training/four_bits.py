@@ -49,7 +49,6 @@ def four_bits(compute: Compute, *, whole: Collection[str] = ()) -> dict[str, obj
     """Arguments of transformers' `from_pretrained` for loading a base in four bits.
 
     Args:
-        compute: device and data type of the products.
         whole: names of layers to leave unquantised; by default those that transformers takes for an output layer.
 
     Raises:

@@ -23,11 +23,6 @@ def gguf_rows(directory: Path, config: PretrainedConfig, dtype: torch.dtype) -> 
     """What the file holds in a format of `FORMATS`, by transformers' name of the layer.
 
     Nothing without a file that can be read: whatever it lacks is rounded anew.
-
-    Args:
-        directory: of the base.
-        config: of the base.
-        dtype: of the values to compute with.
     """
     path = gguf_beside(directory)
     try:

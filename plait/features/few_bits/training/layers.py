@@ -28,7 +28,6 @@ class FewBitsLinear(nn.Linear):
     """A frozen linear layer of few bits.
 
     Args:
-        held: its weight.
         bias: (d_out,), or None.
     """
 
@@ -55,7 +54,6 @@ class FewBitsEmbedding(nn.Module):
     """A frozen embedding of few bits.
 
     Args:
-        held: its rows.
         padding_idx: as of the layer that it replaces.
     """
 

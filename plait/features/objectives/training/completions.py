@@ -44,10 +44,8 @@ class Drawing:
     """How completions are sampled.
 
     Attributes:
-        group_size: completions of each prompt.
         max_tokens: of a completion; with its prompt it is no longer than `seq_len`.
         seq_len: tokens of prompt and completion.
-        temperature: of the draws.
     """
 
     group_size: int
@@ -62,7 +60,6 @@ class Group:
 
     Attributes:
         completions: prompt and completion, with labels on the completion.
-        rewards: of each.
         before: log-probabilities of their tokens when they were sampled, once known.
         reference: the same under the base without the adapter, once known.
     """
@@ -79,10 +76,6 @@ class GroupLoss:
     Args:
         model: the base with the adapter, in evaluation mode: with dropout, a ratio to what was sampled would be of two
             different models.
-        objective: of the run.
-        grader: knows the reward.
-        drawing: how completions are sampled.
-        pad_token: pads short rows.
         seed: decides the draws, with the step and the prompt.
         memory: what gives way to fit a step into memory.
     """
@@ -126,8 +119,6 @@ class GroupLoss:
         """Draw completions of a step's prompts; returns their mean reward, if none has one that of the draw before.
 
         Args:
-            batches: of the step.
-            step: its number.
             others: replicas of the model, which sample a part of them each.
 
         Raises:
@@ -247,11 +238,7 @@ def measured(
     """Minus the reward of one completion of each example; one that has none counts for nothing.
 
     Args:
-        model: the base with the adapter.
-        examples: to measure.
         how: completions are sampled, and what they are worth.
-        seq_len: tokens of prompt and completion.
-        tokenizer: of the base.
 
     Raises:
         ConfigError: nobody here allowed to import the reward, or it is none.

@@ -51,11 +51,6 @@ class References:
     def learn(self, model: nn.Module, examples: Iterable[Example], *, pad_token: int) -> None:
         """Compute those of examples that are not known yet.
 
-        Args:
-            model: the base with the adapter.
-            examples: preferences.
-            pad_token: pads short rows.
-
         Raises:
             Abandoned: nobody waits for this any more.
         """
@@ -99,9 +94,7 @@ class PreferenceLoss:
 
     Args:
         model: the base with the adapter, in the mode (training or not) to use.
-        objective: of the run.
         references: know the examples, where the objective needs a reference.
-        pad_token: pads short rows.
         memory: what gives way to fit a step into memory.
     """
 

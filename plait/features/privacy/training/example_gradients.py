@@ -30,8 +30,6 @@ class ExampleGradients:
     Args:
         model: the base with the adapter, in training mode.
         parameters: of the adapter, in layout order; those that train require gradients.
-        task: what the labels are.
-        pad_token: pads short rows.
         together: most examples that are computed at once; each takes the memory of an adapter, and of its gradient.
         recomputed: how many of the base's first blocks are computed twice instead of kept, which changes no bit.
     """

@@ -48,11 +48,9 @@ def train_privately(
     The result's loss, tokens and time are left at 0: no noise covers them.
 
     Args:
-        model: the base with the adapter.
         parameters: the adapter's parameters in layout order; overwritten.
         inputs: examples, one for each record, and settings with a learning rate.
         charge: what these steps cost these records. Its key is secret; the same one gives the same batches and noise.
-        task: what the labels are.
         pad_token: pads short rows.
         memory: what steps give up to fit into memory; of that only what changes no bit.
         others: the same model and adapter on other devices; a batch's examples are dealt out over all of them.
