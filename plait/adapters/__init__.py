@@ -15,7 +15,7 @@ from plait.adapters.safetensors_file import (
 )
 from plait.adapters.spec import AdapterSpec, Json, Task
 from plait.adapters.spec_request import SpecRequest, parse_spec
-from plait.adapters.state import AdapterState, Float32, add, check_finite, norm, subtract
+from plait.adapters.state import AdapterState, Float32, add, check_finite, is_small, norm, subtract
 
 __all__ = [
     "CARD_FILE",
@@ -36,6 +36,7 @@ __all__ = [
     "decode_safetensors",
     "encode_safetensors",
     "fingerprint_base",
+    "is_small",
     "load_peft_directory",
     "load_state",
     "model_card",

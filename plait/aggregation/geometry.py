@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from plait.errors import ConfigError
 Scalar = TypeVar("Scalar", bound=np.floating)
 
 # PEFT's names of the two factors, for linear and convolution layers and for embeddings.
+_NUMBER = re.compile(r"\d+")  # of a layer
 _FACTOR_NAME = re.compile(r"^(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?$")
 
 
@@ -36,8 +38,6 @@ class Side(StrEnum):
 
 
 BOTH_SIDES = frozenset(Side)
-
-_SMALL = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -87,26 +87,29 @@ class Pair:
 
 @dataclass(frozen=True)
 class Alike:
-    """Pairs of one shape, n of them, to be computed with at once.
+    """Pairs of one shape at equal distances, n of them, to be computed with at once.
 
     Attributes:
+        first: of the pairs.
         scales: (n,).
-        a: where the A are in a flat buffer: an index, or of a single pair a slice.
-        b: where the B are.
+        apart: elements from one pair to the next.
     """
 
-    rank: int
+    first: Pair
     scales: NDArray[np.float64]
-    a: NDArray[np.intp] | slice
-    b: NDArray[np.intp] | slice
+    apart: int
 
     def a_of(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:
-        """All A, (n, rank, d_in)."""
-        return flat[self.a].reshape(len(self.scales), self.rank, -1)
+        """All A, (n, rank, d_in), a view."""
+        return self._all(self.first.a_of(flat))
 
     def b_of(self, flat: NDArray[Scalar]) -> NDArray[Scalar]:
-        """All B, (n, d_out, rank)."""
-        return flat[self.b].reshape(len(self.scales), -1, self.rank)
+        """All B, (n, d_out, rank), a view."""
+        return self._all(self.first.b_of(flat))
+
+    def _all(self, first: NDArray[Scalar]) -> NDArray[Scalar]:
+        strides = (self.apart * first.itemsize, *first.strides)
+        return np.lib.stride_tricks.as_strided(first, (len(self.scales), *first.shape), strides)
 
 
 @dataclass(frozen=True)
@@ -130,20 +133,11 @@ class Geometry:
 
     @cached_property
     def alike(self) -> tuple[Alike, ...]:
-        """All pairs; those of one shape together where the adapter is small, which saves most of numpy's calls."""
+        """All pairs; those of one shape together, as far as they are at equal distances."""
         groups: dict[object, list[Pair]] = {}
-        is_small = self.layout.size <= _SMALL
         for pair in self.pairs:
-            groups.setdefault((pair.rank, pair.d_in, pair.d_out) if is_small else pair.module, []).append(pair)
-        return tuple(
-            Alike(
-                pairs[0].rank,
-                np.array([pair.scale for pair in pairs]),
-                _places([pair.a for pair in pairs]),
-                _places([pair.b for pair in pairs]),
-            )
-            for pairs in groups.values()
-        )
+            groups.setdefault((pair.a.shape, pair.b.shape, _NUMBER.sub("", pair.module)), []).append(pair)
+        return tuple(alike for pairs in groups.values() for alike in _alike(pairs))
 
     @cached_property
     def others_size(self) -> int:
@@ -168,10 +162,10 @@ class Geometry:
             at += slot.size
 
 
-def _places(slots: Sequence[TensorSlot]) -> NDArray[np.intp] | slice:
-    if len(slots) == 1:
-        return slice(slots[0].offset, slots[0].offset + slots[0].size)
-    return np.concatenate([np.arange(slot.offset, slot.offset + slot.size) for slot in slots])
+def _alike(pairs: Sequence[Pair]) -> Iterator[Alike]:
+    apart = {after.slot(side).offset - before.slot(side).offset for before, after in pairwise(pairs) for side in Side}
+    for together in [pairs] if len(apart) == 1 else [[pair] for pair in pairs]:
+        yield Alike(together[0], np.array([pair.scale for pair in together]), sum(apart) if len(together) > 1 else 0)
 
 
 def geometry_of(spec: AdapterSpec) -> Geometry:

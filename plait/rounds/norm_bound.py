@@ -123,18 +123,23 @@ def remembered(history: Sequence[Norms], accepted: Collection[Norms], limits: No
 def _measure(delta: Float32, received: Float32, geometry: Geometry) -> dict[str, float]:
     squares = dict.fromkeys(FIGURES, 0.0)
     for pairs in geometry.alike:
-        da, db = pairs.a_of(delta).astype(np.float64), pairs.b_of(delta).astype(np.float64)
-        # ||(B + dB)(A + dA) - B A||^2 = ||[B + dB, dB] [dA; A]||^2, from the inner products of thin factors.
-        left = np.concatenate((pairs.b_of(received) + db, db), axis=2)
-        right = np.concatenate((da, pairs.a_of(received)), axis=1)
-        squares[Side.A.value] += _square(da)
-        squares[Side.B.value] += _square(db)
-        inner = ((left.transpose(0, 2, 1) @ left) * (right @ right.transpose(0, 2, 1))).sum(axis=(1, 2))
-        squares["product"] += float(pairs.scales**2 @ np.maximum(inner, 0.0))
+        views = pairs.a_of(received), pairs.a_of(delta), pairs.b_of(received), pairs.b_of(delta)
+        a, da, b, db = (np.asarray(view, np.float64, order="C") for view in views)
+        b += db
+        da_da, db_db = da @ _turned(da), _turned(db) @ db
+        squares[Side.A.value] += float(np.trace(da_da, axis1=1, axis2=2).sum())
+        squares[Side.B.value] += float(np.trace(db_db, axis1=1, axis2=2).sum())
+        # ||(B + dB)(A + dA) - B A||^2 = ||(B + dB) dA + dB A||^2, from the inner products of thin factors.
+        inner = (_turned(b) @ b) * da_da + 2 * (_turned(b) @ db) * (da @ _turned(a)) + db_db * (a @ _turned(a))
+        squares["product"] += float(pairs.scales**2 @ np.maximum(inner.sum(axis=(1, 2)), 0.0))
     squares["other"] = _square(geometry.others_of(delta).astype(np.float64))
     sizes = {side.value: geometry.side_size(side) for side in Side}
     sizes |= {"product": 1, "other": geometry.others_size}
     return {figure: math.sqrt(squares[figure] / sizes[figure]) if sizes[figure] else 0.0 for figure in FIGURES}
+
+
+def _turned(each: NDArray[np.float64]) -> NDArray[np.float64]:
+    return each.transpose(0, 2, 1)
 
 
 def _square(values: NDArray[np.float64]) -> float:

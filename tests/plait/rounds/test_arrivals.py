@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar, cast
+
+import pytest
+
+import plait.rounds.side_by_side as side_by_side
+from plait.rounds.arrivals import Arrivals
+from plait.rounds.channel import NoAnswer
+from plait.rounds.dispatch import Answer, Dispatch
+from plait.wire.messages import UpdateReply
+
+NOW, NEVER = 5.0, 1e9
+THREADS = 3
+T = TypeVar("T")
+
+
+@dataclass
+class Dispatched:
+    """A dispatch, its channel and its clock: some answers are there, and no others will come."""
+
+    there: deque[Answer]
+    open_ended: bool = True
+    deadlines: list[float | None] = field(default_factory=list[float | None])
+
+    @property
+    def channel(self) -> Dispatched:
+        return self
+
+    clock = channel
+
+    def now(self) -> float:
+        return NOW
+
+    def next_answer(self, deadline: float | None) -> Answer | None:
+        self.deadlines.append(deadline)
+        return self.there.popleft() if self.there else None
+
+
+def dispatched(count: int, *, open_ended: bool = True) -> Dispatched:
+    return Dispatched(deque(Answer(f"client-{k}", UpdateReply(b""), 0) for k in range(count)), open_ended)
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "cores", lambda: THREADS)
+
+
+def arrivals(dispatch: Dispatched, work: Callable[[str], T], *, each_bytes: int = 1) -> Arrivals[T]:
+    def opening(answer: Answer) -> Callable[[], T] | None:
+        return partial(work, answer.client) if isinstance(answer.reply, UpdateReply) else None
+
+    return Arrivals(cast("Dispatch", dispatch), opening, each_bytes=each_bytes)
+
+
+def test_updates_are_taken_in_the_order_of_arrival_whichever_is_opened_first() -> None:
+    second = threading.Event()
+
+    def work(client: str) -> str:
+        # The first is not done before the second, which only another thread can do meanwhile.
+        if client == "client-0":
+            assert second.wait(60)
+        if client == "client-1":
+            second.set()
+        return client
+
+    with arrivals(dispatched(7), work) as came:
+        taken = [came.next(NEVER, wanted=100) for _ in range(7)]
+        assert [(answer.client, found) for answer, found in filter(None, taken)] == [
+            (f"client-{k}", f"client-{k}") for k in range(7)
+        ]
+        assert came.next(NEVER, wanted=100) is None
+
+
+def test_no_more_are_opened_ahead_than_there_are_threads() -> None:
+    begun: list[str] = []
+    taken = 0
+    dispatch = dispatched(40)
+    with arrivals(dispatch, begun.append) as came:
+        while came.next(NEVER, wanted=100) is not None:
+            taken += 1
+            assert 40 - len(dispatch.there) - taken == len(came) <= THREADS
+            assert len(begun) - taken <= THREADS
+    assert taken == len(begun) == 40
+
+
+def test_updates_too_large_to_be_held_are_opened_one_by_one_where_they_are_taken() -> None:
+    dispatch = dispatched(3)
+    with arrivals(dispatch, lambda _: threading.get_ident(), each_bytes=1 << 28) as came:
+        for left in (2, 1, 0):
+            found = came.next(NEVER, wanted=100)
+            assert found is not None
+            assert found[1] == threading.get_ident()
+            assert len(dispatch.there) == left
+
+
+def test_a_bad_update_comes_in_its_place_and_spoils_no_other() -> None:
+    def work(client: str) -> str:
+        if client == "client-1":
+            raise ValueError(f"{client} cannot be read")
+        return client
+
+    with arrivals(dispatched(3), work) as came:
+        assert came.next(NEVER, wanted=3) == (Answer("client-0", UpdateReply(b""), 0), "client-0")
+        with pytest.raises(ValueError, match="client-1 cannot be read"):
+            came.next(NEVER, wanted=3)
+        assert came.next(NEVER, wanted=3) == (Answer("client-2", UpdateReply(b""), 0), "client-2")
+
+
+def test_an_update_that_does_not_come_keeps_nobody_waiting_who_came() -> None:
+    dispatch = dispatched(1)
+    with arrivals(dispatch, str) as came:
+        assert came.next(NEVER, wanted=2) is not None
+        # Only a look: one has come already.
+        assert dispatch.deadlines == [NEVER, NOW]
+        assert came.next(NEVER, wanted=1) is None
+        assert dispatch.deadlines == [NEVER, NOW, NEVER]
+
+
+def test_a_round_that_has_enough_leaves_later_answers_where_they_are() -> None:
+    dispatch = dispatched(5)
+    with arrivals(dispatch, str) as came:
+        assert came.next(NEVER, wanted=1) is not None
+    assert len(dispatch.there) == 4
+
+
+def test_in_a_process_with_its_clients_nothing_is_asked_for_ahead() -> None:
+    dispatch = dispatched(3, open_ended=False)
+    with arrivals(dispatch, str) as came:
+        assert came.next(None, wanted=3) is not None
+    assert len(dispatch.there) == 2
+
+
+def test_an_answer_without_an_update_has_nothing_to_open() -> None:
+    dispatch = Dispatched(deque([Answer("client-0", NoAnswer("gone"), 0)]))
+    with arrivals(dispatch, str) as came:
+        assert came.next(NEVER, wanted=1) == (Answer("client-0", NoAnswer("gone"), 0), None)
