@@ -164,7 +164,6 @@ def open_runner(
     Args:
         progress: called with the run's requests and before slow steps.
         ask: asks the operator for consent; None if there is no terminal.
-        kept: the base in memory from the run before.
 
     Raises:
         PlaitError: as for `agreed`.
@@ -282,7 +281,6 @@ def consented(
 
     Args:
         parameters: of the adapter, as far as they are known before the base is here.
-        progress: called with the run's requests.
         ask: asks the operator for consent; None if there is no terminal.
         spent: epsilon of earlier runs on the node's data in this federation.
 

@@ -121,7 +121,6 @@ def agree(
         most_runs: limit on runs of one configuration; each reveals more.
         most_a_week: limit on runs of any configuration within seven days; 0 for none.
         each_run: whether consent to one run of a configuration is none to another, as with masks.
-        yes: whether the operator consented on the command line.
         by_policy: whether a run within the policy counts as agreed if there is no terminal to ask on.
         ask: asks the operator; None without a terminal.
 

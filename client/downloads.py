@@ -19,11 +19,7 @@ _TRIES = 3  # for a body that arrives damaged
 
 
 class Downloads:
-    """Bodies by their digest.
-
-    Args:
-        max_bytes: larger bodies are not downloaded.
-    """
+    """Bodies by their digest."""
 
     def __init__(self, retrying: Retrying, *, max_bytes: int = MAX_BODY_BYTES) -> None:
         self._retrying = retrying

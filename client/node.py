@@ -56,7 +56,6 @@ class Timing:
 
     Attributes:
         first_s: bound of the first wait before a retry.
-        most_s: bound of all such waits.
     """
 
     first_s: float = FIRST_S

@@ -25,7 +25,6 @@ class OwnClient:
     """A client of one run, ready to work.
 
     Attributes:
-        model: the base with its data.
         max_rank: the largest rank that it accepts; 0 for any.
         sign: makes the signatures of its updates.
         identity: by which other clients know it; None without a kit.
@@ -94,7 +93,6 @@ def own_client(
         max_rank: the largest rank that it accepts; 0 for any.
         trainer: the local trainer that its operator allows; empty for plait's.
         identity: by which other clients know it; None without a kit.
-        kept: the base in memory from the run before.
         devices: to compute on, such as ``cuda:0,cuda:1``; by default what the run's settings name.
 
     Raises:

@@ -122,7 +122,6 @@ class Retrying:
 
     Attributes:
         backoff: makes the waits of one call.
-        trouble: called for every retry.
     """
 
     sessions: CurrentSession

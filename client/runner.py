@@ -46,7 +46,6 @@ class Capacity:
     Attributes:
         base_fingerprint: SHA-256 of the base that it holds, 32 bytes.
         methods: adapter methods that it can train.
-        memory_bytes: memory that it may use.
         device: what it computes with, in words.
         declined: why it takes no part in the run; None where it does.
     """
@@ -80,7 +79,6 @@ class ParticipantRunner:
     """A participant at work on one run.
 
     Attributes:
-        capacity: what the node can do.
         refusal: why the participant refused the newest task, in more words than it may tell the server.
     """
 

@@ -34,8 +34,6 @@ class NodeSettings:
         trainer: the local trainer that a run may name; a run that names another is refused.
         allow_plugins: modules whose parts a run may name.
         device: to compute on; of several, such as ``cuda:0,cuda:1``, each computes a part of every step.
-        dtype: as in the run configuration.
-        threads: as in the run configuration.
         max_memory_bytes: most memory of each device that it announces, plans training for and, of a CUDA GPU, uses; 0
             for all.
         max_rank: the largest rank of an adapter that it accepts; 0 for any.

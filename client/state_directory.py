@@ -68,9 +68,6 @@ def prune(state: Path, name: str, *, keep: Path) -> EarlierRuns:
 def locked(state: Path, name: str, *, patience_s: float = 0.0) -> Generator[None]:
     """Lock the state of a name for this process; the system releases it however the process ends.
 
-    Args:
-        patience_s: how long to wait for whoever holds it.
-
     Raises:
         ConfigError: another process holds it.
         MachineError: the directory cannot be made or written.

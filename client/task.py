@@ -28,7 +28,6 @@ class Task:
     """A task; two are equal if they have the same name and the same bytes.
 
     Attributes:
-        task_id: its name within the run.
         message_type: query, train or evaluate, possibly with an action.
         head: the beginning of its bytes.
         body_sha256: SHA-256 of the rest, 32 bytes; empty if there is none.

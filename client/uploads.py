@@ -47,11 +47,7 @@ class PendingUpload:
 
 
 class Uploads:
-    """Answers on their way to the server, one at a time, in a separate thread.
-
-    Args:
-        tell: called with the results.
-    """
+    """Answers on their way to the server, one at a time, in a separate thread."""
 
     def __init__(self, retrying: Retrying, *, tell: Callable[[Event], None]) -> None:
         self._retrying = retrying

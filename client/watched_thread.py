@@ -11,11 +11,7 @@ from plait.errors import MachineError
 
 
 def watched_thread(work: Callable[[], None], *, name: str, tell: Callable[[Event], None]) -> threading.Thread:
-    """A thread, not yet started.
-
-    Args:
-        tell: called with `Failed` if the work raises.
-    """
+    """A thread, not yet started."""
 
     def watched() -> None:
         try:

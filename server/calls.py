@@ -18,7 +18,6 @@ class MoreCalls:
 
     Attributes:
         handlers: from threads for what reads or writes files to the handlers of its calls, by name.
-        roles: that may make each call.
     """
 
     service: str

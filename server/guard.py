@@ -72,7 +72,6 @@ class Guard(grpc.aio.ServerInterceptor):
     """Refuses calls before they are served.
 
     Attributes:
-        revocation: knows which certificates are valid.
         more: the roles that may make other calls, by gRPC's name of each.
     """
 

@@ -39,7 +39,6 @@ class ServedRun:
 
     Attributes:
         channel: to its clients; serves between its `start` and its `stop`.
-        rounds: runs them to their end.
     """
 
     settings: RunConfig
@@ -71,11 +70,6 @@ class ServedRun:
 
 def open_channel(serving: Serving, *, clients: int, stays: bool = False, more: MoreCalls | None = None) -> NodesChannel:
     """A channel without a run.
-
-    Args:
-        serving: where and how to serve.
-        stays: whether clients stay between runs.
-        more: calls that it answers besides a federation's own.
 
     Raises:
         PlaitError: the kit or the address is not valid.
@@ -117,9 +111,7 @@ def open_served_run(
         serving: where and how to serve; kept in the run directory.
         channel: the one that stays between runs; by default a new one for this run.
         labels: what its clients must state.
-        on_event: called with every event, besides the server's log.
         stop: asks the run to stop, or to end early.
-        quiet: whether to show nothing.
 
     Raises:
         PlaitError: the run cannot be served; nothing has begun.

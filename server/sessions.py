@@ -172,9 +172,6 @@ class Sessions:
     ) -> Session | None:
         """Begin a session; an older one of the same node is told that it is replaced.
 
-        Args:
-            arrival: number of the call among all that arrived.
-
         Returns:
             The session; None if there are too many nodes.
         """

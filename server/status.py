@@ -28,7 +28,6 @@ def status_of(
 
     Args:
         registry: the run's tasks; None between two runs.
-        directory: on the disk whose free space is told.
     """
     now = time.monotonic()
     nodes, tasks = sessions.all(), [] if registry is None else registry.all()

@@ -66,8 +66,6 @@ class Task:
     """One task of one node. Only the registry changes it.
 
     Attributes:
-        work: the message to the node.
-        given: when, on the monotonic clock.
         session: the session that it was delivered to; None while it is pending.
         reason: why it failed or was withdrawn.
         mismatches: number of answers whose SHA-256 differed from the one announced.

@@ -21,9 +21,6 @@ class Frequency:
 
     gRPC buffers a whole body of a few megabytes at once, unread by the node. The limit on starts keeps a node from
     piling it up.
-
-    Args:
-        most: per minute.
     """
 
     def __init__(self, most: int) -> None:

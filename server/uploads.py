@@ -34,7 +34,6 @@ class UploadRefused(PeerError):  # noqa: N818 (it names what happened)
     """An upload that is refused or cut off.
 
     Attributes:
-        reason: one word for the metrics.
         retry: whether the node may try the same again.
     """
 

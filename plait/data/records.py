@@ -140,11 +140,7 @@ class Dataset:
         return tuple(sorted(names))
 
     def column(self, name: str, *, held_out: bool = False) -> tuple[str | None, ...]:
-        """The values of one column in record order, None for a record without it.
-
-        Args:
-            held_out: whether of the held-out records.
-        """
+        """The values of one column in record order, None for a record without it."""
         records = self.held_out if held_out else self.records
         if name == "label" and self.kind is RecordKind.LABEL:
             return tuple(record.label for record in records)

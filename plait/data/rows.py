@@ -80,7 +80,6 @@ class Records:
 
     Attributes:
         records: in the order of their rows.
-        shape: where their fields were.
     """
 
     shape: Shape

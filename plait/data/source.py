@@ -32,7 +32,6 @@ def as_dataset(
             is held out. ``train[:1000]`` takes the first thousand rows.
         name: of a dataset that has none of its own.
         cache: where downloads are kept; by default plait's cache directory.
-        progress: called with what is downloaded.
 
     Raises:
         ConfigError: the source is of no known kind, or `columns` or `split` do not fit it.
@@ -51,11 +50,6 @@ def as_dataset(
 
 def check_data_name(data: str, *, columns: str = "", split: str = "") -> None:
     """Refuse what is neither a built-in, nor a file or folder, nor a name of the hub, without reading any data.
-
-    Args:
-        data: as `as_dataset` takes it, in text.
-        columns: the same.
-        split: the same.
 
     Raises:
         ConfigError: it is nothing of that, and the nearest name is given; or `columns` or `split` is not valid.

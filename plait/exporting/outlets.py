@@ -24,9 +24,7 @@ class Outlets:
     """The places of one run.
 
     Attributes:
-        directory: where rounds are copied to.
         servers: addresses of running vLLMs (or of `plait serve`).
-        name: the model name in requests.
         api_key: of the servers, or empty.
     """
 

@@ -30,9 +30,6 @@ from plait.training.bases import Progress, locate_base
 def open_personal(run: Path, client: str, *, base: str = "", progress: Progress = lambda _: None) -> Source:
     """The adapter of one client of a simulated run.
 
-    Args:
-        progress: called before each slow step.
-
     Raises:
         ConfigError: the run keeps nothing at clients, or it has no such client, or not what is its own.
         PeerError: what is kept is not sound.
@@ -90,9 +87,6 @@ def is_node_state(path: Path) -> bool:
 
 def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> Source:
     """The adapter that a node holds, with its own side where it has one.
-
-    Args:
-        progress: called before each slow step.
 
     Raises:
         ConfigError: no base is given, or the adapter does not fit it.

@@ -63,7 +63,6 @@ def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: No
     Args:
         path: a run directory (its ``adapter/`` is used) or a PEFT directory.
         base: name or directory of the base, if the one that the adapter names is elsewhere or unknown.
-        progress: called before each slow step.
 
     Raises:
         ConfigError: there is no adapter at `path`, or its base is unknown.

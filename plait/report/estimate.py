@@ -6,7 +6,7 @@ Knows no model and no file. Counts that a measured run also has use the keys of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,29 +54,6 @@ def recommended_rank(*, parameters_per_rank: int, train_tokens: int) -> int:
     """
     needed = train_tokens * _BITS_PER_TOKEN / (_BITS_PER_PARAMETER * parameters_per_rank)
     return min(max(_LEAST_RANK, 2 ** math.ceil(math.log2(max(needed, 1.0)))), _LARGEST_RANK)
-
-
-def lora_parameters(modules: Iterable[tuple[str, int, int]], rank: int) -> int:
-    """Parameters of a LoRA adapter: A is (rank, d_in) and B is (d_out, rank) for every adapted module.
-
-    LoRA, arXiv 2106.09685, section 4.1.
-
-    Args:
-        modules: name, d_in and d_out of every adapted module.
-
-    Raises:
-        ConfigError: the rank or a dimension is below 1, or there is no module.
-    """
-    if rank < 1:
-        raise ConfigError(f"rank is {rank}, expected at least 1")
-    parameters = 0
-    for name, d_in, d_out in modules:
-        if d_in < 1 or d_out < 1:
-            raise ConfigError(f"shape of '{name}' is {d_out} x {d_in}, expected at least 1 x 1")
-        parameters += rank * (d_in + d_out)
-    if not parameters:
-        raise ConfigError("no module is adapted, expected at least 1")
-    return parameters
 
 
 @dataclass(frozen=True, kw_only=True)

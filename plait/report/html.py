@@ -66,8 +66,6 @@ _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "loss_by_bytes": "Line plot: held-out loss over bytes sent, compared with other exchanges.",
     "clients": "Bar plot: training tokens of every {peer}, and its examples by label or source.",
     "bytes_by_round": "Stacked bars: uplink and downlink bytes of every round.",
-    "aggregation": "Two line plots over rounds: error of the aggregate, and how far every {peer} moved.",
-    "savings": "Bars on a logarithmic scale: bytes of this run and of other exchanges.",
     "fleet": "Gantt chart of one round: when every device received its task, trained and sent its update.",
 }
 

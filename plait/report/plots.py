@@ -1,4 +1,4 @@
-"""The plots of a run, as SVG for a page and as PNG: losses, bytes, clients' data, savings, aggregation.
+"""The plots of a run, as SVG for a page and as PNG: losses, bytes, clients' data.
 
 Importing this loads matplotlib, which takes a moment: `write` does so only when there is something to draw. Up to
 `_MOST_NAMED` clients are named at the end of their lines; of more, shades show where most of them lie.
@@ -15,10 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
-from plait.report.aggregation_plot import aggregation
-from plait.report.alternatives import Alternative, all_alternatives, savings
+from plait.report.alternatives import Alternative, all_alternatives
 from plait.report.theme import LIGHT, Theme, bands, draw, draw_svg, new_axes, say_nothing_yet, short_name, written
-from plait.report.wording import bytes_text, loss_text, plural, ratio_text, round_bytes_text
+from plait.report.wording import bytes_text, loss_text, plural, round_bytes_text
 from plait.rounds.events import DescribedClient
 from plait.rounds.run_view import RunView
 
@@ -61,8 +60,6 @@ def _plots(view: RunView) -> dict[str, Callable[[RunView, Theme], Figure]]:
         "loss_by_bytes": loss_by_bytes,
         "clients": clients,
         "bytes_by_round": bytes_by_round,
-        "savings": savings_bars,
-        "aggregation": aggregation,
     }
     if view.spans:
         from plait.report.fleet_plot import fleet_round
@@ -242,34 +239,6 @@ def clients(view: RunView, theme: Theme) -> Figure:
         panels[0].set_yticks(positions, [short_name(client.client) for client in ordered])
     else:
         panels[0].set_ylabel(f"{plural(len(view.clients), view.peer)}, most tokens at the top")
-    return figure
-
-
-def savings_bars(view: RunView, theme: Theme) -> Figure:
-    """All bytes of this run compared with other exchanges, on a logarithmic scale."""
-    figure, (axes,) = new_axes(theme, height_inches=2.9, title="Total bytes, compared with other exchanges")
-    if not view.client_rounds or not view.sent.total_bytes:
-        say_nothing_yet(axes, theme, "No update has arrived yet.")
-        return figure
-    sent_bytes = view.sent.total_bytes
-    bars = [("this run", float(sent_bytes), bytes_text(sent_bytes), theme.accent)]
-    for alternative in _alternatives(view):
-        spent = alternative.sent_bytes(view.client_rounds)
-        ratio = ratio_text(savings(alternative, client_rounds=view.client_rounds, sent_bytes=sent_bytes))
-        bars.append((alternative.name, spent, f"{bytes_text(spent)}   {ratio}", theme.accent_soft))
-    positions = list(range(len(bars)))[::-1]
-    sizes = [size for _, size, _, _ in bars]
-    axes.barh(positions, sizes, 0.66, color=[colour for *_, colour in bars])
-    axes.set_yticks(positions, [name for name, *_ in bars])
-    for position, (_, size, text, _) in zip(positions, bars, strict=True):
-        axes.annotate(
-            text, (size, position), xytext=(6, 0), textcoords="offset points", va="center", color=theme.ink, fontsize=9
-        )
-    _bytes_axis(axes, theme, lowest=min(sizes))
-    axes.set_xlim(max(1.0, min(sizes)) / 8, max(sizes) * (60 if theme.is_narrow else 15))
-    axes.set_xlabel("bytes sent in both directions (logarithmic)")
-    axes.tick_params(axis="y", colors=theme.ink)
-    axes.grid(axis="x", color=theme.faint, linewidth=0.8)
     return figure
 
 

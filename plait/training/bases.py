@@ -39,7 +39,6 @@ class LocatedBase:
     """A base on this disk.
 
     Attributes:
-        directory: a Hugging Face model directory.
         reference: its public name and its fingerprint.
     """
 
@@ -104,9 +103,6 @@ def locate_base(
 
     Args:
         name: built-in name, directory, GGUF file, or hub id (``org/model``).
-        revision: branch, tag or commit of a hub base.
-        progress: called before each slow step.
-        check_size: asked before anything is downloaded from the hub.
 
     Raises:
         ConfigError: the name is none of these.
@@ -127,9 +123,6 @@ def locate_base(
 
 def locate_named_base(name: str, *, revision: str = "", where: str, progress: Progress = lambda _: None) -> LocatedBase:
     """A base that a directory names, which anybody may have written: it is found on this disk and never downloaded.
-
-    Args:
-        progress: called before each slow step.
 
     Raises:
         ConfigError: it is not on this disk, or `locate_base` says so.
@@ -208,7 +201,6 @@ def locate_config(name: str, *, revision: str = "") -> Path:
 
     Args:
         name: as for `locate_base`, or one of the well-known models whose config comes with plait.
-        revision: branch, tag or commit of a hub base.
 
     Raises:
         ConfigError: the name is none of these.

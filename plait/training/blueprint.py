@@ -66,7 +66,6 @@ class Blueprint:
 
     Attributes:
         initial: the values that training starts from.
-        base_parameters: parameters of the frozen base.
     """
 
     spec: AdapterSpec
@@ -76,12 +75,7 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Shape:
-    """An adapter without values.
-
-    Attributes:
-        spec: as `Blueprint.spec`.
-        base_parameters: parameters of the frozen base.
-    """
+    """An adapter without values."""
 
     spec: AdapterSpec
     base_parameters: int
@@ -113,10 +107,6 @@ def load_base(
     directory: Path, config: PretrainedConfig, task: Task, *, saved: Collection[str] = (), **settings: object
 ) -> PreTrainedModel:
     """The base in `directory` as transformers loads it.
-
-    Args:
-        config: of the base, set up for the task.
-        saved: modules that the adapter holds, as `AdapterSpec.saved_modules`.
 
     Raises:
         ConfigError: the base's files lack other values, which transformers would draw at random.

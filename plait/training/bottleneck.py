@@ -35,7 +35,6 @@ class BottleneckConfig(PeftConfig):
     """PEFT's configuration of bottleneck adapters.
 
     Attributes:
-        act_fn: its activation, one of `plait.adapters.bottleneck.ACTIVATIONS`.
         target_modules: the linear layers behind which an adapter is put, by the ends of their names.
         exclude_modules: those among them that get none.
         modules_to_save: modules that are trained as a whole, such as a new classification head.

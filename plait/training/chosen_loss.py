@@ -49,7 +49,6 @@ class ChosenLoss:
         model: the base with the adapter, in training mode.
         parameters: of the adapter, in layout order.
         start: (size,) the adapter that the round began with.
-        name: of the loss, for messages.
     """
 
     is_sum = False  # a user's own may be anything

@@ -42,7 +42,6 @@ def train_cohort(
         model: the base with an adapter of their layout on; its values do not matter and are not changed.
         parameters: the adapter's parameters in layout order.
         all_inputs: one per adapter; equal in steps, sequences per step and trained sides.
-        memory: what steps give up to fit into memory.
 
     Returns:
         One result for each, or None if this base or these inputs can only be trained one by one.

@@ -274,7 +274,6 @@ def budgets_of(devices: Sequence[torch.device], limit_bytes: int) -> tuple[int, 
     """Memory in bytes that a step may use of each device, what it already has included; 0 where it is unknown.
 
     Args:
-        devices: one that is there several times is divided.
         limit_bytes: of each device; 0 for none.
     """
     counts = Counter(devices)

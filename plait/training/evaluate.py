@@ -41,9 +41,6 @@ def evaluate_adapter(
 
     Args:
         dataset: the evaluation data; of data with a held-out split only this.
-        seq_len: tokens per sequence.
-        batch_size: sequences per batch.
-        objective: what the loss and the leads are of.
 
     Raises:
         BaseMismatchError: the adapter was trained on another base.

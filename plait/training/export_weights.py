@@ -32,7 +32,6 @@ class BaseShape:
 
     Attributes:
         model_type: transformers' name of the architecture, such as ``llama``.
-        kv_heads: heads of keys and values.
         tied: whether the output layer is the embedding.
         quantised: whether its weights are stored in fewer bits than they are computed in.
         linear: (d_out, d_in) of every linear layer by name, including the output layer.

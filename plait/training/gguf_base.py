@@ -55,9 +55,6 @@ def gguf_directory(path: Path) -> Path:
 def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
     """The model directory of a GGUF file, which is written if the cache does not have it.
 
-    Args:
-        progress: called before it is written.
-
     Raises:
         DataError: it is damaged, or no base that this can read; the message says why.
         MachineError: the file cannot be read or the cache not be written.

@@ -40,7 +40,6 @@ class GgufTensor:
 
     Attributes:
         shape: as torch has it, rows first.
-        kind: how its values are stored.
         offset: of its first byte in the file.
     """
 

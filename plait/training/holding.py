@@ -34,9 +34,6 @@ class Holding(Protocol):
     def arguments(self, compute: Compute, *, whole: Collection[str] = ()) -> dict[str, object]:
         """Arguments of transformers' `from_pretrained` for four bits on another device than a CPU.
 
-        Args:
-            whole: names of layers to leave as they are.
-
         Raises:
             ConfigError: see `check`.
         """
@@ -62,7 +59,6 @@ class Holding(Protocol):
 
         Args:
             whole: modules that the adapter holds, which stay as they are.
-            whole_tables: whether embedding and head stay as they are.
             in_eight: whether all is in eight bits instead of four.
         """
         ...

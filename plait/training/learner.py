@@ -124,7 +124,6 @@ class Learner:
     AdamW's steps, not from gradients.
 
     Args:
-        inputs: data, settings and starting point.
         sizes: elements of each of the adapter's tensors.
         trained: whether each trains; at least one does.
         devices: that each lies on; its master, its moments and its gradient lie beside it.
@@ -342,7 +341,6 @@ def schedule_factor(settings: Settings, step: float) -> float:
 
     Args:
         settings: ``lr_schedule``, ``warmup_steps`` and ``total_steps``.
-        step: steps done before this one, over all rounds.
     """
     if step < settings.warmup_steps:
         return (step + 1) / (settings.warmup_steps + 1)
@@ -379,7 +377,6 @@ def _factor_by(last: _Taken, gradients: Sequence[Tensor], loss: float) -> float:
     the rate did not decide its length.
 
     Args:
-        gradients: of the loss after it, flat, by device.
         loss: in nats.
     """
     slope = sum(
@@ -415,11 +412,7 @@ def _clip_(gradients: Sequence[Tensor], longest: float) -> Tensor:
 
 
 def _smallest_at_rest(values: Sequence[Tensor], gradients: Sequence[Tensor], trained: Sequence[bool]) -> float:
-    """The smallest root mean square of the tensors that train but have no gradient yet; infinite if there are none.
-
-    Args:
-        trained: whether each trains.
-    """
+    """The smallest root mean square of the tensors that train but have no gradient yet; infinite if there are none."""
     sizes = [
         value.square().mean().sqrt().item()
         for value, gradient, trains in zip(values, gradients, trained, strict=True)
@@ -436,8 +429,6 @@ def _predicted_fall(
 
     Args:
         gradients: of the loss before the step, times `kept`, flat, by device.
-        before: the values before the step, in `_pieces`, likewise.
-        after: the values after it, flat, likewise.
         kept: the factor of clipping, 0 to 1.
     """
     falls = [

@@ -152,10 +152,7 @@ class ModelSize:
     """Numbers that memory follows from.
 
     Attributes:
-        width: of a row between blocks.
         inner: of a row inside the gated product.
-        queries: width of all query heads.
-        keys: width of all key heads.
         tied: whether head and embedding are one matrix.
         adapted_embedding: whether the adapter changes the embedding.
         biases: parameters of a block besides its matrices and norms.
@@ -248,8 +245,6 @@ def size_of(
     """The numbers of a base with an adapter; None if this cannot predict them.
 
     Args:
-        value_bytes: of the type that the base computes in.
-        on_cpu: whether the device is a CPU.
         in_eight: whether it holds the base in eight bits unless the method wants four.
         directory: of the base, where there is one: a GGUF file beside it may hold it in few bits.
         seq_len: longest sequence; 0 for one within the window of the base's attention.
@@ -372,7 +367,6 @@ def peak_bytes(
     """Most memory that tensors take during a step, or while its completions are sampled if that is more.
 
     Args:
-        sequences: that are computed at once.
         recomputed: how many of the first blocks are computed twice.
         slice_elements: logits of the loss that exist at a time.
         embedding_on_host: whether the input embedding takes no memory of the device.
@@ -473,9 +467,6 @@ def plan_step(
     the input embedding stays on the host; only if that does not help, the batch is computed in parts. Blocks computed
     twice and an embedding elsewhere change no bit of the adapter, slices and parts change it within rounding. For
     completions that do not fit a step gives up nothing: it would not help.
-
-    Args:
-        host_has_room: whether the host has memory besides the devices'.
     """
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
     parts = parts_of(size, budgets)

@@ -39,7 +39,6 @@ class Reference:
         by_client: held-out loss on each client's held-out part.
         everywhere: mean loss of the *local* adapters on everybody's held-out parts (with many clients, on those of
             sixteen); for *central*, the same as `by_client`.
-        steps: optimizer steps of one model.
     """
 
     kind: str
@@ -67,9 +66,7 @@ def train_reference(
 
     Args:
         kind: ``central`` or ``local``.
-        initial: the initial adapter, as in the federated run.
         steps: optimizer steps of one model (rounds x local steps).
-        progress: called with what is being done.
     """
     started = time.perf_counter()
     # A baseline averages no clients.

@@ -34,7 +34,6 @@ class Replica:
     """A base on one device, with the adapter in training.
 
     Attributes:
-        model: the base with the adapter.
         parameters: of the adapter, in layout order.
     """
 
@@ -136,7 +135,6 @@ def follow(replicas: Sequence[Replica], values: Sequence[Tensor], trained: Seque
     Args:
         replicas: all with the same untrained values.
         values: of the adapter's tensors, flat, on the first device.
-        trained: whether each trains.
     """
     first, *others = replicas
     _copy(first.parameters, values)

@@ -26,11 +26,7 @@ _HELD_ON_CPU = 1 << 28
 
 @dataclass(eq=False)
 class SlicedHead:
-    """A model and its output layer.
-
-    Attributes:
-        model: the base with the adapter.
-    """
+    """A model and its output layer."""
 
     model: nn.Module
     head: nn.Module

@@ -82,7 +82,6 @@ class Speaker:
         Args:
             prompts: tokens, at least one each.
             sampling: how tokens are drawn; the same seed gives the same text.
-            adapted: whether with the adapter.
 
         Raises:
             ConfigError: a prompt leaves no room for that many tokens.

@@ -83,7 +83,6 @@ class Spreading(Protocol):
         """The processes of a simulated run; each starts with its first task.
 
         Args:
-            progress: told of every process that dies.
             loaded: has processes of earlier runs, and gets this run's at its end.
         """
         ...
@@ -101,7 +100,6 @@ class Spreading(Protocol):
 
         Args:
             budgets: bytes that tensors and the allocator's waste may take of each device.
-            host_has_room: whether the host has memory besides the devices'.
         """
         ...
 

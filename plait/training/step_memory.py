@@ -56,9 +56,6 @@ class StepMemory:
     def give_way(self, largest: int, *, recomputes: bool = True) -> bool:
         """Use less memory from now on.
 
-        Args:
-            recomputes: whether this model's blocks can be computed twice.
-
         Returns:
             False if nothing is left to give up.
         """
@@ -76,9 +73,7 @@ def within_memory(attempt: Callable[[], T], *, give_way: Callable[[], bool], dev
     """The result of `attempt`, tried again with less memory as long as there is a way.
 
     Args:
-        attempt: can be called again after it has failed.
         give_way: called after each failure; False if nothing is left to give up.
-        device: whose freed memory is given back in between.
 
     Raises:
         MachineError: it does not fit.

@@ -31,7 +31,6 @@ class Teaching(Protocol):
     Attributes:
         needs: traits of a run that its formula needs besides those of the objective.
         kinds: of records that it learns from.
-        expected: them in words.
     """
 
     @property

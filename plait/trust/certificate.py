@@ -71,9 +71,6 @@ def read_certificate(path: Path) -> x509.Certificate:
 def check_dates(certificate: x509.Certificate, *, what: str, now: datetime, remedy: str) -> None:
     """Check that a certificate is valid at `now`.
 
-    Args:
-        remedy: what to do once it has expired.
-
     Raises:
         ConfigError: expired, or not valid yet; the message has both the date and the clock's time.
     """
@@ -133,11 +130,7 @@ def role_of(certificate: x509.Certificate) -> Role | None:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a member's certificate states.
-
-    Attributes:
-        key_digest: as `key_digest` makes it.
-    """
+    """What a member's certificate states."""
 
     name: str
     role: Role

@@ -50,7 +50,6 @@ class NodeIdentity:
         public_key: Ed25519, 32 bytes.
         vouch: whether a node key is another's.
         certificate: proves to others that `public_key` is this client's.
-        endorsement: likewise.
     """
 
     public_key: bytes

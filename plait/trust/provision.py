@@ -65,7 +65,6 @@ class Provisioned:
 
     Attributes:
         name: the member's name, or ``server``.
-        outcome: whether it is new.
         public_key: the member's key as the register has it, 32 bytes; empty for the server.
     """
 
@@ -83,7 +82,6 @@ class Federation:
 
     Attributes:
         clients: the kits of the clients named, in order.
-        authority_made: whether the authority is new.
         staff: the kits of the operators and observers named, in order.
     """
 

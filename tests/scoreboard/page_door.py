@@ -18,7 +18,7 @@ from plait.features.page.catalogue import Catalogue
 from plait.features.page.server import serve
 from plait.features.standing.run_queue import RunQueue
 
-_PATHS = ("/", "/assets/page.js", "/api/runs", "/api/queue", "/api/openapi.json", "/api/runs/first/events", "/none")
+_PATHS = ("/", "/assets/page.js", "/api/runs", "/api/queue", "/api/runs/first/events", "/none")
 _OTHERS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 
 

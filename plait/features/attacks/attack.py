@@ -72,7 +72,6 @@ def attack(
     Args:
         data: of one client, where the clients brought their own; empty to attack the noise alone.
         canaries: a file of candidates, of which some are in the data.
-        progress: called with what is being done.
 
     Raises:
         PlaitError: data, base or adapter are not those of the run.

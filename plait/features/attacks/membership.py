@@ -107,9 +107,6 @@ def given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) ->
 def attacks(base: ResidentBase, loaded: PeftAdapter, sides: Sides, *, batch_size: int) -> tuple[Attack, ...]:
     """Every attack on an adapter, and the same scores by the base alone.
 
-    Args:
-        batch_size: sequences per batch.
-
     Raises:
         BaseMismatchError: the adapter was trained on another base.
     """
@@ -133,7 +130,6 @@ class Exposed:
     """Exposure of the canaries that stand in the data equally often, in bits; 1 is chance.
 
     Attributes:
-        times: how often each stands there.
         adapter: mean exposure by the adapter.
         base: the same by the base alone.
     """
@@ -148,10 +144,6 @@ def exposures(
     base: ResidentBase, loaded: PeftAdapter, candidates: Dataset, texts: Iterable[str], *, batch_size: int
 ) -> tuple[Exposed, ...]:
     """How well planted canaries are remembered, by how often they are in the data.
-
-    Args:
-        texts: the data that may have some of them.
-        batch_size: sequences per batch.
 
     Raises:
         DataError: none of them is in the data, or all are, or the adapter is a classifier.

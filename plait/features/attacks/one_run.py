@@ -29,8 +29,6 @@ def lower_bound(right: int, guesses: int, *, canaries: int, delta: float, failur
 
     Args:
         guesses: at most `canaries`; fixed before the results are seen.
-        canaries: all, also those that nothing was guessed of.
-        failure: probability with which the bound may be wrong.
     """
     low, high = 0.0, _LARGEST
     if _probability(right, guesses, 0.0, canaries=canaries, delta=delta) > failure:

@@ -43,7 +43,6 @@ class Attack:
 
         Args:
             members: at least one, finite.
-            others: likewise.
         """
         inside, outside = np.asarray(members, np.float64), np.asarray(others, np.float64)
         # How far up each score stands among those of the other kind.

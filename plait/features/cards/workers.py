@@ -169,7 +169,6 @@ class _Worker:
     Args:
         parts: that the device is divided into.
         begin: makes what it is told of the run.
-        progress: told when it dies.
         child: the process, where there is one already.
     """
 

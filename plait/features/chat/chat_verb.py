@@ -76,7 +76,6 @@ class _Talk:
 
     Attributes:
         completes: whether texts are continued, each by itself.
-        adapted: whether the adapter is on.
     """
 
     def __init__(self, speaker: Speaker, sampling: Sampling, tokens: int, *, completes: bool) -> None:

@@ -44,7 +44,6 @@ class ProgramModel:
 
     Attributes:
         memory: of the client, of one run.
-        folder: for adapters on their way.
     """
 
     program: Asked

@@ -43,7 +43,6 @@ class Program:
 
     Attributes:
         command: as a shell would split it.
-        folder: where it works.
         data: what its operator gave it to train on.
         silent_s: how long it may say nothing while it has a question.
         memory_bytes: address space that it may have; 0 for all.

@@ -28,7 +28,6 @@ class Signature:
     """One member's.
 
     Attributes:
-        contract: digest of what it signed.
         public_key: its node key, 32 bytes.
         signature: 64 bytes.
     """
@@ -103,7 +102,6 @@ def signed_by(
     """The members whose signatures count.
 
     Args:
-        signatures: whatever there is.
         authority: certificate of the federation's authority, in PEM.
         revoked: node keys in hexadecimal whose signatures have no weight any more.
     """

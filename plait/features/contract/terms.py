@@ -95,7 +95,6 @@ class Contract(BaseModel):
         """Refuse a run outside it.
 
         Args:
-            config: the run's settings, as a server announces them.
             now: by default the clock's.
 
         Raises:

@@ -25,11 +25,7 @@ UNCOVERED: Mapping[str, str] = {
 
 
 def figures(lines: Sequence[Line]) -> dict[str, Any]:
-    """The figures of a run.
-
-    Args:
-        lines: of its whole ledger.
-    """
+    """The figures of a run."""
     events = cast("Sequence[dict[str, Any]]", lines)
     by_kind: dict[str, list[dict[str, Any]]] = {}
     for event in events:

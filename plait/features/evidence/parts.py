@@ -49,7 +49,6 @@ def bill_of_materials(
 
     Args:
         files: SHA-256 of the adapter's, by name.
-        about_data: what clients say of their data, by client.
         base_licence: as the operator says; empty if nothing is said.
     """
     component, kinds = at("cyclonedx.model.component:Component"), at("cyclonedx.model.component:ComponentType")

@@ -79,7 +79,6 @@ class GgufAdapter:
 
     Attributes:
         fitted: the adapter, at the rank requested.
-        names: llama.cpp's tensor names by module.
     """
 
     fitted: Uniform

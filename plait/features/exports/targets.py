@@ -29,7 +29,6 @@ class Exported:
 
     Attributes:
         files: bytes by name, relative to the directory.
-        written: the target's description of it.
     """
 
     directory: Path
@@ -57,10 +56,6 @@ def check_target(name: str, directory: Path) -> Prepare:
 
 def export(name: str, request: ExportRequest, *, progress: Progress = lambda _: None) -> Exported:
     """Write the adapter of `request` for the target called `name`.
-
-    Args:
-        request: what and where.
-        progress: called before each slow step.
 
     Raises:
         ConfigError: the target would reject it, or the directory is not empty.

@@ -49,11 +49,7 @@ class Budget:
 
 
 def budget(local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Budget:
-    """The steps of a round.
-
-    Args:
-        local_steps: on average over the clients of known pace.
-    """
+    """The steps of a round."""
     known = {client: paces[client] for client in sorted(cohort) if client in paces}
     if not known:
         return Budget(local_steps, None, paces, dict.fromkeys(cohort, _first(local_steps)))

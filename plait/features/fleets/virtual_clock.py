@@ -59,7 +59,6 @@ class VirtualClock:
     """The time of a fleet, and what its devices have spent today.
 
     Args:
-        now_s: where the clock stands.
         spent: spans of an earlier part of the run.
         going_on: training tasks that were in progress then, by node; each goes on when it is sent again.
     """

@@ -15,11 +15,7 @@ from plait.rounds.run_view import RunView
 
 
 def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int]) -> VirtualClock:
-    """The clock of a run as its finished rounds and evaluations left it.
-
-    Args:
-        directory: of the run, which need not have begun.
-    """
+    """The clock of a run as its finished rounds and evaluations left it."""
     if not directory.has_started:
         return VirtualClock(fleet)
     view = RunView.of(read_events(directory.ledger))

@@ -28,7 +28,6 @@ class Figure:
     """What conditions may be about.
 
     Attributes:
-        unit: in words.
         lacks: why a run has no such figure; empty if it has.
         measured_by: a command that measures it once the run is over; empty for what a run measures itself.
         is_flag: whether it is yes or no, and stands without a number.
@@ -147,9 +146,6 @@ def _number(text: str, part: str) -> float:
 
 def check(config: Any, *, simulates: bool) -> None:
     """Refuse conditions that a run will not measure.
-
-    Args:
-        simulates: whether its clients are simulated, which changes nothing.
 
     Raises:
         ConfigError: with the condition and the reason.

@@ -138,11 +138,7 @@ def record(directory: RunDirectory, event: Event) -> None:
 
 @contextmanager
 def judged_at_the_end(config: Any, run: Path, quiet: bool) -> Generator[None]:
-    """Judge a run once it is finished.
-
-    Args:
-        quiet: whether nothing is said.
-    """
+    """Judge a run once it is finished."""
     yield
     directory = RunDirectory(run)
     if not any(isinstance(event, RunFinished) for event in read_events(directory.ledger)):

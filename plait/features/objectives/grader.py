@@ -14,11 +14,7 @@ from plait.training.examples import IGNORED, Example, Tokenizer, prompt_tokens
 
 @dataclass
 class Grader:
-    """A reward at work on tokens, and what became of the completions.
-
-    Attributes:
-        graded: completions that had a reward.
-    """
+    """A reward at work on tokens, and what became of the completions."""
 
     reward: Reward
     name: str

@@ -25,7 +25,6 @@ from plait.features.page.feed import Feed
 from plait.features.page.headers import Headers
 from plait.features.page.line import Line
 from plait.features.page.live import Live
-from plait.features.page.schema import openapi
 from plait.features.page.stream import messages
 from plait.features.page.token import TokenCheck
 
@@ -65,7 +64,6 @@ class Page:
             routes=[
                 Route("/", self._asset),
                 Route("/assets/{name}", self._asset),
-                Route("/api/openapi.json", self._openapi),
                 Route("/api/runs", self._runs),
                 Route("/api/runs/{run}", self._run),
                 Route("/api/runs/{run}/events", self._events),
@@ -119,9 +117,6 @@ class Page:
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         return Response(body, headers=headers, media_type=_TYPES[Path(name).suffix])
-
-    async def _openapi(self, _: Request) -> Response:
-        return JSONResponse(openapi())
 
     async def _runs(self, _: Request) -> Response:
         return JSONResponse({"runs": await asyncio.to_thread(self._catalogue.list)})

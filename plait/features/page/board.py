@@ -1,8 +1,7 @@
 """A run as the page shows it: one JSON document, and for every event of the ledger the merge patch that changes it.
 
 The document is what all patches make of an empty one, so whoever has it as of one event and applies the patches of the
-later ones has all of it. It holds figures, never text for people; `plait.features.page.schema` describes it. Knows no
-file.
+later ones has all of it. It holds figures, never text for people. Knows no file.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ class Board:
 
     Attributes:
         document: of the run so far; ``seq`` is the newest event in it, -1 before the first.
-        now: where the run stands.
     """
 
     def __init__(self) -> None:

@@ -106,7 +106,6 @@ class Feed:
         """The patches of all later events, as one JSON array.
 
         Args:
-            seq: the newest event that the watcher has.
             run: the id of the run that it has it of.
 
         Returns:

@@ -24,7 +24,6 @@ class Line:
     """The page's end; thread-safe.
 
     Args:
-        connection: its end of the pair.
         patience_s: how long to wait for an answer.
     """
 
@@ -55,11 +54,7 @@ class Line:
 
 
 def answering(connection: Connection, status_json: Callable[[], str]) -> threading.Thread:
-    """Answer the page in a thread of its own, until the page's end is closed.
-
-    Args:
-        status_json: gives what `plait status --json` prints.
-    """
+    """Answer the page in a thread of its own, until the page's end is closed."""
     thread = threading.Thread(target=_answer_all, args=(connection, status_json), name="plait-page", daemon=True)
     thread.start()
     return thread

@@ -26,7 +26,6 @@ def paying(
 
     Args:
         private: what the run's noise promises of whole clients; None without such noise.
-        of_records: whether single records are private.
         is_noised: whether the client adds noise, so that nothing else is said of its data.
     """
     hooks = (*way.hooks, ClientCharge(speaker, private)) if private else way.hooks

@@ -67,10 +67,6 @@ def part_of(numbers: Float64Array, clients: int) -> PartialSum:
 def whole_numbers(part: PartialSum, *, clients: int, radius: int) -> NDArray[np.int64]:
     """What a region sent, in units of the grid.
 
-    Args:
-        part: its sum, of the numbers that clients send.
-        radius: the clip norm, in units.
-
     Raises:
         PeerError: no clients' clipped updates add up to it.
     """

@@ -150,8 +150,6 @@ def multiplier_for(
     """The noise multiplier with which `rounds` rounds just fit (epsilon, delta).
 
     Args:
-        epsilon: of the whole run.
-        delta: likewise.
         rests: of clients between two rounds; None where they may join every round.
         guaranteed: clients whose own noise is in every sum; 0 where the server adds it.
 

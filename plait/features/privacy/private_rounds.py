@@ -34,7 +34,6 @@ class PrivateRounds:
 
     Args:
         key: of the noise; None where clients add it.
-        intents: of the ledger so far.
         record: writes an event durably.
         participants: clients whose updates came in, by round.
         told: rounds of which the ledger says what they have cost.
@@ -199,7 +198,6 @@ def started(
     Args:
         key: of the run; None where clients add the noise.
         fewest: clients in any sum, where they add the noise.
-        continues: whether it starts from other adapters.
         regions: whether clients send their updates to servers of regions.
     """
     is_adaptive = privacy.clip_norm is None

@@ -21,11 +21,7 @@ SHARE = 0.1
 
 
 def count_multiplier(noise_multiplier: float, clients: int) -> float:
-    """Noise of the doubled count: the paper's n/20 on the sum of halves, and more where that would cost over `SHARE`.
-
-    Args:
-        noise_multiplier: z of the whole round.
-    """
+    """Noise of the doubled count: the paper's n/20 on the sum of halves, and more where that costs over `SHARE`."""
     return max(clients / 10, noise_multiplier / math.sqrt(SHARE))
 
 

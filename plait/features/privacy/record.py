@@ -56,7 +56,6 @@ class RecordPrivacy:
 
         Args:
             records: that the client trains on, at least 1.
-            steps: of the whole run.
             epsilon: 0 for none.
             noise: 0 where it follows from `epsilon`.
 

@@ -41,7 +41,6 @@ class _Account:
         run: its id, in hexadecimal.
         secret: of this client and run, in hexadecimal.
         noise: over the clip norm, the same in all rounds.
-        records: that the client trains on.
         charges: steps, by the commitment to what they are made of.
     """
 
@@ -163,7 +162,6 @@ def started(
     """The event that says what a run promises.
 
     Args:
-        continues: whether it starts from other adapters.
         regions: whether clients send their updates to servers of regions.
     """
     batch = settings.batch_size * settings.gradient_accumulation_steps

@@ -17,7 +17,6 @@ class Rests:
 
     Attributes:
         separation: rounds from one in which a client takes part to the next at the earliest, at least 2.
-        rounds: of the whole run.
     """
 
     separation: int

@@ -46,11 +46,7 @@ def sum_term(guaranteed: int) -> float:
 
 
 def multiplier_without(noise_multiplier: float, guaranteed: int, colluding: int) -> float:
-    """The noise multiplier that is left where the noise of some clients is known, or was never added.
-
-    Args:
-        colluding: clients, among them.
-    """
+    """The noise multiplier that is left where the noise of some clients is known, or was never added."""
     least = least_variance(guaranteed)
     left = least * max(0, guaranteed - colluding) / guaranteed - SMOOTHING
     return noise_multiplier * math.sqrt(max(left, 0.0) / (least - SMOOTHING))

@@ -24,7 +24,6 @@ class Together:
 
     Attributes:
         epsilon: of all of them, for whoever took part in all; of records, of the client with the most.
-        how: they were composed, in words.
     """
 
     epsilon: float

@@ -21,7 +21,6 @@ class Sample(BaseModel):
 
     Attributes:
         client: whose held-out data it is of.
-        beginning: the text, or the prompt.
         adapter: what it writes with the shared adapter.
     """
 

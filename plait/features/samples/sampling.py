@@ -23,11 +23,7 @@ _BEGINNING = 24
 
 
 def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
-    """Record samples of a finished run in its ledger, unless they are there or the run shows none.
-
-    Args:
-        quiet: whether to show no progress.
-    """
+    """Record samples of a finished run in its ledger, unless they are there or the run shows none."""
     count, max_tokens = (int(getattr(run.config, name, field.default)) for name, field in Samples.model_fields.items())
     is_hidden = run.screen is not None or bool(run.config.labels)
     if not count or is_hidden or any(isinstance(event, Sampled) for event in read_events(directory.ledger)):

@@ -101,7 +101,6 @@ class MaskingClient:
 
         Args:
             certificate: what proves to others that `identity` is the client's; see `Offer`.
-            endorsement: likewise.
 
         Raises:
             PeerError: its round was unmasked before, or the attempt was begun before.
@@ -148,9 +147,6 @@ class MaskingClient:
         self, session: Session, sharers: Sequence[int], parcels: Mapping[int, bytes]
     ) -> tuple[MaskingClient, tuple[int, ...]]:
         """Take the neighbours' shares.
-
-        Args:
-            parcels: from its neighbours among them, by place.
 
         Returns:
             (where it stands now, the places whose parcels cannot be opened). With one of these it stands where it was:
@@ -268,9 +264,6 @@ class MaskingClient:
         self, session: Session, survivors: Sequence[int], signatures: Mapping[int, bytes]
     ) -> tuple[MaskingClient, Mapping[int, bytes]]:
         """Its own seed, and one share of each neighbour's secrets, by place; the same question may be asked again.
-
-        Args:
-            survivors: places of the clients whose numbers are summed.
 
         Raises:
             PeerError: too few have signed, it is another list than before, or the round was unmasked before.

@@ -49,11 +49,7 @@ def bits_for(clients: int) -> int:
 
 @dataclass(frozen=True)
 class Coding:
-    """The grid of one round.
-
-    Attributes:
-        ring: in which sums are taken.
-    """
+    """The grid of one round."""
 
     ring: Ring
     clients: int

@@ -32,7 +32,6 @@ def deal(names: Sequence[str], count: int, key: bytes) -> tuple[tuple[str, ...],
     """The names in `count` groups, whose sizes differ by at most one.
 
     Args:
-        names: each once.
         key: of the order; the same key gives the same groups.
     """
     order = sorted(names, key=lambda name: hashlib.sha256(key + name.encode()).digest())

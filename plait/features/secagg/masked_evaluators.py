@@ -29,7 +29,6 @@ def evaluators_of(
 
     Args:
         clients: that would evaluate if nothing were known of them yet.
-        earlier: the clients of each evaluation of the run.
         declined: clients whose sum some of them would not unmask, because of what an earlier run evaluated.
     """
     here = frozenset(present)

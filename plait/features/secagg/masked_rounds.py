@@ -227,7 +227,6 @@ def check_grid(privacy: ClientPrivacy, size: int, *, bits: int, unit: float, cli
     """Refuse a grid on which a client's noise would not be what the run configuration says.
 
     Args:
-        privacy: of the run, as the client knows it.
         unit: of the roster; the clip norm follows from it.
 
     Raises:

@@ -158,7 +158,6 @@ class Wanted:
         received: digest of the adapter that they are made from.
         least: clients that must offer keys, of each group.
         quorum: clients that must be in the sum, if that is more than the roster's threshold.
-        noised: whether clients add noise.
         groups: that the clients are dealt to.
     """
 

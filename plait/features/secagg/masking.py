@@ -136,8 +136,6 @@ class Masking:
         """Numbers and figures under this attempt's masks.
 
         Args:
-            session: of the roster that they were made for.
-            numbers: whole numbers, in the ring.
             figures: modulo 2^64.
             received: digest of the adapter that they were made from.
 

@@ -27,9 +27,6 @@ class Rotation:
 
     Args:
         seed: decides the signs; public, the same at all clients and the server.
-
-    Attributes:
-        rotated_size: numbers in a rotated vector.
     """
 
     def __init__(self, size: int, seed: bytes) -> None:

@@ -41,7 +41,6 @@ class UnderMasks:
     """How one client says its numbers.
 
     Attributes:
-        masking: its part in the sums.
         charge: what a share of noise costs the client; None where nothing is charged.
         masked: the run's sums; None if the fewest clients of a roster are not known.
     """

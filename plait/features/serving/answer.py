@@ -34,8 +34,6 @@ class Shape:
 
     Attributes:
         whole: type name of a complete answer.
-        piece: type name of a piece.
-        chat: whether texts are messages.
     """
 
     prefix: str
@@ -53,7 +51,6 @@ class Envelope:
     """Common values of all pieces of one answer.
 
     Attributes:
-        model: name of the answering model.
         created_s: seconds since 1970.
     """
 

@@ -22,7 +22,6 @@ class Follower:
     """Follows one run.
 
     Attributes:
-        name: the model name in requests.
         run: the run directory; it may still be empty.
         say: called for every round that is served, and once for every reason that one is not.
     """

@@ -45,10 +45,7 @@ class Wish:
     Attributes:
         max_tokens: most tokens to make; None for as many as the context holds.
         temperature: 0 for the likeliest text.
-        top_p: probability mass to draw from.
         seed: of the draws, or None.
-        stop: strings that end a text.
-        choices: texts per prompt.
         stream: whether to send pieces as they come.
         usage_in_stream: whether the last piece has the token counts.
         ignore_end: whether to continue past the end of a text (an extension that vLLM also has).
@@ -76,11 +73,7 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """Body of ``POST /v1/chat/completions``.
-
-    Attributes:
-        messages: role and content of each.
-    """
+    """Body of ``POST /v1/chat/completions``."""
 
     wish: Wish
     messages: tuple[Mapping[str, str], ...]

@@ -114,9 +114,6 @@ class OperatorCalls:
     def fetch(self, run: str, directory: Path, *, max_gb: float) -> list[Path]:
         """Fetch the files of a run into a new directory; it appears only once all are here.
 
-        Args:
-            directory: where to put it.
-
         Returns:
             The files, relative to the directory.
 

@@ -21,7 +21,6 @@ class RunLimits:
     """What runs may use of the server.
 
     Attributes:
-        give_up_s: as `GIVE_UP_S`.
         keep_runs: runs that are over keep everything if they are among so many newest; None for all.
         run_quota_bytes: the most that a run's directory may have; None for as much as there is.
     """
@@ -32,11 +31,7 @@ class RunLimits:
 
 
 class Patience:
-    """Ends a run whose connected clients cannot take part, so that the queue goes on; not one that waits for some.
-
-    Args:
-        seconds: how long that may last.
-    """
+    """Ends a run whose connected clients cannot take part, so that the queue goes on; not one that waits for some."""
 
     def __init__(self, seconds: float, stop: StopRequest) -> None:
         self._seconds = seconds

@@ -21,9 +21,6 @@ from plait.rounds.run_directory import RunDirectory
 def tidy_runs(queue: RunQueue, *, keep: int) -> int:
     """Take from all runs that are over, but the newest, what only `plait verify` and a resume would read.
 
-    Args:
-        keep: how many of the newest keep everything.
-
     Returns:
         Bytes freed.
     """

@@ -54,8 +54,6 @@ class Standing:
 
     Args:
         directory: of the federation; made if missing.
-        serving: where and how to serve.
-        quiet: whether to show nothing.
 
     Raises:
         PlaitError: another server has the directory, its journal is damaged, or it cannot serve.
@@ -84,9 +82,6 @@ class Standing:
 
     def serve(self, *, on_start: Callable[[str], None] = lambda _: None) -> None:
         """Serve runs until `stop`, or an exception in this thread.
-
-        Args:
-            on_start: called with the address once it serves.
 
         Raises:
             PlaitError: the address is taken, the service has ended, or the disk is full.

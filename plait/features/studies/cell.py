@@ -23,7 +23,6 @@ def run_cell(settings: Settings, path: Path, loaded: Loaded, stop: StopRequest) 
     """Begin or continue the run in a directory, to its end.
 
     Args:
-        settings: what the sweep gives for it.
         loaded: what it has in common with earlier runs of this process.
 
     Raises:

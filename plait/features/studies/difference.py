@@ -36,7 +36,6 @@ class Difference:
     Attributes:
         mean: in nats; negative if it is lower.
         margin: half of the 95 % interval; None if nothing is known of it.
-        pairing: what it is paired over.
         pairs: number of seeds; 1 for a pair of runs.
     """
 

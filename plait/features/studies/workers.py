@@ -74,7 +74,6 @@ class _Children:
 
     Args:
         paths: directories of the runs, by name.
-        stop: lets no further run begin.
     """
 
     def __init__(self, paths: Mapping[str, Path], stop: StopRequest) -> None:

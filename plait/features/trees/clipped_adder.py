@@ -34,11 +34,7 @@ def clipped_adder(config: RunConfig, spool: Spool) -> ClippedAdder:
 
 @dataclass(frozen=True, eq=False)
 class ClippedAdder:
-    """Adds up the clipped updates of a region's spool.
-
-    Attributes:
-        privacy: what updates are clipped to.
-    """
+    """Adds up the clipped updates of a region's spool."""
 
     spool: Spool
     privacy: ClientPrivacy

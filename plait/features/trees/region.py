@@ -79,7 +79,6 @@ class Region:
         plan: of this level: `clients` are those of the region.
         adder: what adds up the updates of its spool.
         sign: makes the signature under its sums; without it they are not signed.
-        max_task_bytes: larger tasks are refused unread.
         refusal: why the newest task was refused; empty if it was not.
     """
 

@@ -54,7 +54,6 @@ def open_region(
     Args:
         run: as the server above announces it, so its tree begins with the number of regions.
         policy: its operator's; None for no limits.
-        on_event: called with every event.
 
     Raises:
         ConfigError: the run has no regions, or the directory holds another run.

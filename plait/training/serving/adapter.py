@@ -23,7 +23,6 @@ class Factors:
     Attributes:
         A: (rank, d_in)
         B: (d_out, rank)
-        scale: scaling factor of the product.
     """
 
     A: torch.Tensor
@@ -60,7 +59,6 @@ class ServedAdapter:
 
     Attributes:
         factors: by layer name in the base.
-        bottlenecks: likewise.
     """
 
     name: str

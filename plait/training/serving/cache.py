@@ -65,7 +65,6 @@ class AlignedCache:
 
     Args:
         max_rows: most that there are at a time.
-        max_columns: most tokens of a row.
     """
 
     def __init__(self, *, max_rows: int, max_columns: int) -> None:

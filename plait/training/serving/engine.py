@@ -73,7 +73,6 @@ class Generation:
     Attributes:
         prompt: tokens, at least one.
         adapter: the adapter to use; None for the base alone.
-        stop: strings that end the text.
         ignore_end: whether to ignore the base's own end-of-text tokens.
         emit: called with every piece, in the engine's thread; it must not block.
     """

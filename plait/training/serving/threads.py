@@ -31,7 +31,6 @@ class ThreadChoice:
     """Uses the number of threads with the faster steps, and tries the other one now and then.
 
     Args:
-        most: threads if nothing else runs.
         set_threads: sets the number for the next computations.
         clock: seconds.
     """

@@ -19,7 +19,6 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
-from pydantic import TypeAdapter
 
 from plait.errors import ConfigError
 from plait.features.page import server
@@ -27,7 +26,6 @@ from plait.features.page.app import Page
 from plait.features.page.beside import page_beside
 from plait.features.page.catalogue import Catalogue
 from plait.features.page.merge import merge
-from plait.features.page.schema import Run, Runs, openapi
 from plait.features.page.server import MOST_UNKNOWN
 from plait.features.page.token import TOKEN_VARIABLE, page_token
 from plait.features.standing.run_queue import RunQueue
@@ -132,19 +130,6 @@ def test_what_streams_is_what_a_look_gives_and_a_restarted_server_goes_on_where_
     assert document == get(f"{address}/api/runs/first").json()
 
 
-def test_the_answers_are_those_that_the_description_describes(watch: Start, write_ledger, small_run) -> None:
-    run = write_ledger(small_run)
-    (run / "summary.json").write_text('{"rounds": 2, "clients": 2, "final_held_out_loss": 3.0}')
-    _, address = watch(run)
-    said = get(f"{address}/api/openapi.json").json()
-    assert said == json.loads(json.dumps(openapi()))
-    listed = TypeAdapter(Runs).validate_json(get(f"{address}/api/runs").content)["runs"]
-    assert [(one["name"], one["finished"], one.get("rounds")) for one in listed] == [(run.name, True, 2)]
-    TypeAdapter(Run).validate_json(get(f"{address}/api/runs/{run.name}").content)
-    for path in said["paths"]:
-        assert get(address + path.replace("{run}", "none")).status_code in (200, 404)
-
-
 def test_a_request_from_elsewhere_is_refused_and_nothing_can_be_changed(watch: Start, write_ledger, small_run) -> None:
     _, address = watch(write_ledger(small_run))
     api = f"{address}/api/runs"
@@ -199,7 +184,7 @@ def test_only_with_the_token_is_anything_shown_and_the_address_turns_it_into_a_c
     _, address = watch(run)
     paths = ("/", "/assets/page.js", "/api/runs", f"/api/runs/{run.name}", f"/api/runs/{run.name}/events", "/api/queue")
     port = address.rpartition(":")[2]
-    for path in (*paths, "/api/openapi.json", "/none"):
+    for path in (*paths, "/none"):
         for said in ("", TOKEN[:-1], TOKEN + "x", "\udcff" * 40, "é" * 40):
             query = urlencode({"token": said}, errors="surrogateescape")
             kept = {"cookie": f"plait-{port}={said}".encode(errors="surrogateescape")}

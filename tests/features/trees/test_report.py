@@ -9,7 +9,6 @@ from matplotlib.text import Text
 
 from plait.features.trees.events import RegionSummed
 from plait.report import plots
-from plait.report.aggregation_plot import aggregation
 from plait.report.status import status_tables
 from plait.report.tables import report_tables
 from plait.report.theme import LIGHT
@@ -63,7 +62,7 @@ def test_in_a_tree_every_table_names_regions(small_run) -> None:
 def test_in_a_tree_every_plot_names_regions(small_run) -> None:
     view = view_of(in_tree(small_run))
     for shown, said in ((view, "Data of each region"), (crowd(view, 60), "90 % of 62 regions")):
-        drawn = [plot(shown, LIGHT) for plot in (plots.clients, plots.loss_by_round, plots.bytes_by_round, aggregation)]
+        drawn = [plot(shown, LIGHT) for plot in (plots.clients, plots.loss_by_round, plots.bytes_by_round)]
         texts = " ".join(text.get_text() for figure in drawn for text in figure.findobj(Text))
         assert said in texts
         assert "client" not in re.sub(r"client-\d+", "", texts)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from plait.errors import ConfigError
-from plait.report.estimate import CostEstimate, CostInputs, estimate_tables, lora_parameters, recommended_rank
+from plait.report.estimate import CostEstimate, CostInputs, estimate_tables, recommended_rank
 from plait.report.summary import summarise
 from tests.plait.conftest import view_of
 
@@ -21,13 +21,6 @@ def inputs(**changed: object) -> CostInputs:
     return CostInputs(**{**settings, **changed})
 
 
-def test_lora_counts_both_factors_of_every_module() -> None:
-    modules = [("q", 6, 4), ("v", 6, 2)]
-    rank = 3
-    A_and_B = [rank * d_in + d_out * rank for _, d_in, d_out in modules]
-    assert lora_parameters(modules, rank) == sum(A_and_B)
-
-
 def test_flowertunes_published_bytes_for_mistral_7b_are_reproduced() -> None:
     """FlowerTune publishes 40.7 GB for Mistral-7B-v0.3: r=32 on q_proj and v_proj, 200 rounds, 2 of 20 clients.
 
@@ -41,7 +34,8 @@ def test_flowertunes_published_bytes_for_mistral_7b_are_reproduced() -> None:
         for layer in range(layers)
         for name, d_out in (("q_proj", hidden), ("v_proj", key_value))
     ]
-    parameters = lora_parameters(modules, rank=32)
+    # A is (32, d_in) and B is (d_out, 32).
+    parameters = sum(32 * (d_in + d_out) for _, d_in, d_out in modules)
     assert parameters == 13_631_488
     names = [
         f"base_model.model.model.layers.{layer}.self_attn.{module}.lora_{factor}.weight"
@@ -122,15 +116,6 @@ def test_what_a_run_measures_too_has_the_same_name(small_run) -> None:
 def test_impossible_plans_are_refused(changed: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         inputs(**changed)
-
-
-def test_an_adapter_of_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no module is adapted"):
-        lora_parameters([], rank=8)
-    with pytest.raises(ConfigError, match="rank is 0"):
-        lora_parameters([("q", 2, 2)], rank=0)
-    with pytest.raises(ConfigError, match="shape of 'q' is 2 x 0"):
-        lora_parameters([("q", 0, 2)], rank=1)
 
 
 def test_the_tables_hold_cost_and_comparison() -> None:

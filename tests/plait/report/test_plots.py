@@ -14,7 +14,7 @@ from plait.rounds.events import ClientScore, ClientsDescribed, DescribedClient, 
 from tests.plait.conftest import view_of
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-NAMES = ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round", "savings", "aggregation")
+NAMES = ("loss_by_round", "loss_by_bytes", "clients", "bytes_by_round")
 
 
 def is_blank(png: bytes) -> bool:
@@ -121,9 +121,9 @@ def test_a_report_is_small_with_any_number_of_clients(small_run) -> None:
 
 @pytest.mark.parametrize("theme", [DARK, NARROW_LIGHT])
 def test_a_theme_decides_colour_and_width(small_run, theme) -> None:
-    figure = plots.savings_bars(view_of(small_run), theme)
+    figure = plots.bytes_by_round(view_of(small_run), theme)
     assert figure.get_figwidth() == theme.width_inches
-    png = draw(lambda: plots.savings_bars(view_of(small_run), theme))
+    png = draw(lambda: plots.bytes_by_round(view_of(small_run), theme))
     corner = imread(io.BytesIO(png))[0, 0, :3]
     assert corner == pytest.approx([int(theme.surface[i : i + 2], 16) / 255 for i in (1, 3, 5)], abs=0.01)
 

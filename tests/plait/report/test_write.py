@@ -16,8 +16,6 @@ PLOTS = {
     "loss_by_bytes.png",
     "clients.png",
     "bytes_by_round.png",
-    "savings.png",
-    "aggregation.png",
 }
 
 

@@ -88,7 +88,6 @@ def place(
 
     Args:
         budgets: bytes that tensors and the allocator's waste may take of each device.
-        host_has_room: whether the host has memory besides the devices'.
 
     Returns:
         None if each of them holds it, or not even all do.
@@ -140,8 +139,6 @@ def bytes_by_device(
     """Most memory that tensors take of each device during a step.
 
     Args:
-        sequences: that are computed at once.
-        recomputes: whether blocks are computed twice.
         elements: logits of the loss that exist at a time.
     """
     return [

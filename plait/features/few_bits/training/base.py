@@ -49,7 +49,6 @@ def load_in_few_bits(
 
     Args:
         whole: modules that the adapter holds, as `AdapterSpec.saved_modules`, which stay as they are.
-        whole_tables: whether embedding and head stay as they are.
         in_eight: whether all is in eight bits, and what has rows of no whole blocks stays as it is.
     """
     settings = {"dtype": compute.dtype, "attn_implementation": attention}
@@ -86,7 +85,6 @@ def round_model(
 
     Args:
         places: where the values are; of others, the model has them.
-        rounded: layers that need not be rounded, by name.
     """
     in_rows = eight_bits if in_eight else five_bits
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()

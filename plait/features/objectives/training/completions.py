@@ -45,7 +45,6 @@ class Drawing:
 
     Attributes:
         max_tokens: of a completion; with its prompt it is no longer than `seq_len`.
-        seq_len: tokens of prompt and completion.
     """
 
     group_size: int
@@ -236,9 +235,6 @@ def measured(
     model: torch.nn.Module, examples: Sequence[Example], how: Rewarded, *, seq_len: int, tokenizer: Tokenizer
 ) -> SequenceLosses:
     """Minus the reward of one completion of each example; one that has none counts for nothing.
-
-    Args:
-        how: completions are sampled, and what they are worth.
 
     Raises:
         ConfigError: nobody here allowed to import the reward, or it is none.
