@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from plait.training.bases import LocatedBase
 
 _AGREED = {
-    "before": "this configuration was agreed to before",
+    "before": "you agreed to this configuration before",
     "yes": "agreed to with --yes",
     "asked": "agreed to",
-    "policy": "within the policy of this client, and nobody to ask: agreed to",
+    "policy": "agreed: within this client's policy, and there is no terminal to ask on",
 }
 
 
@@ -125,8 +125,8 @@ def agreed(
         base = settled.config.base
         if not settings.base_for(told.base) and not is_known_to_all(base):
             raise ConfigError(
-                f"base of the run is '{shown(base)}', a directory of the server's or nothing that plait knows; "
-                "give --base DIRECTORY with the model that the run adapts"
+                f"base of the run is '{shown(base)}', a directory on the server or unknown to plait; give --base "
+                f"DIRECTORY with that model"
             )
 
     quiet_libraries()
@@ -139,13 +139,13 @@ def agreed(
             config.base, revision=config.revision, progress=progress, check_size=policy.check_download
         )
     except ConfigError as error:
-        hint = "" if own_base else "; give --base DIRECTORY if it is called otherwise here"
+        hint = "" if own_base else "; if it has another name here, give --base DIRECTORY"
         raise ConfigError(f"{error}{hint}") from error
     found = bytes.fromhex(located.reference.fingerprint)
     if run.base_fingerprint and found != run.base_fingerprint:
         raise BaseMismatchError(
             f"base '{config.base}' is {found.hex()[:16]} here, expected {run.base_fingerprint.hex()[:16]} as at the "
-            "server; give --base the model that the run adapts, weights, config and tokenizer alike"
+            f"server; give --base the run's exact model: weights, config and tokenizer"
         )
     return Agreement(settled, located, policy)
 
@@ -251,7 +251,7 @@ def journal_of(settings: NodeSettings, data: str) -> DataJournal:
 
 
 def _is_shown(run: Run, told: RunConfig, settings: NodeSettings, ask: Callable[[], bool] | None) -> bool:
-    """Whether somebody sees the plan before it counts as agreed to, or has seen the same."""
+    """Whether the operator sees the plan before it counts as agreed to, or has seen the same."""
     consents, digest = Consents.of(settings.state, settings.name), _digest(run, settings)
     is_new = _asks_each_time(told) or not consents.has(digest)
     return consents.was_asked(digest) or (ask is not None and not settings.consents and is_new)

@@ -187,7 +187,7 @@ class Connection:
                 f"{len(welcome.base_fingerprint)} bytes, expected {SESSION_BYTES} and {DIGEST_BYTES}"
             )
         if not are_labels(welcome.cohort_labels):
-            raise PeerError("server's welcome has labels that are none, expected such as gpu or region=eu")
+            raise PeerError("server's welcome has malformed labels, expected such as gpu or region=eu")
         is_none = welcome.run_id == 0 and welcome.stays
         config = {} if is_none else _run_config(welcome.run_config_json)
         run = Run(
@@ -238,5 +238,5 @@ def _run_config(text: str) -> dict[str, Scalar]:
     table = json_object(text, what="server's run configuration")
     for key, value in table.items():
         if not isinstance(value, bool | int | float | str):
-            raise PeerError(f"'{shown(key)}' of the server's run configuration is no boolean, number or string")
+            raise PeerError(f"'{shown(key)}' of the server's run configuration is not a boolean, number or string")
     return cast("dict[str, Scalar]", table)

@@ -120,7 +120,7 @@ def agree(
     Args:
         most_runs: limit on runs of one configuration; each reveals more.
         most_a_week: limit on runs of any configuration within seven days; 0 for none.
-        each_run: whether consent to one run of a configuration is none to another, as with masks.
+        each_run: whether each run of a configuration needs its own consent, as with masks.
         by_policy: whether a run within the policy counts as agreed if there is no terminal to ask on.
         ask: asks the operator; None without a terminal.
 
@@ -158,6 +158,6 @@ def _consent(*, yes: bool, by_policy: bool, ask: Callable[[], bool] | None) -> s
     if by_policy:
         return "policy"
     raise PolicyError(
-        "nobody has consented to the run and consent is 'ask' in this client's policy; "
-        "run `plait client … --yes`, or answer once on a terminal"
+        "this client's policy asks for consent, and there is no terminal to ask on; run `plait client … --yes`, or "
+        "answer once on a terminal"
     )

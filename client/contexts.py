@@ -34,7 +34,7 @@ from plait.trust.keys import NodeKey
 from plait.wire.messages import run_of
 
 _PATIENCE_S = 600.0
-"""Flower starts a task beside one that nobody waits for any more: of a round that is over, or of a run that goes on."""
+"""Flower starts a task beside one that is no longer needed: of a round that is over, or of a run that goes on."""
 
 
 class ContextParticipants:
@@ -76,7 +76,7 @@ class ContextParticipants:
                 run = resolve(settle(config))
                 self._simulation = Simulation(run, load_partitioned(run.config))
             return self._simulation.participant(index, ContextMemory(context))
-        raise ConfigError("configuration of the node names no data, expected --node-config 'data=\"FILE.jsonl\"'")
+        raise ConfigError("the node's configuration names no data; give --node-config 'data=\"FILE.jsonl\"'")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Lasting:
     flower_run: int
 
     def answer(self, task_bytes: bytes) -> bytes:
-        """Do one task, while no other process may use this client's state; whoever uses it is waited for.
+        """Do one task, while no other process may use this client's state; wait for one that does.
 
         Raises:
             ConfigError: another one uses it all the while.

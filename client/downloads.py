@@ -1,6 +1,6 @@
 """Download the bodies of tasks: resumed after an interruption, never more than declared, checked by digest.
 
-The last body is kept, since the tasks of a round share one; so is the beginning of an incomplete one.
+Keeps the last body, since the tasks of a round share one, and the beginning of an incomplete one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Downloads:
         """The body of a task, however often the connection breaks.
 
         Raises:
-            Abandoned: nobody waits for the task any more.
+            Abandoned: the task is no longer needed.
             PeerError: the bytes repeatedly differ from those declared.
             PolicyError: it is larger than this node accepts.
         """

@@ -25,7 +25,7 @@ class Offered:
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """Nobody waits for a task any more."""
+    """A task is no longer needed."""
 
     task_id: str
     reason: str

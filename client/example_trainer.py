@@ -29,7 +29,7 @@ def listen() -> None:
 
 
 def train(asked: dict[str, Any], goal: float) -> dict[str, Any]:
-    """Steps, until they are done or nobody waits for them."""
+    """Steps, until they are done or no longer needed."""
     tensors = load_file(asked["adapter"])
     for number in range(asked["steps"]):
         if not lines.empty() and "abandon" in lines.get():

@@ -65,9 +65,9 @@ class JournalFile:
         count, digest = self._noted()
         if len(lines) < count or (count and _digest(lines[:count]) != digest):
             raise PolicyError(
-                f"'{self.path}' has {len(lines)} entries and not the {count} that this client's kit knows of, as where "
-                "--state was restored from an older copy or removed. What was unmasked and spent since is unknown: "
-                f"restore the newest, or remove '{self.note}' to begin again without that knowledge"
+                f"'{self.path}' has {len(lines)} entries, but this client's kit knows of {count}: --state was "
+                f"removed, or restored from an older copy. What was unmasked and spent since is unknown. Restore the "
+                f"newest copy, or remove '{self.note}' to start over without that record"
             )
 
     def append(self, line: str) -> None:

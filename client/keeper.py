@@ -3,7 +3,7 @@
 Flower's deployment starts a process for every message. To import torch, transformers and PEFT takes it six seconds of
 processor time, and the base is read again. With ``keep-s`` in the node's configuration it passes the task on to this
 one instead, over a socket in the node's state directory, which only its user may open; the first task starts it, and it
-ends once nothing has come for so many seconds. It needs ``state``, because the context of a message does not last.
+ends after that many seconds without a task. It needs ``state``, because the context of a message does not last.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def serve(path: Path, keep_s: float, participants: Callable[[Context], Answering
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(path))
-            path.chmod(0o600)  # nobody is let in before it listens
+            path.chmod(0o600)  # before it listens
             server.listen()
             server.settimeout(keep_s)
             while line := _next(server):
@@ -185,7 +185,7 @@ def _answer_one(line: socket.socket, participants: Callable[[Context], Answering
 
 
 def _private(path: Path) -> Path:
-    """This file, for its owner alone from its beginning."""
+    """Create this file so that only its owner can ever read it."""
     path.touch(mode=0o600)
     return path
 

@@ -112,7 +112,7 @@ class Node:
         """Ask the node to end soon; may be called from a signal handler.
 
         Args:
-            by_system: an orderly request of the system, not somebody's Ctrl-C.
+            by_system: an orderly request of the system, not a user's Ctrl-C.
         """
         self._events.put(Stopped(by_system))
 
@@ -159,7 +159,7 @@ class Node:
                 self._worker.withdraw(task_id, shown(reason))
                 self._uploads.withdraw(task_id, shown(reason))
             case TurnedAway(reason, detail):
-                text = f"the server has no use for this node in its run ({shown(reason)}): {shown(detail)}"
+                text = f"the server cannot use this node in its run ({shown(reason)}): {shown(detail)}"
                 self._journal.tell("unfit", text, reason=shown(reason))
             case Draining(finished):
                 return self._drained(finished=finished)
@@ -284,7 +284,7 @@ class Node:
         self._tidy(run)
 
     def _tidy(self, run: Run) -> None:
-        """Remove what only further rounds would have needed; report the personalized adapter, which nobody else has."""
+        """Remove what only further rounds would have needed; report the only copy of the personalized adapter."""
         settings = self._settings
         folder = memory_folder(settings.state, run.run_id, settings.name)
         try:
@@ -316,7 +316,7 @@ class Node:
         self._sent_bytes += event.sent_bytes
         task = event.task
         if event.failure:
-            text, name = f"{task.doing}: not done, the server was told: {event.failure}", "refused"
+            text, name = f"{task.doing}: failed; told the server: {event.failure}", "refused"
         elif not event.kept:
             text, name = f"{task.doing}: the answer came too late", "late"
         else:

@@ -102,7 +102,7 @@ def own_client(
     config = run.config
     check_trainer(config.trainer, trainer)
     check_device(devices, trainer)
-    # Problems that only the base reveals are reported before anybody waits for this node.
+    # Problems that only the base reveals are reported before a round waits for this node.
     terms = run.terms(name, max_rank=max_rank, policy=policy)
     model = PeftLocalModel(
         (kept or KeptBase()).of(run, devices),

@@ -55,14 +55,14 @@ def node_with_program(
     """A node whose trainer is the program that its settings name.
 
     Args:
-        ask: asks the operator for consent; None if there is nobody to ask.
+        ask: asks the operator for consent; None if there is no terminal.
 
     Raises:
         ConfigError: no feature of this installation trains with a program.
     """
     places = [feature.trainer for feature in features() if feature.trainer]
     if not places:
-        raise ConfigError("trainer-exec is given, but no feature of this installation trains with a program")
+        raise ConfigError("trainer-exec is given, but this installation cannot train with a program")
     return at(places[0])(settings, journal, ask)
 
 
@@ -77,7 +77,7 @@ def make_node(
     """A node that takes part with these data.
 
     Args:
-        ask: asks the operator for consent; None if there is nobody to ask.
+        ask: asks the operator for consent; None if there is no terminal.
         wrap: given what opens a run, returns what the node calls instead.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A federation's client in a Python program: it works in threads of its own while the program goes on.
+"""A federation's client in a Python program: it works in its own threads while the program continues.
 
 Clients of one process take turns (`plait.api.turns`).
 """

@@ -69,7 +69,7 @@ class Proposal:
     @property
     def _large(self) -> tuple[str, ...]:
         beyond = self.policy.beyond(self.config)
-        return (f"that is more than a client takes where nobody is asked: {', '.join(beyond)}",) if beyond else ()
+        return (f"that is more than an unattended client accepts: {', '.join(beyond)}",) if beyond else ()
 
     def _also_sent(self, losses: str, counts: str) -> tuple[str, ...]:
         besides, figures = "this machine's device and memory", f"{losses}, {counts}"
@@ -92,7 +92,7 @@ class Proposal:
         below = f"{levels[1]:,} {'client' if len(levels) == 2 else 'region'}{'' if levels[1] == 1 else 's'}"
         region = f"this machine is a region, the server of {below}: it sees their updates, and sends their sum"
         if self._is_noised:
-            return (f"{region}, which has the clients' noise",)
+            return (f"{region}, with the clients' noise",)
         return region, "a sum can reveal parts of its clients' texts: join only a server that you trust with that"
 
     @property

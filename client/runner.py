@@ -69,7 +69,7 @@ class TaskRunner(Protocol):
         """Do a task.
 
         Raises:
-            Abandoned: nobody waits for it any more.
+            Abandoned: the result is no longer needed.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The session granted by a server, its calls, and waiting for the next one while there is none.
+"""The session granted by a server, its calls, and waiting for the next one.
 
 Bodies and answers bypass protobuf, which would copy them twice.
 """

@@ -136,8 +136,8 @@ def check_settings(
         limits = limits.model_copy(update={"require_secure_aggregation": True})
     if limits.require_secure_aggregation and insecure:
         raise ConfigError(
-            "require-secure-aggregation and insecure are both given, expected --kit: without keys no client can tell "
-            "another from one that the server made up"
+            "require-secure-aggregation and insecure are both given, expected --kit: without keys a client cannot "
+            "tell real clients from ones that the server made up"
         )
     check_device(device, trainer)
     if trainer_exec and trainer:

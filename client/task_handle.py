@@ -12,7 +12,7 @@ class TaskHandle:
     """Work on one task, or the sending of its answer.
 
     Attributes:
-        abandonment: stops the work once nobody waits for it.
+        abandonment: stops the work once it is no longer needed.
     """
 
     def __init__(self, task: Task) -> None:

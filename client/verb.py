@@ -67,14 +67,13 @@ def client(
         Path | None, typer.Option("--state", help="Directory of the node's state; by default in your home directory.")
     ] = None,
     labels: Annotated[
-        str, typer.Option("--labels", help="What to say of this machine, such as gpu,region=eu; runs may ask for it.")
+        str, typer.Option("--labels", help="Labels of this machine, such as gpu,region=eu; runs may ask for them.")
     ] = "",
     max_memory_gb: Annotated[
         float,
         typer.Option(
             "--max-memory-gb",
-            help="Most memory of each device to announce to the server, to plan training for and, of a CUDA GPU, to "
-            "use; 0 for all.",
+            help="Memory limit of each device: announced to the server, planned for and, on CUDA, enforced; 0 for all.",
         ),
     ] = 0.0,
     max_rank: Annotated[
@@ -96,7 +95,7 @@ def client(
         bool,
         typer.Option(
             "--require-secure-aggregation",
-            help="Refuse runs without secure aggregation, whose server would see this client's own update.",
+            help="Refuse runs without secure aggregation, where the server would see this client's update.",
         ),
     ] = False,
     yes: Annotated[
@@ -107,8 +106,8 @@ def client(
 ) -> None:
     """Take part in a federation with your own data, which stays on this machine.
 
-    It reconnects until the run is over; where the server stays between runs, so does it. Ctrl-C stops it after the
-    current training step.
+    It reconnects until the run is over, or waits for the next one if the server stays between runs. Ctrl-C stops it
+    after the current training step.
 
     Example: plait client --kit kit/clients/alice --server plait.example.org:9440 --data alice.jsonl
     """

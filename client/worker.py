@@ -98,14 +98,14 @@ class Worker:
             return True
 
     def withdraw(self, task_id: str, reason: str) -> None:
-        """Nobody waits for a task any more."""
+        """A task is no longer needed."""
         with self._changed:
             self._waiting = deque(waiting for waiting in self._waiting if waiting.task.task_id != task_id)
             if self._current is not None and self._current.task.task_id == task_id:
                 self._current.give_up(reason)
 
     def withdraw_all(self, reason: str) -> None:
-        """Nobody waits for anything any more."""
+        """No task is needed any more."""
         with self._changed:
             self._waiting.clear()
             if self._current is not None:

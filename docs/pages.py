@@ -44,6 +44,7 @@ PAGES = {
 _README = "index.md"
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _IMAGE = re.compile(r"!\[[^\]]*\]\(([^():\s]+)\)")
+_COMMANDS = "# Commands\n\nEvery command with its arguments and options, as `plait COMMAND --help-all` shows them."
 _STYLED = re.compile(r' ?<span style="[^"]*">(\[.*?\])</span>')
 
 
@@ -111,7 +112,7 @@ def commands() -> Iterator[str]:
         text=True,
         check=True,
     )
-    yield _STYLED.sub(r" \1", made.stdout).replace("# `plait`", "# Commands", 1)
+    yield _STYLED.sub(r" \1", made.stdout).replace("# `plait`", _COMMANDS, 1)
 
 
 def settings() -> Iterator[str]:
@@ -120,8 +121,9 @@ def settings() -> Iterator[str]:
     from plait.feature import own_features
 
     yield "# Settings"
-    yield "\nEach is an option of `plait simulate` and `plait server`, a key of a TOML file (of the table in"
-    yield "brackets, or above all tables), and an argument of `plait.simulate` (with underscores)."
+    yield "\nEvery setting of a run, by feature. Each is an option of `plait simulate` and `plait server`, a key of a"
+    yield "TOML file (in the table in brackets, or above all tables), and an argument of `plait.simulate` (with"
+    yield "underscores)."
     for group, names in sections(tuple(own_features().values())):
         yield f"\n## {group.heading}" + (f" `[{group.table}]`" if group.table else "")
         yield "\n| Setting | Default | |\n|---|---|---|"
@@ -135,13 +137,13 @@ def settings() -> Iterator[str]:
 
 
 def traits() -> Iterator[str]:
-    """What parts of a run need of it and take away, as they state it themselves."""
+    """What parts of a run need of it and take away, as they state it."""
     from plait.traits import Trait
 
     yield "# What goes with what\n"
-    yield "A run has every trait below until a part of it takes it away: a setting, rule, method or server optimizer. A"
-    yield "part that needs what another takes away is refused before the run begins, in one line, with both and what"
-    yield "would do in place of each.\n"
+    yield "Which settings, rules, methods and server optimizers cannot be combined. A run has every trait below until a"
+    yield "part takes it away. plait refuses a part that needs it then, before the run begins, and names both and their"
+    yield "alternatives.\n"
     beside = {Trait.LOSSES: ("evaluations", ""), Trait.VOUCHED: ("", "a server without kit")}
     yield "| Trait | needed by | taken away by |\n|---|---|---|"
     parts = list(stated())
@@ -201,8 +203,8 @@ def rules() -> Iterator[str]:
     from plait.flower.rule_table import ALL_RULES
 
     yield "# Rules\n"
-    yield "*Exactness* compares the product B A after a round with the weighted mean of the clients' products. *Linear*"
-    yield "rules need only the weighted sum of the deltas.\n"
+    yield "The aggregation rules, for `--rule`, and their options. *Exactness* compares the product B A after a round"
+    yield "with the weighted mean of the clients' products. *Linear* rules need only the weighted sum of the deltas.\n"
     yield "| Rule | Computes | Exactness | Linear | Source |\n|---|---|---|---|---|"
     for rule in ALL_RULES.values():
         yield (
@@ -220,6 +222,7 @@ def methods() -> Iterator[str]:
     from plait.adapters.methods import METHODS
 
     yield "# Methods\n"
+    yield "The adapter methods, for `--method`: what clients send and what they keep.\n"
     yield "| Method | What is averaged | Never sent | Learning rate with `--trainer`, a reward or `--dp` | Source |"
     yield "|---|---|---|---|---|"
     for method in METHODS.values():

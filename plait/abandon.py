@@ -15,7 +15,7 @@ from plait.errors import PlaitError
 
 
 class Abandoned(PlaitError):  # noqa: N818 (it is no error, it only travels like one)
-    """Nobody waits for this work any more."""
+    """The result of this work is no longer needed."""
 
 
 class Abandonment:
@@ -128,7 +128,7 @@ def check_waiting() -> None:
 
 
 def check_abandoned() -> None:
-    """Called by work between two steps; does nothing if nobody can abandon it.
+    """Called by work between two steps; does nothing if it cannot be abandoned.
 
     Raises:
         Abandoned: the work should stop.

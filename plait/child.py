@@ -1,6 +1,6 @@
 """Processes of this program's own, each of which ends when its stdin does.
 
-So none outlives the process that started it, whatever ends that one. A `Beside` does one thing by itself. A `Child`
+So none outlives the process that started it, whatever ends that one. A `Beside` does one thing on its own. A `Child`
 does what it is told: both directions carry messages, a JSON object and byte strings, and it imports from the same
 places as the process that started it. Knows nothing of what messages mean.
 """
@@ -66,7 +66,7 @@ class Beside:
 
     def over(self) -> None:
         """Let it end."""
-        # What was not written yet is for nobody.
+        # Discard what was not written yet.
         with contextlib.suppress(OSError):
             if self.stdin:
                 self.stdin.close()
@@ -78,7 +78,7 @@ class Beside:
         return None
 
     def kill(self, *, after_s: float = 0.0) -> int:
-        """End it at once, or if it has not ended by itself after some seconds; its code."""
+        """End it at once, or after some seconds if it has not ended; its code."""
         if after_s:
             self.ended(after_s)
         self._process.kill()
@@ -140,7 +140,7 @@ class Child:
         return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
 
     def kill(self, *, after_s: float = 0.0) -> None:
-        """End it at once, or if it has not ended by itself after some seconds, so that `ending` says how it did."""
+        """End it at once, or after some seconds if it has not ended, so that `ending` says how it did."""
         self._process.kill(after_s=after_s)
 
 

@@ -111,8 +111,7 @@ def chosen_function(
 ) -> Callable[..., object]:
     """A user's own function as a choice: a callable whose options are the function's keyword-only parameters.
 
-    Args:
-        function: takes values in the places of `takes`, and options after a star, each with a default.
+    Args: function: takes values in the places of `takes`, and options after a star, each with a default.
         takes: names of what it is given, for the message.
         what: its name in error messages.
         through: what a call does instead of calling it, given the function with its options and what the call is given.

@@ -1,8 +1,8 @@
 """Compiled code: C++ that the machine's own compiler builds at first use, kept in the cache.
 
 A Flower App Bundle carries no ``.cpp`` (flwr admits Python, TOML, Markdown, YAML and JSON only), so the bundle has
-``cpp.json`` beside them instead, which `make kernels` packs. Where there is no compiler, or it fails, there is no
-library, and the caller computes in another way. Knows nothing of what is compiled.
+``cpp.json`` beside them instead, which `make kernels` packs. Without a working compiler there is no library, and the
+caller computes in another way. Knows nothing of what is compiled.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def built_library(code: str) -> ctypes.CDLL | None:
 
 @cache
 def _say_that_nothing_compiles() -> None:
-    _LOGGER.warning("no C++ compiler works here, so the same is computed without compiled code, slower; install g++")
+    _LOGGER.warning("no C++ compiler works here, so plait computes the same without compiled code, slower; install g++")
 
 
 def _built(compiler: str, flags: tuple[str, ...], code: str) -> Path:

@@ -208,7 +208,7 @@ class RunConfig(
         return Trait.LOSSES not in self.gone
 
     def fewest_together(self, clients: int) -> int:
-        """The fewest clients, of a round of so many, whose sum the server sees; 0 where it sees single updates."""
+        """The fewest clients in a sum that the server sees, in a round of this many; 0 if it sees single updates."""
         return max((at(each.together)(clients) for each in self.wanted if each.together), default=0)
 
     @property
@@ -447,7 +447,7 @@ def without_tables(table: Mapping[str, object], *, where: str) -> dict[str, obje
             entries = dict(cast("Mapping[str, object]", value))
         for key, each in entries.items() if group else [(given, value)]:
             if group and key_named(key, where=f"{where}: [{name}]").replace("-", "_") not in group:
-                raise _refusal(f"{where}: '{key}' stands in [{name}], expected {_place(key_named(key, where=where))}")
+                raise _refusal(f"{where}: '{key}' is in [{name}], expected {_place(key_named(key, where=where))}")
             if key in flat:
                 raise _refusal(f"{where}: {key} is given above all tables and in [{name}], expected it once")
             flat[key] = each

@@ -1,8 +1,8 @@
 """Features: what plait can do besides the core's federated rounds, found without being named there.
 
 A feature declares itself as one `Feature`. plait's own are the folders of `plait/features/`, each with a `FEATURE`; an
-outsider's is an entry point of the group ``plait.features`` whose name is the feature's. A declaration imports nothing
-but the core: what is large stands in it as ``module:attribute``, and is imported once it is asked for.
+outsider's is an entry point of the group ``plait.features`` whose name is the feature's. A declaration imports only the
+core: it names large parts as ``module:attribute``, imported when first needed.
 
 A run that asks for no feature loads none: declarations are read where a setting, verb, event or name is met that the
 core does not know, and for help. A name that came from elsewhere (a ledger, a welcome, a directory) finds plait's own

@@ -176,7 +176,7 @@ def check_vouched_for(settled: Settled) -> None:
     Raises:
         ConfigError: with the setting that needs it.
     """
-    nobody = {Trait.VOUCHED: "nobody vouches for the clients' keys here"}
+    nobody = {Trait.VOUCHED: "no authority vouches for the clients' keys here"}
     check(
         (
             *settled.config.stated(),

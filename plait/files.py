@@ -99,7 +99,7 @@ def disk_full_told() -> Generator[None]:
 
 
 def at_home(path: str | Path) -> Path:
-    """A path in which ``~`` stands for a home directory; as it is where there is no such user, or no home."""
+    """A path with ``~`` expanded to a home directory; unchanged if there is no such user or home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -203,7 +203,7 @@ def make_private_directory(path: Path) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether `path` exists and nobody but this user and root could have made it or can change it."""
+    """Whether `path` exists and only this user and root could have made or can change it."""
     try:
         return not others_can_change(path)
     except OSError:
@@ -211,11 +211,11 @@ def is_ours(path: Path) -> bool:
 
 
 def others_can_change(path: Path, *, depth: int = sys.maxsize) -> str:
-    """How somebody else could have written or could change `path`; empty if only this user and root can.
+    """How another user could have written or could change `path`; empty if only this user and root can.
 
-    Everything must belong to this user or root and be writable by nobody else: `path`, which may not be a symbolic
+    Everything must belong to this user or root and be writable only by them: `path`, which may not be a symbolic
     link, everything below it, and every directory that leads to it. In a sticky directory, such as `/tmp`, others
-    cannot rename this user's files, so one may lead to it. If owners are not numbers (Windows) nothing is checked.
+    cannot rename this user's files, so one may lead to it. Without numeric owners (Windows) nothing is checked.
 
     Args:
         path: a file or directory.
@@ -331,7 +331,7 @@ def _exchange(new: Path, path: Path) -> None:
         new.replace(path)
         return
     away = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_prefix(path)}old."))
-    # A directory owned by somebody else can be renamed here, but not moved into another directory.
+    # A directory of another user can be renamed here, but not moved into another directory.
     old = away if path.is_dir() and not path.is_symlink() else away / path.name
     try:
         path.replace(old)
@@ -365,7 +365,7 @@ def begin_to_store(descriptor: int, offset: int, size: int) -> None:
 def map_file(descriptor: int) -> memoryview | None:
     """A whole file mapped into memory, once all of it has been read.
 
-    Valid as long as the view exists, even after the file is deleted; nobody may write to the file meanwhile.
+    Valid as long as the view exists, even after the file is deleted; the file must not be written to meanwhile.
 
     Returns:
         None if that is not possible (the file is empty or unreadable, or this is not Linux): read it instead.

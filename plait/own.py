@@ -1,6 +1,6 @@
 """Which files this user's own processes wrote on this machine: a code beside each, under a key of the user's cache.
 
-A directory that came from elsewhere has no such code, whatever stands in it. Knows nothing of what the files hold.
+A directory that came from elsewhere has no such code, whatever it contains. Knows nothing of what the files hold.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _code(key: bytes, file: Path, content: bytes) -> bytes:
 
 
 def _key(*, make: bool) -> bytes:
-    """The user's key; empty if there is none or somebody else could have written it."""
+    """The user's key; empty if there is none or another user could have written it."""
     # With all readers of data: only where a directory is opened.
     from plait.data.cache import cache_directory
 

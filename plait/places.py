@@ -1,4 +1,4 @@
-"""Places: ``module:attribute`` as text, of which a module is imported once somebody asks for what is there."""
+"""Places: ``module:attribute`` as text; the module is imported when the attribute is first needed."""
 
 from __future__ import annotations
 

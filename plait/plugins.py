@@ -128,7 +128,7 @@ def find(kind: Kind, name: str, *, known: Iterable[str] = ()) -> object:
         known: names of plait's own parts of this kind, for the message.
 
     Raises:
-        ConfigError: there is none, it cannot be imported, or nobody here allowed to import it.
+        ConfigError: there is no such part, it cannot be imported, or its import is not allowed here.
     """
     if (kind, name) in _given:
         return _given[kind, name]

@@ -185,7 +185,7 @@ class _Viewer:
         refused = sum(update.refused_completions or 0 for update in self._updates)
         if refused:
             which = "1 completion" if refused == 1 else f"{refused:,} completions"
-            self._warn("left out", f"round {number}, {which} whose reward is no number")
+            self._warn("left out", f"round {number}, {which} without a numeric reward")
 
     def _show_loss(self, score: Evaluated) -> None:
         text = f"held-out loss {score.loss:.4f}{_within(score.loss_margin)}"
@@ -226,7 +226,7 @@ def _within(margin: float | None) -> str:
 
 
 def _escaped(text: str) -> str:
-    """The text as rich's markup that shows it as it is."""
+    """The text as rich's markup that shows it literally."""
     from rich.markup import escape
 
     return escape(text)

@@ -104,7 +104,7 @@ class Run:
 
     @property
     def screen(self) -> Callable[[Event], Event | None] | None:
-        """What of an event ledgers of the run have; None for all of it."""
+        """What the run's ledgers keep of an event; None for all of it."""
         bits = SUM.bits if len(self.config.levels) > 1 else self.settled.codec.bits
         update_bytes = math.ceil(largest_update(self.rule, self.ranks.master.geometry) * bits / 8)
         asked = (each.screen for each in self.config.wanted if each.screen)

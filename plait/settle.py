@@ -258,7 +258,7 @@ def _found_rate_factor(config: RunConfig, method: Method, rule: Rule) -> float:
 
 
 def _carries_moments(config: RunConfig, rule: Rule) -> bool:
-    """Whether AdamW's moments go on: where factors do, and every client comes again in the next round."""
+    """Whether AdamW's moments continue: if factors do, and every client takes part in the next round."""
     goes_on = not rule.new_factors(one_rank=config.one_rank)
     has_own_pull = bool(config.trainer) or Trait.OWN_STEPS in config.gone
     comes_again = config.cohort_size == config.clients and not config.over_selection

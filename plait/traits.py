@@ -1,8 +1,8 @@
 """What the parts of a run need of it, what they take away, and the check that nothing taken away is needed.
 
 A run has every trait below until one of its parts takes it away: a setting, a rule, a method, an optimizer, a feature.
-Each states beside its own code what it needs and takes, never which others it does not go with; so a new part is
-checked against those that it does not know. Knows no setting and no part.
+Each states beside its own code what it needs and takes, never which other parts it excludes, so a new part is checked
+against parts that it does not know. Knows no setting and no part.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Trait(StrEnum):
     # What the server learns.
     SINGLE_UPDATES = "the server may look at single updates"
     FIGURES = "the server may use losses, counts and times of single clients"
-    LOSSES = "clients tell losses on data that they hold out, if only their sum"
-    TRUSTED = "clients leave it to the server whom it asks"
+    LOSSES = "clients report losses on data that they hold out, if only as a sum"
+    TRUSTED = "the server alone chooses which clients it asks"
     VOUCHED = "an authority vouches for the keys of clients"
     # How updates are combined.
     LINEAR = "the sum of all updates is enough for the rule"

@@ -51,7 +51,7 @@ class Attendance:
     """Serves the long calls of all nodes.
 
     Attributes:
-        admission: who may take part; None admits anybody.
+        admission: who may take part; None admits everyone.
         limits: bounds on what nodes may use.
     """
 
@@ -118,7 +118,7 @@ class Attendance:
 
     @asynccontextmanager
     async def _turn(self, name: str | None) -> AsyncGenerator[None]:
-        """Wait for admission; nobody can fill the queue alone, since places are counted by the certificate's name."""
+        """Wait for admission; no single node can fill the queue, since places are counted by the certificate's name."""
         if name is not None and self._entering[name] >= _ENTERING_A_NAME:
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_FULL, f"{_ENTERING_A_NAME} connections of this node are enrolling, try again"

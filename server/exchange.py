@@ -75,7 +75,7 @@ class NodesExchange:
         return None
 
     def _next(self) -> tuple[int, Data | NoAnswer] | None:
-        """An answer that is there: those found by one look at all that is waited for, one by one, and then another."""
+        """An available answer: those found in one pass over the tasks, one by one, then those of another pass."""
         for look_again in (True, False):
             for task in self._settled:
                 node = self._waiting.pop(task, None)

@@ -73,7 +73,7 @@ class GrpcServer:
         """Check that it is still serving.
 
         Raises:
-            MachineError: it is not, and nobody stopped it.
+            MachineError: it ended without being stopped.
         """
         if self._failure is not None:
             raise MachineError(f"the gRPC service ended: {type(self._failure).__name__}: {self._failure}")

@@ -1,4 +1,4 @@
-"""Answers on disk: ``INBOX/NODE/TASK.part`` while one arrives, ``.answer`` once it is complete and durable.
+"""Answers on disk: ``INBOX/NODE/TASK.part`` while an answer arrives, ``.answer`` once it is complete and durable.
 
 Both begin with one byte for the kind of the answer and its announced SHA-256, so that an upload can continue, and an
 answer be read, after a restart. Nothing here holds more than a chunk in memory, except `read`. Knows nothing of
@@ -233,7 +233,7 @@ class Inbox:
 
 
 def is_later(group: str, *, than: str) -> bool:
-    """Whether a group is a later round; groups that are no numbers of rounds have no order."""
+    """Whether a group is a later round; groups that are not round numbers have no order."""
     return group.isdecimal() and than.isdecimal() and int(group) > int(than)
 
 

@@ -42,12 +42,12 @@ class Metrics:
             "tasks_lost", "Tasks given up because their node left or gave an invalid answer."
         )
         self.answers_received = self._counter("answers_received", "Answers received in full and kept.")
-        self.answers_late = self._counter("answers_late", "Answers that nobody waited for any more.")
+        self.answers_late = self._counter("answers_late", "Answers that came too late.")
         self.answers_refused = self._counter("answers_refused", "Answers refused.", "reason")
         self.bodies_held_bytes = self._gauge("bodies_held_bytes", "Bodies of tasks in memory.")
         self.round = self._gauge("round", "The current round, or the last one.")
         self.round_seconds = self._gauge("round_seconds", "Time of the last finished round.")
-        self.rounds = self._gauge("rounds", "Rounds that the run will have.")
+        self.rounds = self._gauge("rounds", "Planned rounds of the run.")
         self.rounds_done = self._gauge("rounds_done", "Finished rounds of the run.")
         self.run_eta_seconds = self._gauge(
             "run_eta_seconds", "Estimated time for the remaining rounds and evaluations; NaN if unknown."
@@ -64,9 +64,9 @@ class Metrics:
         )
         self.epsilon = self._gauge("epsilon", "Epsilon that the run has spent; NaN without differential privacy.")
         self.nodes_away = self._gauge(
-            "nodes_away", "Nodes that were connected since the server started and are not now."
+            "nodes_away", "Nodes that have connected since the server started and are gone now."
         )
-        self.runs = Gauge("plait_runs", "Runs of a federation that stays.", ("state",), registry=self.registry)
+        self.runs = Gauge("plait_runs", "Runs of a standing server.", ("state",), registry=self.registry)
 
     def follow_run(self, progress: Callable[[], RunProgress]) -> None:
         """Read the figures of the run at every scrape.

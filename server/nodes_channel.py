@@ -61,7 +61,7 @@ class NodesChannel:
 
     Args:
         listen: host and port; port 0 is any free one, see `address`.
-        kit: the server's keys and register. None serves without TLS, and admits anybody.
+        kit: the server's keys and register. None serves without TLS, and admits everyone.
         limits: bounds on what nodes may use.
         metrics_listen: host and port of the Prometheus page; None for none.
         stays: whether nodes stay when a run is over, for the next.
@@ -191,7 +191,7 @@ class NodesChannel:
     @property
     def _tasks(self) -> TaskRegistry:
         if self._begun is None:
-            raise ConfigError("no run has begun here, expected one")
+            raise ConfigError("no run has begun here")
         return self._begun.tasks
 
     def _summary(self) -> RunProgress:
@@ -353,7 +353,7 @@ class NodesChannel:
             try:
                 self._revocation.check_all()
             except PlaitError as error:
-                # Connected nodes stay; nobody else is admitted, and no answer accepted, until the register can be read
+                # Connected nodes stay; no other is admitted, and no answer accepted, until the register can be read
                 # again.
                 say("register", level=logging.ERROR, detail=error)
 
@@ -376,5 +376,5 @@ class NodesChannel:
 
 
 def _most_connections(wanted: int) -> int:
-    """At most the number wanted, few enough that files can still be opened: each is an open file of this process."""
+    """At most the number wanted, and few enough to leave open files for the rest: each takes one."""
     return min(wanted, max(allow_open_files(wanted + _OWN_FILES) - _OWN_FILES, 1))

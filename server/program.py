@@ -1,4 +1,4 @@
-"""A federation's server in a Python program: it serves in threads of its own while the program goes on."""
+"""A federation's server in a Python program: it serves in its own threads while the program continues."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class Server:
     """A federation over gRPC, as ``plait server`` runs it; give the same arguments again to continue a run.
 
-    Leaving its block stops the run, if it is not over, where it can be continued::
+    Leaving the block stops an unfinished run; it can be continued::
 
         with plait.Server(clients=3, base="tiny", rounds=2, insecure=True, out="runs/three") as server:
             …  # clients connect to server.address

@@ -26,7 +26,7 @@ class Revocation:
     """Rechecks connected nodes against the register, and dismisses those that it no longer knows.
 
     Attributes:
-        admission: who may take part; None lets everybody stay.
+        admission: who may take part; None lets all stay.
         hosting: the run, and the sessions of its nodes.
         metrics: counts the tasks that are lost.
     """
@@ -53,7 +53,7 @@ class Revocation:
         return verdict
 
     def may_stay(self, session: Session) -> bool:
-        """Whether the node's key is valid; if not, its session ends and nobody waits for its answers.
+        """Whether the node's key is valid; if not, its session ends and its answers are not waited for.
 
         Raises:
             PlaitError: the register cannot be read.

@@ -44,7 +44,7 @@ class FederationService:
     Attributes:
         hosting: the run, and the sessions of its nodes.
         revocation: asked at every call whether the node's key is valid.
-        operator_token: authorises requests for the status; None allows anybody, on an insecure connection.
+        operator_token: authorises requests for the status; None allows everyone, on an insecure connection.
         limits: bounds on what nodes may use.
     """
 

@@ -126,7 +126,7 @@ class Session:
             await self._waiting
 
     def _nudge(self) -> None:
-        # The loop is closed only when the server is down and there is nobody left to tell.
+        # The loop is closed only when the server is down and no node is left to tell.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._wake)
 

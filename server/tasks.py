@@ -268,7 +268,7 @@ class TaskRegistry:
             return None
 
     def answer(self, task: Task, session: Session) -> bool:
-        """A complete answer is on disk; False if nobody waits for it, and it is deleted.
+        """A complete answer is on disk; False if it is no longer needed, and it is deleted.
 
         Args:
             session: over which it came. A newer session of the node that also works on the task is told to stop.
@@ -330,7 +330,7 @@ class TaskRegistry:
                 node.session.put(pb.ToNode(work=task.work))
 
     def _tell(self, task: Task, reason: str, *, but: Session | None = None) -> None:
-        """Tell a node over its session, unless it is `but`, that nobody waits for a task."""
+        """Tell a node over its session, unless it is `but`, that a task is no longer needed."""
         node = self.sessions.named(task.node)
         if node is not None and node.session not in (None, but):
             node.session.put(pb.ToNode(withdraw=pb.Withdraw(task_id=task.task_id, reason=reason)))

@@ -44,7 +44,7 @@ class UploadRefused(PeerError):  # noqa: N818 (it names what happened)
 
 
 class _Settled(Exception):  # noqa: N818 (it names what happened)
-    """Nobody waits for the answer any more."""
+    """The answer is no longer needed."""
 
 
 class Uploads:
@@ -161,7 +161,7 @@ class Uploads:
     async def _parts(
         self, session: Session, task: Task, read: Callable[[], Awaitable[Data | None]], transfer: Transfer
     ) -> AsyncGenerator[Data]:
-        """The data of an answer as they come, as long as anybody wants them."""
+        """The data of an answer as they come, as long as they are needed."""
         while True:
             data = await read()
             if not session.is_open:
@@ -219,7 +219,7 @@ class Uploads:
                 incoming.close()
 
         storing = asyncio.get_running_loop().run_in_executor(self._disk, store)
-        storing.add_done_callback(_retrieve_error)  # of an upload that is cut off nobody asks for the error
+        storing.add_done_callback(_retrieve_error)  # the error of an upload that is cut off is not needed
         try:
             return await asyncio.shield(storing)
         finally:
@@ -259,7 +259,7 @@ class Uploads:
 
 
 def _retrieve_error(done: asyncio.Future[Any]) -> None:
-    """Keep asyncio from printing an error that nobody waits for any more."""
+    """Keep asyncio from printing an error that no one awaits."""
     if not done.cancelled():
         done.exception()
 
@@ -272,5 +272,5 @@ async def data_of(parts: AsyncIterator[Data | pb.UploadStart]) -> Data | None:
     """
     part = await anext(parts, None)
     if isinstance(part, pb.UploadStart):
-        raise UploadRefused("malformed", "part is another start, expected data after the first", retry=False)
+        raise UploadRefused("malformed", "upload starts twice, expected data after the first start", retry=False)
     return part

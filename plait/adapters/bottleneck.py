@@ -17,7 +17,7 @@ PEFT_TYPE = "BOTTLENECK"
 ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 ACTIVATION = "gelu"
 """Where a configuration names none."""
-NO_WEIGHT = "its adapters are not linear, so no weight of the base can hold them"
+NO_WEIGHT = "its adapters are not linear, so they cannot be merged into the base's weights"
 """Why nothing can merge them."""
 
 _NAME = re.compile(r"^(?P<module>.+)\.bottleneck_(?P<part>(down|up)\.(weight|bias))$")

@@ -80,7 +80,7 @@ def fingerprint_base(
     Args:
         directory: a Hugging Face model directory with safetensors weights.
         cache: a JSON file that stores fingerprints by path, file sizes and modification times, so that the next call
-            reads no weights. Its content is trusted, so it is used only if nobody else can have written it.
+            reads no weights. Its content is trusted, so it is used only if no other user can have written it.
         progress: called with (bytes of weights hashed, total bytes of weights) after every tensor.
 
     Raises:

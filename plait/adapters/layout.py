@@ -59,7 +59,7 @@ class Layout:
         """The inverse of `text`.
 
         Raises:
-            PeerError: it is no layout's.
+            PeerError: it is not a layout.
         """
         try:
             shapes = {str(name): tuple(map(int, shape)) for name, shape in json.loads(text)}

@@ -41,7 +41,7 @@ _CHOSEN_AT_RANK = 8
 _PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
 # Requested methods that are not supported, and the nearest alternatives.
 _ELSEWHERE: Mapping[str, str] = {
-    "adalora": "it distributes ranks by one client's own gradients; the nearest is 'lora' with --rank-pattern",
+    "adalora": "it chooses ranks from one client's gradients; the nearest is 'lora' with --rank-pattern",
 }
 
 
@@ -259,10 +259,10 @@ def _behind(request: AdapterRequest, outputs: Sequence[str], *, excluded: Sequen
     return {"r": request.rank, **chosen}
 
 
-_PRODUCT = "A and B, each by itself (fedavg) or as their product (see plait rules)"
+_PRODUCT = "A and B, separately (fedavg) or as their product (see plait rules)"
 _BOTH_SIDES = (
-    "both sides of the bottleneck and their biases, each by itself; inexact, for it is not linear: the ledger has the "
-    "error of every round"
+    "both sides of the bottleneck and their biases, separately; inexact, because it is not linear: the ledger has "
+    "each round's error"
 )
 _LORA_OPTIONS = frozenset({Option.RANK, Option.ALPHA, Option.DROPOUT, Option.TARGETS, Option.PATTERN, Option.BIAS})
 
@@ -309,7 +309,7 @@ METHODS: Mapping[str, Method] = {
             peft_type="LORA",
             settings=_lora,
             fixed={"use_dora": True},
-            averages=f"{_PRODUCT}, and magnitudes; never exact, for weights are divided by their own norm",
+            averages=f"{_PRODUCT}, and magnitudes; never exact, because weights are divided by their own norm",
             subject=Subject.FACTORS,
             options=_LORA_OPTIONS,
             learning_rate=3e-3,
@@ -331,7 +331,7 @@ METHODS: Mapping[str, Method] = {
             title="VeRA (arXiv 2310.11454)",
             peft_type="VERA",
             settings=_vera,
-            averages="the two vectors of scales, each by itself; inexact, for they are multiplied",
+            averages="the two vectors of scales, separately; inexact, because they are multiplied",
             kept="A and B: random, from a seed",
             options=frozenset({Option.RANK, Option.DROPOUT, Option.TARGETS}),
             learning_rate=3e-2,
@@ -342,7 +342,7 @@ METHODS: Mapping[str, Method] = {
             title="IA3 (arXiv 2205.05638)",
             peft_type="IA3",
             settings=_ia3,
-            averages="the vectors of scales; exact, for weights are linear in them",
+            averages="the vectors of scales; exact, because weights are linear in them",
             learning_rate=3e-2,
         ),
         Method(
@@ -353,7 +353,7 @@ METHODS: Mapping[str, Method] = {
                 "r": request.rank,
                 "target_modules": request.target_names or list(base.linear),
             },
-            averages="both sides of the bottleneck, each by itself; inexact",
+            averages="both sides of the bottleneck, separately; inexact",
             options=frozenset({Option.RANK, Option.TARGETS}),
         ),
         Method(
@@ -416,7 +416,7 @@ METHODS: Mapping[str, Method] = {
                 "target_modules": request.target_names or [*base.linear, *base.norms],
             },
             averages="the weights themselves; exact",
-            kept="embeddings, which stay as they are",
+            kept="embeddings, which are frozen",
             trains_base=True,
             learning_rate=1e-4,
         ),

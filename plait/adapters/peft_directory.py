@@ -4,7 +4,7 @@
     adapter_model.safetensors   the tensors; its metadata holds the provenance, as PEFT warns of unknown config keys
     README.md                   the model card
 
-A directory written by PEFT or anybody else is not trusted, and a pickled ``adapter_model.bin`` is never read.
+A directory from PEFT or elsewhere is not trusted, and a pickled ``adapter_model.bin`` is never read.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def save_peft_directory(
 
 
 def load_peft_directory(path: Path, *, max_bytes: int = MAX_BYTES) -> PeftAdapter:
-    """Read the adapter in `path`, which anybody may have written.
+    """Read the adapter in `path`, which is not trusted.
 
     Args:
         path: a PEFT directory.

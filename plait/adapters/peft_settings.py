@@ -276,8 +276,8 @@ def checked_settings(settings: Mapping[str, Json], *, what: str) -> dict[str, Js
             raise PeerError(f"{key} of {what} is {shown(value)}, expected {rule.expected}{_hint(key, value)}")
         elif not (value is None or value is False or value in ([], {}, "")):
             raise PeerError(
-                f"{shown(key)[1:-1]} of {what} is {shown(value)}, expected null: adapters of type {kind} are taken "
-                "without it"
+                f"{shown(key)[1:-1]} of {what} is {shown(value)}, expected null: plait does not support it for "
+                f"adapters of type {kind}"
             )
     for key in sorted(table.required - kept.keys()):
         raise PeerError(f"{key} of {what} is missing, expected {table.rules[key].expected}")
@@ -295,5 +295,5 @@ def _hint(key: str, value: Json) -> str:
     if key == "init_lora_weights":
         return ": others compute on, or change, the base's weights; convert it to plain LoRA with PEFT first"
     if key.endswith("_modules") and isinstance(value, str):
-        return ": a regular expression is not run; list the names of the modules instead"
+        return ": regular expressions are not supported; list the names of the modules"
     return ""

@@ -169,7 +169,7 @@ def _name_fault(name: str) -> str | None:
     if not 0 < len(name) <= MAX_NAME_CHARACTERS:
         return f"has {len(name)} characters, expected 1 to {MAX_NAME_CHARACTERS}"
     if name == METADATA_KEY:
-        return "is the key of the metadata, expected another"
+        return "is reserved for the metadata"
     if not name.isprintable():
         return "holds control or invisible characters, expected printable ones"
     if "/" in name or "\\" in name or ".." in name:

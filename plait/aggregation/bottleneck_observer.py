@@ -1,9 +1,9 @@
 """How far a round's bottleneck adapters are from the mean of the clients' functions, and the clients from each other.
 
 A bottleneck is not linear, so the mean of the parameters is another function than the mean of the functions. Both are
-compared on a few random inputs of unit variance, drawn anew from the run's seed in every round: an estimate, whose
-inputs the server can draw, for it has no data. The figures are those of `diagnostics`, with a module's outputs on these
-inputs, per input, in the place of its product. Knows no rule.
+compared on a few random inputs of unit variance, drawn anew from the run's seed in every round: an estimate, because
+the server has no data. The figures are those of `diagnostics`, with a module's outputs on these inputs, per input, in
+the place of its product. Knows no rule.
 """
 
 from __future__ import annotations

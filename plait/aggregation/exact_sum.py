@@ -11,10 +11,10 @@ at most 2^21, every partial sum of m q_k is a whole number of u_k below 2^53, wh
 and with any linear algebra. Then limbs carry, also exactly. So the limbs are the sum itself, and sums of parts add up
 to the sum of all. It is rounded once, where it is asked for, by a function of its value alone.
 
-Cutting takes time, and is seldom needed: addends whose lowest and highest bits are near enough, as those of a coarse
-codec are, add up exactly in float64 as they are. So each block of the sum has a float64 in front of its limbs, with the
-place of its lowest bit and a bound, and only what would round is cut. Like `WeightedSum`, a few addends are held back
-and summed block by block in the processor's cache.
+Cutting takes time and is seldom needed: addends whose lowest and highest bits are close enough, such as a coarse
+codec's, add up exactly in plain float64. So each block of the sum has a float64 in front of its limbs, with the place
+of its lowest bit and a bound, and only what would round is cut. Like `WeightedSum`, a few addends are held back and
+summed block by block in the processor's cache.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class LineSearch:
 
 
 def slope_of(measured: Iterable[tuple[float, float]]) -> float | None:
-    """The mean of clients' slopes as a part of the most that a local step may predict; None if nobody measured any.
+    """The mean of clients' slopes as a part of the most that a local step may predict; None if no client measured any.
 
     Args:
         measured: (slope over loss, NaN if it was not measured; weight) of each client.

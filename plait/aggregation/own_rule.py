@@ -7,9 +7,9 @@ A function gets all updates of a round at once; its keyword-only parameters are 
         parts = np.array_split(updates.deltas, min(groups, len(updates.deltas)))
         return np.median([part.mean(axis=0) for part in parts], axis=0)
 
-A class adds up updates one by one, so that memory does not grow with the cohort: it is made with the round's context
-and has `add(contribution)` and `finish()`, which returns the step. A frozen dataclass that returns such an object when
-it is called with the context has its fields as options. Knows not where a part was found.
+A class adds updates one by one, so that memory does not grow with the cohort: it is constructed with the round's
+context and has `add(contribution)` and `finish()`, which returns the step. A frozen dataclass that returns such an
+object when it is called with the context has its fields as options. Does not know where a part was found.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from plait.plugins import instance_of, located_errors
 
 
 class Traits(TypedDict, total=False):
-    """What a rule may state of itself; see `Rule`."""
+    """Traits that a rule can state; see `Rule`."""
 
     title: str
     computes: str
@@ -105,7 +105,7 @@ def as_rule(part: object, *, name: str) -> Rule:
     """What a name stands for, as a rule under that name.
 
     Raises:
-        ConfigError: it is no rule, function or class that could be one.
+        ConfigError: it is not a rule, function or class.
     """
     if isinstance(part, Rule):
         return replace(part, name=name)

@@ -2,7 +2,7 @@
 
 Tavallaie et al., "RBLA: Rank-Based-LoRA-Aggregation for Fine-tuning Heterogeneous Models in FLaaS", arXiv 2408.08699.
 Like zero padding, but a slice is divided by the weight of its owners only, so a slice that few clients have is not
-diluted. A slice that nobody has stays the master's. B and A are averaged separately, with FedAvg's error.
+diluted. A slice that no client has stays the master's. B and A are averaged separately, with FedAvg's error.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (
     if clients is not None and clients < rule.least_clients:
         raise ConfigError(
             f"rule is '{rule.name}' with {clients} clients in a round, expected at least {rule.least_clients}: "
-            "with fewer it can stand no bad client"
+            "with fewer it tolerates no bad client"
         )
 
 
@@ -67,7 +67,7 @@ def rule_stated(
         rule: the rule.
         text: as the user named it; by default its name.
         one_rank: whether all clients have one rank.
-        others: rules to name where this one does not go with the rest of a run.
+        others: rules to suggest if this one does not fit the rest of a run.
     """
 
     def rest() -> Iterator[Stated]:
@@ -86,7 +86,7 @@ def method_stated(method: Method, text: str = "") -> Stated:
 
 
 def optimizer_stated(optimizer: ServerOptimizer, text: str = "") -> Stated:
-    """What a server optimizer needs of a run and takes away: one that takes the rule's step as it is nothing."""
+    """What a server optimizer needs of a run and takes away: nothing if it uses the rule's step unchanged."""
     key, text, instead = "server-optimizer", text or optimizer.name, f"server-optimizer {Plain.name}"
     if optimizer.name == Plain.name:
         return Stated(key, text)

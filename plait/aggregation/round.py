@@ -1,8 +1,8 @@
-"""One round of aggregation: what is known at its start, what accumulates the updates, and its result.
+"""One round of aggregation: its context, its accumulator and its outcome.
 
 An accumulator sees decoded float32 deltas and weights, never bytes, sockets or files. Updates come in client order, one
-at a time, so memory does not grow with the cohort unless the rule needs all updates at once. State that a rule carries
-over is returned as plain arrays and passed to the next round. Knows no rule.
+at a time, so memory does not grow with the cohort unless the rule needs all updates at once. A rule returns state that
+it carries over as plain arrays, and gets it in the next round. Knows no rule.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from plait.traits import Reasons, Trait
 OptimizerState = Mapping[str, NDArray[np.generic]]
 Adjusted = tuple[AdapterState, OptimizerState]
 """The step to apply, and the state to keep."""
-ON_FACTORS: Reasons = {Trait.SAME_FACTORS: "it acts on each factor by itself"}
+ON_FACTORS: Reasons = {Trait.SAME_FACTORS: "it acts on each factor separately"}
 """What an optimizer needs that is not in product space."""
 
 
@@ -65,7 +65,7 @@ class ServerOptimizer(Protocol):
 
 @dataclass(frozen=True)
 class Plain:
-    """Take the rule's step as it is."""
+    """Use the rule's step unchanged."""
 
     name = "none"
     needs: ClassVar[Reasons] = {}

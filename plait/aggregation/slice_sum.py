@@ -30,7 +30,7 @@ class SliceSum:
         self._weights = {pair.module: 0.0 for pair in server.pairs}
 
     def add(self, pair: Pair, flat: Float32, weight: float) -> None:
-        """Add the factors of one pair of a client, which are in its own layout `flat`."""
+        """Add one pair of a client's factors, from `flat` in the client's layout."""
         ours = self._server.by_module[pair.module]
         factor = weight * (pair.scale / ours.scale) ** 0.5
         ours.a_of(self._sum)[: pair.rank] += np.multiply(pair.a_of(flat), factor, dtype=np.float64)

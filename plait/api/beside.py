@@ -1,4 +1,4 @@
-"""What features refuse before a run begins, do beside it while it goes on, and do once it has finished."""
+"""What features refuse before a run begins, do alongside it, and do once it has finished."""
 
 from __future__ import annotations
 

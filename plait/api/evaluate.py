@@ -34,7 +34,7 @@ class Evaluation:
     Attributes:
         base_name: name or directory of the base.
         data: name of the data.
-        objective: what the loss is of: ``sft``, or that of preferences.
+        objective: the objective of the loss: ``sft``, or one of preferences.
         base: the base alone: its ``loss`` (mean cross-entropy in nats, over tokens or, for classification, examples),
             ``margin`` (half of its 95 % interval), ``tokens``, ``examples`` (sequences) and ``correct`` answers;
             of preferences also ``reward_margin``.
@@ -79,7 +79,7 @@ def evaluate(
         split: the split to evaluate on; by default ``validation`` or ``test``, if there is one.
         base: if the adapter names none that is available: a name, a directory, or a model in memory.
         tokenizer: of a base in memory.
-        objective: by whose loss and rewards preferences are measured; by default the run's, else ``dpo`` for pairs and
+        objective: whose loss and rewards measure preferences; by default the run's, else ``dpo`` for pairs and
             ``kto`` for verdicts.
         seq_len: tokens per sequence, at least 8.
         batch_size: sequences per batch.
@@ -144,7 +144,7 @@ def evaluate(
 
 
 def _objective_of(adapter: Path) -> str:
-    """The objective of the run in a directory; empty if there is no run, or only a run can measure by it."""
+    """The objective of the run in a directory; empty without a run, or if only a run can measure it."""
     directory = RunDirectory(adapter)
     if not directory.has_started:
         return ""

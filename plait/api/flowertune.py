@@ -120,7 +120,7 @@ def challenge_named(name: str) -> Challenge:
     """A challenge.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is no challenge of this name.
     """
     if name not in CHALLENGES:
         expected = f"one of {', '.join(CHALLENGES)}{did_you_mean(name, CHALLENGES)}"

@@ -1,9 +1,9 @@
 """What a later adapter has forgotten of earlier runs: its loss on their clients' held-out data, against their own.
 
-Simulated runs only, for those of a federation hold no data: everything that tells an earlier run's held-out sequences
-stands in its settings, and its ledger has the fingerprint of the data. Forgetting is the loss of the later adapter less
-that of the earlier run's own, sequence by sequence (Chaudhry et al., arXiv 1801.10112, on losses in the place of
-accuracies): below zero where the earlier run's data are known better than before.
+Simulated runs only, because a federation's server has no data: an earlier run's settings determine its held-out
+sequences, and its ledger has the fingerprint of the data. Forgetting is the loss of the later adapter less that of the
+earlier run's own, sequence by sequence (Chaudhry et al., arXiv 1801.10112, on losses in the place of accuracies): below
+zero where the earlier run's data are known better than before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What may follow from a run's directory, which anybody can have written: what its operator named, and nothing else.
+"""Limits what an untrusted run directory can cause: only what its operator has named.
 
 Settings that lead out of the directory (code, data, files, addresses to publish to or serve on, trackers, a base to
 download) hold if this user's own process began the run on this machine (`plait.own`), or if they are named again.
@@ -40,7 +40,7 @@ def admitted_settings(
     without: Collection[str] = (),
     serving: Serving | None = None,
 ) -> RunConfig:
-    """A run's recorded settings, once all that leads out of its directory is named; its plug-ins may then be imported.
+    """A run's recorded settings, once the operator has named what lies outside; its plug-ins may then be imported.
 
     Args:
         directory: of the run.
@@ -73,15 +73,15 @@ def admitted_settings(
         given.add(key)
     if missing:
         raise ConfigError(
-            f"'{directory.path}' was not begun by you on this machine, so nothing that it names outside itself is "
-            f"used unless you name it again; if you trust it, add {options(missing, 'allow')}"
+            f"you did not start '{directory.path}' on this machine, so plait uses nothing outside it that you do not "
+            f"name again; if you trust it, add {options(missing, 'allow')}"
         )
     admit(*(text for key, text in _plugins(settings) if own or key in given))
     return settings
 
 
 def keys_of_features(*, starts: bool = True) -> tuple[str, ...]:
-    """The settings of plait's own features that lead out of a directory, for whoever starts none of them.
+    """The settings of plait's own features that lead out of a directory, for callers that start none of them.
 
     Args:
         starts: whether also those of what a run starts from, which one that recomputes it needs.
@@ -106,7 +106,7 @@ def admitted_objective(directory: RunDirectory) -> str:
     if objective := leads_out(settings).get("objective", ""):
         if not began_here(directory):
             raise ConfigError(
-                f"'{directory.path}' was not begun by you on this machine, and its objective is code; if you trust it, "
+                f"you did not start '{directory.path}' on this machine, and its objective is code; if you trust it, "
                 f"add {options({'objective': objective})}"
             )
         admit(objective)
@@ -114,7 +114,7 @@ def admitted_objective(directory: RunDirectory) -> str:
 
 
 def leads_out(settings: RunConfig) -> dict[str, str]:
-    """Those settings that name code, files, places, servers or a base that would have to be downloaded, by key."""
+    """The settings that name code, files, places, servers or a base to download, by key."""
     table = {key: str(value) for key, value in settings.to_table().items()}
     found = {
         key: table[key]

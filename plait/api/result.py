@@ -1,6 +1,6 @@
-"""What a run left in its directory, as data: frames, figures and adapters; so far, if it has not ended.
+"""A run's results as data: frames, figures and adapters; preliminary until the run has ended.
 
-Reads the run's files at every use, so that a result of a run in progress shows what there is by then.
+Reads the run's files at every use, so the result of a run in progress stays up to date.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Result:
             client: whose personalized adapter; by default the shared one.
 
         Raises:
-            ConfigError: there is none yet; or the run has no such client, or gives clients no adapter of their own.
+            ConfigError: there is no adapter yet, no such client, or no personalized adapters in this run.
         """
         if client:
             return self._personalized(client)
@@ -139,7 +139,7 @@ class Result:
 
         Args:
             client: whose personalized adapter; by default the shared one.
-            base: directory or name of the base, if the one that the run names is elsewhere by now.
+            base: directory or name of the base, if it has moved since the run.
             device: to put it on: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
             dtype: of the base: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
 
@@ -162,15 +162,15 @@ class Result:
         base: str | PathLike[str] = "",
         device: str = "auto",
     ) -> list[str]:
-        """What the run's model writes after each prompt, from files of this disk alone.
+        """Generate text after each prompt with the run's model, from files on this disk only.
 
         Args:
-            prompts: one or several: a text to be continued, or a chat's messages (``role`` and ``content``) to be
-                answered by the base's chat template.
+            prompts: one or several: a text to continue, or a chat's messages (``role`` and ``content``) to answer by
+                the base's chat template.
             max_tokens: most tokens of an answer.
-            temperature: 0 for the likeliest text; otherwise tokens are drawn.
-            seed: of the draws: the same seed gives the same text.
-            adapted: whether with the adapter; False asks the base alone.
+            temperature: 0 for the most likely text; otherwise tokens are sampled.
+            seed: of the sampling: the same seed gives the same text.
+            adapted: whether to use the adapter; False uses the base alone.
             client: whose personalized adapter; by default the shared one.
             base: as for `load`.
             device: as for `load`.
@@ -179,8 +179,8 @@ class Result:
             A text for each prompt, without the prompt.
 
         Raises:
-            ConfigError: there is no adapter yet, the base is not on this disk or cannot chat, or the adapter sorts
-                into classes.
+            ConfigError: there is no adapter yet, the base is not on this disk or cannot chat, or the adapter is a
+                classifier.
             MachineError: the model failed.
         """
         from plait.api.speech import as_prompts, tokens_of
@@ -243,7 +243,7 @@ class Result:
 
 
 def open_run(run: str | PathLike[str]) -> Result:
-    """The result of a run on this disk, whoever ran it: a simulation or a server, finished or not.
+    """The result of a run on this disk, simulated or served, finished or not.
 
     Raises:
         ConfigError: there is no run.

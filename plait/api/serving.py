@@ -33,11 +33,11 @@ CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference")
 
 @dataclass(frozen=True)
 class Act:
-    """What somebody asks of a server.
+    """A request to a server.
 
     Attributes:
         kind: ``serve`` a run, ``submit`` one, or ``fetch`` a finished one's files.
-        by: name in the certificate of whoever asks; empty for the server's own operator.
+        by: name in the caller's certificate; empty for the server's own operator.
         settings: of the run, by key.
     """
 

@@ -68,7 +68,7 @@ def simulate(
     Raises:
         PlaitError: settings or data are not valid (then nothing is written), or the run stopped for this reason.
         KeyboardInterrupt: the user stopped it.
-        Exception: what a callback raised. `resume` continues the run in all three cases, once it has begun.
+        Exception: a callback's own error. `resume` continues the run in all three cases, once it has begun.
     """
     config = run_config_of(
         {
@@ -103,10 +103,9 @@ def resume(
 
     Args:
         run: the run directory.
-        data: the data again, if they were given as an object or lie elsewhere by now; other data are refused.
-        callbacks: as for `simulate`; they hear the recorded events first.
-        allow: what a run that did not begin on this machine may use of what its settings name outside its directory,
-            such as ``rule=my_rules:mine``.
+        data: the data again, if they were an object or have moved; other data are refused.
+        callbacks: as for `simulate`; they receive the recorded events first.
+        allow: settings outside its directory that a run from another machine may use, such as ``rule=my_rules:mine``.
         quiet: whether to show no progress.
 
     Returns:
@@ -129,7 +128,7 @@ def resume(
         raise ConfigError(f"patience of '{run}' is {config.patience}, but that of EarlyStopping is {patience}")
     if (names := names_of(callbacks)) not in ("", config.callbacks):
         raise ConfigError(
-            f"callbacks of '{run}' are '{config.callbacks}', which go on by themselves, but got '{names}'"
+            f"callbacks of '{run}' are '{config.callbacks}', which resume on their own, but got '{names}'"
         )
     dataset = _data_again(config, data)
     stop = StopRequest()

@@ -29,12 +29,12 @@ _SEQ_LEN = 2048
 
 @dataclass(frozen=True)
 class TaskScores:
-    """What a base and its adapters reach in tasks.
+    """Scores of a base and its adapters in tasks.
 
     Attributes:
         base_name: name or directory of the base.
-        scores: ``base``, ``adapter`` and each client that was asked for; of each, by task, the harness's metrics by
-            name, ``…_stderr`` beside each, and ``samples``.
+        scores: by ``base``, ``adapter`` and each requested client, then by task: the harness's metrics by name,
+            ``…_stderr`` beside each, and ``samples``.
     """
 
     base_name: str
@@ -57,8 +57,7 @@ def evaluate_tasks(
 ) -> TaskScores:
     """Evaluate a base, its shared adapter and clients' own ones by tasks of lm-evaluation-harness.
 
-    Needs the extra: ``pip install 'plait[eval]'``. A task file is a program of its author: it may import Python files
-    that lie beside it.
+    Needs the extra: ``pip install 'plait[eval]'``. A task file is a program: it may import Python files beside it.
 
     Args:
         adapter: a PEFT directory, a run directory or a run.

@@ -118,7 +118,7 @@ def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
             from plait.training.local_loss import loss_named
 
             if (loss := loss_named(text)) is None:
-                raise ConfigError(f"loss is '{text}', which no function computes, expected one of your own")
+                raise ConfigError(f"loss is '{text}', which is built in, expected one of your own")
             yield from checked(loss, LOSS_CHECKS)
         case Kind.METHOD:
             from plait.adapters.methods import method_named

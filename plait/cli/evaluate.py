@@ -234,8 +234,8 @@ def _show_forgetting(
             )
             for each in found
         ),
-        note="Mean losses over all clients; the last column is this adapter's loss less the earlier run's own, by "
-        "sequence, with a 95 % interval: above zero it was forgotten.",
+        note="Mean losses over all clients; the last column is this adapter's loss minus the earlier run's, by "
+        "sequence, with a 95 % interval: above zero, the adapter has forgotten.",
     )
     print_tables([table])
 

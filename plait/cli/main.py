@@ -68,7 +68,7 @@ class Verbs(TyperGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that a command line begins with; of a verb that there is not, the nearest is named."""
+        """The command that a command line begins with; the error for an unknown verb names the nearest."""
         try:
             name, command, rest = super().resolve_command(ctx, args)
         except click.UsageError:
@@ -113,8 +113,8 @@ app = typer.Typer(
 
 @app.command("help")
 def _help(
-    verb: Annotated[str, typer.Argument(help="What to tell about; nothing for the verbs themselves.")] = "",
-    every: Annotated[bool, typer.Option("--all", help="Name every verb with what it is for.")] = False,
+    verb: Annotated[str, typer.Argument(help="Topic; leave it out to list the verbs.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="List every verb with its purpose.")] = False,
 ) -> None:
     """Tell about plait's verbs, or one of them.
 

@@ -92,10 +92,10 @@ def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
             for entry in entries
         ),
         note="The learning rate is the default with --trainer, a reward or --dp. Otherwise each client finds its own, "
-        "and lora_xs begins at a quarter over the rank, or half of that on wires of two bits or less; `--lr-schedule` "
-        "says how both go on. "
-        "Every parameter is sent once up and once down per round, at the bits per parameter that --wire sets. What is "
-        "never sent, every client derives from the base or from a seed.",
+        "and lora_xs starts at 0.25 / rank, or half of that at two bits or less; `--lr-schedule` says how both "
+        "continue. "
+        "Every parameter is sent once up and once down per round, at the bits per parameter that --wire sets. Every "
+        "client derives what is never sent from the base or from a seed.",
         text_columns=(0, 3, 4),
     )
     return meanings, costs

@@ -21,7 +21,7 @@ def run_or_newest(run: Path | None, *, quiet: bool = False) -> Path:
     """The run directory that a command line names, or the newest in ``runs/``.
 
     Raises:
-        ConfigError: none is named, and there is none.
+        ConfigError: no run is named or found.
     """
     if run is not None:
         return run

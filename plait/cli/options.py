@@ -38,8 +38,8 @@ Allow = Annotated[
     list[str] | None,
     typer.Option(
         "--allow",
-        help="Of a run that did not begin on this machine: a setting that leads out of its directory (code, data, "
-        "addresses), which may be used; may be repeated.",
+        help="For a run that began elsewhere: allow a setting that leads out of its directory (code, data, "
+        "addresses); may be repeated.",
         metavar="KEY=VALUE",
     ),
 ]
@@ -188,7 +188,7 @@ class RunCommand(TyperCommand):
             words = [word for word in args if f"extra argument ({word})" in error.message]
             if not words:
                 raise
-            ctx.fail(f"'{words[0]}' is no option; data are given as --data {words[0]}")
+            ctx.fail(f"'{words[0]}' is not an option; to give data, use --data {words[0]}")
 
 
 def command_of(verb: str, function: Callable[..., None], *, forwards: bool = False) -> click.Command:
@@ -280,8 +280,8 @@ def _check_received(file: Path, settings: RunConfig, given: Mapping[str, object]
     given_keys = {name.replace("_", "-") for name in given}
     if missing := {key: value for key, value in leads_out(settings).items() if key not in given_keys}:
         raise ConfigError(
-            f"'{file}' is of a run that was not begun by you on this machine, so nothing that it names outside itself "
-            f"is used unless you name it again; if you trust it, add {options(missing)}"
+            f"'{file}' belongs to a run that you did not start on this machine, so plait uses nothing outside it "
+            f"that you do not name again; if you trust it, add {options(missing)}"
         )
 
 

@@ -43,4 +43,4 @@ def _page() -> tuple[Callable[..., object], Callable[..., Any]]:
     for feature in features():
         if feature.live_page:
             return at(feature.live_page)
-    raise ConfigError("--page is given, but no feature that is installed here has a live page")
+    raise ConfigError("--page is given, but this installation has no live page")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from plait.run import Run
 
 
-_NOT_THERE = "not in the ledger of a run whose server may not look at single updates"
+_NOT_THERE = "not in the ledger: this run's server may not look at single updates"
 # Nothing is trained, published or told.
 _UNUSED = ("data", "publish", "callbacks")
 # Events after which another adapter is published.
@@ -174,7 +174,7 @@ def _check_adapter(
         if published == (kept.adapter, digest):
             return f"that of round {kept.round}, in plain PEFT form"
         if best and published[0] != kept.adapter:
-            return f"not checked: the plain PEFT form of round {kept.round}, of which no checkpoint is left"
+            return f"not checked: the plain PEFT form of round {kept.round}, whose checkpoint is gone"
     expected = kept.adapter[:16] if kept else "none before the first round is finished"
     raise PeerError(f"adapter in '{directory.adapter}' is {digest[:16]}, expected {expected}")
 

@@ -1,7 +1,7 @@
 """Parquet and Arrow files, read in small batches, every batch checked before a value of it is touched.
 
 What a file says of its own sizes bounds nothing: a few bytes of a column can stand for gigabytes of text or for a list
-of a thousand million numbers. So the process may take only so much more memory while a batch is read.
+of a thousand million numbers. So a limit bounds the memory that the process may add while a batch is read.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ def _rows(
                     yield Row(f"row {number} of '{path}'", fields)
     except MemoryError as error:  # Arrow's own is one, too
         raise DataError(
-            f"row {number + 1} of '{path}' or one of the next takes more than {room:,} bytes of memory to read, "
-            "expected less; write the file in smaller row groups or batches, or as JSON lines"
+            f"row {number + 1} of '{path}' or one after it takes more than {room:,} bytes of memory to read; "
+            "write the file in smaller row groups or batches, or as JSON lines"
         ) from error
     except (pa.ArrowException, EOFError, UnicodeDecodeError, LookupError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
@@ -124,11 +124,11 @@ def _rows(
         after = f" after row {number}" if number else ""
         # Without the library's message, which may quote a value.
         raise DataError(
-            f"'{path}' is not a whole {what} file{after} ({type(error).__name__}), expected one; copy it again"
+            f"'{path}' is not a complete {what} file{after} ({type(error).__name__}); copy it again"
         ) from error
     except (OverflowError, ValueError) as error:
         raise DataError(
-            f"row {number + 1} of '{path}' or one of the next has a date or a duration that is out of range, expected "
+            f"row {number + 1} of '{path}' or one after it has a date or a duration that is out of range, expected "
             "years 1 to 9999; leave its column out"
         ) from error
 
@@ -144,7 +144,7 @@ def _check_file(path: Path, what: str) -> None:
         start = file.read(8)
         if not start.startswith(_MAGIC[what]):
             raise DataError(
-                f"'{path}' is no {what} file, expected one because of its name; name JSON lines .jsonl, JSON .json and "
+                f"'{path}' is not in {what} format, though its name says so; name JSON lines .jsonl, JSON .json and "
                 "CSV .csv"
             )
         length, end = start[4:], b""
@@ -154,7 +154,7 @@ def _check_file(path: Path, what: str) -> None:
     # One that is cut off has no description.
     if start.startswith(end) and (size := int.from_bytes(length, "little")) > MAX_ROW_BYTES:
         raise DataError(
-            f"'{path}' has {size:,} bytes of names of columns and other descriptions, expected at most "
+            f"'{path}' has {size:,} bytes of metadata such as column names, expected at most "
             f"{MAX_ROW_BYTES:,}; leave out columns that are not needed, or write larger row groups or batches"
         )
 

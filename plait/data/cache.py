@@ -27,7 +27,7 @@ _LOGGER = logging.getLogger(__name__)
 def cache_directory() -> Path:
     """The cache directory, made if missing: `PLAIT_CACHE` of the environment, or else the user's cache.
 
-    Nobody but this user and root can write there. If that is not so for the chosen directory, it is left alone with a
+    Only this user and root can write there. If others can write to the chosen directory, it is left alone with a
     warning, and a temporary directory is used until the process ends.
 
     Raises:

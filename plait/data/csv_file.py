@@ -1,4 +1,4 @@
-"""CSV and TSV with a line of column names. Every value is text; an empty cell is no value."""
+"""CSV and TSV with a line of column names. Every value is text; an empty cell is a missing value."""
 
 from __future__ import annotations
 

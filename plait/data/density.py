@@ -1,4 +1,4 @@
-"""What a file of so many bytes may hold: a few hundred can stand for any number of rows, or for gigabytes of blanks.
+"""Limits what a file may hold for its size: a few hundred bytes can stand for endless rows or gigabytes of blanks.
 
 A file can say one thing many times at no cost (packed blank lines, a column without values, a batch that is named a
 thousand times), and none of that takes memory, which `Room` bounds. So what there is to step through is bounded by the
@@ -45,7 +45,7 @@ class Density:
         if self._is_bounded and self._bytes > most:
             raise DataError(
                 f"'{self._path}' has {self._size_bytes:,} bytes and unpacks to more than {most:,}, expected at most "
-                f"{_MOST_BYTES_PER_BYTE:,} times its size; if it is what it should be, unpack it or write it anew"
+                f"{_MOST_BYTES_PER_BYTE:,} times its size; if the file is right, unpack it or write it again"
             )
 
     def row(self, columns: int) -> None:
@@ -59,6 +59,6 @@ class Density:
         if self._is_bounded and self._cells > _FREE_CELLS + _CELLS_PER_BYTE * self._size_bytes:
             raise DataError(
                 f"'{self._path}' has {self._size_bytes:,} bytes and at least {self._rows:,} rows, too many for its "
-                "size; if it is what it should be, leave out repeated rows and columns without values, or write it "
+                f"size; if the file is right, leave out repeated rows and columns without values, or write it "
                 "as JSON lines"
             )

@@ -165,8 +165,7 @@ def _data_folder(path: Path, name: str, kind: str, files: Sequence[Path]) -> Sou
         split = next(split for split in parts if split)
         raise DataError(
             f"{what} holds '{parts[split][0].relative_to(path)}' of split {split} and "
-            f"'{parts[UNNAMED][0].relative_to(path)}' of none, expected the names of all files or of none to begin "
-            "with a split"
+            f"'{parts[UNNAMED][0].relative_to(path)}' of none, expected all file names or none to begin with a split"
         )
     return Source(
         name,
@@ -270,9 +269,9 @@ def _saved_rows(path: Path) -> Iterator[Row]:
 
 
 def _no_pipe(path: Path) -> Path:
-    """A path that a saved data set implies; one that is there and is no file could be waited for without end."""
+    """A path that a saved data set implies; reading one that is not a file could block forever."""
     if path.exists() and not path.is_file():
-        raise DataError(f"'{path}' is no file, expected one of a saved data set")
+        raise DataError(f"'{path}' is not a file, expected one of a saved data set")
     return path
 
 

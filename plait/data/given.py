@@ -61,12 +61,12 @@ def given_dataset(
 
 
 def check_given(data: str, *, columns: str = "", split: str = "") -> None:
-    """Refuse what is no data, without reading any; see `plait.data.check_data_name`."""
+    """Refuse what is not data, without reading any; see `plait.data.check_data_name`."""
     _ = column_map(columns), parse_split(split)
     if data.startswith(MEMORY):
         raise ConfigError(
-            f"data is '{data}', an object that a Python program gave; give it again there, with plait.resume, or begin "
-            "a new run with a file"
+            f"data is '{data}', an object in a Python program; pass it again there, to plait.resume, or start a new "
+            f"run with a file"
         )
     path = at_home(data)
     if data in BUILTINS or path.exists() or _on_hub(data) or _plugin(data):
@@ -104,7 +104,7 @@ def _made(name: str, options: Mapping[str, str]) -> object:
     with located_errors(f"data '{name}' failed", quoting=False):
         made = cast("Callable[[], object]", function)()
     if isinstance(made, (str, Path)):
-        raise ConfigError(f"data '{name}' made a name, expected the data: a list, a frame, a data set of datasets")
+        raise ConfigError(f"data '{name}' returned a name, expected the data: a list, a frame, a data set of datasets")
     return made
 
 
@@ -124,7 +124,7 @@ def _on_hub(data: str) -> HubName | None:
 
 
 def _as_it_is(dataset: Dataset, columns: ColumnMap, split: str) -> Dataset:
-    """A dataset whose records are made already: another client column is all that can be asked of it."""
+    """A dataset whose records exist already: only another client column can be chosen."""
     if columns.shape or split:
         option = "columns" if columns.shape else "split"
         raise ConfigError(

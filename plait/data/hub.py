@@ -177,8 +177,8 @@ def _library(name: HubName) -> Generator[Any]:
         cause = error.__cause__ or error
         if isinstance(cause, MemoryError):
             raise DataError(
-                f"data '{name}' takes more than {most_batch_bytes():,} bytes of memory to unpack, expected less; "
-                "download its files and give them as --data"
+                f"data '{name}' takes more than {most_batch_bytes():,} bytes of memory to unpack; download its files "
+                f"and give them as --data"
             ) from error
         raise machine_fault(cause) or DataError(_unreadable(name, cause)) from error
     finally:

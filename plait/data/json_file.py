@@ -34,9 +34,7 @@ def json_rows(file: BinaryIO, path: Path) -> Iterator[Row]:
     """
     data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise DataError(
-            f"'{path}' has more than {MOST_BYTES:,} bytes, expected that much at most; save it as JSON lines"
-        )
+        raise DataError(f"'{path}' has more than {MOST_BYTES:,} bytes; save it as JSON lines")
     if not data.strip():
         return
     document = _parsed(data, path)
@@ -69,11 +67,10 @@ def _parsed(data: bytes, path: Path) -> list[object] | None:
         raise DataError(f"line {error.lineno} of '{path}' is not JSON: {error.msg}") from error
     except MemoryError as error:
         raise DataError(
-            f"'{path}' takes more than {most_batch_bytes():,} bytes of memory to read, expected less; save it as JSON "
-            "lines"
+            f"'{path}' takes more than {most_batch_bytes():,} bytes of memory to read; save it as JSON lines"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"'{path}' is not JSON that can be read: too long a number or too deep a nesting") from error
+        raise DataError(f"'{path}' is not readable JSON: a number is too long or the nesting too deep") from error
     if isinstance(found, list):
         return cast("list[object]", found)
     if not isinstance(found, dict):

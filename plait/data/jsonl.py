@@ -46,7 +46,7 @@ def _object(line: bytes) -> dict[str, object]:
     except json.JSONDecodeError as error:
         raise RowError(f"is not JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:
-        raise RowError("is not JSON that can be read: too long a number or too deep a nesting") from error
+        raise RowError("is not readable JSON: a number is too long or the nesting too deep") from error
     if not isinstance(value, dict):
         raise RowError(f"is {kind_of(value)}, expected an object")
     return cast("dict[str, object]", value)

@@ -143,7 +143,7 @@ def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Reco
             raise error.at(row.place) from error.__cause__
         except RecursionError as error:
             # It was read, but cannot be written as text from here.
-            raise RowError("has too deep a nesting").at(row.place) from error
+            raise RowError("is nested too deeply").at(row.place) from error
         room.take(_size_bytes(record), _source(row))
         records.append(record)
     return Records(shape, place, tuple(records)) if shape and records else None
@@ -250,7 +250,7 @@ def _tools(fields: Mapping[str, object]) -> str:
 
 
 def _json_of(text: str) -> object:
-    """What a text of JSON says; the text itself if it is none."""
+    """The value of a JSON text; the text itself if it is not JSON."""
     try:
         return cast("object", json.loads(text))
     except (ValueError, RecursionError):
@@ -361,7 +361,7 @@ def _content(content: object, number: int, *, may_lack: bool) -> str:
         parts = cast("list[object]", content)
         texts = [cast("dict[str, object]", part).get("text") for part in parts if isinstance(part, dict)]
         if len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
-            raise RowError(f"has parts in message {number} that are no text, expected text alone")
+            raise RowError(f"has parts in message {number} that are not text, expected only text")
         content = "".join(cast("list[str]", texts))
     if not isinstance(content, str):
         raise RowError(f"has {kind_of(content)} as content of message {number}, expected a string")

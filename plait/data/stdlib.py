@@ -35,8 +35,8 @@ def load(cache: Path, progress: Progress) -> Dataset:  # noqa: ARG001 (every bui
 def read_tree(root: Path, *, packages: frozenset[str]) -> list[Record]:
     """One record for every source file of the named top-level packages and modules.
 
-    Tests, files under 200 bytes and files that are not UTF-8 are left out, and so is everything without a name in
-    `packages`: files that an installation adds (site-packages, sitecustomize, generated build settings).
+    Tests, files under 200 bytes and files that are not UTF-8 are left out, and so are packages not in `packages`: files
+    that an installation adds (site-packages, sitecustomize, generated build settings).
     """
     records: list[Record] = []
     tops = [top for top in sorted(root.iterdir()) if top.name.removesuffix(".py") in packages]

@@ -52,8 +52,8 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     own = _own(directory.client_memory(client))
     if own is None:
         raise ConfigError(
-            f"'{run}' has nothing of '{client}': it has not trained yet, or keeps what is its own on its "
-            "machine (there: plait export STATE/RUN/NAME --base BASE)"
+            f"'{run}' has no adapter of '{client}': it has not trained yet, or its adapter is on its own machine "
+            f"(there: plait export STATE/RUN/NAME --base BASE)"
         )
     source = open_source(run, base=base, progress=progress)
     state = (
@@ -74,8 +74,8 @@ def _clients(directory: RunDirectory, events: list[Event]) -> list[str]:
 def _mixed(source: Source, own: Kept, share: float) -> AdapterState:
     if own.vector("lead", source.state.layout.size) is None:
         raise ConfigError(
-            f"adapter '{source.name}' is published in another form than clients train it in, expected the same for "
-            "--client; nearest: leave out --client"
+            f"adapter '{source.name}' is published in a form that clients do not train, so it cannot be combined "
+            f"with --client; nearest: leave out --client"
         )
     return own_adapter(source.state, own, share)
 

@@ -93,7 +93,7 @@ def load_into_vllm(server: str, *, name: str, adapter: Path, timeout_s: float = 
     Raises:
         ConfigError: the address is not an HTTP address.
         PeerError: vLLM refuses the adapter, or has no load endpoint.
-        MachineError: nobody answers there in time.
+        MachineError: no answer in time.
     """
     vllm = _Vllm(check_address(server), timeout_s, api_key)
     load = {"lora_name": name, "lora_path": str(adapter.resolve()), "load_inplace": True}

@@ -88,7 +88,7 @@ class Publisher:
 
 
 def rewrite_card(directory: RunDirectory, base: BaseReference) -> None:
-    """Write the card of a finished run's adapter again, from all that its ledger says by now.
+    """Rewrite the card of a finished run's adapter from its ledger.
 
     Raises:
         MachineError: it cannot be written.

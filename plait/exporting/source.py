@@ -81,7 +81,7 @@ def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: No
         spec=spec,
         state=AdapterState.from_tensors(spec.layout, loaded.tensors),
         base=_base_of(loaded, folder, base, progress),
-        # A stranger's link would publish a file of whoever exports.
+        # A stranger's link would publish a file of the exporting user.
         card=_read_text(folder / CARD_FILE) if lies_in(folder / CARD_FILE, folder) else None,
         facts=_facts(run),
         digest=_sha256(folder / WEIGHTS_FILE),

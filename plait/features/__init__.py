@@ -1,1 +1,1 @@
-"""plait's own features, a folder each: take one away, and everything else goes on as before (see `plait.feature`)."""
+"""plait's own features, a folder each: without one, everything else works as before (see `plait.feature`)."""

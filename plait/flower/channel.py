@@ -53,7 +53,7 @@ class GridChannel:
         time.sleep(timeout_s)
 
     def identity(self, node: int) -> None:
-        """Flower tells nobody whom it has let in."""
+        """Flower does not say which nodes it has admitted."""
 
     def liveness(self, node: int) -> Liveness:
         """Flower gives up nodes that are away."""

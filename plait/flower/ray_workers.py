@@ -116,7 +116,7 @@ def outlast(
                         starting[worker.__ray_ready__.remote()] = worker
             try:
                 future = give(self, actor_fn, job)
-            except IndexError as error:  # nobody is idle
+            except IndexError as error:  # no worker is idle
                 if time.monotonic() > end:
                     raise MachineError(f"no worker of Flower's pool was free in {patience_s:g} s") from error
                 time.sleep(_PAUSE_S)
@@ -137,7 +137,7 @@ def outlast(
                 if times == _MOST_LOST:
                     raise
             except Exception:
-                # Flower takes back whoever has the task under its first name.
+                # Flower takes back the worker that has the task under its first name.
                 _at_work(self)[first] = _at_work(self).pop(future)
                 raise
             future = submit(self, *job)

@@ -120,8 +120,8 @@ def _on_outliers(view: RunView, rounds: list[Diagnostics]) -> Iterator[str]:
     for client, ratios in sorted(beyond.items()):
         if median(ratios) >= _OUTLIER:
             yield (
-                f"{clean(client)} moves {median(ratios):.1f} times as far as the median {view.peer}. If that is not "
-                "wanted, --norm-bound clip:10 bounds it."
+                f"{clean(client)} moves {median(ratios):.1f} times as far as the median {view.peer}. To limit that, "
+                f"use --norm-bound clip:10."
             )
 
 
@@ -132,7 +132,8 @@ def _on_step(view: RunView) -> Iterator[str]:
     if own and _is_above(own, final):
         yield (
             f"The personalized adapters reach {loss_text(own.loss)} and the shared one "
-            f"{loss_text(final.loss)}: the clients' data are alike, and --own-share 0 spends all steps on the latter."
+            f"{loss_text(final.loss)}: the clients' data are alike, so --own-share 0 would spend every step on the "
+            f"shared one."
         )
     best: Score = min((own, final) if own else (final,), key=lambda score: score.loss)
     reached = best.loss
@@ -140,7 +141,7 @@ def _on_step(view: RunView) -> Iterator[str]:
         if reference.kind != "local" or not _is_above(best, reference.final):
             continue
         elsewhere = reference.everywhere
-        for_all = f" (on everybody's text theirs reach {loss_text(elsewhere)})" if elsewhere is not None else ""
+        for_all = f" (on all clients' text theirs reach {loss_text(elsewhere)})" if elsewhere is not None else ""
         yield (
             f"The local-only baseline reaches {loss_text(reference.held_out_loss)} on each client's own text, the "
             f"federation {loss_text(reached)}{for_all}: {_AHEAD_OF_OWN if own else _AHEAD_OF_ONE}"

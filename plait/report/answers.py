@@ -1,4 +1,4 @@
-"""Four questions to a run, each answered in a line or two: did it learn, for whom, at what cost, can I trust it.
+"""Four questions about a run, each answered in a line or two: did it learn, for whom, at what cost, can I trust it.
 
 What the report begins with, and what the terminal ends with.
 """
@@ -31,7 +31,7 @@ class Answer:
 
     Attributes:
         short: the answer in a word or a figure.
-        is_bad: whether it is one that nobody hopes for.
+        is_bad: whether it is bad news.
     """
 
     question: str
@@ -41,7 +41,7 @@ class Answer:
 
 
 def answers(view: RunView) -> tuple[Answer, ...]:
-    """All four; of an unfinished run, as far as it is."""
+    """All four; for an unfinished run, as of now."""
     return (_learned(view), _for_whom(view), _cost(view), _trust(view))
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
 
-_OF_CLIENTS = "Losses on each client's own held-out data; every client counts once, however much it has."
+_OF_CLIENTS = "Losses on each client's own held-out data; every client counts once, whatever its size."
 _OF_REGIONS = "Mean losses of regions, each of which counts once: losses of single clients stay in their region."
 
 

@@ -146,7 +146,7 @@ def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
         axes.axhline(loss, color=theme.muted, linewidth=1.2, linestyle=(0, (1, 2)), label=f"base {loss_text(loss)}")
     _bytes_axis(axes, theme, lowest=min(sent[0], *(each.sent_bytes(client_rounds[0]) for each in drawn)))
     separator = "\n" if theme.is_narrow else "  "
-    axes.set_xlabel(f"bytes sent, both directions{separator}(dashed: the same losses, had every round been sent so)")
+    axes.set_xlabel(f"bytes sent, both directions{separator}(dashed: the same losses with every round sent that way)")
     axes.set_ylabel(_loss_label(view))
     axes.grid(color=theme.faint, linewidth=0.8)
     figure.legend(

@@ -62,7 +62,7 @@ class _Shown:
 
 
 def _parts(table: Table, fits: Callable[[RichTable], bool]) -> list[list[int]]:
-    """Column indices, in tables that fit; each begins with the column that names the rows."""
+    """Column indices of tables that fit; each starts with the column that names the rows."""
     parts = [[0]]
     for index in range(1, len(table.headings)):
         if len(parts[-1]) > 1 and not fits(_rich_table(table, [*parts[-1], index])):

@@ -46,9 +46,7 @@ _MOST_REFUSALS = 50
 
 T = TypeVar("T")
 
-_AT_WORK_AT_THE_END = (
-    "Clients that are at work when the last round ends are sent all that leads to its adapter, if they evaluate it."
-)
+_AT_WORK_AT_THE_END = "Clients still at work when the last round ends receive its adapter if they evaluate it."
 _ABOVE = "Between this server and its regions; what crosses the links below is in the ledgers of regions."
 
 
@@ -148,9 +146,7 @@ def loss_by_round_table(view: RunView) -> Table:
 def _refused_text(view: RunView) -> str:
     """How many completions had no reward; empty for none."""
     refused = sum(update.refused_completions or 0 for update in view.updates.values())
-    return (
-        f"{plural(refused, 'sampled completion')} had no number as reward and counted for nothing." if refused else ""
-    )
+    return f"{plural(refused, 'sampled completion')} had no numeric reward and did not count." if refused else ""
 
 
 def _has_rewards(view: RunView) -> bool:

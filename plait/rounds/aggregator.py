@@ -154,7 +154,7 @@ class Aggregator:
             MachineError: nothing is kept to go back to.
         """
         if state.accepted is None:
-            raise MachineError("no adapter is kept that steps could be taken back to")
+            raise MachineError("no earlier adapter is kept to go back to")
         wanted = state.accepted
         if self.takes_back is TakesBack.HALF:
             wanted = AdapterState(wanted.layout, (wanted.flat + state.adapter.flat) * np.float32(0.5))

@@ -31,7 +31,7 @@ class AnswerLog:
         misfits: rounds, clients and reasons of the recorded refusals.
         epsilons: what private records have cost so far, by client, as it said last.
         paces: of the clients; None where they are not measured.
-        last: the newest refusal in words, for whoever has to say why a round failed.
+        last: the newest refusal in words, to say why a round failed.
     """
 
     channel: Channel
@@ -109,7 +109,7 @@ class AnswerLog:
         self._measure(received)
 
     def failure(self, number: int, answer: Answer, *, reason: str = Reason.NO_ANSWER, stage: str = "") -> None:
-        """Record an answer that is none to the task of round `number`."""
+        """Record an invalid answer to the task of round `number`."""
         reply = answer.reply
         if isinstance(reply, Refusal):
             # A client's own words stay out of the ledger of a masked run.

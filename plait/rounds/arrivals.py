@@ -51,7 +51,7 @@ class Arrivals(Generic[T]):
             wanted: updates that are still missing.
 
         Returns:
-            None once everybody answered or the deadline passed.
+            None once all have answered or the deadline has passed.
         """
         channel = self._dispatch.channel
         while len(self) < wanted and not self._work.is_full:

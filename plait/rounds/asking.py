@@ -1,4 +1,4 @@
-"""Tasks of one purpose that clients were sent, and their answers as they come; nobody is waited for without end.
+"""Tasks of one purpose that clients were sent, and their answers as they come; every wait ends.
 
 If clients come and go, one that is silent, or far slower than the others, is given up and its task withdrawn. One that
 was expected to have answered by now may be silent for less long, a simulated one too. Knows nothing of what is asked.
@@ -107,7 +107,7 @@ class Asking:
             deadline: on the channel's clock; None for none.
 
         Returns:
-            None once everybody answered or the deadline passed.
+            None once all have answered or the deadline has passed.
         """
         open_ended = self.channel.open_ended
         while self._waiting:

@@ -1,6 +1,6 @@
 """Checks of a run's record: whose keys signed its updates, and whether they give the recorded adapters.
 
-The hash chain (ledger.py) shows that nobody has changed the record since; these checks show that it is true. Knows
+The hash chain (ledger.py) shows that the record has not changed since; these checks show that it is true. Knows
 nothing of the origin of keys: the ledger names each client's, from the server's register.
 """
 
@@ -74,7 +74,7 @@ def check_signatures(events: Sequence[Event], *, hidden: bool = False) -> int:
 
 
 class Recomputing:
-    """Is told what a run did, in its order, as it is recomputed; this one is not interested."""
+    """Receives what a run did, in order, as it is recomputed; this one ignores it."""
 
     def steps(self, state: RunState, number: int, stored: Mapping[str, Stored], standing: Standing) -> None:
         """Round `number` follows: its state before it, and the updates that it folds, by client."""
@@ -129,7 +129,7 @@ def replay(
                 watching.accepted()
         elif isinstance(event, StepTakenBack) and event.adapter:
             if not standing.worse:
-                raise PeerError(f"the step of round {state.round} was taken back, expected it kept: no loss rose")
+                raise PeerError(f"the step of round {state.round} was taken back, although no loss rose")
             state = _taken_back(aggregator, state, event, event.adapter)
             watching.taken_back(aggregator.takes_back, ends=event.ends)
         elif isinstance(event, RoundFinished):

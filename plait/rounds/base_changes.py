@@ -1,4 +1,4 @@
-"""A change of the base as it is sent (in a layout known but for the numbers of columns), and as a client keeps it."""
+"""A change of the base, as sent (in a layout known except for the numbers of columns) and as a client keeps it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_COLUMNS = 1 << 20
 
 
 def whole_base(state: AdapterState, geometry: Geometry, digest: bytes) -> MovedBase:
-    """The moved base that a server sent whole, under its digest."""
+    """A moved base that the server sent whole, under its digest."""
     return MovedBase(delta_of(state, geometry), digest)
 
 

@@ -1,9 +1,8 @@
-"""Callbacks: functions that hear of a run's events as they are recorded, and may stop it or end it.
+"""Callbacks: functions that receive a run's events as they are recorded, and may pause or end it.
 
 A callback is called in the run's own thread with the typed events of `plait.rounds.events`, in the order of the ledger.
-Whatever it takes longer, the run takes longer. If it raises, the run stops where it can be resumed, and the caller gets
-the callback's own error. Knows nothing of what a callback does, and of those that
-a run's settings name (`named_callbacks`).
+Callbacks block the run. If one raises, the run stops where it can be resumed, and the caller gets the callback's own
+error. Knows nothing of what callbacks do, nor of those that settings name (`named_callbacks`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from plait.rounds.stop import StopRequest
 
 
 class Stop(Enum):
-    """What a callback may ask of its run.
+    """What a callback can request.
 
     Attributes:
         PAUSE: stop before the next client starts to work; `plait.resume` continues the run.
@@ -33,12 +32,12 @@ class Stop(Enum):
 class Callback(Protocol):
     """Called with every event of a run once it is recorded.
 
-    It hears the whole run, from its first event on: in a resumed run the recorded events come again first, so that
-    what it counts is right. Of these, only `Stop.END` is heeded.
+    It receives the whole run, from the first event on: a resumed run first repeats the recorded events, so that counts
+    are right. In answer to these, only `Stop.END` has an effect.
     """
 
     def __call__(self, event: Event, /) -> Stop | None:
-        """Hear of an event; returns what the run is to do, None to go on."""
+        """Receive an event; returns what the run should do, None to continue."""
         ...
 
 
@@ -46,7 +45,7 @@ class Callback(Protocol):
 class EarlyStopping:
     """End the run after `patience` evaluations without a lower held-out loss.
 
-    This is the setting `patience` of a run. It is recorded with the run and needs not be given to `plait.resume`.
+    This is the setting `patience` of a run. The run records it, so you need not pass it to `plait.resume`.
 
     Attributes:
         patience: evaluations, at least 1.
@@ -85,7 +84,7 @@ class Hearing:
                 raise ConfigError(f"a callback is {each!r}, expected a function of one event or plait.EarlyStopping")
 
     def repeat(self, events: Iterable[Event]) -> None:
-        """Tell of what the ledger of a resumed run holds already.
+        """Repeat the events that the ledger of a resumed run already holds.
 
         Raises:
             Exception: what a callback raises.

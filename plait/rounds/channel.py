@@ -34,7 +34,7 @@ _ATTEMPT_DIGITS = 16
 
 
 def group_of(number: int, attempt: bytes = b"", stage: str = "") -> str:
-    """The group of a round's messages; an answer to one attempt at a masked sum, or one stage, is none to another.
+    """The group of a round's messages; an answer to one attempt or stage of a masked sum does not answer another.
 
     Args:
         number: of the round.

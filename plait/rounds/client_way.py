@@ -50,7 +50,7 @@ class ClientWay:
 
 @dataclass(frozen=True)
 class Speaker:
-    """A client with all that the parts of its way need.
+    """A client, with everything that the parts of its way need.
 
     Attributes:
         memory: survives between tasks.

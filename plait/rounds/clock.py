@@ -23,7 +23,7 @@ class Span:
         received_s: when the device had received it.
         worked_s: when it had done its work.
         ended_s: when the server had its answer, or the device stopped.
-        outcome: ``answered``, ``dropped`` (the device failed) or ``released`` (nobody waited any more).
+        outcome: ``answered``, ``dropped`` (the device failed) or ``released`` (no longer waited for).
         energy_j: that the device spent; None if its power is not known.
     """
 
@@ -64,7 +64,7 @@ class Clock(Protocol):
 
 
 class WallClock:
-    """The machine's clock; whoever is connected is available."""
+    """The machine's clock; every connected client is available."""
 
     is_virtual = False
 

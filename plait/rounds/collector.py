@@ -33,7 +33,7 @@ from plait.rounds.watch import Standing
 
 @dataclass(eq=False, kw_only=True)
 class ServerSide:
-    """The server's side of a run while it goes on: what every way to gather updates shares.
+    """The server's side of a run in progress: what every way to gather updates shares.
 
     Attributes:
         recorded: by an earlier part of the run.

@@ -124,7 +124,7 @@ class Coordinator:
         return state
 
     def _ending(self, number: int) -> str:
-        """Why a run that has no evaluations to end after ends after this round; empty if it goes on."""
+        """Why a run without evaluations ends after this round; empty if it continues."""
         costs = self.way.costs
         if not costs.withholds or number == self.plan.rounds:
             return ""

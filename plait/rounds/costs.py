@@ -51,7 +51,7 @@ class Free:
         return ""
 
     def resting(self, number: int) -> frozenset[str]:
-        """Everybody may take part."""
+        """All clients may take part."""
         del number
         return frozenset()
 

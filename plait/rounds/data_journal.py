@@ -1,8 +1,8 @@
 """What a client's data have been asked for in one federation, over all runs, whatever their names.
 
 A run's own records do not see another run, and a server begins as many runs as it likes, under names of its choice. So
-a client keeps one journal of its data, in which features keep entries of their own; each says what it refuses by them.
-An entry is on disk before the answer that it is about leaves. Knows no file and no entry.
+a client keeps one journal of its data; each feature keeps its own entries there and refuses by them. An entry is on
+disk before the answer that it is about leaves. Knows no file and no entry.
 """
 
 from __future__ import annotations

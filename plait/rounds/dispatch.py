@@ -30,7 +30,7 @@ NEED_FULL = "need-full"
 
 @dataclass(frozen=True)
 class Answer:
-    """One client's final answer to a task: a decoded reply, or the reason that there is none.
+    """One client's final answer to a task: a decoded reply, or why there is none.
 
     Attributes:
         given_up: why the client was given up, if that is why there is no reply.
@@ -52,7 +52,7 @@ class Answer:
 
 
 def doubt(roster: Roster, answer: Answer) -> None:
-    """Ask a failed client nothing before it has described itself again, if it is to be asked at all."""
+    """Ask a failed client nothing until it has described itself again."""
     if answer.client not in roster.nodes:
         return
     if answer.given_up and isinstance(answer.reply, NoAnswer):
@@ -123,7 +123,7 @@ class Dispatch:
         self._asking.__exit__(*error)
 
     def close(self) -> None:
-        """Withdraw unanswered tasks: nobody needs their answers any more."""
+        """Withdraw unanswered tasks: their answers are no longer needed."""
         self.__exit__(None, None, None)
 
     @property
@@ -163,7 +163,7 @@ class Dispatch:
             deadline: on the channel's clock; None for none.
 
         Returns:
-            The answer, or None once everybody answered or the deadline passed. If clients come and go, one that was
+            The answer, or None once all have answered or the deadline has passed. If clients come and go, one that was
             given up has no reply, and `Answer.given_up` says why.
         """
         while heard := self._asking.next(deadline):

@@ -106,7 +106,7 @@ class ErrorFeedback:
 
 
 def _recent(kept: Kept, job: TrainJob) -> Kept:
-    """What a client of the round before kept; of one that was away nothing, for others have gone on meanwhile."""
+    """What a client of the previous round kept; nothing for one that was away, because the others have moved on."""
     return kept if kept.round + 1 >= job.settings.round else Kept()
 
 

@@ -42,7 +42,7 @@ class Evaluating:
     _own: dict[str, ClientLoss] = field(default_factory=dict[str, ClientLoss])
 
     def __post_init__(self) -> None:
-        # Whoever leaves meanwhile may yet answer.
+        # A client that leaves meanwhile may yet answer.
         self._cards = {client: self.roster.cards[client] for client in self.clients}
         self.held = {client: self.state.held_on(self.roster.tracks[client]) for client in self.clients}
 
@@ -79,7 +79,7 @@ class Evaluating:
         return True
 
     def as_one(self, client: str) -> Evaluation | None:
-        """What a region says of it under its own name; None if nobody has answered."""
+        """What a region says of it under its own name; None without answers."""
         if not self._losses:
             return None
         # Some clients' own adapters alone would say nothing of the same data.
@@ -87,7 +87,7 @@ class Evaluating:
         return evaluation_of(client, self.state.round, combined(self._losses), combined(own) if own else None)
 
     def result(self, *, virtual_s: float | None) -> events.Evaluated | None:
-        """What the ledger says of it; None if nobody has answered."""
+        """What the ledger says of it; None without answers."""
         if not self._losses:
             return None
         return events.Evaluated(

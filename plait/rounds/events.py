@@ -38,7 +38,7 @@ class Event(Part):
 
     Attributes:
         event: its kind in the ledger.
-        state: what whoever keeps the ledger does after it, where a feature's event says so.
+        state: what the run does after it, where a feature's event says so.
         is_public: whether it says nothing of single clients' data, so that every ledger has all of it; of the core's
             events `plait.rounds.withheld` says what remains.
         seq: its line, from 0; given by the ledger, like the two below.
@@ -218,7 +218,7 @@ class RunStarted(Started):
 
     @property
     def is_async(self) -> bool:
-        """Whether rounds wait for nobody."""
+        """Whether rounds are asynchronous."""
         return self.config.get("rounds-mode") == "async"
 
     @property
@@ -404,7 +404,7 @@ class DeviceWorked(Event):
         received_s: when the device had received it.
         worked_s: when it had done its work.
         ended_s: when the server had its answer, or the device stopped.
-        outcome: ``answered``, ``dropped`` (it failed) or ``released`` (nobody waited any more).
+        outcome: ``answered``, ``dropped`` (it failed) or ``released`` (no longer waited for).
         energy_j: that the device spent; None if its power is not known.
     """
 
@@ -756,7 +756,7 @@ class Reference(Event, Certainty):
         kind: ``central`` on pooled data, or ``local``, each client alone.
         held_out_loss: mean over all held-out tokens at the end.
         held_out_loss_by_round: index = round; None where it was not evaluated.
-        everywhere: of ``local``, mean loss of its adapters on everybody's held-out data.
+        everywhere: of ``local``, mean loss of its adapters on all clients' held-out data.
         by_client: loss at the end on each client's held-out data.
         steps: total training steps.
         batch_size: sequences per step.
@@ -830,7 +830,7 @@ class Audited(Event):
 
 
 class ClientErased(Event):
-    """All that is kept of a client is erased from here on: its updates, its state and its own adapter."""
+    """Everything kept of a client is erased from here on: its updates, its state and its own adapter."""
 
     event = "client_erased"
     client: str
@@ -875,6 +875,6 @@ def parse_event(line: Mapping[str, Json]) -> Event:
 
 
 def _of_feature(kind: str) -> type[Event]:
-    """The class of a feature's event; `Event` for a kind that nobody here knows."""
+    """The class of a feature's event; `Event` for an unknown kind."""
     feature = feature_with("events", kind)
     return at(feature.events[kind]) if feature else Event

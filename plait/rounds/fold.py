@@ -66,7 +66,7 @@ class Fold(Protocol):
         ...
 
     def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
-        """Whether the updates of just these clients have to be folded, because that is on record already."""
+        """Whether exactly these clients' updates must be folded, because the ledger already says so."""
         ...
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:

@@ -23,7 +23,7 @@ from plait.wire.messages import UpdateReply, encode_reply
 from plait.wire.settings import Settings
 
 Checked: TypeAlias = "tuple[Opened, Stored] | UpdateRefused"
-"""A usable update, or why it is none."""
+"""A usable update, or why it is not usable."""
 
 
 @dataclass(eq=False)

@@ -46,7 +46,7 @@ class Ledger:
     """Appends events to the file at `path`.
 
     Opening an existing ledger checks its chain and cuts off a torn last line (one that a crash left incomplete).
-    While it is open nobody else can open it (if the file system supports locks).
+    While it is open, no one else can open it (if the file system supports locks).
 
     Args:
         on_event: called with every event after it is written, with its number, time and hash.

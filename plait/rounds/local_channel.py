@@ -65,10 +65,10 @@ class FixedNodes:
         return range(self._count)
 
     def wait(self, timeout_s: float) -> None:
-        """Nobody joins or leaves."""
+        """No node joins or leaves."""
 
     def identity(self, node: int) -> None:
-        """Nobody has a key."""
+        """No node has a key."""
 
     def liveness(self, node: int) -> Liveness:
         """Always there."""
@@ -140,7 +140,7 @@ def train_each(jobs: Sequence[TrainJob]) -> list[Trained | PlaitError]:
     """Do jobs one after the other.
 
     Raises:
-        Abandoned: nobody waits for this any more.
+        Abandoned: the result is no longer needed.
         DiskFullError: this machine's disk is full.
     """
     return [_trained(job) for job in jobs]

@@ -34,7 +34,7 @@ class DataSize:
 
     Attributes:
         cut_examples: conversations and preferences whose end is beyond the sequence length.
-        left_out_examples: those of which nothing to learn from is within it.
+        left_out_examples: those without anything to learn from within it.
         identity: SHA-256 of the training examples, and of what decides on this machine how gradients are rounded; stays
             at the client.
     """
@@ -148,7 +148,7 @@ class OwnSteps(Protocol):
 
         Raises:
             PlaitError: it cannot be trained so.
-            Abandoned: nobody waits for this any more.
+            Abandoned: the result is no longer needed.
         """
         ...
 
@@ -228,7 +228,7 @@ class LocalModel(Protocol):
 
         Raises:
             ConfigError: the base cannot be moved, or no part of the adapter trains.
-            Abandoned: nobody waits for this any more.
+            Abandoned: the result is no longer needed.
         """
         ...
 

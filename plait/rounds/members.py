@@ -1,6 +1,6 @@
 """What a region says of who its clients are: enough to notice a client in two regions, and no names.
 
-Whoever guesses a name can test the guess; two clients of different names are two clients. Knows no channel.
+A guessed name can be tested; two clients of different names are two clients. Knows no channel.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-# Values that nobody else has: encoder residuals, optimizer moments, a drift, the adapter of the round before, a
+# Values without another copy: encoder residuals, optimizer moments, a drift, the adapter of the round before, a
 # personal side, the losses of single sequences before round 1, the journal of masked sums, the secret of a run, and
 # what was spent on the client's records.
 IRREPLACEABLE = frozenset(

@@ -43,7 +43,7 @@ class MessageSizes:
     """Bytes of each kind of message.
 
     Attributes:
-        describe_down: a question of a client's data.
+        describe_down: a question about a client's data.
         describe_up: its answer.
         train_down: a training task, without the adapter's numbers.
         evaluate_down: an evaluation's, likewise.

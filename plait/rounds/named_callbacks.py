@@ -57,7 +57,7 @@ def heard(
         on_event: hears of every event, too.
 
     Yields:
-        What is to be called with every event.
+        What to call with every event.
 
     Raises:
         ConfigError: there is no such callback, or one failed.

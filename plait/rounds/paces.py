@@ -22,18 +22,18 @@ class Pace:
 
     Attributes:
         steps_per_s: of its training.
-        rest_s: of the time from task to answer, what is not training.
+        rest_s: the time from task to answer, less training.
     """
 
     steps_per_s: float
     rest_s: float
 
     def steps_in(self, round_s: float) -> float:
-        """Steps that it takes in a round of so many seconds."""
+        """Steps that it takes in a round of this many seconds."""
         return self.steps_per_s * max(0.0, round_s - self.rest_s)
 
     def task_s(self, steps: int) -> float:
-        """Seconds from a task of so many steps to its answer."""
+        """Seconds from a task of this many steps to its answer."""
         return self.rest_s + steps / self.steps_per_s
 
 
@@ -78,7 +78,7 @@ class Paces:
                 pass
 
     def expected_s(self, client: str, steps: int = 0) -> float | None:
-        """How long a task of so many steps is expected to take, 0 for `local_steps`; None if that is not known."""
+        """How long a task of this many steps should take, 0 for `local_steps`; None if unknown."""
         pace = self.known.get(client)
         return pace and pace.task_s(steps or self.local_steps)
 

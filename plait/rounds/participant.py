@@ -101,7 +101,7 @@ class Participant:
         """Do one task; an invalid one is answered by a refusal with a reason code.
 
         Raises:
-            Abandoned: nobody waits for it any more.
+            Abandoned: the result is no longer needed.
             DiskFullError: this machine's disk is full; the driver knows whose machine it is.
         """
         job = self.begin(task_bytes)
@@ -120,7 +120,7 @@ class Participant:
             The job to train, or the encoded reply if there is nothing to train.
 
         Raises:
-            Abandoned: nobody waits for it any more.
+            Abandoned: the result is no longer needed.
             DiskFullError: this machine's disk is full.
         """
         return self._answering(lambda: self._work(task_bytes))
@@ -133,7 +133,7 @@ class Participant:
             trained: the result of training, or the error that ended it.
 
         Raises:
-            Abandoned: nobody waits for it any more.
+            Abandoned: the result is no longer needed.
             DiskFullError: this machine's disk is full.
         """
         return self._answering(lambda: self._update(job, trained))
@@ -181,7 +181,7 @@ class Participant:
         if isinstance(task, TrainTask):
             return self._job(header, spec, state, base, task.settings)
         if self._is_noised:
-            raise PolicyError("losses are asked for, expected none: all that clients of this run say has noise")
+            raise PolicyError("losses are asked for, expected none: clients of this run say nothing without noise")
         settings = task.settings
         said = self._way.saying.losses(header, settings, lambda: self._evaluate(header, spec, state, base, settings))
         return encode_reply(said)

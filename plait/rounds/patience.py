@@ -27,7 +27,7 @@ def late_after_s(took_s: Sequence[float]) -> float | None:
         took_s: the times of those that have answered the same.
 
     Returns:
-        At least 5 s; None if nobody has answered.
+        At least 5 s; None without answers.
     """
     return max(_LATE_FACTOR * statistics.median(took_s), _LATE_AT_LEAST_S) if took_s else None
 
@@ -39,9 +39,9 @@ class Patience:
     Attributes:
         silent_s: a client that was asked something and shows no progress for this long is given up.
         overdue_s: the same for one that was expected to have answered by now.
-        stage_s: the same for a stage of a masked sum, in which nobody trains; and the least that it may take.
+        stage_s: the same for a stage of a masked sum without training; and the least that it may take.
         slow_factor: once half of those asked have answered, the others have this multiple of their median time;
-            infinite where nobody waits for them.
+            infinite where they are not waited for.
         slow_s: they always have at least this long.
         gathering_s: once the run has begun, the total time to wait for missing clients between two rounds.
         return_s: the minimum of that for a server that has just restarted: its clients are on their way back.

@@ -10,7 +10,7 @@ from plait.rounds.events import Event, Plugin, RunStarted
 
 
 def check_sources(events: Sequence[Event], found: Sequence[Source]) -> None:
-    """Refuse to go on with a run whose plug-ins have another source now.
+    """Refuse to continue a run whose plug-ins have another source now.
 
     Args:
         events: of the run.

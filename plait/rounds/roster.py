@@ -1,9 +1,9 @@
 """The clients of a run: every node is asked once for its name, its amount of data and its base.
 
-If nodes come and go, newcomers are asked while rounds continue, and their answers are processed between rounds: nobody
-waits for a silent one as long as enough others can take part. A client whose last answer was refused is asked again,
-since it may have come back with other data. Clients that cannot take part are recorded in the ledger, with the reason
-and their own message, and asked again once they reconnect.
+If nodes come and go, newcomers are asked while rounds continue, and their answers are processed between rounds: the run
+does not wait for a silent one as long as enough others can take part. A client whose last answer was refused is asked
+again, since it may have come back with other data. Clients that cannot take part are recorded in the ledger, with the
+reason and their own message, and asked again once they reconnect.
 """
 
 from __future__ import annotations
@@ -332,7 +332,7 @@ class Roster:
             self._ledger.append(events.ClientTurnedAway(node=node, client=client, reason=str(reason), detail=detail))
 
     def _suffices(self, at_least: int, enough: int | None, resting: Collection[str]) -> bool:
-        """Whether there is nobody left to wait for."""
+        """Whether no client is left to wait for."""
         fit = len(self.nodes)
         awake = fit - len(self.nodes.keys() & set(resting))
         if fit >= at_least and awake >= (enough or 0):

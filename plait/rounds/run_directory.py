@@ -122,7 +122,7 @@ class RunDirectory:
 
     @property
     def has_started(self) -> bool:
-        """Whether there is a ledger with at least one event; one that was killed while it wrote the first has none."""
+        """Whether there is a ledger with at least one event; a run killed while writing its first has none."""
         try:
             if not self.ledger.is_file():
                 return False
@@ -139,7 +139,7 @@ class RunDirectory:
 
     @property
     def is_held_back(self) -> bool:
-        """Whether its adapter is for nobody yet."""
+        """Whether its adapter is in quarantine."""
         return why_held_back(self._quarantine) != ""
 
     def hold_back(self, why: str) -> None:
@@ -250,7 +250,7 @@ class RunDirectory:
 
 
 def why_held_back(folder: Path) -> str:
-    """Why the adapters in a folder are for nobody; empty if they are for everybody.
+    """Why the adapters in a folder are in quarantine; empty if they are not.
 
     Raises:
         MachineError: that cannot be read.

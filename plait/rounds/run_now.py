@@ -1,6 +1,6 @@
 """Where a run stands, folded from its ledger event by event: what is done now, by whom, and sums of what was.
 
-Its size grows with clients and with rounds, not with their product, so that whoever follows a long run holds little.
+Its size grows with clients and with rounds, not with their product, so that following a long run takes little memory.
 `plait.rounds.run_view.RunView` is the same and everything else. Knows nothing of how anything is shown.
 """
 
@@ -91,7 +91,7 @@ class RunNow:
 
     Attributes:
         state: its current activity, in a word or two.
-        peer: what tables and plots call whoever the server exchanges messages with: a client, or in a tree a region.
+        peer: what tables and plots call the server's peers: a client, or in a tree a region.
         wanted: how many clients the run waits for, if it waits for some.
         round: the current round, or the last one.
         round_began: when, in seconds since 1970; None before the first.
@@ -288,7 +288,7 @@ class RunNow:
         self._evaluating_since = event.time
         self._round_s.append(event.wall_s or 0.0)
         if event.round == self.planned_rounds:
-            # Whoever is at work then is told to stop.
+            # Clients at work then are told to stop.
             for client in self.standing.values():
                 client.is_training = False
 
@@ -308,7 +308,7 @@ class RunNow:
     def _finished(self, event: events.RunFinished) -> None:
         self.state, self.end = _FINISHED, event
         for name, client in self.standing.items():
-            # Whoever waited for a task is done.
+            # A client that waited for a task is done.
             if client.state not in ("", "ready", "refused", "away"):
                 self._to(name, "ready")
 
@@ -344,7 +344,7 @@ class RunNow:
 
     @property
     def is_async(self) -> bool:
-        """Whether rounds wait for nobody."""
+        """Whether rounds are asynchronous."""
         return isinstance(self.first, events.RunStarted) and self.first.is_async
 
     @property
@@ -364,7 +364,7 @@ class RunNow:
 
     @property
     def planned_rounds(self) -> int:
-        """Rounds requested; those that are done where the ledger does not say."""
+        """Rounds requested; the finished ones if the ledger does not say."""
         return self._setting("rounds") or self.done
 
     @property
@@ -374,7 +374,7 @@ class RunNow:
 
     @property
     def late_after_s(self) -> float | None:
-        """Seconds after which a client of this round is late; None where nobody waits for the slow."""
+        """Seconds after which a client of this round is late; None where slow clients are not waited for."""
         return None if self.is_async else late_after_s(self.took_s)
 
     @property

@@ -82,7 +82,7 @@ class InTheOpen:
         return settings
 
     def begin(self, job: TrainJob) -> TrainJob:
-        """The job as it is."""
+        """The job, unchanged."""
         return job
 
     def update(self, job: TrainJob, outgoing: Outgoing) -> UpdateReply:

@@ -1,4 +1,4 @@
-"""Work on several threads at once, whose results come in the order in which it was given.
+"""Work on several threads at once; results come in the order of submission.
 
 What it does must leave the interpreter to others for most of its time. Memory is bounded: little is given ahead of the
 result that is taken next. Knows nothing of updates.
@@ -43,7 +43,7 @@ class SideBySide(Generic[T]):
 
     @property
     def is_full(self) -> bool:
-        """Whether a result is to be taken before more is given."""
+        """Whether to take a result before submitting more."""
         return len(self._given) > (self._threads if self._pool else 0)
 
     def give(self, work: Callable[[], T]) -> None:

@@ -197,7 +197,7 @@ class Spool:
     def stored(
         self, opened: Opened, state: RunState, track: int, *, steps: int = 0, arrival: Arrival | None = None
     ) -> Stored:
-        """What is to be known of an update once it is stored; `steps` is what its client was asked for."""
+        """What is known of an update once it is stored; `steps` is what its client was asked for."""
         norms = measure(opened.delta, state.tracks[track].shadow, self.ranks.adapters[track].geometry)
         stored = Stored(track, opened.header.examples, norms, steps, arrival)
         if opened.sum is None:
@@ -293,7 +293,7 @@ class Spool:
         """
         update = self.directory.load_update(number, client)
         if update is None:
-            raise MachineError(f"the stored update of {client!r} in round {number} is gone, expected it to stay")
+            raise MachineError(f"the stored update of {client!r} in round {number} was deleted during the run")
         return update
 
     def contribution(self, opened: Opened, expected: Expected, track: int) -> Contribution:

@@ -17,7 +17,7 @@ class StopRequest:
     Attributes:
         asked: stop before the next client starts to work; the run can be resumed.
         ending: why the run is to end after its current round as if that were its last; empty if it is not to.
-        heeded: whether somebody looks at `asked` from time to time; not while libraries or a base are loaded.
+        heeded: whether `asked` is checked from time to time; not while libraries or a base are loaded.
     """
 
     asked: bool = False

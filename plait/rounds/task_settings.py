@@ -37,7 +37,7 @@ class TaskSettings:
         return replace(self.plan.settings, personal=self.rule.personal or "", without_feedback=self.new_factors)
 
     def to_train(self, number: int, client: str, *, steps: int = 0) -> Settings:
-        """How a client trains in round `number`, for so many steps; 0 for as many as all."""
+        """How a client trains in round `number`, for this many steps; 0 for as many as all."""
         return self._of_run.for_task(
             round=number,
             seed=client_seed(self.plan.seed, number, client),

@@ -189,7 +189,7 @@ class Asked:
     def note_given(self, memory: Memory, number: int, attempt: bytes, most: int) -> None:
         """Record an update before it leaves with noise of its own.
 
-        An attempt at a round may go on without this client, while it answers the next one. Both have its update then,
+        An attempt at a round may continue without this client while it answers the next one. Both have its update then,
         under independent noise, and cost twice.
 
         Args:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class CannotRecomputeError(ConfigError):
-    """Something is not here without which nobody can recompute a run's rounds."""
+    """Something that recomputing a run's rounds needs is not here."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Host:
         directory: of the run.
         events: of its ledger so far.
         record: writes an event durably.
-        vouch: whether a node key is a client's; None where nobody knows.
+        vouch: whether a node key is a client's; None where that is not known.
         recomputes: whether finished rounds are recomputed, and nothing may be recorded.
     """
 
@@ -51,7 +51,7 @@ class Host:
 
 
 Arriving: TypeAlias = Callable[[RunState, UpdateReceived], Arrival]
-"""How an update came that is to be folded next, by the state before and its record, which is checked: `PeerError`."""
+"""How the next update to fold came, by the state before and its record, which is checked: `PeerError`."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Weights of updates by their clients' examples: proportional, within a bound.
 
-Nobody can check how many examples a client has, so none has more than ten times the median weight in its round. Of two
+A client's number of examples cannot be checked, so none weighs more than ten times the median of its round. Of two
 middle values the smaller is the median, so that one of two clients cannot move it. Ten, as for norms (norm_bound.py):
 wide enough for clients with very different amounts of data, and no single claim can dominate the mean.
 """

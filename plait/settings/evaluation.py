@@ -25,11 +25,13 @@ class EvaluationSettings(Table):
     eval_every: Annotated[int, Field(ge=1, le=MOST)] = 1
     """rounds between evaluations; the last round is always evaluated"""
     eval_clients: Annotated[int, Field(ge=0)] = 0
-    """clients that evaluate, the same ones each time; 0 means all, or where only some take part in a round as many as
-    that, and at least 8"""
+    """clients that evaluate, the same ones each time; 0 means all, or with clients-per-round as many as that, at least
+    8
+    """
     keep: Literal["accepted", "best", "last"] = "accepted"
-    """accepted: undo half of a step after which the held-out loss is higher, shorten the next steps, and publish no
-    adapter after such a step; best: the same, but publish that of the lowest loss; last: undo nothing"""
+    """accepted: undo half of a step that raises the held-out loss, shorten the next steps, and never publish an adapter
+    after such a step; best: the same, but publish the adapter with the lowest loss; last: undo nothing
+    """
     patience: Annotated[int, Field(ge=0, le=MOST)] = 0
     """end after this many evaluations without a lower loss; 0 runs all rounds"""
     reference: str = ""
@@ -56,7 +58,7 @@ class EvaluationSettings(Table):
         if self.keep == "best":
             yield self.says("keep", needs=compared, instead="last")
         if self.patience:
-            takes = {Trait.LAST_ROUND: "with patience nobody knows which that is"}
+            takes = {Trait.LAST_ROUND: "with patience it is not known which that is"}
             yield self.says("patience", needs=compared, takes=takes)
         if self.reference:
             yield self.says("reference", needs={Trait.FIGURES: "baselines show the losses of single clients"})

@@ -28,9 +28,9 @@ class Learning(Table):
     heading: ClassVar[str] = "What clients learn"
 
     objective: str = "sft"
-    """what clients learn: sft from texts and chats; dpo, ipo, orpo, simpo from preference pairs, kto also from single
-    verdicts, MODULE:CLASS of your own; from a reward of your own grpo:reward=MODULE:FUNCTION,group-size=8; with options
-    such as dpo:beta=0.2"""
+    """what clients learn: sft learns texts and chats; dpo, ipo, orpo and simpo preference pairs, kto also single
+    verdicts; MODULE:CLASS is your own; grpo:reward=MODULE:FUNCTION,group-size=8 learns from your own reward; with
+    options such as dpo:beta=0.2"""
     loss: str = "cross_entropy"
     """with sft what clients minimise: cross_entropy, distillation (from the received adapter), orthogonality, or
     MODULE:FUNCTION of your own"""

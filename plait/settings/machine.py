@@ -18,15 +18,16 @@ class MachineSettings(Table):
     heading: ClassVar[str] = "Machine"
 
     device: str = "auto"
-    """device to compute on; a list such as cuda:0,cuda:1 spreads simulated clients over a process for each of its
-    entries, and a device that it names twice is shared by two"""
+    """device to compute on; a list such as cuda:0,cuda:1 spreads simulated clients over one process per entry; a device
+    named twice is shared by two
+    """
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     """compute type of the frozen base"""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 means torch's default"""
     side_by_side: Annotated[int, Field(ge=1, le=4096)] = 1
     """simulated clients that train together in one batch, for bases of the Llama family: faster for small batches, but
-    needs more memory; another number, or a resumed round, changes the adapter by rounding only"""
+    needs more memory; another number, or a resumed round, changes the adapter only by rounding"""
 
     @property
     def has_several_devices(self) -> bool:
@@ -36,7 +37,7 @@ class MachineSettings(Table):
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         if self.has_several_devices:
-            yield self.says("device", takes={Trait.RELEASED: "whoever trains in a process of its own cannot be"})
+            yield self.says("device", takes={Trait.RELEASED: "a client in a process of its own cannot be"})
         if self.dtype == "int8":
             yield self.says("dtype", takes={Trait.BASE_EXACT: "int8 holds it in eight bits"})
         if self.side_by_side > 1:

@@ -14,8 +14,9 @@ class Reporting(Table):
     heading: ClassVar[str] = "Reporting"
 
     callbacks: str = ""
-    """functions of your own that hear every event of the run and may end it, separated by commas: MODULE:NAME, with its
-    options MODULE:NAME:OPTION=VALUE"""
+    """your own functions, called with every event of the run, which they may end; separated by commas: MODULE:NAME,
+    with options MODULE:NAME:OPTION=VALUE
+    """
     publish: str = ""
     """also publish each round's adapter: to a directory, to a running vLLM (address; key in VLLM_API_KEY), or to both,
     separated by a comma"""

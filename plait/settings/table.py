@@ -44,14 +44,14 @@ class Table(BaseModel):
         yield from ()
 
     def check_clients(self, clients: int, cohort: int) -> None:
-        """Refuse numbers that do not go with so many clients, of which `cohort` train in a round.
+        """Refuse numbers that do not fit this many clients, of which `cohort` train in a round.
 
         Raises:
             ValueError: with both numbers.
         """
 
     def most_steps_of(self, local_steps: int) -> int:
-        """Steps that one client may be asked for in a round, where all would take so many."""
+        """Most steps that one client may be asked for in a round of this many steps."""
         return local_steps
 
     def says(self, name: str, *, needs: Reasons = NOTHING, takes: Reasons = NOTHING, instead: str = "") -> Stated:

@@ -51,8 +51,8 @@ def prepare(
     """
     if not settings.data:
         raise ConfigError(
-            "data is '', expected some to simulate clients with; a run whose clients bring their own goes on with the "
-            "command that began it and the same out"
+            "data is missing; to continue a run whose clients bring their own, repeat the command that started it, "
+            "with the same out"
         )
     quiet_libraries()
     devices = choose_devices(settings.device, settings.dtype)

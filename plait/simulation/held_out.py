@@ -43,7 +43,7 @@ def held_out_by_share(groups: NDArray[np.int64], trained: NDArray[np.int64]) -> 
     parts: list[list[int]] = [[] for _ in trained]
     for group in np.unique(groups):
         weights = trained[:, group].astype(np.float64)
-        # Nobody trains on this class: it is shared out like all data.
+        # No client trains on this class: it is shared out like all data.
         weights = weights if weights.any() else trained.sum(axis=1).astype(np.float64)
         shares = weights / weights.sum()
         given = np.zeros(len(parts))

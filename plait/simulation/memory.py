@@ -1,4 +1,4 @@
-"""State of simulated clients between tasks: in this process, and on disk if nobody could send it again."""
+"""State of simulated clients between tasks: in this process, and on disk if there is no other copy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class VolatileMemory:
 
 
 class SimulatedMemory:
-    """The memory of a simulated client: values that nobody could send again are stored on disk.
+    """The memory of a simulated client: values without another copy are stored on disk.
 
     So a simulation that is killed continues to the same result.
 

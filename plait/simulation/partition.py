@@ -237,7 +237,7 @@ def _partition_of(
     if dataset.held_out and (without := [name for name, part in zip(names, held_out, strict=True) if not part]):
         more = f" and {len(without) - _MOST_TOLD} more" if len(without) > _MOST_TOLD else ""
         told = ", ".join(without[:_MOST_TOLD]) + more
-        notes = (*notes, f"the held-out split has no record of {told}: their last ones are held out")
+        notes = (*notes, f"the held-out split has no record of {told}: plait holds out their last ones")
     return Partition(
         tuple(
             ClientShare(
@@ -278,7 +278,7 @@ def _renamed(column: str, values: Sequence[str], names: Sequence[str]) -> list[s
         f"{value[:_LONGEST_TOLD]!r} became {name}" for value, name in zip(values, names, strict=True) if value != name
     ]
     more = f" and {len(changed) - _MOST_TOLD} more" if len(changed) > _MOST_TOLD else ""
-    told = f"names in column '{column}' that clients cannot have: {', '.join(changed[:_MOST_TOLD])}{more}"
+    told = f"client names from column '{column}' simplified: {', '.join(changed[:_MOST_TOLD])}{more}"
     return [told] if changed else []
 
 

@@ -147,7 +147,7 @@ class Planned:
         return self.plan.evaluators(self.everyone) if is_due else ()
 
     def _ask(self, purpose: Purpose, number: int, names: Sequence[str], reserve: Sequence[str], wanted: int) -> int:
-        """The number of answers, once so many are in or nobody is left."""
+        """The number of answers, once enough are in or no client is left."""
         limit_s = self.plan.deadline_s
         deadline = None if limit_s is None else self.clock.now() + limit_s
         self.asked = purpose, number
@@ -205,7 +205,7 @@ def _shadow(purpose: Purpose, number: int) -> int:
 
 
 def _sized(size: int) -> bytes:
-    """Something of this length that takes no memory; nobody reads it."""
+    """Something of this length that takes no memory and is never read."""
     return cast("bytes", np.broadcast_to(np.zeros(1, np.uint8), (size,)).data)
 
 
@@ -251,7 +251,7 @@ class _Imagined:
 
 
 class _ImaginedExchange:
-    """Tasks that are answered at once, in the order in which they were sent."""
+    """Tasks answered at once, in the order sent."""
 
     def __init__(self, reply: bytes) -> None:
         self._reply = reply

@@ -1,9 +1,8 @@
 """A base in memory, and whether it is again what was loaded once an adapter has been taken off it.
 
-Adapters of any method are put on and taken off without reading the base again. PEFT takes most of them off without a
-trace; a method that changes the base itself (biases, another type) is noticed, and the base has to be read again. The
-input embedding may lie in the host's memory: its rows are gathered there and copied to the device. Knows no file and no
-adapter's values.
+Adapters of any method are put on and taken off without reading the base again. PEFT removes most of them completely; a
+method that changes the base (biases, another type) is noticed, and the base is read again. The input embedding may lie
+in the host's memory: its rows are gathered there and copied to the device. Knows no file and no adapter's values.
 """
 
 from __future__ import annotations

@@ -45,13 +45,13 @@ def kept_base(model: object, tokenizer: object) -> Path:
         raise ConfigError(f"base is a model in memory and its tokenizer is {got}, expected tokenizer=… of transformers")
     if not type(model).__module__.startswith("transformers.models."):
         raise ConfigError(
-            f"base is a {type(model).__name__}, code of its own, expected a class of transformers': nobody else can "
-            "load it without running that code"
+            f"base is a {type(model).__name__}, code of its own, expected a class of transformers': others could "
+            f"load it only by running that code"
         )
     if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
         raise ConfigError("base is quantised, expected its full weights (method='qlora' quantises while it trains)")
     if absent := [name for name, tensor in model.state_dict().items() if tensor.is_meta]:
-        raise ConfigError(f"base has no values for '{absent[0]}' in memory, expected a model that is loaded whole")
+        raise ConfigError(f"base has no values for '{absent[0]}' in memory: load the whole model")
     bases = cache_directory() / "bases"
     try:
         make_private_directory(bases)

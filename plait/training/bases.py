@@ -122,15 +122,15 @@ def locate_base(
 
 
 def locate_named_base(name: str, *, revision: str = "", where: str, progress: Progress = lambda _: None) -> LocatedBase:
-    """A base that a directory names, which anybody may have written: it is found on this disk and never downloaded.
+    """A base that an untrusted directory names: it is looked up on this disk and never downloaded.
 
     Raises:
         ConfigError: it is not on this disk, or `locate_base` says so.
     """
     if not is_on_disk(name, revision=revision):
         raise ConfigError(
-            f"'{where}' names base '{name}', which is not on this disk, and nothing is downloaded because a directory "
-            f"names it; if you want it, add --base {shlex.quote(name)}"
+            f"'{where}' names base '{name}', which is not on this disk, and plait downloads no base that only a "
+            f"directory names; to download it, add --base {shlex.quote(name)}"
         )
     return locate_base(name, revision=revision, progress=progress)
 

@@ -11,7 +11,7 @@ rolora), that side requires no gradient while the trainer runs. plait calls ``tr
 
 FedProx and SCAFFOLD are passed to such a trainer as a callback: the proximal term is added to the gradient (after
 clipping, because a trainer clips before it calls back), the correction to the adapter after every step. A trainer
-without callbacks is refused if the run needs one. Its optimizer starts anew in every round.
+without callbacks is refused if the run needs one. Its optimizer starts afresh in every round.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def load_own_trainer(where: str) -> OwnTrainer:
     """Find and wrap ``module:function``, with its options, or an installed trainer.
 
     Raises:
-        ConfigError: no such function, nobody here allowed to import it, or an option is wrong.
+        ConfigError: no such function, its import is not allowed here, or an option is wrong.
     """
     name, options = parse_choice(where)
     build = find(Kind.TRAINER, name)

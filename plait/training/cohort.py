@@ -48,7 +48,7 @@ def train_cohort(
 
     Raises:
         ConfigError: no part of this adapter trains, or the moments belong to another adapter.
-        Abandoned: nobody waits for this any more.
+        Abandoned: the result is no longer needed.
     """
     fused = recognise(model.train()) if task is Task.CAUSAL_LM else None
     if fused is None or len({_shape(inputs) for inputs in all_inputs}) != 1:

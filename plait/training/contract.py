@@ -40,7 +40,7 @@ def _sum(loss: LocalLoss) -> None:
 
 def _same(loss: LocalLoss) -> None:
     if float(loss(*_inputs()).detach()) != float(loss(*_inputs()).detach()):
-        raise BrokenError("the same inputs give another loss, expected the same")
+        raise BrokenError("the same inputs give a different loss")
 
 
 LOSS_CHECKS: tuple[Check[LocalLoss], ...] = (

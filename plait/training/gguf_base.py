@@ -95,7 +95,7 @@ def write_base(path: Path, folder: Path) -> None:
         _write_values(path, folder / "model.safetensors", model, tensors)
     except _DAMAGED as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"'{path}' is no base that transformers understands: {reason}") from error
+        raise DataError(f"'{path}' is not a base that transformers understands: {reason}") from error
 
 
 def _without_values(config: PretrainedConfig, tensors: int) -> PreTrainedModel:

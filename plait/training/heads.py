@@ -1,4 +1,4 @@
-"""A classifier's head: all that stands after the encoder or decoder, trained and sent whole with the adapter.
+"""A classifier's head: everything after the encoder or decoder, trained and sent whole with the adapter.
 
 A base that fills in words or turns a text into a vector has no layer for classes. Every architecture of transformers
 adds a linear layer for them, and a third of them one below it (RoBERTa's ``classifier.dense``, DistilBERT's

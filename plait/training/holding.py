@@ -77,4 +77,4 @@ def holding() -> Holding:
     for feature in features():
         if feature.holding:
             return at(feature.holding)
-    raise ConfigError("a base in few bits is asked for, which no feature of this installation can hold")
+    raise ConfigError("this installation cannot hold a base in four or eight bits")

@@ -272,7 +272,7 @@ class Learner:
         )
 
     def skip(self) -> None:
-        """Take no step: along these gradients there is none."""
+        """Take no step: these gradients allow none."""
         self._skipped += 1
 
     def noised_step(self, gradient: Float32) -> None:
@@ -312,10 +312,7 @@ class Learner:
         """
         steps = len(self._losses)
         if not steps:
-            raise MachineError(
-                f"all {self._skipped} steps overflowed float16, expected a type that holds what this base computes: "
-                "give --dtype float32, or bfloat16"
-            )
+            raise MachineError(f"all {self._skipped} steps overflowed float16: give --dtype float32, or bfloat16")
         report = StepReport(
             sum(self._losses) / steps,
             self._tokens,

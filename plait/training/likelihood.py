@@ -45,7 +45,7 @@ def likelihoods(
     """The likelihood of every example, in order, in evaluation mode.
 
     Raises:
-        Abandoned: nobody waits for this any more.
+        Abandoned: the result is no longer needed.
     """
     model.eval()
     device = device_of(model)

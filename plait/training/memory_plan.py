@@ -40,7 +40,7 @@ _BLOCK, _OUTER_BLOCK, _TABLE_BYTES = 64, 256, 1092  # of NF4 as bitsandbytes kee
 PROCESS_BYTES = 430_000_000
 """What a training process has in memory besides: Python, the libraries, and what their kernels keep."""
 FLOAT32 = 4
-"""Bytes of a number of an adapter in training, whatever type the base has."""
+"""Bytes per number of an adapter in training, whatever the base's type."""
 MASTERS = 3 * FLOAT32
 """Bytes of a parameter in float32: the adapter, AdamW's two moments."""
 _TAKING_A_STEP = 3 * FLOAT32  # the gradient, the values before the step, and the difference

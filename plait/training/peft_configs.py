@@ -35,7 +35,7 @@ def peft_config_for(request: AdapterRequest, task: Task, base: BaseModules) -> P
 def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
     """PEFT's configuration from checked settings (`plait.adapters.peft_settings`).
 
-    PEFT may change what it is given: to a classifier's `modules_to_save` it adds the names of heads.
+    PEFT may change its input: it adds names of heads to a classifier's `modules_to_save`.
 
     Raises:
         KeyError, TypeError, ValueError: they are not valid.

@@ -1,10 +1,10 @@
 """The two baselines of a federated run, trained with as many steps on as many tokens.
 
-*central* (pooled baseline): one model on everybody's data, as if it could be pooled: rounds x local steps optimizer
+*central* (pooled baseline): one model on all clients' data, as if it could be pooled: rounds x local steps optimizer
 steps, each over clients x batch size sequences, so it takes as many sequential steps as a client and sees as many
 tokens as the cohort. *local* (local-only baseline): every client alone, rounds x local steps steps of its own batch.
 Both keep one optimizer from first to last step and are evaluated on every client's held-out part. A local-only adapter
-is evaluated on its client's own part (its value for that client) and on everybody's (its value as a shared adapter).
+is evaluated on its client's own part (its value for that client) and on all clients' (its value as a shared adapter).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Reference:
     Attributes:
         kind: ``central`` or ``local``.
         by_client: held-out loss on each client's held-out part.
-        everywhere: mean loss of the *local* adapters on everybody's held-out parts (with many clients, on those of
+        everywhere: mean loss of the *local* adapters on all clients' held-out parts (with many clients, on those of
             sixteen); for *central*, the same as `by_client`.
     """
 

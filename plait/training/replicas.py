@@ -78,7 +78,7 @@ def at_once(tasks: Sequence[tuple[torch.device, Callable[[], T]]]) -> list[T]:
             for number in numbers:
                 try:
                     done[number] = tasks[number][1]()
-                except Exception as error:  # raised below, once nobody computes any more
+                except Exception as error:  # raised below, once all replicas have stopped
                     failed[number] = error
                     return
 

@@ -286,7 +286,7 @@ class ResidentBase:
 
         plan = least = planned(size, batch)
         if not plan.fits and together == 1:
-            # What nobody can cut is tried: its sequences may be shorter. Fewer side by side take the place of many.
+            # What cannot be cut is tried: its sequences may be shorter. Fewer side by side take the place of many.
             size = over_one_sequence(size)
             least = planned(size, 1)
         if short := self._short_of(least, placement):

@@ -71,7 +71,7 @@ def scores(
 
     Raises:
         ConfigError: a continuation is longer than the model takes.
-        Abandoned: nobody waits for this any more.
+        Abandoned: the result is no longer needed.
     """
     model.eval()
     longest = max((len(continuation) for _, continuation in pairs), default=0)

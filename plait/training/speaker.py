@@ -41,7 +41,7 @@ class Speaker:
 
     def __init__(self, base: ResidentBase, spec: AdapterSpec, state: AdapterState) -> None:
         if spec.task is not Task.CAUSAL_LM:
-            raise ConfigError("the adapter sorts text into classes and writes none; `plait eval` measures it")
+            raise ConfigError("the adapter is a classifier and writes no text; `plait eval` measures it")
         self.model: PeftModel = base.carrying(spec, state)
         self.model.eval()
         self.tokenizer: Tokenizer = base.tokenizer

@@ -53,7 +53,7 @@ class Teaching(Protocol):
     def examples(
         self, records: Sequence[Record], kind: RecordKind, tokenizer: Tokenizer, seq_len: int
     ) -> list[Example]:
-        """Examples of records that are no plain text.
+        """Examples of records that are not plain text.
 
         Args:
             seq_len: tokens of a sequence at most.
@@ -87,7 +87,7 @@ class Teaching(Protocol):
         Raises:
             PartError: a part of the user's own fails.
             MachineError: it does not fit into memory.
-            Abandoned: nobody waits for this any more.
+            Abandoned: the result is no longer needed.
         """
         ...
 

@@ -72,7 +72,7 @@ def train_steps(
         PartError: a part of the user's own fails.
         MachineError: a step does not fit into memory.
         ConfigError: no part of this adapter trains, or the moments belong to another adapter.
-        Abandoned: nobody waits for this any more.
+        Abandoned: the result is no longer needed.
     """
     started = time.perf_counter()
     device = parameters[0].device
@@ -156,7 +156,7 @@ def _dealt(loss: StepLoss, batches: Sequence[Sequence[Example]], count: int) -> 
 
 
 def _passes(work: Sequence[Sequence[Example]], size: int, memory: StepMemory) -> Iterator[Sequence[Example]]:
-    """A replica's part of a step in pieces of so many examples, one after another; 0 for as it was dealt."""
+    """A replica's part of a step in pieces of this many examples, one after another; 0 for all at once."""
     if not size:
         # A cut would change the loss, or a unit is enough for a pass.
         yield from work
@@ -253,7 +253,7 @@ def measure_losses(
 
     Raises:
         MachineError: one sequence does not fit into memory.
-        Abandoned: nobody waits for this any more.
+        Abandoned: the result is no longer needed.
     """
     model.eval()
     memory = memory or StepMemory()

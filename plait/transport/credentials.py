@@ -39,7 +39,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.server_handshake_timeout_ms", 5_000),
     # A node has its long call, one download, one upload, and a few questions.
     ("grpc.max_concurrent_streams", 8),
-    # Otherwise a fast peer's window grows to megabytes per stream, filled before anybody reads; a message being read
+    # Otherwise a fast peer's window grows to megabytes per stream, filled before it is read; a message being read
     # opens it as far as needed.
     ("grpc.http2.bdp_probe", 0),
     # Size of a read buffer. Otherwise it grows with the data received at once, to a megabyte and more, and a connection

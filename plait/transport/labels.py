@@ -1,6 +1,6 @@
 """Labels: words that a client's operator states of it, and that a run may ask its clients for.
 
-Such as ``gpu`` or ``region=eu``. They are compared as whole words; nobody verifies them.
+Such as ``gpu`` or ``region=eu``. They are compared as whole words and never verified.
 """
 
 from __future__ import annotations

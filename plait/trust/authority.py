@@ -114,7 +114,7 @@ class Authority:
         """A member's certificate, which is not valid for a server; its common name is the member's name.
 
         Args:
-            role: its role; the organizational unit of anybody but a client.
+            role: its role; the organizational unit of all but clients.
 
         Raises:
             ConfigError: it would outlive the authority.

@@ -2,7 +2,7 @@
 
 A kit has two keys: one for TLS (ECDSA, since gRPC takes no Ed25519 certificates), which the federation's authority has
 certified, and the node key, which signs. The first endorses the second, so a kit needs nothing more than it has, and
-who knows the authority's certificate can check both. Knows no register: whom the server has revoked, it says itself.
+who knows the authority's certificate can check both. Knows no register: the server says which clients it has revoked.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _window(authority: bytes, name: str, node_key: bytes, given: Endorsement) ->
 
 
 def _is_clients(certificate: x509.Certificate) -> bool:
-    """Whether it is no server's, no operator's and not the authority's own."""
+    """Whether it is a client's: not a server's, an operator's or the authority's."""
     purposes = set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
     signs = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     return role_of(certificate) is Role.CLIENT and purposes == {ExtendedKeyUsageOID.CLIENT_AUTH} and not signs

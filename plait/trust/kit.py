@@ -163,7 +163,7 @@ Kit: TypeAlias = ServerKit | ClientKit | StaffKit
 
 
 def load_asking(directory: Path) -> ServerKit | StaffKit:
-    """The kit of somebody who asks a server about its run: an operator, an observer, or the server itself.
+    """The kit of a caller that asks a server about its run: an operator, an observer, or the server itself.
 
     Raises:
         ConfigError: as `StaffKit.load`.

@@ -85,7 +85,7 @@ class Register:
         """Whether a client of this name and key (32 bytes) may take part.
 
         Raises:
-            ConfigError: the file has become malformed, or is gone: nobody is admitted on an old list.
+            ConfigError: the file has become malformed, or is gone: an old list admits no one.
             MachineError: cannot be read.
         """
         return self.holds(Role.CLIENT, name, public_key)

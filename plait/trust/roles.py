@@ -1,7 +1,7 @@
 """What the holder of a certificate may do: take part, operate the federation, or only look at it.
 
-A role stands in the certificate (its subject's organizational unit; a client's has none) and in the register, and both
-must agree. Knows nothing of calls.
+The certificate (its subject's organizational unit; a client's has none) and the register both state the role, and must
+agree. Knows nothing of calls.
 """
 
 from __future__ import annotations

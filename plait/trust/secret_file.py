@@ -28,7 +28,7 @@ def write_secret(path: Path, data: bytes) -> None:
 
 
 def read_secret(path: Path) -> bytes:
-    """The content of `path`, if nobody but its owner can read it.
+    """The content of `path`, if only its owner can read it.
 
     Raises:
         ConfigError: missing, too large, or readable by others; the message has the command that fixes it.

@@ -1,4 +1,4 @@
-"""Bounds of the fields on the wire; writer and reader check the same, so nobody sends what nobody would accept.
+"""Bounds of the fields on the wire; writer and reader check the same, so nothing is sent that would not be accepted.
 
 Every function returns its argument, or raises PeerError naming the field, its value and the expectation.
 """

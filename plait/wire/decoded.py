@@ -1,7 +1,7 @@
 """The numbers of payloads that this process has packed or unpacked lately.
 
 Where clients and server are one process, a broadcast is unpacked once for all of them, and an update not at all: its
-sender knows the numbers. Whoever asks has computed the payload's digest from its bytes, so nothing else can be found
+sender knows the numbers. The caller has computed the payload's digest from its bytes, so nothing else can be found
 under it. Knows no codec.
 """
 

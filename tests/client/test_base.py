@@ -86,7 +86,7 @@ def test_a_node_measures_slopes_only_for_a_server_that_says_so(tmp_path: Path) -
 
 
 def test_another_base_than_the_runs_is_found_before_work_begins(tmp_path: Path) -> None:
-    with pytest.raises(BaseMismatchError, match="give --base the model that the run adapts"):
+    with pytest.raises(BaseMismatchError, match="give --base the run's exact model"):
         open_runner(a_run("tiny", bytes(32)), settings(tmp_path), DATA, progress=lambda _: None)
 
 
@@ -148,7 +148,7 @@ def test_nothing_is_looked_for_before_consent(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text('consent = "ask"\n')
     asking = settings(tmp_path, policy=tmp_path / "policy.toml")
     told: list[str] = []
-    with pytest.raises(PolicyError, match="nobody has consented"):
+    with pytest.raises(PolicyError, match="there is no terminal to ask on"):
         open_runner(a_run("org/large", TINY), asking, DATA, progress=told.append)
     with pytest.raises(PolicyError, match="did not consent"):
         open_runner(a_run("org/large", TINY), asking, DATA, progress=told.append, ask=lambda: False)
@@ -181,7 +181,7 @@ def test_a_large_plan_is_taken_where_somebody_is_shown_it_and_then_without_a_ter
     assert not told
     with pytest.raises(PolicyError, match="did not consent"):
         begin("declined", ask=lambda: False)
-    assert any("more than a client takes where nobody is asked: max-seq-len 100,000" in line for line in told)
+    assert any("more than an unattended client accepts: max-seq-len 100,000" in line for line in told)
     assert begin("seen", ask=lambda: True).policy.max_seq_len == 100_000
     assert begin("seen").policy.max_seq_len == 100_000
 

@@ -124,5 +124,5 @@ def test_bytes_that_are_no_task_come_to_the_participant(answer):
 
 
 def test_a_node_without_data_says_how_to_name_them() -> None:
-    with pytest.raises(ConfigError, match=r"names no data, expected --node-config 'data=\"FILE\.jsonl\"'"):
+    with pytest.raises(ConfigError, match=r"names no data; give --node-config 'data=\"FILE\.jsonl\"'"):
         ContextParticipants()(Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={}))

@@ -65,12 +65,12 @@ def test_a_state_directory_that_was_restored_from_an_older_copy_is_noticed(file:
     shutil.copytree(file.path.parent.parent, older := file.path.parent.parent.with_name("older"))
     file.append("two")
     shutil.rmtree(file.path.parent.parent)
-    with pytest.raises(PolicyError, match="has 0 entries and not the 2 that this client's kit knows of"):
+    with pytest.raises(PolicyError, match="has 0 entries, but this client's kit knows of 2"):
         file.read()
     older.rename(file.path.parent.parent)
-    with pytest.raises(PolicyError, match="has 1 entries and not the 2"):
+    with pytest.raises(PolicyError, match="has 1 entries, but this client's kit knows of 2"):
         file.read()
-    with pytest.raises(PolicyError, match="has 1 entries and not the 2"):
+    with pytest.raises(PolicyError, match="has 1 entries, but this client's kit knows of 2"):
         file.append("another")
 
 

@@ -99,7 +99,7 @@ def test_a_label_that_the_run_does_not_know_is_not_told(tmp_path: Path) -> None:
 
 
 def test_a_node_without_data_is_nobody() -> None:
-    with pytest.raises(ConfigError, match="names no data, expected --node-config"):
+    with pytest.raises(ConfigError, match="names no data; give --node-config"):
         ContextParticipants()(context_of({"name": "ada"}))
 
 

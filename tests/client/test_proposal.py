@@ -22,7 +22,7 @@ def test_a_run_of_preferences_says_so_and_counts_both_replies() -> None:
 def test_a_plan_that_is_larger_than_a_client_takes_unasked_says_so() -> None:
     assert "more than a client takes" not in lines()
     told = lines(**{"seq-len": 100_000})
-    assert "that is more than a client takes where nobody is asked: max-seq-len 100,000 (by default 8,192)" in told
+    assert "that is more than an unattended client accepts: max-seq-len 100,000 (by default 8,192)" in told
 
 
 def test_a_run_that_rewards_names_the_code_that_it_asks_for() -> None:
@@ -34,7 +34,9 @@ def test_a_run_that_rewards_names_the_code_that_it_asks_for() -> None:
 
 def test_whether_the_run_is_masked_is_said_in_plain_words() -> None:
     told = lines(**{"secure-aggregation": True, "clients": 9})
-    assert "the run is masked (secure aggregation): the server learns sums over 4 or more clients, and nothing" in told
+    assert (
+        "the run is masked (secure aggregation): the server learns sums over 4 or more clients, and no single" in told
+    )
     few = lines(**{"secure-aggregation": True, "clients": 9, "eval-clients": 4})
     assert "the server learns sums over 3 or more clients" in few
     assert "also sent under masks: losses, how long its update is" in told

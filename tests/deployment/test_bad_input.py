@@ -214,7 +214,7 @@ def test_another_base(serve, client):
     code, line = client(address(serve(base_fingerprint=b"x" * 32)))
     assert code == 3
     assert "expected 7878787878787878 as at the server" in line
-    assert "give --base the model that the run adapts" in line
+    assert "give --base the run's exact model" in line
 
 
 def test_data_that_are_not_there(client, tmp_path):

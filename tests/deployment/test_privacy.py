@@ -117,7 +117,10 @@ def test_epsilon_of_two_runs_adds_up_whatever_they_and_the_state_directory_are_c
     deployment.serve(*run, "4", "--out", "another", "--seed", "6", clients=1)
     for options, refusal in (
         ((), f"in this federation to {2 * spent:.4g}, {spent:.4g} of it in earlier runs, but max-total-epsilon"),
-        (("--state", "elsewhere"), f"has 0 entries and not the {len(journal.read_text().splitlines())} that"),
+        (
+            ("--state", "elsewhere"),
+            f"has 0 entries, but this client's kit knows of {len(journal.read_text().splitlines())}:",
+        ),
     ):
         deployment.join("alice", "--dp-max-epsilon", "4", *options)
         deployment.until(lambda: refusal in deployment.printed("alice"))  # noqa: B023

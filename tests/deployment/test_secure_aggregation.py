@@ -35,7 +35,7 @@ def test_a_masked_deployment_makes_the_adapter_of_its_simulation_bit_for_bit(dep
     card = (deployment.run / "adapter" / "README.md").read_text()
     assert "## Secure aggregation" in card
     assert "certificate" in card
-    assert "protects nobody" not in card
+    assert "protects no one" not in card
     assert "Simulated" not in plait("privacy", deployment.run)
 
 

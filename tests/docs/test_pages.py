@@ -70,6 +70,13 @@ def test_each_trait_is_listed_with_what_needs_it_and_what_takes_it() -> None:
     assert "`norm-bound`, `server-optimizer` fedexp" in masked.split("|")[2]
 
 
+def test_every_page_begins_with_what_it_is_for() -> None:
+    made: dict[str, str] = runpy.run_path(str(ROOT / "docs" / "pages.py"))["PAGES"]
+    sources = [*ROOT.glob("docs/**/*.md"), *(ROOT / source for source in made)]
+    begins = {page: page.read_text("utf-8").split("\n\n")[1] for page in sources}
+    assert [page for page, first in begins.items() if first.startswith(("```", "|", "#", "- ", "    "))] == []
+
+
 def words(*patterns: str) -> int:
     """Words of the files, without the marks of tables."""
     texts = [path.read_text("utf-8") for pattern in patterns for path in sorted(ROOT.glob(pattern))]

@@ -36,7 +36,7 @@ def test_a_machine_without_a_compiler_has_no_library_and_says_so_once(
     assert build() is None
     assert build() is None
     assert [record.message for record in caplog.records] == [
-        "no C++ compiler works here, so the same is computed without compiled code, slower; install g++"
+        "no C++ compiler works here, so plait computes the same without compiled code, slower; install g++"
     ]
     assert not list(tmp_path.iterdir())
 

@@ -20,10 +20,11 @@ class Asynchronous(Table):
     within: ClassVar = {"buffer": ("rounds_mode", ("async",))}
 
     rounds_mode: Literal["sync", "async"] = "sync"
-    """sync: a round waits for its cohort; async: clients train whenever they are free, and a round is a buffer of
-    updates that is folded once it is full"""
+    """sync: a round waits for its cohort; async: clients train whenever they are free, and a round aggregates a buffer
+    of updates once it is full
+    """
     buffer: Annotated[int, Field(ge=0)] = 0
-    """with rounds-mode async, updates per round; 0 means a quarter of the clients at work, two at least"""
+    """with rounds-mode async, updates per round; 0 means a quarter of the clients at work, at least two"""
 
     def check_clients(self, clients: int, cohort: int) -> None:
         """Refuse a buffer that waits for others than those at work.
@@ -34,11 +35,11 @@ class Asynchronous(Table):
         del clients
         if self.buffer > cohort:
             raise ValueError(
-                f"buffer is {self.buffer} and {cohort} clients are at work at once, expected at most as many: nobody "
-                "has two updates in a buffer"
+                f"buffer is {self.buffer} and {cohort} clients are at work at once, expected at most as many: a "
+                f"client has one update in a buffer at most"
             )
         if self.buffer == 1 < cohort:
-            raise ValueError("buffer is 1, expected at least 2: norms and examples are judged beside others in it")
+            raise ValueError("buffer is 1, expected at least 2: norm checks compare the updates of a buffer")
 
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
@@ -48,14 +49,14 @@ class Asynchronous(Table):
                 Trait.LINEAR: across,
                 Trait.SAME_FACTORS: across,
                 Trait.SAME_SIDES: across,
-                Trait.RELEASED: "whoever began too long ago is",
+                Trait.RELEASED: "a client that began too long ago is",
             }
-            yield self.says("rounds_mode", needs=needs, takes={Trait.WAITS: "asynchronous rounds wait for nobody"})
+            yield self.says("rounds_mode", needs=needs, takes={Trait.WAITS: "asynchronous rounds do not wait"})
 
 
 FEATURE = Feature(
     name="asynchronous",
-    help="rounds that wait for nobody",
+    help="asynchronous rounds, which count updates as they arrive",
     settings=Asynchronous,
     welcomed=("rounds_mode",),
     settles="plait.features.asynchronous.way:settled",

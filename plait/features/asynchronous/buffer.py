@@ -1,10 +1,10 @@
 """Asynchronous rounds: which updates a fold takes, and how much each counts.
 
 FedBuff (Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", arXiv 2106.06639): clients train
-whenever they are free, from the newest adapter, and a buffer of K updates is folded as soon as it is full. A *round* is
-one fold. An update's *staleness* is the number of folds between the adapter that it was trained from and the one that
-it is folded into; it counts 1 / sqrt(1 + s), where s is the staleness in rounds of all clients at work, of which a fold
-is a part.
+whenever they are free, from the newest adapter, and a full buffer of K updates is folded at once. A *round* is one
+fold. An update's *staleness* is the number of folds between the adapter that it was trained from and the one that it is
+folded into; it counts 1 / sqrt(1 + s), where s is the staleness in rounds of all clients at work, of which a fold is a
+part.
 
 Fast clients come more often, and would lead. A client has at most one update in a buffer, trains from no adapter twice,
 and counts less once it has come more often than clients do on average, over as many folds as an update may be stale.

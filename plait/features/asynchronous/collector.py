@@ -1,13 +1,13 @@
-"""The round loop that waits for nobody: clients train whenever they are free, and a full buffer is a round.
+"""The asynchronous round loop: clients train whenever they are free, and a full buffer is a round.
 
 Stands beside the coordinator's loop over a cohort and shares everything else with it: answers, spool, fold,
 checkpoint. At most `cohort_size` clients are at work at once. Each begins with the newest adapter, trains from none
-twice, and has at most one update in a buffer: whoever is in the buffer waits for the fold, and then begins with what it
-has moved. A client that began too long ago for its update to count is told to stop.
+twice, and has at most one update in a buffer: its client waits for the fold, and then begins with the new adapter. A
+client that began too long ago for its update to count is told to stop.
 
 The ledger has every accepted update in the order of its arrival, with the round that it is folded in (see buffer.py).
-From that and the spool every adapter follows, whoever was killed. By a virtual clock a round that was interrupted is
-run again from its start instead.
+From that and the spool every adapter follows, whichever process was killed. By a virtual clock a round that was
+interrupted is run again from its start instead.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class _Working:
 class BufferCollector:
     """Gathers the updates of one asynchronous run, in the buffer that its plan describes.
 
-    An evaluation goes on beside training: each client evaluates before it trains again, and what has been answered by
-    the next evaluation is recorded.
+    Evaluations run alongside training: each client evaluates before it trains again, and answers that arrive before the
+    next evaluation count.
     """
 
     server: ServerSide
@@ -130,7 +130,7 @@ class BufferCollector:
         """The state after the next full buffer; it is on disk.
 
         Raises:
-            PeerError: nobody is left who could give an update, and the buffer has fewer than the quorum.
+            PeerError: no client is left that could give an update, and the buffer has fewer than the quorum.
         """
         started, number = time.perf_counter(), state.round + 1
         self._open(state)
@@ -225,7 +225,7 @@ class BufferCollector:
         return state
 
     def _begin(self, state: RunState, client: str, stored: dict[str, Stored]) -> RunState:
-        """Let a client train from the newest adapter, or go on from where it was when the server stopped."""
+        """Let a client train from the newest adapter, or continue from where it was when the server stopped."""
         left_over = (self._left_over or {}).pop(client, None)
         version = left_over.version if left_over and left_over.version in state.versions else state.round
         number = version + 1
@@ -277,7 +277,7 @@ class BufferCollector:
         return state
 
     def _miss(self, number: int, attempt: int, received: int) -> None:
-        """Nobody is at work, and nobody is left to ask: ask everybody once more, as often as a round is tried."""
+        """No client is at work or left to ask: ask all once more, as often as a round is tried."""
         self.server.ledger.append(events.RoundMissed(round=number, attempt=attempt, received=received))
         if attempt >= self.server.plan.attempts:
             raise PeerError(
@@ -291,7 +291,7 @@ class BufferCollector:
     def _fold(self, state: RunState, stored: dict[str, Stored], started: float) -> RunState:
         number = state.round + 1
         if number == self.server.plan.rounds:
-            # Nobody's update counts any more.
+            # No update counts any more.
             self._training.close()
             state = note_held(state, dict.fromkeys(self._working, Held()))
             self._working.clear()

@@ -37,7 +37,7 @@ def staleness_table(view: RunView) -> Table:
         title="Staleness",
         headings=("client", "updates", "mean staleness", "largest", "part of the weight"),
         rows=tuple(map(row, names)),
-        note="Staleness is the number of rounds that ended while a client trained. Weights are those for staleness and "
-        "for how often a client came; with --weighting examples those count besides."
+        note="Staleness is the number of rounds that ended while a client trained. Weights account for staleness and "
+        "for how often a client came; with --weighting examples, also for examples."
         + (f" Without {more} clients with fewer updates." if more else ""),
     )

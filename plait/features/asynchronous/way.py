@@ -63,7 +63,7 @@ def of_buffer(way: Way, buffer: Buffer) -> Way:
 
 
 def arrival(buffer: Buffer, state: RunState, event: UpdateReceived) -> Arrival:
-    """How a recorded update came that is to be folded next.
+    """How the next recorded update to fold came.
 
     Raises:
         PeerError: the ledger says something else than follows from the updates before it.
@@ -91,8 +91,8 @@ def check(settings: RunConfig, *, simulates: bool) -> None:
     """
     if simulates and not any(each.simulated for each in settings.wanted):
         raise ConfigError(
-            "rounds-mode is 'async' and fleet is not given, expected a TOML file of devices: which simulated client "
-            "is faster follows from it alone"
+            "rounds-mode is 'async' and fleet is not given, expected a TOML file of devices: only it says which "
+            "simulated client is faster"
         )
 
 

@@ -39,7 +39,8 @@ def audit(
         str,
         typer.Option(
             "--canaries",
-            help="File of texts of one form, of which only some are in the data: how well those are known.",
+            help="File of canaries: texts of one form, only some of them in the data, to see how well the adapter "
+            "remembers those.",
         ),
     ] = "",
     sequences: Annotated[
@@ -56,7 +57,7 @@ def audit(
     allow: Allow = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Attack a finished run: tell trained sequences from held-out ones, and, with --dp, canary clients from none.
+    """Attack a finished run: tell trained sequences from held-out ones and, with --dp, detect canary clients.
 
     Example: plait audit runs/first
     """
@@ -78,7 +79,7 @@ def audit(
         )
     admit(data)
     if settings.data and data:
-        raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data away")
+        raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data out")
     if not (settings.data or data or vars(settings).get("dp", "off") != "off"):
         raise ConfigError(f"the clients of '{run}' brought their own data, expected --data with that of one of them")
     with status("loading libraries", quiet=json_output):
@@ -136,7 +137,7 @@ def _exposure_table(exposed: Sequence[Exposed]) -> Table:
         rows=tuple(
             (str(each.times), str(each.canaries), f"{each.adapter:.1f}", f"{each.base:.1f}") for each in exposed
         ),
-        note="Each more bit halves the guesses that somebody needs who knows the form of a canary.",
+        note="Each bit halves the guesses that an attacker who knows the form of a canary needs.",
     )
 
 

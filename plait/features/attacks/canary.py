@@ -1,9 +1,9 @@
 """Canary clients through a run's private mean: what they prove that its noise does not hide.
 
 Each canary is a client that takes part in all rounds that it may or in none, by a fair coin, and moves one number of
-its own, in a random direction, by far more than the clip norm. So the canaries hide each other from nobody, and the
-noise is all that stands between the released means and the coins. What is audited is the mechanism with a run's own
-clip norm, noise and number of rounds, not the run's clients. Knows no file and no ledger.
+its own, in a random direction, by far more than the clip norm. So canaries do not hide each other, and only the noise
+stands between the released means and the coins. What is audited is the mechanism with a run's own clip norm, noise and
+number of rounds, not the run's clients. Knows no file and no ledger.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Audit:
 
     @classmethod
     def of(cls, right: int, guesses: int, *, canaries: int, delta: float) -> Audit:
-        """What so many right guesses prove."""
+        """What a number of right guesses proves."""
         found, most = (lower_bound(each, guesses, canaries=canaries, delta=delta) for each in (right, guesses))
         return cls(found, most, delta, canaries, guesses, right)
 
 
 def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0) -> Audit:
-    """Let canaries take part in so many rounds, and guess which did.
+    """Let canaries take part in some rounds, and guess which did.
 
     Args:
         rounds: at least 1.

@@ -1,9 +1,9 @@
 """What a run's published adapter says of membership: attacks that compare trained sequences with held-out ones.
 
-Whoever has the adapter has the base too, so the strongest simple score is how much lower a sequence's loss is with the
-adapter than without it: the log of a likelihood ratio, per token. The held-out part of a client's data is its end and
-may differ from the rest (dates, chapters): what the base alone makes of the same sequences is the control. Attacks that
-train models of their own are in `simulations/privacy`.
+An attacker with the adapter has the base too, so the strongest simple score is how much lower a sequence's loss is with
+the adapter than without it: the log of a likelihood ratio, per token. The held-out part of a client's data is its end
+and may differ from the rest (dates, chapters): what the base alone makes of the same sequences is the control. Attacks
+that train models of their own are in `simulations/privacy`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Sides:
 
     @classmethod
     def of(cls, members: Sequence[Example], others: Sequence[Example], most: int) -> Sides:
-        """At most so many of each, evenly spaced.
+        """At most this many of each, evenly spaced.
 
         Raises:
             DataError: there are none of one kind.
@@ -127,7 +127,7 @@ def attacks(base: ResidentBase, loaded: PeftAdapter, sides: Sides, *, batch_size
 
 @dataclass(frozen=True)
 class Exposed:
-    """Exposure of the canaries that stand in the data equally often, in bits; 1 is chance.
+    """Exposure of the canaries that occur equally often in the data, in bits; 1 is chance.
 
     Attributes:
         adapter: mean exposure by the adapter.

@@ -1,7 +1,7 @@
 """How much privacy a mechanism certainly lacks, from one run with canaries: a lower bound of epsilon.
 
 Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run", arXiv 2305.08846. Each canary takes part or
-not, by a fair coin. Whoever sees the results guesses the coins of the canaries that he is surest of. Under (epsilon,
+not, by a fair coin. An attacker who sees the results guesses the coins of the surest canaries. Under (epsilon,
 delta)-differential privacy the number of right guesses among r of m canaries is at least v with probability at most
 
     beta + 2 m delta alpha,   beta = P(B >= v),   alpha = max over i of P(v > B >= v - i) / i,
@@ -55,7 +55,7 @@ def right_guesses(scores: NDArray[np.float64], took_part: NDArray[np.bool_], gue
 
 
 def _probability(right: int, guesses: int, epsilon: float, *, canaries: int, delta: float) -> float:
-    """The largest probability of so many right guesses under (epsilon, delta)."""
+    """The largest probability of this many right guesses under (epsilon, delta)."""
     chance = 1 / (1 + math.exp(-epsilon))
     terms = _terms(guesses, chance)
     beta = math.fsum(terms[right:])

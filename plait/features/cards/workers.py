@@ -2,7 +2,7 @@
 
 A client belongs to one process, by its number. So its state between tasks, its tokens and its account of private
 records stay where they are, each process has its own clients' data alone, and a resumed run asks a client on the same
-device again. Answers come in the order of the tasks, whoever was faster: the ledger is that of one device.
+device again. Answers come in the order of the tasks, not of arrival: the ledger is that of one device.
 
 A process that dies is started again and its task repeated. What of its clients' state only memory had is lost, as a
 network's clients lose it: they say so, and are sent the whole adapter. Knows no torch.
@@ -49,7 +49,7 @@ class Group:
     """Tasks that a worker is given at once, and what became of them.
 
     Attributes:
-        withdrawn: whether nobody waits for the answers any more.
+        withdrawn: whether the answers are no longer needed.
     """
 
     nodes: Sequence[int]
@@ -198,7 +198,7 @@ class _Worker:
         self._groups.put(group)
 
     def close(self, *, keep: bool) -> IdleWorker | None:
-        """End the process; to keep it, return it, unless it is at work or there is none."""
+        """End the process, or return it to keep it unless it is busy."""
         with self._lock:
             self._is_closed = True
             if self._child and (self._is_busy or not keep):
@@ -240,8 +240,8 @@ class _Worker:
                     ]
             ending = self._ended()
         raise MachineError(
-            f"{self._name} {ending} at one task, {_STARTS} times, expected it to last: free memory or name fewer "
-            "devices, then continue with `plait resume`"
+            f"{self._name} {ending} at one task, {_STARTS} times: free memory or name fewer devices, then continue "
+            f"with `plait resume`"
         )
 
     def _ready(self) -> Child | None:

@@ -29,13 +29,15 @@ def chat(
         bool, typer.Option("--text", help="Continue your text, whatever the base's chat template.")
     ] = False,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Most tokens of an answer.")] = 200,
-    temperature: Annotated[float, typer.Option("--temperature", min=0, max=2, help="0 for the likeliest text.")] = 0.7,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, max=2, help="0 for the most likely text.")
+    ] = 0.7,
     seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Talk to the model that a run made; a base without a chat template continues your text.
 
-    From a pipe, all of the input is one prompt, and the answer alone is printed.
+    From a pipe, the whole input is one prompt, and only the answer is printed.
 
     Example: echo "def fibonacci(n):" | plait chat runs/first --text
     """
@@ -52,7 +54,7 @@ def chat(
         return
     doing = "Your text is continued" if talk.completes else "You are answered"
     say(
-        f"{doing} with the run's adapter. {_SWITCH} switches it off and on, {_ANEW} begins anew, Ctrl-D ends.",
+        f"{doing} with the run's adapter. {_SWITCH} switches it off and on, {_ANEW} starts over, Ctrl-D ends.",
         quiet=False,
     )
     while True:
@@ -75,7 +77,7 @@ class _Talk:
     """A conversation, or one text after another.
 
     Attributes:
-        completes: whether texts are continued, each by itself.
+        completes: whether texts are continued, each separately.
     """
 
     def __init__(self, speaker: Speaker, sampling: Sampling, tokens: int, *, completes: bool) -> None:
@@ -112,7 +114,7 @@ class _Talk:
 def _print(pieces: Iterator[str]) -> None:
     try:
         for piece in pieces:
-            # A model may write anything, an adapter of somebody else's too.
+            # A model may write anything, above all with someone else's adapter.
             sys.stdout.write(escaped(piece, keep="\n\t"))
             sys.stdout.flush()
     finally:

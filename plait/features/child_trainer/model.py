@@ -101,7 +101,9 @@ class ProgramModel:
         """Let the program train."""
         carried, began = job.carried, time.monotonic()
         if job.base.digest or job.steps or carried.drift is not None or job.settings.records_are_private:
-            raise ConfigError("the run needs a base that moves, drift or private steps, which no program is told of")
+            raise ConfigError(
+                "the run needs a base that moves, drift or private steps, which an external trainer does not support"
+            )
         given, back = self.folder / "given.safetensors", self.folder / "back.safetensors"
         write_safetensors(given, dict(job.start.items()))
         back.unlink(missing_ok=True)
@@ -131,7 +133,7 @@ class ProgramModel:
     ) -> SequenceLosses:
         """Losses and counts of held-out sequences, as the program measures them."""
         if base.digest:
-            raise ConfigError("the run moves its base, which no program is told of")
+            raise ConfigError("the run moves its base, which an external trainer does not support")
         given = self.folder / "given.safetensors"
         write_safetensors(given, dict(state.items()))
         said = self.program.ask(

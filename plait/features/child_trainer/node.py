@@ -49,7 +49,7 @@ def node_with_program(settings: NodeSettings, journal: Journal, ask: Callable[[]
     """A node that takes part with a program's training.
 
     Args:
-        ask: asks the operator for consent; None if there is nobody to ask.
+        ask: asks the operator for consent; None if there is no terminal.
 
     Raises:
         ConfigError: the command cannot be read.

@@ -67,7 +67,7 @@ class Program:
         """The answer to one question.
 
         Raises:
-            Abandoned: nobody waits for it any more; the program has stopped, or was ended.
+            Abandoned: the result is no longer needed; the program has stopped, or was ended.
             MachineError: there is no answer; one line.
         """
         process = self._started()
@@ -86,7 +86,7 @@ class Program:
             raise
 
     def close(self) -> None:
-        """End the program, and all that it has started."""
+        """End the program and its child processes."""
         if self._process is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -139,7 +139,7 @@ class Program:
             except queue.Empty:
                 if time.monotonic() > end:
                     self.close()
-                    raise MachineError(f"the trainer said nothing for {self.silent_s:g} s and was ended") from None
+                    raise MachineError(f"the trainer printed nothing for {self.silent_s:g} s and was stopped") from None
                 continue
             if not line:
                 raise self._ended(process)
@@ -149,7 +149,7 @@ class Program:
                 said = None
             if not isinstance(said, dict):
                 self.close()
-                raise MachineError("the trainer said what is no JSON object in a line and was ended")
+                raise MachineError("the trainer printed something other than a JSON object on a line and was stopped")
             return cast("Said", said)
 
     def _ended(self, process: subprocess.Popen[bytes]) -> MachineError:
@@ -161,7 +161,7 @@ class Program:
         return MachineError(f"the trainer {how} before it answered")
 
     def _give_up(self, process: subprocess.Popen[bytes]) -> None:
-        """Let it stop by itself, so that what it has loaded stays; else end it."""
+        """Let it stop on its own, so that it stays loaded; else end it."""
         end = time.monotonic() + _GIVE_UP_S
         try:
             self._say(process, {"do": "abandon"})

@@ -11,7 +11,7 @@ import typer
 def contract(
     action: Annotated[str, typer.Argument(help="sign or show.")],
     file: Annotated[Path, typer.Argument(help="The contract, in TOML; signatures lie beside it.")],
-    kit: Annotated[Path, typer.Option("--kit", help="Kit of the member who signs, or of anybody who looks.")],
+    kit: Annotated[Path, typer.Option("--kit", help="Kit of the member who signs, or of anyone who looks.")],
 ) -> None:
     """Sign a contract among members, or show whether it is in force.
 

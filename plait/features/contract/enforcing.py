@@ -126,7 +126,7 @@ class Account:
         return found
 
     def charge(self, contract: Contract, run: str, epsilon: float, delta: float) -> None:
-        """Pay for a run before anything of it is answered; a run that was paid for costs nothing more.
+        """Charge a run before answering any of its tasks; a run is charged once.
 
         Raises:
             PolicyError: all runs together would exceed the contract's epsilon.

@@ -1,6 +1,6 @@
 """Members' signatures under a contract: each by a node key, which a certificate of the federation's authority endorses.
 
-So whoever has the authority's certificate can count them, and needs no server's word.
+So anyone with the authority's certificate can count them without trusting a server.
 """
 
 from __future__ import annotations

@@ -38,5 +38,5 @@ def attest(
     path = out or Path(f"{loaded.name}-{run_id[:16]}.statement.json")
     write_atomically(path, data)
     typer.echo(
-        f"'{path}' states what '{loaded.name}' sent for run {run_id[:16]}; send it to whoever makes the evidence"
+        f"'{path}' states what '{loaded.name}' sent for run {run_id[:16]}; send it to the person who makes the evidence"
     )

@@ -1,4 +1,4 @@
-"""The bundle of a run: one statement over the published adapter's files, with all that speaks for it, signed.
+"""The bundle of a run: one signed statement over the published adapter's files, with its evidence.
 
 Its parts: figures that follow from the ledger, the ledger itself, clients' own statements, certificates, the adapter's
 model signature, its bill of materials, and what the operator alone says. ``docs/evidence/verify.py`` checks it.

@@ -11,7 +11,7 @@ import typer
 def evidence(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     out: Annotated[Path | None, typer.Option("--out", help="File to write; by default RUN.evidence.json.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Also write a page for people.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a page to read.")] = None,
     kit: Annotated[
         Path | None,
         typer.Option(
@@ -25,7 +25,7 @@ def evidence(
     base_licence: Annotated[str, typer.Option("--base-licence", help="The base's licence, such as Apache-2.0.")] = "",
     parts: Annotated[
         Path | None,
-        typer.Option("--parts", help="Directory to write model.sig and bom.cdx.json to, for the tools of others."),
+        typer.Option("--parts", help="Directory to write model.sig and bom.cdx.json to, for other tools."),
     ] = None,
 ) -> None:
     """Write a signed bundle about a finished run, which docs/evidence/verify.py checks without plait.
@@ -55,7 +55,8 @@ def evidence(
             write_atomically(parts / name, json.dumps(made.predicate[part], indent=1).encode())
     if html:
         write_atomically(html, page_of(made.predicate).encode())
-    who = "the server's key" if kit else "a key of the run's own, which proves nobody: give --kit for the server's"
+    own = "a key of the run's own, which identifies nobody: give --kit to sign with the server's"
+    who = "the server's key" if kit else own
     typer.echo(f"'{path}' has {len(made.data):,} bytes, signed with {who}")
     if not made.complete:
         typer.echo(f"without model signature and bill of materials, whose libraries are missing: {HOW_TO_INSTALL}")

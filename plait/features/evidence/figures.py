@@ -1,6 +1,6 @@
 """What a bundle says of a run because its ledger says it: each figure follows from the lines, and from nothing else.
 
-``docs/evidence/verify.py`` computes the same on its own, so that whoever signs a bundle cannot make it say otherwise.
+``docs/evidence/verify.py`` computes the same on its own, so that the signer of a bundle cannot make it say otherwise.
 """
 
 from __future__ import annotations

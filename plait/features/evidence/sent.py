@@ -1,7 +1,7 @@
 """What left a node: a line for each answer, on disk before it is sent, from which `plait attest` makes a statement.
 
 A line has size, digest and the names of the fields, never their values. Lines are chained by SHA-256. Knows nothing of
-how answers travel; a repeated upload of the same answer is no new line.
+how answers travel; a repeated upload adds no line.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Export:
         adapter: the adapter's name.
         base: that the adapter was trained on: its ``name`` and ``fingerprint``.
         rank: of every module, if all have the same.
-        lost: fraction of the norm of the weight change that a lower rank could not hold; 0 if nothing was cut.
+        lost: fraction of the weight change's norm that a lower rank lost; 0 if nothing was cut.
         commands: how to use it, each with a ``purpose`` and a ``text`` for the shell.
         hub: address of the repository that it was uploaded to; empty if it was not.
     """
@@ -95,14 +95,14 @@ def export(
         client: export this client's personalized adapter.
         gguf_type: data type in a GGUF file.
         push_to_hub: also upload the export, with its card, to this repository, ``OWNER/NAME``.
-        public: whether anybody may read a repository that `push_to_hub` makes.
+        public: whether a repository that `push_to_hub` makes is public.
         quiet: whether to show no progress.
 
     Raises:
         ConfigError: an argument is not valid, there is no such adapter, or the target would reject it; the message
-            names the nearest that works.
+            names the nearest one that works.
         BaseMismatchError: `base` is another base than the one that the adapter was trained on.
-        PeerError: what is to be exported is not sound.
+        PeerError: the adapter to export is not valid.
         MachineError: the disk is full, or the hub cannot be reached; nothing half-written is left behind.
     """
     from plait.exporting.personal import is_node_state, open_node, open_personal

@@ -43,7 +43,7 @@ def export(
         ),
     ] = "",
     public: Annotated[
-        bool, typer.Option("--public", help="Anybody may read a repository that --push-to-hub makes.")
+        bool, typer.Option("--public", help="Let anyone read a repository that --push-to-hub makes.")
     ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

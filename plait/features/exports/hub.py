@@ -41,7 +41,7 @@ def push_to_hub(directory: Path, name: str, *, files: Iterable[str], private: bo
         The repository's address.
 
     Raises:
-        ConfigError: it is not ``OWNER/NAME``, nobody is logged in, or the account may not write there.
+        ConfigError: it is not ``OWNER/NAME``, you are not logged in, or the account may not write there.
         MachineError: the hub cannot be reached, or fails.
     """
     import httpx
@@ -60,7 +60,9 @@ def push_to_hub(directory: Path, name: str, *, files: Iterable[str], private: bo
             token=True,
         )
     except LocalTokenNotFoundError as error:
-        raise ConfigError("cannot upload: nobody is logged in to the hub; run hf auth login or set HF_TOKEN") from error
+        raise ConfigError(
+            "cannot upload: you are not logged in to the hub; run hf auth login or set HF_TOKEN"
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):

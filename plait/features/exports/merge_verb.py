@@ -39,7 +39,7 @@ def merge(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Of what dare drops; by default 0.", show_default=False)
+        int | None, typer.Option("--seed", min=0, help="Seed of what dare drops; by default 0.", show_default=False)
     ] = None,
     base: Annotated[str, typer.Option("--base", help="Base, if the adapters name none that is available.")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

@@ -57,7 +57,8 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
         raise ConfigError("a merged model has no rank: leave --rank out, or export --to peft --rank first")
     if why := ONLY_PEFT.get(source.peft_type):
         raise ConfigError(
-            f"adapter '{source.name}' is made by {source.spec.method} and cannot be merged, for {why}: export --to peft"
+            f"adapter '{source.name}' is made by {source.spec.method} and cannot be merged, because {why}: export "
+            f"--to peft"
         )
     located = locate_weights(source, progress=progress)
     progress("reading the base's layers")

@@ -79,9 +79,7 @@ def merge(
     """
     _check(given, how, density, rank, seed)
     kept = None if how == LINEAR else DENSITY if density is None else density
-    geometries = [
-        plain_lora(source, use="plait merge", instead="train one run on the data of all") for source, _ in given
-    ]
+    geometries = [plain_lora(source, use="plait merge", instead="train one run on all the data") for source, _ in given]
     modules = sorted({module for geometry in geometries for module in geometry.by_module})
     ranks = [max((pair.rank for pair in geometry.pairs), default=1) for geometry in geometries]
     wanted = rank or (sum(ranks) if how == LINEAR else max(ranks))

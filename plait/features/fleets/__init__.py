@@ -21,11 +21,13 @@ class Fleets(Table):
     heading: ClassVar[str] = "Clients of unequal speed"
 
     fleet: str = ""
-    """TOML file with the devices of a simulated fleet: the run then goes by a virtual clock, on which downloads,
-    training and uploads take as long as there"""
+    """TOML file with the devices of a simulated fleet: on the run's virtual clock, downloads, training and uploads take
+    as long as on these devices
+    """
     step_budget: Literal["equal", "speed"] = "equal"
-    """steps of a client in a round: local-steps for all, or, by the speed that rounds before have measured, so many
-    that all answer together: local-steps on average, 1 to 4 times as many each"""
+    """steps of a client in a round: local-steps for all, or by the speed measured in earlier rounds, so that all answer
+    together: local-steps on average, 1 to 4 times as many for each
+    """
 
     def most_steps_of(self, local_steps: int) -> int:
         """Steps that one client may be asked for in a round, where all would take so many."""
@@ -35,7 +37,7 @@ class Fleets(Table):
         """What these settings need of a run, and what they take away."""
         if self.step_budget == "speed":
             needs = {
-                Trait.WAITS: "it gives all as long as the slowest takes",
+                Trait.WAITS: "it gives every client the slowest one's time",
                 Trait.ONE_SERVER: "it compares the paces of all",
                 Trait.APART: "it measures each client's pace",
                 Trait.LINEAR: "updates of different numbers of steps are normalised",
@@ -50,7 +52,7 @@ class Fleets(Table):
             }
             yield self.says("fleet", needs=needs)
             if cast("Cohort", self).deadline_s:
-                # On a virtual clock whoever is released has not trained.
+                # On a virtual clock a released device has not trained.
                 yield self.says("deadline_s", needs={Trait.RELEASED: "a device of the fleet may be late"})
 
 

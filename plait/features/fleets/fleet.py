@@ -125,6 +125,6 @@ def _device(kind: _Kind, where: str, base_parameters: int) -> FleetDevice:
         if not figures.get(key):
             raise ConfigError(f"{where}: {key} is missing, expected it there, or a profile: {', '.join(PROFILES)}")
     if kind.battery_wh is not None and figures.get("watts") is None:
-        raise ConfigError(f"{where}: battery_wh is given, expected watts too: without them a battery never gets empty")
+        raise ConfigError(f"{where}: battery_wh is given, expected watts too: without them a battery never runs out")
     hours_of(kind.hours)
     return FleetDevice(**cast("dict[str, Any]", figures))

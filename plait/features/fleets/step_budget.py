@@ -4,9 +4,9 @@ A client's pace is measured in the rounds before: steps per second of its traini
 between task and answer. A round then lasts T seconds in which a client of pace (v, c) takes v (T - c) steps; T is such
 that the clients take `local_steps` on average, none fewer than 1 and none more than `MOST` times the average.
 FedCompass (Li et al., arXiv 2309.14675) assigns steps from measured speed in the same way. A client whose pace is not
-known yet takes a quarter of the average but two at least, so that nobody waits long for the first round, which measures
-all, and two steps of four sequences are as many as a client's policy asks for. The updates are then normalised
-(`normalised`), so that a client's pull does not grow with its steps.
+known yet takes a quarter of the average but two at least, so that the first round, which measures all, is short, and
+two steps of four sequences are as many as a client's policy asks for. The updates are then normalised (`normalised`),
+so that a client's pull does not grow with its steps.
 
 Paces follow from the ledger alone, of finished rounds only, so that a resumed run assigns the same steps.
 """
@@ -79,7 +79,7 @@ def normalised(steps: Mapping[str, int], weights: Mapping[str, float]) -> dict[s
     lead (simulations/LOG.md).
 
     Args:
-        weights: of the clients, p_i, of any sum; 1 where not given.
+        weights: p_i by client, of any sum; 1 where not given.
     """
     total = math.fsum(weights.get(client, 1.0) for client in steps)
     mean = math.fsum(weights.get(client, 1.0) * math.sqrt(number) for client, number in steps.items()) / total

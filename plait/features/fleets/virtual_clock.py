@@ -107,8 +107,8 @@ class VirtualClock:
             # Devices come on at whole hours, and batteries are full again at midnight.
             self._now_s = (math.floor(self._now_s / _HOUR_S) + 1) * _HOUR_S
         raise ConfigError(
-            f"fewer than {at_least} devices are ever on at the same time, expected so many for the run's quorum: "
-            "give them other hours, or lower --quorum"
+            f"fewer than {at_least} devices are ever on at the same time, too few for the run's quorum: change their "
+            f"hours, or lower --quorum"
         )
 
     def is_on(self, node: int) -> bool:
@@ -150,7 +150,7 @@ class VirtualChannel:
 
     Args:
         inner: does the tasks; all its nodes are there from the start.
-        at_once: whether the tasks in progress are done at once, as nobody who works is released.
+        at_once: whether the tasks in progress are done at once, as no working device is released.
     """
 
     open_ended = False
@@ -168,7 +168,7 @@ class VirtualChannel:
         return self.inner.nodes(at_least)
 
     def wait(self, timeout_s: float) -> None:
-        """Nobody joins or leaves."""
+        """No node joins or leaves."""
 
     def identity(self, node: int) -> Identity | None:
         """As the inner channel has it."""
@@ -294,7 +294,7 @@ class VirtualExchange:
             return Doing(span, fails, None if fails else task, failed if fails else b"")
         now_s = clock.now()
         span = Span(node, device.name, self._purpose.value, now_s, now_s, now_s, now_s, "answered")
-        # Beside training that goes on meanwhile nobody waits for an evaluation.
+        # While training continues, evaluations take no time.
         is_timed = self._purpose is Purpose.TRAIN or (clock.is_on(node) and not clock.in_progress())
         if self._purpose is Purpose.DESCRIBE or not is_timed:
             return Doing(span, fails=False, task=task)

@@ -49,11 +49,11 @@ def _without_dp(config: RunConfig) -> str:
 
 
 def _without_losses(config: RunConfig) -> str:
-    return f"with dp {_unit(config)} nobody is asked for losses" if not config.evaluates else ""
+    return f"with dp {_unit(config)} clients report no losses" if not config.evaluates else ""
 
 
 def _without_single_losses(config: RunConfig) -> str:
-    masked = "the run is masked, and nobody knows a single client's loss" if Trait.TRUSTED in config.gone else ""
+    masked = "the run is masked, so no single client's loss is known" if Trait.TRUSTED in config.gone else ""
     return masked or _without_losses(config)
 
 
@@ -115,7 +115,7 @@ def parsed(text: str) -> tuple[Condition, ...]:
         if above and not all(
             each.holds(above.bound) and above.holds(each.bound) for each in of_it if each.sign[0] == "<"
         ):
-            raise ConfigError(f"release-if is '{text}': no {name} can be all of that")
+            raise ConfigError(f"release-if is '{text}': no {name} can satisfy all of that")
     return found
 
 

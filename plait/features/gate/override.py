@@ -28,7 +28,7 @@ def override(directory: RunDirectory, conditions: str, *, reason: str, kit: Path
         The operator's name.
 
     Raises:
-        ConfigError: the kit is not an operator's, or the reason is too long, or the adapter is in no quarantine.
+        ConfigError: the kit is not an operator's, or the reason is too long, or the adapter is not in quarantine.
         MachineError: something cannot be written.
     """
     loaded = StaffKit.load(kit)
@@ -37,7 +37,7 @@ def override(directory: RunDirectory, conditions: str, *, reason: str, kit: Path
     if len(reason) > _MOST_CHARACTERS:
         raise ConfigError(f"the reason has {len(reason)} characters, expected at most {_MOST_CHARACTERS}")
     if not directory.is_held_back:
-        raise ConfigError(f"the adapter of '{directory.path}' is in no quarantine")
+        raise ConfigError(f"the adapter of '{directory.path}' is not in quarantine")
     events = read_events(directory.ledger)
     found = verdict(conditions, events)
     run = next(event.run for event in events if isinstance(event, RunStarted))

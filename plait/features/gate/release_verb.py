@@ -10,9 +10,7 @@ import typer
 
 def release(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    anyway: Annotated[
-        str, typer.Option("--anyway", help="Release it although conditions do not hold, for this reason.")
-    ] = "",
+    anyway: Annotated[str, typer.Option("--anyway", help="Release it although conditions fail, for this reason.")] = "",
     kit: Annotated[Path | None, typer.Option("--kit", help="An operator's kit, whose key signs --anyway.")] = None,
 ) -> None:
     """Judge the conditions of a finished run again, as after an audit, and release its adapter if they hold.
@@ -32,7 +30,7 @@ def release(
     events = read_events(directory.ledger)
     conditions = str(vars(recorded_settings(directory, events))["release_if"])
     if not conditions:
-        raise ConfigError(f"'{run}' has no release-if, so its adapter is in no quarantine")
+        raise ConfigError(f"'{run}' has no release-if, so its adapter is not in quarantine")
     if not RunView.after(events).finished:
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
     if bool(anyway) != bool(kit):

@@ -22,7 +22,10 @@ _LEAST, _MOST = 2, 32
 
 def init(
     data: Annotated[
-        str, typer.Argument(help="File, folder, data set of the hub or built-in; nothing asks.", metavar="[DATA]")
+        str,
+        typer.Argument(
+            help="File, folder, data set of the hub or built-in; leave it out to be asked.", metavar="[DATA]"
+        ),
     ] = "",
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("plait.toml"),
 ) -> None:
@@ -34,7 +37,7 @@ def init(
         raise ConfigError(f"'{out}' is there already; remove it, or give another --out")
     asks = not data
     if asks and not sys.stdin.isatty():
-        raise ConfigError("there is nobody to ask; name the data: plait init my.jsonl")
+        raise ConfigError("there is no terminal to ask on; name the data: plait init my.jsonl")
     data = data or _ask("Your data (file, folder, hub data set or built-in)", RunConfig().data)
     with status(f"reading {data}", quiet=False):
         from plait.data import as_dataset
@@ -48,7 +51,9 @@ def init(
     column = scheme.column or likely_clients(dataset, scheme)
     if asks:
         names = ", ".join(dataset.column_names) or "none"
-        column = _ask(f"Column that tells the clients apart, or nothing to deal them out (columns: {names})", column)
+        column = _ask(
+            f"Column that names the client, or nothing to split the records at random (columns: {names})", column
+        )
     base = _ask("Base (built-in, directory or hub id)", RunConfig().base) if asks else RunConfig().base
     chosen: dict[str, str | int] = {"data": data, "base": base, **_clients(dataset, column)}
     write_atomically(out, settings_file(chosen, name=str(out)).encode())

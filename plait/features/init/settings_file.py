@@ -1,4 +1,4 @@
-"""A TOML file of the settings that matter at first, each with what it means. Asks nobody anything."""
+"""A TOML file of the settings that matter at first, each with what it means. Asks no questions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plait.feature import features
 
 _COLUMNS = 90
 _OPEN = ("data", "partition", "clients", "base", "rounds", "seq_len")
-"""What the file sets; the rest stands in it as a comment, at its default."""
+"""What the file sets; the rest is a comment, at its default."""
 _CLOSED = (
     "local_steps",
     "batch_size",
@@ -37,7 +37,7 @@ def settings_file(chosen: Mapping[str, str | int], *, name: str) -> str:
     parts += [
         _entry(key, chosen.get(key, getattr(defaults, key))) for key in _OPEN if key != "partition" or key in chosen
     ]
-    parts.append("# At their defaults; remove a # to change one. All others: plait simulate --help-all")
+    parts.append("# Defaults; remove a # to change one. All others: plait simulate --help-all")
     fields = {name: field for table, _ in sections(features()) for name, field in table.model_fields.items()}
     parts += [_entry(key, fields[key].default, mark="# ") for key in _CLOSED if key in fields]
     return "\n\n".join(parts) + "\n"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class DPO:
     """-log sigmoid of beta times the difference of the two log-ratios."""
 
-    beta: Annotated[float, Field(gt=0, le=1e3, description="how near the model stays to the reference")] = 0.1
+    beta: Annotated[float, Field(gt=0, le=1e3, description="how close the model stays to the reference")] = 0.1
     label_smoothing: Annotated[
         float, Field(ge=0, lt=0.5, description="probability that a preference is the wrong way round")
     ] = 0.0

@@ -45,13 +45,13 @@ class Grader:
         return found
 
     def check(self) -> None:
-        """Refuse a reward of which nothing can be learned.
+        """Refuse a reward that teaches nothing.
 
         Raises:
             PartError: not one completion had a reward.
         """
         if self.refused and not self.graded:
-            raise PartError(f"reward '{self.name}' is no number for any of {self.refused} completions: {self._why}")
+            raise PartError(f"reward '{self.name}' gave no number for any of {self.refused} completions: {self._why}")
 
     def _text(self, tokens: Sequence[int]) -> str:
         return cast("Any", self.tokenizer).decode([*tokens], skip_special_tokens=True)

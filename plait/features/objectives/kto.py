@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class KTO:
     """Weight times 1 - sigmoid of beta times the distance of the log-ratio from z0, on the side of the verdict."""
 
-    beta: Annotated[float, Field(gt=0, le=1e3, description="how near the model stays to the reference")] = 0.1
+    beta: Annotated[float, Field(gt=0, le=1e3, description="how close the model stays to the reference")] = 0.1
     desirable_weight: Annotated[float, Field(ge=0, le=1e3, description="weight of accepted replies")] = 1.0
     undesirable_weight: Annotated[float, Field(ge=0, le=1e3, description="weight of rejected replies")] = 1.0
 

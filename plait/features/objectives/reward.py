@@ -29,7 +29,7 @@ def reward_named(text: str) -> Reward:
     """The reward that ``grpo:reward=…`` names, with its options.
 
     Raises:
-        ConfigError: there is none, nobody here allowed to import it, it is no function of (prompt, completion, answer),
+        ConfigError: there is none, its import is not allowed here, it is no function of (prompt, completion, answer),
             or an option is wrong.
     """
     name, options = parse_choice(text)

@@ -96,7 +96,7 @@ class Page:
         await self._tell()
 
     async def _read(self, feed: Feed) -> None:
-        """Read what was appended, and wake whoever waits for it."""
+        """Read what was appended, and wake the watchers."""
         more = True
         while more:
             has_changed, more = await asyncio.to_thread(feed.read)
@@ -136,7 +136,7 @@ class Page:
         if feed is None:
             return await _not_there(request, None)
         if self._watchers.total() >= MOST_WATCHERS:
-            body = {"error": f"{MOST_WATCHERS} pages are open already, expected fewer"}
+            body = {"error": f"{MOST_WATCHERS} pages are open already; close one"}
             return JSONResponse(body, status_code=503, headers={"retry-after": "10"})
         said = request.headers.get("last-event-id") or request.query_params.get("after", "")
         after = int(said) if said.isascii() and said.isdigit() and len(said) < 16 else -1
@@ -168,7 +168,7 @@ class Page:
         idle = [there for there, each in self._feeds.items() if each not in self._watchers and each is not feed]
         for there in idle[: max(0, len(self._feeds) - _MOST_FEEDS)]:
             del self._feeds[there]
-        # Whoever comes back may have more of it than a server that has just started.
+        # A watcher that comes back may have more of it than a server that has just started.
         await self._read(feed)
         return feed
 
@@ -183,7 +183,7 @@ def _assets() -> dict[str, tuple[bytes, str]]:
 
 async def _not_there(_: Request, error: Exception | None) -> Response:
     del error
-    return JSONResponse({"error": "there is nothing under this address"}, status_code=404)
+    return JSONResponse({"error": "there is nothing at this address"}, status_code=404)
 
 
 async def _failed(_: Request, error: Exception) -> Response:

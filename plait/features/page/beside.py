@@ -1,4 +1,4 @@
-"""The live page beside a run, in a process of its own, so that whoever watches never delays the run.
+"""The live page beside a run, in a process of its own, so that watching never delays the run.
 
 ``python -m plait.features.page.beside FILE PLACE run|folder LINE`` serves on a listening socket, which it inherits as
 file FILE. LINE is the number of the socket that leads to the server, or -1. That the command is over, or gone, the
@@ -25,7 +25,7 @@ from plait.progress import say
 
 _PREDECESSOR_S = 5.0
 _END_S = 5.0
-"""Seconds that the process has to end by itself."""
+"""Seconds that the process has to end."""
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def page_address(text: str, *, what: str) -> Address:
     address = Address.parse(text, what=what, listening=True)
     if not address.is_loopback:
         raise ConfigError(
-            f"{what} is {text}, but the page is for this machine alone: use {what} 127.0.0.1:{address.port} here, and "
+            f"{what} is {text}, but the page serves only this machine: use {what} 127.0.0.1:{address.port} here, and "
             f"on the machine that watches `ssh -N -L {address.port}:127.0.0.1:{address.port} {socket.gethostname()}`; "
             "or let a proxy of your own ask for a login and pass on to it (docs/guides/watching.md)"
         )

@@ -1,7 +1,7 @@
 """A run as the page shows it: one JSON document, and for every event of the ledger the merge patch that changes it.
 
-The document is what all patches make of an empty one, so whoever has it as of one event and applies the patches of the
-later ones has all of it. It holds figures, never text for people. Knows no file.
+The document is what all patches make of an empty one, so a watcher that has it as of one event and applies the later
+patches has all of it. It holds figures, never text for people. Knows no file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Follows one run's ledger for everybody who watches it: its board, and the newest patches for those who come back.
+"""Follows one run's ledger for all watchers: its board, and the newest patches for those that come back.
 
-However many watch, the ledger is read once. What a slow watcher has missed is kept for a while; whoever missed more
-gets the whole document. Knows no HTTP.
+However many watch, the ledger is read once. Patches are kept for a while for slow watchers; one that missed more gets
+the whole document. Knows no HTTP.
 """
 
 from __future__ import annotations

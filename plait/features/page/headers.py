@@ -1,7 +1,7 @@
 """What every answer of the page says to the browser, and which requests are refused unread.
 
-The page loads nothing from elsewhere and no other site can frame it, read it or send to it. A name that is made to lead
-to this machine (DNS rebinding) is no name of the page, which has those of loopback alone. Knows nothing of runs.
+The page loads nothing from elsewhere and no other site can frame it, read it or send to it. A foreign name that
+resolves to this machine (DNS rebinding) is refused: only loopback's names are the page's. Knows nothing of runs.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Headers:
         # A link to the page may be followed from anywhere; what it shows is asked for by the page itself.
         if any(site not in ("same-origin", "none") for site in sites) and modes != ["navigate"]:
             return 403, "the request comes from another site"
-        return (0, "") if scope["method"] in _LOOKS else (405, "this server only shows: expected GET")
+        return (0, "") if scope["method"] in _LOOKS else (405, "this server is read-only: expected GET")
 
 
 def _authority(origin: str) -> str:

@@ -1,6 +1,6 @@
 """The line between the page's process and the server beside it: the page asks for the status, the server tells it.
 
-A socket pair that both inherit; nobody else can reach it.
+A socket pair that both inherit; no other process can reach it.
 """
 
 from __future__ import annotations

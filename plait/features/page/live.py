@@ -1,6 +1,6 @@
 """What no ledger has: which clients are connected now and what each is doing, as the server beside the page sees it.
 
-Asked at most once a second however many watch, and only while somebody does. Knows no HTTP.
+Asked at most once a second, however many watch, and only while someone does. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Live:
         try:
             status = self._line.status()
         except PlaitError:
-            # Whoever watches sees that no events come; what clients do now is not known.
+            # Watchers see that no events come; what clients do now is not known.
             status = {}
         run, clients = str(status.get("run", "")), json.dumps(doing_now(status)).encode()
         if (run, clients) == (self._run, self._clients):

@@ -1,6 +1,6 @@
 """A run as server-sent events: each message has the ledger's sequence number as its id, so that none is lost.
 
-A message is a JSON array of merge patches, or (`event: document`) the whole document for whoever has none of it.
+A message is a JSON array of merge patches, or (`event: document`) the whole document for a watcher that has none of it.
 `event: live` brings what no ledger has: what each client is doing, as the server sees it now. A
 reader who is slow gets more patches at once, never a longer queue.
 """
@@ -50,7 +50,7 @@ async def messages(
             seen = now[0]
             yield b"event: live\ndata: %b\n\n" % now[1]
         elif not await _waited(changed, partial(_is_news, feed, after, run, ended, seen, live)):
-            # Whoever is gone is noticed, and whose clock is wrong can correct it.
+            # Notices watchers that are gone, and lets the others correct their clocks.
             yield b"event: clock\ndata: %b\n\n" % json.dumps({"now": round(time.time(), 3)}).encode()
 
 

@@ -1,4 +1,4 @@
-"""The page's token, as Jupyter has one: whoever knows it may look.
+"""The page's token, like Jupyter's: with it you may look.
 
 It is in the address that plait prints. The page's first answer turns it into a cookie, so that scripts, pictures and
 streams come with it. Knows nothing of runs.
@@ -38,7 +38,7 @@ def page_token() -> str:
     """
     given = os.environ.get(TOKEN_VARIABLE, "")
     if given and not _TOKEN.fullmatch(given):
-        raise ConfigError(f"{TOKEN_VARIABLE} is no token, expected 32 to 128 letters, digits, '-' and '_'")
+        raise ConfigError(f"{TOKEN_VARIABLE} is not a token, expected 32 to 128 letters, digits, '-' and '_'")
     return given or secrets.token_urlsafe(_TOKEN_BYTES)
 
 

@@ -32,7 +32,7 @@ NOT_COVERED: tuple[str, ...] = (
 """What the guarantee says nothing about."""
 
 SHARED_NOT_COVERED: tuple[str, ...] = (
-    "clients whose program adds no noise: nobody can check that from outside, and their shares are missing",
+    "clients whose program adds no noise: this cannot be checked from outside, and their shares are missing",
     *NOT_COVERED[1:],
 )
 """The same where clients add the noise under masks."""
@@ -53,7 +53,7 @@ REGIONS_NOT_COVERED: tuple[str, ...] = (
 RECORDS_NOT_COVERED: tuple[str, ...] = (
     "people with several records: the epsilon of k records together is k times as large",
     "how many records a client has, who took part, when and for how long, and that a client failed",
-    "whether a client adds its noise: nobody can check that from outside",
+    "whether a client adds its noise: this cannot be checked from outside",
     "other runs on the same records, whose epsilons add up, and settings chosen by looking at the records",
     "facts about people that hold whether or not their record is there",
 )
@@ -257,7 +257,7 @@ class PrivacyCard:
             clip = f"follows quantile {promised.clip_quantile:g} of the clients' norms, from {clip} on"
         return [
             ("Protected", f"everything that one {promised.unit}'s data changed, in all rounds together"),
-            ("From", f"{promised.observer}: whoever sees adapters, broadcasts, ledger and report"),
+            ("From", f"{promised.observer}: anyone who sees adapters, broadcasts, ledger and report"),
             ("Spent", f"{self.epsilon_text}, {draws} {'draw' if draws == 1 else 'draws'} of noise"),
             ("If clients tell their noise", self._if_clients_tell),
             ("Audit bound", self.bound_text),

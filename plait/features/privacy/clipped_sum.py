@@ -5,8 +5,8 @@ would do with its clients' updates, and no more: it clips each on the same grid 
 moves its region's sum by at most `radius`, in Euclidean norm, and every other region's by nothing, so it moves the sum
 of all by at most `radius`: the mechanism and its price are those of a run without regions (`mechanism`).
 
-Which way numbers are rounded is no secret and need not be: the bound holds for whatever comes out. It follows from the
-update alone, so a region that is killed goes on to the same sum.
+The direction of rounding need not be secret: the bound holds either way. It follows from the
+update alone, so a killed region continues to the same sum.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The secret key of a private run: what its noise is drawn from, and how a round's noise is bound to its updates.
 
-Noise has to be the same where a killed server goes on with the same updates, and independent of everything drawn
-before where the updates are others: two results with the same noise would give away the difference of what is below
-it. So a round's key is HKDF(run key, round, digest of the accepted updates) (RFC 5869). Whoever has the run key can
-take the noise off again. Knows no update.
+Noise must be the same when a killed server continues with the same updates, and independent of all earlier draws for
+other updates: two results with the same noise would give away the difference of what is below it. So a round's key is
+HKDF(run key, round, digest of the accepted updates) (RFC 5869). With the run key the noise can be removed again. Knows
+no update.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class RunKey:
     def commitment(self, number: int, digest: bytes) -> str:
         """What the ledger says of the updates of a round.
 
-        Without the key nobody can test a guess of an update against it, as a plain digest would allow.
+        Without the key a guess of an update cannot be tested against it, as a plain digest would allow.
         """
         return self._mac(b"updates", number, digest)
 

@@ -11,7 +11,7 @@ nothing else), so they are the same in both runs, bit for bit. So is the rest of
 have equal weights, and whether an update counts is decided by it alone. What is left is the one client's x_k,
 whatever it was made of (error feedback, moments, drift, a leading gain, a lie), and |x_k| <= radius holds for the
 very numbers that are summed. So the sum moves by at most `radius` and the mechanism is 1/z-Gaussian differentially
-private; later rounds compose adaptively. All that follows (rule, server optimizer, encoding, broadcast, adapter) is
+private; later rounds compose adaptively. Everything after it (rule, server optimizer, encoding, broadcast, adapter) is
 computed from the mean and costs nothing.
 
 Where clients rest between two rounds of theirs, each moves fewer of the sums (`plait.features.privacy.rests`).
@@ -56,7 +56,7 @@ class ClientPrivacy:
         clip_norm: norm that updates are clipped to; None where it follows a quantile.
         quantile: of the updates' norms, for an adaptive clip norm.
         largest_step: how far local training can move a number of the adapter in a round; the first adaptive clip norm
-            follows from it, and so from nobody's data.
+            follows from it, and so from no client's data.
         rests: of clients between two rounds, for a fixed clip norm; None where they may join every round.
         guaranteed: clients whose own noise is in every sum (see `shares`); 0 where the server adds it.
     """
@@ -135,7 +135,7 @@ class ClientPrivacy:
         return next_clip(clip_norm, 0.5 + counted / (2 * clients), self.quantile)
 
     def noise_over_clip(self, size: int) -> float:
-        """Expected norm of the noise in a round's mean of `size` numbers, over the clip norm; if nobody drops out."""
+        """Expected norm of the noise in a round's mean of `size` numbers, over the clip norm, without dropouts."""
         central = self.update_multiplier * math.sqrt(size) / self.clients
         if not self.guaranteed:
             return central

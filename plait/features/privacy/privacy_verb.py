@@ -17,7 +17,7 @@ def privacy(
 ) -> None:
     """Show the privacy of a run: who is protected from whom, epsilon by round, and what is not covered.
 
-    Of several runs on the same clients, such as a run and the one that continues from it, show what they cost together.
+    For several runs on the same clients, such as a run and its continuation, show their total cost.
 
     Example: plait privacy runs/first
     """

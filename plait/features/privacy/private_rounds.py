@@ -1,9 +1,9 @@
 """The noise of a run's rounds: intended in the ledger, then drawn; every draw for other updates is paid for.
 
 A round's intent is on disk before its noise exists, and is charged from then on. The same updates give the same
-commitment and so the same noise, for free: a server that is killed goes on to the same bits. Other updates give other
-noise and a second charge. A round that the budget has no room for does not begin. Where clients add the noise, under
-masks, the server has no key, and pays before it asks anybody to unmask.
+commitment and so the same noise, for free: a killed server continues to the same bits. Other updates give other noise
+and a second charge. A round that the budget has no room for does not begin. Where clients add the noise, under masks,
+the server has no key, and pays before it asks any client to unmask.
 
 Where clients rest between two rounds, epsilon counts a client's rounds: each round's noise is drawn once; for other
 updates it is not drawn again, and the run ends. Knows no update and no rule.
@@ -85,7 +85,7 @@ class PrivateRounds:
 
     @property
     def separation(self) -> int:
-        """Rounds from one in which a client takes part to the next at the earliest."""
+        """Fewest rounds from one that a client takes part in to its next."""
         return self.privacy.rests.separation if self.privacy.rests else 1
 
     def is_intended(self, number: int, digest: bytes) -> bool:
@@ -148,7 +148,7 @@ class PrivateRounds:
 def recomputed(
     privacy: ClientPrivacy, key: RunKey | None, promised: PrivacyStarted, intents: Iterable[NoiseIntended]
 ) -> PrivateRounds:
-    """The same rounds, for whoever recomputes a run from its updates and its key.
+    """The same rounds, to recompute a run from its updates and its key.
 
     Raises:
         PeerError: it is not the run's key, or the ledger promises other noise than the settings give; later, the noise

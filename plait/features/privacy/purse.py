@@ -11,7 +11,7 @@ from plait.rounds.client_way import Speaker
 
 @dataclass(frozen=True)
 class Purse:
-    """What one client may spend; without a policy and a journal, as in a simulation, all that a run asks for."""
+    """What one client may spend; without a policy and a journal, as in a simulation, whatever a run needs."""
 
     speaker: Speaker
 
@@ -22,7 +22,7 @@ class Purse:
         return terms.policy.most_epsilon_of_run if terms and terms.policy else 0.0
 
     def check(self, epsilon: Callable[[], float]) -> None:
-        """Refuse a run that would cost so much in the end.
+        """Refuse a run that would cost too much in the end.
 
         Raises:
             PolicyError: all runs together would have spent too much.

@@ -2,9 +2,9 @@
 
 Each local step draws a Poisson sample of the client's records, clips the gradient of each, adds Gaussian noise to the
 sum and divides by the expected size of the sample (DP-SGD; Abadi et al., arXiv 1607.00133). Two data sets are
-neighbours if one record's gradient is replaced by zero in all steps: how many records a client has is not hidden. All
-that follows from the noised gradients (AdamW, moments, error feedback, encoding, the server's rule) costs nothing.
-Knows no gradient and no round.
+neighbours if one record's gradient is replaced by zero in all steps: how many records a client has is not hidden.
+Everything computed from the noised gradients (AdamW, moments, error feedback, encoding, the server's rule) costs
+nothing. Knows no gradient and no round.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a client has spent on its own records in a run, kept on its own disk and enforced by itself.
+"""What a client has spent on its own records in a run, kept on its disk and enforced by the client.
 
 A round's steps are charged before their noise exists, and the charge is on disk by then. The key of batches and noise
 follows from a secret of the client and from everything that the round's gradients are made of, so a client that is

@@ -26,12 +26,12 @@ class RecordCosts:
     withholds: bool = True
 
     def ending(self, number: int) -> str:
-        """Clients refuse by themselves what they cannot pay."""
+        """Clients refuse what they cannot pay."""
         del number
         return ""
 
     def resting(self, number: int) -> frozenset[str]:
-        """Everybody may take part."""
+        """All clients may take part."""
         del number
         return frozenset()
 

@@ -16,7 +16,7 @@ class Rests:
     """How long clients rest.
 
     Attributes:
-        separation: rounds from one in which a client takes part to the next at the earliest, at least 2.
+        separation: fewest rounds from one that a client takes part in to its next, at least 2.
     """
 
     separation: int

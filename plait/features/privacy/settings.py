@@ -26,9 +26,10 @@ class Privacy(Table):
     }
 
     dp: Literal["off", "client", "record"] = "off"
-    """differential privacy of records or clients; record hides from everybody, the server too, what
-    any one sequence of a client changed; client hides what any one client's data changed from everybody but the server,
-    with secure-aggregation from the server too, and needs hundreds of clients to be useful (plait estimate says)"""
+    """differential privacy of records or clients; record hides from everyone, including the server, what any one
+    sequence of a client changed; client hides what any one client's data changed from everyone but the server, with
+    secure-aggregation also from the server, and needs hundreds of clients to be useful (plait estimate says)
+    """
     dp_epsilon: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """epsilon of the whole run, never exceeded; sets the noise"""
     dp_noise_multiplier: Annotated[float, Field(ge=0, le=1e4)] = 0.0
@@ -41,8 +42,9 @@ class Privacy(Table):
     """norm that a client's update, or a record's gradient, is clipped to; adaptive follows the median of the updates,
     and scales all gradients to one norm"""
     dp_min_separation: Annotated[int, Field(ge=1, le=MOST)] = 1
-    """rounds from one in which a client takes part to the next at the earliest; more than 1 lowers the noise of --dp
-    client, and needs so many times the clients of a round"""
+    """fewest rounds from one that a client takes part in to its next; more than 1 lowers the noise of --dp client, and
+    needs that many times the clients of a round
+    """
 
     @model_validator(mode="after")
     def _check_noise(self) -> Self:

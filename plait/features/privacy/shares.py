@@ -1,8 +1,8 @@
 """Noise that clients add themselves, each a share, under masks: no server ever sees a sum without it.
 
 After Kairouz, Liu and Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
-Aggregation", arXiv 2102.06387: each of n clients sends k_i ~ N_Z(x_i, V / m) in every number, |x_i| <= radius, and
-whoever drops out, at least m remain. So the sum holds noise of at least V.
+Aggregation", arXiv 2102.06387: each of n clients sends k_i ~ N_Z(x_i, V / m) in every number, |x_i| <= radius, and at
+least m remain, whichever drop out. So the sum holds noise of at least V.
 
 What that costs is in `plait.features.privacy.sum_of_shares`. Knows no round and no ledger.
 """
@@ -29,7 +29,7 @@ DEVIATIONS = 6.0
 _MOST_ENTRIES = 1 << 23
 """Of a table of the noise, some hundred megabytes: its size follows from settings of the server's."""
 _MOST_BEYOND = 1.5
-"""A sum has at most so many times the guaranteed clients."""
+"""A sum has at most this many times the guaranteed clients."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Shares:
         return self.radius / (1 << self.fraction_bits)
 
     def bits(self, clients: int, size: int) -> int:
-        """Bits of a ring in which a sum of so many clients' numbers does not wrap around, even if all agree."""
+        """Bits of a ring where a sum of this many clients' numbers does not wrap around, even if all agree."""
         spread = math.sqrt(_MOST_BEYOND * self.variance + (clients * self.sensitivity) ** 2 / size)
         return math.ceil(math.log2(2 * (DEVIATIONS * spread + 1)))
 

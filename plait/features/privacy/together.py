@@ -23,7 +23,7 @@ class Together:
     """The guarantee of several runs.
 
     Attributes:
-        epsilon: of all of them, for whoever took part in all; of records, of the client with the most.
+        epsilon: of all of them, for a client that took part in all; of records, of the client with the most.
     """
 
     epsilon: float

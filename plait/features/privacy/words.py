@@ -13,7 +13,7 @@ def proposes(run: Proposed) -> Words:
     is_masked = run.config.fewest_together(run.config.cohort_size) > 0
     seen = ()
     if unit == "record" and not is_masked:
-        seen = ("the run is not masked: the server sees this client's own updates, which have its noise",)
+        seen = ("the run is not masked: the server sees this client's own updates, with their noise",)
     promised = () if unit == "off" else (_promised(run, is_masked=is_masked),)
     is_noised = unit == "record" or (unit == "client" and is_masked)
     return Words(promised=(*promised, *_spent(run, is_private=unit != "off")), is_noised=is_noised, seen=seen)
@@ -31,15 +31,15 @@ def _promised(run: Proposed, *, is_masked: bool) -> str:
         )
     if is_masked:
         return (
-            "this client adds its share of the noise under its masks, so that what its data change shows in no "
-            f"sum, to the server neither: {noise} at delta {delta:g}, if the others add theirs"
+            f"this client adds its share of the noise under its masks, so that no sum shows what its data change, "
+            f"not even to the server: {noise} at delta {delta:g}, if the others add theirs"
         )
     who, adds, itself = "the server promises", "it adds", "itself"
     if Trait.ONE_SERVER in run.config.gone:
         who, adds, itself = "servers promise", "they add", "themselves"
     return (
-        f"{who} client-level differential privacy towards everybody but {itself}: {noise} at delta "
-        f"{delta:g}; nobody can check from here that {adds} the noise"
+        f"{who} client-level differential privacy towards everyone but {itself}: {noise} at delta "
+        f"{delta:g}; this client cannot check that {adds} the noise"
     )
 
 

@@ -1,4 +1,4 @@
-"""Samples: how the base and the adapter go on with the same beginnings, in the terminal, the record and the report."""
+"""Samples: how the base and the adapter continue the same beginnings, in the terminal, the record and the report."""
 
 from typing import Annotated, ClassVar
 
@@ -15,8 +15,9 @@ class Samples(Table):
     heading: ClassVar[str] = "Samples"
 
     sample_prompts: Annotated[int, Field(ge=0, le=16)] = 2
-    """held-out beginnings that base and adapter continue at the end of a simulated run; 0 for none. They stand in the
-    ledger and the report; a run with differential privacy or secure aggregation shows none"""
+    """held-out beginnings that base and adapter continue at the end of a simulated run; 0 for none. Ledger and report
+    show them; a run with differential privacy or secure aggregation shows none
+    """
     sample_tokens: Annotated[int, Field(ge=1, le=512)] = 40
     """most tokens of a sample"""
 

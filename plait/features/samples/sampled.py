@@ -55,7 +55,7 @@ def samples_table(view: RunView) -> Table:
             ("  adapter", _shown(sample.adapter)),
         )
     )
-    note = f"Held-out beginnings, continued by at most {newest.max_tokens} tokens, drawn with one seed for both."
+    note = f"Held-out beginnings, each continued by up to {newest.max_tokens} tokens, with the same seed for both."
     return Table(title="What it writes", headings=("", ""), rows=rows, note=note, text_columns=(0, 1))
 
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 MASKED_NOT_COVERED: tuple[str, ...] = (
     "the sum itself, and adapters made from it: masks add no noise, so they tell as much as the sum does",
     "who took part, when, and that a client failed",
-    "clients that send nonsense: nobody can look at a single update",
+    "clients that send nonsense: no single update can be inspected",
 )
 """What masks say nothing about."""
 
 
-_WHO_COULD_CHEAT = "whoever holds the authority's key could make up clients, so it belongs offline, not with the server"
+_WHO_COULD_CHEAT = "anyone who holds the authority's key could make up clients: keep it offline, away from the server"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class MaskedCard:
         proven = ("Keys", f"proven by every client to every other with its certificate; {_WHO_COULD_CHEAT}")
         simulated = (
             "Simulated",
-            "one operator holds all keys of a simulation: it shows costs and results and protects nobody",
+            "one operator holds all keys of a simulation: it shows costs and results and protects no one",
         )
         return (
             (

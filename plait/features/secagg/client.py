@@ -47,7 +47,7 @@ class Secrets:
         encryption: X25519 key that shares are encrypted to.
         masking: X25519 key that masks are agreed with.
         seed: of its own mask.
-        noise: of whatever the client adds to its numbers; nobody has a share of it.
+        noise: of what the client adds to its numbers; no other client has a share of it.
     """
 
     encryption: bytes = field(repr=False)
@@ -249,7 +249,7 @@ class MaskingClient:
         """Its signature on the list of survivors; the same list may be shown again.
 
         Raises:
-            PeerError: it is another list than before, or one that does not protect it.
+            PeerError: the list differs from before, or does not protect this client.
         """
         if self.session != session:
             raise PeerError("a signature for another attempt is asked for, expected the current one")
@@ -292,7 +292,7 @@ class MaskingClient:
         # held: (share of the masking key, share of the seed)
         revealed = {place: pair[place in alive] for place, pair in self.held.items()}
         if own is not None:
-            # So that nobody's wrong share of it can spoil the sum.
+            # So that a wrong share of it cannot spoil the sum.
             revealed[roster.place(self.client)] = whole_secret(own.seed)
         closed = {**self.closed, session.series: session.round}
         return replace(self, own=None, held={}, revealed=revealed, closed=closed), revealed

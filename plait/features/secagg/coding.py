@@ -11,9 +11,9 @@ updates are and how far they agree, as earlier sums showed (`unit_for`). A clien
 `most_square`, with which clients that have nothing in common still fit, and cuts what is longer; error feedback keeps
 it.
 
-*What a member can lie about.* A client can put any numbers under its masks, and any length. So of the lengths that
-clients say only as much is believed as fits the length of the mean, which the sum itself shows (`length_expected`), and
-a sum beyond what the ring holds is none (`check_sum`). Knows no mask.
+*What a member can lie about.* A client can put any numbers under its masks, and any length. So clients' stated norms
+count only as far as they fit the norm of the mean, which the sum shows (`length_expected`), and a sum beyond the ring
+is refused (`check_sum`). Knows no mask.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _FEW, _MANY = 16, 128
 
 
 def bits_for(clients: int) -> int:
-    """Bits for each number in a round of so many clients."""
+    """Bits for each number in a round of this many clients."""
     return 6 if clients <= _FEW else 7 if clients <= _MANY else 8
 
 

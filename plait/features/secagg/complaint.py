@@ -1,8 +1,8 @@
 """Who departs from the protocol where a client says that it cannot open the shares of another.
 
 The accused shows the keys of these parcels alone (`parcel`). If they open them, the complaint was false;
-if not, the accused is to blame. It masks nothing in an attempt in which it has shown a key, so that says nothing of its
-numbers. Knows no channel.
+if not, the accused is to blame. It masks nothing in an attempt where it has shown a key, so the key reveals nothing of
+its numbers. Knows no channel.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def accused_by(complaints: Mapping[int, Sequence[int]]) -> Mapping[int, tuple[in
 def judge(
     collecting: Collecting, complaints: Mapping[int, Sequence[int]], shown: Mapping[int, Mapping[int, bytes]]
 ) -> Verdict:
-    """Who is to blame; never nobody.
+    """The clients to blame; never empty.
 
     Args:
         complaints: places of senders, by the place of who complains.

@@ -56,7 +56,7 @@ class GroupLeftOut(Event):
 
 
 class EvaluationMissed(Event):
-    """The masked sum of the losses after `round` is none that clients can have, is lost, or was not to be had.
+    """The masked sum of the losses after `round` is impossible, lost or unavailable.
 
     Attributes:
         round: whose adapter is not evaluated.

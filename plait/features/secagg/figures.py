@@ -1,7 +1,7 @@
 """What clients tell of themselves in a masked sum: numbers modulo 2^64, of which the server learns the sums alone.
 
 Clients differ from round to round, and sums over different clients are equations: of what stays the same they can be
-solved. So no count of anybody's data is among the figures, and every client's mean counts alike. A figure is
+solved. So no figure counts a client's data, and all clients' means count equally. A figure is
 multiplied by its scale and rounded. Knows no mask.
 """
 

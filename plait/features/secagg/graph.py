@@ -1,4 +1,4 @@
-"""Who shares masks and secrets with whom: everybody with everybody, or above 128 clients each with 64 others.
+"""Which clients share masks and secrets: all with all, or above 128 clients each with 64 others.
 
 Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead" (CCS 2020): a ring lattice over a random
 order. The order follows from the roster: a server that wants its own clients around one victim has to try rosters,
@@ -20,12 +20,12 @@ LEAST_CLIENTS = 3
 
 
 def threshold_of(count: int) -> int:
-    """Of so many: with two thirds, two groups that large share an honest member while fewer than a third collude."""
+    """Two thirds of this many: two groups that large share an honest member while fewer than a third collude."""
     return -(-2 * count // 3)
 
 
 def least_survivors(clients: int) -> int:
-    """The fewest clients in a sum of a roster of so many."""
+    """The fewest clients in a sum of a roster of this size."""
     return max(LEAST_CLIENTS, threshold_of(clients))
 
 

@@ -1,6 +1,6 @@
 """Disjoint groups of a round's clients, each with a masked sum of its own, and the groups whose means lie apart.
 
-Under masks nobody can measure one client's vector, so a member can move the mean of a round as far as its ring has
+Under masks no single client's vector can be measured, so a member can move the mean of a round as far as its ring has
 room. In groups it moves its own group's mean alone, and that can be compared with the others'. A group that is left in
 moves the round's mean by at most `FAR` times what groups usually lie apart, over the number of groups. A sum of fewer
 clients tells more of each, so no group is small. Knows no channel.

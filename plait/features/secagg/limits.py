@@ -29,6 +29,6 @@ def check(policy: Policy, config: RunConfig) -> None:
 
 def fewest(config: RunConfig) -> int:
     """The fewest clients in a sum of a run."""
-    # With noise nobody evaluates.
+    # With noise, clients do not evaluate.
     evaluators = config.eval_clients if config.evaluates else 0
     return fewest_in_sum(config.cohort_size, evaluators, noised=is_noised(config))

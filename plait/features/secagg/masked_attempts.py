@@ -1,4 +1,4 @@
-"""The attempts at a masked sum: whom they invite, how their updates are asked for, and what the ledger says of those.
+"""The attempts at a masked sum: which clients they invite, how they ask for updates, and what the ledger records.
 
 Knows no rule, no state and no stage but that of the updates (see masked_sum.py for the others).
 """
@@ -44,7 +44,7 @@ class MaskedAttempts:
     def run(self, wanted: Wanted, purpose: Purpose, state: RunState, roster: Roster) -> RunState | TooFewError:
         """Take a masked sum, in as many attempts as a round has.
 
-        One that a complaint ends does not count: each leaves somebody out.
+        One that a complaint ends does not count: each leaves a client out.
 
         Returns:
             The state, with what clients are known to hold; or why the last attempt failed.
@@ -61,7 +61,7 @@ class MaskedAttempts:
                 self.gather(roster)
             chosen = self._invited(wanted, purpose, roster, attempt, without=lost)
             if not chosen:
-                detail = "any sum of losses would tell of few clients, of those that came or left since an earlier one"
+                detail = "any sum of losses would reveal a few clients: those that came or left since an earlier one"
                 error = TooFewError(detail, count=0)
                 break
             if purpose is Purpose.TRAIN:
@@ -74,7 +74,7 @@ class MaskedAttempts:
                 error, failed = declined, failed + 1
                 if purpose is Purpose.EVALUATE:
                     self._declined.add(declined.clients)
-                    # Whoever was lost on the way may do so again, and the others decline again.
+                    # A client that was lost on the way may be lost again, and the others decline again.
                     lost |= set(chosen) - declined.clients
             except TooFewError as too_few:
                 error, failed = too_few, failed + 1

@@ -25,7 +25,7 @@ def evaluators_of(
     least: int,
     order: bytes,
 ) -> tuple[str, ...]:
-    """Those to invite, by name; nobody where every sum would tell of few clients.
+    """The clients to invite, by name; none where every sum would reveal a few clients.
 
     Args:
         clients: that would evaluate if nothing were known of them yet.

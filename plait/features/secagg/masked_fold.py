@@ -24,7 +24,7 @@ class MaskedFold:
         self._masked = masked
 
     def check(self, opened: Opened, number: int) -> None:
-        """No update comes in by itself."""
+        """No update arrives on its own."""
 
     def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
         """The stages of a sum settle who is in it."""

@@ -1,8 +1,8 @@
 """The grids of a run's masked rounds: from what earlier sums showed, how finely the next round's updates are rounded.
 
 How long updates are is not known before they are masked, so the unit of a round's grid follows from the sum of the
-round before and from that of its squared norms. The first round has a guess, which may be several times too long: what
-a coarser grid drops stays at clients and is sent in the next round. A member that lies about its length, or sends what
+round before and from that of its squared norms. The first round uses a guess, which may be several times too large:
+clients keep what a coarser grid drops and send it in the next round. A member that lies about its length, or sends what
 is too long, makes no grid coarser than the plan allows, nor than half again the round before's. Knows no channel and no
 mask.
 """
@@ -70,7 +70,7 @@ class MaskedRounds:
 
     @property
     def groups(self) -> int:
-        """Of clients, each with a sum of its own; noise is in the sum of all alone."""
+        """Groups of clients, each with its own sum; 1 with noise, which only the sum of all has."""
         return 1 if self.privacy else groups_for(self.clients)
 
     @property

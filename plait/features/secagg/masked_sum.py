@@ -5,8 +5,8 @@ that list, and the plain sum. A server killed before the first begins another at
 same numbers again, so the sum is the same, bit for bit. Killed after it, it asks for the same signatures, and after the
 second for the same shares, which clients give again. Killed after the third, it asks for nothing.
 
-Nobody is waited for without end: a client that is silent in a stage is a dropout like one whose answer is refused.
-Where too few are left the attempt is over, and another may follow as long as nobody was asked to unmask: of clients
+Every wait ends: a client that is silent in a stage is a dropout like one whose answer is refused.
+Where too few are left the attempt is over, and another may follow as long as no client was asked to unmask: of clients
 that have revealed shares only the same ones can be asked for again. Knows no rule and no model.
 """
 
@@ -207,7 +207,7 @@ class MaskedSums:
     Attributes:
         vouch: whether a node key is the client's that an offer names.
         patience: how long a stage waits for clients that come and go.
-        unmasking: told of a sum whose list is signed, before anybody is asked to unmask it.
+        unmasking: told of a sum whose list is signed, before any client is asked to unmask it.
         left_out: clients that are proved to depart from the protocol; no further sum invites them.
         unheard: those that did not answer when they were accused, and the sum that they are left out of, by round and
             purpose.
@@ -244,8 +244,8 @@ class MaskedSums:
             clients: of the run, as far as they can be reached.
 
         Returns:
-            The sum; of no clients if it is lost: a member's shares are not of the secret that hides it, and nobody may
-            unmask another sum of this round.
+            The sum; of no clients if it is lost: a member's shares are not of the secret that hides it, and no client
+            may unmask another sum of this round.
 
         Raises:
             TooFewError: fewer than two thirds were left at some stage.
@@ -263,7 +263,7 @@ class MaskedSums:
         try:
             signatures = self._signatures(wanted, clients, sealed)
         except TooFewError:
-            # Nobody was asked for a share, so the round may be begun again with other keys.
+            # No client was asked for a share, so the round may be begun again with other keys.
             self.directory.discard_update(wanted.round, sealed_file)
             raise
         signed = [(group, by) for group, by in zip(sealed, signatures, strict=True) if by]
@@ -411,7 +411,7 @@ class MaskedSums:
         drop(self.ledger, number, client, stage, reason, detail)
 
     def _signatures(self, wanted: Wanted, clients: Clients, sealed: Sequence[Sealed]) -> Sequence[Mapping[int, bytes]]:
-        """Signatures on each group's survivors, by place; on disk before anybody is asked for a share.
+        """Signatures on each group's survivors, by place; on disk before any client is asked for a share.
 
         A group of which too few have signed has none.
         """

@@ -46,7 +46,7 @@ class Masking:
     """One client.
 
     Attributes:
-        identity: None where the driver proves nobody's key, so that no sum can be masked.
+        identity: None if the driver does not prove keys, so that no sum can be masked.
         journal: of the client's data over all runs; None in a simulation, which has a single operator.
     """
 

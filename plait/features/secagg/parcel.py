@@ -2,7 +2,7 @@
 
 The sender makes a key pair for each parcel and agrees with the holder's key (X25519; as ECIES does). If the holder says
 that it cannot open a parcel, the sender shows that pair's private half: it opens this parcel and no other message, so
-anybody who has the parcel can tell which of the two departs from the protocol. The shares' digests stand beside them in
+anyone with the parcel can tell which of the two departs from the protocol. The shares' digests stand beside them in
 clear: a share that its holder gives later is theirs or not, and if all are and give no secret, the sender is to blame.
 Knows no stage.
 """
@@ -58,7 +58,7 @@ def digests_in(parcel: bytes) -> tuple[bytes, bytes]:
 
 
 def can_be_opened(parcel: bytes, key: bytes, roster: Roster, *, sender: int, receiver: int) -> bool:
-    """Whether a parcel holds two shares, for whoever is shown its own private key.
+    """Whether a parcel holds two shares, given its own private key.
 
     Returns:
         False also if the key is not the parcel's.

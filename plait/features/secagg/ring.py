@@ -1,4 +1,4 @@
-"""Whole numbers modulo a power of two, in which masks vanish from a sum without a trace; packed at so many bits each.
+"""Whole numbers modulo a power of two, where masks cancel exactly in a sum; packed at a fixed number of bits.
 
 Knows no client and no mask.
 """

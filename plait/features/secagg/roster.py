@@ -1,4 +1,4 @@
-"""What all clients of a masked round agree on: the session, everybody's keys, and the grid; under one digest.
+"""What all clients of a masked round agree on: the session, all keys, and the grid; under one digest.
 
 Knows no channel and no secret.
 """

@@ -42,7 +42,7 @@ class TooFewError(PeerError):
 
 
 class LostError(PeerError):
-    """Nobody can take the masks off a sum whose clients have been asked to: no other sum of this round may follow.
+    """The masks of this sum cannot be removed, and no other sum of this round may follow.
 
     Attributes:
         client: that shared what is not its secret.

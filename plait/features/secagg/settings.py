@@ -19,7 +19,7 @@ class Masks(Table):
     heading: ClassVar[str] = "Privacy"
 
     secure_aggregation: bool = False
-    """hide every client's update, losses and counts from the server, which learns their sums alone"""
+    """hide every client's update, losses and counts from the server, which learns only their sums"""
 
     def check_clients(self, clients: int, cohort: int) -> None:
         """Refuse rounds and evaluations of fewer clients than a masked sum has.
@@ -47,12 +47,12 @@ class Masks(Table):
             Trait.ONE_SERVER: "regions would see their clients' updates",
             Trait.ONE_RANK: "only updates of one shape have a sum",
             Trait.LINEAR: "",
-            Trait.VOUCHED: "else no client can tell another from one that the server made up",
+            Trait.VOUCHED: "else a client cannot tell real clients from ones that the server made up",
         }
         takes = {
             Trait.SINGLE_UPDATES: "the server sees their masked sum alone",
             Trait.FIGURES: "the server sees their masked sums alone",
-            Trait.RELEASED: "whoever has sent a masked update is in the sum",
+            Trait.RELEASED: "a client that has sent a masked update is in the sum",
             Trait.TRUSTED: "masks are for clients that do not trust it",
         }
         return self.says("secure_aggregation", needs=needs, takes=takes)

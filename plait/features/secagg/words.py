@@ -16,9 +16,9 @@ def proposes(run: Proposed) -> Words:
         return Words()
     sums = (
         f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, and "
-        "nothing of a single one's updates and losses"
+        f"no single client's updates or losses"
     )
-    unhidden = "masks add no noise: what many clients' sum, and so the adapter, tells of a text is not hidden"
+    unhidden = "masks add no noise: they do not hide what the sum, and so the adapter, tells of a text"
     return Words(under_masks=True, seen=(sums, unhidden) if config.evaluates else (sums,), bits=_bits(run))
 
 

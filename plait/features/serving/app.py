@@ -161,7 +161,7 @@ class _Face:
 
 
 class _ForbiddenError(PlaitError):
-    """A request that this server refuses to everybody."""
+    """A request that this server refuses from everyone."""
 
 
 class _FailedError(PlaitError):
@@ -234,7 +234,7 @@ class _Pieces:
 
     def _receiver(self, index: int) -> Callable[[Piece], None]:
         def receive(piece: Piece) -> None:
-            # A closed loop has nobody waiting.
+            # No one waits on a closed loop.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, piece))
 

@@ -1,7 +1,7 @@
 """The lines of a federation's journal: who asked what, and what became of it.
 
-The journal has the form of a run's ledger (`plait.rounds.ledger`): numbered, timed, hash-chained. What happens within a
-run stands in the run's own ledger.
+The journal has the form of a run's ledger (`plait.rounds.ledger`): numbered, timed, hash-chained. Events within a run
+are in the run's own ledger.
 """
 
 from __future__ import annotations

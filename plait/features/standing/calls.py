@@ -1,6 +1,6 @@
 """An operator's calls to a server that stays: submit and cancel runs, list them, fetch their files.
 
-Knows nothing of the meaning of settings and of run directories.
+Knows nothing of what settings and run directories mean.
 """
 
 from __future__ import annotations

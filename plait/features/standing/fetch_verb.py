@@ -16,7 +16,7 @@ def fetch(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it; a new directory.")],
     server: Server = "localhost:9440",
     kit: Kit = None,
-    max_gb: Annotated[float, typer.Option("--max-gb", help="The most that the run may have.", min=0)] = 20.0,
+    max_gb: Annotated[float, typer.Option("--max-gb", help="Largest run to fetch.", min=0)] = 20.0,
     json_output: JsonOutput = False,
 ) -> None:
     """Fetch adapter, report, ledger and settings of a run that is over; of one that failed, ledger and settings.

@@ -18,7 +18,7 @@ JsonOutput = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 
 def calls_to(server: str, kit: Path | None) -> OperatorCalls:
-    """The calls of whoever holds the kit.
+    """The calls of the kit's holder.
 
     Raises:
         ConfigError: the address or the kit is not valid.

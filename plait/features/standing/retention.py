@@ -1,7 +1,7 @@
 """What older runs of a federation give up so that there is room for newer ones.
 
-Only what nobody needs for a result goes: updates received, unread answers, and all but the newest checkpoint. Adapter,
-ledger, settings, report and keys stay, since nobody else may have them.
+Only what no result needs goes: updates received, unread answers, and all but the newest checkpoint. Adapter,
+ledger, settings, report and keys stay, since there may be no other copy.
 """
 
 from __future__ import annotations

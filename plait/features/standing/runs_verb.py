@@ -18,7 +18,7 @@ def runs(
     ] = "",
     json_output: JsonOutput = False,
 ) -> None:
-    """List the newest queued, running and past runs of a server that stays, and the labels of its clients.
+    """List the newest queued, running and past runs of a standing server, and the labels of its clients.
 
     Example: plait runs --server fed.example.org:9440 --kit ivo
     """

@@ -1,4 +1,4 @@
-"""A standing federation's server in a Python program: it serves in a thread of its own while the program goes on."""
+"""A standing server in a Python program: it serves in its own thread while the program continues."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _LOOK_S = 0.2
 class StandingServer:
     """A federation over gRPC for many runs, as ``plait server --stay`` is.
 
-    `submit` puts runs into its queue, `out` keeps journal and runs, and its clients stay connected; leaving its block
-    stops it where it can be continued::
+    `submit` queues runs, `out` holds the journal and the runs, and clients stay connected. Leaving the block stops the
+    server; it can be continued::
 
         with plait.StandingServer(insecure=True, out="federation") as server:
             …  # clients connect to server.address
@@ -124,7 +124,7 @@ class StandingServer:
             rounds: of training.
             name: of the run; by default run-1, run-2 …
             priority: higher ones run first.
-            cohort_labels: what clients must state to take part.
+            cohort_labels: labels that clients must have to take part.
             settings: any other setting of a run.
 
         Returns:

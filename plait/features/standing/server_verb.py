@@ -35,13 +35,15 @@ def server(
     grace_s: GraceS = 30.0,
     give_up_s: Annotated[
         float,
-        typer.Option("--give-up-s", help="Seconds until a run ends whose connected clients cannot take part.", min=0.1),
+        typer.Option(
+            "--give-up-s", help="Seconds until plait ends a run whose connected clients cannot take part.", min=0.1
+        ),
     ] = GIVE_UP_S,
     keep_runs: Annotated[
         int | None,
         typer.Option(
             "--keep-runs",
-            help="All but so many of the newest runs give up received updates and older checkpoints; results stay.",
+            help="Keep received updates and older checkpoints only for so many of the newest runs; results stay.",
             min=0,
         ),
     ] = None,
@@ -53,7 +55,7 @@ def server(
     ] = None,
     page: PageAddress = "",
 ) -> None:
-    """Stay between runs, which operators submit, with their settings, by `plait submit`.
+    """Stay between runs; operators submit them, with their settings, by `plait submit`.
 
     To continue after a stop or a crash, give the same command again.
 

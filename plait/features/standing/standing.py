@@ -1,8 +1,8 @@
 """A federation that stays: a queue of runs that operators submit, served one after the other to clients that stay too.
 
-Each run is served exactly as ``plait server`` serves its one (`server.served_run`), in a directory of its own. What was
-asked and what became of it stands in the journal (`run_queue`), so a server that was killed goes on with the run that
-it served. Sets no signal handler and configures no logging: both are the caller's.
+Each run is served exactly as ``plait server`` serves its one (`server.served_run`), in a directory of its own. Requests
+and their outcomes are in the journal (`run_queue`), so a killed server continues the run that it served. Sets no signal
+handler and configures no logging: both are the caller's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PAGE_BYTES = 1 << 18
 _PAGE_RUNS = 100
 _CLIENTS_WITHOUT_KIT = 64
 _PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
-"""Files of a run directory for everybody who may look; the plots and the adapter join them once the run is finished.
+"""Files of a run directory for operators and observers; the plots and the adapter join them once the run is finished.
 
 `OperatorCalls` takes no others.
 """

@@ -1,4 +1,4 @@
-"""The settings of a submitted run: they come over a network, or from a journal that may be somebody else's."""
+"""The settings of a submitted run: they come over a network, or from an untrusted journal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checked(config_json: str) -> RunConfig:
 
 
 def naming_nothing(config: RunConfig) -> RunConfig:
-    """Settings without those of clients, which a simulation's file names; a journal may be somebody else's, too.
+    """Settings without those of clients, which a simulation's file names; a journal may be untrusted, too.
 
     Raises:
         ConfigError: they name files, code or other servers of the machine.

@@ -22,7 +22,7 @@ def compare(
 ) -> None:
     """Compare runs: held-out loss, bytes, which runs no other beats in both, and differences with 95 % intervals.
 
-    Runs whose settings differ in the seed only are one row, the mean over seeds.
+    Runs that differ only in the seed share one row, the mean over seeds.
 
     Example: plait compare runs/fedavg runs/flexlora --page compare.html
     """

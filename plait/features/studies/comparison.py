@@ -1,8 +1,7 @@
-"""Runs compared: losses and bytes, which of them nothing beats in both, and paired differences with intervals.
+"""Compare runs: losses and bytes, the Pareto front, and paired differences with intervals.
 
-Reads ledgers and nothing else. Runs whose settings differ in the seed only are one group, whose figures are means over
-seeds. Losses are in nats, margins are half of a 95 % interval. Losses of runs on different bases or data are shown and
-never subtracted.
+Reads ledgers and nothing else. Runs that differ only in the seed form one group, with means over seeds. Losses are in
+nats, margins are half of a 95 % interval. Losses of runs on different bases or data are shown and never subtracted.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ class Comparison:
 
     Attributes:
         groups: in the order given.
-        baseline: the group that the others are subtracted from.
+        baseline: the group that the others are compared with.
     """
 
     groups: tuple[Group, ...]
@@ -208,7 +207,7 @@ class Comparison:
 
     @property
     def unbeaten(self) -> tuple[Group, ...]:
-        """The finished groups that no other one beats: none has less of loss or bytes and no more of the other."""
+        """The Pareto front of the finished groups: no other has less loss or fewer bytes without more of the other."""
         points = {
             group: (figures.loss, figures.sent_bytes)
             for group in self.groups
@@ -311,8 +310,8 @@ def compare(*runs: str | PathLike[str], baseline: str | PathLike[str] | None = N
     """Compare runs by their ledgers.
 
     Args:
-        runs: run directories, or what has one, such as the result of `plait.simulate`.
-        baseline: the run whose group the others are subtracted from; by default the first.
+        runs: run directories, or results such as `plait.simulate` returns.
+        baseline: the run whose group the others are compared with; by default the first.
 
     Raises:
         ConfigError: there is no run, or no run at one of these paths.
@@ -327,9 +326,9 @@ def comparison_of(
     """Compare the runs in these directories.
 
     Args:
-        paths: of the runs; a directory that is named twice counts once.
-        labels: by directory, what runs that differ only in the seed have in common; found in the settings by default.
-        baseline: the run whose group the others are subtracted from; by default the first.
+        paths: of the runs; a directory given twice counts once.
+        labels: by directory, one for all runs that differ only in the seed; from the settings by default.
+        baseline: the run whose group the others are compared with; by default the first.
 
     Raises:
         ConfigError: there is no run, or no run at one of these paths.

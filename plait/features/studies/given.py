@@ -20,7 +20,7 @@ _GIVEN = ".given.json"
 
 
 def write_given(settings: Settings, path: Path) -> None:
-    """Make the run's directory with the settings that are given for it.
+    """Make the run's directory, with its given settings.
 
     Raises:
         MachineError: it cannot be written.

@@ -80,8 +80,8 @@ class Grid:
     """The runs of a sweep.
 
     Attributes:
-        cells: first all with the first seed, then all with the next one; runs on the same base and data together.
-        axes: names of what differs between them, besides the seed.
+        cells: all with the first seed, then all with the next; runs on the same base and data stay together.
+        axes: names of what differs, besides the seed.
     """
 
     cells: tuple[Cell, ...]

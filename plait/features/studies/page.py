@@ -70,9 +70,7 @@ def headline(comparison: Comparison) -> str:
     if not known:
         return "None of these runs has been evaluated yet."
     if any(group.runs[0].task != finished[0].runs[0].task for group in known):
-        return (
-            "These runs do not learn the same task: each is to be compared with others of its own base and data only."
-        )
+        return "These runs do not learn the same task: compare each only with others of the same base and data."
     best, least = min(known, key=known.__getitem__), min(known, key=lambda group: figures[group].sent_bytes)
     loss = within_text(loss_text(known[best]), figures[best].loss_margin)
     lowest = f"{best.label} ends with the lowest held-out loss, {loss}"

@@ -116,7 +116,7 @@ def grouped(runs: Sequence[StudiedRun], labels: Mapping[Path, str] | None = None
     Runs that have the same settings and the same seed, as before and after a change of code, are of different groups.
 
     Args:
-        labels: by directory, what runs that differ only in the seed have in common; found in the settings by default.
+        labels: by directory, one for all runs that differ only in the seed; from the settings by default.
     """
     members: dict[object, list[StudiedRun]] = {}
     for run in runs:

@@ -25,14 +25,14 @@ def sweep(
     given: Mapping[str, object],
     grid: Annotated[Path, typer.Argument(help="TOML file: settings, seeds, and [grid] or [random] values.")],
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas, in place of the file's.")] = "",
-    jobs: Annotated[int, typer.Option("--jobs", help="Processes side by side; give threads too.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", help="Runs side by side; set threads too.", min=1)] = 1,
     page: Annotated[Path | None, typer.Option("--page", help="Also write one self-contained HTML page.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs, with estimated bytes and time, and do nothing.")
+        bool, typer.Option("--dry-run", help="List the runs, with estimated bytes and time, and run none.")
     ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON and nothing else.")] = False,
 ) -> None:
-    """Run every combination of settings in a file, compare them, and go on where an earlier try stopped.
+    """Run every combination of settings in a file and compare them; repeat it to continue where it stopped.
 
     Settings that are the same for all runs can also be given as options, as for `plait simulate`.
 

@@ -1,4 +1,4 @@
-"""A sweep: all runs of a grid, with base and data loaded once, finished where it was stopped before.
+"""A sweep: all runs of a grid, with base and data loaded once; it continues where it was stopped.
 
 OUT/cells/NAME    the run directories; `plait report`, `resume` and `export` take them as any others
     results.jsonl one line per run: its place in the grid, its state, its figures
@@ -44,7 +44,7 @@ _FIGURES = tuple(name for name, kind in RUN_COLUMNS.items() if kind in (NUMBER, 
 
 @dataclass(frozen=True)
 class State:
-    """How far a run of a sweep is.
+    """The state of a run of a sweep.
 
     Attributes:
         status: ``waiting``, ``finished``, ``failed`` or ``interrupted``.
@@ -141,19 +141,19 @@ def sweep(
     stop: StopRequest | None = None,
     on_run: OnRun = lambda _cell, _state, _sweep: None,
 ) -> Sweep:
-    """Do all runs of a grid that are not finished yet.
+    """Run all runs of a grid that are not finished yet.
 
     Args:
-        grid: the path of a file (see `plait.features.studies.grid`), or what it says as a table.
+        grid: the path of a file (see `plait.features.studies.grid`), or its content as a table.
         out: the sweep's directory; by default that of the grid, or ``runs/`` and the name of the file.
-        given: settings in place of those that are common to all runs.
+        given: settings that replace those common to all runs.
         seeds: in place of the grid's.
         jobs: processes side by side; each loads the base, and uses as many threads as ``threads`` says.
         stop: asks the sweep to stop; the same call continues it.
-        on_run: told of every run that ends, and of those that had finished before.
+        on_run: called with every run that ends, and with those finished before.
 
     Returns:
-        All runs. Those that failed are named, and tried again by the next call.
+        All runs. It names those that failed; the next call tries them again.
 
     Raises:
         ConfigError: the grid is not valid, none of its runs is, or `out` holds other runs.

@@ -116,7 +116,7 @@ def runs_table(comparison: Comparison) -> Table:
 _PAIRING_NOTES = {
     Pairing.SEEDS: "Over seeds: runs with the same seed are subtracted.",
     Pairing.SEQUENCES: "Over sequences: both runs start with the same losses, so their changes since then are "
-    "subtracted; the interval is at most this wide, and says nothing of other seeds.",
+    "subtracted; the interval is at most this wide, and does not cover other seeds.",
     Pairing.NOTHING: "Not paired: the runs have neither seeds nor held-out losses at the start in common.",
 }
 

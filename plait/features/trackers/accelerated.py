@@ -71,7 +71,7 @@ class AcceleratedTracker:
 
 
 def _library(name: str) -> Any:
-    """A library that may not be installed, and whose types are nobody's business here."""
+    """A library that may not be installed; its types do not matter here."""
     return importlib.import_module(name)
 
 

@@ -91,7 +91,7 @@ def beside(settings: RunConfig, run: Path, quiet: bool) -> AbstractContextManage
 
 @contextlib.contextmanager
 def followed(run: Path, report_to: str, *, say: Callable[[str], None]) -> Generator[None]:
-    """The trackers of a run follow it while the block runs; whatever becomes of them, it goes on."""
+    """The trackers of a run follow it while the block runs; the run continues even if they fail."""
     followers: list[_Follower] = []
     for name in tracker_names(report_to):
         try:

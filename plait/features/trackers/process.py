@@ -52,7 +52,7 @@ def tracker_named(text: str) -> Tracker:
 
 @dataclass
 class _Sent:
-    """How much of a ledger a tracker has, so that it goes on there when the run is resumed."""
+    """How much of a ledger a tracker has, so that it continues there when the run is resumed."""
 
     path: Path
     events: int = 0

@@ -6,9 +6,9 @@ down as they are, and tasks are those that the clients would get from the server
 that there is a region, and computes the same. Single updates stay here.
 
 A region has no rounds of its own: while the server above is away it finishes what it was asked and waits, for what it
-trained beyond would be from an adapter that nobody else has. Later tasks bring it, and its clients, up to date. Every
-update is on disk before it counts, and so is the sum before it is sent: a region that is killed goes on to the same
-sum. Knows no socket, and of the server above nothing but its tasks.
+trained beyond would start from an adapter that no one else has. Later tasks bring it, and its clients, up to date.
+Every update is on disk before it counts, and the sum before it is sent: a killed region continues to the same sum.
+Knows no socket, and of the server above nothing but its tasks.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Region:
         """Do one task; an invalid one is answered by a refusal with a reason code.
 
         Raises:
-            Abandoned: nobody waits for it any more.
+            Abandoned: the result is no longer needed.
             DiskFullError: this machine's disk is full.
         """
         self.refusal = ""
@@ -215,7 +215,7 @@ class Region:
         return self._roster
 
     def _members(self, roster: Roster, stored: Collection[str] = ()) -> list[str]:
-        """The clients that count: no more than the plan has, of whoever is there; those in `stored` first."""
+        """The clients that count: of those present, no more than the plan has; those in `stored` first."""
         others = sorted(roster.nodes.keys() - set(stored))
         return sorted([*stored, *others][: self.plan.clients])
 

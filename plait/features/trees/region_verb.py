@@ -49,7 +49,7 @@ def region(
     """Serve a region: its clients' updates stay here, and the server above gets their exact sum.
 
     The server above has `--tree REGIONSxCLIENTS`. Clients connect to the region with `plait client`. The region stays
-    until the run is over; a region that was killed goes on with the same command.
+    until the run is over; to continue a killed region, repeat the command.
 
     Example: plait region --kit fed/clients/north --server plait.example.org:9440 --serve-kit north/server
     --listen 0.0.0.0:9440

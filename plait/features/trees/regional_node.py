@@ -62,7 +62,7 @@ class RegionalNode:
         settings: of the node that it is at the server above.
         serving: where and how it serves its clients; the run's number is that of the server above.
         out: its directory; every run has a folder of its own there.
-        ask: asks the operator for consent; None if there is nobody to ask.
+        ask: asks the operator for consent; None if there is no terminal.
         on_event: called with every event of its ledgers.
     """
 

@@ -8,7 +8,7 @@ from plait.rounds.events import Count, Event, Number
 
 
 class ClientWithdrawn(Event):
-    """A client withdraws; from here on nobody gets the adapter that it took part in.
+    """A client withdraws; from here on the adapter that it took part in is not released.
 
     Attributes:
         client: its name.
@@ -35,7 +35,7 @@ class Withdrawn(Event):
             from its held-out ones, with the margin of its 95 % interval: ``before``, ``before_margin``, ``after``,
             ``after_margin``. Empty where it was not measured.
         erased: files of the client's that were removed, in the run's directory.
-        by: the operator who signed; empty if nobody did.
+        by: the operator who signed; empty if unsigned.
         certificate: the operator's, in PEM.
         signature: by its key, in hexadecimal, over the canonical JSON of old run, client, way, adapter and run.
     """

@@ -41,7 +41,7 @@ def check(run: Run, directory: RunDirectory) -> None:
     if not run.config.keep_updates:
         why = "its updates were not kept (--keep-updates)"
     elif Trait.SINGLE_UPDATES in run.config.gone:
-        why = "nobody but its clients has seen single updates"
+        why = "only its clients have seen single updates"
     elif run.settled.plan.region_clients:
         why = "its updates are sums of regions"
     elif run.rule.moves_base or run.rule.new_factors(one_rank=len(run.ranks.adapters) == 1):
@@ -49,7 +49,7 @@ def check(run: Run, directory: RunDirectory) -> None:
     elif gone := [event.client for event in read_events(directory.ledger) if isinstance(event, ClientErased)]:
         why = f"updates of '{gone[0]}' were erased"
     if why:
-        raise ConfigError(f"'{directory.path}' cannot be folded again: {why}; leave --approximate away")
+        raise ConfigError(f"'{directory.path}' cannot be folded again: {why}; leave --approximate out")
 
 
 def fold_without(run: Run, directory: RunDirectory, client: str, out: Path) -> str:

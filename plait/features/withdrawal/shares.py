@@ -34,5 +34,5 @@ def without_clients(config: RunConfig, load: Callable[[RunConfig], PartitionedDa
         )
     shares = tuple(share for share in data.partition.shares if share.name not in names)
     if not shares:
-        raise ConfigError("without-clients names all clients of the data, expected others to be there")
+        raise ConfigError("without-clients names all clients of the data, expected some to be left")
     return replace(data, partition=replace(data.partition, shares=shares))

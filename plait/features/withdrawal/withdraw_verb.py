@@ -25,15 +25,16 @@ def withdraw(
         bool,
         typer.Option(
             "--approximate",
-            help="Where the others cannot train again: fold their kept updates again, and measure what is left.",
+            help="If the others cannot train again: combine their kept updates again, and measure what is left of "
+            "the client.",
         ),
     ] = False,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it takes, and change nothing.")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Show what it takes, and change nothing.")] = False,
     allow: Allow = None,
 ) -> None:
     """Withdraw a client: the others train again without it, its files are erased, and the ledger keeps a tombstone.
 
-    May be repeated after any interruption. Of a served run it writes the settings to serve the others with first.
+    After an interruption, repeat it. For a served run it first writes the settings to serve the others with.
 
     Example: plait withdraw runs/first --client alice
     """

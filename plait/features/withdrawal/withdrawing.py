@@ -6,7 +6,7 @@
 4. The ledger keeps a tombstone with the digest of the new adapter.
 
 The approximate way folds the kept updates of the others again instead of the second step (`folding`).
-With differential privacy of clients nobody trains again: epsilon bounds what the adapter tells of any client.
+With differential privacy of clients no one trains again: epsilon bounds what the adapter reveals about any client.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Plan:
 
     Attributes:
         first_round: the first round that its update counted in; 0 if none did.
-        again: settings of the run that the others train in; None where nobody trains again.
+        again: settings of the run that the others train in; None where no one trains again.
         out: directory of that run, or of the adapter that is folded again.
         estimate: what it will take, in words.
         descendants: directories of adapters that were made from the old one.
@@ -81,7 +81,7 @@ def plan_of(
         approximate: whether kept updates are folded again, where the others cannot train again.
 
     Raises:
-        ConfigError: the run is not finished, the client never took part, or nobody else did.
+        ConfigError: the run is not finished, the client never took part, or it was the only one.
         PeerError: the ledger is broken.
     """
     events = read_events(directory.ledger)
@@ -108,7 +108,7 @@ def plan_of(
     if approximate and not promised:
         way = "approximate"
         told = (
-            f"{len(view.rounds)} rounds are folded again from kept updates, and nobody trains: an approximation, for "
+            f"{len(view.rounds)} rounds are folded again from kept updates without training: an approximation, for "
             "what the others trained after a round began with an adapter that had the client's part"
         )
     return Plan(
@@ -154,7 +154,7 @@ def _promise(view: RunView) -> str:
     cost = f"epsilon {said['epsilon']:.4g} at delta {said['delta']:g}" if said else "the run's epsilon"
     return (
         f"the run has differential privacy of clients: by {cost}, nobody who sees the adapter can tell much better "
-        "than by guessing whether this client took part, so nobody trains again; the server itself saw more"
+        "than by guessing whether this client took part, so no one needs to train again; the server itself saw more"
     )
 
 

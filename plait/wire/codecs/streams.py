@@ -46,7 +46,7 @@ _coder = cast("Callable[..., _Coder]", constriction.stream.stack.AnsCoder)  # py
 
 
 def streams_of(lanes: int) -> int:
-    """Number of streams for so many lanes (part of the format)."""
+    """Number of streams for this many lanes (part of the format)."""
     return min(MOST_STREAMS, max(1, lanes // _LANES_PER_STREAM))
 
 

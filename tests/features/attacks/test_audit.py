@@ -114,7 +114,7 @@ def test_where_clients_brought_their_own_data_one_of_them_audits_with_its_own(
 def test_what_cannot_be_attacked_is_said_in_one_line(finished: Path, tmp_path: Path, plait) -> None:
     ran = plait("audit", finished, "--data", finished.parent / "other.jsonl")
     assert ran.code == 2
-    assert ran.err.splitlines()[-1].endswith("leave --data away")
+    assert ran.err.splitlines()[-1].endswith("leave --data out")
     (tmp_path / "begun").mkdir()
     ledger = Ledger(tmp_path / "begun" / "ledger.jsonl")
     ledger.append(started())

@@ -79,8 +79,8 @@ def test_a_program_describes_trains_and_evaluates(program):
     ("how", "message"),
     [
         ("dies", "ended with code 3 before it answered"),
-        ("hangs", "said nothing for 1 s and was ended"),
-        ("garbage", "said what is no JSON object in a line"),
+        ("hangs", "printed nothing for 1 s and was stopped"),
+        ("garbage", "printed something other than a JSON object on a line"),
         ("error", "the trainer failed: out of memory"),
         ("nan", "the trainer's adapter: .*finite"),
         ("shape", "the trainer's adapter: "),

@@ -66,7 +66,7 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (('unit = "record"', 'unit = "person"'), "expected client or record"),
         (("needed = 2", "needed = 2\nneeeded = 3"), "neeeded: Extra inputs"),
         (("needed = 2", 'needed = 2\nrelease-if = "epsilonn <= 8"'), "did you mean 'epsilon'"),
-        (("needed = 2", 'needed = 2\nrelease-if = "gain > 1 and gain < 0"'), "no gain can be all of that"),
+        (("needed = 2", 'needed = 2\nrelease-if = "gain > 1 and gain < 0"'), "no gain can satisfy all of that"),
         (("members =", "members ="), ""),
         ((TEXT, "{"), "is not TOML"),
     ],

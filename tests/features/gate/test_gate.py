@@ -40,8 +40,8 @@ def settings(conditions: str, **more: object) -> RunConfig:
         ("epsilon", "expected 'epsilon <= NUMBER'"),
         ("every_client_improves <= 1", "expected 'every_client_improves' alone"),
         ("gain > nan", "expected a number"),
-        ("gain > 1 and gain < 0", "no gain can be all of that"),
-        ("gain > 1 and gain <= 1", "no gain can be all of that"),
+        ("gain > 1 and gain < 0", "no gain can satisfy all of that"),
+        ("gain > 1 and gain <= 1", "no gain can satisfy all of that"),
         ("gain > 1 and", "release-if has ''"),
         ("gain == 1", "release-if has 'gain == 1'"),
     ],
@@ -56,8 +56,8 @@ def test_what_is_no_condition_is_refused_in_one_line(conditions: str, why: str) 
     ("conditions", "more", "why"),
     [
         ("epsilon <= 8", {}, "no differential privacy"),
-        ("gain > 0", {"dp": "client", "dp-epsilon": 8.0}, "nobody is asked for losses"),
-        ("every_client_improves", {"secure-aggregation": True}, "nobody knows a single client's loss"),
+        ("gain > 0", {"dp": "client", "dp-epsilon": 8.0}, "clients report no losses"),
+        ("every_client_improves", {"secure-aggregation": True}, "no single client's loss is known"),
         ("membership_auc < 0.6", {"objective": "dpo"}, "attacks compare losses of sequences"),
         ("clients >= 2", {"publish": "vllm"}, "release-if and publish are both given"),
     ],
@@ -179,7 +179,7 @@ def test_an_operator_signs_for_a_release_against_the_conditions(quarantined: Pat
     assert isinstance(key, ec.EllipticCurvePublicKey)
     said = signed(run, event.adapter, "board 12", event.failed)
     key.verify(bytes.fromhex(event.signature), said, ec.ECDSA(hashes.SHA256()))
-    with pytest.raises(ConfigError, match="in no quarantine"):
+    with pytest.raises(ConfigError, match="not in quarantine"):
         override(directory, "clients >= 9", reason="x", kit=tmp_path / "kits/operators/olga")
 
 

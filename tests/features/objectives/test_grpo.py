@@ -185,7 +185,9 @@ def test_completions_are_sampled_where_the_layers_are(model, tokenizer, examples
 def test_a_reward_that_is_never_a_number_is_one_line_without_the_data(
     reward, message: str, model, tokenizer, examples
 ) -> None:
-    with pytest.raises(ConfigError, match=f"reward 'mine' is no number for any of 3 completions: {message}") as caught:
+    with pytest.raises(
+        ConfigError, match=f"reward 'mine' gave no number for any of 3 completions: {message}"
+    ) as caught:
         rewards_of(model, examples, grader(tokenizer, reward), DRAWING)
     assert not any(prompt in str(caught.value) for prompt in PROMPTS)
 
@@ -238,7 +240,7 @@ def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
     assert summary["refused_completions"] == sum(event.refused_completions for event in updates) > 0
     page = (run.path / "report.html").read_text()
     assert "training reward" in page
-    assert "had no number as reward" in page
+    assert "had no numeric reward" in page
     with pytest.raises(ConfigError, match="expected sft: the attacks compare the losses of sequences"):
         audit(run.path)
     assert _objective_of(run.path) == ""

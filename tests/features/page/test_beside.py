@@ -86,7 +86,7 @@ def test_an_address_that_others_could_reach_or_that_is_taken_is_refused_before_t
 ) -> None:
     monkeypatch.setattr(beside, "_PREDECESSOR_S", 0.0)
     for listen in ("0.0.0.0:9443", "[::]:9443", "fed.example.org:9443", "10.0.0.5:9443"):
-        other = pytest.raises(ConfigError, match=r"the page is for this machine alone: use --page 127\.0\.0\.1:9443")
+        other = pytest.raises(ConfigError, match=r"the page serves only this machine: use --page 127\.0\.0\.1:9443")
         with other as caught, page_beside(tmp_path, listen):
             raise AssertionError("the block ran")
         assert "ssh -N -L 9443:127.0.0.1:9443" in str(caught.value)

@@ -120,7 +120,7 @@ def test_losses_that_a_server_asks_for_are_refused_and_a_refusal_tells_nothing(b
     answer = decode_reply(participant.answer(evaluate), max_bytes=1 << 20)
     assert isinstance(answer, Refusal)
     assert (answer.reason.name, answer.detail) == ("POLICY", "this client's log says why")
-    assert participant.refusal == "losses are asked for, expected none: all that clients of this run say has noise"
+    assert participant.refusal == "losses are asked for, expected none: clients of this run say nothing without noise"
     # Another data set under the same name: how many records there are now is said to the client's operator alone.
     participant.model = replace(federation.models[asked.client], train_examples=123)
     answer = decode_reply(participant.answer(asked.task), max_bytes=1 << 20)

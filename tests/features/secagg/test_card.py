@@ -19,7 +19,7 @@ def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
     sparse = SUM.model_copy(update={"roster": 200, "threshold": 134, "clients": 200, "neighbours": 64})
     assert "up to 20 clients" in dict(after(None, sparse).facts)["From"]
     assert facts["Learned"] == "2 sums, none of fewer than 4 clients"
-    assert "protects nobody" in facts["Simulated"]
+    assert "protects no one" in facts["Simulated"]
     (table,) = (table for table in report_tables(view) if table.title == "Secure aggregation")
     assert [row[1] for row in table.rows if row[0] == "Not covered"] == list(MASKED_NOT_COVERED)
     page = page_of(view)

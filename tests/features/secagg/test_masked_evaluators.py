@@ -144,5 +144,5 @@ def test_where_any_sum_would_tell_of_few_the_evaluation_is_left_out_and_asked_fo
     assert evaluated(federation) == {0: 5, 1: 5, 4: 5}
     missed = federation.of_kind("evaluation_missed")
     assert [event["round"] for event in missed] == [2, 3]
-    assert "any sum of losses would tell of few clients" in missed[-1]["detail"]
+    assert "any sum of losses would reveal a few clients" in missed[-1]["detail"]
     assert {event["round"] for event in federation.of_kind("update_refused")} == {2}

@@ -62,5 +62,5 @@ def test_a_server_refuses_what_it_cannot_keep(plait, tmp_path):
     )
     assert ran.code == 2
     assert "secure-aggregation is true and kit is 'none', expected secure-aggregation false or plait server" in ran.err
-    assert "nobody vouches for the clients' keys here" in ran.err
+    assert "no authority vouches for the clients' keys here" in ran.err
     assert not (tmp_path / "run" / "ledger.jsonl").exists()

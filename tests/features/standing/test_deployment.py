@@ -150,7 +150,7 @@ def test_a_run_that_no_client_can_do_fails_with_the_reason_and_the_next_one_is_s
     greedy = olga.submit({**table, "method": "full"}, cohort_labels=["text"])
     after = federation.calls("operators/otto").submit({**table, "rounds": 1}, cohort_labels=["text"])
     assert federation.over(unheld).state is State.FAILED
-    assert "base of the run is 'nobodys', a directory of the server's" in federation.over(unheld).detail
+    assert "base of the run is 'nobodys', a directory on the server" in federation.over(unheld).detail
     assert federation.over(none).state is State.FAILED
     assert f"base '{federation.folder}' has no config.json" in federation.over(none).detail
     assert federation.over(greedy).state is State.FAILED

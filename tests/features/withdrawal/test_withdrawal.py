@@ -168,7 +168,7 @@ def test_kept_updates_of_the_others_are_folded_again_and_what_is_left_is_measure
     again = CliRunner().invoke(main.app, ["withdraw", str(run), "--client", "eve", "--approximate"])
     assert again.exit_code == 0
     assert read_events(run / "ledger.jsonl")[-1] == tombstone
-    with pytest.raises(ConfigError, match=r"updates of 'eve' were erased; leave --approximate away"):
+    with pytest.raises(ConfigError, match=r"updates of 'eve' were erased; leave --approximate out"):
         check(resolved(run), RunDirectory.find(run))
 
 
@@ -188,7 +188,7 @@ def test_with_one_round_the_approximation_is_the_run_without_it(data: Callable[.
     ("change", "why"),
     [
         ({"keep_updates": False}, "its updates were not kept"),
-        ({"secure_aggregation": True}, "nobody but its clients has seen single updates"),
+        ({"secure_aggregation": True}, "only its clients have seen single updates"),
         ({"rule": "flora"}, "flora makes other factors in every round"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_split_that_is_there_is_held_out(plait, jsonl: Path, tmp_path: Path, s
     data = ("--data", tmp_path / "d", "--columns", "client=author")
     ran = plait("simulate", *data, *options(small, tmp_path / "run")[:-1])
     assert ran.code == 0, ran.err
-    assert "no record of eve: their last ones are held out" in ran.err
+    assert "no record of eve: plait holds out their last ones" in ran.err
     whole = plait("simulate", *data, "--split", "train", *options(small, tmp_path / "whole"))
     assert whole.code == 0, whole.err
     started = read_lines(tmp_path / "run" / "ledger.jsonl")[0]
@@ -149,7 +149,7 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no such field": (("--data", "my.jsonl", "--columns", "body=text"), 2, "columns names the field 'body', expected"),
     "no such split": (("--data", "my.jsonl", "--split", "tset"), 2, "split is 'tset', expected one of 'my.jsonl': tra"),
     "not a split": (("--data", "my.jsonl", "--split", "train[1:"), 2, "split has 'train[1:', expected TRAIN or TRAIN,"),
-    "memory": (("--data", "memory:mine"), 2, "data is 'memory:mine', an object that a Python program gave"),
+    "memory": (("--data", "memory:mine"), 2, "data is 'memory:mine', an object in a Python program"),
     "an empty folder": (("--data", "."), 3, "'.' holds 1 of jsonl"),
 }  # fmt: skip
 

@@ -141,10 +141,10 @@ def test_a_small_table_that_unpacks_to_much_is_refused_before_it_does(tmp_path: 
         assert "\n" not in said
         assert str(path) in said
         if path.name == "damaged.parquet":
-            assert "is not a whole Parquet file" in said
+            assert "is not a complete Parquet file" in said
         elif "columns" in path.name:
-            assert "bytes of names of columns and other descriptions, expected at most 16,777,216" in said
+            assert "bytes of metadata such as column names, expected at most 16,777,216" in said
         else:
-            assert f"takes more than {MOST_BYTES:,} bytes of memory to read, expected less; write the file in" in said
+            assert f"takes more than {MOST_BYTES:,} bytes of memory to read; write the file in" in said
         # What Python's own memory and the libraries' take besides.
         assert taken_bytes < MOST_BYTES + (16 << 20), path.name

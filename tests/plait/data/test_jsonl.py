@@ -62,8 +62,8 @@ GOOD = {"text": SECRET}
 REFUSED = {
     "malformed JSON": ([GOOD, b'{"text": "the treasure'], "line 2 of 'mine.jsonl' is not JSON: "),
     "numbers count blank lines": ([GOOD, b"", b"oops"], "line 3 of 'mine.jsonl' is not JSON: "),
-    "too long a number": ([b'{"text": "a", "n": ' + b"1" * 5000 + b"}"], "is not JSON that can be read"),
-    "too deep a nesting": ([b"[" * 100_000], "is not JSON that can be read"),
+    "too long a number": ([b'{"text": "a", "n": ' + b"1" * 5000 + b"}"], "is not readable JSON"),
+    "too deep a nesting": ([b"[" * 100_000], "is not readable JSON"),
     "not an object": ([[SECRET]], "line 1 of 'mine.jsonl' is a list, expected an object"),
     "a bare string": ([SECRET], "is a string, expected an object"),
     "not UTF-8": ([GOOD, b'{"text": "\xff"}'], "line 2 of 'mine.jsonl' is not UTF-8: byte 11 is 0xff"),
@@ -84,7 +84,7 @@ REFUSED = {
     "no role": ([{"messages": [{"content": SECRET}]}], "has null as role of message 1"),
     "content of a wrong type": (
         [{"messages": [{"role": "user", "content": [SECRET]}]}],
-        "has parts in message 1 that are no text",
+        "has parts in message 1 that are not text",
     ),
     "nothing to learn": ([{"messages": [{"role": "user", "content": SECRET}]}], "has no assistant turn"),
     "half a surrogate pair": ([b'{"text": "\\ud800"}'], "has half a surrogate pair"),

@@ -64,7 +64,7 @@ def test_a_file_of_that_name_comes_first(module: str) -> None:
     ("name", "message"),
     [
         ("fails", r"failed: ValueError \(.*\.py, line 10\)$"),
-        ("a_name", "made a name, expected the data"),
+        ("a_name", "returned a name, expected the data"),
         ("DATA", "an object of type 'list', expected a function"),
         ("missing", "has no 'missing'"),
     ],

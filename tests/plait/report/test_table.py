@@ -33,7 +33,7 @@ def test_a_narrow_terminal_loses_no_column_and_no_word_of_the_note(width: int) -
     rows = tuple(
         (name, *(f"{row}.{number:03d}" for number in range(12))) for row, name in enumerate(("Zoë", "李雷" * 10))
     )
-    note = "Losses on each client's own held-out data; every client counts once, however much it has."
+    note = "Losses on each client's own held-out data; every client counts once, whatever its size."
     shown = render(Table("t", headings, rows, note=note), width=width)
     assert all(cell in shown for row in rows for cell in row[1:])
     plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in shown.splitlines()]

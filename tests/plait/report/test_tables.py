@@ -179,4 +179,4 @@ def test_bytes_of_an_update_count_in_the_round_that_it_is_part_of(small_run) -> 
     late = received(1, "ann", 3000) | {"fold": 2, "staleness": 1, "weight": 1.0}
     table = bytes_by_round_table(view_of(numbered([started, broadcast(1, "ann", 500), late])))
     assert [row[:4] for row in table.rows[:2]] == [("1", "0", "0 B", "500 B"), ("2", "1", "3.00 kB", "0 B")]
-    assert "are sent all that leads to its adapter" in table.note
+    assert "receive its adapter if they evaluate it" in table.note

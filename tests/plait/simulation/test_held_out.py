@@ -33,7 +33,7 @@ def test_a_client_without_a_record_there_holds_out_the_end_of_its_own_and_is_nam
     dataset = Dataset.of("d", RecordKind.TEXT, records("aabbb"), held_out=records("bb"))
     parts = split_over("natural:who", dataset, 2)
     assert [len(share.held_out) for share in parts.shares] == [0, 2]
-    assert parts.notes == ("the held-out split has no record of a: their last ones are held out",)
+    assert parts.notes == ("the held-out split has no record of a: plait holds out their last ones",)
 
 
 def test_a_held_out_split_of_others_is_shared_out() -> None:

@@ -175,7 +175,7 @@ def test_names_in_other_scripts_are_kept_and_what_cannot_be_kept_is_told() -> No
     records = [Record(text="x", columns={"who": value}) for value in values]
     parts = split(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=4)
     assert {share.name for share in parts.shares} == {"Zoë", "李雷", "राम", "a-b"}
-    assert parts.notes == ("names in column 'who' that clients cannot have: 'a b' became a-b",)
+    assert parts.notes == ("client names from column 'who' simplified: 'a b' became a-b",)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def prepared(tmp_path) -> tuple[Run, PartitionedData]:
 
 
 def test_a_run_whose_clients_bring_their_data_is_not_simulated_with_whatever_is_here() -> None:
-    with pytest.raises(ConfigError, match="data is '', expected some to simulate clients with"):
+    with pytest.raises(ConfigError, match="data is missing; to continue a run"):
         prepare(RunConfig(data="", base="tiny"), quiet=True)
 
 

@@ -220,7 +220,7 @@ def test_a_federation_learns_and_its_ledger_has_the_error_of_the_mean(run: Path)
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("merged", "made by bottleneck and cannot be merged, for its adapters are not linear.*: export --to peft"),
+        ("merged", "made by bottleneck and cannot be merged, because its adapters are not linear.*: export --to peft"),
         ("gguf", r"made by bottleneck \(BOTTLENECK\), llama.cpp supports only plain LoRA .*: export --to peft"),
         ("ollama", r"made by bottleneck \(BOTTLENECK\), .* supports only plain LoRA .*: export --to peft"),
         ("vllm", r"made by bottleneck \(BOTTLENECK\), vLLM supports only plain LoRA .*: export --to peft"),

@@ -1,6 +1,6 @@
 """Load a base in few bits for a CPU: NF4 in its blocks as in QLoRA (arXiv 2305.14314), Q5_0 outside; or all in Q8_0.
 
-Where a GGUF file lies beside the base and has its values, its blocks are used as they are (`gguf_rows`). Weights are
+If a GGUF file beside the base has its values, its blocks are used directly (`gguf_rows`). Weights are
 read and rounded piece by piece, so main memory never holds the base in full. Knows no adapter.
 """
 

@@ -1,4 +1,4 @@
-"""Learning from a reward: completions of a step's prompts, sampled from the adapter as it is, and their group's loss.
+"""Learning from a reward: completions of a step's prompts, sampled from the current adapter, and their group's loss.
 
 Completions come from the engine of `plait serve`, on the model that trains. They follow from the seed, the step and the
 prompt. Knows no formula: `grpo.py` has it.
@@ -122,7 +122,7 @@ class GroupLoss:
 
         Raises:
             MachineError: the completions do not fit into memory.
-            Abandoned: nobody waits for this any more.
+            Abandoned: the result is no longer needed.
         """
         examples = {example.digest: example for batch in batches for example in batch}
         models = [self._model, *others]
@@ -237,10 +237,10 @@ def measured(
     """Minus the reward of one completion of each example; one that has none counts for nothing.
 
     Raises:
-        ConfigError: nobody here allowed to import the reward, or it is none.
+        ConfigError: the reward's import is not allowed here, or it is no reward.
         PartError: no completion has a reward.
         MachineError: the completions do not fit into memory.
-        Abandoned: nobody waits for this any more.
+        Abandoned: the result is no longer needed.
     """
     model.eval()
     rewards = rewards_of(model, examples, Grader.named(how.reward, tokenizer), _drawing(how, seq_len))
@@ -260,7 +260,7 @@ def rewards_of(
     Raises:
         PartError: none of them has a reward.
         MachineError: the completions do not fit into memory.
-        Abandoned: nobody waits for this any more.
+        Abandoned: the result is no longer needed.
     """
     one = Drawing(1, drawing.max_tokens, drawing.seq_len, drawing.temperature)
     drawn = completions_of(model, examples, one, grader.tokenizer, ())
@@ -281,7 +281,7 @@ def completions_of(
     Raises:
         ConfigError: the adapter is one that the engine cannot carry.
         MachineError: they do not fit into memory.
-        Abandoned: nobody waits for this any more.
+        Abandoned: the result is no longer needed.
     """
     if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
         raise ConfigError("the adapter is a prompt, expected one of the base's layers to sample with")

@@ -75,7 +75,7 @@ def _without_reference(objective: Formula) -> None:
 
 def _same_losses(objective: Formula) -> None:
     if not torch.equal(objective.losses(_inputs_of(objective)), objective.losses(_inputs_of(objective))):
-        raise BrokenError("the same inputs give another loss, expected the same")
+        raise BrokenError("the same inputs give a different loss")
 
 
 OBJECTIVE_CHECKS: tuple[Check[Formula], ...] = (

@@ -1,7 +1,7 @@
 """A batch of preferences under a model: log-probabilities of all replies in one forward pass, and an objective's loss.
 
 The reference is the base without the adapter. Its log-probabilities never change, so each example's are computed once,
-by itself: they do not depend on the batches in which it is drawn. Knows no formula.
+separately: they do not depend on the batches that it is drawn in. Knows no formula.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class References:
         """Compute those of examples that are not known yet.
 
         Raises:
-            Abandoned: nobody waits for this any more.
+            Abandoned: the result is no longer needed.
         """
         unknown = {example.digest: example for example in examples}
         unknown = {digest: example for digest, example in unknown.items() if digest not in self.known}

@@ -1,4 +1,4 @@
-"""The gradient of every example by itself, which is what record-level differential privacy clips.
+"""The gradient of every single example, which record-level differential privacy clips.
 
 Bases that `fused` knows compute all examples of a batch at once: each is given a copy of the factors of its own, and
 what the thin products already keep apart by adapter is then kept apart by example (rank times width multiply-adds for

@@ -57,7 +57,7 @@ def train_privately(
 
     Raises:
         ConfigError: no part of this adapter trains, a record is missing, or no learning rate is given.
-        Abandoned: nobody waits for this any more.
+        Abandoned: the result is no longer needed.
     """
     settings, examples = inputs.settings, inputs.examples
     privacy, key = charge.privacy, charge.key
