@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -158,6 +158,25 @@ def run_command(
             command.kill()
         texts = [os.pread(file.fileno(), 1 << 26, 0).decode() for file in (out, err)]
     return subprocess.CompletedProcess(command.args, code, *texts)
+
+
+def killed_after(
+    lines: int, program: str, *arguments: object, before: Callable[[Command], None] = lambda _: None
+) -> list[str]:
+    """Run Python, and kill it (SIGKILL) once it has printed so many lines, which are returned.
+
+    Args:
+        lines: how many.
+        program: what `python -c` would run.
+        arguments: `sys.argv[1:]`.
+        before: what to do between the last line and the kill.
+    """
+    with Command(*arguments, program=program, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(lines)]
+        before(process)
+        process.kill()
+    return said
 
 
 def _stream(wanted: IO[bytes] | int | None, own: int) -> tuple[IO[str] | None, int]:

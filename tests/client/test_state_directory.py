@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from client.state_directory import RUNS_KEPT, EarlierRuns, locked, memory_folder
 from plait.errors import ConfigError, MachineError
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.memory import IRREPLACEABLE
+from tests.commands import Command, killed_after
 
 
 def keep_something(state: Path, run_id: int, name: str, *, age_s: int) -> Path:
@@ -88,23 +86,18 @@ def test_two_nodes_do_not_share_a_name_here(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_killed_node_leaves_no_lock_behind(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from client.state_directory import locked\n"
         "with locked(Path(sys.argv[1]), 'ada'):\n    print('held', flush=True); time.sleep(60)\n"
     )
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
+
+    def is_held(process: Command) -> None:
         with pytest.raises(ConfigError, match=f"process {process.pid},"), locked(tmp_path, "ada"):
             pass
-        process.send_signal(signal.SIGKILL)
+
+    killed_after(1, code, tmp_path, before=is_held)
     with locked(tmp_path, "ada"):
         pass
 

@@ -7,10 +7,7 @@ nobody else does; or `server/STAGE/ROUND/NUMBER`: once the server has so many an
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from plait.features.secagg.masked_attempts import MaskedAttempts
 from plait.features.secagg.masked_stage import MaskedStage
@@ -18,28 +15,9 @@ from plait.features.secagg.masking import Masking
 from plait.features.secagg.messages import Delivery, Survivors, Unmasking
 from plait.features.secagg.roster import Roster
 from plait.rounds.run_directory import RunDirectory
+from tests.killing import around
 
 _STAGES = {type(None): "keys", Roster: "shares", Delivery: "delivery", Survivors: "signatures", Unmasking: "unmasking"}
-
-
-def _die() -> NoReturn:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError("a killed process goes on")
-
-
-def _around(owner: type, name: str, is_it: Callable[..., bool], *, before: bool) -> None:
-    real: Callable[..., Any] = getattr(owner, name)
-
-    def doomed(*given: Any, **more: Any) -> Any:
-        hit = is_it(*given, **more)
-        if hit and before:
-            _die()
-        result = real(*given, **more)
-        if hit:
-            _die()
-        return result
-
-    setattr(owner, name, doomed)
 
 
 def doom(point: str) -> None:
@@ -50,7 +28,7 @@ def doom(point: str) -> None:
     elif when == "stored":
         file = f"secagg-train-{what}"
         is_it = lambda _, stored_round, name, data: (stored_round, name) == (int(number), file)  # noqa: E731
-        _around(RunDirectory, "store_update", is_it, before=False)
+        around(RunDirectory, "store_update", is_it, before=False)
     else:
         _doom_server(what, int(number), int(when))
 
@@ -63,8 +41,8 @@ def _doom_client(stage: str, number: int, *, before: bool) -> None:
     def is_masked(masking: Masking, session: Any, *given: Any, **more: Any) -> bool:
         return stage == "training" and (session.purpose, session.round) == ("train", number)
 
-    _around(Masking, "answer", is_asked, before=before)
-    _around(Masking, "masked", is_masked, before=before)
+    around(Masking, "answer", is_asked, before=before)
+    around(Masking, "masked", is_masked, before=before)
 
 
 def _doom_server(stage: str, number: int, answers: int) -> None:
@@ -81,5 +59,5 @@ def _doom_server(stage: str, number: int, answers: int) -> None:
     def is_masked(attempts: MaskedAttempts, wanted: Any, *given: Any) -> bool:
         return counted("training", wanted.purpose, wanted.round)
 
-    _around(MaskedStage, "_read", is_heard, before=False)
-    _around(MaskedAttempts, "_note", is_masked, before=False)
+    around(MaskedStage, "_read", is_heard, before=False)
+    around(MaskedAttempts, "_note", is_masked, before=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -39,6 +38,7 @@ from plait.trust.kit import ClientKit, ServerKit
 from server.hosting import Terms
 from server.limits import Limits
 from server.nodes_channel import NodesChannel
+from tests.killing import Fuse
 
 RUN_ID = 7
 # Where a defence is taken out, what is waited for will not happen.
@@ -106,43 +106,6 @@ class Job:
             # In the server's own process, which serves nothing else.
             of_numbers.layout_of = lambda _rank: models[self.names[0]].layout
         return of_numbers.Federation(self.run, models, **self.arguments)
-
-
-class Fuse:
-    """Counts the steps of a process that reach its disk, and kills it at one of them.
-
-    Args:
-        at: the number of the step; 0 for never.
-    """
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-        self.steps = 0
-        self.marks: dict[str, int] = {}
-
-    def step(self, where: str = "") -> None:
-        """One more."""
-        self.steps += 1
-        if where:
-            self.marks[where] = self.steps
-        if self.steps == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def lay(self) -> None:
-        """Count before and after everything that makes bytes or names durable."""
-        fsync, replace = os.fsync, Path.replace
-
-        def counted_fsync(descriptor: int) -> None:
-            self.step()
-            fsync(descriptor)
-
-        def counted_replace(path: Path, target: Path) -> Path:
-            self.step()
-            result = replace(path, target)
-            self.step()
-            return result
-
-        os.fsync, Path.replace = counted_fsync, counted_replace
 
 
 def start(work: Callable[..., None], *arguments: object) -> BaseProcess:

@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +17,7 @@ from plait.rounds.local_model import Carried, TrainJob
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import MovedBase
 from plait.wire.settings import Settings
+from tests.commands import killed_after
 from tests.plait.rounds.conftest import DictMemory
 
 RUN = b"r" * 16
@@ -112,14 +109,9 @@ for number in range(3):
 def test_whatever_kills_the_client_what_it_answered_with_is_on_disk(tmp_path):
     # Killed as soon as it has a key that it could have answered with, after none, one, two and all rounds.
     keys: dict[str, str] = {}
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for lines in (1, 2, 3, 1):
-        command = [sys.executable, "-c", _WORK, str(tmp_path / "client")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-            for _ in range(lines):
-                number, key = process.stdout.readline().split()
-                assert keys.setdefault(number, key) == key
-            process.send_signal(signal.SIGKILL)
+        for number, key in map(str.split, killed_after(lines, _WORK, tmp_path / "client")):
+            assert keys.setdefault(number, key) == key
         account = json.loads((tmp_path / "client" / KEY).read_text())
         assert sum(account["charges"].values()) >= 4 * len(keys)
     assert len(keys) == 3

@@ -21,10 +21,9 @@ from plait.rounds.events import ClientErased
 from plait.rounds.ledger import read_events
 from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.run_directory import RunDirectory
+from tests.killing import Fuse
 
 MOMENTS = 20
-TOUCHES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
-"""Audit events of Python's that come before a file is read or changed."""
 
 
 def train_again(_: RunConfig) -> NoReturn:
@@ -34,16 +33,7 @@ def train_again(_: RunConfig) -> NoReturn:
 def killed_after(count: int, plan: Plan) -> int:
     """The signal that ended a withdrawal which was to be killed as it touched the disk for the `count`-th time."""
     if (child := os.fork()) == 0:
-        left = count
-
-        def hear(event: str, _: tuple[object, ...]) -> None:
-            nonlocal left
-            if event in TOUCHES:
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hear)
+        Fuse(count + 1).listen()
         carry_out(plan, train_again)
         os._exit(0)
     return os.WTERMSIG(os.waitpid(child, 0)[1])

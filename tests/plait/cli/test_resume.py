@@ -102,26 +102,18 @@ def test_what_is_no_run_is_not_resumed(plait, tmp_path: Path) -> None:
 
 # What a process does before it goes on as the command, and where it is stopped there.
 STOPPED = """
-import os, signal, sys
+import sys
 from plait.report import write as report
 from plait.cli.main import main
 from plait.rounds.events import RunFinished
 from plait.rounds.ledger import Ledger
+from tests.killing import around
 
 where, number = sys.argv.pop(1), int(sys.argv.pop(1))
-append, finish = Ledger.append, report.write_report
-
-def appended(self, event):
-    if isinstance(event, RunFinished) and where == "before run_finished":
-        os.kill(os.getpid(), number)
-    return append(self, event)
-
-def finished(*given, **more):
-    if where == "before the report":
-        os.kill(os.getpid(), number)
-    return finish(*given, **more)
-
-Ledger.append, report.write_report = appended, finished
+if where == "before run_finished":
+    around(Ledger, "append", lambda _, event: isinstance(event, RunFinished), before=True, number=number)
+else:
+    around(report, "write_report", before=True, number=number)
 main()
 """
 

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from plait.errors import MachineError
 from plait.rounds.disk_memory import DiskMemory
+from tests.commands import killed_after
 
 
 def test_what_was_kept_is_there_for_another_process(tmp_path: Path) -> None:
@@ -51,6 +49,7 @@ def test_a_folder_that_cannot_be_made_or_read_is_the_machines_fault(tmp_path: Pa
         DiskMemory(tmp_path / "ada").load("spec")
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_whole_bytes(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from plait.rounds.disk_memory import DiskMemory\n"
@@ -59,16 +58,7 @@ def test_a_process_that_is_killed_leaves_whole_bytes(tmp_path: Path) -> None:
         "    number += 1; memory.save('residual', bytes([number % 251]) * 200_000)\n"
         "    number == 3 and print('going', flush=True)\n"
     )
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
+    killed_after(1, code, tmp_path)
     kept = DiskMemory(tmp_path).load("residual")
     assert kept is not None
     assert kept == bytes([kept[0]]) * 200_000

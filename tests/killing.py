@@ -1,0 +1,78 @@
+"""Processes that kill themselves (SIGKILL) at a chosen moment. `tests/commands.py` kills others from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+TOUCHES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
+"""Audit events of Python's that come before a file is read or changed."""
+
+
+def die(number: int = signal.SIGKILL) -> None:
+    """Send this process a signal; returns only from one that it handles."""
+    os.kill(os.getpid(), number)
+
+
+def around(
+    owner: Any, name: str, is_it: Callable[..., bool] = lambda *_, **__: True, *, before: bool,
+    number: int = signal.SIGKILL,
+) -> None:  # fmt: skip
+    """Make this process die before, or after, it calls `owner.name` with what `is_it` says yes to."""
+    real: Callable[..., Any] = getattr(owner, name)
+
+    def doomed(*given: Any, **more: Any) -> Any:
+        hit = is_it(*given, **more)
+        if hit and before:
+            die(number)
+        result = real(*given, **more)
+        if hit and not before:
+            die(number)
+        return result
+
+    setattr(owner, name, doomed)
+
+
+class Fuse:
+    """Counts the steps of this process that reach its disk, and kills it at one of them.
+
+    Args:
+        at: the number of the step; 0 for never.
+    """
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.steps = 0
+        self.marks: dict[str, int] = {}
+
+    def step(self, where: str = "") -> None:
+        """One more."""
+        self.steps += 1
+        if where:
+            self.marks[where] = self.steps
+        if self.steps == self.at:
+            die()
+
+    def lay(self) -> None:
+        """Count before and after everything that makes bytes or names durable."""
+        fsync, replace = os.fsync, Path.replace
+
+        def counted_fsync(descriptor: int) -> None:
+            self.step()
+            fsync(descriptor)
+
+        def counted_replace(path: Path, target: Path) -> Path:
+            self.step()
+            result = replace(path, target)
+            self.step()
+            return result
+
+        os.fsync, Path.replace = counted_fsync, counted_replace
+
+    def listen(self, events: Collection[str] = TOUCHES) -> None:
+        """Count before each of these audit events, for as long as this process lives."""
+        sys.addaudithook(lambda event, _: self.step() if event in events else None)
