@@ -25,16 +25,10 @@ from plait.abandon import check_abandoned
 from plait.address import Address
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationServicer, add_FederationServicer_to_server
+from tests.waiting import until
 
 FINGERPRINT = bytes(range(32))
 CHUNK = 1000
-
-
-def until(true: Callable[[], object], what: str = "it to happen", timeout_s: float = 60.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, f"waited {timeout_s:.0f} s for {what}"
-        time.sleep(0.01)
 
 
 @dataclass

@@ -71,7 +71,7 @@ class Server:
         name = f"{self.sent}.{message_type}.0"
         self.sent += 1
         self.federation.give(name, head, body, message_type=message_type)
-        self.wait_until(lambda: name in self.federation.answers, f"an answer to {name}", timeout_s=300.0)
+        self.wait_until(lambda: name in self.federation.answers, f"an answer to {name}", patience_s=300.0)
         kind, data = self.federation.answers[name]
         assert kind == pb.CONTENT_PLAIT, data
         return decode_reply(data, max_bytes=1 << 24)

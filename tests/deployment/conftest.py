@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -9,19 +10,19 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from plait.rounds.ledger import Line, read_lines
 from plait.trust.provision import provision
+from tests import waiting
 from tests.commands import Command
+from tests.once import once
 
 CLIENTS = ("alice", "bob", "carol")
 CANARY = "zxcanary"
@@ -32,28 +33,10 @@ TRAINING = (
     "--base", "tiny", "--local-steps", "8", "--batch-size", "2", "--seq-len", "32", "--learning-rate", "1e-2",
     "--dtype", "float32", "--threads", "1", "--seed", "5",
 )  # fmt: skip
-_WORDS = [
-    "the",
-    "server",
-    "keeps",
-    "an",
-    "adapter",
-    "that",
-    "every",
-    "client",
-    "trains",
-    "on",
-    "what",
-    "it",
-    "has",
-    "and",
-    "sends",
-    "back",
-    "a",
-    "small",
-    "delta",
-]
-
+_WORDS = (
+    "the", "server", "keeps", "an", "adapter", "that", "every", "client", "trains", "on", "what", "it", "has", "and",
+    "sends", "back", "a", "small", "delta",
+)  # fmt: skip
 
 _PROGRAM = """
 import sys
@@ -77,28 +60,13 @@ def plait(*arguments: object, folder: Path, output: Path, doomed: str = "") -> C
         return Command(doomed, *arguments, program=_PROGRAM, cwd=folder, stdout=file, stderr=subprocess.STDOUT)
 
 
-def until(condition: Callable[[], object], *, patience_s: float = 600.0, what: Callable[[], str] = lambda: "") -> None:
-    """Wait for what another process does."""
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end, f"it did not happen in time: {what()}"
-        time.sleep(0.01)
-
-
-def unused_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @dataclass
 class Deployment:
     """A server and its clients, each in a folder that stands for a machine."""
 
     folder: Path
     federation: Path
-    port: int
+    port: int = field(default_factory=waiting.unused_port)
     run: Path = field(init=False)
     processes: dict[str, Command] = field(default_factory=dict)
     _server: tuple[object, ...] = ()
@@ -129,6 +97,15 @@ class Deployment:
         )  # fmt: skip
         self.start(name, **more)
 
+    def stay(self, *options: object, place: str = "runs") -> None:
+        """Start a server that takes runs from a queue."""
+        (self.folder / "server").mkdir(exist_ok=True)
+        self._server = (
+            "server", "--stay", "--kit", self.federation / "server", "--listen", f"127.0.0.1:{self.port}",
+            "--out", place, *options,
+        )  # fmt: skip
+        self.start("server")
+
     def start(self, name: str, **more: str) -> None:
         """Start a process anew, with the same command."""
         command = self._server if name == "server" else self._clients[name]
@@ -150,6 +127,12 @@ class Deployment:
         if number is signal.SIGKILL:
             self.processes[name].wait()
 
+    def end(self) -> None:
+        """Kill whatever still runs."""
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
     def output(self, name: str) -> Path:
         return self.folder / name / "output"
 
@@ -166,7 +149,7 @@ class Deployment:
         ]
 
     def until(self, condition: Callable[[], object]) -> None:
-        until(condition, what=self.everything_printed)
+        waiting.until(condition, self.everything_printed, patience_s=600)
 
     def stop_in_training(self, name: str, round_number: int) -> None:
         """Stop a client's process while it trains."""
@@ -240,9 +223,12 @@ class CountingProxy:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-def founded(folder: Path, records: Mapping[str, int]) -> Path:
-    """Kits of clients with so many records, the data of each, and all of it in one file for the simulation."""
-    provision(folder, list(records), ("localhost", "127.0.0.1"), now=datetime.now(UTC))
+def founded(
+    folder: Path, records: Mapping[str, int], *, operators: Sequence[str] = (), observers: Sequence[str] = ()
+) -> Path:
+    """Kits of clients with so many records, and of staff; each client's data, and all of it for the simulation."""
+    hosts, now = ("localhost", "127.0.0.1"), datetime.now(UTC)
+    provision(folder, list(records), hosts, operators=operators, observers=observers, now=now)
     # The runs are smaller than what the default policy takes.
     (folder / "policy.toml").write_text("min-tokens = 512\n")
     generator = random.Random(0)
@@ -275,26 +261,19 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def simulated(federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Runs the simulation of the same clients and data, once for each set of options; gives its run directory."""
 
-    @cache
     def run(*options: str) -> Path:
-        return simulation(federation, tmp_path_factory.mktemp("simulated"), len(CLIENTS), *options)
+        name = f"simulated-{hashlib.sha256(repr(options).encode()).hexdigest()[:16]}"
+        make = lambda folder: simulation(federation, folder, len(CLIENTS), *options)  # noqa: E731
+        return once(tmp_path_factory, name, make) / "run"
 
     return run
 
 
 @pytest.fixture
-def free_port() -> Callable[[], int]:
-    """Gives ports on which nothing listens."""
-    return unused_port
-
-
-@pytest.fixture
-def deployment(federation: Path, tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Deployment]:
-    deployment = Deployment(tmp_path, federation, free_port())
+def deployment(federation: Path, tmp_path: Path) -> Iterator[Deployment]:
+    deployment = Deployment(tmp_path, federation)
     yield deployment
-    for process in deployment.processes.values():
-        process.kill()
-        process.wait()
+    deployment.end()
 
 
 def _sees_canary(folder: Path) -> list[Path]:

@@ -22,10 +22,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 
-from plait.trust.provision import provision
 from tests.deployment import conftest as deployed
 
 ROUNDS = 6
@@ -90,8 +88,9 @@ def main() -> None:
     runs: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        federation = _federation(root)
-        reference = _simulated(root, federation)
+        federation = deployed.founded(root / "federation", dict(zip(deployed.CLIENTS, (40, 30, 24), strict=True)))
+        undisturbed = deployed.simulation(federation, root, len(deployed.CLIENTS), *OPTIONS)
+        reference = (undisturbed / "adapter" / "adapter_model.safetensors").read_bytes()
         while kills.total() < given.kills and time.monotonic() - began < given.seconds:
             here = root / f"run-{len(runs)}"
             here.mkdir()
@@ -131,7 +130,7 @@ def _run(
     reference: bytes,
 ) -> dict[str, object]:
     """One run from its beginning to its end, with kills."""
-    deployment = deployed.Deployment(folder, federation, deployed.unused_port())
+    deployment = deployed.Deployment(folder, federation)
     journals = Journals(folder)
     try:
         deployment.serve(*OPTIONS)
@@ -152,9 +151,7 @@ def _run(
             time.sleep(_LOOK_S)
         deployment.finish(("server",))
     finally:
-        for process in deployment.processes.values():
-            process.kill()
-            process.wait()
+        deployment.end()
     unmasked = Counter((event["purpose"], event["round"]) for event in deployment.events("sum_unmasked"))
     counts = [event["clients"] for event in deployment.events("sum_unmasked")]
     return {
@@ -179,33 +176,6 @@ def _reaches(deployment: deployed.Deployment, journals: Journals, target: int) -
         journals.look()
         time.sleep(_LOOK_S)
     return deployment.processes["server"].poll() is None
-
-
-def _federation(root: Path) -> Path:
-    folder = root / "federation"
-    folder.mkdir()
-    provision(folder, deployed.CLIENTS, ("localhost", "127.0.0.1"), now=datetime.now(UTC))
-    (folder / "policy.toml").write_text("min-tokens = 512\n")
-    generator = random.Random(0)
-    everything: list[str] = []
-    words = deployed._WORDS
-    for name, count in zip(deployed.CLIENTS, (40, 30, 24), strict=True):
-        texts = [" ".join(generator.choices([*words, name], k=40)) for _ in range(count)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        everything += [json.dumps({"text": text, "client": name}) for text in texts]
-    (folder / "all.jsonl").write_text("\n".join(everything) + "\n")
-    return folder
-
-
-def _simulated(root: Path, federation: Path) -> bytes:
-    """The adapter of the same run in simulation, without a kill."""
-    process = deployed.plait(
-        "simulate", "--data", federation / "all.jsonl", "--partition", "natural:client",
-        "--clients", len(deployed.CLIENTS), "--out", "simulated", *deployed.TRAINING, *OPTIONS,
-        folder=root, output=root / "output",
-    )  # fmt: skip
-    assert process.wait() == 0, (root / "output").read_text()
-    return (root / "simulated" / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
 def _verified(run: Path) -> bool:

@@ -27,6 +27,7 @@ from server import enrolment
 from server.hosting import Terms
 from server.limits import Limits
 from server.nodes_channel import NodesChannel
+from tests.waiting import unused_port
 
 NOW = datetime.now(UTC)
 CONFIG = RunConfig(base="tiny", seq_len=32, rank=2, device="cpu", dtype="float32")
@@ -188,8 +189,8 @@ def test_a_kit_that_lets_nobody_in(serve, client, kits, tmp_path, make, code, ca
     assert (got, cause in line, remedy in line) == (code, True, True), line
 
 
-def test_a_server_that_is_not_there(client, free_port):
-    port = free_port()
+def test_a_server_that_is_not_there(client):
+    port = unused_port()
     code, line = client(f"localhost:{port}")
     assert code == 0
     assert f"nothing listens at localhost:{port}" in line

@@ -8,6 +8,7 @@ import pytest
 
 from plait.rounds.ledger import read_lines
 from tests.commands import run_command
+from tests.waiting import unused_port
 
 pytestmark = pytest.mark.slow
 
@@ -45,9 +46,9 @@ def test_a_deployment_and_a_simulation_make_the_same_adapter_and_the_ledger_coun
 
 
 def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adapter(
-    deployment, simulated, federation, free_port, sees_canary
+    deployment, simulated, federation, sees_canary
 ):
-    metrics = f"127.0.0.1:{free_port()}"
+    metrics = f"127.0.0.1:{unused_port()}"
     deployment.serve(*THREE_ROUNDS, "--metrics", metrics)
     for name in ("alice", "bob", "carol"):
         deployment.join(name)

@@ -25,18 +25,16 @@ def _crossed(run) -> Counter:
     return crossed
 
 
-def test_two_of_six_clients_a_round_cost_as_many_bytes_as_in_the_simulation(tmp_path, free_port):
+def test_two_of_six_clients_a_round_cost_as_many_bytes_as_in_the_simulation(tmp_path):
     federation = founded(tmp_path / "federation", SIX)
-    deployment = Deployment(tmp_path, federation, free_port())
+    deployment = Deployment(tmp_path, federation)
     try:
         deployment.serve(*TWO_OF_SIX, clients=len(SIX))
         for name in SIX:
             deployment.join(name)
         deployment.finish(("server", *SIX))
     finally:
-        for process in deployment.processes.values():
-            process.kill()
-            process.wait()
+        deployment.end()
     here = tmp_path / "simulated"
     here.mkdir()
     reference = simulation(federation, here, len(SIX), *TWO_OF_SIX)

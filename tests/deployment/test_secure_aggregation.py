@@ -124,10 +124,7 @@ def test_clients_add_their_noise_over_the_network_and_whoever_is_killed_the_sum_
 def test_a_submitted_run_is_masked_too(deployment):
     federation, folder = deployment.federation, deployment.folder
     provision(federation, [], [], operators=["olga"], now=datetime.now(UTC))
-    (folder / "server").mkdir()
-    listen = f"127.0.0.1:{deployment.port}"
-    deployment._server = ("server", "--kit", federation / "server", "--listen", listen, "--stay", "--out", "runs")
-    deployment.start("server")
+    deployment.stay()
     for name in ("alice", "bob", "carol"):
         deployment.join(name, "--require-secure-aggregation")
     (folder / "run.toml").write_text(

@@ -14,6 +14,7 @@ import plait
 from plait.config import admit_features, config_from_table
 from plait.errors import ConfigError
 from plait.rounds.events import RoundFinished
+from tests.attending import served, shares_of
 from tests.features.conftest import NAMES, SMALL, rows
 
 PLAIT = Path(sys.executable).with_name("plait")
@@ -114,35 +115,8 @@ def test_a_run_with_it_goes_on_where_it_was_stopped_and_is_verified_and_reported
 @pytest.mark.slow
 def test_a_run_over_grpc_has_the_bits_of_its_simulation(outside: Path, tmp_path: Path) -> None:
     simulated(tmp_path / "simulated")
-    (tmp_path / "policy.toml").write_text("min-examples = 1\nmin-tokens = 1\n")
-    common = {"state": tmp_path / "state", "policy": tmp_path / "policy.toml", "dtype": "float32"}
     training = {key: value for key, value in SMALL.items() if key != "quiet"}
     run = tmp_path / "served"
-    with plait.Server(clients=3, out=run, insecure=True, quiet=True, **training, **KEPT) as server:  # type: ignore[arg-type]
-        address = server.address.replace("127.0.0.1", "localhost")
-        clients = [
-            plait.Client(
-                [row for row in rows() if row["author"] == name],
-                name=name, server=address, insecure=True, quiet=True, **common,  # type: ignore[arg-type]
-            )
-            for name in NAMES
-        ]  # fmt: skip
-        for client in clients:
-            client.start()
-        assert server.wait(timeout_s=300).finished
-        for client in clients:
-            client.wait(timeout_s=60)
+    assert served(run, shares_of(rows()), tmp_path, clients=3, **training, **KEPT).finished
     assert (run / WEIGHTS).read_bytes() == (tmp_path / "simulated" / WEIGHTS).read_bytes()
     assert left_out(run) == left_out(tmp_path / "simulated")
-
-
-def test_a_plain_run_imports_no_feature_and_reads_no_entry_points(tmp_path: Path) -> None:
-    code = (
-        "import sys, plait\n"
-        "def refuse(*_, **__): raise AssertionError('entry points are read')\n"
-        "from plait import plugins; plugins._entry_points = refuse\n"
-        f"plait.simulate('stdlib', clients=2, out={str(tmp_path / 'run')!r}, **{ {**SMALL, 'rounds': 1} })\n"
-        "print([name for name in sys.modules if name.startswith('plait.features')])"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ran.stdout.strip() == "[]", ran.stderr

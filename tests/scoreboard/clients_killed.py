@@ -9,11 +9,11 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from scoreboard.killed import _free_port
 from scoreboard.processes import Job, attend, end, events, result, serve, start, until
 from scoreboard.row import Row
 
 from plait.trust.provision import provision
+from tests.waiting import unused_port
 
 
 def run(*, full: bool, scratch: Path) -> Row:
@@ -26,7 +26,7 @@ def run(*, full: bool, scratch: Path) -> Row:
         grace_s=1.0,
     )  # fmt: skip
     job.folder.mkdir()
-    port = _free_port()
+    port = unused_port()
     server = start(serve, job, port)
     nodes = [start(attend, job, number, port) for number in range(count)]
     try:

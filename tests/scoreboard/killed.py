@@ -7,7 +7,6 @@ before and after every fsync and rename, and at every line of the ledger. Then t
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,8 @@ from pathlib import Path
 
 from scoreboard.processes import Job, attend, end, events, result, serve, simulate, start
 from scoreboard.row import Row
+
+from tests.waiting import unused_port
 
 POINTS = 20
 WIDE = 150
@@ -104,7 +105,7 @@ def run(*, full: bool, scratch: Path) -> Row:
 def _once(job: Job, way: Way, fuse_at: int, seconds: list[float]) -> dict[str, object]:
     """A run whose server or client is killed at a step and started again, to its end."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = unused_port()
     at_client = fuse_at if way.kills_client else 0
     nodes = [
         start(attend, job, number, port, 0 if number else at_client, way.kills_client and not number)
@@ -152,9 +153,3 @@ def _story(job: Job, way: Way) -> str:
     if len(set(received)) < len(received) or set(counted) != {wanted}:
         return f"updates {received} were counted"
     return ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

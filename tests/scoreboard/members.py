@@ -19,7 +19,6 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from scoreboard.killed import _free_port
 from scoreboard.processes import Job, attend, end, events, result, serve, start, until
 from scoreboard.row import Row
 from scoreboard.small_federation import borrowed, of_numbers
@@ -35,6 +34,7 @@ from plait.trust.provision import provision, revoke
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 from plait.wire.messages import decode_reply, encode_reply
+from tests.waiting import unused_port
 
 HONEST = ("alice", "bob")
 NAMES = (*HONEST, "mallory")
@@ -153,7 +153,7 @@ def _federate(folder: Path, kits: Path, attack: Attack, *, undisturbed: bool = F
         plan["ranks"] = dict(attack.ranks)
     job = Job(folder, plan, NAMES, kits, train_s=0.2, wide=0 if attack.ranks else WIDE)
     job.folder.mkdir()
-    port, diary = _free_port(), job.folder / "attack.json"
+    port, diary = unused_port(), job.folder / "attack.json"
     processes = [server := start(serve, job, port)]
     try:
         until(lambda: _listens(port), "the server to listen", patience_s=PATIENCE_S)

@@ -19,11 +19,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from scoreboard.bad_network import Fault, Proxy
-from scoreboard.killed import _free_port
 from scoreboard.processes import Job, attend, end, events, result, serve, start, until
 from scoreboard.row import Row
 
 from plait.trust.provision import provision
+from tests.waiting import unused_port
 
 NAMES = ("alice", "bob")
 WIDE = 40_000  # float32 columns of A: 320 kB a message
@@ -100,7 +100,7 @@ def _federate(folder: Path, kits: Path | None, fault: Fault | None, moment: str)
     """Three rounds; what they came to, what is wrong with their story, how often the fault happened."""
     job = Job(folder, {"wire": "fp32", "rounds": 3}, NAMES, kits, train_s=1.0, wide=WIDE)
     job.folder.mkdir()
-    port = _free_port()
+    port = unused_port()
     server = start(serve, job, port)
     nodes: list[BaseProcess] = []
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -38,6 +39,7 @@ from plait.trust.kit import ClientKit, ServerKit
 from server.hosting import Terms
 from server.limits import Limits
 from server.nodes_channel import NodesChannel
+from tests import waiting
 from tests.killing import Fuse
 
 RUN_ID = 7
@@ -221,17 +223,8 @@ def events(job: Job, *kinds: str) -> list[Line]:
     return [event for event in read_lines(path) if event["event"] in kinds]
 
 
-def until(condition: Callable[[], object], what: str, *, patience_s: float = PATIENCE_S) -> None:
-    """Wait for what another process does.
-
-    Raises:
-        TimeoutError: it did not.
-    """
-    end = time.monotonic() + patience_s
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {patience_s:g} s for {what}")
-        time.sleep(0.01)
+until = partial(waiting.until, patience_s=PATIENCE_S)
+"""Waits for what another process does."""
 
 
 def end(processes: Sequence[BaseProcess]) -> None:

@@ -10,9 +10,10 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from scoreboard.killed import _free_port
 from scoreboard.processes import Job, attend, end, events, result, serve, start, until
 from scoreboard.row import Row
+
+from tests.waiting import unused_port
 
 DEADLINE_S = 2.0
 NAMES = ("alice", "bob", "slow")
@@ -28,7 +29,7 @@ def run(*, full: bool, scratch: Path) -> Row:
             scratch / f"{number}", {"wire": "1", "rounds": 3, "quorum": 1, "deadline_s": DEADLINE_S}, NAMES, train_s=0.2
         )
         job.folder.mkdir()
-        port = _free_port()
+        port = unused_port()
         nodes = [start(attend, job, client, port) for client in range(2)]
         slow = replace(job, train_s=3600.0) if kind == "endless" else job
         nodes.append(start(attend, slow, 2, port))

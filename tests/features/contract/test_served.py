@@ -26,6 +26,7 @@ from plait.rounds.events import RunFinished
 from plait.rounds.ledger import read_events
 from plait.trust.kit import ClientKit, StaffKit
 from plait.trust.provision import provision
+from tests.attending import attend, shares_of
 from tests.features.conftest import NAMES, SMALL, rows
 
 TEXT = """
@@ -86,19 +87,8 @@ def operator(kits: Path, standing: Standing, place: str) -> OperatorCalls:
 
 @pytest.mark.slow
 def test_a_server_without_the_contract_finds_no_client_for_a_run_outside_it(kits: Path, tmp_path: Path) -> None:
-    policy = tmp_path / "policy.toml"
-    policy.write_text("min-examples = 1\nmin-tokens = 1\n")
     with served(kits, tmp_path / "federation") as standing:
-        clients = [
-            plait.Client(
-                [row for row in rows() if row["author"] == name], kit=kits / "clients" / name, policy=policy,
-                server=standing.channel.address.replace("127.0.0.1", "localhost"), state=tmp_path / "state",
-                dtype="float32", quiet=True,
-            )
-            for name in NAMES
-        ]  # fmt: skip
-        for client in clients:
-            client.start()
+        clients = attend(standing.channel.address, shares_of(rows()), tmp_path, kits=kits)
         otto = operator(kits, standing, "operators/otto")
         for name, change in {
             "method": {"method": "lora_xs"}, "rule": {"rule": "median"}, "gate": {"release_if": ""},
@@ -131,6 +121,7 @@ def until_over(standing: Standing, run: str) -> dict[str, object]:
     return dict(entry)
 
 
+@pytest.mark.slow
 def test_a_server_with_the_contract_takes_runs_within_it_from_those_who_may_submit(kits: Path, tmp_path: Path) -> None:
     add_contract(kits, kits / "server")
     within = config_from_table(WITHIN).to_table()

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-import plait
 from plait.features.evidence.bundle import bundle_of
 from plait.features.evidence.client_statement import attested
 from plait.features.evidence.envelope import Signer, enveloped
@@ -23,6 +22,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.trust.certificate import read_key
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
+from tests.attending import served, shares_of
 from tests.features.conftest import NAMES, SMALL, rows
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,23 +48,8 @@ class Signed:
 
 
 def federated(folder: Path, kits: Path, **more: object) -> Signed:
-    run, state, policy = folder / "run", folder / "state", folder / "policy.toml"
-    policy.write_text("min-examples = 1\nmin-tokens = 1\n")
-    training = {**SMALL, "local_steps": 1, **more}
-    with plait.Server(clients=3, out=run, kit=kits / "server", **training) as server:  # type: ignore[arg-type]
-        address = server.address.replace("127.0.0.1", "localhost")
-        clients = [
-            plait.Client(
-                [row for row in rows() if row["author"] == name],
-                server=address, state=state, policy=policy, dtype="float32", quiet=True, kit=kits / "clients" / name,
-            )
-            for name in NAMES
-        ]  # fmt: skip
-        for client in clients:
-            client.start()
-        assert server.wait(timeout_s=600).finished
-        for client in clients:
-            client.wait(timeout_s=60)
+    run, state = folder / "run", folder / "state"
+    assert served(run, shares_of(rows()), folder, kits=kits, clients=3, **{**SMALL, "local_steps": 1, **more}).finished
     statements = []
     for name in NAMES:
         _, data = attested(ClientKit.load(kits / "clients" / name), state, run="", about_data=f"notes of {name}")

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from plait.features.page.token import TOKEN_VARIABLE
 from plait.rounds.ledger import read_lines
 from tests.commands import Command
-from tests.features.page.federation import free_port
+from tests.waiting import unused_port
 
 CASES = ("nobody", "ten", "hostile")
 HOSTILE, ASKING = 1000, 40
@@ -132,7 +132,7 @@ def nobody(port: int) -> Iterator[list[int]]:
 
 def measure(case: str, rounds: int) -> dict[str, float]:
     """Processor times of one run from its first round to its last, in seconds."""
-    port, page = free_port(), free_port()
+    port, page = unused_port(), unused_port()
     small = ("--base", "tiny", "--rounds", rounds, "--local-steps", "20", "--batch-size", "4", "--seq-len", "64")
     with tempfile.TemporaryDirectory() as scratch, (Path(scratch) / "output").open("wb") as output:
         folder, processes = Path(scratch), []

@@ -5,35 +5,25 @@ What the page shows is compared with what the ledger's lines say, read here with
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import secrets
-import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plait.address import Address
-from plait.config import config_from_table
 from plait.features.page.token import TOKEN_VARIABLE
-from plait.features.standing.calls import AwayError, OperatorCalls
-from plait.rounds.ledger import Line, read_lines
-from plait.trust.kit import StaffKit
-from plait.trust.provision import provision
-from tests.commands import Command
+from plait.features.standing.calls import AwayError
+from plait.rounds.ledger import Line
 from tests.features.page.browser import Browser
+from tests.features.standing.federation import Asked, Standing
+from tests.waiting import unused_port
 
 SMALL = {
     "base": "tiny", "clients": 3, "rounds": 4, "local_steps": 8, "batch_size": 2, "seq_len": 32, "rank": 4,
     "learning_rate": 1e-2, "dtype": "float32", "seed": 5,
 }  # fmt: skip
-_WORDS = ("every", "client", "trains", "on", "what", "it", "has", "and", "sends", "a", "small", "delta", "back", "to")
 
 SHOWN = """(() => {
   const page = globalThis.plaitPage;
@@ -55,114 +45,36 @@ SHOWN = """(() => {
 """What the panels show, if all of them show the same event."""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@dataclass
-class Federation:
-    """One server, its clients, and who looks at it."""
-
-    folder: Path
-    port: int = field(default_factory=free_port)
-    page: str = field(default_factory=lambda: f"localhost:{free_port()}")
-    token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    server: Command | None = None
-    clients: dict[str, Command] = field(default_factory=dict)
-
-    @property
-    def kits(self) -> Path:
-        return self.folder / "kits"
-
-    @property
-    def calls(self) -> OperatorCalls:
-        return OperatorCalls(Address("localhost", self.port), StaffKit.load(self.kits / "operators" / "olga"))
-
-    def _plait(self, *arguments: object) -> Command:
-        with (self.folder / "output").open("ab") as output:
-            environment = {**os.environ, TOKEN_VARIABLE: self.token}
-            return Command(*arguments, cwd=self.folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
-
-    def start(self) -> None:
-        """Start the server, or start it again."""
-        self.server = self._plait(
-            "server", "--stay", "--kit", self.kits / "server", "--listen", f"127.0.0.1:{self.port}",
-            "--page", self.page, "--out", "federation",
-        )  # fmt: skip
-
-    def kill(self) -> None:
-        """Kill the server, as a power cut would."""
-        assert self.server is not None
-        self.server.kill()
-        self.server.wait()
-
-    def join(self, name: str, *, rows: int = 40, words: Sequence[str] = _WORDS) -> None:
-        """Start a client."""
-        generator = random.Random(name)
-        data = self.folder / f"{name}.jsonl"
-        texts = (f"{' '.join(generator.choices(words, k=40))} {name}" for _ in range(rows))
-        data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        self.clients[name] = self._plait(
-            "client", "--kit", self.kits / "clients" / name, "--server", f"localhost:{self.port}", "--data", data,
-            "--state", f"state-{name}", "--threads", "1", "--policy", "policy.toml",
-        )  # fmt: skip
-
-    def submit(self, name: str, **settings: object) -> None:
-        """Submit a run, once the server answers."""
-        table = config_from_table({**SMALL, **settings}).to_table()
-        end = time.monotonic() + 120
-        while True:
-            try:
-                self.calls.submit(table, name=name)
-                return
-            except AwayError:
-                assert time.monotonic() < end, self.said
-                time.sleep(0.1)
-
-    @property
-    def said(self) -> str:
-        return (self.folder / "output").read_text()
-
-    def lines(self, run: str) -> list[Line]:
-        """The ledger of a run so far."""
-        ledger = self.folder / "federation" / "runs" / run / "ledger.jsonl"
-        return list(read_lines(ledger)) if ledger.exists() else []
-
-    def until(self, condition: Callable[[], object], *, patience_s: float = 300.0) -> None:
-        end = time.monotonic() + patience_s
-        while not condition():
-            assert time.monotonic() < end, self.said
-            time.sleep(0.02)
-
-    def has(self, run: str, event: str, **fields: object) -> bool:
-        """Whether a run's ledger has a line."""
-        return any(
-            line["event"] == event and all(line.get(key) == value for key, value in fields.items())
-            for line in self.lines(run)
-        )
+TOKEN = secrets.token_urlsafe(32)
 
 
 @contextmanager
-def federation(folder: Path, names: Sequence[str] = ("alice", "bob", "carol")) -> Iterator[Federation]:
-    """A federation whose server has begun and whose clients have not; what still runs afterwards is killed."""
-    made = Federation(folder)
-    provision(made.kits, names, ("localhost",), operators=("olga",), now=datetime.now(UTC))
-    (folder / "policy.toml").write_text("min-examples = 4\nmin-tokens = 1\n")
-    made.start()
+def federation(folder: Path, records: Mapping[str, int]) -> Generator[Standing]:
+    """A federation whose server has begun, with a page, and whose clients have not; what still runs is killed."""
+    os.environ[TOKEN_VARIABLE] = TOKEN
+    made = Standing.make(folder, records, page=f"localhost:{unused_port()}")
+    made.open()
     try:
         yield made
     finally:
-        for process in (made.server, *made.clients.values()):
-            if process is not None:
-                process.kill()
-                process.wait()
+        made.end()
 
 
-def enter(browser: Browser, there: Federation, run: str) -> None:
+def submit(there: Standing, name: str, **settings: object) -> None:
+    """Submit a run, once the server answers."""
+
+    def is_submitted() -> bool:
+        with suppress(AwayError):
+            there.submit(name, Asked({**SMALL, **settings}, (), ""))
+            return True
+        return False
+
+    there.until(is_submitted)
+
+
+def enter(browser: Browser, there: Standing, run: str) -> None:
     """Open the page, and look at a run."""
-    browser.open(f"http://{there.page}/?run={run}&token={there.token}")
+    browser.open(f"http://{there.page}/?run={run}&token={TOKEN}")
     browser.wait(f"plaitPage.run?.name === '{run}'")
     browser.js("document.querySelector('#all').open = true")
 
@@ -244,7 +156,7 @@ def size(count: float) -> str:
     return f"{count} B"
 
 
-def watch(browser: Browser, there: Federation, run: str, until: Callable[[], bool], *, patience_s: float = 300) -> int:
+def watch(browser: Browser, there: Standing, run: str, until: Callable[[], bool], *, patience_s: float = 300) -> int:
     """Compare the page with the ledger, over and over, until it shows the last event after `until`.
 
     Returns at how many events they were compared, at least one.
@@ -259,6 +171,6 @@ def watch(browser: Browser, there: Federation, run: str, until: Callable[[], boo
             seen.add(shown["seq"])
         if over and shown and shown["seq"] == len(there.lines(run)) - 1:
             return len(seen)
-        assert time.monotonic() < end, there.said
+        assert time.monotonic() < end, there.everything_printed()
         with suppress(AssertionError):
             browser.wait(f"plaitPage.isDrawn && plaitPage.run.document.seq !== {max(seen, default=-1)}", timeout_s=0.5)

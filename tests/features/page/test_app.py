@@ -35,6 +35,7 @@ from tests.commands import Command
 from tests.features.page.browser import CHROMIUM, Browser
 from tests.plait.conftest import broadcast, described, numbered, received, run_started
 from tests.plait.serving import Start, serving
+from tests.waiting import unused_port
 
 TOKEN = "a-token-that-tests-know-" + "x" * 16
 
@@ -260,6 +261,7 @@ def is_open(connection: socket.socket) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path, small_run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_UNREAD_S", 0.2)
     # 14 MB, more than the kernel takes for a reader: what it has taken counts as read.
@@ -285,6 +287,7 @@ def test_a_reader_that_does_not_read_is_cut_off(tmp_path: Path, small_run, monke
         page.end()
 
 
+@pytest.mark.slow
 def test_what_is_no_run_is_said_in_one_line(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "missing"):
         said = subprocess.run(
@@ -352,9 +355,7 @@ def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(
 def test_in_a_browser_a_federation_without_a_run_shows_its_first_one(
     browser: Browser, tmp_path: Path, small_run: list[dict[str, object]]
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = "{}:{}".format(*probe.getsockname())
+    address = f"127.0.0.1:{unused_port()}"
     with page_beside(tmp_path, address, folder=True) as shown:
         browser.open(shown)
         browser.wait("document.querySelector('#runs thead') && !plaitPage.run")

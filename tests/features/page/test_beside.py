@@ -16,6 +16,7 @@ from plait.errors import ConfigError, MachineError
 from plait.features.page import beside
 from plait.features.page.beside import page_beside
 from tests.commands import Command
+from tests.waiting import unused_port
 
 SMALL = ("--base", "tiny", "--clients", "2", "--rounds", "2", "--local-steps", "1", "--seq-len", "32", "--threads", "1")
 
@@ -59,9 +60,7 @@ def test_a_simulation_is_shown_from_before_its_first_event_until_it_is_killed(tm
 
 @pytest.mark.slow
 def test_the_page_of_a_federation_shows_runs_as_they_come(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = unused_port()
     address = f"http://127.0.0.1:{port}"
     with page_beside(tmp_path / "federation", f"127.0.0.1:{port}", folder=True) as shown:
         token = shown.partition("?")[2]

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from tests.features.page.browser import Browser
-from tests.features.page.federation import enter, federation, watch
+from tests.features.page.federation import enter, federation, submit, watch
 
 RUNS = {
     "first": {"rounds": 8, "local_steps": 40},
@@ -33,17 +33,17 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--pictures", type=Path)
     options = arguments.parse_args()
-    names = ("alice", "bob", "carol", "dave", "erin")
+    records = {**dict.fromkeys(("alice", "bob", "carol", "dave"), 60), "erin": 2}
 
     def picture(name: str) -> None:
         if options.pictures:
             browser.picture(options.pictures / f"page-{name}.png")
 
-    with tempfile.TemporaryDirectory() as scratch, federation(Path(scratch), names) as there, Browser() as browser:
-        for name in names:
-            there.join(name, rows=2 if name == "erin" else 60)
+    with tempfile.TemporaryDirectory() as scratch, federation(Path(scratch), records) as there, Browser() as browser:
+        for name in records:
+            there.join(name)
         for name, settings in RUNS.items():
-            there.submit(name, **settings)
+            submit(there, name, **settings)
         there.until(lambda: there.lines("first"))
         enter(browser, there, "first")
         browser.js("document.querySelector('#all').open = true")
@@ -53,8 +53,8 @@ def main() -> None:
         browser.js("document.querySelector('#all').open = true")
         there.kill()
         browser.wait("document.querySelector('#link').textContent.includes('no connection')")
-        there.clients.pop("dave").kill()
-        there.start()
+        there.processes.pop("dave").kill()
+        there.open()
         compared += watch(browser, there, "first", lambda: there.has("first", "run_finished"))
         say("first", compared, there.lines("first"))
         for name in list(RUNS)[1:]:

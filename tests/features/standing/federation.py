@@ -1,17 +1,14 @@
-"""A federation that stays, of real processes over TLS on loopback: a server that may be killed, and four clients, an
-operator and an observer that nobody touches."""
+"""A federation that stays, of real processes over TLS on loopback: a server that may be killed, clients and staff."""
 
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import plait
@@ -22,9 +19,7 @@ from plait.features.standing.run_queue import Entry, State, read_queue
 from plait.rounds.ledger import Line, read_lines
 from plait.training.bases import locate_base
 from plait.trust.kit import StaffKit
-from plait.trust.provision import provision
-from tests.commands import Command
-from tests.deployment import conftest as deployed
+from tests.deployment.conftest import Deployment, founded
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 COMMON: dict[str, object] = {
@@ -54,17 +49,6 @@ def three_runs(folder: Path, *, rounds: int = 2) -> dict[str, Asked]:
     }
 
 
-def rows_of(name: str) -> list[dict[str, str]]:
-    """The data of a client."""
-    generator = random.Random(name)
-    rows: list[dict[str, str]] = []
-    for number in range(24):
-        text = " ".join(generator.choices(deployed._WORDS, k=40))
-        judged = {"label": ("calm", "loud")[number % 2]} if name in JUDGES else {}
-        rows.append({"text": f"{text} {name}", "author": name, **judged})
-    return rows
-
-
 def make_base(directory: Path) -> None:
     """A base that is not the built-in one: half of its layers, with random weights."""
     import torch
@@ -82,91 +66,71 @@ def make_base(directory: Path) -> None:
 
 
 @dataclass
-class Federation:
-    """One server that stays, four clients, an operator and an observer."""
+class Standing(Deployment):
+    """A deployment whose server stays, and what an operator sees of it.
 
-    folder: Path
-    port: int = field(default_factory=deployed.unused_port)
-    options: Sequence[object] = ()
-    place: str = "standing"
-    server: Command | None = None
-    clients: dict[str, Command] = field(default_factory=dict)
+    Attributes:
+        place: where its server keeps runs.
+        page: where its page listens; no page where empty.
+    """
+
+    place: str = "runs"
+    page: str = ""
 
     @classmethod
-    def make(cls, folder: Path) -> Federation:
-        """Kits, data, policy and the second base."""
-        provision(
-            folder / "kits", (*WRITERS, *JUDGES), ("localhost",), operators=("olga", "otto"), observers=("ivo",),
-            now=datetime.now(UTC),
-        )  # fmt: skip
-        (folder / "policy.toml").write_text("min-examples = 1\nmin-tokens = 1\n")
+    def make(cls, folder: Path, records: Mapping[str, int], *, page: str = "") -> Standing:
+        """Kits and data."""
+        kits = founded(folder / "kits", records, operators=("olga", "otto"), observers=("ivo",))
+        (kits / "policy.toml").write_text("min-examples = 4\nmin-tokens = 1\n")
+        return cls(folder, kits, page=page)
+
+    @classmethod
+    def of_four(cls, folder: Path) -> Standing:
+        """Two clients who write and two who judge, and the second base."""
+        made = cls.make(folder, dict.fromkeys((*WRITERS, *JUDGES), 24))
         make_base(folder / OTHER_BASE)
-        for name in (*WRITERS, *JUDGES):
-            rows = "".join(f"{json.dumps(row)}\n" for row in rows_of(name))
-            (folder / f"{name}.jsonl").write_text(rows)
-        return cls(folder)
+        for name in JUDGES:
+            rows = [{**row, "label": ("calm", "loud")[number % 2]} for number, row in enumerate(made.rows(name))]
+            (made.federation / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return made
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """The data of a client."""
+        return [json.loads(line) for line in (self.federation / f"{name}.jsonl").read_text().splitlines()]
 
     @property
     def directory(self) -> Path:
-        return self.folder / self.place
+        return self.folder / "server" / self.place
 
     def calls(self, who: str = "operators/olga") -> OperatorCalls:
-        return OperatorCalls(Address("localhost", self.port), StaffKit.load(self.folder / "kits" / who))
+        return OperatorCalls(Address("localhost", self.port), StaffKit.load(self.federation / who))
 
-    def start(self, *more: object) -> None:
-        """Start the server, anew after a kill."""
-        self.server = self._process(
-            "server", "server", "--stay", "--kit", self.folder / "kits" / "server",
-            "--listen", f"127.0.0.1:{self.port}", "--out", self.directory, "--give-up-s", "0.5", *self.options, *more,
-        )  # fmt: skip
-
-    def join(self, name: str) -> None:
-        """Start a client."""
-        self.clients[name] = self._process(
-            name, "client", "--json", "--kit", self.folder / "kits" / "clients" / name,
-            "--server", f"localhost:{self.port}", "--data", self.folder / f"{name}.jsonl",
-            "--state", self.folder / "state" / name, "--policy", self.folder / "policy.toml", "--yes",
-            "--dtype", "float32", "--threads", "1", "--labels", "judge" if name in JUDGES else "text",
-            "--base", f"{OTHER_BASE}={self.folder / OTHER_BASE}",
-        )  # fmt: skip
-
-    def _process(self, name: str, *arguments: object) -> Command:
-        return deployed.plait(*arguments, folder=self.folder, output=self.folder / f"{name}.out")
+    def open(self) -> None:
+        """Start the server."""
+        shown = ("--page", self.page) if self.page else ()
+        self.stay("--give-up-s", "0.5", *shown, place=self.place)
 
     def begin(self) -> None:
         """Start everybody."""
-        self.start()
+        self.open()
         for name in (*WRITERS, *JUDGES):
-            self.join(name)
+            label = "judge" if name in JUDGES else "text"
+            self.join(name, "--json", "--yes", "--labels", label, "--base", f"{OTHER_BASE}={self.folder / OTHER_BASE}")
         self.until(self.everybody_is_here)
 
-    def end(self) -> None:
-        """End everybody."""
-        for process in (*self.clients.values(), self.server):
-            if process is not None:
-                process.send_signal(signal.SIGTERM)
-        for process in (*self.clients.values(), self.server):
-            if process is not None:
-                process.wait(timeout=60)
-
     def kill(self) -> None:
-        """Kill the server (SIGKILL)."""
-        assert self.server is not None
-        self.server.kill()
-        self.server.wait()
+        """Kill the server."""
+        self.signal("server", signal.SIGKILL)
 
     def until(self, condition: Callable[[], object]) -> None:
         """Wait, as long as nobody ends."""
 
         def is_so() -> object:
-            for name, process in {"server": self.server, **self.clients}.items():
-                assert process is None or process.poll() is None, f"{name} ended: {self.printed()}"
+            for name, process in self.processes.items():
+                assert process.poll() is None, f"{name} ended: {self.everything_printed()}"
             return condition()
 
-        deployed.until(is_so, what=self.printed)
-
-    def printed(self) -> str:
-        return "\n".join(f"--- {file.stem}\n{file.read_text()}" for file in sorted(self.folder.glob("*.out")))
+        super().until(is_so)
 
     def everybody_is_here(self) -> bool:
         with suppress(AwayError):
@@ -175,7 +139,7 @@ class Federation:
 
     def submit(self, name: str, asked: Asked) -> None:
         table = config_from_table(asked.settings).to_table()
-        assert self.calls().submit(table, name=name, cohort_labels=[asked.label]) == name
+        assert self.calls().submit(table, name=name, cohort_labels=[asked.label] if asked.label else []) == name
 
     def entry(self, run: str) -> Entry:
         return next(entry for entry in read_queue(self.directory) if entry.run == run)
@@ -185,11 +149,18 @@ class Federation:
         ledger = self.directory / "runs" / run / "ledger.jsonl"
         return read_lines(ledger) if ledger.exists() else []
 
-    def events(self, run: str) -> list[str]:
+    def kinds(self, run: str) -> list[str]:
         return [str(line["event"]) for line in self.lines(run)]
 
+    def has(self, run: str, event: str, **fields: object) -> bool:
+        """Whether a run's ledger has a line."""
+        return any(
+            line["event"] == event and all(line.get(key) == value for key, value in fields.items())
+            for line in self.lines(run)
+        )
+
     def updates(self, run: str) -> int:
-        return self.events(run).count("update_received")
+        return self.kinds(run).count("update_received")
 
     def over(self, run: str) -> Entry:
         self.until(lambda: self.entry(run).is_over)
@@ -205,20 +176,20 @@ class Federation:
         while True:
             run = f"{name}-{number}"
             self.submit(run, asked)
-            self.until(lambda run=run: "round_started" in self.events(run))
-            self.clients["alice"].send_signal(signal.SIGSTOP)
+            self.until(lambda run=run: "round_started" in self.kinds(run))
+            self.signal("alice", signal.SIGSTOP)
             self.until(lambda run=run: self.updates(run) % 2 or self.entry(run).is_over)
             if not self.entry(run).is_over:
                 return run
-            self.clients["alice"].send_signal(signal.SIGCONT)  # both were faster than this loop
+            self.signal("alice", signal.SIGCONT)  # both were faster than this loop
             number += 1
 
     def trainings(self) -> Counter[tuple[str, int, str]]:
         """How often each client began to train for each round of each of its runs, as it says itself."""
         found: Counter[tuple[str, int, str]] = Counter()
-        for client in self.clients:
+        for client in (*WRITERS, *JUDGES):
             runs_before = 0
-            for line in (self.folder / f"{client}.out").read_text().splitlines():
+            for line in self.printed(client).splitlines():
                 told = json.loads(line) if line.startswith("{") else {}
                 runs_before += told.get("event") == "finished"
                 group, _, kind = str(told.get("task", "")).rpartition(".")[0].rpartition(".")
@@ -226,9 +197,8 @@ class Federation:
                     found[client, runs_before, group] += 1
         return found
 
-
-def simulated(asked: Asked, out: Path) -> bytes:
-    """The adapter of the same run in simulation, which nobody disturbs."""
-    rows = [row for name in asked.clients for row in rows_of(name)]
-    plait.simulate(rows, partition="natural:author", out=out, quiet=True, **asked.settings)
-    return (out / WEIGHTS).read_bytes()
+    def simulated(self, asked: Asked, out: Path) -> bytes:
+        """The adapter of the same run in simulation, which nobody disturbs."""
+        rows = [{**row, "author": name} for name in asked.clients for row in self.rows(name)]
+        plait.simulate(rows, partition="natural:author", out=out, quiet=True, **asked.settings)  # type: ignore[arg-type]
+        return (out / WEIGHTS).read_bytes()

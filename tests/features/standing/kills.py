@@ -24,7 +24,7 @@ from pathlib import Path
 
 from plait.features.standing.run_queue import JOURNAL_FILE
 from plait.rounds.ledger import read_lines
-from tests.features.standing.federation import Federation, simulated, three_runs
+from tests.features.standing.federation import Standing, three_runs
 
 _STEPS = ("update_received", "round_finished")
 _LOOK_S = 0.01
@@ -52,9 +52,9 @@ def killed(folder: Path, *, kills: int, rounds: int, seed: int) -> dict[str, obj
         seed: of the moments.
     """
     generator, began = random.Random(seed), time.monotonic()
-    federation = Federation.make(folder)
+    federation = Standing.of_four(folder)
     asked = three_runs(folder, rounds=rounds)
-    expected = {name: simulated(run, folder / f"simulated-{name}") for name, run in asked.items()}
+    expected = {name: federation.simulated(run, folder / f"simulated-{name}") for name, run in asked.items()}
     steps = sum(_steps(folder / f"simulated-{name}") for name in asked)
     at: list[str] = []
     told: list[dict[str, object]] = []
@@ -72,11 +72,11 @@ def killed(folder: Path, *, kills: int, rounds: int, seed: int) -> dict[str, obj
             federation.kill()
             at.append(_newest(federation, list(asked)))
             print(f"kill {len(at)}: {at[-1]}", file=sys.stderr, flush=True)
-            federation.start()
+            federation.open()
         for name in asked:
             federation.over(name)
             told.append(_held(federation, name, expected[name]))
-        alive = [process.poll() is None for process in federation.clients.values()]
+        alive = [process.poll() is None for name, process in federation.processes.items() if name != "server"]
     finally:
         federation.end()
     trainings = federation.trainings()
@@ -105,15 +105,15 @@ def _steps(run: Path) -> int:
     return sum(line["event"] in _STEPS for line in read_lines(ledger)) if ledger.exists() else 0
 
 
-def _newest(federation: Federation, names: list[str]) -> str:
+def _newest(federation: Standing, names: list[str]) -> str:
     """The run that has come furthest, and its newest event."""
     for name in reversed(names):
-        if events := federation.events(name):
+        if events := federation.kinds(name):
             return f"{name}: {events[-1]}"
     return "before the first run"
 
 
-def _held(federation: Federation, name: str, expected: bytes) -> dict[str, object]:
+def _held(federation: Standing, name: str, expected: bytes) -> dict[str, object]:
     """What held in a run that is over."""
     lines = federation.lines(name)
     updates = Counter((line["round"], line["client"]) for line in lines if line["event"] == "update_received")

@@ -13,14 +13,14 @@ from plait.config import config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.features.standing.run_queue import Entry, State, read_queue
 from plait.rounds.ledger import read_lines
-from tests.features.standing.federation import COMMON, OTHER_BASE, WEIGHTS, Asked, Federation, simulated, three_runs
+from tests.features.standing.federation import COMMON, OTHER_BASE, WEIGHTS, Asked, Standing, three_runs
 
 RUNS = ("ruled", "rebased", "judging")
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    federation = Federation.make(tmp_path_factory.mktemp("standing"))
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    federation = Standing.of_four(tmp_path_factory.mktemp("standing"))
     try:
         federation.begin()
         yield federation
@@ -29,22 +29,22 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 
 
 @pytest.fixture(scope="module")
-def asked(federation: Federation) -> dict[str, Asked]:
+def asked(federation: Standing) -> dict[str, Asked]:
     return three_runs(federation.folder)
 
 
 @pytest.fixture(scope="module")
-def ended(federation: Federation, asked: dict[str, Asked]) -> dict[str, Entry]:
+def ended(federation: Standing, asked: dict[str, Asked]) -> dict[str, Entry]:
     """Three runs in a row, the server killed in each of them; no client is touched."""
     for name, run in asked.items():
         federation.submit(name, run)
     moments = {"ruled": "round_finished", "rebased": "update_received", "judging": "clients_described"}
     for run, moment in moments.items():
         federation.until(
-            lambda run=run, moment=moment: moment in federation.events(run) or federation.entry(run).is_over
+            lambda run=run, moment=moment: moment in federation.kinds(run) or federation.entry(run).is_over
         )
         federation.kill()
-        federation.start()
+        federation.open()
     return {run: federation.over(run) for run in asked}
 
 
@@ -52,8 +52,8 @@ def ended(federation: Federation, asked: dict[str, Asked]) -> dict[str, Entry]:
 @pytest.mark.parametrize("run", RUNS)
 def test_each_run_in_a_row_ends_as_its_simulation_though_the_server_was_killed(federation, asked, ended, tmp_path, run):
     assert (ended[run].state, ended[run].detail) == (State.FINISHED, "")
-    assert "resumed" in federation.events(run)
-    assert federation.weights(run) == simulated(asked[run], tmp_path / "run")
+    assert "resumed" in federation.kinds(run)
+    assert federation.weights(run) == federation.simulated(asked[run], tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -61,28 +61,29 @@ def test_a_copy_of_a_stopped_directory_goes_on_elsewhere_and_nobody_trains_a_rou
     del ended
     before = federation.trainings()
     run = federation.caught_in_mid_round("copied", asked["ruled"])
-    federation.server.send_signal(signal.SIGTERM)
-    assert federation.server.wait(60) == 1
+    federation.signal("server", signal.SIGTERM)
+    assert federation.processes["server"].wait(60) == 1
     original = federation.directory
     federation.place = "elsewhere"
     shutil.copytree(original, federation.directory)
-    federation.start()
-    federation.clients["alice"].send_signal(signal.SIGCONT)
+    federation.open()
+    federation.signal("alice", signal.SIGCONT)
     assert federation.over(run).state is State.FINISHED
     assert federation.weights(run) == federation.weights("ruled")
-    assert federation.events(run).count("resumed") == 1
-    assert "round_missed" not in federation.events(run)
+    assert federation.kinds(run).count("resumed") == 1
+    assert "round_missed" not in federation.kinds(run)
     assert set((federation.trainings() - before).values()) == {1}
 
 
 @pytest.mark.slow
 def test_a_second_server_of_one_directory_ends_in_one_line(federation, ended):
     del ended
-    served = federation.server
-    federation.start()
-    second, federation.server = federation.server, served
+    processes = federation.processes
+    served = processes["server"]
+    federation.open()
+    second, processes["server"] = processes["server"], served
     assert second.wait(60) == 2
-    assert "federation.jsonl' is being written by another process" in federation.printed()
+    assert "federation.jsonl' is being written by another process" in federation.printed("server")
 
 
 @pytest.mark.slow
@@ -165,14 +166,14 @@ def test_a_cancelled_run_ends_and_its_clients_work_for_the_next(federation, ende
     table = config_from_table({**COMMON, "rounds": 2000}).to_table()
     long, queued = (olga.submit(table, cohort_labels=["text"]) for _ in range(2))
     urgent = otto.submit({**table, "rounds": 1}, cohort_labels=["text"], priority=5)
-    federation.until(lambda: "update_received" in federation.events(long))
+    federation.until(lambda: "update_received" in federation.kinds(long))
     with pytest.raises(ConfigError, match=rf"run '{long}' is running, expected one that is over"):
         olga.fetch(long, federation.folder / "none", max_gb=1)
     assert (otto.cancel(long), olga.cancel(queued)) == ("running", "queued")
     assert [federation.over(run).detail for run in (long, queued)] == ["cancelled by otto", "cancelled by olga"]
     assert federation.over(urgent).state is State.FINISHED
     assert federation.entry(queued).begun is None
-    assert "run_finished" not in federation.events(long)
+    assert "run_finished" not in federation.kinds(long)
     with pytest.raises(ConfigError, match=rf"run '{long}' is over \(cancelled: cancelled by otto\)"):
         olga.cancel(long)
     said = json.loads(json.dumps(olga.runs()))

@@ -10,7 +10,8 @@ import pytest
 import plait
 from plait.errors import ConfigError, MachineError
 from plait.features.standing.run_queue import RunQueue
-from tests.plait.api.test_federation import WEIGHTS, federation, shares, training  # noqa: F401 (fixtures)
+from tests.attending import attend
+from tests.plait.api.test_federation import WEIGHTS, shares, training  # noqa: F401 (fixtures)
 
 
 @pytest.mark.slow
@@ -23,7 +24,7 @@ def test_it_serves_what_the_program_submits_and_cancels_what_it_likes(
     settings = {key: value for key, value in training.items() if key != "out"}
     with plait.StandingServer(out=tmp_path / "federation", insecure=True, quiet=True) as server:
         first, second = server.submit(name="first", **settings), server.submit(priority=-1, **settings)
-        clients = federation(shares, server, tmp_path)
+        clients = attend(server.address, shares, tmp_path)
         server.cancel(second)
         run = server.wait(first, timeout_s=600)
         states = {each["run"]: (each["state"], each["by"]) for each in server.runs()}

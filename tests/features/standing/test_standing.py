@@ -86,6 +86,7 @@ def many_runs(directory: Path, count: int) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_all_of_5000_runs_can_be_listed_in_small_messages(tmp_path: Path) -> None:
     names = many_runs(tmp_path / "federation", 5000)
     serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=1.0, run_number=0)

@@ -19,6 +19,7 @@ from plait.errors import ConfigError
 from plait.features.trees.regional_node import RegionalNode
 from plait.rounds import events
 from plait.rounds.ledger import read_lines
+from tests.attending import attend, shares_of
 from tests.commands import Command
 
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -112,19 +113,13 @@ def flat(rows, training, tmp_path: Path) -> bytes:
     return (plait.simulate(rows, out=tmp_path / "flat", **settings, **training).path / WEIGHTS).read_bytes()
 
 
-def clients_of(regions, rows, policy: Path, tmp_path: Path) -> list[plait.Client]:
-    clients = [
-        plait.Client(
-            [row for row in rows if row["author"] == author],
-            server=regions[name].address, name=author, insecure=True, state=tmp_path / "state", policy=policy,
-            dtype="float32", quiet=True,
-        )
+def clients_of(regions, rows, tmp_path: Path) -> list[plait.Client]:
+    shares = shares_of(rows)
+    return [
+        client
         for name, authors in REGIONS.items()
-        for author in authors
-    ]  # fmt: skip
-    for client in clients:
-        client.start()
-    return clients
+        for client in attend(regions[name].address, {author: shares[author] for author in authors}, tmp_path)
+    ]
 
 
 def test_a_region_does_not_begin_without_a_kit_to_serve_with(policy: Path, tmp_path: Path) -> None:
@@ -169,7 +164,7 @@ def test_two_regions_of_two_clients_make_the_adapter_of_a_flat_simulation(
     with plait.Server(out=out, tree="2x2", insecure=True, quiet=True, **training) as server:
         address = server.address.replace("127.0.0.1", "localhost")
         regions = {name: Region(name, address, tmp_path / name, policy) for name in REGIONS}
-        clients = clients_of(regions, rows, policy, tmp_path)
+        clients = clients_of(regions, rows, tmp_path)
         run = server.wait(timeout_s=600)
         for client in clients:
             client.wait(timeout_s=60)
@@ -193,7 +188,7 @@ def test_a_region_that_is_killed_in_mid_round_comes_back_and_the_adapter_is_the_
         address = server.address.replace("127.0.0.1", "localhost")
         north = KilledRegion("north", address, tmp_path / "north", policy)
         regions = {"north": north, "south": Region("south", address, tmp_path / "south", policy)}
-        clients = clients_of(regions, rows, policy, tmp_path)
+        clients = clients_of(regions, rows, tmp_path)
         north.kill_in_round(2)
         north.start()
         run = server.wait(timeout_s=600)

@@ -14,34 +14,16 @@ from plait.features.withdrawal.withdrawing import carry_out, plan_of
 from plait.rounds.recorded_settings import recorded_settings
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.provision import provision
+from tests.attending import served, shares_of
 from tests.features.conftest import NAMES, SMALL, rows
-
-
-def served(out: Path, folder: Path, names: tuple[str, ...], settings: dict[str, object]) -> None:
-    policy = folder / "policy.toml"
-    policy.write_text("min-examples = 1\nmin-tokens = 1\n")
-    with plait.Server(out=out, kit=folder / "kits/server", quiet=True, **settings) as server:  # type: ignore[arg-type]
-        address = server.address.replace("127.0.0.1", "localhost")
-        clients = [
-            plait.Client(
-                [row for row in rows() if row["author"] == name],
-                server=address, state=folder / "state", policy=policy, dtype="float32", quiet=True,
-                kit=folder / "kits/clients" / name,
-            )
-            for name in names
-        ]  # fmt: skip
-        for client in clients:
-            client.start()
-        assert server.wait(timeout_s=600).finished
-        for client in clients:
-            client.wait(timeout_s=60)
 
 
 @pytest.mark.slow
 def test_the_others_are_served_again_and_end_with_the_bits_of_a_run_without_it(tmp_path: Path) -> None:
     provision(tmp_path / "kits", NAMES, ("localhost",), now=datetime.now(UTC))
     training = {key: value for key, value in SMALL.items() if key != "quiet"} | {"local_steps": 1, "rounds": 1}
-    served(tmp_path / "run", tmp_path, NAMES, {**training, "clients": 3})
+    kits, shares = tmp_path / "kits", shares_of(rows())
+    assert served(tmp_path / "run", shares, tmp_path, kits=kits, clients=3, **training).finished
     directory = RunDirectory.find(tmp_path / "run")
     plan = plan_of(directory, recorded_settings(directory), "eve")
 
@@ -53,7 +35,9 @@ def test_the_others_are_served_again_and_end_with_the_bits_of_a_run_without_it(t
     assert plan.again
     again = {key: value for key, value in plan.again.to_table().items() if key != "out"}
     given = {key: value for key, value in again.items() if value != RunConfig().to_table().get(key)}
-    served(plan.out, tmp_path, ("ada", "bob"), {key.replace("-", "_"): value for key, value in given.items()})
+    del shares["eve"]
+    settings = {key.replace("-", "_"): value for key, value in given.items()}
+    assert served(plan.out, shares, tmp_path, kits=kits, **settings).finished
     tombstone = carry_out(plan_of(directory, recorded_settings(directory), "eve"), by_hand)
     plait.simulate(
         [row for row in rows() if row["author"] != "eve"], out=tmp_path / "never", partition="natural:author",

@@ -12,6 +12,7 @@ import plait
 from plait.errors import ConfigError
 from plait.rounds.events import RoundFinished
 from plait.trust.provision import provision
+from tests.attending import attend, served, shares_of
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 NAMES = ("ada", "bob", "eve")
@@ -24,24 +25,7 @@ def training(small: dict[str, object]) -> dict[str, object]:
 
 @pytest.fixture
 def shares(records: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
-    return {name: [row for row in records if row["author"] == name] for name in NAMES}
-
-
-def federation(
-    shares: dict[str, list[dict[str, str]]], server: plait.Server, tmp_path: Path, kits: Path | None = None
-) -> list[plait.Client]:
-    # A few sequences, to be quick: fewer than a client accepts by default.
-    policy = tmp_path / "policy.toml"
-    policy.write_text("min-examples = 1\nmin-tokens = 1\n")
-    address = server.address.replace("127.0.0.1", "localhost")
-    common = {"server": address, "state": tmp_path / "state", "policy": policy, "dtype": "float32", "quiet": True}
-    clients: list[plait.Client] = []
-    for name, share in shares.items():
-        trust = {"kit": kits / "clients" / name} if kits else {"name": name, "insecure": True}
-        clients.append(plait.Client(share, **common, **trust))
-    for client in clients:
-        client.start()
-    return clients
+    return shares_of(records)
 
 
 @pytest.mark.slow
@@ -52,15 +36,10 @@ def test_three_clients_and_a_server_of_one_process_make_the_adapter_of_a_simulat
     if tls:
         provision(tmp_path / "fed", NAMES, ("localhost",), now=datetime.now(UTC))
     kits = tmp_path / "fed" if tls else None
-    trust = {"kit": kits / "server"} if kits else {"insecure": True}
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     heard: list[plait.Event] = []
     out = tmp_path / "run"
-    with plait.Server(out=out, callbacks=[heard.append], quiet=True, **training, **trust) as server:
-        clients = federation(shares, server, tmp_path, kits)
-        run = server.wait(timeout_s=600)
-        for client in clients:
-            client.wait(timeout_s=60)
+    run = served(out, shares, tmp_path, kits=kits, callbacks=[heard.append], **training)
     assert run.finished
     assert tuple(heard) == run.events
     assert (out / WEIGHTS).read_bytes() == (finished / WEIGHTS).read_bytes()
@@ -78,7 +57,7 @@ def test_a_server_that_a_callback_paused_continues_with_the_same_clients(
 
     out = tmp_path / "run"
     with plait.Server(out=out, callbacks=[pause], insecure=True, quiet=True, **training) as server:
-        clients = federation(shares, server, tmp_path)
+        clients = attend(server.address, shares, tmp_path)
         assert not server.wait(timeout_s=600).finished
         address = server.address
     with plait.Server(out=out, listen=address, insecure=True, quiet=True, **training) as server:
@@ -90,6 +69,7 @@ def test_a_server_that_a_callback_paused_continues_with_the_same_clients(
         plait.resume(out)
 
 
+@pytest.mark.slow
 def test_a_server_and_a_client_without_each_other_stop_when_they_are_told(
     shares, training: dict[str, object], tmp_path: Path
 ) -> None:

@@ -3,13 +3,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from plait.rounds.ledger import read_lines
 from tests.commands import Command, run_command
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow  # several runs in processes of their own
 
@@ -27,11 +27,7 @@ def started(jsonl: Path, out: Path, small: tuple[str, ...], *more: object) -> Co
 def wait_for(out: Path, event: str, count: int) -> None:
     """Until the ledger has so many events of a kind."""
     ledger = out / "ledger.jsonl"
-    for _ in range(6000):
-        if ledger.exists() and ledger.read_text().count(f'"event":"{event}"') >= count:
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"no {event} in time")
+    until(lambda: ledger.exists() and ledger.read_text().count(f'"event":"{event}"') >= count, event, patience_s=300)
 
 
 @pytest.mark.parametrize("updates", [1, 4])

@@ -1,0 +1,58 @@
+"""Clients in this process that attend a server over gRPC on loopback, and a server beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import plait
+
+Rows = Sequence[dict[str, str]]
+
+
+def shares_of(rows: Rows) -> dict[str, list[dict[str, str]]]:
+    """Rows by their author."""
+    shares: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        shares.setdefault(row["author"], []).append(row)
+    return shares
+
+
+def attend(
+    address: str, shares: Mapping[str, Rows], folder: Path, *, kits: Path | None = None, **more: object
+) -> list[plait.Client]:
+    """Start clients.
+
+    Args:
+        address: of the server.
+        shares: each client's data, by its name.
+        folder: where they keep their states, and a policy that takes few sequences.
+        kits: what was provisioned; None for no TLS and no keys.
+        more: arguments of `plait.Client`.
+    """
+    policy = folder / "policy.toml"
+    if not policy.exists():
+        policy.write_text("min-examples = 1\nmin-tokens = 1\n")
+    common = {"state": folder / "state", "policy": policy, "dtype": "float32", "quiet": True, **more}
+    clients: list[plait.Client] = []
+    for name, share in shares.items():
+        trust = {"kit": kits / "clients" / name} if kits else {"name": name, "insecure": True}
+        server = address.replace("127.0.0.1", "localhost")
+        clients.append(plait.Client(share, server=server, **common, **trust))  # type: ignore[arg-type]
+    for client in clients:
+        client.start()
+    return clients
+
+
+def served(
+    out: Path, shares: Mapping[str, Rows], folder: Path, *, kits: Path | None = None, **settings: object
+) -> plait.Run:
+    """A run of these clients and a server to its end; arguments as for `attend` and of `plait.Server`."""
+    trust = {"kit": kits / "server"} if kits else {"insecure": True}
+    given = {"quiet": True, **trust, **settings}
+    with plait.Server(out=out, **given) as server:  # type: ignore[arg-type]
+        clients = attend(server.address, shares, folder, kits=kits)
+        run = server.wait(timeout_s=600)
+        for client in clients:
+            client.wait(timeout_s=60)
+    return run
