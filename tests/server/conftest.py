@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import queue
-import time
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -30,6 +30,7 @@ from server.exchange import NodesExchange
 from server.hosting import Terms
 from server.limits import Limits
 from server.nodes_channel import NodesChannel
+from tests import waiting
 
 BASE = b"b" * 32
 MAX_ANSWER_BYTES = 8 << 20
@@ -130,18 +131,26 @@ class BareNode:
 
         return self.stub.Upload(parts(), timeout=self.patience_s)
 
+    def begin_upload(self, task_id: str, answer: bytes, *, chunks: int = 1, then: bytes = b""):
+        """Upload so many chunks, which the server has on return; gives the call, and what lets it end with `then`."""
+        hold, offset = threading.Event(), chunks * CHUNK_BYTES
+
+        def parts() -> Iterator[pb.UploadPart]:
+            yield self.start(task_id, answer)
+            for start in range(0, offset, CHUNK_BYTES):
+                yield pb.UploadPart(data=answer[start : start + CHUNK_BYTES])
+            hold.wait(60)
+            if then:
+                yield pb.UploadPart(data=then)
+
+        call = self.stub.Upload.future(parts())
+        waiting.until(lambda: self.held(task_id, answer).offset == offset)
+        return call, hold
+
     def leave(self) -> None:
         self.said.put(None)
         self.call.cancel()
         self.channel.close()
-
-
-def _until(condition: Callable[[], bool], *, patience_s: float = 60.0) -> None:
-    """Wait for something that happens in another thread."""
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def _send(
@@ -194,7 +203,7 @@ def channel(make_channel) -> NodesChannel:
 def _attending(channel: NodesChannel, *names: str):
     """Bare nodes that are ready."""
     nodes = [BareNode(channel.address, name).attend() for name in names]
-    _until(lambda: {channel.identity(number).name for number in channel.nodes(0)} >= set(names))
+    waiting.until(lambda: {channel.identity(number).name for number in channel.nodes(0)} >= set(names))
     try:
         yield nodes
     finally:
@@ -214,7 +223,7 @@ def attending():
 
 @pytest.fixture
 def until():
-    return _until
+    return waiting.until
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ class TestDoor:
         for each in connections:
             each.close()
 
+    @pytest.mark.slow
     def test_the_time_for_the_proof_begins_once_a_node_has_its_turn(self, make_secure, kits, bare_node):
         channel = make_secure(max_unproven=1, handshake_s=5.0)
         bob = node(bare_node, channel, kits["bob"])

@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from plait.rounds.channel import Purpose
 
 NODES = 200
 
 
+@pytest.mark.slow
 def test_two_hundred_nodes_each_answer_two_rounds_once(channel, until):
     command = [sys.executable, "-m", "simulations.bench.transport_light", "plait", channel.address, str(NODES)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as nodes:

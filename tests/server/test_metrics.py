@@ -67,6 +67,7 @@ def test_on_loopback_no_web_page_reads_it_by_a_name_that_leads_here(server, metr
         open_to_all.close()
 
 
+@pytest.mark.slow
 def test_connections_that_do_not_finish_are_bounded_and_cut_so_that_others_come_in(metrics, monkeypatch):
     monkeypatch.setattr(server_metrics, "_SCRAPE_S", 0.5)
     server = MetricsServer("127.0.0.1:0", metrics)

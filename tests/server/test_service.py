@@ -69,6 +69,7 @@ class TestBadNodes:
 
         assert refusal(node.enrol(name="a" * 70_000)) == "MALFORMED"
 
+    @pytest.mark.slow
     def test_who_does_not_prove_its_key_in_time_is_told_to_try_again(self, make_channel, bare_node):
         channel = make_channel(handshake_s=3.0)
         silent, hesitant = bare_node(channel.address, "alice"), bare_node(channel.address, "bob")
@@ -78,6 +79,7 @@ class TestBadNodes:
         assert refusal(silent.hear()) == "LATE"
         assert refusal(hesitant.hear()) == "LATE"
 
+    @pytest.mark.slow
     def test_when_too_many_enrol_at_once_the_next_wait_and_get_in(self, make_channel, bare_node):
         channel = make_channel(handshake_s=4.0, max_unproven=2)
         silent = [bare_node(channel.address, name) for name in ("alice", "bob")]
@@ -282,6 +284,7 @@ class TestDownloads:
             assert code(alice.body, work) == "RESOURCE_EXHAUSTED"
             assert bob.task(bob.work()) == b"head" + BIG
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("pace", "pauses"),
         [(Pace(stall_s=2.0), [8.0]), (Pace(stall_s=2.0, least_bytes_s=1e12), [0.1] * 63)],
@@ -309,20 +312,11 @@ class TestDownloads:
 
 
 class TestUploads:
-    def test_an_upload_goes_on_where_it_broke_off(self, channel, attending, send, replies, until):
+    def test_an_upload_goes_on_where_it_broke_off(self, channel, attending, send, replies):
         with attending(channel, "alice") as (alice,):
             sent = send(channel, "alice", b"task")
             task_id = alice.work().task_id
-            hold = threading.Event()
-
-            def half():
-                yield alice.start(task_id, BIG)
-                for start in (0, CHUNK_BYTES):
-                    yield pb.UploadPart(data=BIG[start : start + CHUNK_BYTES])
-                hold.wait(60)
-
-            broken = alice.stub.Upload.future(half())
-            until(lambda: alice.held(task_id, BIG).offset == 2 * CHUNK_BYTES)
+            broken, hold = alice.begin_upload(task_id, BIG, chunks=2)
             broken.cancel()
             hold.set()
 
@@ -332,20 +326,12 @@ class TestUploads:
             assert replies([sent])[0] == BIG
             assert alice.held(task_id, BIG).complete
 
-    def test_an_upload_goes_on_after_the_server_was_restarted(self, make_channel, attending, send, replies, until):
+    def test_an_upload_goes_on_after_the_server_was_restarted(self, make_channel, attending, send, replies):
         channel = make_channel()
         with attending(channel, "alice") as (alice,):
             send(channel, "alice", b"task")
             task_id = alice.work().task_id
-            hold = threading.Event()
-
-            def half():
-                yield alice.start(task_id, BIG)
-                yield pb.UploadPart(data=BIG[:CHUNK_BYTES])
-                hold.wait(60)
-
-            broken = alice.stub.Upload.future(half())
-            until(lambda: alice.held(task_id, BIG).offset == CHUNK_BYTES)
+            broken, hold = alice.begin_upload(task_id, BIG)
             broken.cancel()
             hold.set()
         channel.stop()
@@ -356,6 +342,7 @@ class TestUploads:
             assert alice.upload(task_id, BIG, offset=CHUNK_BYTES).kept
             assert replies([sent])[0] == BIG
 
+    @pytest.mark.slow
     def test_a_file_that_is_being_opened_when_its_upload_breaks_off_is_closed(
         self, channel, attending, send, until, monkeypatch
     ):
@@ -407,20 +394,11 @@ class TestUploads:
                 replies([sent])
                 until(lambda so_far=so_far: len(given_back) == so_far)
 
-    def test_a_newer_upload_of_the_same_answer_takes_the_place_of_the_older(self, channel, attending, send, until):
+    def test_a_newer_upload_of_the_same_answer_takes_the_place_of_the_older(self, channel, attending, send):
         with attending(channel, "alice") as (alice,):
             send(channel, "alice", b"task")
             task_id = alice.work().task_id
-            hold = threading.Event()
-
-            def half():
-                yield alice.start(task_id, BIG)
-                yield pb.UploadPart(data=BIG[:CHUNK_BYTES])
-                hold.wait(60)
-
-            older = alice.stub.Upload.future(half())
-            until(lambda: alice.held(task_id, BIG).offset == CHUNK_BYTES)
-
+            older, hold = alice.begin_upload(task_id, BIG)
             assert alice.upload(task_id, BIG, offset=CHUNK_BYTES).kept
             hold.set()
             assert older.code() is grpc.StatusCode.ABORTED
@@ -430,16 +408,7 @@ class TestUploads:
         until(lambda: channel.nodes(0))
         send(channel, "alice", b"task")
         task_id = old.work().task_id
-        replaced = threading.Event()
-
-        def parts():
-            yield old.start(task_id, BIG)
-            yield pb.UploadPart(data=BIG[:CHUNK_BYTES])
-            replaced.wait(60)
-            yield pb.UploadPart(data=BIG[CHUNK_BYTES : 2 * CHUNK_BYTES])
-
-        upload = old.stub.Upload.future(parts())
-        until(lambda: old.held(task_id, BIG).offset == CHUNK_BYTES)
+        upload, replaced = old.begin_upload(task_id, BIG, then=BIG[CHUNK_BYTES : 2 * CHUNK_BYTES])
         with attending(channel, "alice"):
             assert refusal(old.hear()) == "REPLACED"
             replaced.set()
