@@ -17,8 +17,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Tests run side by side, so more threads of each would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-RUNNING = {"finished", "original", "started", "watch"}
-"""Fixtures that run `plait` as a whole, most of them in a process of its own."""
+RUNNING = {"browser", "finished", "original", "outcomes", "started", "watch"}
+"""Fixtures that run `plait` as a whole, a browser, or the client in JavaScript, most in processes of their own."""
 
 EXTRAS = {"eval": "lm_eval", "evidence": "model_signing", "flower-simulation": "ray", "qlora": "bitsandbytes"}
 """What each extra installs that a test looks for."""

@@ -30,6 +30,7 @@ def test_the_app_that_ray_carries_to_a_worker_with_every_message_asks_the_partic
     assert from_message(cloudpickle.loads(carried)(message, context)) == b"answer to a task"
 
 
+@pytest.mark.slow
 def test_it_loads_no_torch_before_a_task_comes():
     program = "import sys, client.app; sys.exit('torch' in sys.modules or 'peft' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, cwd=CHECKOUT).returncode == 0

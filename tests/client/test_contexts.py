@@ -88,6 +88,7 @@ print(Lasting(client, Path(sys.argv[1]), 7).answer(b"a task"), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_waits_for_the_state_of_a_client_at_work_but_not_forever(answer, tmp_path, monkeypatch):
     command = [sys.executable, "-c", TAKES_ITS_TIME, str(tmp_path)]
     root = Path(__file__).parents[2]

@@ -52,6 +52,7 @@ def keeping(tmp_path: Path):
         thread.join(10)
 
 
+@pytest.mark.slow
 def test_one_process_answers_all_tasks_and_ends_when_none_comes(keeping):
     kept, threads, participants = keeping
     client = kept(3)
@@ -104,6 +105,7 @@ def test_one_that_cannot_start_is_told_at_once_and_one_that_finds_another_in_its
     assert started == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_the_first_and_ends(keeping, tmp_path):
     kept, _, participants = keeping
     client = kept(3)

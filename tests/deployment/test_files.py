@@ -171,6 +171,7 @@ def test_the_entry_points_and_the_servers_health_are_commands():
     takes(health("server"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="a system without /proc")
 def test_a_client_is_healthy_while_a_connection_stands():
     command, options, pattern, *tables = health("client")

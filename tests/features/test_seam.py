@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +14,7 @@ from plait.feature import Feature, at, own_features
 from plait.rounds.events import Event
 from plait.settings import TABLES
 from plait.settings.table import Table
+from tests.commands import run_command
 from tests.features.without import names_it
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,14 +77,19 @@ def test_a_feature_imports_nothing_of_another(feature: Feature) -> None:
 MEETING = [feature for feature in FEATURES.values() if not FEATURES.keys().isdisjoint(feature.meets)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feature", MEETING, ids=lambda feature: feature.name)
 def test_a_feature_imports_one_that_it_meets_where_the_two_meet_and_is_not_met_by_it(feature: Feature) -> None:
     """So it does what it does alone where that one's folder is gone."""
     modules = sorted({place.partition(":")[0] for place in places_of(feature)})
     for name in FEATURES.keys() & {*feature.meets}:
         assert feature.name not in FEATURES[name].meets
-        code = f"import sys; sys.modules['plait.features.{name}'] = None; import {', '.join(modules)}"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+        gone = f"plait.features.{name}"
+        code = (
+            f"import sys; assert not [each for each in sys.modules if each.startswith('{gone}.')]\n"
+            f"sys.modules['{gone}'] = None; import {', '.join(modules)}"
+        )
+        done = run_command(program=code)
         assert done.returncode == 0, done.stderr
 
 

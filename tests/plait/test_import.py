@@ -16,6 +16,7 @@ HEAVY = (
 )
 
 
+@pytest.mark.slow
 def test_importing_plait_brings_no_large_library_along_and_starts_nothing() -> None:
     code = (
         "import os, sys, threading; before = dict(os.environ); import plait; plait.EarlyStopping, plait.PlaitError; "
@@ -41,6 +42,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     assert not hasattr(plait, "simulat")
 
 
+@pytest.mark.slow
 def test_no_function_brings_a_library_of_training_along_before_it_is_called() -> None:
     """A rule is a function of numpy's arrays; the others need none."""
     code = (
@@ -65,9 +67,12 @@ FEATURES = (
 
 
 @pytest.mark.slow
-def test_the_plainest_run_imports_no_feature_and_few_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plainest_run_imports_few_lines_and_no_feature_and_reads_no_entry_points(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = (
-        "import sys, plait; plait.simulate(base='tiny', clients=2, rounds=1, out=sys.argv[1], quiet=True); "
+        "import sys, plait; from plait import plugins; plugins._entry_points = None; "
+        "plait.simulate(base='tiny', clients=2, rounds=1, out=sys.argv[1], quiet=True); "
         "print(*(f'{name}={module.__file__}' for name, module in sys.modules.items() if name.split('.')[0] == 'plait'))"
     )
     run = subprocess.run(

@@ -43,6 +43,7 @@ libc.fclose(file)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_threads_take_memory_from_few_places(tmp_path) -> None:
     def places(how: str) -> int:
@@ -77,6 +78,7 @@ print(before - own_bytes())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_memory_that_was_freed_between_blocks_in_use_is_given_back() -> None:
     if platform.libc_ver()[0] != "glibc":
@@ -105,6 +107,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_memory_that_was_freed_is_kept_for_the_next_step() -> None:
     if platform.libc_ver()[0] != "glibc":
@@ -124,6 +127,7 @@ print(*map(allow_open_files, (200, 50, 9000)), resource.getrlimit(resource.RLIMI
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
 def test_the_limit_on_open_files_is_raised_as_far_as_the_system_lets_it() -> None:
     said = subprocess.run([sys.executable, "-c", FILES], capture_output=True, check=True, text=True).stdout

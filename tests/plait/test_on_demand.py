@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from plait.aggregation import RULES
 from plait.features.exports.targets import TARGETS
 from plait.flower.rule_table import ALL_RULES
@@ -15,6 +17,7 @@ def test_every_place_of_every_table_has_its_part():
     assert all(map(callable, TARGETS.values()))
 
 
+@pytest.mark.slow
 def test_only_what_is_asked_for_is_imported():
     code = "from plait.aggregation import RULES; import sys; RULES['median']; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -9,8 +9,7 @@ import pytest
 from plait.apps import bind_apps
 from plait.errors import MachineError
 from plait.places import at
-
-ROOT = Path(__file__).parents[2]
+from tests.commands import run_command
 
 
 def test_a_place_is_a_module_and_what_it_has_there() -> None:
@@ -18,6 +17,7 @@ def test_a_place_is_a_module_and_what_it_has_there() -> None:
     assert at("server.limits:Limits").__module__ == "server.limits"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "public"), [("server", "Server"), ("client", "Client")])
 def test_a_program_may_have_the_name_of_a_package_of_plaits(tmp_path: Path, name: str, public: str) -> None:
     """Its folder comes first where Python looks for modules."""
@@ -40,10 +40,12 @@ def test_a_package_of_the_programs_that_is_loaded_already_is_named(
         bind_apps()
 
 
+@pytest.mark.slow
 def test_neither_service_nor_node_loads_flower() -> None:
     code = (
         "import sys, client.verb, client.process, client.base, client.program, client.participant\n"
         "import server.verb, server.program, server.served_run, server.nodes_channel\n"
         "assert 'flwr' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    done = run_command(program=code)
+    assert done.returncode == 0, done.stderr

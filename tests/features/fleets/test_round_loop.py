@@ -105,6 +105,7 @@ def told(federation):
     return finished, arrived, done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [{"rounds": 6, **BY_SPEED}, {"rounds": 10, **ASYNCHRONOUS}])
 def test_who_is_silent_and_overdue_is_given_up_and_a_run_that_is_killed_does_the_same(
     federate, fake_model, snapshots_of, plan

@@ -40,6 +40,7 @@ def differing(prompt: str, completion: str, answer: str) -> float:
     return next(ANSWERS) % 2
 
 
+@pytest.mark.slow
 def test_completions_that_are_sampled_count_where_they_take_more_than_the_step() -> None:
     # Many prompts side by side, of which each group alone is learned from.
     shape = StepShape("qwen2.5-0.5b", 16, 32, layers=2)

@@ -66,12 +66,14 @@ def test_a_sample_never_costs_more_than_the_whole_and_all_of_it_costs_as_much():
         assert found[-1] <= whole
 
 
+@pytest.mark.slow
 def test_no_step_costs_nothing_and_every_step_costs_something():
     costs = [sampled_epsilon(1.0, 0.05, steps, 1e-6) for steps in (0, 1, 2, 10, 100)]
     assert costs[0] == 0.0
     assert costs == sorted(set(costs))
 
 
+@pytest.mark.slow
 def test_noise_for_an_epsilon_keeps_to_it_and_little_more_than_that():
     noise = noise_for(2.0, 1e-5, 0.1, 30)
     assert sampled_epsilon(noise, 0.1, 30, 1e-5) <= 2.0

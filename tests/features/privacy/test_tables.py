@@ -144,6 +144,7 @@ def test_an_estimate_warns_where_the_noise_leaves_nothing_to_learn(clip, warns):
         assert f"{int(2_440_000 * (WORTH_WARNING / ratio) ** 2):,} parameters" in table.note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parameters", "warns"), [(1_000, False), (2_440_000, True)])
 def test_an_estimate_of_private_records_warns_likewise(parameters, warns):
     said = planned(parameters, 1_000, **{"dp": "record", "dp-epsilon": 8.0})

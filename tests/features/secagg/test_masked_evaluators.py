@@ -111,6 +111,7 @@ def evaluated(federation):
     return {event["round"]: len(event["evaluated_by"]) for event in sums}
 
 
+@pytest.mark.slow
 def test_every_round_is_evaluated_though_a_client_leaves_and_comes_back(coming_and_going):
     away = ["heidi"]
     federation = coming_and_going({2: away, 3: away}, {}, rounds=5, quorum=5)
@@ -119,6 +120,7 @@ def test_every_round_is_evaluated_though_a_client_leaves_and_comes_back(coming_a
     assert len({tuple(event["evaluated_by"]) for event in federation.of_kind("sum_unmasked")} - {()}) == 2
 
 
+@pytest.mark.slow
 def test_a_client_that_is_lost_in_an_evaluation_costs_one_attempt_at_it(coming_and_going):
     def tamper(asked, reply):
         return "gone" if (asked.client, asked.purpose, asked.round) == ("heidi", Purpose.EVALUATE, 2) else reply

@@ -29,6 +29,8 @@ from plait.rounds.clock import WallClock
 from plait.rounds.run_state import initial_state
 from plait.wire.messages import decode_reply, decode_task, encode_reply
 
+pytestmark = pytest.mark.slow
+
 MALLORY = "mallory"
 NAMES = ["alice", "bob", "carol", "dave", MALLORY]
 WIDE = Layout.of({"layer.lora_A.weight": [2, 2_000], "layer.lora_B.weight": [3, 2]})

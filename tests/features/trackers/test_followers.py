@@ -116,6 +116,7 @@ def test_a_run_that_stops_with_an_error_stops_with_it(run: Path, write, got, sma
     assert got()[-1] == ["finish"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_no_tracker_behind(run: Path, write, got, small_run) -> None:
     write(small_run[:16])
     code = (

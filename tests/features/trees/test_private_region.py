@@ -139,6 +139,7 @@ def test_a_sum_that_no_clipped_updates_add_up_to_is_refused(federate, grow, fake
     assert [(event["client"], event["reason"]) for event in refused] == [("regions-0", "norm")]
 
 
+@pytest.mark.slow
 def test_private_records_keep_their_accounts_in_a_tree(federate, grow, fake_model):
     plan = {"rounds": 2, "wire": "1", "settings": {"record_delta": 1e-5, "record_noise": 1.0}}
     flat = federate(crowd(fake_model, 6), **plan)

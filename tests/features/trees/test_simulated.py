@@ -31,6 +31,7 @@ def data(tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tree", "rule"),
     [("2x2", {"rule": "fedavg"}), ("2x2", {"rule": "fedsb", "method": "lora_xs"})],

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.once import once
+
 SMALL = {
     "base": "tiny", "clients": 3, "rounds": 2, "local_steps": 2, "batch_size": 2, "seq_len": 32, "rank": 2,
     "learning_rate": 1e-2, "dtype": "float32", "quiet": True,
 }  # fmt: skip
 
 
-def rows() -> list[dict[str, str]]:
+def rows(count: int = 24) -> list[dict[str, str]]:
     """Three authors whose texts differ in kind and in size."""
     found: list[dict[str, str]] = []
-    for number in range(24):
+    for number in range(count):
         found.append({"text": f"def add_{number}(left, right):\n    return left + right\n" * 3, "author": "ada"})
         found.append({"text": f"The quick brown fox number {number} jumps over the lazy dog.\n" * 3, "author": "bob"})
         if number % 2:
@@ -46,6 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the data in memory; not to be changed."""
     import plait
 
-    out = tmp_path_factory.mktemp("api") / "run"
-    plait.simulate(rows(), partition="natural:author", out=out, **SMALL)  # type: ignore[arg-type]
-    return out
+    def make(folder: Path) -> None:
+        plait.simulate(rows(), partition="natural:author", out=folder / "run", **SMALL)  # type: ignore[arg-type]
+
+    return once(tmp_path_factory, "api", make) / "run"

@@ -138,6 +138,7 @@ def test_early_stopping_is_the_setting_that_is_recorded(
         plait.resume(run)
 
 
+@pytest.mark.slow
 def test_data_in_memory_are_asked_for_again(
     records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
 ) -> None:

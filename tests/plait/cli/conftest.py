@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from plait.cli.main import main
+from tests.once import once
+from tests.plait.api.conftest import rows
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,7 @@ def small() -> tuple[str, ...]:
 
 def write_jsonl(path: Path) -> Path:
     """Three authors whose texts differ in kind and in size."""
-    lines: list[dict[str, str]] = []
-    for number in range(30):
-        lines.append({"text": f"def add_{number}(left, right):\n    return left + right\n" * 3, "author": "ada"})
-        lines.append({"text": f"The quick brown fox number {number} jumps over the lazy dog.\n" * 3, "author": "bob"})
-        if number % 2:
-            lines.append({"text": f"x = [{number}, {number + 1}]\nprint(sum(x))\n" * 4, "author": "eve"})
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows(30)))
     return path
 
 
@@ -73,17 +69,19 @@ def jsonl(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def original(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, made by the command in a process of its own, with its data beside it."""
-    folder = tmp_path_factory.mktemp("original")
-    data = write_jsonl(folder / "my.jsonl")
-    options = (
-        "--data", data, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
-        "--dtype", "float32", "--reference", "central,local", "--out", folder / "run", "--json",
-    )  # fmt: skip
-    command = [sys.executable, "-m", "plait.cli.main", "simulate", *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == json.loads((folder / "run" / "summary.json").read_text())
-    return folder
+
+    def make(folder: Path) -> None:
+        data = write_jsonl(folder / "my.jsonl")
+        options = (
+            "--data", data, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
+            "--dtype", "float32", "--reference", "central,local", "--out", folder / "run", "--json",
+        )  # fmt: skip
+        command = [sys.executable, "-m", "plait.cli.main", "simulate", *map(str, options)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == json.loads((folder / "run" / "summary.json").read_text())
+
+    return once(tmp_path_factory, "original", make)
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def test_every_verb_has_help_with_an_example(verb: str, plait) -> None:
     assert "Example:" in ran.out
 
 
+@pytest.mark.slow
 def test_benchmarks_that_are_not_there_are_named_in_one_line(tmp_path) -> None:
     """As from a wheel, which carries none of them."""
     shutil.copytree(
@@ -90,6 +91,7 @@ def test_version(plait) -> None:
     assert plait("--version").out == f"plait {__version__}\n"
 
 
+@pytest.mark.slow
 def test_help_loads_no_heavy_library() -> None:
     code = (
         "import sys; sys.argv = ['plait', '--help']\n"
@@ -441,6 +443,7 @@ def environment_of_plait(names, given) -> list[str]:
     return ran.stdout.split()[-len(names) :]
 
 
+@pytest.mark.slow
 def test_python_that_plait_starts_does_not_look_into_the_current_directory(tmp_path, monkeypatch):
     (tmp_path / "wave.py").write_text("raise SystemExit('planted')")
     code = (

@@ -32,6 +32,7 @@ def test_a_missing_path_is_said_to_be_a_missing_file(tmp_path: Path) -> None:
             as_dataset(name, cache=tmp_path, progress=print)
 
 
+@pytest.mark.slow
 def test_importing_the_room_imports_nothing_slow() -> None:
     code = "import sys, plait.data; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)

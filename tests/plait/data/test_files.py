@@ -271,6 +271,7 @@ BAD: dict[str, tuple[bytes | str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps a limit on memory")
 def test_a_document_takes_no_more_memory_or_bytes_than_it_may(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Each of its lists takes twenty times what it is written with.

@@ -39,6 +39,7 @@ def test_a_ledger_that_was_changed_writes_nothing(small_run, write_ledger) -> No
     assert {path.name for path in directory.iterdir()} == {"ledger.jsonl"}
 
 
+@pytest.mark.slow
 def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:
     heavy = {"torch", "transformers", "flwr", "matplotlib"}
     code = f"import sys, plait.report; print({heavy} & set(sys.modules))"

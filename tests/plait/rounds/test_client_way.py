@@ -12,6 +12,7 @@ from plait.wire.messages import DescribeTask, Refusal, RefusalReason, decode_rep
 HELD_BACK = ({"secure_aggregation": True}, {"record_delta": 1e-5, "record_epsilon": 8.0}, {"client_noise": 1.0})
 
 
+@pytest.mark.slow
 def test_a_client_in_the_open_brings_no_part_of_a_feature_along():
     code = "import sys, plait.rounds.participant; print([name for name in sys.modules if 'plait.features' in name])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,44 +21,18 @@ from plait.rounds.events import (
     parse_event,
 )
 
-NAMES = [
-    "run_started",
-    "resumed",
-    "interrupted",
-    "run_finished",
-    "waiting_for_clients",
-    "clients_gathered",
-    "clients_described",
-    "client_turned_away",
-    "round_started",
-    "client_replaced",
-    "round_missed",
-    "device_worked",
-    "broadcast",
-    "reply_received",
-    "update_received",
-    "update_refused",
-    "round_finished",
-    "evaluated",
-    "step_taken_back",
-    "ended_early",
-    "reference",
-    "audited",
-    "client_erased",
-    "publish_failed",
-]
 STARTED = RunStarted(
     seed=1, config={"rank": 8}, base=Base(name="tiny"), adapter=Adapter(trainable_parameters=9), full_model_bytes=36
 )
 
 
 def test_every_event_has_a_name_of_its_own_and_is_in_the_table():
-    assert [model.event for model in EVENTS] == NAMES
+    assert len({model.event for model in EVENTS}) == len(EVENTS)
     models = {model for model in vars(events).values() if isinstance(model, type) and issubclass(model, Event)}
     assert set(EVENTS) == models - {Event, Started}
 
 
-@pytest.mark.parametrize("model", EVENTS, ids=NAMES)
+@pytest.mark.parametrize("model", EVENTS, ids=lambda model: model.event)
 def test_every_field_of_an_event_is_documented(model):
     own = set(model.model_fields) - {"seq", "time", "hash"}
     missing = [

@@ -254,6 +254,7 @@ print(peak_bytes(size, sequences=1, seq_len=128, recomputed=2), peak_rss_bytes()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system has no /proc")
 def test_a_prediction_is_within_a_tenth_of_what_a_process_on_a_cpu_has(tmp_path: Path) -> None:
     shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 2, "num_attention_heads": 8}

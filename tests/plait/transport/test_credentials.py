@@ -20,6 +20,7 @@ def hastened(options):
     return [(name, value // FASTER if name.endswith(kinds) else value) for name, value in options]
 
 
+@pytest.mark.slow
 def test_a_node_that_only_waits_is_not_turned_away_for_its_keepalive() -> None:
     over = threading.Event()
 

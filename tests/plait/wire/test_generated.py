@@ -12,6 +12,7 @@ from plait.v1 import envelope_pb2, messages_pb2
 PROTO = Path(__file__).parents[3] / "proto"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [envelope_pb2, messages_pb2])
 def test_committed_classes_match_the_proto_file(module, tmp_path):
     pytest.importorskip("grpc_tools")

@@ -29,6 +29,7 @@ def test_memory_and_time_of_processes_that_detach_themselves_count(tmp_path: Pat
     assert took.wall_s > 0.5
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="failed with code 3: no such thing"):
         measured([sys.executable, "-c", "import sys; sys.stderr.write('no such thing'); sys.exit(3)"], cwd=tmp_path)
