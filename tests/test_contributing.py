@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md adds (a rule, codec, method, scheme) goes into the code as it is, and its tests pass."""
+"""What CONTRIBUTING.md adds (an event, rule, codec, method, scheme) goes into the code as it is, and its tests pass."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 SECTION = PAGE.partition("## Adding a rule, a codec, a method, a partition scheme\n")[2].partition("\n## ")[0]
 BLOCKS = re.findall(
     r"^```(?:python|proto|text)\n(?:#|//) (\S+?)(?:, (before|after|in place of): ([^\n]+))?\n(.*?)^```$",
-    SECTION,
+    PAGE,
     re.MULTILINE | re.DOTALL,
 )
+EVENTS = "tests/plait/rounds/test_events.py"
 COPIED = ("plait", "server", "client", "proto", "tests", "pyproject.toml")
 
 
@@ -49,8 +50,8 @@ def test_what_the_page_adds_can_be_added_and_its_tests_pass(tmp_path: Path) -> N
     assert len(added) == SECTION.count("\n### ") == 4
     # The copy comes first; what is not in it comes from where it is installed.
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
-    (rule,) = re.findall(r'^    name="(\w+)",$', BLOCKS[0][3], re.MULTILINE)
+    (rule,) = re.findall(r'^    name="(\w+)",$', BLOCKS[1][3], re.MULTILINE)
     contract = f"tests/plait/aggregation/test_contract.py::test_every_rule_keeps_its_contract[{rule}]"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", *added, contract]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", *added, contract, EVENTS]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout

@@ -17,6 +17,7 @@ class Echo:
         return b"answer to " + task_bytes
 
 
+@pytest.mark.slow
 def test_the_app_that_ray_carries_to_a_worker_with_every_message_asks_the_participants_that_the_worker_has(monkeypatch):
     cloudpickle = pytest.importorskip("cloudpickle")
     carried = cloudpickle.dumps(client.app.app)

@@ -249,6 +249,7 @@ def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
     assert again.updates["reward"].tolist() == run.updates["reward"].tolist()[:2]
 
 
+@pytest.mark.slow
 def test_in_float16_a_step_in_which_nothing_differs_leaves_the_adapter_as_it_was(tmp_path: Path) -> None:
     run = plait.simulate(
         data=[{"prompt": f"{number} + 1 =", "completion": " 1"} for number in range(12)], base="tiny", clients=2,

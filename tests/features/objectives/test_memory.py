@@ -79,6 +79,7 @@ def test_keys_and_values_of_completions_are_those_of_the_cache(
     assert held == completions_bytes(size, rows=15, seq_len=seq_len)
 
 
+@pytest.mark.slow
 def test_completions_are_counted_as_many_as_grow_side_by_side() -> None:
     rewarded = replace(SETTINGS, objective="grpo:reward=mine:reward,group_size=6", gradient_accumulation_steps=2)
     assert [Training.of(rewarded, devices=devices).drawn for devices in (1, 2, 3)] == [48, 24, 18]

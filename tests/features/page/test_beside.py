@@ -72,6 +72,7 @@ def test_the_page_of_a_federation_shows_runs_as_they_come(tmp_path: Path) -> Non
     assert gone(address)
 
 
+@pytest.mark.slow
 def test_the_page_waits_until_that_of_a_killed_server_has_ended(tmp_path: Path) -> None:
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]

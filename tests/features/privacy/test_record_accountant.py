@@ -29,6 +29,7 @@ def paid(memory, inputs: bytes, *, steps: int = 4, run: bytes = RUN, privacy: Re
     return charge(memory, privacy, run_id=run, inputs=inputs, steps=steps)
 
 
+@pytest.mark.slow
 def test_the_rounds_of_a_run_fit_its_epsilon_and_no_other_does():
     memory = DictMemory()
     epsilons = [paid(memory, bytes([number])).epsilon for number in range(3)]

@@ -42,28 +42,23 @@ def test_the_function_and_the_command_give_the_same_adapter_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_off_the_main_thread_it_gives_the_same_bits_and_leaves_signals_alone(
+def test_off_the_main_thread_it_gives_the_same_bits_leaves_signals_alone_and_callbacks_hear_the_events_of_the_ledger(
     finished: Path, records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
 ) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     found: list[plait.Result] = []
+    heard: list[plait.Event] = []
 
     def work() -> None:
-        found.append(plait.simulate(records, partition="natural:author", out=tmp_path / "run", **small))
+        how = {"partition": "natural:author", "out": tmp_path / "run", "callbacks": [heard.append], **small}
+        found.append(plait.simulate(records, **how))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert weights(found[0].path) == weights(finished)
+    (run,) = found
+    assert weights(run.path) == weights(finished)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-@pytest.mark.slow
-def test_callbacks_hear_the_events_of_the_ledger_as_they_are_recorded(
-    records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
-) -> None:
-    heard: list[plait.Event] = []
-    run = plait.simulate(records, partition="natural:author", out=tmp_path / "run", callbacks=[heard.append], **small)
     assert tuple(heard) == run.events
     assert isinstance(heard[0], RunStarted)
     assert isinstance(heard[-1], RunFinished)
@@ -97,6 +92,8 @@ def test_a_paused_run_goes_on_to_the_same_bits_and_its_callbacks_hear_everything
 
     run = plait.simulate(records, partition="natural:author", out=tmp_path / "run", callbacks=[pause], **small)
     assert not run.finished
+    with pytest.raises(ConfigError, match="give it again"):
+        plait.resume(run, quiet=True)
     heard: list[plait.Event] = []
     again = plait.resume(run, data=records, callbacks=[pause, heard.append], quiet=True)
     assert again.finished
@@ -136,18 +133,6 @@ def test_early_stopping_is_the_setting_that_is_recorded(
         plait.simulate(records, out=tmp_path / "other", callbacks=[stopping], patience=3)
     with pytest.raises(ConfigError, match="is finished"):
         plait.resume(run)
-
-
-@pytest.mark.slow
-def test_data_in_memory_are_asked_for_again(
-    records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
-) -> None:
-    def pause(_: plait.Event) -> plait.Stop:
-        return plait.Stop.PAUSE
-
-    run = plait.simulate(records, partition="natural:author", out=tmp_path / "run", callbacks=[pause], **small)
-    with pytest.raises(ConfigError, match=r"give it again"):
-        plait.resume(run, quiet=True)
 
 
 @pytest.mark.parametrize(

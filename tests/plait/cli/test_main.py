@@ -222,6 +222,7 @@ def test_doctor_plans_the_share_of_each_device_of_a_list(plait, monkeypatch: pyt
     assert said["memory"] == "4.0 GB of cpu, 3.0 GB of cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.whole
 def test_doctor_plans_a_base_over_a_list_of_devices(plait) -> None:
     asked = ("doctor", "--base", "llama-3.1-8b", "--dtype", "bfloat16", "--json", "--max-memory-gb", 28)
@@ -249,6 +250,7 @@ def test_doctor_counts_the_memory_of_a_device_once_and_the_step_that_slopes_keep
     assert one["predicted peak"] == f"{peak_bytes(size, sequences=4, seq_len=512, recomputed=0) / 1e9:.2f} GB"
 
 
+@pytest.mark.slow
 def test_doctor_plans_only_what_it_can_predict(plait) -> None:
     for what in (("tiny", "--method", "dora"), ("mistral-7b", "--seq-len", 4097)):
         ran = plait("doctor", "--base", *what)
@@ -281,6 +283,7 @@ def any_length(prompt: str, completion: str, answer: str) -> int:
     return len(completion)
 
 
+@pytest.mark.slow
 def test_estimate_counts_the_keys_and_values_of_completions(plait) -> None:
     asked = ("estimate", "--base", "llama-3.1-8b", "--no-evaluate", "--json", "--seq-len", 1024, "--batch-size", 2)
     rewarded = (
