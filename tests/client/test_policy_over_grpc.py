@@ -174,6 +174,7 @@ def test_a_trainer_that_a_server_names_is_not_imported(federation, wait_until, s
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_consent_outlives_the_process_and_is_asked_for_anew_where_the_configuration_differs(
     federation, server, start, wait_until
 ) -> None:

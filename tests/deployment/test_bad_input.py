@@ -211,6 +211,7 @@ def test_another_version_of_the_protocol(serve, client, monkeypatch):
     assert "install the plait version that the server runs" in line
 
 
+@pytest.mark.slow
 def test_another_base(serve, client):
     code, line = client(address(serve(base_fingerprint=b"x" * 32)))
     assert code == 3

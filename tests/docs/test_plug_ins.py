@@ -50,6 +50,7 @@ def test_a_part_is_named_in_every_way_that_its_row_says(kind: Kind) -> None:
     assert (checked == "yes") == (kind in check_plugin._CHECKED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "name", "claims"),
     [

@@ -45,6 +45,7 @@ def by_length(prompt: str, completion: str, answer: str) -> int:
     return len(completion) % 3
 
 
+@pytest.mark.slow
 def test_rewarded_completions_are_sampled_and_learned_over_devices(base: ResidentBase, blueprint: Blueprint) -> None:
     prompts = [Example.of_sides(example, None) for example in rows() if example.labels[0] == -100]
     reward = reference(Kind.REWARD, by_length)

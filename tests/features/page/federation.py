@@ -156,7 +156,7 @@ def size(count: float) -> str:
     return f"{count} B"
 
 
-def watch(browser: Browser, there: Standing, run: str, until: Callable[[], bool], *, patience_s: float = 300) -> int:
+def watch(browser: Browser, there: Standing, run: str, until: Callable[[], bool], *, patience_s: float = 1200) -> int:
     """Compare the page with the ledger, over and over, until it shows the last event after `until`.
 
     Returns at how many events they were compared, at least one.

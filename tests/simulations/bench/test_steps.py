@@ -24,11 +24,8 @@ AIMS = {
 }
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [cell if str(cell) in AIMS else pytest.param(cell, marks=pytest.mark.slow) for cell in CELLS],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_a_step_costs_no_more_than_the_committed_table_says(cell: Cell) -> None:
     found = figures(cell)
     reasons = worse(found, COMMITTED[str(cell)])
