@@ -85,6 +85,7 @@ def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
     assert error[1] > 2 * error[0], "the same losses, much smaller, lose their gradients"
 
 
+@pytest.mark.slow
 def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along(
     halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_step_whose_losses_overflow_is_left_out_and_a_training_of_such_steps_i
         train(halves, blueprint)
 
 
+@pytest.mark.slow
 def test_side_by_side_only_the_adapter_that_overflows_is_left_out(
     halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

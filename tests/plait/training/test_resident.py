@@ -101,6 +101,7 @@ def designed(tiny: LocatedBase, method: str, **how: object) -> Blueprint:
 
 
 # PEFT still hands its prefix over under a name that transformers is about to drop.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 def test_the_base_is_read_once_whatever_adapters_follow_one_another(
     tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch
