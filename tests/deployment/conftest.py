@@ -149,7 +149,7 @@ class Deployment:
         ]
 
     def until(self, condition: Callable[[], object]) -> None:
-        waiting.until(condition, self.everything_printed, patience_s=600)
+        waiting.until(condition, self.everything_printed, patience_s=1800)
 
     def stop_in_training(self, name: str, round_number: int) -> None:
         """Stop a client's process while it trains."""
