@@ -1,6 +1,6 @@
-"""Recompute the table of the field from the committed rows.
+"""Recompute the tables of the field from the committed rows.
 
-python simulations/field/check.py
+python simulations/field/check.py [RESULTS ...]
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ Row = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=HERE / "results-quick.jsonl")
-    rows = [json.loads(line) for line in parser.parse_args().results.read_text().splitlines()]
-    print("\n".join(table(rows)))
+    parser.add_argument("results", nargs="*", type=Path, help="files of rows; by default all that are here")
+    for path in parser.parse_args().results or sorted(HERE.glob("results-*.jsonl")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if shown := table(rows):
+            print("\n".join((f"{path.stem.removeprefix('results-')}:", "", *shown, "")))
 
 
 def table(rows: Sequence[Row]) -> list[str]:

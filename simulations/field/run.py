@@ -1,10 +1,11 @@
 """The field: every entrant on the same work, each in an environment of its own.
 
-    python simulations/field/run.py --quick                 # all cells; finished ones are not run again
-    python simulations/field/run.py --quick --only peft     # one entrant's
+    python simulations/field/run.py --quick                              # all cells; finished ones are not run again
+    python simulations/field/run.py --work documents --form short        # half the rounds of half the tokens
+    python simulations/field/run.py --work people --seeds 0,1,2 --only "plait default,peft best"
 
-An entrant is a folder here with `run.py`, `requirements.txt` and `entrant.json`. Environments are made in the cache.
-Every finished cell is a line of results-quick.jsonl, which check.py prints as a table.
+An entrant is a folder here with `run.py`, `requirements.txt` and `entrant.json`. Environments and text are kept in the
+cache. Every finished cell is a line of results-NAME.jsonl, which check.py prints as a table.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from works import FEDERATIONS, WORKS, configuration
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 CELL = "FIELD_CELL"
 """In the environment of every process of a cell, wherever in the tree of processes it is."""
+sys.path.append(str(HERE / "given"))  # `work`, for the judge
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 Row = dict[str, Any]
 
@@ -40,12 +44,14 @@ class Entrant:
         variants: settings by name; "" is its own way with nothing set.
         fixes: what its own way fixes differently from the others'.
         chosen_by: schedule, `constant` or `cosine`, with which its best rate is chosen; empty without such a row.
+        is_ruler: whether it is no federation but a ruler, at the best rate alone.
     """
 
     folder: Path
     variants: Mapping[str, Mapping[str, object]]
     fixes: str
     chosen_by: str = ""
+    is_ruler: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> Entrant:
@@ -63,7 +69,7 @@ class Entrant:
         named = wanted.read_bytes()
         if b"." in named.split():  # this checkout as it is now
             named += b"".join(path.read_bytes() for path in sorted((CHECKOUT / "plait").rglob("*.py")))
-        made = cache / f"{self.name}-{hashlib.sha256(named).hexdigest()[:12]}"
+        made = cache / hashlib.sha256(named).hexdigest()[:12]
         if not (made / ".installed").exists():
             print(f"installing {self.name} in {made}", flush=True)
             subprocess.run([sys.executable, "-m", "venv", made], check=True)
@@ -77,79 +83,15 @@ def entrants(root: Path = HERE) -> list[Entrant]:
     return [Entrant.of(found.parent) for found in sorted(root.glob("*/entrant.json"))]
 
 
-@dataclass(frozen=True)
-class Federation:
-    """Work of the quick form, of the base `tiny` and packages of Python's library.
-
-    Attributes:
-        of: packages that the library is divided into.
-        without: those of them that take no part.
-    """
-
-    name: str
-    of: int
-    seed: int
-    without: frozenset[str] = frozenset()
-    rounds: int = 5
-    steps: int = 4
-    held_out: int = 40
-
-
-QUICK = Federation("stdlib", of=4, seed=0)
-CHOOSING = Federation(
-    "choosing", of=8, seed=100, without=frozenset({"distutils", "encodings", "idlelib", "pydoc_data"})
-)
-
-
-def configuration(federation: Federation, folder: Path) -> Row:
-    """What entrants are told; writes the clients' sequences. Needs plait, whose own pipeline makes them."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoTokenizer
-
-    from plait.adapters import Task
-    from plait.config import config_from_table
-    from plait.simulation.partitioned_data import load_partitioned
-    from plait.training.examples import split_examples, tokenise
-    from plait.training.tiny import unpack_tiny
-
-    common = {"base": "tiny", "data": "stdlib", "seed": federation.seed, "local_steps": federation.steps,
-              "batch_size": 4, "seq_len": 64, "rank": 8, "alpha": 16.0, "rounds": federation.rounds, "threads": 1,
-              "max_held_out_sequences": federation.held_out, "dtype": "float32"}  # fmt: skip
-    told = {**common, "clients": federation.of}
-    data, base = load_partitioned(config_from_table(told, where="the field")), unpack_tiny()
-    tokenizer, clients = AutoTokenizer.from_pretrained(base, trust_remote_code=False), []
-    for share in data.partition.shares:
-        if share.name in federation.without:
-            continue
-        examples = tokenise(
-            share.records, kind=data.kind, task=Task.CAUSAL_LM, labels=(), tokenizer=tokenizer, seq_len=64
-        )
-        split = split_examples(
-            examples, client=share.name, seq_len=64, held_out_fraction=0.1, max_held_out=federation.held_out
-        )
-        parts = {
-            name: torch.stack([torch.as_tensor(each.tokens, dtype=torch.int32) for each in part])
-            for name, part in (("train", split.train), ("held_out", split.held_out))
-        }
-        path = folder / f"{federation.name}-{share.name}.safetensors"
-        save_file(parts, path)
-        clients.append({"name": share.name, "sequences": str(path)})
+def cells(found: Sequence[Entrant]) -> dict[str, tuple[Entrant, str, str]]:
+    """Entrant, variant and setting of the rate (`default` or `best`) by title."""
     return {
-        "base": str(base), "clients": clients, "rounds": federation.rounds, "steps": federation.steps, "batch": 4,
-        "seq_len": 64, "rank": 8, "alpha": 16,
-        "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        "dtype": "float32", "threads": 1, "seed": federation.seed, "plait": told,
-    }  # fmt: skip
-
-
-def cells(found: Sequence[Entrant]) -> Iterator[tuple[Entrant, str, str]]:
-    """Entrant, variant and setting of the rate (`default` or `best`)."""
-    for entrant in found:
-        for variant in entrant.variants:
-            yield entrant, variant, "default"
-            if entrant.chosen_by:
-                yield entrant, variant, "best"
+        " ".join(filter(None, (entrant.name, variant, setting))): (entrant, variant, setting)
+        for entrant in found
+        for variant in entrant.variants
+        for setting in (("default", "best") if entrant.chosen_by else ("default",))
+        if not (entrant.is_ruler and setting == "default")
+    }
 
 
 def measured(key: Row, entrant: Entrant, told: Row, python: Path) -> Row:
@@ -172,11 +114,9 @@ def measured(key: Row, entrant: Entrant, told: Row, python: Path) -> Row:
                 {"round": each["round"], "s": round(each["time"] - began, 2)}
                 for each in lines(folder / "rounds.jsonl")
             ],
-            "bytes": summed(lines(folder / "wire.jsonl")), "losses": judged(told, folder),
+            "bytes": summed(lines(folder / "wire.jsonl")), "sequences": told["sequences"],
         }  # fmt: skip
-        if (folder / "own.json").exists():
-            row["own"] = json.loads((folder / "own.json").read_text())
-        return row
+        return row | judged(told, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -198,30 +138,61 @@ def summed(messages: Sequence[Row]) -> list[Row]:
 
 
 def judged(told: Row, folder: Path) -> Row:
-    """Held-out loss of every client by round, by one function for all; "base" is that without an adapter."""
+    """Held-out losses of every client by round, by one function for all; "base" is that without an adapter.
+
+    Beside them the share of sequences whose greedy answer is right, where there are answers; and `own`, of adapters of
+    clients' own.
+    """
     import torch
     from peft import PeftModel
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM, logging
+    from work import Batch, base_of
 
-    logging.disable_progress_bar()
-    torch.set_num_threads(1)
-    found: Row = {}
+    torch.set_num_threads(told["threads"])
+    held_out = {client["name"]: Batch.of([client["sequences"]], "held_out") for client in told["clients"]}
     kept = {int(path.name.removeprefix("adapter-")): path for path in folder.glob("adapter-*")}
-    for name, adapter in (("base", None), *((str(number), kept[number]) for number in sorted(kept) if number)):
-        model = AutoModelForCausalLM.from_pretrained(told["base"], dtype=torch.float32, trust_remote_code=False)
+    shared = {
+        str(number): kept[number]
+        for number in sorted(kept)
+        if number and (number % told["judged_every"] == 0 or number == told["rounds"])
+    }
+
+    def scored(adapter: Path | None, clients: Iterable[str]) -> dict[str, tuple[float, float]]:
+        model = base_of(told)
         model = PeftModel.from_pretrained(model, adapter) if adapter else model
         with torch.inference_mode():
-            found[name] = {
-                client["name"]: round(mean_loss(model.eval(), load_file(client["sequences"])["held_out"].long()), 6)
-                for client in told["clients"]
-            }
-    return found
+            return {client: score(model.eval(), held_out[client]) for client in clients}
+
+    found = {name: scored(path, held_out) for name, path in [("base", None), *shared.items()]}
+    row: Row = {
+        measure: {name: {client: pair[at] for client, pair in by.items()} for name, by in found.items()}
+        for at, measure in enumerate(("losses", "right"))
+    }
+    if told["classes"] == 0 and not any(any(by.values()) for by in row["right"].values()):
+        del row["right"]
+    if own := {path.name: path for path in sorted(folder.glob("own/*"))}:
+        row["own"] = {client: scored(path, [client])[client][0] for client, path in own.items()}
+    return row
 
 
-def mean_loss(model: Any, tokens: Any) -> float:
-    """Mean over all tokens but each sequence's first."""
-    return sum(float(model(input_ids=part, labels=part).loss) * len(part) for part in tokens.split(8)) / len(tokens)
+def score(model: Any, held_out: Any) -> tuple[float, float]:
+    """Mean loss over all tokens but a sequence's first, or over classes; share of sequences right throughout."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    total, counted, right = 0.0, 0, 0
+    for chosen in torch.arange(len(held_out)).split(8):
+        given = held_out[chosen]
+        labels = given.pop("labels")
+        logits = model(**given).logits.float()
+        if logits.dim() == 3:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        else:
+            logits = logits[:, None]
+        counts = labels != -100
+        total += float(cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"))
+        counted += int(counts.sum())
+        right += int(((logits.argmax(-1) == labels) | ~counts).all(1).sum())
+    return round(total / counted, 6), round(right / len(held_out), 4)
 
 
 class Watch:
@@ -262,9 +233,8 @@ class Watch:
             return 0
 
 
-def best_rate(chosen_by: str, results: Path) -> float:
-    """The rate with the lowest mean loss after the last round of the choosing federation."""
-    tried = [row for row in lines(results) if row["cell"] == f"choosing {chosen_by}" and "losses" in row]
+def best_rate(tried: Sequence[Row]) -> float:
+    """The rate with the lowest mean loss after the last round."""
 
     def last(row: Row) -> float:
         found = list(row["losses"].values())[-1]
@@ -273,46 +243,76 @@ def best_rate(chosen_by: str, results: Path) -> float:
     return float(min(tried, key=last)["rate"])
 
 
+@dataclass
+class Field:
+    """Cells of a command.
+
+    Attributes:
+        cache: of environments and text.
+        results: the folder of rows.
+        work: a folder for sequences.
+    """
+
+    every: Mapping[str, Entrant]
+    cache: Path
+    results: Path
+    work: Path
+    failed: list[Row]
+
+    def once(self, name: str, key: Row, entrant: Entrant, settings: Row) -> None:
+        """Run a cell of a federation that has no row yet."""
+        rows = self.results / f"results-{name}.jsonl"
+        if any(all(row.get(part) == value for part, value in key.items()) for row in lines(rows)):
+            return
+        row = measured(key, entrant, self.told(name, key["seed"]) | settings, entrant.environment(self.cache))
+        print(json.dumps({"work": name} | {part: row.get(part) for part in (*key, "wall_s", "failed")}), flush=True)
+        if "failed" in row:  # it is run again by the next command
+            self.failed.append(key)
+            return
+        with rows.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def told(self, name: str, seed: int) -> Row:
+        """A federation's configuration."""
+        kept = self.work / f"{name}-{seed}.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(configuration(FEDERATIONS[name], seed, self.cache, self.work)))
+        return json.loads(kept.read_text())
+
+    def rate(self, name: str, schedule: str) -> float:
+        """The best one on a federation of choosing, with seed 100."""
+        for rate in RATES:
+            key = {"cell": f"choosing {schedule}", "seed": 100, "rate": rate}
+            self.once(name, key, self.every["peft"], {"learning_rate": rate, "variant": {"schedule": schedule}})
+        tried = lines(self.results / f"results-{name}.jsonl")
+        return best_rate([row for row in tried if row["cell"] == f"choosing {schedule}"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the only form so far")
-    parser.add_argument("--only", default="", help="entrants, separated by commas; all by default")
-    parser.add_argument("--rates", default="default,best", help="one of the two settings, instead of both")
-    parser.add_argument("--results", type=Path, default=HERE / "results-quick.jsonl")
+    parser.add_argument("--quick", action="store_true", help="ten minutes on `tiny`, instead of --work")
+    parser.add_argument("--work", choices=[each.name for each in WORKS if "choosing" not in each.name])
+    parser.add_argument("--form", choices=("full", "short"), default="full")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--only", default="", help="beginnings of cells' titles, in this order: 'plait,peft best'")
+    parser.add_argument("--results", type=Path, default=HERE)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "plait-field")
     options = parser.parse_args()
-    if not options.quick:
-        sys.exit("expected --quick: the full work is described in README.md and is not a command yet")
+    if options.quick == bool(options.work):
+        parser.error("expected --quick or --work")
+    name = "quick" if options.quick else options.work + ("-short" if options.form == "short" else "")
     every = {entrant.name: entrant for entrant in entrants()}
-    wanted = [every[name] for name in options.only.split(",")] if options.only else list(every.values())
-    failed: list[Row] = []
+    titles = cells(list(every.values()))
+    wanted = [title for start in options.only.split(",") for title in titles if title.startswith(start)]
     with tempfile.TemporaryDirectory(prefix="field-work-") as work:
-
-        def once(key: Row, entrant: Entrant, told: Row) -> None:
-            if any(all(row.get(name) == value for name, value in key.items()) for row in lines(options.results)):
-                return
-            row = measured(key, entrant, told, entrant.environment(options.cache))
-            print(json.dumps({name: row.get(name) for name in (*key, "wall_s", "failed")}), flush=True)
-            if "failed" in row:  # it is run again by the next command
-                failed.append(key)
-                return
-            with options.results.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-
-        choosing, quick = configuration(CHOOSING, Path(work)), configuration(QUICK, Path(work))
-        schedules = {entrant.chosen_by for entrant in wanted if entrant.chosen_by and "best" in options.rates}
-        for schedule in sorted(schedules):
-            for rate in RATES:
-                told = {**choosing, "learning_rate": rate, "variant": {"schedule": schedule}}
-                once({"cell": f"choosing {schedule}", "rate": rate}, every["peft"], told)
-        for entrant, variant, setting in cells(wanted):
-            if setting not in options.rates:
-                continue
-            rate = best_rate(entrant.chosen_by, options.results) if setting == "best" else None
-            told = {**quick, "learning_rate": rate, "variant": entrant.variants[variant]}
-            once({"cell": f"{entrant.name} {variant}".strip(), "setting": setting, "rate": rate}, entrant, told)
-    subprocess.run([sys.executable, HERE / "check.py", "--results", options.results], check=True)
-    sys.exit(f"failed: {failed}" if failed else None)
+        field = Field(every, options.cache, options.results, Path(work), [])
+        for seed in map(int, options.seeds.split(",")):
+            for entrant, variant, setting in map(titles.__getitem__, wanted):
+                rate = field.rate(FEDERATIONS[name].chosen_on, entrant.chosen_by) if setting == "best" else None
+                key = {"cell": f"{entrant.name} {variant}".strip(), "setting": setting, "seed": seed, "rate": rate}
+                field.once(name, key, entrant, {"learning_rate": rate, "variant": entrant.variants[variant]})
+    subprocess.run([sys.executable, HERE / "check.py", options.results / f"results-{name}.jsonl"], check=True)
+    sys.exit(f"failed: {field.failed}" if field.failed else None)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,40 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load, load_file, save
-from transformers import AutoModelForCausalLM, logging
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, logging
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
 State = dict[str, torch.Tensor]
+FIELDS = ("tokens", "labels", "mask")
+EVERYBODY = ""
+"""Instead of a client's name, where all data are in one place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Sequences, padded on the right: tokens and mask (n, length), labels (n, length) or, of classes, (n, 1)."""
+
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    mask: torch.Tensor
+
+    @classmethod
+    def of(cls, paths: list[str], part: str) -> Batch:
+        """The `train` or `held_out` of clients."""
+        found = [load_file(path) for path in paths]
+        return cls(*(torch.cat([each[f"{part}.{field}"] for each in found]).long() for field in FIELDS))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a model of transformers is called with, as short as these sequences are."""
+        length = int(self.mask[chosen].sum(1).max())
+        return {
+            "input_ids": self.tokens[chosen, :length], "labels": self.labels[chosen, :length],
+            "attention_mask": self.mask[chosen, :length],
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +61,9 @@ class Work:
     """A cell of the table, as an entrant sees it.
 
     Attributes:
-        told: the configuration: base, clients, rounds, steps, batch, seq_len, rank, alpha, targets, dtype, threads,
-            seed, learning_rate (null for the entrant's own), variant, and plait's settings for the same sequences.
+        told: the configuration: base, clients, rounds, per_round, steps, batch, seq_len, rank, alpha, targets,
+            classes (0 for text), dtype, threads, seed, learning_rate (null for the entrant's own), variant, and plait's
+            settings for the same sequences.
         out: the folder to leave results in.
     """
 
@@ -52,22 +82,26 @@ class Work:
         """Their names, in the order in which they work."""
         return [client["name"] for client in self.told["clients"]]
 
-    def tokens(self, client: str, part: str = "train") -> torch.Tensor:
-        """(sequences, seq_len): a client's `train` or `held_out`."""
-        (found,) = (each for each in self.told["clients"] if each["name"] == client)
-        return load_file(found["sequences"])[part].long()
+    def cohort(self, number: int) -> list[str]:
+        """The clients of a round, where some are away; for entrants that do not draw them on their own."""
+        draw = torch.Generator().manual_seed(self.told["seed"] * 1_000_003 + number)
+        chosen = torch.randperm(len(self.clients), generator=draw)[: self.told["per_round"]]
+        return [self.clients[index] for index in sorted(chosen.tolist())]
+
+    def sequences(self, client: str, part: str = "train") -> Batch:
+        """A client's `train` or `held_out`; or everybody's."""
+        return Batch.of(
+            [each["sequences"] for each in self.told["clients"] if client in (EVERYBODY, each["name"])], part
+        )
 
     def model(self) -> Any:
         """The base with a fresh adapter."""
         torch.manual_seed(self.told["seed"])
-        base = AutoModelForCausalLM.from_pretrained(
-            self.told["base"], dtype=getattr(torch, self.told["dtype"]), trust_remote_code=False
-        )
         config = LoraConfig(
             r=self.told["rank"], lora_alpha=self.told["alpha"], target_modules=self.told["targets"],
-            task_type="CAUSAL_LM",
+            task_type="SEQ_CLS" if self.told["classes"] else "CAUSAL_LM",
         )  # fmt: skip
-        return get_peft_model(base, config)
+        return get_peft_model(base_of(self.told), config)
 
     def train(self, model: Any, state: State, client: str, number: int, rate: float) -> tuple[State, float]:
         """A client's steps of a round: AdamW and clipping at 1, as transformers' Trainer takes them.
@@ -76,14 +110,14 @@ class Work:
             The adapter after them, and the mean loss.
         """
         set_peft_model_state_dict(model, state)
-        tokens, batch = self.tokens(client), self.told["batch"]
+        given, batch = self.sequences(client), self.told["batch"]
         draw = torch.Generator().manual_seed(self.told["seed"] * 1_000_003 + number)
-        order = torch.randperm(len(tokens), generator=draw).repeat(-(-self.told["steps"] * batch // len(tokens)))
+        order = torch.randperm(len(given), generator=draw).repeat(-(-self.told["steps"] * batch // len(given)))
         learned = [each for each in model.parameters() if each.requires_grad]
         optimizer, losses = torch.optim.AdamW(learned, lr=rate, weight_decay=0.0), []
         model.train()
         for chosen in order.split(batch)[: self.told["steps"]]:
-            loss = model(input_ids=tokens[chosen], labels=tokens[chosen]).loss
+            loss = model(**given[chosen]).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learned, 1.0)
             optimizer.step()
@@ -98,10 +132,13 @@ class Work:
 
     def finished(self, number: int, state: State) -> None:
         """Keep the adapter after a round; 0 is the beginning."""
-        model = self._kept_model
-        set_peft_model_state_dict(model, state)
-        model.save_pretrained(self.out / f"adapter-{number}")
+        self.keep(f"adapter-{number}", state)
         self.ended(number)
+
+    def keep(self, name: str, state: State) -> None:
+        """Keep an adapter; `own/CLIENT` is a client's own."""
+        set_peft_model_state_dict(self._kept_model, state)
+        self._kept_model.save_pretrained(self.out / name)
 
     def ended(self, number: int) -> None:
         """Say that a round has ended."""
@@ -116,6 +153,15 @@ class Work:
         file = os.open(self.out / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.write(file, (json.dumps(line) + "\n").encode())
         os.close(file)
+
+
+def base_of(told: Mapping[str, Any]) -> Any:
+    """The base, with a fresh head of the same values for all where there are classes."""
+    torch.manual_seed(told["seed"])
+    settings = {"dtype": getattr(torch, told["dtype"]), "trust_remote_code": False}
+    if told["classes"]:
+        return AutoModelForSequenceClassification.from_pretrained(told["base"], num_labels=told["classes"], **settings)
+    return AutoModelForCausalLM.from_pretrained(told["base"], **settings)
 
 
 def state_of(model: Any) -> State:
@@ -139,4 +185,4 @@ def cosine(number: int, rounds: int, highest: float, lowest: float) -> float:
     return lowest + (highest - lowest) * (1 + math.cos(math.pi * number / rounds)) / 2
 
 
-__all__ = ["State", "Work", "cosine", "load", "mean", "save", "state_of"]
+__all__ = ["EVERYBODY", "Batch", "State", "Work", "base_of", "cosine", "load", "mean", "save", "state_of"]

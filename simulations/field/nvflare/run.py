@@ -21,7 +21,7 @@ configuration, out = str(Path(sys.argv[1]).absolute()), str(work.out)
 recipe = FedAvgRecipe(
     name="field",
     model_persistor=Keep(configuration, out),
-    min_clients=len(work.clients),
+    min_clients=work.told["per_round"],
     num_rounds=work.told["rounds"],
     train_script=str(HERE / "client.py"),
     train_args=f"{configuration} {out}",
@@ -38,4 +38,6 @@ policy = work.out / "simulation" / "field" / "local" / "resources.json"
 policy.parent.mkdir(parents=True, exist_ok=True)
 allowed = [*DEFAULT_CLASS_ALLOW_LIST, "counting.Count", "counting.Keep"]
 policy.write_text(json.dumps({"format_version": 2, "class_allow_list": allowed}))
-recipe.execute(SimEnv(clients=work.clients, workspace_root=str(work.out / "simulation")))
+recipe.execute(
+    SimEnv(clients=work.clients, num_threads=work.told["per_round"], workspace_root=str(work.out / "simulation"))
+)

@@ -11,10 +11,10 @@ work.finished(0, shared)
 for number in range(1, work.told["rounds"] + 1):
     updates, weights = [], []
     falling = cosine(number, work.told["rounds"], rate, rate / 50)
-    for client in work.clients:
+    for client in work.cohort(number):
         received = load(work.sent(number, client, "down", save(shared)))
         trained, _ = work.train(model, received, client, number, falling if is_cosine else rate)
         updates.append(load(work.sent(number, client, "up", save(trained))))
-        weights.append(float(len(work.tokens(client))))
+        weights.append(float(len(work.sequences(client))))
     shared = mean(updates, weights)
     work.finished(number, shared)

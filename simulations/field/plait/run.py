@@ -1,14 +1,16 @@
 """plait as it comes: a simulation with nothing set but the work. The bytes of its channel are counted outside it."""
 
-import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 
 from work import Work
 
+from plait import open_run
 from plait.config import config_from_table
+from plait.errors import ConfigError
 from plait.rounds.channel import NoAnswer
-from plait.rounds.events import Evaluated, Event, RoundFinished, RoundStarted
+from plait.rounds.events import Event, RoundFinished, RoundStarted
 from plait.rounds.local_channel import LocalChannel
 from plait.simulation.execution import execute, prepare
 
@@ -52,9 +54,6 @@ def hear(event: Event) -> None:
         keep()
     if isinstance(event, RoundFinished):
         work.ended(event.round)
-    if isinstance(event, Evaluated) and event.own and event.own.by_client:
-        own = {client: score.loss for client, score in event.own.by_client.items()}
-        (work.out / "own.json").write_text(json.dumps(own))
 
 
 LocalChannel.answers = counted
@@ -62,3 +61,6 @@ run, data = prepare(config_from_table(table, where="the field"), quiet=True)
 execute(run, data, quiet=True, on_event=hear)
 keep()
 shutil.copytree(work.out / "run" / "adapter", work.out / f"adapter-{work.told['rounds']}", dirs_exist_ok=True)
+with suppress(ConfigError):  # where no client has an adapter of its own
+    for client in work.clients:
+        shutil.copytree(open_run(work.out / "run").adapter(client), work.out / "own" / client)

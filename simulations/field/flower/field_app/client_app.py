@@ -21,7 +21,7 @@ def train(message: Message, context: Context) -> Message:
     rate = cosine(number, work.told["rounds"], highest, highest / 50)
     state = message.content["arrays"].to_torch_state_dict()
     state, loss = work.train(work.model(), state, client, number, rate)
-    metrics = MetricRecord({"train_loss": loss, "num-examples": len(work.tokens(client))})
+    metrics = MetricRecord({"train_loss": loss, "num-examples": len(work.sequences(client))})
     content = RecordDict({"arrays": ArrayRecord(state), "metrics": metrics})
     work.sent(number, client, "up", recorddict_to_proto(content).SerializeToString())
     return Message(content=content, reply_to=message)

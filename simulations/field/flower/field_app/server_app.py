@@ -19,8 +19,8 @@ def main(grid: Grid, context: Context) -> None:
         work.finished(server_round, arrays.to_torch_state_dict())
         return MetricRecord()
 
-    count = len(work.clients)
-    FedAvg(fraction_evaluate=0.0, min_train_nodes=count, min_available_nodes=count).start(
+    count, taken = len(work.clients), work.told["per_round"]
+    FedAvg(fraction_train=taken / count, fraction_evaluate=0.0, min_train_nodes=taken, min_available_nodes=count).start(
         grid=grid,
         initial_arrays=ArrayRecord(state_of(work.model())),
         num_rounds=work.told["rounds"],
