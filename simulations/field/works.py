@@ -171,6 +171,7 @@ FEDERATIONS: Mapping[str, Federation] = {
         *WORKS,
         *map(short, WORKS),
         QUICK,
+        replace(QUICK, name="faults", data=documents, clients=3, partition="natural:client", held_out=16),
         replace(QUICK, name="choosing-quick", clients=8, judged_every=5,
                 without=frozenset({"distutils", "encodings", "idlelib", "pydoc_data"})),
     )
@@ -195,10 +196,10 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
     }  # fmt: skip
     if federation.per_round:
         told["clients_per_round"] = federation.per_round
-    if callable(federation.data):
+    rows = list(federation.data(cache)) if callable(federation.data) else []
+    if rows:
         told["data"] = str(folder / f"{federation.name}.jsonl")
-        with Path(told["data"]).open("w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in federation.data(cache))
+        write(Path(told["data"]), rows)
     data = load_partitioned(config_from_table(told, where="the field"))
     base = locate_base(federation.base).directory
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
@@ -218,7 +219,8 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
         path = folder / f"{federation.name}-{seed}-{share.name}.safetensors"
         save({"train": split.train, "held_out": split.held_out}, federation.seq_len, path)
         seen.update(path.read_bytes())
-        clients.append({"name": share.name, "sequences": str(path)})
+        write(path.with_suffix(".jsonl"), [row for row in rows if row["client"] == share.name])
+        clients.append({"name": share.name, "sequences": str(path), "records": str(path.with_suffix(".jsonl"))})
     return {
         "base": str(base), "clients": clients, "rounds": federation.rounds, "steps": federation.steps, "batch": 4,
         "per_round": federation.per_round or len(clients), "seq_len": federation.seq_len, "rank": 8, "alpha": 16,
@@ -226,6 +228,11 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
         "classes": len(data.dataset.labels) if federation.classifies else 0, "dtype": federation.dtype, "threads": 1,
         "seed": seed, "judged_every": federation.judged_every, "sequences": seen.hexdigest()[:16], "plait": told,
     }  # fmt: skip
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """As JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def save(parts: Mapping[str, Any], seq_len: int, path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,13 +39,14 @@ FILES = {
 @pytest.fixture
 def field(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(FIELD)
-    for name in ("run", "check"):
+    names = ("run", "check", "works", "deployments", "work")
+    for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     import check
     import run
 
     yield run, check
-    for name in ("run", "check"):
+    for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -52,12 +55,15 @@ def told(folder: Path) -> dict[str, object]:
     draw = torch.Generator().manual_seed(0)
     clients = []
     for name in ("ada", "ben"):
-        parts = {part: torch.randint(0, 2048, (2, 8), generator=draw) for part in ("train", "held_out")}
+        tokens = torch.randint(0, 2048, (2, 8), generator=draw)
+        fields = {"tokens": tokens, "labels": tokens.clone(), "mask": torch.ones_like(tokens)}
+        parts = {f"{part}.{field}": each.clone() for part in ("train", "held_out") for field, each in fields.items()}
         save_file(parts, folder / f"{name}.safetensors")
         clients.append({"name": name, "sequences": str(folder / f"{name}.safetensors")})
     return {
         "base": str(unpack_tiny()), "clients": clients, "rounds": 1, "rank": 2, "alpha": 4, "targets": ["q_proj"],
-        "dtype": "float32", "threads": 1, "seed": 0, "learning_rate": None, "variant": {},
+        "dtype": "float32", "threads": 1, "seed": 0, "learning_rate": None, "variant": {}, "classes": 0,
+        "per_round": 2, "judged_every": 1, "sequences": "",
     }  # fmt: skip
 
 
@@ -69,7 +75,8 @@ def test_a_fifth_entrant_is_one_folder_of_less_than_60_lines(field, tmp_path: Pa
     for name, text in FILES.items():
         (tmp_path / "stub" / name).write_text(text)
     (stub,) = run.entrants(tmp_path)
-    row = run.measured({"cell": "stub", "setting": "default", "rate": None}, stub, told(tmp_path), Path(sys.executable))
+    key = {"cell": "stub", "setting": "default", "seed": 0, "rate": None}
+    row = run.measured(key, stub, told(tmp_path), Path(sys.executable))
     assert "failed" not in row, row["failed"]
     assert row["losses"]["1"] == pytest.approx(row["losses"]["base"], abs=1e-5)
     # Query projections of four layers, from 128 to 128 numbers at rank 2, in float32.
@@ -108,6 +115,78 @@ def test_the_page_has_the_table_of_the_committed_rows(field) -> None:
 
 def test_rows_of_different_work_make_no_table(field) -> None:
     _, check = field
-    rows = [{"setting": "default", "losses": {"base": {"ada": loss}}} for loss in (1.0, 2.0)]
+    key = {"cell": "stub", "setting": "default", "rate": None, "seed": 0}
+    rows = [key | {"losses": {"base": {"ada": loss}}} for loss in (1.0, 2.0)]
     with pytest.raises(ValueError, match="different losses of the base"):
         check.table(rows)
+
+
+def test_seeds_of_a_cell_are_one_line_with_an_interval(field) -> None:
+    _, check = field
+    rows = [
+        {
+            "cell": "stub", "setting": "default", "rate": None, "seed": seed, "wall_s": 1, "cpu_s": 1, "load": 1,
+            "peak_pss_mib": 1, "bytes": [], "rounds": [{"s": 0}], "losses": {"base": {"ada": 3}, "1": {"ada": loss}},
+        }
+        for seed, loss in enumerate((1.0, 2.0, 3.0))
+    ]  # fmt: skip
+    # Student's t of two degrees of freedom, times 1 / sqrt(3).
+    assert "| 2.000 ± 2.484 |" in check.table(rows)[-1]
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"finished": None}, "not apart from the server"),
+        ({"finished": False}, "does not finish"),
+        ({"finished": True, "rounds": [0, 1], "sha256": "a"}, "same bits"),
+        ({"finished": True, "rounds": [0, 0, 1], "sha256": "a"}, "begins again: same bits"),
+        ({"finished": True, "rounds": [0, 1], "sha256": "b"}, "finishes, loss 2.50 (+0.500)"),
+        ({"finished": True, "rounds": [0, 1], "sha256": "b", "losses": {"1": {"ada": float("nan")}}}, "NaN"),
+    ],
+)
+def test_what_became_of_a_run_under_a_fault(field, told, said: str) -> None:
+    _, check = field
+    undisturbed = {"sha256": "a", "losses": {"1": {"ada": 2.0}}}
+    assert check.outcome({"losses": {"1": {"ada": 2.5}}, **told}, undisturbed) == said
+
+
+def test_a_killed_process_is_started_again(field, tmp_path: Path) -> None:
+    from deployments import Processes
+
+    note = "import os, time; open('{}', 'a').write('x'); time.sleep({})"
+    plan = {
+        "processes": [
+            {"name": name, "command": [sys.executable, "-c", note.format(name, seconds)]}
+            for name, seconds in (("server", 600), ("ada", 600))
+        ]
+    }
+    processes = Processes(plan, {}, tmp_path, again_s=0)
+
+    def until_started(name: str, times: int) -> None:
+        while not (tmp_path / name).exists() or len((tmp_path / name).read_text()) < times:
+            time.sleep(0.05)
+
+    try:
+        until_started("ada", 1)
+        until_started("server", 1)
+        processes.kill("ada")
+        until_started("ada", 2)
+        assert not processes.ended()
+    finally:
+        processes.end()
+
+
+def test_a_proxy_counts_both_ways(field) -> None:
+    from deployments import Proxy
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        proxy = Proxy(server.getsockname()[1])
+        with socket.create_connection(("127.0.0.1", proxy.port)) as near:
+            far, _ = server.accept()
+            with far:
+                near.sendall(b"12345")
+                assert far.recv(16) == b"12345"
+                far.sendall(b"123")
+                assert near.recv(16) == b"123"
+        assert proxy.bytes == {"up": 5, "down": 3}

@@ -123,7 +123,17 @@ class Work:
             optimizer.step()
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
-        return state_of(model), sum(losses) / len(losses)
+        return self.spoiled(client, number, state, state_of(model)), sum(losses) / len(losses)
+
+    def spoiled(self, client: str, number: int, before: State, after: State) -> State:
+        """What a client learned, as a faulty one sends it: only where the configuration has a `fault`."""
+        fault = self.told.get("fault")
+        if not fault or (client, number) != (fault["client"], fault["round"]):
+            return after
+        if fault["kind"] == "stalled":
+            time.sleep(3600)
+        factor = {"nan": math.nan, "scaled": 1000.0}.get(fault["kind"], 1.0)
+        return {name: before[name] + factor * (after[name] - before[name]) for name in after}
 
     def sent(self, number: int, client: str, direction: str, payload: bytes) -> bytes:
         """Count a message of a round, `up` or `down`, as it is handed to a transport."""

@@ -24,5 +24,6 @@ def main(grid: Grid, context: Context) -> None:
         grid=grid,
         initial_arrays=ArrayRecord(state_of(work.model())),
         num_rounds=work.told["rounds"],
+        timeout=work.told.get("deadline_s") or 3600,  # Flower's own
         evaluate_fn=keep,
     )
