@@ -48,7 +48,9 @@ def answers(view: RunView) -> tuple[Answer, ...]:
 def _learned(view: RunView) -> Answer:
     question, base, final = "Did it learn?", view.base_evaluation, view.final_evaluation
     if any(card.headline for card in view.cards.values()):
-        return Answer(question, "Not shown", "Losses stay with the clients: the run is differentially private.")
+        warned = next((card.warning for card in view.cards.values() if card.warning), "")
+        text = f"Losses stay with the clients: the run is differentially private. {warned}".rstrip()
+        return Answer(question, "Not shown", text, is_bad=bool(warned))
     if base is None or final is None or not final.round:
         return Answer(question, "Not yet", "No round has been evaluated.")
     text = f"Held-out loss {loss_text(base.loss)} → {loss_text(final.loss)} ({moved_text(final, base)})"

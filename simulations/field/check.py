@@ -15,7 +15,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 HEAD = (
-    "Entrant", "Rate", "Mean loss", "Worst client", "Worse off", "Bytes, kB", "Wall, s", "Rounds, s", "CPU, s",
+    "Entrant", "Rate", "Mean loss", "Worst client", "Worse off", "Bytes, kB", "Rounds, s", "CPU, s",
     "Peak, MiB", "Load",
 )  # fmt: skip
 STUDENT = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -59,6 +59,17 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(each)} |" for each in (head, ("---",) * len(head), *rows)]
 
 
+def one_of_each(rows: Sequence[Row]) -> list[Row]:
+    """The first seed's row of every federation that ends below the base, best loss first."""
+    first = [row for row in rows if "setting" in row and row["bytes"] and row["seed"] == rows[0]["seed"]]
+    return sorted((row for row in first if loss_of(row) < fmean(row["losses"]["base"].values())), key=loss_of)
+
+
+def mean_by_round(row: Row) -> dict[int, float]:
+    """Mean loss over clients by round, from the base's as round 0."""
+    return {0 if name == "base" else int(name): fmean(by.values()) for name, by in row["losses"].items()}
+
+
 def last(row: Row) -> dict[str, float]:
     """Losses by client after the last round; of a ruler without a shared adapter, each client's own."""
     numbers = [int(name) for name in row["losses"] if name != "base"]
@@ -92,7 +103,6 @@ def figures(same: Sequence[Row]) -> tuple[str, ...]:
         f"{losses[worst]:.3f} ({worst})",
         f"{worse} of {len(losses)}",
         f"{mean(lambda row: sum(each['bytes'] for each in row['bytes'])) / 1000:,.0f}",
-        f"{mean(lambda row: row['wall_s']):.0f}",
         f"{mean(lambda row: row['rounds'][-1]['s'] - row['rounds'][0]['s']):.1f}",
         f"{mean(lambda row: row['cpu_s']):.0f}",
         f"{mean(lambda row: row['peak_pss_mib']):,.0f}",

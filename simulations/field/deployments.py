@@ -30,7 +30,7 @@ from typing import Any
 from run import CELL, HERE, Entrant, Row, entrants, judged, lines
 from works import FEDERATIONS, configuration
 
-FAULTS = ("none", "server killed", "client killed", "nan", "scaled", "stalled", "stalled, deadline set")
+FAULTS = ("none", "server killed", "client killed", "nan", "scaled", "stalled, deadline set", "stalled")
 IN_ROUND, DEADLINE_S = 3, 60
 LIMIT_S = 1_500
 """After so many seconds a run counts as one that does not finish."""

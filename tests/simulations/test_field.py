@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,25 @@ def test_a_fifth_entrant_is_one_folder_of_less_than_60_lines(field, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_plait_and_the_loop_learn_from_the_same_sequences(field, tmp_path: Path) -> None:
+    run, check = field
+    from works import FEDERATIONS, configuration
+
+    smallest = replace(FEDERATIONS["quick"], clients=2, rounds=2, held_out=8)
+    given = configuration(smallest, 0, tmp_path, tmp_path)
+    rows = []
+    for entrant in (each for each in run.entrants() if each.name in ("peft", "plait")):
+        key = {"cell": entrant.name, "setting": "default", "seed": 0, "rate": None}
+        row = run.measured(key, entrant, given | {"learning_rate": None, "variant": {}}, Path(sys.executable))
+        assert "failed" not in row, row["failed"]
+        assert check.loss_of(row) < check.fmean(row["losses"]["base"].values())
+        rows.append(row)
+    peft, plait = (sum(each["bytes"] for each in row["bytes"]) for row in rows)
+    assert 20 * plait < peft
+    assert len(check.table(rows)) == 4
+
+
+@pytest.mark.slow
 def test_an_entrant_that_fails_is_told_with_its_last_words(field, tmp_path: Path) -> None:
     run, _ = field
     (tmp_path / "stub").mkdir()
@@ -107,10 +127,12 @@ def test_every_entrant_here_pins_what_it_runs_on(field) -> None:
         assert all("==" in each or each == "." for each in wanted)
 
 
-def test_the_page_has_the_table_of_the_committed_rows(field) -> None:
+@pytest.mark.parametrize("path", [*FIELD.glob("results-*.jsonl"), FIELD / "faults.jsonl"], ids=lambda path: path.stem)
+def test_the_page_has_the_tables_of_the_committed_rows(field, path: Path) -> None:
     _, check = field
-    rows = [json.loads(line) for line in (FIELD / "results-quick.jsonl").read_text().splitlines()]
-    assert "\n".join(check.table(rows)) in (FIELD / "README.md").read_text()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    shown = check.faults(rows) if path.stem == "faults" else check.table(rows)
+    assert "\n".join(shown) in (FIELD / "README.md").read_text()
 
 
 def test_rows_of_different_work_make_no_table(field) -> None:

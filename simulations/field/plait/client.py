@@ -20,7 +20,7 @@ train = PeftLocalModel.train
 
 def watched(model: PeftLocalModel, job: TrainJob) -> Trained:
     """A client's training in a round."""
-    number = job.header.round if job.header else 0
+    number = job.header.round + 1 if job.header else 0  # a broadcast has the number of the round before
     work.sent(number, client, "down", b"")
     trained = train(model, job)
     before, after = (torch.from_numpy(state.flat.copy()) for state in (job.start, trained.state))

@@ -8,6 +8,7 @@ from plait.config import config_from_table
 from plait.features.privacy.card import NOT_COVERED, WORTH_WARNING, WORTH_WARNING_OF_RECORDS, PrivacyCard
 from plait.features.privacy.events import PrivacySpent, PrivacyStarted
 from plait.features.privacy.plans import plans
+from plait.report.answers import answers
 from plait.report.html import headline
 from plait.report.status import status_tables
 from plait.report.summary import summarise
@@ -105,6 +106,15 @@ def test_tables_and_page_show_card_and_epsilon_and_no_losses(view):
     assert "epsilon 4.7 of 8 at delta 1e-05" in headline(view)
     assert "Held-out loss by client" not in page.text
     assert all("rivacy" not in table.title for table in report_tables(without_privacy()))
+
+
+@pytest.mark.parametrize(("noise", "warns"), [(21.0, True), (2.9, False)])
+def test_a_run_whose_noise_leaves_nothing_to_learn_says_so_at_its_end(noise, warns):
+    view = without_privacy()
+    view.take(STARTED.model_copy(update={"noise_over_clip": noise}))
+    learned, *_ = answers(view)
+    assert learned.short == "Not shown"
+    assert ("expect no useful adapter" in learned.text) is learned.is_bad is warns
 
 
 def test_status_shows_what_is_spent():
