@@ -294,7 +294,7 @@ class RunConfig(
     @property
     def _brought(self) -> tuple[type[Table], ...]:
         """The tables of features' settings."""
-        return tuple(feature.settings for feature in self.features if feature.settings)
+        return tuple(feature.table for feature in self.features if feature.table)
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -316,7 +316,7 @@ def config_with(features: tuple[Feature, ...]) -> type[RunConfig]:
     """The settings of a run with those of some features."""
     if not features:
         return RunConfig
-    tables = tuple(feature.settings for feature in features if feature.settings)
+    tables = tuple(feature.table for feature in features if feature.table)
     config = cast("type[RunConfig]", create_model("RunConfig", __base__=(RunConfig, *tables)))
     config.features = features
     return config
@@ -325,7 +325,7 @@ def config_with(features: tuple[Feature, ...]) -> type[RunConfig]:
 def sections(features: tuple[Feature, ...] = ()) -> tuple[tuple[type[Table], tuple[str, ...]], ...]:
     """The names of the settings above all tables, and those of each table; with those of these features."""
     own = tuple(name for name in RunConfig.model_fields if not any(name in each.model_fields for each in TABLES))
-    tables = (*TABLES, *(feature.settings for feature in features if feature.settings))
+    tables = (*TABLES, *(feature.table for feature in features if feature.table))
     return ((RunConfig, own), *((each, tuple(each.model_fields)) for each in tables))
 
 

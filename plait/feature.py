@@ -2,7 +2,7 @@
 
 A feature declares itself as one `Feature`. plait's own are the folders of `plait/features/`, each with a `FEATURE`; an
 outsider's is an entry point of the group ``plait.features`` whose name is the feature's. A declaration imports only the
-core: it names large parts as ``module:attribute``, imported when first needed.
+core: it names all else as ``module:attribute``, imported when first needed.
 
 A run that asks for no feature loads none: declarations are read where a setting, verb, event or name is met that the
 core does not know, and for help. A name that came from elsewhere (a ledger, a welcome, a directory) finds plait's own
@@ -16,13 +16,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from plait.errors import ConfigError
 from plait.places import at
 from plait.plugins import Kind, find, installed
-from plait.settings.table import Table
 from plait.traits import Reasons, Trait
+
+if TYPE_CHECKING:
+    from plait.settings.table import Table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,7 +34,7 @@ class Feature:
     Attributes:
         name: of its folder, or of its entry point.
         help: what it is for, in a line.
-        settings: its table, which has the feature's name in TOML, or that of one which it shares; those of an
+        settings: place of its table, which has the feature's name in TOML, or that of one which it shares; those of an
             outsider's begin with its name.
         welcomed: settings that a server sends to its clients, because what they do depends on them; the core's too.
         shown: those that ordinary help shows.
@@ -107,7 +109,7 @@ class Feature:
 
     name: str
     help: str
-    settings: type[Table] | None = None
+    settings: str = ""
     welcomed: Sequence[str] = ()
     shown: Sequence[str] = ()
     parts: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
@@ -161,9 +163,14 @@ class Feature:
     node: str = ""
 
     @property
+    def table(self) -> type[Table] | None:
+        """Its settings, which are imported here."""
+        return at(self.settings) if self.settings else None
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """The names of its settings."""
-        return tuple(self.settings.model_fields) if self.settings else ()
+        return tuple(self.table.model_fields) if self.table else ()
 
     @property
     def is_own(self) -> bool:
@@ -206,7 +213,7 @@ def feature_with(
 
 def fields_of_table(name: str) -> tuple[str, ...]:
     """The settings of features in the table of this name; none if there is no such table."""
-    return tuple(field for each in features() if each.settings and each.settings.table == name for field in each.fields)
+    return tuple(field for each in features() if each.table and each.table.table == name for field in each.fields)
 
 
 def admit_setting(key: str) -> None:
@@ -244,7 +251,7 @@ def _of_outsider(name: str) -> Feature:
     if not isinstance(found, Feature):
         raise ConfigError(f"feature '{name}' is a {type(found).__name__}, expected a plait.feature.Feature")
     keys = [field.replace("_", "-") for field in found.fields]
-    table = found.settings.table if found.settings else name
+    table = found.table.table if found.table else name
     for what in (found.name, table, *keys):
         if what != name and not (what in keys and what.startswith(f"{name}-")):
             raise ConfigError(f"feature '{name}' declares '{what}', expected '{name}' or a setting '{name}-…'")

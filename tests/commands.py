@@ -30,8 +30,8 @@ from typing import IO, Self
 from tests.unrendered import plots_unrendered
 
 LOADED = (
-    "client.node", "matplotlib.backends.backend_agg", "numpy.random", "pandas", "peft", "plait.cli.main",
-    "plait.federation", "plait.report.plots", "plait.simulation.execution", "server.nodes_channel",
+    "client.node", "matplotlib.backends.backend_agg", "numpy.random", "pandas", "peft", "plait.cli.app",
+    "plait.cli.main", "plait.federation", "plait.report.plots", "plait.simulation.execution", "server.nodes_channel",
     "torch", "transformers.models.llama.modeling_llama",
 )  # fmt: skip
 

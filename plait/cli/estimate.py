@@ -66,20 +66,23 @@ def estimate(
     check_names(settings, runs=False)
     from plait.adapters.methods import is_quantised
     from plait.aggregation import geometry_of
+    from plait.progress import status
     from plait.report.estimate import CostEstimate, CostInputs, estimate_tables
     from plait.report.profiles import PROFILES
     from plait.rounds.run_now import Traffic
     from plait.rounds.spool import largest_update
-    from plait.run import bits_on_links, copies_on_disk, planned_shape
     from plait.settle import settle
-    from plait.training.bases import locate_config, quiet_libraries
-    from plait.training.blueprint import read_base_config
-    from plait.training.memory_plan import Training, completions_bytes, size_of
 
-    quiet_libraries()
-    settled = settle(settings)
-    training, directory = Training.of(settled.plan.settings), locate_config(settings.base, revision=settings.revision)
-    shape = planned_shape(settled, directory)
+    with status("reading the base's config", quiet=json_output):
+        from plait.run import bits_on_links, copies_on_disk, planned_shape
+        from plait.training.bases import locate_config, quiet_libraries
+        from plait.training.blueprint import read_base_config
+        from plait.training.memory_plan import Training, completions_bytes, size_of
+
+        quiet_libraries()
+        settled, directory = settle(settings), locate_config(settings.base, revision=settings.revision)
+        shape = planned_shape(settled, directory)
+    training = Training.of(settled.plan.settings)
     geometry = geometry_of(shape.spec)
     copies = copies_on_disk(settled, geometry)
     evaluates = evaluate and settled.config.evaluates

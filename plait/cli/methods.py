@@ -27,6 +27,17 @@ def methods(
 
     Example: plait methods --base mistral-7b --rank 16
     """
+    from plait.progress import status
+
+    with status("designing an adapter of each method", quiet=json_output):
+        entries = _entries(base, rank, virtual_tokens)
+    if json_output:
+        print_json({"base": base, "rank": rank, "virtual_tokens": virtual_tokens, "methods": entries})
+        return
+    print_tables(_tables(entries, f"{base}, rank {rank}, {virtual_tokens} virtual tokens"))
+
+
+def _entries(base: str, rank: int, virtual_tokens: int) -> list[dict[str, object]]:
     from plait.adapters import Task
     from plait.adapters.methods import METHODS, AdapterRequest, method_named
     from plait.aggregation import rules_for
@@ -60,10 +71,7 @@ def methods(
                 "refused": refused,
             }
         )
-    if json_output:
-        print_json({"base": base, "rank": rank, "virtual_tokens": virtual_tokens, "methods": entries})
-        return
-    print_tables(_tables(entries, f"{base}, rank {rank}, {virtual_tokens} virtual tokens"))
+    return entries
 
 
 def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:

@@ -223,8 +223,8 @@ def _options_of_features() -> list[click.Option]:
             show_default=False,
         )
         for feature in features(all_installed=True)
-        if feature.settings
-        for name, field in feature.settings.model_fields.items()
+        if feature.table
+        for name, field in feature.table.model_fields.items()
     ]
 
 

@@ -36,13 +36,16 @@ def rules(
     from plait.aggregation import geometry_of, rule_named
     from plait.config import config_from_table
     from plait.flower.rule_table import ALL_RULES
-    from plait.run import blueprint_of
+    from plait.progress import status
     from plait.settle import settle
-    from plait.training.bases import locate_config, quiet_libraries
 
-    quiet_libraries()
     config = config_from_table({"base": base, "rank": rank, "target-modules": target_modules}, where="command line")
-    geometry = geometry_of(blueprint_of(settle(config), locate_config(base, revision="")).spec)
+    with status("reading the base's config", quiet=json_output):
+        from plait.run import blueprint_of
+        from plait.training.bases import locate_config, quiet_libraries
+
+        quiet_libraries()
+        geometry = geometry_of(blueprint_of(settle(config), locate_config(base, revision="")).spec)
     own = [rule_named(name, ALL_RULES) for name in sorted(installed(Kind.RULE)) if name not in ALL_RULES]
     listed = [*ALL_RULES.values(), *own]
     entries = [_entry(rule, geometry, clients) for rule in listed]

@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from plait.cli.main import app
+from plait.cli.app import app
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SIDES = ("server", "client")

@@ -64,8 +64,8 @@ def test_what_it_needs_and_another_setting_takes_is_refused_with_both(outside: P
 
 
 def test_a_feature_whose_setting_lacks_its_name_is_refused(outside: Path) -> None:
-    declared = (outside / "smallest/__init__.py").read_text()
-    (outside / "smallest/__init__.py").write_text(declared.replace("smallest_kept", "kept"))
+    declared = (outside / "smallest/settings.py").read_text()
+    (outside / "smallest/settings.py").write_text(declared.replace("smallest_kept", "kept"))
     admit_features({"smallest-kept": 2})
     with pytest.raises(ConfigError, match="declares 'kept', expected 'smallest' or a setting 'smallest-…'"):
         config_from_table({"smallest-kept": 2})

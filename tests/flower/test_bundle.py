@@ -31,7 +31,7 @@ sys.stdout.buffer.write(build_fab_from_disk(Path(sys.argv[1])))
 @pytest.mark.whole
 def test_a_run_can_override_every_setting_and_the_defaults_are_plaits_own():
     # flwr takes no key in --run-config that this table lacks, and reads nothing but pyproject.toml.
-    of_features = [feature.settings for feature in own_features().values() if feature.settings]
+    of_features = [feature.table for feature in own_features().values() if feature.table]
     more = {name: field.default for table in of_features for name, field in table.model_fields.items()}
     defaults = RunConfig().to_table() | {name.replace("_", "-"): value for name, value in more.items()}
     ours = {key: toml_value(value) for key, value in defaults.items()}

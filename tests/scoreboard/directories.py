@@ -138,7 +138,7 @@ def _config(run: Path, **settings: object) -> None:
         from plait.feature import feature_with
 
         feature = feature_with("fields", key.replace("-", "_"))
-        told += [f"[{feature.settings.table}]", f"{key} = {json.dumps(settings[key])}"]
+        told += [f"[{feature.table.table}]", f"{key} = {json.dumps(settings[key])}"]
     (run / "config.toml").write_text("\n".join(told) + "\n")
 
 

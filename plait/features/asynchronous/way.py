@@ -18,7 +18,7 @@ from plait.rounds.spool import Arrival, Spool
 from plait.rounds.way import Way
 
 if TYPE_CHECKING:
-    from plait.features.asynchronous import Asynchronous
+    from plait.features.asynchronous.settings import Asynchronous
 
 
 def settled(config: RunConfig) -> dict[str, object]:

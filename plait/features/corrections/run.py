@@ -13,7 +13,7 @@ from plait.features.corrections.correction import Correction, FedDyn, FedProx, S
 from plait.rounds.client_way import ClientWay, Speaker
 
 if TYPE_CHECKING:
-    from plait.features.corrections import Corrections
+    from plait.features.corrections.settings import Corrections
 
 
 def settles(config: RunConfig) -> Mapping[str, object]:

@@ -14,7 +14,7 @@ from plait.rounds.opening import Opening
 from plait.rounds.run_plan import RunPlan
 
 if TYPE_CHECKING:
-    from plait.features.fleets import Fleets
+    from plait.features.fleets.settings import Fleets
 
 
 def settings_of(config: RunConfig) -> Fleets:

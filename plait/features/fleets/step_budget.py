@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from plait.features.fleets import MOST
+from plait.features.fleets.settings import MOST
 from plait.rounds.paces import Pace
 
 _HALVINGS = 60

@@ -1,18 +1,17 @@
 """Differential privacy: of clients, whose noise the server adds or they themselves, and of single records."""
 
 from plait.feature import Feature
-from plait.features.privacy.settings import Privacy
 
 _LIMITS = ("dp_max_epsilon", "dp_unit", "dp_max_delta", "max_total_epsilon")
 
 FEATURE = Feature(
     name="privacy",
     help="differential privacy of clients, or of records",
-    settings=Privacy,
+    settings="plait.features.privacy.settings:Privacy",
     shown=("dp",),
     settles="plait.features.privacy.run:settles",
     tasks="plait.features.privacy.run:tasks",
-    welcomed=tuple(Privacy.model_fields),
+    welcomed=("dp", "dp_epsilon", "dp_noise_multiplier", "dp_delta", "dp_clip", "dp_min_separation"),
     way="plait.features.privacy.run:way",
     client_way="plait.features.privacy.client:client_way",
     opens="plait.features.privacy.run:opens",

@@ -1,31 +1,11 @@
 """Samples: how the base and the adapter continue the same beginnings, in the terminal, the record and the report."""
 
-from typing import Annotated, ClassVar
-
-from pydantic import Field
-
 from plait.feature import Feature
-from plait.settings.table import Table
-
-
-class Samples(Table):
-    """What a simulated run shows of its model at the end."""
-
-    table: ClassVar[str] = "samples"
-    heading: ClassVar[str] = "Samples"
-
-    sample_prompts: Annotated[int, Field(ge=0, le=16)] = 2
-    """held-out beginnings that base and adapter continue at the end of a simulated run; 0 for none. Ledger and report
-    show them; a run with differential privacy or secure aggregation shows none
-    """
-    sample_tokens: Annotated[int, Field(ge=1, le=512)] = 40
-    """most tokens of a sample"""
-
 
 FEATURE = Feature(
     name="samples",
     help="what base and adapter write at the end of a run",
-    settings=Samples,
+    settings="plait.features.samples.settings:Samples",
     events={"sampled": "plait.features.samples.sampled:Sampled"},
     ending="plait.features.samples.sampling:sample",
     shows="plait.features.samples.sampled:samples_table",

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from plait.errors import PlaitError
-from plait.features.samples import Samples
 from plait.features.samples.sampled import Sample, Sampled
+from plait.features.samples.settings import Samples
 from plait.progress import say, status
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory

@@ -1,13 +1,12 @@
 """Secure aggregation: a server learns the sum of what clients send and nothing of a single one."""
 
 from plait.feature import Feature
-from plait.features.secagg.settings import Masks
 
 FEATURE = Feature(
     name="secagg",
     help="sums under masks: the server sees no single update",
     meets=("privacy",),
-    settings=Masks,
+    settings="plait.features.secagg.settings:Masks",
     tasks="plait.features.secagg.run:tasks",
     welcomed=("secure_aggregation",),
     way="plait.features.secagg.run:way",

@@ -28,7 +28,7 @@ from plait.rounds.tracks import RankedAdapter
 from plait.run import Run
 
 if TYPE_CHECKING:
-    from plait.features.stacking import Stacking
+    from plait.features.stacking.settings import Stacking
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,8 @@ from plait.child import Beside
 from plait.choice import parse_choice, split_choices
 from plait.config import RunConfig
 from plait.errors import ConfigError, MachineError, did_you_mean
-from plait.features.trackers import Trackers
 from plait.features.trackers.accelerated import KINDS
+from plait.features.trackers.settings import Trackers
 from plait.features.trackers.tracker import file_name
 from plait.plugins import Kind as PluginKind
 from plait.plugins import is_named

@@ -1,13 +1,12 @@
 """Trees of servers: a region gathers its clients' updates, and sends one exact sum of them to the server above it."""
 
 from plait.feature import Feature
-from plait.features.trees.settings import Trees
 
 FEATURE = Feature(
     name="trees",
     help="regional servers, each of which sends one sum of its clients' updates",
     meets=("privacy",),
-    settings=Trees,
+    settings="plait.features.trees.settings:Trees",
     welcomed=("tree", "weighting", "norm_bound", "quorum", "deadline_s"),
     levels="plait.features.trees.settings:levels",
     check="plait.features.trees.settings:check",

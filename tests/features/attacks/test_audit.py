@@ -71,7 +71,7 @@ def test_canaries_in_the_data_are_compared_with_those_that_are_not(finished: Pat
 def private(original: Path, small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     from typer.testing import CliRunner
 
-    from plait.cli.main import app
+    from plait.cli.app import app
 
     out = tmp_path_factory.mktemp("private") / "run"
     options = [

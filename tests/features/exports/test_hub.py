@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import huggingface_hub.constants
 import pytest
 
-from plait.cli.main import app
+from plait.cli.app import app
 from plait.errors import ConfigError, MachineError
 from plait.features.exports.hub import check_repository, push_to_hub
 

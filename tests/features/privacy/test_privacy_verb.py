@@ -4,7 +4,7 @@ import math
 import pytest
 from typer.testing import CliRunner
 
-from plait.cli.main import app
+from plait.cli.app import app
 from plait.errors import ConfigError
 from plait.features.privacy.accountant import epsilon_at
 from plait.features.privacy.card import RECORDS_NOT_COVERED

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import plait
 from plait.adapters import load_peft_directory
-from plait.cli.main import app
+from plait.cli.app import app
 from plait.features.privacy import record_charge
 from plait.features.privacy.audit import check_privacy
 from plait.features.privacy.record_accountant import charge

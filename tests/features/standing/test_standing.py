@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from plait.address import Address
 from plait.api.serving import Serving
-from plait.cli.main import app
+from plait.cli.app import app
 from plait.config import config_from_table
 from plait.errors import ConfigError, MachineError
 from plait.features.standing.acts import Outcome, RunEnded, RunSubmitted

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from plait.api.resuming import settings_of
 from plait.api.simulate import simulate
-from plait.cli.main import app
+from plait.cli.app import app
 from plait.config import config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.features.privacy.run import privacy_of

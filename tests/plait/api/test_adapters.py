@@ -19,7 +19,7 @@ from tests.plait.conftest import begun_otherwise
 def test_an_adapter_is_evaluated_on_data_in_memory_as_the_command_does_on_a_file(
     finished: Path, records: list[dict[str, str]], jsonl: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from plait.cli.main import app
+    from plait.cli.app import app
 
     options = {"seq_len": 32, "max_sequences": 8, "dtype": "float32"}
     found = plait.evaluate(plait.open_run(finished), records, quiet=True, **options)

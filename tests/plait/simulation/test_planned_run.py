@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import plait
-from plait.cli.main import app
+from plait.cli.app import app
 
 COMMON = {
     "base": "tiny", "partition": "iid", "local_steps": 4, "batch_size": 2, "seq_len": 32, "threads": 1, "rank": 4,

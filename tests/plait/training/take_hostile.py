@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from plait.cli.main import app
+from plait.cli.app import app
 from plait.data import Record, RecordKind
 from plait.data.cache import cache_directory
 from plait.errors import PlaitError

@@ -1,0 +1,107 @@
+"""The command line of ``plait``: finding a verb, and help."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from plait import __version__
+from plait.cli.options import command_of
+from plait.cli.verbs import VERBS, short_help, whole_help
+from plait.errors import did_you_mean
+from plait.feature import at, feature_with, features
+
+_VERBS_OF_OTHERS = {
+    **dict.fromkeys(("train", "run", "fit", "start"), "simulate"), "generate": "chat",
+}  # fmt: skip
+
+
+class Verbs(TyperGroup):
+    """The core's verbs, and those of features, which are looked for only where the core has none of that name."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a verb."""
+        if (command := super().get_command(ctx, cmd_name)) is not None or cmd_name.startswith("-"):
+            return command
+        if cmd_name in VERBS:
+            verb = VERBS[cmd_name]
+            return command_of(cmd_name, at(verb.place), forwards=verb.forwards)
+        found = feature_with("verbs", cmd_name, all_installed=True)
+        return command_of(cmd_name, at(found.verbs[cmd_name])) if found else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that a command line begins with; the error for an unknown verb names the nearest."""
+        try:
+            name, command, rest = super().resolve_command(ctx, args)
+        except click.UsageError:
+            if args[0].startswith("-"):
+                raise
+            meant = _VERBS_OF_OTHERS.get(args[0], args[0])
+            ctx.fail(f"there is no verb '{args[0]}'{did_you_mean(meant, self.list_commands(ctx))}")
+        known = {option for each in command.params for option in each.opts} if command else set[str]()
+        for word in (word for word in rest if word.startswith("--") and word not in known):
+            # What a feature makes of the verb with an option of its own.
+            if found := feature_with("verbs", form := f"{name} {word}", all_installed=True):
+                rest.remove(word)
+                other = command_of(form, at(found.verbs[form]))
+                lost = known - {option for each in other.params for option in each.opts}
+                if given := next((option for option in rest if option.partition("=")[0] in lost), ""):
+                    ctx.fail(f"plait {form} has no option {given}, which plait {name} has without {word}")
+                return form, other, rest
+        return name, command, rest
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs."""
+        del ctx
+        of_features = (verb for feature in features(all_installed=True) for verb in feature.verbs)
+        return [*VERBS, *of_features]
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Ten verbs, and the names of the others."""
+        del ctx
+        formatter.write(short_help())
+
+
+app = typer.Typer(
+    name="plait",
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    suggest_commands=False,  # `Verbs` names the nearest
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command("help")
+def _help(
+    verb: Annotated[str, typer.Argument(help="Topic; leave it out to list the verbs.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="List every verb with its purpose.")] = False,
+) -> None:
+    """Tell about plait's verbs, or one of them.
+
+    Example: plait help --all
+    """
+    if verb:
+        app(args=[verb, "--help"])
+    typer.echo(whole_help() if every else short_help(), nl=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"plait {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
