@@ -442,22 +442,3 @@ def load_policy(path: Path | None) -> Policy:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         raise ConfigError(f"policy '{path}': {first['loc'][0]} is {first['input']!a}, {message}") from error
-
-
-def default_policy_toml() -> str:
-    """The default policy as a file: every key with its description."""
-    lines: list[str] = []
-    for name, field in Policy.model_fields.items():
-        value = field.get_default()
-        lines.append(f"# {field.description}\n{name.replace('_', '-')} = {_toml(value)}\n")
-    return "".join(lines)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(item) for item in cast("tuple[object, ...]", value)) + "]"
-    return repr(value)

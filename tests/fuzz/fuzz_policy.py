@@ -8,7 +8,7 @@ from harness import instrumented, main
 with instrumented():
     from plait.config import RunConfig
     from plait.errors import PlaitError
-    from plait.policy import default_policy_toml, load_policy
+    from plait.policy import load_policy
 
 HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))
 FILE = HERE / "policy.toml"
@@ -29,7 +29,7 @@ def parse(data: bytes) -> None:
 
 
 SEEDS = [
-    default_policy_toml().encode(),
+    b'consent = "ask"\nmax-runs-per-week = 3\n',
     b'methods = ["lora"]\ntargets = ["q_proj"]\nfinest-wire = "2"\nmax-rank = 8\n',
     b'finest-wire = "nan"\nmax-download-gb = inf\n',
     b"min-examples = 9223372036854775807\nconsent = 'ask'\n[a]\nb = 1\n",

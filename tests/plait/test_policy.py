@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 import tomllib
@@ -10,9 +11,17 @@ import pytest
 from plait.adapters.methods import METHODS
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PolicyError
-from plait.policy import Policy, default_policy_toml, load_policy
+from plait.policy import Policy, load_policy
 from plait.welcome import WELCOME_KEYS
 from plait.wire.codecs import codec_for
+
+
+def default_policy_toml() -> str:
+    """The default policy as the page has it: every key with its description."""
+    return "".join(
+        f"# {field.description}\n{name.replace('_', '-')} = {json.dumps(field.get_default())}\n"
+        for name, field in Policy.model_fields.items()
+    )
 
 
 def test_the_default_takes_plaits_own_defaults():

@@ -1,7 +1,5 @@
 """How rounds of an asynchronous run are filled."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Which correction clients' steps have."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar
 

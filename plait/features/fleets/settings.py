@@ -1,7 +1,5 @@
 """What follows from how fast clients are."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import ClassVar, Literal, cast
 

@@ -1,7 +1,5 @@
 """Settings of a release."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from plait.settings.table import Table

@@ -1,7 +1,5 @@
 """How many samples a run shows."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 from pydantic import Field

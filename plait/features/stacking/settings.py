@@ -1,7 +1,5 @@
 """Where an adapter begins."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import ClassVar, Literal

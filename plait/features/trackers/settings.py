@@ -1,7 +1,5 @@
 """Which trackers follow a run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, cast
 

@@ -1,7 +1,5 @@
 """Who takes no part any more."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from plait.settings.table import Table
