@@ -9,7 +9,6 @@ import gc
 import os
 import platform
 import sys
-from collections.abc import Sequence
 
 from plait.cli.verbs import short_help
 from plait.errors import Interrupted, PlaitError, machine_fault
@@ -48,7 +47,13 @@ def main() -> None:
         os.environ.setdefault(key, value)
     gc.set_threshold(_COLLECT_EVERY)
     try:
-        _called(sys.argv[1:])
+        if sys.argv[1:] in (["--help"], ["-h"]):
+            print(short_help(), end="", flush=True)  # which needs no library
+            return
+        from plait.cli.app import app
+        from plait.cli.options import spelled
+
+        app(args=spelled(sys.argv[1:]))
     except Interrupted as stopped:
         _complain(str(stopped))
         sys.exit(stopped.exit_code)
@@ -69,17 +74,6 @@ def main() -> None:
         # For example a path that no system accepts; code that reads and writes files raises plait's own errors.
         _complain(f"error: {fault or error}")
         sys.exit(1)
-
-
-def _called(words: Sequence[str]) -> None:
-    """Do what a command line says; help alone needs no library."""
-    if words in (["--help"], ["-h"]):
-        sys.stdout.write(short_help())
-        return
-    from plait.cli.app import app
-    from plait.cli.options import spelled
-
-    app(args=spelled(words))
 
 
 def _complain(text: str) -> None:

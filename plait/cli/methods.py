@@ -51,8 +51,7 @@ def _entries(base: str, rank: int, virtual_tokens: int) -> list[dict[str, object
     own = [method_named(name) for name in sorted(installed(Kind.METHOD)) if name not in METHODS]
     for method in (*METHODS.values(), *own):
         request = AdapterRequest(method=method.name, rank=rank, virtual_tokens=virtual_tokens)
-        refused = None
-        parameters = None
+        parameters = refused = None
         try:
             parameters = design(config, request, task=Task.CAUSAL_LM, seed=0).spec.layout.size
         except ConfigError as error:

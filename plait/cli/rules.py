@@ -50,15 +50,8 @@ def rules(
     listed = [*ALL_RULES.values(), *own]
     entries = [_entry(rule, geometry, clients) for rule in listed]
     if json_output:
-        print_json(
-            {
-                "base": base,
-                "rank": rank,
-                "clients": clients,
-                "adapter_parameters": geometry.layout.size,
-                "rules": entries,
-            }
-        )
+        of_base = {"base": base, "rank": rank, "clients": clients, "adapter_parameters": geometry.layout.size}
+        print_json({**of_base, "rules": entries})
         return
     from plait.report.wording import plural
 
