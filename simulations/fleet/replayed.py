@@ -26,7 +26,6 @@ from pathlib import Path
 TESTS = Path(__file__).parents[2] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from scoreboard.killed import _free_port  # noqa: E402
 from scoreboard.processes import Job, PacedModel, attend, end, events, result, serve, start  # noqa: E402
 from scoreboard.small_federation import of_numbers  # noqa: E402
 
@@ -38,6 +37,7 @@ from plait.rounds.ledger import read_events  # noqa: E402
 from plait.rounds.run_directory import RunDirectory  # noqa: E402
 from plait.rounds.run_state import initial_state  # noqa: E402
 from plait.rounds.way import Way  # noqa: E402
+from tests.waiting import unused_port  # noqa: E402
 
 NAMES = ("alice", "bob", "carol", "dave")
 BUFFER = Buffer(size=2, max_staleness=6, at_work=len(NAMES))
@@ -100,7 +100,7 @@ def killed_and_recomputed(number: int, folder: Path) -> dict[str, object]:
         "exchange": partial(of_buffer, buffer=BUFFER), "folds": BUFFER.size, "measures_pace": True, "attempts": 9,
     }  # fmt: skip
     job = AsynchronousJob(folder, arguments, NAMES, wide=150)
-    port = _free_port()
+    port = unused_port()
     nodes = [start(attend, job, each, port) for each in range(len(NAMES))]
     kills = [chance.randint(5, 120) for _ in range(chance.randint(1, 3))]
     killed = clients_killed = 0
