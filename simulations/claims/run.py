@@ -27,7 +27,6 @@ from lab import CODE, Lab
 
 from plait.adapters import AdapterState
 from plait.aggregation import geometry_of
-from plait.report.estimate import lora_parameters
 from plait.training.blueprint import Blueprint
 
 HERE = Path(__file__).parent
@@ -114,10 +113,10 @@ def sizes(base: str, _seeds: tuple[int, ...], _steps: int) -> list[dict[str, obj
     """Parameters of LoRA by rank, and how much smaller it is than the base."""
     lab = Lab("smollm2-135m" if base == "tiny" else base)
     blueprint = lab.design(0)
-    pairs = [(pair.module, pair.d_in, pair.d_out) for pair in geometry_of(blueprint.spec).pairs]
+    sides = sum(pair.d_in + pair.d_out for pair in geometry_of(blueprint.spec).pairs)
     whole = blueprint.base_parameters
     return [
-        {"rank": rank, "parameters": (count := lora_parameters(pairs, rank)), "ratio": round(whole / count, 1),
+        {"rank": rank, "parameters": (count := rank * sides), "ratio": round(whole / count, 1),
          "fp32_bytes": 4 * count, "one_bit_bytes": count // 8, "base_bytes": 4 * whole}
         for rank in RANKS
     ]  # fmt: skip
