@@ -26,7 +26,7 @@ def _run(said: Mapping[str, object]) -> Table:
         (f"{_peer(said)}s attached", _attached(said)),
         ("late", ", ".join(map(_text, late)) if late else "nobody"),
         ("deadline", _seconds(said.get("deadline_s")) or "none"),
-        ("time to go", _seconds(said.get("eta_s")) or "not known yet"),
+        ("time left", _seconds(said.get("eta_s")) or "not known yet"),
         *_staleness(said),
         *_told(said),
         ("sent", bytes_text(_number(said.get("downlink_bytes")) or 0)),

@@ -1,6 +1,6 @@
-"""Measures the live page in headless Chromium: bytes, first paint, frames per second, accessibility; takes pictures.
+"""Measures the live page in headless Chromium: bytes, first paint, frames per second, accessibility.
 
-    python tests/features/page/measure.py [--axe axe.min.js] [--pictures DIR]
+    python tests/features/page/measure.py [--axe axe.min.js]
 
 A ledger of 1,000 clients and 200 rounds of 50 is written first; then rounds go on while frames are counted. An empty
 page beside it says what this browser on this machine is capable of, without a GPU and with whatever else is running.
@@ -76,7 +76,6 @@ def main() -> None:
     """Print one JSON line for each figure."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--axe", type=Path)
-    arguments.add_argument("--pictures", type=Path)
     options = arguments.parse_args()
     say(
         "bytes",
@@ -138,8 +137,6 @@ def main() -> None:
                     "axe.run().then(({violations}) => violations.map((v) => [v.impact, v.id, v.nodes.length]))"
                 )
                 say(f"axe-core, {name}", found)
-            if options.pictures:
-                browser.picture(options.pictures / f"page-{name}.png")
 
 
 def count_frames(browser: Browser, what: str) -> None:

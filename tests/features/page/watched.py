@@ -1,6 +1,6 @@
-"""Watches a real federation through its page in headless Chromium, and compares panels with ledgers; takes pictures.
+"""Watches a real federation through its page in headless Chromium, and compares panels with ledgers.
 
-    python tests/features/page/watched.py [--pictures DIR]
+    python tests/features/page/watched.py
 
 A server that stays, five clients over gRPC: one is refused, for it has next to no data, and one goes away in the
 middle. The server is killed and started again while the first run goes on. The other two runs are private, and one that
@@ -9,11 +9,9 @@ learns far too fast. Prints one JSON line for each.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
@@ -30,15 +28,7 @@ RUNS = {
 
 def main() -> None:
     """Print what was compared."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--pictures", type=Path)
-    options = arguments.parse_args()
     records = {**dict.fromkeys(("alice", "bob", "carol", "dave"), 60), "erin": 2}
-
-    def picture(name: str) -> None:
-        if options.pictures:
-            browser.picture(options.pictures / f"page-{name}.png")
-
     with tempfile.TemporaryDirectory() as scratch, federation(Path(scratch), records) as there, Browser() as browser:
         for name in records:
             there.join(name)
@@ -48,9 +38,6 @@ def main() -> None:
         enter(browser, there, "first")
         browser.js("document.querySelector('#all').open = true")
         compared = watch(browser, there, "first", lambda: there.has("first", "update_received", round=3))
-        browser.js("document.querySelector('#all').open = false")
-        picture("running")
-        browser.js("document.querySelector('#all').open = true")
         there.kill()
         browser.wait("document.querySelector('#link').textContent.includes('no connection')")
         there.processes.pop("dave").kill()
@@ -64,19 +51,6 @@ def main() -> None:
             browser.js("document.querySelector('#all').open = true")
             compared = watch(browser, there, name, lambda name=name: there.has(name, "run_finished"))
             say(name, compared, there.lines(name))
-        for name, run, width, dark in (
-            ("finished", "first", 1280, False), ("refused", "too-fast", 1280, False),
-            ("dark", "first", 1280, True), ("narrow", "first", 390, False), ("private", "private", 1280, False),
-        ):  # fmt: skip
-            browser.resize(width, 900 if width > 500 else 844)
-            browser.set_dark(dark=dark)
-            browser.open(f"http://{there.page}/?run={run}")
-            browser.wait(f"plaitPage.run?.name === '{run}' && plaitPage.isDrawn && plaitPage.charts.bytes.plot")
-            if name == "refused":
-                refused = "plaitPage.grid.cells.findIndex((one) => one.state === 'refused')"
-                browser.js(f"plaitPage.grid.take({refused})")
-            time.sleep(1)
-            picture(name)
         complaints = browser.complaints()
         print(json.dumps({"complaints": complaints}))
 

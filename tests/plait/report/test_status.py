@@ -31,7 +31,7 @@ def test_an_operator_sees_the_round_who_is_late_bytes_and_time_to_go():
     told = {name: value for name, (value,) in cells(run).items()}
     assert (told["run"], told["round"], told["late"]) == ("first", "2 of 5", "bob")
     assert (told["sent"], told["received"]) == ("2.00 kB", "9 B")
-    assert told["time to go"] != "not known yet"
+    assert told["time left"] != "not known yet"
     assert "staleness" not in told
     stale = dict(status_tables({**SAID, "staleness": 1.25})[0].rows)
     assert stale["staleness"] == "1.2 rounds, mean of the newest updates"

@@ -151,7 +151,7 @@ const drawRound = (shown) => {
   const to = open && !shown.finished ? run.now : Math.max(...asked.map((client) => client.answered ?? client.since));
   timeline.draw(asked, Math.min(now.started ?? asked[0].given, asked[0].given), to);
   const took = `${now.received ?? 0} of ${now.cohort} answered, ${as.duration(to - (now.started ?? asked[0].given))} from the first task to the last answer`;
-  setText("timeline-text", `Round ${now.number}: ${took}. A bar begins with the training at the ${peer}.`);
+  setText("timeline-text", `Round ${now.number}: ${took}. A bar goes from task to answer: green is training, blue the rest.`);
 };
 
 // ---- the panels, which are drawn at most twice a second
@@ -164,7 +164,7 @@ const charts = {
   effective_rank: new Chart($("effective_rank"), { legend: false, format: (value) => value?.toFixed(1) ?? "" }),
 };
 
-const UNTOLD = "A run with differential privacy does not tell this: it would say more of the clients' data than was promised.";
+const UNTOLD = "Hidden by differential privacy: this would reveal more about the clients' data than was promised.";
 
 const drawFigures = (shown) => {
   const losses = lossesOf(shown);
@@ -185,7 +185,7 @@ const drawFigures = (shown) => {
     ["float32 adapter", sent && each ? as.times((each * 4 * shown.parameters) / sent) : as.NOTHING, "as many bytes"],
     shown.finished
       ? ["time", as.duration(shown.worked_s), "in all"]
-      : ["time to go", as.duration(shown.eta_s == null ? null : Math.max(0, shown.eta_s - (run.now - shown.time))), `${as.duration(shown.worked_s)} so far`],
+      : ["time left", as.duration(shown.eta_s == null ? null : Math.max(0, shown.eta_s - (run.now - shown.time))), `${as.duration(shown.worked_s)} so far`],
     ["privacy", shown.privacy ? `ε ${shown.privacy.epsilon.toPrecision(3)}` : "no guarantee", shown.privacy ? (shown.privacy.budget != null ? `of ${shown.privacy.budget} at δ ${shown.privacy.delta}` : `at δ ${shown.privacy.delta}`) : "no differential privacy"],
   );
   pairs($("figures"), figures);
@@ -274,7 +274,7 @@ const drawPrivacy = (shown) => {
   const promised = shown.privacy;
   setText("privacy-text", promised
     ? promised.warning || `Everything that one ${promised.unit}'s data changed is hidden within ε ${promised.epsilon.toPrecision(3)} at δ ${promised.delta}.`
-    : "No guarantee: this run has no differential privacy. Deltas, losses and counts leave the clients, their data does not.");
+    : "No guarantee: this run has no differential privacy. Deltas, losses and counts leave the clients; their data do not.");
   pairs($("privacy"), promised?.facts ?? []);
 };
 
