@@ -16,15 +16,20 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from plait.data.cache import cache_directory
 from plait.errors import MachineError, PlaitError
 from plait.files import is_ours, make_private_directory, others_can_change, write_atomically
 from plait.machine import cpu_features
 
+POINTER, INTEGER = ctypes.c_void_p, ctypes.c_int64
+"""Types of arguments; all functions give an integer, or nothing."""
 PACKED = "cpp.json"
 """Beside C++ files: the same as a list of texts."""
 
@@ -50,6 +55,22 @@ def source_in(folder: Path, names: Sequence[str]) -> str:
     if (folder / names[0]).exists():
         return "".join((folder / name).read_text() for name in names)
     return "".join(json.loads((folder / PACKED).read_text()))
+
+
+def built_functions(
+    folder: Path, names: Sequence[str], arguments: Mapping[str, Sequence[type[ctypes.c_void_p | ctypes.c_int64]]]
+) -> ctypes.CDLL | None:
+    """As `built_library`, of the C++ in some files (`source_in`), with the types of its functions' arguments."""
+    built = built_library(source_in(folder, names))
+    for name, types in arguments.items() if built else ():
+        function = getattr(built, name)
+        function.argtypes, function.restype = types, INTEGER
+    return built
+
+
+def addresses(*arrays: NDArray[np.generic]) -> list[int]:
+    """Where arrays are, for a call of compiled code; they have to stay meanwhile."""
+    return [array.__array_interface__["data"][0] for array in arrays]  # array.ctypes keeps it until collected
 
 
 def built_library(code: str) -> ctypes.CDLL | None:

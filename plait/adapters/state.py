@@ -92,6 +92,16 @@ class AdapterState:
         hasher.update(np.ascontiguousarray(self.flat, "<f4").data)
         return hasher.digest()
 
+    @cached_property
+    def _is_small(self) -> bool:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(np.dot(self.flat, self.flat)))
+
+    @cached_property
+    def _norm(self) -> float:
+        wide = self.flat.astype(np.float64)
+        return float(np.sqrt(wide @ wide))
+
 
 def check_finite(state: AdapterState) -> None:
     """Raise PeerError naming the first tensor that holds a NaN or an infinity."""
@@ -104,8 +114,7 @@ def check_finite(state: AdapterState) -> None:
 
 def is_small(state: AdapterState) -> bool:
     """Whether surely all elements are below 2^64, quickly: a product is not finite if an element's square is not."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(state.flat, state.flat)))
+    return state._is_small  # pyright: ignore[reportPrivateUsage]
 
 
 def add(left: AdapterState, right: AdapterState) -> AdapterState:
@@ -122,8 +131,7 @@ def subtract(left: AdapterState, right: AdapterState) -> AdapterState:
 
 def norm(state: AdapterState) -> float:
     """Euclidean norm over all elements, accumulated in float64."""
-    wide = state.flat.astype(np.float64)
-    return float(np.sqrt(wide @ wide))
+    return state._norm  # pyright: ignore[reportPrivateUsage]
 
 
 def _check_same_layout(left: AdapterState, right: AdapterState) -> None:

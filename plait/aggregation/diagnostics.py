@@ -137,7 +137,7 @@ class Observer:
         geometry = self._of_interest(contribution.geometry)
         self._exact.add(replace(contribution, geometry=geometry))
         received, delta = contribution.received.flat, contribution.delta.flat
-        trained = received + delta
+        trained = geometry.trained(received, delta)
         square = 0.0
         for pair in geometry.pairs:
             self._slices.add(pair, trained, contribution.weight)

@@ -29,7 +29,7 @@ class ExactMean:
 
     def add(self, contribution: Contribution) -> None:
         """Add one client's trained adapter; the caller has checked it."""
-        trained = contribution.received.flat + contribution.delta.flat
+        trained = contribution.geometry.trained(contribution.received.flat, contribution.delta.flat)
         for pair in contribution.geometry.pairs:
             weight = contribution.weight * pair.scale
             self._products[pair.module].add(pair.b_of(trained), pair.a_of(trained), weight)

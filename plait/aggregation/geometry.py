@@ -154,6 +154,14 @@ class Geometry:
             return flat[:0]
         return np.concatenate([flat[slot.offset : slot.offset + slot.size] for slot in self.others])
 
+    def trained(self, received: NDArray[Scalar], delta: NDArray[Scalar]) -> NDArray[Scalar]:
+        """Their sum where the pairs are, which may be a small part of the layout; anything elsewhere."""
+        total = np.empty_like(delta)
+        for pair in self.pairs:
+            for factor in (pair.a_of, pair.b_of):
+                np.add(factor(received), factor(delta), out=factor(total))
+        return total
+
     def put_others(self, flat: NDArray[Scalar], values: NDArray[np.floating]) -> None:
         """Write what `others_of` gave back into a flat buffer."""
         at = 0

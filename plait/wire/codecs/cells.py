@@ -41,21 +41,18 @@ class Cells:
         per_step = next(cells for most, cells in _CELLS_PER_STEP if largest <= most)
         reach = (2 * largest + 2) * per_step
         middle = np.arange(-reach, reach + 1, dtype=np.float32) / np.float32(per_step)
-        costs = np.empty((4, middle.size), np.float32)
-        choice = np.empty((4, middle.size), np.int32)
-        for quantiser in (0, 1):
-            points, bits = quantisers.points(quantiser), quantisers.bits(quantiser) * np.float32(price)
-            for parity in (0, 1):
-                branch = 2 * quantiser + parity
-                nearest = 2 * np.rint((middle / 2 - parity) / 2).astype(np.int32) + parity
-                costs[branch] = np.inf
-                for neighbour in (0, -2, 2):
-                    candidate = nearest + np.int32(neighbour)
-                    at = np.clip(candidate, -largest, largest) + largest
-                    cost = np.square(middle - points[at]) + bits[at]
-                    better = (cost < costs[branch]) & (np.abs(candidate) <= largest)
-                    np.copyto(costs[branch], cost, where=better)
-                    np.copyto(choice[branch], candidate, where=better)
+        # (quantiser, parity, neighbour, cell)
+        parity = np.arange(2, dtype=np.int32)[:, None]
+        nearest = 2 * np.rint((middle / 2 - parity.astype(np.float32)) / 2).astype(np.int32) + parity
+        candidate = nearest[:, None] + np.array([0, -2, 2], np.int32)[:, None]
+        at = np.clip(candidate, -largest, largest) + largest
+        points = np.stack([quantisers.points(each) for each in (0, 1)])
+        bits = np.stack([quantisers.bits(each) for each in (0, 1)]) * np.float32(price)
+        cost = np.square(middle - points[:, at]) + bits[:, at]
+        cost[:, np.abs(candidate) > largest] = np.inf
+        best = cost.argmin(axis=2, keepdims=True)
+        costs = np.take_along_axis(cost, best, 2).reshape(4, -1)
+        choice = np.take_along_axis(candidate[None], best, 2).reshape(4, -1)
         costs -= costs.min(axis=0)
         whole = np.rint(np.minimum(costs * np.float32(_COST_UNIT), GREATEST_COST)).astype(np.int16)
         return cls(per_step, middle, whole, choice)

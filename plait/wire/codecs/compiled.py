@@ -15,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters.state import Float32
-from plait.compiler import built_library, source_in
+from plait.compiler import INTEGER, POINTER, addresses, built_functions
 from plait.errors import MachineError, PeerError
 from plait.wire.codecs.streams import DOES_NOT_END, MOST_STREAMS, Symbols, Words, streams_of
 
 SOURCES = ("trellis.cpp", "ans.cpp")
 """One translation unit, in this order."""
-_P, _I = ctypes.c_void_p, ctypes.c_int64
+_P, _I = POINTER, INTEGER
 _ARGUMENTS = {
     "trellis_search": (_P, _P, _P, _I, _I, _I, _P),
+    "path_count": (_P, _P, _I, _I, _P),
+    "path_take": (_P, _P, _I, _I, _P, _P),
     "rate_pack": (_P, _P, _P, _P, _I, _P, _I, _I, _P, _I, _P),
     "rate_unpack": (_P, _P, _I, _P, _P, _I, _P, _P, _P, _I, _I, _P, _I, _P),
 }
@@ -34,11 +36,7 @@ _MOST_BYTES_OF_A_SYMBOL = 3
 @cache
 def library() -> ctypes.CDLL | None:
     """The library; None where it cannot be built."""
-    built = built_library(source_in(Path(__file__).parent, SOURCES))
-    for name, arguments in _ARGUMENTS.items() if built else ():
-        function = getattr(built, name)
-        function.argtypes, function.restype = arguments, ctypes.c_int64
-    return built
+    return built_functions(Path(__file__).parent, SOURCES, _ARGUMENTS)
 
 
 def search(
@@ -58,8 +56,28 @@ def search(
     branches = np.empty(cell.size, np.uint8)
     cell, costs = np.ascontiguousarray(cell, np.int32), np.ascontiguousarray(costs.T, np.int16)
     before = np.ascontiguousarray(before, np.int64)
-    built.trellis_search(*_addresses(cell, costs, before), cell.size, lanes, before.size // 2, *_addresses(branches))
+    built.trellis_search(*addresses(cell, costs, before), cell.size, lanes, before.size // 2, *addresses(branches))
     return branches
+
+
+def count(branch: NDArray[np.uint8], cell: NDArray[np.int32], cells: int) -> NDArray[np.int64] | None:
+    """(4 * cells,) how often each branch occurs in each cell; both are (n,), of each number."""
+    built = library()
+    if built is None:
+        return None
+    counts = np.zeros(4 * cells, np.int64)
+    built.path_count(*addresses(branch, cell), cell.size, cells, *addresses(counts))
+    return counts
+
+
+def take(branch: NDArray[np.uint8], cell: NDArray[np.int32], table: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """(n,) what each number has in `table`, (4, cells); the others as in `count`."""
+    built = library()
+    if built is None:
+        return None
+    taken, table = np.empty(cell.size, np.int32), np.ascontiguousarray(table)
+    built.path_take(*addresses(branch, cell), cell.size, table.shape[1], *addresses(table, taken))
+    return taken
 
 
 def pack(
@@ -92,10 +110,10 @@ def pack(
         np.array(largest, np.int32),
         np.concatenate(frequencies).astype(np.uint32),
     )
-    inputs = _addresses(symbols, second, of_sizes, of_largest)
+    inputs = addresses(symbols, second, of_sizes, of_largest)
     verdict = built.rate_pack(
-        *inputs, len(sizes), *_addresses(of_frequencies), lanes, lengths.size, *_addresses(words), words.size,
-        *_addresses(lengths),
+        *inputs, len(sizes), *addresses(of_frequencies), lanes, lengths.size, *addresses(words), words.size,
+        *addresses(lengths),
     )  # fmt: skip
     if verdict != _FINE:
         raise MachineError("no memory to pack an update")
@@ -137,16 +155,12 @@ def unpack(
     of_frequencies, of_values = np.concatenate(frequencies).astype(np.uint32), np.concatenate(values)
     moves, where = following.astype(np.uint16), np.array(places, np.int64)
     verdict = built.rate_unpack(
-        *_addresses(words, lengths), len(streams), *_addresses(of_sizes, of_largest), len(sizes),
-        *_addresses(of_frequencies, of_values, moves), moves.size // 2, lanes, *_addresses(where), len(places),
-        *_addresses(flat),
+        *addresses(words, lengths), len(streams), *addresses(of_sizes, of_largest), len(sizes),
+        *addresses(of_frequencies, of_values, moves), moves.size // 2, lanes, *addresses(where), len(places),
+        *addresses(flat),
     )  # fmt: skip
     if verdict == _NO_MEMORY:
         raise MachineError("no memory to unpack an update")
     if verdict != _FINE:
         raise PeerError(DOES_NOT_END)
     return True
-
-
-def _addresses(*arrays: NDArray[np.generic]) -> list[int]:
-    return [array.ctypes.data for array in arrays]

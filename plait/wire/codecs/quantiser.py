@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,17 +43,25 @@ class Quantisers:
 
     def frequencies(self, quantiser: int) -> NDArray[np.int64]:
         """(2 largest + 1,) frequencies of -largest … largest; they sum to 2**24."""
-        return frequencies(self.costs[quantiser], self.largest)
+        return self._frequencies[quantiser]
 
     def bits(self, quantiser: int) -> Float32:
         """(2 largest + 1,) length of each index in bits."""
-        return (PRECISION - np.log2(self.frequencies(quantiser))).astype(np.float32)
+        return self._bits[quantiser]
 
     def points(self, quantiser: int) -> Float32:
         """(2 largest + 1,) positions of -largest … largest, in steps; exact in float32."""
         k = np.arange(-self.largest, self.largest + 1)
         shift = np.concatenate([[0], self.shifts[quantiser]])[np.minimum(np.abs(k), _SHIFTED)] / _SHIFT_UNIT
         return (2 * k - np.sign(k) * (quantiser + shift)).astype(np.float32)
+
+    @cached_property
+    def _frequencies(self) -> list[NDArray[np.int64]]:
+        return [frequencies(costs, self.largest) for costs in self.costs]
+
+    @cached_property
+    def _bits(self) -> list[Float32]:
+        return [(PRECISION - np.log2(each)).astype(np.float32) for each in self._frequencies]
 
     @property
     def size_bytes(self) -> int:

@@ -79,11 +79,13 @@ def fit(counts: Float64) -> NDArray[np.uint8]:
         near = np.stack([1 - part, part])
         # Normal equations; only neighbours share magnitudes.
         squares = [np.bincount(left, smooth * near[i] * near[j], at.size) for i, j in ((0, 0), (1, 1), (0, 1))]
-        normal = (
-            np.diag(squares[0] + np.roll(squares[1], 1)) + np.diag(squares[2][:-1], 1) + np.diag(squares[2][:-1], -1)
-        )
         right = [np.bincount(left, smooth * cost * weight, at.size) for weight in near]
-        cost = np.linalg.solve(normal, right[0] + np.roll(right[1], 1))
+        for each in (squares, right):
+            each[0][1:] += each[1][:-1]
+        normal = np.zeros((at.size, at.size))
+        for offset, diagonal in ((0, squares[0]), (1, squares[2][:-1]), (at.size, squares[2][:-1])):
+            normal.ravel()[offset :: at.size + 1][: diagonal.size] = diagonal
+        cost = np.linalg.solve(normal, right[0])
     return np.clip(np.rint(cost * _COST_UNIT), 0, 255).astype(np.uint8)
 
 
