@@ -198,7 +198,7 @@ class Connection:
             labels=tuple(welcome.cohort_labels),
         )
         self.backoff.reset()
-        # A server that stays may send many of them: no more are read than the node processes.
+        # A standing server may send many of them: no more are read than the node processes.
         self._pass_on(Welcomed(run))
         self.sessions.replace(Session(channel, welcome))
 

@@ -54,7 +54,7 @@ class Client:
             to use; 0 for all.
         max_rank: largest rank to accept; 0 for any.
         policy: TOML file that limits what a server may ask; safe limits by default.
-        labels: what to say of this machine, such as ``gpu,region=eu``; runs of a server that stays may ask for it.
+        labels: what to say of this machine, such as ``gpu,region=eu``; runs of a standing server may ask for it.
         dp_max_epsilon: refuse runs without client-level differential privacy or with a larger epsilon; 0 accepts any.
         require_secure_aggregation: refuse runs whose server would see this client's own update.
         quiet: whether to show nothing.

@@ -176,11 +176,11 @@ def check_vouched_for(settled: Settled) -> None:
     Raises:
         ConfigError: with the setting that needs it.
     """
-    nobody = {Trait.VOUCHED: "no authority vouches for the clients' keys here"}
+    unvouched = {Trait.VOUCHED: "no authority vouches for the clients' keys here"}
     check(
         (
             *settled.config.stated(),
-            Stated("kit", "none", takes=nobody, instead="plait server with --kit, or plait simulate"),
+            Stated("kit", "none", takes=unvouched, instead="plait server with --kit, or plait simulate"),
         )
     )
 

@@ -1,4 +1,4 @@
-"""Which run the nodes work for: one at a time, and none between two runs of a server that stays.
+"""Which run the nodes work for: one at a time, and none between two runs of a standing server.
 
 A node learns of its run by a welcome, with a new session for every run: whatever it still sends for an earlier one is
 refused, and cannot be taken for the new one's. Knows nothing of gRPC's calls, and not why runs begin and end.

@@ -24,7 +24,7 @@ def _run(said: Mapping[str, object]) -> Table:
         ("state", _text(said.get("state"))),
         ("round", f"{_count(said.get('round'))} of {_count(said.get('rounds'))}"),
         (f"{_peer(said)}s attached", _attached(said)),
-        ("late", ", ".join(map(_text, late)) if late else "nobody"),
+        ("late", ", ".join(map(_text, late)) if late else "none"),
         ("deadline", _seconds(said.get("deadline_s")) or "none"),
         ("time left", _seconds(said.get("eta_s")) or "not known yet"),
         *_staleness(said),

@@ -90,7 +90,7 @@ def contract_in(folder: Path, authority: bytes) -> Contract:
     if len(members) < contract.needed:
         raise PolicyError(
             f"the contract is not in force, clause needed: {len(members)} of {len(contract.members)} members have "
-            f"signed ({', '.join(members) or 'nobody'}), expected {contract.needed}"
+            f"signed ({', '.join(members) or 'none'}), expected {contract.needed}"
         )
     return contract
 

@@ -55,7 +55,7 @@ def evidence(
             write_atomically(parts / name, json.dumps(made.predicate[part], indent=1).encode())
     if html:
         write_atomically(html, page_of(made.predicate).encode())
-    own = "a key of the run's own, which identifies nobody: give --kit to sign with the server's"
+    own = "a key of the run's own, which identifies no one: give --kit to sign with the server's"
     who = "the server's key" if kit else own
     typer.echo(f"'{path}' has {len(made.data):,} bytes, signed with {who}")
     if not made.complete:

@@ -104,7 +104,7 @@ def _answers(predicate: dict[str, Any], figures: dict[str, Any]) -> list[tuple[s
         ("In how many rounds?", str(figures["rounds"]), "figures.rounds"),
         ("From which model?", f"{base}, {licence}", "figures.made.base"),
         ("Who took part?", f"{len(clients)}: {names}", "figures.clients"),
-        ("Which clients signed a statement?", ", ".join(sorted(predicate["statements"])) or "nobody", "statements"),
+        ("Which clients signed a statement?", ", ".join(sorted(predicate["statements"])) or "none", "statements"),
         ("What left the sites?", f"{sent[0]:,} bytes in {sent[1]:,} messages", "figures.clients.uplink_bytes"),
         ("Which fields?", fields, "figures.clients.fields"),
         ("Did records leave?", "no field holds any; numbers can reveal some", "figures.clients.fields"),
@@ -113,7 +113,11 @@ def _answers(predicate: dict[str, Any], figures: dict[str, Any]) -> list[tuple[s
         ("What is not covered?", privacy["not_covered"], "figures.privacy.not_covered"),
         ("Do attacks find anything?", found or "none recorded (plait audit --record)", "figures.judged"),
         ("Who decided on its release?", decided or "no condition was set", "figures.judged"),
-        ("Who signed this?", "the federation's server" if is_kit else "a key of the run's own: nobody", "signer"),
+        (
+            "Who signed this?",
+            "the federation's server" if is_kit else "a key of the run's own, which identifies no one",
+            "signer",
+        ),
     ]
 
 

@@ -39,7 +39,7 @@ from plait.hosts import AllowedHosts
 from plait.training.serving import Engine, Finish, Generation, Piece, Sampling
 
 _MAX_BODY_BYTES = 4 << 20
-_CLIENT_IS_GONE = 499  # nobody reads it; logs know this number
+_CLIENT_IS_GONE = 499  # never read; for logs
 _LOGGER = logging.getLogger(__name__)
 
 

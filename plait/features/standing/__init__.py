@@ -4,7 +4,7 @@ from plait.feature import Feature
 
 FEATURE = Feature(
     name="standing",
-    help="a server that stays, with a queue of runs",
+    help="a standing server, with a queue of runs",
     verbs={
         "server --stay": "plait.features.standing.server_verb:server",
         "submit": "plait.features.standing.submit_verb:submit",

@@ -1,4 +1,4 @@
-"""An operator's calls to a server that stays: submit and cancel runs, list them, fetch their files.
+"""An operator's calls to a standing server: submit and cancel runs, list them, fetch their files.
 
 Knows nothing of what settings and run directories mean.
 """

@@ -1,4 +1,4 @@
-"""``plait cancel``: take a run out of the queue of a server that stays, or end it."""
+"""``plait cancel``: take a run out of the queue of a standing server, or end it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``plait fetch``: copy a finished run from a server that stays."""
+"""``plait fetch``: copy a finished run from a standing server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gRPC service for the operators of a server that stays: translates between calls and the desk that decides.
+"""The gRPC service for the operators of a standing server: translates between calls and the desk that decides.
 
 What a run is, the desk knows.
 """

@@ -1,4 +1,4 @@
-"""``plait runs``: the queue and the past runs of a server that stays."""
+"""``plait runs``: the queue and the past runs of a standing server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A federation that stays: a queue of runs that operators submit, served one after the other to clients that stay too.
+"""A standing federation: a queue of runs that operators submit, served one after the other to clients that stay too.
 
 Each run is served exactly as ``plait server`` serves its one (`server.served_run`), in a directory of its own. Requests
 and their outcomes are in the journal (`run_queue`), so a killed server continues the run that it served. Sets no signal
@@ -50,7 +50,7 @@ _PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
 
 
 class Standing:
-    """A server that stays.
+    """A standing server.
 
     Args:
         directory: of the federation; made if missing.

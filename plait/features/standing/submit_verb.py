@@ -1,4 +1,4 @@
-"""``plait submit``: put a run into the queue of a server that stays."""
+"""``plait submit``: put a run into the queue of a standing server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the run is over; exit code 1 if it failed.")] = False,
     json_output: JsonOutput = False,
 ) -> None:
-    """Submit a run to a server that stays between runs (`plait server --stay`); an operator's kit is needed.
+    """Submit a run to a standing server (`plait server --stay`); an operator's kit is needed.
 
     Example: plait submit run.toml --server fed.example.org:9440 --kit olga --wait
     """

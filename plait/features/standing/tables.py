@@ -1,4 +1,4 @@
-"""The runs and clients of a server that stays as tables. They came over a network: nothing in them is trusted."""
+"""The runs and clients of a standing server as tables. They came over a network: nothing in them is trusted."""
 
 from __future__ import annotations
 

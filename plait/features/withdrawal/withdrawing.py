@@ -153,7 +153,7 @@ def _promise(view: RunView) -> str:
     said = next((card.status for card in view.cards.values() if is_spent and "epsilon" in card.status), None)
     cost = f"epsilon {said['epsilon']:.4g} at delta {said['delta']:g}" if said else "the run's epsilon"
     return (
-        f"the run has differential privacy of clients: by {cost}, nobody who sees the adapter can tell much better "
+        f"the run has differential privacy of clients: by {cost}, no one who sees the adapter can tell much better "
         "than by guessing whether this client took part, so no one needs to train again; the server itself saw more"
     )
 

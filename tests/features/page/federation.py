@@ -1,4 +1,4 @@
-"""A real federation with a page: a server that stays, clients over gRPC, a browser.
+"""A real federation with a page: a standing server, clients over gRPC, a browser.
 
 What the page shows is compared with what the ledger's lines say, read here without the code that the page is made from.
 """

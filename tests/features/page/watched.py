@@ -2,7 +2,7 @@
 
     python tests/features/page/watched.py
 
-A server that stays, five clients over gRPC: one is refused, for it has next to no data, and one goes away in the
+A standing server, five clients over gRPC: one is refused, for it has next to no data, and one goes away in the
 middle. The server is killed and started again while the first run goes on. The other two runs are private, and one that
 learns far too fast. Prints one JSON line for each.
 """

@@ -1,4 +1,4 @@
-"""A federation that stays, of real processes over TLS on loopback: a server that may be killed, clients and staff."""
+"""A standing federation, of real processes over TLS on loopback: a server that may be killed, clients and staff."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of a server that stays, and what must hold afterwards:
+"""SIGKILL at random moments of a standing server, and what must hold afterwards:
 
     python -m tests.features.standing.kills --kills 20 --seed 0 > kills.json
 

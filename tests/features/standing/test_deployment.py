@@ -1,4 +1,4 @@
-"""A federation that stays, over TLS on loopback: a real server process that is killed, clients that nobody touches."""
+"""A standing federation, over TLS on loopback: a real server process that is killed, clients that nobody touches."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ export class Grid {
     context.clearRect(x, y, side, side);
     context.fillStyle = colour(state);
     context.fillRect(x + 1, y + 1, side - 2, side - 2);
-    // The states that need a look have a mark, for whoever does not tell the colours apart.
+    // The states that need a look have a mark, for those who cannot tell the colours apart.
     if (state === "refused" || state === "late" || state === "away") {
       context.strokeStyle = colour("card");
       context.lineWidth = 1.5;

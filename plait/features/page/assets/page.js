@@ -533,5 +533,5 @@ await list();
 if (!run) choose();
 setInterval(changed, 1000);
 setInterval(list, 10000);
-// For whoever looks from the console, and for tests: `isDrawn` says that every panel shows the newest event.
+// For the console and for tests: `isDrawn` says that every panel shows the newest event.
 globalThis.plaitPage = { get run() { return run; }, get isDrawn() { return !hasNews && !isStale && !left.length; }, charts, multiples, grid };
