@@ -140,6 +140,7 @@ def open_served_run(
         from plait.rounds.validate import max_update_bytes
         from plait.run import resolve
         from plait.settle import settle
+        from plait.wire.decoded import DECODED
         from server.hosting import Terms
         from server.log import say_event
 
@@ -170,7 +171,8 @@ def open_served_run(
         on_event(event)
 
     def rounds() -> None:
-        with heard(settings.callbacks, directory, asked, log_and_pass_on) as hear:
+        # An update is unpacked when it comes, and again when its round is folded: of a small cohort only once.
+        with DECODED.kept(), heard(settings.callbacks, directory, asked, log_and_pass_on) as hear:
             run_federation(channel, run, start=start, on_event=hear, stop=asked, vouch=vouch)
 
     serving.save(directory.server)

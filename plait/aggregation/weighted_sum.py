@@ -8,8 +8,6 @@ is determined by the order of the calls and the linear algebra library alone.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +18,6 @@ from plait.adapters import Float32
 # busy machine takes a hundred times as long.
 _BLOCK_ELEMENTS = 3 << 14
 _HELD_BACK = 8
-
-Floating = TypeVar("Floating", np.float32, np.float64)
 
 
 class WeightedSum:
@@ -51,20 +47,9 @@ class WeightedSum:
         Raises:
             ValueError: nothing was added.
         """
-        return self._mean(np.empty(len(self._sum)))
-
-    def mean32(self) -> Float32:
-        """The same, rounded to float32 in the same pass.
-
-        Raises:
-            ValueError: nothing was added.
-        """
-        return self._mean(np.empty(len(self._sum), np.float32))
-
-    def _mean(self, out: NDArray[Floating]) -> NDArray[Floating]:
         if not self.weight:
             raise ValueError("no update was added")
-        return np.divide(self.total(), self.weight, out=out, casting="same_kind")
+        return np.divide(self.total(), self.weight)
 
     def _fold(self) -> None:
         if not self._waiting:

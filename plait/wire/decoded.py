@@ -1,8 +1,8 @@
 """The numbers of payloads that this process has packed or unpacked lately.
 
 Where clients and server are one process, a broadcast is unpacked once for all of them, and an update not at all: its
-sender knows the numbers. The caller has computed the payload's digest from its bytes, so nothing else can be found
-under it. Knows no codec.
+sender knows the numbers. A server keeps those of a small cohort from their arrival to their fold. The caller has
+computed the payload's digest from its bytes, so nothing else can be found under it. Knows no codec.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from plait.adapters.state import Float32
 
 MOST_BYTES = 1 << 27
-"""How much of them a process of a simulation keeps."""
+"""How much of them a process of a simulation or a server keeps."""
 
 
 class Decoded:

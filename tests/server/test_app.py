@@ -3,8 +3,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from plait import federation
 from plait.api.serving import Serving
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted
@@ -12,6 +14,7 @@ from plait.rounds.events import RunStarted
 from plait.rounds.ledger import read_events
 from plait.rounds.local_channel import LocalChannel
 from plait.rounds.run_directory import RunDirectory
+from plait.wire.decoded import DECODED
 from server.app import run_described
 from server.served_run import open_served_run
 
@@ -38,3 +41,20 @@ def test_a_run_on_a_superlink_records_what_its_nodes_may_share_and_only_flower_g
     serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=1.0, run_number=1)
     with pytest.raises(ConfigError, match="holds a run of Flower's SuperLink; `flwr run` continues it"):
         open_served_run(RunDirectory(out), RunConfig(data="", out=str(out)), serving, quiet=True)
+
+
+def test_a_served_run_keeps_what_it_has_unpacked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[object] = []
+
+    def run_federation(*_: object, **__: object) -> None:
+        DECODED.add(b"digest", np.ones(3, np.float32))
+        kept.append(DECODED.find(b"digest"))
+
+    monkeypatch.setattr(federation, "run_federation", run_federation)
+    serving = Serving(listen="127.0.0.1:0", kit="", metrics="", grace_s=1.0, run_number=1)
+    settings = RunConfig(base="tiny", data="", out=str(tmp_path / "run"))
+    served = open_served_run(RunDirectory(tmp_path / "run"), settings, serving, quiet=True)
+    assert served is not None
+    served.rounds()
+    assert kept[0] is not None
+    assert DECODED.find(b"digest") is None
