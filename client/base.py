@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from plait.run import Run as ResolvedRun
     from plait.settle import Settled
     from plait.training.bases import LocatedBase
+    from plait.training.resident import ResidentBase
 
 _AGREED = {
     "before": "you agreed to this configuration before",
@@ -171,14 +172,10 @@ def open_runner(
     from client.identity import identity_of
     from client.participant import own_client
     from plait.adapters.methods import METHODS
-    from plait.training.device import limit_memory
 
     journal = journal_of(settings, dataset.fingerprint)
     memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
-    known = ClientSecret.known(memory)
-    account = known.account if known else ""
-    spent = max((at(each.spent)(journal, account) for each in features() if each.spent), default=0.0)
-    agreement = agreed(run, settings, progress=progress, ask=ask, spent=spent)
+    agreement = agreed(run, settings, progress=progress, ask=ask, spent=_spent(journal, memory))
     resolved = agreement.resolve()
     client = own_client(
         resolved,
@@ -193,17 +190,10 @@ def open_runner(
         kept=kept,
         devices=settings.device,
     )
-    participant = client.participant(memory)
-    base = client.model.base
-    base.memory_limit_bytes = settings.max_memory_bytes
-    devices: dict[str, int] = {}
-    for device in dict.fromkeys(base.devices):
-        limit_memory(device, settings.max_memory_bytes)
-        named, memory = _device(str(device))
-        devices[named] = min(memory, settings.max_memory_bytes or memory)
+    participant, base = client.participant(memory), client.model.base
+    devices = _limited(base, settings.max_memory_bytes)
     if len(base.devices) > 1:
-        ranks = resolved.ranks
-        own = ranks.adapters[ranks.track_for(settings.max_rank)].spec
+        own = resolved.ranks.adapters[resolved.ranks.track_for(settings.max_rank)].spec
         placement = base.placement(own, resolved.settled.plan.settings)
         names = ", ".join(map(str, base.devices))
         progress(f"{names}: {placement.in_words if placement else 'the base on each, and a share of every batch'}")
@@ -348,6 +338,26 @@ def _parameters(settled: Settled) -> int | None:
 
     here = base_at_hand(settled.config.base, revision=settled.config.revision)
     return blueprint_of(settled, here, weights=False).spec.layout.size if here else None
+
+
+def _spent(journal: DataJournal, memory: DiskMemory) -> float:
+    """What earlier runs have cost the node's data in this federation."""
+    known = ClientSecret.known(memory)
+    account = known.account if known else ""
+    return max((at(each.spent)(journal, account) for each in features() if each.spent), default=0.0)
+
+
+def _limited(base: ResidentBase, limit_bytes: int) -> dict[str, int]:
+    """The memory of each of a base's devices, by name, of which it uses no more than the limit; 0 for all."""
+    from plait.training.device import limit_memory
+
+    base.memory_limit_bytes = limit_bytes
+    devices: dict[str, int] = {}
+    for device in dict.fromkeys(base.devices):
+        limit_memory(device, limit_bytes)
+        named, memory_bytes = _device(str(device))
+        devices[named] = min(memory_bytes, limit_bytes or memory_bytes)
+    return devices
 
 
 def _device(name: str) -> tuple[str, int]:

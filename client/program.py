@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 from plait.api.data import dataset_of
 from plait.api.settings import base_name
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from client.node import Node
     from client.runner import Capacity, Run, TaskRunner
+    from client.settings import NodeOptions
     from client.task import Answer, Task
 
 
@@ -35,29 +36,11 @@ class Client:
 
     Args:
         data: the client's own, as for `plait.simulate`; they never leave this process.
-        server: address of the server, HOST:PORT.
-        columns: which columns hold what, if they do not have the usual names, as for `plait.simulate`.
-        split: the split to train on, or ``TRAIN,HELD_OUT``.
-        kit: the client's start-up kit, from ``plait provision``.
-        insecure: whether to connect without TLS and keys, to this machine only.
-        name: of the client, if it has no kit; by default the name of the data.
         base: the run's base, if it has another name or path here, or is in memory; ``NAME=DIRECTORY,…`` for several.
         tokenizer: of a base in memory.
-        trainer: the local trainer that a run may name.
-        trainer_exec: command of a program that trains instead of PyTorch; `data` is then the path that it reads.
-        allow_plugins: modules whose parts, such as a loss, a run may name; installed distributions need no permission.
-        device: to compute on; several, such as ``cuda:0,cuda:1``, share every step.
-        dtype: of the frozen base.
-        threads: CPU threads; 0 for torch's default.
-        state: directory of its state; by default in the user's home.
-        max_memory_gb: most memory of each device to announce to the server, to plan training for and, of a CUDA GPU,
-            to use; 0 for all.
-        max_rank: largest rank to accept; 0 for any.
-        policy: TOML file that limits what a server may ask; safe limits by default.
-        labels: what to say of this machine, such as ``gpu,region=eu``; runs of a standing server may ask for it.
-        dp_max_epsilon: refuse runs without client-level differential privacy or with a larger epsilon; 0 accepts any.
-        require_secure_aggregation: refuse runs whose server would see this client's own update.
+        columns: which columns hold what, if they do not have the usual names, as for `plait.simulate`.
         quiet: whether to show nothing.
+        options: the other options of ``plait client`` (`client.settings.NodeOptions`), of which ``server`` is needed.
 
     Raises:
         ConfigError: an argument is not valid.
@@ -68,58 +51,28 @@ class Client:
         self,
         data: object,
         *,
-        server: str,
-        columns: str | Mapping[str, str] = "",
-        split: str = "",
-        kit: str | PathLike[str] | None = None,
-        insecure: bool = False,
-        name: str = "",
         base: str | PathLike[str] | PreTrainedModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        trainer: str = "",
-        trainer_exec: str = "",
-        allow_plugins: Iterable[str] = (),
-        device: str = "auto",
-        dtype: str = "auto",
-        threads: int = 0,
-        state: str | PathLike[str] | None = None,
-        max_memory_gb: float = 0.0,
-        max_rank: int = 0,
-        policy: str | PathLike[str] | None = None,
-        labels: str = "",
-        dp_max_epsilon: float = 0.0,
-        require_secure_aggregation: bool = False,
+        columns: str | Mapping[str, str] = "",
         quiet: bool = False,
+        **options: Unpack[NodeOptions],
     ) -> None:
         from client.journal import Journal, Style
         from client.settings import check_settings
 
-        if trainer_exec and not isinstance(data, (str, PathLike)):
+        name, program = options.get("name", ""), options.get("trainer_exec", "")
+        if program and not isinstance(data, (str, PathLike)):
             raise ConfigError(f"data is a {type(data).__name__}, expected a path: the program of trainer-exec reads it")
-        self._dataset = None if trainer_exec else dataset_of(data, columns=columns, split=split, name=name)
+        split = options.get("split", "")
+        self._dataset = None if program else dataset_of(data, columns=columns, split=split, name=name)
         held = Path(fspath(data)).stem if isinstance(data, (str, PathLike)) else ""
         known_as = self._dataset.name if self._dataset else held
         named = base_name(base, tokenizer)
+        options["name"] = name or ("" if options.get("kit") is not None else known_as)
         self._settings = check_settings(
-            server=server,
+            **options,
             data=fspath(data) if isinstance(data, (str, PathLike)) else f"{MEMORY}{known_as}",
-            kit=_path(kit),
-            name=name or ("" if kit is not None else known_as),
-            insecure=insecure,
             base=fspath(named) if named is not None else "",
-            trainer=trainer,
-            trainer_exec=trainer_exec,
-            allow_plugins=allow_plugins,
-            device=device,
-            dtype=dtype,
-            threads=threads,
-            state=_path(state),
-            max_memory_gb=max_memory_gb,
-            max_rank=max_rank,
-            policy=_path(policy),
-            labels=labels,
-            dp_max_epsilon=dp_max_epsilon,
-            require_secure_aggregation=require_secure_aggregation,
             yes=True,
         )
         self._journal = Journal(Style.QUIET if quiet else Style.LINES, sys.stderr)
@@ -214,7 +167,3 @@ def _in_turn(opening: Callable[[Run], TaskRunner]) -> Callable[[Run], TaskRunner
             return _InTurn(opening(run))
 
     return open_in_turn
-
-
-def _path(given: str | PathLike[str] | None) -> Path | None:
-    return None if given is None else Path(given)

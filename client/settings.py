@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
+from typing import Annotated, TypeAlias, TypedDict, Unpack
 
 from client.enrolment import Credential
 from client.state_directory import default_state_directory
@@ -18,6 +20,63 @@ from plait.policy import Policy, load_policy
 from plait.transport.labels import parse_labels
 from plait.trust.kit import ClientKit
 from plait.trust.names import check_client_name, composed
+
+Place: TypeAlias = str | PathLike[str] | None
+
+
+class _Server(TypedDict):
+    server: Annotated[str, "Address of the server, HOST:PORT."]
+
+
+class NodeOptions(_Server, total=False):
+    """What an operator says of a node, with its help; what is not said is empty, 0, off or auto."""
+
+    split: Annotated[str, "Split to train on, or TRAIN,HELD_OUT; see plait simulate."]
+    kit: Annotated[Place, "This node's start-up kit, from `plait provision`."]
+    name: Annotated[str, "Name of this node if it has no kit; by default the name of the data."]
+    insecure: Annotated[bool, "Connect without TLS and keys; loopback addresses only."]
+    trainer: Annotated[str, "Allow this local trainer, MODULE:FUNCTION, if the run uses one."]
+    trainer_exec: Annotated[
+        str,
+        "Train with this program, in any language, instead of PyTorch: JSON lines and safetensors files, as "
+        "client/README.md says. --data is then the file that it reads.",
+    ]
+    allow_plugins: Annotated[
+        Iterable[str],
+        "Allow parts of this module, such as a loss, if the run names one. May be repeated. Installed distributions "
+        "need no permission.",
+    ]
+    device: Annotated[str, "auto, cpu, cuda, cuda:N or mps; several, such as cuda:0,cuda:1, share every step."]
+    dtype: Annotated[str, "auto, float32, bfloat16 or float16; int8 on a CPU."]
+    threads: Annotated[int, "CPU threads; 0 means torch's default."]
+    state: Annotated[Place, "Directory of the node's state; by default in your home directory."]
+    labels: Annotated[str, "Labels of this machine, such as gpu,region=eu; runs may ask for them."]
+    max_memory_gb: Annotated[
+        float,
+        "Memory limit of each device: announced to the server, planned for and, on CUDA, enforced; 0 for all.",
+    ]
+    max_rank: Annotated[int, "Largest rank to accept if the rule mixes ranks; 0 for any."]
+    policy: Annotated[Place, "TOML file that limits what a server may ask; safe limits by default."]
+    dp_max_epsilon: Annotated[
+        float, "Refuse runs without client-level differential privacy or with a larger epsilon; 0 accepts any."
+    ]
+    require_secure_aggregation: Annotated[
+        bool, "Refuse runs without secure aggregation, where the server would see this client's update."
+    ]
+
+
+class _Data(TypedDict):
+    data: Annotated[str, "Your data, as in plait simulate. It never leaves this machine."]
+
+
+class CommandOptions(NodeOptions, _Data, total=False):
+    """The same with what a program gives as objects."""
+
+    columns: Annotated[str, "Columns that have other names, such as text=body; see plait simulate."]
+    base: Annotated[
+        str, "The run's base, if it has another name or path on this machine; NAME=DIR,NAME=DIR for several."
+    ]
+    yes: Annotated[bool, "Consent to any run that the policy allows, without asking."]
 
 
 @dataclass(frozen=True)
@@ -77,40 +136,70 @@ class NodeSettings:
         return self.bases.get(named, "") if self.bases else self.base
 
 
-def check_settings(
-    *,
-    server: str,
-    data: str,
-    columns: str = "",
-    split: str = "",
-    kit: Path | None = None,
-    name: str = "",
-    insecure: bool = False,
-    base: str = "",
-    trainer: str = "",
-    allow_plugins: Iterable[str] = (),
-    device: str = "auto",
-    dtype: str = "auto",
-    threads: int = 0,
-    state: Path | None = None,
-    max_memory_gb: float = 0.0,
-    max_rank: int = 0,
-    policy: Path | None = None,
-    dp_max_epsilon: float = 0.0,
-    require_secure_aggregation: bool = False,
-    yes: bool = False,
-    labels: str = "",
-    trainer_exec: str = "",
-) -> NodeSettings:
+def check_settings(**given: Unpack[CommandOptions]) -> NodeSettings:
     """Check an operator's input, as far as possible without reading the data.
 
     Raises:
         ConfigError: it is invalid; one line with the remedy.
         MachineError: the kit cannot be read.
     """
-    if isinstance(allow_plugins, str):
-        raise ConfigError(f"allow-plugins is '{allow_plugins}', expected a list of modules")
-    address = Address.parse(server, what="server")
+    _check_known(given)
+    address, insecure = Address.parse(given["server"], what="server"), given.get("insecure", False)
+    kit = None if (place := given.get("kit")) is None else Path(place)
+    _check_connection(address, kit, insecure=insecure)
+    allowed, base, memory_gb = given.get("allow_plugins", ()), given.get("base", ""), given.get("max_memory_gb", 0.0)
+    if isinstance(allowed, str):
+        raise ConfigError(f"allow-plugins is '{allowed}', expected a list of modules")
+    _named_bases(base)
+    if not (math.isfinite(memory_gb) and memory_gb >= 0):
+        raise ConfigError(f"max-memory-gb is {memory_gb}, expected 0 or more")
+    if (max_rank := given.get("max_rank", 0)) < 0:
+        raise ConfigError(f"max-rank is {max_rank}, expected 0 or more")
+    trainer, device = given.get("trainer", ""), given.get("device", "auto")
+    check_device(device, trainer)
+    if trainer and given.get("trainer_exec"):
+        raise ConfigError("trainer and trainer-exec are both given, expected one of them")
+    machine = {"device": device, "dtype": given.get("dtype", "auto"), "threads": given.get("threads", 0)}
+    computing = config_from_table(machine, where="command line")
+    loaded, name = ClientKit.load(kit) if kit else None, given.get("name", "")
+    if loaded and name and name != loaded.name:
+        raise ConfigError(f"name is {name!a}, but kit '{kit}' was made for '{loaded.name}'; leave --name out")
+    return NodeSettings(
+        server=address,
+        kit=loaded,
+        name=loaded.name if loaded else check_client_name(composed(name or Path(given["data"]).stem)),
+        data=given["data"],
+        columns=given.get("columns", ""),
+        split=given.get("split", ""),
+        base=base,
+        trainer=trainer,
+        device=device,
+        dtype=computing.dtype,
+        threads=computing.threads,
+        state=at_home(Path(given.get("state") or default_state_directory())).absolute(),
+        max_memory_bytes=int(memory_gb * 1e9),
+        max_rank=max_rank,
+        policy=_limits(given, insecure=insecure),
+        consents=given.get("yes", False),
+        allow_plugins=tuple(allowed),
+        labels=parse_labels(given.get("labels", ""), what="labels"),
+        trainer_exec=given.get("trainer_exec", ""),
+    )
+
+
+def _check_known(given: Mapping[str, object]) -> None:
+    """Refuse arguments that no node has, and to do without those that all need.
+
+    Raises:
+        TypeError: as any function does.
+    """
+    for name in given.keys() - CommandOptions.__annotations__.keys():
+        raise TypeError(f"got an unexpected keyword argument '{name}'")
+    for name in CommandOptions.__required_keys__ - given.keys():
+        raise TypeError(f"missing a required argument: '{name}'")
+
+
+def _check_connection(address: Address, kit: Path | None, *, insecure: bool) -> None:
     if insecure and kit is not None:
         raise ConfigError("kit and insecure are both given, expected one of them: with a kit the connection is secure")
     if insecure and not address.is_loopback:
@@ -122,52 +211,24 @@ def check_settings(
             "kit is missing, expected --kit DIR with the start-up kit that `plait provision` made for this node "
             "(or --insecure for a server on this machine)"
         )
-    _named_bases(base)
-    if not (math.isfinite(max_memory_gb) and max_memory_gb >= 0):
-        raise ConfigError(f"max-memory-gb is {max_memory_gb}, expected 0 or more")
-    if max_rank < 0:
-        raise ConfigError(f"max-rank is {max_rank}, expected 0 or more")
-    if not (math.isfinite(dp_max_epsilon) and dp_max_epsilon >= 0):
-        raise ConfigError(f"dp-max-epsilon is {dp_max_epsilon}, expected 0 or more")
-    limits = load_policy(policy)
-    if dp_max_epsilon:
-        limits = limits.model_copy(update={"dp_max_epsilon": dp_max_epsilon})
-    if require_secure_aggregation:
+
+
+def _limits(given: CommandOptions, *, insecure: bool) -> Policy:
+    """What the operator's policy and options allow a server."""
+    place, epsilon = given.get("policy"), given.get("dp_max_epsilon", 0.0)
+    limits = load_policy(None if place is None else Path(place))
+    if not (math.isfinite(epsilon) and epsilon >= 0):
+        raise ConfigError(f"dp-max-epsilon is {epsilon}, expected 0 or more")
+    if epsilon:
+        limits = limits.model_copy(update={"dp_max_epsilon": epsilon})
+    if given.get("require_secure_aggregation"):
         limits = limits.model_copy(update={"require_secure_aggregation": True})
     if limits.require_secure_aggregation and insecure:
         raise ConfigError(
             "require-secure-aggregation and insecure are both given, expected --kit: without keys a client cannot "
             "tell real clients from ones that the server made up"
         )
-    check_device(device, trainer)
-    if trainer_exec and trainer:
-        raise ConfigError("trainer and trainer-exec are both given, expected one of them")
-    machine: dict[str, object] = {"device": device, "dtype": dtype, "threads": threads}
-    config_from_table(machine, where="command line")
-    loaded = ClientKit.load(kit) if kit else None
-    if loaded and name and name != loaded.name:
-        raise ConfigError(f"name is {name!a}, but kit '{kit}' was made for '{loaded.name}'; leave --name out")
-    return NodeSettings(
-        server=address,
-        kit=loaded,
-        name=loaded.name if loaded else check_client_name(composed(name or Path(data).stem)),
-        data=data,
-        columns=columns,
-        split=split,
-        base=base,
-        trainer=trainer,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        state=at_home(state or default_state_directory()).absolute(),
-        max_memory_bytes=int(max_memory_gb * 1e9),
-        max_rank=max_rank,
-        policy=limits,
-        consents=yes,
-        allow_plugins=tuple(allow_plugins),
-        labels=parse_labels(labels, what="labels"),
-        trainer_exec=trainer_exec,
-    )
+    return limits
 
 
 def _named_bases(text: str) -> dict[str, str]:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from plait.api.evaluate import Evaluation, evaluate
     from plait.api.result import Result, open_run
     from plait.api.simulate import resume, simulate
-    from plait.api.tasks import TaskScores, evaluate_tasks
     from plait.errors import PlaitError
     from plait.features.exports.export import Export, export
     from plait.features.standing.server import StandingServer
     from plait.features.studies.comparison import Comparison, compare
     from plait.features.studies.sweeping import Sweep, sweep
+    from plait.features.tasks.tasks import TaskScores, evaluate_tasks
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
     from plait.rounds.events import Event
     from server.program import Server
@@ -70,10 +70,8 @@ _HOMES: Mapping[str, str] = {
     "RoundContext": "plait.aggregation.round",
     "Server": "server.program",
     "Stop": "plait.rounds.callbacks",
-    "TaskScores": "plait.api.tasks",
     "Updates": "plait.aggregation.own_rule",
     "evaluate": "plait.api.evaluate",
-    "evaluate_tasks": "plait.api.tasks",
     "open_run": "plait.api.result",
     "resume": "plait.api.simulate",
     "rule": "plait.aggregation.own_rule",

@@ -54,6 +54,9 @@ class Feature:
         names: of ``import plait``, and their places.
         events: of the ledger by kind: the place of each one's class.
         sections: of the report: places of functions from a run's view to a table.
+        figures: place of a function from a run's view to further keys of its summary.
+        plots: of the report by name: the kind of event that each is drawn from, the place of a function from a view and
+            a theme to its figure, and what it shows in words.
         shows: place of such a function, whose table a run's end and the report's first screen show.
         ending: place of a function that takes a finished simulated run (its `Run`, data, directory, and whether to be
             quiet) before its report is written. It is called if the run asks for the feature, and for every feature of
@@ -126,6 +129,8 @@ class Feature:
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     events: Mapping[str, str] = field(default_factory=dict[str, str])
     sections: Sequence[str] = ()
+    figures: str = ""
+    plots: Mapping[str, tuple[str, str, str]] = field(default_factory=dict[str, tuple[str, str, str]])
     shows: str = ""
     ending: str = ""
     afterwards: str = ""

@@ -22,7 +22,7 @@ from plait.feature import at
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
 from plait.rounds.coordinator import Coordinator
-from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted
+from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted, start_of
 from plait.rounds.ledger import Ledger, OnEvent, read_events
 from plait.rounds.opening import Opening
 from plait.rounds.recorded import Kept, kept_in
@@ -275,7 +275,7 @@ def check_data(run: Run, events: Sequence[Event]) -> None:
     Raises:
         ConfigError: a record, or their order, is another.
     """
-    first = next((event for event in events if isinstance(event, RunStarted)), None)
+    first = start_of(events)
     began, now = first and first.data, run.settled.data
     if began and now and began.fingerprint != now.fingerprint:
         raise ConfigError(

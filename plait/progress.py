@@ -1,46 +1,21 @@
-"""Show the progress of a run by reading its ledger as it grows; works the same for every driver.
-
-A terminal gets a progress bar and one line per round; a file gets the lines only. Everything goes to stderr.
-"""
+"""What a command says while it works, on stderr: a line, a message, and the progress of a run."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.rounds.cut import cut_sentence
-from plait.rounds.events import (
-    ClientsDescribed,
-    ClientsGathered,
-    ClientTurnedAway,
-    EndedEarly,
-    Evaluated,
-    Event,
-    PublishFailed,
-    ReplyReceived,
-    RoundFinished,
-    RoundStarted,
-    StepTakenBack,
-    UpdateReceived,
-    UpdateRefused,
-    WaitingForClients,
-)
-from plait.rounds.rates import given_rate, rates_sentence
-from plait.rounds.run_now import RunNow
-from plait.text import printable
-
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
-    from plait.rounds.card import Card
 
-_PAUSE_S = 0.2
-_MOST_NAMED = 16
+def say(text: str, *, quiet: bool) -> None:
+    """One line on stderr."""
+    if not quiet:
+        sys.stderr.write(f"{text}\n")
 
 
 def console() -> Console:
@@ -53,13 +28,14 @@ def console() -> Console:
 @contextlib.contextmanager
 def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
     """Show a message while the block runs; the block gets a function that replaces it."""
-    screen = console()
-    if quiet or not screen.is_terminal:
+    if quiet or not (screen := console()).is_terminal:
         say(message, quiet=quiet)
         yield lambda _text: None
         return
-    with screen.status(_escaped(message)) as shown:
-        yield lambda text: shown.update(_escaped(text))
+    from rich.markup import escape
+
+    with screen.status(escape(message)) as shown:
+        yield lambda text: shown.update(escape(text))
 
 
 @contextlib.contextmanager
@@ -68,175 +44,8 @@ def watch(ledger: Path, *, rounds: int, cohort: int, eval_every: int, evaluators
     if quiet:
         yield
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from plait.viewer import shown
 
-    screen = console()
     evaluations = (1 + -(-rounds // eval_every)) * evaluators  # the base's, by the cadence, after the last round
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=screen,
-        transient=True,
-        disable=not screen.is_terminal,
-    ) as bars:
-        viewer = _Viewer(screen, bars, total=rounds * cohort + evaluations, rounds=rounds)
-        stop = threading.Event()
-        thread = threading.Thread(target=_follow, args=(ledger, viewer, stop), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join(timeout=2)
-
-
-class _Viewer:
-    """Shows events one by one."""
-
-    def __init__(self, screen: Console, bars: Progress, *, total: int, rounds: int) -> None:
-        self._screen = screen
-        self._bars = bars
-        self._rounds = rounds
-        self._now = RunNow()
-        self._newcomers: list[str] = []
-        self._updates: list[UpdateReceived] = []
-        self._rates_are_shown = False
-        self._bar = bars.add_task("starting", total=total)
-
-    def show(self, event: Event) -> None:
-        known = self._now.cards
-        self._now.take(event)
-        self._show_cards(event, known)
-        match event:
-            case UpdateReceived():
-                self._advance(event.round, "training")
-                self._updates.append(event)
-            case RoundStarted(resting=int(resting)):
-                some = f"round {event.round}, {len(event.cohort)} {self._now.peer}s"
-                self._warn("fewer than wanted", f"{some}: {resting} others rest (dp-min-separation)")
-            case RoundFinished():
-                self._show_refused(event.round)
-                self._show_rates()
-            case UpdateRefused():
-                self._advance(event.round, "training")
-                self._warn(
-                    "refused", f"round {event.round}, {_clean(event.client)}: {_clean(event.detail or event.why)}"
-                )
-            case ReplyReceived(purpose="evaluate"):
-                self._advance(event.round, "evaluating")
-            case ClientTurnedAway():
-                reason = _clean(event.reason)
-                self._warn("cannot take part", f"{_clean(event.client)} ({reason}): {_clean(event.detail)}")
-            case ClientsDescribed():
-                self._newcomers += [_clean(client.client) for client in event.clients]
-                if sentence := cut_sentence(event.clients, seq_len=self._now.settings.get("seq-len")):
-                    self._screen.print(sentence)
-            case WaitingForClients():
-                self._show_here(event.wanted, event.fit, event.unfit)
-            case ClientsGathered():
-                self._show_here(event.wanted, event.fit, 0)
-            case PublishFailed():
-                self._warn("not published", f"round {event.round}: {_clean(event.detail)}")
-            case Evaluated():
-                self._show_loss(event)
-            case StepTakenBack() | EndedEarly():
-                self._screen.print(f"[yellow]{event.sentence}[/]")
-            case _:
-                pass
-
-    def _advance(self, number: int, doing: str) -> None:
-        self._bars.update(self._bar, advance=1, description=f"round {number} of {self._rounds}: {doing}")
-
-    def _warn(self, what: str, text: str) -> None:
-        self._screen.print(f"[yellow]{what}[/] {_escaped(text)}")
-
-    def _show_here(self, wanted: int, fit: int, unfit: int) -> None:
-        """Show the clients, or regions, that have joined since the last call, and how many are still missing."""
-        names, self._newcomers = self._newcomers, []
-        if names:
-            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-            shown = _escaped(", ".join(names[:_MOST_NAMED]))
-            self._screen.print(f"joined: {shown}{more} ({fit} of {wanted} {self._now.peer}s)")
-        if unfit and fit < wanted:
-            self._screen.print(f"{self._now.peer}s still missing: {wanted - fit}")
-
-    def _show_cards(self, event: Event, known: Mapping[str, Card]) -> None:
-        """Show what features say of an event, and a card's warning once."""
-        for place, card in self._now.cards.items():
-            if line := card.line(event):
-                self._screen.print(line)
-            if place not in known and card.warning:
-                self._warn("warning", card.warning)
-
-    def _show_rates(self) -> None:
-        """Show what the round's updates say of learning rates, once."""
-        given = given_rate(self._now.settings)
-        sentence = "" if given is None else rates_sentence(self._updates, given=given, peer=self._now.peer)
-        self._updates = []
-        if sentence and not self._rates_are_shown:
-            self._rates_are_shown = True
-            self._screen.print(f"[yellow]{sentence}[/]" if given else sentence)
-
-    def _show_refused(self, number: int) -> None:
-        """Show how many of the round's completions had no reward."""
-        refused = sum(update.refused_completions or 0 for update in self._updates)
-        if refused:
-            which = "1 completion" if refused == 1 else f"{refused:,} completions"
-            self._warn("left out", f"round {number}, {which} without a numeric reward")
-
-    def _show_loss(self, score: Evaluated) -> None:
-        text = f"held-out loss {score.loss:.4f}{_within(score.loss_margin)}"
-        minus = self._now.loss_is_minus
-        if minus:
-            text = f"mean {minus} {0.0 - score.loss:.4f}{_within(score.loss_margin)}"
-        if score.accuracy is not None:
-            text += f", {'accuracy' if score.reward_margin is None else 'reward accuracy'} {score.accuracy:.3f}"
-            if score.accuracy_interval is not None:
-                text += " ({:.3f} to {:.3f})".format(*score.accuracy_interval)
-        if score.reward_margin is not None:
-            text += f", margin {score.reward_margin:+.3f}"
-        if score.round == 0:
-            self._screen.print(f"base      {text}")
-            return
-        if base := self._now.base_evaluation:
-            change = score.change_since(base) * (-1 if minus else 1)
-            text += f" ({change:+.4f}{_within(score.change_margin)} against the base)"
-        self._screen.print(f"round {score.round:<3} {text}")
-
-
-def _follow(ledger: Path, viewer: _Viewer, stop: threading.Event) -> None:
-    from plait.rounds.ledger import Follower
-
-    events = Follower(ledger)
-    while True:
-        last = stop.is_set()
-        for event in events.new_events():
-            viewer.show(event)
-        if last:
-            return
-        stop.wait(_PAUSE_S)
-
-
-def _within(margin: float | None) -> str:
-    """Half the width of a 95 % interval, if known."""
-    return "" if margin is None else f" \N{PLUS-MINUS SIGN} {margin:.4f}"
-
-
-def _escaped(text: str) -> str:
-    """The text as rich's markup that shows it literally."""
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _clean(text: str) -> str:
-    return printable(text, limit=300)
-
-
-def say(text: str, *, quiet: bool) -> None:
-    """One line on stderr."""
-    if not quiet:
-        sys.stderr.write(f"{text}\n")
+    with shown(ledger, console(), steps=rounds * cohort + evaluations, rounds=rounds):
+        yield

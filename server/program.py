@@ -6,18 +6,10 @@ import threading
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack, cast
 
 from plait.api.result import Result
-from plait.api.serving import (
-    CLIENTS_SETTINGS,
-    Serving,
-    check_given,
-    check_no_data,
-    conclude,
-    load_serving,
-    new_run_number,
-)
+from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, Interrupted, MachineError
 from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
@@ -30,6 +22,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from plait.aggregation import Rule
+
+
+class ServerSettings(RunSettings, ServingOptions, total=False):
+    """Settings of a run, and where and how it is served."""
 
 
 class Server:
@@ -70,30 +66,18 @@ class Server:
         rule: str | Rule | Callable[..., object] | None = None,
         rounds: int | None = None,
         out: str | PathLike[str] | None = None,
-        listen: str = "127.0.0.1:0",
-        kit: str | PathLike[str] | None = None,
-        insecure: bool = False,
-        metrics: str = "",
-        grace_s: float = 30.0,
         callbacks: Callbacks = (),
         quiet: bool = False,
-        **settings: Unpack[RunSettings],
+        **settings: Unpack[ServerSettings],
     ) -> None:
-        check_given(kit, insecure=insecure)
         check_no_data(settings)
+        where = {key: settings.pop(key) for key in ServingOptions.__annotations__ if key in settings}
         named = {"clients": clients, "base": base_name(base, tokenizer), "rule": rule, "rounds": rounds}
         named |= {"out": out, "callbacks": names_of(callbacks)}
         given = {**settings, **named, **dict.fromkeys(CLIENTS_SETTINGS, "")}
         self._settings = run_config_of(given, patience=patience_of(callbacks))
         self._directory = RunDirectory(Path(self._settings.out))
-        before = load_serving(self._directory.server)
-        self._serving = Serving(
-            listen=listen,
-            kit=str(Path(kit).absolute()) if kit is not None else "",
-            metrics=metrics,
-            grace_s=grace_s,
-            run_number=before.run_number if before else new_run_number(),
-        )
+        self._serving = Serving.of(cast("ServingOptions", where), file=self._directory.server)
         self._quiet = quiet
         self._stop = StopRequest()
         self._hearing = Hearing(callbacks, self._stop)

@@ -18,13 +18,14 @@ from plait.api.turns import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.progress import say, status, watch
-from plait.rounds.events import Event, RunStarted
+from plait.rounds.events import Event
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.rounds.stop import StopRequest
 
 if TYPE_CHECKING:
+    from plait.run import Run
     from plait.trust.kit import ServerKit
     from server.calls import MoreCalls
     from server.nodes_channel import NodesChannel
@@ -116,32 +117,17 @@ def open_served_run(
     Raises:
         PlaitError: the run cannot be served; nothing has begun.
     """
-    events = read_events(directory.ledger) if directory.has_started else ()
-    if RunView.after(events).finished:
-        if is_reported(directory.path):
-            raise ConfigError(f"'{settings.out}' holds a finished run; `plait report {settings.out}` shows it")
+    if directory.has_started and _is_over(directory, settings.out):
         return None
-    if directory.has_started and not directory.server.exists():
-        of_flower = any(isinstance(event, RunStarted) and event.superlink_data is not None for event in events)
-        kind, command = (
-            ("run of Flower's SuperLink", "flwr run")
-            if of_flower
-            else ("simulated run", f"plait resume {settings.out}")
-        )
-        raise ConfigError(f"'{settings.out}' holds a {kind}; `{command}` continues it, or give another --out")
     check_names(settings)
     check_features(settings, simulates=False)
     serving.admit(Act("serve", "", settings.to_table()))
     with status("loading libraries", quiet=quiet):
         from plait.federation import beginning_of, check_vouched_for, run_federation
-        from plait.rounds.description import REPLY_BYTES
         from plait.rounds.named_callbacks import heard
-        from plait.rounds.run_progress import LiveProgress, RunProgress
-        from plait.rounds.validate import max_update_bytes
         from plait.run import resolve
         from plait.settle import settle
         from plait.wire.decoded import DECODED
-        from server.hosting import Terms
         from server.log import say_event
 
         channel = channel or open_channel(serving, clients=settings.below)
@@ -154,17 +140,7 @@ def open_served_run(
         run = resolve(settled, progress=lambda text: say(text, quiet=quiet))
         start = None if directory.has_started else beginning_of(run)
     asked = stop or StopRequest()
-    channel.begin(
-        Terms(serving.run_number, run.settled.announced, run.base_fingerprint, frozenset(labels)),
-        inbox=directory.inbox,
-        max_answer_bytes=REPLY_BYTES
-        + max_update_bytes(run.ranks.master.spec.layout, sums=run.settled.plan.region_clients > 0),
-        summary=LiveProgress(
-            directory.ledger,
-            RunProgress(run=directory.path.name, rounds=settings.rounds, deadline_s=settings.deadline_s or None),
-        ),
-        stop=asked,
-    )
+    _announce(channel, run, directory, number=serving.run_number, labels=labels, stop=asked)
 
     def log_and_pass_on(event: Event) -> None:
         say_event(event)
@@ -177,6 +153,45 @@ def open_served_run(
 
     serving.save(directory.server)
     return ServedRun(settings, directory, channel, rounds)
+
+
+def _is_over(directory: RunDirectory, out: str) -> bool:
+    """Whether a run that has begun lacks its report alone.
+
+    Raises:
+        ConfigError: it has that too, or is none that was served.
+    """
+    view = RunView.after(read_events(directory.ledger))
+    if view.finished:
+        if is_reported(directory.path):
+            raise ConfigError(f"'{out}' holds a finished run; `plait report {out}` shows it")
+        return True
+    if not directory.server.exists():
+        kind, command = "simulated run", f"plait resume {out}"
+        if view.start.superlink_data is not None:
+            kind, command = "run of Flower's SuperLink", "flwr run"
+        raise ConfigError(f"'{out}' holds a {kind}; `{command}` continues it, or give another --out")
+    return False
+
+
+def _announce(
+    channel: NodesChannel, run: Run, directory: RunDirectory, *, number: int, labels: Collection[str], stop: StopRequest
+) -> None:
+    """Have a channel tell clients of a run, and of its progress."""
+    from plait.rounds.description import REPLY_BYTES
+    from plait.rounds.run_progress import LiveProgress, RunProgress
+    from plait.rounds.validate import max_update_bytes
+    from server.hosting import Terms
+
+    plan, layout = run.settled.plan, run.ranks.master.spec.layout
+    told = RunProgress(run=directory.path.name, rounds=plan.rounds, deadline_s=run.config.deadline_s or None)
+    channel.begin(
+        Terms(number, run.settled.announced, run.base_fingerprint, frozenset(labels)),
+        inbox=directory.inbox,
+        max_answer_bytes=REPLY_BYTES + max_update_bytes(layout, sums=plan.region_clients > 0),
+        summary=LiveProgress(directory.ledger, told),
+        stop=stop,
+    )
 
 
 def _most_nodes(kit: ServerKit | None, clients: int) -> int:

@@ -9,13 +9,12 @@ from typing import Annotated
 import typer
 
 from plait import machine
-from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, load_serving, new_run_number
+from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data, conclude
 from plait.cli.options import ConfigFile, PageAddress, run_config, shown_default, with_run_options
 from plait.cli.page import check_page, page_beside
-from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, check_kit, log_to, stop_on_signals
+from plait.cli.serving import GraceS, Insecure, Kit, Listen, Metrics, log_to, stop_on_signals
 from plait.cli.simulate import show, told_how_to_go_on
 from plait.config import RunConfig
-from plait.errors import ConfigError
 from plait.progress import say
 from plait.rounds.run_directory import RunDirectory
 from server.served_run import open_served_run
@@ -44,23 +43,14 @@ def server(
 
     Example: plait server --kit fed/server --listen 0.0.0.0:9440 --min-clients 3 --rounds 20 --out runs/first
     """
-    check_kit(kit, insecure=insecure)
     check_page(page)
-    for key in CLIENTS_SETTINGS:
-        if key in given:
-            raise ConfigError(f"--{key} is given, expected none: clients bring their own data")
+    check_no_data(given)
     # A settings file may come from a simulation and name them.
     unset = dict.fromkeys(CLIENTS_SETTINGS, "")
     settings = run_config({**given, **({"clients": min_clients} if min_clients else {}), **unset}, config).with_out()
     directory = RunDirectory(Path(settings.out))
-    before = load_serving(directory.server)
-    serving = Serving(
-        listen=listen,
-        kit=str(kit.absolute()) if kit else "",
-        metrics=metrics,
-        grace_s=grace_s,
-        run_number=before.run_number if before else new_run_number(),
-    )
+    where: ServingOptions = {"listen": listen, "kit": kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s}
+    serving = Serving.of(where, file=directory.server)
     with told_how_to_go_on(settings.out):
         serve(directory, settings, serving, page=page, quiet=json_output)
         show(directory.path, json_output=json_output)

@@ -10,11 +10,7 @@ ROOT = Path(__file__).parents[1]
 MOST_LINES, MOST_PARAMETERS = 60, 12
 # What is larger yet, which may only become less. Verbs and the public interface have a parameter for each option.
 LARGER = """
-client/base.py:open_runner client/program.py:__init__ client/settings.py:check_settings client/verb.py:client
-plait/api/evaluate.py:evaluate plait/api/tasks.py:evaluate_tasks plait/cli/doctor.py:_plan
-plait/cli/estimate.py:estimate plait/cli/evaluate.py:evaluate plait/flower/ray_workers.py:outlast
-plait/training/reference.py:train_reference plait/training/trainer.py:train_steps
-server/program.py:__init__ server/served_run.py:open_served_run
+plait/api/evaluate.py:evaluate plait/flower/ray_workers.py:outlast plait/training/trainer.py:train_steps
 """
 
 

@@ -13,8 +13,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 from plait.config import Scalar
 from plait.errors import ConfigError, MachineError
@@ -46,6 +47,16 @@ class Act:
     settings: Mapping[str, Scalar]
 
 
+class ServingOptions(TypedDict, total=False):
+    """Where and how a program serves; see `plait.Server`."""
+
+    listen: str
+    kit: str | PathLike[str] | None
+    insecure: bool
+    metrics: str
+    grace_s: float
+
+
 @dataclass(frozen=True)
 class Serving:
     """Where and how a run is served.
@@ -62,6 +73,30 @@ class Serving:
     metrics: str
     grace_s: float
     run_number: int
+
+    @classmethod
+    def of(cls, given: ServingOptions, *, file: Path | None = None) -> Serving:
+        """What somebody gave; with the `file` of a run, which keeps its number if it has begun.
+
+        Raises:
+            ConfigError: a kit and insecure are both given, or both missing.
+        """
+        kit, insecure = given.get("kit"), given.get("insecure", False)
+        if insecure and kit is not None:
+            raise ConfigError("kit and insecure are both given, expected one of them")
+        if not insecure and kit is None:
+            raise ConfigError(
+                "neither kit nor insecure is given, expected one of them: make a kit with `plait provision DIR "
+                "--clients NAMES`, or use insecure to try it on this machine"
+            )
+        before = load_serving(file) if file else None
+        return cls(
+            listen=given.get("listen", "127.0.0.1:0"),
+            kit="" if kit is None else str(Path(kit).absolute()),
+            metrics=given.get("metrics", ""),
+            grace_s=given.get("grace_s", 30.0),
+            run_number=before.run_number if before else new_run_number() if file else 0,
+        )
 
     @property
     def kit_directory(self) -> Path | None:
@@ -133,16 +168,6 @@ def load_serving(path: Path) -> Serving | None:
 def new_run_number() -> int:
     """A number for a new run, positive and below 2^63."""
     return secrets.randbits(62) + 1
-
-
-def check_given(kit: object, *, insecure: bool) -> None:
-    """Refuse to serve with both or neither.
-
-    Raises:
-        ConfigError: a kit and insecure are both given, or both missing.
-    """
-    if (kit is None) is not insecure:
-        raise ConfigError("kit and insecure are both given or both missing, expected one of them")
 
 
 def check_no_data(settings: Mapping[str, object]) -> None:

@@ -19,6 +19,9 @@ _VERBS_OF_OTHERS = {
 }  # fmt: skip
 
 
+_HELP = ("-h", "--help")
+
+
 class Verbs(TyperGroup):
     """The core's verbs, and those of features, which are looked for only where the core has none of that name."""
 
@@ -44,12 +47,14 @@ class Verbs(TyperGroup):
             meant = _VERBS_OF_OTHERS.get(args[0], args[0])
             ctx.fail(f"there is no verb '{args[0]}'{did_you_mean(meant, self.list_commands(ctx))}")
         known = {option for each in command.params for option in each.opts} if command else set[str]()
-        for word in (word for word in rest if word.startswith("--") and word not in known):
+        for word in (word.partition("=")[0] for word in rest if word.startswith("--")):
             # What a feature makes of the verb with an option of its own.
-            if found := feature_with("verbs", form := f"{name} {word}", all_installed=True):
-                rest.remove(word)
+            if word not in known and (found := feature_with("verbs", form := f"{name} {word}", all_installed=True)):
                 other = command_of(form, at(found.verbs[form]))
-                lost = known - {option for each in other.params for option in each.opts}
+                taken = {option for each in other.params for option in each.opts}
+                if word not in taken or any(each in rest for each in _HELP):
+                    rest = [each for each in rest if each.partition("=")[0] != word]
+                lost = known - taken
                 if given := next((option for option in rest if option.partition("=")[0] in lost), ""):
                     ctx.fail(f"plait {form} has no option {given}, which plait {name} has without {word}")
                 return form, other, rest
@@ -74,7 +79,7 @@ app = typer.Typer(
     add_completion=False,
     suggest_commands=False,  # `Verbs` names the nearest
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": [*_HELP]},
 )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from plait.errors import ConfigError, Interrupted, MachineError
+from plait.errors import Interrupted, MachineError
 
 _LOG_BYTES = 16 << 20
 
@@ -21,21 +21,6 @@ Metrics = Annotated[str, typer.Option("--metrics", help="Address of the Promethe
 GraceS = Annotated[
     float, typer.Option("--grace-s", help="Seconds a client may be disconnected before its task is given up.")
 ]
-
-
-def check_kit(kit: Path | None, *, insecure: bool) -> None:
-    """Refuse to serve with both or neither.
-
-    Raises:
-        ConfigError: both or neither are given.
-    """
-    if (kit is None) != insecure:
-        raise ConfigError(
-            "--kit and --insecure are both given, expected one of them"
-            if insecure
-            else "neither --kit nor --insecure is given: make a kit with `plait provision DIR --clients NAMES`, "
-            "or use --insecure to try it on this machine"
-        )
 
 
 def log_to(path: Path) -> None:

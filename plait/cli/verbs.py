@@ -41,7 +41,6 @@ VERBS: Mapping[str, Verb] = {
     "rules": Verb("plait.cli.rules:rules", "list the aggregation rules"),
     "check-plugin": Verb("plait.cli.check_plugin:check_plugin", "check a part of your own"),
     "eval": Verb("plait.cli.evaluate:evaluate", "evaluate a base with and without an adapter"),
-    "flowertune": Verb("plait.cli.flowertune:flowertune", "set up a run for a FlowerTune challenge"),
     "bench": Verb("plait.cli.bench:bench", "measure plait; needs the source tree", forwards=True),
 }
 

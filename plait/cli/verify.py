@@ -91,7 +91,6 @@ def _checked(
     """What is checked of a run: its adapter, its plug-ins, and its rounds if they can be recomputed."""
     from plait.api.received import admitted_settings, keys_of_features
     from plait.api.recomputing import recomputed
-    from plait.rounds.events import ClientErased
     from plait.rounds.run_view import RunView
     from plait.rounds.verified import Verified
     from plait.rounds.way import CannotRecomputeError
@@ -108,19 +107,19 @@ def _checked(
 
     adapter = _check_adapter(directory, events, settings, resolved)
     replayed, missing = None, "" if settings.keep_updates else "updates not kept"
-    if erased := [event.client for event in events if isinstance(event, ClientErased)]:
-        missing = f"updates of {', '.join(map(repr, erased))} were erased"
+    view = RunView.of(events)
+    if view.erased:
+        missing = f"updates of {', '.join(map(repr, view.erased))} were erased"
     if not missing:
         try:
             replayed = recomputed(directory, events, resolved())
         except CannotRecomputeError as error:
             missing = str(error)
-    rounds = len(RunView.of(events).rounds)
     said = f"not recomputed ({missing})" if replayed is None else f"{replayed} recomputed, bit for bit"
     return (
         Verified("adapter", adapter),
         *(Verified("plug-in", f"{name}: {how}") for name, how in plugins.items()),
-        Verified("rounds", said, {"rounds": rounds, "replayed": replayed, "plugins": plugins}),
+        Verified("rounds", said, {"rounds": len(view.rounds), "replayed": replayed, "plugins": plugins}),
     )
 
 
@@ -130,10 +129,12 @@ def _check_plugins(events: list[Event]) -> dict[str, str]:
     Raises:
         ConfigError: one has another source than when the run began.
     """
-    from plait.rounds.plugin_sources import began_with, check_sources
+    from plait.rounds.events import start_of
+    from plait.rounds.plugin_sources import check_sources
 
     found: dict[str, str] = {}
-    for plugin in began_with(events):
+    start = start_of(events)
+    for plugin in start.plugins if start else ():
         try:
             here = source_of(Kind(plugin.kind), plugin.name)
         except (ConfigError, ValueError):

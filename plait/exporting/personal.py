@@ -17,7 +17,7 @@ from plait.exporting.source import Source, open_source, plain_name
 from plait.files import read_if_there
 from plait.rounds.base_changes import base_of
 from plait.rounds.client_state import ClientState, Kept
-from plait.rounds.events import ClientsDescribed, Event, RunStarted
+from plait.rounds.events import ClientsDescribed, Event, start_of
 from plait.rounds.ledger import read_events
 from plait.rounds.moved_base import UNMOVED
 from plait.rounds.own_adapter import OWN_ADAPTER, own_adapter
@@ -37,7 +37,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     directory = RunDirectory.find(run)
     events = read_events(directory.ledger)
     settings = recorded_settings(directory, events)
-    start = next((event for event in events if isinstance(event, RunStarted)), None)
+    start = start_of(events)
     # The ledger has it, so that a rule of the user's own is not imported here.
     side = start.rule.personal if start and start.rule else ""
     if not side and not settings.given_own_share:

@@ -19,17 +19,19 @@ from plait.report.advice import advice
 from plait.report.alternatives import full_model_fp32, raw_adapter_bf16, savings
 from plait.report.answers import answers
 from plait.report.fairness import fairness_table
+from plait.report.membership import membership_table
 from plait.report.repeat import is_deployed, repeat_command
-from plait.report.sections import sections
 from plait.report.tables import (
     aggregation_table,
     bytes_by_round_table,
     card_table,
+    figures_of,
     left_out_table,
     loss_by_client_table,
     loss_by_round_table,
     moved_text,
     own_text,
+    plots_of,
     refusals_table,
     savings_table,
     shown_first,
@@ -57,16 +59,11 @@ from plait.text import printable
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
-_JOINING: Mapping[str, str] = {
-    "client": "plait client --kit KIT --server HOST:PORT --data FILE",
-    "region": "plait region --kit KIT --server HOST:PORT --serve-kit SERVER_KIT --listen HOST:PORT --out DIR",
-}
 _ALTERNATIVE_TEXTS: Mapping[str, str] = {
     "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every {peer}, base and references.",
     "loss_by_bytes": "Line plot: held-out loss over bytes sent, compared with other exchanges.",
     "clients": "Bar plot: training tokens of every {peer}, and its examples by label or source.",
     "bytes_by_round": "Stacked bars: uplink and downlink bytes of every round.",
-    "fleet": "Gantt chart of one round: when every device received its task, trained and sent its update.",
 }
 
 
@@ -93,7 +90,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, str]], palette: 
                 "aggregation": aggregation_table(view),
                 "left_out": left_out_table(view),
                 "refusals": refusals_table(view),
-                **sections(view),
+                "membership": membership_table(view.audited),
             },
             shown_first=[table for table in shown_first(view) if table.rows],
             cards=[card_table(card) for card in view.cards.values()],
@@ -102,13 +99,14 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, str]], palette: 
             tables_of_features=[table for table in tables_of_features(view) if table.rows],
             plots=plots,
             peer=view.peer,
-            alternative_texts={name: text.format(peer=view.peer) for name, text in _ALTERNATIVE_TEXTS.items()},
-            has_fleet=bool(view.spans),
+            alternative_texts={name: text.format(peer=view.peer) for name, text in _ALTERNATIVE_TEXTS.items()}
+            | {name: text for name, (_, text) in plots_of(view).items()},
+            plots_of_features=plots_of(view),
             advice=advice(view),
             command=repeat_command(view.start.config, view.start.superlink_data),
             is_on_superlink=view.start.superlink_data is not None,
             is_deployed=is_deployed(view.start.config),
-            joining=_JOINING[view.peer],
+            joining=f"plait {view.peer} --kit KIT --server HOST:PORT {'--data FILE' if view.peer == 'client' else '…'}",
             settings=view.start.config,
             origin=_origin(view),
             versions=view.start.versions,
@@ -190,7 +188,8 @@ def key_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
 def _fleet_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     if view.virtual_s is None:
         return ()
-    energy = "" if view.energy_j is None else f", {view.energy_j / 3600:.3g} Wh"
+    energy_j = figures_of(view).get("energy_j")
+    energy = f", {energy_j / 3600:.3g} Wh" if isinstance(energy_j, float) else ""
     return (("virtual time", duration_text(view.virtual_s), f"of the simulated devices{energy}"),)
 
 

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from plait.report.table import Table
 from plait.rounds.events import Audited
-from plait.rounds.run_view import RunView
-
-
-def membership_of_run(view: RunView) -> Table:
-    """As `membership_table`, of what the ledger says."""
-    return membership_table(view.audited)
 
 
 def membership_table(audited: Audited | None) -> Table:

@@ -15,6 +15,7 @@ from plait.report.alternatives import (
     savings,
 )
 from plait.report.fairness import fairness_of
+from plait.report.tables import figures_of
 from plait.rounds.events import Audited, MeanScore, Score
 from plait.rounds.run_view import RunView
 
@@ -36,8 +37,8 @@ def summarise(view: RunView) -> dict[str, Json]:
     Features add keys of their own. ``dp_audit_bound`` and ``membership`` are what `plait audit --record` found, None
     before.
     ``held_out_loss_by_round`` is indexed by round, 0 first, with None for rounds without an evaluation; likewise
-    ``virtual_s_by_round``, the virtual clock when those losses were in. ``virtual_s``, that list and ``energy_j`` are
-    None without a virtual clock.
+    ``virtual_s_by_round``, the virtual clock when those losses were in. ``virtual_s`` and that list are None without
+    a virtual clock.
     """
     summary: dict[str, Json] = {
         **_losses(view),
@@ -47,7 +48,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         "steps_taken_back": [*view.taken_back],
         "clients": view.client_count,
         "regions": view.regions,
-        **{key: value for card in view.cards.values() for key, value in card.figures(view.of_features).items()},
+        **figures_of(view),
         "dp_audit_bound": view.audited.epsilon_bound if view.audited else None,
         "membership": _membership(view.audited) if view.audited else None,
         **_bytes(view),
@@ -55,7 +56,6 @@ def summarise(view: RunView) -> dict[str, Json]:
         "wall_s": view.wall_s,
         "virtual_s": view.virtual_s,
         "virtual_s_by_round": _virtual_by_round(view) if view.virtual_s is not None else None,
-        "energy_j": view.energy_j,
         "peak_rss_bytes": view.end.peak_rss_bytes if view.end else None,
         "seed": view.start.seed,
         "versions": dict(view.start.versions),

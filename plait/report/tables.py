@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from plait.feature import Feature, at, feature_with, features
 from plait.report.alternatives import all_alternatives, savings
 from plait.report.fairness import fairness_table
-from plait.report.sections import sections
+from plait.report.membership import membership_table
 from plait.report.table import Table
 from plait.report.wording import (
     NOTHING,
@@ -35,6 +35,9 @@ from plait.rounds.events import DescribedClient, MeanScore, Score, UpdateReceive
 from plait.rounds.run_now import Traffic
 from plait.rounds.run_view import RunView
 
+if TYPE_CHECKING:
+    from plait.adapters import Json  # brings numpy along
+
 _MOST_ROUNDS = 60
 _ALL_ARE_OWN = "Losses are of clients' personalized adapters; the published adapter is the shared part."
 _OWN = "own: each client's personalized adapter (plait export RUN DIR --client NAME)."
@@ -52,7 +55,6 @@ _ABOVE = "Between this server and its regions; what crosses the links below is i
 
 def report_tables(view: RunView) -> tuple[Table, ...]:
     """Every non-empty table, in reading order."""
-    some = sections(view)
     tables = (
         *map(card_table, view.cards.values()),
         *tables_of_features(view),
@@ -64,7 +66,7 @@ def report_tables(view: RunView) -> tuple[Table, ...]:
         aggregation_table(view),
         left_out_table(view),
         refusals_table(view),
-        some["membership"],
+        membership_table(view.audited),
     )
     return tuple(table for table in (*tables, *shown_first(view)) if table.rows)
 
@@ -82,6 +84,18 @@ def tables_of_features(view: RunView) -> tuple[Table, ...]:
 def shown_first(view: RunView) -> tuple[Table, ...]:
     """What those features show on a report's first screen and at a run's end."""
     return tuple(at(feature.shows)(view) for feature in _features_of(view) if feature.shows)
+
+
+def plots_of(view: RunView) -> dict[str, tuple[str, str]]:
+    """Places of those features' plots, by name, and what each shows in words."""
+    plots = {name: plot for feature in _features_of(view) for name, plot in feature.plots.items()}
+    return {name: (place, text) for name, (kind, place, text) in plots.items() if kind in view.of_features}
+
+
+def figures_of(view: RunView) -> dict[str, Json]:
+    """What those features add to a run's summary."""
+    found = (at(feature.figures)(view) for feature in _features_of(view) if feature.figures)
+    return {key: value for figures in found for key, value in figures.items()}
 
 
 def _features_of(view: RunView) -> tuple[Feature, ...]:

@@ -5,7 +5,7 @@ Knows no round loop and no rule.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from plait.rounds import events
@@ -140,11 +140,8 @@ class AnswerLog:
             )
         )
 
-    def note_spans(self, number: int, roster: Roster) -> None:
+    def note_ended(self, number: int, roster: Roster) -> None:
         """Record what simulated devices did."""
-        clients = {node: client for client, node in roster.nodes.items()}
-        for span in self.channel.clock.spans():
-            told = {name: value for name, value in asdict(span).items() if name != "node"}
-            worked = events.DeviceWorked(round=number, client=clients[span.node], **told)
-            self.ledger.note(worked)
-            self._measure(worked)
+        for event in self.channel.clock.ended(number, {node: client for client, node in roster.nodes.items()}):
+            self.ledger.note(event)
+            self._measure(event)

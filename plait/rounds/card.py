@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from plait.feature import at, feature_with
@@ -43,14 +43,6 @@ class Card(Protocol):
     @property
     def hides_clients(self) -> bool:
         """Whether the ledger has no client's own figures."""
-        ...
-
-    def figures(self, events: Mapping[str, Sequence[Event]]) -> Mapping[str, Json]:
-        """For the summary of the run.
-
-        Args:
-            events: of features, by kind.
-        """
         ...
 
     @property

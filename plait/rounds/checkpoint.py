@@ -12,7 +12,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,10 +25,9 @@ from plait.adapters.safetensors_file import decode_arrays, decode_safetensors, e
 from plait.errors import PeerError
 from plait.files import directory_written_aside, write_atomically
 from plait.rounds.client_state import Kept
-from plait.rounds.clock import Span
 from plait.rounds.events import RoundFinished, parse_event
 from plait.rounds.moved_base import UNMOVED, MovedBase
-from plait.rounds.run_state import AtWork, BaseTrack, Held, RunState, Track
+from plait.rounds.run_state import BaseTrack, Held, RunState, Track
 from plait.rounds.tracks import Ranks
 
 KEPT = 2
@@ -55,7 +53,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
             "norms": [dict(medians) for medians in state.norms],
             **({} if state.clip_norm is None else {"clip_norm": state.clip_norm}),
             **({} if state.update_length is None else {"update_length": state.update_length}),
-            **_asynchronous(state),
+            "remembered": dict(state.remembered),
             "finished": state.finished.fields() if state.finished else {},
             "besides": [{"event": event.event, **event.fields()} for event in state.besides],
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
@@ -94,12 +92,12 @@ def damage_of(directory: Path) -> dict[str, str]:
     return found
 
 
-def finished_in_checkpoint(directory: Path) -> tuple[RoundFinished | None, dict[str, AtWork]]:
-    """The end of the round of the newest complete checkpoint, and who was training then; None if there is none."""
+def finished_in_checkpoint(directory: Path) -> tuple[RoundFinished | None, Mapping[str, Json]]:
+    """The end of the round of the newest complete checkpoint, and what was remembered; None if there is none."""
     for folder in reversed(checkpoints_in(directory)):
         try:
             scalars = _read(folder)[0]
-            return _finished(scalars), _at_work(scalars)
+            return _finished(scalars), scalars["remembered"]
         except (PeerError, OSError, ValueError, LookupError, TypeError, AttributeError):
             continue
     return None, {}
@@ -129,27 +127,6 @@ def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
             arrays = {key: np.ascontiguousarray(memory[key]) for key in sorted(memory)}
             files[f"{name}.safetensors"] = safetensors_numpy.save(arrays)
     return files
-
-
-def _asynchronous(state: RunState) -> dict[str, Json]:
-    """Who was training, and whose updates were folded last; nothing for a synchronous run."""
-    if not state.recent and not state.at_work:
-        return {}
-    return {
-        "recent": [list(clients) for clients in state.recent],
-        "at_work": {
-            client: {"version": work.version, "span": asdict(work.span) if work.span else None}
-            for client, work in sorted(state.at_work.items())
-        },
-    }
-
-
-def _at_work(scalars: Mapping[str, Any]) -> dict[str, AtWork]:
-    found = cast("dict[str, dict[str, Any]]", scalars.get("at_work", {}))
-    return {
-        client: AtWork(int(work["version"]), Span(**work["span"]) if work["span"] else None)
-        for client, work in found.items()
-    }
 
 
 def _versions(flats: Mapping[str, Float32], ranks: Ranks) -> dict[int, tuple[AdapterState, ...]]:
@@ -223,8 +200,7 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         accepted=_optional(flats, "accepted", ranks),
         accepted_shadow=_optional(flats, "accepted-shadow", ranks),
         versions=_versions(flats, ranks),
-        recent=tuple(map(tuple, cast("list[list[str]]", scalars.get("recent", [])))),
-        at_work=_at_work(scalars),
+        remembered=scalars["remembered"],
         finished=_finished(scalars),
         besides=tuple(map(parse_event, scalars["besides"])),
     )

@@ -7,35 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import JsonValue
 
-@dataclass(frozen=True)
-class Span:
-    """One task of one simulated device, in seconds of the virtual clock.
+from plait.rounds.events import Event
 
-    Attributes:
-        node: the driver's number of the device.
-        device: its kind.
-        purpose: of the task.
-        began_s: when the server sent it, or the device came on.
-        received_s: when the device had received it.
-        worked_s: when it had done its work.
-        ended_s: when the server had its answer, or the device stopped.
-        outcome: ``answered``, ``dropped`` (the device failed) or ``released`` (no longer waited for).
-        energy_j: that the device spent; None if its power is not known.
-    """
-
-    node: int
-    device: str
-    purpose: str
-    began_s: float
-    received_s: float
-    worked_s: float
-    ended_s: float
-    outcome: str
-    energy_j: float | None = None
+IN_PROGRESS = "in_progress"
+"""Under what a run that goes on while rounds end remembers tasks in progress, by client (`RunState.remembered`)."""
 
 
 class Clock(Protocol):
@@ -54,12 +33,12 @@ class Clock(Protocol):
         """Those of the nodes that are on now; a virtual clock goes on until there are enough."""
         ...
 
-    def spans(self) -> Sequence[Span]:
-        """The tasks that simulated devices have ended since this was last asked, in the order of their ends."""
+    def ended(self, number: int, clients: Mapping[int, str]) -> Sequence[Event]:
+        """Events of round `number` for simulated devices' tasks that ended since the last call; `clients` by node."""
         ...
 
-    def in_progress(self) -> Mapping[int, Span]:
-        """The training tasks of simulated devices that have not ended, by node; what is to come is as far as known."""
+    def in_progress(self) -> Mapping[int, Mapping[str, JsonValue]]:
+        """What to remember of training tasks that simulated devices have not ended, by node; `began_s` is in each."""
         ...
 
 
@@ -77,10 +56,11 @@ class WallClock:
         del at_least
         return nodes
 
-    def spans(self) -> Sequence[Span]:
-        """None: real devices keep their times to themselves."""
+    def ended(self, number: int, clients: Mapping[int, str]) -> Sequence[Event]:
+        """Nothing: real devices keep their times to themselves."""
+        del number, clients
         return ()
 
-    def in_progress(self) -> Mapping[int, Span]:
+    def in_progress(self) -> Mapping[int, Mapping[str, JsonValue]]:
         """None, likewise."""
         return {}

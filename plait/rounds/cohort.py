@@ -147,7 +147,7 @@ class CohortCollector:
                     log.tell(events.ClientReplaced(round=number, client=client, by=name, steps=own))
                     dispatch.ask(name, expected_s=log.expected_s(name, own or 0))
             late = sorted(dispatch.waiting) if len(usable) < plan.cohort_size else []
-        log.note_spans(number, roster)
+        log.note_ended(number, roster)
         for client in late:
             log.failure(number, Answer(client, NoAnswer("no update before the deadline"), 0), reason=Reason.LATE)
         return note_held(state, held)

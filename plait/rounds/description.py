@@ -100,7 +100,7 @@ def check_description(
         raise UnfitError(
             Reason.REGION,
             f"{name!r} is a region of {card.clients} clients, expected "
-            + (f"at most {region_clients}, as tree says" if region_clients else "a client: tree names no region"),
+            + (f"at most {region_clients}" if region_clients else "a client"),
             client=name,
         )
     if card.max_rank and rank > card.max_rank:

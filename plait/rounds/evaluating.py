@@ -129,7 +129,7 @@ def evaluate(server: ServerSide, state: RunState) -> tuple[RunState, events.Eval
         while answer := evaluating.dispatch.next_answer(deadline):
             if evaluating.take(answer):
                 held[answer.client] = evaluating.held[answer.client]
-    server.log.note_spans(state.round, server.roster)
+    server.log.note_ended(state.round, server.roster)
     evaluated = evaluating.result(virtual_s=server.virtual_s)
     if evaluated is None and not server.waits:
         raise PeerError(f"no client could evaluate round {state.round}")

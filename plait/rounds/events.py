@@ -6,7 +6,7 @@ whole schema of the core. Readers ignore fields and kinds that they do not know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the events below; the first event of a ledger states it."""
 
+# The unit in which `took_s` is recorded.
+_SHORTEST_S = 0.001
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -57,6 +59,16 @@ class Event(Part):
     def logged(self) -> Mapping[str, float | None]:
         """What trackers log of a feature's event, by name; it then has a `round`."""
         return {}
+
+    @property
+    def pace(self) -> tuple[str, float, float] | None:
+        """A client, how long it trained, and the time from task to answer, in seconds; None if it tells no pace."""
+        return None
+
+    def is_repeated(self, finished: int, *, is_evaluated: bool) -> bool:
+        """Whether a run that is resumed after round `finished`, perhaps evaluated, does this again."""
+        del finished, is_evaluated
+        return False
 
     def fields(self) -> dict[str, Json]:
         """The fields as JSON values, without those that the ledger gives; fields that are None are left out."""
@@ -229,6 +241,11 @@ class RunStarted(Started):
         return "region" if has_regions else "client"
 
 
+def start_of(recorded: Sequence[Event]) -> RunStarted | None:
+    """The first event of a run's ledger; None for an empty ledger, or another's than a run's."""
+    return recorded[0] if recorded and isinstance(recorded[0], RunStarted) else None
+
+
 class Resumed(Event):
     """An interrupted run continues after `round`."""
 
@@ -392,40 +409,6 @@ class RoundMissed(Event):
     received: Count = 0
 
 
-class DeviceWorked(Event):
-    """One task of a simulated device, in seconds of the virtual clock.
-
-    Attributes:
-        round: that the task belongs to.
-        client: whose device it is.
-        device: its kind.
-        purpose: ``train`` or ``evaluate``.
-        began_s: when the task was sent, or the device came on.
-        received_s: when the device had received it.
-        worked_s: when it had done its work.
-        ended_s: when the server had its answer, or the device stopped.
-        outcome: ``answered``, ``dropped`` (it failed) or ``released`` (no longer waited for).
-        energy_j: that the device spent; None if its power is not known.
-    """
-
-    event = "device_worked"
-    round: Count
-    client: str
-    device: str = ""
-    purpose: str = ""
-    began_s: Number
-    received_s: Number
-    worked_s: Number
-    ended_s: Number
-    outcome: str = ""
-    energy_j: Number | None = None
-
-    @property
-    def is_training(self) -> bool:
-        """Whether the task was to train."""
-        return self.purpose == "train"
-
-
 class Broadcast(Event):
     """A task was sent to a client.
 
@@ -490,7 +473,7 @@ class UpdateReceived(Event):
         reward: mean reward of the completions that it sampled (`--objective grpo`); None where nothing is rewarded.
         refused_completions: those whose reward was no finite number, which count for nothing; None likewise.
         train_s: seconds that it trained.
-        took_s: seconds from task to answer; None on a virtual clock, whose times are in `DeviceWorked`.
+        took_s: seconds from task to answer; None on a virtual clock.
         digest: SHA-256 of the decoded delta, in hexadecimal.
         norms: how large it is (see `plait.rounds.norm_bound`).
         signed: the bytes that the client's key signed, in hexadecimal; None where clients have no keys.
@@ -536,6 +519,13 @@ class UpdateReceived(Event):
     def counted_in(self) -> int:
         """The round whose step it is a part of."""
         return self.round if self.fold is None else self.fold
+
+    @property
+    def pace(self) -> tuple[str, float, float] | None:
+        """By the client's own word: no longer than its answer took, and not so short that its speed overflows."""
+        if not self.train_s or not self.took_s:
+            return None
+        return self.client, min(max(self.train_s, _SHORTEST_S), self.took_s), self.took_s
 
 
 class UpdateRefused(Event):

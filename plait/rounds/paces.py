@@ -12,9 +12,6 @@ from typing import Protocol, Self
 
 from plait.rounds import events
 
-# The unit in which `took_s` is recorded.
-_SHORTEST_S = 0.001
-
 
 @dataclass(frozen=True)
 class Pace:
@@ -66,16 +63,12 @@ class Paces:
                 self._new = {}
             case events.RoundStarted() | events.ClientReplaced():
                 self._steps |= {client: number for (_, client), number in event.asked.items()}
-            case events.DeviceWorked() if event.is_training and event.outcome == "answered":
-                self._note(event.client, event.worked_s - event.received_s, event.ended_s - event.began_s)
-            case events.UpdateReceived(train_s=train_s, took_s=took_s) if train_s and took_s:
-                # The client's own word: no longer than its answer took, and not so short that its speed overflows.
-                self._note(event.client, min(max(train_s, _SHORTEST_S), took_s), took_s)
             case events.RoundFinished():
                 self.known |= self._new
                 self._new, self._steps = {}, {}
             case _:
-                pass
+                if event.pace:
+                    self._note(*event.pace)
 
     def expected_s(self, client: str, steps: int = 0) -> float | None:
         """How long a task of this many steps should take, 0 for `local_steps`; None if unknown."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from plait.errors import ConfigError
 from plait.plugins import Source
-from plait.rounds.events import Event, Plugin, RunStarted
+from plait.rounds.events import Event, Plugin, start_of
 
 
 def check_sources(events: Sequence[Event], found: Sequence[Source]) -> None:
@@ -20,7 +20,8 @@ def check_sources(events: Sequence[Event], found: Sequence[Source]) -> None:
         ConfigError: says which one.
     """
     here = {(each.kind.value, each.name): each for each in found}
-    for began in began_with(events):
+    start = start_of(events)
+    for began in start.plugins if start else ():
         now = here.get((began.kind, began.name))
         if now is not None and began.sha256 != now.sha256:
             raise ConfigError(
@@ -28,11 +29,6 @@ def check_sources(events: Sequence[Event], found: Sequence[Source]) -> None:
                 f"{began.sha256[:16] or 'unknown'} as when the run began{_of(began)}: bring that source back, or begin "
                 "a new run"
             )
-
-
-def began_with(events: Sequence[Event]) -> tuple[Plugin, ...]:
-    """The plug-ins that the first event names."""
-    return next((event.plugins for event in events if isinstance(event, RunStarted)), ())
 
 
 def _of(plugin: Plugin) -> str:

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterState, add
+from plait.adapters import AdapterState, Json, add
 from plait.aggregation import Memory, OptimizerState
-from plait.rounds.clock import Span
 from plait.rounds.events import Event, RoundFinished
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.norm_bound import Norms
@@ -68,19 +67,6 @@ class Held:
 
 
 @dataclass(frozen=True)
-class AtWork:
-    """A client that was training when an asynchronous round ended.
-
-    Attributes:
-        version: rounds that the adapter had behind it with which the client began.
-        span: of its device, where that is simulated.
-    """
-
-    version: int
-    span: Span | None = None
-
-
-@dataclass(frozen=True)
 class RunState:
     """Everything that the next round depends on.
 
@@ -94,9 +80,8 @@ class RunState:
         update_length: that the next round's mean may have, for a run with secure aggregation; likewise.
         accepted: the master at the last evaluation that was not worse (see watch.py); None if nothing is kept.
         accepted_shadow: likewise the adapter that was evaluated.
-        versions: in an asynchronous run, the shadows of earlier rounds from which updates may still come, by round.
-        recent: in an asynchronous run, the clients folded in each of the last rounds.
-        at_work: in an asynchronous run, the clients that were training when the round ended.
+        versions: the shadows of earlier rounds from which updates may still come, by round.
+        remembered: what the run's way remembers besides from round to round, as JSON.
         finished: the event that ends round `round`; None before round 1. It is kept with the state so that the ledger
             can be completed after a crash between the two.
         besides: what a feature's fold records before it; kept for the same reason.
@@ -116,8 +101,7 @@ class RunState:
     accepted: AdapterState | None = None
     accepted_shadow: AdapterState | None = None
     versions: Mapping[int, tuple[AdapterState, ...]] = field(default_factory=dict[int, tuple[AdapterState, ...]])
-    recent: tuple[tuple[str, ...], ...] = ()
-    at_work: Mapping[str, AtWork] = field(default_factory=dict[str, AtWork])
+    remembered: Mapping[str, Json] = field(default_factory=dict[str, Json])
     finished: RoundFinished | None = None
     besides: tuple[Event, ...] = ()
 
@@ -192,22 +176,6 @@ def choose_cohort(
     others = sorted(set(clients) - set(cohort))
     np.random.default_rng([seed, round_number, 1]).shuffle(others)
     return cohort, tuple(others)
-
-
-def asking_order(clients: Sequence[str], at_work: int, *, known: int, seed: int, round_number: int) -> list[str]:
-    """The order in which free clients are asked in an asynchronous round.
-
-    Args:
-        clients: that are free.
-        at_work: how many may be at work at once.
-        known: all clients; where they cannot all be at work, chance decides.
-        seed: of the run.
-        round_number: the round.
-    """
-    names = sorted(clients)
-    if known > at_work:
-        np.random.default_rng([seed, round_number, 2]).shuffle(names)
-    return names
 
 
 def client_seed(seed: int, round_number: int, client: str) -> int:

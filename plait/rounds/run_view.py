@@ -30,11 +30,11 @@ class RunView(RunNow):
         sent_bytes_before: bytes sent in both directions before each evaluation.
         updates: accepted updates, by (round, client).
         refusals: updates and evaluations that were not accepted.
-        spans: tasks of simulated devices, of rounds that were interrupted only as they were run again.
         taken_back: steps that made the adapter worse, by round.
         references: baselines, by kind.
         audited: what attacks found, if that was recorded.
-        of_features: events of features, by kind.
+        erased: clients whose updates were, in order.
+        of_features: events of features, by kind; of what a run repeated, the last.
         traffic: by (round, client).
         asked: optimizer steps of clients that have a number of their own, by (round, client).
         evaluated_by: rounds and clients of the losses that came.
@@ -47,10 +47,10 @@ class RunView(RunNow):
         default_factory=dict[tuple[int, str], events.UpdateReceived]
     )
     refusals: list[events.UpdateRefused] = field(default_factory=list[events.UpdateRefused])
-    spans: list[events.DeviceWorked] = field(default_factory=list[events.DeviceWorked])
     taken_back: dict[int, events.StepTakenBack] = field(default_factory=dict[int, events.StepTakenBack])
     references: dict[str, events.Reference] = field(default_factory=dict[str, events.Reference])
     audited: events.Audited | None = None
+    erased: list[str] = field(default_factory=list[str])
     of_features: dict[str, list[events.Event]] = field(default_factory=dict[str, list[events.Event]])
     traffic: dict[tuple[int, str], Traffic] = field(default_factory=dict[tuple[int, str], Traffic])
     asked: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
@@ -87,10 +87,10 @@ class RunView(RunNow):
                 self.updates[event.round, event.client] = event
             case events.UpdateRefused():
                 self.refusals.append(event)
-            case events.DeviceWorked():
-                self.spans.append(event)
-            case events.Resumed():
-                self.spans = [span for span in self.spans if not self._is_repeated(span, event.round)]
+            case events.Resumed(round=finished):
+                is_evaluated = finished in self.evaluations
+                for told in self.of_features.values():
+                    told[:] = [each for each in told if not each.is_repeated(finished, is_evaluated=is_evaluated)]
             case events.RoundFinished():
                 self.rounds[event.round] = event
             case events.Evaluated():
@@ -102,6 +102,8 @@ class RunView(RunNow):
                 self.references[event.kind] = event
             case events.Audited():
                 self.audited = event
+            case events.ClientErased():
+                self.erased.append(event.client)
             case _ if event.event and event.event not in events.KINDS:
                 self.of_features.setdefault(event.event, []).append(event)
             case _:
@@ -111,12 +113,6 @@ class RunView(RunNow):
         super()._count(number, client, traffic)
         if traffic.total_bytes:
             self.traffic[number, client] = self.traffic.get((number, client), Traffic()) + traffic
-
-    def _is_repeated(self, span: events.DeviceWorked, finished: int) -> bool:
-        """Whether a run that resumes after a round does this task again."""
-        if span.round == finished:
-            return not span.is_training and finished not in self.evaluations
-        return span.round > finished
 
     @property
     def weight_ratio(self) -> float:
@@ -141,12 +137,6 @@ class RunView(RunNow):
         """The run's time by its virtual clock; None without one."""
         times = [each.virtual_s for each in (*self.rounds.values(), *self.evaluations.values())]
         return max((time_s for time_s in times if time_s is not None), default=None)
-
-    @property
-    def energy_j(self) -> float | None:
-        """The energy that simulated devices spent; None if the power of one is not known."""
-        spent = [span.energy_j for span in self.spans]
-        return None if not spent or None in spent else math.fsum(each or 0.0 for each in spent)
 
     @property
     def wall_s(self) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from plait.adapters import AdapterState, Parent, parents_from
 from plait.aggregation import BaseDelta
 from plait.rounds.broadcasts import follow, move_base
-from plait.rounds.events import Event, RunStarted
+from plait.rounds.events import Event, start_of
 from plait.rounds.run_state import RunState, Track
 from plait.rounds.tracks import Ranks
 from plait.wire.codec import Codec
@@ -63,5 +63,5 @@ def starting_state(
 
 def parents_in(events: Sequence[Event]) -> tuple[Parent, ...]:
     """The adapters that the run of a ledger started from."""
-    started = next((event for event in events if isinstance(event, RunStarted)), None)
+    started = start_of(events)
     return parents_from([dict(parent) for parent in started.parents]) if started and started.parents else ()

@@ -48,8 +48,6 @@ KEPT: Mapping[type[Event], frozenset[str]] = {
     # Recorded only where the run's operator asks for it, who is told that membership is not covered.
     events.Audited: ALL,
     events.ClientErased: ALL,
-    # Times that follow from the sizes of updates; a private run has no virtual clock.
-    events.DeviceWorked: frozenset(),
 }
 """The fields that are kept, by event; ``*`` for all, none for an event that is left out."""
 

@@ -162,10 +162,7 @@ class Planned:
                     self.held[heard.client] = _shadow(purpose, number)
                 elif given + len(asking.waiting) < wanted and (other := next(rest, None)) is not None:
                     self.send(asking, other, number)
-        if purpose is Purpose.TRAIN:
-            self.note_paces()
-        else:
-            self.clock.spans()
+        self.note_ended(number)
         return given
 
     def asking(self, purpose: Purpose, number: int) -> Asking:
@@ -183,12 +180,12 @@ class Planned:
         asking.anew(name, expected_s=pace and pace.task_s(self.steps[node]))
         asking.send(name, node, task, group=str(number))
 
-    def note_paces(self) -> None:
+    def note_ended(self, number: int) -> None:
         """Note how fast clients were, as the ledger of a round tells them."""
-        for span in self.clock.spans():
-            train_s, name = span.worked_s - span.received_s, _name(span.node)
-            if span.purpose == Purpose.TRAIN.value and span.outcome == "answered" and train_s:
-                self._paces[name] = Pace(self.steps[span.node] / train_s, span.ended_s - span.began_s - train_s)
+        for event in self.clock.ended(number, dict(enumerate(self.everyone))):
+            if event.pace and event.pace[1]:
+                name, train_s, took_s = event.pace
+                self._paces[name] = Pace(self.steps[int(name)] / train_s, took_s - train_s)
 
     def task(self, purpose: Purpose, name: str, number: int) -> TaskParts:
         """Something as long as a client's task."""

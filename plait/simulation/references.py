@@ -15,8 +15,8 @@ from plait.rounds.starting_point import starting_state
 from plait.rounds.stop import StopRequest
 from plait.run import Run
 from plait.simulation.simulation import Simulation
+from plait.training.reference import Baselines
 from plait.training.reference import Reference as Trained
-from plait.training.reference import train_reference
 
 
 def add_references(
@@ -60,20 +60,19 @@ def add_references(
     clients = {name: simulation.model(index) for name, index in named if name in view.clients}
     ledger = Ledger(directory.ledger, on_event=on_event)
     try:
+        baselines = Baselines(
+            base=simulation.base,
+            clients=dict(sorted(clients.items())),
+            spec=master.spec,
+            initial=state.adapter,
+            settings=run.settled.plan.settings,
+            steps=config.rounds * config.local_steps,
+            seed=config.seed,
+            moved=state.base.moved,
+            progress=step,
+        )
         for kind in missing:
-            reference = train_reference(
-                kind,
-                simulation.base,
-                dict(sorted(clients.items())),
-                spec=master.spec,
-                initial=state.adapter,
-                settings=run.settled.plan.settings,
-                steps=config.rounds * config.local_steps,
-                seed=config.seed,
-                moved=state.base.moved,
-                progress=step,
-            )
-            ledger.append(_recorded(kind, reference))
+            ledger.append(_recorded(kind, baselines.trained(kind)))
     finally:
         ledger.close()
 

@@ -49,78 +49,83 @@ class Reference:
     wall_s: float
 
 
-def train_reference(
-    kind: str,
-    base: ResidentBase,
-    clients: Mapping[str, PeftLocalModel],
-    *,
-    spec: AdapterSpec,
-    initial: AdapterState,
-    settings: Settings,
-    steps: int,
-    seed: int,
-    moved: MovedBase = UNMOVED,
-    progress: Callable[[str], None] = lambda _: None,
-) -> Reference:
-    """Train one of the two baselines.
+@dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """What the baselines of a run are trained on.
 
-    Args:
-        kind: ``central`` or ``local``.
+    Attributes:
         steps: optimizer steps of one model (rounds x local steps).
     """
-    started = time.perf_counter()
-    # A baseline averages no clients.
-    settings = replace(settings, local_steps=steps, done_steps=0, found_rate_factor=1.0)
 
-    def train(what: str, examples: Sequence[Example], settings: Settings, teaching: Teaching) -> PeftModel:
-        base.stand_on(moved, geometry_of(spec))
-        model = base.carrying(spec, initial)
+    base: ResidentBase
+    clients: Mapping[str, PeftLocalModel]
+    spec: AdapterSpec
+    initial: AdapterState
+    settings: Settings
+    steps: int
+    seed: int
+    moved: MovedBase = UNMOVED
+    progress: Callable[[str], None] = lambda _: None
+
+    def trained(self, kind: str) -> Reference:
+        """Train one of the two, ``central`` or ``local``."""
+        started, clients = time.perf_counter(), self.clients
+        told = self.spec, self.initial, self._alone, self.moved
+        before = {name: client.evaluate(*told) for name, client in clients.items()}
+        by_client: dict[str, ClientLoss] = {}
+        everywhere: list[ClientLoss] = []
+
+        def measured(model: PeftModel, name: str) -> ClientLoss:
+            return clients[name].measure_losses(model, self.spec, self._alone).since(before[name])
+
+        accumulation = self.settings.gradient_accumulation_steps
+        if kind == "central":
+            accumulation *= len(clients)
+            pooled = [example for each in clients.values() for example in each.split(self.spec, self._alone).train]
+            model = self._train("central", pooled, teaching_of(self.settings.objective), accumulation)
+            by_client = {name: measured(model, name) for name in clients}
+            everywhere = list(by_client.values())
+        else:
+            evaluators = [*clients][:: -(-len(clients) // _MOST_EVALUATORS)]
+            for name, client in clients.items():
+                own = client.split(self.spec, self._alone).train
+                model = self._train(name, own, client.teaching(self._alone), accumulation)
+                by_client[name] = measured(model, name)
+                everywhere += [by_client[name] if other == name else measured(model, other) for other in evaluators]
+        tokens = sum(loss.tokens for loss in everywhere)
+        return Reference(
+            kind,
+            by_client,
+            sum(loss.loss * loss.tokens for loss in everywhere) / tokens,
+            self.steps,
+            self.settings.batch_size * accumulation,
+            time.perf_counter() - started,
+        )
+
+    @property
+    def _alone(self) -> Settings:
+        """The settings of a baseline, which averages no clients."""
+        return replace(self.settings, local_steps=self.steps, done_steps=0, found_rate_factor=1.0)
+
+    def _train(self, whose: str, examples: Sequence[Example], teaching: Teaching, accumulation: int) -> PeftModel:
+        """One model, seeded by whose it is: ``central`` or a client's."""
+        base, spec = self.base, self.spec
+        seed = client_seed(self.seed, 0, whose)
+        settings = replace(self._alone, gradient_accumulation_steps=accumulation, seed=seed)
+        what = whose if whose == "central" else f"local, {whose}"
+        base.stand_on(self.moved, geometry_of(spec))
+        model = base.carrying(spec, self.initial)
         train_steps(
             model,
             adapter_parameters(model, spec.layout),
             examples,
             settings,
-            start=initial.flat,
+            start=self.initial.flat,
             task=spec.task,
             pad_token=base.pad_token,
-            on_step=lambda step, _: progress(f"{what}, step {step + 1} of {steps}"),
+            on_step=lambda step, _: self.progress(f"{what}, step {step + 1} of {self.steps}"),
             teaching=teaching,
             tokenizer=base.tokenizer,
             memory=base.step_memory,
         )
         return model
-
-    before = {id(client): client.evaluate(spec, initial, settings, moved) for client in clients.values()}
-
-    def measured(model: PeftModel, client: PeftLocalModel) -> ClientLoss:
-        return client.measure_losses(model, spec, settings).since(before[id(client)])
-
-    by_client: dict[str, ClientLoss] = {}
-    everywhere: list[ClientLoss] = []
-    accumulation = settings.gradient_accumulation_steps
-    if kind == "central":
-        accumulation *= len(clients)
-        pooled = [example for client in clients.values() for example in client.split(spec, settings).train]
-        pooled_settings = replace(
-            settings, gradient_accumulation_steps=accumulation, seed=client_seed(seed, 0, "central")
-        )
-        model = train("central", pooled, pooled_settings, teaching_of(settings.objective))
-        by_client = {name: measured(model, client) for name, client in clients.items()}
-        everywhere = list(by_client.values())
-    else:
-        evaluators = list(clients.values())[:: -(-len(clients) // _MOST_EVALUATORS)]
-        for name, client in clients.items():
-            own_settings = replace(settings, seed=client_seed(seed, 0, name))
-            own = client.split(spec, settings).train
-            model = train(f"local, {name}", own, own_settings, client.teaching(settings))
-            by_client[name] = measured(model, client)
-            everywhere += [by_client[name] if other is client else measured(model, other) for other in evaluators]
-    tokens = sum(loss.tokens for loss in everywhere)
-    return Reference(
-        kind,
-        by_client,
-        sum(loss.loss * loss.tokens for loss in everywhere) / tokens,
-        steps,
-        settings.batch_size * accumulation,
-        time.perf_counter() - started,
-    )

@@ -22,6 +22,7 @@ from plait.data import Message, Record, RecordKind
 from plait.errors import MachineError
 from plait.features.cards.training.placement import bytes_by_device
 from plait.features.objectives.training.completions import Drawing, completions_of
+from plait.features.tasks.training.scoring import scores
 from plait.rounds.local_model import TrainJob
 from plait.rounds.moved_base import MovedBase
 from plait.training.bases import locate_base
@@ -34,7 +35,6 @@ from plait.training.local_model import PeftLocalModel
 from plait.training.memory_plan import SLACK, SLICES, size_of
 from plait.training.replicas import Replica
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
-from plait.training.scoring import scores
 from plait.training.serving import Engine, Generation, Piece, Sampling
 from plait.training.step_memory import StepMemory
 from plait.training.trainer import measure_losses, train_steps

@@ -18,6 +18,7 @@ import math
 import statistics
 from pathlib import Path
 
+from plait.features.fleets.events import tasks_of
 from plait.features.studies.sweeping import sweep
 from plait.rounds.events import Evaluated
 from plait.rounds.ledger import read_events
@@ -116,7 +117,7 @@ def measured(view: RunView, target: float) -> dict:
         return {**row, "hours": None}
     gains = [base.by_client[name].loss - score.loss for name, score in found.by_client.items()]
     until_s = found.virtual_s or 0.0
-    spent_j = math.fsum(span.energy_j or 0.0 for span in view.spans if span.ended_s <= until_s)
+    spent_j = math.fsum(span.energy_j or 0.0 for span in tasks_of(view) if span.ended_s <= until_s)
     return {
         **row,
         "hours": until_s / 3600,

@@ -30,6 +30,7 @@ from plait.data import Dataset, Record, RecordKind, as_dataset  # noqa: E402
 from plait.features.attacks.canary import audit  # noqa: E402
 from plait.features.attacks.membership import exposures, simulated_sides  # noqa: E402
 from plait.features.attacks.scores import Attack  # noqa: E402
+from plait.features.attacks.training.likelihood import Likelihood, likelihoods  # noqa: E402
 from plait.features.privacy.events import intents_in  # noqa: E402
 from plait.features.privacy.run import privacy_of  # noqa: E402
 from plait.rounds.ledger import read_events  # noqa: E402
@@ -37,7 +38,6 @@ from plait.rounds.run_directory import RunDirectory  # noqa: E402
 from plait.simulation.execution import begin, execute, prepare  # noqa: E402
 from plait.simulation.loaded import Loaded  # noqa: E402
 from plait.simulation.simulation import Simulation  # noqa: E402
-from plait.training.likelihood import Likelihood, likelihoods  # noqa: E402
 
 POOL = 320
 CHARACTERS = 160

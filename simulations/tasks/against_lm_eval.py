@@ -20,8 +20,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from plait.data import as_dataset
+from plait.features.tasks.training.harness import harness_model, quiet_harness
 from plait.training.bases import locate_base, quiet_libraries
-from plait.training.harness import harness_model, quiet_harness
 
 LETTERS = ("A", "B", "C", "D")
 

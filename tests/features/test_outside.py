@@ -78,6 +78,8 @@ def test_a_run_with_it_goes_on_where_it_was_stopped_and_is_verified_and_reported
     assert [number for number, clients in left_out(whole) if len(clients) == 1] == [1, 2]
     shown = (whole / "report.html").read_text()
     assert "<summary>Left out as large</summary>" in shown
+    assert "Bars: clients left out, by round." in shown
+    assert json.loads((whole / "summary.json").read_text())["left_out"] == 2
 
     def pause(event: plait.Event) -> plait.Stop | None:
         return plait.Stop.PAUSE if isinstance(event, RoundFinished) and event.round == 1 else None

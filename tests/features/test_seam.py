@@ -44,6 +44,7 @@ def places_of(feature: Feature) -> list[str]:
         value.values() if isinstance(value, Mapping) else [value] if isinstance(value, str) else value for value in said
     )
     several = [each for values in listed if isinstance(values, Iterable) for each in values]
+    several += [part for each in several if isinstance(each, tuple) for part in each]
     return [each for each in several if isinstance(each, str) and re.fullmatch(r"plait\.[\w.]+:\w+", each)]
 
 

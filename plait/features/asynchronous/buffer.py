@@ -22,9 +22,13 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
 
 from plait.rounds.run_state import RunState
 
+_RECENT = "recent"
 SLOWEST = 10
 """How many times slower than the mean a client may be by default before its updates are too old."""
 
@@ -64,5 +68,27 @@ class Buffer:
         """The state before a fold of these clients' updates, with what later folds need of it."""
         versions = {**state.versions, state.round: tuple(track.shadow for track in state.tracks)}
         oldest = state.round + 1 - self.max_staleness
-        recent = (*state.recent, tuple(folded))[-self.max_staleness :]
-        return replace(state, versions={n: each for n, each in versions.items() if n >= oldest}, recent=recent)
+        recent = [*recent_folds(state), list(folded)][-self.max_staleness :]
+        remembered = {**state.remembered, _RECENT: recent}
+        return replace(state, versions={n: each for n, each in versions.items() if n >= oldest}, remembered=remembered)
+
+
+def recent_folds(state: RunState) -> list[list[str]]:
+    """The clients of each of the last folds, the newest last."""
+    return cast("list[list[str]]", state.remembered.get(_RECENT, []))
+
+
+def asking_order(clients: Sequence[str], at_work: int, *, known: int, seed: int, round_number: int) -> list[str]:
+    """The order in which free clients are asked in an asynchronous round.
+
+    Args:
+        clients: that are free.
+        at_work: how many may be at work at once.
+        known: all clients; where they cannot all be at work, chance decides.
+        seed: of the run.
+        round_number: the round.
+    """
+    names = sorted(clients)
+    if known > at_work:
+        np.random.default_rng([seed, round_number, 2]).shuffle(names)
+    return names

@@ -15,23 +15,27 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, cast
 
 from plait.errors import PeerError
-from plait.features.asynchronous.buffer import Buffer
+from plait.features.asynchronous.buffer import Buffer, asking_order, recent_folds
 from plait.rounds import events
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Purpose
+from plait.rounds.clock import IN_PROGRESS
 from plait.rounds.collector import ServerSide
 from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
 from plait.rounds.evaluating import Evaluating, asked_to_evaluate, evaluate
 from plait.rounds.reason import Reason
-from plait.rounds.run_state import AtWork, Held, RunState, asking_order, note_held
+from plait.rounds.run_state import Held, RunState, note_held
 from plait.rounds.spool import Arrival, Stored
 from plait.rounds.validate import Expected
 from plait.wire.messages import UpdateReply
 
 _LOOK_S = 1.0  # interval of checks for clients that came or went
+
+
+_AT_WORK = "at_work"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class BufferCollector:
         self._beside: Evaluating | None = None
         self._working: dict[str, _Working] = {}
         self._asked: set[str] = set()
-        self._left_over: dict[str, AtWork] | None = None
+        self._left_over: dict[str, int] | None = None
         self._looked_at = -math.inf
 
     def __enter__(self) -> Self:
@@ -162,14 +166,15 @@ class BufferCollector:
         """What the part of the run before has left: its buffer, and who was at work."""
         if self._left_over is not None:
             return state, {}
-        self._left_over = dict(state.at_work)
+        at_work = versions_at_work(state)
+        self._left_over = dict(at_work)
         stored: dict[str, Stored] = {}
         if not self._channel.clock.is_virtual:
             for number, client in self.server.recorded.folded_in.get(state.round + 1, ()):
                 if number - 1 in {state.round, *state.versions}:
                     self._recover(state, number - 1, client, stored)
         # In the order of their rounds, so that a driver that groups by round keeps the answers that it has.
-        for client, _ in sorted(state.at_work.items(), key=lambda item: (item[1].version, item[0])):
+        for client, _ in sorted(at_work.items(), key=lambda item: (item[1], item[0])):
             if client in self._roster.nodes and client not in stored:
                 state = self._begin(state, client, stored)
         return state, stored
@@ -188,7 +193,7 @@ class BufferCollector:
 
     def _arrival(self, state: RunState, version: int, client: str) -> Arrival:
         staleness = state.round - version
-        return Arrival(version + 1, state.round + 1, self.buffer.weight(staleness, client, state.recent))
+        return Arrival(version + 1, state.round + 1, self.buffer.weight(staleness, client, recent_folds(state)))
 
     def _release_stale(self, state: RunState) -> RunState:
         """Tell clients to stop whose updates would not count any more."""
@@ -227,7 +232,7 @@ class BufferCollector:
     def _begin(self, state: RunState, client: str, stored: dict[str, Stored]) -> RunState:
         """Let a client train from the newest adapter, or continue from where it was when the server stopped."""
         left_over = (self._left_over or {}).pop(client, None)
-        version = left_over.version if left_over and left_over.version in state.versions else state.round
+        version = state.round if left_over is None or left_over not in state.versions else left_over
         number = version + 1
         may_be_stored = self.server.recorded.begun and (number, client) not in self.server.recorded.received
         if may_be_stored and not self._channel.clock.is_virtual and self._recover(state, version, client, stored):
@@ -243,9 +248,8 @@ class BufferCollector:
             )
         self._training.held = state.held
         # By a virtual clock its device goes on where it was.
-        span = left_over.span if left_over and left_over.version == version else None
-        expected_s = self.server.log.expected_s(client)
-        self._training.ask(client, expected_s=expected_s, asked_at=span and span.began_s)
+        task = _in_progress(state).get(client, {}) if left_over == version else {}
+        self._training.ask(client, expected_s=self.server.log.expected_s(client), asked_at=task.get("began_s"))
         if version != state.round:
             # It was asked before the server stopped, and may have been sent a newer adapter to evaluate since.
             return state
@@ -297,13 +301,11 @@ class BufferCollector:
             self._working.clear()
         state, finished = self.server.aggregator.step(state, number, stored)
         state = self._release_stale(state)
-        self.server.log.note_spans(number, self._roster)
-        in_progress, clock = self._channel.clock.in_progress(), self._channel.clock
-        at_work = {
-            client: AtWork(working.version, in_progress.get(self._roster.nodes.get(client, -1)))
-            for client, working in self._working.items()
-        }
-        used = {working.version for working in self._working.values()}
+        self.server.log.note_ended(number, self._roster)
+        clock, clients = self._channel.clock, {node: client for client, node in self._roster.nodes.items()}
+        tasks = {clients.get(node): task for node, task in clock.in_progress().items()}
+        at_work = {client: working.version for client, working in sorted(self._working.items())}
+        in_progress = {client: tasks[client] for client in at_work if client in tasks}
         told = {
             "refused": max(0, self.buffer.size - finished.received),
             "wall_s": round(time.perf_counter() - started, 3),
@@ -311,8 +313,17 @@ class BufferCollector:
         }
         state = replace(
             state,
-            versions={version: shadows for version, shadows in state.versions.items() if version in used},
-            at_work=at_work,
+            versions={version: shadows for version, shadows in state.versions.items() if version in at_work.values()},
+            remembered={**state.remembered, _AT_WORK: at_work, IN_PROGRESS: in_progress},
             finished=finished.model_copy(update=told),
         )
         return self.server.keep(state)
+
+
+def versions_at_work(state: RunState) -> dict[str, int]:
+    """The clients that were training when the last round ended, and the round of the adapter that each began with."""
+    return cast("dict[str, int]", state.remembered.get(_AT_WORK, {}))
+
+
+def _in_progress(state: RunState) -> dict[str, dict[str, float]]:
+    return cast("dict[str, dict[str, float]]", state.remembered.get(IN_PROGRESS, {}))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from plait.config import RunConfig
-from plait.features.asynchronous.buffer import Buffer
+from plait.features.asynchronous.buffer import Buffer, asking_order
 from plait.features.asynchronous.way import buffer_of
 from plait.rounds.channel import NoAnswer, Purpose
-from plait.rounds.run_state import asking_order
 from plait.simulation.planned_run import Planned, names_of
 
 
@@ -49,7 +48,7 @@ def go_through(planned: Planned, buffer: Buffer) -> None:
                 else:
                     attempts += 1
                     asked.clear()
-            planned.note_paces()
+            planned.note_ended(version + 1)
             if version + 1 < plan.rounds:
                 _evaluate_beside(planned, version + 1)
     planned.held |= dict.fromkeys(working, None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from plait.config import RunConfig
 from plait.errors import ConfigError, PeerError
-from plait.features.asynchronous.buffer import SLOWEST, Buffer
+from plait.features.asynchronous.buffer import SLOWEST, Buffer, recent_folds
 from plait.rounds.events import UpdateReceived
 from plait.rounds.fold import Fold
 from plait.rounds.run_plan import RunPlan
@@ -75,7 +75,7 @@ def arrival(buffer: Buffer, state: RunState, event: UpdateReceived) -> Arrival:
             f"{what} is folded in round {event.fold}, expected {fold}, with a staleness of at most "
             f"{buffer.max_staleness}"
         )
-    weight = buffer.weight(staleness, event.client, state.recent)
+    weight = buffer.weight(staleness, event.client, recent_folds(state))
     if (event.staleness, event.weight) != (staleness, weight):
         raise PeerError(
             f"{what} has staleness {event.staleness} and weight {event.weight}, expected {staleness} and {weight}"

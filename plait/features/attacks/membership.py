@@ -18,13 +18,13 @@ from plait.adapters import AdapterSpec, AdapterState, PeftAdapter, Task
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, DataError
 from plait.features.attacks.scores import Attack, exposure
+from plait.features.attacks.training.likelihood import Likelihood, likelihoods
 from plait.rounds.client_secret import ClientSecret
 from plait.rounds.events import ClientReplaced, Event, RoundStarted, UpdateReceived
 from plait.run import Run
 from plait.simulation.simulation import Simulation
 from plait.training.examples import Example, spread, tokenise
 from plait.training.learner import order
-from plait.training.likelihood import Likelihood, likelihoods
 from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.resident import ResidentBase
 from plait.wire import bounds

@@ -8,7 +8,18 @@ FEATURE = Feature(
     settings="plait.features.fleets.settings:Fleets",
     welcomed=("step_budget",),
     leads_out={"fleet": ("",)},
-    events={"fleet_described": "plait.features.fleets.events:FleetDescribed"},
+    events={
+        "fleet_described": "plait.features.fleets.events:FleetDescribed",
+        "device_worked": "plait.features.fleets.events:DeviceWorked",
+    },
+    figures="plait.features.fleets.events:figures_of",
+    plots={
+        "fleet": (
+            "device_worked",
+            "plait.features.fleets.plot:fleet_round",
+            "Gantt chart of one round: when every device received its task, trained and sent its update.",
+        )
+    },
     plan="plait.features.fleets.run:plan",
     opens="plait.features.fleets.run:opens",
     check="plait.features.fleets.run:check",

@@ -1,8 +1,15 @@
-"""The devices of a simulated fleet, in the ledger."""
+"""The devices of a simulated fleet, in the ledger, and what they did."""
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING, cast
+
 from plait.rounds.events import Count, Event, Number, Part
+
+if TYPE_CHECKING:
+    from plait.adapters import Json
+    from plait.rounds.run_view import RunView
 
 
 class FleetDevice(Part):
@@ -50,3 +57,59 @@ class FleetDescribed(Event):
 
     event = "fleet_described"
     fleet: Fleet
+
+
+class DeviceWorked(Event):
+    """One task of a simulated device, in seconds of the virtual clock.
+
+    Attributes:
+        round: that the task belongs to.
+        client: whose device it is.
+        device: its kind.
+        purpose: ``train`` or ``evaluate``.
+        began_s: when the task was sent, or the device came on.
+        received_s: when the device had received it.
+        worked_s: when it had done its work.
+        ended_s: when the server had its answer, or the device stopped.
+        outcome: ``answered``, ``dropped`` (it failed) or ``released`` (no longer waited for).
+        energy_j: that the device spent; None if its power is not known.
+    """
+
+    event = "device_worked"
+    round: Count
+    client: str
+    device: str = ""
+    purpose: str = ""
+    began_s: Number
+    received_s: Number
+    worked_s: Number
+    ended_s: Number
+    outcome: str = ""
+    energy_j: Number | None = None
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the task was to train."""
+        return self.purpose == "train"
+
+    @property
+    def pace(self) -> tuple[str, float, float] | None:
+        """Of a device that trained and answered."""
+        if not self.is_training or self.outcome != "answered":
+            return None
+        return self.client, self.worked_s - self.received_s, self.ended_s - self.began_s
+
+    def is_repeated(self, finished: int, *, is_evaluated: bool) -> bool:
+        """Tasks of later rounds, and of this one's evaluation if that had not ended."""
+        return self.round > finished or (self.round == finished and not self.is_training and not is_evaluated)
+
+
+def tasks_of(view: RunView) -> tuple[DeviceWorked, ...]:
+    """Of simulated devices, of rounds that were interrupted only as they were run again."""
+    return tuple(cast("list[DeviceWorked]", view.of_features.get(DeviceWorked.event, [])))
+
+
+def figures_of(view: RunView) -> dict[str, Json]:
+    """The energy that simulated devices spent, in joules; None if the power of one is not known."""
+    spent = [task.energy_j for task in tasks_of(view)]
+    return {"energy_j": None if not spent or None in spent else math.fsum(each or 0.0 for each in spent)}

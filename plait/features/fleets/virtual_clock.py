@@ -18,15 +18,50 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Self
 
+from pydantic import JsonValue
+
 from plait.errors import ConfigError
-from plait.features.fleets.events import Fleet
+from plait.features.fleets.events import DeviceWorked, Fleet
 from plait.features.fleets.fleet import device_of
 from plait.hours import hours_of
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
-from plait.rounds.clock import Span
+
+
+@dataclass(frozen=True)
+class Span:
+    """One task of one simulated device, in seconds of the virtual clock.
+
+    Attributes:
+        node: the driver's number of the device.
+        device: its kind.
+        purpose: of the task.
+        began_s: when the server sent it, or the device came on.
+        received_s: when the device had received it.
+        worked_s: when it had done its work.
+        ended_s: when the server had its answer, or the device stopped.
+        outcome: ``answered``, ``dropped`` (the device failed) or ``released`` (no longer waited for).
+        energy_j: that the device spent; None if its power is not known.
+    """
+
+    node: int
+    device: str
+    purpose: str
+    began_s: float
+    received_s: float
+    worked_s: float
+    ended_s: float
+    outcome: str
+    energy_j: float | None = None
+
+    def worked(self, number: int, client: str) -> DeviceWorked:
+        """The task as the ledger has it, of a client in round `number`."""
+        told = asdict(self)
+        del told["node"]
+        return DeviceWorked(round=number, client=client, **told)
+
 
 PASSES_OF_TRAINING = 3.0
 """Forward passes that training on a token costs; evaluating costs one."""
@@ -118,7 +153,7 @@ class VirtualClock:
         has_power = device.battery_wh is None or spent_j < device.battery_wh * _HOUR_S
         return has_power and int(self._now_s % _DAY_S // _HOUR_S) in hours_of(device.hours)
 
-    def ended(self, span: Span) -> None:
+    def end(self, span: Span) -> None:
         """Record what a device did."""
         self._spans.append(span)
 
@@ -133,9 +168,14 @@ class VirtualClock:
             self._charge(span)
         return told
 
-    def in_progress(self) -> Mapping[int, Span]:
+    def ended(self, number: int, clients: Mapping[int, str]) -> Sequence[DeviceWorked]:
+        """The same, as the ledger has it."""
+        return [span.worked(number, clients[span.node]) for span in self.spans()]
+
+    def in_progress(self) -> Mapping[int, Mapping[str, JsonValue]]:
         """The training tasks in progress."""
-        return self.training.spans() if self.training else dict(self.going_on)
+        spans = self.training.spans() if self.training else self.going_on
+        return {node: asdict(span) for node, span in spans.items()}
 
     def _charge(self, span: Span) -> None:
         self._spent_j[span.node, self._day(span.began_s)] += span.energy_j or 0.0
@@ -349,7 +389,7 @@ class VirtualExchange:
 
     def _end(self, node: int, span: Span) -> None:
         self._ended[node] = self._with_energy(span)
-        self._clock.ended(self._ended[node])
+        self._clock.end(self._ended[node])
 
     def _with_energy(self, span: Span) -> Span:
         """A device spends its power from the arrival of a task to the end of its upload, or until it fails."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
-from plait.features.fleets.events import Fleet
-from plait.features.fleets.virtual_clock import VirtualClock
+from plait.features.fleets.events import Fleet, tasks_of
+from plait.features.fleets.virtual_clock import Span, VirtualClock
 from plait.rounds.channel import Purpose
 from plait.rounds.checkpoint import finished_in_checkpoint
-from plait.rounds.clock import Span
+from plait.rounds.clock import IN_PROGRESS
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
@@ -19,7 +20,7 @@ def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int])
     if not directory.has_started:
         return VirtualClock(fleet)
     view = RunView.of(read_events(directory.ledger))
-    finished, at_work = finished_in_checkpoint(directory.checkpoints)
+    finished, remembered = finished_in_checkpoint(directory.checkpoints)
     number = finished.round if finished else 0
     evaluated = view.evaluations.get(number)
     now_s = max((each.virtual_s or 0.0 for each in (finished, evaluated) if each), default=0.0)
@@ -28,8 +29,9 @@ def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int])
             nodes[each.client], each.device, each.purpose, each.began_s, each.received_s, each.worked_s, each.ended_s,
             each.outcome, each.energy_j,
         )
-        for each in view.spans
+        for each in tasks_of(view)
         if each.round <= number and (each.purpose == Purpose.TRAIN.value or each.round < number or evaluated)
     ]  # fmt: skip
-    going_on = {nodes[client]: work.span for client, work in at_work.items() if work.span}
+    tasks = cast("dict[str, dict[str, Any]]", remembered.get(IN_PROGRESS, {}))
+    going_on = {nodes[client]: Span(**task) for client, task in tasks.items()}
     return VirtualClock(fleet, now_s=now_s, spent=spent, going_on=going_on)

@@ -13,7 +13,7 @@ from plait.feature import at
 from plait.features.gate.conditions import FIGURES, parsed
 from plait.features.gate.events import Quarantined, Released, ReleasedAnyway
 from plait.progress import say
-from plait.rounds.events import Audited, ClientErased, Event, RunFinished
+from plait.rounds.events import Audited, Event, RunFinished
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
@@ -102,10 +102,11 @@ def judge(directory: RunDirectory, conditions: str) -> Verdict:
         PlaitError: the ledger is broken, or something cannot be written.
     """
     events = read_events(directory.ledger)
-    if gone := [event.client for event in events if isinstance(event, ClientErased)]:
+    view = RunView.of(events)
+    if gone := view.erased:
         raise ConfigError(f"'{gone[0]}' has withdrawn from '{directory.path}', so its adapter is not released any more")
     found = verdict(conditions, events)
-    adapter = next(event.adapter for event in reversed(events) if isinstance(event, RunFinished))
+    adapter = view.end.adapter if view.end else ""
     if any(isinstance(event, Released | ReleasedAnyway) and event.adapter == adapter for event in events):
         # It was killed between the record and the move, if it is in quarantine.
         directory.release()

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from plait.errors import ConfigError
 from plait.features.gate.events import ReleasedAnyway
 from plait.features.gate.judge import record, verdict
-from plait.rounds.events import RunFinished, RunStarted
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
+from plait.rounds.run_view import RunView
 from plait.trust.certificate import read_key
 from plait.trust.kit import StaffKit
 from plait.trust.roles import Role
@@ -40,8 +40,8 @@ def override(directory: RunDirectory, conditions: str, *, reason: str, kit: Path
         raise ConfigError(f"the adapter of '{directory.path}' is not in quarantine")
     events = read_events(directory.ledger)
     found = verdict(conditions, events)
-    run = next(event.run for event in events if isinstance(event, RunStarted))
-    adapter = next(event.adapter for event in reversed(events) if isinstance(event, RunFinished))
+    view = RunView.of(events)
+    run, adapter = view.start.run, view.end.adapter if view.end else ""
     failed = (*found.failed, *found.unmeasured)
     signature = read_key(kit / "operator.key").sign(signed(run, adapter, reason, failed), ec.ECDSA(hashes.SHA256()))
     record(

@@ -27,6 +27,7 @@ FEATURE = Feature(
         "noise_intended": "plait.features.privacy.events:NoiseIntended",
         "privacy_spent": "plait.features.privacy.events:PrivacySpent",
     },
+    figures="plait.features.privacy.card:figures_of",
     card="plait.features.privacy.card:after",
     sections=("plait.features.privacy.tables:epsilon_table",),
 )

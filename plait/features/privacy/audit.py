@@ -10,7 +10,7 @@ from plait.features.privacy.accountant import epsilon_at
 from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted, promised_in
 from plait.features.privacy.rests import Rests
 from plait.features.privacy.sum_of_shares import epsilon_of
-from plait.rounds.events import MASKED_CODEC, Event, RoundFinished, RunStarted, UpdateReceived
+from plait.rounds.events import MASKED_CODEC, Event, RoundFinished, UpdateReceived, start_of
 from plait.rounds.run_view import RunView
 from plait.rounds.verified import Verified
 
@@ -22,8 +22,8 @@ def verifies(events: Sequence[Event]) -> Verified | None:
         PeerError: as for `check_privacy`, or the run began with other settings than it promises.
     """
     promised, spent = promised_in(events), check_privacy(events)
-    began = next((event.config.get("dp", "off") for event in events if isinstance(event, RunStarted)), "off")
-    if began != (promised.unit if promised else "off"):
+    start = start_of(events)
+    if (start.config.get("dp", "off") if start else "off") != (promised.unit if promised else "off"):
         raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
     if spent is None:
         return None

@@ -15,6 +15,7 @@ from plait.rounds.events import Audited, Event
 
 if TYPE_CHECKING:
     from plait.adapters import Json
+    from plait.rounds.run_view import RunView
 
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""
@@ -135,16 +136,6 @@ class PrivacyCard:
     def trust(self) -> tuple[str, str]:
         """What is spent, and of what."""
         return self.epsilon_text, f"{self.promised.unit}-level differential privacy. "
-
-    def figures(self, events: Mapping[str, Sequence[Event]]) -> Mapping[str, Json]:
-        """For the summary of the run."""
-        spent = {0: 0.0, **{each.round: each.epsilon for each in spent_by_round(events).values()}}
-        return {
-            "dp_unit": self.promised.unit,
-            "dp_epsilon": self.epsilon,
-            "dp_delta": self.promised.delta,
-            "dp_epsilon_by_round": [spent.get(number) for number in range(max(spent) + 1)],
-        }
 
     @property
     def status(self) -> Mapping[str, Json]:
@@ -306,3 +297,17 @@ def spent_by_round(events: Mapping[str, Sequence[Event]]) -> dict[int, PrivacySp
 def after(card: PrivacyCard | None, event: Event) -> PrivacyCard | None:
     """The card of a run once one more event is known; None for a run without differential privacy."""
     return PrivacyCard.after(card, event)
+
+
+def figures_of(view: RunView) -> Mapping[str, Json]:
+    """For the summary of a run."""
+    card = next((each for each in view.cards.values() if isinstance(each, PrivacyCard)), None)
+    if card is None:
+        return {}
+    spent = {0: 0.0, **{each.round: each.epsilon for each in spent_by_round(view.of_features).values()}}
+    return {
+        "dp_unit": card.promised.unit,
+        "dp_epsilon": card.epsilon,
+        "dp_delta": card.promised.delta,
+        "dp_epsilon_by_round": [spent.get(number) for number in range(max(spent) + 1)],
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -46,11 +46,6 @@ class MaskedCard:
     trust: ClassVar[tuple[str, str]] = ("Sums under masks", "The server saw sums of updates, and no update alone. ")
     hides_clients: ClassVar[bool] = True
     status: ClassVar[Mapping[str, Json]] = {}
-
-    def figures(self, events: Mapping[str, Sequence[Event]]) -> Mapping[str, Json]:
-        """Nothing."""
-        del events
-        return {}
 
     def line(self, event: Event) -> str:
         """Nothing: a sum is unmasked in every round."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from plait.api.result import Result
-from plait.api.serving import CLIENTS_SETTINGS, Serving, check_given, check_no_data
+from plait.api.serving import CLIENTS_SETTINGS, Serving, ServingOptions, check_no_data
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.errors import ConfigError, Interrupted, MachineError
 from plait.rounds.run_directory import RunDirectory
@@ -52,25 +52,10 @@ class StandingServer:
     """
 
     def __init__(
-        self,
-        *,
-        out: str | PathLike[str] = "federation",
-        listen: str = "127.0.0.1:0",
-        kit: str | PathLike[str] | None = None,
-        insecure: bool = False,
-        metrics: str = "",
-        grace_s: float = 30.0,
-        quiet: bool = False,
+        self, *, out: str | PathLike[str] = "federation", quiet: bool = False, **serving: Unpack[ServingOptions]
     ) -> None:
-        check_given(kit, insecure=insecure)
         self._directory = Path(out)
-        self._serving = Serving(
-            listen=listen,
-            kit=str(Path(kit).absolute()) if kit is not None else "",
-            metrics=metrics,
-            grace_s=grace_s,
-            run_number=0,
-        )
+        self._serving = Serving.of(serving)
         self._quiet = quiet
         self._standing: Standing | None = None
         self._serves = threading.Event()

@@ -17,7 +17,6 @@ from plait.cli.serving import (
     Kit,
     Listen,
     Metrics,
-    check_kit,
     log_to,
     stop_on_signals,
 )
@@ -61,16 +60,13 @@ def server(
 
     Example: plait server --stay --kit fed/server --listen 0.0.0.0:9440 --out federation
     """
-    check_kit(kit, insecure=insecure)
     check_page(page)
     limits = RunLimits(
         give_up_s=give_up_s,
         keep_runs=keep_runs,
         run_quota_bytes=None if run_quota_gb is None else int(run_quota_gb * 1e9),
     )
-    serving = Serving(
-        listen=listen, kit=str(kit.absolute()) if kit else "", metrics=metrics, grace_s=grace_s, run_number=0
-    )
+    serving = Serving.of({"listen": listen, "kit": kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s})
     machine.share_memory_between_threads()
     standing = Standing(out, serving, limits=limits)
     log_to(out / "server.log")

@@ -80,12 +80,8 @@ def region(
         policy=policy,
         yes=yes,
     )
-    serving = Serving(
-        listen=listen,
-        kit=str(serve_kit.absolute()) if serve_kit else "",
-        metrics=metrics,
-        grace_s=grace_s,
-        run_number=0,
+    serving = Serving.of(
+        {"listen": listen, "kit": serve_kit, "insecure": insecure, "metrics": metrics, "grace_s": grace_s}
     )
     journal = Journal(Style.JSON if json_output else Style.LINES, sys.stdout if json_output else sys.stderr)
     ask = None if json_output else asker("Serve this run to the region?")

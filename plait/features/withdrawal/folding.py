@@ -17,7 +17,6 @@ from plait.api.recomputing import recomputed
 from plait.errors import ConfigError, PeerError
 from plait.rounds.aggregator import Aggregator, TakesBack
 from plait.rounds.audit import Recomputing
-from plait.rounds.events import ClientErased
 from plait.rounds.ledger import read_events
 from plait.rounds.recorded import kept_in
 from plait.rounds.run_directory import RunDirectory
@@ -46,7 +45,7 @@ def check(run: Run, directory: RunDirectory) -> None:
         why = "its updates are sums of regions"
     elif run.rule.moves_base or run.rule.new_factors(one_rank=len(run.ranks.adapters) == 1):
         why = f"{run.rule.name} makes other factors in every round, and later updates fit no others"
-    elif gone := [event.client for event in read_events(directory.ledger) if isinstance(event, ClientErased)]:
+    elif gone := RunView.after(read_events(directory.ledger)).erased:
         why = f"updates of '{gone[0]}' were erased"
     if why:
         raise ConfigError(f"'{directory.path}' cannot be folded again: {why}; leave --approximate out")

@@ -7,9 +7,9 @@ import pytest
 
 from plait.errors import PeerError
 from plait.features.asynchronous import collector
-from plait.features.asynchronous.buffer import Buffer
-from plait.features.asynchronous.collector import BufferCollector
-from plait.features.fleets.events import Fleet, FleetDevice
+from plait.features.asynchronous.buffer import Buffer, recent_folds
+from plait.features.asynchronous.collector import BufferCollector, versions_at_work
+from plait.features.fleets.events import Fleet, FleetDevice, tasks_of
 from plait.features.fleets.virtual_clock import VirtualChannel
 from plait.features.fleets.virtual_time import clock_after
 from plait.rounds.channel import Purpose
@@ -99,7 +99,7 @@ def test_only_what_clients_at_work_began_with_is_remembered(federate, fake_model
     def checked(self, state):
         state = after_each(self, state)
         if state.round < 6:
-            assert self._training.nodes == {self.server.roster.nodes[client] for client in state.at_work}
+            assert self._training.nodes == {self.server.roster.nodes[client] for client in versions_at_work(state)}
         return state
 
     monkeypatch.setattr(BufferCollector, "next", checked)
@@ -229,9 +229,9 @@ def test_a_checkpoint_has_who_was_at_work_and_what_they_began_with(federate, fak
         federation.run()
     state = load_checkpoint(RunDirectory.find(federation.path).checkpoints, federation.ranks)
     assert state.round == 5
-    assert state.at_work
-    assert {work.version for work in state.at_work.values()} == set(state.versions)
-    assert [len(folded) for folded in state.recent] == [2, 2, 2]
+    assert versions_at_work(state)
+    assert set(versions_at_work(state).values()) == set(state.versions)
+    assert [len(folded) for folded in recent_folds(state)] == [2, 2, 2]
 
 
 FLEET = Fleet(
@@ -258,7 +258,8 @@ def told(federation):
     finished = [(each.adapter, each.virtual_s) for each in view.rounds.values()]
     evaluated = [(each.loss, each.virtual_s) for each in view.evaluations.values()]
     arrived = sorted((each.fold, each.client, each.staleness, each.weight) for each in view.updates.values())
-    done = [(each.round, each.client, each.purpose, each.began_s, each.ended_s, each.outcome) for each in view.spans]
+    worked = tasks_of(view)
+    done = [(each.round, each.client, each.purpose, each.began_s, each.ended_s, each.outcome) for each in worked]
     return finished, evaluated, arrived, done
 
 

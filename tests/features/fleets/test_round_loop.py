@@ -6,7 +6,7 @@ import pytest
 
 from plait.features.asynchronous.buffer import Buffer
 from plait.features.asynchronous.forecast import go_through
-from plait.features.fleets.events import Fleet, FleetDevice
+from plait.features.fleets.events import Fleet, FleetDevice, tasks_of
 from plait.features.fleets.forecast import on_devices as on_devices_of
 from plait.features.fleets.step_budget import BySpeed
 from plait.features.fleets.virtual_clock import VirtualChannel
@@ -101,7 +101,8 @@ def told(federation):
     view = read_view(federation)
     finished = [(each.adapter, each.virtual_s) for each in view.rounds.values()]
     arrived = sorted((each.round, each.fold or 0, each.client, each.weight or 0) for each in view.updates.values())
-    done = [(each.round, each.client, each.purpose, each.began_s, each.ended_s, each.outcome) for each in view.spans]
+    worked = tasks_of(view)
+    done = [(each.round, each.client, each.purpose, each.began_s, each.ended_s, each.outcome) for each in worked]
     return finished, arrived, done
 
 
@@ -120,7 +121,7 @@ def test_who_is_silent_and_overdue_is_given_up_and_a_run_that_is_killed_does_the
     assert all("its answer is overdue" in event["detail"] for event in given_up)
     # As long as nobody knows what to expect, only five minutes of silence tell.
     assert [event for event in federation.of_kind("update_refused") if event["reason"] == "no-answer"]
-    noticed = [span.ended_s - span.worked_s for span in read_view(federation).spans if span.outcome == "dropped"]
+    noticed = [span.ended_s - span.worked_s for span in tasks_of(read_view(federation)) if span.outcome == "dropped"]
     assert max(noticed) == pytest.approx(300)
     assert replayed(federation) == plan["rounds"]
     for where, killed in snapshots.killed[::200]:

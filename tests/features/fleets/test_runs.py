@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.report.fleet_plot import fleet_round
+from plait.features.fleets.events import figures_of, tasks_of
+from plait.features.fleets.plot import fleet_round
 from plait.report.theme import LIGHT, draw
 from plait.rounds.events import RoundStarted
 from plait.rounds.ledger import read_events
@@ -92,13 +93,13 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_at_the_same_virtual_time(
     one, other = ([(each.loss, each.virtual_s) for each in view.evaluations.values()] for view in views)
     assert one == other
     untold = {"seq": 0, "time": 0.0, "hash": ""}
-    one, other = ([span.model_copy(update=untold) for span in view.spans] for view in views)
+    one, other = ([span.model_copy(update=untold) for span in tasks_of(view)] for view in views)
     assert one == other
     summary = json.loads(again.out)
     assert summary["virtual_s"] == json.loads(whole.out)["virtual_s"] == views[0].evaluations[2].virtual_s
     assert summary["virtual_s_by_round"] == [each.virtual_s for each in views[0].evaluations.values()]
-    assert summary["energy_j"] == pytest.approx(views[0].energy_j)
-    assert {span.outcome for span in views[0].spans if span.is_training} == {"answered", "dropped"}
+    assert summary["energy_j"] == pytest.approx(figures_of(views[0])["energy_j"])
+    assert {span.outcome for span in tasks_of(views[0]) if span.is_training} == {"answered", "dropped"}
     assert (tmp_path / "killed" / "fleet.png").exists()
     assert len(draw(lambda: fleet_round(views[1], LIGHT))) > 1000
 
@@ -162,7 +163,7 @@ def test_budgets_by_speed_let_all_answer_together_and_survive_a_kill(
         (each.adapter, each.virtual_s) for each in other.rounds.values()
     ]
     took = {number: [] for number in (1, 3)}
-    for span in view.spans:
+    for span in tasks_of(view):
         if span.is_training and span.round in took:
             took[span.round].append(span.ended_s - span.began_s)
     assert max(took[1]) > 3 * min(took[1])

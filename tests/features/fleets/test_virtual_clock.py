@@ -9,9 +9,9 @@ import pytest
 
 from plait.errors import ConfigError
 from plait.features.fleets.events import Fleet, FleetDevice
-from plait.features.fleets.virtual_clock import VirtualChannel, VirtualClock
+from plait.features.fleets.virtual_clock import Span, VirtualChannel, VirtualClock
 from plait.rounds.channel import NoAnswer, Purpose
-from plait.rounds.clock import Span, WallClock
+from plait.rounds.clock import WallClock
 
 UPDATE_BYTES = 125_000
 TASK = (bytes(1_000_000), b"")

@@ -33,20 +33,16 @@ def test_choices_are_those_of_the_settings() -> None:
 
 def test_a_client_of_a_program_has_every_option_of_the_command() -> None:
     from client.program import Client
-    from client.verb import client
+    from client.settings import CommandOptions, NodeOptions
 
-    # A program consents by making the client, gives several modules at once, and reads no events on stdout.
-    named = {"allow_plugin": "allow_plugins"}
-    options = {named.get(name, name) for name in inspect.signature(client).parameters} - {"yes", "json_output"}
-    assert options == set(inspect.signature(Client).parameters) - {"tokenizer"}
+    # A program consents by making the client.
+    named = inspect.signature(Client).parameters.keys() - {"tokenizer", "quiet", "options"}
+    assert NodeOptions.__annotations__.keys() | named == CommandOptions.__annotations__.keys() - {"yes"}
 
 
 def test_the_verbs_functions_have_their_options() -> None:
     from plait.api.evaluate import evaluate
-    from plait.api.tasks import evaluate_tasks
     from plait.cli.evaluate import evaluate as verb
 
-    # `eval --tasks` is a function of its own; so is `eval --on`, which compares two runs, with its `--allow`.
-    options = set(inspect.signature(verb).parameters) - {"json_output", "on", "allow"}
-    taken = {name for function in (evaluate, evaluate_tasks) for name in inspect.signature(function).parameters}
-    assert options == taken - {"tokenizer", "quiet"}
+    options = set(inspect.signature(verb).parameters) - {"json_output"}
+    assert options == inspect.signature(evaluate).parameters.keys() - {"tokenizer", "quiet"}

@@ -10,10 +10,10 @@ from plait.api.serving import Serving
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "neither --kit nor --insecure is given"),
+        ((), "neither kit nor insecure is given"),
         (("--insecure", "--kit", "kit"), "expected one of them"),
-        (("--insecure", "--data", "my.jsonl"), "--data is given, expected none"),
-        (("--insecure", "--partition", "iid"), "--partition is given"),
+        (("--insecure", "--data", "my.jsonl"), "data is given, expected none"),
+        (("--insecure", "--partition", "iid"), "partition is given"),
         (("--kit", "nowhere"), "nowhere' is not there, expected a directory: DIR/server"),
         (("--insecure", "--listen", "0.0.0.0:9440", "--base", "tiny"), "can be reached from other machines"),
         (("--insecure", "--listen", "9440", "--base", "tiny"), "expected HOST:PORT"),

@@ -70,7 +70,6 @@ def test_every_number_follows_by_hand(small_run) -> None:
         "wall_s": 77.0,
         "virtual_s": None,
         "virtual_s_by_round": None,
-        "energy_j": None,
         "peak_rss_bytes": 1_500_000_000,
         "seed": 7,
         "versions": {"plait": "0.1.0", "python": "3.11"},

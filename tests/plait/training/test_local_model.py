@@ -19,7 +19,7 @@ from plait.training.examples import Example
 from plait.training.fused.language_model import FusedLanguageModel
 from plait.training.learner import order
 from plait.training.local_model import PeftLocalModel, data_seed, train_jobs
-from plait.training.reference import train_reference
+from plait.training.reference import Baselines
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
@@ -169,9 +169,8 @@ def test_baselines_take_the_same_steps_and_beat_the_base(
     clients = {"ada": ada, "bob": bob}
     base = {name: c.evaluate(blueprint.spec, blueprint.initial, SETTINGS).loss for name, c in clients.items()}
     for kind, batch in (("central", 4), ("local", 2)):
-        reference = train_reference(
-            kind, resident, clients, spec=blueprint.spec, initial=blueprint.initial, settings=SETTINGS, steps=6, seed=1
-        )
+        how = {"spec": blueprint.spec, "initial": blueprint.initial, "settings": SETTINGS, "steps": 6, "seed": 1}
+        reference = Baselines(base=resident, clients=clients, **how).trained(kind)
         assert (reference.steps, reference.batch_size) == (6, batch)
         assert all(reference.by_client[name].loss < base[name] for name in clients)
         own = sum(loss.loss * loss.tokens for loss in reference.by_client.values())

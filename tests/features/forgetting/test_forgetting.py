@@ -51,15 +51,12 @@ def test_a_later_adapter_s_loss_on_an_earlier_run_s_held_out_data(plait, small, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "plait eval has no data, expected one of --data, --on"),
-        (("--data", "bbc", "--on", "x"), "plait eval has both --data and --on"),
-        (("--on", "x", "--split", "test"), "--split is given with --on"),
-        (("--on", "x", "--seq-len", "64"), "--seq-len is given with --on"),
+        (("--data", "bbc", "--on", "x"), "plait eval --on has no option --data"),
+        (("--on", "x", "--split", "test"), "plait eval --on has no option --split"),
         (("--on", "x"), "cannot read 'nothing/adapter_config.json'"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_one_line(options, message: str, plait, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_refused(options, message: str, plait) -> None:
     ran = plait("eval", "--adapter", "nothing", *options)
     assert ran.code in (2, 3)
-    assert message in ran.err
-    assert ran.err.count("\n") == 1
+    assert message in " ".join(ran.err.split())

@@ -85,8 +85,8 @@ def test_figures_are_those_of_the_harness_s_own_backend(tasks: Path, run: Path, 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from plait.features.tasks.training.harness import Tasks, harness_model
     from plait.training.bases import locate_base
-    from plait.training.harness import Tasks, harness_model
 
     given = ("--tasks", f"{tasks / 'sum.yaml'},{tasks / 'prose.yaml'}", "--dtype", "float32", "--batch-size", 3)
     ran = plait("eval", "--adapter", run, *given, "--client", "ada", "--client", "bob", "--json")
@@ -154,20 +154,19 @@ def test_an_unknown_task_is_one_line(run: Path, plait: Callable) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--tasks", "x.yaml", "--data", "bbc"), "plait eval has both --data and --tasks"),
-        (("--tasks", "x.yaml", "--seq-len", "64"), "--seq-len is given with --tasks"),
-        (("--data", "bbc", "--limit", "3"), "--limit is given with --data"),
-        (("--on", "x", "--client", "ada"), "--client is given with --on"),
+        (("--tasks", "x.yaml", "--data", "bbc"), "plait eval --tasks has no option --data"),
+        (("--seq-len", "64", "--tasks=x.yaml"), "plait eval --tasks has no option --seq-len"),
+        (("--data", "bbc", "--limit", "3"), "No such option '--limit'"),
     ],
 )
-def test_options_that_do_not_belong_together_are_one_line(options, message: str, plait: Callable) -> None:
+def test_options_that_do_not_belong_together_are_refused(options, message: str, plait: Callable) -> None:
     ran = plait("eval", "--adapter", "nothing", *options)
-    assert (ran.code, ran.err.count("\n")) == (2, 1)
-    assert message in ran.err
+    assert ran.code == 2
+    assert message in " ".join(ran.err.split())
 
 
 def test_without_the_harness_the_line_says_how_to_get_it(plait: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("plait.api.tasks.find_spec", lambda _: None)
+    monkeypatch.setattr("plait.features.tasks.tasks.find_spec", lambda _: None)
     ran = plait("eval", "--adapter", "nothing", "--tasks", "arc_easy", "--json")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert "pip install 'plait[eval]'" in ran.err

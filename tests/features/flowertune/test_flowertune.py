@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from plait.api.flowertune import BUDGET_MB, CHALLENGES, write_entry
 from plait.config import config_from_table
 from plait.data import as_dataset
 from plait.data.hub import hub_name
+from plait.features.flowertune.entry import BUDGET_MB, CHALLENGES, write_entry
 from plait.settings.toml import read_config_table
 from plait.settle import settle
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from plait.rounds.events import DeviceWorked, Resumed, RoundFinished, RoundStarted, UpdateReceived
+from plait.features.fleets.events import DeviceWorked
+from plait.rounds.events import Resumed, RoundFinished, RoundStarted, UpdateReceived
 from plait.rounds.paces import Pace, Paces
 
 

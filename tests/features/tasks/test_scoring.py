@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from plait.errors import ConfigError
+from plait.features.tasks.training.scoring import scores
 from plait.training.bases import locate_base
 from plait.training.fused import recognise
-from plait.training.scoring import scores
 
 PAIRS = [
     ([5, 17, 300], [41]),
@@ -40,9 +40,9 @@ def by_hand(model: torch.nn.Module, context: list[int], continuation: list[int])
 def test_scores_are_those_of_the_model_s_logits(model, fused: bool, batch_size: int, monkeypatch) -> None:
     assert recognise(model) is not None
     if not fused:
-        monkeypatch.setattr("plait.training.scoring.recognise", lambda _: None)
+        monkeypatch.setattr("plait.features.tasks.training.scoring.recognise", lambda _: None)
     # Pieces of two rows of logits.
-    monkeypatch.setattr("plait.training.scoring._MOST_LOGITS", 2 * model.config.vocab_size)
+    monkeypatch.setattr("plait.features.tasks.training.scoring._MOST_LOGITS", 2 * model.config.vocab_size)
     with torch.no_grad():
         likeliest = [int(model(torch.tensor([context])).logits[0, -1].argmax()) for context, _ in PAIRS]
         pairs = [*PAIRS, *(([*context], [word]) for (context, _), word in zip(PAIRS, likeliest, strict=True))]

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from plait.api.flowertune import BASE, CHALLENGES, write_entry
 from plait.cli.output import print_json
+from plait.features.flowertune.entry import BASE, CHALLENGES, write_entry
 from plait.progress import say
 
 

@@ -95,7 +95,7 @@ def evaluate_tasks(
         from plait.training.device import choose_compute
 
         quiet_libraries()
-        from plait.training.harness import Tasks, harness_model
+        from plait.features.tasks.training.harness import Tasks, harness_model
         from plait.training.resident import ResidentBase
     shared = open_source(path, base=given, progress=progress)
     if shared.spec.task is not Task.CAUSAL_LM:

@@ -3,13 +3,13 @@ import io
 from rich.console import Console
 from rich.progress import Progress
 
-from plait.progress import _Viewer
 from plait.rounds.events import Evaluated
+from plait.viewer import Viewer
 
 
 def shown(*events):
     screen = Console(file=io.StringIO(), width=200)
-    viewer = _Viewer(screen, Progress(console=screen, disable=True), total=1, rounds=2)
+    viewer = Viewer(screen, Progress(console=screen, disable=True), total=1, rounds=2)
     for event in events:
         viewer.show(Evaluated(**event))
     return [line.rstrip() for line in screen.file.getvalue().splitlines()]

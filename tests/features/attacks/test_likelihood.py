@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from plait.adapters import Task
+from plait.features.attacks.training.likelihood import likelihoods
 from plait.training.examples import IGNORED, Example
-from plait.training.likelihood import likelihoods
 
 WORDS = 11
 

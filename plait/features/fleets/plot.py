@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from plait.features.fleets.events import DeviceWorked, tasks_of
 from plait.report.theme import Theme, new_axes, short_name, written
 from plait.report.wording import duration_text, plural
-from plait.rounds.events import DeviceWorked
 from plait.rounds.run_view import RunView
 
 _MOST_ROWS = 40
@@ -22,7 +22,7 @@ _TICKS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_4
 
 def fleet_round(view: RunView, theme: Theme) -> Figure:
     """The newest round in which devices trained, the earliest end on top."""
-    trained = [span for span in view.spans if span.is_training]
+    trained = [task for task in tasks_of(view) if task.is_training]
     number = max((span.round for span in trained), default=0)
     spans = sorted((span for span in trained if span.round == number), key=lambda span: (span.ended_s, span.client))
     shown, start_s = spans[:_MOST_ROWS], min((span.began_s for span in spans), default=0.0)

@@ -20,8 +20,8 @@ from yaml.error import MarkedYAMLError
 
 from plait.adapters import Json
 from plait.errors import ConfigError, MachineError, PlaitError
+from plait.features.tasks.training.scoring import scores
 from plait.training.examples import Tokenizer
-from plait.training.scoring import scores
 
 _SUFFIXES = (".yaml", ".yml")
 # lm-eval's own, for the standard errors of metrics without a formula.

@@ -1,0 +1,1 @@
+"""What attacks ask of a model, in torch."""

@@ -1,0 +1,155 @@
+"""``plait doctor --base``: how a training step on a base would fit into memory, and what would if it does not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from plait.cli.doctor import Finding, JsonOutput, show
+from plait.errors import ConfigError
+from plait.progress import status
+
+
+def fits(
+    base: Annotated[str, typer.Option("--base", help="Name or directory of the base.")],
+    method: Annotated[str, typer.Option("--method", help="lora, or qlora for a base in four bits.")] = "lora",
+    rank: Annotated[int, typer.Option("--rank", min=1, help="rank of the adapter.")] = 16,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="sequences of a batch.")] = 4,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=1, help="tokens of a sequence.")] = 1024,
+    max_memory_gb: Annotated[
+        float, typer.Option("--max-memory-gb", min=0, help="memory to plan for; 0 for this machine's.")
+    ] = 0.0,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device",
+            help="auto, cpu, cuda, cuda:N or mps; several as a client takes them: cuda:0,cuda:1.",
+        ),
+    ] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16; int8 on a CPU.")] = "auto",
+    json_output: JsonOutput = False,
+) -> None:
+    """Show how a training step on a base would fit into memory, and what would if it does not.
+
+    Example: plait doctor --base llama-3.1-8b --method qlora --seq-len 2048 --max-memory-gb 12
+    """
+    if not math.isfinite(max_memory_gb):
+        raise ConfigError(f"max-memory-gb is {max_memory_gb}, expected 0 or more")
+    with status(f"checking {base}", quiet=json_output):
+        findings = _plan(
+            base, method=method, rank=rank, batch_size=batch_size, seq_len=seq_len,
+            memory_bytes=int(max_memory_gb * 1e9), device=device, dtype=dtype,
+        )  # fmt: skip
+    show(findings, json_output=json_output)
+
+
+def _plan(
+    base: str,
+    *,
+    method: str,
+    rank: int,
+    batch_size: int,
+    seq_len: int,
+    memory_bytes: int,
+    device: str,
+    dtype: str,
+) -> list[Finding]:
+    """How a training step on a base would fit into memory.
+
+    Raises:
+        ConfigError: no such base, method, device or type, or memory cannot be predicted for it.
+    """
+    from plait import machine
+    from plait.adapters import Task
+    from plait.adapters.methods import AdapterRequest
+    from plait.training.bases import base_at_hand, locate_config, quiet_libraries
+    from plait.training.blueprint import design, read_base_config
+    from plait.training.device import budgets_of, choose_devices, has_memory_of_its_own
+    from plait.training.memory_plan import Training, plan_step, size_of, what_would_fit
+    from plait.training.spreading import spreading
+
+    quiet_libraries()
+    computes = choose_devices(device, dtype)
+    compute, devices = computes[0], [each.device for each in computes]
+    config = read_base_config(locate_config(base), Task.CAUSAL_LM)
+    spec = design(config, AdapterRequest(method=method, rank=rank), task=Task.CAUSAL_LM, seed=0).spec
+    # A stated amount is taken for a card's, where there is no GPU to ask.
+    stated_card = bool(memory_bytes) and device == "auto" and compute.device.type == "cpu"
+    on_cpu = compute.device.type == "cpu" and not stated_card
+    size = size_of(
+        config,
+        spec,
+        value_bytes=compute.dtype.itemsize,
+        on_cpu=on_cpu,
+        in_eight=compute.eight_bits,
+        directory=base_at_hand(base) if on_cpu else None,
+        seq_len=seq_len,
+        training=Training(summed=len(devices) > 1),
+    )
+    if size is None:
+        raise ConfigError(
+            "memory is predicted for lora and qlora without dropout on bases like Llama, for sequences within the "
+            f"window of their attention, not for '{method}' on a base of type {config.model_type} at {seq_len} tokens; "
+            "start with a small --batch-size"
+        )
+    there = zip(devices, budgets_of(devices, memory_bytes), strict=True)
+    budgets = [each or machine.memory_bytes() // devices.count(device) for device, each in there]
+    budget = min(budgets)
+    host = stated_card or all(map(has_memory_of_its_own, devices))
+    placement = None
+    if not size.adapted_embedding and (over := spreading()):
+        placement = over.place(size, devices, seq_len=seq_len, budgets=budgets, host_has_room=host)
+    share = batch_size if placement else -(-batch_size // len(devices))
+    if placement:
+        plan = placement.plan(size, batch=share, seq_len=seq_len, budgets=budgets)
+    else:
+        plan = plan_step(size, batch=share, seq_len=seq_len, budgets=budgets, host_has_room=host)
+    held = ("four bits, computed in " if on_cpu else "NF4 and ") if size.four_bits else ""
+    if compute.eight_bits and not size.four_bits:
+        held = "eight bits, computed in "
+    computed = str(compute.dtype).removeprefix("torch.")
+    fitting = what_would_fit(size, seq_len=seq_len, budgets=[budget] if placement else budgets, host_has_room=host)
+    advice = "" if plan.fits else f"what would fit: {fitting}"
+    where = "in the host's memory" if plan.embedding_on_host else "on the device"
+    if host and not size.lone_embedding:
+        where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"
+    spread: list[Finding] = []
+    names = ", ".join(map(str, devices))
+    memory = f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"
+    if len(set(budgets)) > 1:
+        memory = ", ".join(f"{each / 1e9:.1f} GB of {device}" for device, each in zip(devices, budgets, strict=True))
+    elif len(devices) > 1:
+        memory += ", and of each other"
+    if placement:
+        own = replace(size, training=size.training.in_parts(plan.cuts))
+        each = placement.bytes_by_device(
+            own, sequences=-(-share // plan.cuts), seq_len=seq_len, recomputes=plan.recomputed > 0,
+            elements=plan.slice_elements,
+        )  # fmt: skip
+        peaks = ", ".join(f"{device} {peak / 1e9:.2f} GB" for device, peak in zip(devices, each, strict=True))
+        spread = [Finding("devices", placement.in_words), Finding("predicted peaks", peaks)]
+        where = "with the head on the last device: one matrix" if size.tied else "on the first device"
+    elif len(devices) > 1:
+        stepping, other = (f"{peak / 1e9:.2f} GB" for peak in (plan.peak_bytes, plan.replica_bytes))
+        spread = [
+            Finding("devices", f"{names}: the base on each, and up to {share} sequences of every batch"),
+            Finding("predicted peaks", f"{stepping} of the first, with the optimizer, {other} of each other"),
+        ]
+    return [
+        *spread,
+        Finding("base", f"{base} in {held}{computed}, {size.base_bytes / 1e9:.2f} GB"),
+        Finding(
+            "adapter",
+            f"rank {rank}, {size.adapter:,} parameters, {size.resident_bytes / 1e9:.2f} GB with the base"
+            + (" and the libraries" if on_cpu else ""),
+        ),
+        Finding("memory", memory),
+        Finding("batch", f"{share} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
+        Finding("blocks computed twice", f"{plan.recomputed} of {size.layers}"),
+        Finding("logits at a time", f"{plan.slice_elements / 1e6:.0f} million"),
+        Finding("input embedding", f"{size.embedding_bytes / 1e9:.2f} GB, {where}"),
+        Finding("predicted peak", f"{plan.peak_bytes / 1e9:.2f} GB" + ("" if plan.fits else ", does not fit"), advice),
+    ]
