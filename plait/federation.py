@@ -87,6 +87,7 @@ def run_federation(
     """
     started = time.perf_counter()
     _check_driver(run, channel, vouch)
+    machine.decompose_with_one_thread()
     config = run.config
     out = Path(config.with_out().out)
     outlets = _outlets(run, out)

@@ -189,6 +189,14 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def decompose_with_one_thread() -> None:
+    """Let numpy's own OpenBLAS decompose with one thread, as the command has it, unless the environment says more."""
+    numpy = sys.modules.get("numpy")
+    if numpy and numpy.__file__ and "OPENBLAS_NUM_THREADS" not in os.environ:
+        for library in Path(numpy.__file__).parents[1].glob("numpy.libs/libscipy_openblas64_*"):
+            ctypes.CDLL(str(library)).scipy_openblas_set_num_threads64_(1)
+
+
 def _mallopt(options: Mapping[int, int]) -> None:
     if sys.platform != "linux":
         return

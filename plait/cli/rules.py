@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -121,8 +121,8 @@ def _costs(entries: list[dict[str, object]], what: str) -> Table:
         (
             str(entry["rule"]),
             _traits(entry),
-            *(f"{_number(entry[f'{way}_parameters']):,.0f}" for way in ("uplink", "downlink")),
-            *(f"{_number(entry[f'{way}_bytes_fp32']) / 1e6:,.2f}" for way in ("uplink", "downlink")),
+            *(f"{entry[way + '_parameters']:,.0f}" for way in ("uplink", "downlink")),
+            *(f"{cast('float', entry[f'{way}_bytes_fp32']) / 1e6:,.2f}" for way in ("uplink", "downlink")),
         )
         for entry in entries
     )
@@ -149,7 +149,3 @@ def _traits(entry: dict[str, object]) -> str:
     if entry["personal_side"]:
         traits.append(f"{entry['personal_side']} personal")
     return ", ".join(traits)
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import subprocess
 import sys
@@ -157,3 +158,21 @@ def test_a_container_has_the_memory_that_it_may_take(monkeypatch: pytest.MonkeyP
     for text, expected in (("max\n", installed), (f"{1 << 62}\n", installed), ("1000000\n", 1_000_000)):
         files[1].write_text(text)
         assert machine.memory_bytes() == expected
+
+
+OPENBLAS = next(Path(np.__file__).parents[1].glob("numpy.libs/libscipy_openblas64_*"), None)
+
+
+@pytest.mark.skipif(OPENBLAS is None, reason="numpy brought no OpenBLAS")
+@pytest.mark.parametrize(("environment", "threads"), [("", 1), ("2", 2)])
+def test_a_program_decomposes_with_as_many_threads_as_the_command(environment, threads, monkeypatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if environment:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", environment)
+    library = ctypes.CDLL(str(OPENBLAS))
+    before = library.scipy_openblas_get_num_threads64_()
+    library.scipy_openblas_set_num_threads64_(2)
+    machine.decompose_with_one_thread()
+    found = library.scipy_openblas_get_num_threads64_()
+    library.scipy_openblas_set_num_threads64_(before)
+    assert found == threads
