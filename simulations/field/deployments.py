@@ -135,7 +135,7 @@ def deployed(entrant: Entrant, fault: str, told: Row, python: Path, kept: Path |
     key: Row = {"entrant": entrant.name, "fault": fault}
     command = [python, entrant.folder / "deploy.py", folder / "configuration.json", folder]
     plan = json.loads(subprocess.run(command, env=environment, cwd=folder, stdout=subprocess.PIPE, check=True).stdout)
-    if kind == "client killed" and bad not in [each["name"] for each in plan["processes"]]:
+    if kind in ("client killed", "stalled") and bad not in [each["name"] for each in plan["processes"]]:
         return key | {"finished": None, "said": {"": "its clients are no processes"}}
     began, processes, struck = time.time(), Processes(plan, environment, folder), False
     try:

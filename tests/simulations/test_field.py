@@ -212,3 +212,23 @@ def test_a_proxy_counts_both_ways(field) -> None:
                 far.sendall(b"123")
                 assert near.recv(16) == b"123"
         assert proxy.bytes == {"up": 5, "down": 3}
+
+
+def test_a_page_of_a_manual_is_its_text_without_navigation(field) -> None:
+    from works import readable
+
+    page = (
+        '<html><head></head><body id="d"><div class="navheader"><table><tr><td>Next</td></tr></table></div>'
+        '<h1>1.&nbsp;Rows<a href="#R" class="id_link">#</a></h1><p>A row\n    of &lt;two&gt;.</p><pre>SELECT 1;</pre>'
+        '<div class="navfooter"><table><tr><td>Prev</td></tr></table></div></body></html>'
+    )
+    assert readable(page) == "1. Rows\nA row\n of <two>.\nSELECT 1;"
+
+
+def test_every_form_names_a_federation_to_choose_rates_on(field) -> None:
+    from works import FEDERATIONS
+
+    for federation in FEDERATIONS.values():
+        if not federation.name.startswith("choosing"):
+            chosen_on = FEDERATIONS[federation.chosen_on]
+            assert (chosen_on.base, chosen_on.dtype) == (federation.base, federation.dtype)
