@@ -37,24 +37,27 @@ LIMIT_S = 1_500
 
 
 class Proxy:
-    """Passes connections on to a port of this machine and counts bytes both ways."""
+    """Passes connections on to a port of this machine and counts bytes both ways; nobody there, nobody here."""
 
     def __init__(self, to: int) -> None:
         self._to, self.bytes = to, {"up": 0, "down": 0}
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        (self.port,) = free_ports(1)
+        threading.Thread(target=self._serve, daemon=True).start()
 
-    def _accept(self) -> None:
+    def _serve(self) -> None:
         while True:
-            near, _ = self._server.accept()
-            try:
-                far = socket.create_connection(("127.0.0.1", self._to))
-            except OSError:  # the server is down: so is this port, for the client
-                near.close()
+            if not is_listened_on(self._to):
+                time.sleep(0.2)
                 continue
-            for way, source, sink in (("up", near, far), ("down", far, near)):
-                threading.Thread(target=self._pass, args=(way, source, sink), daemon=True).start()
+            with socket.create_server(("127.0.0.1", self.port)) as server:
+                server.settimeout(0.5)
+                while is_listened_on(self._to):
+                    with suppress(OSError):
+                        near, _ = server.accept()
+                        near.settimeout(None)
+                        far = socket.create_connection(("127.0.0.1", self._to))
+                        for way, source, sink in (("up", near, far), ("down", far, near)):
+                            threading.Thread(target=self._pass, args=(way, source, sink), daemon=True).start()
 
     def _pass(self, way: str, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
@@ -105,6 +108,12 @@ class Processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def is_listened_on(port: int) -> bool:
+    """Whether a process of this machine accepts connections there."""
+    found = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return any(each[1].endswith(f":{port:04X}") and each[3] == "0A" for each in found[1:])
 
 
 def free_ports(count: int) -> list[int]:

@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,12 +200,21 @@ def test_a_killed_process_is_started_again(field, tmp_path: Path) -> None:
         processes.end()
 
 
-def test_a_proxy_counts_both_ways(field) -> None:
+def connected(port: int, tries: int = 1000) -> socket.socket:
+    """To a port that is opened before long."""
+    for _ in range(tries - 1):
+        with suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", port))
+        time.sleep(0.05)
+    return socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_proxy_counts_both_ways_and_is_there_while_its_server_is(field) -> None:
     from deployments import Proxy
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         proxy = Proxy(server.getsockname()[1])
-        with socket.create_connection(("127.0.0.1", proxy.port)) as near:
+        with connected(proxy.port) as near:
             far, _ = server.accept()
             with far:
                 near.sendall(b"12345")
@@ -212,6 +222,11 @@ def test_a_proxy_counts_both_ways(field) -> None:
                 far.sendall(b"123")
                 assert near.recv(16) == b"123"
         assert proxy.bytes == {"up": 5, "down": 3}
+    while True:  # the server is gone, and so is the proxy's port before long
+        try:
+            connected(proxy.port, tries=1).close()
+        except ConnectionRefusedError:
+            break
 
 
 def test_a_page_of_a_manual_is_its_text_without_navigation(field) -> None:
