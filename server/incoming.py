@@ -66,8 +66,9 @@ class Incoming:
         self._file = path.open("r+b" if held else "w+b")
         try:
             self._file.write(header)
-            self._file.seek(HEADER_BYTES + offset)
-            self._file.truncate()
+            if held:
+                self._file.seek(HEADER_BYTES + offset)
+                self._file.truncate()
         except BaseException:
             self._file.close()
             raise
