@@ -13,6 +13,7 @@ from threading import Lock
 from typing import TextIO
 
 from plait.config import Scalar
+from plait.text import fitted
 
 
 class Style(Enum):
@@ -43,7 +44,7 @@ class Journal:
             line = f"{time.strftime('%H:%M:%S')} {text}"
         try:
             with self._lock:
-                self.screen.write(line + "\n")
+                self.screen.write(fitted(line, self.screen, indent=len("HH:MM:SS ")) + "\n")
                 self.screen.flush()
         except (OSError, ValueError):
             # The reader of the output has gone; the node continues.

@@ -61,8 +61,8 @@ class Feature:
         ending: place of a function that takes a finished simulated run (its `Run`, data, directory, and whether to be
             quiet) before its report is written. It is called if the run asks for the feature, and for every feature of
             plait's own where the run is not quiet.
-        afterwards: place of a function from the view of a run that has ended to what may come next: a command with RUN
-            for the run's directory, and what it is for; None if nothing does.
+        afterwards: place of a function from the view of a run that has ended to what may come next, and its command,
+            with RUN for the run's directory; None if nothing does.
         starts: place of a function from a resolved run that asks for it to the `StartingPoint` of that run.
         continues: place of a function from settings to whether a run's first adapter is another than its seed's.
         settles: place of a function from a run's settings to those that it fills in, by name.

@@ -8,6 +8,9 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plait.pace import Lines, as_markup, bars
+from plait.text import fitted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -15,37 +18,47 @@ if TYPE_CHECKING:
 def say(text: str, *, quiet: bool) -> None:
     """One line on stderr."""
     if not quiet:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{fitted(text, sys.stderr)}\n")
 
 
 def console() -> Console:
-    """The console for progress."""
+    """The console for progress; what is no terminal gets a sentence in one line, however long."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    screen = Console(stderr=True, highlight=False)
+    screen.soft_wrap = not screen.is_terminal
+    return screen
 
 
 @contextlib.contextmanager
 def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
-    """Show a message while the block runs; the block gets a function that replaces it."""
-    if quiet or not (screen := console()).is_terminal:
-        say(message, quiet=quiet)
+    """Show what is done while the block runs, and since when.
+
+    The block gets a function that replaces the message. What it says after a colon is how far a step is
+    (`plait.pace.growing`): a file gets each step in a line, and how far it is twice a minute.
+    """
+    if quiet:
         yield lambda _text: None
         return
-    from rich.markup import escape
+    with bars(console()) as shown:
+        task, lines = shown.add_task(as_markup(message), total=None), Lines(shown.console)
+        lines.add(message)
 
-    with screen.status(escape(message)) as shown:
-        yield lambda text: shown.update(escape(text))
+        def show(text: str) -> None:
+            if lines.add(text):
+                shown.reset(task, total=None)
+            shown.update(task, description=as_markup(text))
+
+        yield show
 
 
 @contextlib.contextmanager
-def watch(ledger: Path, *, rounds: int, cohort: int, eval_every: int, evaluators: int, quiet: bool) -> Generator[None]:
+def watch(ledger: Path, *, rounds: int, cohort: int, evaluators: int, quiet: bool) -> Generator[None]:
     """Show the run that writes `ledger` while the block runs."""
     if quiet:
         yield
         return
     from plait.viewer import shown
 
-    evaluations = (1 + -(-rounds // eval_every)) * evaluators  # the base's, by the cadence, after the last round
-    with shown(ledger, console(), steps=rounds * cohort + evaluations, rounds=rounds):
+    with shown(ledger, console(), rounds=rounds, cohort=cohort, evaluators=evaluators):
         yield

@@ -1,9 +1,15 @@
-"""Text from outside made safe for a terminal, a log, a report or an error message.
+"""Text made safe for a terminal, a log, a report or an error message, and fitted into a terminal's width.
 
 Names and details come from peers. An escape sequence must not reach a terminal, nor a change of direction a page.
 """
 
 from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from functools import partial
+from typing import TextIO
 
 
 def printable(text: str, *, limit: int | None = None) -> str:
@@ -28,3 +34,29 @@ def escaped(text: str, *, keep: str = "") -> str:
         keep: unprintable characters to leave as they are, such as a line break.
     """
     return "".join(char if char.isprintable() or char in keep else ascii(char)[1:-1] for char in text)
+
+
+def fitted(text: str, stream: TextIO, *, indent: int = 0) -> str:
+    """`text` as lines that a terminal shows whole; as it is where `stream` is none.
+
+    What stands between backticks stays in one line; a command in a line of its own may be broken, and can be pasted
+    all the same.
+
+    Args:
+        text: lines.
+        stream: they are written to.
+        indent: columns before the second part of a line that is broken, besides those before the first.
+    """
+    if not stream.isatty():
+        return text
+    columns = shutil.get_terminal_size().columns
+    joined = re.sub("`[^`]*`", lambda found: found[0].replace(" ", "\0"), text)
+    return "\n".join(_broken(line, columns, indent) for line in joined.split("\n")).replace("\0", " ")
+
+
+def _broken(line: str, columns: int, indent: int) -> str:
+    before = len(line) - len(line.lstrip())
+    wrap = partial(textwrap.wrap, line, break_long_words=False, break_on_hyphens=False)
+    if len(line) > columns and line[before:].startswith("plait "):
+        return " \\\n".join(wrap(columns - 2, subsequent_indent=" " * (before + 2)))
+    return "\n".join(wrap(columns, subsequent_indent=" " * (before + indent)))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections import Counter
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from plait.pace import Lines, bars, to_go
 from plait.rounds.cut import cut_sentence
 from plait.rounds.events import (
     ClientsDescribed,
@@ -35,27 +37,22 @@ from plait.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     from plait.rounds.card import Card
 
 _PAUSE_S = 0.2
+_DOING = {"describe": "reading data", "train": "training", "evaluate": "evaluating"}
+# Of a round; the rest is its evaluation.
+_TRAINING_SHARE = 0.9
 _MOST_NAMED = 16
 
 
 @contextlib.contextmanager
-def shown(ledger: Path, screen: Console, *, steps: int, rounds: int) -> Generator[None]:
-    """Show the run that writes `ledger` while the block runs; `steps` updates and evaluations are planned."""
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=screen,
-        transient=True,
-        disable=not screen.is_terminal,
-    ) as bars:
-        viewer = Viewer(screen, bars, total=steps, rounds=rounds)
+def shown(ledger: Path, screen: Console, *, rounds: int, cohort: int, evaluators: int) -> Generator[None]:
+    """Show the run that writes `ledger` while the block runs."""
+    with bars(screen) as moving:
+        viewer = Viewer(moving, rounds=rounds, cohort=cohort, evaluators=evaluators)
         stop = threading.Event()
         thread = threading.Thread(target=_follow, args=(ledger, viewer, stop), daemon=True)
         thread.start()
@@ -69,15 +66,21 @@ def shown(ledger: Path, screen: Console, *, steps: int, rounds: int) -> Generato
 class Viewer:
     """Shows events one by one."""
 
-    def __init__(self, screen: Console, bars: Progress, *, total: int, rounds: int) -> None:
-        self._screen = screen
+    def __init__(self, bars: Progress, *, rounds: int, cohort: int = 1, evaluators: int = 0) -> None:
+        self._screen = bars.console
         self._bars = bars
+        self._lines = Lines(bars.console, every_step=False)
         self._rounds = rounds
+        self._asked = {"describe": cohort, "train": cohort, "evaluate": evaluators}
+        self._answered = Counter[tuple[int, str]]()
+        self._doing = (0, "describe")
         self._now = RunNow()
         self._newcomers: list[str] = []
+        self._turned_away: dict[str, list[ClientTurnedAway]] = {}
         self._updates: list[UpdateReceived] = []
         self._rates_are_shown = False
-        self._bar = bars.add_task("starting", total=total)
+        self._began: tuple[float, float] | None = None
+        self._bar = bars.add_task(_DOING["describe"], total=None)
 
     def show(self, event: Event) -> None:
         """Show what the next event says."""
@@ -86,7 +89,7 @@ class Viewer:
         self._show_cards(event, known)
         match event:
             case UpdateReceived():
-                self._advance(event.round, "training")
+                self._advance(event.round, "train")
                 self._updates.append(event)
             case RoundStarted(resting=int(resting)):
                 some = f"round {event.round}, {len(event.cohort)} {self._now.peer}s"
@@ -95,15 +98,14 @@ class Viewer:
                 self._show_refused(event.round)
                 self._show_rates()
             case UpdateRefused():
-                self._advance(event.round, "training")
+                self._advance(event.round, "train")
                 self._warn(
                     "refused", f"round {event.round}, {_clean(event.client)}: {_clean(event.detail or event.why)}"
                 )
-            case ReplyReceived(purpose="evaluate"):
-                self._advance(event.round, "evaluating")
+            case ReplyReceived(purpose="describe" | "evaluate"):
+                self._advance(event.round, event.purpose)
             case ClientTurnedAway():
-                reason = _clean(event.reason)
-                self._warn("cannot take part", f"{_clean(event.client)} ({reason}): {_clean(event.detail)}")
+                self._turned_away.setdefault(event.reason, []).append(event)
             case ClientsDescribed():
                 self._newcomers += [_clean(client.client) for client in event.clients]
                 if sentence := cut_sentence(event.clients, seq_len=self._now.settings.get("seq-len")):
@@ -121,8 +123,35 @@ class Viewer:
             case _:
                 pass
 
-    def _advance(self, number: int, doing: str) -> None:
-        self._bars.update(self._bar, advance=1, description=f"round {number} of {self._rounds}: {doing}")
+    def _advance(self, number: int, purpose: str) -> None:
+        self._doing = (number, purpose)
+        self._answered[self._doing] += 1
+
+    def refresh(self) -> None:
+        """Show what the clients do, how much of the run is done, and how long the rest takes."""
+        for first, *others in self._turned_away.values():
+            more = f" and {len(others)} more" if others else ""
+            self._warn("cannot take part", f"{_clean(first.client)}{more}: {_clean(first.detail)}")
+        self._turned_away.clear()
+        number, purpose = self._doing
+        answered, asked = min(self._answered[self._doing], self._asked[purpose]), self._asked[purpose]
+        doing = _DOING[purpose] if number or purpose != "evaluate" else "evaluating the base"
+        text = f"{doing}, {answered} of {asked} {self._now.peer}s"
+        left = ""
+        if number:
+            text = f"round {number} of {self._rounds}: {text}"
+            of_round = _TRAINING_SHARE * answered / asked
+            if purpose == "evaluate":
+                of_round = _TRAINING_SHARE + (1 - _TRAINING_SHARE) * answered / asked
+            done = number - 1 + of_round
+            if self._began is None:
+                # A resumed run has rounds behind it.
+                self._began = time.monotonic(), done
+            since, before = self._began
+            left = to_go(done - before, self._rounds - before, time.monotonic() - since)
+            self._bars.update(self._bar, completed=done, total=self._rounds)
+        self._bars.update(self._bar, description=text, left=left)
+        self._lines.add(", ".join(filter(None, (text, left))))
 
     def _warn(self, what: str, text: str) -> None:
         self._screen.print(f"[yellow]{what}[/] {escape(text)}")
@@ -187,6 +216,7 @@ def _follow(ledger: Path, viewer: Viewer, stop: threading.Event) -> None:
         last = stop.is_set()
         for event in events.new_events():
             viewer.show(event)
+        viewer.refresh()
         if last:
             return
         stop.wait(_PAUSE_S)

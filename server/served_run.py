@@ -17,7 +17,7 @@ from plait.api.serving import Act, Serving, kit_of, vouch_of
 from plait.api.turns import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.progress import say, status, watch
+from plait.progress import status, watch
 from plait.rounds.events import Event
 from plait.rounds.ledger import OnEvent, read_events
 from plait.rounds.run_directory import RunDirectory
@@ -62,7 +62,6 @@ class ServedRun:
             self.directory.ledger,
             rounds=settings.rounds,
             cohort=settings.asked,
-            eval_every=settings.eval_every,
             evaluators=settings.evaluators,
             quiet=quiet,
         ):
@@ -132,12 +131,12 @@ def open_served_run(
 
         channel = channel or open_channel(serving, clients=settings.below)
         vouch = vouch_of(serving)
-    with TURN, status(f"looking for base {settings.base}", quiet=quiet):
+    with TURN, status(f"looking for base {settings.base}", quiet=quiet) as told:
         # Invalid settings are refused before clients are accepted.
         settled = settle(settings)
         if vouch is None:
             check_vouched_for(settled)
-        run = resolve(settled, progress=lambda text: say(text, quiet=quiet))
+        run = resolve(settled, progress=told)
         start = None if directory.has_started else beginning_of(run)
     asked = stop or StopRequest()
     _announce(channel, run, directory, number=serving.run_number, labels=labels, stop=asked)

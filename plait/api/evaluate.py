@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from plait.api.turns import TURN
 from plait.errors import ConfigError
 from plait.objective import SFT, usual_objective
 from plait.plugins import admit
-from plait.progress import say, status
+from plait.progress import status
 from plait.rounds.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -115,8 +114,8 @@ def evaluate(
 
     quiet_libraries()
     compute = choose_compute(device, dtype)
-    progress = partial(say, quiet=quiet)
-    dataset = dataset_of(data, columns=columns, split=split, progress=progress)
+    with status("reading the data", quiet=quiet) as told:
+        dataset = dataset_of(data, columns=columns, split=split, progress=told)
     usual = usual_objective(dataset.kind.value) or SFT
     # A run of preferences can be measured on texts too.
     if not chosen or (not objective and usual == SFT):
@@ -125,10 +124,11 @@ def evaluate(
     name = fspath(given) if given else loaded.base_here
     if not name:
         raise ConfigError(f"adapter '{adapter}' names no base, expected --base NAME or DIRECTORY")
-    if given:
-        located = locate_base(name, progress=progress)
-    else:
-        located = locate_named_base(name, revision=loaded.revision or "", where=fspath(adapter), progress=progress)
+    with status(f"looking for base {name}", quiet=quiet) as told:
+        if given:
+            located = locate_base(name, progress=told)
+        else:
+            located = locate_named_base(name, revision=loaded.revision or "", where=fspath(adapter), progress=told)
     with status(f"evaluating on {dataset.name}", quiet=quiet), TURN:
         found = evaluate_adapter(
             located,

@@ -79,4 +79,5 @@ def go_on(
             first = None if directory.has_started else begin(run, quiet=quiet)
             execute(run, data, first, on_event=on_event, stop=stop, quiet=quiet)
             end(run, data, directory, quiet=quiet)
-        write_report(directory.path)
+        with status("writing the report", quiet=quiet):
+            write_report(directory.path)

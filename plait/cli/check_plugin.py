@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError, PlaitError
 from plait.feature import at, feature_with
 from plait.plugins import Kind, admit, find, installed, source_of
@@ -58,7 +58,7 @@ def check_plugin(
     else:
         for each in verdicts:
             mark = {True: "ok    ", False: "BROKEN", None: "-     "}[each.holds]
-            typer.echo(f"{mark}  {each.claim}{f': {each.detail}' if each.detail else ''}")
+            print_text(f"{mark}  {each.claim}{f': {each.detail}' if each.detail else ''}", indent=8)
     broken = [each for each in verdicts if each.holds is False]
     if broken:
         raise PluginFaultError(f"{chosen} '{plain}' breaks {len(broken)} of {len(verdicts)} claims")

@@ -1,6 +1,6 @@
 """The ``plait`` command: its help, and what every verb does with errors.
 
-Exit codes: 0 done; 2 usage or configuration; 3 a peer's bytes or a data file; 1 anything else, Ctrl-C included.
+Exit codes: 0 done; 2 usage or configuration; 3 a peer's bytes or a data file; 130 stopped; 1 anything else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 from plait.cli.verbs import short_help
 from plait.errors import Interrupted, PlaitError, machine_fault
-from plait.text import escaped
+from plait.text import escaped, fitted
 
 # Defaults that the user's environment overrides. No tool phones home because plait started it.
 _ENVIRONMENT = {
@@ -62,7 +62,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
-        sys.exit(1)
+        sys.exit(Interrupted.exit_code)
     except BrokenPipeError:
         # The reader of the pipe has gone (`plait report RUN | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,7 +78,7 @@ def main() -> None:
 
 def _complain(text: str) -> None:
     """Print an error; a path or a name in it may hold escape sequences."""
-    sys.stderr.write(escaped(text, keep="\n") + "\n")
+    sys.stderr.write(fitted(escaped(text, keep="\n"), sys.stderr) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,12 +68,12 @@ def provision(
 
 def _tell(directory: Path, made: Federation) -> None:
     if made.authority_made:
-        typer.echo(f"made       {directory / 'authority'}  the authority; anyone with its ca.key can admit clients")
+        print_text(f"made       {directory / 'authority'}  the authority; anyone with its ca.key can admit clients")
     for kit in (made.server, *made.clients, *made.staff):
         what = f"the server, for {', '.join(made.server_names)}" if kit is made.server else f"{kit.role} {kit.name}"
-        typer.echo(f"{kit.outcome.value:<10} {kit.directory}  {what}, certificate until {kit.expires:%Y-%m-%d}")
+        print_text(f"{kit.outcome.value:<10} {kit.directory}  {what}, certificate until {kit.expires:%Y-%m-%d}")
     for number, step in enumerate(_next_steps(directory, made), start=1):
-        typer.echo(f"\n{number}. {step}")
+        print_text(f"\n{number}. {step}", indent=3)
 
 
 def _next_steps(directory: Path, made: Federation) -> list[str]:
@@ -138,10 +138,10 @@ def _tell_revoked(directory: Path, client: RegisteredClient, *, json_output: boo
             }
         )
         return
-    typer.echo(f"revoked {client.role} {client.name} on {client.revoked:%Y-%m-%d %H:%M} UTC")
-    typer.echo(f"\n1. {_copy_register(directory / 'server')}")
-    typer.echo(f"\n2. To readmit {client.name} with a new key, remove its folder in {directory / folder} and run:")
-    typer.echo(f"   plait provision {shlex.quote(str(directory))} --{folder} {shlex.quote(client.name)}")
+    print_text(f"revoked {client.role} {client.name} on {client.revoked:%Y-%m-%d %H:%M} UTC")
+    print_text(f"\n1. {_copy_register(directory / 'server')}")
+    print_text(f"\n2. To readmit {client.name} with a new key, remove its folder in {directory / folder} and run:")
+    print_text(f"   plait provision {shlex.quote(str(directory))} --{folder} {shlex.quote(client.name)}")
 
 
 def _as_json(directory: Path, made: Federation) -> Mapping[str, object]:

@@ -9,6 +9,7 @@ import typer
 
 from plait.cli.newest import RunOrNewest, run_or_newest
 from plait.cli.simulate import show
+from plait.progress import status
 
 
 def report(
@@ -22,14 +23,16 @@ def report(
 
     Example: plait report runs/first
     """
-    from plait.report.write import export_figures, write_report
-    from plait.rounds.recorded_settings import admit_recorded
     from plait.rounds.run_directory import RunDirectory
 
     path = run_or_newest(run, quiet=json_output)
     directory = RunDirectory.find(path)
-    admit_recorded(directory)
-    view = write_report(directory.path)
-    if export:
-        export_figures(view, directory.path, export)
+    with status(f"writing the report of {path}", quiet=json_output):
+        from plait.report.write import export_figures, write_report
+        from plait.rounds.recorded_settings import admit_recorded
+
+        admit_recorded(directory)
+        view = write_report(directory.path)
+        if export:
+            export_figures(view, directory.path, export)
     show(path, json_output=json_output, verbose=True)

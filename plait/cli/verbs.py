@@ -53,7 +53,9 @@ GROUPS: Mapping[str, Sequence[str]] = {
 
 _ABOUT = "plait fine-tunes a language model on data that stays where it is."
 _USAGE = "Usage: plait VERB [OPTIONS]   (plait VERB --help tells more; plait --version)"
-_ENDING = "Exit codes: 0 done, 2 usage or configuration, 3 a peer's bytes or a data file,\n1 anything else."
+_ENDING = (
+    "Exit codes: 0 done, 2 usage or configuration, 3 a peer's bytes or a data file,\n130 stopped, 1 anything else."
+)
 _COLUMNS = 79
 
 

@@ -14,10 +14,11 @@ import typer
 
 from plait.cli.newest import RunOrNewest, run_or_newest
 from plait.cli.options import Allow
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError, PeerError
 from plait.feature import at, features
 from plait.plugins import Kind, source_of
+from plait.progress import status
 from plait.traits import Trait
 
 if TYPE_CHECKING:
@@ -44,37 +45,41 @@ def verify(
 
     Example: plait verify runs/first
     """
-    from plait.api.received import admit_features_of
-    from plait.rounds.audit import check_signatures
-    from plait.rounds.checkpoint import damage_of
-    from plait.rounds.events import RunStarted, Started
-    from plait.rounds.ledger import read_events, torn_bytes
-    from plait.rounds.recorded_settings import recorded_settings
     from plait.rounds.run_directory import RunDirectory
 
     run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)
-    events = read_events(directory.ledger)
-    torn = torn_bytes(directory.ledger)
-    admit_features_of(allow or ())
-    settings = recorded_settings(directory, events)
-    hidden = Trait.SINGLE_UPDATES in settings.gone
-    signed = check_signatures(events, hidden=hidden)
-    found = [each for feature in features() if feature.verifies and (each := at(feature.verifies)(events))]
-    checkpoints = damage_of(directory.checkpoints)
-    for name, damage in checkpoints.items():
-        if damage:
-            raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
-    first = events[0]
-    # What else keeps a ledger has no adapter of its own, and no rounds that could be recomputed.
-    own = _checked(directory, events, settings, allow or ()) if isinstance(first, RunStarted) else ()
+    with status(f"checking {run}", quiet=json_output):
+        from plait.api.received import admit_features_of
+        from plait.rounds.audit import check_signatures
+        from plait.rounds.checkpoint import damage_of
+        from plait.rounds.events import RunStarted, Started
+        from plait.rounds.ledger import read_events, torn_bytes
+        from plait.rounds.recorded_settings import recorded_settings
+
+        events = read_events(directory.ledger)
+        torn = torn_bytes(directory.ledger)
+        admit_features_of(allow or ())
+        settings = recorded_settings(directory, events)
+        hidden = Trait.SINGLE_UPDATES in settings.gone
+        signed = check_signatures(events, hidden=hidden)
+        found = [each for feature in features() if feature.verifies and (each := at(feature.verifies)(events))]
+        checkpoints = damage_of(directory.checkpoints)
+        for name, damage in checkpoints.items():
+            if damage:
+                raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
+        first = events[0]
+        # What else keeps a ledger has no adapter of its own, and no rounds that could be recomputed.
+        own = _checked(directory, events, settings, allow or ()) if isinstance(first, RunStarted) else ()
     if json_output:
         figures = {name: figure for each in (*own, *found) for name, figure in each.figures.items()}
         print_json({"events": len(events), "torn_bytes": torn, "signatures": signed, **figures, "ok": True})
         return
     whose = f" of {first.no_run[0]}" if isinstance(first, Started) and first.no_run[0] else ""
     cut = f"; a torn last line of {torn} bytes is ignored" if torn else ""
-    none = _NOT_THERE if hidden else "none; clients had no keys"
+    none = _NOT_THERE if hidden else "none: clients had no keys"
+    if settings.data and not hidden:
+        none = "not applicable (simulation)"
     lines = (
         ("ledger", f"{len(events)} events{whose}, chain intact{cut}"),
         ("checkpoints", f"{', '.join(checkpoints) or 'none'} intact"),
@@ -82,7 +87,7 @@ def verify(
         *((each.name, each.text) for each in (*found, *own)),
     )
     for name, text in lines:
-        typer.echo(f"{name:<12} {text}")
+        print_text(f"{name:<12} {text}", indent=13)
 
 
 def _checked(

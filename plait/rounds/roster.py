@@ -32,7 +32,6 @@ MOST_QUESTIONS = 2
 
 _PAUSE_S = 1.0
 _LOOKS_APART = 4
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -156,9 +155,10 @@ class Roster:
         self._listen(None)
         if len(self.nodes) >= enough:
             return
-        unfit = list(self._unfit.values())
-        named = "; ".join(f"{each.client}: {each.detail}" for each in unfit[:_MOST_NAMED])
-        more = f"; and {len(unfit) - _MOST_NAMED} more" if len(unfit) > _MOST_NAMED else ""
+        # One client of each reason.
+        unfit = list({each.reason: each for each in reversed(self._unfit.values())}.values())[::-1]
+        named = "; ".join(f"{each.client}: {each.detail}" for each in unfit)
+        more = f"; and {len(self._unfit) - len(unfit)} more" if len(self._unfit) > len(unfit) else ""
         raise PeerError(
             f"{len(self.nodes)} of {len(self._liveness)} clients can take part, expected at least {enough}"
             + (f": {named}{more}" if named else "")

@@ -27,6 +27,7 @@ from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
 from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
+from plait.training.contract import mean_note
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
 from plait.wire.decoded import DECODED
@@ -63,20 +64,18 @@ def prepare(
         for each in devices:
             holding().check(each.device.type)
 
-    def progress(text: str) -> None:
-        say(text, quiet=quiet)
-
-    with status(f"reading and partitioning {settings.data}", quiet=quiet):
-        data = load_partitioned(settings, dataset, loaded=loaded, progress=progress)
-        for note in filter(None, (*data.dataset.notes, *data.partition.notes, _unused_replies(data.kind, settings))):
-            progress(note)
+    with status(f"reading and partitioning {settings.data}", quiet=quiet) as told:
+        data = load_partitioned(settings, dataset, loaded=loaded, progress=told)
+        told_once = (_unused_replies(data.kind, settings), mean_note(settings.loss))
+        for note in filter(None, (*data.dataset.notes, *data.partition.notes, *told_once)):
+            say(note, quiet=quiet)
         settings = _with_clients(settings, len(data.partition.shares))
         labels = data.dataset.labels or settings.labels
         check_kind(data.dataset.kind, Task.CLASSIFICATION if labels else Task.CAUSAL_LM, settings.objective)
         found = ",".join(data.dataset.labels)
         settled = settle_on_data(settings, partition=str(data.scheme), labels=found, data=data.used)
-    with status(f"looking for base {settings.base}", quiet=quiet):
-        run = resolve(settled, progress=progress)
+    with status(f"looking for base {settings.base}", quiet=quiet) as told:
+        run = resolve(settled, progress=told)
     if settings.has_several_devices:
         from plait.training.spreading import spreading
 
@@ -156,8 +155,8 @@ def execute(
 
                 hear = held.enter_context(heard(config.callbacks, directory, stop, on_event))
             if not (directory.has_started and RunView.after(read_events(directory.ledger)).finished):
-                shown = {"rounds": config.rounds, "cohort": config.asked, "eval_every": config.eval_every}
-                with watch(directory.ledger, **shown, evaluators=config.evaluators, quiet=quiet):
+                shown = {"rounds": config.rounds, "cohort": config.asked, "evaluators": config.evaluators}
+                with watch(directory.ledger, **shown, quiet=quiet):
                     channel, vouch = simulation.channel(stop), simulation.vouch
                     run_federation(channel, run, start=start, on_event=hear, stop=stop, vouch=vouch)
             simulation.close()

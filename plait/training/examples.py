@@ -208,7 +208,7 @@ def split_examples(
     if not train:
         raise TooLittleDataError(
             f"client {client!r} has too little data: {len(examples)} sequences of at most {seq_len} tokens, "
-            "expected at least 2 (one to train on, one held out)"
+            "expected at least 2 (one to train on, one held out); add text, or lower --seq-len"
         )
     return Split(tuple(train), spread(rest, max_held_out, by_label=by_label))
 

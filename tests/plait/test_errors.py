@@ -15,7 +15,7 @@ EXIT_CODES = {
     "PolicyError": 3,
     "MachineError": 1,
     "DiskFullError": 1,
-    "Interrupted": 1,
+    "Interrupted": 130,
 }
 CLASSES = {
     name: value for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)

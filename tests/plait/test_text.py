@@ -1,6 +1,8 @@
+import io
+
 import pytest
 
-from plait.text import escaped, printable
+from plait.text import escaped, fitted, printable
 
 HOSTILE = ["a\nb", "\x1b[2J", "\x9b31m", "\u202enur", "a\u200bb", "\u2028", "\ud800", "\x00", "\t"]
 
@@ -34,3 +36,19 @@ def test_escaping_keeps_what_is_hidden_readable(text):
 
 def test_kept_characters_are_not_escaped():
     assert escaped("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_lines_of_its_width_and_a_file_the_text_as_it_is(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    text = "the run is not finished; `plait resume runs/first` continues it, or begins anew"
+    assert fitted(text, io.StringIO()) == text
+    assert fitted(text, Screen()).splitlines() == [
+        "the run is not finished;",
+        "`plait resume runs/first`",
+        "continues it, or begins anew",
+    ]

@@ -3,16 +3,29 @@ import io
 from rich.console import Console
 from rich.progress import Progress
 
-from plait.rounds.events import Evaluated
+from plait.rounds.events import ClientTurnedAway, Evaluated, Event
 from plait.viewer import Viewer
 
 
 def shown(*events):
     screen = Console(file=io.StringIO(), width=200)
-    viewer = Viewer(screen, Progress(console=screen, disable=True), total=1, rounds=2)
+    viewer = Viewer(Progress(console=screen, disable=True), rounds=2)
     for event in events:
-        viewer.show(Evaluated(**event))
+        viewer.show(event if isinstance(event, Event) else Evaluated(**event))
+    viewer.refresh()
     return [line.rstrip() for line in screen.file.getvalue().splitlines()]
+
+
+def test_clients_that_are_turned_away_for_one_reason_are_told_once():
+    away = [
+        ClientTurnedAway(node=at, client=f"c{at}", reason="too-little-data", detail=f"client 'c{at}' has too little")
+        for at in range(3)
+    ]
+    other = ClientTurnedAway(node=9, client="c9", reason="base", detail="another base")
+    assert shown(*away, other) == [
+        "cannot take part c0 and 2 more: client 'c0' has too little",
+        "cannot take part c9: another base",
+    ]
 
 
 def test_losses_and_changes_stand_beside_how_sure_they_are():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plait.cli.newest import RunOrNewest, run_or_newest
 from plait.cli.options import Allow
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_tables, print_text
 from plait.errors import ConfigError
 from plait.plugins import admit
 from plait.progress import say, status
@@ -26,7 +26,7 @@ _UNUSED = ("publish", "callbacks")
 
 
 def audit(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    named: RunOrNewest = None,
     data: Annotated[
         str,
         typer.Option("--data", help="A client's own data, for a run whose clients brought theirs; see plait simulate."),
@@ -62,13 +62,13 @@ def audit(
     Example: plait audit runs/first
     """
     from plait.api.received import admitted_settings, keys_of_features
-    from plait.report.membership import membership_table
-    from plait.report.table import to_rich
+    from plait.report.membership import membership_table, verdict
     from plait.report.write import write_report
     from plait.rounds.ledger import Ledger, read_events
     from plait.rounds.run_directory import RunDirectory
     from plait.rounds.run_view import RunView
 
+    run = run_or_newest(named, quiet=json_output)
     directory = RunDirectory.find(run)
     if not RunView.after(read_events(directory.ledger)).finished:
         raise ConfigError(f"'{run}' is not finished, expected a finished run; `plait resume {run}` continues it")
@@ -108,18 +108,16 @@ def audit(
     if json_output:
         print_json(_figures(found))
         return
-    from rich.console import Console
-
-    screen = Console()
+    tables = [membership_table(found.event), *([_exposure_table(found.exposed)] if found.exposed else [])]
+    print_tables(table for table in tables if table.rows)
     if found.event.attacks:
-        screen.print(to_rich(membership_table(found.event)))
-    if found.exposed:
-        screen.print(to_rich(_exposure_table(found.exposed)))
+        print_text(verdict(found.event.attacks))
     unit = vars(settings).get("dp", "off")
     if (proven := found.audit) and (promised := found.promised):
+        outcome = "PASS: consistent with" if proven.bound <= promised else "FAIL: more than"
         say(
-            f"{proven.canaries:,} canary clients prove epsilon of at least {proven.bound:.3g} (perfect guesses would "
-            f"prove {proven.most:.3g}); {promised:.3g} is promised, at delta {proven.delta:g}",
+            f"{outcome} the promised epsilon {promised:.3g} at delta {proven.delta:g}: {proven.canaries:,} canary "
+            f"clients show at least {proven.bound:.3g}, perfect guesses would show {proven.most:.3g}",
             quiet=False,
         )
     elif unit == "record":

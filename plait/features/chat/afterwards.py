@@ -6,7 +6,7 @@ from plait.rounds.run_view import RunView
 
 
 def afterwards(view: RunView) -> tuple[str, str] | None:
-    """The command; None for a model that writes no text, or of which there is none yet."""
+    """What to do, and the command; None for a model that writes no text, or of which there is none yet."""
     if view.is_classification or not view.rounds:
         return None
-    return "plait chat RUN", "talk to it"
+    return "Talk to it", "plait chat RUN"

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from plait.cli.output import print_text
+
 
 def contract(
     action: Annotated[str, typer.Argument(help="sign or show.")],
@@ -29,15 +31,15 @@ def contract(
         signature = Signature.of(read, ClientKit.load(kit))
         place = file.with_name(f"{signature.member}{SUFFIX}")
         write_atomically(place, signature.to_bytes())
-        typer.echo(f"'{place}' is {signature.member}'s signature; give it to the others, for KIT/contract of each")
+        print_text(f"'{place}' is {signature.member}'s signature; give it to the others, for KIT/contract of each")
         return
     if action != "show":
         raise ConfigError(f"contract has no '{action}', expected sign or show")
     found = [Signature.load(path) for path in sorted(file.parent.glob(f"*{SUFFIX}"))]
     members = signed_by(read, found, read_small(kit / AUTHORITY_FILE))
     state = "in force" if len(members) >= read.needed else "not in force"
-    typer.echo(
+    print_text(
         f"{state}: {len(members)} of {len(read.members)} have signed ({', '.join(members)}), {read.needed} needed"
     )
     for clause, value in read.model_dump(mode="json", by_alias=True).items():
-        typer.echo(f"{clause:<14} {', '.join(value) if isinstance(value, list) else value}")
+        print_text(f"{clause:<14} {', '.join(value) if isinstance(value, list) else value}", indent=15)

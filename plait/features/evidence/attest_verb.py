@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from plait.cli.output import print_text
+
 
 def attest(
     kit: Annotated[Path, typer.Option("--kit", help="This client's start-up kit, whose node key signs.")],
@@ -37,6 +39,6 @@ def attest(
     run_id, data = attested(loaded, place.absolute(), run=run, about_data=about_data)
     path = out or Path(f"{loaded.name}-{run_id[:16]}.statement.json")
     write_atomically(path, data)
-    typer.echo(
+    print_text(
         f"'{path}' states what '{loaded.name}' sent for run {run_id[:16]}; send it to the person who makes the evidence"
     )

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from plait.cli.output import print_text
+
 
 def evidence(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
@@ -57,6 +59,6 @@ def evidence(
         write_atomically(html, page_of(made.predicate).encode())
     own = "a key of the run's own, which identifies no one: give --kit to sign with the server's"
     who = "the server's key" if kit else own
-    typer.echo(f"'{path}' has {len(made.data):,} bytes, signed with {who}")
+    print_text(f"'{path}' has {len(made.data):,} bytes, signed with {who}")
     if not made.complete:
-        typer.echo(f"without model signature and bill of materials, whose libraries are missing: {HOW_TO_INSTALL}")
+        print_text(f"without model signature and bill of materials, whose libraries are missing: {HOW_TO_INSTALL}")

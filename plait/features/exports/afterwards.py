@@ -6,5 +6,5 @@ from plait.rounds.run_view import RunView
 
 
 def afterwards(view: RunView) -> tuple[str, str] | None:
-    """The command; None if there is no adapter yet."""
-    return ("plait export RUN my-adapter --to peft", "take the adapter elsewhere") if view.rounds else None
+    """What to do, and the command; None if there is no adapter yet."""
+    return ("Take it along", "plait export RUN my-adapter --to peft") if view.rounds else None

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from plait.cli.output import print_text
+
 
 def release(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
@@ -38,10 +40,10 @@ def release(
     if kit is not None:
         name = override(directory, conditions, reason=anyway, kit=kit)
         write_report(directory.path)
-        typer.echo(f"released by {name}, which the ledger says")
+        print_text(f"released by {name}, which the ledger says")
         return
     found = judge(directory, conditions)
     write_report(directory.path)
     if not found.holds and directory.is_held_back:
         raise ConfigError(f"the adapter stays in quarantine: {found.in_words}")
-    typer.echo(f"released: '{directory.adapter}'")
+    print_text(f"released: '{directory.adapter}'")

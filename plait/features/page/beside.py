@@ -71,6 +71,7 @@ def page_beside(
     finally:
         process.over()
         process.kill(after_s=_END_S)
+        say(f"the page is closed; `plait watch {place}` shows it again", quiet=False)
 
 
 def _bound(address: Address) -> socket.socket:

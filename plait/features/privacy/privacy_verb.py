@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.output import print_json, print_tables
+from plait.cli.newest import run_or_newest
+from plait.cli.output import print_json, print_tables, print_text
 from plait.errors import ConfigError
 
 
 def privacy(
-    run: Annotated[list[Path], typer.Argument(help="Run directory; of several also what they cost together.")],
+    run: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run directory, by default the newest in runs/; of several what they cost together."),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show the privacy of a run: who is protected from whom, epsilon by round, and what is not covered.
@@ -24,10 +28,10 @@ def privacy(
     from plait.features.privacy.card import PrivacyCard, spent_by_round
     from plait.features.privacy.tables import client_epsilon_table
 
-    if len(run) > 1:
+    if run and len(run) > 1:
         _show_together(run, json_output=json_output)
         return
-    (directory,) = run
+    directory = run_or_newest(run[0] if run else None, quiet=json_output)
     from plait.report.membership import membership_table
     from plait.report.tables import card_table, tables_of_features
     from plait.rounds.ledger import read_events
@@ -38,10 +42,12 @@ def privacy(
     view = RunView.of(events)
     card, hiding = PrivacyCard.of(events), [each for each in view.cards.values() if each.hides_clients]
     if not hiding:
-        raise ConfigError(
-            f"'{directory}' has neither differential privacy nor masked sums, expected a run with --dp record, "
-            "--dp client or --secure-aggregation"
-        )
+        said = "no guarantee: the server sees every update; --dp record, --dp client and --secure-aggregation give one"
+        if json_output:
+            print_json({"guarantee": None})
+        else:
+            print_text(said)
+        return
     if json_output:
         not_covered = [text for each in hiding[:1] for name, text in each.facts if name == "Not covered"]
         if card is None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_text
 from plait.features.standing.operating import JsonOutput, Kit, Server, calls_to
 
 
@@ -24,4 +24,4 @@ def cancel(
     if json_output:
         print_json({"run": run, "was": was, "state": "cancelled"})
     else:
-        typer.echo(f"cancelled {run}, which was {was}")
+        print_text(f"cancelled {run}, which was {was}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_text
 from plait.features.standing.operating import JsonOutput, Kit, Server, calls_to
 
 
@@ -27,4 +27,4 @@ def fetch(
     if json_output:
         print_json({"run": run, "directory": str(directory), "files": [str(file) for file in files]})
     else:
-        typer.echo(f"fetched {len(files)} files of {run} into {directory}")
+        print_text(f"fetched {len(files)} files of {run} into {directory}")

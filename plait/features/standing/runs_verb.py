@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
-from plait.cli.output import print_json, print_tables
+from plait.cli.output import print_json, print_tables, print_text
 from plait.features.standing.operating import JsonOutput, Kit, Server, calls_to
 
 
@@ -32,6 +32,6 @@ def runs(
     print_tables(queue_tables(page))
     clients, number = page.get("clients"), page.get("number_of_clients")
     if isinstance(clients, list) and isinstance(number, int) and number > len(cast("list[object]", clients)):
-        typer.echo(f"{number} clients in all")
+        print_text(f"{number} clients in all")
     if isinstance(older := page.get("before"), str):
-        typer.echo(f"older runs: plait runs --before {printable(older, limit=64)}")
+        print_text(f"older runs: plait runs --before {printable(older, limit=64)}")

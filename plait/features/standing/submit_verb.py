@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plait.cli.output import print_json
+from plait.cli.output import print_json, print_text
 from plait.config import config_from_table
 from plait.errors import PeerError
 from plait.features.standing.operating import JsonOutput, Kit, Server, calls_to
@@ -48,7 +48,7 @@ def submit(
         if json_output:
             print_json({"run": run, "state": "queued"})
         else:
-            typer.echo(f"submitted {run}; `plait runs` shows the queue")
+            print_text(f"submitted {run}; `plait runs` shows the queue")
         return
     ended = _followed(calls, run, quiet=json_output)
     if json_output:
@@ -56,7 +56,7 @@ def submit(
     if ended.get("state") != "finished":
         raise PeerError(f"run {run} is {ended.get('state')}: {ended.get('detail')}")
     if not json_output:
-        typer.echo(f"{run} is finished; `plait fetch {run} DIR` gets its adapter and report")
+        print_text(f"{run} is finished; `plait fetch {run} DIR` gets its adapter and report")
 
 
 def _followed(calls: OperatorCalls, run: str, *, quiet: bool) -> dict[str, object]:

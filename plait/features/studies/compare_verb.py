@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from plait.cli.output import print_json
-from plait.progress import say
+from plait.cli.output import print_json, print_tables, print_text
+from plait.errors import ConfigError
+from plait.progress import say, status
 
 
 def compare(
@@ -26,34 +28,29 @@ def compare(
 
     Example: plait compare runs/fedavg runs/flexlora --page compare.html
     """
-    from rich.console import Console
-
-    from plait.errors import ConfigError
-    from plait.features.studies.comparison import compare as compare_runs
-    from plait.features.studies.tables import comparison_tables
-    from plait.files import write_atomically
-    from plait.report.table import to_rich
-
     to_stdout = csv is not None and str(csv) == "-"
     if to_stdout and json_output:
         raise ConfigError("--json and --csv - both write to stdout, expected one of them")
-    comparison = compare_runs(*runs, baseline=baseline)
+    with status("reading the runs", quiet=json_output or to_stdout):
+        from plait.features.studies.comparison import compare as compare_runs
+        from plait.features.studies.tables import comparison_tables
+        from plait.files import write_atomically
+
+        comparison = compare_runs(*runs, baseline=baseline)
     if page is not None:
         write_atomically(page, comparison.page().encode())
     if csv is not None:
         text = comparison.frame.to_csv(index=False)
         if to_stdout:
-            typer.echo(text, nl=False)
+            sys.stdout.write(text)
             return
         write_atomically(csv, text.encode())
     if json_output:
         print_json(comparison.to_json())
         return
-    screen = Console()
-    for table in comparison_tables(comparison):
-        screen.print(to_rich(table))
+    print_tables(comparison_tables(comparison))
     for note in comparison.notes:
         say(f"note: {note}", quiet=False)
     for path in (page, csv):
         if path is not None:
-            screen.print(f"written  {path}", highlight=False, markup=False)
+            print_text(f"written  {path}")

@@ -50,6 +50,7 @@ RUN_COLUMNS: Mapping[str, str] = {
 }
 """The columns of `Comparison.frame` and their types."""
 
+_MOST_NAMED = 8
 _GROUPS: Mapping[str, str] = {
     "group": TEXT,
     "seeds": COUNT,
@@ -110,6 +111,11 @@ class Comparison:
 
     groups: tuple[Group, ...]
     baseline: Group
+
+    def __repr__(self) -> str:
+        names = [group.label for group in self.groups]
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        return f"<plait.Comparison of {', '.join(names[:_MOST_NAMED])}{more}>"
 
     @property
     def runs(self) -> tuple[StudiedRun, ...]:

@@ -106,6 +106,9 @@ def read_grid(source: str | Path | Settings, *, given: Settings | None = None, s
     axes = _axes(_table(table.pop("grid", {}), f"{where}: grid"), f"{where}: [grid]")
     samples = _samples(_table(table.pop("random", {}), f"{where}: random"), f"{where}: [random]")
     its_seeds = _seeds(table.pop("seeds", None), where)
+    for key, value in table.items():
+        if isinstance(value, list):
+            raise ConfigError(f"{where}: {key} is a list; put lists under [grid]")
     seeds = tuple(seeds) or its_seeds
     common = {key_named(key, where=where, beside=("seeds", "grid", "random")): value for key, value in table.items()}
     override = {key_named(key, where=where): value for key, value in (given or {}).items()}

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.cli.options import with_run_options
-from plait.cli.output import print_json, print_tables
+from plait.cli.output import print_json, print_tables, print_text
 from plait.cli.simulate import stopped_by_interrupt
 from plait.config import RunConfig
 from plait.errors import ConfigError, Interrupted
-from plait.progress import say
+from plait.progress import say, status
 
 if TYPE_CHECKING:
     from plait.features.studies.grid import Cell
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @with_run_options(hidden=tuple(name for name in RunConfig.model_fields if name not in ("base", "data", "out")))
 def sweep(
     given: Mapping[str, object],
-    grid: Annotated[Path, typer.Argument(help="TOML file: settings, seeds, and [grid] or [random] values.")],
+    grid: Annotated[Path, typer.Argument(help="TOML of settings; lists stand under [grid]: rank = [4, 8].")],
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas, in place of the file's.")] = "",
     jobs: Annotated[int, typer.Option("--jobs", help="Runs side by side; set threads too.", min=1)] = 1,
     page: Annotated[Path | None, typer.Option("--page", help="Also write one self-contained HTML page.")] = None,
@@ -46,8 +46,9 @@ def sweep(
     if dry_run:
         _foretell(grid, settings, wanted, json_output=json_output)
         return
-    from plait.features.studies.sweeping import sweep as do_sweep
-    from plait.features.studies.tables import comparison_tables
+    with status("loading libraries", quiet=json_output):
+        from plait.features.studies.sweeping import sweep as do_sweep
+        from plait.features.studies.tables import comparison_tables
 
     count = 0
 
@@ -78,16 +79,10 @@ def sweep(
     if json_output:
         print_json({"runs": done.rows(), "comparison": comparison.to_json() if comparison else None})
     else:
-        from rich.console import Console
-
-        from plait.report.table import to_rich
-
-        screen = Console()
-        for table in comparison_tables(comparison) if comparison else ():
-            screen.print(to_rich(table))
+        print_tables(comparison_tables(comparison) if comparison else ())
         for note in comparison.notes if comparison else ():
             say(f"note: {note}", quiet=False)
-        screen.print(f"results  {done.path / 'results.csv'}", highlight=False, markup=False)
+        print_text(f"results  {done.path / 'results.csv'}")
     for name, error in done.failed.items():
         say(f"failed: {name}: {error}", quiet=False)
     if done.failed:
@@ -95,9 +90,10 @@ def sweep(
 
 
 def _foretell(grid: Path, settings: Mapping[str, object], seeds: tuple[int, ...], *, json_output: bool) -> None:
-    from plait.features.studies.forecast import forecast, forecast_table
+    with status("measuring a step of each kind", quiet=json_output):
+        from plait.features.studies.forecast import forecast, forecast_table
 
-    found = forecast(grid, given=settings, seeds=seeds)
+        found = forecast(grid, given=settings, seeds=seeds)
     if json_output:
         print_json([each.to_json() for each in found])
     else:

@@ -71,6 +71,9 @@ class Sweep:
     grid: Grid
     states: Mapping[str, State]
 
+    def __repr__(self) -> str:
+        return f"<plait.Sweep '{self.path}': {len(self.states)} runs, {len(self.failed)} failed>"
+
     @property
     def frame(self) -> pd.DataFrame:
         """One row per run: ``run``, ``status``, ``error``, a column per axis, ``seed`` and the figures.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.options import Allow
+from plait.cli.output import print_text
 
 
 def withdraw(
@@ -51,9 +52,9 @@ def withdraw(
     directory = RunDirectory.find(run)
     settings = admitted_settings(directory, allow or (), without=("publish", "callbacks"))
     plan = plan_of(directory, settings, client, out=out, among=among or (), approximate=approximate)
-    typer.echo(plan.estimate)
+    print_text(plan.estimate)
     for place in plan.descendants:
-        typer.echo(f"made from its adapter, and not changed: '{place}'")
+        print_text(f"made from its adapter, and not changed: '{place}'")
     if estimate:
         return
 
@@ -93,5 +94,5 @@ def withdraw(
     write_report(directory.path)
     kept = f"the adapter without it is {tombstone.adapter[:16]}, of '{plan.out}'" if tombstone.adapter else "it stays"
     if left := residual_in_words(tombstone):
-        typer.echo(left)
-    typer.echo(f"'{client}' is withdrawn: {kept}; {len(tombstone.erased)} files of its were erased")
+        print_text(left)
+    print_text(f"'{client}' is withdrawn: {kept}; {len(tombstone.erased)} files of its were erased")

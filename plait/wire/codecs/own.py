@@ -102,9 +102,9 @@ def as_codec(part: object, *, name: str) -> OwnCodec:
         ConfigError: it lacks a member of `Codec`, or its number is not an experimental one.
     """
     part = instance_of(part, what=f"codec '{name}'")
-    for member in ("number", "bits", "distortion", "encode", "decode", "max_payload_bytes"):
-        if not hasattr(part, member):
-            raise ConfigError(f"codec '{name}' has no '{member}', expected those of plait.wire.codec.Codec")
+    members = ("number", "bits", "distortion", "encode", "decode", "max_payload_bytes")
+    if missing := [member for member in members if not hasattr(part, member)]:
+        raise ConfigError(f"codec '{name}' has no {', '.join(missing)}, expected all of plait.wire.codec.Codec")
     codec = cast("Codec", part)
     if not FIRST_OWN <= codec.number <= LAST_OWN:
         raise ConfigError(f"number of codec '{name}' is {codec.number}, expected {FIRST_OWN} to {LAST_OWN}")

@@ -45,7 +45,7 @@ def test_a_run_on_a_file_is_resumed_to_the_same_adapter_of_its_model_and_exports
 
     with monkeypatch.context() as once:
         once.setattr(Ledger, "append", interrupted)
-        assert plait("simulate", *options, "--out", stopped).code == 1
+        assert plait("simulate", *options, "--out", stopped).code == 130
     ran = plait("resume", stopped)
     assert ran.code == 0, ran.err
     weights = [(each / "adapter" / "adapter_model.safetensors").read_bytes() for each in (run, stopped)]

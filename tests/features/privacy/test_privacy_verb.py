@@ -37,6 +37,13 @@ def test_scripts_read_it_as_json(run):
     assert len(said["not_covered"]) == 5
 
 
+def test_an_ordinary_run_has_no_guarantee_and_that_is_the_answer(tmp_path):
+    shown = CliRunner().invoke(app, ["privacy", run := written(tmp_path / "plain")])
+    assert shown.exit_code == 0
+    assert "no guarantee: the server sees every update" in shown.output
+    assert json.loads(CliRunner().invoke(app, ["privacy", run, "--json"]).output) == {"guarantee": None}
+
+
 def test_noise_that_is_paid_for_counts_though_its_round_was_never_finished(tmp_path):
     first, second = (
         NoiseIntended(round=number, commitment="", clip_norm=1.0, epsilon=3.0 + number) for number in (1, 2)
@@ -92,15 +99,6 @@ def test_accounts_of_clients_add_up_and_other_units_do_not(tmp_path):
         error = CliRunner().invoke(app, ["privacy", runs[0], *others]).exception
         assert isinstance(error, ConfigError)
         assert message in str(error)
-
-
-def test_a_run_without_privacy_says_so(tmp_path):
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    ledger.append(started())
-    ledger.close()
-    error = CliRunner().invoke(app, ["privacy", str(tmp_path)]).exception
-    assert isinstance(error, ConfigError)
-    assert "expected a run with --dp record, --dp client or --secure-aggregation" in str(error)
 
 
 def test_of_private_records_it_shows_what_each_client_s_have_cost(tmp_path):

@@ -36,6 +36,7 @@ def test_a_setting_that_follows_from_another_is_no_label(make_run) -> None:
 def test_single_runs_are_called_as_their_directories(make_run) -> None:
     runs = make_run("before", 3.0, rule="fedavg"), make_run("after", 2.9, rule="ffa")
     assert compare(*runs).frame.group.tolist() == ["before", "after"]
+    assert repr(compare(*runs)) == "<plait.Comparison of before, after>"
 
 
 def test_the_same_settings_and_seed_twice_are_two_groups(make_run) -> None:

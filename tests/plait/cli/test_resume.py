@@ -82,7 +82,7 @@ def test_ctrl_c_saves_the_state_and_says_how_to_go_on(
     wait_for(out, "update_received", 1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "stopping after the current client" in err
     assert f"plait resume {out}" in err
     assert read_lines(out / "ledger.jsonl")[-1]["event"] == "interrupted"
@@ -131,7 +131,7 @@ def test_a_run_that_was_stopped_after_its_last_round_is_finished_by_resume(
         "--dtype", "float32", "--out", out,
     )  # fmt: skip
     stopped = run_command(where, int(number), *options, program=STOPPED)
-    assert stopped.returncode == (1 if number is signal.SIGINT else -number), stopped.stderr
+    assert stopped.returncode == (130 if number is signal.SIGINT else -number), stopped.stderr
     if number is signal.SIGINT:
         assert stopped.stderr.splitlines()[-1].endswith(f"continue with: plait resume {out}")
     assert not (out / "report.html").exists()

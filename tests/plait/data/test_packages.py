@@ -118,7 +118,7 @@ def test_the_second_call_needs_no_pip_and_says_nothing(tmp_path: Path) -> None:
     pip = FakePip(wheel_of(MEMBERS))
     said: list[str] = []
     first = fetch(tmp_path, pip, said=said.append)
-    assert said[0] == "downloading toy==1.0 with pip (only once)"
+    assert said[0] == "downloading toy==1.0 (only once)"
     said.clear()
     assert fetch(tmp_path, pip, said=said.append) == first
     assert len(pip.commands) == 1

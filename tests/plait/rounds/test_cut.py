@@ -10,12 +10,12 @@ from plait.rounds.events import DescribedClient
     ("counts", "said"),
     [
         (((0, 0), (0, 0)), ""),
-        (((1000, 0), (200, 0)), "1,200 examples are cut after 128 tokens (--seq-len)."),
+        (((1000, 0), (200, 0)), "1,200 examples are cut after token 128. Raise --seq-len to keep more."),
         (((0, 1), (0, 0)),
-         "1 example is left out because nothing to learn from begins within 128 tokens (--seq-len)."),
+         "1 example is left out: the answer starts after token 128. Raise --seq-len to keep more."),
         (((1, 2), (0, 3)),
-         ("1 example is cut after 128 tokens (--seq-len), and 5 examples are left out because nothing to learn from "
-          "begins within that.")),
+         ("1 example is cut after token 128. 5 examples are left out: the answer starts after token 128. "
+          "Raise --seq-len to keep more.")),
     ],
 )  # fmt: skip
 def test_all_clients_counts_are_told_in_one_sentence(counts, said) -> None:
@@ -28,5 +28,5 @@ def test_all_clients_counts_are_told_in_one_sentence(counts, said) -> None:
 
 def test_a_ledger_without_settings_has_a_sentence_too() -> None:
     assert cut_sentence([DescribedClient(client="a", cut_examples=2)], seq_len=None) == (
-        "2 examples are cut after the sequence length."
+        "2 examples are cut after a sequence's last token. Raise --seq-len to keep more."
     )

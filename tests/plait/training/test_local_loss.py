@@ -13,7 +13,7 @@ from plait.data import Record, RecordKind
 from plait.errors import ConfigError
 from plait.plugins import Kind, reference
 from plait.rounds.local_model import Carried, TrainJob
-from plait.training.contract import LOSS_CHECKS
+from plait.training.contract import LOSS_CHECKS, mean_note
 from plait.training.local_loss import LOSSES, LocalAdapter, check_loss_name, loss_named
 from plait.training.local_model import PeftLocalModel
 from plait.wire.settings import Settings
@@ -76,6 +76,8 @@ def test_a_mean_over_the_labels_is_found_out() -> None:
 
     broken = [verdict.claim for verdict in checked(mean, LOSS_CHECKS) if not verdict.holds]
     assert broken == ["a sum over the labels"]
+    assert "expected a sum, not a mean" in mean_note(reference(Kind.LOSS, mean))
+    assert mean_note("cross_entropy") == mean_note("orthogonality:weight=0.25") == ""
 
 
 def test_a_loss_of_ones_own_has_options_and_wrong_names_are_told_the_nearest() -> None:

@@ -1,0 +1,136 @@
+"""What a terminal of 80 columns shows, and what a file is told instead."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shlex
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from plait.cli.ending import _to_paste
+from plait.cli.verbs import VERBS
+from plait.feature import own_features
+from tests.commands import Command, run_command
+
+pytestmark = pytest.mark.slow
+
+COLUMNS = 80
+ALL_VERBS = [*VERBS, *(verb for feature in own_features().values() for verb in feature.verbs)]
+CONTROL = re.compile(r"\x1b(\[[0-9;?]*[a-zA-Z]|\][^\x07]*\x07)")
+
+
+def shown(*arguments: object, cwd: Path | None = None) -> tuple[int, list[str]]:
+    """The exit status of a command in such a terminal, and all lines that it ever showed."""
+    own, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    parts: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # nobody writes any more
+            while part := os.read(own, 1 << 16):
+                parts.append(part)
+
+    with Command(
+        *arguments, cwd=cwd, env={**environment, "TERM": "xterm-256color"}, stdout=its, stderr=subprocess.STDOUT
+    ) as command:
+        os.close(its)
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        code = command.wait(300)
+    reader.join(60)
+    os.close(own)
+    text = CONTROL.sub("", b"".join(parts).decode())
+    return code, [line.rstrip() for line in re.split(r"[\r\n]+", text)]
+
+
+def too_wide(lines: list[str]) -> list[str]:
+    return [line for line in lines if cell_len(line) > COLUMNS]
+
+
+@pytest.mark.parametrize("verb", [*(verb for verb in ALL_VERBS if verb != "bench"), "simulate --help-all"])
+def test_help_fits_into_80_columns(verb: str) -> None:
+    code, lines = shown(*verb.split(), *([] if "--" in verb and verb.endswith("all") else ["--help"]))
+    assert code == 0
+    assert too_wide(lines) == []
+    assert any("Usage:" in line for line in lines)
+
+
+@pytest.fixture(scope="module")
+def ran(original: Path, small: tuple[str, ...]) -> tuple[Path, list[str]]:
+    """A folder with a run, and what its terminal showed."""
+    options = ("--data", "my.jsonl", "--partition", "natural:author", *small, "--out", "runs/a-name-of-some-length")
+    code, lines = shown("simulate", *options, cwd=original)
+    assert code == 0, lines
+    return original, lines
+
+
+def test_a_run_fits_and_tells_what_it_does(ran: tuple[Path, list[str]]) -> None:
+    _, lines = ran
+    assert too_wide(lines) == []
+    for said in ("loading libraries", "reading and partitioning my.jsonl", "evaluating the base, 3 of 3 clients",
+                 "round 2 of 2: training, ", "writing the report"):  # fmt: skip
+        assert any(said in line for line in lines), said
+
+
+def test_the_three_commands_after_a_run_work_when_pasted(ran: tuple[Path, list[str]]) -> None:
+    folder, lines = ran
+    commands = [line[line.index("plait ") :] for line in lines[-5:] if "plait " in line]
+    assert [command.split()[1] for command in commands] == ["chat", "export", "report"]
+    for command in commands:
+        program = [sys.executable, "-m", "plait.cli.main", *shlex.split(command)[1:]]
+        done = subprocess.run(program, cwd=folder, input="def add", capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+def test_a_program_that_no_shell_finds_is_named_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "argv", [".venv/bin/plait", "simulate"])
+    assert _to_paste("plait chat runs/plait") == ".venv/bin/plait chat runs/plait"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "report", "verify", "audit", "privacy", "doctor", "methods --base tiny", "rules --base tiny",
+        "estimate --base tiny", "eval --adapter runs/a-name-of-some-length --data my.jsonl --seq-len 32",
+        "compare run runs/a-name-of-some-length", "flowertune finance", "init my.jsonl",
+    ],
+)  # fmt: skip
+def test_what_other_verbs_say_fits_too_and_the_newest_run_need_not_be_named(
+    ran: tuple[Path, list[str]], line: str
+) -> None:
+    code, lines = shown(*shlex.split(line), cwd=ran[0])
+    assert code == 0, lines
+    assert too_wide(lines) == []
+    assert any(lines)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["simulate --base nothing", "report nothing", "server", "export nothing out --to onnx", "simulate --epochs 3"],
+)
+def test_errors_are_broken_between_words(tmp_path: Path, line: str) -> None:
+    code, lines = shown(*shlex.split(line), cwd=tmp_path)
+    assert code in (1, 2, 3)
+    assert too_wide(lines) == []
+    assert any("error: " in each for each in lines)
+
+
+def test_a_file_gets_whole_lines(original: Path, small: tuple[str, ...], tmp_path: Path) -> None:
+    options = ("--data", original / "my.jsonl", "--partition", "natural:author", *small, "--out", tmp_path / "run")
+    done = run_command("simulate", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"[\r\x1b]", done.stderr + done.stdout) is None
+    assert [line for line in done.stderr.splitlines() if line.startswith("loading libraries")] == ["loading libraries"]
