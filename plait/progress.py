@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.pace import Lines, as_markup, bars
 from plait.text import fitted
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
     if quiet:
         yield lambda _text: None
         return
+    from plait.pace import Lines, as_markup, bars
+
     with bars(console()) as shown:
         task, lines = shown.add_task(as_markup(message), total=None), Lines(shown.console)
         lines.add(message)

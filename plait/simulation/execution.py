@@ -27,9 +27,9 @@ from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
 from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
-from plait.training.contract import mean_note
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
+from plait.training.local_loss import LOSSES
 from plait.wire.decoded import DECODED
 
 # As a fraction of the adapters that a run starts from.
@@ -66,7 +66,7 @@ def prepare(
 
     with status(f"reading and partitioning {settings.data}", quiet=quiet) as told:
         data = load_partitioned(settings, dataset, loaded=loaded, progress=told)
-        told_once = (_unused_replies(data.kind, settings), mean_note(settings.loss))
+        told_once = (_unused_replies(data.kind, settings), _mean_note(settings.loss))
         for note in filter(None, (*data.dataset.notes, *data.partition.notes, *told_once)):
             say(note, quiet=quiet)
         settings = _with_clients(settings, len(data.partition.shares))
@@ -93,6 +93,14 @@ def _with_clients(settings: RunConfig, clients: int) -> RunConfig:
         return settings
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     return config_from_table({**given, "clients": clients}, where=f"{clients} clients")
+
+
+def _mean_note(loss: str) -> str:
+    if loss in LOSSES:
+        return ""
+    from plait.training.contract import mean_note
+
+    return mean_note(loss)
 
 
 def _unused_replies(kind: RecordKind, settings: RunConfig) -> str:

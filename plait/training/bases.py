@@ -23,7 +23,6 @@ from plait.adapters.base_reference import ORIGINS
 from plait.data.cache import cache_directory
 from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.files import at_home, directory_written_aside, is_ours, is_there, make_private_directory
-from plait.pace import growing
 from plait.training.tiny import unpack_tiny
 
 Progress = Callable[[str], None]
@@ -253,6 +252,8 @@ def _hub_download(
         fetch = partial(snapshot_download, name, revision=revision or None, allow_patterns=patterns)
         if not size:
             return Path(fetch(local_files_only=here_only))
+        from plait.pace import growing
+
         folder = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
         with growing(f"downloading {name} from the hub", folder, size, progress):
             return Path(fetch())
