@@ -78,7 +78,6 @@ def fingerprint_base(
     Weights are streamed, so memory does not grow with the base.
 
     Args:
-        directory: a Hugging Face model directory with safetensors weights.
         cache: a JSON file that stores fingerprints by path, file sizes and modification times, so that the next call
             reads no weights. Its content is trusted, so it is used only if no other user can have written it.
         progress: called with (bytes of weights hashed, total bytes of weights) after every tensor.
@@ -120,7 +119,6 @@ class StoredTensor:
     """Where a tensor of a base is.
 
     Attributes:
-        path: the safetensors file.
         entry: type, shape and position in it.
     """
 

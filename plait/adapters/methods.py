@@ -91,7 +91,6 @@ class AdapterRequest:
         target_modules: ``all-linear`` or module names separated by commas.
         rank_pattern: ranks of modules that have their own, by the end of the module's name.
         bias: ``none``, or which biases of the base LoRA trains too: ``all`` or ``lora_only``.
-        virtual_tokens: length of a learned prompt.
     """
 
     method: str = "lora"
@@ -127,13 +126,11 @@ class Method:
         name: what the user gives to ``--method``.
         aliases: what users of other systems call it.
         title: the paper, with its arXiv number.
-        peft_type: PEFT's own name.
         settings: makes PEFT's settings from a request, except type and task.
         fixed: further settings that distinguish it from other methods of the same type.
         averages: what is averaged, and whether the mean of the adapters is the mean of the models.
         kept: the part of the adapter that is never sent, or an empty text.
         subject: what it trains, in the words of the rules.
-        options: the settings that it has.
         quantised: whether the base is held in four bits.
         trains_base: whether it trains the base's own weights, norms among them, so that an update shows them.
         learning_rate: AdamW's default with `--trainer`, a reward or `--dp`, up to rank 8 (chosen in

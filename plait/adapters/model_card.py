@@ -40,14 +40,10 @@ def model_card(
     """The card of an adapter trained in federated rounds.
 
     Args:
-        name: the user's name for the run.
-        spec: the adapter.
         base: its base. A directory's name is left out of the card, since it means nothing elsewhere.
-        rounds: finished rounds.
         clients: number of clients that took part. Their names are left out of the card.
         base_loss: held-out loss before any training, in nats per token (per example for labels).
         final_loss: the same after the last round.
-        parents: the adapters that it was derived from.
         told: plait's own words on what else is known of the run: headings, each with its facts.
     """
     title = escaped(name)

@@ -20,7 +20,6 @@ class Parent:
 
     Attributes:
         digest: SHA-256 of its safetensors file, hexadecimal.
-        weight: multiplier of its product.
         frozen: whether it stayed unchanged beneath a new adapter; otherwise training continued from it.
     """
 

@@ -28,7 +28,6 @@ class PartialSum:
         limbs: by place, (size,) float64: the whole numbers by which 2^(32 place) is multiplied, from 0 to 2^32 - 1,
             but in the highest place, which has the sign, from -2^31 to 2^31. There is at least one place, and none is
             left out between two.
-        weight: the sum of the weights.
     """
 
     limbs: Mapping[int, Float64Array]
@@ -59,7 +58,6 @@ def cut_up(values: Float64Array, *, into: Float64Array | None = None) -> Iterato
     """What numbers have in each place, in units of it, at most 2^31 of them; changes the numbers to zeros.
 
     Args:
-        values: the numbers.
         into: holds what was cut last, instead of a new array for each place.
     """
     largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))

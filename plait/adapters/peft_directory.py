@@ -51,7 +51,6 @@ class Provenance:
         base_fingerprint: of the base that the adapter was trained on, 64 hexadecimal digits.
         method: the user's name for the method.
         labels: names of the classes, in index order.
-        init_seed: seed of the initial adapter.
         spec_digest: `AdapterSpec.digest` in hexadecimal.
         parents: the adapters that it was derived from.
         built_in: name of the base if it comes with plait.
@@ -72,7 +71,6 @@ class PeftAdapter:
 
     Attributes:
         config: ``adapter_config.json``: checked settings (`checked_settings`), and the keys that name a place.
-        tensors: by PEFT's names.
         base_name: hub id or directory of the base, if given.
         revision: of the base on the hub, if given.
         provenance: None if plait did not write the directory.
@@ -139,12 +137,7 @@ def save_peft_directory(
     """Write an adapter to `path`, replacing what was there; a crash leaves the old directory or the new one.
 
     Args:
-        path: the directory; its parent exists.
-        spec: of the adapter.
-        state: its values, in the layout of `spec`.
-        base: the base it was trained on.
         card: the text of ``README.md``, as `model_card` writes it.
-        parents: the adapters that it was derived from.
 
     Raises:
         MachineError: the parent is missing or read-only, or the disk is full.
@@ -179,7 +172,6 @@ def load_peft_directory(path: Path, *, max_bytes: int = MAX_BYTES) -> PeftAdapte
     """Read the adapter in `path`, which is not trusted.
 
     Args:
-        path: a PEFT directory.
         max_bytes: refuse a larger ``adapter_model.safetensors``.
 
     Raises:
@@ -208,8 +200,6 @@ def load_state(
     """The values of the adapter in `path`, which must match `spec`.
 
     Args:
-        path: a PEFT directory.
-        spec: of the adapter that is expected.
         base_fingerprint: of the local base; compared if the directory names the one it was trained on.
         max_bytes: refuse a larger ``adapter_model.safetensors``.
 

@@ -58,7 +58,6 @@ class _Table:
     """Keys of one type of adapter.
 
     Attributes:
-        rules: by key.
         required: keys that must be set, because PEFT has another default or none.
     """
 
@@ -258,7 +257,6 @@ def checked_settings(settings: Mapping[str, Json], *, what: str) -> dict[str, Js
 
     Args:
         settings: PEFT's configuration as JSON, without the keys that name a place (`PLACE_KEYS`).
-        what: its name in error messages.
 
     Raises:
         PeerError: a key that no method has is set, one has a value outside its range, or one is missing.

@@ -40,7 +40,6 @@ def read_safetensors(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Flo
     """All tensors of the file at `path`, cast to float32.
 
     Args:
-        path: a regular file.
         max_bytes: refuse a larger file; 16-bit floats take twice their size in memory.
 
     Raises:

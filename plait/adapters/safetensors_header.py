@@ -60,7 +60,6 @@ class TensorEntry:
         dtype: safetensors' name for it, such as ``F32``.
         shape: its dimensions; empty for a scalar.
         begin: position of its first byte in the file.
-        end: position after its last byte.
     """
 
     dtype: str

@@ -36,7 +36,6 @@ class AdapterSpec:
     Attributes:
         method: the user's name for it, such as ``lora``.
         peft_config: PEFT's configuration as JSON (``r``, ``lora_alpha``, ``target_modules`` …).
-        task: causal language model or classification.
         labels: names of the classes, in index order; empty for a language model.
         init_seed: both ends derive the same initial adapter from it, so it need not be sent.
         init_rank: the rank at which the initial adapter is drawn and from which it is cut to `rank`: the server's if

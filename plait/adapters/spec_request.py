@@ -31,7 +31,6 @@ class SpecRequest:
 
     Attributes:
         method: one of the methods of plait.
-        peft_config: checked (`checked_settings`).
         task: as in `AdapterSpec`, like the remaining fields.
     """
 

@@ -28,8 +28,6 @@ def parse_object(data: bytes, *, what: str, max_bytes: int) -> dict[str, Json]:
 
     Args:
         data: UTF-8 text.
-        what: its name in error messages.
-        max_bytes: refuse more than that before parsing.
 
     Raises:
         PeerError: too large, not UTF-8, not JSON, not an object, a duplicate key, NaN or Infinity, or nested deeper

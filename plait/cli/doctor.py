@@ -32,7 +32,6 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        what: what was checked.
         advice: what to do if something is missing; else empty.
     """
 

@@ -22,12 +22,7 @@ _MOST_NEXT = 3
 
 
 def print_ending(view: RunView, run: Path) -> None:
-    """Print the end of a run.
-
-    Args:
-        view: the run.
-        run: its directory.
-    """
+    """Print the end of a run."""
     columns = min(shutil.get_terminal_size().columns, _WIDEST)
     print()
     for each in answers(view):

@@ -66,11 +66,7 @@ _METAVARS: Mapping[str, str] = {
 
 
 def with_run_options(*, hidden: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add every setting of a run to a command as an option; the command gets those given as one ``given`` mapping.
-
-    Args:
-        hidden: settings to leave out of its help.
-    """
+    """Add every setting of a run to a command as an option; the command gets those given as one ``given`` mapping."""
     return lambda command: _with_run_options(command, hidden)
 
 
@@ -131,12 +127,7 @@ def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> 
 
 
 def _help_of_all(context: typer.Context, shown: Collection[str]) -> str:
-    """All options of a command, by table; no name is cut, however narrow the terminal.
-
-    Args:
-        context: of the command.
-        shown: settings to show.
-    """
+    """All options of a command, by table; no name is cut, however narrow the terminal."""
     formatter = context.make_formatter()
     context.command.format_usage(context, formatter)
     formatter.write_paragraph()
@@ -195,8 +186,6 @@ def command_of(verb: str, function: Callable[..., None], *, forwards: bool = Fal
     """The command of a verb, with the settings of a run where its function has them.
 
     Args:
-        verb: its name.
-        function: what it does.
         forwards: whether it takes every option, ``--help`` included, as an argument.
     """
     forwarding = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

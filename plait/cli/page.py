@@ -19,7 +19,6 @@ def page_beside(
     Args:
         place: the run's directory, which need not be there yet.
         listen: address and port; empty for no page.
-        folder: whether `place` holds many runs, or will.
         status_json: gives what `plait status --json` prints; None where no server is.
 
     Raises:

@@ -17,7 +17,6 @@ class Verb:
 
     Attributes:
         place: of its function, ``module:attribute``.
-        help: what it is for.
         forwards: whether it takes every option, ``--help`` included, as an argument.
     """
 

@@ -52,11 +52,7 @@ def server_app(
 
 
 def client_app(participant: Callable[[Context], Answering]) -> ClientApp:
-    """A ClientApp that passes the bytes of every message to a participant, and returns its answer.
-
-    Args:
-        participant: the participant of a context.
-    """
+    """A ClientApp that passes the bytes of every message to a participant, and returns its answer."""
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:

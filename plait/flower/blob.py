@@ -16,12 +16,7 @@ STYPE = "plait.v1"
 
 
 def to_content(head: bytes, body: bytes = b"") -> RecordDict:
-    """Wrap bytes as the content of a Flower message.
-
-    Args:
-        head: the beginning.
-        body: the rest.
-    """
+    """Wrap bytes as the content of a Flower message."""
     parts = {_HEAD: head, _BODY: body} if body else {_HEAD: head}
     return RecordDict({_RECORD: ArrayRecord({name: to_array(part) for name, part in parts.items()})})
 

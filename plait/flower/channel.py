@@ -24,7 +24,6 @@ class GridChannel:
     """Sends tasks to the nodes of a grid and pulls answers one at a time, so that at most one is in memory.
 
     Args:
-        grid: Flower's grid.
         stop: stops the run while it waits.
     """
 

@@ -87,7 +87,6 @@ def outlast(
     """Have every pool of this class leave lost workers out and do their tasks again.
 
     Args:
-        pool_class: Flower's.
         lost: what a task ends with whose worker is gone.
         settled: which of these promises are kept (True), and which will not be.
         fit: how many workers with these resources the nodes have room for.

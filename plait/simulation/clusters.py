@@ -17,7 +17,6 @@ def k_means(vectors: NDArray[np.float32], count: int, generator: np.random.Gener
     Args:
         vectors: (n, d), n at least `count`.
         count: number of clusters; one may end up empty.
-        generator: chooses the first centres.
 
     Returns:
         (n,), from 0 to `count` - 1.

@@ -42,8 +42,6 @@ def prepare(
     """Fetch data and base, partition the data, and resolve the run.
 
     Args:
-        settings: of the run.
-        quiet: whether to show nothing.
         dataset: the data, if they are in memory already; by default those that the settings name are loaded.
         loaded: what earlier runs of this process have in common with it.
 
@@ -139,12 +137,8 @@ def execute(
     """Run (or continue) the rounds, then the baselines.
 
     Args:
-        run: the run.
-        data: its clients' data.
         start: of a new run, if the caller has resolved it.
-        quiet: whether to show nothing.
         loaded: what earlier runs of this process have in common with it.
-        on_event: called with every event.
         stop: asks the run to stop, or to end early.
 
     Raises:

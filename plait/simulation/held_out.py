@@ -18,7 +18,6 @@ def held_out_by_value(values: Sequence[str | None], clients: Sequence[str]) -> l
 
     Args:
         values: of the held-out records in the column that tells the clients apart.
-        clients: the value of each client.
 
     Returns:
         For each client, the indices of its records, ascending.
@@ -34,7 +33,6 @@ def held_out_by_share(groups: NDArray[np.int64], trained: NDArray[np.int64]) -> 
     """The records of each client.
 
     Args:
-        groups: (held-out records,), the class of each.
         trained: (clients, classes), the training records of each client by class.
 
     Returns:

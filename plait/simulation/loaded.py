@@ -37,7 +37,6 @@ class IdleWorker:
     """A process that waits for a run (see `plait.training.spreading`).
 
     Attributes:
-        device: that it computes on.
         parts: that the device's memory is divided into; the process has one.
     """
 

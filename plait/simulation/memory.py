@@ -49,10 +49,6 @@ class SimulatedMemory:
     """The memory of a simulated client: values without another copy are stored on disk.
 
     So a simulation that is killed continues to the same result.
-
-    Args:
-        volatile: stores the rest.
-        folder: on disk.
     """
 
     def __init__(self, volatile: Memory, folder: Path) -> None:

@@ -71,10 +71,7 @@ def partition(dataset: Dataset, scheme: Scheme, *, clients: int, seed: int, embe
     way (`held_out`).
 
     Args:
-        dataset: the records.
-        scheme: how.
         clients: how many shares; `natural` takes the values with most text (in characters) where there are more.
-        seed: of everything random.
         embed: texts to (len(texts), d) vectors; only `cluster` needs it.
 
     Raises:

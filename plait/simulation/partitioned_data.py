@@ -139,12 +139,6 @@ def load_partitioned(
 
     Where their number is not given and a column names them, all of the column's values take part, up to 32.
 
-    Args:
-        config: settings of the run.
-        dataset: the data, if they are in memory already.
-        loaded: data that earlier runs of this process loaded.
-        progress: called before each slow step.
-
     Raises:
         ConfigError: the data cannot be partitioned this way.
         DataError: the data cannot be read, or a label has a comma in its name.

@@ -29,8 +29,6 @@ class PlannedRun:
 
     Attributes:
         virtual_s: by the virtual clock; None without one.
-        uplink_bytes: client to server, all messages.
-        downlink_bytes: server to client, likewise.
     """
 
     virtual_s: float | None
@@ -51,11 +49,6 @@ def plan_run(
 
     Args:
         plan: its rounds. Every client is taken to have as many held-out sequences as are evaluated at most.
-        sizes: of its messages.
-        evaluates: whether the run evaluates.
-        example_tokens: of a training example, with padding.
-        base_parameters: of the base.
-        change: what features change in how it goes.
 
     Raises:
         ConfigError: too few devices are ever on at the same time.
@@ -85,12 +78,10 @@ class Planned:
     Attributes:
         channel: to clients that are all alike and answer in the order in which they were asked.
         going: goes through all rounds; by default each waits for its cohort.
-        everyone: the clients' names.
         held: round of the shadow that each holds.
         asked: what clients are asked for: the purpose and the round.
         steps: of the clients' training tasks, by their numbers.
         example_tokens: of a training example, with padding.
-        base_parameters: of the base.
     """
 
     def __init__(

@@ -31,12 +31,7 @@ def add_references(
     """Train every requested baseline that the run's ledger lacks, and record its result there.
 
     Args:
-        directory: of the finished run.
-        run: the run.
-        simulation: its clients.
-        on_event: called with every event.
         stop: asks to stop between two steps; the baseline in training is then lost.
-        progress: called with what is being done.
 
     Raises:
         Interrupted: it was asked to stop.

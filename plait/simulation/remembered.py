@@ -35,7 +35,6 @@ class RememberedLosses:
 
         Args:
             inputs: everything that they depend on except code, libraries and processor.
-            measure: computes them.
         """
         digest = hashlib.sha256(_surroundings())
         for part in inputs:

@@ -53,7 +53,6 @@ class SchemeKind:
         name: what the user writes.
         form: the same with its argument.
         read: its argument from text; None for a scheme without one. Raises ValueError with what was expected.
-        groups: what it sorts records by.
         make: flwr-datasets' partitioner for (clients, argument, seed); None for `natural`, which needs none.
         split: a user's own function of (dataset, clients, seed), instead of `make`: the record indices of each client.
         counts_classes: whether its argument is a number of classes.

@@ -45,15 +45,10 @@ class Simulation:
     """Everything that a simulated run needs besides the run itself.
 
     Args:
-        run: the run.
-        data: its clients' data.
         loaded: what earlier runs of this process have in common with it.
-        progress: told of workers that died.
 
     Attributes:
-        run: the run.
         base: shared by all clients of this process.
-        directory: of the run.
         opened: what is to be closed once the run has ended.
     """
 
@@ -158,11 +153,7 @@ class Simulation:
         return self._keys[name]
 
     def channel(self, stop: StopRequest | None = None) -> Channel:
-        """A channel to all clients, which a feature may change.
-
-        Args:
-            stop: stops the run between two clients.
-        """
+        """A channel to all clients, which a feature may change."""
         config = self.run.config
         place = next((each.simulated for each in config.wanted if each.simulated), "")
         return at(place)(self, stop) if place else self.direct(0, config.clients, stop)

@@ -98,7 +98,6 @@ def open_channel(address: Address, kit: Kit | None) -> grpc.Channel:
     """A channel to a server.
 
     Args:
-        address: of the server.
         kit: whose certificate is shown; None for a connection without TLS.
     """
     options = channel_options(address.host)

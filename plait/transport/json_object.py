@@ -11,10 +11,6 @@ from plait.errors import PeerError
 def json_object(text: str, *, what: str) -> dict[str, object]:
     """The object in a message's text, which gRPC has bounded.
 
-    Args:
-        text: JSON.
-        what: its name in errors.
-
     Raises:
         PeerError: it is no JSON object.
     """

@@ -22,10 +22,6 @@ def are_labels(labels: Sequence[str]) -> bool:
 def parse_labels(text: str, *, what: str) -> tuple[str, ...]:
     """Labels of the command line, separated by commas; sorted, each once.
 
-    Args:
-        text: the labels.
-        what: the option, for the error.
-
     Raises:
         ConfigError: one of them is no label, or there are too many.
     """

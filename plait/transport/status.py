@@ -23,10 +23,8 @@ def fetch_status(address: str, *, kit: ServerKit | StaffKit | None, timeout_s: f
     """Ask a server for its status.
 
     Args:
-        address: host and port.
         kit: an operator's or observer's, or the server's own with its token; None for an insecure server on this
             machine.
-        timeout_s: time limit for the answer, including the connection.
 
     Raises:
         ConfigError: `address` is not valid.
