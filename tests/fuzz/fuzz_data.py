@@ -46,9 +46,9 @@ def wish(data: bytes) -> None:
     except (ValueError, RecursionError):
         return
     if isinstance(body, dict):
-        for read in (request.parse_completion, request.parse_chat):
+        for kind in (request.CompletionRequest, request.ChatRequest):
             with contextlib.suppress(PlaitError):
-                read(body)
+                request.parse(kind, body)
 
 
 def tables():

@@ -34,7 +34,7 @@ from plait.features.serving.answer import (
     model_list,
 )
 from plait.features.serving.catalogue import Catalogue, Model
-from plait.features.serving.request import Body, Wish, parse_chat, parse_completion
+from plait.features.serving.request import Body, ChatRequest, CompletionRequest, Wish, parse
 from plait.hosts import AllowedHosts
 from plait.training.serving import Engine, Finish, Generation, Piece, Sampling
 
@@ -99,14 +99,14 @@ class _Face:
         return JSONResponse(model_card(self._model(request.path_params["name"])))
 
     async def complete(self, request: Request) -> Response:
-        asked = parse_completion(await _body(request))
-        prompts = [prompt if isinstance(prompt, tuple) else self._engine.encode(prompt) for prompt in asked.prompts]
-        return await self._answer(request, COMPLETION, asked.wish, prompts)
+        wish = parse(CompletionRequest, await _body(request))
+        prompts = [self._engine.encode(each) if isinstance(each, str) else tuple(each) for each in wish.prompts]
+        return await self._answer(request, COMPLETION, wish, prompts)
 
     async def chat(self, request: Request) -> Response:
-        asked = parse_chat(await _body(request))
-        prompt = self._engine.encode_chat([dict(message) for message in asked.messages])
-        return await self._answer(request, CHAT, asked.wish, [prompt])
+        wish = parse(ChatRequest, await _body(request))
+        prompt = self._engine.encode_chat([message.turn for message in wish.messages])
+        return await self._answer(request, CHAT, wish, [prompt])
 
     async def load(self, request: Request) -> Response:
         self._check_may_load()
@@ -138,7 +138,7 @@ class _Face:
         envelope = Envelope.of(shape, model.name)
         prompt_tokens = sum(len(prompt) for prompt in prompts)
         if wish.stream:
-            body = _stream(pieces, envelope, prompt_tokens=prompt_tokens if wish.usage_in_stream else None)
+            body = _stream(pieces, envelope, prompt_tokens=prompt_tokens if wish.stream_options.include_usage else None)
             return StreamingResponse(body, media_type="text/event-stream")
         choices = await _unless_gone(request, pieces)
         if choices is None:

@@ -4,35 +4,34 @@ import pytest
 
 from plait.adapters import Json
 from plait.errors import ConfigError
-from plait.features.serving.request import parse_chat, parse_completion
+from plait.features.serving.request import ChatRequest, CompletionRequest, parse
 
 
 def test_what_is_left_out_has_the_apis_defaults() -> None:
-    asked = parse_completion({"model": "m", "prompt": "x"})
-    assert asked.prompts == ("x",)
-    wish = asked.wish
+    wish = parse(CompletionRequest, {"model": "m", "prompt": "x"})
+    assert wish.prompts == ["x"]
     assert (wish.max_tokens, wish.temperature, wish.top_p, wish.seed, wish.choices) == (16, 1.0, 1.0, None, 1)
-    assert (wish.stop, wish.stream, wish.usage_in_stream, wish.ignore_end) == ((), False, False, False)
-    assert parse_chat({"model": "m", "messages": [{"role": "user", "content": "x"}]}).wish.max_tokens is None
+    assert (wish.stop, wish.stream, wish.stream_options.include_usage, wish.ignore_end) == ((), False, False, False)
+    assert parse(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "x"}]}).max_tokens is None
 
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
-        ("", ("",)),
-        (["a", "b"], ("a", "b")),
-        ([1, 2], ((1, 2),)),
-        ([[1, 2], [3]], ((1, 2), (3,))),
+        ("", [""]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [[1, 2]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
     ],
 )
-def test_a_prompt_comes_in_four_shapes(prompt: Json, expected: tuple[object, ...]) -> None:
-    assert parse_completion({"model": "m", "prompt": prompt}).prompts == expected
+def test_a_prompt_comes_in_four_shapes(prompt: Json, expected: list[object]) -> None:
+    assert parse(CompletionRequest, {"model": "m", "prompt": prompt}).prompts == expected
 
 
 @pytest.mark.parametrize("prompt", [None, [], 3, [None], ["a", 1], [[]], [1.5], [True], ["x"] * 65, {"a": "b"}])
 def test_any_other_prompt_is_refused(prompt: Json) -> None:
     with pytest.raises(ConfigError, match="prompt"):
-        parse_completion({"model": "m", "prompt": prompt})
+        parse(CompletionRequest, {"model": "m", "prompt": prompt})
 
 
 @pytest.mark.parametrize(
@@ -73,12 +72,13 @@ def test_any_other_prompt_is_refused(prompt: Json) -> None:
     ],
 )
 def test_a_wish_that_cannot_be_met_is_refused_by_name(field: str, value: Json) -> None:
-    for parse, rest in (
-        (parse_completion, {"prompt": "x"}),
-        (parse_chat, {"messages": [{"role": "user", "content": "x"}]}),
-    ):
+    bodies: tuple[tuple[type[CompletionRequest | ChatRequest], dict[str, Json]], ...] = (
+        (CompletionRequest, {"prompt": "x"}),
+        (ChatRequest, {"messages": [{"role": "user", "content": "x"}]}),
+    )
+    for kind, rest in bodies:
         with pytest.raises(ConfigError, match=f"{field}|include_usage"):
-            parse({"model": "m", **rest, field: value})
+            parse(kind, {"model": "m", **rest, field: value})
 
 
 def test_what_asks_for_nothing_is_let_through() -> None:
@@ -86,7 +86,7 @@ def test_what_asks_for_nothing_is_let_through() -> None:
         "echo": False, "logprobs": None, "best_of": 1, "frequency_penalty": 0.0, "logit_bias": {}, "tools": [],
         "response_format": {"type": "text"}, "user": "me", "metadata": {}, "store": False,
     }  # fmt: skip
-    parse_completion({"model": "m", "prompt": "x", **nothing})
+    parse(CompletionRequest, {"model": "m", "prompt": "x", **nothing})
 
 
 @pytest.mark.parametrize(
@@ -105,10 +105,10 @@ def test_what_asks_for_nothing_is_let_through() -> None:
 )
 def test_messages_without_text_are_refused(messages: Json) -> None:
     with pytest.raises(ConfigError, match="message"):
-        parse_chat({"model": "m", "messages": messages})
+        parse(ChatRequest, {"model": "m", "messages": messages})
 
 
 def test_no_more_of_a_prompt_than_its_beginning_is_in_an_error() -> None:
     with pytest.raises(ConfigError) as refused:
-        parse_completion({"model": "m", "prompt": {"secret": "x" * 1000}})
+        parse(CompletionRequest, {"model": "m", "prompt": {"secret": "x" * 1000}})
     assert len(str(refused.value)) < 200
