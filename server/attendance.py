@@ -16,8 +16,9 @@ from functools import lru_cache
 from typing import Protocol
 
 from plait.transport.protocol import HEAD_BYTES
+from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
-from server.enrolment import Admission, Enrolment, EnrolmentRefused
+from server.enrolment import Enrolment, EnrolmentRefused
 from server.hosting import HostedRun, Hosting
 from server.limits import Limits
 from server.log import say
@@ -56,7 +57,7 @@ class Attendance:
     """
 
     hosting: Hosting
-    admission: Admission | None
+    admission: Register | None
     _: KW_ONLY
     metrics: Metrics
     limits: Limits

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import KW_ONLY, dataclass
-from typing import Protocol
 
 from plait.errors import ConfigError, PeerError
 from plait.transport.labels import are_labels
@@ -18,8 +17,7 @@ from plait.transport.protocol import (
 )
 from plait.trust.keys import PUBLIC_KEY_BYTES, verify
 from plait.trust.names import check_client_name
-from plait.trust.register import Verdict
-from plait.trust.roles import Role
+from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
 
 _MOST_VERSION = 32
@@ -33,22 +31,6 @@ _DETAILS = {
     Verdict.REVOKED_KEY: "key has been revoked",
     Verdict.WRONG_NAME: "key is registered for another name",
 }
-
-
-class Admission(Protocol):
-    """Says who may take part (`plait.trust.register.Register`)."""
-
-    def check(self, name: str, public_key: bytes) -> Verdict:
-        """The register's verdict on a name and a key."""
-        ...
-
-    def standing(self, name: str) -> Verdict:
-        """The register's verdict on a client's name, whatever the key."""
-        ...
-
-    def holds(self, role: Role, name: str, public_key: bytes) -> Verdict:
-        """The register's verdict on a name and a key in a role."""
-        ...
 
 
 class EnrolmentRefused(PeerError):  # noqa: N818 (it names what happened)
@@ -82,7 +64,7 @@ class Enrolment:
         certified_name: the name in the connection's certificate; None on an insecure connection.
     """
 
-    admission: Admission | None
+    admission: Register | None
     _: KW_ONLY
     certified_name: str | None
 

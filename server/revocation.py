@@ -9,10 +9,9 @@ import logging
 from dataclasses import KW_ONLY, dataclass
 
 from plait.trust.certificate import Shown
-from plait.trust.register import Verdict
+from plait.trust.register import Register, Verdict
 from plait.trust.roles import Role
 from plait.v1 import federation_pb2 as pb
-from server.enrolment import Admission
 from server.hosting import Hosting
 from server.log import say
 from server.metrics import Metrics
@@ -31,7 +30,7 @@ class Revocation:
         metrics: counts the tasks that are lost.
     """
 
-    admission: Admission | None
+    admission: Register | None
     _: KW_ONLY
     hosting: Hosting
     metrics: Metrics

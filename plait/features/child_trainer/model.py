@@ -12,11 +12,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, parse_spec
 from plait.adapters.safetensors_file import read_safetensors, write_safetensors
 from plait.errors import ConfigError, MachineError, PlaitError
+from plait.features.child_trainer.program import Program
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.holdings import NeedFullError
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
@@ -30,14 +31,6 @@ _COUNTS = ("train_examples", "train_tokens", "held_out_examples", "held_out_toke
 _MOST_SEQUENCES = 1 << 20
 
 
-class Asked(Protocol):
-    """What answers questions; `plait.features.child_trainer.program.Program`."""
-
-    def ask(self, do: str, **more: object) -> Mapping[str, object]:
-        """The answer to a question."""
-        ...
-
-
 @dataclass(eq=False)
 class ProgramModel:
     """A base and a client's data that a program has.
@@ -46,7 +39,7 @@ class ProgramModel:
         memory: of the client, of one run.
     """
 
-    program: Asked
+    program: Program
     memory: Memory
     folder: Path
     _sizes: dict[bytes, DataSize] = field(default_factory=dict[bytes, DataSize])

@@ -6,11 +6,11 @@ What a run is, the desk knows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
@@ -22,6 +22,9 @@ from server.calls import MoreCalls
 from server.guard import Context, certificate_of
 from server.log import say
 
+if TYPE_CHECKING:
+    from plait.features.standing.standing import Standing
+
 NOBODY = "anonymous"
 """Who acts on an insecure server, which only its own machine reaches."""
 
@@ -30,27 +33,7 @@ _MOST_DETAIL = 1000
 Result = TypeVar("Result")
 
 
-class Desk(Protocol):
-    """What operators can ask; called from several threads."""
-
-    def submit(self, by: str, config_json: str, *, priority: int, cohort_labels: Sequence[str], name: str) -> str:
-        """Put a run into the queue; returns its name."""
-        ...
-
-    def cancel(self, by: str, run: str) -> str:
-        """Take a run out of the queue, or end it; returns what it was doing."""
-        ...
-
-    def page_json(self, *, run: str = "", before: str = "") -> str:
-        """A page of the queue and the past runs."""
-        ...
-
-    def files(self, by: str, run: str) -> Sequence[tuple[str, Path]]:
-        """The files of a finished run that may leave the server, with their places."""
-        ...
-
-
-def calls_of(desk: Desk) -> MoreCalls:
+def calls_of(desk: Standing) -> MoreCalls:
     """The calls of operators and observers, which a desk decides."""
     return MoreCalls(
         _SERVICE,
@@ -67,7 +50,7 @@ class Operations:
         disk: threads for what reads or writes files.
     """
 
-    desk: Desk
+    desk: Standing
     disk: Executor
 
     @property
