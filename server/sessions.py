@@ -239,12 +239,11 @@ class Sessions:
             for session in self._by_token.values():
                 session.put(event)
 
-    def close_all(self, names: Iterable[str] | None = None) -> None:
-        """End all sessions, or those of some nodes, once their messages are sent."""
+    def close_all(self) -> None:
+        """End all sessions once their messages are sent."""
         with self._changed:
             for session in list(self._by_token.values()):
-                if names is None or session.node.name in names:
-                    self._end(session, last=None)
+                self._end(session, last=None)
 
     def _end(self, session: Session, last: pb.ToNode | None) -> None:
         session.close(last if session.is_open else None)

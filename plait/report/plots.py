@@ -42,13 +42,13 @@ class EndLabel:
 _CURVES = ("raw adapter, fp32", "raw adapter, bf16", "adapter at 4 bits", "full model, fp32")
 
 
-def draw_plots(view: RunView, theme: Theme = LIGHT) -> dict[str, bytes]:
+def draw_plots(view: RunView) -> dict[str, bytes]:
     """Draw all plots.
 
     Returns:
         PNG bytes under the names of the plots (file names without ``.png``), in reading order.
     """
-    return {name: draw(lambda plot=plot: plot(view, theme)) for name, plot in _plots(view).items()}
+    return {name: draw(lambda plot=plot: plot(view, LIGHT)) for name, plot in _plots(view).items()}
 
 
 def draw_svgs(view: RunView) -> dict[str, dict[str, str]]:

@@ -71,12 +71,11 @@ class ServerKit:
     operator_token: str = field(repr=False)
 
     @classmethod
-    def load(cls, directory: Path, *, now: datetime | None = None) -> ServerKit:
+    def load(cls, directory: Path) -> ServerKit:
         """Read and check a server's kit.
 
         Args:
             directory: ``DIR/server`` of `plait provision`, or a copy of it.
-            now: the time to check dates against; by default the clock's.
 
         Raises:
             ConfigError: a file is missing, malformed or readable by others, files do not belong together, or a
@@ -84,7 +83,7 @@ class ServerKit:
             MachineError: cannot be read.
         """
         _check_kind(directory, "server")
-        tls = load_tls_pair(directory, "server", now=now)
+        tls = load_tls_pair(directory, "server")
         token = read_secret(directory / OPERATOR_TOKEN_FILE).decode(errors="replace").strip()
         if not _TOKEN.fullmatch(token):
             raise ConfigError(f"'{directory / OPERATOR_TOKEN_FILE}' is not a token, expected 64 hexadecimal digits")
@@ -108,12 +107,11 @@ class ClientKit:
     tls: TlsPair
 
     @classmethod
-    def load(cls, directory: Path, *, now: datetime | None = None) -> ClientKit:
+    def load(cls, directory: Path) -> ClientKit:
         """Read and check a client's kit.
 
         Args:
             directory: ``DIR/clients/NAME`` of `plait provision`, or a copy of it.
-            now: the time to check dates against; by default the clock's.
 
         Raises:
             ConfigError: a file is missing, malformed or readable by others, files do not belong together, or a
@@ -122,7 +120,7 @@ class ClientKit:
         """
         _check_kind(directory, "client")
         name, server_names = read_client_settings(directory)
-        tls = _member_tls(directory, Role.CLIENT, name, now=now)
+        tls = _member_tls(directory, Role.CLIENT, name)
         return cls(directory, name, server_names, NodeKey.load(directory / NODE_KEY_FILE), tls)
 
 
@@ -141,12 +139,11 @@ class StaffKit:
     tls: TlsPair
 
     @classmethod
-    def load(cls, directory: Path, *, now: datetime | None = None) -> StaffKit:
+    def load(cls, directory: Path) -> StaffKit:
         """Read and check an operator's or observer's kit.
 
         Args:
             directory: ``DIR/operators/NAME`` or ``DIR/observers/NAME`` of `plait provision`, or a copy of it.
-            now: the time to check dates against; by default the clock's.
 
         Raises:
             ConfigError: as `ClientKit.load`.
@@ -155,7 +152,7 @@ class StaffKit:
         role = next((role for role in STAFF if is_kit_of(directory, role.value)), Role.OPERATOR)
         _check_kind(directory, role.value)
         name, server_names = read_client_settings(directory)
-        return cls(directory, name, role, server_names, _member_tls(directory, role, name, now=now))
+        return cls(directory, name, role, server_names, _member_tls(directory, role, name))
 
 
 Kit: TypeAlias = ServerKit | ClientKit | StaffKit
@@ -172,9 +169,9 @@ def load_asking(directory: Path) -> ServerKit | StaffKit:
     return ServerKit.load(directory) if is_kit_of(directory, "server") else StaffKit.load(directory)
 
 
-def _member_tls(directory: Path, role: Role, name: str, *, now: datetime | None) -> TlsPair:
+def _member_tls(directory: Path, role: Role, name: str) -> TlsPair:
     """A member's certificate, which must be for its name and role."""
-    tls = load_tls_pair(directory, role.value, now=now)
+    tls = load_tls_pair(directory, role.value)
     path = directory / f"{role}.crt"
     certificate = read_certificate(path)
     if (named := common_name(certificate)) != name:
@@ -184,18 +181,17 @@ def _member_tls(directory: Path, role: Role, name: str, *, now: datetime | None)
     return tls
 
 
-def load_tls_pair(directory: Path, role: str, *, now: datetime | None = None) -> TlsPair:
+def load_tls_pair(directory: Path, role: str) -> TlsPair:
     """Read ``role.key``, ``role.crt`` and ``ca.crt`` and check that they belong together and are valid.
 
     Args:
         role: ``server``, or a `Role`.
-        now: the time to check dates against; by default the clock's.
 
     Raises:
         ConfigError: as `ServerKit.load`.
         MachineError: cannot be read.
     """
-    now = now or datetime.now(UTC)
+    now = datetime.now(UTC)
     key_file, certificate_file, authority_file = (directory / f for f in (f"{role}.key", f"{role}.crt", AUTHORITY_FILE))
     authority, certificate = read_certificate(authority_file), read_certificate(certificate_file)
     check_key_of(certificate, read_key(key_file), what=f"'{certificate_file}'")

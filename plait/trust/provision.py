@@ -14,11 +14,15 @@ renews it. Knows nothing of how kits reach their machines.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey as PublicKey
+from cryptography.x509 import Certificate
 
 from plait.errors import ConfigError, MachineError
 from plait.files import directory_written_aside, write_atomically
@@ -230,6 +234,7 @@ def _authority(directory: Path, *, now: datetime) -> tuple[Authority, bool]:
 
 
 def _server_kit(kit: Path, names: Sequence[str], authority: Authority, *, now: datetime, days: int) -> Provisioned:
+    sign = partial(authority.issue_server, names=names, now=now, days=days)
     if not kit.exists():
         if (kit.parent / "clients").exists():
             raise ConfigError(f"'{kit}' is missing, expected the server's kit: copy it back, it has the register")
@@ -239,27 +244,28 @@ def _server_kit(kit: Path, names: Sequence[str], authority: Authority, *, now: d
             write_secret(aside / OPERATOR_TOKEN_FILE, f"{secrets.token_hex(32)}\n".encode())
             write_atomically(aside / AUTHORITY_FILE, certificate_pem(authority.certificate))
             write_clients(aside / REGISTER_FILE, ())
-            _issue_server(aside, names, authority, now=now, days=days)
+            _issue(aside, "server", sign)
         outcome = Outcome.MADE
     else:
-        outcome = _issue_server(kit, names, authority, now=now, days=days)
+        outcome = _issue(kit, "server", sign)
     certificate = read_certificate(kit / "server.crt")
     check_issued_by(certificate, authority.certificate, what=f"'{kit / 'server.crt'}'")
     return Provisioned("server", kit, outcome, certificate.not_valid_after_utc)
 
 
-def _issue_server(kit: Path, names: Sequence[str], authority: Authority, *, now: datetime, days: int) -> Outcome:
-    path = kit / "server.crt"
+def _issue(kit: Path, role: str, sign: Callable[[PublicKey], Certificate]) -> Outcome:
+    """Issue a kit's certificate for its key, unless it has one."""
+    path = kit / f"{role}.crt"
     if path.exists():
         return Outcome.KEPT
-    certificate = authority.issue_server(read_key(kit / "server.key").public_key(), names, now=now, days=days)
-    write_atomically(path, certificate_pem(certificate))
+    write_atomically(path, certificate_pem(sign(read_key(kit / f"{role}.key").public_key())))
     return Outcome.RENEWED
 
 
 def _member_kit(
     kit: Path, name: str, role: Role, server_names: Sequence[str], authority: Authority, *, now: datetime, days: int
 ) -> Provisioned:
+    sign = partial(authority.issue_member, name=name, role=role, now=now, days=days)
     if not kit.exists():
         with directory_written_aside(kit) as aside:
             aside.chmod(0o700)
@@ -268,28 +274,19 @@ def _member_kit(
             write_secret(aside / f"{role}.key", key_pem(new_key()))
             write_atomically(aside / AUTHORITY_FILE, certificate_pem(authority.certificate))
             write_atomically(aside / CLIENT_SETTINGS_FILE, client_settings(name, server_names, role))
-            _issue_member(aside, name, role, authority, now=now, days=days)
+            _issue(aside, role, sign)
         outcome = Outcome.MADE
     else:
         own_name, _ = read_client_settings(kit)
         if own_name != name:
             raise ConfigError(f"kit '{kit}' is for {role} '{own_name}', expected '{name}'")
-        outcome = _issue_member(kit, name, role, authority, now=now, days=days)
+        outcome = _issue(kit, role, sign)
     path = kit / f"{role}.crt"
     certificate = read_certificate(path)
     check_issued_by(certificate, authority.certificate, what=f"'{path}'")
     if common_name(certificate) != name:
         raise ConfigError(f"'{path}' is for {common_name(certificate)!a}, expected '{name}'")
     return Provisioned(name, kit, outcome, certificate.not_valid_after_utc, _registered_key(kit, role), role)
-
-
-def _issue_member(kit: Path, name: str, role: Role, authority: Authority, *, now: datetime, days: int) -> Outcome:
-    path = kit / f"{role}.crt"
-    if path.exists():
-        return Outcome.KEPT
-    key = read_key(kit / f"{role}.key").public_key()
-    write_atomically(path, certificate_pem(authority.issue_member(key, name, role=role, now=now, days=days)))
-    return Outcome.RENEWED
 
 
 def _registered_key(kit: Path, role: Role) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,21 @@ from plait.trust.provision import provision
 @pytest.fixture(scope="session")
 def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.fixture
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
+    """Sets the time at which kits are loaded."""
+
+    def set_to(moment: datetime) -> None:
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return moment
+
+        monkeypatch.setattr("plait.trust.kit.datetime", Clock)
+
+    return set_to
 
 
 @pytest.fixture(scope="session")
