@@ -110,7 +110,7 @@ class Ledger:
             "prev": end.hash,
         }
         own_hash = line["hash"] = _hash(line)
-        data = _canonical(line) + b"\n"
+        data = canonical(line) + b"\n"
         try:
             # First cut off what a failed or interrupted append has left.
             self._file.truncate(end.size_bytes)
@@ -240,7 +240,7 @@ def _next(raw: bytes, end: _End, path: Path) -> tuple[Line, _End]:
         line = cast("Line", json.loads(raw))
         stated = cast("str", line["hash"])
         # Different bytes for the same values (spaces, a duplicate key) are a change too.
-        whole = (line["seq"], line["prev"], stated, raw) == (end.events, end.hash, _hash(line), _canonical(line))
+        whole = (line["seq"], line["prev"], stated, raw) == (end.events, end.hash, _hash(line), canonical(line))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PeerError(f"line {number} of '{path}' is not an event of a ledger") from error
     if not whole:
@@ -249,8 +249,22 @@ def _next(raw: bytes, end: _End, path: Path) -> tuple[Line, _End]:
 
 
 def _hash(line: Mapping[str, Json]) -> str:
-    return hashlib.sha256(_canonical({k: v for k, v in line.items() if k != "hash"})).hexdigest()
+    return hashlib.sha256(canonical({k: v for k, v in line.items() if k != "hash"})).hexdigest()
 
 
-def _canonical(line: Mapping[str, Json]) -> bytes:
-    return json.dumps(line, separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
+def append_event(path: Path, event: Event) -> None:
+    """Append an event to the ledger of a finished run.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    ledger = Ledger(path)
+    try:
+        ledger.append(event)
+    finally:
+        ledger.close()
+
+
+def canonical(value: object) -> bytes:
+    """JSON without spaces, keys in their order, ASCII alone."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False).encode()

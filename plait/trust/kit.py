@@ -9,11 +9,14 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias, cast
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from plait.errors import ConfigError
 from plait.trust.certificate import (
@@ -167,6 +170,24 @@ def load_asking(directory: Path) -> ServerKit | StaffKit:
         MachineError: cannot be read.
     """
     return ServerKit.load(directory) if is_kit_of(directory, "server") else StaffKit.load(directory)
+
+
+def operator_signing(directory: Path) -> Callable[[bytes], dict[str, str]]:
+    """What signs in an operator's name: ``by``, its ``certificate`` in PEM, and the ``signature`` in hexadecimal.
+
+    Raises:
+        ConfigError: the kit is not an operator's, or as `StaffKit.load`.
+        MachineError: cannot be read.
+    """
+    kit = StaffKit.load(directory)
+    if kit.role is not Role.OPERATOR:
+        raise ConfigError(f"kit '{directory}' is {kit.role.of}'s, expected an operator's")
+    key = read_key(directory / "operator.key")
+    return lambda data: {
+        "by": kit.name,
+        "certificate": kit.tls.certificate.decode(),
+        "signature": key.sign(data, ec.ECDSA(hashes.SHA256())).hex(),
+    }
 
 
 def _member_tls(directory: Path, role: Role, name: str) -> TlsPair:

@@ -64,7 +64,7 @@ def audit(
     from plait.api.received import admitted_settings, keys_of_features
     from plait.report.membership import membership_table, verdict
     from plait.report.write import write_report
-    from plait.rounds.ledger import Ledger, read_events
+    from plait.rounds.ledger import append_event, read_events
     from plait.rounds.run_directory import RunDirectory
     from plait.rounds.run_view import RunView
 
@@ -98,11 +98,7 @@ def audit(
             progress=update,
         )
     if record:
-        ledger = Ledger(directory.ledger)
-        try:
-            ledger.append(found.event)
-        finally:
-            ledger.close()
+        append_event(directory.ledger, found.event)
         write_report(directory.path)
         rewrite_card(directory, found.base)
     if json_output:

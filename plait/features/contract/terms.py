@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from plait.config import Scalar
 from plait.errors import ConfigError, PolicyError
+from plait.rounds.ledger import canonical
 from plait.trust.secret_file import read_small
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ class Contract(BaseModel):
     @property
     def digest(self) -> str:
         """SHA-256 of its clauses, whatever the file looks like; what members sign."""
-        said = json.dumps(self.model_dump(mode="json"), separators=(",", ":"), sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(said.encode()).hexdigest()
+        return hashlib.sha256(canonical(self.model_dump(mode="json"))).hexdigest()
 
     def check_run(self, config: Mapping[str, Scalar], *, now: datetime | None = None) -> None:
         """Refuse a run outside it.

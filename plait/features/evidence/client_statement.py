@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from plait.adapters import Json
 from plait.errors import ConfigError
-from plait.features.evidence.envelope import Signer, canonical, enveloped, key_id, statement
+from plait.features.evidence.envelope import Signer, enveloped, key_id, statement
 from plait.features.evidence.sent import SentLines
+from plait.rounds.ledger import canonical
 from plait.trust.endorsement import Endorsement
 from plait.trust.kit import ClientKit
 

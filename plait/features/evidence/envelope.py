@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from plait.adapters import Json
 from plait.errors import PeerError
+from plait.rounds.ledger import canonical
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256
@@ -48,11 +49,6 @@ def key_id(key: PublicKeyTypes) -> str:
     return hashlib.sha256(
         key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     ).hexdigest()
-
-
-def canonical(value: object) -> bytes:
-    """JSON without spaces, keys in their order, ASCII alone."""
-    return json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
 
 
 def enveloped(statement: object, signer: Signer) -> bytes:

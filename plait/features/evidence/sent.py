@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from plait.errors import PeerError
 from plait.feature import at
-from plait.features.evidence.envelope import canonical
 from plait.files import cannot_write, make_private_directory, read_if_there
+from plait.rounds.ledger import canonical
 from plait.wire.envelope import SIGNED_DOMAIN, read_envelope
 from plait.wire.frame import split_frame
 from plait.wire.messages import Refusal, UpdateReply, decode_reply, run_of

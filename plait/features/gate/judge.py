@@ -14,7 +14,7 @@ from plait.features.gate.conditions import FIGURES, parsed
 from plait.features.gate.events import Quarantined, Released, ReleasedAnyway
 from plait.progress import say
 from plait.rounds.events import Audited, Event, RunFinished
-from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.ledger import append_event, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 
@@ -116,25 +116,12 @@ def judge(directory: RunDirectory, conditions: str) -> Verdict:
         if found.holds
         else Quarantined(adapter=adapter, failed=found.failed, unmeasured=found.unmeasured)
     )
-    record(directory, event)
+    append_event(directory.ledger, event)
     if found.holds:
         directory.release()
     else:
         directory.hold_back(found.in_words)
     return found
-
-
-def record(directory: RunDirectory, event: Event) -> None:
-    """Append an event to the ledger of a finished run.
-
-    Raises:
-        MachineError: it cannot be written.
-    """
-    ledger = Ledger(directory.ledger)
-    try:
-        ledger.append(event)
-    finally:
-        ledger.close()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from plait.errors import PlaitError
 from plait.features.samples.sampled import Sample, Sampled
 from plait.features.samples.settings import Samples
 from plait.progress import say, status
-from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.ledger import append_event, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.run import Run
 from plait.simulation.partitioned_data import PartitionedData
@@ -37,11 +37,7 @@ def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: b
         return
     if not found:
         return
-    ledger = Ledger(directory.ledger)
-    try:
-        ledger.append(Sampled(samples=tuple(found), max_tokens=max_tokens))
-    finally:
-        ledger.close()
+    append_event(directory.ledger, Sampled(samples=tuple(found), max_tokens=max_tokens))
 
 
 def _samples(run: Run, data: PartitionedData, path: Path, count: int, max_tokens: int) -> list[Sample]:

@@ -19,9 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from plait.adapters import load_peft_directory
 from plait.adapters.peft_directory import WEIGHTS_FILE
 from plait.config import RunConfig, config_from_table
@@ -31,12 +28,10 @@ from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
 from plait.features.withdrawal.shares import names_in
 from plait.files import read_if_there, write_atomically
 from plait.rounds.events import ClientErased, Event, RunFinished, UpdateReceived
-from plait.rounds.ledger import Ledger, read_events
+from plait.rounds.ledger import append_event, canonical, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
-from plait.trust.certificate import read_key
-from plait.trust.kit import StaffKit
-from plait.trust.roles import Role
+from plait.trust.kit import operator_signing
 
 _RESIDUAL = "residual.json"
 _Kind = TypeVar("_Kind", ClientWithdrawn, ClientErased, Withdrawn)
@@ -179,12 +174,12 @@ def carry_out(
         PlaitError: why the others' run stopped; the same call goes on with it.
     """
     directory, client = plan.directory, plan.client
-    signer = _operator(kit) if kit else None
+    signer = operator_signing(kit) if kit else None
     events = read_events(directory.ledger)
     if found := _of_client(events, Withdrawn, client):
         return found
     if not _of_client(events, ClientWithdrawn, client):
-        _append(directory, ClientWithdrawn(client=client, first_round=plan.first_round, way=plan.way))
+        append_event(directory.ledger, ClientWithdrawn(client=client, first_round=plan.first_round, way=plan.way))
     adapter = run = ""
     left: Mapping[str, float] = {}
     if plan.again is not None:
@@ -198,7 +193,7 @@ def carry_out(
         left = _folded(plan, fold_again)
         adapter = load_peft_directory(plan.out / "adapter").digest
     if not _of_client(events, ClientErased, client):
-        _append(directory, ClientErased(client=client))
+        append_event(directory.ledger, ClientErased(client=client))
     erased = directory.erase_client(client)
     personalized = directory.path / "personalized" / plain_name(client)
     if personalized.is_dir():
@@ -208,7 +203,7 @@ def carry_out(
     tombstone = Withdrawn(client=client, way=plan.way, adapter=adapter, run=run, residual=left, erased=erased)
     if signer:
         tombstone = tombstone.model_copy(update=signer(said_of(old, tombstone)))
-    _append(directory, tombstone)
+    append_event(directory.ledger, tombstone)
     return tombstone
 
 
@@ -237,19 +232,7 @@ def said_of(old: str, tombstone: Withdrawn) -> bytes:
         "run": tombstone.run,
         "way": tombstone.way,
     }
-    return json.dumps(said, separators=(",", ":"), sort_keys=True, ensure_ascii=True).encode()
-
-
-def _operator(kit: Path) -> Callable[[bytes], dict[str, str]]:
-    loaded = StaffKit.load(kit)
-    if loaded.role is not Role.OPERATOR:
-        raise ConfigError(f"kit '{kit}' is {loaded.role.of}'s, expected an operator's")
-    key = read_key(kit / "operator.key")
-    return lambda data: {
-        "by": loaded.name,
-        "certificate": loaded.tls.certificate.decode(),
-        "signature": key.sign(data, ec.ECDSA(hashes.SHA256())).hex(),
-    }
+    return canonical(said)
 
 
 def _made(made: RunDirectory, plan: Plan) -> tuple[str, str]:
@@ -275,14 +258,6 @@ def _end(events: Sequence[Event]) -> bool:
 def _of_client(events: Sequence[Event], kind: type[_Kind], client: str) -> _Kind | None:
     found = (event for event in events if isinstance(event, kind))
     return next((event for event in found if event.client == client), None)
-
-
-def _append(directory: RunDirectory, event: Event) -> None:
-    ledger = Ledger(directory.ledger)
-    try:
-        ledger.append(event)
-    finally:
-        ledger.close()
 
 
 def _descendants(directory: RunDirectory, folders: Sequence[Path]) -> tuple[Path, ...]:

@@ -17,9 +17,9 @@ import pytest
 
 from plait.errors import ConfigError, PeerError
 from plait.features.evidence.bundle import bundle_of
-from plait.features.evidence.envelope import canonical
 from plait.features.evidence.page import page_of
 from plait.features.evidence.signing import OWN_KEY, Signing
+from plait.rounds.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from tests.features.conftest import NAMES, rows
 from tests.features.evidence.conftest import ROOT, Signed

@@ -17,10 +17,10 @@ from plait.errors import ConfigError
 from plait.exporting.source import open_source
 from plait.features.gate.conditions import FIGURES, check, parsed
 from plait.features.gate.events import Quarantined, Released, ReleasedAnyway
-from plait.features.gate.judge import figures_in, judge, record
+from plait.features.gate.judge import figures_in, judge
 from plait.features.gate.override import override, signed
 from plait.rounds.events import Audited, MembershipAttack, RunFinished
-from plait.rounds.ledger import read_events
+from plait.rounds.ledger import append_event, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.provision import provision
 from tests.features.conftest import SMALL, rows
@@ -93,7 +93,7 @@ def copied(run: Path, place: Path) -> RunDirectory:
 def audited(directory: RunDirectory, auc: float) -> None:
     adapter = plait.open_run(directory.path).events[-2].adapter  # type: ignore[attr-defined]
     attacks = (MembershipAttack(name="loss", auc=auc, margin=0.01, tpr=0.01),)
-    record(directory, Audited(adapter=adapter, attacks=attacks))
+    append_event(directory.ledger, Audited(adapter=adapter, attacks=attacks))
 
 
 def test_the_worst_audit_of_the_adapter_counts() -> None:

@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from plait.features.evidence.envelope import canonical
 from plait.features.gate.override import signed as said
+from plait.rounds.ledger import canonical
 from plait.trust.certificate import read_certificate, read_key
 from tests.features.evidence.conftest import *  # noqa: F403 (fixtures)
 from tests.features.evidence.conftest import Signed
