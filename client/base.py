@@ -111,9 +111,7 @@ def agreed(
     No base is fetched or read before the run is within the operator's policy and has consent.
 
     Args:
-        progress: called with the run's requests and before slow steps.
         ask: asks the operator for consent; None if there is no terminal.
-        spent: what earlier runs have cost the node's data in this federation.
 
     Raises:
         BaseMismatchError: the base here is not the one that the run adapts.
@@ -163,7 +161,6 @@ def open_runner(
     """Agree to the run, and prepare to work for it with own data.
 
     Args:
-        progress: called with the run's requests and before slow steps.
         ask: asks the operator for consent; None if there is no terminal.
 
     Raises:
@@ -272,7 +269,6 @@ def consented(
     Args:
         parameters: of the adapter, as far as they are known before the base is here.
         ask: asks the operator for consent; None if there is no terminal.
-        spent: epsilon of earlier runs on the node's data in this federation.
 
     Returns:
         As in `Agreement`: the run's settings on this node, and the policy.

@@ -187,7 +187,6 @@ class Inbox:
         """Forget the answers of this message type in groups before this one; `sweep` deletes them.
 
         Args:
-            group: the group to keep, and those of later rounds.
             but: given a node and a task id, says whether to keep that answer nevertheless.
         """
         for node, task_id in list(self._here):

@@ -111,7 +111,6 @@ def open_served_run(
         serving: where and how to serve; kept in the run directory.
         channel: the one that stays between runs; by default a new one for this run.
         labels: what its clients must state.
-        stop: asks the run to stop, or to end early.
 
     Raises:
         PlaitError: the run cannot be served; nothing has begun.

@@ -169,11 +169,7 @@ class TaskRegistry:
             return [task for task in self._unpulled if task in wanted]
 
     def pulled(self, task: Task, *, keep: bool) -> None:
-        """The run has the answer.
-
-        Args:
-            keep: False if it need not be found again after a restart.
-        """
+        """The run has the answer."""
         with self._changed:
             self._forget(task)
             if not keep or task.work.message_type != DURABLE_TYPE:

@@ -163,11 +163,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def advice(names: Collection[str], texts: Collection[str]) -> str:
-    """The ``--columns`` that would probably do for records that have no known shape.
-
-    Args:
-        texts: those of them that hold text, the longest text first.
-    """
+    """The ``--columns`` that would probably do for records that have no known shape."""
     by_lower = {name.lower(): name for name in names}
     near = {
         field: next((by_lower[word] for word in (field, *words) if word in by_lower), "")

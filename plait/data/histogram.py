@@ -18,7 +18,6 @@ def histogram(records: Iterable[Record], dataset: Dataset, *, besides: str = "")
     """Count records by label, or else by the column with the fewest distinct values.
 
     Args:
-        records: the records to count, one client's share of the dataset.
         dataset: all records; they determine the column, so that all clients are counted alike.
         besides: a column that says nothing new (each client has one value of it); used only if there is no other.
 

@@ -17,7 +17,6 @@ def jsonl_rows(file: BinaryIO, path: Path, *, max_line_bytes: int = MAX_ROW_BYTE
 
     Args:
         file: its bytes.
-        max_line_bytes: refuse a longer line before it is read whole.
 
     Raises:
         DataError: a line (named) is not a JSON object.

@@ -30,7 +30,6 @@ def as_dataset(
         columns: which columns hold what, such as ``text=body,client=author``, if they do not have the usual names.
         split: the split to train on, or ``TRAIN,HELD_OUT``; by default ``train``, and ``validation`` or else ``test``
             is held out. ``train[:1000]`` takes the first thousand rows.
-        name: of a dataset that has none of its own.
         cache: where downloads are kept; by default plait's cache directory.
 
     Raises:

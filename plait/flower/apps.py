@@ -33,7 +33,6 @@ def server_app(
     Args:
         federation: given the run configuration, runs it to its end. On a network its data are left out and given
             beside it; elsewhere None is.
-        stop: stops the run while it waits for its clients.
     """
     app = ServerApp()
 

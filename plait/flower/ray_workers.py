@@ -89,7 +89,6 @@ def outlast(
     Args:
         lost: what a task ends with whose worker is gone.
         settled: which of these promises are kept (True), and which will not be.
-        fit: how many workers with these resources the nodes have room for.
         patience_s: how long a task waits for a worker, if there is none.
     """
     give, take = pool_class.submit, pool_class.fetch_result_and_return_actor_to_pool

@@ -323,7 +323,6 @@ def compare_bytes(
     """`sent_bytes` compared with every alternative over the same client-rounds; `this` names the first row.
 
     Args:
-        client_rounds: number of times that a client takes part in a round.
         full_model_bytes: the whole model in float32.
         this: name of the row for `sent_bytes`.
     """

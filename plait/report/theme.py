@@ -187,11 +187,7 @@ def draw(plot: Callable[[], Figure]) -> bytes:
 
 
 def draw_svg(plot: Callable[[Theme], Figure], *, name: str) -> dict[str, str]:
-    """Make the figure for each of `WIDTHS`, as SVG to stand in a page that has `palette_css`.
-
-    Args:
-        name: of the plot, which the names of its parts begin with.
-    """
+    """Make the figure for each of `WIDTHS`, as SVG to stand in a page that has `palette_css`."""
     drawn: dict[str, str] = {}
     for width, theme in WIDTHS.items():
         buffer = io.BytesIO()

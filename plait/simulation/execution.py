@@ -43,7 +43,6 @@ def prepare(
 
     Args:
         dataset: the data, if they are in memory already; by default those that the settings name are loaded.
-        loaded: what earlier runs of this process have in common with it.
 
     Raises:
         PlaitError: anything that would stop the run later; nothing is written before this is through.
@@ -135,11 +134,6 @@ def execute(
     stop: StopRequest | None = None,
 ) -> None:
     """Run (or continue) the rounds, then the baselines.
-
-    Args:
-        start: of a new run, if the caller has resolved it.
-        loaded: what earlier runs of this process have in common with it.
-        stop: asks the run to stop, or to end early.
 
     Raises:
         PlaitError: the reason that the run stopped; everything done until then is on disk.

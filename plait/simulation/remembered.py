@@ -31,11 +31,7 @@ class RememberedLosses:
         self._folder = cache / _FOLDER
 
     def recall(self, inputs: Sequence[bytes], measure: Callable[[], SequenceLosses]) -> SequenceLosses:
-        """The losses for these inputs, measured if not cached.
-
-        Args:
-            inputs: everything that they depend on except code, libraries and processor.
-        """
+        """The losses for these inputs, measured if not cached."""
         digest = hashlib.sha256(_surroundings())
         for part in inputs:
             digest.update(len(part).to_bytes(8, "big") + part)

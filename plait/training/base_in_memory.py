@@ -26,9 +26,6 @@ _DIGITS = 16
 def kept_base(model: object, tokenizer: object) -> Path:
     """The directory of a model and its tokenizer, which is written if the cache does not have it.
 
-    Args:
-        model: of transformers' own classes, whole, without an adapter and unquantised.
-
     Raises:
         ConfigError: from these objects no base can be made that others can load; the message says why.
         MachineError: the cache cannot be written.

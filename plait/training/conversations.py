@@ -80,7 +80,6 @@ def conversation(
     """One sequence; None if nothing of it that is to be learned fits.
 
     Args:
-        learned: those that follow, of which it learns the assistant's part.
         seq_len: tokens at most.
 
     Raises:

@@ -58,7 +58,6 @@ class Holding(Protocol):
         """The base in `directory`, on a CPU.
 
         Args:
-            whole: modules that the adapter holds, which stay as they are.
             in_eight: whether all is in eight bits instead of four.
         """
         ...

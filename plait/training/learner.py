@@ -425,7 +425,6 @@ def _predicted_fall(
     """The fall of the batch's loss that a step predicts to first order, in nats.
 
     Args:
-        gradients: of the loss before the step, times `kept`, flat, by device.
         kept: the factor of clipping, 0 to 1.
     """
     falls = [

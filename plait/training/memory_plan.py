@@ -364,13 +364,7 @@ def peak_bytes(
     slice_elements: int = SLICE_ELEMENTS_ON_GPU,
     embedding_on_host: bool = False,
 ) -> int:
-    """Most memory that tensors take during a step, or while its completions are sampled if that is more.
-
-    Args:
-        recomputed: how many of the first blocks are computed twice.
-        slice_elements: logits of the loss that exist at a time.
-        embedding_on_host: whether the input embedding takes no memory of the device.
-    """
+    """Most memory that tensors take during a step, or while its completions are sampled if that is more."""
     rows, each = sequences * seq_len, size.value_bytes
     row = rows * each  # bytes of a column
     recomputed = min(recomputed, size.layers)

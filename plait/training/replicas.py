@@ -134,7 +134,6 @@ def follow(replicas: Sequence[Replica], values: Sequence[Tensor], trained: Seque
 
     Args:
         replicas: all with the same untrained values.
-        values: of the adapter's tensors, flat, on the first device.
     """
     first, *others = replicas
     _copy(first.parameters, values)

@@ -195,11 +195,7 @@ class ResidentBase:
         return self._blueprints[spec_text]
 
     def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
-        """Compute on the base as it has moved, from now on; takes effect with the next `carrying`.
-
-        Args:
-            geometry: of the adapter, whose modules are those that move.
-        """
+        """Compute on the base as it has moved, from now on; takes effect with the next `carrying`."""
         if base.digest != self._moved.digest:
             # A weight that was moved is reset only from its file: rounding would add up otherwise.
             self._drop()

@@ -61,10 +61,8 @@ def train_steps(
 
     Args:
         parameters: the adapter's parameters in layout order; overwritten.
-        settings: steps, batch, learning rate, schedule, seed, trained sides, FedProx's mu.
         start: (size,) the initial adapter; not changed.
         teaching: of the objective, with what it remembers; by default one that remembers nothing.
-        tokenizer: of the base, for an objective that reads what it writes.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
         others: the same model and adapter on other devices; each step's sequences are dealt out over all of them.
 

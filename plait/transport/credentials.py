@@ -67,11 +67,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 def channel_options(host: str) -> list[tuple[str, int]]:
-    """`CHANNEL_OPTIONS`, and for this machine itself no proxy, which gRPC takes from the environment.
-
-    Args:
-        host: DNS name or IP address of the other end, without brackets.
-    """
+    """`CHANNEL_OPTIONS`, and for this machine itself no proxy, which gRPC takes from the environment."""
     return [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)] if is_loopback(host) else [*CHANNEL_OPTIONS]
 
 

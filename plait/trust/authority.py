@@ -90,9 +90,6 @@ class Authority:
     ) -> x509.Certificate:
         """A certificate for a server, which it may also use as a client: an operator asks for the status with it.
 
-        Args:
-            names: DNS names and IP addresses that clients connect to.
-
         Raises:
             ConfigError: it would outlive the authority.
         """

@@ -50,7 +50,6 @@ def explain(host: str, port: int, kit: Kit | None) -> str:
     Takes up to five seconds per step if the network drops packets; a name server may take longer.
 
     Args:
-        host: DNS name or IP address, as given to gRPC.
         kit: source of the certificate: a node's kit, or for an operator the server's; None without TLS.
     """
     host = host.removeprefix("[").removesuffix("]")
@@ -58,11 +57,7 @@ def explain(host: str, port: int, kit: Kit | None) -> str:
 
 
 def server_expires(host: str, port: int, kit: Kit) -> datetime | None:
-    """When the certificate that a server shows expires; None if it shows none.
-
-    Args:
-        host: DNS name or IP address, as given to gRPC.
-    """
+    """When the certificate that a server shows expires; None if it shows none."""
     shown = _shown_certificate(host.removeprefix("[").removesuffix("]"), port, _own(kit))
     return None if shown is None else shown.not_valid_after_utc
 

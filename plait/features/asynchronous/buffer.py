@@ -51,11 +51,7 @@ class Buffer:
     at_work: int
 
     def weight(self, staleness: int, client: str, recent: Sequence[Sequence[str]]) -> float:
-        """How much an update counts, at most 1.
-
-        Args:
-            recent: the clients of each of the folds before, newest last.
-        """
+        """How much an update counts, at most 1."""
         before = Counter(each for folded in recent for each in folded)
         usual = before.total() / len(before) if before else 0.0
         return min(1.0, (1 + usual) / (1 + before[client])) / math.sqrt(1 + staleness * self.size / self.at_work)

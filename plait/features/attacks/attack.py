@@ -71,7 +71,6 @@ def attack(
 
     Args:
         data: of one client, where the clients brought their own; empty to attack the noise alone.
-        canaries: a file of candidates, of which some are in the data.
 
     Raises:
         PlaitError: data, base or adapter are not those of the run.

@@ -30,7 +30,6 @@ def attested(kit: ClientKit, state: Path, *, run: str, about_data: str = "") -> 
 
     Args:
         run: the beginning of the run's id in its ledger; empty if the node took part in one alone.
-        about_data: what its owner says of the data, in words.
 
     Returns:
         The run's id, and the signed statement.

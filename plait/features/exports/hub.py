@@ -34,7 +34,6 @@ def push_to_hub(directory: Path, name: str, *, files: Iterable[str], private: bo
 
     Args:
         name: of the repository, ``OWNER/NAME``.
-        files: what to send of the directory, relative to it.
         private: whether only its owner can read a repository that is made; one that exists stays as it is.
 
     Returns:

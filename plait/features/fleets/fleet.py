@@ -65,9 +65,6 @@ class _File(BaseModel):
 def load_fleet(path: str, *, base_parameters: int) -> Fleet:
     """The fleet of a file, with the figures of its profiles filled in.
 
-    Args:
-        base_parameters: of the base, for the speed of a profile.
-
     Raises:
         ConfigError: the file cannot be read, a key is unknown, or a value is missing or out of bounds.
     """

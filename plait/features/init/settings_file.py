@@ -27,11 +27,7 @@ _CLOSED = (
 
 
 def settings_file(chosen: Mapping[str, str | int], *, name: str) -> str:
-    """The file.
-
-    Args:
-        name: of the file, for the command that runs it.
-    """
+    """The file."""
     defaults = RunConfig()
     parts = [f"# Settings of a run. Run it:  plait simulate --config {name}"]
     parts += [

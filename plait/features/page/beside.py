@@ -35,7 +35,6 @@ def page_beside(
     """Serve the page as long as the block runs; gives its address with its token, which is also said on stderr.
 
     Args:
-        place: the run's directory, which need not be there yet.
         listen: address and port; empty for no page.
         status_json: gives what `plait status --json` prints; None where no server is.
 

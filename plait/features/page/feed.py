@@ -105,9 +105,6 @@ class Feed:
     def patches_after(self, seq: int, run: str) -> tuple[int, bytes] | None:
         """The patches of all later events, as one JSON array.
 
-        Args:
-            run: the id of the run that it has it of.
-
         Returns:
             The newest event, and the array, empty if there is no later one; None if the watcher needs the whole
             document: too much was missed, or this is another run.

@@ -32,7 +32,6 @@ async def messages(
 
     Args:
         after: the newest event that the watcher has; -1 for none.
-        run: the id of the run that it has it of.
         live: what the server sees now, as JSON, and its version; 0 before it was asked.
     """
     yield b"retry: %d\n\n" % RETRY_MS

@@ -125,11 +125,7 @@ class ClientPrivacy:
         return None if count is None else shares_for(1, count, self.guaranteed)
 
     def next_clip(self, clip_norm: float, counted: float, clients: int) -> float:
-        """The clip norm of the next round.
-
-        Args:
-            counted: how many more clients were within it than beyond, noised.
-        """
+        """The clip norm of the next round."""
         if self.clip_norm is not None:
             return clip_norm
         return next_clip(clip_norm, 0.5 + counted / (2 * clients), self.quantile)

@@ -95,9 +95,6 @@ class PrivateRounds:
     def key_for(self, number: int, digest: bytes, *, clip_norm: float) -> bytes:
         """The key that a round's noise follows from, once its intent is durable.
 
-        Args:
-            digest: of everything that the sum below the noise is made of.
-
         Raises:
             BudgetSpentError: that would be one charge too many.
         """
@@ -197,8 +194,6 @@ def started(
 
     Args:
         key: of the run; None where clients add the noise.
-        fewest: clients in any sum, where they add the noise.
-        regions: whether clients send their updates to servers of regions.
     """
     is_adaptive = privacy.clip_norm is None
     return PrivacyStarted(

@@ -159,11 +159,7 @@ def charge(
 def started(
     settings: Settings, *, clients: int, size: int, continues: bool = False, regions: bool = False
 ) -> PrivacyStarted:
-    """The event that says what a run promises.
-
-    Args:
-        regions: whether clients send their updates to servers of regions.
-    """
+    """The event that says what a run promises."""
     batch = settings.batch_size * settings.gradient_accumulation_steps
     return PrivacyStarted(
         unit="record",

@@ -63,7 +63,6 @@ class Shares:
 
         Args:
             values: the update, rotated, finite; clipped here.
-            guaranteed: clients whose noise is in the sum of this attempt.
             key: 32 bytes, of this client, attempt and update alone.
         """
         centres = clipped_to_grid(

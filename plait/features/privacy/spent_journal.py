@@ -20,18 +20,13 @@ class SpentJournal:
     journal: DataJournal
 
     def spent(self, *, besides: str = "") -> float:
-        """Epsilon of all runs together, by adding it up.
-
-        Args:
-            besides: the account of a run that does not count.
-        """
+        """Epsilon of all runs together, by adding it up."""
         return sum(epsilon for account, epsilon in self._spent().items() if account != besides)
 
     def check_budget(self, account: str, epsilon: float, most: float) -> None:
         """Refuse what would bring epsilon of all runs together above the most.
 
         Args:
-            account: of the run, by a name that this client gave it.
             most: that all runs may spend; 0 for any amount.
 
         Raises:
@@ -47,9 +42,6 @@ class SpentJournal:
 
     def charge(self, account: str, epsilon: float, delta: float, most: float) -> None:
         """Pay for what a run will have spent, before it is sent.
-
-        Args:
-            account: of the run, by a name that this client gave it.
 
         Raises:
             PolicyError: it would be above the most.

@@ -182,10 +182,6 @@ class MaskingClient:
 
         The server then knows shares of secrets under which nothing was and will be sent.
 
-        Args:
-            session: of the attempt.
-            receivers: places of those that say they cannot open what it sent.
-
         Raises:
             PeerError: its numbers are under way, or it sent them nothing.
         """
@@ -207,7 +203,6 @@ class MaskingClient:
         Args:
             values: (size,) residues of the ring.
             figures: further numbers modulo 2^64.
-            received: digest of the adapter that they were made from.
 
         Returns:
             (where it stands now, the masked numbers, the masked figures).

@@ -87,11 +87,7 @@ class Coding:
 
 
 def unit_for(ring: Ring, *, clients: int, size: int, length: float) -> float:
-    """The unit for updates of `size` numbers.
-
-    Args:
-        length: the norm that the mean of the updates may have.
-    """
+    """The unit for updates of `size` numbers."""
     return max(_HEADROOM * length, 1e-30) * clients / (math.sqrt(size) * _most(ring, clients))
 
 

@@ -43,11 +43,7 @@ def check_complaint(roster: Roster, sharers: Sequence[int], client: str, places:
 
 
 def accused_by(complaints: Mapping[int, Sequence[int]]) -> Mapping[int, tuple[int, ...]]:
-    """Places of those who cannot open what a client sent, by the place of that client.
-
-    Args:
-        complaints: places of senders, by the place of who complains.
-    """
+    """Places of those who cannot open what a client sent, by the place of that client."""
     accused = sorted({sender for senders in complaints.values() for sender in senders})
     return {
         sender: tuple(sorted(accuser for accuser, senders in complaints.items() if sender in senders))
@@ -61,7 +57,6 @@ def judge(
     """The clients to blame; never empty.
 
     Args:
-        complaints: places of senders, by the place of who complains.
         shown: keys of parcels, by the place of the sender, then of the receiver.
     """
     senders, accusers = set[int](), set[int]()

@@ -28,7 +28,6 @@ def evaluators_of(
     """The clients to invite, by name; none where every sum would reveal a few clients.
 
     Args:
-        clients: that would evaluate if nothing were known of them yet.
         declined: clients whose sum some of them would not unmask, because of what an earlier run evaluated.
     """
     here = frozenset(present)

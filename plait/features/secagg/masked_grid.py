@@ -65,7 +65,6 @@ class MaskedGrid:
         """The whole numbers of a client's clipped delta with its share of the noise.
 
         Args:
-            survivors: the fewest clients whose noise will be in the sum.
             key_of: gives the key of the noise for a digest of what it is added to.
 
         Returns:

@@ -240,9 +240,6 @@ class MaskedSums:
     def take(self, wanted: Wanted, clients: Clients, invited: Sequence[str], ask: Asked) -> Summed:
         """The sum over the clients that are left at the end; from disk where it is there already.
 
-        Args:
-            clients: of the run, as far as they can be reached.
-
         Returns:
             The sum; of no clients if it is lost: a member's shares are not of the secret that hides it, and no client
             may unmask another sum of this round.

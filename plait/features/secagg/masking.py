@@ -137,7 +137,6 @@ class Masking:
 
         Args:
             figures: modulo 2^64.
-            received: digest of the adapter that they were made from.
 
         Raises:
             PeerError: the attempt is over, or has them already.

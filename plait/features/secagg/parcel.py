@@ -35,7 +35,6 @@ def seal_shares(pair: tuple[bytes, bytes], key: bytes, roster: Roster, *, sender
     """A parcel.
 
     Args:
-        pair: shares of the masking key and of the seed.
         sender: place of the client whose secrets they are.
     """
     cipher = _cipher(key, roster.offers[receiver].encryption, roster, sender)

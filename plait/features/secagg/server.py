@@ -227,7 +227,6 @@ class Sealed:
 
         Args:
             shares: checked answers, by place of who gave them, then by place of whose they are.
-            received: digest of the adapter that the numbers were made from.
 
         Raises:
             TooFewError: there are too few shares of a secret.

@@ -65,9 +65,6 @@ class SumJournal:
     def check_sum(self, session: Session, received: bytes, clients: Collection[str]) -> None:
         """Refuse to help unmask a sum that tells of few clients.
 
-        Args:
-            received: digest of the adapter that its numbers are made from.
-
         Raises:
             PolicyError: it tells of fewer than `least` clients, alone or with earlier sums.
         """

@@ -82,10 +82,6 @@ class Catalogue:
     def load(self, name: str, place: Path, *, replace: bool = False) -> Model:
         """Read an adapter and serve it from now on.
 
-        Args:
-            place: a PEFT directory or a run directory.
-            replace: whether it may replace an adapter of that name.
-
         Raises:
             ConfigError: the name is invalid or taken, or the adapter is neither plain LoRA nor made of bottlenecks.
             BaseMismatchError: it belongs to another base.
@@ -121,10 +117,6 @@ class Catalogue:
 
     def check_name(self, name: str, *, replace: bool = False) -> None:
         """Check whether an adapter can have this name.
-
-        Args:
-            name: the model name in requests.
-            replace: whether it may replace an adapter of that name.
 
         Raises:
             ConfigError: it is invalid or taken.

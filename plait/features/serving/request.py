@@ -69,8 +69,6 @@ class Wish(_Part):
     Attributes:
         max_tokens: most tokens to make; None for as many as the context holds.
         temperature: 0 for the likeliest text.
-        stop: strings that end a text.
-        choices: texts per prompt.
         ignore_end: whether to continue past the end of a text (an extension that vLLM also has).
     """
 

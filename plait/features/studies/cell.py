@@ -22,9 +22,6 @@ from plait.simulation.loaded import Loaded
 def run_cell(settings: Settings, path: Path, loaded: Loaded, stop: StopRequest) -> None:
     """Begin or continue the run in a directory, to its end.
 
-    Args:
-        loaded: what it has in common with earlier runs of this process.
-
     Raises:
         PlaitError: the reason that it stopped; everything done until then is on disk.
     """

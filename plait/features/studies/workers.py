@@ -27,11 +27,7 @@ class Done:
 
 
 def in_this_process(cells: Sequence[Cell], paths: Mapping[str, Path], stop: StopRequest) -> Generator[Done]:
-    """Do the runs in order; base, data and tokens are loaded once.
-
-    Args:
-        stop: ends the iteration after the run that it stops.
-    """
+    """Do the runs in order; base, data and tokens are loaded once."""
     loaded = Loaded()
     try:
         for cell in cells:

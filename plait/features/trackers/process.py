@@ -70,11 +70,7 @@ class _Sent:
 
 
 def track(run: Path, name: str, tracker: Tracker, over: threading.Event, *, again: bool) -> None:
-    """Hand a run to a tracker, from where it was stopped (or from the start, `again`) to the end.
-
-    Args:
-        again: whether it takes the whole run as a new one.
-    """
+    """Hand a run to a tracker, from where it was stopped (or from the start, `again`) to the end."""
     directory = RunDirectory(run)
     folder = directory.trackers
     sent = _Sent(folder / f"{file_name(name)}.json")

@@ -23,10 +23,6 @@ def residual(
 ) -> dict[str, Attack]:
     """Attack adapters on one client's sequences, by their losses against the base's.
 
-    Args:
-        directory: of a simulated run that the client took part in.
-        adapters: directories of adapters of the run's base, by any name.
-
     Returns:
         The attack on each; 0.5 is chance.
 

@@ -220,11 +220,7 @@ def _folded(plan: Plan, fold_again: Callable[[], Mapping[str, float]]) -> Mappin
 
 
 def said_of(old: str, tombstone: Withdrawn) -> bytes:
-    """What an operator signs of a tombstone.
-
-    Args:
-        old: id of the run that the client is withdrawn from.
-    """
+    """What an operator signs of a tombstone."""
     said = {
         "adapter": tombstone.adapter,
         "client": tombstone.client,

@@ -136,11 +136,7 @@ def blocks_over(size: ModelSize, *, seq_len: int, budgets: Sequence[int]) -> tup
 def bytes_by_device(
     size: ModelSize, blocks: Sequence[int], *, sequences: int, seq_len: int, recomputes: bool, elements: int
 ) -> list[int]:
-    """Most memory that tensors take of each device during a step.
-
-    Args:
-        elements: logits of the loss that exist at a time.
-    """
+    """Most memory that tensors take of each device during a step."""
     return [
         _on_one(
             size, number, len(blocks), own, sequences=sequences, seq_len=seq_len, recomputes=recomputes,

@@ -117,9 +117,6 @@ class GroupLoss:
     def sample(self, batches: Sequence[Sequence[Example]], step: int, others: Sequence[torch.nn.Module] = ()) -> float:
         """Draw completions of a step's prompts; returns their mean reward, if none has one that of the draw before.
 
-        Args:
-            others: replicas of the model, which sample a part of them each.
-
         Raises:
             MachineError: the completions do not fit into memory.
             Abandoned: the result is no longer needed.

@@ -49,7 +49,6 @@ def train_privately(
 
     Args:
         parameters: the adapter's parameters in layout order; overwritten.
-        inputs: examples, one for each record, and settings with a learning rate.
         charge: what these steps cost these records. Its key is secret; the same one gives the same batches and noise.
         pad_token: pads short rows.
         memory: what steps give up to fit into memory; of that only what changes no bit.
