@@ -48,8 +48,6 @@ class Address:
         """Read ``HOST:PORT`` or ``[IPV6]:PORT``.
 
         Args:
-            text: as typed.
-            what: its name in the error.
             listening: whether port 0 is allowed.
 
         Raises:

@@ -32,7 +32,6 @@ class Beside:
     A session of its own keeps Ctrl-C from it: that is for this process, which then ends it in good order.
 
     Args:
-        arguments: of Python.
         stdout: where that goes; by default nowhere.
         stderr: likewise; by default where this process's goes.
         files: numbers of files that it inherits.

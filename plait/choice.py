@@ -155,8 +155,6 @@ def with_options(chosen: T, given: Mapping[str, str], *, what: str) -> T:
 
     Args:
         chosen: a frozen dataclass, or anything else if it has no options.
-        given: values as text, by option.
-        what: its name in error messages.
 
     Raises:
         ConfigError: there is no such option (its own are listed), or the value is of the wrong type or out of range.

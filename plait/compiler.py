@@ -50,7 +50,6 @@ def source_in(folder: Path, names: Sequence[str]) -> str:
 
     Args:
         folder: holds them, or in a Flower App Bundle `PACKED`.
-        names: of the files.
     """
     if (folder / names[0]).exists():
         return "".join((folder / name).read_text() for name in names)

@@ -351,8 +351,6 @@ def key_named(given: str, *, where: str, beside: tuple[str, ...] = ()) -> str:
     """The key of a setting as plait writes it, from one that may use ``_``, or the name that other systems use.
 
     Args:
-        given: the key.
-        where: it stands, for the message.
         beside: what else may stand there, for the message.
 
     Raises:

@@ -42,7 +42,6 @@ class Verdict:
     """How a claim fares.
 
     Attributes:
-        claim: the claim.
         holds: whether it holds; None where the part does not claim it.
         detail: what was found, or why nothing is claimed; may be empty.
     """

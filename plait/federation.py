@@ -71,13 +71,11 @@ def run_federation(
     """Run a federation to its end; if the run directory holds the same run, continue it.
 
     Args:
-        channel: carries the tasks.
         run: the run; ``out`` of its settings is the run directory.
         start: of a new run, if the caller has resolved it.
         superlink_data: what the run names as ``data`` on Flower's SuperLink; None elsewhere.
         on_event: called with every event.
         stop: asks the run to end early; the channel looks whether it is to stop.
-        vouch: knows the clients' keys.
 
     Returns:
         The finished run's directory.

@@ -28,9 +28,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write `data` to a temporary file, fsync it and rename it to `path`.
 
     Args:
-        path: the destination.
         data: the whole content.
-        mode: permissions, from the first byte on.
 
     Raises:
         MachineError: the directory is missing or read-only, or the disk is full; `path` is as it was.
@@ -64,9 +62,6 @@ def cannot_write(path: Path, error: OSError, *, doing: str = "write", needed_byt
     """The error for a failed write; for a full disk it names the disk and the space needed.
 
     Args:
-        path: the file to be written.
-        error: the reason that it was not.
-        doing: the verb for the message.
         needed_bytes: size of the write; 0 if unknown.
     """
     what = f"cannot {doing} '{path}': {error.strerror or error}"
@@ -217,10 +212,6 @@ def others_can_change(path: Path, *, depth: int = sys.maxsize) -> str:
     link, everything below it, and every directory that leads to it. In a sticky directory, such as `/tmp`, others
     cannot rename this user's files, so one may lead to it. Without numeric owners (Windows) nothing is checked.
 
-    Args:
-        path: a file or directory.
-        depth: levels below it to check.
-
     Raises:
         OSError: there is nothing, or it cannot be checked.
     """
@@ -352,7 +343,6 @@ def begin_to_store(descriptor: int, offset: int, size: int) -> None:
     Only a hint: elsewhere, and if it fails, nothing happens.
 
     Args:
-        descriptor: of the file.
         offset: start of the part, in bytes.
         size: of the part, in bytes.
     """

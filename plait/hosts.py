@@ -32,12 +32,7 @@ class AllowedHosts:
 
     @classmethod
     def of(cls, bound: str, more: Iterable[str] = ()) -> AllowedHosts:
-        """The names of a server that listens at one address of this machine, or at all of them.
-
-        Args:
-            bound: the address, or a name of it.
-            more: additional names, from the operator.
-        """
+        """The names of a server that listens at one address of this machine, or at all of them."""
         names = {bound.lower(), *(name.strip().lower() for name in more)} - {""}
         everywhere = bound in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
         if everywhere:

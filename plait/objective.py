@@ -26,7 +26,6 @@ class Objective:
     """What clients learn, with its options.
 
     Attributes:
-        text: name and options.
         needs: traits of a run without which it cannot be learned, each with a reason.
         takes: traits that a run with it no longer has.
         others: what else the run could learn, with all that it needs; for a message.
@@ -81,11 +80,7 @@ def objective_named(text: str) -> Objective:
 
 
 def objective_recorded(text: str) -> Objective:
-    """The objective of a ledger; one that is not known here is taken for one of texts.
-
-    Args:
-        text: as the ledger has it.
-    """
+    """The objective of a ledger; one that is not known here is taken for one of texts."""
     try:
         return objective_named(text)
     except ConfigError:

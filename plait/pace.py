@@ -43,7 +43,6 @@ def growing(what: str, folder: Path, total_bytes: int, progress: Callable[[str],
 
     Args:
         what: is done, such as ``downloading tiny``.
-        folder: everything that arrives is stored below it.
         total_bytes: of the whole download; 0 if that is not known.
         progress: called now and then, with `what`, a colon, and how far it is.
     """

@@ -96,7 +96,6 @@ def reference(kind: Kind, part: object) -> str:
     """The name of an object of this process, under which `find` then returns it.
 
     Args:
-        kind: of the part.
         part: a function, a class, a frozen dataclass or a value with a ``name``.
 
     Returns:
@@ -123,8 +122,6 @@ def find(kind: Kind, name: str, *, known: Iterable[str] = ()) -> object:
     """The object that a name without options stands for.
 
     Args:
-        kind: of the part.
-        name: as above.
         known: names of plait's own parts of this kind, for the message.
 
     Raises:
@@ -273,10 +270,6 @@ def _failure(kind: Kind, name: str, error: BaseException, module: str = "") -> C
 
 def instance_of(part: object, *, what: str) -> object:
     """A part that is a class, made without arguments; any other part as it is.
-
-    Args:
-        part: what `find` returned.
-        what: its name in error messages.
 
     Raises:
         ConfigError: the class needs arguments.

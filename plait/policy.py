@@ -215,9 +215,6 @@ class Policy(BaseModel, frozen=True):
     def check_run(self, config: RunConfig) -> None:
         """Refuse a run whose configuration alone asks for too much; needs neither base nor data.
 
-        Args:
-            config: the configuration in the welcome.
-
         Raises:
             PolicyError: with the key, the value requested, and how to allow it.
         """
@@ -257,10 +254,6 @@ class Policy(BaseModel, frozen=True):
 
     def check_time(self, now: datetime, *, labels: Collection[str]) -> None:
         """Refuse a run that begins at another time, or that is for other clients.
-
-        Args:
-            now: local time.
-            labels: that the run asks its clients for.
 
         Raises:
             PolicyError: it is not for this client now.
@@ -385,9 +378,7 @@ class Policy(BaseModel, frozen=True):
         """Refuse a value below a limit.
 
         Args:
-            key: of the limit.
             what: the run asks for, in words that the value follows.
-            value: that it asks for.
 
         Raises:
             PolicyError: it is below.

@@ -14,7 +14,6 @@ class Proposed:
 
     Attributes:
         config: its settings, as the server says them.
-        policy: the operator's.
         is_region: whether this machine would be the server of others.
         parameters: of the adapter; None if the base is not here yet.
         spent: what earlier runs have cost the data in this federation.

@@ -45,7 +45,6 @@ class Run:
 
     Attributes:
         settled: its settings, and the parts that they name.
-        base: on this disk.
         ranks: its adapters: the server's, and one for every lower rank that clients have.
     """
 
@@ -115,7 +114,6 @@ class Run:
         """A client's agreement when it takes part.
 
         Args:
-            client: its name.
             max_rank: the largest rank that it accepts; 0 for any.
             policy: its operator's; None for no limits.
 
@@ -161,7 +159,6 @@ def resolve(
     """Resolve a run.
 
     Args:
-        settled: its settings.
         base: of the run; by default the one that the settings name is located or downloaded.
         progress: called before each slow step.
 
@@ -194,10 +191,6 @@ def blueprint_of(
     """The requested adapter, on the base in this directory.
 
     Args:
-        settled: settings of the run.
-        base_directory: of the base.
-        rank: overrides that of the settings.
-        init_rank: see `AdapterSpec.init_rank`.
         weights: whether the base's weights are available; without them initial values that depend on them are zeros.
 
     Raises:
@@ -321,8 +314,6 @@ def bits_on_links(settled: Settled, size: int, *, evaluates: bool) -> tuple[floa
     """Bits for each of `size` parameters in an update and in a broadcast, with what is sent beside it.
 
     Args:
-        settled: of the run.
-        size: of the adapter, in parameters.
         evaluates: whether every round is evaluated.
     """
     links = links_of(settled, size, evaluates=evaluates)
@@ -333,8 +324,6 @@ def links_of(settled: Settled, size: int, *, evaluates: bool) -> Links:
     """What updates and broadcasts of a run take, for an adapter of `size` parameters.
 
     Args:
-        settled: of the run.
-        size: of the adapter, in parameters.
         evaluates: whether every round is evaluated.
 
     Raises:

@@ -181,10 +181,7 @@ def settle_on_data(config: RunConfig, *, partition: str, labels: str, data: Data
     """What `settle` does, with the data known: their classes decide the schedule.
 
     Args:
-        config: as the user gave it.
-        partition: how the data are partitioned.
         labels: their classes, separated by commas; settings given by the user take precedence.
-        data: what the ledger says of them.
 
     Raises:
         ConfigError: as `settle` does.

@@ -43,8 +43,6 @@ def fitted(text: str, stream: TextIO, *, indent: int = 0) -> str:
     all the same.
 
     Args:
-        text: lines.
-        stream: they are written to.
         indent: columns before the second part of a line that is broken, besides those before the first.
     """
     if not stream.isatty():

@@ -66,7 +66,6 @@ class Stated:
 
     Attributes:
         key: of the setting that names the part, as users write it.
-        value: of that setting.
         needs: traits that the run must have; a reason stands in brackets behind the trait.
         takes: traits that the run no longer has; a reason follows "but".
         instead: what the user may ask for in its place.

@@ -53,7 +53,6 @@ class BottleneckObserver:
     """Gathers the figures of one round, as `diagnostics.Observer` does for factors.
 
     Args:
-        context: of the round.
         spec: of the master, an adapter of bottlenecks; all clients have the same.
         modules: measure this many, spread evenly over the adapter; all if None.
     """
@@ -86,9 +85,6 @@ class BottleneckObserver:
 
     def finish(self, outcome: Outcome) -> Diagnostics:
         """The figures.
-
-        Args:
-            outcome: of the rule, before any server optimizer.
 
         Raises:
             ValueError: nothing was added.

@@ -48,9 +48,7 @@ class Contribution:
         """Refuse what cannot be aggregated.
 
         Args:
-            server: geometry of the master.
             ranks: the ranks that the rule takes besides the server's.
-            frozen: sides that no client may have changed.
 
         Raises:
             PeerError: the weight is invalid, the tensors or ranks are not the declared ones, modules differ from the
@@ -101,7 +99,6 @@ class Ranks:
 
     Attributes:
         lower: clients may have less than the server's rank, and their own scale.
-        higher: they may have more.
     """
 
     lower: bool

@@ -72,7 +72,6 @@ class ClientChanges:
         """Note one client's delta.
 
         Args:
-            contribution: has it.
             drift: norm of the change of the client's products or outputs.
         """
         self._weights[contribution.client] = contribution.weight
@@ -94,10 +93,8 @@ class ClientChanges:
         Args:
             size: norm of the exact mean of the clients.
             moved: norm of its distance from the model before the round.
-            error: of its distance from the aggregated model.
             covariance: of its distance from the model of the averaged parameters.
             ranks: effective rank of the exact mean, by module.
-            inputs: as in `Diagnostics`.
         """
         total = self.weight
         drifts = sum(self._weights[client] * drift for client, drift in self._drift.items())
@@ -146,9 +143,6 @@ class Observer:
 
     def finish(self, outcome: Outcome) -> Diagnostics:
         """The figures.
-
-        Args:
-            outcome: of the rule, before any server optimizer.
 
         Raises:
             ValueError: nothing was added.

@@ -48,7 +48,6 @@ class Pair:
         module: name of the module, as in PEFT's tensor names without ``.lora_A.weight``.
         a: where A is; its first dimension is the rank, the others together are d_in.
         b: where B is; its first dimension is d_out, its second the rank.
-        scale: factor of the product.
     """
 
     module: str
@@ -90,7 +89,6 @@ class Alike:
     """Pairs of one shape at equal distances, n of them, to be computed with at once.
 
     Attributes:
-        first: of the pairs.
         scales: (n,).
         apart: elements from one pair to the next.
     """

@@ -61,7 +61,6 @@ class Updates:
         deltas: (clients, parameters) float32, read-only: each client's adapter after training minus the one that it
             received, flat in the order of `layout`.
         weights: (clients,) float64; only their ratio matters. All 1 unless ``--weighting examples``.
-        names: of the clients.
         examples: (clients,) int64, the training examples that each client states; 0 where it is not known.
         losses: (clients,) float64, the mean training loss that each client states; NaN where it is not known.
         contributions: the same, client by client, with the adapter that each received.

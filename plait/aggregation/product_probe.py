@@ -18,12 +18,7 @@ _PROBES = 16
 
 
 class ProductProbe:
-    """The image of a sum of coefficient * b @ a under a few random directions.
-
-    Args:
-        d_out: rows of b.
-        generator: of the directions.
-    """
+    """The image of a sum of coefficient * b @ a under a few random directions."""
 
     def __init__(self, d_out: int, d_in: int, *, generator: np.random.Generator) -> None:
         self._directions = generator.standard_normal((d_in, _PROBES))

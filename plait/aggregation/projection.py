@@ -44,8 +44,6 @@ def balanced(product: LowRank, *, rank: int, scale: float, spare: Float64) -> Fa
 
     Args:
         product: the target of scale * b @ a.
-        rank: of the factors.
-        scale: of the adapter.
         spare: (rank, d_in), where unused rows of A come from.
     """
     svd = product.svd()
@@ -65,7 +63,6 @@ def kept(product: LowRank, *, scale: float, near: Float64) -> Factored:
 
     Args:
         product: the target of scale * b @ a.
-        scale: of the adapter.
         near: (rank, d_in), the A to stay close to.
     """
     rank = len(near)
@@ -87,7 +84,6 @@ def factored(product: LowRank, pair: Pair, *, near: Float64, one_rank: bool) -> 
 
     Args:
         product: the target of the pair's scale times its B A.
-        pair: whose factors are wanted.
         near: (rank, d_in), the previous A.
         one_rank: whether all clients have the pair's rank.
     """
@@ -104,8 +100,6 @@ def fitted(
     Products keep their meaning where scales differ. Pairs of equal rank and scale are returned unchanged.
 
     Args:
-        state: in the layout of `source`.
-        source: of the given adapter.
         target: of the wanted adapter, on the same modules.
         resizing: BEST for the best product of a lower rank, SLICE for the leading rows of A and columns of B.
         fresh: an adapter in the layout of `target` (the initial one), from which directions that `state` does not use

@@ -20,8 +20,6 @@ def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (
     """Refuse a rule that does not work with this adapter and cohort.
 
     Args:
-        rule: the rule.
-        server: geometry of the master.
         cohort: geometries that clients may have; empty where all have the master's.
         clients: how many updates a round wants; None where that is not known.
 
@@ -64,7 +62,6 @@ def rule_stated(
     """What a rule needs of a run and takes away.
 
     Args:
-        rule: the rule.
         text: as the user named it; by default its name.
         one_rank: whether all clients have one rank.
         others: rules to suggest if this one does not fit the rest of a run.

@@ -55,7 +55,6 @@ class Outcome:
     Attributes:
         step: to be added to the master.
         base: to be merged into the frozen base; None for rules that do not change it.
-        memory: for the next round.
         figures: numbers for the ledger, for example a certified bound of the error.
         client_square: weighted mean of the squared norms of the clients' deltas; set by the caller.
         slope: of the clients' losses along the server's last movement where it ended, mean over those that measured it,

@@ -51,7 +51,6 @@ class Rule:
         name: what the user gives to ``--rule``.
         title: the paper, with its arXiv number.
         computes: one line that says what the result is, and where it is not the exact mean.
-        algorithm: computes it.
         subject: the kind of adapter that it works on.
         linear: whether the weighted sum of the deltas is enough for it, so that it works under secure
             aggregation.

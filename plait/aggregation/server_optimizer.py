@@ -56,9 +56,7 @@ class ServerOptimizer(Protocol):
         """The step to apply, and the state to keep.
 
         Args:
-            outcome: of the rule.
             memory: as returned in the previous round; empty at first.
-            context: of the round.
         """
         ...
 
@@ -110,7 +108,6 @@ class Adaptive:
     """FedAdam, FedYogi or FedAdagrad.
 
     Attributes:
-        name: one of the three.
         lr: about the largest change of an element per round.
         momentum: beta1, the decay of the first moment.
     """

@@ -53,7 +53,6 @@ def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
     Args:
         text: as ``--rule`` takes it: ``fedavg``, or with options ``trimmed_mean:share=0.1``; ``my_rules:Mine`` or the
             name of an installed one for a user's own.
-        rules: plait's own, by name.
 
     Raises:
         ConfigError: there is no such rule, it cannot be imported, it has no such option, or a value is out of range.

@@ -20,7 +20,6 @@ def check_features(settings: RunConfig, *, simulates: bool) -> None:
     """Refuse what the features of a run cannot do here.
 
     Args:
-        settings: of the run.
         simulates: whether its clients are simulated.
 
     Raises:
@@ -36,8 +35,6 @@ def beside(settings: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
     """The features that a run asks for work beside it while the block runs.
 
     Args:
-        settings: of the run.
-        run: its directory; need not exist yet.
         quiet: whether they show nothing.
     """
     with ExitStack() as stack:
@@ -51,9 +48,6 @@ def end(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool
     """What features do with a finished simulated run, before its report is written.
 
     Args:
-        run: the run.
-        data: its clients' data.
-        directory: of the run.
         quiet: whether they show nothing; then only the features do something that the run asks for.
     """
     for feature in run.config.wanted if quiet else features():

@@ -32,7 +32,6 @@ class Evaluation:
 
     Attributes:
         base_name: name or directory of the base.
-        data: name of the data.
         objective: the objective of the loss: ``sft``, or one of preferences.
         base: the base alone: its ``loss`` (mean cross-entropy in nats, over tokens or, for classification, examples),
             ``margin`` (half of its 95 % interval), ``tokens``, ``examples`` (sequences) and ``correct`` answers;
@@ -73,11 +72,9 @@ def evaluate(
 
     Args:
         adapter: a PEFT directory, a run directory or a run.
-        data: as for `plait.simulate`.
         columns: which columns hold what, if they do not have the usual names, as for `plait.simulate`.
         split: the split to evaluate on; by default ``validation`` or ``test``, if there is one.
         base: if the adapter names none that is available: a name, a directory, or a model in memory.
-        tokenizer: of a base in memory.
         objective: whose loss and rewards measure preferences; by default the run's, else ``dpo`` for pairs and
             ``kto`` for verdicts.
         seq_len: tokens per sequence, at least 8.

@@ -9,7 +9,6 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     """Refuse an unknown name of data, base, method, rule, wire or partition.
 
     Args:
-        settings: of the run.
         runs: whether a run will follow; `plait estimate` knows more bases and needs no data.
         data: whether the data are to be found under their name; not if they are in memory.
 

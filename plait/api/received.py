@@ -43,7 +43,6 @@ def admitted_settings(
     """A run's recorded settings, once the operator has named what lies outside; its plug-ins may then be imported.
 
     Args:
-        directory: of the run.
         allowed: what the operator names again, each as ``KEY=VALUE``.
         without: keys that the caller does not use, so that they need not be named.
         serving: how the run is to be served, if its directory says so.

@@ -32,9 +32,6 @@ def recomputed(
     """Recompute every finished round, and compare (`plait.rounds.audit.replay`).
 
     Args:
-        directory: of the run.
-        events: of its ledger.
-        run: the run.
         watching: makes what is told of each step.
 
     Returns:

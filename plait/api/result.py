@@ -32,9 +32,6 @@ class Result:
     It stands for the run's directory wherever a path is expected (``os.fspath``). In a notebook it shows the run's key
     figures and its loss curve.
 
-    Args:
-        run: the run directory.
-
     Raises:
         ConfigError: there is no run.
     """
@@ -167,13 +164,10 @@ class Result:
         Args:
             prompts: one or several: a text to continue, or a chat's messages (``role`` and ``content``) to answer by
                 the base's chat template.
-            max_tokens: most tokens of an answer.
             temperature: 0 for the most likely text; otherwise tokens are sampled.
             seed: of the sampling: the same seed gives the same text.
             adapted: whether to use the adapter; False uses the base alone.
             client: whose personalized adapter; by default the shared one.
-            base: as for `load`.
-            device: as for `load`.
 
         Returns:
             A text for each prompt, without the prompt.

@@ -34,7 +34,6 @@ def start(
     """Begin a run, finish it and write its report.
 
     Args:
-        settings: of the run; `out` is given.
         dataset: the data, if they are in memory already.
         on_event: called with every event.
         stop: asks the run to stop, or to end early.

@@ -109,10 +109,6 @@ _PARTS: Mapping[str, Kind] = {
 def run_config_of(given: Mapping[str, object], *, patience: int | None = None) -> RunConfig:
     """The settings of a run from what a program gave; parts that are objects get a name, None means not given.
 
-    Args:
-        given: by the names of `RunConfig`.
-        patience: what `EarlyStopping` asks for.
-
     Raises:
         ConfigError: an unknown setting, a value that is not valid, or two that clash.
     """

@@ -52,10 +52,7 @@ def simulate(
         partition: how the data are partitioned over the clients: ``natural:COLUMN``, ``iid``, ``dirichlet:ALPHA`` …;
             by default it depends on the data.
         base: a built-in's name, a directory, a GGUF file, a hub id, or a model of transformers in memory.
-        tokenizer: of a base in memory.
         rule: how updates are combined: a name (`plait rules` lists them) or what `plait.rule` makes.
-        clients: in the federation.
-        rounds: of training.
         out: the run directory, new; by default ``runs/<time>``.
         callbacks: called with every event of the run, in this thread; functions, or their names (``my_module:name``),
             which are settings of the run.
@@ -102,7 +99,6 @@ def resume(
     """Continue a simulated run from where it stopped; the resulting adapter is the same, bit for bit.
 
     Args:
-        run: the run directory.
         data: the data again, if they were an object or have moved; other data are refused.
         callbacks: as for `simulate`; they receive the recorded events first.
         allow: settings outside its directory that a run from another machine may use, such as ``rule=my_rules:mine``.

@@ -29,11 +29,8 @@ def open_speaker(
     """The adapter of a run, or of a PEFT directory, on its base.
 
     Args:
-        adapter: the run's directory, or the adapter's.
         client: whose personalized adapter; by default the shared one.
         base: where the base is, if the adapter names none that is on this disk.
-        device: to compute on.
-        dtype: of the base's values.
         progress: called before each slow step.
 
     Raises:

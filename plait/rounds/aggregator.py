@@ -40,10 +40,7 @@ class Aggregator:
     """Fold, server optimizer and codec of one run, over its spool.
 
     Args:
-        fold: of the spool's updates.
         optimizer: makes a step of what the rule gives.
-        codec: of broadcasts.
-        seed: of the run.
         downlink: how clients get to the shadow.
     """
 
@@ -60,9 +57,6 @@ class Aggregator:
         """What rule and server optimizer make of the stored updates.
 
         Args:
-            state: after the round before.
-            number: of the round.
-            stored: every stored update, by client.
             standing: of the run, if steps that made the adapter worse are taken back and later ones shortened.
 
         Returns:
@@ -100,12 +94,6 @@ class Aggregator:
         self, state: RunState, number: int, stored: Mapping[str, Stored], *, standing: Standing | None = None
     ) -> tuple[AdapterState, Folded, OptimizerState]:
         """The step that rule and server optimizer make of the stored updates, which `step` takes.
-
-        Args:
-            state: after the round before.
-            number: of the round.
-            stored: every stored update, by client.
-            standing: as for `step`.
 
         Returns:
             (the step, what was folded, the optimizer's memory after it).

@@ -19,7 +19,6 @@ class Arrivals(Generic[T]):
     """The answers to come.
 
     Args:
-        dispatch: that they come from.
         opening: of an answer, the work that opens its update; None where it has none.
         each_bytes: memory that an opened update takes.
     """
@@ -48,7 +47,6 @@ class Arrivals(Generic[T]):
 
         Args:
             deadline: on the channel's clock; None for none.
-            wanted: updates that are still missing.
 
         Returns:
             None once all have answered or the deadline has passed.

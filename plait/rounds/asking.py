@@ -85,7 +85,6 @@ class Asking:
         """A client's next task is another question.
 
         Args:
-            client: its name.
             expected_s: how long it is expected to take; None if that is not known.
             asked_at: when it was asked, on the channel's clock, if that was before.
         """

@@ -36,7 +36,6 @@ def check_signatures(events: Sequence[Event], *, hidden: bool = False) -> int:
     """Check the signature of every update from a client with a key.
 
     Args:
-        events: of the ledger.
         hidden: whether it has no signatures, because the server may not look at single updates.
 
     Returns:
@@ -101,11 +100,9 @@ def replay(
     """Recompute every finished round from the stored updates, and compare.
 
     Args:
-        events: the run's ledger.
         state: before round 1.
         make_aggregator: the run's fold, optimizer and codec over the updates of all rounds, reporting refusals to the
             given function.
-        arriving: see `Way`.
         take_back: whether the run takes back steps that made the adapter worse.
         watching: told of each step.
 

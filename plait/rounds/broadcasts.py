@@ -42,12 +42,7 @@ def follow(
     Both ends take the same decoded step (`take_step`), so both hold the same bits.
 
     Args:
-        state: with the current master.
-        ranks: of the tracks.
-        base_fingerprint: of the base.
-        codec: of the run.
         new_factors: whether its factors have been rotated since the previous round, not moved by a small step.
-        downlink: steps or keyframes.
         missed: clients that do not hold the shadow before.
 
     Returns:

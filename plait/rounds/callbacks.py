@@ -67,7 +67,6 @@ class Hearing:
 
     Args:
         callbacks: in the order to call them.
-        stop: of the run.
 
     Attributes:
         failure: what a callback raised; it and all others are then called no more.

@@ -37,7 +37,6 @@ def group_of(number: int, attempt: bytes = b"", stage: str = "") -> str:
     """The group of a round's messages; an answer to one attempt or stage of a masked sum does not answer another.
 
     Args:
-        number: of the round.
         attempt: at a masked sum; empty for none.
         stage: of the attempt, if its messages surround the round's tasks.
     """
@@ -99,19 +98,12 @@ class Exchange(Protocol):
         """Send a task; a node with an unanswered task gets the next one after its answer.
 
         Args:
-            node: the node.
-            task: the task.
             group: of its round, if that is another than the exchange's.
         """
         ...
 
     def withdraw(self, node: int, reason: str) -> None:
-        """Stop waiting for a node's answer.
-
-        Args:
-            node: it has an unanswered task.
-            reason: one word for its log.
-        """
+        """Stop waiting for a node's answer."""
         ...
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
@@ -156,22 +148,11 @@ class Channel(Protocol):
         ...
 
     def turn_away(self, node: int, reason: str, detail: str) -> None:
-        """Tell a node, if the driver can, that it cannot take part as it has described itself.
-
-        Args:
-            node: the node.
-            reason: a code.
-            detail: the reason, in one line.
-        """
+        """Tell a node, if the driver can, that it cannot take part as it has described itself."""
         ...
 
     def exchange(self, purpose: Purpose, group: str) -> Exchange:
-        """Begin to send tasks.
-
-        Args:
-            purpose: of the tasks.
-            group: the round, for drivers that group messages.
-        """
+        """Begin to send tasks."""
         ...
 
 

@@ -65,7 +65,6 @@ class ClientSecret:
         """The key of a round's rounding: the same in every attempt at a round.
 
         Args:
-            number: of the round.
             received: digest of the adapter that the update starts from.
         """
         return derived(self.value, b"rounding", number.to_bytes(8, "big"), received)

@@ -31,8 +31,6 @@ class Kept:
 
     Attributes:
         round: the round that produced it; 0 for none.
-        arrays: numbers by name.
-        tags: text by name.
     """
 
     round: int = 0

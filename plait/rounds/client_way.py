@@ -53,7 +53,6 @@ class Speaker:
     """A client, with everything that the parts of its way need.
 
     Attributes:
-        memory: survives between tasks.
         sign: makes a signature of 64 bytes; without it updates are not signed.
         terms: its agreement; None if it accepts any task.
         identity: by which other clients know it; None without one.
@@ -87,7 +86,6 @@ def client_way_of(config: RunConfig | None, speaker: Speaker) -> ClientWay:
 
     Args:
         config: settings of the run, which may ask for features; None for none.
-        speaker: the client.
     """
     way = ClientWay(InTheOpen(speaker.name, speaker.sign))
     if config:

@@ -78,14 +78,7 @@ class ServerSide:
         self.roster.gather(self.plan.clients, enough=enough, resting=resting)
 
     def close(self, state: RunState, stored: Mapping[str, Stored], *, wanted: int, started: float) -> RunState:
-        """Fold the updates of the next round; the state after it is on disk, and published.
-
-        Args:
-            state: after the round before.
-            stored: every stored update, by client.
-            wanted: updates that the round was to have.
-            started: when it began, by `time.perf_counter`.
-        """
+        """Fold the updates of the next round; the state after it is on disk, and published."""
         state, finished = self.aggregator.step(state, state.round + 1, stored, standing=self.standing())
         told: dict[str, object] = {
             "refused": max(0, wanted - finished.received),

@@ -66,9 +66,6 @@ class Coordinator:
     def run(self, state: RunState) -> RunState:
         """Finish the run.
 
-        Args:
-            state: the current state.
-
         Returns:
             The final state; checkpoints, ledger and published adapter are up to date after every round.
 

@@ -34,7 +34,6 @@ class Costs(Protocol):
         """What the ledger says of the costs once a round is over; None for nothing.
 
         Args:
-            state: after the round.
             epsilons: what clients have said of their own costs, by name.
         """
         ...

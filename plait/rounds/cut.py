@@ -11,7 +11,6 @@ def cut_sentence(clients: Iterable[DescribedClient], *, seq_len: object) -> str:
     """How many of the clients' examples are cut or left out; empty if none is.
 
     Args:
-        clients: as they described themselves.
         seq_len: tokens of a sequence, as the run's settings have it.
     """
     described = tuple(clients)

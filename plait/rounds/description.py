@@ -37,8 +37,6 @@ def read_description(raw: Data | NoAnswer, *, node: int, identity: Identity | No
     """Read a node's answer.
 
     Args:
-        raw: the answer.
-        node: the driver's number for it, for errors.
         identity: its proven identity, if the driver knows it.
 
     Raises:
@@ -79,10 +77,6 @@ def check_description(
     """Check that a client can take part.
 
     Args:
-        card: its description.
-        base_fingerprint: of the run's base.
-        spec_digest: of the adapter in question.
-        rank: of that adapter.
         region_clients: the most that a region may have; 0 where there are none.
         counts_stay: whether clients keep to themselves how much data they have, as with secure aggregation.
 

@@ -140,7 +140,6 @@ class Dispatch:
         """Send a client its task.
 
         Args:
-            client: its name.
             expected_s: how long it is expected to take; None if that is not known.
             asked_at: when it was asked, on the channel's clock, if that was before.
         """

@@ -37,8 +37,6 @@ class Downlink:
 
     Attributes:
         gap: rounds from one visit of a client to its next, on average; 1 if all take part in every round.
-        rounds: of the run.
-        clients: of the run.
         starts_anew: whether the adapter begins as its seed says.
     """
 
@@ -79,8 +77,6 @@ class Downlink:
         """Bits per parameter that bring a client to the shadow after round `number`.
 
         Args:
-            codec: of the run's wire.
-            number: rounds finished.
             age: rounds since the shadow that the client holds; 0 for the current one, None for a client that holds
                 nothing.
         """

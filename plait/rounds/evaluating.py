@@ -28,8 +28,6 @@ class Evaluating:
     """An evaluation in progress. Entering it asks the clients; leaving it withdraws what is unanswered.
 
     Attributes:
-        state: that is evaluated.
-        clients: those that are asked.
         held: what each holds once it has answered.
     """
 
@@ -103,8 +101,6 @@ def asked_to_evaluate(server: ServerSide, state: RunState, *, patience: Patience
     """An evaluation of a state's adapter, by the clients that evaluate.
 
     Args:
-        server: of the run.
-        state: that is evaluated.
         patience: with the clients, if it is another than with all tasks.
     """
     roster, plan = server.roster, server.plan

@@ -33,7 +33,6 @@ class SequenceLosses:
     Attributes:
         losses: of each sequence, cross-entropy in nats summed over its tokens (over the one label of an example).
         counts: number of tokens (labels) in each sum.
-        correct: correct classes, for classification.
         digest: of the sequences, so that two evaluations are compared only if they are of the same ones.
         leads: of preferences, the reward of each pair's chosen reply less that of the rejected one; of a single reply
             its reward, with the sign of the verdict. Otherwise empty.
@@ -101,7 +100,6 @@ class ClientLoss:
         correct: correct answers, for classification; of preferences, those whose reward has the right order.
         error: standard error of the loss over sequences; None if there are too few.
         change: of the loss since before round 1, on the same sequences; None if unknown.
-        change_error: its standard error.
         reward_margin: of preferences, the mean lead of the chosen reply's reward; otherwise None.
     """
 

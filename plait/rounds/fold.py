@@ -40,7 +40,6 @@ class Folded:
     """What a fold gives.
 
     Attributes:
-        outcome: of the rule.
         clients: whose updates are in it.
         told: further fields of the round's event.
         keep: puts what later folds need into the state of before the round.
@@ -71,11 +70,6 @@ class Fold(Protocol):
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
         """Fold the updates of a round.
-
-        Args:
-            state: after the round before.
-            context: of the round.
-            stored: every stored update, by client.
 
         Raises:
             MachineError: a stored update is gone.
@@ -162,9 +156,6 @@ def outcome_of_mean(rule: Rule, context: RoundContext, mean: AdapterState, name:
     """The outcome of a linear rule, which is the same for the mean of all updates as for all of them.
 
     Args:
-        rule: a linear one.
-        context: of the round.
-        mean: of the updates.
         name: what stands in a client's place, in messages.
     """
     accumulator = rule.begin(context)

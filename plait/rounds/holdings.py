@@ -31,8 +31,6 @@ class Holdings:
     """The values that one client holds of one run.
 
     Attributes:
-        model: derives adapters from specs.
-        memory: survives between tasks.
         max_rank: the largest rank that the client can carry; 0 for any.
     """
 

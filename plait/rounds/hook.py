@@ -56,7 +56,6 @@ class Hook(Protocol):
         """The job to train.
 
         Args:
-            job: from the preceding hooks.
             kept: the hook's value from the client's previous round; empty if there is none.
         """
         ...
@@ -65,8 +64,6 @@ class Hook(Protocol):
         """The delta to send, and the value to keep for the next round; None keeps the current one.
 
         Args:
-            job: the job that was trained.
-            kept: the value passed to `before`.
             outgoing: from the hooks after this one in the list.
         """
         ...

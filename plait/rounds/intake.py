@@ -32,7 +32,6 @@ class Intake:
 
     Attributes:
         check: what else an update has to be, as its fold says.
-        settings: of the run.
         steps: that clients were asked for, by round and client, where each has its own number.
     """
 
@@ -66,11 +65,7 @@ class Intake:
         """Store an update if it is usable.
 
         Args:
-            state: that its client started from.
             expected: what it must say.
-            track: of its client.
-            update: the envelope.
-            answer: that it came in.
             arrival: how it came, where that is not in its own round.
         """
         return self.settle(expected, update, answer, self.open(state, expected, track, update, arrival=arrival))

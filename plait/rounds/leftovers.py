@@ -22,7 +22,6 @@ def keep_only_what_lasts(folder: Path, *, besides: Collection[str] = ()) -> None
 
     Args:
         folder: the memory of one client in one run, which is over.
-        besides: keys that stay, too.
 
     Raises:
         MachineError: something cannot be read, written or removed; the personalized adapter is intact.

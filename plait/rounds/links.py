@@ -10,8 +10,6 @@ class Links:
     """Bits for each parameter of an adapter.
 
     Attributes:
-        up: of an update.
-        down: of a broadcast.
         more_down: of what is sent beside it.
         is_rounded: whether updates are rounded to a grid, whatever their codec is.
     """

@@ -49,7 +49,6 @@ class FixedNodes:
 
     Args:
         count: of the clients; they are numbered from 0.
-        stop: stops the run.
     """
 
     open_ended = False

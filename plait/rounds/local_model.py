@@ -88,7 +88,6 @@ class Trained:
     """The result of a local training run.
 
     Attributes:
-        state: the adapter after it.
         loss: mean training loss over its steps, in nats.
         tokens: tokens that went through the model.
         moments: AdamW's; None if a custom trainer does not expose them.
@@ -138,11 +137,7 @@ class OwnSteps(Protocol):
         """Train an adapter.
 
         Args:
-            model: the base with the adapter.
             parameters: the adapter's parameters in layout order; overwritten.
-            inputs: examples and settings.
-            task: what the labels are.
-            pad_token: pads short rows.
             memory: what steps give up to fit into memory.
             others: the same model and adapter on other devices.
 
@@ -165,7 +160,6 @@ class TrainJob:
         examples: number that the client trains on.
         kept: the hooks' values from the client's previous round, by key.
         grid: that the delta is rounded to; None where its codec encodes it.
-        client: its name.
         steps: that a feature takes in place of plait's own; None for these.
     """
 

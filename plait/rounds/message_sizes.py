@@ -44,14 +44,11 @@ class MessageSizes:
 
     Attributes:
         describe_down: a question about a client's data.
-        describe_up: its answer.
         train_down: a training task, without the adapter's numbers.
         evaluate_down: an evaluation's, likewise.
         spec_bytes: of the spec, which a client gets with the adapter where it holds none.
         update_up: an update, with its numbers.
         evaluation_up: the losses of a client.
-        parameters: numbers of the adapter.
-        codec: of broadcasts.
         more_down: bytes beside each broadcast, of stages of masked sums.
     """
 
@@ -70,15 +67,7 @@ class MessageSizes:
     def of(
         cls, tasks: TaskSettings, spec: AdapterSpec, *, codec: Codec, bits_up: float, more_down: int = 0
     ) -> MessageSizes:
-        """The sizes of a run.
-
-        Args:
-            tasks: its tasks.
-            spec: of its adapter.
-            codec: of broadcasts.
-            bits_up: for each parameter of an update.
-            more_down: see the attribute.
-        """
+        """The sizes of a run."""
         digest = bytes(32)
         header = Header(
             direction=Direction.BROADCAST, run_id=bytes(16), round=1, client="", base_fingerprint=digest,

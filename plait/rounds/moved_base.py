@@ -27,12 +27,7 @@ class MovedBase:
     digest: bytes = b""
 
     def after(self, step: AdapterState, geometry: Geometry) -> MovedBase:
-        """The movement after one more step.
-
-        Args:
-            step: factors in the layout of `base_layout`.
-            geometry: of the adapter.
-        """
+        """The movement after one more step."""
         from plait.rounds.base_changes import delta_of
 
         hasher = hashlib.sha256(self.digest)

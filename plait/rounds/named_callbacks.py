@@ -51,10 +51,7 @@ def heard(
     """The callbacks that settings name hear the run in the block.
 
     Args:
-        names: of the callbacks, with commas between them.
         directory: of the run; of a resumed one they hear the recorded events first.
-        stop: of the run.
-        on_event: hears of every event, too.
 
     Yields:
         What to call with every event.

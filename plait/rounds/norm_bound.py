@@ -80,8 +80,6 @@ def measure(delta: AdapterState, received: AdapterState, geometry: Geometry) -> 
 
     Args:
         delta: of one client, finite.
-        received: the adapter that training started from.
-        geometry: of both.
     """
     return _measure(delta.flat, received.flat, geometry)
 

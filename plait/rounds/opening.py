@@ -16,9 +16,7 @@ class Opening:
 
     Attributes:
         events: of its ledger; empty for a new run, whose ledger does not exist yet.
-        settings: of its tasks.
         size: numbers in the largest update.
-        base_parameters: of the base.
         continues: whether it starts from other runs' adapters.
         regions: whether clients send their updates to servers of regions.
     """

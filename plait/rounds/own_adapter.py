@@ -67,8 +67,6 @@ def own_adapter(shared: AdapterState, kept: Kept, share: float) -> AdapterState:
     """A client's personalized adapter; the shared one if it has none yet.
 
     Args:
-        shared: as broadcast.
-        kept: result of `kept_lead`.
         share: 0 (the shared one) to 1 (as far as the client's own steps lead).
     """
     lead = kept.vector("lead", shared.layout.size)
@@ -83,9 +81,6 @@ def own_lead(after: AdapterState, shared: AdapterState, kept: Kept, settings: Se
 
     Args:
         after: the adapter at the end of the round.
-        shared: as broadcast for the round.
-        kept: the client's value before the round.
-        settings: of the round.
     """
     lead = kept.vector("lead", shared.layout.size)
     if lead is None:

@@ -45,14 +45,7 @@ class OwnSide:
 
 
 def with_own(state: AdapterState, kept: Kept, geometry: Geometry, side: Side) -> AdapterState:
-    """`state` with the client's own side; unchanged if it has none yet.
-
-    Args:
-        state: as broadcast.
-        kept: result of `kept_side`.
-        geometry: of the adapter.
-        side: the personal one.
-    """
+    """`state` with the client's own side; unchanged if it has none yet."""
     values = kept.vector("side", geometry.side_size(side))
     if values is None:
         return state

@@ -18,7 +18,6 @@ class Pace:
     """How fast a client is.
 
     Attributes:
-        steps_per_s: of its training.
         rest_s: the time from task to answer, less training.
     """
 
@@ -89,20 +88,13 @@ class Stepping(Protocol):
         ...
 
     def steps(self, local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Callable[[str], int]:
-        """The steps of a client in a round, one that replaces another of the cohort included.
-
-        Args:
-            local_steps: on average.
-            cohort: the clients asked.
-            paces: as far as they are known.
-        """
+        """The steps of a client in a round, one that replaces another of the cohort included."""
         ...
 
     def factors(self, steps: Mapping[str, int], weights: Mapping[str, float]) -> Mapping[str, float]:
         """What each client's delta is multiplied by, so that all pull equally hard.
 
         Args:
-            steps: that they took.
             weights: of the clients, of any sum; 1 where not given.
         """
         ...

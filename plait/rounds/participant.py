@@ -70,11 +70,9 @@ class Participant:
     """One client of one run.
 
     Attributes:
-        memory: survives between tasks.
         max_rank: the largest rank that it can carry; 0 for any.
         max_task_bytes: larger tasks are refused unread.
         terms: the client's agreement; tasks that differ are refused. None accepts any task.
-        hooks: run around training.
         way: how what it says leaves it, and what that costs; if None, in the open, unsigned and for nothing.
         refusal: why the newest task was refused, for this client's operator; empty if it was not.
     """
@@ -129,7 +127,6 @@ class Participant:
         """The encoded reply to a task once its job is done.
 
         Args:
-            job: from `begin`.
             trained: the result of training, or the error that ended it.
 
         Raises:

@@ -58,12 +58,7 @@ class Patience:
     again_s: float = 10 * _MINUTE_S
 
     def is_silent(self, *, asked_s: float, idle_s: float) -> bool:
-        """Whether a client has shown no progress for too long.
-
-        Args:
-            asked_s: since it was asked.
-            idle_s: since its last progress.
-        """
+        """Whether a client has shown no progress for too long."""
         return min(asked_s, idle_s) > self.silent_s
 
     def may_be_silent_s(self, *, idle_s: float) -> float:
@@ -95,9 +90,7 @@ class Patience:
         its own, and is sent a message; so it has far longer than that, and than a slow line takes.
 
         Args:
-            clients: asked in the stage.
             task_bytes: of the largest message to one of them.
-            all_bytes: of all messages, which one server sends.
         """
         sending_s = task_bytes / _STAGE_BYTES_PER_S + all_bytes / _ALL_BYTES_PER_S
         return self.stage_s + _STAGE_CLIENT_S * clients + sending_s

@@ -12,10 +12,6 @@ from plait.rounds.events import Event, Plugin, start_of
 def check_sources(events: Sequence[Event], found: Sequence[Source]) -> None:
     """Refuse to continue a run whose plug-ins have another source now.
 
-    Args:
-        events: of the run.
-        found: its plug-ins as they are here.
-
     Raises:
         ConfigError: says which one.
     """

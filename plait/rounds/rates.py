@@ -20,9 +20,6 @@ def given_rate(config: Mapping[str, JsonValue]) -> float | None:
     """The learning rate that a run gives its clients; 0 if each has its own, None if the run does not say.
 
     One that follows slopes is each client's own wherever it begins: with LoRA-XS at a rate that follows from the rank.
-
-    Args:
-        config: settings under the keys that users write.
     """
     rate = config.get("learning-rate")
     if not isinstance(rate, (int, float)):
@@ -34,7 +31,6 @@ def rates_sentence(updates: Iterable[UpdateReceived], *, given: float, peer: str
     """What the learning rates were, if clients found them, or that the one given is too high; empty otherwise.
 
     Args:
-        updates: of one or more rounds.
         given: as `given_rate` says.
         peer: whose updates they are; a region's have the mean of its clients.
     """

@@ -19,7 +19,6 @@ class Kept:
 
     Attributes:
         round: the round that produced it.
-        adapter: its digest, as hex.
     """
 
     round: int
@@ -30,7 +29,6 @@ def kept_in(view: RunView, *, best: bool) -> Kept | None:
     """The adapter that a run publishes, as far as its ledger says; None before there is one.
 
     Args:
-        view: of the ledger, from its beginning.
         best: whether it is that of the evaluation with the lowest loss, not the newest.
     """
     if best:

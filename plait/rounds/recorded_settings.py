@@ -23,7 +23,6 @@ def recorded_settings(directory: RunDirectory, events: list[Event] | None = None
     """The settings that a run began with; ``out`` is the directory, wherever it has been moved to.
 
     Args:
-        directory: of the run.
         events: of its ledger, if they have been read.
 
     Raises:

@@ -173,9 +173,6 @@ class Roster:
         """Ask a client that was given up nothing for a while.
 
         Args:
-            client: its name.
-            reason: a code for the ledger.
-            detail: the reason, in one line.
             waited_s: how long it was waited for in vain.
         """
         if not self._channel.open_ended:

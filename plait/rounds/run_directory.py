@@ -64,8 +64,6 @@ class RunDirectory:
         """Make the folder of a new run.
 
         Args:
-            path: of the folder.
-            config_toml: its settings.
             held_back: whether its adapter stays in quarantine until it is released.
 
         Raises:
@@ -260,9 +258,6 @@ def why_held_back(folder: Path) -> str:
 
 def check_given_out(adapter: Path) -> None:
     """Refuse to give out an adapter in quarantine.
-
-    Args:
-        adapter: its directory.
 
     Raises:
         ConfigError: with the reason.

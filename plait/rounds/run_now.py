@@ -59,7 +59,6 @@ class ClientNow:
         state: ``ready``, ``chosen``, ``training``, ``evaluating``, ``done``, ``late``, ``away`` or ``refused``; empty
             where nothing is known.
         since: when that began, in seconds since 1970.
-        detail: why it is lost.
         given: when its task of this round was sent; None before.
         answered: when its update of this round came; None before.
         train_s: that it trained for that.
@@ -68,7 +67,6 @@ class ClientNow:
         learning_rate: of that.
         updated_round: of that; None before.
         updates: rounds of which one counts.
-        sent: over all rounds.
     """
 
     state: str = ""
@@ -110,7 +108,6 @@ class RunNow:
         interruptions: how often the run was stopped.
         base_evaluation: of the base before any training.
         newest_evaluation: of the newest evaluated round.
-        newest_round: the last finished round.
         ended_early: why the run ended before its last round; None if it did not.
         end: None while the run has not finished.
         first: the first event; None before it.

@@ -75,7 +75,6 @@ class LiveProgress:
 
     Args:
         ledger: of the run; need not exist yet.
-        progress: before the first event.
     """
 
     def __init__(self, ledger: Path, progress: RunProgress | None = None) -> None:

@@ -72,7 +72,6 @@ class RunState:
 
     Attributes:
         run_id: 16 random bytes that identify the run in every envelope.
-        round: rounds finished so far.
         tracks: one for each rank of the clients, that of the master's rank first.
         held: what each client holds, by client name.
         norms: medians of the update norms of recent rounds (see norm_bound.py).
@@ -162,11 +161,7 @@ def choose_cohort(
     """The clients asked in a round, and the order in which others replace them.
 
     Args:
-        clients: all available clients.
-        size: updates wanted.
         over_selection: extra clients to ask, as a fraction of `size`.
-        seed: of the run.
-        round_number: the round.
 
     Returns:
         (the cohort in name order, all others in the order of replacement).

@@ -25,13 +25,11 @@ class RunView(RunNow):
     """Everything that a ledger records about a run.
 
     Attributes:
-        rounds: finished rounds, by number.
         evaluations: by the round before them; 0 is the base alone.
         sent_bytes_before: bytes sent in both directions before each evaluation.
         updates: accepted updates, by (round, client).
         refusals: updates and evaluations that were not accepted.
         taken_back: steps that made the adapter worse, by round.
-        references: baselines, by kind.
         audited: what attacks found, if that was recorded.
         erased: clients whose updates were, in order.
         of_features: events of features, by kind; of what a run repeated, the last.

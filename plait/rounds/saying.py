@@ -46,11 +46,6 @@ class Saying(Protocol):
     def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> Reply:
         """The answer to a task of evaluation.
 
-        Args:
-            header: of the broadcast.
-            settings: of the task.
-            measure: evaluates.
-
         Raises:
             PeerError: losses may not leave now; nothing was measured.
         """
@@ -70,7 +65,6 @@ class InTheOpen:
     """The server sees each update and all losses.
 
     Attributes:
-        client: its name.
         sign: makes a signature of 64 bytes; without it updates are not signed.
     """
 

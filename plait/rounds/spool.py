@@ -51,7 +51,6 @@ class NormCheck:
 
     Attributes:
         accepted: the clients whose updates are folded, in name order.
-        refused: the others, and why.
         limits: the largest that a figure may be.
     """
 
@@ -110,7 +109,6 @@ class Spool:
     """The stored updates of one run.
 
     Args:
-        directory: of the run.
         refused: called for every stored update that does not count after all.
         ranks: the adapters that clients have.
         base_fingerprint: of the base, 32 bytes.
@@ -205,12 +203,7 @@ class Spool:
         return replace(stored, weight=opened.sum.weight, clients=int(opened.header.metrics[CLIENTS]))
 
     def check_norms(self, state: RunState, stored: Mapping[str, Stored]) -> NormCheck:
-        """Which stored updates count, by how large they are.
-
-        Args:
-            state: after the round before.
-            stored: every stored update, by client.
-        """
+        """Which stored updates count, by how large they are."""
         norms = {client: each.norms for client, each in sorted(stored.items())}
         limits = self.norm_bound.limits(norms.values(), state.norms)
         if self.norm_bound.policy is not NormPolicy.REJECT:

@@ -40,15 +40,7 @@ class StartingPoint:
 def starting_state(
     state: RunState, start: StartingPoint, ranks: Ranks, base_fingerprint: bytes, *, codec: Codec
 ) -> RunState:
-    """The state before round 1 of a run with this starting point.
-
-    Args:
-        state: from the seed.
-        start: the starting point.
-        ranks: of the run.
-        base_fingerprint: of the base.
-        codec: of the run's wire.
-    """
+    """The state before round 1 of a run with this starting point."""
     if start.adapter is not None:
         state = replace(state, adapter=start.adapter)
         if isinstance(codec, Rate):

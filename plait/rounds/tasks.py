@@ -23,7 +23,6 @@ class Tasks:
     """The tasks of one run.
 
     Attributes:
-        settings: of the tasks.
         patience: how long to wait for clients that come and go.
         deadline_s: seconds that answers are waited for; None for no limit.
         steps: that clients are asked for, by round and client, where each has its own number.
@@ -51,10 +50,6 @@ class Tasks:
         """Tasks of one purpose, for clients that are brought to the adapter of `state`.
 
         Args:
-            state: that clients start from.
-            roster: of the clients.
-            purpose: of the tasks.
-            number: of the round that they are for.
             attempt: of the masked sum that they belong to; empty for none.
             patience: with these tasks, if it is another than with all.
         """

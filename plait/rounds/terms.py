@@ -84,10 +84,6 @@ class Terms:
     def check_round(self, number: int, *, least: int) -> None:
         """Refuse a round that the run does not have.
 
-        Args:
-            number: of the round.
-            least: the first one.
-
         Raises:
             PolicyError: it is not one of the run.
         """
@@ -154,10 +150,6 @@ class Asked:
         """Record a task before it is done.
 
         Args:
-            memory: of the client.
-            header: of its broadcast.
-            base_digest: of the moved base.
-            task: the task.
             most: times that a round may be requested from another adapter, in the whole run.
 
         Raises:
@@ -193,8 +185,6 @@ class Asked:
         under independent noise, and cost twice.
 
         Args:
-            memory: of the client.
-            number: of the round.
             attempt: digest of what the update is given to.
             most: times that a round's update may be given with other noise, in the whole run.
 

@@ -219,7 +219,6 @@ def max_update_bytes(layout: Layout, *, sums: bool = False) -> int:
     """The most bytes that an update of this layout may have: exact float32 and 64 kB for everything else.
 
     Args:
-        layout: of the adapter.
         sums: whether it may be a region's exact sum.
     """
     return (SUM.max_payload_bytes(layout) if sums else 4 * layout.size) + 65536

@@ -8,13 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Verified:
-    """What was checked.
-
-    Attributes:
-        name: of the line.
-        text: the line.
-        figures: for programs, by name.
-    """
+    """What was checked."""
 
     name: str
     text: str

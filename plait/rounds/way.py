@@ -36,7 +36,6 @@ class Host:
     """The server that goes a way.
 
     Attributes:
-        directory: of the run.
         events: of its ledger so far.
         record: writes an event durably.
         vouch: whether a node key is a client's; None where that is not known.
@@ -77,13 +76,7 @@ Exchanging: TypeAlias = Callable[[Way, RunConfig, RunPlan], Way]
 
 
 def way_of(plan: RunPlan, *, config: RunConfig | None = None, host: Host | None = None) -> Way:
-    """The way of a run.
-
-    Args:
-        plan: of the run.
-        config: its settings, which may ask for features.
-        host: the server.
-    """
+    """The way of a run."""
     way = Way(host=host)
     if config:
         for exchange in (cast("Exchanging", at(feature.way)) for feature in config.wanted if feature.way):

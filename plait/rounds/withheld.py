@@ -60,8 +60,6 @@ def screened(
     """What of an event is recorded; None for nothing.
 
     Args:
-        event: as it happened.
-        kept: the fields that are kept, as above.
         update_bytes: the size that updates are encoded to, where their own sizes are left out.
     """
     names = kept.get(type(event), ALL if event.is_public else frozenset())

@@ -58,9 +58,6 @@ class Table(BaseModel):
         """What a setting states.
 
         Args:
-            name: of the setting.
-            needs: see `Stated`.
-            takes: likewise.
             instead: what else it may be; by default its default.
         """
         key, default = name.replace("_", "-"), type(self).model_fields[name].default

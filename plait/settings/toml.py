@@ -27,7 +27,6 @@ def nested(table: Mapping[str, object], *, of_feature: Callable[[str], bool]) ->
     """The table with what Flower flattened nested again: ``rule.share = 0.1`` becomes ``[rule] share = 0.1``.
 
     Args:
-        table: as Flower has it.
         of_feature: whether a key is a feature's that may name several parts.
 
     Raises:

@@ -60,7 +60,6 @@ class Header:
         relative_to: digest of the adapter that the delta is added to, 32 bytes; empty if the delta is a whole adapter.
         result_digest: broadcasts only: digest of the adapter once the delta is added, 32 bytes.
         examples: updates only: training examples behind the delta.
-        metrics: named measurements.
         spec_json: broadcasts only: the spec, for a receiver that may not hold it.
     """
 

@@ -39,7 +39,6 @@ def check_layout(packed: bytes, own: Layout) -> None:
 
     Args:
         packed: from the server; empty where it sent none.
-        own: derived here.
 
     Raises:
         PeerError: it is no layout.

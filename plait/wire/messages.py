@@ -77,7 +77,6 @@ class FurtherTask(Protocol):
     """A task of a feature, in a field of its own in messages.proto's Task.
 
     Attributes:
-        field: its name.
         what: that is asked for, in words.
     """
 
@@ -90,11 +89,7 @@ class FurtherTask(Protocol):
 
 
 class FurtherReply(Protocol):
-    """The answer to one, in a field of its own in messages.proto's Reply.
-
-    Attributes:
-        field: its name.
-    """
+    """The answer to one, in a field of its own in messages.proto's Reply."""
 
     field: ClassVar[str]
 
@@ -114,8 +109,6 @@ class ClientCard:
     Attributes:
         base_fingerprint: of the base it holds, 32 bytes.
         spec_digest: of the spec that it derived for that base, 32 bytes.
-        train_tokens: tokens in them.
-        held_out_tokens: tokens in them.
         histogram: source or label to number of examples.
         max_rank: the largest rank that its memory, or its operator, allows; 0 for any.
         cut_examples: conversations and preferences whose end is beyond the sequence length.
@@ -228,7 +221,6 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
     """The bytes of a task in two parts, to be concatenated.
 
     Args:
-        task: the task.
         whole: whether to include the text of its settings; without it the receiver has to hold it.
 
     Returns:
@@ -270,7 +262,6 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
 
     Args:
         data: its bytes.
-        max_bytes: refuse more.
         held: the text of settings by its digest; empty if not held.
 
     Raises:

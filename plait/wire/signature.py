@@ -29,7 +29,6 @@ def with_signature(data: bytes, sign: Callable[[bytes], bytes]) -> bytes:
     """The same envelope, signed.
 
     Args:
-        data: an envelope.
         sign: makes 64 bytes from the bytes to sign.
     """
     frame = split_frame(data)

@@ -47,7 +47,6 @@ def search(
     Args:
         cell: (n,) of each number.
         costs: (4, cells) of each branch.
-        lanes: number of parallel paths.
         before: (states * 2,) where the branches to each state come from.
     """
     built = library()
@@ -93,10 +92,6 @@ def pack(
     Args:
         symbols: (n,) of each number, from 0 on.
         second: (n,) 1 where it is of quantiser 1.
-        sizes: of each group.
-        largest: magnitude of each group's indices.
-        frequencies: of both quantisers' indices of each group.
-        lanes: of the trellis.
     """
     built = library()
     if built is None:
@@ -134,13 +129,7 @@ def unpack(
     """Fill `flat` with the numbers of streams; whether that was possible here.
 
     Args:
-        streams: of the lanes.
-        sizes: of each group.
-        largest: magnitude of each group's indices.
-        frequencies: of both quantisers' indices of each group.
-        values: that these stand for.
         following: (states * 2,) the state after each state and parity.
-        lanes: of the trellis.
         places: (offset, size) of every tensor, in order of the groups.
         flat: what is not sent stays as it is.
 

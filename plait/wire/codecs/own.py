@@ -28,7 +28,6 @@ class OwnCodec:
 
     Attributes:
         name: as the settings give it, without options.
-        inner: the codec.
     """
 
     name: str

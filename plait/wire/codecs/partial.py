@@ -24,7 +24,6 @@ class Partial:
     """Packs the tensors with any value other than +0.
 
     Attributes:
-        name: as in the ledger.
         number: its value in plait.v1.Codec.
         inner: packs the tensors sent; a codec without parameters.
     """

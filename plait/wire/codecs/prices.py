@@ -20,12 +20,7 @@ _WIDE, _NARROW = 1.5, 1.01  # rates too far apart to mix, and prices close enoug
 
 @dataclass(frozen=True)
 class PricePair:
-    """Two prices and their rates in bits per number.
-
-    Attributes:
-        most: the rate at `low`.
-        least: the rate at `high`.
-    """
+    """Two prices and their rates in bits per number."""
 
     low: float
     high: float

@@ -94,10 +94,7 @@ class StreamWriter:
         """Put neighbouring lanes of a row in front of what there is.
 
         Args:
-            first: lane.
-            symbols: of each lane, indices of frequencies.
             second: which of them are of the second model.
-            models: of both kinds.
         """
         for coder, part in _blocks(self._coders, self._lanes, first, symbols.size):
             mine, odd = symbols[part], second[part]

@@ -47,7 +47,6 @@ def frequencies(costs: NDArray[np.uint8], largest: int) -> Int64:
 
     Args:
         costs: (len(knots(largest)),) cost at each knot in eighths of a bit.
-        largest: largest magnitude.
     """
     at = np.array(knots(largest), np.int64)
     fine = costs.astype(np.int64) * (_FRACTIONS // _COST_UNIT)

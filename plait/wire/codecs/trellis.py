@@ -85,7 +85,6 @@ class Trellis:
         Args:
             cell: (n,) cell of each number; number i is step i // lanes of lane i % lanes.
             costs: (4, cells) cost of a number in a cell in branch 2 * quantiser + parity, 0 to `GREATEST_COST`.
-            lanes: number of parallel paths.
 
         Returns:
             (n,) the branch of each number.
