@@ -81,8 +81,8 @@ def test_a_key_is_the_same_with_and_without_its_table_and_as_flower_flattens_it(
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"privacy": {"threads": 2}}, r"'threads' stands in \[privacy\], expected it in \[machine\]"),
-        ({"machine": {"rank": 2}}, r"'rank' stands in \[machine\], expected it above all tables"),
+        ({"privacy": {"threads": 2}}, r"'threads' is in \[privacy\], expected it in \[machine\]"),
+        ({"machine": {"rank": 2}}, r"'rank' is in \[machine\], expected it above all tables"),
         ({"machine": {"thread": 2}}, r"\[machine\]: unknown key 'thread'; did you mean 'threads'"),
         ({"machine": 3}, r"machine is 3, expected a table of settings, \[machine\]"),
         ({"threads": 1, "machine": {"threads": 2}}, r"threads is given above all tables and in \[machine\]"),

@@ -85,7 +85,7 @@ def test_every_trait_is_needed_by_some_part_and_taken_by_another():
 
 # Functions that refuse two settings by hand, because one is a number that the other bounds, …
 NUMBERS = {
-    "plait/features/asynchronous/__init__.py:check_clients",
+    "plait/features/asynchronous/settings.py:check_clients",
     "plait/config.py:_check_numbers",
     "plait/features/privacy/mechanism.py:multiplier_for",
     "plait/features/secagg/masked_rounds.py:noised_grid",

@@ -73,8 +73,8 @@ def test_a_federation_that_loses_to_its_clients_is_told_so(small_run, run_with_o
 
 
 def test_own_adapters_that_are_no_better_are_advised_against(run_with_own):
-    assert "--own-share 0 spends" in " ".join(advice(view_of(run_with_own(3.25, {"ann": 3.25}))))
-    assert "--own-share 0 spends" not in " ".join(advice(view_of(run_with_own(2.75, {"ann": 2.75}))))
+    assert "--own-share 0 would spend" in " ".join(advice(view_of(run_with_own(3.25, {"ann": 3.25}))))
+    assert "--own-share 0 would spend" not in " ".join(advice(view_of(run_with_own(2.75, {"ann": 2.75}))))
 
 
 def test_a_difference_within_chance_is_no_reason_for_advice(small_run, run_with_own):
@@ -91,8 +91,8 @@ def test_a_difference_within_chance_is_no_reason_for_advice(small_run, run_with_
             changed.append(event)
         return " ".join(advice(view_of(numbered([*changed[:-1], alone, changed[-1]]))))
 
-    assert "--own-share 0 spends" in said(0.1)
-    assert "--own-share 0 spends" not in said(0.2)
+    assert "--own-share 0 would spend" in said(0.1)
+    assert "--own-share 0 would spend" not in said(0.2)
     assert "local-only baseline" not in said(0.01)
 
 
