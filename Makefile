@@ -53,8 +53,14 @@ check: $(STAMP)  ## Format, lint, types, import contracts
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Notebooks run as the site is built, in their own folder; EXECUTE_NOTEBOOKS=false leaves their output out, and saves minutes.
+docs: export EXECUTE_NOTEBOOKS ?= true
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: export PYTHONWARNINGS = ignore:IProgress not found
+docs: export PATH := $(abspath $(BIN)):$(PATH)
 docs: $(STAMP)  ## Build the documentation site in build/site; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet $(ARGS)
+	mkdocs build --quiet $(ARGS)
+	cd docs/notebooks && rm -rf fed letters.csv runs state
 
 scoreboard: $(STAMP)  ## Test and count what plait withstands
 	$(BIN)/python tests/scoreboard/run.py $(ARGS)

@@ -105,7 +105,7 @@ def linked(text: str, source: str, page: str) -> str:
 def commands() -> Iterator[str]:
     """Every command with its options, as ``--help`` describes them."""
     made = subprocess.run(
-        [sys.executable, "-m", "typer", "plait.cli.main", "utils", "docs", "--name", "plait"],
+        [sys.executable, "-m", "typer", "plait.cli.app", "utils", "docs", "--name", "plait"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

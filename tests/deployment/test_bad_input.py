@@ -68,16 +68,21 @@ def serve(kits, tmp_path):
 
 @pytest.fixture
 def plait(capfd, monkeypatch):
-    """Runs a verb in this process; gives its exit code and what it printed. Once it tries again it is told to stop."""
+    """Runs a verb in this process; gives its exit code and what it printed.
+
+    It is told to stop once it tries again or refuses, and after some minutes in any case.
+    """
     printed = []
 
     def watch(over):
-        while not over.wait(0.05):
+        for _ in range(6000):
+            if over.wait(0.05):
+                return
             out, err = capfd.readouterr()
             printed.append(out + err)
-            if "trying again" in "".join(printed) or "was told" in "".join(printed):
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
+            if "trying again" in "".join(printed) or "told the server" in "".join(printed):
+                break
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def run(*arguments):
         printed.clear()
@@ -112,7 +117,7 @@ def client(plait, kits, data, tmp_path):
             "--device", "cpu", "--threads", "1", "--policy", data_policy(tmp_path),
         )  # fmt: skip
         assert "Traceback" not in printed
-        wrong = [line for line in printed.splitlines() if re.search("^error: |trying again|was told", line)]
+        wrong = [line for line in printed.splitlines() if re.search("^error: |trying again|told the server", line)]
         # On a busy machine it may have tried again, and said the same, before it was told to stop.
         said = {re.sub(r"^[0-9:]+ | \(attempt [0-9]+\)", "", line) for line in wrong}
         assert len(said) == 1, printed

@@ -23,12 +23,14 @@ def test_a_client_with_data_of_another_kind_is_named_everywhere_and_takes_part_o
     for name, data in (("alice", None), ("bob", None), ("carol", labelled)):
         deployment.join(name, data=data)
 
-    deployment.until(lambda: "clients still missing: 1" in deployment.printed("server"))
+    unfit = f"cannot take part carol (unusable-data): {WORDS}"
+    deployment.until(
+        lambda: all(text in deployment.printed("server") for text in ("clients still missing: 1", unfit)),
+    )
     printed = deployment.printed("server")
     assert "waiting for 3 clients" in printed
     for name in ("alice", "bob"):
         assert any(line.startswith("joined: ") and name in line for line in printed.splitlines())
-    assert f"cannot take part carol (unusable-data): {WORDS}" in printed
     assert (
         f'event=cannot-take-part client=carol reason=unusable-data detail="{WORDS}"'
         in (deployment.run / "server.log").read_text()

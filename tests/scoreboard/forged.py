@@ -163,7 +163,7 @@ def _over_grpc(scratch: Path, count: int) -> Iterator[bool]:
         Terms(7, {}, b"b" * 32), inbox=scratch
     ) as channel:
         alice, eve = (helper.BareNode(channel.address, name).attend() for name in ("alice", "eve"))
-        helper._until(lambda: len(channel.nodes(0)) == 2)
+        helper.waiting.until(lambda: len(channel.nodes(0)) == 2)
         helper._send(channel, "alice", b"task")
         task_id = alice.work().task_id
         own = eve.session

@@ -262,7 +262,7 @@ def _client(inside: Path, name: str) -> Iterator[str]:
             other.enrol()
             other.say(ready=pb.Ready(device=name, methods=[name]))
             other.say(progress=pb.Progress(task_id=name, doing=name))
-            helper._until(lambda: channel.nodes(0))
+            helper.waiting.until(lambda: channel.nodes(0))
             other.leave()
     finally:
         LOGGER.removeHandler(handler)

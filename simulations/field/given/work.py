@@ -168,10 +168,12 @@ class Work:
 def base_of(told: Mapping[str, Any]) -> Any:
     """The base, with a fresh head of the same values for all where there are classes."""
     torch.manual_seed(told["seed"])
-    settings = {"dtype": getattr(torch, told["dtype"]), "trust_remote_code": False}
-    if told["classes"]:
-        return AutoModelForSequenceClassification.from_pretrained(told["base"], num_labels=told["classes"], **settings)
-    return AutoModelForCausalLM.from_pretrained(told["base"], **settings)
+    base, dtype, classes = told["base"], getattr(torch, told["dtype"]), told["classes"]
+    if classes:
+        return AutoModelForSequenceClassification.from_pretrained(
+            base, dtype=dtype, num_labels=classes, trust_remote_code=False
+        )
+    return AutoModelForCausalLM.from_pretrained(base, dtype=dtype, trust_remote_code=False)
 
 
 def state_of(model: Any) -> State:

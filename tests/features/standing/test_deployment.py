@@ -133,6 +133,7 @@ def test_an_observer_fetches_the_run_and_can_neither_submit_nor_cancel(federatio
 )  # fmt: skip
 def test_what_cannot_run_is_refused_in_one_line_and_not_queued(federation, ended, settings, options, message):
     del ended
+    federation.until(federation.everybody_is_here)
     before = read_queue(federation.directory)
     with pytest.raises(ConfigError, match=message) as caught:
         federation.calls().submit({**config_from_table(COMMON).to_table(), **settings}, **options)

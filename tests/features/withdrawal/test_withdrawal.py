@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import plait
 from plait.adapters import load_peft_directory
 from plait.api.running import go_on
-from plait.cli import main
+from plait.cli.app import app as verbs
 from plait.config import RunConfig, config_from_table, to_toml
 from plait.errors import ConfigError
 from plait.exporting.source import open_source
@@ -155,7 +155,7 @@ def test_killed_at_any_of_twenty_moments_it_ends_the_same_and_nothing_is_half_er
 def test_kept_updates_of_the_others_are_folded_again_and_what_is_left_is_measured(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole, run)
-    app = CliRunner().invoke(main.app, ["withdraw", str(run), "--client", "eve", "--approximate"])
+    app = CliRunner().invoke(verbs, ["withdraw", str(run), "--client", "eve", "--approximate"])
     assert app.exit_code == 0, app.output
     assert "an attack on its data finds 0." in app.output
     tombstone = read_events(run / "ledger.jsonl")[-1]
@@ -165,7 +165,7 @@ def test_kept_updates_of_the_others_are_folded_again_and_what_is_left_is_measure
     made = load_peft_directory(tmp_path / "run-without-eve/adapter")
     assert tombstone.adapter == made.digest != digest_before(run)
     assert not [file for file in run.rglob("*") if "eve" in file.name]
-    again = CliRunner().invoke(main.app, ["withdraw", str(run), "--client", "eve", "--approximate"])
+    again = CliRunner().invoke(verbs, ["withdraw", str(run), "--client", "eve", "--approximate"])
     assert again.exit_code == 0
     assert read_events(run / "ledger.jsonl")[-1] == tombstone
     with pytest.raises(ConfigError, match=r"updates of 'eve' were erased; leave --approximate out"):

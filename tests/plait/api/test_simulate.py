@@ -92,7 +92,7 @@ def test_a_paused_run_goes_on_to_the_same_bits_and_its_callbacks_hear_everything
 
     run = plait.simulate(records, partition="natural:author", out=tmp_path / "run", callbacks=[pause], **small)
     assert not run.finished
-    with pytest.raises(ConfigError, match="give it again"):
+    with pytest.raises(ConfigError, match="pass it again"):
         plait.resume(run, quiet=True)
     heard: list[plait.Event] = []
     again = plait.resume(run, data=records, callbacks=[pause, heard.append], quiet=True)

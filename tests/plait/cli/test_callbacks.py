@@ -59,7 +59,7 @@ def test_a_run_that_a_named_callback_pauses_goes_on_to_the_same_bits(plait, orig
         "simulate", "--data", original / "my.jsonl", "--partition", "natural:author", "--clients", 3, *small,
         "--learning-rate", 1e-2, "--dtype", "float32", "--out", "run", "--config", "run.toml",
     )  # fmt: skip
-    assert paused.code == 1
+    assert paused.code == 130
     said = paused.err.splitlines()[-1]
     assert "callback callbacks_of_eve:Once asked to pause" in said
     assert said.endswith("continue with: plait resume run")

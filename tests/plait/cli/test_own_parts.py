@@ -89,7 +89,7 @@ def test_verify_imports_no_rule_that_its_operator_does_not_name(plait, home: Pat
     monkeypatch.setattr(plugins, "_found", {})
     sys.modules.pop("rules_of_ada")
     refused = plait("verify", "run")
-    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert refused.code == 2
     allow = ("--allow", "rule=rules_of_ada:middle:trim=1")
     assert refused.err.rstrip().endswith(f"if you trust it, add {' '.join(allow)}")
     assert "rules_of_ada" not in sys.modules
