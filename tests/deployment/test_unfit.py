@@ -23,7 +23,7 @@ def test_a_client_with_data_of_another_kind_is_named_everywhere_and_takes_part_o
     for name, data in (("alice", None), ("bob", None), ("carol", labelled)):
         deployment.join(name, data=data)
 
-    unfit = f"cannot take part carol (unusable-data): {WORDS}"
+    unfit = f"cannot take part carol: {WORDS}"
     deployment.until(
         lambda: all(text in deployment.printed("server") for text in ("clients still missing: 1", unfit)),
     )
