@@ -18,7 +18,7 @@ class OptimizerSettings(Table):
     heading: ClassVar[str] = "Clients' optimizer"
 
     learning_rate: Annotated[float, Field(ge=0, le=1e3)] = 0.0
-    """AdamW's peak learning rate (0: found in each client's first step)"""
+    """AdamW's peak learning rate (0 finds it); each client then finds its own in its first step"""
     lr_schedule: Literal["auto", "constant", "linear", "slope"] = "auto"
     """learning rate schedule over the whole run; slope lets a client's rate follow the slope of its loss along its last
     step; auto is slope where no rate is given (linear with classes and 20 steps or more), but constant with scaffold,
