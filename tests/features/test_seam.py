@@ -12,7 +12,6 @@ import pytest
 
 from plait.feature import Feature, at, own_features
 from plait.rounds.events import Event
-from plait.settings import TABLES
 from plait.settings.table import Table
 from tests.commands import run_command
 from tests.features.without import names_it
@@ -53,8 +52,6 @@ def test_every_folder_is_a_feature_of_its_name_and_lies_with_its_tests() -> None
     assert folders == set(FEATURES)
     for name, feature in FEATURES.items():
         assert feature.name == name
-        # A table may be the core's, or another feature's.
-        assert feature.table is None or feature.table.table in (*FEATURES, *(each.table for each in TABLES))
         assert (ROOT / "tests/features" / name).is_dir(), name
 
 
