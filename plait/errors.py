@@ -10,7 +10,7 @@
     │   └── PolicyError             ... this machine's operator did not agree to the request
     ├── MachineError           1    the machine's: disk, memory, network, a missing package
     │   └── DiskFullError           ... a disk, or a quota on it, is full
-    └── Interrupted            130  nobody's: Ctrl-C; the state is saved, `plait resume` continues
+    └── Interrupted            130  no fault: Ctrl-C, or a callback pauses; `plait resume` continues
 
 A message has three parts, what, got and expected: ``rank of 'q_proj' is 16, expected 8``. It never carries training
 text.
