@@ -1,17 +1,22 @@
-"""The README's program runs as it stands, on another base and with a file of the reader's own."""
+"""The README's program and its deployment run as they stand, with a reader's own files."""
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
 import plait
+from tests.commands import Command, run_command
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 AUTHORS = ("ada", "alan", "alonzo", "edsger", "frances", "grace", "john", "katherine")
@@ -47,3 +52,27 @@ def test_the_readme_s_program_runs_with_a_reader_s_own_file(tmp_path: Path) -> N
     assert set(run.losses["client"]) == set(AUTHORS)
     assert run.summary["final_held_out_loss"] < run.summary["base_held_out_loss"]
     assert len(set(done.stdout.split()[-2:])) == 2
+
+
+@pytest.mark.slow
+def test_the_readme_s_deployment_learns(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```\n(plait provision.*?)```", README.read_text(), re.DOTALL)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    lines = [line.replace("9440", str(port)).split()[1:] for line in block.splitlines()]
+    provision, server, alice, bob, _ = lines
+    for name, module in (("alice", argparse), ("bob", typing)):
+        texts = inspect.getsource(module).split("\n\n\n")
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(f"{json.dumps({'text': text})}\n" for text in texts if text.strip())
+        )
+    assert run_command(*provision, cwd=tmp_path).returncode == 0
+    started = [Command(*server, cwd=tmp_path)]
+    try:
+        started += [Command(*client, "--yes", "--state", "state", cwd=tmp_path) for client in (alice, bob)]
+        assert [command.wait(900) for command in started] == [0, 0, 0]
+    finally:
+        for command in started:
+            command.kill()
+    run = plait.open_run(tmp_path / "runs" / "first")
+    assert run.summary["final_held_out_loss"] < run.summary["base_held_out_loss"]
