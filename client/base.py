@@ -169,6 +169,7 @@ def open_runner(
     from client.identity import identity_of
     from client.participant import own_client
     from plait.adapters.methods import METHODS
+    from plait.training.fused.native import native_library
 
     journal = journal_of(settings, dataset.fingerprint)
     memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
@@ -188,6 +189,8 @@ def open_runner(
         devices=settings.device,
     )
     participant, base = client.participant(memory), client.model.base
+    if base.compute.device.type == "cpu":
+        native_library(progress)
     devices = _limited(base, settings.max_memory_bytes)
     if len(base.devices) > 1:
         own = resolved.ranks.adapters[resolved.ranks.track_for(settings.max_rank)].spec

@@ -16,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -72,14 +72,14 @@ def addresses(*arrays: NDArray[np.generic]) -> list[int]:
     return [array.__array_interface__["data"][0] for array in arrays]  # array.ctypes keeps it until collected
 
 
-def built_library(code: str) -> ctypes.CDLL | None:
+def built_library(code: str, progress: Callable[[str], None] = lambda _: None) -> ctypes.CDLL | None:
     """The library of some C++, built if this machine has not built it before; None where it cannot be."""
     compiler = next(filter(None, (shutil.which(name) for name in (os.environ.get("CXX") or "c++", "g++"))), None)
     if compiler is not None:
         wide = _WIDE if "avx512f" in cpu_features() else ()
         for flags in ((*FLAGS, *wide, *_PARALLEL), FLAGS):
             try:
-                return ctypes.CDLL(str(_built(compiler, flags, code)))
+                return ctypes.CDLL(str(_built(compiler, flags, code, progress)))
             except (OSError, PlaitError, subprocess.SubprocessError):
                 continue
     _say_that_nothing_compiles()
@@ -91,13 +91,14 @@ def _say_that_nothing_compiles() -> None:
     _LOGGER.warning("no C++ compiler works here, so plait computes the same without compiled code, slower; install g++")
 
 
-def _built(compiler: str, flags: tuple[str, ...], code: str) -> Path:
+def _built(compiler: str, flags: tuple[str, ...], code: str, progress: Callable[[str], None]) -> Path:
     # The build fits one CPU: a cache that several machines share holds one for each.
     about = "\n".join((compiler, *flags, platform.machine(), *sorted(cpu_features())))
     name = hashlib.sha256(about.encode() + code.encode()).hexdigest()
     target = cache_directory() / "kernels" / f"{name}.so"
     if is_ours(target):
         return target
+    progress("compiling kernels for this processor (once)")
     make_private_directory(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build.") as folder:
         source, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"

@@ -79,7 +79,7 @@ class Policy(BaseModel, frozen=True):
     max_virtual_tokens: Annotated[int, Field(ge=1, le=_LARGEST, description="longest learned prompt")] = 256
     hours: Annotated[
         str,
-        Field(description="hours of the day, local time, in which a run may begin here, such as 22-6; empty for any"),
+        Field(description="hours of the day, local time, when a run may begin here, such as 22-6; empty for any"),
     ] = ""
     max_runs_per_week: Annotated[
         int, Field(ge=0, le=_LARGEST, description="most runs that begin here within seven days; 0 for any number")

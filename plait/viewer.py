@@ -126,6 +126,8 @@ class Viewer:
     def _advance(self, number: int, purpose: str) -> None:
         self._doing = (number, purpose)
         self._answered[self._doing] += 1
+        if purpose != "evaluate" and self._asked["evaluate"] and self._answered[self._doing] >= self._asked[purpose]:
+            self._doing = number, "evaluate"
 
     def refresh(self) -> None:
         """Show what the clients do, how much of the run is done, and how long the rest takes."""
@@ -137,6 +139,8 @@ class Viewer:
         answered, asked = min(self._answered[self._doing], self._asked[purpose]), self._asked[purpose]
         doing = _DOING[purpose] if number or purpose != "evaluate" else "evaluating the base"
         text = f"{doing}, {answered} of {asked} {self._now.peer}s"
+        if self._now.wanted and self._now.state == self._now.waiting:
+            text = self._now.state
         left = ""
         if number:
             text = f"round {number} of {self._rounds}: {text}"

@@ -50,15 +50,16 @@ def check_plugin(
     admit(name)
     plain = parse_choice(name)[0]
     chosen = _kind_of(plain, kind)
-    verdicts = list(_verdicts(chosen, name))
+    verdicts: list[Verdict] = []
+    for each in _verdicts(chosen, name):
+        verdicts.append(each)
+        if not json_output:
+            mark = {True: "ok    ", False: "BROKEN", None: "-     "}[each.holds]
+            print_text(f"{mark}  {each.claim}{f': {each.detail}' if each.detail else ''}", indent=8)
     if json_output:
         source = source_of(chosen, plain)
         checks = [{"claim": each.claim, "holds": each.holds, "detail": each.detail} for each in verdicts]
         print_json({"kind": chosen.value, "name": plain, "sha256": source.sha256, "checks": checks})
-    else:
-        for each in verdicts:
-            mark = {True: "ok    ", False: "BROKEN", None: "-     "}[each.holds]
-            print_text(f"{mark}  {each.claim}{f': {each.detail}' if each.detail else ''}", indent=8)
     broken = [each for each in verdicts if each.holds is False]
     if broken:
         raise PluginFaultError(f"{chosen} '{plain}' breaks {len(broken)} of {len(verdicts)} claims")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,7 +37,7 @@ def methods(
     print_tables(_tables(entries, f"{base}, rank {rank}, {virtual_tokens} virtual tokens"))
 
 
-def _entries(base: str, rank: int, virtual_tokens: int) -> list[dict[str, object]]:
+def _entries(base: str, rank: int, virtual_tokens: int) -> list[dict[str, Any]]:
     from plait.adapters import Task
     from plait.adapters.methods import METHODS, AdapterRequest, method_named
     from plait.aggregation import rules_for
@@ -47,7 +47,7 @@ def _entries(base: str, rank: int, virtual_tokens: int) -> list[dict[str, object
 
     quiet_libraries()
     config = read_base_config(locate_config(base, revision=""), Task.CAUSAL_LM)
-    entries: list[dict[str, object]] = []
+    entries: list[dict[str, Any]] = []
     own = [method_named(name) for name in sorted(installed(Kind.METHOD)) if name not in METHODS]
     for method in (*METHODS.values(), *own):
         request = AdapterRequest(method=method.name, rank=rank, virtual_tokens=virtual_tokens)
@@ -73,16 +73,18 @@ def _entries(base: str, rank: int, virtual_tokens: int) -> list[dict[str, object
     return entries
 
 
-def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
+def _tables(entries: list[dict[str, Any]], what: str) -> tuple[Table, Table]:
+    from plait.aggregation import RULES
     from plait.report.table import Table
+
+    def shortened(rules: list[str]) -> str:
+        missing = sorted(RULES.keys() - set(rules))
+        return ", ".join(rules) if len(rules) < len(missing) else f"all but {', '.join(missing)}"
 
     meanings = Table(
         "What each method averages",
         ("method", "averages", "never sent", "paper"),
-        tuple(
-            (str(entry["method"]), str(entry["averages"]), str(entry["never_travels"] or ""), str(entry["paper"]))
-            for entry in entries
-        ),
+        tuple((each["method"], each["averages"], each["never_travels"] or "", each["paper"]) for each in entries),
         text_columns=(0, 1, 2, 3),
     )
     costs = Table(
@@ -90,13 +92,13 @@ def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
         ("method", "parameters", "learning rate", "rules", "options"),
         tuple(
             (
-                str(entry["method"]),
-                f"{entry['trainable_parameters']:,}" if entry["trainable_parameters"] else str(entry["refused"]),
-                f"{entry['learning_rate']:g}",
-                _shortened(entry["rules"]),
-                ", ".join(_texts(entry["options"])),
+                each["method"],
+                f"{each['trainable_parameters']:,}" if each["trainable_parameters"] else each["refused"],
+                f"{each['learning_rate']:g}",
+                shortened(each["rules"]),
+                ", ".join(each["options"]),
             )
-            for entry in entries
+            for each in entries
         ),
         note="The learning rate is the default with --trainer, a reward or --dp. Otherwise each client finds its own, "
         "and lora_xs starts at 0.25 / rank, or half of that at two bits or less; `--lr-schedule` says how both "
@@ -106,15 +108,3 @@ def _tables(entries: list[dict[str, object]], what: str) -> tuple[Table, Table]:
         text_columns=(0, 3, 4),
     )
     return meanings, costs
-
-
-def _texts(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-
-
-def _shortened(value: object) -> str:
-    from plait.aggregation import RULES
-
-    rules = _texts(value)
-    missing = sorted(RULES.keys() - set(rules))
-    return ", ".join(rules) if len(rules) < len(missing) else f"all but {', '.join(missing)}"

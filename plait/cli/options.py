@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperCommand, TyperOption
 
 from plait.config import (
+    ALIASES,
     RunConfig,
     admit_features,
     config_from_table,
@@ -175,6 +177,12 @@ class RunCommand(TyperCommand):
             self.params = [*self.params, *(each for each in _options_of_features() if known.isdisjoint(each.opts))]
         try:
             return super().parse_args(ctx, [*args])
+        except click.NoSuchOption as error:
+            names = {name.lstrip("-"): name for each in self.params for name in each.opts}
+            names |= {name: f"--{key}" for name, key in ALIASES.items()}
+            near = difflib.get_close_matches(error.option_name.lstrip("-"), names, n=1, cutoff=0.5)
+            hint = f"; did you mean '{names[near[0]]}'?" if near else ""
+            ctx.fail(f"No such option '{error.option_name}'{hint}")
         except click.UsageError as error:
             words = [word for word in args if f"extra argument ({word})" in error.message]
             if not words:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -59,7 +59,7 @@ def rules(
     print_tables([_meanings(entries), _options(listed), costs])
 
 
-def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:
+def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, Any]:
     """One rule on one adapter; Fed-SB's is LoRA-XS on the same modules."""
     from plait.adapters import Subject
     from plait.aggregation.fedsb import square_geometry
@@ -90,13 +90,13 @@ def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, object]:
     }
 
 
-def _meanings(entries: list[dict[str, object]]) -> Table:
+def _meanings(entries: list[dict[str, Any]]) -> Table:
     from plait.report.table import Table
 
     return Table(
         "What each rule computes",
         ("rule", "computes", "paper"),
-        tuple((str(entry["rule"]), str(entry["computes"]), str(entry["paper"])) for entry in entries),
+        tuple((entry["rule"], entry["computes"], entry["paper"]) for entry in entries),
         text_columns=(0, 1, 2),
     )
 
@@ -114,15 +114,15 @@ def _options(rules: Iterable[Rule]) -> Table:
     )
 
 
-def _costs(entries: list[dict[str, object]], what: str) -> Table:
+def _costs(entries: list[dict[str, Any]], what: str) -> Table:
     from plait.report.table import Table
 
     rows = tuple(
         (
-            str(entry["rule"]),
+            entry["rule"],
             _traits(entry),
             *(f"{entry[way + '_parameters']:,.0f}" for way in ("uplink", "downlink")),
-            *(f"{cast('float', entry[f'{way}_bytes_fp32']) / 1e6:,.2f}" for way in ("uplink", "downlink")),
+            *(f"{entry[f'{way}_bytes_fp32'] / 1e6:,.2f}" for way in ("uplink", "downlink")),
         )
         for entry in entries
     )
@@ -139,8 +139,8 @@ def _costs(entries: list[dict[str, object]], what: str) -> Table:
     )
 
 
-def _traits(entry: dict[str, object]) -> str:
-    traits = [str(entry["exactness"])]
+def _traits(entry: dict[str, Any]) -> str:
+    traits = [entry["exactness"]]
     traits += [
         name.replace("_", " ")
         for name in ("linear", "mixed_ranks", "moves_base", "turns_factors", "needs_all", "keeps_nearest")

@@ -120,7 +120,7 @@ def _rows(
         ) from error
     except (pa.ArrowException, EOFError, UnicodeDecodeError, LookupError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
-            raise DataError(f"cannot read '{path}': {error.strerror}, expected a {what} file") from error
+            raise DataError(f"cannot read '{path}': {error.strerror}") from error
         after = f" after row {number}" if number else ""
         # Without the library's message, which may quote a value.
         raise DataError(

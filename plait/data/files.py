@@ -58,14 +58,6 @@ def is_data_file(name: str) -> bool:
     return suffix in _KINDS or suffix in _TEXT or suffix in _OTHERS or Path(name).suffix.lower() in _PACKED
 
 
-def kind_in_words(path: Path) -> str:
-    """What a path's name says that it is: ``a CSV file``; ``a file or folder of data`` if it says nothing."""
-    suffix = _suffix(path)
-    if suffix in _TEXT:
-        return "a file of text"
-    return _title(path) if suffix in _KINDS else "a file or folder of data"
-
-
 def _title(path: Path) -> str:
     """What a file of records is, in words; one whose name says nothing has JSON lines."""
     suffix = _suffix(path)
@@ -239,7 +231,7 @@ def _looks_like_text(path: Path) -> bool:
         with path.open("rb") as file:
             start = file.read(8192)
     except OSError as error:
-        raise DataError(f"cannot read '{path}': {error.strerror or error}, expected a text file") from error
+        raise DataError(f"cannot read '{path}': {error.strerror or error}") from error
     return bool(start.strip()) and (b"\0" not in start or start.startswith((b"\xff\xfe", b"\xfe\xff")))
 
 
@@ -248,7 +240,7 @@ def _files_in(path: Path) -> list[Path]:
     found: list[Path] = []
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"cannot read '{error.filename}': {error.strerror or error}, expected a folder of data")
+        raise DataError(f"cannot read '{error.filename}': {error.strerror or error}")
 
     for folder, folders, names in os.walk(path, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]

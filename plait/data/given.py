@@ -18,7 +18,7 @@ from plait.choice import chosen_function, parse_choice, with_options
 from plait.data.builtin import BUILTINS
 from plait.data.cache import cache_directory
 from plait.data.columns import ColumnMap, column_map
-from plait.data.files import is_data_file, kind_in_words, path_source
+from plait.data.files import is_data_file, path_source
 from plait.data.hub import HubName, hub_name, hub_source
 from plait.data.records import MEMORY, Dataset, Progress
 from plait.data.rows import Room, Row, Source, read_rows
@@ -72,7 +72,7 @@ def check_given(data: str, *, columns: str = "", split: str = "") -> None:
     if data in BUILTINS or path.exists() or _on_hub(data) or _plugin(data):
         return
     if path.suffix or len(path.parts) > 1:
-        raise DataError(f"cannot read '{data}': {os.strerror(errno.ENOENT)}, expected {_kind_of(path)}")
+        raise DataError(f"cannot read '{data}': {os.strerror(errno.ENOENT)}{_hint(path)}")
     hint = did_you_mean(data, BUILTINS)
     raise ConfigError(
         f"data is '{data}', expected a file or folder, a data set of the hub (owner/name) or one of "
@@ -108,10 +108,10 @@ def _made(name: str, options: Mapping[str, str]) -> object:
     return made
 
 
-def _kind_of(path: Path) -> str:
-    near = path.parent.name
-    on_hub = hub_name(f"{near}/{path.name}") if len(path.parts) == 2 else None
-    return f"a file or folder; a data set of the hub is hf://datasets/{on_hub}" if on_hub else kind_in_words(path)
+def _hint(path: Path) -> str:
+    if len(path.parts) == 2 and (on_hub := hub_name(f"{path.parent.name}/{path.name}")):
+        return f"; a data set of the hub is hf://datasets/{on_hub}"
+    return did_you_mean(path.name, (each.name for each in path.parent.glob("*")))
 
 
 def _on_hub(data: str) -> HubName | None:

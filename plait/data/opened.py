@@ -80,4 +80,4 @@ def opened(path: Path, *, expected: str, room: Room | None = None) -> Generator[
             with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec) as reader:
                 yield io.BufferedReader(_Unpacked(cast("_Reader", reader), path, room or Room()), 1 << 16)
     except OSError as error:
-        raise DataError(f"cannot read '{path}': {error.strerror or error}, expected {expected}") from error
+        raise DataError(f"cannot read '{path}': {error.strerror or error}") from error

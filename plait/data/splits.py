@@ -15,7 +15,7 @@ UNNAMED = ""
 """The split of a source without splits, such as one file; it also answers to ``train``."""
 
 _TRAIN = ("train", "training")
-# In the order in which one of them is taken.
+# The first of them that is there is taken.
 _HELD_OUT = ("validation", "valid", "val", "dev", "eval", "evaluation", "test", "testing")
 _SPLIT = re.compile(r"(?P<name>[^\[\],]+)(\[(?P<start>[0-9]{0,12}):(?P<stop>[0-9]{0,12})\])?")
 _GRAMMAR = "TRAIN or TRAIN,HELD_OUT, each the name of a split, or some of its rows such as train[:1000]"

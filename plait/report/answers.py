@@ -20,7 +20,7 @@ from plait.report.wording import (
     minus_text,
     percent_text,
     plural,
-    rough_text,
+    times_text,
 )
 from plait.rounds.run_view import RunView
 
@@ -97,7 +97,7 @@ def _cost(view: RunView) -> Answer:
         sent_bytes=sent.total_bytes,
     )
     if raw is not None:
-        text += f"; raw bfloat16 adapters take {rough_text(raw)} times as much"
+        text += f"; raw bfloat16 adapters take {times_text(raw)}"
     text += f". {plural(len(view.rounds), 'round')} took {duration_text(view.wall_s)}"
     if view.end and view.end.peak_rss_bytes:
         text += f" and {bytes_text(view.end.peak_rss_bytes)} of memory"

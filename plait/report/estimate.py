@@ -188,7 +188,7 @@ class CostEstimate:
 
     @property
     def client_rounds(self) -> int:
-        """Number of rounds in which one client trains."""
+        """Number of rounds that one client trains in."""
         return self.inputs.clients_per_round * self.inputs.rounds
 
     @property

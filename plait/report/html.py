@@ -50,8 +50,8 @@ from plait.report.wording import (
     plural,
     ratio_text,
     reward_text,
-    rough_text,
     short_count_text,
+    times_text,
 )
 from plait.rounds.run_view import RunView
 from plait.text import printable
@@ -167,7 +167,7 @@ def headline(view: RunView) -> str:
         return taught
     return (
         f"{taught} {bytes_text(view.sent.total_bytes)} were sent in total. The raw adapter in bfloat16 takes "
-        f"{rough_text(adapter)} times as much, full-model FedAvg {rough_text(full_model)} times."
+        f"{times_text(adapter)}, full-model FedAvg {times_text(full_model)}."
     )
 
 

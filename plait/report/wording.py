@@ -49,10 +49,12 @@ def ratio_text(ratio: float | None) -> str:
     return NOTHING if ratio is None else f"{_three_digits(ratio)}{_TIMES}"
 
 
-def rough_text(ratio: float) -> str:
-    """Two digits, for a sentence: ``3,500``, ``12``, ``1.3``."""
+def times_text(ratio: float) -> str:
+    """How much something takes, in two digits: ``3,500 times as much``, ``1.3 times as much``, ``45 % less``."""
+    if ratio < 1:
+        return f"{100 * (1 - ratio):.0f} % less"
     rounded = float(f"{ratio:.2g}")
-    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
+    return f"{f'{rounded:,.0f}' if rounded >= 10 else f'{rounded:g}'} times as much"
 
 
 def loss_text(loss: float | None) -> str:

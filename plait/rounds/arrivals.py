@@ -1,4 +1,4 @@
-"""The answers of a dispatch in the order in which they came, while the updates among them are opened side by side.
+"""The answers of a dispatch in the order they came, while the updates among them are opened side by side.
 
 Looks ahead only at what has come already, and never takes more answers than a round may need. Knows no checks.
 """

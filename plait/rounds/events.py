@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the events below; the first event of a ledger states it."""
 
-# The unit in which `took_s` is recorded.
+# The unit of `took_s`.
 _SHORTEST_S = 0.001
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]

@@ -158,7 +158,7 @@ def sample_cohort(clients: Sequence[str], size: int, *, seed: int, round_number:
 def choose_cohort(
     clients: Sequence[str], size: int, *, over_selection: float, seed: int, round_number: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The clients asked in a round, and the order in which others replace them.
+    """The clients asked in a round, and the order of those that replace them.
 
     Args:
         over_selection: extra clients to ask, as a fraction of `size`.

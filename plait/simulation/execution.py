@@ -29,6 +29,7 @@ from plait.simulation.simulation import Simulation
 from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
+from plait.training.fused.native import native_library
 from plait.training.local_loss import LOSSES
 from plait.wire.decoded import DECODED
 
@@ -73,6 +74,8 @@ def prepare(
         settled = settle_on_data(settings, partition=str(data.scheme), labels=found, data=data.used)
     with status(f"looking for base {settings.base}", quiet=quiet) as told:
         run = resolve(settled, progress=told)
+        if devices[0].device.type == "cpu":
+            native_library(told)
     if settings.has_several_devices:
         from plait.training.spreading import spreading
 

@@ -76,7 +76,7 @@ class Planned:
     """The round loop with messages of the planned sizes and no training behind them.
 
     Attributes:
-        channel: to clients that are all alike and answer in the order in which they were asked.
+        channel: to clients that are all alike and answer in the order they were asked.
         going: goes through all rounds; by default each waits for its cohort.
         held: round of the shadow that each holds.
         asked: what clients are asked for: the purpose and the round.

@@ -147,7 +147,7 @@ def _type_of(tensor: GgufTensor) -> torch.dtype:
 
 
 def _pieces(path: Path, tensor: GgufTensor, config: PretrainedConfig) -> Iterator[torch.Tensor]:
-    """Its values in order, flat, in the type in which they are written."""
+    """Its values in order, flat, in the type they are written in."""
     held = tensor.rows(path)
     if heads := turned_heads(tensor.name, config.model_type):
         held = in_transformers_order(held, getattr(config, heads))

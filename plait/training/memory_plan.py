@@ -34,7 +34,7 @@ SLACK = 1.07
 PREDICTION_ERROR = 0.1
 """Largest error of a prediction, as a fraction."""
 SLICES = (SLICE_ELEMENTS_ON_GPU, SLICE_ELEMENTS_ON_GPU >> 2, SLICE_ELEMENTS_ON_GPU >> 4)
-"""Logits of the loss that may exist at a time, in the order in which they are tried."""
+"""Logits of the loss that may exist at a time, in the order they are tried."""
 _FUSED = ("llama", "mistral", "qwen2")
 _BLOCK, _OUTER_BLOCK, _TABLE_BYTES = 64, 256, 1092  # of NF4 as bitsandbytes keeps it
 PROCESS_BYTES = 430_000_000
@@ -134,7 +134,7 @@ class Training:
 
     @property
     def slices(self) -> tuple[int, ...]:
-        """Logits of the loss that may exist at a time, in the order in which they are tried."""
+        """Logits of the loss that may exist at a time, in the order they are tried."""
         return SLICES[: 1 if self.is_exact else None]
 
 

@@ -185,7 +185,7 @@ def without_its_key(kits, tmp_path):
         (without_its_key, 2, "node.key", "expected"),
     ],
 )
-def test_a_kit_that_lets_nobody_in(serve, client, kits, tmp_path, make, code, cause, remedy):
+def test_a_kit_that_admits_no_one(serve, client, kits, tmp_path, make, code, cause, remedy):
     channel = serve()
     kit = make(kits, tmp_path) or kits / "clients" / "alice"
 
@@ -228,7 +228,7 @@ def test_data_that_are_not_there(client, tmp_path):
     code, line = client("localhost:1", data=tmp_path / "nothing.jsonl")
     assert code == 3
     assert "cannot read" in line
-    assert "expected a JSONL file" in line
+    assert "No such file or directory" in line
 
 
 def test_a_full_disk_under_a_clients_state(serve, client, monkeypatch):

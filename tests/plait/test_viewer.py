@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 from rich.progress import Progress
 
-from plait.rounds.events import ClientTurnedAway, Evaluated, Event
+from plait.rounds.events import ClientTurnedAway, Evaluated, Event, ReplyReceived, WaitingForClients
 from plait.viewer import Viewer
 
 
@@ -26,6 +26,23 @@ def test_clients_that_are_turned_away_for_one_reason_are_told_once():
         "cannot take part c0 and 2 more: client 'c0' has too little",
         "cannot take part c9: another base",
     ]
+
+
+def test_a_run_that_lacks_clients_says_that_it_waits_for_them():
+    bars = Progress(disable=True)
+    viewer = Viewer(bars, rounds=2, cohort=3)
+    viewer.show(WaitingForClients(here=3, fit=2, unfit=1, wanted=3))
+    viewer.refresh()
+    assert bars.tasks[0].description == "waiting for clients"
+
+
+def test_once_all_have_read_their_data_the_base_is_evaluated():
+    bars = Progress(disable=True)
+    viewer = Viewer(bars, rounds=2, cohort=2, evaluators=2)
+    for client, doing in (("a", "reading data, 1 of 2 clients"), ("b", "evaluating the base, 0 of 2 clients")):
+        viewer.show(ReplyReceived(round=0, client=client, purpose="describe"))
+        viewer.refresh()
+        assert bars.tasks[0].description == doing
 
 
 def test_losses_and_changes_stand_beside_how_sure_they_are():

@@ -75,7 +75,7 @@ def recent_folds(state: RunState) -> list[list[str]]:
 
 
 def asking_order(clients: Sequence[str], at_work: int, *, known: int, seed: int, round_number: int) -> list[str]:
-    """The order in which free clients are asked in an asynchronous round.
+    """The order of asking free clients in an asynchronous round.
 
     Args:
         clients: that are free.

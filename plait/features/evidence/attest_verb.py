@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import print_text
+from plait.progress import status
 
 
 def attest(
@@ -36,7 +37,8 @@ def attest(
 
     loaded = ClientKit.load(kit)
     place = at_home(state) if state else at("client.state_directory:default_state_directory")()
-    run_id, data = attested(loaded, place.absolute(), run=run, about_data=about_data)
+    with status("collecting what left this client", quiet=False):
+        run_id, data = attested(loaded, place.absolute(), run=run, about_data=about_data)
     path = out or Path(f"{loaded.name}-{run_id[:16]}.statement.json")
     write_atomically(path, data)
     print_text(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import print_text
+from plait.progress import status
 
 
 def evidence(
@@ -46,7 +47,8 @@ def evidence(
 
     directory = RunDirectory.find(run)
     signing = Signing.of(directory, kit)
-    made = bundle_of(directory, signing, statements=statement or (), base_licence=base_licence)
+    with status("collecting the evidence", quiet=False):
+        made = bundle_of(directory, signing, statements=statement or (), base_licence=base_licence)
     if parts and not made.complete:
         raise ConfigError(f"--parts needs libraries that are not installed: {HOW_TO_INSTALL}")
     path = out or Path(f"{directory.path.resolve()}.evidence.json")

@@ -98,8 +98,10 @@ def _parsed(sources: list[str]) -> list[tuple[Path, float]]:
     """Directories and weights; 1/n each if none has a weight.
 
     Raises:
-        ConfigError: some have weights and others none.
+        ConfigError: there are too few, or some have weights and others none.
     """
+    if len(sources) < 2:
+        raise ConfigError(f"plait merge has {len(sources)} adapter, expected at least two")
     found: list[tuple[Path, float | None]] = []
     for source in sources:
         place, _, weight = source.rpartition("=")

@@ -66,7 +66,7 @@ def merge(
     """Merge adapters of plain LoRA.
 
     Args:
-        given: at least two, with their weights; all of one base.
+        given: with their weights; all of one base.
         density: share of the entries that stay, over 0 and at most 1, by default `DENSITY`; not for `linear`, which
             keeps all.
         rank: of the result; by default the sum of the adapters' ranks for `linear`, which loses nothing, and the
@@ -74,7 +74,7 @@ def merge(
         seed: of what DARE drops, by default 0; not for the others, which draw nothing.
 
     Raises:
-        ConfigError: there are too few, one is not plain LoRA, or a setting cannot be or would change nothing.
+        ConfigError: one is not plain LoRA, or a setting cannot be or would change nothing.
         BaseMismatchError: they belong to several bases.
     """
     _check(given, how, density, rank, seed)
@@ -112,8 +112,6 @@ def merge(
 def _check(
     given: Sequence[tuple[Source, float]], how: str, density: float | None, rank: int | None, seed: int | None
 ) -> None:
-    if len(given) < 2:
-        raise ConfigError(f"plait merge has {len(given)} adapter, expected at least two")
     if how not in HOWS:
         raise ConfigError(f"--how is '{how}', expected one of {', '.join(HOWS)}")
     if density is not None and how == LINEAR:

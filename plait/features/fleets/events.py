@@ -21,7 +21,7 @@ class FleetDevice(Part):
         tokens_per_s: training speed, padding counted.
         up_mbps: uplink in megabits per second.
         down_mbps: downlink in megabits per second.
-        hours: hours of the day in which it is on, such as ``22-6``; empty for all.
+        hours: hours of the day when it is on, such as ``22-6``; empty for all.
         dropout: chance that it fails during a training task.
         watts: power while it works; None if unknown.
         battery_wh: energy that it spends at most per day; None for no limit.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from plait.cli.output import print_text
+from plait.progress import status
 
 
 def release(
@@ -42,8 +43,9 @@ def release(
         write_report(directory.path)
         print_text(f"released by {name}, which the ledger says")
         return
-    found = judge(directory, conditions)
-    write_report(directory.path)
+    with status("judging the adapter", quiet=False):
+        found = judge(directory, conditions)
+        write_report(directory.path)
     if not found.holds and directory.is_held_back:
         raise ConfigError(f"the adapter stays in quarantine: {found.in_words}")
     print_text(f"released: '{directory.adapter}'")

@@ -34,7 +34,7 @@ _FIRST_ROUND_ROOM = 4.0
 _MOST_ROOM = 32.0
 """The same for the mean of any round: rates that clients find are higher than the method's."""
 _LEAST_ROOM = 1e-3
-"""Likewise the least, so that a round in which nothing moves leaves the next one a grid."""
+"""Likewise the least, so that a round without movement leaves the next one a grid."""
 _GROWTH = 1.5
 """How much longer the mean of a round is expected than that of the round before, at most."""
 

@@ -37,7 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class State(StrEnum):
-    """The states of a run, in the order in which it may have them."""
+    """The states of a run, in their order."""
 
     QUEUED = "queued"
     RUNNING = "running"

@@ -127,7 +127,7 @@ class StandingServer:
         )
 
     def runs(self) -> list[dict[str, Json]]:
-        """The runs in the order in which they were submitted, as ``plait runs --json`` has them.
+        """The runs in the order they were submitted, as ``plait runs --json`` has them.
 
         Raises:
             ConfigError: the server has not started.

@@ -9,6 +9,7 @@ import typer
 
 from plait.cli.options import Allow
 from plait.cli.output import print_text
+from plait.progress import status
 
 
 def withdraw(
@@ -51,7 +52,8 @@ def withdraw(
 
     directory = RunDirectory.find(run)
     settings = admitted_settings(directory, allow or (), without=("publish", "callbacks"))
-    plan = plan_of(directory, settings, client, out=out, among=among or (), approximate=approximate)
+    with status("reading the run", quiet=False):
+        plan = plan_of(directory, settings, client, out=out, among=among or (), approximate=approximate)
     print_text(plan.estimate)
     for place in plan.descendants:
         print_text(f"made from its adapter, and not changed: '{place}'")
@@ -75,7 +77,8 @@ def withdraw(
 
         unused = ("data", "publish", "callbacks", *keys_of_features(starts=False))
         run = resolve(settle(admitted_settings(directory, allow or (), without=unused)))
-        fold_without(run, directory, client, plan.out)
+        with status("combining the others' updates again", quiet=False):
+            fold_without(run, directory, client, plan.out)
         if not settings.data:
             return {}
         try:
@@ -83,7 +86,8 @@ def withdraw(
         except ImportError:
             return {}
         adapters = {"before": directory.adapter, "after": plan.out / "adapter"}
-        found = residual(directory, settings, client, adapters)
+        with status("measuring what is left of the client", quiet=False):
+            found = residual(directory, settings, client, adapters)
         return {
             key: value
             for name, each in found.items()
@@ -91,7 +95,8 @@ def withdraw(
         }
 
     tombstone = carry_out(plan, train_again, fold_again=fold_again, kit=kit)
-    write_report(directory.path)
+    with status("writing the report", quiet=False):
+        write_report(directory.path)
     kept = f"the adapter without it is {tombstone.adapter[:16]}, of '{plan.out}'" if tombstone.adapter else "it stays"
     if left := residual_in_words(tombstone):
         print_text(left)

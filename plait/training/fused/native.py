@@ -20,9 +20,9 @@ _SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 @lru_cache(maxsize=1)
-def native_library() -> ctypes.CDLL | None:
-    """The library of the kernels; None where it cannot be built."""
-    return built_library(source_in(Path(__file__).parent, SOURCES))
+def native_library(progress: Callable[[str], None] = lambda _: None) -> ctypes.CDLL | None:
+    """The library of the kernels, None where it cannot be built; `progress` is told if it is compiled first."""
+    return built_library(source_in(Path(__file__).parent, SOURCES), progress)
 
 
 def kernel(name: str, arguments: tuple[type, ...], *tensors: torch.Tensor) -> Callable[..., None] | None:

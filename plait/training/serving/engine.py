@@ -296,7 +296,7 @@ class Engine:
                 if taken and longest * (len(taken) + 1) > self._limits.prompt_tokens:
                     break
                 taken.append(self._waiting.popleft())
-        # Rows of one adapter side by side, in the order in which the adapters arrived.
+        # Rows of one adapter side by side, in the order the adapters arrived.
         order = {adapter: index for index, adapter in enumerate(dict.fromkeys(g.adapter for g in taken))}
         taken.sort(key=lambda generation: order[generation.adapter])
         return [self._row(generation) for generation in taken]

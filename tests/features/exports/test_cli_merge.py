@@ -148,7 +148,6 @@ def test_the_command_writes_what_peft_loads_and_a_run_continues_from(
 def test_what_cannot_be_merged_is_refused_in_one_line(sources, places, tmp_path: Path, plait: Callable) -> None:
     one, two = sources
     cases = [
-        ([(one, 1.0)], {}, "has 1 adapter, expected at least two"),
         ([(one, 1.0), (two, 1.0)], {"how": "slerp"}, "--how is 'slerp', expected one of linear, ties, dare"),
         ([(one, 1.0), (two, 1.0)], {"how": "ties", "density": 0.0}, "--density is 0"),
         ([(one, 1.0), (two, 1.0)], {"density": 0.2}, "--density is 0.2 with --how linear, which keeps all"),
@@ -162,6 +161,8 @@ def test_what_cannot_be_merged_is_refused_in_one_line(sources, places, tmp_path:
     other = replace(two, base=BaseReference("other", None, "0" * 64))
     with pytest.raises(BaseMismatchError, match="belongs to base 0000000000000000"):
         merge([(one, 1.0), (other, 1.0)])
+    ran = plait("merge", places["one"], "--out", tmp_path / "x")
+    assert (ran.code, ran.err) == (2, "error: plait merge has 1 adapter, expected at least two\n")
     ran = plait("merge", f"{places['one']}=2", places["two"], "--base", "tiny", "--out", tmp_path / "x")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert "some adapters have weights and others none" in ran.err

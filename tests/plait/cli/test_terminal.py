@@ -37,7 +37,7 @@ def shown(*arguments: object, cwd: Path | None = None) -> tuple[int, list[str]]:
     parts: list[bytes] = []
 
     def read() -> None:
-        with contextlib.suppress(OSError):  # nobody writes any more
+        with contextlib.suppress(OSError):  # the writer has gone
             while part := os.read(own, 1 << 16):
                 parts.append(part)
 

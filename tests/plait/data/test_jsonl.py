@@ -116,9 +116,10 @@ def test_a_line_that_is_too_long_is_refused(tmp_path: Path) -> None:
         list(jsonl_rows(file, path, max_line_bytes=100))
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read '.*': No such file or directory, expected a JSONL file"):
-        as_dataset(tmp_path / "none.jsonl")
+def test_a_missing_file_is_refused_and_the_nearest_one_named(tmp_path: Path) -> None:
+    (tmp_path / "letters.jsonl").touch()
+    with pytest.raises(DataError, match=r"leters.jsonl': No such file or directory; did you mean 'letters\.jsonl'\?"):
+        as_dataset(tmp_path / "leters.jsonl")
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])

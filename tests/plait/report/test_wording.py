@@ -66,4 +66,8 @@ def test_a_change_carries_its_sign_and_a_real_minus() -> None:
 
 
 def test_a_sentence_rounds_to_two_digits() -> None:
-    assert [wording.rough_text(ratio) for ratio in (3521.0, 55.1, 1.26)] == ["3,500", "55", "1.3"]
+    assert [wording.times_text(ratio) for ratio in (3521.0, 1.26, 0.55)] == [
+        "3,500 times as much",
+        "1.3 times as much",
+        "45 % less",
+    ]
