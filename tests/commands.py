@@ -208,7 +208,7 @@ def _parent() -> socket.socket:
 
 
 def _fork_what_is_asked_for(near: socket.socket) -> Mapping[str, object] | None:
-    """Fork a process for each request, until nobody is left to ask (None); returns the request in each of them."""
+    """Fork a process for each request, until no one is left to ask (None); returns the request in each of them."""
     running: dict[int, int] = {}  # where to say how a process ended, by its pid
     woken, wake = os.pipe()
     os.set_blocking(wake, False)

@@ -122,7 +122,7 @@ class Outcome:
 
 
 def processes(bases: Sequence[str], checks: Sequence[str], *, on_gpu: bool) -> Iterator[Sequence[Cell]]:
-    """All cells, in the order in which they matter; those of one sequence share a process and what it has loaded."""
+    """All cells, in the order they matter; those of one sequence share a process and what it has loaded."""
     yield [Cell(Kind.DEVICE)]
     yield [Cell(Kind.SAME, check=name) for name in checks]
     shapes = SHAPES if on_gpu else SMALL_SHAPES

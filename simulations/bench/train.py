@@ -52,7 +52,7 @@ class Speeds:
 
     Attributes:
         what: was trained, in words.
-        rates: tokens per second by way, in the order in which they were measured; `plait` and `limit` are among them.
+        rates: tokens per second by way, in the order they were measured; `plait` and `limit` are among them.
         losses: of each way's last step.
         clock: which clock.
     """

@@ -129,7 +129,7 @@ def test_a_value_that_cannot_be_is_refused(tmp_path: Path, key: str, value: obje
 
 @pytest.fixture
 def no_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks for a base fails the test."""
+    """A look for a base fails the test."""
 
     def look(*_: object, **__: object) -> None:
         raise AssertionError("a base was looked for")

@@ -31,5 +31,5 @@ def test_a_screen_that_is_gone_does_not_end_the_node() -> None:
     screen = io.StringIO()
     journal = Journal(Style.LINES, screen)
     screen.close()
-    journal.tell("sent", "nobody reads this")
+    journal.tell("sent", "not read")
     journal.tell("sent", "nor this")

@@ -216,7 +216,7 @@ def test_an_answer_made_while_the_server_was_away_waits_until_it_is_asked_for(
     federation.unknown.add("1.train.0")
     federation.give("0.query.0", b"who", message_type="query", group="0")
     federation.start()
-    # The description that the node gave before is good enough, so the work under way holds nobody up.
+    # The description that the node gave before is good enough, so the work under way delays no one.
     wait_until(lambda: "0.query.0" in federation.answers, "the description to be sent again")
     assert held_app.asked == [b"who", b"slow"]
     held_app.go_on.set()
@@ -270,7 +270,7 @@ def test_an_answer_that_comes_too_late_is_said_to_be(federation, start_node, wai
     wait_until(lambda: node.events("late"), "the receipt")
 
 
-def test_what_an_app_raises_reaches_nobody_in_its_own_words(federation, start_node, wait_until) -> None:
+def test_what_an_app_raises_is_not_passed_on_in_its_own_words(federation, start_node, wait_until) -> None:
     federation.give("1.train.0", b"secret text of a client")
     node = start_node()
     wait_until(lambda: federation.answers, "an answer")

@@ -98,7 +98,7 @@ def test_a_label_that_the_run_does_not_know_is_not_told(tmp_path: Path) -> None:
     assert b"CANARY" not in answer
 
 
-def test_a_node_without_data_is_nobody() -> None:
+def test_a_node_without_data_is_refused() -> None:
     with pytest.raises(ConfigError, match="names no data; give --node-config"):
         ContextParticipants()(context_of({"name": "ada"}))
 

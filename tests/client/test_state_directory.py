@@ -36,7 +36,7 @@ def test_the_newest_runs_are_kept_whole_and_others_nodes_left_alone(tmp_path: Pa
     assert (bob / "adapter").exists()
 
 
-def test_what_nobody_else_has_is_never_removed(tmp_path: Path) -> None:
+def test_the_only_copy_is_never_removed(tmp_path: Path) -> None:
     keys = sorted(IRREPLACEABLE)
     kept = [keep_something(tmp_path, run, "ada", age_s=run) for run in range(5 + len(keys))]
     old = dict(zip(keys, kept[4:-1], strict=True))

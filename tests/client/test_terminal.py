@@ -77,7 +77,7 @@ def test_a_terminal_that_hangs_up_says_no(on_terminal: Callable[[], int]) -> Non
     assert ask() is False
 
 
-def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_no_question_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
         assert asker("Take part?") is None

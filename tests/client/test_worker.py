@@ -24,7 +24,7 @@ def task(message_type: str, group: str) -> Task:
 
 @dataclass
 class Busy:
-    """A runner that works until nobody waits any more; also what the worker downloads from and uploads to."""
+    """A runner that works until its task is abandoned; also what the worker downloads from and uploads to."""
 
     capacity: Capacity = field(default_factory=lambda: Capacity(b"", (), 0, ""))
 

@@ -6,7 +6,7 @@ A federation of three clients runs masked rounds. A point is a change of one of 
 of which a sum has about twenty; at random ones the server, or a client, is killed and started again at once. Processes
 are forked (see tests/commands.py), so that a start takes less than a second. Checked:
 
-- the adapter is that of a simulation nobody disturbed, bit for bit, where no client dropped out of a round;
+- the adapter is that of an undisturbed simulation, bit for bit, where no client dropped out of a round;
 - no round is unmasked by a client in two attempts, and none is released twice in the ledger;
 - `plait verify` recomputes every round.
 """

@@ -153,7 +153,7 @@ def test_steps_follow_the_measured_speed_of_real_clients(deployment):
     deployment.finish()
     first, second = deployment.events("round_started")
     assert set(first["steps"].values()) == {8}
-    # Whoever is faster does more, and together they do as many as with equal steps.
+    # The faster one does more, and together they do as many as with equal steps.
     assert set(second["steps"]) == {"alice", "bob", "carol"}
     assert sum(second["steps"].values()) == 96
     assert all(update["took_s"] > 0 for update in deployment.events("update_received"))

@@ -199,7 +199,7 @@ class TestCompose:
             assert service["build"]["dockerfile"] == f"{side}/Dockerfile"
             takes([*entry_point(side), *service["command"]])
 
-    def test_nobody_sees_anothers_kit_or_data(self, services):
+    def test_no_service_sees_anothers_kit_or_data(self, services):
         for name, service in services.items():
             others = set(services) - {name}
             mounted = " ".join(service["volumes"])

@@ -97,7 +97,7 @@ def test_a_server_that_is_killed_at_every_stage_goes_on_to_the_bits_of_an_undist
     assert "2 recomputed, bit for bit" in plait("verify", deployment.run)
 
 
-def test_clients_add_their_noise_over_the_network_and_whoever_is_killed_the_sum_has_it(deployment):
+def test_clients_add_their_noise_over_the_network_and_the_sum_has_it_though_one_is_killed(deployment):
     """One of four kills itself while it trains, before it has answered; the sum of three has the promised noise."""
     noise = ("--dp", "client", "--dp-epsilon", "50", "--dp-clip", "0.5", "--rounds", "2", "--secure-aggregation")
     provision(deployment.federation, ["dave"], [], now=datetime.now(UTC))

@@ -7,7 +7,7 @@ import pytest
 from plait.abandon import Abandoned, Abandonment, check_abandoned
 
 
-def test_work_that_nobody_abandons_goes_on_and_its_steps_are_counted() -> None:
+def test_work_that_is_not_abandoned_goes_on_and_its_steps_are_counted() -> None:
     abandonment = Abandonment()
     with abandonment.obeyed():
         for _ in range(3):

@@ -55,7 +55,7 @@ def test_nothing_that_a_part_prints_reads_or_raises_comes_between_messages(busy:
     child.kill()
     assert child.hear() is None
     assert child.ending() == "was ended by signal 9"
-    child.say({"task": 2})  # to nobody
+    child.say({"task": 2})  # to no one
 
 
 @pytest.mark.slow

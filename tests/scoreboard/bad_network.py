@@ -25,8 +25,8 @@ class Fault(StrEnum):
     DELAY = "delay"
     """Every piece is held back for 0.15 s, both ways, from then on."""
     DUPLICATE = "duplicate connection"
-    """All that the client says is said to the server a second time over a connection of its own; besides, whoever has
-    told the proxy what to do then may connect a second time in earnest."""
+    """All that the client says is said to the server a second time over a connection of its own; besides, the one
+    that told the proxy what to do may then connect a second time in earnest."""
     RESET = "reset"
     """Both ends get a TCP reset."""
     TRUNCATE = "truncate"

@@ -187,7 +187,7 @@ def linked(name: str, *, folder: bool = True) -> Attack:
 
 
 def piped(name: str) -> Attack:
-    """A part of the run is a pipe, which nobody writes to."""
+    """A part of the run is a pipe without a writer."""
 
     def attack(run: Path) -> None:
         (run / name).unlink(missing_ok=True)

@@ -77,7 +77,7 @@ def settings_texts() -> Iterator[Case]:
         def another(task: pb.Task, honest: Honest, kind=kind) -> None:
             getattr(task, kind).settings.digest = b"d" * 32
 
-        yield Case(f"{kind}: settings under a digest that nobody gave", Target.TASK, _train(unknown, kind))
+        yield Case(f"{kind}: settings under an unknown digest", Target.TASK, _train(unknown, kind))
         yield Case(f"{kind}: settings under another's digest", Target.TASK, _train(another, kind))
 
 
@@ -221,7 +221,7 @@ def broadcasts() -> Iterator[Case]:
             continue  # a client that holds the specification needs none
         yield from said(f"{field} is {shown}", **{field: value})
 
-    yield from said("a step from an adapter of nobody", relative_to=b"a" * 32, result_digest=b"r" * 32)
+    yield from said("a step from an unknown adapter", relative_to=b"a" * 32, result_digest=b"r" * 32)
 
     def numbers(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Case:
         def put(task: pb.Task, honest: Honest) -> None:

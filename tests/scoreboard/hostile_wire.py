@@ -111,7 +111,7 @@ class Node:
 
 @dataclass
 class Stage:
-    """Server and node, and what the node answered when nobody had lied yet."""
+    """Server and node, and what the node answered before any lie."""
 
     server: HostileServer
     node: Node

@@ -208,7 +208,7 @@ def _disordered(update: bytes) -> bytes:
 
 
 def payloads() -> Iterator[Case]:
-    """Numbers that are none, too few or too many of them, and such that sums of them would not be finite."""
+    """Numbers that are none, too few or too many of them, and some whose sums would not be finite."""
 
     def one(value: float, at: int) -> Callable[[bytes], bytes]:
         def forge(reply: bytes) -> bytes:
@@ -366,7 +366,7 @@ def evaluations() -> Iterator[Case]:
 
 
 def cards() -> Iterator[Case]:
-    """Descriptions that let nobody take part."""
+    """Descriptions with which no client can take part."""
 
     def said(**fields: object) -> Callable[[bytes], bytes]:
         def forge(reply: bytes) -> bytes:

@@ -522,7 +522,7 @@ MUTATIONS: dict[str, Mutation] = {
     "file-names": Mutation("names", "a client's name becomes a file's", _raw_file_names),
     "client-names": Mutation("names", "a kit may have any name", _any_client_name),
     "cache-owner": Mutation(
-        "planted", "whoever owns a file is believed (as root)", nothing("plait.files:_owner", result="")
+        "planted", "a file is believed whoever owns it (as root)", nothing("plait.files:_owner", result="")
     ),
     "cache-mode": Mutation(
         "planted", "files that others can write are believed", nothing("plait.files:_mode", result="")
@@ -634,7 +634,7 @@ MUTATIONS: dict[str, Mutation] = {
         "a server names the trainer that is imported",
         nothing("client.base:check_trainer", "client.participant:check_trainer"),
     ),
-    "consent": Mutation("hostile", "nobody is asked for consent", nothing("client.base:_agree")),
+    "consent": Mutation("hostile", "no consent is asked for", nothing("client.base:_agree")),
     "queue": Mutation(
         "hostile", "any number of tasks waits at a client", lambda: put("client.worker:MOST_WAITING", 10**9)
     ),
@@ -714,7 +714,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "vouch": Mutation(
         "privacy",
-        "nobody vouches for a key",
+        "a key needs no voucher",
         lambda: put("plait.features.secagg.roster:Offer.check", lambda self, session, vouch: None),
     ),
     "masked-length": Mutation(
@@ -745,7 +745,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "verdict": Mutation(
         "one_member",
-        "whoever is accused is to blame",
+        "an accused client is to blame",
         lambda: put("plait.features.secagg.masked_sum:judge", _accused_are_guilty),
     ),
     "share-keys": Mutation(

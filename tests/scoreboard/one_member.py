@@ -2,7 +2,7 @@
 
 Each case is a run of five clients, of whom one departs from the protocol in one way from some round on; the unit tests'
 claims must hold (`tests/features/secagg/test_one_member.py`): the others' run goes on or ends with the last good one,
-no round moves the adapter much further than an honest one, the ledger names the member, and nobody else.
+no round moves the adapter much further than an honest one, the ledger names the member alone.
 """
 
 from __future__ import annotations

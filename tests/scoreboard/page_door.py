@@ -67,7 +67,7 @@ def strangers(home: Path, count: int) -> tuple[int, int]:
             with visitor.stream(method, path, params=query, headers=headers) as answer:
                 answered += answer.status_code not in (401, 403, 405)
             visitor.cookies.clear()
-        # Whoever knows it, still can.
+        # With the token it still can.
         assert visitor.get("/", params={"token": token}).status_code == httpx.codes.OK
         assert visitor.get("/api/runs").status_code == httpx.codes.OK
     return count, answered

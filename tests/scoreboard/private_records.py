@@ -1,7 +1,7 @@
 """What differential privacy of records rests on, each through a client's own training steps and its account.
 
 No record moves a step by more than the clip norm, the noise has the promised size, batches are Poisson samples, noise
-is never used for other gradients, whatever was killed in between, and nobody gets more than the budget has room for.
+is never used for other gradients, whatever was killed in between, and no client gets more than the budget has room for.
 """
 
 from __future__ import annotations

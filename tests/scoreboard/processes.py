@@ -157,7 +157,7 @@ def _run(federation, job: Job, fuse: Fuse) -> None:
     def watch(where: str) -> None:
         # Where round 2 begins and ends tells which steps are of one round.
         events = [event["event"] for event in read_lines(job.run / "ledger.jsonl") if event.get("round") == 2]
-        # In a private run nobody evaluates.
+        # In a private run no client evaluates.
         last = "round_finished" if federation.privacy else "evaluated"
         fuse.step("end" if last in events else "begin" if events == ["round_started"] else "")
 

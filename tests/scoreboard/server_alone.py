@@ -1,4 +1,4 @@
-"""A server that departs from its runs to read one client under masks, with nobody's help and without any key.
+"""A server that departs from its runs to read one client under masks, without help and without any key.
 
 It begins runs anew, under other names or the same one, leaves clients out or lets them in, evaluates one adapter again
 and again, and asks clients that were restarted, restored from a copy, or have lost everything. Each attack goes through
@@ -185,7 +185,7 @@ def _some_lost_everything(world: World) -> str:
 
 
 def _all_lost_everything(world: World) -> str:
-    """Nobody refuses; but the others' batches and rounding are not what they were."""
+    """No client refuses; but the others' batches and rounding are not what they were."""
     first = world.sum(world.begin("first"))
     victims = world.sent[NAMES.index(VICTIM)]
     for name in NAMES:

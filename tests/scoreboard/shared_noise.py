@@ -1,4 +1,4 @@
-"""What noise under masks rests on: how much of it a sum holds whoever drops out, and that it is never used twice.
+"""What noise under masks rests on: how much of it a sum holds when clients drop out, and that it is never used twice.
 
 Each claim goes through the real coordinator, participants and messages. Knows no attack on masks themselves.
 """

@@ -72,7 +72,7 @@ def signed(path: Path, models: Mapping[str, object], *, may_be_away: Collection[
 
 @contextmanager
 def no_waiting_for_the_disk() -> Generator[None]:
-    """Without fsync: what a row that kills nobody cannot tell from with it, but for the time."""
+    """Without fsync: a row that kills no process cannot tell it from with fsync, but for the time."""
     fsync, os.fsync = os.fsync, lambda _descriptor: None
     try:
         yield

@@ -43,7 +43,7 @@ def run(*, full: bool, scratch: Path) -> Row:
             end([*nodes, server])
         late = [event["round"] for event in events(job, "update_refused") if event["reason"] == "late"]
         if not late:
-            failures.append(f"{kind}: nobody was late")
+            failures.append(f"{kind}: no client was late")
         for when in late:
             started = next(event for event in events(job, "round_started") if event["round"] == when)
             finished = next(event for event in events(job, "round_finished") if event["round"] == when)

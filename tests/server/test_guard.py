@@ -61,11 +61,11 @@ def code(call):
 
 class TestDoor:
     @pytest.mark.slow
-    def test_idle_streams_of_one_member_keep_nobody_else_waiting(self, make_secure, kits, bare_node):
+    def test_idle_streams_of_one_member_do_not_delay_the_others(self, make_secure, kits, bare_node):
         channel = make_secure()
         connections = [connection(channel, kits["bob"]) for _ in range(40)]
         idle = [FederationStub(each).Attend(iter(threading.Event().wait, True)) for each in connections * 8]
-        # Two of them have a turn, and may be among these; nobody is told anything that is final.
+        # Two of them have a turn, and may be among these; none is told anything final.
         heard = [reason(event) for call in idle[-8:] if (event := next(call, None))]
 
         alice = node(bare_node, channel, kits["alice"])
@@ -104,7 +104,7 @@ class TestDoor:
 
 class TestCertificates:
     @pytest.mark.parametrize("how", ["revoked", "unknown"])
-    def test_whoever_the_register_does_not_know_is_refused_at_every_call(
+    def test_a_node_that_the_register_does_not_know_is_refused_at_every_call(
         self, make_secure, kits, bare_node, federation, how
     ):
         channel = make_secure()

@@ -197,7 +197,7 @@ def test_there_are_no_more_connections_than_for_the_nodes_those_at_the_door_and_
 
 
 def greets(connection):
-    """Whether the server speaks HTTP/2 here; it hangs up on whoever is too many."""
+    """Whether the server speaks HTTP/2 here; it hangs up on one connection too many."""
     connection.settimeout(10.0)
     with suppress(ConnectionError):
         connection.sendall(PREFACE + frame(SETTINGS, 0, b""))

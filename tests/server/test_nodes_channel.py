@@ -275,7 +275,7 @@ def test_a_wait_ends_with_what_happened_since_the_last(channel, attending, send)
     assert waits()
 
 
-def test_a_run_that_is_to_stop_waits_for_nobody(channel, tmp_path):
+def test_a_run_that_is_to_stop_does_not_wait(channel, tmp_path):
     stop = StopRequest(asked=True)
     channel.begin(channel._hosting.run.terms, inbox=tmp_path / "inbox", stop=stop)
     with pytest.raises(Interrupted):

@@ -58,7 +58,7 @@ class TestBadNodes:
         assert node.heard_end()
 
     @pytest.mark.parametrize("event", [{"proof": pb.Proof()}, {"ready": pb.Ready()}, {}])
-    def test_whoever_does_not_say_hello_first_is_refused(self, channel, bare_node, event):
+    def test_a_node_that_does_not_say_hello_first_is_refused(self, channel, bare_node, event):
         node = bare_node(channel.address, "alice")
         node.say(**event)
 
@@ -118,7 +118,7 @@ class TestBadNodes:
         assert refusal(node.hear()) == "BASE_MISMATCH"
         assert channel.nodes(0) == []
 
-    def test_whoever_says_hello_twice_is_refused(self, channel, bare_node):
+    def test_a_node_that_says_hello_twice_is_refused(self, channel, bare_node):
         node = bare_node(channel.address, "alice").attend()
         node.say(hello=node.hello())
 
@@ -223,7 +223,7 @@ class TestBadKeys:
 
         assert code(self.node(bare_node, secure, kit).hear) == "UNAVAILABLE"
 
-    def test_a_register_that_cannot_be_read_lets_nobody_in(self, secure, kits, bare_node, federation):
+    def test_a_register_that_cannot_be_read_admits_no_node(self, secure, kits, bare_node, federation):
         (federation / "server" / "clients.json").write_text("{")
 
         assert code(self.node(bare_node, secure, kits["alice"]).enrol) == "UNAVAILABLE"
@@ -528,7 +528,7 @@ class TestUploads:
             for parts in ([pb.UploadPart(data=b"x")], [pb.UploadPart()], [], [start, start], [start, pb.UploadPart()]):
                 assert code(alice.stub.Upload, iter(parts), timeout=20) == "INVALID_ARGUMENT"
 
-    def test_a_session_authorises_nobody_elses_tasks_and_bodies(self, channel, attending, send):
+    def test_a_session_authorises_only_its_own_tasks_and_bodies(self, channel, attending, send):
         with attending(channel, "alice", "bob") as (alice, bob):
             send(channel, "alice", b"head", BIG)
             work = alice.work()
@@ -603,7 +603,7 @@ class TestOperators:
         for bad in (b"", b"x" * 64, token[:-1], "é".encode()):
             assert code(alice.stub.Status, pb.StatusRequest(token=bad), timeout=20) == "UNAUTHENTICATED"
 
-    def test_the_status_of_nobody_is_an_error_in_one_line(self, channel):
+    def test_the_status_of_an_unknown_node_is_an_error_in_one_line(self, channel):
         address = channel.address
         channel.stop()
 

@@ -137,7 +137,7 @@ class Device:
 
 
 class Recording:
-    """The calls of one node, in the order in which it hears and says."""
+    """The calls of one node, in the order it hears and says."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.calls: list[dict[str, object]] = []

@@ -79,7 +79,7 @@ class Work:
 
     @cached_property
     def clients(self) -> list[str]:
-        """Their names, in the order in which they work."""
+        """Their names, in the order they work."""
         return [client["name"] for client in self.told["clients"]]
 
     def cohort(self, number: int) -> list[str]:

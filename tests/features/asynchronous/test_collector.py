@@ -1,4 +1,4 @@
-"""Rounds that wait for nobody: staleness, weights, and a record from which every adapter follows."""
+"""Asynchronous rounds: staleness, weights, and a record from which every adapter follows."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def test_the_result_is_that_of_float64_maths_with_staleness_and_a_fair_part_for_
             began = versions[event["round"] - 1]
             deltas.append(federation.train_alone(event["client"], began, event["round"]) - began)
             staleness = number - event["round"]
-            # Whoever came more often than others counts less, and nobody counts more than a whole update.
+            # A client that came more often than others counts less, and none counts more than a whole update.
             frequent = min(1.0, (1 + usual) / (1 + visits.count(event["client"])))
             weights.append(frequent / np.sqrt(1 + staleness * 2 / 5))
             assert (event["staleness"], event["weight"]) == (staleness, pytest.approx(weights[-1]))
@@ -68,7 +68,7 @@ def test_the_result_is_that_of_float64_maths_with_staleness_and_a_fair_part_for_
     assert min(moved) < 0.5
     assert max(moved) == pytest.approx(0.6)
     assert {event["staleness"] for event in arrived} > {0, 1}
-    # Nobody trains twice from the same adapter, and what is kept is bounded.
+    # No client trains twice from the same adapter, and what is kept is bounded.
     asked = [(ask.client, ask.round) for ask in federation.channel.asked if ask.purpose is Purpose.TRAIN]
     assert len(set(asked)) == len(asked)
     assert set(final.versions) <= {3, 4, 5}
@@ -209,7 +209,7 @@ def test_an_update_that_arrived_otherwise_than_its_record_says_is_found(federate
         replayed(federation)
 
 
-def test_a_buffer_that_nobody_can_fill_is_folded_from_its_quorum_on(federate, fake_model):
+def test_a_buffer_that_cannot_fill_is_folded_from_its_quorum_on(federate, fake_model):
     federation = begin(federate, fake_model, count=3, buffer=replace(BUFFER, size=3), quorum=2)
     federation.channel.tamper = lambda asked, reply: (
         "gone" if (asked.client, asked.purpose) == ("client-1", Purpose.TRAIN) else reply

@@ -1,4 +1,4 @@
-"""No silent client holds up rounds that wait for nobody."""
+"""No silent client holds up asynchronous rounds."""
 
 import itertools
 
@@ -13,7 +13,7 @@ def given_up(federation):
     return {(event["client"], event["reason"]) for event in refused if event["reason"] != "need-full"}
 
 
-def test_rounds_that_wait_for_nobody_do_not_wait_for_a_silent_client_either(stalling):
+def test_asynchronous_rounds_do_not_wait_for_a_silent_client(stalling):
     federation = stalling(Purpose.TRAIN, Liveness(idle_s=10**9), rounds=2, **rounds_of(Buffer(3, 9, 3)))
     silent, looks = federation.channel.silent, itertools.count()
 

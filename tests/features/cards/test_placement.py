@@ -129,7 +129,7 @@ def test_what_a_run_holds_of_an_adapter_decides_whether_each_device_holds_the_ba
     assert len(base.models(blueprint.spec, blueprint.initial, plain)) == 2
 
 
-def test_a_base_is_placed_for_a_batch_that_nobody_cuts_or_else_for_one_sequence(
+def test_a_base_is_placed_for_a_whole_batch_or_else_for_one_sequence(
     tiny: LocatedBase, blueprint: Blueprint, size: ModelSize
 ) -> None:
     private = replace(SETTINGS, seq_len=32, record_delta=1e-5, batch_size=64)

@@ -218,7 +218,7 @@ def test_every_entry_of_the_list_is_a_process_with_its_share_of_a_device_and_its
     channel, workers, _ = fake("cuda:0,cuda:1,cuda:0", side_by_side=2, threads=3)
     answers = asked(channel, [(node, b"task") for node in (5, 3, 0, 4, 1, 2)])
     workers.close()
-    # In the order of the tasks, whoever was faster.
+    # In the order of the tasks, whichever was faster.
     assert answers == [(node, b"%d: task" % node) for node in (5, 3, 0, 4, 1, 2)]
     found = {}
     for child in FakeChild.made:

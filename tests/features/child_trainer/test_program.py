@@ -101,7 +101,7 @@ def test_losses_that_are_none_are_refused(program):
         model_of(program("word")).evaluate(SPEC, AdapterState.zeros(LAYOUT), SETTINGS)
 
 
-def test_a_program_that_nobody_waits_for_stops_and_stays(program):
+def test_a_program_whose_task_was_abandoned_stops_and_stays(program):
     asked = program("slow")
     model = model_of(asked)
     assert model.base_fingerprint
@@ -146,7 +146,7 @@ def test_what_a_program_cannot_be_told_is_refused(program):
         Program("trainer 'open", model.folder, data="")
 
 
-def test_zeros_are_the_initial_adapter_of_nobody(program):
+def test_a_program_begins_from_zeros(program):
     # A broadcast relative to the real one leads to a request for the whole.
     _, initial = model_of(program()).prepare(SPEC.text)
     assert initial.digest() == AdapterState(LAYOUT, np.zeros(LAYOUT.size, np.float32)).digest()

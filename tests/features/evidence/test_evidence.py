@@ -195,7 +195,9 @@ def test_clients_state_what_left_them(signed: Signed) -> None:
         assert not any("text" in field for field in said["fields"])
 
 
-def test_a_simulation_is_signed_by_a_key_of_its_own_which_proves_nobody(tmp_path: Path, verifier: ModuleType) -> None:
+def test_a_simulation_is_signed_by_a_key_of_its_own_which_identifies_no_one(
+    tmp_path: Path, verifier: ModuleType
+) -> None:
     import plait
 
     plait.simulate(rows(), out=tmp_path / "run", base="tiny", partition="natural:author", clients=3, rounds=1,

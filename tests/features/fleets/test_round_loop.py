@@ -119,7 +119,7 @@ def test_who_is_silent_and_overdue_is_given_up_and_a_run_that_is_killed_does_the
     given_up = [event for event in federation.of_kind("update_refused") if event["reason"] == "silent"]
     assert given_up
     assert all("its answer is overdue" in event["detail"] for event in given_up)
-    # As long as nobody knows what to expect, only five minutes of silence tell.
+    # As long as it is not known what to expect, only five minutes of silence tell.
     assert [event for event in federation.of_kind("update_refused") if event["reason"] == "no-answer"]
     noticed = [span.ended_s - span.worked_s for span in tasks_of(read_view(federation)) if span.outcome == "dropped"]
     assert max(noticed) == pytest.approx(300)

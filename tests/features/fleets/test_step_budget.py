@@ -21,7 +21,7 @@ def test_the_network_counts_too() -> None:
     assert planned.steps == {"far": 6, "near": 14}
 
 
-def test_nobody_takes_fewer_than_one_step_or_more_than_four_times_the_average() -> None:
+def test_each_client_takes_at_least_one_step_and_at_most_four_times_the_average() -> None:
     planned = budget(4, ["slow", "fast"], {"slow": Pace(0.001, 0.0), "fast": Pace(1000.0, 0.0)})
     assert planned.steps["slow"] >= 1
     assert planned.steps["fast"] <= 16

@@ -1,4 +1,4 @@
-"""An operator's release against the conditions is in the evidence, and nobody else's signature passes for it."""
+"""An operator's release against the conditions is in the evidence, and no other signature passes for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.features.evidence.conftest import Signed
 
 
 @pytest.mark.slow
-def test_a_release_by_nobody_who_may_is_refused(signed: Signed, verifier: ModuleType, refusal) -> None:
+def test_a_release_without_the_right_to_it_is_refused(signed: Signed, verifier: ModuleType, refusal) -> None:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 

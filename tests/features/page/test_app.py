@@ -111,7 +111,7 @@ def test_what_streams_is_what_a_look_gives_and_a_restarted_server_goes_on_where_
                 assert document["seq"] == seq
         process.send_signal(signal.SIGKILL)
         process.wait()
-        # Nobody shows it, and the run goes on.
+        # No page shows it, and the run goes on.
         ledger.append(parse_event(next(rest)))
         process, address = watch(tmp_path / "first", listen=address.removeprefix("http://"))
     for event in rest:
@@ -211,9 +211,7 @@ def test_tokens_are_random_and_a_weak_one_is_refused(tmp_path: Path, monkeypatch
             page_token()
 
 
-def test_however_many_connections_say_nothing_whoever_knows_the_token_has_room(
-    watch: Start, write_ledger, small_run
-) -> None:
+def test_silent_connections_leave_room_for_one_that_knows_the_token(watch: Start, write_ledger, small_run) -> None:
     run = write_ledger(small_run)
     _, address = watch(run)
     host, port = address.removeprefix("http://").split(":")
@@ -238,7 +236,7 @@ def test_however_many_connections_say_nothing_whoever_knows_the_token_has_room(
                     assert get(f"{address}/api/runs").status_code == 200
             assert get(f"{address}/api/runs").status_code == 200
             assert sum(map(is_open, held)) <= MOST_UNKNOWN
-            # Those that are left are cut too, though nobody takes their place; and the watcher is not.
+            # Those that are left are cut too, though no other takes their place; and the watcher is not.
             end = time.monotonic() + 120
             while any(map(is_open, held)):
                 assert time.monotonic() < end

@@ -36,7 +36,7 @@ def events(request: pytest.FixtureRequest, small_run: list[dict[str, object]]) -
     return numbered([*small_run[:-5], refused, away, replaced, missed, *again, {"event": "interrupted", "round": 1}])
 
 
-def test_whoever_has_the_document_as_of_any_event_has_all_of_it_after_the_later_patches(events) -> None:
+def test_a_document_as_of_any_event_is_whole_after_the_later_patches(events) -> None:
     last, patches = board_of(events)
     sent = json.loads(json.dumps(patches))
     for length in range(len(events) + 1):

@@ -49,7 +49,7 @@ def test_a_run_names_the_runs_that_it_has_begun_from(tmp_path: Path, small_run) 
 
 
 @pytest.mark.parametrize("name", ["summary.json", "adapter/adapter_model.safetensors", "federation.jsonl"])
-def test_a_pipe_in_a_run_keeps_nobody_waiting(tmp_path: Path, small_run, name: str) -> None:
+def test_a_pipe_in_a_run_blocks_no_reader(tmp_path: Path, small_run, name: str) -> None:
     parents = [{"digest": "ab" * 32, "weight": 1.0, "frozen": False}]
     begun = [{**small_run[0], "parents": parents}, *small_run[1:]]
     (tmp_path / "adapter").mkdir()

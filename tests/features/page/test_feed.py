@@ -24,7 +24,7 @@ def read_all(feed: Feed) -> None:
         pass
 
 
-def test_whoever_comes_back_gets_exactly_what_it_has_missed(write_ledger, small_run) -> None:
+def test_a_reader_that_comes_back_gets_exactly_what_it_has_missed(write_ledger, small_run) -> None:
     whole = Feed(write_ledger(small_run))
     read_all(whole)
     seq, document = whole.document()
@@ -40,7 +40,7 @@ def test_whoever_comes_back_gets_exactly_what_it_has_missed(write_ledger, small_
 
 
 @pytest.mark.parametrize(("seq", "run"), [(-1, "c0ffee"), (3, "another"), (10_000, "c0ffee")])
-def test_whoever_has_something_else_needs_the_document(write_ledger, small_run, seq: int, run: str) -> None:
+def test_a_reader_that_has_something_else_needs_the_document(write_ledger, small_run, seq: int, run: str) -> None:
     feed = Feed(write_ledger(small_run))
     read_all(feed)
     assert feed.patches_after(seq, run) is None
@@ -71,7 +71,7 @@ def test_a_changed_ledger_is_shown_as_broken_and_so_is_an_unreadable_one(write_l
     for line in (b"{]", b"[" * 100_000):
         ledger.write_bytes(b"".join([*lines[:5], line, b"\n"]))
         feed = Feed(run)
-        assert feed.read() == (True, False), "whoever watches is told"
+        assert feed.read() == (True, False), "a watcher is told"
         assert "not an event" in json.loads(feed.document()[1])["broken"]
         assert feed.read() == (False, False)
 

@@ -89,7 +89,7 @@ def test_what_was_paid_is_on_disk_before_a_step_is_taken(begin, fake_model, monk
     assert len({key for _, _, key in paid}) == 4
 
 
-def test_nobody_is_asked_for_losses_and_what_clients_send_says_nothing_without_noise(begin):
+def test_no_client_is_asked_for_losses_and_all_that_clients_send_has_noise(begin):
     federation = begin()
     replies = []
     federation.channel.tamper = lambda asked, reply: replies.append(decode_reply(reply, max_bytes=1 << 20)) or reply

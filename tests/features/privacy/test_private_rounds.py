@@ -209,7 +209,7 @@ def test_the_rule_sees_the_noised_mean_alone(federate, fake_model, monkeypatch):
     assert np.std([flat for _, flat in seen]) == pytest.approx(expected, rel=0.6)
 
 
-def test_sides_that_nobody_trains_get_no_noise(federate, fake_model):
+def test_sides_that_no_client_trains_get_no_noise(federate, fake_model):
     federation = begin(federate, fake_model, "fixed clip", rule="ffa")
     state = federation.run()
     (pair,) = federation.ranks.master.geometry.pairs
@@ -217,7 +217,7 @@ def test_sides_that_nobody_trains_get_no_noise(federate, fake_model):
     assert not np.array_equal(pair.b_of(state.adapter.flat), pair.b_of(federation.initial.flat))
 
 
-def test_nobody_is_asked_for_losses_and_the_checkpoint_keeps_no_norms(federate, fake_model):
+def test_no_client_is_asked_for_losses_and_the_checkpoint_keeps_no_norms(federate, fake_model):
     federation = begin(federate, fake_model, "fixed clip")
     state = federation.run()
     assert {asked.purpose for asked in federation.channel.asked} == {Purpose.DESCRIBE, Purpose.TRAIN}
@@ -269,7 +269,7 @@ def replayed(federation, *, key=None):
 
 
 @pytest.mark.parametrize("case", EACH)
-def test_whoever_has_the_key_and_the_updates_recomputes_the_noise_bit_for_bit(federate, fake_model, case):
+def test_the_key_and_the_updates_give_the_noise_bit_for_bit(federate, fake_model, case):
     federation = begin(federate, fake_model, case, keep_updates=True)
     federation.run()
     assert replayed(federation) == 2

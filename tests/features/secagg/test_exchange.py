@@ -193,7 +193,7 @@ def test_masks_of_clients_that_were_sent_another_model_do_not_cancel():
 
 
 def shared_by_all(federation):
-    """All clients have shared, nobody has been delivered anything."""
+    """All clients have shared, and nothing has been delivered."""
     roster = federation.roster(federation.names)
     collecting = Collecting(roster)
     for name in federation.names:
@@ -224,7 +224,7 @@ class TestComplaint:
         assert (verdict.senders, verdict.accusers, verdict.unheard) == (set(), {0, 1}, set())
 
     @pytest.mark.parametrize("key", [b"", b"k" * 32, b"k" * 31])
-    def test_another_key_clears_nobody(self, key):
+    def test_another_key_clears_no_client(self, key):
         federation = Federation(5)
         verdict = judge(shared_by_all(federation), {0: (3,)}, {3: {0: key}})
         assert (verdict.senders, verdict.accusers) == ({3}, set())
@@ -357,7 +357,7 @@ class TestMaliciousServer:
         for stage in range(1, 4):
             with pytest.raises((TooFewError, PeerError), match="expected at least 3"):
                 Federation(3).run({"client-0002": stage})
-        # Once the list is signed nobody's share is needed of all three.
+        # Once the list is signed no share is needed of any of the three.
         federation = Federation(3)
         check_equal(federation, *federation.run({"client-0002": 4}))
 
@@ -412,7 +412,7 @@ class TestMaliciousServer:
                 federation.clients[federation.names[0]].share(bad, federation.vouch)
 
     def test_a_roster_of_sybils_is_refused(self):
-        """One honest client and others of whom the server has the keys: nobody but the authority can name them."""
+        """One honest client and others of whom the server has the keys: only the authority can name them."""
         federation, sybils = Federation(1), Federation(5)
         names = ["client-0000", "x-1", "x-2"]
         sybils.names, sybils.keys = names[1:], {name: NodeKey.generate() for name in names[1:]}
@@ -434,7 +434,7 @@ class TestMaliciousServer:
             lambda roster: replace(roster, unit=float("nan")),
         ],
     )
-    def test_rosters_that_protect_nobody(self, change):
+    def test_rosters_that_protect_no_client(self, change):
         federation = Federation(5)
         roster = federation.roster(federation.names)
         with pytest.raises(PeerError):

@@ -1,4 +1,4 @@
-"""Sums of clients' figures: the mean of what they sent, without counts, and an error for sums that nobody can have."""
+"""Sums of clients' figures: the mean of what they sent, without counts, and an error for impossible sums."""
 
 import math
 
@@ -60,6 +60,6 @@ def test_figures_are_the_same_whatever_the_amount_of_data():
 @pytest.mark.parametrize(
     "lie", [{"scored": 1.0}, {"known": 1.0}, {"moved": -3.0}, {"accuracy": -1.0}, {"accuracy": 2.0}]
 )
-def test_sums_that_nobody_can_have_are_refused(lie):
+def test_impossible_sums_are_refused(lie):
     with pytest.raises(PeerError, match="expected what clients can have"):
         scores_of(summed(*CLIENTS, **lie), clients=2)

@@ -67,7 +67,7 @@ class Kept(list):
 
 @pytest.mark.parametrize("clients", range(3, 60))
 def test_a_smaller_roster_makes_no_smaller_sum_and_no_two_lists_easier(clients):
-    """Two lists need two thirds of a roster each, and whoever signs both departs from the protocol."""
+    """Two lists need two thirds of a roster each, and a client that signs both departs from the protocol."""
     before, now = least_survivors(clients), least_roster(clients)
     assert now <= before
     assert least_survivors(now) >= least_survivors(before)

@@ -228,7 +228,7 @@ def test_a_client_that_lost_its_journal_is_a_dropout_of_its_round_alone(federate
 
 
 def test_a_client_without_a_journal_unmasks_no_round_that_it_was_asked_for(federate, fake_model):
-    """Without it nobody knows what it has revealed; that it was asked stands elsewhere."""
+    """Without it no one knows what it has revealed; that it was asked stands elsewhere."""
     memory = begin(federate, fake_model).memories["alice"]
     run_id = bytes(range(16))
     asked = Asked(run_id.hex(), {"TrainTask": 3, "EvaluateTask": 2})
@@ -260,7 +260,7 @@ def test_a_masked_run_killed_anywhere_goes_on_to_the_same_bits(federate, fake_mo
         assert state.update_length == expected.update_length, where
 
 
-def test_a_killed_server_asks_nobody_for_a_second_unmasking(federate, fake_model, tmp_path):
+def test_a_killed_server_asks_for_no_second_unmasking(federate, fake_model, tmp_path):
     federation = begin(federate, fake_model, 3)
     copies = []
 

@@ -70,7 +70,7 @@ def test_the_sum_is_that_of_the_noised_numbers_and_the_server_learns_nothing_els
         assert len(made) == 5
         ring = Ring(stored.bits)
         np.testing.assert_array_equal(stored.numbers, ring.lifted(ring.reduced(sum(numbers for numbers, _ in made))))
-        # Nobody wrapped around.
+        # No sum wrapped around.
         np.testing.assert_array_equal(stored.numbers, sum(numbers for numbers, _ in made))
         assert stored.figures.astype(np.int64).tolist() == [sum(counted for _, counted in made)]
         assert len(stored.figures) == len(NOISED)

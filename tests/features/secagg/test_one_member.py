@@ -319,7 +319,7 @@ def test_a_member_that_gives_others_wrong_shares_of_theirs_is_named_and_the_sum_
 
 
 def test_shares_of_another_secret_cost_a_round_and_not_the_run(federate, fake_model, monkeypatch):
-    """They can be opened, so nobody sees it before the unmasking; then its own seed is missing too."""
+    """They can be opened, so no one sees it before the unmasking; then its own seed is missing too."""
     split = masking.split
     federation = begin_small(federate, fake_model)
 

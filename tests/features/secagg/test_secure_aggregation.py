@@ -20,7 +20,7 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def masked(tmp_path_factory):
-    """A run that nobody disturbed, and one that was killed while updates came in, and continued."""
+    """An undisturbed run, and one that was killed while updates came in, and continued."""
     folder = tmp_path_factory.mktemp("masked")
     data = write_jsonl(folder / "data.jsonl")
     command = ("simulate", "--data", data, *OPTIONS, "--out")

@@ -1,4 +1,4 @@
-"""A server that departs from its run to read one client under masks, with nobody's help.
+"""A server that departs from its run to read one client under masks, without help.
 
 Its attacks go through the real coordinator, participants and messages; what it would learn is compared with what the
 client had before any mask.
@@ -20,7 +20,7 @@ VICTIM = "erin"
 
 @pytest.fixture
 def numbers(monkeypatch):
-    """The whole numbers of every client before any mask, in the order in which they were made."""
+    """The whole numbers of every client before any mask, in the order they were made."""
     found = []
     encode = MaskedGrid.encode
     monkeypatch.setattr(MaskedGrid, "encode", lambda self, *a, **k: found.append(encode(self, *a, **k)) or found[-1])

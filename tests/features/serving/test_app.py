@@ -190,7 +190,7 @@ def test_a_page_of_another_site_gets_nothing_not_even_under_a_name_that_leads_he
     assert httpx.get(f"{named.url}/v1/models", headers={**headers, "origin": "http://evil.example"}).status_code == 200
 
 
-def test_what_a_directory_is_like_is_told_to_nobody(start: Start, adapters: dict[str, Path], tmp_path: Path) -> None:
+def test_nothing_about_a_directory_is_told(start: Start, adapters: dict[str, Path], tmp_path: Path) -> None:
     server = start({})
     broken = tmp_path / "broken"
     shutil.copytree(adapters["formal"], broken)

@@ -93,7 +93,7 @@ def test_a_run_publishes_its_rounds_into_a_running_server(
     assert (latest / weights).read_bytes() == (tmp_path / "now" / "adapter" / weights).read_bytes()
     with openai.OpenAI(base_url=url, api_key="none") as client:
         assert client.models.retrieve("now").root == str(latest.resolve())
-    # Nobody was at the third place: told for each round, and the run went on.
+    # No server was at the third place: told for each round, and the run went on.
     events = [json.loads(line) for line in (tmp_path / "now" / "ledger.jsonl").read_text().splitlines()]
     failed = [event["round"] for event in events if event["event"] == "publish_failed"]
     assert failed[:2] == [1, 2]

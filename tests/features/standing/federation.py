@@ -123,7 +123,7 @@ class Standing(Deployment):
         self.signal("server", signal.SIGKILL)
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Wait, as long as nobody ends."""
+        """Wait, as long as no process ends."""
 
         def is_so() -> object:
             for name, process in self.processes.items():
@@ -198,7 +198,7 @@ class Standing(Deployment):
         return found
 
     def simulated(self, asked: Asked, out: Path) -> bytes:
-        """The adapter of the same run in simulation, which nobody disturbs."""
+        """The adapter of the same run in an undisturbed simulation."""
         rows = [{**row, "author": name} for name in asked.clients for row in self.rows(name)]
         plait.simulate(rows, partition="natural:author", out=out, quiet=True, **asked.settings)  # type: ignore[arg-type]
         return (out / WEIGHTS).read_bytes()

@@ -6,7 +6,7 @@ Three runs are submitted in a row (another rule, another base, one classificatio
 of which is touched. A moment is a step of the three runs together, drawn from all of them, and a fraction of a second.
 The same command starts the server again. Checked:
 
-- every run ends with the adapter of its simulation, which nobody disturbed, bit for bit;
+- every run ends with the adapter of its undisturbed simulation, bit for bit;
 - no client trains a round twice, and every update stands in the ledger once;
 - the journal has one beginning and one end of every run, and its chain and the ledgers' are intact.
 """

@@ -1,4 +1,4 @@
-"""A standing federation, over TLS on loopback: a real server process that is killed, clients that nobody touches."""
+"""A standing federation, over TLS on loopback: a real server process that is killed, clients that are not touched."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_each_run_in_a_row_ends_as_its_simulation_though_the_server_was_killed(f
 
 
 @pytest.mark.slow
-def test_a_copy_of_a_stopped_directory_goes_on_elsewhere_and_nobody_trains_a_round_twice(federation, asked, ended):
+def test_a_copy_of_a_stopped_directory_goes_on_elsewhere_and_no_round_is_trained_twice(federation, asked, ended):
     del ended
     before = federation.trainings()
     run = federation.caught_in_mid_round("copied", asked["ruled"])

@@ -59,7 +59,7 @@ def test_csv_has_a_row_per_run(plait, runs, tmp_path: Path) -> None:
     assert plait("compare", *runs, "--csv", "-", "--json").code == 2
 
 
-def test_the_page_is_one_file_that_asks_nobody(plait, runs, tmp_path: Path) -> None:
+def test_the_page_is_one_file_that_loads_nothing(plait, runs, tmp_path: Path) -> None:
     page = tmp_path / "compare.html"
     assert plait("compare", *runs, "--page", page, "--baseline", runs[3]).code == 0
     html = page.read_text()

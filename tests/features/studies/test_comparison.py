@@ -55,7 +55,7 @@ def test_pareto_marks_what_nothing_beats_in_loss_and_bytes(make_run) -> None:
     assert set(summary.group[summary.pareto]) == {"good", "cheap", "dear", "equal"}
 
 
-def test_runs_of_another_task_beat_nobody(make_run) -> None:
+def test_runs_of_another_task_are_not_compared(make_run) -> None:
     runs = [make_run("good", 2.0, sent=100), make_run("other", 3.0, data="bbc", sent=900)]
     comparison = compare(*runs)
     assert comparison.summary.pareto.tolist() == [True, True]

@@ -132,7 +132,7 @@ def test_a_finished_sweep_is_read_and_more_values_and_seeds_are_added(common, tm
 
 
 @pytest.mark.slow
-def test_results_are_a_frame_csv_and_json_and_whoever_comes_meanwhile_or_with_other_settings_is_refused(
+def test_results_are_a_frame_csv_and_json_and_a_second_sweep_or_other_settings_are_refused(
     common, tmp_path: Path
 ) -> None:
     grid = {**common, "grid": {"rank": [2]}}

@@ -41,7 +41,7 @@ def test_a_tracker_gets_every_round_once_and_the_report_at_the_end(run: Path, wr
     assert sent == [40, 40 + 7000 + 50, 40 + 7000 + 50 + 7000]
 
 
-def test_rounds_never_decrease_for_a_tracker_where_they_wait_for_nobody() -> None:
+def test_rounds_never_decrease_for_a_tracker_of_an_asynchronous_run() -> None:
     series = Series()
     told = [
         series.of(event)

@@ -360,7 +360,7 @@ def test_a_region_that_is_rid_of_a_client_of_two_takes_part_later(federate, grow
     assert [event["clients"] for event in tree.federation.of_kind("update_received")] == [3, 2]
 
 
-def test_a_region_that_left_while_it_described_itself_keeps_nobody_out(federate, grow, fake_model):
+def test_a_region_that_left_while_it_described_itself_keeps_no_other_out(federate, grow, fake_model):
     tree = grow(federate(crowd(fake_model, 5), rounds=1, quorum=1), ((100, 101, 102), (103, 100, 104)))
     asked = []
 

@@ -122,7 +122,7 @@ def refuse(_: RunConfig) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_left_of_it_but_a_tombstone_and_the_old_adapter_is_for_nobody(
+def test_only_a_tombstone_is_left_of_it_and_the_old_adapter_is_held_back(
     whole: Path, again: Path, tmp_path: Path
 ) -> None:
     provision(tmp_path / "kits", ["ada"], ["localhost"], operators=["olga"], now=datetime.now(UTC))

@@ -53,7 +53,7 @@ def base(tmp_path: Path) -> Path:
 def change_weight(base: Path) -> None:
     tensors = {**TENSORS, "model.embed.weight": TENSORS["model.embed.weight"].copy()}
     tensors["model.embed.weight"][3, 2] += 1e-5
-    # Written aside: a file that is written over is empty for a moment, which whoever reads it meanwhile refuses.
+    # Written aside: a file that is written over is empty for a moment, which a reader refuses meanwhile.
     save_file(tensors, base / "aside")
     (base / "aside").replace(base / "model.safetensors")
 

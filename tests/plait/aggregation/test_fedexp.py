@@ -47,6 +47,6 @@ def test_the_lr_multiplies(lab, size):
     np.testing.assert_allclose(half.flat, 0.5 * step.flat)
 
 
-def test_a_round_in_which_nobody_moved_stays_where_it_is(lab, size):
+def test_a_round_without_movement_stays_where_it_is(lab, size):
     step, _ = taken(lab, np.zeros((2, size)), [1, 1])
     assert not step.flat.any()

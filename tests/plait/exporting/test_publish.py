@@ -168,7 +168,7 @@ def test_a_refusal_is_passed_on_in_one_printable_line(serve: Callable[[Vllm], st
     assert "LoRA rank 16 is greater than  [31mmax_lora_rank 8" in str(refused.value)
 
 
-def test_nobody_there_is_the_machines_fault(tmp_path: Path) -> None:
+def test_an_address_without_a_server_is_the_machines_fault(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="no answer from vLLM"):
         load_into_vllm("http://127.0.0.1:9", name="run", adapter=tmp_path, timeout_s=2)
 

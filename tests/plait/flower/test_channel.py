@@ -93,7 +93,7 @@ def test_replies_come_as_they_come_and_one_at_a_time(pauses):
     assert all(len(message_ids) == 1 for message_ids in grid.pulled)
 
 
-def test_nobody_is_pulled_for_before_the_last_reply_was_dealt_with(pauses):
+def test_no_reply_is_pulled_before_the_last_one_was_dealt_with(pauses):
     grid = FakeGrid(echo)
     exchange = GridChannel(grid).exchange(Purpose.TRAIN, "1")
     for node in (10, 11):
@@ -150,7 +150,7 @@ def test_an_answer_that_does_not_come_in_time_is_not_waited_for():
         assert exchange.receive(0.05) is None
 
 
-def test_an_answer_that_nobody_waits_for_any_more_does_not_count(pauses):
+def test_an_answer_to_an_abandoned_task_does_not_count(pauses):
     with GridChannel(FakeGrid(echo)).exchange(Purpose.TRAIN, "1") as exchange:
         for node in (10, 11):
             exchange.send(node, (b"", b""))
@@ -166,7 +166,7 @@ def test_flower_says_neither_who_its_nodes_are_nor_how_they_do(pauses):
     channel.turn_away(7, "rank", "too low")
 
 
-def test_a_run_that_is_to_stop_waits_for_nobody(pauses):
+def test_a_run_that_is_to_stop_does_not_wait(pauses):
     with pytest.raises(Interrupted):
         GridChannel(FakeGrid(echo, connected=[[]]), StopRequest(asked=True)).nodes(1)
     assert not pauses

@@ -224,7 +224,7 @@ class InProcessChannel:
         return [node for node in self.participants if node not in self.gone]
 
     def wait(self, timeout_s: float) -> None:
-        """Nobody comes or goes by themselves."""
+        """No client comes or goes by itself."""
 
     def identity(self, node: int) -> Identity | None:
         return self.identities.get(node)
@@ -611,7 +611,7 @@ def everyone_holds() -> Callable[[Federation, RunState], None]:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that goes on by 20 s whenever somebody looks, so that nobody waits."""
+    """A clock that goes on by 20 s at each look, so that no test waits."""
     now = [0.0]
 
     def monotonic():

@@ -112,7 +112,7 @@ def test_a_bad_update_comes_in_its_place_and_spoils_no_other() -> None:
         assert came.next(NEVER, wanted=3) == (Answer("client-2", UpdateReply(b""), 0), "client-2")
 
 
-def test_an_update_that_does_not_come_keeps_nobody_waiting_who_came() -> None:
+def test_a_missing_update_does_not_delay_those_that_came() -> None:
     dispatch = dispatched(1)
     with arrivals(dispatch, str) as came:
         assert came.next(NEVER, wanted=2) is not None

@@ -124,7 +124,7 @@ def test_clients_that_missed_rounds_are_sent_the_whole_adapter_and_end_right(fed
     assert not federation.of_kind("update_refused")
 
 
-def test_where_few_take_part_nobody_is_sent_a_whole_adapter(federate, fake_model, everyone_holds):
+def test_where_few_take_part_no_client_is_sent_a_whole_adapter(federate, fake_model, everyone_holds):
     federation = federate(
         {name: fake_model(i - 2.0, 1 + i) for i, name in enumerate("abcdefgh")},
         rounds=8,
@@ -149,7 +149,7 @@ def test_where_few_take_part_nobody_is_sent_a_whole_adapter(federate, fake_model
     assert [event["round"] for event in lacking] == [6, 6]
 
 
-def test_after_a_round_that_one_of_few_missed_nobody_is_sent_a_whole_adapter(federate, fake_model, everyone_holds):
+def test_after_a_round_that_one_of_few_missed_no_client_is_sent_a_whole_adapter(federate, fake_model, everyone_holds):
     federation = federate({name: fake_model(i, 1 + i) for i, name in enumerate("abcdef")}, rounds=4, wire="1")
     federation.channel.tamper = lambda asked, reply: "silent" if (asked.client, asked.round) == ("c", 2) else reply
     state = federation.run()
@@ -357,7 +357,7 @@ def test_an_evaluation_that_cannot_be_is_left_out_of_the_mean(federate, changes,
     assert all(set(event["by_client"]) == {"alice", "bob"} for event in federation.of_kind("evaluated"))
 
 
-def test_a_round_that_nobody_can_evaluate_is_an_error(federate):
+def test_a_round_that_no_client_can_evaluate_is_an_error(federate):
     federation = federate()
     federation.channel.tamper = lambda asked, reply: "gone" if asked.purpose is Purpose.EVALUATE else reply
     with pytest.raises(PeerError, match="no client could evaluate round 0"):

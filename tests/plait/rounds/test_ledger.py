@@ -222,7 +222,7 @@ def test_a_number_that_json_has_not_is_refused(tmp_path):
     assert json.loads((tmp_path / "ledger.jsonl").read_text())["loss"] == 0.0
 
 
-def test_whoever_follows_a_ledger_gets_every_whole_event_once_and_reads_every_line_once(tmp_path, monkeypatch):
+def test_a_follower_of_a_ledger_gets_every_whole_event_once_and_reads_every_line_once(tmp_path, monkeypatch):
     path = tmp_path / "ledger.jsonl"
     follower = Follower(path)
     assert follower.new_events() == []
@@ -245,7 +245,7 @@ def test_whoever_follows_a_ledger_gets_every_whole_event_once_and_reads_every_li
     assert follower.new_events() == [RoundStarted(round=51)]
 
 
-def test_whoever_is_told_of_events_hears_of_those_that_were_written(tmp_path, monkeypatch):
+def test_a_listener_hears_of_the_events_that_were_written(tmp_path, monkeypatch):
     heard = []
     ledger = Ledger(tmp_path / "ledger.jsonl", on_event=heard.append)
     ledger.append(RoundStarted(round=1))

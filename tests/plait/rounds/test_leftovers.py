@@ -11,7 +11,7 @@ from plait.rounds.memory import IRREPLACEABLE, MUST_LAST
 RUN = b"r" * 16
 
 
-def test_of_what_nobody_else_has_only_the_own_adapter_outlasts_a_run(tmp_path):
+def test_of_the_only_copies_the_own_adapter_alone_outlasts_a_run(tmp_path):
     for key in (*IRREPLACEABLE, "adapter", "spec"):
         before, after = (Kept(number, {"values": np.full(999, number, np.float32)}) for number in (4, 5))
         (tmp_path / key).write_bytes(ClientState(RUN, before, after).to_bytes())

@@ -31,7 +31,7 @@ def test_a_client_is_too_slow_only_far_behind_half_of_the_others(asked_s, took_s
     assert Patience().is_slow(asked_s=asked_s, took_s=took_s, asked=asked) is expected
 
 
-def test_of_thousands_nobody_is_compared_with_the_others_before_it_could_be_slow():
+def test_of_thousands_no_client_is_compared_with_the_others_before_it_could_be_slow():
     class Times(list[float]):
         def __iter__(self):
             raise AssertionError
@@ -39,7 +39,7 @@ def test_of_thousands_nobody_is_compared_with_the_others_before_it_could_be_slow
     assert not Patience().is_slow(asked_s=900.0, took_s=Times([1.0, 2.0]), asked=2)
 
 
-def test_whoever_was_given_up_rests_four_times_as_long_as_it_was_waited_for():
+def test_a_client_that_was_given_up_rests_four_times_as_long_as_it_was_waited_for():
     assert Patience().rest_s(1.0) == Patience().again_s
     assert Patience().rest_s(HOUR_S) == 4 * HOUR_S
 

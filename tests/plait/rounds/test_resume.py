@@ -55,7 +55,7 @@ def begin(federate, fake_model, case, **more):
                 ("the best is kept", "clients remember"),
             ]
         ),
-        # What is kept by nobody but a client is on its disk; all else comes anew from the server, to the bit.
+        # What only a client keeps is on its disk; all else comes anew from the server, to the bit.
         *(pytest.param(case, "clients forget", marks=pytest.mark.slow) for case in CASES),
     ],
 )
@@ -69,7 +69,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_adapter(
 
     for where, killed in snapshots.killed:
         if left_behind == "clients forget":
-            # All but what nobody could send them again; a simulation keeps that on disk.
+            # All but what could not be sent to them again; a simulation keeps that on disk.
             for memory in killed.memories.values():
                 for key in [key for key in memory if key not in IRREPLACEABLE]:
                     del memory[key]

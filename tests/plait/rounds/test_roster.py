@@ -26,7 +26,7 @@ def row(name, examples, held_out_tokens):
 
 
 def open_federation(federate, *args, patience=None, **plan):
-    """A federation whose clients come and go; nobody is waited for by the clock."""
+    """A federation whose clients come and go; none is waited for by the clock."""
     federation = federate(*args, patience=patience or Patience(), **plan)
     federation.channel.open_ended = True
     return federation
@@ -65,7 +65,7 @@ class Days:
         self.now += 3600.0
 
 
-def test_the_ledger_says_who_takes_part_whoever_answered_first(federate):
+def test_the_ledger_says_who_takes_part_whichever_client_answered_first(federate):
     federation = federate()
     federation.channel.order = lambda nodes: nodes[::-1]
     federation.run()
@@ -173,7 +173,7 @@ def test_missing_clients_are_counted_in_the_ledger_before_they_are_waited_for(fe
 def test_a_silent_node_is_not_waited_for_where_enough_others_can_take_part(federate):
     federation = open_federation(federate, clients=2, quorum=2)
     federation.channel.silent = lambda asked: asked.client == "mallory"
-    # Whoever waits by the clock, waits for ever.
+    # A wait by the clock lasts for ever.
     federation.channel.wait = lambda timeout_s: pytest.fail("somebody was waited for")
     federation.run()
     assert cohorts(federation) == [{"alice", "bob"}] * 2
@@ -238,7 +238,7 @@ def test_a_client_that_left_is_waited_for_only_for_a_while_once_the_run_has_begu
 
 
 @pytest.mark.parametrize("reason", [RefusalReason.UNUSABLE_DATA, RefusalReason.POLICY, RefusalReason.TOO_LITTLE_DATA])
-def test_whoever_refused_is_asked_again_once_it_has_attached_anew_and_not_before(federate, monkeypatch, reason):
+def test_a_client_that_refused_is_asked_again_once_it_has_attached_anew_and_not_before(federate, monkeypatch, reason):
     federation = open_federation(federate, clients=3, quorum=2)
     channel, node = federation.channel, node_of(federation, "mallory")
     Days(monkeypatch, federation)

@@ -125,7 +125,7 @@ def test_where_losses_stay_with_the_clients_no_evaluation_is_awaited(timed):
     assert timed(42, events.RunFinished(rounds=1)) == 0
 
 
-def test_whoever_was_refused_is_lost_until_an_update_of_theirs_counts_or_the_round_is_over(tmp_path, ledger):
+def test_a_refused_client_is_lost_until_an_update_of_it_counts_or_the_round_is_over(tmp_path, ledger):
     summary = summary_of(tmp_path)
     ledger.append(events.RoundStarted(round=1, cohort=("ann", "bob", "cyd")))
     ledger.append(events.UpdateRefused(round=1, client="ann", reason="late", detail=""))

@@ -83,7 +83,7 @@ def test_a_field_of_the_wrong_kind_names_its_event(small_run) -> None:
         view_of(broken)
 
 
-def test_whoever_could_not_take_part_is_told_with_the_last_reason_unless_it_did_later(small_run) -> None:
+def test_a_client_that_could_not_take_part_is_told_with_its_last_reason_unless_it_did_later(small_run) -> None:
     def turned_away(**fields):
         return {"event": "client_turned_away", "node": 5, **fields}
 

@@ -30,7 +30,7 @@ def test_somebody_has_decided_on_every_field_of_every_event(model):
     assert left_out == (fields if model.event in AS_A_WHOLE else LEFT_OUT.get(model.event, set()))
 
 
-def test_an_event_that_nobody_has_decided_on_is_left_out():
+def test_an_event_without_a_decision_is_left_out():
     class New(Event):
         event = "new"
         loss: float = 1.0

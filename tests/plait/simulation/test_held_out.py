@@ -55,7 +55,7 @@ def test_parts_follow_the_classes_of_each_client() -> None:
     groups = np.array([0] * 8 + [1] * 4)
     parts = held_out_by_share(groups, trained)
     assert [[int((groups[part] == group).sum()) for group in (0, 1)] for part in parts] == [[6, 0], [2, 2], [0, 2]]
-    # Of a class that nobody trains on, each gets its share of all.
+    # Of a class that no client trains on, each gets its share of all.
     untrained = held_out_by_share(np.zeros(9, np.int64), np.array([[0, 30], [0, 60]]))
     assert [len(part) for part in untrained] == [3, 6]
 

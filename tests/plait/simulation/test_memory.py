@@ -24,7 +24,7 @@ def test_sharing_keeps_few_bytes_alive():
     assert len(shared._known) <= _SHARED_KEPT
 
 
-def test_what_nobody_could_send_again_survives_the_process(tmp_path):
+def test_what_could_not_be_sent_again_survives_the_process(tmp_path):
     def memory(name):
         return SimulatedMemory(VolatileMemory(SharedBytes()), tmp_path / "clients" / name)
 

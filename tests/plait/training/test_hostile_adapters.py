@@ -131,7 +131,7 @@ def specs(tiny: LocatedBase) -> dict[str, dict]:
 
 @pytest.fixture
 def planted(tiny: LocatedBase, tmp_path: Path) -> Path:
-    """A directory that nobody may look into, with a tokenizer in it."""
+    """An unreadable directory, with a tokenizer in it."""
     folder = tmp_path / "planted"
     shutil.copytree(tiny.directory, folder)
     return folder

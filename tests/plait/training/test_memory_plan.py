@@ -397,7 +397,7 @@ def test_clients_that_do_not_fit_side_by_side_are_refused_together_and_planned_a
 
 
 @pytest.mark.parametrize("changed", [{"record_delta": 1e-5}, {"objective": "kto"}, {"loss": "distillation"}], ids=str)
-def test_a_batch_that_nobody_cuts_is_tried_where_shorter_sequences_might_fit(
+def test_a_whole_batch_is_tried_where_shorter_sequences_might_fit(
     fresh: ResidentBase, blueprint: Blueprint, tiny: LocatedBase, changed: dict[str, Any]
 ) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)

@@ -181,5 +181,5 @@ def test_the_next_runs_base_is_the_one_in_memory_if_it_is_the_same(
     in_halves.adopt(longer)
     logits(in_halves, other)
     assert loads.count == 1, "another type is another base in memory"
-    assert torch.equal(logits(first, blueprint), before), "whoever gave its base away reads it again"
+    assert torch.equal(logits(first, blueprint), before), "a base that was given away is read again"
     assert loads.count == 2

@@ -394,7 +394,7 @@ def test_moments_of_another_adapter_are_refused(
         run(resident, blueprint, rows, SETTINGS, carried=Carried(moments=Moments.none(3, 1)))
 
 
-def test_training_stops_at_the_step_at_which_nobody_waits_any_more(
+def test_training_stops_at_the_step_at_which_its_task_is_abandoned(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
     steps: list[int] = []

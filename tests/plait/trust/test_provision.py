@@ -174,7 +174,7 @@ def test_people_get_kits_of_their_role_and_stand_in_the_register(kits, now):
         assert register.holds(each.role, each.name, each.key_digest) is Verdict.KNOWN
         assert register.holds(other.role, each.name, each.key_digest) is Verdict.UNKNOWN_KEY
         assert register.holds(each.role, other.name, each.key_digest) is Verdict.WRONG_NAME
-        # Nobody enrols as a client with a person's key, nor by a person's name.
+        # No one enrols as a client with a person's key, nor by a person's name.
         assert register.check(each.name, each.key_digest) is Verdict.UNKNOWN_KEY
         assert register.standing(each.name) is Verdict.UNKNOWN_KEY
     assert shown_by((kits / "clients" / "alice" / "client.crt").read_bytes()).role is Role.CLIENT

@@ -84,7 +84,7 @@ def test_a_running_server_sees_a_revocation_at_once(kits):
     assert register.check("alice", alice.public_key) is Verdict.REVOKED_KEY
 
 
-def test_nobody_is_let_in_on_a_list_that_has_become_unreadable(path, alice, tmp_path):
+def test_a_list_that_has_become_unreadable_admits_no_one(path, alice, tmp_path):
     write_clients(path, [alice])
     register = Register.load(tmp_path)
     path.write_text("{")

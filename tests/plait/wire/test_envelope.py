@@ -181,7 +181,7 @@ LONG = 129 * "x"
         ),
     ],
 )
-def test_nobody_seals_what_nobody_would_open(header, changes, complaint):
+def test_what_cannot_be_opened_is_not_sealed(header, changes, complaint):
     with pytest.raises(PeerError, match=complaint):
         seal(dataclasses.replace(header, **changes), encode_delta(DELTA, codec_for("fp32")))
 

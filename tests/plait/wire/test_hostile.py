@@ -155,7 +155,7 @@ ENVELOPES = {
     "a payload too short": (envelope(floats(1, 2)), "fp32 payload has 8 bytes .* expected 12"),
     "a payload too long": (envelope(floats(1, 2, 3, 4)), "fp32 payload has 16 bytes, expected at most 12"),
     "a payload of a hundred kilobytes": (envelope(bytes(10**5)), "fp32 payload has 100000 bytes, expected at most 12"),
-    "parameters that nobody asked for": (envelope(floats(1, 2), codec_parameters=b"1234"), "4 of parameters"),
+    "parameters that were not asked for": (envelope(floats(1, 2), codec_parameters=b"1234"), "4 of parameters"),
     "a large parameter block": (
         envelope(b"", codec_parameters=bytes(10**6)),
         "payload has 1000000 bytes, expected at most",
@@ -307,7 +307,7 @@ TASKS = {
     "two works": (TRAIN + b"\x12\x00", "unknown, repeated or disordered"),
     "too large": (b"\0" * 2000, "task has 2000 bytes, expected at most 1000"),
     "no settings": (b"\x08\x03\x1a\x00", "digest of the settings has 0 bytes, expected 32"),
-    "settings under a digest that nobody gave": (
+    "settings under an unknown digest": (
         with_text("", digest=b"d" * 32),
         "settings 6464646464646464 are not held",
     ),

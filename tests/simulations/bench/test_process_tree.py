@@ -11,7 +11,7 @@ from simulations.bench.process_tree import measured
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-# A child in a session of its own, whose parent ends at once: nobody's descendant any more.
+# A child in a session of its own, whose parent ends at once: no one's descendant any more.
 DETACHED = """
 import subprocess, sys
 child = "held = bytearray(b'x') * (60 << 20); import time; time.sleep(0.1)\\nwhile time.process_time() < 0.5: pass"

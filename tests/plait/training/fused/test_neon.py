@@ -24,7 +24,7 @@ BLOCKS = 300
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ("-std=c++17", "-O1", "-ffinite-math-only", "-fno-math-errno", "-static")
 
-# Programs read everything from their standard input, in the order in which the test writes it.
+# Programs read everything from their standard input, in the order the test writes it.
 READING = """
 #include <cstdio>
 #include <cstdlib>

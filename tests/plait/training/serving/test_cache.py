@@ -82,7 +82,7 @@ actions = st.lists(
 
 @settings(max_examples=40)
 @given(actions)
-def test_every_row_reads_its_own_tokens_whoever_comes_and_goes(actions: list[tuple[str, object]]) -> None:
+def test_every_row_reads_its_own_tokens_as_others_come_and_go(actions: list[tuple[str, object]]) -> None:
     cache, model = AlignedCache(max_rows=64, max_columns=400), Model([])
     for action, argument in actions:
         if action == "join":

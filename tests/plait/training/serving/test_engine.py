@@ -128,7 +128,7 @@ def test_a_stop_string_ends_a_text_before_it(make_engine: MakeEngine) -> None:
     assert pieces[-1].tokens < 30
 
 
-def test_a_seed_gives_the_same_text_whoever_else_is_in_the_batch(
+def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(
     make_engine: MakeEngine, adapters: dict[str, Any]
 ) -> None:
     engine = make_engine()
