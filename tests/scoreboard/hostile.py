@@ -21,7 +21,7 @@ from pathlib import Path
 from scoreboard.hostile_case import Case, Target
 from scoreboard.hostile_cases import all_cases
 from scoreboard.hostile_wire import over_grpc
-from scoreboard.row import Row
+from scoreboard.row import Row, one_in
 
 MOST_CPU_S = 1.0
 MOST_BYTES = 256 << 20
@@ -29,10 +29,10 @@ MOST_BYTES = 256 << 20
 _GIVEN_UP_CPU_S = 5.0
 _PATIENCE_S = 600.0
 _HONEST_EVERY = 40
-# Cases that alone notice that a defence is missing.
+# At least one that notices each defence taken out (mutations.py).
 _ALWAYS = frozenset({
+    "describe: rank 64", "train: local_steps is 5", "welcome: one step of one sequence", "spec: bias is a table",
     "spec: rank 4,000 on every layer", "welcome: where to write", "welcome: a trainer",
-    "welcome: one step of one sequence",
 })  # fmt: skip
 
 
@@ -134,10 +134,10 @@ def _wrong(said: Mapping[str, object] | None) -> str:
 def run(*, full: bool, scratch: Path) -> Row:
     """Every case against a client's own code, then those of the wire against a node."""
     every = dict(enumerate(all_cases()))
-    assert len({case.name for case in every.values()}) == len(every)
-    cases = (
-        every if full else {number: case for number, case in every.items() if number % 5 == 0 or case.name in _ALWAYS}
-    )
+    names = {case.name for case in every.values()}
+    assert len(names) == len(every)
+    assert names >= _ALWAYS
+    cases = {number: case for number, case in every.items() if full or one_in(5, case.name) or case.name in _ALWAYS}
     figures: dict[str, float] = {}
     failures = list(in_process(scratch / "cases", cases, figures))
     wire = over_grpc(scratch / "wire", full=full)

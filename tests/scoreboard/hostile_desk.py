@@ -120,8 +120,8 @@ class Desk:
         """
         match target:
             case Target.SPEC:
-                task = mpb.Task(schema=2, describe=mpb.Describe(spec_json=str(made)))
-                task.describe.settings.CopyFrom(mpb.Task.FromString(self.honest.describe).describe.settings)
+                task = mpb.Task.FromString(self.honest.describe)
+                task.describe.spec_json = str(made)
                 return _refusal(self._participant.answer(task.SerializeToString(deterministic=True)))
             case Target.TASK:
                 kind, data = made  # pyright: ignore[reportGeneralTypeIssues]
@@ -136,7 +136,12 @@ class Desk:
                 return ""
 
     def honest_answer(self) -> str:
-        """What the client makes of an honest round, by its digests."""
+        """What the client makes of an honest round, by its digests, having obeyed wherever a case is handed over."""
+        self.before(Target.DIRECTORY)
+        config = json.loads((self._directory / "adapter_config.json").read_text())
+        for target, made in ((Target.SPEC, self.honest.spec), (Target.DIRECTORY, config)):
+            if refusal := self.hand(target, made):
+                raise TypeError(f"an honest {target} was refused: {refusal}")
         card = self._node_answers("query", self.honest.describe)
         update = decode_reply(self._node_answers("train", self.honest.train), max_bytes=1 << 31)
         if not isinstance(update, UpdateReply):

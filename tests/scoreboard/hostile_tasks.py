@@ -140,9 +140,9 @@ def tasks() -> Iterator[Case]:
     yield raw("nothing", lambda t: b"")
     yield raw("text", lambda t: b"hello")
     yield raw("a megabyte of zeros", lambda t: bytes(1 << 20))
-    yield raw("a schema of the future", lambda t: b"\x08\x03" + t[2:])
-    yield raw("a schema of the past", lambda t: b"\x08\x01" + t[2:])
-    yield raw("a schema alone", lambda t: b"\x08\x02")
+    yield raw("a schema of the future", lambda t: bytes((t[0], t[1] + 1)) + t[2:])
+    yield raw("a schema of the past", lambda t: bytes((t[0], t[1] - 1)) + t[2:])
+    yield raw("a schema alone", lambda t: t[:2])
     yield raw("an unknown field", lambda t: t + b"\x7a\x01x")
     yield raw("bytes after the end", lambda t: t + b"\0")
     for count in (1, 2, 3, 9, 33, 129, 1025):

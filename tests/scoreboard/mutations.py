@@ -1,4 +1,4 @@
-"""The defences of each row, removed one at a time: the row must then fail, otherwise it proves nothing.
+"""The defences of each row, removed one at a time: the row, which holds with all of them, must then fail.
 
     python tests/scoreboard/mutations.py              all of them, in their rows' quick form
     python tests/scoreboard/mutations.py killed,door  those of some rows, or with these names
@@ -13,13 +13,14 @@ import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from inspect import isclass, isfunction
+from inspect import Parameter, isclass, isfunction, signature
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -62,6 +63,7 @@ def put(place: str, value: object, *, beside: Sequence[str] = ()) -> None:
 
     Raises:
         AttributeError: there is no such thing: it has moved, and nothing would be taken out.
+        TypeError: what takes its place cannot be called as it is: the row would fail of that.
     """
     where, _, name = place.partition(":")
     target = module(where)
@@ -71,6 +73,8 @@ def put(place: str, value: object, *, beside: Sequence[str] = ()) -> None:
     for part in path:
         target = getattr(target, part)
     before = getattr(target, last)
+    if isfunction(before) and isfunction(value):
+        _check_calls(before, value, place)
     setattr(target, last, value)
     if path or not (isfunction(before) or isclass(before)) or before.__module__ != where:
         return
@@ -78,6 +82,17 @@ def put(place: str, value: object, *, beside: Sequence[str] = ()) -> None:
         ours = isinstance(imported, ModuleType) and imported.__name__.partition(".")[0] in OURS
         if ours and vars(imported).get(last) is before:
             setattr(imported, last, value)
+
+
+def _check_calls(before: Callable[..., object], after: Callable[..., object], place: str) -> None:
+    for least in (False, True):
+        asked = [each for each in signature(before).parameters.values() if not least or each.default is Parameter.empty]
+        ordered = [each for each in asked if each.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+        named = {each.name: None for each in asked if each.kind is Parameter.KEYWORD_ONLY}
+        try:
+            signature(after).bind(*ordered, **named)
+        except TypeError as error:
+            raise TypeError(f"what takes the place of {place}: {error}") from error
 
 
 def lenient(*fields: str) -> Callable[[], None]:
@@ -140,17 +155,18 @@ def _memory_in_ram() -> None:
 
 
 def _no_optimizer_memory() -> None:
-    checkpoint = module("plait.rounds.checkpoint")
-    files = checkpoint._files
-    checkpoint._files = lambda *given: {k: v for k, v in files(*given).items() if k != "optimizer.safetensors"}
+    files = module("plait.rounds.checkpoint")._files
+    put(
+        "plait.rounds.checkpoint:_files",
+        lambda *given: {k: v for k, v in files(*given).items() if k != "optimizer.safetensors"},
+    )
 
 
 def _forgets_what_was_recorded() -> None:
     from dataclasses import replace
 
-    recorded = module("plait.rounds.recorded").Recorded
-    of = recorded.of
-    recorded.of = lambda events: replace(of(events), received=frozenset())
+    of = module("plait.rounds.recorded").Recorded.of
+    put("plait.rounds.recorded:Recorded.of", lambda events: replace(of(events), received=frozenset()))
 
 
 def _newcomers_give_way() -> None:
@@ -163,13 +179,12 @@ def _newcomers_give_way() -> None:
         else:
             connection.transport.abort()
 
-    server.Connections.add = add_if_there_is_room
+    put("plait.features.page.server:Connections.add", add_if_there_is_room)
 
 
 def _no_deadline() -> None:
-    dispatch = module("plait.rounds.dispatch")
-    next_answer = dispatch.Dispatch.next_answer
-    dispatch.Dispatch.next_answer = lambda self, deadline: next_answer(self, None)
+    next_answer = module("plait.rounds.dispatch").Dispatch.next_answer
+    put("plait.rounds.dispatch:Dispatch.next_answer", lambda self, deadline: next_answer(self, None))
 
 
 def _without_options(*names: str) -> Callable[[], None]:
@@ -198,13 +213,12 @@ def _half_open_cell() -> None:
 
 
 def _one_attempt() -> None:
-    connection = module("client.connection")
-    attend = connection.Connection._attend
+    attend = module("client.connection").Connection._attend
 
     def once(self):
         attend(self)
 
-    connection.Connection._attend = once
+    put("client.connection:Connection._attend", once)
 
 
 def _uploads_give_up() -> None:
@@ -265,13 +279,12 @@ def _many_transfers() -> None:
             pass
 
     transfers.Transfer = Careless
-    transfers.Transfers.turn = turn
+    put("server.transfers:Transfers.turn", turn)
 
 
 def _waits_for_all() -> None:
-    roster = module("plait.rounds.roster").Roster
-    suffices = roster._suffices
-    roster._suffices = lambda self, *given: not self._asked and suffices(self, *given)
+    suffices = module("plait.rounds.roster").Roster._suffices
+    put("plait.rounds.roster:Roster._suffices", lambda self, *given: not self._asked and suffices(self, *given))
 
 
 def _files_stay_open() -> None:
@@ -353,24 +366,23 @@ def _finite() -> None:
 
 
 def _clip_at_clients() -> None:
-    mechanism, clip = module("plait.features.privacy.mechanism"), module("plait.features.privacy.clip")
+    clip = module("plait.features.privacy.clip")
 
     def unclipped(values, *, clip_norm, radius, key):
         return clip._rounded(values, radius / clip_norm, key)[0]
 
-    mechanism.clipped_to_grid = unclipped
+    put("plait.features.privacy.mechanism:clipped_to_grid", unclipped)
 
 
 def _half_noise() -> None:
-    mechanism, grid = module("plait.features.privacy.mechanism"), module("plait.features.privacy.grid")
-    mechanism.grid_for = lambda size, multiplier: grid.grid_for(size, multiplier / 2)
+    real = module("plait.features.privacy.grid").grid_for
+    put("plait.features.privacy.mechanism:grid_for", lambda size, multiplier: real(size, multiplier / 2))
 
 
 def _shares_over(factor: float) -> None:
     """Each client's variance, divided."""
-    shares = module("plait.features.privacy.shares")
-    real = shares.discrete_gaussian
-    shares.discrete_gaussian = lambda variance, bits: real(variance / factor, bits)
+    real = module("plait.features.privacy.shares").discrete_gaussian
+    put("plait.features.privacy.shares:discrete_gaussian", lambda variance, bits: real(variance / factor, bits))
 
 
 def _shuffled(self, stream):
@@ -386,9 +398,8 @@ def derived_for(key, number: int) -> bytes:
 
 
 def _median_left_on() -> None:
-    settle = module("plait.settle")
-    checks = settle._checks
-    settle._checks = lambda config, gone: {**checks(config, gone), "norm_bound": "10"}
+    checks = module("plait.settle")._checks
+    put("plait.settle:_checks", lambda config, gone: {**checks(config, gone), "norm_bound": "10"})
 
 
 def _one_model_for_all() -> None:
@@ -490,9 +501,6 @@ MUTATIONS: dict[str, Mutation] = {
     "turns": Mutation("members", "a node has any number of transfers, as slow as it likes", _many_transfers),
     "same-body": Mutation(
         "members", "a body may be fetched again and again", lambda: put("server.transfers:Frequency.allows", _always)
-    ),
-    "content": Mutation(
-        "members", "an answer may be of another kind than its task", nothing("server.uploads:Uploads._check")
     ),
     "places": Mutation("members", "a name has any number of calls, also on their way in", _many_calls),
     "certificates": Mutation(
@@ -922,36 +930,48 @@ def main() -> int:
         or name in wanted
         or (wanted == ["--of-day"] and number % PARTS == datetime.now(UTC).toordinal() % PARTS)
     }
-    run = Path(__file__).with_name("run.py")
     print("| Without | Row | Says | Fails |\n|---|---|---|---|")
     wrong = 0
+    whole: dict[str, str] = {}
     for name, mutation in chosen.items():
         started = time.monotonic()
-        command = [sys.executable, str(run), "--quick", "--rows", mutation.row, "--without", name]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        line = next((each for each in done.stdout.splitlines() if each.startswith("{")), "")
-        verdict, why = judged(line, done.stderr)
+        if mutation.row not in whole:
+            whole[mutation.row], _ = _said_of(mutation.row)
+        verdict, why = judged(*_said_of(mutation.row, "--without", name), whole=whole[mutation.row])
         wrong += verdict != "yes"
         print(f"| {mutation.what} (`{name}`) | {mutation.row} | {why} | {verdict} |", flush=True)
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return 1 if wrong else 0
 
 
-def judged(line: str, errors: str) -> tuple[str, str]:
+def _said_of(row: str, *more: str) -> tuple[str, str]:
+    """The JSON of a row in its quick form, empty if there is none, and what the process said besides."""
+    command = [sys.executable, str(Path(__file__).with_name("run.py")), "--quick", "--rows", row, *more]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    return next((each for each in done.stdout.splitlines() if each.startswith("{")), ""), done.stderr
+
+
+def judged(line: str, errors: str, *, whole: str) -> tuple[str, str]:
     """Whether a row has failed for lack of the defence, and what it said.
 
     Args:
         line: the row's JSON; empty if there is none, because the defence was not found where it was to be taken out.
         errors: what the process said besides.
+        whole: the row's JSON with all its defences, where it must hold.
     """
+    said, undisturbed = json.loads(line or "{}"), json.loads(whole or "{}")
+    why = (said.get("failures") or ["nothing"])[0].replace("|", "/").replace("\n", " ")[:140]
+    if not undisturbed.get("ok"):
+        return "BROKEN", f"with all its defences the row says: {undisturbed.get('failures', 'nothing')}"[:140]
     if not line:
         return "BROKEN", (errors.strip().splitlines() or ["nothing was said"])[-1].replace("|", "/")[:140]
-    said = json.loads(line)
-    why = (said.get("failures") or ["nothing"])[0].replace("|", "/").replace("\n", " ")[:140]
     if said["ok"]:
         return "NO", "the row holds as if nothing were missing"
     if why.startswith(("AttributeError", "ImportError", "ModuleNotFoundError", "NameError", "TypeError")):
         return "BROKEN", why
+    # The last frame of what nobody caught is the mutation's own.
+    if re.search(r'mutations\.py", line \d+, in .*\n(?: {4}.*\n)*(?! )', errors):
+        return "BROKEN", errors.strip().splitlines()[-1].replace("|", "/")[:140]
     return "yes", why
 
 

@@ -43,31 +43,33 @@ from server.nodes_channel import NodesChannel
 OUTSIDE = "outside-of-the-run"
 NAMES = (
     f"../../../../../{OUTSIDE}",
+    "CON",
+    "\x9b31mred",
+    "<script>alert(1)</script>",
+    "[red]markup[/red] =cmd|'/C calc'!A0 %s%n {{7*7}}",
     f"/{OUTSIDE}",
     "..",
     ".",
     "a/b",
     f"..\\..\\..\\..\\..\\{OUTSIDE}",
-    "CON",
     "x" * 300,
     " ",
     "-rf",
     "\x1b[2J\x1b[31mred",
     "\x1b]0;title\x07",
-    "\x9b31mred",
     "a\nevent=admitted node=root",
     "a\r\nX-Forged: 1",
     "nul\0nul",
     "\u202egnp.exe",
     "zero\u200bwidth",
-    "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
     "' onmouseover='alert(1)",
     "&lt;b&gt;",
     f"$(touch {OUTSIDE})",
     f"`touch {OUTSIDE}`; touch {OUTSIDE}",
-    "[red]markup[/red] =cmd|'/C calc'!A0 %s%n {{7*7}}",
 )
+QUICK = 5
+"""The first ones, which each need a defence of their own."""
 KINDS = ("client", "run", "adapter", "tensor")
 
 
@@ -80,7 +82,7 @@ def run(*, full: bool, scratch: Path) -> Row:
         "adapter": _adapter,
         "tensor": _tensor,
     }
-    names = NAMES if full else NAMES[::6]
+    names = NAMES if full else NAMES[:QUICK]
     failures: list[str] = []
     tried = 0
     plain = _tags(_page(scratch / "plain", "plain", "plain"))
