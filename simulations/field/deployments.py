@@ -4,8 +4,9 @@
     python simulations/field/deployments.py --only "plait nan"           # entrant, fault
 
 An entrant's `deploy.py CONFIGURATION OUT` prepares and prints a plan: `processes`, a name and a command each, `server`
-first; the last `adapter`'s folder; and `last`, the file that is there once that is complete. Here they are started, and
-killed ones are started again three seconds later by the same command, as an operator would. Clients reach the server
+first; the last `adapter`'s folder; `last`, the file that is there once that is complete; and faults that it `cannot`
+have, with the reason. Here they are started, and killed ones with all their children are started again three seconds
+later by the same command, as an operator would. Clients reach the server
 through a proxy of this process, which counts. Faults happen in round 3 of 5; a bad client is the last one.
 """
 
@@ -30,7 +31,8 @@ from typing import Any
 from run import CELL, HERE, Entrant, Row, entrants, judged, lines
 from works import FEDERATIONS, configuration
 
-FAULTS = ("none", "server killed", "client killed", "nan", "scaled", "stalled, deadline set", "stalled")
+FAULTS = ("none", "server killed", "client killed", "nan", "scaled", "stalled, deadline set")
+NAME = "FIELD_PROCESS"
 IN_ROUND, DEADLINE_S = 3, 60
 LIMIT_S = 1_500
 """After so many seconds a run counts as one that does not finish."""
@@ -70,7 +72,7 @@ class Proxy:
 
 
 class Processes:
-    """A plan's processes, each with its children in a group of its own."""
+    """A plan's processes; each has its name in its environment, and so have its children."""
 
     def __init__(self, plan: Row, environment: dict[str, str], folder: Path, again_s: float = 3) -> None:
         self._again_s = again_s
@@ -83,14 +85,13 @@ class Processes:
         self._started[name] = time.time()
         with (self._folder / f"{name}.log".replace(" ", "-")).open("ab") as log:
             return subprocess.Popen(
-                self._commands[name], env=self._environment, cwd=self._folder, stdout=log, stderr=log,
+                self._commands[name], env=self._environment | {NAME: name}, cwd=self._folder, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
     def kill(self, name: str) -> None:
         """With all its children; it is started again."""
-        os.killpg(self._running[name].pid, signal.SIGKILL)
-        self._running[name].wait()
+        self._kill(name)
         time.sleep(self._again_s)
         self._running[name] = self._start(name)
 
@@ -104,10 +105,24 @@ class Processes:
 
     def end(self) -> None:
         """All of them."""
-        for process in self._running.values():
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        for name in self._running:
+            self._kill(name)
+
+    def _kill(self, name: str) -> None:
+        marks = {f"{CELL}={self._environment[CELL]}".encode(), f"{NAME}={name}".encode()}
+        while found := [path for path in Path("/proc").glob("[0-9]*") if marks <= environment_of(path)]:
+            for path in found:
+                with suppress(ProcessLookupError):
+                    os.kill(int(path.name), signal.SIGKILL)
+            self._running[name].wait()
+            time.sleep(0.05)
+
+
+def environment_of(process: Path) -> set[bytes]:
+    """What a process was started with; of one that has ended, nothing."""
+    with suppress(OSError):
+        return set((process / "environ").read_bytes().split(b"\0"))
+    return set()
 
 
 def is_listened_on(port: int) -> bool:
@@ -144,8 +159,11 @@ def deployed(entrant: Entrant, fault: str, told: Row, python: Path, kept: Path |
     key: Row = {"entrant": entrant.name, "fault": fault}
     command = [python, entrant.folder / "deploy.py", folder / "configuration.json", folder]
     plan = json.loads(subprocess.run(command, env=environment, cwd=folder, stdout=subprocess.PIPE, check=True).stdout)
-    if kind in ("client killed", "stalled") and bad not in [each["name"] for each in plan["processes"]]:
-        return key | {"finished": None, "said": {"": "its clients are no processes"}}
+    alone = {fault: "its clients are no processes" for fault in FAULTS if fault.startswith(("client", "stalled"))}
+    cannot = plan.get("cannot", {} if bad in [each["name"] for each in plan["processes"]] else alone)
+    if fault in cannot:
+        shutil.rmtree(folder)
+        return key | {"finished": None, "said": {"": cannot[fault]}}
     began, processes, struck = time.time(), Processes(plan, environment, folder), False
     try:
         while not Path(plan["last"]).exists() and not processes.ended() and time.time() < began + LIMIT_S:

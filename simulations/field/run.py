@@ -111,10 +111,14 @@ def measured(key: Row, entrant: Entrant, told: Row, python: Path) -> Row:
             "wall_s": round(time.time() - began, 2), "cpu_s": round(watch.cpu_s, 2), "peak_pss_mib": watch.peak >> 20,
             "load": round(load, 1), "began": time.strftime("%Y-%m-%d %H:%M", time.gmtime(began)),
             "rounds": [
-                {"round": each["round"], "s": round(each["time"] - began, 2)}
+                {
+                    "round": each["round"], "s": round(each["time"] - began, 2),
+                    "cpu_s": round(watch.cpu_until(each["time"]), 2),
+                }
                 for each in lines(folder / "rounds.jsonl")
             ],
-            "bytes": summed(lines(folder / "wire.jsonl")), "sequences": told["sequences"],
+            "client_rounds": told["rounds"] * told["per_round"], "bytes": summed(lines(folder / "wire.jsonl")),
+            "sequences": told["sequences"],
         }  # fmt: skip
         return row | judged(told, folder)
     finally:
@@ -144,7 +148,8 @@ def judged(told: Row, folder: Path) -> Row:
     clients' own.
     """
     import torch
-    from peft import PeftModel
+    from peft import PeftModel, set_peft_model_state_dict
+    from safetensors.torch import load_file
     from work import Batch, base_of
 
     torch.set_num_threads(told["threads"])
@@ -156,13 +161,23 @@ def judged(told: Row, folder: Path) -> Row:
         if number and (number % told["judged_every"] == 0 or number == told["rounds"])
     }
 
-    def scored(adapter: Path | None, clients: Iterable[str]) -> dict[str, tuple[float, float]]:
-        model = base_of(told)
-        model = PeftModel.from_pretrained(model, adapter) if adapter else model
+    model, config = base_of(told), ""
+
+    def scored(clients: Iterable[str]) -> dict[str, tuple[float, float]]:
         with torch.inference_mode():
             return {client: score(model.eval(), held_out[client]) for client in clients}
 
-    found = {name: scored(path, held_out) for name, path in [("base", None), *shared.items()]}
+    def adapt(path: Path) -> None:
+        nonlocal model, config
+        if (wanted := (path / "adapter_config.json").read_text()) == config:
+            set_peft_model_state_dict(model, load_file(path / "adapter_model.safetensors"))
+        else:
+            model, config = PeftModel.from_pretrained(base_of(told), path), wanted
+
+    found = {"base": scored(held_out)}
+    for name, path in shared.items():
+        adapt(path)
+        found[name] = scored(held_out)
     row: Row = {
         measure: {name: {client: pair[at] for client, pair in by.items()} for name, by in found.items()}
         for at, measure in enumerate(("losses", "right"))
@@ -170,7 +185,10 @@ def judged(told: Row, folder: Path) -> Row:
     if told["classes"] == 0 and not any(any(by.values()) for by in row["right"].values()):
         del row["right"]
     if own := {path.name: path for path in sorted(folder.glob("own/*"))}:
-        row["own"] = {client: scored(path, [client])[client][0] for client, path in own.items()}
+        row["own"] = {}
+        for client, path in own.items():
+            adapt(path)
+            row["own"][client] = scored([client])[client][0]
     return row
 
 
@@ -201,6 +219,7 @@ class Watch:
     def __init__(self, cell: str) -> None:
         self._mark, self._over = f"{CELL}={cell}".encode(), threading.Event()
         self._cpu: dict[str, float] = {}
+        self._history: list[tuple[float, float]] = []
         self.peak = 0
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -208,6 +227,10 @@ class Watch:
     def cpu_s(self) -> float:
         """Of all processes, up to the last sample of each."""
         return sum(self._cpu.values())
+
+    def cpu_until(self, moment: float) -> float:
+        """That of the last sample before a moment."""
+        return max((cpu_s for at, cpu_s in self._history if at <= moment), default=0.0)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -219,6 +242,7 @@ class Watch:
     def _sample(self) -> None:
         while not self._over.wait(0.5):
             self.peak = max(self.peak, sum(self._of(path) for path in Path("/proc").glob("[0-9]*")))
+            self._history.append((time.time(), self.cpu_s))
 
     def _of(self, process: Path) -> int:
         """Proportional set size of a process of the cell, 0 of another one."""

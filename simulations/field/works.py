@@ -76,7 +76,7 @@ def readable(page: str) -> str:
     return re.sub(r"\s*\n\s*\n\s*", "\n\n", re.sub(r"[ \t\xa0]+", " ", body)).strip()
 
 
-TASKS = ("basic_arithmetic", "caesar_cipher", "chain_sum", "gcd", "leg_counting", "letter_counting", "number_sorting",
+TASKS = ("basic_arithmetic", "caesar_cipher", "chain_sum", "gcd", "lcm", "leg_counting", "letter_counting",
          "spell_backward")  # fmt: skip
 TASK_SCRIPT = """
 import json, sys
@@ -131,6 +131,7 @@ class Federation:
     rounds: int = 10
     steps: int = 4
     seq_len: int = 128
+    short_seq_len: int = 64
     held_out: int = 40
     per_round: int = 0
     judged_every: int = 1
@@ -145,7 +146,7 @@ class Federation:
 WORKS = (
     Federation("documents", documents, 8),
     Federation("people", people, 64, per_round=8, rounds=40, judged_every=5, held_out=20),
-    Federation("tasks", tasks, 8),
+    Federation("tasks", tasks, 8, short_seq_len=128),  # with fewer a generator's questions do not fit
     Federation("labels", "bbc", 8, base="minilm-l6", dtype="float32", partition="dirichlet:0.1", steps=10,
                chosen_on="choosing-labels"),
     Federation("choosing", "stdlib", 4, partition="natural:package", judged_every=10),
@@ -160,7 +161,8 @@ def short(federation: Federation) -> Federation:
     """The short form: 5 rounds (10 with people) of half the steps on half the tokens, a fifth of what is held out."""
     return replace(
         federation, name=f"{federation.name}-short", rounds=10 if federation.per_round else 5,
-        steps=federation.steps // 2, seq_len=64, held_out=8, judged_every=5 if federation.judged_every > 1 else 1,
+        steps=federation.steps // 2, seq_len=federation.short_seq_len, held_out=8,
+        judged_every=5 if federation.judged_every > 1 else 1,
         clients=2 if federation.name == "choosing" else federation.clients, chosen_on=f"{federation.chosen_on}-short",
     )  # fmt: skip
 

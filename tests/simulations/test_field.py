@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 import time
@@ -128,12 +127,12 @@ def test_every_entrant_here_pins_what_it_runs_on(field) -> None:
         assert all("==" in each or each == "." for each in wanted)
 
 
-@pytest.mark.parametrize("path", [*FIELD.glob("results-*.jsonl"), FIELD / "faults.jsonl"], ids=lambda path: path.stem)
-def test_the_page_has_the_tables_of_the_committed_rows(field, path: Path) -> None:
+def test_the_page_has_the_tables_of_the_committed_rows(field) -> None:
     _, check = field
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    shown = check.faults(rows) if path.stem == "faults" else check.table(rows)
-    assert "\n".join(shown) in (FIELD / "README.md").read_text()
+    page = (FIELD / "README.md").read_text()
+    made = check.tables(FIELD.glob("*.jsonl"))
+    assert {"quick", "documents-short", "faults", "aims"} <= made.keys()
+    assert [name for name, shown in made.items() if "\n".join(shown) not in page] == []
 
 
 def test_rows_of_different_work_make_no_table(field) -> None:
@@ -149,7 +148,8 @@ def test_seeds_of_a_cell_are_one_line_with_an_interval(field) -> None:
     rows = [
         {
             "cell": "stub", "setting": "default", "rate": None, "seed": seed, "wall_s": 1, "cpu_s": 1, "load": 1,
-            "peak_pss_mib": 1, "bytes": [], "rounds": [{"s": 0}], "losses": {"base": {"ada": 3}, "1": {"ada": loss}},
+            "peak_pss_mib": 1, "bytes": [], "rounds": [{"round": at, "s": at} for at in (0, 1)],
+            "losses": {"base": {"ada": 3}, "1": {"ada": loss}},
         }
         for seed, loss in enumerate((1.0, 2.0, 3.0))
     ]  # fmt: skip
@@ -157,10 +157,31 @@ def test_seeds_of_a_cell_are_one_line_with_an_interval(field) -> None:
     assert "| 2.000 ± 2.484 |" in check.table(rows)[-1]
 
 
+def test_time_is_told_to_the_loss_at_which_the_last_of_the_best_ends(field) -> None:
+    _, check = field
+
+    def row(cell: str, rate: float | None, losses: tuple[float, ...]) -> dict[str, object]:
+        return {
+            "cell": cell, "setting": "best" if rate else "default", "rate": rate, "seed": 0, "cpu_s": 9, "load": 1,
+            "peak_pss_mib": 1, "bytes": [{"bytes": 1}], "client_rounds": 4,
+            "rounds": [{"round": number, "s": 5 + 2 * number, "cpu_s": 3 * number} for number in range(3)],
+            "losses": {"base": {"ada": 5.0}} | {str(at): {"ada": loss} for at, loss in enumerate(losses, 1)},
+        }  # fmt: skip
+
+    shown = check.table([row("plait", None, (2.0, 1.0)), row("peft", 0.1, (3.0, 2.0)), row("peft", None, (4.5, 4.0))])
+    assert "| To 2.000: s |" in shown[0]
+    # Four rounds of clients in four seconds; plait is there after a round of two seconds, the loop after both.
+    assert [[line.split(" | ")[at].strip(" |") for at in (0, 6, 10, 11)] for line in shown[2:]] == [
+        ["plait", "1.00", "2", "3"],
+        ["peft", "1.00", "4", "6"],
+        ["peft", "1.00", "", ""],
+    ]
+
+
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({"finished": None}, "not apart from the server"),
+        ({"finished": None, "said": {"": "its clients are no processes"}}, "its clients are no processes"),
         ({"finished": False}, "does not finish"),
         ({"finished": True, "rounds": [0, 1], "sha256": "a"}, "same bits"),
         ({"finished": True, "rounds": [0, 0, 1], "sha256": "a"}, "begins again: same bits"),
@@ -175,7 +196,7 @@ def test_what_became_of_a_run_under_a_fault(field, told, said: str) -> None:
 
 
 def test_a_killed_process_is_started_again(field, tmp_path: Path) -> None:
-    from deployments import Processes
+    from deployments import CELL, Processes
 
     note = "import os, time; open('{}', 'a').write('x'); time.sleep({})"
     plan = {
@@ -184,7 +205,7 @@ def test_a_killed_process_is_started_again(field, tmp_path: Path) -> None:
             for name, seconds in (("server", 600), ("ada", 600))
         ]
     }
-    processes = Processes(plan, {}, tmp_path, again_s=0)
+    processes = Processes(plan, {CELL: str(tmp_path)}, tmp_path, again_s=0)
 
     def until_started(name: str, times: int) -> None:
         while not (tmp_path / name).exists() or len((tmp_path / name).read_text()) < times:

@@ -1,43 +1,12 @@
-"""NVFlare's FedAvg recipe on its simulator, which lets all clients work at once; with its quantizer as a variant."""
+"""NVFlare's FedAvg recipe on its simulator, which lets all clients work at once."""
 
-import json
-import os
-import sys
-from pathlib import Path
-
-HERE = Path(__file__).resolve().parent
-os.environ["PYTHONPATH"] = f"{HERE}{os.pathsep}{os.environ['PYTHONPATH']}"  # for the simulator's processes
-
-from counting import Count, Keep  # noqa: E402
-from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST  # noqa: E402
-from nvflare.app_opt.pt.quantization.dequantizer import ModelDequantizer  # noqa: E402
-from nvflare.app_opt.pt.quantization.quantizer import ModelQuantizer  # noqa: E402
-from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe  # noqa: E402
-from nvflare.recipe.sim_env import SimEnv  # noqa: E402
-from work import Work  # noqa: E402
+from nvflare.recipe.sim_env import SimEnv
+from recipe import allow, recipe_of
+from work import Work
 
 work = Work.from_arguments()
-configuration, out = str(Path(sys.argv[1]).absolute()), str(work.out)
-recipe = FedAvgRecipe(
-    name="field",
-    model_persistor=Keep(configuration, out),
-    min_clients=work.told["per_round"],
-    num_rounds=work.told["rounds"],
-    train_script=str(HERE / "client.py"),
-    train_args=f"{configuration} {out}",
+allow(work.out / "simulation" / "field" / "local", {})
+simulator = SimEnv(
+    clients=work.clients, num_threads=work.told["per_round"], workspace_root=str(work.out / "simulation")
 )
-recipe.add_client_input_filter(Count(configuration, out, "down"), tasks=["train"])
-if kind := work.told["variant"].get("quantization"):
-    recipe.add_server_output_filter(ModelQuantizer(kind), tasks=["train"])
-    recipe.add_client_input_filter(ModelDequantizer(), tasks=["train"])
-    recipe.add_client_output_filter(ModelQuantizer(kind), tasks=["train"])
-    recipe.add_server_input_filter(ModelDequantizer(), tasks=["train"])
-recipe.add_client_output_filter(Count(configuration, out, "up"), tasks=["train"])
-# NVFlare instantiates only classes that a site allows.
-policy = work.out / "simulation" / "field" / "local" / "resources.json"
-policy.parent.mkdir(parents=True, exist_ok=True)
-allowed = [*DEFAULT_CLASS_ALLOW_LIST, "counting.Count", "counting.Keep"]
-policy.write_text(json.dumps({"format_version": 2, "class_allow_list": allowed}))
-recipe.execute(
-    SimEnv(clients=work.clients, num_threads=work.told["per_round"], workspace_root=str(work.out / "simulation"))
-)
+recipe_of(work).execute(simulator)
