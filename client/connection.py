@@ -55,12 +55,14 @@ class _LongCall:
         is_enrolled: whether the server has admitted the node; before that, anything but the proof would be refused for
             good.
         stays: whether the server may name further runs.
+        session: the newest that was granted over it.
     """
 
     outgoing: queue.SimpleQueue[pb.FromNode | None] = field(default_factory=queue.SimpleQueue[pb.FromNode | None])
     abandonment: Abandonment = field(default_factory=Abandonment)
     is_enrolled: bool = False
     stays: bool = False
+    session: Session | None = None
 
 
 @dataclass(eq=False)
@@ -160,9 +162,9 @@ class Connection:
                             raise PeerError("server admitted this node twice, expected work")
                         patience.cancel()
                         call.is_enrolled, call.stays = True, message.welcome.stays
-                        self._welcome(message.welcome, channel)
-                    elif call.is_enrolled:
-                        self._hand_on(message)
+                        call.session = self._welcome(message.welcome, channel)
+                    elif call.session is not None:
+                        self._hand_on(message, call.session)
                     else:
                         raise PeerError(
                             "server sent work before it admitted this node, expected a challenge or a welcome"
@@ -180,7 +182,7 @@ class Connection:
             call.outgoing.put(None)
             channel.close()
 
-    def _welcome(self, welcome: pb.Welcome, channel: grpc.Channel) -> None:
+    def _welcome(self, welcome: pb.Welcome, channel: grpc.Channel) -> Session:
         if len(welcome.session) != SESSION_BYTES or len(welcome.base_fingerprint) not in (0, DIGEST_BYTES):
             raise PeerError(
                 f"server's welcome has a session of {len(welcome.session)} and a fingerprint of "
@@ -200,10 +202,15 @@ class Connection:
         self.backoff.reset()
         # A standing server may send many of them: no more are read than the node processes.
         self._pass_on(Welcomed(run))
-        self.sessions.replace(Session(channel, welcome))
+        session = Session(channel, welcome, send=self.send)
+        self.sessions.replace(session)
+        return session
 
-    def _hand_on(self, message: pb.ToNode) -> None:
-        if message.HasField("work"):
+    def _hand_on(self, message: pb.ToNode, session: Session) -> None:
+        if message.HasField("receipt"):
+            session.receive(message.receipt)
+        elif message.HasField("work"):
+            session.given(message.work.task_id)
             self._pass_on(Offered(Task.from_work(message.work)))
         elif message.HasField("withdraw"):
             self._pass_on(Withdrawn(message.withdraw.task_id, message.withdraw.reason))

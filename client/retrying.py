@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeVar, cast
@@ -158,7 +159,7 @@ class Retrying:
                 return attempt(session, backoff)
             except SessionOverError:
                 continue
-            except grpc.FutureCancelledError:
+            except (grpc.FutureCancelledError, CancelledError):
                 meaning, why = Meaning.AGAIN, "broken off"
             except grpc.RpcError as error:
                 meaning, why = MEANINGS.get(cast("grpc.Call", error).code(), Meaning.AGAIN), what_failed(error)

@@ -1,18 +1,20 @@
 """The session granted by a server, its calls, and waiting for the next one.
 
-Bodies and answers bypass protobuf, which would copy them twice.
+Bodies and large answers bypass protobuf, which would copy them twice.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Protocol, TypeVar, cast
 
 import grpc
 
 from plait.abandon import Abandonment
 from plait.transport.framing import Data, unpack_chunk
+from plait.transport.protocol import HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
 
@@ -53,9 +55,15 @@ class Session:
 
     Args:
         welcome: the server's, with the token that authorises the calls.
+        send: sends a message over the long call.
     """
 
-    def __init__(self, channel: grpc.Channel, welcome: pb.Welcome) -> None:
+    def __init__(self, channel: grpc.Channel, welcome: pb.Welcome, *, send: Callable[[pb.FromNode], None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self._given: set[str] = set()
+        self._waiting: dict[str, Future[pb.Receipt]] = {}
+        self._is_over = False
         self.token = welcome.session
         self.max_answer_bytes = welcome.max_answer_bytes
         self._stub = FederationStub(channel)
@@ -65,6 +73,42 @@ class Session:
             response_deserializer=unpack_chunk,
         )
         self._upload = channel.stream_unary(f"{_SERVICE}/Upload", response_deserializer=pb.Receipt.FromString)
+
+    def given(self, task_id: str) -> None:
+        """A task came over the long call."""
+        with self._lock:
+            self._given.add(task_id)
+
+    def answer(self, task_id: str, content: str, data: Data) -> Receiving | None:
+        """Begin to send a whole small answer over the long call; None if it has to be uploaded.
+
+        Raises:
+            SessionOverError: the connection is gone.
+        """
+        with self._lock:
+            if self._is_over:
+                raise SessionOverError
+            if task_id not in self._given or len(data) > HEAD_BYTES:
+                return None
+            self._given.discard(task_id)
+            receipt = self._waiting[task_id] = Future()
+        self._send(pb.FromNode(answer=pb.Answer(task_id=task_id, content=content, data=bytes(data))))
+        return receipt
+
+    def receive(self, receipt: pb.Receipt) -> None:
+        """A receipt came over the long call."""
+        with self._lock:
+            waiting = self._waiting.pop(receipt.task_id, None)
+        if waiting is not None and waiting.set_running_or_notify_cancel():
+            waiting.set_result(receipt)
+
+    def end(self) -> None:
+        """The long call has ended, or the node works for another run: no receipt will come."""
+        with self._lock:
+            self._is_over = True
+            for waiting in self._waiting.values():
+                if waiting.set_running_or_notify_cancel():
+                    waiting.set_exception(SessionOverError())
 
     def download(self, sha256: bytes, *, offset: int) -> Chunks:
         """Request a body.
@@ -112,8 +156,10 @@ class CurrentSession:
     def replace(self, session: Session | None) -> None:
         """The node has enrolled, or its connection is lost."""
         with self._changed:
-            self._session = session
+            before, self._session = self._session, session
             self._changed.notify_all()
+        if before is not None:
+            before.end()
 
     def wait(self, abandonment: Abandonment) -> Session:
         """The session, as soon as there is one.

@@ -152,7 +152,11 @@ class Uploads:
                 self._delivered(upload)
                 return Delivered(task, 0, kept=not held.late, failure=answer.failure)
             offset = min(held.offset, len(answer.data))
-        receiving = session.upload(_parts(session, task, answer, offset))
+        receiving = (
+            session.answer(task.task_id, pb.Content.Name(answer.kind), answer.data) if upload.tries == 1 else None
+        )
+        if receiving is None:
+            receiving = session.upload(_parts(session, task, answer, offset))
         with upload.handle.abandonment.cancelling(receiving.cancel):
             receipt = receiving.result()
         self._delivered(upload)

@@ -9,12 +9,13 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from typing import Protocol
 
+from plait.errors import PlaitError
 from plait.transport.protocol import HEAD_BYTES
 from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
@@ -24,10 +25,12 @@ from server.limits import Limits
 from server.log import say
 from server.metrics import Metrics
 from server.sessions import REPLACED_DETAIL, Fitness, Session
+from server.uploads import UploadRefused
 
 _MAX_METHODS = 64
 _MAX_TEXT = 120
-_PROGRESS_PAUSE_S = 0.05
+_UNASKED, _PAUSE_S = 4, 0.05
+"""Messages that a node may send between two answers without a pause, and that pause."""
 _FAREWELL_S = 2.0
 _ENTERING_A_NAME = 2
 """A node has one enrolling call, and perhaps an older one on a lost connection."""
@@ -53,12 +56,14 @@ class Attendance:
 
     Attributes:
         admission: who may take part; None admits everyone.
+        may_stay: whether a node's key is still valid, asked at every answer.
         limits: bounds on what nodes may use.
     """
 
     hosting: Hosting
     admission: Register | None
     _: KW_ONLY
+    may_stay: Callable[[Session], bool]
     metrics: Metrics
     limits: Limits
 
@@ -185,39 +190,52 @@ class Attendance:
         self.metrics.downlink_bytes.inc(sent_bytes)
 
     async def _listen(self, line: Line, session: Session) -> None:
-        while (event := await line.read()) is not None:
-            refused = self._hear(session, event)
-            if refused is not None:
-                say("refused", reason="after-proof", detail=refused, node=session.node.name)
-                self.metrics.enrolments_refused.labels(
-                    "base_mismatch" if event.HasField("ready") else "malformed"
-                ).inc()
-                session.close(refused.to_message())
-                return
-            # A node that sends without end must cost little.
-            await asyncio.sleep(_PROGRESS_PAUSE_S)
+        unasked = 0
+        try:
+            while (event := await line.read()) is not None:
+                unasked = 0 if await self._hear(session, event) else unasked + 1
+                # A node that sends without end must cost little.
+                if unasked > _UNASKED:
+                    await asyncio.sleep(_PAUSE_S)
+        except EnrolmentRefused as refused:
+            say("refused", reason="after-proof", detail=refused, node=session.node.name)
+            self.metrics.enrolments_refused.labels(refused.word).inc()
+            session.close(refused.to_message())
 
-    def _hear(self, session: Session, event: pb.FromNode) -> EnrolmentRefused | None:
+    async def _hear(self, session: Session, event: pb.FromNode) -> bool:
+        """Process a node's message; returns whether it was waited for."""
         match event.WhichOneof("event"):
             case "ready":
                 run = self.hosting.run_of(session)
                 of_run = event.ready.run_id or (0 if self.hosting.stays else session.run_id)
                 if run is None or of_run != session.run_id:
-                    return None  # it was welcomed to another run meanwhile
+                    return False  # it was welcomed to another run meanwhile
                 expected = run.terms.base_fingerprint
                 if expected and event.ready.base_fingerprint != expected:
                     has = event.ready.base_fingerprint.hex()[:12] or "none"
-                    return EnrolmentRefused(
+                    raise EnrolmentRefused(
                         pb.REFUSED_REASON_BASE_MISMATCH, f"base is {has}..., expected {expected.hex()[:12]}..."
                     )
                 self._make_ready(run, session, event.ready)
             case "progress":
                 session.doing, session.doing_since = event.progress.doing[:_MAX_TEXT], time.monotonic()
+            case "answer":
+                return await self._take(session, event.answer)
             case _:
-                return EnrolmentRefused(
-                    pb.REFUSED_REASON_MALFORMED, "message is neither ready nor progress, expected one of them"
+                raise EnrolmentRefused(
+                    pb.REFUSED_REASON_MALFORMED, "message is neither ready, progress nor answer, expected one of them"
                 )
-        return None
+        return False
+
+    async def _take(self, session: Session, answer: pb.Answer) -> bool:
+        run = self.hosting.run_of(session)
+        try:
+            return run is not None and self.may_stay(session) and await run.uploads.take_small(session, answer)
+        except UploadRefused as refused:
+            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, str(refused)) from refused
+        except PlaitError as error:
+            detail = "server cannot take the answer, try again later"
+            raise EnrolmentRefused(pb.REFUSED_REASON_FULL, detail) from error
 
     def _leave(self, session: Session) -> None:
         run = self.hosting.run_of(session)

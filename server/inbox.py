@@ -1,8 +1,9 @@
 """Answers on disk: ``INBOX/NODE/TASK.part`` while an answer arrives, ``.answer`` once it is complete and durable.
 
 Both begin with one byte for the kind of the answer and its announced SHA-256, so that an upload can continue, and an
-answer be read, after a restart. Nothing here holds more than a chunk in memory, except `read`. Knows nothing of
-connections and permissions; names of nodes and tasks are checked before they get here.
+answer be read, after a restart. Small answers share files (`small_answers`). Nothing here holds more than a chunk in
+memory, except `read`. Knows nothing of connections and permissions; names of nodes and tasks are checked before they
+get here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from plait.errors import ConfigError, MachineError, PeerError
 from plait.files import cannot_write, map_file
 from plait.transport.framing import Data
 from server.incoming import ANSWER_SUFFIX, HEADER_BYTES, PART_SUFFIX, Incoming
+from server.small_answers import SmallAnswer, SmallAnswers
 
 _MAPPED_BYTES = 1 << 18  # smaller answers are read, which is faster
 _SAFE = re.compile(r"[A-Za-z0-9._%~-]{1,200}")
@@ -82,8 +84,9 @@ class Inbox:
         # The files here, which of them are complete, and which to delete, in memory: asking and forgetting, which
         # happen a thousand times per round, then need not wait for the disk.
         found = list(self._all())
-        self._here = {(node, task) for node, task, _ in found}
-        self._whole = {(node, task) for node, task, suffix in found if suffix == ANSWER_SUFFIX}
+        self._small = SmallAnswers(directory)
+        self._here = {(node, task) for node, task, _ in found} | {*self._small}
+        self._whole = {(node, task) for node, task, suffix in found if suffix == ANSWER_SUFFIX} | {*self._small}
         self._doomed: set[tuple[str, str]] = set()
         self._deleting = threading.Lock()
         self._open: set[Incoming] = set()
@@ -98,6 +101,8 @@ class Inbox:
         Raises:
             MachineError: it is not here, or cannot be read.
         """
+        if (node, task_id) in self._small:
+            return StoredAnswer(*self._small.read((node, task_id)))
         path = self._path(node, task_id, ANSWER_SUFFIX)
         try:
             # Unbuffered: a buffer's read to the end would copy all of it once more.
@@ -168,6 +173,19 @@ class Inbox:
         self._open.add(incoming)
         return incoming
 
+    def store(self, answers: Sequence[SmallAnswer]) -> None:
+        """Keep whole answers, all of them durably.
+
+        Raises:
+            MachineError: cannot be written.
+        """
+        for answer in answers:
+            self._make_way(*answer.key)
+        self._small.store(answers)
+        keys = [answer.key for answer in answers]
+        self._here.update(keys)
+        self._whole.update(keys)
+
     def close(self) -> None:
         """Close the files of all arriving answers; their bytes stay.
 
@@ -203,6 +221,10 @@ class Inbox:
 
     def sweep(self) -> None:
         """Delete forgotten answers; takes as long as the disk does."""
+        with self._deleting:
+            small = [key for key in list(self._doomed) if key in self._small]
+            self._doomed.difference_update(small)
+            self._small.remove(small)
         while self._doomed:
             with self._deleting:
                 if self._doomed:
@@ -216,6 +238,7 @@ class Inbox:
                 self._delete(node, task_id)
 
     def _delete(self, node: str, task_id: str) -> None:
+        self._small.remove([(node, task_id)])
         for suffix in (PART_SUFFIX, ANSWER_SUFFIX):
             with suppress(OSError):
                 self._path(node, task_id, suffix).unlink(missing_ok=True)

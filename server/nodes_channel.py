@@ -166,7 +166,7 @@ class NodesChannel:
             limits = replace(limits, max_answer_bytes=max_answer_bytes)
         self._inbox = Inbox(inbox, node_quota_bytes=_QUOTA_ANSWERS * (limits.max_answer_bytes + 4096))
         tasks = TaskRegistry(self._inbox, self._sessions)
-        uploads = Uploads(self._inbox, tasks, disk=self._disk, limits=limits)
+        uploads = Uploads(self._inbox, tasks, disk=self._disk, limits=limits, metrics=self._metrics)
         run = HostedRun(
             terms,
             tasks=tasks,
@@ -328,7 +328,13 @@ class NodesChannel:
 
     def _service(self) -> FederationService:
         return FederationService(
-            attendance=Attendance(self._hosting, self._register, metrics=self._metrics, limits=self._limits),
+            attendance=Attendance(
+                self._hosting,
+                self._register,
+                may_stay=self._revocation.may_stay,
+                metrics=self._metrics,
+                limits=self._limits,
+            ),
             hosting=self._hosting,
             revocation=self._revocation,
             metrics=self._metrics,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from plait.errors import DiskFullError, MachineError, PlaitError
+from plait.errors import MachineError, PlaitError
 from plait.transport.chunks import chunks_of
 from plait.transport.framing import Data, pack_chunk, unpack_part
 from plait.trust.roles import STAFF
@@ -137,33 +137,14 @@ class FederationService:
         before = session.node.uplink_bytes
         session.node.uploads += 1
         try:
-            kept, new = await run.uploads.take(session, first, lambda: data_of(parts))
+            return await run.uploads.take(session, first, lambda: data_of(parts))
         except UploadRefused as refused:
-            self.metrics.answers_refused.labels(refused.reason).inc()
-            say(
-                "answer-refused",
-                reason=refused.reason,
-                detail=refused,
-                node=session.node.name,
-                task=first.task_id,
-            )
             await context.abort(_code_of(refused), f"{refused.reason}: {refused}")
-        except MachineError as error:
-            self.metrics.answers_refused.labels("disk").inc()
-            say("disk", level=logging.ERROR, detail=error)
-            if isinstance(error, DiskFullError):
-                run.tasks.stop(error)
+        except MachineError:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "server cannot write the answer, try again later")
         finally:
             session.node.uploads -= 1
             self.metrics.uplink_bytes.inc(session.node.uplink_bytes - before)
-        if not kept:
-            self.metrics.answers_late.inc()
-            say("answer-late", node=session.node.name, task=first.task_id)
-        elif new:
-            self.metrics.answers_received.inc()
-            say("answer", size=first.size, node=session.node.name, task=first.task_id)
-        return pb.Receipt(kept=kept)
 
     async def status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         """Tell an operator, or a node, the status of the run."""

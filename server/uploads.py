@@ -1,25 +1,30 @@
 """Incoming answers: checked before anything is buffered, written as they arrive, one receipt at the end.
 
-A node whose upload is cut off resumes it later. Knows nothing of permissions.
+A node whose upload is cut off resumes it later. Small answers come whole, over the node's long call; those that come
+while the disk is busy are made durable by one write. Knows nothing of permissions.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
-from plait.errors import MachineError, PeerError
+from plait.errors import DiskFullError, MachineError, PeerError
 from plait.machine import give_back_memory
 from plait.transport.framing import Data
-from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES
+from plait.transport.protocol import CHUNK_BYTES, DIGEST_BYTES, HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
 from server.inbox import Inbox
 from server.incoming import Incoming
 from server.limits import Limits
+from server.log import say
+from server.metrics import Metrics
 from server.sessions import Session
+from server.small_answers import SmallAnswer
 from server.tasks import DURABLE_TYPE, Task, TaskRegistry, TaskState
 from server.transfers import CutOff, Transfer, Transfers
 
@@ -27,7 +32,6 @@ _MAX_ERROR_BYTES = 4096
 _MAX_MISMATCHES = 3
 _TIDY_BYTES = 256 << 20
 _TIDY_ANSWERS = 500
-_SMALL_BYTES = 65536
 
 
 class UploadRefused(PeerError):  # noqa: N818 (it names what happened)
@@ -56,13 +60,16 @@ class Uploads:
         limits: bounds on what nodes may use.
     """
 
-    def __init__(self, inbox: Inbox, tasks: TaskRegistry, *, disk: Executor, limits: Limits) -> None:
+    def __init__(self, inbox: Inbox, tasks: TaskRegistry, *, disk: Executor, limits: Limits, metrics: Metrics) -> None:
         self._inbox = inbox
         self._tasks = tasks
         self._disk = disk
         self._max_answer_bytes = limits.max_answer_bytes
         self._transfers = Transfers(at_once=limits.transfers_at_once, pace=limits.pace)
+        self._metrics = metrics
         self._untidy_bytes = self._untidy_answers = 0
+        self._gathered: list[SmallAnswer] = []
+        self._storing: asyncio.Task[None] | None = None
 
     def held(self, node: str, request: pb.HeldRequest) -> pb.HeldReply:
         """The bytes held of an answer."""
@@ -86,44 +93,109 @@ class Uploads:
 
     async def take(
         self, session: Session, start: pb.UploadStart, read: Callable[[], Awaitable[Data | None]]
-    ) -> tuple[bool, bool]:
+    ) -> pb.Receipt:
         """Receive one answer.
 
         Args:
             read: gives the next data; None at the end.
-
-        Returns:
-            Whether it counts, and whether it is new.
 
         Raises:
             UploadRefused: it breaks the rules.
             MachineError: cannot be written, or another server has taken over.
         """
         node = session.node.name
-        state, task = self._tasks.find(node, start.task_id)
-        if state is None:
-            raise UploadRefused("unknown-task", "this task has not been assigned, or not again yet", retry=True)
-        if task is None or not task.is_open:
-            return state is TaskState.ANSWERED, False
-        self._check(start, task)
-        self._untidy_answers += 1
-        try:
-            async with self._transfers.turn(node) as transfer:
-                return await self._receive(session, start, task, read, transfer)
-        except CutOff as cut:
-            raise UploadRefused(cut.reason, str(cut), retry=True) from cut
+        with self._told(node, start.task_id):
+            state, task = self._tasks.find(node, start.task_id)
+            if state is None:
+                raise UploadRefused("unknown-task", "this task has not been assigned, or not again yet", retry=True)
+            if task is None or not task.is_open:
+                return self._receipt(start.task_id, node, kept=state is TaskState.ANSWERED)
+            self._check(task, start.content, start.size)
+            if len(start.sha256) != DIGEST_BYTES:
+                raise UploadRefused("malformed", f"SHA-256 has {len(start.sha256)} bytes, expected 32", retry=False)
+            try:
+                async with self._transfers.turn(node) as transfer:
+                    kept, new = await self._receive(session, start, task, read, transfer)
+            except CutOff as cut:
+                raise UploadRefused(cut.reason, str(cut), retry=True) from cut
+            return self._receipt(start.task_id, node, kept=kept, new_bytes=start.size if new else None)
 
-    def _check(self, start: pb.UploadStart, task: Task) -> None:
-        limit = _MAX_ERROR_BYTES if start.content == pb.CONTENT_ERROR else self._max_answer_bytes
-        if start.size > limit:
+    async def take_small(self, session: Session, answer: pb.Answer) -> bool:
+        """Receive a whole answer to a task that came over the same call, and send the receipt over it.
+
+        Returns:
+            Whether it was waited for.
+
+        Raises:
+            UploadRefused: it breaks the rules.
+            MachineError: cannot be written, or another server has taken over.
+        """
+        node, size = session.node.name, len(answer.data)
+        with self._told(node, answer.task_id):
+            if size > HEAD_BYTES:
+                raise UploadRefused("malformed", f"answer has {size} bytes, expected at most {HEAD_BYTES}", retry=False)
+            state, task = self._tasks.find(node, answer.task_id)
+            if state is None:
+                return False  # of a run that the node no longer works for
+            kept, new_bytes = state is TaskState.ANSWERED, None
+            if task is not None and task.is_open:
+                self._check(task, answer.content, size)
+                session.node.received(size)
+                self._metrics.uplink_bytes.inc(size)
+                await self._stored(SmallAnswer((node, answer.task_id), answer.content, answer.data))
+                kept, new_bytes = self._tasks.answer(task, session), size
+            session.put(pb.ToNode(receipt=self._receipt(answer.task_id, node, kept=kept, new_bytes=new_bytes)))
+            return new_bytes is not None
+
+    @contextmanager
+    def _told(self, node: str, task_id: str) -> Generator[None]:
+        """The log and the metrics say what fails."""
+        try:
+            yield
+        except UploadRefused as refused:
+            self._metrics.answers_refused.labels(refused.reason).inc()
+            say("answer-refused", reason=refused.reason, detail=refused, node=node, task=task_id)
+            raise
+        except MachineError as error:
+            self._metrics.answers_refused.labels("disk").inc()
+            say("disk", level=logging.ERROR, detail=error)
+            if isinstance(error, DiskFullError):
+                self._tasks.stop(error)
+            raise
+
+    def _receipt(self, task_id: str, node: str, *, kept: bool, new_bytes: int | None = None) -> pb.Receipt:
+        if not kept:
+            self._metrics.answers_late.inc()
+            say("answer-late", node=node, task=task_id)
+        elif new_bytes is not None:
+            self._untidy_answers += 1
+            self._metrics.answers_received.inc()
+            say("answer", size=new_bytes, node=node, task=task_id)
+        return pb.Receipt(kept=kept, task_id=task_id)
+
+    def _stored(self, answer: SmallAnswer) -> Awaitable[None]:
+        """Once an answer is on disk, with all others that came while the disk was busy."""
+        self._gathered.append(answer)
+        if len(self._gathered) == 1 or self._storing is None:
+            self._storing = asyncio.create_task(self._store(self._storing))
+            self._storing.add_done_callback(_retrieve_error)
+        return asyncio.shield(self._storing)
+
+    async def _store(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait((before,))
+        answers, self._gathered = self._gathered, []
+        await asyncio.get_running_loop().run_in_executor(self._disk, self._inbox.store, answers)
+
+    def _check(self, task: Task, content: int, size: int) -> None:
+        limit = _MAX_ERROR_BYTES if content == pb.CONTENT_ERROR else self._max_answer_bytes
+        if size > limit:
             # No retry can be smaller, so the round need not wait for one.
-            detail = f"answer has {start.size} bytes, expected at most {limit}"
+            detail = f"answer has {size} bytes, expected at most {limit}"
             self._tasks.fail(task, f"node {task.node}: {detail}")
             raise UploadRefused("too-large", detail, retry=False)
-        if len(start.sha256) != DIGEST_BYTES:
-            raise UploadRefused("malformed", f"SHA-256 has {len(start.sha256)} bytes, expected 32", retry=False)
-        if start.content not in (pb.CONTENT_PLAIT, pb.CONTENT_ERROR):
-            detail = f"content is {int(start.content)}, expected 1, or 2 for an error"
+        if content not in (pb.CONTENT_PLAIT, pb.CONTENT_ERROR):
+            detail = f"content is {int(content)}, expected 1, or 2 for an error"
             self._tasks.fail(task, f"node {task.node}: {detail}")
             raise UploadRefused("malformed", detail, retry=False)
 
@@ -136,9 +208,8 @@ class Uploads:
         transfer: Transfer,
     ) -> tuple[bool, bool]:
         parts = self._parts(session, task, read, transfer)
-        is_small = start.size <= _SMALL_BYTES and not start.offset
         try:
-            whole = await (self._write_at_once if is_small else self._write_as_it_comes)(task, start, parts)
+            whole = await self._write_as_it_comes(task, start, parts)
         except _Settled:
             return task.state is TaskState.ANSWERED, False
         except PeerError as error:
@@ -198,34 +269,6 @@ class Uploads:
                 if writing is not None:
                     # Its error is told by the next line that fails, or not at all.
                     writing.add_done_callback(_retrieve_error)
-
-    async def _write_at_once(self, task: Task, start: pb.UploadStart, parts: AsyncGenerator[Data]) -> bool:
-        """Write a small answer once it is here: a thread is asked once instead of for every step."""
-        gathered: list[Data] = []
-        left = start.size
-        async for data in parts:
-            gathered.append(data)
-            left -= len(data)
-            if left < 0:
-                raise PeerError(f"answer has more than the {start.size} bytes that were announced")
-
-        def store() -> bool:
-            incoming = self._begin(task, start)
-            try:
-                for data in gathered:
-                    incoming.write(data)
-                return incoming.finish()
-            finally:
-                incoming.close()
-
-        storing = asyncio.get_running_loop().run_in_executor(self._disk, store)
-        storing.add_done_callback(_retrieve_error)  # the error of an upload that is cut off is not needed
-        try:
-            return await asyncio.shield(storing)
-        finally:
-            if not storing.done():
-                # Cut off: the next upload of this node must not find its file open.
-                await asyncio.shield(asyncio.wait((storing,)))
 
     @asynccontextmanager
     async def _incoming(self, task: Task, start: pb.UploadStart) -> AsyncGenerator[Incoming]:

@@ -44,19 +44,21 @@ CONTENT_PLAIT: Content
 CONTENT_ERROR: Content
 
 class FromNode(_message.Message):
-    __slots__ = ("hello", "proof", "ready", "progress")
+    __slots__ = ("hello", "proof", "ready", "progress", "answer")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     proof: Proof
     ready: Ready
     progress: Progress
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ...) -> None: ...
+    answer: Answer
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
 
 class ToNode(_message.Message):
-    __slots__ = ("challenge", "welcome", "refused", "work", "withdraw", "drain", "unfit")
+    __slots__ = ("challenge", "welcome", "refused", "work", "withdraw", "drain", "unfit", "receipt")
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +66,7 @@ class ToNode(_message.Message):
     WITHDRAW_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     UNFIT_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
     challenge: Challenge
     welcome: Welcome
     refused: Refused
@@ -71,7 +74,8 @@ class ToNode(_message.Message):
     withdraw: Withdraw
     drain: Drain
     unfit: Unfit
-    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., unfit: _Optional[_Union[Unfit, _Mapping]] = ...) -> None: ...
+    receipt: Receipt
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., unfit: _Optional[_Union[Unfit, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "name", "public_key", "nonce", "labels", "version")
@@ -142,6 +146,16 @@ class Progress(_message.Message):
     task_id: str
     doing: str
     def __init__(self, task_id: _Optional[str] = ..., doing: _Optional[str] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("task_id", "content", "data")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    content: Content
+    data: bytes
+    def __init__(self, task_id: _Optional[str] = ..., content: _Optional[_Union[Content, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Refused(_message.Message):
     __slots__ = ("reason", "detail")
@@ -252,10 +266,12 @@ class UploadStart(_message.Message):
     def __init__(self, session: _Optional[bytes] = ..., task_id: _Optional[str] = ..., content: _Optional[_Union[Content, str]] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("kept",)
+    __slots__ = ("kept", "task_id")
     KEPT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
     kept: bool
-    def __init__(self, kept: _Optional[bool] = ...) -> None: ...
+    task_id: str
+    def __init__(self, kept: _Optional[bool] = ..., task_id: _Optional[str] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ("token",)

@@ -85,9 +85,12 @@ class LightNode:
                 await call.write(pb.FromNode(proof=self._proof(challenge, hello)))
                 welcome = (await self._hear(call, "welcome")).welcome
             await call.write(pb.FromNode(ready=pb.Ready(base_fingerprint=welcome.base_fingerprint, device="none")))
-            while (event := await self._hear(call, "work", "drain")).HasField("work"):
-                async with self._desk:
-                    await self._work(channel, welcome.session, event.work)
+            while not (event := await self._hear(call, "work", "drain", "receipt")).HasField("drain"):
+                if event.HasField("work"):
+                    async with self._desk:
+                        await self._work(channel, call, welcome.session, event.work)
+                else:
+                    self._check(event.receipt, event.receipt.task_id)
             call.cancel()
             return event.drain.finished
 
@@ -111,7 +114,18 @@ class LightNode:
             raise PeerError(f"server said {event} to '{self._name}', expected {' or '.join(kinds)}")
         return event
 
-    async def _work(self, channel: grpc.aio.Channel, session: bytes, work: pb.Work) -> None:
+    @staticmethod
+    def _check(receipt: pb.Receipt, task_id: str) -> None:
+        if not receipt.kept:
+            raise PeerError(f"answer to task '{task_id}' was not kept")
+
+    async def _work(
+        self,
+        channel: grpc.aio.Channel,
+        call: grpc.aio.StreamStreamCall[pb.FromNode, pb.ToNode],
+        session: bytes,
+        work: pb.Work,
+    ) -> None:
         body = bytearray()
         if work.body_bytes:
             download = channel.unary_stream(
@@ -125,6 +139,9 @@ class LightNode:
                 raise PeerError(f"body of task '{work.task_id}' has another digest")
         task = work.head + body
         answer = self._answer(task) if len(task) <= HEAD_BYTES else await asyncio.to_thread(self._answer, task)
+        if len(answer) <= HEAD_BYTES:
+            await call.write(pb.FromNode(answer=pb.Answer(task_id=work.task_id, content=pb.CONTENT_PLAIT, data=answer)))
+            return
         start = pb.UploadStart(
             session=session,
             task_id=work.task_id,
@@ -141,9 +158,7 @@ class LightNode:
         upload = channel.stream_unary(
             f"{_PLAIT}/Upload", request_serializer=bytes, response_deserializer=pb.Receipt.FromString
         )
-        receipt = await upload(parts())
-        if not receipt.kept:
-            raise PeerError(f"answer to task '{work.task_id}' was not kept")
+        self._check(await upload(parts()), work.task_id)
 
 
 async def run_nodes(server: str, count: int, answer: Callable[[str], Answer], *, at_work: int | None = None) -> None:

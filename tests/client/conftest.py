@@ -130,6 +130,11 @@ class FederationDouble(FederationServicer):
                 for message in request_iterator:
                     if message.HasField("progress"):
                         self.progress.append(message.progress)
+                    elif message.HasField("answer"):
+                        if message.answer.task_id in self.unknown or self.cut_upload_at:
+                            context.cancel()
+                        else:
+                            line.put(pb.ToNode(receipt=self._answered(message.answer)))
                     elif message.HasField("ready"):
                         self.lines.append(line)
                         self.readies.append(message.ready)
@@ -188,9 +193,12 @@ class FederationDouble(FederationServicer):
                 context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
         assert len(part) == start.size
         assert hashlib.sha256(part).digest() == start.sha256
-        self.answers[start.task_id] = (start.content, bytes(part))
-        self.tasks.pop(start.task_id, None)
-        return pb.Receipt(kept=start.task_id not in self.late)
+        return self._answered(pb.Answer(task_id=start.task_id, content=start.content, data=bytes(part)))
+
+    def _answered(self, answer: pb.Answer) -> pb.Receipt:
+        self.answers[answer.task_id] = (answer.content, answer.data)
+        self.tasks.pop(answer.task_id, None)
+        return pb.Receipt(task_id=answer.task_id, kept=answer.task_id not in self.late)
 
     def _check(self, session: bytes, context: grpc.ServicerContext) -> None:
         if session not in self.sessions:

@@ -107,7 +107,7 @@ def test_a_task_that_comes_again_goes_on_with_the_beginning_of_its_body(
     federation.say(pb.ToNode(work=federation.tasks["1.train.0"]))
     wait_until(lambda: federation.answers, "an answer")
     assert federation.answers["1.train.0"][1] == b"did " + BODY
-    assert federation.offsets == [("download", 0), ("download", 3000), ("upload", 0)]
+    assert federation.offsets == [("download", 0), ("download", 3000)]
 
 
 def test_a_task_that_is_offered_again_while_the_server_says_it_has_no_body_is_done(

@@ -89,7 +89,7 @@ async def attend(data: bytes) -> None:
     tasks = TaskRegistry(INBOX, hosting.sessions)
     uploads = Uploads(INBOX, tasks, disk=DISK, limits=LIMITS)
     hosting.begin(HostedRun(terms, tasks=tasks, uploads=uploads, max_answer_bytes=1024))
-    attendance = Attendance(hosting, admission, metrics=METRICS, limits=LIMITS)
+    attendance = Attendance(hosting, admission, may_stay=lambda _: True, metrics=METRICS, limits=LIMITS)
     await attendance.serve(Line(messages), peer="ipv4:192.0.2.1:1", certified_name=certified)
 
 

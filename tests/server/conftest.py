@@ -131,6 +131,14 @@ class BareNode:
 
         return self.stub.Upload(parts(), timeout=self.patience_s)
 
+    def answer(self, task_id: str, data: bytes, content: int = pb.CONTENT_PLAIT) -> pb.Receipt:
+        """Over the long call."""
+        self.say(answer=pb.Answer(task_id=task_id, content=content, data=data))
+        event = self.hear()
+        assert event.HasField("receipt"), event
+        assert event.receipt.task_id == task_id
+        return event.receipt
+
     def begin_upload(self, task_id: str, answer: bytes, *, chunks: int = 1, then: bytes = b""):
         """Upload so many chunks, which the server has on return; gives the call, and what lets it end with `then`."""
         hold, offset = threading.Event(), chunks * CHUNK_BYTES

@@ -203,6 +203,21 @@ class TestBadKeys:
         register.write_text(before)
         assert alice.upload(task_id, b"answer").kept
 
+    def test_an_answer_over_the_long_call_counts_only_with_a_key_that_is_valid(
+        self, secure, kits, bare_node, federation, send, replies, until
+    ):
+        alice = self.node(bare_node, secure, kits["alice"]).attend()
+        until(lambda: secure.nodes(0))
+        sent = send(secure, "alice", b"task")
+        task_id = alice.work().task_id
+        revoke(federation, "alice", now=datetime.now(UTC))
+
+        alice.say(answer=pb.Answer(task_id=task_id, content=pb.CONTENT_PLAIT, data=b"answer"))
+
+        assert refusal(alice.hear()) == "REVOKED_KEY"
+        (lost,) = replies([sent])
+        assert lost.detail.endswith("failed: key of alice has been revoked")
+
     def test_a_key_under_another_name_is_refused(self, secure, kits, bare_node):
         assert refusal(self.node(bare_node, secure, kits["alice"], name="bob").enrol()) == "WRONG_NAME"
 
@@ -551,6 +566,90 @@ class TestUploads:
             assert alice.held(task_id, b"x").late
             assert not alice.upload(task_id, b"x").kept
             assert not list((tmp_path / "inbox").rglob("*"))
+
+
+class TestAnswersOverTheLongCall:
+    def test_the_run_has_an_answer_once_its_receipt_came_also_after_a_restart(
+        self, make_channel, attending, send, replies
+    ):
+        channel = make_channel()
+        with attending(channel, "alice", "bob") as nodes:
+            for node in nodes:
+                send(channel, node.name, b"task")
+            for node, answer in zip(nodes, (b"alice's", b""), strict=True):
+                assert node.answer(node.work().task_id, answer).kept
+        channel.stop()
+
+        channel = make_channel()
+        with attending(channel, "alice", "bob"):
+            assert replies([send(channel, name, b"task") for name in ("alice", "bob")]) == [b"alice's", b""]
+
+    def test_an_error_is_one_too(self, channel, attending, send, replies):
+        with attending(channel, "alice") as (alice,):
+            sent = send(channel, "alice", b"task")
+            alice.answer(alice.work().task_id, b"no data", pb.CONTENT_ERROR)
+
+            (reply,) = replies([sent])
+            assert reply.detail.endswith("failed: no data")
+
+    def test_an_answer_that_nobody_waits_for_is_not_kept(self, channel, attending, send):
+        with attending(channel, "alice") as (alice,):
+            with send(channel, "alice", b"task"):
+                task_id = alice.work().task_id
+            assert alice.hear().HasField("withdraw")
+
+            assert not alice.answer(task_id, b"late").kept
+
+    def test_the_same_again_has_a_receipt_again_and_counts_once(self, channel, attending, send, replies):
+        with attending(channel, "alice") as (alice,):
+            sent = send(channel, "alice", b"task")
+            task_id = alice.work().task_id
+
+            assert alice.answer(task_id, b"first").kept
+            assert alice.answer(task_id, b"second").kept
+            assert replies([sent]) == [b"first"]
+
+    def test_one_to_a_task_that_was_never_given_harms_nothing(self, channel, attending, send, replies):
+        with attending(channel, "alice") as (alice,):
+            for task_id in ("", "1.train", "../../x", "9" * 10000):
+                assert not alice.answer(task_id, b"answer").kept
+            alice.say(answer=pb.Answer(task_id="1.train.0", content=pb.CONTENT_PLAIT, data=b"answer"))
+            sent = send(channel, "alice", b"task")
+            assert alice.answer(alice.work().task_id, b"answer").kept
+            assert replies([sent]) == [b"answer"]
+
+    @pytest.mark.parametrize(
+        ("data", "content", "why"),
+        [
+            (bytes(65537), pb.CONTENT_PLAIT, "malformed"),
+            (b"answer", 3, "malformed"),
+            (bytes(4097), pb.CONTENT_ERROR, "too-large"),
+        ],
+    )
+    def test_one_that_cannot_be_ends_the_session(self, channel, attending, send, caplog, data, content, why):
+        caplog.set_level("INFO")
+        with attending(channel, "alice") as (alice,):
+            send(channel, "alice", b"task")
+            alice.say(answer=pb.Answer(task_id=alice.work().task_id, content=content, data=data))
+
+            assert refusal(alice.hear()) == "MALFORMED"
+            assert alice.heard_end()
+            assert f"reason={why}" in caplog.text
+
+    def test_one_that_cannot_be_written_is_to_be_tried_again(
+        self, channel, attending, send, bare_node, monkeypatch, until
+    ):
+        with attending(channel, "alice") as (alice,):
+            send(channel, "alice", b"task")
+            task_id = alice.work().task_id
+            monkeypatch.setattr("server.small_answers.os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "broken")))
+            alice.say(answer=pb.Answer(task_id=task_id, content=pb.CONTENT_PLAIT, data=b"answer"))
+            assert refusal(alice.hear()) == "FULL"
+            monkeypatch.undo()
+
+        with attending(channel, "alice") as (alice,):
+            assert alice.work().task_id == task_id
+            assert alice.answer(task_id, b"answer").kept
 
 
 class TestOperators:
