@@ -3,8 +3,9 @@
     python simulations/scale/connected.py --clients 10000 --cohort 1000 --rounds 10 --restart --work DIR
 
 A real `plait server` over TLS on loopback. The clients are light: connections of a few processes, each with a kit of
-its own, that prove their keys, describe themselves, and answer with a small valid signed update, the same numbers for
-all. Linux only. DIR keeps the kits for the next time; in memory (/dev/shm) they are made ten times faster.
+its own, that prove their keys, describe themselves, and answer with a valid signed update: with ``--wire bf16`` the
+same numbers for all, with bits each at a step of its own, so that a server finds none that it has unpacked before.
+Linux only. DIR keeps the kits for the next time; in memory (/dev/shm) they are made ten times faster.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from plait.rounds.ledger import Follower
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, read_header, seal
+from plait.wire.envelope import Direction, EncodedDelta, Header, encode_delta, read_header, seal
 from plait.wire.messages import (
     ClientCard,
     DescribeTask,
@@ -54,7 +55,7 @@ LARGEST_TASK = 1 << 24
 AT_THE_DOOR = 64
 PROCESSES = 2
 FIRST = 50  # clients that bring with them what a server needs once, such as threads
-ADAPTER = "adapter.json"
+ADAPTER = "adapter.json"  # of this run
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -68,7 +69,8 @@ class Light:
     def __init__(self, adapter: dict[str, object]) -> None:
         layout = Layout.of(dict(adapter["shapes"]))  # pyright: ignore
         noise = np.random.default_rng(0).normal(scale=1e-4, size=layout.size).astype(np.float32)
-        self._encoded = encode_delta(AdapterState(layout, noise), codec_for("bf16"))
+        encoded = encode_delta(AdapterState(layout, noise), codec_for(str(adapter["wire"])))
+        self._encoded = replace(encoded, packed=replace(encoded.packed, decoded=None))
         self._fingerprint, self._spec = (bytes.fromhex(str(adapter[key])) for key in ("fingerprint", "spec"))
         self._texts: dict[bytes, str] = {}
 
@@ -88,8 +90,17 @@ class Light:
             Direction.UPDATE, broadcast.run_id, task.settings.round, kit.name, self._fingerprint, self._spec,
             relative_to=broadcast.result_digest, examples=EXAMPLES, metrics={"train_loss": 1.0},
         )  # fmt: skip
-        update = with_signature(seal(header, self._encoded).data, kit.node_key.sign)
+        update = with_signature(seal(header, self._of(kit.name)).data, kit.node_key.sign)
         return encode_reply(UpdateReply(update))
+
+    def _of(self, name: str) -> EncodedDelta:
+        """The update of a client: the step of the trellis, bytes 1 to 4 of its parameters, is its own."""
+        packed = self._encoded.packed
+        if not packed.parameters:
+            return self._encoded
+        step = np.frombuffer(packed.parameters[1:5], "<f4") * np.float32(1 + 1e-5 * int(name[-5:]))
+        parameters = packed.parameters[:1] + step.astype("<f4").tobytes() + packed.parameters[5:]
+        return replace(self._encoded, packed=replace(packed, parameters=parameters))
 
 
 async def stay(server: str, kits: list[ClientKit], light: Light, failures: Counter[str]) -> None:
@@ -191,26 +202,25 @@ class Log:
         return self.counts
 
 
-def adapter_of(rank: int) -> dict[str, object]:
+def adapter_of(base_name: str, rank: int, wire: str) -> dict[str, object]:
     """What clients need to know of the adapter."""
     from plait.config import RunConfig
     from plait.run import blueprint_of
     from plait.settle import settle
     from plait.training.bases import locate_base
 
-    base = locate_base("tiny")
-    config = RunConfig(base="tiny", rank=rank, wire="bf16", device="cpu", dtype="float32", seed=0)
+    base = locate_base(base_name)
+    config = RunConfig(base=base_name, rank=rank, wire=wire, device="cpu", dtype="float32", seed=0)
     spec = blueprint_of(settle(config), base.directory).spec
     shapes = {slot.name: slot.shape for slot in spec.layout.slots}
-    return {"fingerprint": base.reference.fingerprint, "spec": spec.digest.hex(), "shapes": shapes}
+    return {"fingerprint": base.reference.fingerprint, "spec": spec.digest.hex(), "shapes": shapes, "wire": wire}
 
 
 def measure(asked: argparse.Namespace) -> dict[str, object]:
     """One run."""
     work: Path = asked.work
     work.mkdir(parents=True, exist_ok=True)
-    if not (work / ADAPTER).exists():
-        (work / ADAPTER).write_text(json.dumps(adapter_of(asked.rank)))
+    (work / ADAPTER).write_text(json.dumps(adapter_of(asked.base, asked.rank, asked.wire)))
     # The run waits for one more, which comes once the others have been idle for a while.
     names = [name_of(number) for number in range(asked.clients + 1)]
     if missing := [name for name in names if not (work / "kits" / "clients" / name).exists()]:
@@ -218,8 +228,9 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
     out = work / f"run-{int(time.time())}"
     command = [
         sys.executable, "-m", "plait.cli.main", "server", "--kit", work / "kits" / "server", "--listen", asked.listen,
-        "--json", "--min-clients", asked.clients + 1, "--clients-per-round", asked.cohort, "--base", "tiny", "--rank",
-        asked.rank, "--rounds", asked.rounds, "--wire", "bf16", "--eval-every", asked.rounds, "--eval-clients", 8,
+        "--json", "--min-clients", asked.clients + 1, "--clients-per-round", asked.cohort, "--base", asked.base,
+        "--rank", asked.rank, "--rounds", asked.rounds, "--wire", asked.wire, "--eval-every", asked.rounds,
+        "--eval-clients", 8,
         "--dtype", "float32", "--threads", 1, "--seed", 0, "--out", out,
     ]  # fmt: skip
     command = list(map(str, command))
@@ -278,6 +289,7 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
             "idle_client_kb": (idle.memory_bytes - waiting.memory_bytes) / asked.clients / 1e3,
             "further_client_kb": (idle.memory_bytes - few.memory_bytes) / (asked.clients - FIRST) / 1e3,
             "waiting_mb": waiting.memory_bytes / 1e6,
+            "idle_mb": idle.memory_bytes / 1e6,
         }
         if asked.restart:
             server, times = restart(asked, server, log, named, until)
@@ -305,6 +317,7 @@ def measure(asked: argparse.Namespace) -> dict[str, object]:
         "round_s": statistics_of(walls),
         "round_processor_s": statistics_of(spent),
         "after_client_kb": (server.at(ends[-1]).memory_bytes - waiting.memory_bytes) / asked.clients / 1e3,
+        "peak_mb": max(look.memory_bytes for look in server.looks) / 1e6,
         "received": sorted({event.received for event in named("round_finished")}),  # pyright: ignore
         "refused": len(named("update_refused")),
         "server_said": {
@@ -364,7 +377,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--cohort", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--base", default="tiny")
     parser.add_argument("--rank", type=int, default=1)
+    parser.add_argument("--wire", default="bf16", help="bf16, or bits per parameter")
     parser.add_argument("--restart", action="store_true", help="kill the server after two rounds and start it again")
     parser.add_argument(
         "--idle-s", type=float, default=2, help="how long clients are idle before their memory is looked at"
