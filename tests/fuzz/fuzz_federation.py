@@ -72,7 +72,7 @@ def parse(data: bytes) -> None:
         elif which == b"\2":
             request = pb.HeldRequest.FromString(rest)
             tasks = TaskRegistry(INBOX, Sessions(max_nodes=2))
-            Uploads(INBOX, tasks, disk=DISK, limits=LIMITS).held("n", request)
+            Uploads(INBOX, tasks, disk=DISK, limits=LIMITS, metrics=METRICS).held("n", request)
         elif which == b"\3":
             pb.DownloadRequest.FromString(rest)
             pb.StatusRequest.FromString(rest)
@@ -87,7 +87,8 @@ async def attend(data: bytes) -> None:
     terms = Terms(7, {}, b"b" * 32)
     hosting = Hosting(Sessions(max_nodes=2), stays=True)
     tasks = TaskRegistry(INBOX, hosting.sessions)
-    uploads = Uploads(INBOX, tasks, disk=DISK, limits=LIMITS)
+    uploads = Uploads(INBOX, tasks, disk=DISK, limits=LIMITS, metrics=METRICS)
+    tasks.give("ada", message_type="train", group="1", head=b"h", body=b"")
     hosting.begin(HostedRun(terms, tasks=tasks, uploads=uploads, max_answer_bytes=1024))
     attendance = Attendance(hosting, admission, may_stay=lambda _: True, metrics=METRICS, limits=LIMITS)
     await attendance.serve(Line(messages), peer="ipv4:192.0.2.1:1", certified_name=certified)
@@ -97,7 +98,7 @@ async def upload(data: bytes) -> None:
     tasks = TaskRegistry(INBOX, Sessions(max_nodes=2))
     session = tasks.sessions.attach("n", KEY, arrival=0)
     tasks.give("n", message_type="train", group="1", head=b"h", body=b"")
-    uploads = Uploads(INBOX, tasks, disk=DISK, limits=LIMITS)
+    uploads = Uploads(INBOX, tasks, disk=DISK, limits=LIMITS, metrics=METRICS)
     parts = [unpack_part(piece) for piece in pieces(data)]
     if parts and isinstance(parts[0], pb.UploadStart):
 
@@ -106,8 +107,8 @@ async def upload(data: bytes) -> None:
                 yield part
 
         left = rest()
-        kept, _ = await uploads.take(session, parts[0], lambda: data_of(left))
-        if kept and parts[0].task_id != TASK:
+        receipt = await uploads.take(session, parts[0], lambda: data_of(left))
+        if receipt.kept and parts[0].task_id != TASK:
             raise ValueError("an answer to another task was kept")
 
 
@@ -133,7 +134,8 @@ def seeds() -> list[bytes]:
     proof = pb.FromNode(proof=pb.Proof(signature=bytes(64)))
     ready = pb.FromNode(ready=pb.Ready(base_fingerprint=b"b" * 32, methods=["lora"], memory_bytes=1, device="cpu"))
     progress = pb.FromNode(progress=pb.Progress(task_id=TASK, doing="training"))
-    calls = together(anonymous, pb.FromNode(proof=pb.Proof()), ready, progress)
+    answer = pb.FromNode(answer=pb.Answer(task_id=TASK, content=pb.CONTENT_PLAIT, data=b"answer"))
+    calls = together(anonymous, pb.FromNode(proof=pb.Proof()), ready, progress, answer)
     start = pb.UploadStart(
         session=b"s" * 32, task_id=TASK, content=pb.CONTENT_PLAIT, size=6, sha256=hashlib.sha256(b"answer").digest()
     )
