@@ -48,6 +48,7 @@ def test_a_server_cannot_choose_what_code_runs_here(tmp_path: Path) -> None:
         node_run_config(RunConfig().to_table(), settings(tmp_path, trainer="mine:build"))
 
 
+@pytest.mark.slow
 def test_a_node_says_what_it_holds(tmp_path: Path) -> None:
     fingerprint = bytes.fromhex(fingerprint_base(locate_base("tiny").directory))
     told: list[str] = []
@@ -60,6 +61,7 @@ def test_a_node_says_what_it_holds(tmp_path: Path) -> None:
     assert place.capacity.device.startswith("cpu, ")
 
 
+@pytest.mark.slow
 def test_a_nodes_list_of_devices_is_its_own_and_not_the_runs(tmp_path: Path) -> None:
     own = settings(tmp_path, device="cpu,cpu", dtype="float32", max_memory_gb=0.001)
     # A run's list would be of simulated clients, with conditions of its own.
@@ -73,6 +75,7 @@ def test_a_nodes_list_of_devices_is_its_own_and_not_the_runs(tmp_path: Path) -> 
         settings(tmp_path, device="cpu,cpu", trainer="mine:build")
 
 
+@pytest.mark.slow
 def test_a_node_measures_slopes_only_for_a_server_that_says_so(tmp_path: Path) -> None:
     def measures(run: Run) -> bool:
         agreement = agreed(run, settings(tmp_path, yes=True), progress=lambda _: None)

@@ -57,6 +57,7 @@ def answer(tmp_path: Path):
     return lambda flower_run, task: Lasting(Client(), tmp_path, flower_run).answer(task)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_under_another_number_of_flowers_finds_its_state(answer):
     assert [answer(7, task) for task in (DESCRIBE, train(ONE), train(ONE))] == [b"", b"", b"."]
     assert [answer(8, task) for task in (DESCRIBE, train(ONE))] == [b"", b".."]
@@ -107,6 +108,7 @@ def test_a_second_process_waits_for_the_state_of_a_client_at_work_but_not_foreve
         assert len(waits) == 1
 
 
+@pytest.mark.slow
 def test_a_changed_policy_is_read_at_the_next_task(tmp_path, monkeypatch):
     made, policy = [], tmp_path / "policy.toml"
     monkeypatch.setattr(contexts, "own_client", lambda *_, **settings: made.append(settings["policy"]) or Client())

@@ -54,6 +54,7 @@ def test_a_node_keeps_its_state_on_disk_under_run_and_name(data: Path, tmp_path:
     assert len(context.state) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("record", "labels", "told"),
     [
@@ -83,6 +84,7 @@ def test_of_its_own_data_a_node_tells_no_more_than_the_runs_labels(
     assert b"CANARY" not in answer
 
 
+@pytest.mark.slow
 def test_a_label_that_the_run_does_not_know_is_not_told(tmp_path: Path) -> None:
     path = tmp_path / "my.jsonl"
     path.write_text((json.dumps({"text": "some words", "label": "CANARY"}) + "\n") * 40)
@@ -103,6 +105,7 @@ def test_a_node_without_data_is_refused() -> None:
         ContextParticipants()(context_of({"name": "ada"}))
 
 
+@pytest.mark.slow
 def test_updates_are_signed_with_the_nodes_key(data: Path, tmp_path: Path) -> None:
     key = NodeKey.generate()
     key.save(tmp_path / "node.key")
@@ -115,6 +118,7 @@ def test_updates_are_signed_with_the_nodes_key(data: Path, tmp_path: Path) -> No
     assert ContextParticipants()(context_of({"data": str(data)})).way.saying.sign is None
 
 
+@pytest.mark.slow
 def test_the_base_stays_in_memory_for_the_next_run_on_it_whatever_its_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     loads, honest = 0, AutoModelForCausalLM.from_pretrained
 

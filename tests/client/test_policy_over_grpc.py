@@ -140,6 +140,7 @@ def refused(reply, words: str) -> None:
     assert (reply.reason, words in reply.detail) == (RefusalReason.POLICY, True), reply
 
 
+@pytest.mark.slow
 def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_none(server, start) -> None:
     start()
     assert isinstance(server.describe(), ClientCard)

@@ -34,6 +34,7 @@ def test_an_audit_that_could_not_ask_says_that_nothing_was_checked(tmp_path, opt
     assert done.stderr.strip().endswith(why)
 
 
+@pytest.mark.slow
 def test_torch_is_asked_about_too(tmp_path) -> None:
     answer = json.dumps({"dependencies": []})
     kept = tmp_path / "asked"

@@ -231,6 +231,7 @@ def test_data_that_are_not_there(client, tmp_path):
     assert "No such file or directory" in line
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_a_clients_state(serve, client, monkeypatch):
     def full(path, data, **_):
         raise MachineError(f"cannot write '{path}': {os.strerror(errno.ENOSPC)}")

@@ -1,6 +1,5 @@
 """SECURITY.md's table: every defence names what tests it, and that is there."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -19,8 +18,8 @@ THREATS = [
 @pytest.fixture(scope="module")
 def functions():
     """The names of all test functions."""
-    trees = (ast.parse(path.read_bytes()) for path in TESTS.rglob("test_*.py"))
-    return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    texts = (path.read_text() for path in TESTS.rglob("test_*.py"))
+    return {name for text in texts for name in re.findall(r"^ *def (test_\w+)\(", text, flags=re.MULTILINE)}
 
 
 def test_there_is_a_table():

@@ -39,6 +39,7 @@ def test_nothing_given_is_the_default():
     assert config_from_table({}) == RunConfig()
 
 
+@pytest.mark.slow
 @given(
     texts=st.dictionaries(st.sampled_from(TEXTS), ANY_TEXT),
     numbers=st.fixed_dictionaries(

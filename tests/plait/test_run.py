@@ -15,6 +15,7 @@ from plait.training.blueprint import base_modules, read_base_config
 from plait.welcome import config_from_welcome, welcome_table
 
 
+@pytest.mark.slow
 def test_every_adapter_of_a_run_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[int] = []
     design = run_module.design
@@ -28,6 +29,7 @@ def test_every_adapter_of_a_run_is_built_once(monkeypatch: pytest.MonkeyPatch) -
     assert built == [8, 4, 2]
 
 
+@pytest.mark.slow
 def test_an_adapter_follows_from_its_own_settings_alone() -> None:
     config = config_from_table({"base": "tiny", "rank-pattern": "q_proj=2"})
     first = resolve(settle(config)).ranks.master.spec
@@ -38,6 +40,7 @@ def test_an_adapter_follows_from_its_own_settings_alone() -> None:
         assert other.ranks.master.spec.digest != first.digest
 
 
+@pytest.mark.slow
 def test_a_client_with_the_servers_welcome_resolves_the_same_run() -> None:
     server = resolve(settle(config_from_table({"base": "tiny", "rule": "product_mean", "client-ranks": "2,8"})))
     client = resolve(settle(config_from_welcome(welcome_table(server.config.to_table()))))
@@ -75,6 +78,7 @@ def test_an_adapter_that_reaches_embeddings_or_the_output_layer_is_refused_by_wh
         _check_reach(Policy(embeddings=True, output_layer=True), reaching, base)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "own"), [({}, 8), ({"client-ranks": "2,4,8", "rule": "product_mean"}, 4)])
 def test_a_client_is_asked_about_the_largest_adapter_and_holds_its_own(given: dict[str, str], own: int) -> None:
     config = config_from_table({"base": "tiny", **given})

@@ -106,6 +106,7 @@ def test_only_what_clients_at_work_began_with_is_remembered(federate, fake_model
     assert federation.run().round == 6
 
 
+@pytest.mark.slow
 def test_a_node_that_comes_back_as_another_client_is_asked_once_its_first_task_is_over(
     federate, fake_model, monkeypatch
 ):
@@ -133,6 +134,7 @@ def test_a_node_that_comes_back_as_another_client_is_asked_once_its_first_task_i
     assert min(began) > 1 + BUFFER.max_staleness
 
 
+@pytest.mark.slow
 def test_who_began_too_long_ago_is_told_to_stop_and_begins_anew(federate, fake_model):
     federation = begin(federate, fake_model, rounds=8)
     federation.channel.silent = lambda asked: (

@@ -37,6 +37,7 @@ def test_what_canaries_prove_lies_below_epsilon_and_above_it_with_half_the_noise
     assert audit(privacy(1), rounds=1, seed=seed, trials=TRIALS).bound > EPSILON
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip_norm", [1.0, None], ids=["fixed", "adaptive"])
 def test_rounds_add_up(clip_norm):
     # Four rounds with the noise of one round at epsilon 4 cost much more, and the canaries find more of it.

@@ -107,6 +107,7 @@ def test_a_base_of_few_bits_has_its_table_once() -> None:
         assert [one - other for one, other in zip(found, without, strict=True)] == tables
 
 
+@pytest.mark.slow
 def test_what_a_run_holds_of_an_adapter_decides_whether_each_device_holds_the_base(
     tiny: LocatedBase, blueprint: Blueprint
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_base_is_placed_for_a_whole_batch_or_else_for_one_sequence(
     assert (base.step_memory.recomputed, base.step_memory.cuts) == (size.layers, 1)
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_have_the_bits_of_one_device(
     tiny: LocatedBase, blueprint: Blueprint, size: ModelSize
 ) -> None:
@@ -161,6 +163,7 @@ def test_training_and_evaluation_have_the_bits_of_one_device(
     assert len(placed.models(blueprint.spec, blueprint.initial)) == 1
 
 
+@pytest.mark.slow
 def test_where_each_device_holds_it_or_memory_is_not_predicted_each_gets_the_base(
     tiny: LocatedBase, blueprint: Blueprint, size: ModelSize
 ) -> None:
@@ -179,6 +182,7 @@ def test_where_each_device_holds_it_or_memory_is_not_predicted_each_gets_the_bas
         short.plan_steps(blueprint.spec, replace(SETTINGS, seq_len=32))
 
 
+@pytest.mark.slow
 def test_transformers_own_modules_compute_over_devices_too(
     tiny: LocatedBase, blueprint: Blueprint, size: ModelSize
 ) -> None:

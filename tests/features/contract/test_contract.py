@@ -179,6 +179,7 @@ def test_a_run_outside_is_declined_although_a_server_asks_for_it(node: Callable[
     assert "clause methods: method is 'dora'" in node(2, method="dora")
 
 
+@pytest.mark.slow
 def test_epsilon_adds_up_as_dp_accounting_composes_and_a_third_run_is_refused_by_the_clients_own_account(
     node: Callable[..., Any], tmp_path: Path
 ) -> None:

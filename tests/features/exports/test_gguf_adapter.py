@@ -50,6 +50,7 @@ def read(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, object]]
     return tensors, {name: field.contents() for name, field in reader.fields.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 6}, "alpha_pattern": {"down_proj": 3}}],

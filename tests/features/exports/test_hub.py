@@ -105,6 +105,7 @@ def test_a_name_that_no_repository_can_have_is_refused(name: str) -> None:
         check_repository(name)
 
 
+@pytest.mark.slow
 def test_the_command_exports_and_uploads_with_the_card(hub, by_peft, tmp_path: Path, capsys) -> None:
     adapter = by_peft()
     app(

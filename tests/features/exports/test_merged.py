@@ -35,6 +35,7 @@ def float32_base(tiny: LocatedBase, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -54,6 +55,7 @@ def test_merged_weights_give_the_logits_of_peft(
     assert (theirs - logits_of(float32_base)).abs().max() > 0.05
 
 
+@pytest.mark.slow
 def test_in_bfloat16_the_weights_are_those_of_peft_rounded_once(
     by_plait: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
 ) -> None:
@@ -83,6 +85,7 @@ def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
     assert np.array_equal(_to_float32(ours, "BF16"), theirs.float().numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"use_dora": True}, {"bias": "lora_only"}])
 def test_what_is_more_than_plain_lora_is_merged_by_peft(
     float32_base: Path, by_peft: Callable[..., Path], logits_of: Logits, tmp_path: Path, settings: dict[str, object]
@@ -105,6 +108,7 @@ def test_what_is_more_than_plain_lora_is_merged_by_peft(
     torch.testing.assert_close(logits_of(tmp_path / "out"), logits_of(float32_base, adapter), rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_changed_output_layer_is_merged(
     float32_base: Path, by_peft: Callable[..., Path], logits_of: Logits, tmp_path: Path
 ) -> None:
@@ -133,6 +137,7 @@ def test_a_rank_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> Non
         export("merged", ExportRequest(open_source(by_plait()), tmp_path / "out", rank=2))
 
 
+@pytest.mark.slow
 def test_weights_that_float16_cannot_hold_are_refused_and_nothing_stays(
     tiny: LocatedBase, by_peft: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -148,6 +153,7 @@ def test_weights_that_float16_cannot_hold_are_refused_and_nothing_stays(
     assert not list(tmp_path.glob("*out*"))
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_shape_is_refused(
     float32_base: Path, by_peft: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from plait.features.exports.targets import export
 from plait.training.bases import LocatedBase, locate_base
 
 
+@pytest.mark.slow
 def test_the_modelfile_puts_the_adapter_beside_it_on_the_base(
     by_plait: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
 ) -> None:
@@ -26,11 +27,13 @@ def test_the_modelfile_puts_the_adapter_beside_it_on_the_base(
     assert exported.written.commands[0].text.startswith("ollama create by-plait --file ")
 
 
+@pytest.mark.slow
 def test_a_name_in_ollama_takes_the_place_of_the_directory(by_plait: Callable[..., Path], tmp_path: Path) -> None:
     export("ollama", ExportRequest(open_source(by_plait()), tmp_path / "out", served_base="llama3.2:1b"))
     assert (tmp_path / "out" / "Modelfile").read_text().startswith("FROM llama3.2:1b\n")
 
 
+@pytest.mark.slow
 def test_a_directory_is_named_from_the_modelfile_and_quoted_where_it_has_a_space(
     by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
 ) -> None:
@@ -47,12 +50,14 @@ def test_a_hub_name_is_refused_as_ollama_cannot_fetch_it(by_plait: Callable[...,
         export("ollama", ExportRequest(elsewhere, tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_a_name_that_would_break_out_of_its_line_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
     request = ExportRequest(open_source(by_plait()), tmp_path / "out", served_base='x\nRUN "y"')
     with pytest.raises(ConfigError, match="which a Modelfile cannot contain"):
         export("ollama", request)
 
 
+@pytest.mark.slow
 def test_names_in_other_scripts_become_names_that_ollama_takes_and_stay_apart(
     by_plait: Callable[..., Path], tmp_path: Path
 ) -> None:

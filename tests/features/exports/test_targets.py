@@ -21,6 +21,7 @@ from plait.training.blueprint import design, read_base_config
 from plait.training.prompts import servable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_every_target_writes_a_card_and_a_command_that_names_the_place(
     by_plait: Callable[..., Path], tmp_path: Path, target: str
@@ -34,6 +35,7 @@ def test_every_target_writes_a_card_and_a_command_that_names_the_place(
     assert str(out) in exported.written.commands[-1].text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", sorted(TARGETS))
 @pytest.mark.parametrize("hub_id", [None, "owner/tiny-model"])
 def test_no_file_of_an_export_says_where_this_machine_keeps_a_built_in_base(
@@ -94,6 +96,7 @@ def test_a_place_that_cannot_be_made_is_the_machines_fault(by_plait: Callable[..
         export("peft", ExportRequest(open_source(by_plait()), tmp_path / "file" / "below" / "out"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_goes_where_it_can_and_is_told_where_else_it_goes(
     method: str, tiny: LocatedBase, tmp_path: Path

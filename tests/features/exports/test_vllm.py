@@ -85,6 +85,7 @@ def products_of_peft(base_directory: Path, adapter: Path) -> dict[str, torch.Ten
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "rank"),
     [
@@ -179,6 +180,7 @@ def test_an_adapter_with_a_layer_that_the_base_lacks_is_refused(by_plait: Callab
         export("vllm", ExportRequest(other, tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_the_command_for_a_cpu_names_the_module_and_bounds_its_memory(
     by_plait: Callable[..., Path], tmp_path: Path
 ) -> None:

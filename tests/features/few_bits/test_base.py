@@ -138,6 +138,7 @@ def batch() -> list[Example]:
     return [Example(row, row) for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_eight", [False, True])
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 def test_it_computes_as_peft_does_on_the_same_values(directory: Path, in_eight: bool) -> None:
@@ -166,6 +167,7 @@ def test_it_computes_as_peft_does_on_the_same_values(directory: Path, in_eight: 
         torch.testing.assert_close(logits, theirs(input_ids=tokens).logits[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_values_are_near_those_of_the_base(directory: Path) -> None:
     few = loaded(directory)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=False)
@@ -209,6 +211,7 @@ def test_rows_of_no_whole_blocks_stay_as_they_are_in_eight_bits(tmp_path: Path) 
     assert type(few.get_submodule("model.layers.0.mlp.up_proj")) is FewBitsLinear
 
 
+@pytest.mark.slow
 def test_a_machine_may_hold_its_base_in_eight_bits(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     base = ResidentBase(tiny.directory, tiny.reference.fingerprint, replace(IN_FLOAT32, eight_bits=True), seq_len=32)
@@ -229,6 +232,7 @@ def test_read_in_pieces_or_by_transformers_it_is_the_same(directory: Path, monke
         assert torch.equal(in_pieces(input_ids=tokens).logits, read_whole(input_ids=tokens).logits)
 
 
+@pytest.mark.slow
 def test_no_weight_is_in_memory_in_full(tmp_path: Path) -> None:
     shape = SHAPE | {"hidden_size": 160, "intermediate_size": 224}
     LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True)).save_pretrained(tmp_path)
@@ -244,6 +248,7 @@ def test_no_weight_is_in_memory_in_full(tmp_path: Path) -> None:
     assert taken(few) == pytest.approx(planned(tmp_path, value_bytes=2), rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_client_s_base_is_held_so_unless_the_adapter_is_on_its_embedding(
     tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +281,7 @@ def test_a_classifier_s_new_head_is_whole(tmp_path: Path) -> None:
     assert model(input_ids=torch.arange(9)[None]).logits.shape == (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["Q4_0", "Q8_0"])
 def test_a_gguf_file_beside_the_base_is_used_as_it_is(tmp_path: Path, form: str) -> None:
     model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True))

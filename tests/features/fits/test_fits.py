@@ -27,6 +27,7 @@ def test_doctor_plans_training_for_a_stated_memory(plait) -> None:
     assert "what would fit: " in none["predicted peak"]["advice"]
 
 
+@pytest.mark.slow
 def test_doctor_plans_the_share_of_each_device_of_a_list(plait, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ("doctor", "--base", "tiny", "--batch-size", 5, "--seq-len", 64, "--dtype", "float32", "--json")
     said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}
@@ -53,6 +54,7 @@ def test_doctor_plans_a_base_over_a_list_of_devices(plait) -> None:
     assert "does not fit" not in said["predicted peak"]
 
 
+@pytest.mark.slow
 def test_doctor_counts_the_memory_of_a_device_once_and_the_step_that_slopes_keep(
     plait, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ BUFFER = Buffer(size=2, max_staleness=5, at_work=4)
 ASYNCHRONOUS = rounds_of(BUFFER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "plan"),
     [

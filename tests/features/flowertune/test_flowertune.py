@@ -46,6 +46,7 @@ def test_the_settings_keep_what_is_fixed(name: str, tmp_path: Path) -> None:
     assert f"{MEANS[name]:.2f}" in page
 
 
+@pytest.mark.slow
 def test_the_estimate_is_within_the_budget(tmp_path: Path, plait: Callable) -> None:
     entry = write_entry("finance", tmp_path / "entry", base="mistral-7b")
     ran = plait("estimate", "--config", entry.directory / "run.toml", "--no-evaluate", "--json")

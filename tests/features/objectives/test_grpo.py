@@ -73,6 +73,7 @@ def logs(model, example: Example) -> torch.Tensor:
     return rows.gather(1, tokens[0, 1:, None])[:, 0][kept]
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) -> None:
     """Equations 3 and 4, with ratios on both sides of the clip."""
     completions = [of([5, 17, *range(30, 30 + length)], 2) for length in (2, 3, 1)]
@@ -104,6 +105,7 @@ def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) 
     assert any(slope.abs().max() > 1e-3 for slope in slopes)
 
 
+@pytest.mark.slow
 def test_completions_follow_from_seed_and_prompt_whatever_is_sampled_beside_them(model, tokenizer, examples) -> None:
     drawn = completions_of(model, examples, DRAWING, tokenizer, (3, 0))
     assert [len(group) for group in drawn] == [3, 3, 3]

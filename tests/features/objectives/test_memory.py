@@ -57,6 +57,7 @@ def test_completions_that_are_sampled_count_where_they_take_more_than_the_step()
     assert step < 0.9 * costs.peak_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seq_len", [24, 160])
 def test_keys_and_values_of_completions_are_those_of_the_cache(
     fresh: ResidentBase,  # noqa: F811 (the fixture)

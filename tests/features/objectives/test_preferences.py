@@ -59,6 +59,7 @@ def likelihood(model, example) -> float:
     return float(sum(scores[at, example.labels[at + 1]] for at in counted))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["lora", "dora", "ia3", "prompt", "full", "lora_xs", "vera", "bottleneck", "pfeiffer"]
 )
@@ -81,6 +82,7 @@ def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, reside
     assert not np.isclose(likelihood(model.eval(), split.train[0].sides[0]), expected[0], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_losses_and_leads_are_those_of_the_replies_likelihoods(resident, blueprint) -> None:
     split = client(resident).split(blueprint.spec, SETTINGS)
     model, objective = resident.carrying(blueprint.spec, moved(blueprint)), formula_named("dpo:beta=0.3")
@@ -128,6 +130,7 @@ def test_an_objective_of_ones_own_that_fails_is_one_line(resident, blueprint, gi
             ask(split.train[:2])
 
 
+@pytest.mark.slow
 def test_both_sides_take_one_forward_pass_and_references_are_computed_once(resident, blueprint, monkeypatch) -> None:
     passes: list[int] = []
 

@@ -31,6 +31,7 @@ def base(tiny: LocatedBase) -> ResidentBase:
     return ResidentBase(tiny.directory, tiny.reference.fingerprint, cpu, seq_len=32, others=[cpu])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [replace(SETTINGS, objective="dpo"), replace(SETTINGS, objective="kto", gradient_accumulation_steps=3)],

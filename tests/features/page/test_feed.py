@@ -46,6 +46,7 @@ def test_a_reader_that_has_something_else_needs_the_document(write_ledger, small
     assert feed.patches_after(seq, run) is None
 
 
+@pytest.mark.slow
 def test_what_is_kept_for_the_slow_does_not_grow_with_the_run(tmp_path, small_run) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.note(parse_event(small_run[0]))

@@ -39,6 +39,7 @@ def test_the_numbers_around_any_fraction_have_the_distribution_of_the_discrete_g
     chi_square_is_small(drawn, places, count * chances(variance, whole + rest / (1 << bits), places))
 
 
+@pytest.mark.slow
 def test_what_the_table_cannot_decide_is_decided_exactly(monkeypatch):
     """A coarse table leaves many draws to exact numbers, and gives the same result."""
     centres = np.random.default_rng(0).integers(-5000, 5000, 1500)

@@ -39,6 +39,7 @@ def moved(parameters, seed: int) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", ["AB", "A", "B"])
 @pytest.mark.parametrize("together", [1, 3, 8])
 def test_fused_gradients_are_those_of_one_example_after_another(
@@ -62,6 +63,7 @@ def test_fused_gradients_are_those_of_one_example_after_another(
     assert np.linalg.norm(found[0] - found[1]) > 0.1 * np.linalg.norm(found[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 3])
 def test_fused_gradients_of_square_matrices_are_those_of_peft_s_modules(
     resident: ResidentBase, tiny, monkeypatch, together
@@ -89,6 +91,7 @@ def test_fused_gradients_of_square_matrices_are_those_of_peft_s_modules(
         assert all(pair is None for block in recognise(model).blocks for pair in block.pairs)
 
 
+@pytest.mark.slow
 def test_an_example_s_gradient_does_not_depend_on_the_others_in_its_batch(
     resident: ResidentBase, blueprint: Blueprint
 ) -> None:

@@ -17,6 +17,7 @@ def above(k: float, sigma: float) -> float:
     return math.erfc(k / (sigma * math.sqrt(2))) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 7.5, 4096.0])
 def test_the_numbers_have_the_distribution_of_a_rounded_gaussian(sigma):
     """Chi-square of 2 million draws; a draw that is off by one in a hundred cells' edges would fail."""
@@ -36,6 +37,7 @@ def test_the_numbers_have_the_distribution_of_a_rounded_gaussian(sigma):
     assert np.histogram(drawn, [-np.inf, *edges, np.inf])[0][~enough].sum() < 200
 
 
+@pytest.mark.slow
 def test_mean_and_variance_are_those_of_the_gaussian():
     sigma, count = 1000.0, 4_000_000
     drawn = IntegerGaussian(sigma).draw(Keystream(KEY), count)

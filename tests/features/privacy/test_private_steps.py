@@ -78,6 +78,7 @@ def test_no_record_moves_the_sum_by_more_than_the_clip_norm(resident, blueprint,
     assert 0.1 < 6 * np.linalg.norm(gradients[0] - gradients[1]) <= 2 * 0.5 * 1.05
 
 
+@pytest.mark.slow
 def test_the_noise_has_the_size_that_is_accounted_for(resident, blueprint, gradients) -> None:
     loud = replace(SILENT, noise=40.0)
     trained(resident, blueprint, loud, local_steps=2)
@@ -87,6 +88,7 @@ def test_the_noise_has_the_size_that_is_accounted_for(resident, blueprint, gradi
     assert abs(np.corrcoef(*gradients)[0, 1]) < 0.05
 
 
+@pytest.mark.slow
 def test_one_key_gives_one_result_and_another_key_another(resident: ResidentBase, blueprint: Blueprint) -> None:
     privacy = replace(SILENT, batch=3, noise=1.0)
     first, again, other = (trained(resident, blueprint, privacy, key=key) for key in (KEY, KEY, b"o" * 32))

@@ -43,6 +43,7 @@ def test_the_rounds_of_a_run_fit_its_epsilon_and_no_other_does():
     assert paid(memory, bytes([1])).epsilon == epsilons[-1]
 
 
+@pytest.mark.slow
 def test_the_same_inputs_get_the_same_key_for_free_and_others_an_independent_one():
     memory = DictMemory()
     first = paid(memory, b"a")

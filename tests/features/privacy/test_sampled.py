@@ -45,6 +45,7 @@ def renyi_epsilon(noise: float, rate: float, steps: int, delta: float) -> float:
     return min(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "epochs", "published"), [(1.3, 15, 1.19), (1.1, 60, 3.01), (0.7, 45, 7.10)])
 def test_the_published_figures_of_tf_privacy_are_those_of_a_looser_accountant(noise, epochs, published):
     # MNIST, 60,000 records, batches of 256, delta 1e-5: the table in tensorflow/privacy, tutorials/README.md. It was

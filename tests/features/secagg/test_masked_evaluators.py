@@ -42,6 +42,7 @@ def test_where_clients_know_of_an_earlier_sum_that_the_server_does_not_the_next_
     assert len(set("abcdefgh") ^ set(chosen)) >= LEAST_CLIENTS
 
 
+@pytest.mark.slow
 def test_whatever_comes_and_goes_no_journal_refuses_who_is_invited():
     generator, names = random.Random(3), "abcdefghijklmno"
     for _ in range(20):
@@ -131,6 +132,7 @@ def test_a_client_that_is_lost_in_an_evaluation_costs_one_attempt_at_it(coming_a
     assert refused == [("heidi", "training"), *((name, "signatures") for name in NAMES[:-1])]
 
 
+@pytest.mark.slow
 def test_a_run_on_the_same_data_without_one_client_is_evaluated_too(coming_and_going):
     journals = {}
     for name in NAMES:
@@ -141,6 +143,7 @@ def test_a_run_on_the_same_data_without_one_client_is_evaluated_too(coming_and_g
     assert {event["stage"] for event in federation.of_kind("update_refused")} == {"signatures"}
 
 
+@pytest.mark.slow
 def test_where_any_sum_would_tell_of_few_the_evaluation_is_left_out_and_asked_for_once(coming_and_going):
     federation = coming_and_going({2: ["erin"], 3: ["erin"]}, {}, count=5, rounds=4, quorum=3)
     assert evaluated(federation) == {0: 5, 1: 5, 4: 5}

@@ -65,6 +65,7 @@ def sent(monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_the_sum_is_that_of_the_plain_numbers_bit_for_bit(federate, fake_model, sent):
     federation = begin(federate, fake_model, rounds=3, keep_updates=True)
     federation.run()
@@ -88,6 +89,7 @@ def test_masked_rounds_lead_where_plain_ones_do(federate, fake_model):
     assert losses[0][-1] == pytest.approx(losses[1][-1], rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_server_learns_no_figure_of_a_client(federate, fake_model):
     federation = begin(federate, fake_model)
     replies = []
@@ -112,6 +114,7 @@ def test_the_server_learns_no_figure_of_a_client(federate, fake_model):
     assert len(sizes) <= len({len(name) for name in NAMES})  # by the client's name alone
 
 
+@pytest.mark.slow
 def test_a_client_sends_nothing_outside_a_masked_sum(federate, fake_model):
     federation = begin(federate, fake_model)
     asked = []
@@ -156,6 +159,7 @@ def test_below_the_threshold_nothing_is_unmasked(federate, fake_model):
     assert not federation.of_kind("sum_unmasked")[1:]  # that of the losses before round 1
 
 
+@pytest.mark.slow
 def test_one_of_three_that_fails_costs_an_attempt_and_leads_to_no_sum_of_two(federate, fake_model):
     federation = begin(federate, fake_model, 3, attempts=2)
     failed = []
@@ -171,6 +175,7 @@ def test_one_of_three_that_fails_costs_an_attempt_and_leads_to_no_sum_of_two(fed
     assert {event["clients"] for event in federation.of_kind("sum_unmasked")} == {3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [*STAGES, "train"])
 def test_too_few_clients_end_an_attempt_and_not_the_run(federate, fake_model, sent, stage):
     """Three of five fail once at a stage; whatever was begun, the next attempt takes the same sum."""
@@ -213,6 +218,7 @@ def test_a_round_that_never_has_enough_fails_and_may_be_continued(federate, fake
     np.testing.assert_array_equal(summed(federation, 2).numbers, sum(sent[2, name] for name in NAMES))
 
 
+@pytest.mark.slow
 def test_a_client_that_lost_its_journal_is_a_dropout_of_its_round_alone(federate, fake_model):
     federation = begin(federate, fake_model, keep_updates=True)
 

@@ -46,6 +46,7 @@ def sum_of(federation, number=1):
     return Summed.from_bytes(RunDirectory.find(federation.path).load_update(number, sum_file("train")))
 
 
+@pytest.mark.slow
 def test_the_same_settings_begun_again_without_one_client_do_not_show_its_update(begin, numbers):
     sums = []
     for without in ((), (VICTIM,)):
@@ -57,6 +58,7 @@ def test_the_same_settings_begun_again_without_one_client_do_not_show_its_update
     assert np.mean(found == victims) < 0.5
 
 
+@pytest.mark.slow
 def test_what_a_masked_round_says_of_clients_is_the_same_whatever_data_they_have(federate, fake_model):
     """So no number of rounds with changing clients can be solved for anybody's counts."""
     said = []

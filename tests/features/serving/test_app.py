@@ -58,6 +58,7 @@ def test_an_unmodified_client_gets_from_three_adapters_at_once_what_peft_writes_
     assert server.engine.steps - steps < 12 * 16 / 2
 
 
+@pytest.mark.slow
 def test_a_stream_brings_the_same_text_in_pieces(start: Start, adapters: dict[str, Path]) -> None:
     client = client_of(start(adapters))
     asked = {"model": "formal", "prompt": PROMPT, "max_tokens": 20, "temperature": 0}
@@ -141,6 +142,7 @@ def test_an_adapter_that_does_not_fit_is_refused_as_a_bad_request(start: Start, 
         load_into_vllm(server.url, name="x", adapter=tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_a_stop_string_and_a_wrong_wish(start: Start, adapters: dict[str, Path]) -> None:
     client = client_of(start(adapters))
     whole = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=20, temperature=0).choices[0].text
@@ -167,6 +169,7 @@ def test_a_body_that_is_none_is_refused(start: Start, headers: dict[str, str], c
     assert message in answer.json()["error"]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "headers",
     [
@@ -254,6 +257,7 @@ def test_a_temperature_next_to_nothing_takes_the_likeliest(start: Start) -> None
     assert len(texts) == 1
 
 
+@pytest.mark.slow
 def test_without_the_key_nothing_is_answered(start: Start, adapters: dict[str, Path]) -> None:
     server = start(adapters, access=Access(api_key="right"))
     with pytest.raises(openai.AuthenticationError):

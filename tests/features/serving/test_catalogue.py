@@ -20,6 +20,7 @@ def catalogue(start: Start) -> Any:
     return start({}).catalogue
 
 
+@pytest.mark.slow
 def test_an_adapter_is_found_until_it_is_unloaded(catalogue: Any, adapters: dict[str, Path]) -> None:
     model = catalogue.load("mine", adapters["formal"])
     assert catalogue.find("mine") is model

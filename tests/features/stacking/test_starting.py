@@ -94,6 +94,7 @@ def test_the_same_adapter_goes_on_with_the_same_values_and_is_named(
     assert not state.base.moved.digest
 
 
+@pytest.mark.slow
 def test_clients_derive_the_start_from_the_seed_and_a_keyframe(tiny: LocatedBase, saved: Saved) -> None:
     ranks, begin = ranks_for(tiny, **{"init-adapter": str(saved("one"))})
     start, initial = begin(), ranks.master.initial
@@ -118,6 +119,7 @@ def test_several_are_added_by_weight_and_scale_module_by_module(tiny: LocatedBas
         np.testing.assert_allclose(product, 2 * left[module] - 0.5 * right[module], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_rank_too_low_takes_the_best_of_it_and_says_what_it_loses(tiny: LocatedBase, saved: Saved) -> None:
     ranks, begin = ranks_for(tiny, rank=1, **{"init-adapter": str(saved("one"))})
     whole, part = products(*state_in(saved("one"))), products(begin().adapter, ranks.master.geometry)
@@ -129,6 +131,7 @@ def test_a_rank_too_low_takes_the_best_of_it_and_says_what_it_loses(tiny: Locate
     assert begin().lost == pytest.approx(np.sqrt(dropped / total), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_frozen_ones_move_the_base_by_their_sum_and_the_adapter_is_new(tiny: LocatedBase, saved: Saved) -> None:
     one, other = saved("one"), saved("other", target_modules="q_proj")
     ranks, begin = ranks_for(tiny, **{"init-adapter": f"{one},{other}=3", "init-mode": "freeze"})

@@ -108,6 +108,7 @@ def test_one_operator_cannot_fill_the_queue(queue):
     submit(queue, by="otto")
 
 
+@pytest.mark.slow
 def test_one_operator_cannot_fill_the_journal_by_submitting_and_cancelling(tmp_path):
     now = 1000.0
     queue = RunQueue(tmp_path, clock=lambda: now)

@@ -39,6 +39,7 @@ def standing(tmp_path: Path) -> Iterator[Standing]:
     made._queue.close()
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_fit_is_refused_in_one_line_with_the_estimate(standing: Standing, tmp_path: Path) -> None:
     def submit(**changes: object) -> str:
         return standing.submit("olga", json.dumps({**RUN, **changes}), priority=0, cohort_labels=(), name="")

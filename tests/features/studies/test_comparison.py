@@ -157,6 +157,7 @@ def test_a_name_is_neither_mathematics_nor_markup(make_run) -> None:
         assert "&lt;script&gt;" in page
 
 
+@pytest.mark.slow
 def test_the_command_that_repeats_a_comparison_is_quoted_for_a_shell(make_run) -> None:
     page = compare(make_run("a run", 3.0), make_run("$(id)", 3.1)).page()
     assert all(f"/{name}&#39;</span>" in page for name in ("a run", "$(id)"))

@@ -181,6 +181,7 @@ def test_the_number_of_threads_of_one_run_is_not_that_of_the_next() -> None:
         torch.set_num_threads(default)
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_the_records_the_base_and_the_length(common) -> None:
     loaded = Loaded()
     found = []

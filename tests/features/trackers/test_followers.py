@@ -18,6 +18,7 @@ from plait.features.trackers.series import Series
 from plait.rounds.events import Evaluated, RoundFinished, UpdateReceived
 
 
+@pytest.mark.slow
 def test_a_tracker_gets_every_round_once_and_the_report_at_the_end(run: Path, write, got, small_run) -> None:
     said: list[str] = []
     with followed(run, "mine:Good", say=said.append):
@@ -131,6 +132,7 @@ def test_a_run_that_is_killed_leaves_no_tracker_behind(run: Path, write, got, sm
     raise AssertionError("the tracker did not end")
 
 
+@pytest.mark.slow
 def test_a_failure_of_a_replay_is_told(run: Path, write, small_run) -> None:
     write(small_run)
     with pytest.raises(

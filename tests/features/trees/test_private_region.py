@@ -50,6 +50,7 @@ def private_tree(federate, grow, fake_model, shape, **more):
     return grow(federate(crowd(fake_model, 6), **plan), shape, NoisedTree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [TWO, DEEP])
 def test_noise_is_added_once_to_the_exact_sum_of_clipped_updates(federate, grow, fake_model, shape, monkeypatch):
     tree = private_tree(federate, grow, fake_model, shape)
@@ -92,6 +93,7 @@ def test_noise_is_added_once_to_the_exact_sum_of_clipped_updates(federate, grow,
         assert not any({"train_loss", "tokens", "norms", "digest"} & {k for k, v in e.items() if v} for e in told)
 
 
+@pytest.mark.slow
 def test_a_region_of_a_private_run_that_is_killed_goes_on_to_the_same_sum(federate, grow, fake_model, monkeypatch):
     tree = private_tree(federate, grow, fake_model, TWO, rounds=1)
     sums, left = [], ["unsaved", "saved"]

@@ -149,9 +149,10 @@ def test_a_tree_ends_with_the_bits_of_the_flat_run(federate, grow, fake_model, s
     assert replayed(tree.federation) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moments", [(2, 3, "unsaved", "saved"), (1, 6)], ids=str)
 def test_a_region_that_is_killed_goes_on_to_the_same_sum(federate, grow, fake_model, monkeypatch, moments):
-    plan = {"rounds": 2, "wire": "1"}
+    plan = {"rounds": 2, "wire": "bf16"}
     expected = federate(crowd(fake_model, 6), **plan).run()
     tree = grow(federate(crowd(fake_model, 6), **plan))
     asked, left = [], list(moments)
@@ -189,6 +190,7 @@ def test_a_region_that_is_killed_goes_on_to_the_same_sum(federate, grow, fake_mo
     }
 
 
+@pytest.mark.slow
 def test_a_sum_that_was_ready_is_sent_again_as_it_was(federate, grow, fake_model):
     tree = grow(federate(crowd(fake_model, 6), rounds=1, wire="1"), TWO)
     answers = []
@@ -204,8 +206,9 @@ def test_a_sum_that_was_ready_is_sent_again_as_it_was(federate, grow, fake_model
     assert all(first == again for first, again in answers)
 
 
+@pytest.mark.slow
 def test_a_region_that_was_cut_off_catches_up(federate, grow, fake_model):
-    plan = {"rounds": 3, "wire": "1", "quorum": 1}
+    plan = {"rounds": 3, "wire": "bf16", "quorum": 1}
     flat = federate(crowd(fake_model, 6), **plan)
     flat.channel.tamper = lambda asked, reply: (
         "away" if asked.round == 2 and asked.client in ("client-0", "client-1") else reply
@@ -262,6 +265,7 @@ def resealed(reply, layout, change):
     return encode_reply(UpdateReply(seal(header, encoded).data))
 
 
+@pytest.mark.slow
 def test_of_two_regions_one_that_says_it_weighs_nothing_does_not_count(federate, grow, fake_model):
     tree = grow(federate(crowd(fake_model, 6), rounds=1, quorum=1, weighting=Weighting.EXAMPLES), TWO)
     layout = tree.federation.spec.layout
@@ -311,6 +315,7 @@ def test_of_many_names_the_rarest_are_counted_together():
     assert region_module.merged([{"a": 1}, {"a": 2, "b": 1}]) == {"a": 3, "b": 1}
 
 
+@pytest.mark.slow
 def test_a_region_asks_no_more_clients_than_its_tree_says(federate, grow, fake_model):
     tree = grow(federate(crowd(fake_model, 6), rounds=2, quorum=1), TWO)
     region = tree.regions["regions-1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import pytest
 from matplotlib.text import Text
 
 from plait.features.trees.events import RegionSummed
@@ -59,6 +60,7 @@ def test_in_a_tree_every_table_names_regions(small_run) -> None:
     assert sum("region" in table.headings for table in tables) == 4
 
 
+@pytest.mark.slow
 def test_in_a_tree_every_plot_names_regions(small_run) -> None:
     view = view_of(in_tree(small_run))
     for shown, said in ((view, "Data of each region"), (crowd(view, 60), "90 % of 62 regions")):

@@ -74,6 +74,7 @@ def of_region(directory):
         settings_of(RunDirectory.find(directory))
 
 
+@pytest.mark.slow
 def test_each_server_has_less_time_than_the_one_above():
     settled = settle(config_from_table({"tree": "2x3x4", "deadline_s": 100.0}))
     region = below(settled)
@@ -82,6 +83,7 @@ def test_each_server_has_less_time_than_the_one_above():
     assert below(settle(config_from_table({"tree": "2x3"}))).plan.deadline_s is None
 
 
+@pytest.mark.slow
 def test_a_private_region_sends_what_it_has_and_adds_the_noise_of_no_other_number_of_clients():
     settled = settle(config_from_table({"tree": "2x3x4", "dp": "client", "dp_epsilon": 8.0, "dp_clip": 0.5}))
     region = below(settled)

@@ -222,6 +222,7 @@ def test_who_cannot_be_withdrawn_is_told_in_one_line(whole: Path) -> None:
     assert "2 rounds are trained again by 2 clients: about" in planned(whole).estimate
 
 
+@pytest.mark.slow
 def test_what_a_run_from_elsewhere_names_is_named_again_to_be_used(tmp_path: Path, plait: Plait) -> None:
     for feature in own_features().values():
         for name in feature.leads_out:

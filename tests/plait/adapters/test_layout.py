@@ -24,6 +24,7 @@ def test_slots_are_packed_in_name_order_without_gaps(shapes: dict[str, list[int]
     assert layout.size == at
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(SHAPES, st.randoms())
 def test_the_order_of_the_mapping_does_not_change_layout_or_digest(shapes: dict[str, list[int]], random) -> None:

@@ -141,6 +141,7 @@ def test_hostile_files_are_refused_saying_why(data: bytes, message: str, tmp_pat
         read_safetensors(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(TENSORS)
 def test_what_is_written_is_read_back_exactly_here_and_by_the_library(tensors: dict[str, np.ndarray]) -> None:
@@ -153,6 +154,7 @@ def test_what_is_written_is_read_back_exactly_here_and_by_the_library(tensors: d
             assert read[name].tobytes() == tensor.tobytes()
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(TENSORS)
 def test_what_the_library_writes_is_read_exactly(tensors: dict[str, np.ndarray]) -> None:
@@ -160,6 +162,7 @@ def test_what_the_library_writes_is_read_exactly(tensors: dict[str, np.ndarray])
     assert {name: value.tobytes() for name, value in read.items()} == {n: t.tobytes() for n, t in tensors.items()}
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data())
 def test_a_changed_file_is_refused_or_gives_finite_floats(data: st.DataObject) -> None:

@@ -58,6 +58,7 @@ def exactly(part):
     ]
 
 
+@pytest.mark.slow
 @given(SEEDS, st.lists(WEIGHTS, min_size=1, max_size=30))
 def test_nothing_is_rounded(seed, weights):
     addends = list(zip(deltas(seed, len(weights), 7), weights, strict=True))
@@ -70,6 +71,7 @@ def test_nothing_is_rounded(seed, weights):
         assert abs(Fraction(found) - exact) <= Fraction(np.spacing(abs(found)))
 
 
+@pytest.mark.slow
 @given(SEEDS, st.lists(st.integers(1, 10**6), min_size=2, max_size=40), st.integers(1, 6))
 def test_any_order_and_any_groups_give_the_same_bits(seed, weights, groups):
     addends = list(zip(deltas(seed, len(weights), 9), map(float, weights), strict=True))
@@ -87,6 +89,7 @@ def test_any_order_and_any_groups_give_the_same_bits(seed, weights, groups):
     assert tree.weight == flat.weight
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_what_float64_holds_as_it_is_has_the_mean_of_what_was_cut(seed):
     generator = np.random.default_rng(seed)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -25,6 +26,7 @@ def updates(lab):
     return st.lists(st.tuples(flats, st.integers(1, 10**9)), min_size=1, max_size=5)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 def test_the_result_is_the_weighted_mean(lab, data):
     given_updates = data.draw(updates(lab))
@@ -36,6 +38,7 @@ def test_the_result_is_the_weighted_mean(lab, data):
     np.testing.assert_allclose(combined(lab, given_updates), expected, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 def test_the_mean_lies_between_the_updates(lab, data):
     given_updates = data.draw(updates(lab))

@@ -116,6 +116,7 @@ def test_an_exact_rule_is_the_dense_mean(lab, name, shapes, rank, alpha, clients
     assert lab.distance(lab.result(context, outcome), exact) <= TOLERANCE * magnitude(context, outcome)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BEST)
 @settings(max_examples=25)
 @given(shapes=SHAPES, rank=st.integers(1, 4), alpha=ALPHAS, clients=CLIENTS, seed=SEEDS)
@@ -128,6 +129,7 @@ def test_a_rule_in_product_space_is_the_truncated_decomposition(lab, name, shape
         assert abs(np.linalg.norm(mean - product) - least) <= TOLERANCE * magnitude(context, outcome)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FACTORS)
 @settings(max_examples=25)
 @given(shapes=SHAPES, rank=st.integers(1, 4), alpha=ALPHAS, clients=CLIENTS, seed=SEEDS, number=st.integers(1, 2))

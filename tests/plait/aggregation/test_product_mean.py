@@ -12,6 +12,7 @@ CLIENTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(
     clients=CLIENTS,
@@ -44,6 +45,7 @@ def test_the_true_error_is_within_the_certified_bounds(lab, clients, rank, step,
     assert error <= relative * lab.size(exact) + rounding
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(weights=st.lists(st.integers(1, 999), min_size=1, max_size=4), seed=st.integers(0, 2**32 - 1))
 def test_with_room_for_all_second_order_terms_it_is_the_best_product_of_the_dense_mean(lab, weights, seed):

@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.aggregation.product_sketch import ProductSketch
 
 
+@pytest.mark.slow
 @given(
     st.integers(2, 9),
     st.integers(2, 9),

@@ -17,6 +17,7 @@ def product(case):
     return matrix, rank, generator.normal(size=(rank, d_in))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [balanced, kept])
 @given(case=CASES)
 def test_the_factors_are_the_best_of_their_rank(lab, factor, case):

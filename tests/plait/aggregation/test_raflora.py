@@ -12,6 +12,7 @@ CLIENTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(clients=CLIENTS, seed=st.integers(0, 2**32 - 1))
 def test_each_slice_of_the_products_is_averaged_over_its_owners(lab, clients, seed):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from plait.aggregation.weighted_sum import WeightedSum
 
 
+@pytest.mark.slow
 @given(st.integers(0, 20_000), st.lists(st.integers(1, 10**9), min_size=1, max_size=20), st.integers(0, 2**32 - 1))
 def test_the_sum_is_that_of_float64(size, weights, seed):
     values = np.random.default_rng(seed).normal(size=(len(weights), size)).astype(np.float32)

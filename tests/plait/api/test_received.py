@@ -76,6 +76,7 @@ def test_what_an_own_run_names_is_admitted(begun: Begun) -> None:
     assert "my_rules" in plugins._admitted
 
 
+@pytest.mark.slow
 def test_what_another_s_run_names_has_to_be_named_again(begun: Begun) -> None:
     directory = begun(rule="my_rules:mine:groups=2", data="my file.jsonl", publish="http://127.0.0.1:9")
     with pytest.raises(ConfigError) as refused:

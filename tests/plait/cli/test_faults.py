@@ -104,6 +104,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["merged", "ollama"])
 def test_an_export_to_a_full_disk_leaves_nothing_behind(
     plait: Callable[..., object], adapter: Path, small_disk: Path, target: str

@@ -181,6 +181,7 @@ def test_names_of_other_systems_are_options_too() -> None:
         spelled(["estimate", "--epochs", "3"])
 
 
+@pytest.mark.slow
 def test_doctor_says_what_the_machine_has(plait) -> None:
     findings = json.loads(plait("doctor", "--json").out)
     assert {"processor", "device", "torch", "cache"} <= {finding["what"] for finding in findings}
@@ -196,6 +197,7 @@ def test_doctor_warns_where_transformers_asks_for_a_newer_peft(
     assert all("asks for peft>=99.0" in each.found and "constraints.txt" in each.advice for each in found)
 
 
+@pytest.mark.slow
 def test_estimate_counts_what_a_training_holds_beside_its_optimizer(plait) -> None:
     asked = ("estimate", "--base", "tiny", "--no-evaluate", "--correction", "scaffold", "--json")
     estimate = json.loads(plait(*asked).out)
@@ -222,6 +224,7 @@ def test_estimate_counts_the_keys_and_values_of_completions(plait) -> None:
     assert "or up to 3.22 GB of keys and values while it samples completions" in told
 
 
+@pytest.mark.slow
 def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:
     ran = plait(
         "estimate", "--base", "mistral-7b", "--rank", 32, "--target-modules", "q_proj,v_proj", "--clients", 20,

@@ -59,6 +59,7 @@ def test_the_adapter_is_the_one_that_an_estimate_counts(plait) -> None:
     assert listed(plait, "--rank", 4)["adapter_parameters"] == estimate["trainable_parameters"]
 
 
+@pytest.mark.slow
 def test_the_tables_fit_a_terminal_and_name_every_rule(plait, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     ran = plait("rules", "--base", "tiny")
@@ -79,6 +80,7 @@ def test_a_base_or_module_that_is_not_there_is_a_configuration_error(plait, opti
     assert ran.err.splitlines()[-1].startswith("error: ")
 
 
+@pytest.mark.slow
 def test_options_are_listed_with_their_defaults_and_can_be_given(plait) -> None:
     rules = by_name(listed(plait))
     found = {(name, option["name"]): option["default"] for name in rules for option in rules[name]["options"]}

@@ -70,6 +70,7 @@ WITHOUT: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITHOUT)
 def test_rows_without_columns_are_refused_before_they_are_stepped_through(tmp_path: Path, name: str) -> None:
     WITHOUT[name](tmp_path / name)
@@ -117,6 +118,7 @@ def test_a_file_has_no_more_rows_and_columns_than_its_size_allows(
 BLANKS = {"a.jsonl": b"\n", "a.json": b" ", "a.csv": b"\n", "a.txt": b"a"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLANKS)
 def test_a_packed_file_unpacks_to_no_more_than_its_size_allows(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(zstd(BLANKS[name] * (8 << 20)))

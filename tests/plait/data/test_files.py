@@ -402,6 +402,7 @@ def test_more_records_than_there_is_memory_for_are_refused(monkeypatch: pytest.M
             as_dataset(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])
 def test_values_of_any_depth_are_read_or_refused_in_one_line(tmp_path: Path, suffix: str) -> None:
     refused: list[str] = []

@@ -122,6 +122,7 @@ def test_a_missing_file_is_refused_and_the_nearest_one_named(tmp_path: Path) -> 
         as_dataset(tmp_path / "leters.jsonl")
 
 
+@pytest.mark.slow
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200) | st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(),

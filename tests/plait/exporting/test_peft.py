@@ -31,6 +31,7 @@ def test_an_adapter_that_is_handed_on_as_it_is_keeps_its_card(by_plait: Callable
     assert (tmp_path / "out" / "README.md").read_text() == "the run's own card"
 
 
+@pytest.mark.slow
 def test_a_larger_rank_changes_nothing_but_the_shapes(
     by_peft: Callable[..., Path], tiny: LocatedBase, logits_of: Logits, tmp_path: Path
 ) -> None:
@@ -56,6 +57,7 @@ def test_a_rank_for_what_is_no_plain_lora_is_refused(by_peft: Callable[..., Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_dora_goes_out_as_it_is(
     by_peft: Callable[..., Path], tiny: LocatedBase, logits_of: Logits, tmp_path: Path
 ) -> None:

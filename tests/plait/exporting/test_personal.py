@@ -64,6 +64,7 @@ def test_a_side_of_another_adapter_is_refused(spec: AdapterSpec) -> None:
         with_own_side(spec, drawn(spec, 0), np.zeros(3, np.float32), Side.B)
 
 
+@pytest.mark.slow
 def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_path: Path) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     spec = design(config, AdapterRequest(rank=2, alpha=4), task=Task.CAUSAL_LM, seed=3).spec

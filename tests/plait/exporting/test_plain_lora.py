@@ -14,6 +14,7 @@ from plait.exporting.source import open_source
 from plait.training.bases import LocatedBase
 
 
+@pytest.mark.slow
 def test_plain_lora_has_no_fault(by_peft: Callable[..., Path], by_plait: Callable[..., Path]) -> None:
     for folder in (by_peft(use_rslora=True, rank_pattern={"q_proj": 2}, init_lora_weights="gaussian"), by_plait()):
         assert lora_fault(open_source(folder).spec) is None

@@ -42,6 +42,7 @@ def test_padding_keeps_every_product_and_folds_patterns_into_the_factors(by_peft
         np.testing.assert_allclose(product, before[module], rtol=0, atol=1e-6 * np.abs(before[module]).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_cutting_takes_the_truncated_svd_of_every_module_and_says_what_is_lost(
     by_peft: Callable[..., Path], rank: int

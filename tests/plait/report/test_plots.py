@@ -42,12 +42,14 @@ def test_every_plot_is_a_png_with_something_on_it(small_run) -> None:
         assert not is_blank(png)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_only_begun_can_be_drawn(small_run) -> None:
     for png in plots.draw_plots(view_of(small_run[:1])).values():
         assert png.startswith(PNG_MAGIC)
         assert not is_blank(png)
 
 
+@pytest.mark.slow
 def test_hostile_names_are_drawn_as_they_are(hostile_run) -> None:
     figure_texts: list[str] = []
 
@@ -119,6 +121,7 @@ def test_a_report_is_small_with_any_number_of_clients(small_run) -> None:
         assert len(page.encode()) <= 600_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", [DARK, NARROW_LIGHT])
 def test_a_theme_decides_colour_and_width(small_run, theme) -> None:
     figure = plots.bytes_by_round(view_of(small_run), theme)

@@ -36,6 +36,7 @@ def test_a_run_that_kept_its_updates_is_computed_again_bit_for_bit(federate, fak
     assert replayed(federation) == 2
 
 
+@pytest.mark.slow
 def test_so_is_one_in_which_some_were_refused(federate, fake_model):
     models = {name: fake_model(1, 3) for name in HONEST} | {"mallory": gauge_attacker(fake_model)}
     federation = federate(models, rounds=3, keep_updates=True)

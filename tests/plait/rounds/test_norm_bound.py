@@ -216,6 +216,7 @@ def test_a_run_under_attack_that_is_killed_anywhere_goes_on_to_the_same_adapter(
         assert [event["round"] for event in events] == ([1, 2, 3] if policy is NormPolicy.REJECT else []), where
 
 
+@pytest.mark.slow
 def test_where_most_were_refused_others_are_asked(federate, fake_model):
     honest = {name: fake_model(1, 3) for name in HONEST}
     models = honest | {f"mallory-{k}": gauge_attacker(fake_model, since=4) for k in range(2)}

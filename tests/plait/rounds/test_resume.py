@@ -140,6 +140,7 @@ def test_clients_that_remember_are_not_sent_the_whole_adapter_after_a_restart(fe
     assert not federation.of_kind("update_refused")
 
 
+@pytest.mark.slow
 def test_a_damaged_spooled_update_is_asked_for_again(federate):
     undisturbed = federate().run()
     federation = federate()

@@ -42,6 +42,7 @@ def by_hand(federation, *, taken_back):
     return masters, back
 
 
+@pytest.mark.slow
 def test_a_step_that_made_the_adapter_worse_is_taken_back_by_half_and_the_next_one_is_half_as_long(
     astray, everyone_holds
 ):
@@ -58,6 +59,7 @@ def test_a_step_that_made_the_adapter_worse_is_taken_back_by_half_and_the_next_o
     np.testing.assert_allclose(published[-1], expected[2], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("eval_every", "rate"), [(1, 1.5 / 2**0.5), (2, 1.5)])
 def test_a_slope_counts_along_half_of_a_step_and_not_where_several_were_taken_back(astray, eval_every, rate):
     federation = astray(
@@ -154,6 +156,7 @@ def test_a_cohort_of_a_part_is_watched_as_well(federate, fake_model, everyone_ho
     everyone_holds(federation, state)
 
 
+@pytest.mark.slow
 def test_a_run_ends_after_as_many_evaluations_without_a_lower_loss_as_it_has_patience(astray):
     federation = astray(3, 4, 5, 6, 7, rounds=8, watch=Watch(patience=3))
     state = federation.run()
@@ -172,6 +175,7 @@ def test_the_best_evaluated_adapter_is_what_stays_published(astray):
     assert best["adapter"] == federation.published[-1].shadow.digest().hex()
 
 
+@pytest.mark.slow
 def test_a_run_whose_steps_were_taken_back_is_computed_again_bit_for_bit(astray):
     federation = astray(2, 4, rounds=6, keep_updates=True, wire="bf16")
     federation.run()

@@ -212,6 +212,7 @@ def test_an_update_that_is_too_large_is_not_sent(bob):
 MANY = 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", sorted(name for name, rule in RULES.items() if rule.subject is not Subject.SQUARES))
 def test_a_client_expects_what_the_server_of_every_rule_asks(federate, fake_model, rule):
     federation = federate(

@@ -86,6 +86,7 @@ def test_iid_shares_are_equal_and_mixed_although_the_data_is_sorted() -> None:
     assert label_skew(parts) < 0.2
 
 
+@pytest.mark.slow
 def test_label_skew_grows_as_alpha_falls() -> None:
     skews = [
         np.mean([label_skew(split(labelled(), f"dirichlet:{alpha}", seed=seed)) for seed in range(4)])

@@ -33,6 +33,7 @@ def test_a_run_whose_clients_bring_their_data_is_not_simulated_with_whatever_is_
         prepare(RunConfig(data="", base="tiny"), quiet=True)
 
 
+@pytest.mark.slow
 def test_clients_are_the_parts_of_the_data_and_take_turns_with_the_ranks(prepared) -> None:
     simulation = Simulation(*prepared)
     assert [simulation.name(index) for index in (0, 1)] == ["ann", "bob"]
@@ -40,6 +41,7 @@ def test_clients_are_the_parts_of_the_data_and_take_turns_with_the_ranks(prepare
     assert simulation.model(1).base_fingerprint == prepared[0].base_fingerprint
 
 
+@pytest.mark.slow
 def test_a_client_is_kept_from_task_to_task_and_let_go_with_the_simulation(prepared) -> None:
     simulation = Simulation(*prepared)
     first = weakref.ref(simulation.model(0))
@@ -50,6 +52,7 @@ def test_a_client_is_kept_from_task_to_task_and_let_go_with_the_simulation(prepa
     assert first() is None
 
 
+@pytest.mark.slow
 def test_of_many_clients_those_asked_last_are_kept(prepared, monkeypatch) -> None:
     monkeypatch.setattr(simulation_module, "_MODELS_KEPT", 1)
     simulation = Simulation(*prepared)
@@ -58,6 +61,7 @@ def test_of_many_clients_those_asked_last_are_kept(prepared, monkeypatch) -> Non
     assert simulation.model(0) is not first
 
 
+@pytest.mark.slow
 def test_two_simulations_of_one_process_share_nothing(prepared) -> None:
     run, data = prepared
     one, other = Simulation(run, data), Simulation(run, data)

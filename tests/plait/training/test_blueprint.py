@@ -43,6 +43,7 @@ def test_a_spec_that_travelled_gives_the_same_adapter(tiny: LocatedBase, bluepri
     assert again.initial.digest() == blueprint.initial.digest()
 
 
+@pytest.mark.slow
 def test_a_classifiers_spec_that_travelled_gives_the_same_adapter(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CLASSIFICATION, ("code", "prose"))
     made = design(config, AdapterRequest(), task=Task.CLASSIFICATION, labels=("code", "prose"), seed=3)
@@ -52,6 +53,7 @@ def test_a_classifiers_spec_that_travelled_gives_the_same_adapter(tiny: LocatedB
     assert made.spec.layout.by_name["base_model.model.score.weight"].shape == (2, 128)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_and_leaves_torchs_own_generator_alone(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     torch.manual_seed(5)
@@ -63,6 +65,7 @@ def test_the_seed_decides_and_leaves_torchs_own_generator_alone(tiny: LocatedBas
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.slow
 def test_a_70b_base_costs_no_memory_for_its_weights() -> None:
     config = LlamaConfig(
         hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64,

@@ -86,6 +86,7 @@ def test_the_adapted_model_starts_as_exactly_the_base(method: str, tiny: Located
     assert not torch.allclose(changed, bare, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_houlsby_adapts_both_halves_of_a_block_and_pfeiffer_the_second(tiny: LocatedBase) -> None:
     both, second = (bottlenecks_of(made(tiny, method).spec.layout) for method in ("bottleneck", "pfeiffer"))
     assert {each.module.rpartition(".")[2] for each in both} == {"o_proj", "down_proj"}
@@ -146,6 +147,7 @@ def test_it_goes_behind_one_half_alone_and_not_behind_modules_that_are_not_there
         design(config, AdapterRequest(method="bottleneck", target_modules="x"), task=Task.CAUSAL_LM, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bottleneck", "pfeiffer"])
 def test_peft_saves_and_loads_it_itself(method: str, tiny: LocatedBase, tmp_path: Path) -> None:
     blueprint = made(tiny, method)

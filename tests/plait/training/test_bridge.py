@@ -37,6 +37,7 @@ def build(model, tokenizer, data, args):
     return Trainer(model=model, args=TrainingArguments(**args), train_dataset=data)
 
 
+@pytest.mark.slow
 def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, blueprint: Blueprint) -> None:
     text = "def add(left, right):\n    return left + right\n" * 40
     local = PeftLocalModel(
@@ -52,6 +53,7 @@ def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, bluep
     assert trained.tokens == 6 * 2 * 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trained", "still"), [("A", "B"), ("B", "A")])
 def test_a_side_that_the_rule_leaves_as_it_is_stays_so_under_a_trainer(
     resident: ResidentBase, blueprint: Blueprint, trained: str, still: str
@@ -157,6 +159,7 @@ def away_from_zero(blueprint: Blueprint) -> AdapterState:
     return AdapterState(blueprint.initial.layout, blueprint.initial.flat + np.float32(0.01))
 
 
+@pytest.mark.slow
 def test_fedprox_pulls_a_trainers_steps_to_where_they_began(resident: ResidentBase, blueprint: Blueprint) -> None:
     local, start, mu = by_gradient_descent(resident), away_from_zero(blueprint), 40.0
     settings = replace(SETTINGS, local_steps=2)
@@ -169,6 +172,7 @@ def test_fedprox_pulls_a_trainers_steps_to_where_they_began(resident: ResidentBa
     np.testing.assert_allclose(pulled.flat - free.flat, expected, atol=0.02 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", ["AB", "B"])
 def test_scaffold_moves_what_trains_after_every_step_of_a_trainer(
     resident: ResidentBase, blueprint: Blueprint, trained: str

@@ -81,16 +81,17 @@ def assert_equal(
         assert mine.report.tokens == plain.report.tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "uneven"),
     [
-        SETTINGS,
-        replace(SETTINGS, gradient_accumulation_steps=2, proximal=0.5),
-        replace(SETTINGS, trained="A", lr_schedule="linear", total_steps=40, warmup_steps=1),
+        (SETTINGS, False),
+        (SETTINGS, True),
+        (replace(SETTINGS, gradient_accumulation_steps=2, proximal=0.5), True),
+        (replace(SETTINGS, trained="A", lr_schedule="linear", total_steps=40, warmup_steps=1), True),
     ],
-    ids=["plain", "accumulated, FedProx", "one side, schedule"],
+    ids=["even", "uneven", "accumulated, FedProx", "one side, schedule"],
 )
-@pytest.mark.parametrize("uneven", [False, True], ids=["even", "uneven"])
 def test_every_adapter_takes_the_steps_that_it_takes_alone(
     resident: ResidentBase, blueprint: Blueprint, settings: Settings, uneven: bool
 ) -> None:
@@ -98,6 +99,7 @@ def test_every_adapter_takes_the_steps_that_it_takes_alone(
     assert_equal(together(resident, blueprint, given), one_by_one(resident, blueprint, given), given)
 
 
+@pytest.mark.slow
 def test_moments_and_drift_are_each_adapters_own(resident: ResidentBase, blueprint: Blueprint) -> None:
     first = all_inputs(blueprint, SETTINGS)
     drift = np.random.default_rng(9).normal(0, 1e-3, blueprint.spec.layout.size).astype(np.float32)
@@ -116,6 +118,7 @@ def test_the_same_cohort_gives_the_same_bits(resident: ResidentBase, blueprint: 
     assert all(np.array_equal(a.flat, b.flat) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.slow
 def test_a_bfloat16_base_trains_a_cohort_as_well_as_one(tiny: LocatedBase, blueprint: Blueprint) -> None:
     half = ResidentBase(
         tiny.directory, tiny.reference.fingerprint, Compute(torch.device("cpu"), torch.bfloat16), seq_len=24
@@ -125,6 +128,7 @@ def test_a_bfloat16_base_trains_a_cohort_as_well_as_one(tiny: LocatedBase, bluep
         assert mine.report.loss == pytest.approx(plain.report.loss, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was(resident: ResidentBase, blueprint: Blueprint) -> None:
     values = np.random.default_rng(4).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values))

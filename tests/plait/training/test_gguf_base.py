@@ -154,6 +154,7 @@ LLAMA_3 = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "architecture", "settings"),
     [
@@ -201,6 +202,7 @@ def test_a_file_is_the_model_that_it_was_made_of(tmp_path: Path, form: str, kept
     assert tokens("ab")["input_ids"] == [WORDS.index("ab")]
 
 
+@pytest.mark.slow
 def test_it_is_one_base_wherever_it_lies_and_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.gguf")
     (tmp_path / "elsewhere").mkdir()
@@ -271,6 +273,7 @@ def test_a_file_that_ends_anywhere_is_refused(tmp_path: Path) -> None:
             read_gguf_header(tmp_path / "b.gguf")
 
 
+@pytest.mark.slow
 def test_what_transformers_would_not_compute_as_llama_cpp_does_is_refused(tmp_path: Path) -> None:
     def refused(message: str, **options: Any) -> None:
         write(tmp_path / "a.gguf", **options)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +86,16 @@ TEXTS = torch.tensor([[5, 6, 7, 2], [9, 10, 11, 2]])
 Base = tuple[Path, str, set[str]]
 
 
+@pytest.fixture(scope="module")
+def saved_as(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of a base, which nobody changes."""
+    return cache(lambda name: saved(name, tmp_path_factory.mktemp("base")))
+
+
 @pytest.fixture(params=sorted(BASES))
-def base(request: pytest.FixtureRequest, tmp_path: Path) -> Base:
+def base(request: pytest.FixtureRequest, saved_as: Callable[[str], Path]) -> Base:
     _, _, output, hidden = BASES[request.param]
-    return saved(request.param, tmp_path / "base"), output, hidden
+    return saved_as(request.param), output, hidden
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -99,7 +107,12 @@ def saved(name: str, folder: Path) -> Path:
     return folder
 
 
-def designed(directory: Path, *, seed: int = 3, method: str = "lora") -> Blueprint:
+@cache
+def designed(directory: Path, method: str = "lora") -> Blueprint:
+    return drawn_with(directory, 3, method)
+
+
+def drawn_with(directory: Path, seed: int, method: str = "lora") -> Blueprint:
     config = read_base_config(directory, Task.CLASSIFICATION, LABELS)
     request = AdapterRequest(method=method, rank=2)
     return design(config, request, task=Task.CLASSIFICATION, labels=LABELS, seed=seed, weights=directory)
@@ -142,7 +155,7 @@ def test_the_adapter_has_all_after_the_encoder(base: Base) -> None:
 
 def test_both_ends_draw_the_same_head_and_the_seed_decides(base: Base) -> None:
     directory, _, hidden = base
-    one, same, other = (designed(directory, seed=seed) for seed in (3, 3, 4))
+    one, same, other = (drawn_with(directory, seed) for seed in (3, 3, 4))
     config = read_base_config(directory, Task.CLASSIFICATION, LABELS)
     from_spec = design_from_spec(config, parse_spec(one.spec.text), weights=directory)
     assert one.initial.digest() == same.initial.digest() == from_spec.initial.digest()
@@ -192,14 +205,14 @@ def test_gradients_reach_the_whole_head_by_the_second_step(base: Base) -> None:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_method_has_a_head(method: str, tmp_path: Path) -> None:
-    saved("roberta", tmp_path)
+def test_every_method_has_a_head(method: str, saved_as: Callable[[str], Path]) -> None:
+    directory = saved_as("roberta")
     if method == "prefix":
         with pytest.raises(ConfigError, match="nearest: method 'prompt'"):
-            designed(tmp_path, method=method)
+            designed(directory, method)
         return
-    made = designed(tmp_path, method=method)
-    model = resident(tmp_path).carrying(made.spec, made.initial)
+    made = designed(directory, method)
+    model = resident(directory).carrying(made.spec, made.initial)
     assert not logits(model).any()
     dense = next(name for name in made.initial.layout.by_name if name.endswith("classifier.dense.weight"))
     assert made.initial[dense].std() > 0.01
@@ -237,12 +250,12 @@ def test_a_policy_that_names_modules_lets_the_head_pass(tmp_path: Path) -> None:
     ],
 )
 def test_small_methods_leave_a_pooler_to_the_base_if_its_files_have_one(
-    name: str, method: str, is_new: bool, tmp_path: Path
+    name: str, method: str, is_new: bool, saved_as: Callable[[str], Path]
 ) -> None:
-    saved(name, tmp_path)
-    made = designed(tmp_path, method=method)
+    directory = saved_as(name)
+    made = designed(directory, method)
     assert ("bert.pooler" in made.spec.saved_modules) == is_new
-    assert torch.equal(*(logits(resident(tmp_path).carrying(made.spec, moved(made))) for _ in range(2)))
+    assert torch.equal(*(logits(resident(directory).carrying(made.spec, moved(made))) for _ in range(2)))
 
 
 def test_a_language_model_has_no_head(tiny: LocatedBase) -> None:

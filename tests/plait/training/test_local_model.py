@@ -48,6 +48,7 @@ def bob(resident: ResidentBase) -> PeftLocalModel:
     return client(resident, "bob", "The quick brown fox jumps over the lazy dog. " * 60)
 
 
+@pytest.mark.slow
 def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
     ada: PeftLocalModel, blueprint: Blueprint
 ) -> None:
@@ -60,6 +61,7 @@ def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
     assert blueprint.initial.digest() == digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "measured"), [("lora", 1), ("dora", 2)])
 def test_an_adapter_without_effect_is_measured_once_for_all_seeds(
     ada: PeftLocalModel, resident: ResidentBase, blueprint: Blueprint, method: str, measured: int
@@ -82,6 +84,7 @@ def test_an_adapter_without_effect_is_measured_once_for_all_seeds(
     assert len(known) == measured + 1
 
 
+@pytest.mark.slow
 def test_the_first_answer_is_kept_apart_from_the_second_clients(
     ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint
 ) -> None:
@@ -113,6 +116,7 @@ def test_clients_train_together_as_they_do_alone_whatever_they_have_in_common(
         assert done.loss == pytest.approx(alone.loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_clients_that_do_not_fit_into_memory_together_train_in_as_large_groups_as_do(
     ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +139,7 @@ def test_clients_that_do_not_fit_into_memory_together_train_in_as_large_groups_a
         assert norm(subtract(done.state, expected)) < 1e-3 * norm(subtract(expected, job.start))
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_leaves_those_beside_it_alone(
     ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint
 ) -> None:
@@ -199,6 +204,7 @@ class TestBatches:
         assert len(same_count) < len({tuple(each) for each in orders})
         assert self.order_of(models[0], blueprint, 5) != self.order_of(models[0], blueprint, 6)
 
+    @pytest.mark.slow
     def test_training_takes_that_order(self, ada, blueprint, resident) -> None:
         trained = ada.train(job_of(ada, blueprint, SETTINGS))
         split = ada.split(blueprint.spec, SETTINGS)

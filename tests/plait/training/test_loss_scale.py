@@ -50,6 +50,7 @@ def moved(done: LocalTraining, made: Blueprint) -> np.ndarray:
     return done.flat - made.initial.flat
 
 
+@pytest.mark.slow
 def test_the_factor_goes_as_torchs_own_does() -> None:
     scale = LossScale.of([torch.zeros(1, dtype=torch.float16)])
     theirs = torch.amp.GradScaler("cpu", init_scale=loss_scale.FIRST, growth_interval=2000)
@@ -72,6 +73,7 @@ def test_without_a_gradient_nothing_overflows() -> None:
     assert not LossScale.of([torch.zeros(1, dtype=torch.float16)]).overflows([None, None])
 
 
+@pytest.mark.slow
 def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
     resident: ResidentBase, halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +110,7 @@ def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along
     assert close < 0.1
 
 
+@pytest.mark.slow
 def test_a_step_whose_losses_overflow_is_left_out_and_a_training_of_such_steps_is_one_line(
     halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

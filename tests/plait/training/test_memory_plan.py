@@ -93,6 +93,7 @@ def test_a_prediction_is_within_a_tenth_of_what_the_trainer_allocates(shape: Ste
     assert predicted == pytest.approx(costs.peak_bytes, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("together", "changed"),
     [
@@ -117,6 +118,7 @@ def test_what_trainings_hold_of_their_adapters_is_counted(together: int, changed
     assert predicted[1] < 0.9 * costs.peak_bytes
 
 
+@pytest.mark.slow
 def test_a_replica_is_counted_without_the_optimizer_that_it_does_not_hold() -> None:
     shape = StepShape("qwen2.5-0.5b", 2, 64, rank=128, layers=1)
     settings = settings_of(shape, lr_schedule="slope", local_steps=2)
@@ -133,6 +135,7 @@ def test_a_replica_is_counted_without_the_optimizer_that_it_does_not_hold() -> N
     assert least == replica.resident_bytes + (2 + 2) * replica.adapter
 
 
+@pytest.mark.slow
 def test_a_device_beside_the_first_may_have_less_memory(eight: ModelSize) -> None:
     large = replace(eight, adapter=10 * eight.adapter, training=replace(CONSTANT, summed=True))
     replica = replace(large, training=large.training.of_replica)
@@ -328,6 +331,7 @@ def test_an_embedding_with_an_adapter_on_is_no_lone_one(tiny: LocatedBase) -> No
     assert size.adapted_embedding
 
 
+@pytest.mark.slow
 def test_only_what_plait_computes_itself_is_predicted(tiny: LocatedBase) -> None:
     config = read_base_config(tiny.directory, Task.CAUSAL_LM)
     dora = design(config, AdapterRequest(method="dora", rank=4), task=Task.CAUSAL_LM, seed=1, weights=tiny.directory)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,12 @@ TOKENS = torch.tensor([[5, 17, 300, 41, 999, 1203, 8, 64]])
 PLAIN = [name for name, method in METHODS.items() if not method.quantised]
 
 
-def made(tiny: LocatedBase, method: str, *, weights: bool = True, **options: object) -> Blueprint:
+@cache
+def made(tiny: LocatedBase, method: str, *, weights: bool = True) -> Blueprint:
+    return made_with(tiny, method, weights=weights)
+
+
+def made_with(tiny: LocatedBase, method: str, *, weights: bool = True, **options: object) -> Blueprint:
     request = AdapterRequest(method=method, rank=4, alpha=8, virtual_tokens=3)
     return design(
         read_base_config(tiny.directory, Task.CAUSAL_LM),
@@ -70,6 +76,7 @@ def settings() -> Settings:
 
 
 # PEFT still hands its prefix over under a name that transformers is about to drop.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 @pytest.mark.parametrize("method", PLAIN)
 def test_a_trained_adapter_reloads_in_plain_peft_with_equal_logits(
@@ -122,6 +129,7 @@ def test_the_layout_needs_no_weights(method: str, tiny: LocatedBase) -> None:
     assert made(tiny, method, weights=False).spec.digest == made(tiny, method).spec.digest
 
 
+@pytest.mark.slow
 def test_what_never_travels_is_not_in_the_layout(tiny: LocatedBase) -> None:
     # One vector of the rank and one of the outputs for each layer, without the shared random matrices.
     widths = {"q_proj": 128, "k_proj": 64, "v_proj": 64, "o_proj": 128, "gate_proj": 352, "up_proj": 352}
@@ -137,7 +145,7 @@ def test_full_trains_every_weight_but_the_embedding(tiny: LocatedBase) -> None:
 
 
 def test_ranks_of_single_modules_are_kept(tiny: LocatedBase) -> None:
-    shapes = made(tiny, "lora", rank_pattern={"q_proj": 2, "down_proj": 6}).spec.layout.by_name
+    shapes = made_with(tiny, "lora", rank_pattern={"q_proj": 2, "down_proj": 6}).spec.layout.by_name
     ranks = {name.split(".")[-3]: slot.shape[0] for name, slot in shapes.items() if ".lora_A." in name}
     assert (ranks["q_proj"], ranks["down_proj"], ranks["v_proj"]) == (2, 6, 4)
 
@@ -160,7 +168,7 @@ def test_what_cannot_be_is_refused_with_the_nearest(
     options: dict[str, object], message: str, tiny: LocatedBase
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        made(tiny, **{"method": "lora", **options})
+        made_with(tiny, **{"method": "lora", **options})
 
 
 def test_prefix_tuning_of_an_encoder_is_refused(tmp_path: Path) -> None:

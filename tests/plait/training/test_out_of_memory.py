@@ -35,6 +35,7 @@ def test_a_base_that_does_not_fit_is_one_line_wherever_it_is_loaded(
         Engine(tiny.directory, CPU)
 
 
+@pytest.mark.slow
 def test_an_optimizer_without_memory_is_one_line_and_the_base_can_be_used_again(
     resident: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

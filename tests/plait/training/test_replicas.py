@@ -82,6 +82,7 @@ def check_equal(
     assert np.linalg.norm(found[0].flat - one[0].flat) <= ADAPTER * change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "examples"),
     [
@@ -100,6 +101,7 @@ def test_several_devices_take_the_steps_of_one(
     check_equal(trained(base, blueprint, 2, examples, settings), one, blueprint)
 
 
+@pytest.mark.slow
 def test_a_classifier_and_a_model_that_peft_computes_do_too(base: ResidentBase, tiny: LocatedBase) -> None:
     labels = ("no", "yes")
     classes = [replace(row, labels=np.array([number % 2], np.int32)) for number, row in enumerate(rows())]
@@ -114,12 +116,14 @@ def test_a_classifier_and_a_model_that_peft_computes_do_too(base: ResidentBase, 
         check_equal(trained(base, made, 2, examples, SETTINGS), one, made)
 
 
+@pytest.mark.slow
 def test_losses_of_an_evaluation_have_the_bits_of_one_device(base: ResidentBase, blueprint: Blueprint) -> None:
     model, *others = base.models(blueprint.spec, blueprint.initial)
     how = {"task": Task.CAUSAL_LM, "pad_token": 0, "batch_size": 2}
     assert measure_losses(model, rows(), **how, others=others) == measure_losses(model, rows(), **how)
 
 
+@pytest.mark.slow
 def test_private_steps_are_dealt_out_with_the_same_noise(base: ResidentBase, blueprint: Blueprint) -> None:
     from plait.features.privacy.record import Charge, RecordPrivacy
     from plait.features.privacy.training.private_steps import train_privately
@@ -138,6 +142,7 @@ def test_private_steps_are_dealt_out_with_the_same_noise(base: ResidentBase, blu
     assert np.linalg.norm(two - one) <= ADAPTER * np.linalg.norm(one - blueprint.initial.flat)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_on_one_device_gives_way_on_all(
     base: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +168,7 @@ def test_memory_that_runs_out_on_one_device_gives_way_on_all(
         trained(base, blueprint, 2, rows(), settings)
 
 
+@pytest.mark.slow
 def test_devices_of_their_own_work_in_threads_with_the_bits_of_taking_turns(
     base: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +212,7 @@ def test_shares_follow_sizes_and_keep_the_order() -> None:
     assert deal([], 2, size=int) == [[], []]
 
 
+@pytest.mark.slow
 def test_a_client_trains_and_evaluates_over_its_devices(tiny: LocatedBase, blueprint: Blueprint) -> None:
     cpu = Compute(torch.device("cpu"), torch.float32)
     records = [Record(text=f"the number {number} is followed by {number + 1}. " * 4) for number in range(40)]

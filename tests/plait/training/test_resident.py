@@ -115,6 +115,7 @@ def test_the_base_is_read_once_whatever_adapters_follow_one_another(
     assert loads.count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "dora", "lora_xs", "ia3", "pfeiffer", "prompt"])
 def test_a_classifiers_base_is_read_once(method: str, tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = ("code", "prose")
@@ -152,6 +153,7 @@ def test_a_base_goes_straight_to_its_device(
     assert asked == [{"": there}], "main memory never holds all of it"
 
 
+@pytest.mark.slow
 def test_a_base_that_an_adapter_changed_is_read_again(tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, whole = designed(tiny, "lora"), designed(tiny, "vera")
     expected = logits(fresh(tiny), plain)
@@ -164,6 +166,7 @@ def test_a_base_that_an_adapter_changed_is_read_again(tiny: LocatedBase, monkeyp
     assert loads.count == 2
 
 
+@pytest.mark.slow
 def test_the_next_runs_base_is_the_one_in_memory_if_it_is_the_same(
     tiny: LocatedBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_batch_in_parts_gives_the_same_update(train: Callable[[StepMemory], np
     np.testing.assert_allclose(train(StepMemory(cuts=4)), train(StepMemory()), rtol=2e-3, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "cuts"), [(2, 2), (1, 4)])
 def test_what_does_not_fit_gives_way_and_is_remembered(
     train: Callable[[StepMemory], np.ndarray],

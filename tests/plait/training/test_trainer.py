@@ -57,6 +57,7 @@ def run(
     return train_steps(model, parameters, rows, settings, start=state.flat, task=Task.CAUSAL_LM, pad_token=0, **options)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_on_what_it_trains_on(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
@@ -68,6 +69,7 @@ def test_training_lowers_the_loss_on_what_it_trains_on(
     assert loss(after) < loss(blueprint.initial) - 0.1
 
 
+@pytest.mark.slow
 def test_the_first_loss_is_that_of_the_first_batch_before_any_step(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
@@ -80,6 +82,7 @@ def test_the_first_loss_is_that_of_the_first_batch_before_any_step(
     assert done.report.slope is None
 
 
+@pytest.mark.slow
 def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
@@ -161,6 +164,7 @@ def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_o
     assert done.report.learning_rate == pytest.approx(rate, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
@@ -265,6 +269,7 @@ def test_no_rate_is_found_where_nothing_can_be_learned(resident: ResidentBase, b
     assert np.isfinite(rate)
 
 
+@pytest.mark.slow
 def test_steps_equal_torchs_own_adamw_on_pefts_parameters(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +290,7 @@ def test_steps_equal_torchs_own_adamw_on_pefts_parameters(
     assert norm(subtract(ours, theirs)) < 1e-3 * norm(subtract(theirs, blueprint.initial))
 
 
+@pytest.mark.slow
 def test_a_bfloat16_base_trains_float32_masters(tiny: LocatedBase, blueprint: Blueprint, rows: list[Example]) -> None:
     half = ResidentBase(
         tiny.directory, tiny.reference.fingerprint, Compute(torch.device("cpu"), torch.bfloat16), seq_len=32
@@ -296,6 +302,7 @@ def test_a_bfloat16_base_trains_float32_masters(tiny: LocatedBase, blueprint: Bl
     assert np.abs(step).max() < 4e-4
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_other_seed_other_bits(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
@@ -305,6 +312,7 @@ def test_same_seed_same_bits_other_seed_other_bits(
     assert first.digest() != other.digest()
 
 
+@pytest.mark.slow
 def test_accumulating_gradients_equals_one_large_batch(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
@@ -331,6 +339,7 @@ def test_only_the_trained_side_moves(
     assert all(parameter.requires_grad for parameter in adapter_parameters(carried, blueprint.spec.layout))
 
 
+@pytest.mark.slow
 def test_fedprox_pulls_towards_the_adapter_received(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
@@ -345,6 +354,7 @@ def test_fedprox_pulls_towards_the_adapter_received(
     np.testing.assert_allclose(pulled - plain, expected, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_drift_is_added_after_every_step(resident: ResidentBase, blueprint: Blueprint, rows: list[Example]) -> None:
     drift = np.random.default_rng(3).normal(0, 0.01, blueprint.spec.layout.size).astype(np.float32)
     settings = replace(SETTINGS, local_steps=1)
@@ -359,6 +369,7 @@ def test_the_drift_is_added_after_every_step(resident: ResidentBase, blueprint: 
         assert (half.flat[place] == untouched[place]).all() == ("lora_B" in slot.name)
 
 
+@pytest.mark.slow
 def test_carried_moments_make_two_runs_one(resident: ResidentBase, blueprint: Blueprint, rows: list[Example]) -> None:
     whole = run(resident, blueprint, rows, replace(SETTINGS, local_steps=4))
     settings = replace(SETTINGS, local_steps=2)
@@ -373,6 +384,7 @@ def test_carried_moments_make_two_runs_one(resident: ResidentBase, blueprint: Bl
     assert np.linalg.norm(forgetful.flat - whole.flat) > 0.1 * step
 
 
+@pytest.mark.slow
 def test_sides_that_train_in_turn_are_each_corrected_for_their_own_steps(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example]
 ) -> None:
@@ -426,6 +438,7 @@ def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprin
     assert both == pytest.approx(alone + long_alone, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_fused_way_takes_the_steps_of_pefts_modules(
     resident: ResidentBase, blueprint: Blueprint, rows: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:

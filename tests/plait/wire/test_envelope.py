@@ -56,6 +56,7 @@ HEADERS = st.builds(
 DELTAS = hnp.arrays(np.float32, LAYOUT.size, elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
 
 
+@pytest.mark.slow
 @given(header=HEADERS, flat=DELTAS, wire=st.sampled_from(["fp32", "bf16"]))
 def test_the_receiver_decodes_what_the_sender_was_told(header, flat, wire):
     sealed = seal(header, encode_delta(AdapterState(LAYOUT, flat), codec_for(wire)))
@@ -66,6 +67,7 @@ def test_the_receiver_decodes_what_the_sender_was_told(header, flat, wire):
     assert dataclasses.replace(ours, distortion=None, codec_s=theirs.codec_s) == theirs
 
 
+@pytest.mark.slow
 @given(flat=DELTAS)
 def test_fp32_carries_every_bit(flat):
     assert encode_delta(AdapterState(LAYOUT, flat), codec_for("fp32")).delta.flat.tobytes() == flat.tobytes()

@@ -122,6 +122,7 @@ def test_a_task_survives_the_wire(task):
     assert decode_task(data, max_bytes=len(data)) == task
 
 
+@pytest.mark.slow
 @given(reply=REPLIES)
 def test_a_reply_survives_the_wire(reply):
     data = encode_reply(reply)

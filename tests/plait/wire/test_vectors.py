@@ -24,6 +24,7 @@ def golden(name: str) -> tuple[bytes, dict]:
     return bytes.fromhex((FOLDER / f"{name}.hex").read_text()), json.loads((FOLDER / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_golden_message_has_bytes_and_meaning():
     assert sorted(written()) == NAMES == sorted(path.stem for path in FOLDER.glob("*.json"))
 

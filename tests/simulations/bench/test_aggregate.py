@@ -55,6 +55,7 @@ def test_a_rule_that_is_not_there_is_refused():
         list(rows(SPEC, names=("krumm",), clients=3, repetitions=1, memory_updates=0, memory_seconds=0))
 
 
+@pytest.mark.slow
 def test_memory_rows_name_the_updates_that_they_are_of():
     found = list(of_memory("fedavg", geometry_of(SPEC), updates=400, seconds=60))
     assert [row.row for row in found] == [

@@ -8,12 +8,14 @@ from plait.training.fused import attention
 from simulations.bench.dry_step import StepShape, dry_step
 
 
+@pytest.mark.slow
 def test_a_model_that_peft_computes_holds_no_logits_of_all_positions() -> None:
     shape = StepShape("llama-3.2-1b", 4, 1024, layers=2, fused=False)
     costs = dry_step(shape)
     assert costs.peak_bytes - costs.resident_bytes < 4 * 1024 * 128256 * 4, "all logits alone, in float32"
 
 
+@pytest.mark.slow
 def test_products_count_their_arithmetic() -> None:
     shape = StepShape("smollm2-135m", 2, 64, layers=1, rank=4)
     width, inner, keys, words, rows, counted = 576, 1536, 192, 49152, 2 * 64, 2 * 63
@@ -25,6 +27,7 @@ def test_products_count_their_arithmetic() -> None:
     assert frozen < flops < 1.1 * frozen
 
 
+@pytest.mark.slow
 def test_chats_of_several_lengths_take_one_attention_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = StepShape("smollm2-135m", 5, 64, layers=2, rank=4, chats=True)
     assert shape.lengths == (12, 25, 38, 51, 64)

@@ -23,6 +23,7 @@ def test_a_rule_that_needs_all_grows_with_the_cohort_and_fedavg_does_not():
     assert streams.added_bytes <= streams.peak_bytes
 
 
+@pytest.mark.slow
 def test_a_slow_rule_is_measured_for_as_long_as_asked():
     found = measure("fedavg", FACTORS, early=3, updates=10_000_000, seconds=0.0)
     assert (found.updates, found.early_updates) == (3, 3)

@@ -105,6 +105,7 @@ def test_a_step_has_a_product_forward_and_one_back_for_each_weight() -> None:
     assert model_flops(10, 3) == 120
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("four_bits", [False, pytest.param(True, marks=pytest.mark.extra("qlora"))])
 def test_small_cells_are_measured_on_a_cpu(four_bits: bool) -> None:
     measure = Measure(Compute(torch.device("cpu"), torch.float32))

@@ -35,6 +35,7 @@ def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
         measured([sys.executable, "-c", "import sys; sys.stderr.write('no such thing'); sys.exit(3)"], cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     # The shell is up at once, however busy the machine is.
     program = "setsid sh -c 'echo $$ > pid; exec sleep 600' & wait"

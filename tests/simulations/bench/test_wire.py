@@ -20,6 +20,7 @@ def comparison():
     return compare(replace(source, trained_s=100.0), repetitions=1)
 
 
+@pytest.mark.slow
 def test_every_way_is_measured(comparison):
     assert [each.name for each in comparison.ours] == list(DIAL)
     assert [each.name for each in comparison.theirs] == list(BASELINES)

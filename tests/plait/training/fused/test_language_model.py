@@ -113,6 +113,7 @@ def test_loss_and_gradients_are_those_of_peft(make: Callable[[], PreTrainedModel
     assert distance(gradients(model, losses.sum()), gradients(model, theirs)) < 1e-4
 
 
+@pytest.mark.slow
 def test_in_bfloat16_it_is_no_farther_from_float32_than_peft_is(computed: str) -> None:
     torch.manual_seed(0)
     half = adapted(llama(), torch.bfloat16)
@@ -129,6 +130,7 @@ def test_in_bfloat16_it_is_no_farther_from_float32_than_peft_is(computed: str) -
     assert distance(gradients(half, losses), true) < 1.2 * distance(theirs, true) < 0.1
 
 
+@pytest.mark.slow
 def test_the_tiny_base_computes_as_peft_does(resident: ResidentBase, blueprint: Blueprint, computed: str) -> None:
     values = np.random.default_rng(0).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     model = resident.carrying(blueprint.spec, AdapterState(blueprint.spec.layout, values)).train()
@@ -172,6 +174,7 @@ def test_a_base_in_four_bits_computes_as_peft_does() -> None:
     assert all(torch.equal(twice[name], ours[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_rows_of_several_adapters_compute_as_each_adapter_alone() -> None:
     torch.manual_seed(0)
     model = adapted(llama())

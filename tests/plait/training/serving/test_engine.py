@@ -69,6 +69,7 @@ def test_adapters_of_both_kinds_and_the_base_at_once_each_write_what_peft_writes
     assert len({text_of(answers[name, PROMPTS[0]]) for name in [*adapters, None]}) == 1 + len(adapters)
 
 
+@pytest.mark.slow
 def test_more_requests_than_rows_wait_their_turn(
     make_engine: MakeEngine, adapters: dict[str, Any], alone: Alone
 ) -> None:
@@ -82,6 +83,7 @@ def test_more_requests_than_rows_wait_their_turn(
     assert all(pieces[-1].tokens == 6 for pieces in answers)
 
 
+@pytest.mark.slow
 def test_a_newer_version_of_an_adapter_does_not_change_a_text_half_way(
     make_engine: MakeEngine, adapters: dict[str, Any]
 ) -> None:

@@ -39,6 +39,7 @@ def test_a_character_of_several_tokens_comes_whole() -> None:
     assert [piece for piece in pieces_of(tokens) if piece] == ["a", "🙂", "b"]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 2047)))
 def test_tokens_that_are_no_text_are_not_held_back_for_ever(tokens: list[int]) -> None:
     stream, said = TextStream(decode, ()), 0

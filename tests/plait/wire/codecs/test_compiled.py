@@ -46,13 +46,18 @@ def grouped(tensors: int, size: int, *, seed: int = 0) -> AdapterState:
     return AdapterState(layout, np.concatenate(values).astype(np.float32))
 
 
-@pytest.mark.parametrize("bits", [1.0, 3.0, 8.0])
 @pytest.mark.parametrize(
-    ("tensors", "size"),
-    [(1, 0), (2, 5), (5, 700), (7, 20_000), (12, 50_003)],
-    ids=["nothing", "a lane", "a stream", "some streams", "all streams"],
+    ("tensors", "size", "bits"),
+    [
+        *((1, 0, bits) for bits in (1.0, 3.0, 8.0)),
+        *((2, 5, bits) for bits in (1.0, 3.0, 8.0)),
+        *((5, 700, bits) for bits in (1.0, 3.0, 8.0)),
+        (7, 20_000, 3.0),
+        (12, 50_003, 1.0),
+    ],
 )
-def test_bytes_and_numbers_are_those_without_a_compiler(bits, tensors, size, in_numpy):
+def test_bytes_and_numbers_are_those_without_a_compiler(tensors, size, bits, in_numpy):
+    """From no number over one lane, and one stream, to all streams."""
     delta = grouped(tensors, size)
     packed = Rate(bits).encode(delta)
     assert packed == in_numpy(Rate(bits).encode, delta)
@@ -66,7 +71,8 @@ def test_the_largest_case_has_all_streams_and_the_smallest_one():
     assert lanes_of(5 * 700) < 64
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
 def test_what_is_broken_is_refused_as_without_a_compiler(seed, in_numpy):
     chance = np.random.default_rng(seed)
     delta = grouped(7, 20_000, seed=seed)
@@ -79,7 +85,7 @@ def test_what_is_broken_is_refused_as_without_a_compiler(seed, in_numpy):
             return str(error)
 
     refused = 0
-    for _ in range(20):
+    for _ in range(10):
         broken = bytearray(packed.payload)
         at = int(chance.integers(0, len(broken)))
         if chance.integers(2):
@@ -89,4 +95,4 @@ def test_what_is_broken_is_refused_as_without_a_compiler(seed, in_numpy):
         got = outcome(bytes(broken))
         assert got == in_numpy(outcome, bytes(broken))
         refused += isinstance(got, str)
-    assert refused > 15
+    assert refused > 7

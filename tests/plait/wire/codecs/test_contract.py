@@ -67,6 +67,7 @@ def test_a_codec_without_payload_can_keep_the_contract():
     assert [verdict for verdict in checked(Bare(), CODEC_CHECKS) if not verdict.holds] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", EXACT, ids=lambda codec: codec.name)
 @given(flat=DELTAS)
 def test_encoding_what_was_decoded_changes_nothing(codec, flat):
@@ -86,6 +87,7 @@ def test_payload_stays_below_its_bound(codec, flat):
     assert codec.encode(AdapterState(LAYOUT, flat)).size_bytes <= codec.max_payload_bytes(LAYOUT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_encoding_leaves_its_input_alone(codec):
     flat = (

@@ -15,6 +15,7 @@ from plait.wire.codecs import SUM
 LAYOUT = Layout.of({"a": (3, 4)})
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
 def test_a_sum_comes_out_as_it_went_in(seed, count):
     generator = np.random.default_rng(seed)
