@@ -1,4 +1,4 @@
-"""A package from outside plait with a feature, and runs of two seconds."""
+"""Packages from outside plait with a feature each, and runs of two seconds."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ def rows() -> list[dict[str, str]]:
 
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on the path in which the package is installed, in a process whose operator has named nothing."""
+    """A folder on the path in which the packages are installed, in a process whose operator has named nothing."""
     site = tmp_path / "site"
     shutil.copytree(Path(__file__).parent / "outside", site)
-    info = site / "plait_smallest-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plait-smallest\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[plait.features]\nsmallest = smallest:FEATURE\n")
+    for name in ("smallest", "witness"):
+        info = site / f"plait_{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plait-{name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[plait.features]\n{name} = {name}:FEATURE\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
     monkeypatch.setattr(feature, "_named", [])
     for name in ("_given", "_found", "_admitted", "_appended"):
         monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
     yield site
     feature._of_outsider.cache_clear()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "smallest"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("smallest", "witness")]:
         del sys.modules[name]

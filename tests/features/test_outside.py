@@ -1,4 +1,4 @@
-"""A feature in a package of its own: a fold with a setting, an event of the ledger and a section of the report."""
+"""Features in packages of their own: a fold with an event and a section of the report; one that is asked everywhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +17,16 @@ import plait
 from plait.config import admit_features, config_from_table
 from plait.errors import ConfigError
 from plait.rounds.events import RoundFinished
+from plait.trust.provision import provision
 from tests.attending import served, shares_of
+from tests.commands import run_command
 from tests.features.conftest import NAMES, SMALL, rows
 
-PLAIT = Path(sys.executable).with_name("plait")
 WEIGHTS = "adapter/adapter_model.safetensors"
 KEPT = {"smallest_kept": 2, "keep_updates": True}
+
+
+Plait = Callable[..., Any]
 
 
 def simulated(out: Path, **more: object) -> plait.Result:
@@ -33,17 +40,17 @@ def left_out(run: Path) -> list[tuple[int, list[str]]]:
 
 
 def command(*arguments: object, site: Path | None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(site or ""), "COLUMNS": "100"}
-    return subprocess.run(
-        [PLAIT, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    found = f"sys.path.append({str(site)!r}); " if site else ""
+    program = f"import sys; {found}from plait.cli.main import main; main()"
+    return run_command(*arguments, env={**os.environ, "COLUMNS": "100"}, program=program, timeout=600)
 
 
 def test_the_package_is_small() -> None:
-    files = (Path(__file__).parent / "outside").rglob("*.py")
+    files = (Path(__file__).parent / "outside/smallest").rglob("*.py")
     assert sum(len(file.read_text().splitlines()) for file in files) < 150
 
 
+@pytest.mark.slow
 def test_a_setting_that_came_from_elsewhere_imports_no_outsiders_module(outside: Path) -> None:
     with pytest.raises(ConfigError, match=r"feature 'smallest' of plait-smallest 1\.0, which this machine's operator"):
         config_from_table({"smallest-kept": 2})
@@ -56,6 +63,7 @@ def test_a_setting_that_came_from_elsewhere_imports_no_outsiders_module(outside:
     assert not config_from_table({"smallest-kept": 0}).wanted
 
 
+@pytest.mark.slow
 def test_what_it_needs_and_another_setting_takes_is_refused_with_both(outside: Path) -> None:
     admit_features({"smallest-kept": 2})
     with pytest.raises(ConfigError, match=r"smallest-kept is 2 and secure-aggregation is true, .*their norms are comp"):
@@ -122,3 +130,34 @@ def test_a_run_over_grpc_has_the_bits_of_its_simulation(outside: Path, tmp_path:
     assert served(run, shares_of(rows()), tmp_path, clients=3, **training, **KEPT).finished
     assert (run / WEIGHTS).read_bytes() == (tmp_path / "simulated" / WEIGHTS).read_bytes()
     assert left_out(run) == left_out(tmp_path / "simulated")
+
+
+@pytest.mark.slow
+def test_a_feature_from_outside_is_asked_wherever_one_of_plaits_own_is(
+    outside: Path, tmp_path: Path, plait: Plait
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    training = {**{key: value for key, value in SMALL.items() if key != "quiet"}, "clients": len(NAMES)}
+    options = ("--witness-on", *(f"--{key.replace('_', '-')}={value}" for key, value in training.items()))
+    run = tmp_path / "run"
+    simulation = plait("simulate", *options, "--data", data, "--partition=natural:author", "--out", run)
+    assert simulation.code == 0, simulation.err
+    assert "nothing happened" in simulation.out
+    assert "--witness-on" in plait("simulate", "--help").out
+    assert plait("verify", run).code == 0
+    assert '"witnessed"' in plait("estimate", *options, "--json").out
+    assert plait("witness", "it").out == "witness of it\n"
+
+    provision(tmp_path / "kits", NAMES, ["localhost"], now=datetime.now(UTC))
+    answer = served(
+        tmp_path / "served", shares_of(rows()), tmp_path, kits=tmp_path / "kits", witness_on=True, **training
+    )
+    assert answer.finished
+    assert (tmp_path / "served" / WEIGHTS).read_bytes() == (run / WEIGHTS).read_bytes()
+
+    import witness
+
+    assert witness.ANSWERS.keys() - witness.ASKED == set()
+    with pytest.raises(ConfigError, match="client-ranks is '2,4' and witness-on is true"):
+        config_from_table({"witness-on": True, "client-ranks": "2,4"})

@@ -5,7 +5,7 @@
 
 Bits depend on processor, threads and library versions, so no digest is committed. The configurations spread over rules,
 methods, encodings, ranks, server optimizers, sampled cohorts and side-by-side training; one run is killed and resumed,
-and one is a deployment over TLS. Five minutes on two idle cores, all on the base `tiny`.
+and one is a deployment over TLS. Three minutes on two idle cores, all on the base `tiny`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +21,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-PLAIT = Path(sys.executable).with_name("plait")
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from tests.commands import Command  # noqa: E402
+
 COMMON = (
     "--base", "tiny", "--dtype", "float32", "--threads", "1", "--rounds", "3", "--local-steps", "4", "--batch-size",
     "2", "--seq-len", "64", "--clients", "4", "--eval-every", "3", "--seed", "7", "--learning-rate", "0.003",
@@ -65,12 +67,12 @@ def simulated(options: tuple[str, ...], folder: Path) -> str:
 def resumed(folder: Path) -> str:
     """The digest of the default run, killed (SIGKILL) once round 2 has an update and then resumed."""
     command = ["simulate", *COMMON, *FURTHER, "--out", folder / "run"]
-    process = subprocess.Popen([PLAIT, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = _start(command, folder)
     ledger = folder / "run" / "ledger.jsonl"
     while process.poll() is None and not (ledger.exists() and _has_update(ledger, 2)):
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate()
     _run(["resume", folder / "run"], folder)
     return digest(folder / "run")
 
@@ -95,7 +97,7 @@ def deployed(folder: Path) -> str:
     for process in processes:
         said = process.communicate()[0]
         if process.returncode:
-            raise SystemExit(f"deployment: {said.decode(errors='replace')[-800:]}")
+            raise SystemExit(f"deployment: {said[-800:]}")
     return digest(folder / "run")
 
 
@@ -111,19 +113,13 @@ def _has_update(ledger: Path, number: int) -> bool:
 
 def _run(command: list[object], folder: Path) -> None:
     process = _start(command, folder)
-    said = process.communicate()[0].decode(errors="replace")
+    said = process.communicate()[0]
     if process.returncode:
         raise SystemExit(f"{command[0]}: {said[-800:]}")
 
 
-def _start(command: list[object], folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [PLAIT, *map(str, command)],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+def _start(command: list[object], folder: Path) -> Command:
+    return Command(*command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def main() -> None:
