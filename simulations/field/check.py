@@ -27,7 +27,7 @@ Row = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="*", type=Path, help="files of rows; by default all that are here")
-    for name, shown in tables(parser.parse_args().results or [*sorted(HERE.glob("*.jsonl"))]).items():
+    for name, shown in tables(parser.parse_args().results or HERE.glob("*.jsonl")).items():
         print("\n".join((f"{name}:", "", *shown, "")))
 
 
@@ -35,7 +35,7 @@ def tables(paths: Iterable[Path]) -> dict[str, list[str]]:
     """Those of files of rows by name, and that of plait's aims in the short works among them."""
     every = {
         path.stem.removeprefix("results-"): [json.loads(line) for line in path.read_text().splitlines()]
-        for path in paths
+        for path in sorted(paths)
     }
     made = {name: faults(rows) if name == "faults" else table(rows) for name, rows in every.items()}
     works = {
@@ -116,10 +116,9 @@ def interval(values: Sequence[float]) -> str:
 
 
 def figures(same: Sequence[Row], goal: float) -> tuple[str, ...]:
-    """A line of the table, from the rows of all seeds; `goal` is the loss up to which time is told."""
+    """A line of the table, from the rows of all seeds; `goal` is the loss up to which the first one's time is told."""
     first = same[0]
-    there = [found for row in same if (found := reached(row, goal))]
-    times = [fmean(each) for each in zip(*there, strict=True)] if len(there) == len(same) else [math.nan, math.nan]
+    times = reached(first, goal) or (math.nan, math.nan)
 
     def mean(of: Callable[[Row], float]) -> float:
         return fmean(map(of, same))
@@ -216,10 +215,9 @@ def aims(works: Mapping[str, Sequence[Row]]) -> list[str]:
 
 
 def right(same: Sequence[Row]) -> str:
-    """Share of right answers after the last round, where there are answers."""
-    if not all("right" in row for row in same):
-        return ""
-    return f", {fmean(fmean(list(row['right'].values())[-1].values()) for row in same):.1%} right"
+    """Share of right answers after the last round, where there are any."""
+    share = fmean(fmean(list(row.get("right", {"": {"": 0.0}}).values())[-1].values()) for row in same)
+    return f", {share:.1%} right" if share >= 0.005 else ""
 
 
 def faults(rows: Sequence[Row]) -> list[str]:
@@ -245,7 +243,7 @@ def outcome(row: Row | None, undisturbed: Row | None) -> str:
     if row["sha256"] == undisturbed["sha256"]:
         return f"{again}same bits"
     loss = loss_of(row)
-    return f"{again}finishes, loss {loss:.2f} ({loss - loss_of(undisturbed):+.3f})" if math.isfinite(loss) else "NaN"
+    return f"{again}{loss:.2f} ({loss - loss_of(undisturbed):+.3f})" if math.isfinite(loss) else "NaN"
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class Federation:
         partition: plait's scheme.
         without: clients of the data that take no part.
         per_round: clients of a round, 0 for all.
-        judged_every: rounds between two that are judged; the last one always is.
+        judged_every: rounds between two that are judged; the last one always is, of seeds but 0 alone.
         chosen_on: the federation on which the best rate for this one is chosen.
     """
 
@@ -228,7 +228,8 @@ def configuration(federation: Federation, seed: int, cache: Path, folder: Path) 
         "per_round": federation.per_round or len(clients), "seq_len": federation.seq_len, "rank": 8, "alpha": 16,
         "targets": ["query", "key", "value", "dense"] if federation.classifies else list(LLAMA),
         "classes": len(data.dataset.labels) if federation.classifies else 0, "dtype": federation.dtype, "threads": 1,
-        "seed": seed, "judged_every": federation.judged_every, "sequences": seen.hexdigest()[:16], "plait": told,
+        "seed": seed, "judged_every": federation.rounds if seed else federation.judged_every,
+        "sequences": seen.hexdigest()[:16], "plait": told,
     }  # fmt: skip
 
 

@@ -185,7 +185,7 @@ def test_time_is_told_to_the_loss_at_which_the_last_of_the_best_ends(field) -> N
         ({"finished": False}, "does not finish"),
         ({"finished": True, "rounds": [0, 1], "sha256": "a"}, "same bits"),
         ({"finished": True, "rounds": [0, 0, 1], "sha256": "a"}, "begins again: same bits"),
-        ({"finished": True, "rounds": [0, 1], "sha256": "b"}, "finishes, loss 2.50 (+0.500)"),
+        ({"finished": True, "rounds": [0, 1], "sha256": "b"}, "2.50 (+0.500)"),
         ({"finished": True, "rounds": [0, 1], "sha256": "b", "losses": {"1": {"ada": float("nan")}}}, "NaN"),
     ],
 )
