@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -91,31 +91,21 @@ def _next_steps(directory: Path, made: Federation) -> list[str]:
         steps.append(f"Copy {made.server.directory / 'server.crt'} into the server's kit and restart the server.")
     elif any(kit.outcome.value != "renewed" for kit in (*new, *staff)):
         steps.append(_copy_register(made.server.directory))
-    if new:
-        steps.append("Copy each client's folder to that client's machine and no other, and run:")
-        steps[-1] += "".join(f"\n   {_client_command(kit, made.server_names)}" for kit in new)
-    if staff:
-        steps.append("Copy each operator's and observer's folder to that person's machine and no other, and run:")
-        steps[-1] += "".join(f"\n   {_staff_command(kit, made.server_names)}" for kit in staff)
+    clients = ("client's", "that client's", "client", " --data my.jsonl")
+    people = ("operator's and observer's", "that person's", "status", "")
+    host = made.server_names[0]
+    address = shlex.quote(f"{f'[{host}]' if ':' in host else host}:{_PORT}")
+    for kits, (whose, goes_to, verb, more) in ((new, clients), (staff, people)):
+        if kits:
+            steps.append(f"Copy each {whose} folder to {goes_to} machine and no other, and run:")
+        for kit in kits:
+            steps[-1] += f"\n   plait {verb} --kit {shlex.quote(kit.name)} --server {address}{more}"
     if made.authority_made or new or staff:
         steps.append(
             f"Keep {directory / 'authority'} offline, for example on an encrypted stick. Only adding members and "
             "renewing certificates needs it."
         )
     return steps
-
-
-def _client_command(kit: Provisioned, server_names: Sequence[str]) -> str:
-    return f"plait client --kit {shlex.quote(kit.name)} --server {_address(server_names)} --data my.jsonl"
-
-
-def _staff_command(kit: Provisioned, server_names: Sequence[str]) -> str:
-    return f"plait status --kit {shlex.quote(kit.name)} --server {_address(server_names)}"
-
-
-def _address(server_names: Sequence[str]) -> str:
-    server = f"[{server_names[0]}]" if ":" in server_names[0] else server_names[0]
-    return shlex.quote(f"{server}:{_PORT}")
 
 
 def _copy_register(server: Path) -> str:
