@@ -1,7 +1,7 @@
 """What record-level privacy leaves of an adapter's gain: python simulations/privacy/record.py TEXTS (see README.md).
 
 TEXTS is a JSONL file with texts, such as `austen.jsonl` of `simulations/defaults/corpora.py`. They are cut into pieces,
-one record each; eight clients train on them, and pieces that nobody trains on say what was learned. Every cell is a
+one record each; eight clients train on them, and pieces held out of training say what was learned. Every cell is a
 line in record.jsonl; finished ones are not repeated. `--choose` tries learning rates on seed 0; other seeds take the
 best of them, or the methods' defaults where none were tried. `--table` prints a row for each rate.
 """

@@ -2,7 +2,7 @@
 
 Two hundred simulated clients with pieces of the standard library's text, twenty of them in a round, each at most every
 tenth round: noise as if a client joined every round, and noise that counts on its rests, at the same epsilon. The
-adapter is measured on pieces that nobody trains on. Every cell is a line in rests.jsonl; finished ones are kept.
+adapter is measured on pieces that no client trains on. Every cell is a line in rests.jsonl; finished ones are kept.
 """
 
 from __future__ import annotations

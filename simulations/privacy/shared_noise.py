@@ -2,7 +2,7 @@
 
     python simulations/privacy/shared_noise.py
 
-A hundred simulated clients on pieces of the standard library; pieces that nobody trains on say what was learned. Every
+A hundred simulated clients on pieces of the standard library; pieces held out of training say what was learned. Every
 cell is a line in shared_noise.jsonl; finished ones are not repeated. Noise under masks is the clients' own, drawn from
 the system, so its cells differ from run to run.
 """
