@@ -60,50 +60,19 @@ class Theme:
 
 
 LIGHT = Theme(
-    surface="#ffffff",
-    ink="#1c2126",
-    muted="#66707a",
-    faint="#dfe3e7",
-    accent="#0b6a8f",
-    accent_soft="#9ccbdd",
-    central="#b8531b",
-    local="#7a5a9e",
+    surface="#ffffff", ink="#1c2126", muted="#66707a", faint="#dfe3e7", accent="#0b6a8f", accent_soft="#9ccbdd",
+    central="#b8531b", local="#7a5a9e",
     series=(
-        "#4e79a7",
-        "#d58a3c",
-        "#6a9f58",
-        "#b65f6d",
-        "#5fa3a1",
-        "#a67fa5",
-        "#8d6b52",
-        "#c2a83e",
-        "#7c8a99",
-        "#3f6b57",
+        "#4e79a7", "#d58a3c", "#6a9f58", "#b65f6d", "#5fa3a1", "#a67fa5", "#8d6b52", "#c2a83e", "#7c8a99", "#3f6b57",
     ),
-)
+)  # fmt: skip
 DARK = Theme(
-    surface="#1a1e22",
-    ink="#eceff1",
-    muted="#9aa4ae",
-    faint="#343b42",
-    accent="#56b8dc",
-    accent_soft="#2b627a",
-    central="#e59a63",
-    local="#b79ad8",
+    surface="#1a1e22", ink="#eceff1", muted="#9aa4ae", faint="#343b42", accent="#56b8dc", accent_soft="#2b627a",
+    central="#e59a63", local="#b79ad8", media="(prefers-color-scheme: dark)",
     series=(
-        "#7ba3d0",
-        "#e2a868",
-        "#90c27d",
-        "#d98592",
-        "#83c5c3",
-        "#c9a4c8",
-        "#b89478",
-        "#dcc668",
-        "#a3b0be",
-        "#6fa58c",
+        "#7ba3d0", "#e2a868", "#90c27d", "#d98592", "#83c5c3", "#c9a4c8", "#b89478", "#dcc668", "#a3b0be", "#6fa58c",
     ),
-    media="(prefers-color-scheme: dark)",
-)
+)  # fmt: skip
 NARROW_LIGHT = replace(LIGHT, width_inches=_NARROW_INCHES)
 WIDTHS = {"wide": LIGHT, "narrow": NARROW_LIGHT}
 """The themes of a page's two drawings, by the CSS class of each."""
