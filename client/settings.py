@@ -158,7 +158,7 @@ def check_settings(**given: Unpack[CommandOptions]) -> NodeSettings:
     trainer, device = given.get("trainer", ""), given.get("device", "auto")
     check_device(device, trainer)
     if trainer and given.get("trainer_exec"):
-        raise ConfigError("trainer and trainer-exec are both given, expected one of them")
+        raise ConfigError("trainer and trainer-exec are both given; give one of them")
     machine = {"device": device, "dtype": given.get("dtype", "auto"), "threads": given.get("threads", 0)}
     computing = config_from_table(machine, where="command line")
     loaded, name = ClientKit.load(kit) if kit else None, given.get("name", "")
@@ -201,14 +201,14 @@ def _check_known(given: Mapping[str, object]) -> None:
 
 def _check_connection(address: Address, kit: Path | None, *, insecure: bool) -> None:
     if insecure and kit is not None:
-        raise ConfigError("kit and insecure are both given, expected one of them: with a kit the connection is secure")
+        raise ConfigError("kit and insecure are both given; give one of them: with a kit the connection is secure")
     if insecure and not address.is_loopback:
         raise ConfigError(
             f"server is {address} and the connection insecure, expected a server on this machine (localhost) or --kit"
         )
     if not insecure and kit is None:
         raise ConfigError(
-            "kit is missing, expected --kit DIR with the start-up kit that `plait provision` made for this node "
+            "kit is missing; give --kit DIR with the start-up kit that `plait provision` made for this node "
             "(or --insecure for a server on this machine)"
         )
 
@@ -225,7 +225,7 @@ def _limits(given: CommandOptions, *, insecure: bool) -> Policy:
         limits = limits.model_copy(update={"require_secure_aggregation": True})
     if limits.require_secure_aggregation and insecure:
         raise ConfigError(
-            "require-secure-aggregation and insecure are both given, expected --kit: without keys a client cannot "
+            "require-secure-aggregation and insecure are both given; give --kit: without keys a client cannot "
             "tell real clients from ones that the server made up"
         )
     return limits

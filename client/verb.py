@@ -23,7 +23,7 @@ def client(*, json_output: bool, quiet: bool, **given: Unpack[CommandOptions]) -
     Example: plait client --kit kit/clients/alice --server plait.example.org:9440 --data alice.jsonl
     """
     if json_output and quiet:
-        raise ConfigError("json and quiet are both given, expected one of them")
+        raise ConfigError("json and quiet are both given; give one of them")
     from client.journal import Journal, Style
     from client.process import run_node
 

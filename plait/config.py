@@ -391,7 +391,7 @@ def config_from_table(table: Mapping[str, object], *, where: str = "configuratio
     for given, value in nested(without_tables(table, where=where), of_feature=_names_parts).items():
         key = key_named(given, where=where)
         if key in settings:
-            raise _refusal(f"{where}: '{names[key]}' and '{given}' both give {key}, expected one of them")
+            raise _refusal(f"{where}: '{names[key]}' and '{given}' both give {key}; give one of them")
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
             raise _refusal(f"{where}: {key} is {value!a}, expected Unicode text")
         settings[key], names[key] = choice_of(key, value, where, of_feature=_names_parts), given

@@ -338,7 +338,7 @@ def _entry_points(
 def _entry_point(kind: Kind, name: str) -> importlib.metadata.EntryPoint | None:
     found = {distribution.name: entry for distribution, entry in _entry_points(kind) if entry.name == name}
     if len(found) > 1:
-        raise ConfigError(f"{kind} '{name}' is installed by {' and '.join(sorted(found))}, expected one of them")
+        raise ConfigError(f"{kind} '{name}' is installed by {' and '.join(sorted(found))}; keep one of them")
     return next(iter(found.values()), None)
 
 

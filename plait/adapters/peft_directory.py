@@ -225,7 +225,7 @@ def _read_config(path: Path) -> dict[str, Json]:
         with open_plain(path) as file:
             data = file.read(_MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        raise PeerError(f"cannot read '{path}': {error.strerror or error}, expected a PEFT configuration") from error
+        raise PeerError(f"cannot read '{path}': {error.strerror or error}") from error
     config = parse_object(data, what=f"'{path}'", max_bytes=_MAX_CONFIG_BYTES)
     _text(config, "peft_type")
     places = {key: config.pop(key) for key in PLACE_KEYS & config.keys()}

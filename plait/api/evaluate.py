@@ -120,7 +120,7 @@ def evaluate(
     given = base_name(base, tokenizer)
     name = fspath(given) if given else loaded.base_here
     if not name:
-        raise ConfigError(f"adapter '{adapter}' names no base, expected --base NAME or DIRECTORY")
+        raise ConfigError(f"adapter '{adapter}' names no base; give --base NAME or DIRECTORY")
     with status(f"looking for base {name}", quiet=quiet) as told:
         if given:
             located = locate_base(name, progress=told)

@@ -83,10 +83,10 @@ class Serving:
         """
         kit, insecure = given.get("kit"), given.get("insecure", False)
         if insecure and kit is not None:
-            raise ConfigError("kit and insecure are both given, expected one of them")
+            raise ConfigError("kit and insecure are both given; give one of them")
         if not insecure and kit is None:
             raise ConfigError(
-                "neither kit nor insecure is given, expected one of them: make a kit with `plait provision DIR "
+                "neither kit nor insecure is given; give one of them: make a kit with `plait provision DIR "
                 "--clients NAMES`, or use insecure to try it on this machine"
             )
         before = load_serving(file) if file else None

@@ -54,7 +54,7 @@ def doctor(
     Example: plait doctor --server plait.example.org:9440 --kit fed/server
     """
     if kit is not None and not server:
-        raise ConfigError("--kit is given without --server, expected both")
+        raise ConfigError("--kit is given without --server; give both")
     with status(f"checking {server or 'this machine'}", quiet=json_output):
         findings = _deployment(server, kit) if server else [*_machine(), *_compute(), *_libraries(), *_storage()]
     show(findings, json_output=json_output)

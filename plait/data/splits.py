@@ -90,7 +90,7 @@ def choose(names: Sequence[str], split: str, *, what: str) -> Choice:
     by_name = {name.lower(): name for name in names}
     train = next((by_name[name] for name in _TRAIN if name in by_name), None)
     if train is None:
-        raise ConfigError(f"{what} has the splits {', '.join(names)}, expected --split with the one to train on")
+        raise ConfigError(f"{what} has the splits {', '.join(names)}; give --split with the one to train on")
     held_out = next((by_name[name] for name in _HELD_OUT if name in by_name), None)
     left = [name for name in names if name not in (train, held_out)]
     notes = (f"{what}: split {', '.join(left)} is not used",) if left else ()

@@ -97,7 +97,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
     from plait.training.published import published
 
     if not base:
-        raise ConfigError(f"'{path}' is a node's state, which names no base, expected --base NAME or DIRECTORY")
+        raise ConfigError(f"'{path}' is a node's state, which names no base; give --base NAME or DIRECTORY")
     located = locate_base(base, progress=progress)
     text, flat = read_if_there(path / "spec") or b"", read_if_there(path / "adapter") or b""
     request = parse_spec(text.decode(errors="replace"))

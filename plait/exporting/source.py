@@ -117,7 +117,7 @@ def _base_of(loaded: PeftAdapter, folder: Path, given: str, progress: Progress) 
         return BaseReference(loaded.base_name, loaded.revision, stated, built_in)
     name = given or loaded.base_here
     if not name:
-        raise ConfigError(f"adapter '{folder}' names no base, expected --base NAME or DIRECTORY")
+        raise ConfigError(f"adapter '{folder}' names no base; give --base NAME or DIRECTORY")
     if given:
         located = locate_base(given, progress=progress)
     else:

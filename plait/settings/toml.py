@@ -41,7 +41,7 @@ def nested(table: Mapping[str, object], *, of_feature: Callable[[str], bool]) ->
         elif isinstance(options := nested.setdefault(key, {}), dict):
             options[option] = value
         else:
-            raise ConfigError(escaped(f"'{key}' and '{given}' are both given, expected one of them"))
+            raise ConfigError(escaped(f"'{key}' and '{given}' are both given; give one of them"))
     return nested
 
 

@@ -60,7 +60,7 @@ def test_bases_can_be_named_one_for_all_runs_or_by_the_name_that_a_run_gives(tmp
         ({"base": "news=/a,/b"}, "expected one DIRECTORY, or NAME=DIRECTORY"),
         ({"base": "news=/a,news=/b"}, "with every name once"),
         ({"server": "plait.example.org:9440", "insecure": True}, "expected a server on this machine"),
-        ({"insecure": False}, "expected --kit DIR"),
+        ({"insecure": False}, "give --kit DIR"),
         ({"server": "localhost"}, "expected HOST:PORT"),
         ({"name": "../ada"}, "client name is"),
         ({"threads": -1}, "threads is -1"),
@@ -79,7 +79,7 @@ def test_what_cannot_be_is_said_in_one_line(changes: dict[str, object], message:
 def test_a_kit_goes_with_no_other_name_and_no_insecure_connection(kit: Path) -> None:
     with pytest.raises(ConfigError, match="was made for 'ada'"):
         check_settings(server="localhost:1", data="x", kit=kit, name="bob")
-    with pytest.raises(ConfigError, match="expected one of them"):
+    with pytest.raises(ConfigError, match="give one of them"):
         check_settings(server="localhost:1", data="x", kit=kit, insecure=True)
 
 

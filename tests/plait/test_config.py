@@ -144,7 +144,7 @@ def test_every_alias_leads_to_a_key_and_hides_none():
     ],
 )
 def test_one_setting_given_twice_is_an_error_that_names_both(table, clash):
-    with pytest.raises(ConfigError, match=f"x.toml: {clash}, expected one of them"):
+    with pytest.raises(ConfigError, match=f"x.toml: {clash}; give one of them"):
         config_from_table(table, where="x.toml")
 
 

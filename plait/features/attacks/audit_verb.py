@@ -81,7 +81,7 @@ def audit(
     if settings.data and data:
         raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data out")
     if not (settings.data or data or vars(settings).get("dp", "off") != "off"):
-        raise ConfigError(f"the clients of '{run}' brought their own data, expected --data with that of one of them")
+        raise ConfigError(f"the clients of '{run}' brought their own data; give --data with that of one of them")
     with status("loading libraries", quiet=json_output):
         from plait.exporting.publisher import rewrite_card
         from plait.features.attacks.attack import attack

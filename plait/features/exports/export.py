@@ -124,7 +124,7 @@ def export(
     if push_to_hub:
         check_repository(push_to_hub)
     elif public:
-        raise ConfigError("--public is given without --push-to-hub, expected both or neither")
+        raise ConfigError("--public is given without --push-to-hub; give both or neither")
     progress = partial(say, quiet=quiet)
     path, named = Path(source), fspath(base_name(base, tokenizer) or "")
     with TURN:

@@ -193,7 +193,7 @@ def _as_type(factor: Float32, kind: Float, pair: Pair) -> NDArray[np.floating]:
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(factor, _NUMPY_TYPES[kind])
     if not np.isfinite(values).all():
-        raise ConfigError(f"a factor of '{in_base(pair.module)}' is too large for {kind}, expected --gguf-type f32")
+        raise ConfigError(f"a factor of '{in_base(pair.module)}' is too large for {kind}; give --gguf-type f32")
     return values
 
 

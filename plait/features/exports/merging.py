@@ -117,7 +117,7 @@ def _check(
     if density is not None and how == LINEAR:
         raise ConfigError(f"--density is {density:g} with --how {how}, which keeps all entries, expected ties or dare")
     if seed is not None and how != DARE:
-        raise ConfigError(f"--seed is {seed} with --how {how}, which draws nothing at random, expected --how {DARE}")
+        raise ConfigError(f"--seed is {seed} with --how {how}, which draws nothing at random; give --how {DARE}")
     if density is not None and not 0 < density <= 1:
         raise ConfigError(f"--density is {density:g}, expected more than 0 and at most 1")
     if rank is not None and rank < 1:

@@ -120,7 +120,7 @@ def _device(kind: _Kind, where: str, base_parameters: int) -> FleetDevice:
     figures = {**known, **given, "name": kind.name or kind.profile}
     for key in ("name", "tokens_per_s", "up_mbps", "down_mbps"):
         if not figures.get(key):
-            raise ConfigError(f"{where}: {key} is missing, expected it there, or a profile: {', '.join(PROFILES)}")
+            raise ConfigError(f"{where}: {key} is missing; give it there, or a profile: {', '.join(PROFILES)}")
     if kind.battery_wh is not None and figures.get("watts") is None:
         raise ConfigError(f"{where}: battery_wh is given, expected watts too: without them a battery never runs out")
     hours_of(kind.hours)

@@ -155,6 +155,4 @@ def check(config: Any, *, simulates: bool) -> None:
         if why := FIGURES[condition.figure].lacks(config):
             raise ConfigError(f"release-if has '{condition.text}', but {why}")
     if config.publish:
-        raise ConfigError(
-            "release-if and publish are both given, expected one: publish gives out every round's adapter"
-        )
+        raise ConfigError("release-if and publish are both given; give one: publish gives out every round's adapter")

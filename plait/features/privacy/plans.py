@@ -55,7 +55,7 @@ def _of_clients(settled: Settled, size: int, parameters: int) -> Planned:
 def _of_records(settled: Settled, size: int, parameters: int, records: int | None) -> Planned:
     if records is None:
         raise ConfigError(
-            "dp is 'record' and records is not given, expected --records N, how many a client trains on: the noise "
+            "dp is 'record' and records is not given; give --records N, how many a client trains on: the noise "
             "follows from it"
         )
     task = settled.plan.settings

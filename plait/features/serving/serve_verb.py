@@ -79,7 +79,7 @@ def serve(
     readable = {name: path for name, path in {**named, **followed}.items() if name in named or _has_adapter(path)}
     sources = {name: open_source(path, base=base, progress=_say) for name, path in readable.items()}
     if not base and not sources:
-        raise ConfigError("the base is missing, expected --base or an adapter that names it")
+        raise ConfigError("the base is missing; give --base or an adapter that names it")
     base_name = base or common_base(sources)
     where = " ".join(str(path) for path in readable.values())
     located = locate_base(base, progress=_say) if base else locate_named_base(base_name, where=where, progress=_say)

@@ -168,7 +168,7 @@ def _sum_of(given: Sequence[_Given], wanted: Geometry) -> BaseDelta:
             if there is None:
                 raise ConfigError(
                     f"adapter '{each.folder}' changes '{in_base(pair.module)}', which the new "
-                    "adapter does not, expected --target-modules that cover it; nearest: --target-modules all-linear"
+                    "adapter does not; give --target-modules that cover it; nearest: --target-modules all-linear"
                 )
             if (there.d_out, there.d_in) != (pair.d_out, pair.d_in):
                 raise BaseMismatchError(

@@ -30,7 +30,7 @@ def compare(
     """
     to_stdout = csv is not None and str(csv) == "-"
     if to_stdout and json_output:
-        raise ConfigError("--json and --csv - both write to stdout, expected one of them")
+        raise ConfigError("--json and --csv - both write to stdout; give one of them")
     with status("reading the runs", quiet=json_output or to_stdout):
         from plait.features.studies.comparison import compare as compare_runs
         from plait.features.studies.tables import comparison_tables

@@ -120,7 +120,7 @@ def read_grid(source: str | Path | Settings, *, given: Settings | None = None, s
     common |= override
     names = tuple(dict.fromkeys(axis for place, _ in places for axis in place))
     if "seed" in names and seeds:
-        raise ConfigError(f"{where}: seeds and seed are both given, expected one of them")
+        raise ConfigError(f"{where}: seeds and seed are both given; give one of them")
     if not seeds:
         seeds = (cast("int", common.get("seed", 0)),)
     if len(places) * len(seeds) > MOST_CELLS:
@@ -237,7 +237,7 @@ def _merged(choices: Sequence[_Choice], where: str) -> _Choice:
     settings: dict[str, object] = {}
     for its_place, its_settings in choices:
         for key in its_settings.keys() & settings.keys():
-            raise ConfigError(f"{where}: {key} is given by two parts of [grid] and [random], expected one of them")
+            raise ConfigError(f"{where}: {key} is given by two parts of [grid] and [random]; give one of them")
         place |= its_place
         settings |= its_settings
     return place, settings

@@ -41,7 +41,7 @@ def sweep(
     settings = dict(given)
     out = settings.pop("out", None)
     if "seed" in settings:
-        raise ConfigError("--seed is given, expected --seeds")
+        raise ConfigError("--seed is given; give --seeds")
     wanted = _seeds(seeds)
     if dry_run:
         _foretell(grid, settings, wanted, json_output=json_output)

@@ -56,7 +56,7 @@ def region(
     """
     if (serve_kit is None) != insecure:
         raise ConfigError(
-            "serve-kit and insecure are both given or both missing, expected one of them: with --serve-kit clients "
+            "serve-kit and insecure are both given or both missing; give one of them: with --serve-kit clients "
             "prove who they are"
         )
     bind_apps()

@@ -92,7 +92,7 @@ def test_float16_halves_the_file_and_says_so(by_plait: Callable[..., Path], tmp_
 def test_a_factor_that_float16_cannot_hold_is_refused(by_peft: Callable[..., Path], tmp_path: Path) -> None:
     # rsLoRA's scale and the one alpha differ, so a factor of B takes it up.
     source = open_source(by_peft(alpha_pattern={"q_proj": 1e9}))
-    with pytest.raises(ConfigError, match="is too large for f16, expected --gguf-type f32"):
+    with pytest.raises(ConfigError, match="is too large for f16; give --gguf-type f32"):
         export("gguf", ExportRequest(source, tmp_path / "out", gguf_float=Float.F16))
     assert not (tmp_path / "out").exists()
 

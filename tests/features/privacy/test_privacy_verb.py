@@ -138,7 +138,7 @@ def test_an_estimate_of_private_records_needs_to_know_how_many_there_are():
     plan += ["--dp", "record", "--dp-epsilon", "8", "--json"]
     error = CliRunner().invoke(app, plan).exception
     assert isinstance(error, ConfigError)
-    assert "dp is 'record' and records is not given, expected --records N" in str(error)
+    assert "dp is 'record' and records is not given; give --records N" in str(error)
     said = json.loads(CliRunner().invoke(app, [*plan, "--records", "1000"]).output)
     noise, size = said["dp_noise_multiplier"], said["trainable_parameters"]
     # As dp-accounting has it for 50 steps of 64 of 1,000 records.

@@ -102,7 +102,7 @@ def test_a_run_publishes_its_rounds_into_a_running_server(
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        ((), 2, "the base is missing, expected --base"),
+        ((), 2, "the base is missing; give --base"),
         (("--adapters", "x"), 2, "adapter is 'x', expected NAME=DIRECTORY"),
         (("a=x", "a=y"), 2, "two adapters are called 'a'"),
         (("a=/nowhere",), 2, "is not a directory"),

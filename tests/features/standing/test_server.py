@@ -38,7 +38,7 @@ def test_it_serves_what_the_program_submits_and_cancels_what_it_likes(
 
 
 def test_it_says_what_it_lacks(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected one of them"):
+    with pytest.raises(ConfigError, match="give one of them"):
         plait.StandingServer(out=tmp_path / "federation")
     server = plait.StandingServer(insecure=True, quiet=True, out=tmp_path / "federation")
     for act in (lambda: server.submit(), lambda: server.runs(), lambda: server.cancel("run-1"), lambda: server.address):

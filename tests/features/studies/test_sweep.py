@@ -67,7 +67,7 @@ def test_a_dry_run_lists_the_runs_with_bytes_and_time_and_writes_nothing(grid: P
 def test_what_cannot_be_is_one_line(grid: Path, plait) -> None:
     for options, said in {
         ("--seeds", "0,x"): "--seeds is '0,x'",
-        ("--seed", "3"): "expected --seeds",
+        ("--seed", "3"): "give --seeds",
         ("--rank", "4"): "rank is 4 for all runs",
         ("--batch-sise", "4"): "No such option",
     }.items():

@@ -271,7 +271,7 @@ def with_nan(path: Path) -> None:
     [
         (only_pickle, "holds only adapter_model.bin, which can run code"),
         (lambda path: (path / "adapter_model.safetensors").unlink(), "cannot read"),
-        (lambda path: (path / "adapter_config.json").unlink(), "cannot read .*, expected a PEFT configuration"),
+        (lambda path: (path / "adapter_config.json").unlink(), "cannot read .*"),
         (with_nan, "lora_A.weight' holds NaN"),
         (set_config_text(b""), "is not JSON"),
         (set_config_text(b"[]"), "expected a JSON object"),

@@ -24,11 +24,11 @@ def closed_port() -> int:
     ("options", "code", "message"),
     [
         (("--server", "plait.example.org:9440", "--insecure"), 2, "expected a server on this machine"),
-        (("--server", "localhost:9440"), 2, "expected --kit DIR"),
+        (("--server", "localhost:9440"), 2, "give --kit DIR"),
         (("--server", "localhost:9440", "--kit", "nowhere"), 2, "kit 'nowhere' is not there"),
         (("--server", "localhost", "--insecure"), 2, "expected HOST:PORT"),
         (("--server", "localhost:9440", "--insecure", "--dtype", "int3"), 2, "dtype is 'int3'"),
-        (("--server", "localhost:9440", "--insecure", "--json", "--quiet"), 2, "expected one of them"),
+        (("--server", "localhost:9440", "--insecure", "--json", "--quiet"), 2, "give one of them"),
         (("--server", "localhost:9440", "--insecure", "--name", "a/b"), 2, "client name is"),
         (
             ("--server", "localhost:9440", "--insecure", "--policy", "nowhere.toml"),

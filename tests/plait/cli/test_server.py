@@ -11,7 +11,7 @@ from plait.api.serving import Serving
     ("options", "message"),
     [
         ((), "neither kit nor insecure is given"),
-        (("--insecure", "--kit", "kit"), "expected one of them"),
+        (("--insecure", "--kit", "kit"), "give one of them"),
         (("--insecure", "--data", "my.jsonl"), "data is given, expected none"),
         (("--insecure", "--partition", "iid"), "partition is given"),
         (("--kit", "nowhere"), "nowhere' is not there, expected a directory: DIR/server"),

@@ -70,7 +70,7 @@ def test_the_validation_split_is_held_out_and_the_rest_is_said_to_be_left() -> N
 
 def test_splits_without_one_to_train_on_are_named() -> None:
     data = datasets.DatasetDict(en=datasets.Dataset.from_list(ROWS), fr=datasets.Dataset.from_list(ROWS))
-    with pytest.raises(ConfigError, match="has the splits en, fr, expected --split with the one to train on"):
+    with pytest.raises(ConfigError, match="has the splits en, fr; give --split with the one to train on"):
         as_dataset(data)
     with pytest.raises(ConfigError, match=r"split is 'frr', expected one of data 'data': en, fr; did you mean 'fr'"):
         as_dataset(data, split="frr")

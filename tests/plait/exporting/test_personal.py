@@ -81,7 +81,7 @@ def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_p
     mixed = open_node(tmp_path, base="tiny").state.flat
     np.testing.assert_allclose(mixed, 0.25 * shared.flat + 0.75 * theirs.flat, rtol=0, atol=1e-6)
     (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=own).to_bytes())
-    with pytest.raises(ConfigError, match="names no base, expected --base"):
+    with pytest.raises(ConfigError, match="names no base; give --base"):
         open_node(tmp_path, base="")
     # Where the base has moved, or stands on frozen adapters, what is exported is all of it together.
     generator = np.random.default_rng(2)

@@ -39,7 +39,7 @@ def test_an_adapter_that_names_no_base_asks_for_one(by_peft: Callable[..., Path]
     config = json.loads((folder / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = None
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="names no base, expected --base"):
+    with pytest.raises(ConfigError, match="names no base; give --base"):
         open_source(folder)
     assert open_source(folder, base="tiny").base.fingerprint == tiny.reference.fingerprint
 
