@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 from rich.progress import Progress
 
-from plait.rounds.events import ClientTurnedAway, Evaluated, Event, ReplyReceived, WaitingForClients
+from plait.rounds.events import ClientTurnedAway, Evaluated, Event, ReplyReceived, RoundStarted, WaitingForClients
 from plait.viewer import Viewer
 
 
@@ -36,11 +36,15 @@ def test_a_run_that_lacks_clients_says_that_it_waits_for_them():
     assert bars.tasks[0].description == "waiting for clients"
 
 
-def test_once_all_have_read_their_data_the_base_is_evaluated():
+def test_what_is_done_next_shows_before_its_first_answer():
     bars = Progress(disable=True)
     viewer = Viewer(bars, rounds=2, cohort=2, evaluators=2)
-    for client, doing in (("a", "reading data, 1 of 2 clients"), ("b", "evaluating the base, 0 of 2 clients")):
-        viewer.show(ReplyReceived(round=0, client=client, purpose="describe"))
+    for event, doing in (
+        (ReplyReceived(client="a", purpose="describe"), "reading data, 1 of 2 clients"),
+        (ReplyReceived(client="b", purpose="describe"), "evaluating the base, 0 of 2 clients"),
+        (RoundStarted(round=1), "round 1 of 2: training, 0 of 2 clients"),
+    ):
+        viewer.show(event)
         viewer.refresh()
         assert bars.tasks[0].description == doing
 
