@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import plait
 from plait.config import admit_features, config_from_table
 from plait.errors import ConfigError
+from plait.feature import Feature
 from plait.rounds.events import RoundFinished
 from plait.trust.provision import provision
 from tests.attending import served, shares_of
@@ -132,6 +134,24 @@ def test_a_run_over_grpc_has_the_bits_of_its_simulation(outside: Path, tmp_path:
     assert left_out(run) == left_out(tmp_path / "simulated")
 
 
+# Of plait's protocol and `import plait`; those of which the first counts; those that would change the witness's run.
+OWN = {"messages", "replies", "names", "meets", "holding", "spreading", "live_page", "trainer", "journal", "holds_back"}
+OWN |= {"parts", "contracts", "values", "usual_objectives"}
+
+
+def test_every_seam_is_used_from_outside_or_is_plaits_own(outside: Path) -> None:
+    import smallest
+    import witness
+
+    used = {
+        each.name
+        for feature in (smallest.FEATURE, witness.FEATURE)
+        for each in fields(feature)
+        if getattr(feature, each.name)
+    }
+    assert {each.name for each in fields(Feature)} - used == OWN
+
+
 @pytest.mark.slow
 def test_a_feature_from_outside_is_asked_wherever_one_of_plaits_own_is(
     outside: Path, tmp_path: Path, plait: Plait
@@ -158,6 +178,7 @@ def test_a_feature_from_outside_is_asked_wherever_one_of_plaits_own_is(
 
     import witness
 
+    assert config_from_table({"witness-on": True, "objective": "witnessed"}).learned.is_plain
     assert witness.ANSWERS.keys() - witness.ASKED == set()
     with pytest.raises(ConfigError, match="client-ranks is '2,4' and witness-on is true"):
         config_from_table({"witness-on": True, "client-ranks": "2,4"})

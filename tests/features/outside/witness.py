@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from plait.feature import Feature
+from plait.objective import Objective
 from plait.proposed import Words
 from plait.report.estimate import Planned
 from plait.report.table import Table
@@ -72,6 +73,7 @@ ANSWERS: dict[str, Callable[..., object]] = {
     "proposes": lambda run: Words(promised=("a witness is there",)),
     "spent": lambda journal, account: 0.0,
     "node": lambda settings, opening: opening,
+    "objectives": lambda text: Objective(),
 }
 
 
@@ -97,5 +99,5 @@ FEATURE = Feature(
     takes={Trait.FACTORS: "a witness has seen none"},
     events={"witnessed": "witness:Witnessed"},
     verbs={"witness": "witness:witness"},
-    **{**PLACES, "limits": {"witness": PLACES["limits"]}},
+    **{**PLACES, "limits": {"witness": PLACES["limits"]}, "objectives": {"witnessed": PLACES["objectives"]}},
 )

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,33 +51,40 @@ plait.export("runs/a", "served", to="onnx")
 """
 
 
-def errors_of(project: Path) -> list[dict[str, object]]:
-    (project / "pyrightconfig.json").write_text(
-        json.dumps({"typeCheckingMode": "strict", "reportMissingTypeStubs": False, "include": ["program.py"]})
-    )
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What pyright says of each program; one start reads plait for all of them."""
+    project = tmp_path_factory.mktemp("project")
+    readme = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+    readme = readme.replace("(updates, ctx):", "(updates: plait.Updates, ctx: plait.RoundContext) -> object:")
+    programs = {"typed.py": TYPED, "readme.py": readme, "wrong.py": WRONG}
+    for name, text in programs.items():
+        (project / name).write_text(text)
+    strict = {"typeCheckingMode": "strict", "reportMissingTypeStubs": False, "include": list(programs)}
+    (project / "pyrightconfig.json").write_text(json.dumps(strict))
     # Where plait is installed from a checkout, its root is on the path.
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "--project", "."]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
-    return [each for each in json.loads(done.stdout)["generalDiagnostics"] if each["severity"] == "error"]
+    said = json.loads(done.stdout)
+    assert said["summary"]["filesAnalyzed"] == len(programs)
+    found = [each for each in said["generalDiagnostics"] if each["severity"] == "error"]
+    return {name: [each for each in found if Path(each["file"]).name == name] for name in programs}
 
 
 @pytest.mark.slow
-def test_a_strictly_typed_program_needs_no_exception(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(TYPED)
-    assert errors_of(tmp_path) == []
+def test_a_strictly_typed_program_needs_no_exception(errors: dict[str, list[dict[str, Any]]]) -> None:
+    assert errors["typed.py"] == []
 
 
 @pytest.mark.slow
-def test_the_readme_s_program_has_no_error_but_in_libraries_without_types(tmp_path: Path) -> None:
-    program = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
-    typed = program.replace("(updates, ctx):", "(updates: plait.Updates, ctx: plait.RoundContext) -> object:")
-    (tmp_path / "program.py").write_text(typed)
-    rules = {error.get("rule") for error in errors_of(tmp_path)}
+def test_the_readme_s_program_has_no_error_but_in_libraries_without_types(
+    errors: dict[str, list[dict[str, Any]]],
+) -> None:
+    rules = {error.get("rule") for error in errors["readme.py"]}
     assert rules <= {"reportUnknownMemberType", "reportUnknownVariableType", "reportUnusedExpression"}
 
 
 @pytest.mark.slow
-def test_a_mistake_is_an_error_before_the_program_runs(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(WRONG)
-    lines = {error["range"]["start"]["line"] for error in errors_of(tmp_path)}  # type: ignore[index]
+def test_a_mistake_is_an_error_before_the_program_runs(errors: dict[str, list[dict[str, Any]]]) -> None:
+    lines = {error["range"]["start"]["line"] for error in errors["wrong.py"]}
     assert lines == {3, 4, 5, 6, 7, 8}

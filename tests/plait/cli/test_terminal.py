@@ -87,9 +87,9 @@ def test_the_three_commands_after_a_run_work_when_pasted(ran: tuple[Path, list[s
     folder, lines = ran
     commands = [line[line.index("plait ") :] for line in lines[-5:] if "plait " in line]
     assert [command.split()[1] for command in commands] == ["chat", "export", "report"]
+    piped = "import io, sys; sys.stdin = io.StringIO('def add'); from plait.cli.main import main; main()"
     for command in commands:
-        program = [sys.executable, "-m", "plait.cli.main", *shlex.split(command)[1:]]
-        done = subprocess.run(program, cwd=folder, input="def add", capture_output=True, text=True, check=False)
+        done = run_command(*shlex.split(command)[1:], cwd=folder, program=piped)
         assert done.returncode == 0, done.stderr
         assert done.stdout
 
