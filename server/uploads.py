@@ -144,7 +144,9 @@ class Uploads:
                 self._metrics.uplink_bytes.inc(size)
                 await self._stored(SmallAnswer((node, answer.task_id), answer.content, answer.data))
                 kept, new_bytes = self._tasks.answer(task, session), size
-            session.put(pb.ToNode(receipt=self._receipt(answer.task_id, node, kept=kept, new_bytes=new_bytes)))
+            receipt = self._receipt(answer.task_id, node, kept=kept, new_bytes=new_bytes)
+            receipt.task_id = answer.task_id
+            session.put(pb.ToNode(receipt=receipt))
             return new_bytes is not None
 
     @contextmanager
@@ -171,7 +173,7 @@ class Uploads:
             self._untidy_answers += 1
             self._metrics.answers_received.inc()
             say("answer", size=new_bytes, node=node, task=task_id)
-        return pb.Receipt(kept=kept, task_id=task_id)
+        return pb.Receipt(kept=kept)
 
     def _stored(self, answer: SmallAnswer) -> Awaitable[None]:
         """Once an answer is on disk, with all others that came while the disk was busy."""
