@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from client.task import Task
-from plait.abandon import Abandonment
+from plait.abandonment import Abandonment
 
 
 class TaskHandle:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from plait.aggregation.round import RoundContext
     from plait.api.evaluate import Evaluation, evaluate
     from plait.api.result import Result, open_run
-    from plait.api.simulate import resume, simulate
+    from plait.api.resuming import resume
+    from plait.api.simulate import simulate
     from plait.errors import PlaitError
     from plait.features.exports.export import Export, export
     from plait.features.standing.server import StandingServer
@@ -73,7 +74,7 @@ _HOMES: Mapping[str, str] = {
     "Updates": "plait.aggregation.own_rule",
     "evaluate": "plait.api.evaluate",
     "open_run": "plait.api.result",
-    "resume": "plait.api.simulate",
+    "resume": "plait.api.resuming",
     "rule": "plait.aggregation.own_rule",
     "simulate": "plait.api.simulate",
 }

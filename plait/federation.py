@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from plait import machine
-from plait.aggregation import ALTERNATIVES, Rule
+from plait.aggregation import Rule
 from plait.config import to_toml
 from plait.errors import ConfigError
 from plait.exporting.publisher import Publisher
 from plait.feature import at
 from plait.rounds.channel import Channel
-from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
+from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator
 from plait.rounds.events import CombiningRule, Event, Plugin, Resumed, RunFinished, RunStarted, start_of
 from plait.rounds.ledger import Ledger, OnEvent, read_events
@@ -191,24 +191,34 @@ def _part_from(channel: Channel, clients: int) -> None:
         channel.wait(left_s)
 
 
+def _continued(run: Run, path: Path, on_event: OnEvent) -> _Begun:
+    """An existing run, if it is the same.
+
+    Raises:
+        ConfigError: it is another one, or finished.
+    """
+    from plait.rounds.plugin_sources import check_sources
+    from plait.rounds.saved_checkpoint import load_checkpoint
+
+    directory = RunDirectory.find(path)
+    events = read_events(directory.ledger)
+    if recorded_settings(directory, events).model_copy(update={"out": run.config.out}) != run.config:
+        raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
+    _opened(run, directory, events=events)
+    if RunView.after(events).finished:
+        raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
+    check_sources(events, run.settled.plugins)
+    check_data(run, events)
+    state = load_checkpoint(directory.checkpoints, run.ranks)
+    ledger = _begin_ledger(run, directory, on_event, Resumed(round=state.round))
+    return directory, ledger, state, events
+
+
 def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str | None, on_event: OnEvent) -> _Begun:
     """A new run, or the existing one if it is the same."""
-    config, ranks = run.config, run.ranks
     if RunDirectory(path).has_started:
-        directory = RunDirectory.find(path)
-        events = read_events(directory.ledger)
-        if recorded_settings(directory, events).model_copy(update={"out": config.out}) != config:
-            raise ConfigError(f"'{path}' holds a run with other settings (see its config.toml); give another --out")
-        _opened(run, directory, events=events)
-        if RunView.after(events).finished:
-            raise ConfigError(f"'{path}' holds a finished run; `plait report {path}` shows it, or give another --out")
-        from plait.rounds.plugin_sources import check_sources
-
-        check_sources(events, run.settled.plugins)
-        check_data(run, events)
-        state = load_checkpoint(directory.checkpoints, ranks)
-        ledger = _begin_ledger(run, directory, on_event, Resumed(round=state.round))
-        return directory, ledger, state, events
+        return _continued(run, path, on_event)
+    config, ranks = run.config, run.ranks
     start = start or beginning_of(run)
     directory = RunDirectory.create(path, config_toml=to_toml(config), held_back=config.holds_back)
     fresh, codec = initial_state(secrets.token_bytes(16), ranks), run.settled.plan.settings.codec
@@ -286,9 +296,7 @@ def check_data(run: Run, events: Sequence[Event]) -> None:
 
 def rule_recorded(rule: Rule) -> CombiningRule:
     """What the ledger says of a rule."""
-    alternatives = ALTERNATIVES if rule.separate else {}
-    personal = rule.personal or ""
-    return CombiningRule(name=rule.name, separate=rule.separate, personal=personal, alternatives=alternatives)
+    return CombiningRule(name=rule.name, personal=rule.personal or "")
 
 
 def _begin_ledger(run: Run, directory: RunDirectory, on_event: OnEvent, event: Event) -> Ledger:

@@ -18,7 +18,7 @@ class OnDemand(Mapping[str, T], Generic[T]):
     """
 
     def __init__(self, places: Mapping[str, str]) -> None:
-        self.places = dict(sorted(places.items()))
+        self.places = places
 
     def __getitem__(self, name: str) -> T:
         return cast("T", at(self.places[name]))
@@ -33,5 +33,5 @@ class OnDemand(Mapping[str, T], Generic[T]):
         return name in self.places
 
     def __or__(self, others: OnDemand[T]) -> OnDemand[T]:
-        """Both tables as one."""
-        return OnDemand(self.places | others.places)
+        """Both tables as one, in the order of names."""
+        return OnDemand(dict(sorted({**self.places, **others.places}.items())))

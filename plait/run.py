@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import AdapterRequest, BaseModules
-from plait.aggregation import Geometry, Rule, check_rule, geometry_of
+from plait.adapters.module_names import is_in
+from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.feature import at
-from plait.rounds.broadcasts import NEW_FACTORS_BITS, at_least
-from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
+from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.client_way import ClientWay, Speaker, client_way_of
 from plait.rounds.events import Adapter, Base, Event
 from plait.rounds.links import Links
@@ -27,16 +27,13 @@ from plait.rounds.terms import Terms
 from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.settle import Settled
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
-from plait.training.blueprint import Blueprint, Shape, base_modules, design, read_base_config, shape_of
+from plait.training.blueprint import Blueprint, base_modules, design, read_base_config
 from plait.training.device import Compute, choose_devices, use_threads
-from plait.training.heads import is_in
 from plait.training.resident import ResidentBase
-from plait.wire.codecs import Rate
-from plait.wire.codecs.exact_sum import SUM, sum_bits
+from plait.wire.codecs import sum_codec
 
 if TYPE_CHECKING:
     from plait.policy import Policy
-    from plait.rounds.message_sizes import MessageSizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +101,7 @@ class Run:
     @property
     def screen(self) -> Callable[[Event], Event | None] | None:
         """What the run's ledgers keep of an event; None for all of it."""
-        bits = SUM.bits if len(self.config.levels) > 1 else self.settled.codec.bits
+        bits = sum_codec().bits if len(self.config.levels) > 1 else self.settled.codec.bits
         update_bytes = math.ceil(largest_update(self.rule, self.ranks.master.geometry) * bits / 8)
         asked = (each.screen for each in self.config.wanted if each.screen)
         screens = [screen for place in asked if (screen := at(place)(self.config, update_bytes))]
@@ -199,7 +196,7 @@ def blueprint_of(
     config, task = settled.config, settled.task
     return design(
         read_base_config(base_directory, task, config.label_names),
-        _request_of(settled, rank or config.rank),
+        request_of(settled, rank or config.rank),
         task=task,
         labels=config.label_names,
         seed=config.seed,
@@ -226,23 +223,8 @@ def _check_reach(policy: Policy, spec: AdapterSpec, base: BaseModules) -> None:
                 raise policy.refuse_output_layer(name)
 
 
-def planned_shape(settled: Settled, base_directory: Path) -> Shape:
-    """The requested adapter without values, from the base's config alone.
-
-    Raises:
-        ConfigError: the base cannot carry it.
-    """
-    config, task = settled.config, settled.task
-    return shape_of(
-        read_base_config(base_directory, task, config.label_names),
-        _request_of(settled, config.rank),
-        task=task,
-        labels=config.label_names,
-        seed=config.seed,
-    )
-
-
-def _request_of(settled: Settled, rank: int) -> AdapterRequest:
+def request_of(settled: Settled, rank: int) -> AdapterRequest:
+    """The adapter that the settings ask for, with this rank."""
     config = settled.config
     return AdapterRequest(
         method=settled.method.name,
@@ -256,70 +238,6 @@ def _request_of(settled: Settled, rank: int) -> AdapterRequest:
     )
 
 
-@dataclass(frozen=True)
-class CopiesOnDisk:
-    """A run's disk space, in float32 values per parameter of the adapter.
-
-    Attributes:
-        client: at a client during the run, besides the adapter itself.
-        client_after: the same once the run is over.
-        server: in the run directory, including the published adapter.
-    """
-
-    client: float
-    client_after: float
-    server: float
-
-
-def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
-    """The disk space of clients and server, without the base's movement and the rule's own state.
-
-    Every value that a client carries from round to round is stored twice: as the newest round began, and as it ended.
-    """
-    config, rule, codec = settled.config, settled.rule, settled.codec
-    lag = 1 if codec.distortion else 0
-    own = float(bool(config.given_own_share))
-    if rule.personal:
-        own = geometry.side_size(rule.personal) / geometry.layout.size
-    is_rounded = links_of(settled, geometry.layout.size, evaluates=False).is_rounded
-    residual = 0 if settled.new_factors else 1 if is_rounded else lag
-    settings = settled.plan.settings
-    moments = 2 if settings.carry_moments else 0
-    drift = 2 if settings.scaffold else 1 if settings.feddyn else 0
-    slope = 1 if settings.measures_slope else 0
-    bits = _bits_of_broadcasts(settled)
-    accepted = 2.0 * ((config.keep != "last") and not rule.moves_base)  # the master, and what was evaluated
-    return CopiesOnDisk(
-        client=2 * (own + residual + moments + drift + slope),
-        client_after=own,
-        server=1 + CHECKPOINTS_KEPT * (1 + accepted + 1 + settled.optimizer.copies + bits / 32),
-    )
-
-
-def message_sizes(settled: Settled, spec: AdapterSpec, *, evaluates: bool) -> MessageSizes:
-    """The sizes of a run's messages; in a tree those between this server and its regions."""
-    from plait.rounds.message_sizes import MessageSizes
-
-    size, config, codec = spec.layout.size, settled.config, settled.codec
-    if settled.new_factors:
-        codec = at_least(NEW_FACTORS_BITS, codec)
-    links = links_of(settled, size, evaluates=evaluates)
-    bits_up, more_down = links.up, round(links.more_down * size / 8)
-    if len(config.levels) > 1:
-        bits_up = sum_bits(math.prod(config.levels[1:])) if isinstance(codec, Rate) else SUM.bits
-    return MessageSizes.of(settled.tasks, spec, codec=codec, bits_up=bits_up, more_down=more_down)
-
-
-def bits_on_links(settled: Settled, size: int, *, evaluates: bool) -> tuple[float, float]:
-    """Bits for each of `size` parameters in an update and in a broadcast, with what is sent beside it.
-
-    Args:
-        evaluates: whether every round is evaluated.
-    """
-    links = links_of(settled, size, evaluates=evaluates)
-    return links.up, links.down + links.more_down
-
-
 def links_of(settled: Settled, size: int, *, evaluates: bool) -> Links:
     """What updates and broadcasts of a run take, for an adapter of `size` parameters.
 
@@ -329,7 +247,7 @@ def links_of(settled: Settled, size: int, *, evaluates: bool) -> Links:
     Raises:
         ConfigError: a feature cannot send it.
     """
-    links = Links(settled.codec.bits, _bits_of_broadcasts(settled))
+    links = Links(settled.codec.bits, bits_of_broadcasts(settled))
     for feature in settled.config.wanted:
         if feature.links:
             links = at(feature.links)(links, settled.config, size, evaluates=evaluates)
@@ -344,5 +262,6 @@ def _screened(screens: Sequence[Callable[[Event], Event | None]], event: Event) 
     return left
 
 
-def _bits_of_broadcasts(settled: Settled) -> float:
+def bits_of_broadcasts(settled: Settled) -> float:
+    """Bits for each parameter in a broadcast."""
     return max(settled.codec.bits, NEW_FACTORS_BITS) if settled.new_factors else settled.codec.bits

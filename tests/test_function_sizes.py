@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 MOST_LINES, MOST_PARAMETERS = 60, 12
 # What is larger yet, which may only become less. Verbs and the public interface have a parameter for each option.
 LARGER = """
-plait/api/evaluate.py:evaluate plait/flower/ray_workers.py:outlast plait/training/trainer.py:train_steps
+plait/api/evaluate.py:evaluate plait/training/trainer.py:train_steps
 """
 
 

@@ -1,25 +1,24 @@
 """The table of adapter methods: each is a value, over one of PEFT's configuration types or plait's own, bottlenecks.
 
-To add a method of PEFT, add an entry to `METHODS` and, where its type is new, a table of permitted settings to
-`peft_settings`. An entry also states how federated averaging works with the method: what is averaged, whether the
-result is the mean of the clients' models, and what is never sent. Knows no PEFT class, so a name can be checked and a
-client's policy read before any heavy library is loaded.
+To add a method of PEFT, add its `Method`, a line to `METHODS` and, where its type is new, a table of permitted settings
+to `peft_settings`. A method also states how federated averaging works with it: what is averaged, whether the result is
+the mean of the clients' models, and what is never sent. Knows no PEFT class, so a name can be checked and a client's
+policy read before any heavy library is loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
-from plait.adapters import bottleneck
-from plait.adapters.module_names import escaped, matches
 from plait.adapters.spec import Json
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
+from plait.on_demand import OnDemand
 from plait.plugins import Kind, find
 from plait.traits import Reasons, Trait
 
@@ -39,6 +38,8 @@ FEEDFORWARD_OUTPUTS = (
 _CHOSEN_AT_RANK = 8
 # PEFT's types of adapters that are a prompt of their own.
 _PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
+FLAGS = ("act_fn", "use_dora", "use_rslora")
+"""What `Method.fixed` of plait's methods sets: it tells apart methods of one type of PEFT."""
 # Requested methods that are not supported, and the nearest alternatives.
 _ELSEWHERE: Mapping[str, str] = {
     "adalora": "it chooses ranks from one client's gradients; the nearest is 'lora' with --rank-pattern",
@@ -178,248 +179,25 @@ class Method:
         return self.learning_rate * _CHOSEN_AT_RANK / rank if falls else self.learning_rate
 
 
-def _lora(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
-    return {
-        "r": request.rank,
-        # PEFT writes alpha as an int where it is one, as every other tool that reads the file expects.
-        "lora_alpha": int(request.alpha) if float(request.alpha).is_integer() else request.alpha,
-        "lora_dropout": request.dropout,
-        "target_modules": request.targets,
-        "rank_pattern": escaped(dict(request.rank_pattern)),
-        "bias": request.bias,
+METHODS: OnDemand[Method] = OnDemand(
+    {
+        "lora": "plait.adapters.lora:LORA",
+        "rslora": "plait.adapters.lora:RSLORA",
+        "qlora": "plait.adapters.lora:QLORA",
+        "dora": "plait.adapters.lora:DORA",
+        "lora_xs": "plait.adapters.further_methods:LORA_XS",
+        "vera": "plait.adapters.further_methods:VERA",
+        "ia3": "plait.adapters.further_methods:IA3",
+        "peanut": "plait.adapters.further_methods:PEANUT",
+        "bottleneck": "plait.adapters.further_methods:BOTTLENECK",
+        "pfeiffer": "plait.adapters.further_methods:PFEIFFER",
+        "prompt": "plait.adapters.further_methods:PROMPT",
+        "prefix": "plait.adapters.further_methods:PREFIX",
+        "p_tuning": "plait.adapters.further_methods:P_TUNING",
+        "full": "plait.adapters.further_methods:FULL",
     }
-
-
-def _lora_xs(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
-    # PSOFT's R left free is LoRA-XS: W' = W + U S (R - 1) V^T, with U S V^T the best approximation of W of this rank.
-    return {
-        "r": request.rank,
-        "psoft_alpha": request.rank,  # the scale cancels in PSOFT's own factors
-        "psoft_dropout": request.dropout,
-        "target_modules": request.targets,
-        "psoft_orth": False,
-        "psoft_mag_a": False,
-        "psoft_mag_b": False,
-        "psoft_svd": "lowrank",
-    }
-
-
-def _vera(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
-    return {
-        "r": request.rank,
-        "vera_dropout": request.dropout,
-        "target_modules": request.targets,
-        "save_projection": False,
-    }
-
-
-def _ia3(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
-    names = request.target_names
-    # PEFT has the paper's choice (keys, values, the last layer of a block) for the architectures that it knows.
-    return (
-        {
-            "target_modules": names,
-            "feedforward_modules": [name for name in names if name in FEEDFORWARD_OUTPUTS],
-        }
-        if names
-        else {}
-    )
-
-
-def _bottleneck(request: AdapterRequest, base: BaseModules) -> Mapping[str, object]:
-    return _behind(request, (*base.attention_outputs, *base.feedforward_outputs), excluded=())
-
-
-def _pfeiffer(request: AdapterRequest, base: BaseModules) -> Mapping[str, object]:
-    outputs = base.feedforward_outputs
-    # Of "output.dense", "attention.output.dense" is another module.
-    excluded = [name for name in base.attention_outputs if matches(name, outputs)]
-    return _behind(request, outputs, excluded=excluded)
-
-
-def _behind(request: AdapterRequest, outputs: Sequence[str], *, excluded: Sequence[str]) -> Mapping[str, object]:
-    """Settings of bottlenecks behind the given layers, or behind those that the user names.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    names = request.target_names
-    if not (names or outputs):
-        raise ConfigError(
-            f"method is '{request.method}', and the layers at which the halves of this base's blocks end are not among "
-            f"those that plait knows ({', '.join(dict.fromkeys([*ATTENTION_OUTPUTS, *FEEDFORWARD_OUTPUTS]))}): name "
-            "them with --target-modules"
-        )
-    chosen = (
-        {"target_modules": names} if names else {"target_modules": [*outputs], "exclude_modules": [*excluded] or None}
-    )
-    return {"r": request.rank, **chosen}
-
-
-_PRODUCT = "A and B, separately (fedavg) or as their product (see plait rules)"
-_BOTH_SIDES = (
-    "both sides of the bottleneck and their biases, separately; inexact, because it is not linear: the ledger has "
-    "each round's error"
 )
-_LORA_OPTIONS = frozenset({Option.RANK, Option.ALPHA, Option.DROPOUT, Option.TARGETS, Option.PATTERN, Option.BIAS})
-
-METHODS: Mapping[str, Method] = {
-    method.name: method
-    for method in (
-        Method(
-            name="lora",
-            title="LoRA (arXiv 2106.09685)",
-            peft_type="LORA",
-            settings=_lora,
-            averages=f"{_PRODUCT}; exact where the rule is",
-            subject=Subject.FACTORS,
-            options=_LORA_OPTIONS,
-            eight_bits=True,
-            learning_rate=3e-3,
-        ),
-        Method(
-            name="rslora",
-            title="rsLoRA: alpha / sqrt(rank) (arXiv 2312.03732)",
-            peft_type="LORA",
-            settings=_lora,
-            fixed={"use_rslora": True},
-            averages=f"{_PRODUCT}; exact where the rule is",
-            subject=Subject.FACTORS,
-            options=_LORA_OPTIONS,
-        ),
-        Method(
-            name="qlora",
-            title="QLoRA: LoRA over a base in four bits, NF4 (arXiv 2305.14314)",
-            peft_type="LORA",
-            settings=_lora,
-            averages=f"{_PRODUCT}; exact where the rule is",
-            kept="the base's four bits: every client quantises its own copy the same way",
-            subject=Subject.FACTORS,
-            options=_LORA_OPTIONS,
-            eight_bits=True,
-            quantised=True,
-            learning_rate=3e-3,
-        ),
-        Method(
-            name="dora",
-            title="DoRA (arXiv 2402.09353)",
-            peft_type="LORA",
-            settings=_lora,
-            fixed={"use_dora": True},
-            averages=f"{_PRODUCT}, and magnitudes; never exact, because weights are divided by their own norm",
-            subject=Subject.FACTORS,
-            options=_LORA_OPTIONS,
-            learning_rate=3e-3,
-        ),
-        Method(
-            name="lora_xs",
-            aliases=("lora-xs", "loraxs"),
-            title="LoRA-XS (arXiv 2405.17604), with rule fedsb Fed-SB (arXiv 2502.15436)",
-            peft_type="PSOFT",
-            settings=_lora_xs,
-            averages="the square matrices R; exact",
-            kept="A and B: the base's own singular vectors, which every client computes",
-            subject=Subject.SQUARES,
-            options=frozenset({Option.RANK, Option.DROPOUT, Option.TARGETS}),
-            learning_rate=1e-2,
-        ),
-        Method(
-            name="vera",
-            title="VeRA (arXiv 2310.11454)",
-            peft_type="VERA",
-            settings=_vera,
-            averages="the two vectors of scales, separately; inexact, because they are multiplied",
-            kept="A and B: random, from a seed",
-            options=frozenset({Option.RANK, Option.DROPOUT, Option.TARGETS}),
-            learning_rate=3e-2,
-        ),
-        Method(
-            name="ia3",
-            aliases=("(ia)3",),
-            title="IA3 (arXiv 2205.05638)",
-            peft_type="IA3",
-            settings=_ia3,
-            averages="the vectors of scales; exact, because weights are linear in them",
-            learning_rate=3e-2,
-        ),
-        Method(
-            name="peanut",
-            title="PEANuT: a bottleneck with a non-linearity over each weight (arXiv 2410.01870)",
-            peft_type="PEANUT",
-            settings=lambda request, base: {
-                "r": request.rank,
-                "target_modules": request.target_names or list(base.linear),
-            },
-            averages="both sides of the bottleneck, separately; inexact",
-            options=frozenset({Option.RANK, Option.TARGETS}),
-        ),
-        Method(
-            name="bottleneck",
-            aliases=("houlsby", "adapter", "adapters"),
-            title="Bottleneck adapters behind attention and feedforward layers (arXiv 1902.00751)",
-            peft_type=bottleneck.PEFT_TYPE,
-            settings=_bottleneck,
-            averages=_BOTH_SIDES,
-            options=frozenset({Option.RANK, Option.TARGETS}),
-        ),
-        Method(
-            name="pfeiffer",
-            title="Bottleneck adapters behind feedforward layers only (arXiv 2005.00247)",
-            peft_type=bottleneck.PEFT_TYPE,
-            settings=_pfeiffer,
-            fixed={"act_fn": "relu"},
-            averages=_BOTH_SIDES,
-            options=frozenset({Option.RANK, Option.TARGETS}),
-        ),
-        Method(
-            name="prompt",
-            aliases=("prompt_tuning", "prompt-tuning"),
-            title="Prompt tuning (arXiv 2104.08691)",
-            peft_type="PROMPT_TUNING",
-            settings=lambda request, _: {
-                "num_virtual_tokens": request.virtual_tokens,
-                "prompt_tuning_init": "SAMPLE_VOCAB",
-            },
-            averages="the virtual tokens; a mean of inputs, not of models",
-            options=frozenset({Option.TOKENS}),
-            learning_rate=3e-2,
-        ),
-        Method(
-            name="prefix",
-            aliases=("prefix_tuning", "prefix-tuning"),
-            title="Prefix tuning (arXiv 2101.00190)",
-            peft_type="PREFIX_TUNING",
-            settings=lambda request, _: {"num_virtual_tokens": request.virtual_tokens},
-            averages="keys and values before the text; a mean of inputs, not of models",
-            options=frozenset({Option.TOKENS}),
-            learning_rate=3e-2,
-        ),
-        Method(
-            name="p_tuning",
-            aliases=("p-tuning",),
-            title="P-tuning (arXiv 2103.10385)",
-            peft_type="P_TUNING",
-            settings=lambda request, _: {"num_virtual_tokens": request.virtual_tokens, "encoder_hidden_size": 128},
-            averages="the prompt's encoder; inexact, for it is not linear. Published as the prompt that it makes",
-            options=frozenset({Option.TOKENS}),
-        ),
-        Method(
-            name="full",
-            aliases=("full-fine-tuning", "fft"),
-            title="All linear and norm weights (arXiv 1602.05629)",
-            peft_type="LN_TUNING",
-            # PEFT trains a copy of each module that it is given, whatever the module is.
-            settings=lambda request, base: {
-                "target_modules": request.target_names or [*base.linear, *base.norms],
-            },
-            averages="the weights themselves; exact",
-            kept="embeddings, which are frozen",
-            trains_base=True,
-            learning_rate=1e-4,
-        ),
-    )
-}
-"""By name."""
+"""By name, the most common first."""
 
 
 def is_quantised(name: str) -> bool:

@@ -6,7 +6,7 @@ PEFT reads some of them as regular expressions. `escaped` gives PEFT expressions
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from plait.adapters.spec import Json
@@ -66,3 +66,14 @@ def _with_each(names: Json, change: Callable[[str], str]) -> Json:
     if isinstance(names, list):
         return [change(name) if isinstance(name, str) else name for name in names]
     return change(names) if isinstance(names, str) else names
+
+
+def is_in(name: str, modules: Collection[str]) -> bool:
+    """Whether a module or a tensor, of a model or of an adapter on it, is one of `modules` or lies in one."""
+    return any(f".{module}." in f".{name}." for module in modules)
+
+
+def is_saved(name: str, modules: Collection[str]) -> bool:
+    """Whether PEFT saves a tensor if its settings say to save `modules`: it compares how names end, and not at dots."""
+    parts = name.split(".")
+    return any(".".join(parts[:count]).endswith(tuple(modules)) for count in range(1, len(parts)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from plait.adapters.layout import Layout
-from plait.adapters.methods import METHODS, method_named
+from plait.adapters.methods import FLAGS, METHODS, method_named
 from plait.adapters.peft_settings import MAX_RANK, checked_settings, largest_rank
 from plait.adapters.spec import AdapterSpec, Json, Task
 from plait.adapters.strict_json import parse_object, shown
@@ -91,8 +91,7 @@ def parse_spec(text: str) -> SpecRequest:
     peft_type, fixed = own.peft_type, own.fixed
     _expect("peft_type", checked["peft_type"], peft_type, f"of method '{method}'")
     _expect("task_type", checked.get("task_type"), _TASK_TYPES[task], f"of task '{task}'")
-    same_type = (other for other in (*METHODS.values(), own) if other.peft_type == peft_type)
-    for flag in sorted({flag for other in same_type for flag in other.fixed}):
+    for flag in sorted({*FLAGS, *fixed}):
         _expect(flag, checked.get(flag, False), fixed.get(flag, False), f"of method '{method}'")
     return SpecRequest(
         method=method,

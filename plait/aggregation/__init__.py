@@ -10,11 +10,10 @@ from plait.aggregation.requirements import check_rule, method_stated, optimizer_
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
 from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
 from plait.aggregation.server_optimizer import OptimizerState, ServerOptimizer
-from plait.aggregation.table import ALTERNATIVES, RULES, rule_named
+from plait.aggregation.table import RULES, rule_named
 from plait.aggregation.traffic import Traffic
 
 __all__ = [
-    "ALTERNATIVES",
     "ANY_RANK",
     "BOTH_SIDES",
     "ONE_RANK",

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterSpec, Float32, TensorSlot
-from plait.adapters.bottleneck import Bottleneck, activation_of, bottlenecks_of
+from plait.adapters.bottleneck import activation_of
+from plait.adapters.bottleneck_layout import Bottleneck, bottlenecks_of
 from plait.aggregation.contribution import Contribution
 from plait.aggregation.diagnostics import ClientChanges, Diagnostics, effective_rank
 from plait.aggregation.low_rank import Float64

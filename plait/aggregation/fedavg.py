@@ -59,5 +59,4 @@ FEDAVG = Rule(
     algorithm=Mean,
     subject=Subject.TENSORS,
     linear=True,
-    separate=True,
 )

@@ -71,7 +71,6 @@ GEOMETRIC_MEDIAN = Rule(
     computes="point of least weighted distance to all deltas, B and A as one vector; robust below half of bad weight",
     algorithm=GeometricMedian(),
     subject=Subject.TENSORS,
-    separate=True,
     needs_all=True,
     least_clients=3,
 )

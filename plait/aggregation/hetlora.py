@@ -67,6 +67,5 @@ HETLORA = Rule(
     title="HetLoRA (arXiv 2401.06432)",
     computes="mean of zero-padded B and A, each client weighted by its weight times the norm of its product",
     algorithm=partial(PaddedMean, by_norm=True),
-    separate=True,
     ranks=UP_TO_SERVER,
 )

@@ -30,7 +30,6 @@ MEDIAN = Rule(
     computes="median of every element of B and A separately; weights are ignored; robust below half of bad clients",
     algorithm=partial(Stacked, combine=_combine),
     subject=Subject.TENSORS,
-    separate=True,
     needs_all=True,
     least_clients=3,
 )

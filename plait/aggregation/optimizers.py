@@ -13,18 +13,18 @@ from plait.plugins import Kind, find, instance_of
 
 OPTIMIZERS: OnDemand[ServerOptimizer] = OnDemand(
     {
-        "fedadagrad": "plait.aggregation.server_optimizer:FEDADAGRAD",
-        "fedadam": "plait.aggregation.server_optimizer:FEDADAM",
+        "fedadagrad": "plait.aggregation.fedopt:FEDADAGRAD",
+        "fedadam": "plait.aggregation.fedopt:FEDADAM",
         "feddyn": "plait.aggregation.feddyn:FEDDYN",
         "fedexp": "plait.aggregation.fedexp:FEDEXP",
-        "fedyogi": "plait.aggregation.server_optimizer:FEDYOGI",
+        "fedyogi": "plait.aggregation.fedopt:FEDYOGI",
         "line_search": "plait.aggregation.line_search:LINE_SEARCH",
-        "nesterov": "plait.aggregation.server_optimizer:NESTEROV",
+        "nesterov": "plait.aggregation.fedopt:NESTEROV",
         "none": "plait.aggregation.server_optimizer:NONE",
         "product_adam": "plait.aggregation.product_optimizer:PRODUCT_ADAM",
         "product_nesterov": "plait.aggregation.product_optimizer:PRODUCT_NESTEROV",
         "product_sgd": "plait.aggregation.product_optimizer:PRODUCT_SGD",
-        "sgd": "plait.aggregation.server_optimizer:SGD",
+        "sgd": "plait.aggregation.fedopt:SGD",
     }
 )
 """By name, in alphabetical order."""

@@ -27,8 +27,8 @@ from plait.aggregation.contribution import Contribution, Ranks
 from plait.aggregation.geometry import Geometry, Side
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
 from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
-from plait.choice import chosen_function
 from plait.errors import ConfigError
+from plait.own_function import chosen_function
 from plait.plugins import instance_of, located_errors
 
 
@@ -40,7 +40,6 @@ class Traits(TypedDict, total=False):
     subject: Subject
     exactness: Exactness
     linear: bool
-    separate: bool
     ranks: Ranks
     resizing: Resizing
     frozen: tuple[Side, ...]

@@ -46,6 +46,5 @@ RBLA = Rule(
     computes="weighted mean of each rank slice of B and A over the clients that have it, without dilution",
     algorithm=_Round,
     linear=True,
-    separate=True,
     ranks=UP_TO_SERVER,
 )

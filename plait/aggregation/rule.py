@@ -54,7 +54,6 @@ class Rule:
         subject: the kind of adapter that it works on.
         linear: whether the weighted sum of the deltas is enough for it, so that it works under secure
             aggregation.
-        separate: whether it averages B and A separately, so that it loses the covariance of the clients' factors.
         ranks: the ranks that clients may have besides the server's.
         resizing: how clients of another rank get their adapter.
         frozen: the side that no client trains, round by round and then from the start again: ``(Side.A,)`` freezes A in
@@ -79,7 +78,6 @@ class Rule:
     subject: Subject = Subject.FACTORS
     exactness: Exactness = Exactness.INEXACT
     linear: bool = False
-    separate: bool = False
     ranks: Ranks = ONE_RANK
     resizing: Resizing = Resizing.SLICE
     frozen: tuple[Side, ...] = ()

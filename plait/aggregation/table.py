@@ -40,12 +40,6 @@ RULES: OnDemand[Rule] = OnDemand(
 # What other systems call strategies as well.
 _CORRECT_STEPS = ("feddyn", "fedprox", "scaffold")
 
-ALTERNATIVES: Mapping[str, str] = {
-    "fedex": "is exact, but moves the base",
-    "product_mean": "keeps the best adapter of the same rank",
-}
-"""Rules that are worth trying where B and A are averaged separately, and why."""
-
 
 def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
     """The requested rule.

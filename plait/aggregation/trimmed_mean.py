@@ -44,7 +44,6 @@ TRIMMED_MEAN = Rule(
     computes="mean of every element of B and A separately, without a share of values at each end; weights are ignored",
     algorithm=TrimmedMean(),
     subject=Subject.TENSORS,
-    separate=True,
     needs_all=True,
     least_clients=3,
 )

@@ -18,6 +18,5 @@ ZEROPAD = Rule(
     computes="weighted mean of zero-padded B and A; slices that few clients have are diluted",
     algorithm=partial(PaddedMean, by_norm=False),
     linear=True,
-    separate=True,
     ranks=UP_TO_SERVER,
 )

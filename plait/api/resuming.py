@@ -1,21 +1,28 @@
-"""What `plait resume` and `plait.resume` continue a run with: its settings, as its directory has them."""
+"""Continue a simulated run from where it stopped, with the settings that its directory has."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api.received import admitted_settings
+from plait.api.result import Result
+from plait.api.running import go_on
+from plait.api.simulate import left_to_resume
 from plait.config import RunConfig
 from plait.errors import ConfigError
+from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
 from plait.rounds.events import RunStarted, Started
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
+from plait.rounds.stop import StopRequest
 
 if TYPE_CHECKING:
     from plait.api.serving import Serving
+    from plait.data import Dataset
 
 
 def settings_of(
@@ -51,3 +58,58 @@ def is_reported(run: Path) -> bool:
         return (run / "report.html").stat().st_mtime_ns >= (run / "ledger.jsonl").stat().st_mtime_ns
     except FileNotFoundError:
         return False
+
+
+def resume(
+    run: str | PathLike[str],
+    *,
+    data: object = None,
+    callbacks: Callbacks = (),
+    allow: Sequence[str] = (),
+    quiet: bool = False,
+) -> Result:
+    """Continue a simulated run from where it stopped; the resulting adapter is the same, bit for bit.
+
+    Args:
+        data: the data again, if they were an object or have moved; other data are refused.
+        callbacks: as for `simulate`; they receive the recorded events first.
+        allow: settings outside its directory that a run from another machine may use, such as ``rule=my_rules:mine``.
+        quiet: whether to show no progress.
+
+    Returns:
+        The finished run; an unfinished one if a callback paused it.
+
+    Raises:
+        ConfigError: there is no such run, it is finished, a server ran it, or the data are not those it began with.
+        PlaitError: the run stopped again, for this reason.
+        KeyboardInterrupt: the user stopped it.
+        Exception: what a callback raised.
+    """
+    directory = RunDirectory.find(Path(run))
+    if directory.server.exists():
+        again = f"the same plait.Server, or `plait resume {run}`, continues it"
+        raise ConfigError(f"'{run}' was served to clients, expected a simulated run: {again}")
+    config = settings_of(directory, allow, without=() if data is None else ("data",))
+    if (patience := patience_of(callbacks)) not in (None, config.patience):
+        raise ConfigError(f"patience of '{run}' is {config.patience}, but that of EarlyStopping is {patience}")
+    if (names := names_of(callbacks)) not in ("", config.callbacks):
+        raise ConfigError(
+            f"callbacks of '{run}' are '{config.callbacks}', which resume on their own, but got '{names}'"
+        )
+    dataset = _data_again(config, data)
+    stop = StopRequest()
+    hearing = Hearing(callbacks, stop)
+    hearing.repeat(read_events(directory.ledger))
+    with left_to_resume(directory.path, hearing):
+        go_on(directory, config, dataset=dataset, on_event=hearing, stop=stop, quiet=quiet)
+    return Result(run)
+
+
+def _data_again(config: RunConfig, data: object) -> Dataset | None:
+    """What a resumed run is given for the data that its settings name; the run checks that they are the same."""
+    if data is None:
+        return None
+    from plait.api.data import dataset_of
+    from plait.data import MEMORY
+
+    return dataset_of(data, columns=config.columns, split=config.split, name=config.data.removeprefix(MEMORY))

@@ -1,4 +1,4 @@
-"""Simulate a federation from Python: one call from data to a result, and one to continue a run that stopped.
+"""Simulate a federation from Python: one call from data to a result; `plait.api.resuming` continues one that stopped.
 
 The same as ``plait simulate`` and ``plait resume``, to the last bit. Sets no signal handler, so it works in any thread
 and in a notebook; Ctrl-C or "interrupt kernel" raises `KeyboardInterrupt` and leaves a run that `resume` continues.
@@ -6,20 +6,19 @@ and in a notebook; Ctrl-C or "interrupt kernel" raises `KeyboardInterrupt` and l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from plait.api.result import Result
-from plait.api.running import go_on, start
+from plait.api.running import start
 from plait.api.settings import RunSettings, base_name, run_config_of
 from plait.config import RunConfig
-from plait.errors import ConfigError, Interrupted
+from plait.errors import Interrupted
 from plait.plugins import admit
 from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
-from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.stop import StopRequest
 
@@ -83,56 +82,9 @@ def simulate(
     config, dataset = _with_data(config, data)
     stop = StopRequest()
     hearing = Hearing(callbacks, stop)
-    with _left_to_resume(Path(config.out), hearing):
+    with left_to_resume(Path(config.out), hearing):
         start(config, dataset=dataset, on_event=hearing, stop=stop, quiet=quiet)
     return Result(config.out)
-
-
-def resume(
-    run: str | PathLike[str],
-    *,
-    data: object = None,
-    callbacks: Callbacks = (),
-    allow: Sequence[str] = (),
-    quiet: bool = False,
-) -> Result:
-    """Continue a simulated run from where it stopped; the resulting adapter is the same, bit for bit.
-
-    Args:
-        data: the data again, if they were an object or have moved; other data are refused.
-        callbacks: as for `simulate`; they receive the recorded events first.
-        allow: settings outside its directory that a run from another machine may use, such as ``rule=my_rules:mine``.
-        quiet: whether to show no progress.
-
-    Returns:
-        The finished run; an unfinished one if a callback paused it.
-
-    Raises:
-        ConfigError: there is no such run, it is finished, a server ran it, or the data are not those it began with.
-        PlaitError: the run stopped again, for this reason.
-        KeyboardInterrupt: the user stopped it.
-        Exception: what a callback raised.
-    """
-    directory = RunDirectory.find(Path(run))
-    if directory.server.exists():
-        again = f"the same plait.Server, or `plait resume {run}`, continues it"
-        raise ConfigError(f"'{run}' was served to clients, expected a simulated run: {again}")
-    from plait.api.resuming import settings_of
-
-    config = settings_of(directory, allow, without=() if data is None else ("data",))
-    if (patience := patience_of(callbacks)) not in (None, config.patience):
-        raise ConfigError(f"patience of '{run}' is {config.patience}, but that of EarlyStopping is {patience}")
-    if (names := names_of(callbacks)) not in ("", config.callbacks):
-        raise ConfigError(
-            f"callbacks of '{run}' are '{config.callbacks}', which resume on their own, but got '{names}'"
-        )
-    dataset = _data_again(config, data)
-    stop = StopRequest()
-    hearing = Hearing(callbacks, stop)
-    hearing.repeat(read_events(directory.ledger))
-    with _left_to_resume(directory.path, hearing):
-        go_on(directory, config, dataset=dataset, on_event=hearing, stop=stop, quiet=quiet)
-    return Result(run)
 
 
 def _with_data(config: RunConfig, data: object) -> tuple[RunConfig, Dataset | None]:
@@ -149,18 +101,8 @@ def _with_data(config: RunConfig, data: object) -> tuple[RunConfig, Dataset | No
     return config.model_copy(update={"data": f"{MEMORY}{dataset.name}"}), dataset
 
 
-def _data_again(config: RunConfig, data: object) -> Dataset | None:
-    """What a resumed run is given for the data that its settings name; the run checks that they are the same."""
-    if data is None:
-        return None
-    from plait.api.data import dataset_of
-    from plait.data import MEMORY
-
-    return dataset_of(data, columns=config.columns, split=config.split, name=config.data.removeprefix(MEMORY))
-
-
 @contextmanager
-def _left_to_resume(run: Path, hearing: Hearing) -> Generator[None]:
+def left_to_resume(run: Path, hearing: Hearing) -> Generator[None]:
     """Whatever ends the run in the block says how to continue it; a callback's own error comes before the run's."""
     try:
         # Only callbacks ask a run of this process to stop.

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 def _planned_run(settled: Settled, shape: Shape, *, evaluates: bool) -> PlannedRun:
     """Its bytes, and its time by a virtual clock if it has one."""
-    from plait.run import message_sizes
     from plait.simulation.planned_run import change_of, plan_run
+    from plait.sizes import message_sizes
 
     config = settled.config
     return plan_run(
@@ -99,7 +99,7 @@ def _inputs(settled: Settled, *, evaluates: bool, records: int | None) -> CostIn
     from plait.report.profiles import PROFILES
     from plait.rounds.run_now import Traffic
     from plait.rounds.spool import largest_update
-    from plait.run import bits_on_links, copies_on_disk, planned_shape
+    from plait.sizes import bits_on_links, copies_on_disk, planned_shape
     from plait.training.bases import locate_config
     from plait.training.memory_plan import Training
 

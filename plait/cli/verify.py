@@ -52,10 +52,10 @@ def verify(
     with status(f"checking {run}", quiet=json_output):
         from plait.api.received import admit_features_of
         from plait.rounds.audit import check_signatures
-        from plait.rounds.checkpoint import damage_of
         from plait.rounds.events import RunStarted, Started
         from plait.rounds.ledger import read_events, torn_bytes
         from plait.rounds.recorded_settings import recorded_settings
+        from plait.rounds.saved_checkpoint import damage_of
 
         events = read_events(directory.ledger)
         torn = torn_bytes(directory.ledger)
@@ -154,10 +154,10 @@ def _check_adapter(
     directory: RunDirectory, events: list[Event], settings: RunConfig, resolved: Callable[[], Run]
 ) -> str:
     """Describe the adapter in the run directory."""
-    from plait.adapters import load_peft_directory
-    from plait.rounds.checkpoint import finished_in_checkpoint
+    from plait.adapters.peft_reading import load_peft_directory
     from plait.rounds.recorded import kept_in
     from plait.rounds.run_view import RunView
+    from plait.rounds.saved_checkpoint import finished_in_checkpoint
 
     best = settings.keep == "best"
     view = RunView.of(events)
@@ -187,7 +187,7 @@ def _check_adapter(
 
 def _published(directory: RunDirectory, run: Run, kept: str) -> tuple[str, str]:
     """Digests of an adapter of the newest checkpoint, the accepted one if that is kept, and of its published form."""
-    from plait.rounds.checkpoint import load_checkpoint
+    from plait.rounds.saved_checkpoint import load_checkpoint
     from plait.training.published import published
 
     master = run.ranks.master

@@ -21,6 +21,7 @@ from plait.data.density import Density
 from plait.data.plain import plain
 from plait.data.rows import MAX_ROW_BYTES, Row
 from plait.errors import DataError
+from plait.process_limits import memory_limit
 
 MOST_BATCH_BYTES = 4 << 30
 """What a batch of rows may take in memory, as the library reads it and as values of Python; on a machine with less than
@@ -106,7 +107,7 @@ def _rows(
         _check_file(path, what)
         with opened(path) as slices:
             while True:
-                with machine.memory_limit(room):
+                with memory_limit(room):
                     records = next(slices, None)
                 if records is None:
                     return

@@ -14,7 +14,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import cast
 
-from plait.choice import chosen_function, parse_choice, with_options
+from plait.choice import parse_choice, with_options
 from plait.data.builtin import BUILTINS
 from plait.data.cache import cache_directory
 from plait.data.columns import ColumnMap, column_map
@@ -26,6 +26,7 @@ from plait.data.splits import Part, choose, parse_split
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, did_you_mean
 from plait.files import at_home
+from plait.own_function import chosen_function
 from plait.plugins import Kind, find, is_named, located_errors
 
 

@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from plait import machine
 from plait.data.arrow_file import most_batch_bytes
 from plait.data.records import Progress
 from plait.data.rows import Row, Source
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, MachineError, machine_fault
+from plait.process_limits import memory_limit
 from plait.text import printable
 
 _PREFIX = re.compile(r"(hf://|https://huggingface\.co/)datasets/")
@@ -105,7 +105,7 @@ def hub_source(name: HubName, *, cache: Path, progress: Progress) -> Source:
 
 def _prepared(builder: Any, folder: Path | None) -> Any:
     """What a builder makes of its files: in `folder` a data set of one split, otherwise all splits."""
-    with machine.memory_limit(most_batch_bytes()):
+    with memory_limit(most_batch_bytes()):
         if folder is None:
             builder.download_and_prepare()
             return builder.as_dataset()

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from plait import machine
 from plait.data.arrow_file import most_batch_bytes
 from plait.data.columns import shape_of
 from plait.data.jsonl import jsonl_rows
 from plait.data.rows import Row, RowError, kind_of
 from plait.errors import DataError
+from plait.process_limits import memory_limit
 
 MOST_BYTES = 1 << 30
 """The longest document."""
@@ -55,7 +55,7 @@ def json_rows(file: BinaryIO, path: Path) -> Iterator[Row]:
 def _parsed(data: bytes, path: Path) -> list[object] | None:
     """The list of a document; None for JSON lines."""
     try:
-        with machine.memory_limit(most_batch_bytes()):
+        with memory_limit(most_batch_bytes()):
             found = cast("object", json.loads(data.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
         raise DataError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from plait.adapters.bottleneck import Bottleneck
+from plait.adapters.bottleneck_layout import Bottleneck
 from plait.adapters.module_names import in_base
 from plait.aggregation.geometry import Geometry
 from plait.errors import BaseMismatchError, ConfigError

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from plait.adapters import CARD_FILE, BaseReference, Parent, load_peft_directory, model_card, save_peft_directory
-from plait.files import write_atomically
+from plait.adapters import BaseReference, Parent, model_card, save_peft_directory
 from plait.rounds.events import PublishFailed
 from plait.rounds.ledger import Follower, Ledger, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_now import RunNow
 from plait.rounds.run_state import RunState
 from plait.rounds.run_view import RunView
-from plait.rounds.starting_point import parents_in
 from plait.rounds.tracks import RankedAdapter
 from plait.training.published import published
 
@@ -85,31 +83,3 @@ class Publisher:
         # An earlier adapter is published again, because a later one was worse.
         found = RunView.of(read_events(self.directory.ledger)).evaluations.get(number)
         return found.loss if found else None
-
-
-def rewrite_card(directory: RunDirectory, base: BaseReference) -> None:
-    """Rewrite the card of a finished run's adapter from its ledger.
-
-    Raises:
-        MachineError: it cannot be written.
-    """
-    events = read_events(directory.ledger)
-    view = RunView.of(events)
-    rounds = view.end.kept_round if view.end and view.end.kept_round is not None else len(view.rounds)
-    first, last = view.base_evaluation, view.evaluations.get(rounds)
-    clients = view.start.config.get("clients")
-    card = model_card(
-        name=directory.path.name,
-        spec=load_peft_directory(directory.adapter).spec(),
-        base=base,
-        rounds=rounds,
-        clients=clients if isinstance(clients, int) else view.client_count,
-        base_loss=first.loss if first else None,
-        final_loss=last.loss if last else None,
-        parents=parents_in(events),
-        told=[
-            *((card.title, card.facts) for card in view.cards.values()),
-            ("Attacks on membership", view.audited.facts if view.audited else ()),
-        ],
-    )
-    write_atomically(directory.adapter / CARD_FILE, card.encode())

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from plait.adapters import AdapterSpec, AdapterState, BaseReference, Json, Parent, PeftAdapter, load_peft_directory
+from plait.adapters import AdapterSpec, AdapterState, BaseReference, Json, Parent
 from plait.adapters.peft_directory import CARD_FILE, WEIGHTS_FILE
+from plait.adapters.peft_reading import PeftAdapter, load_peft_directory
 from plait.adapters.strict_json import parse_object
 from plait.errors import BaseMismatchError, ConfigError, MachineError, PeerError
 from plait.files import lies_in, open_plain

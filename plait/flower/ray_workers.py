@@ -76,6 +76,49 @@ def outlast_lost_nodes() -> None:
     outlast(pool, lost=(ray.exceptions.RayActorError, ray.exceptions.ObjectLostError), settled=settled, fit=fit)
 
 
+class _Workers:
+    """Workers that are started in the place of lost ones, for pools of one class.
+
+    Args:
+        settled: which of these promises are kept (True), and which will not be.
+        fit: how many workers with these resources there is room for.
+    """
+
+    def __init__(
+        self, settled: Callable[[list[Any]], dict[Any, bool]], fit: Callable[[dict[str, int | float]], int]
+    ) -> None:
+        self._settled, self._fit = settled, fit
+        self._starting: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+
+    def renew(self, pool: Pool, looked: float) -> float:
+        """Put those that have started into a pool, and start others if the last look for room is a while ago.
+
+        Returns:
+            When room was last looked for.
+        """
+        with self._lock:
+            for promise, is_kept in self._settled([*self._starting]).items():
+                worker = self._starting.pop(promise)
+                if is_kept:
+                    pool.pool.append(worker)
+                    pool.num_actors += 1
+            missing = pool.actors_capacity - pool.num_actors - len(self._starting)
+            if missing <= 0 or time.monotonic() - looked < _LOOK_S:
+                return looked
+            looked = time.monotonic()
+            for _ in range(min(missing, self._fit(pool.client_resources) - pool.num_actors - len(self._starting))):
+                worker = pool.create_actor_fn()
+                self._starting[worker.__ray_ready__.remote()] = worker
+            return looked
+
+    def lose(self, pool: Pool, future: Any) -> None:
+        """The worker of a pool that has this task is gone."""
+        del _at_work(pool)[future]
+        with self._lock:
+            pool.num_actors -= 1
+
+
 def outlast(
     pool_class: type[Pool],
     *,
@@ -88,30 +131,18 @@ def outlast(
 
     Args:
         lost: what a task ends with whose worker is gone.
-        settled: which of these promises are kept (True), and which will not be.
+        settled, fit: as of `_Workers`.
         patience_s: how long a task waits for a worker, if there is none.
     """
     give, take = pool_class.submit, pool_class.fetch_result_and_return_actor_to_pool
     take_back = pool_class.add_actor_back_to_pool
     jobs: dict[Any, tuple[Any, Any]] = {}
-    starting: dict[Any, Any] = {}
-    look = threading.Lock()
+    workers = _Workers(settled, fit)
 
     def submit(self: Pool, actor_fn: Any, job: Any) -> Any:
         end, looked = time.monotonic() + patience_s, -_LOOK_S
         while True:
-            with look:
-                for promise, is_kept in settled([*starting]).items():
-                    worker = starting.pop(promise)
-                    if is_kept:
-                        self.pool.append(worker)
-                        self.num_actors += 1
-                missing = self.actors_capacity - self.num_actors - len(starting)
-                if missing > 0 and time.monotonic() - looked >= _LOOK_S:
-                    looked = time.monotonic()
-                    for _ in range(min(missing, fit(self.client_resources) - self.num_actors - len(starting))):
-                        worker = self.create_actor_fn()
-                        starting[worker.__ray_ready__.remote()] = worker
+            looked = workers.renew(self, looked)
             try:
                 future = give(self, actor_fn, job)
             except IndexError as error:  # no worker is idle
@@ -129,9 +160,7 @@ def outlast(
             try:
                 return take(self, future)
             except lost:
-                del _at_work(self)[future]
-                with look:
-                    self.num_actors -= 1
+                workers.lose(self, future)
                 if times == _MOST_LOST:
                     raise
             except Exception:

@@ -92,7 +92,7 @@ def move_base(
 def take_step(held: AdapterState, step: AdapterState, codec_name: str) -> AdapterState:
     """The held adapter after a broadcast's decoded `step`."""
     # Adding zeros would turn -0.0 into 0.0, which has another digest.
-    return held if codec_name == UNCHANGED.name else add(held, step)
+    return held if codec_name == UNCHANGED else add(held, step)
 
 
 @dataclass(eq=False)

@@ -118,15 +118,11 @@ class CombiningRule(Part):
 
     Attributes:
         name: of the rule.
-        separate: whether it averages B and A separately, so that it loses the covariance of the clients' factors.
         personal: the side that stays at the clients, A or B; empty where none does.
-        alternatives: rules that lose less, by name, and what each does instead.
     """
 
     name: str
-    separate: bool = False
     personal: str = ""
-    alternatives: Mapping[str, str] = {}
 
 
 class Plugin(Part):

@@ -7,8 +7,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import cast
 
-from plait.choice import chosen_function, parse_choice, split_choices, with_options
+from plait.choice import parse_choice, split_choices, with_options
 from plait.errors import ConfigError, Interrupted
+from plait.own_function import chosen_function
 from plait.plugins import Kind, find, instance_of, located_errors
 from plait.rounds.callbacks import Callback, Hearing, Stop
 from plait.rounds.events import Event

@@ -42,7 +42,7 @@ from plait.rounds.own_adapter import OwnShare, own_adapter, share_measured
 from plait.rounds.own_side import OwnSide, with_own
 from plait.rounds.saying import InTheOpen
 from plait.rounds.slope import Slope
-from plait.rounds.terms import Asked, Terms
+from plait.rounds.terms import Terms
 from plait.wire.envelope import Header, read_envelope
 from plait.wire.layouts import check_layout
 from plait.wire.messages import (
@@ -174,6 +174,8 @@ class Participant:
         self._holdings.keep_settings(task.settings)
         base = self._holdings.moved_base(task.base, header, spec)
         if self._policy:
+            from plait.rounds.asked import Asked
+
             Asked.recall(self.memory).note(self.memory, header, base.digest, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
             return self._job(header, spec, state, base, task.settings)

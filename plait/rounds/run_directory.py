@@ -155,23 +155,6 @@ class RunDirectory:
         except OSError as error:
             raise cannot_write(self._quarantine, error, doing="move the adapter to") from error
 
-    def release(self) -> None:
-        """Let the adapter out of quarantine; may be repeated after a crash.
-
-        Raises:
-            MachineError: it cannot be moved.
-        """
-        if not self.is_held_back:
-            return
-        try:
-            if self.adapter.is_dir():
-                shutil.rmtree(self.path / "adapter", ignore_errors=True)
-                self.adapter.rename(self.path / "adapter")
-                fsync_directory(self.path)
-            shutil.rmtree(self._quarantine)
-        except OSError as error:
-            raise cannot_write(self.path / "adapter", error, doing="move the adapter to") from error
-
     def client_memory(self, client: str) -> Path:
         """Directory of a simulated client's state."""
         return self.path / "clients" / _file_name(client)
@@ -218,26 +201,6 @@ class RunDirectory:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(path, error, doing="remove") from error
-
-    def erase_client(self, client: str) -> tuple[str, ...]:
-        """Remove the kept updates and the state of a client; may be repeated after a crash.
-
-        Returns:
-            The files that there were, as paths within the run's directory.
-
-        Raises:
-            MachineError: one cannot be removed.
-        """
-        name, found = _file_name(client), list[str]()
-        for place in (*sorted(self.path.glob("spool/round-*")), self.path / "clients"):
-            kept = place / name
-            files = sorted(file for file in kept.rglob("*") if file.is_file()) if kept.is_dir() else [kept]
-            found += [str(file.relative_to(self.path)) for file in files if file.is_file()]
-            try:
-                shutil.rmtree(kept) if kept.is_dir() else kept.unlink(missing_ok=True)
-            except OSError as error:
-                raise cannot_write(kept, error, doing="remove") from error
-        return tuple(found)
 
     def clear_updates(self) -> None:
         """Drop the spool of finished rounds."""

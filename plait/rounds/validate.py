@@ -13,7 +13,7 @@ import numpy as np
 from plait.adapters import AdapterState, Layout, add, is_small
 from plait.errors import PeerError
 from plait.rounds.reason import Reason
-from plait.wire.codecs import SUM
+from plait.wire.codecs import SUM, sum_codec
 from plait.wire.envelope import CLIENTS, EPSILON, Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
 
@@ -100,7 +100,7 @@ def check_update(received: Received, expected: Expected) -> Opened:
             raise UpdateRefused(reason, f"{what} is {got.hex()[:16]}, expected {wanted.hex()[:16]}")
     if expected.public_key:
         _check_signature(received, expected)
-    is_sum = received.codec == SUM.number
+    is_sum = received.codec == SUM
     if is_sum:
         _check_clients(received, expected)
     # A region may have lost some of its clients since it described itself.
@@ -221,4 +221,4 @@ def max_update_bytes(layout: Layout, *, sums: bool = False) -> int:
     Args:
         sums: whether it may be a region's exact sum.
     """
-    return (SUM.max_payload_bytes(layout) if sums else 4 * layout.size) + 65536
+    return (sum_codec().max_payload_bytes(layout) if sums else 4 * layout.size) + 65536

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from plait.choice import chosen_function, parse_choice, with_options
+from plait.choice import parse_choice, with_options
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
 from plait.plugins import Kind, find
@@ -199,6 +199,8 @@ def _own(text: str) -> Scheme:
     what = f"partition '{name}'"
     if not callable(found):
         raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of (dataset, clients, seed)")
+    from plait.own_function import chosen_function
+
     split = with_options(chosen_function(found, ("dataset", "clients", "seed"), what=what), options, what=what)
     return Scheme(
         SchemeKind(name, name, split=split), ",".join(f"{key}={value}" for key, value in options.items()) or None

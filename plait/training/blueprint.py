@@ -42,12 +42,11 @@ from plait.adapters.methods import (
     Subject,
     method_named,
 )
-from plait.adapters.module_names import matches, unescaped
+from plait.adapters.module_names import is_in, is_saved, matches, unescaped
 from plait.aggregation import Resizing, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.machine import give_back_memory
 from plait.training.adapter_size import check_size
-from plait.training.heads import draw_heads, head_modules, is_in, is_saved, lacks_pooler
 from plait.training.peft_configs import PATTERN_KEYS, peft_config_for, peft_config_of
 
 AUTO_CLASSES = {
@@ -269,12 +268,18 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
 def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:
     """The module names of a base, from its config alone; all that may be a part of a classifier's head is one."""
     model = _meta_model(config, task)
-    return _modules_of(model, head_modules(model) if task is Task.CLASSIFICATION else frozenset())
+    if task is not Task.CLASSIFICATION:
+        return _modules_of(model, frozenset())
+    from plait.training.heads import head_modules
+
+    return _modules_of(model, head_modules(model))
 
 
 def _heads(model: nn.Module, request: AdapterRequest, task: Task, weights: Path | None) -> frozenset[str]:
     if task is not Task.CLASSIFICATION:
         return frozenset()
+    from plait.training.heads import head_modules, lacks_pooler
+
     is_new = method_named(request.method).subject is Subject.FACTORS
     is_new |= weights is not None and lacks_pooler(model, stored_tensors(weights).keys())
     return head_modules(model, pooler=is_new)
@@ -346,6 +351,8 @@ def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
         # PEFT writes what it derives from the base into the configuration.
         model = attach(placeholder, copy.deepcopy(peft_config))
     if request.task is Task.CLASSIFICATION:
+        from plait.training.heads import draw_heads
+
         draw_heads(model, seed=request.seed)
     tensors = adapter_tensors(model)
     spec = _spec_of(model, request)

@@ -27,8 +27,9 @@ from typing import Protocol, cast
 import torch
 from peft import PeftModel
 
-from plait.choice import chosen_function, parse_choice, with_options
+from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
+from plait.own_function import chosen_function
 from plait.plugins import Kind, find, located_errors
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer

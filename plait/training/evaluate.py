@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from plait.adapters import AdapterSpec, AdapterState, PeftAdapter, Task
+from plait.adapters import AdapterSpec, AdapterState, Task
+from plait.adapters.peft_reading import PeftAdapter
 from plait.data import Dataset, RecordKind
 from plait.errors import BaseMismatchError, ConfigError, DataError
 from plait.objective import SFT, objective_named

@@ -13,7 +13,7 @@ parameters, such as IA3, leave it to the base: it would make their adapters many
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
 import torch
@@ -50,17 +50,6 @@ def lacks_pooler(model: nn.Module, stored: AbstractSet[str]) -> bool:
     pooler = getattr(backbone, _POOLER, None)
     names = [f"{_POOLER}.{name}" for name, _ in pooler.named_parameters()] if isinstance(pooler, nn.Module) else []
     return any(stored.isdisjoint((name, f"{prefix}.{name}")) for name in names)
-
-
-def is_in(name: str, modules: Collection[str]) -> bool:
-    """Whether a module or a tensor, of a model or of an adapter on it, is one of `modules` or lies in one."""
-    return any(f".{module}." in f".{name}." for module in modules)
-
-
-def is_saved(name: str, modules: Collection[str]) -> bool:
-    """Whether PEFT saves a tensor if its settings say to save `modules`: it compares how names end, and not at dots."""
-    parts = name.split(".")
-    return any(".".join(parts[:count]).endswith(tuple(modules)) for count in range(1, len(parts)))
 
 
 def draw_heads(adapted: PeftModel, *, seed: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from plait.choice import chosen_function, parse_choice, with_options
+from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
 from plait.plugins import Kind, find
 
@@ -81,6 +81,8 @@ def loss_named(text: str) -> LocalLoss | None:
         found = find(Kind.LOSS, name, known=LOSSES)
     if not callable(found):
         raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of ({', '.join(_TAKES)})")
+    from plait.own_function import chosen_function
+
     return cast("LocalLoss", with_options(chosen_function(found, _TAKES, what=what), options, what=what))
 
 

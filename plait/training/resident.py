@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task, parse_spec
 from plait.adapters.methods import is_quantised
+from plait.adapters.module_names import is_saved
 from plait.aggregation import Geometry
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.machine import keep_freed_memory
@@ -39,7 +40,6 @@ from plait.training.blueprint import (
 from plait.training.device import Compute, budgets_of, has_memory_of_its_own
 from plait.training.examples import Tokenizer
 from plait.training.fused.packed import without_values
-from plait.training.heads import is_saved, silence
 from plait.training.peft_configs import peft_config_of
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings
@@ -364,6 +364,8 @@ class ResidentBase:
     def _load(self, spec: AdapterSpec, placement: Placement | None) -> PreTrainedModel:
         model = self._read(spec, placement)
         if spec.task is Task.CLASSIFICATION:
+            from plait.training.heads import silence
+
             silence(model)
         return model
 

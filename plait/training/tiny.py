@@ -21,7 +21,7 @@ _SOURCE = Path(__file__).parent / "tiny_base"
 _PACKED = "packed.json"
 
 
-def unpack_tiny() -> Path:
+def unpack_tiny(_: object = None) -> Path:
     """The base as a Hugging Face model directory in the cache.
 
     Raises:

@@ -22,7 +22,7 @@ from plait.errors import PeerError
 from plait.v1 import envelope_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codec import Codec, EncodedPayload
-from plait.wire.codecs import SUM, Rate, codec_numbered, without_zeros
+from plait.wire.codecs import SUM, Rate, codec_numbered, sum_codec, without_zeros
 from plait.wire.decoded import DECODED
 from plait.wire.frame import join_frame, split_frame
 
@@ -197,16 +197,17 @@ def encode_sum(part: PartialSum, layout: Layout) -> EncodedDelta:
         PeerError: it has numbers that no receiver takes.
     """
     started = time.perf_counter()
-    packed = SUM.encode_sum(part)
+    codec = sum_codec()
+    packed = codec.encode_sum(part)
     encoding = Encoding(
-        codec=SUM.name,
+        codec=codec.name,
         payload_bytes=packed.size_bytes,
         envelope_bytes=0,
         bits_per_parameter=_bits_per_parameter(packed.size_bytes, layout),
         distortion=0.0,
         codec_s=time.perf_counter() - started,
     )
-    return EncodedDelta(SUM, packed, AdapterState(layout, part.mean()), encoding)
+    return EncodedDelta(codec, packed, AdapterState(layout, part.mean()), encoding)
 
 
 def seal(header: Header, encoded: EncodedDelta) -> Sealed:
@@ -294,7 +295,7 @@ def unpack(received: Received, *, layout: Layout) -> Opened:
         PeerError: its numbers are not those of such a layout, or not those that the header vouches for.
     """
     codec = codec_numbered(received.codec)
-    if codec is SUM and received.header.direction != Direction.UPDATE:
+    if received.codec == SUM and received.header.direction != Direction.UPDATE:
         raise PeerError("broadcast is a sum of updates, expected an adapter or a step")
     parameters, payload = received.parameters, received.payload
     payload_bytes = len(parameters) + len(payload)
@@ -305,11 +306,11 @@ def unpack(received: Received, *, layout: Layout) -> Opened:
     if digest != received.payload_digest:
         raise PeerError(f"digest of the payload is {digest.hex()}, expected {received.payload_digest.hex()}")
     started = time.perf_counter()
-    part = SUM.decode_sum(parameters, payload, layout) if codec is SUM else None
+    part = sum_codec().decode_sum(parameters, payload, layout) if received.codec == SUM else None
     # Of the others some decode as fast as they are found, and what a user's own makes of bytes may depend on options.
     is_kept = isinstance(codec, Rate)
     if part is not None:
-        delta = AdapterState(layout, SUM.mean_of(part))
+        delta = AdapterState(layout, sum_codec().mean_of(part))
     elif is_kept and (known := DECODED.find(digest + layout.digest)) is not None:
         delta = AdapterState(layout, known)
     else:

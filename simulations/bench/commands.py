@@ -63,7 +63,7 @@ def wire(
             continue
         from rich.console import Console
 
-        from plait.report.table import to_rich
+        from plait.report.rich_table import to_rich
 
         Console().print(to_rich(comparison.table()))
 
@@ -177,7 +177,7 @@ def gpu(
         return
     from rich.console import Console
 
-    from plait.report.table import to_rich
+    from plait.report.rich_table import to_rich
 
     for table in (measured(found), judged(verdicts(found))):
         Console().print(to_rich(table))
@@ -239,7 +239,7 @@ def transport(
         return
     from rich.console import Console
 
-    from plait.report.table import to_rich
+    from plait.report.rich_table import to_rich
 
     Console().print(to_rich(table_of(compared)))
 
@@ -327,7 +327,7 @@ def train(
         return
     from rich.console import Console
 
-    from plait.report.table import to_rich
+    from plait.report.rich_table import to_rich
 
     Console().print(to_rich(found.table()))
     for row in rows[3:]:

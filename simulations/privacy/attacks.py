@@ -24,7 +24,8 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from plait.adapters import AdapterState, load_peft_directory  # noqa: E402
+from plait.adapters import AdapterState  # noqa: E402
+from plait.adapters.peft_reading import load_peft_directory  # noqa: E402
 from plait.config import config_from_table  # noqa: E402
 from plait.data import Dataset, Record, RecordKind, as_dataset  # noqa: E402
 from plait.features.attacks.canary import audit  # noqa: E402

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from harness import instrumented, main
 
 with instrumented():
-    from plait.adapters import load_peft_directory
+    from plait.adapters.peft_reading import load_peft_directory
     from plait.data import arrow_file, as_dataset
     from plait.errors import PlaitError
     from plait.features.serving import request

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from plait import machine
+from plait.process_limits import memory_limit
 
 
 @pytest.mark.slow
@@ -122,7 +123,7 @@ def test_memory_that_was_freed_is_kept_for_the_next_step() -> None:
 
 FILES = """
 import resource
-from plait.machine import allow_open_files
+from plait.process_limits import allow_open_files
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))
 print(*map(allow_open_files, (200, 50, 9000)), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
@@ -140,9 +141,9 @@ def test_the_limit_is_gone_after_its_block_and_blocks_may_overlap() -> None:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    with machine.memory_limit(64 << 20):
+    with memory_limit(64 << 20):
         # More than the allocator of a long process keeps in reserve, which does not count.
-        with machine.memory_limit(1 << 40), pytest.raises(MemoryError):
+        with memory_limit(1 << 40), pytest.raises(MemoryError):
             bytearray(2 << 30)
         with pytest.raises(MemoryError):
             bytearray(2 << 30)

@@ -18,7 +18,8 @@ from client.base import open_runner
 from client.runner import ParticipantRunner, Run
 from client.settings import NodeSettings, check_settings
 from client.task import Task
-from plait.adapters import BaseReference, load_peft_directory, save_peft_directory
+from plait.adapters import BaseReference, save_peft_directory
+from plait.adapters.peft_reading import load_peft_directory
 from plait.config import RunConfig
 from plait.data import as_dataset
 from plait.errors import PlaitError

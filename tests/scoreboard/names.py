@@ -22,13 +22,14 @@ from scoreboard.small_federation import FakeModel, borrowed, no_waiting_for_the_
 
 from client.journal import Journal, Style
 from client.task import Task
-from plait.adapters import AdapterState, BaseReference, Layout, load_peft_directory, model_card, save_peft_directory
+from plait.adapters import AdapterState, BaseReference, Layout, model_card, save_peft_directory
+from plait.adapters.peft_reading import load_peft_directory
 from plait.cli.main import main
 from plait.data.records import Dataset, Record, RecordKind
 from plait.errors import PlaitError
 from plait.features.serving.catalogue import Catalogue
+from plait.report.rich_table import to_rich
 from plait.report.status import status_tables
-from plait.report.table import to_rich
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from plait.rounds.run_directory import RunDirectory
@@ -342,7 +343,8 @@ def _tensor(inside: Path, name: str) -> Iterator[str]:
 
 
 def _saved_again(folder: Path, name: str) -> None:
-    from plait.adapters.safetensors_file import read_safetensors, write_safetensors
+    from plait.adapters.safetensors_file import write_safetensors
+    from plait.adapters.safetensors_reading import read_safetensors
 
     folder.mkdir()
     write_safetensors(folder / "w.safetensors", dict(AdapterState.zeros(Layout.of({name: (2, 3)})).items()))

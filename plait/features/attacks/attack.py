@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from plait.adapters import BaseReference, load_peft_directory
+from plait.adapters import BaseReference
+from plait.adapters.peft_reading import load_peft_directory
 from plait.config import RunConfig
 from plait.data import as_dataset
 from plait.features.attacks.membership import Exposed, Sides, attacks, exposures, given_sides, simulated_sides

@@ -83,8 +83,8 @@ def audit(
     if not (settings.data or data or vars(settings).get("dp", "off") != "off"):
         raise ConfigError(f"the clients of '{run}' brought their own data; give --data with that of one of them")
     with status("loading libraries", quiet=json_output):
-        from plait.exporting.publisher import rewrite_card
         from plait.features.attacks.attack import attack
+        from plait.features.attacks.card import rewrite_card
 
     with status("attacking", quiet=json_output) as update:
         found = attack(

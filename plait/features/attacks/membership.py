@@ -14,7 +14,8 @@ from itertools import islice
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, PeftAdapter, Task
+from plait.adapters import AdapterSpec, AdapterState, Task
+from plait.adapters.peft_reading import PeftAdapter
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, DataError
 from plait.features.attacks.scores import Attack, exposure

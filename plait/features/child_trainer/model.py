@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import cast
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, parse_spec
-from plait.adapters.safetensors_file import read_safetensors, write_safetensors
+from plait.adapters.safetensors_file import write_safetensors
+from plait.adapters.safetensors_reading import read_safetensors
 from plait.errors import ConfigError, MachineError, PlaitError
 from plait.features.child_trainer.program import Program
 from plait.rounds.evaluation import SequenceLosses

@@ -8,11 +8,11 @@ from typing import Any, cast
 from plait.features.fleets.events import Fleet, tasks_of
 from plait.features.fleets.virtual_clock import Span, VirtualClock
 from plait.rounds.channel import Purpose
-from plait.rounds.checkpoint import finished_in_checkpoint
 from plait.rounds.clock import IN_PROGRESS
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
+from plait.rounds.saved_checkpoint import finished_in_checkpoint
 
 
 def clock_after(directory: RunDirectory, fleet: Fleet, nodes: Mapping[str, int]) -> VirtualClock:

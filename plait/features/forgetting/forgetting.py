@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.adapters import AdapterSpec, AdapterState, Json, PeftAdapter, load_peft_directory
+from plait.adapters import AdapterSpec, AdapterState, Json
+from plait.adapters.peft_reading import PeftAdapter, load_peft_directory
 from plait.api.received import admitted_settings, keys_of_features
 from plait.api.turns import TURN
 from plait.errors import BaseMismatchError, ConfigError

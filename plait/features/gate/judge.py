@@ -12,6 +12,7 @@ from plait.errors import ConfigError
 from plait.feature import at
 from plait.features.gate.conditions import FIGURES, parsed
 from plait.features.gate.events import Quarantined, Released, ReleasedAnyway
+from plait.features.gate.release import release
 from plait.progress import say
 from plait.rounds.events import Audited, Event, RunFinished
 from plait.rounds.ledger import append_event, read_events
@@ -109,7 +110,7 @@ def judge(directory: RunDirectory, conditions: str) -> Verdict:
     adapter = view.end.adapter if view.end else ""
     if any(isinstance(event, Released | ReleasedAnyway) and event.adapter == adapter for event in events):
         # It was killed between the record and the move, if it is in quarantine.
-        directory.release()
+        release(directory)
         return found
     event = (
         Released(adapter=adapter, conditions=conditions, figures=found.figures)
@@ -118,7 +119,7 @@ def judge(directory: RunDirectory, conditions: str) -> Verdict:
     )
     append_event(directory.ledger, event)
     if found.holds:
-        directory.release()
+        release(directory)
     else:
         directory.hold_back(found.in_words)
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from plait.errors import ConfigError
 from plait.features.gate.events import ReleasedAnyway
 from plait.features.gate.judge import verdict
+from plait.features.gate.release import release
 from plait.rounds.ledger import append_event, canonical, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
@@ -39,7 +40,7 @@ def override(directory: RunDirectory, conditions: str, *, reason: str, kit: Path
     append_event(
         directory.ledger, ReleasedAnyway.model_validate({"adapter": adapter, "reason": reason, "failed": failed, **by})
     )
-    directory.release()
+    release(directory)
     return by["by"]
 
 

@@ -15,8 +15,9 @@ from typing import cast
 
 import numpy as np
 
-from plait.choice import chosen_function, parse_choice, with_options
+from plait.choice import parse_choice, with_options
 from plait.errors import PartError
+from plait.own_function import chosen_function
 from plait.plugins import Kind, find, located_errors
 
 Reward = Callable[[str, str, str], object]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from plait.errors import PolicyError
 from plait.features.privacy.mechanism import ClientPrivacy
 from plait.features.privacy.purse import Purse
+from plait.rounds.asked import Asked
 from plait.rounds.client_state import Kept
 from plait.rounds.client_way import Speaker
 from plait.rounds.hook import Outgoing
 from plait.rounds.local_model import TrainJob
-from plait.rounds.terms import Asked
 from plait.wire.settings import Settings
 
 

@@ -32,8 +32,8 @@ from plait.features.secagg.messages import (
 from plait.features.secagg.ring import Ring
 from plait.features.secagg.roster import Roster, Session
 from plait.features.secagg.sum_journal import SumJournal
+from plait.rounds.asked import Asked
 from plait.rounds.memory import Memory
-from plait.rounds.terms import Asked
 from plait.trust.identity import NodeIdentity
 from plait.wire.messages import EvaluateTask, TrainTask
 

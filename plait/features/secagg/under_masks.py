@@ -23,11 +23,11 @@ from plait.features.secagg.masking import Masking
 from plait.features.secagg.messages import MaskedReply, MaskingTask
 from plait.features.secagg.roster import Roster
 from plait.features.secagg.sum_journal import SumJournal
+from plait.rounds.asked import Asked
 from plait.rounds.client_way import Speaker
 from plait.rounds.evaluation import client_losses
 from plait.rounds.hook import Outgoing
 from plait.rounds.local_model import TrainJob
-from plait.rounds.terms import Asked
 from plait.wire.envelope import Header
 from plait.wire.messages import Evaluation, FurtherTask
 from plait.wire.settings import Settings

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.adapters import Task
-from plait.adapters.bottleneck import bottlenecks_of, is_bottleneck
+from plait.adapters.bottleneck import is_bottleneck
+from plait.adapters.bottleneck_layout import bottlenecks_of
 from plait.errors import BaseMismatchError, ConfigError
 from plait.exporting.base_fit import check_bottlenecks, check_fit
 from plait.exporting.plain_lora import plain_lora

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, Parent, Subject, load_peft_directory
+from plait.adapters import AdapterSpec, AdapterState, Parent, Subject
 from plait.adapters.methods import METHODS, method_named
 from plait.adapters.module_names import in_base
-from plait.adapters.peft_directory import WEIGHTS_FILE, load_state
+from plait.adapters.peft_directory import WEIGHTS_FILE
+from plait.adapters.peft_reading import load_peft_directory, load_state
 from plait.aggregation import BaseDelta, Geometry, LowRank, geometry_of
 from plait.aggregation.projection import balanced
 from plait.errors import BaseMismatchError, ConfigError, PeerError

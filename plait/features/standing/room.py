@@ -22,7 +22,8 @@ def disk_bytes(settled: Settled, base: Path) -> int:
     """
     from plait.aggregation import geometry_of
     from plait.report.estimate import CostEstimate, CostInputs
-    from plait.run import bits_on_links, blueprint_of, copies_on_disk
+    from plait.run import blueprint_of
+    from plait.sizes import bits_on_links, copies_on_disk
 
     config = settled.config
     blueprint = blueprint_of(settled, base, weights=False)

@@ -19,12 +19,13 @@ from plait.plugins import admit
 from plait.report.table import Table
 from plait.report.wording import NOTHING, bytes_text, duration_text, plural
 from plait.rounds.local_model import TrainJob
-from plait.run import Run, message_sizes
+from plait.run import Run
 from plait.simulation.execution import prepare
 from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import PartitionedData
 from plait.simulation.planned_run import change_of, plan_run
 from plait.simulation.simulation import Simulation
+from plait.sizes import message_sizes
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along

@@ -29,7 +29,7 @@ from plait.rounds import events
 from plait.rounds.answer_log import AnswerLog
 from plait.rounds.broadcasts import take_step
 from plait.rounds.channel import Channel, NoAnswer, Purpose
-from plait.rounds.checkpoint import checkpoints_in, load_checkpoint, save_checkpoint
+from plait.rounds.checkpoint import checkpoints_in, save_checkpoint
 from plait.rounds.dispatch import Answer, doubt
 from plait.rounds.evaluating import Evaluating
 from plait.rounds.holdings import NeedFullError
@@ -45,6 +45,7 @@ from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import Held, RunState, Track, initial_state, note_held
+from plait.rounds.saved_checkpoint import load_checkpoint
 from plait.rounds.spool import Spool, Stored
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tasks import Tasks

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from plait.adapters import load_peft_directory
 from plait.adapters.peft_directory import WEIGHTS_FILE
+from plait.adapters.peft_reading import load_peft_directory
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.exporting.source import plain_name
+from plait.features.withdrawal.erasing import erase_client
 from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
 from plait.features.withdrawal.shares import names_in
 from plait.files import read_if_there, write_atomically
@@ -194,7 +195,7 @@ def carry_out(
         adapter = load_peft_directory(plan.out / "adapter").digest
     if not _of_client(events, ClientErased, client):
         append_event(directory.ledger, ClientErased(client=client))
-    erased = directory.erase_client(client)
+    erased = erase_client(directory, client)
     personalized = directory.path / "personalized" / plain_name(client)
     if personalized.is_dir():
         shutil.rmtree(personalized)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from plait.adapters import AdapterSpec, AdapterState, TensorSlot
-from plait.adapters.bottleneck import activation_of, bottlenecks_of
+from plait.adapters.bottleneck import activation_of
+from plait.adapters.bottleneck_layout import bottlenecks_of
 from plait.adapters.module_names import in_base
 from plait.aggregation.geometry import geometry_of
 from plait.training.bottleneck import activated

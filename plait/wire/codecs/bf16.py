@@ -49,3 +49,6 @@ class Bf16:
     def max_payload_bytes(self, layout: Layout) -> int:
         """2 · layout.size."""
         return 2 * layout.size
+
+
+BF16 = Bf16()

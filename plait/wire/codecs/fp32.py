@@ -37,3 +37,6 @@ class Fp32:
     def max_payload_bytes(self, layout: Layout) -> int:
         """4 · layout.size."""
         return 4 * layout.size
+
+
+FP32 = Fp32()

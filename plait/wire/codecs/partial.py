@@ -15,6 +15,8 @@ from plait.adapters import AdapterState, Layout
 from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.wire.codec import Codec, EncodedPayload
+from plait.wire.codecs.bf16 import BF16
+from plait.wire.codecs.fp32 import FP32
 
 _BITS = "little"  # the first tensor is the lowest bit of the first byte
 
@@ -76,6 +78,9 @@ class Partial:
     def max_payload_bytes(self, layout: Layout) -> int:
         """All tensors and a bit for each."""
         return _mask_bytes(layout) + self.inner.max_payload_bytes(layout)
+
+
+FP32_PARTIAL, BF16_PARTIAL = Partial("fp32_partial", 9, FP32), Partial("bf16_partial", 10, BF16)
 
 
 def _travelling(delta: AdapterState) -> NDArray[np.bool_]:

@@ -116,6 +116,9 @@ class Rate:
         return 2 * layout.size + (1 << 17)
 
 
+RATE = Rate()
+
+
 def _rows(sizes: Sequence[int]) -> Iterator[tuple[int, slice]]:
     """Numbers coded together: each step of all lanes, split where one group ends and the next begins."""
     total = sum(sizes)

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from plait.adapters import AdapterState
 from plait.choice import parse_choice
 from plait.errors import ConfigError, PeerError, did_you_mean
+from plait.on_demand import OnDemand
 from plait.plugins import Kind, find, is_named
 from plait.wire.codec import Codec
-from plait.wire.codecs.bf16 import Bf16
-from plait.wire.codecs.exact_sum import SUM
-from plait.wire.codecs.fp32 import Fp32
-from plait.wire.codecs.partial import Partial
 from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
-from plait.wire.codecs.unchanged import Unchanged
 
 if TYPE_CHECKING:
+    from plait.wire.codecs.exact_sum import ExactSumCodec
     from plait.wire.codecs.own import OwnCodec
+    from plait.wire.codecs.partial import Partial
 
-UNCHANGED = Unchanged()
-
-# The names that `--wire` takes; any number is bits per parameter.
-_NAMED: Mapping[str, Codec] = {codec.name: codec for codec in (Fp32(), Bf16())}
-_PARTIAL = (Partial("fp32_partial", 9, Fp32()), Partial("bf16_partial", 10, Bf16()))
-
-CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (UNCHANGED, *_NAMED.values(), Rate(), *_PARTIAL)}
+UNCHANGED = "unchanged"
+"""The codec of an all-zero delta."""
+CODECS: OnDemand[Codec] = OnDemand(
+    {
+        UNCHANGED: "plait.wire.codecs.unchanged:UNCHANGED",
+        "fp32": "plait.wire.codecs.fp32:FP32",
+        "bf16": "plait.wire.codecs.bf16:BF16",
+        "rate": "plait.wire.codecs.rate:RATE",
+        "fp32_partial": "plait.wire.codecs.partial:FP32_PARTIAL",
+        "bf16_partial": "plait.wire.codecs.partial:BF16_PARTIAL",
+        "sum": "plait.wire.codecs.exact_sum:SUM",
+    }
+)
 """All codecs by name, including those that only an envelope names."""
-
-# No client sends sums, so no card and no setting names their codec.
-_BY_NUMBER: Mapping[int, Codec] = {codec.number: codec for codec in (*CODECS.values(), SUM)}
+SUM = 12
+"""Number of the codec of a region's exact sum, which no client sends."""
+_NAMES: Mapping[int, str] = dict(zip((1, 2, 3, 4, 9, 10, SUM), CODECS, strict=True))
+# The names that `--wire` takes; any number is bits per parameter.
+_NAMED = ("fp32", "bf16")
 # Users' own codecs that this process was asked for by name; a number alone finds no other.
 _OWN: dict[int, OwnCodec] = {}
 _USUAL_RANK = 8
@@ -47,7 +53,7 @@ def codec_for(wire: str) -> Codec:
         ConfigError: there is none; the message lists the possible values.
     """
     if wire in _NAMED:
-        return _NAMED[wire]
+        return CODECS[wire]
     if _NUMBER.fullmatch(wire) and LEAST_BITS <= float(wire) <= GREATEST_BITS:
         return Rate(float(wire))
     name, options = parse_choice(wire)
@@ -74,9 +80,11 @@ def codec_for(wire: str) -> Codec:
 def without_zeros(codec: Codec, delta: AdapterState) -> Codec:
     """The codec for this delta: `codec`, without all-zero tensors if that saves bytes."""
     if not delta.flat.view(np.uint32).any():
-        return UNCHANGED
-    partial = next((each for each in _PARTIAL if each.inner.number == codec.number), None)
-    return partial if partial is not None and partial.saves(delta) else codec
+        return CODECS[UNCHANGED]
+    if (name := f"{codec.name}_partial") not in CODECS:
+        return codec
+    partial = cast("Partial", CODECS[name])
+    return partial if partial.saves(delta) else codec
 
 
 def codec_numbered(number: int) -> Codec:
@@ -85,8 +93,14 @@ def codec_numbered(number: int) -> Codec:
     Raises:
         PeerError: this version does not know it.
     """
-    codec = _BY_NUMBER.get(number) or _OWN.get(number)
-    if codec is None:
-        known = ", ".join(f"{n} ({c.name})" for n, c in _BY_NUMBER.items())
+    if codec := _OWN.get(number):
+        return codec
+    if number not in _NAMES:
+        known = ", ".join(f"{each} ({name})" for each, name in _NAMES.items())
         raise PeerError(f"codec of the payload is {number}, expected one of {known}")
-    return codec
+    return CODECS[_NAMES[number]]
+
+
+def sum_codec() -> ExactSumCodec:
+    """The codec of number `SUM`."""
+    return cast("ExactSumCodec", CODECS["sum"])

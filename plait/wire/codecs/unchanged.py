@@ -35,3 +35,6 @@ class Unchanged:
     def max_payload_bytes(self, layout: Layout) -> int:  # noqa: ARG002
         """None."""
         return 0
+
+
+UNCHANGED = Unchanged()

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plait.abandon import Abandoned, Abandonment
+from plait.abandon import Abandoned
+from plait.abandonment import Abandonment
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.errors import ConfigError, MachineError
 from plait.features.child_trainer.model import ProgramModel

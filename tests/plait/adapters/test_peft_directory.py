@@ -11,17 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from plait.adapters import (
-    AdapterSpec,
-    AdapterState,
-    BaseReference,
-    Layout,
-    Task,
-    load_peft_directory,
-    load_state,
-    model_card,
-    save_peft_directory,
-)
+from plait.adapters import AdapterSpec, AdapterState, BaseReference, Layout, Task, model_card, save_peft_directory
+from plait.adapters.peft_reading import load_peft_directory, load_state
 from plait.errors import BaseMismatchError, MachineError, PeerError
 
 FINGERPRINT = "ab" * 32

@@ -10,13 +10,8 @@ from hypothesis.extra import numpy as npst
 from safetensors import SafetensorError
 from safetensors import numpy as reference
 
-from plait.adapters.safetensors_file import (
-    decode_safetensors,
-    encode_safetensors,
-    read_metadata,
-    read_safetensors,
-    write_safetensors,
-)
+from plait.adapters.safetensors_file import encode_safetensors, write_safetensors
+from plait.adapters.safetensors_reading import decode_safetensors, read_metadata, read_safetensors
 from plait.errors import PeerError
 
 NAMES = st.text(st.characters(codec="ascii", exclude_characters="/\\.", categories=["L", "N", "P"]), min_size=1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
-from plait.adapters.bottleneck import bottlenecks_of
+from plait.adapters.bottleneck_layout import bottlenecks_of
 from plait.aggregation import Contribution, Outcome, RoundContext, geometry_of
 from plait.aggregation.bottleneck_observer import BottleneckObserver
 from plait.aggregation.fedavg import FEDAVG

@@ -5,13 +5,14 @@ import pytest
 
 from plait.adapters import AdapterState
 from plait.aggregation.fedex import FEDEX
+from plait.aggregation.fedopt import Adaptive, Sgd
 from plait.aggregation.fedsvd import FEDSVD
 from plait.aggregation.flora import FLORA
 from plait.aggregation.product_mean import PRODUCT_MEAN
 from plait.aggregation.product_optimizer import ProductSpace
 from plait.aggregation.requirements import optimizer_stated, rule_stated
 from plait.aggregation.round import Outcome
-from plait.aggregation.server_optimizer import Adaptive, Plain, Sgd
+from plait.aggregation.server_optimizer import Plain
 from plait.errors import ConfigError
 from plait.traits import check
 

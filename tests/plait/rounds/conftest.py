@@ -19,7 +19,7 @@ from plait.aggregation.projection import fitted
 from plait.rounds import collector
 from plait.rounds.aggregator import Aggregator
 from plait.rounds.channel import Identity, Liveness, NoAnswer, Purpose, TaskParts, round_and_attempt
-from plait.rounds.checkpoint import load_checkpoint, save_checkpoint
+from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.client_secret import ClientSecret
 from plait.rounds.client_way import ClientWay, Speaker
 from plait.rounds.clock import WallClock
@@ -36,6 +36,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, client_seed, initial_state
 from plait.rounds.run_view import RunView
+from plait.rounds.saved_checkpoint import load_checkpoint
 from plait.rounds.saying import InTheOpen
 from plait.rounds.spool import Refused, Weighting
 from plait.rounds.tracks import RankedAdapter, Ranks

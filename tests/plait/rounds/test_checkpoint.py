@@ -9,10 +9,11 @@ from plait import files
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import BaseDelta, LowRank
 from plait.errors import MachineError, PeerError
-from plait.rounds.checkpoint import KEPT, load_checkpoint, save_checkpoint
+from plait.rounds.checkpoint import KEPT, save_checkpoint
 from plait.rounds.events import RoundFinished
 from plait.rounds.moved_base import MovedBase
 from plait.rounds.run_state import BaseTrack, Held, Track, initial_state
+from plait.rounds.saved_checkpoint import load_checkpoint
 from plait.rounds.tracks import Ranks
 
 

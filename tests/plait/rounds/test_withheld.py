@@ -43,7 +43,7 @@ def test_of_the_run_s_beginning_only_the_data_are_left_out():
     adapter = events.Adapter(trainable_parameters=9)
     began = events.RunStarted(
         seed=1, config={"rounds": 2}, base=events.Base(name="tiny"), adapter=adapter, full_model_bytes=8,
-        rule=events.CombiningRule(name="fedavg", separate=True), parents=({"name": "a"},), data=data,
+        rule=events.CombiningRule(name="fedavg"), parents=({"name": "a"},), data=data,
         plugins=(events.Plugin(kind="rule", name="mine:rule"),),
     )  # fmt: skip
     assert screened(began, update_bytes=1) == began.model_copy(update={"data": None})

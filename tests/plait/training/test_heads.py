@@ -34,6 +34,7 @@ from transformers import (
 
 from plait.adapters import AdapterState, Task, parse_spec
 from plait.adapters.methods import METHODS, AdapterRequest
+from plait.adapters.module_names import is_in, is_saved
 from plait.config import config_from_table
 from plait.errors import ConfigError, PolicyError
 from plait.policy import Policy
@@ -43,7 +44,6 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, base_modules, design, design_from_spec, load_base, read_base_config
 from plait.training.device import Compute
 from plait.training.export_weights import merge_with_peft
-from plait.training.heads import is_in, is_saved
 from plait.training.resident import ResidentBase
 
 LABELS = ("a", "b", "c")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from plait.training.fused import attention
+from plait.training.fused import library_attention
 from simulations.bench.dry_step import StepShape, dry_step
 
 
@@ -36,7 +36,7 @@ def test_chats_of_several_lengths_take_one_attention_a_block(monkeypatch: pytest
     assert names == ["_varlen_attn"] * 2 + ["_varlen_attn_backward"] * 2
     assert together.inside == 0, "where the sequences lie is told before the first block"
     assert together.to_device == 8
-    monkeypatch.setattr(attention, "varlen_attention", lambda: None)
+    monkeypatch.setattr(library_attention, "varlen_attention", lambda: None)
     one_by_one = dry_step(shape)
     assert sum("flash_attention" in each.name for each in one_by_one.operations) == 2 * 2 * 5
     assert one_by_one.launches - together.launches > 2 * 4 * 10, "of each block and each further length"

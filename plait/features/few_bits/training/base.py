@@ -20,12 +20,12 @@ from transformers.pytorch_utils import Conv1D
 
 from plait.adapters import Task
 from plait.adapters.fingerprint import StoredTensor, stored_tensors
+from plait.adapters.module_names import is_saved
 from plait.features.few_bits.training.formats import Q5_0, Q8_0, NormalFloat, Rows, eight_bits, five_bits
 from plait.features.few_bits.training.gguf_rows import gguf_rows
 from plait.features.few_bits.training.layers import FewBitsEmbedding, FewBitsLinear
 from plait.training.blueprint import AUTO_CLASSES, load_base
 from plait.training.device import Compute
-from plait.training.heads import is_saved
 
 Parts = Callable[[], Iterator[torch.Tensor]]
 """The values of a tensor in order, in pieces."""

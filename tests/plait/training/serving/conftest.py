@@ -11,7 +11,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from plait.adapters import AdapterSpec, AdapterState, load_peft_directory
+from plait.adapters import AdapterSpec, AdapterState
+from plait.adapters.peft_reading import load_peft_directory
 from plait.training.bases import LocatedBase
 from plait.training.bottleneck import BottleneckConfig
 from plait.training.device import Compute

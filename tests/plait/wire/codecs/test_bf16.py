@@ -5,7 +5,7 @@ import pytest
 
 from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
-from plait.wire.codecs import Bf16
+from plait.wire.codecs.bf16 import Bf16
 
 
 def round_trip(values) -> np.ndarray:

@@ -115,5 +115,5 @@ def test_any_bytes_decode_or_are_refused(codec, parameters, payload):
 def test_an_adapter_without_tensors_costs_next_to_nothing(codec):
     empty = Layout.of({})
     packed = codec.encode(AdapterState.zeros(empty))
-    assert packed.size_bytes <= 8
+    assert packed.size_bytes <= 16
     assert codec.decode(packed.parameters, packed.payload, empty).shape == (0,)

@@ -10,7 +10,7 @@ from plait.adapters import AdapterState, Layout
 from plait.adapters.partial_sum import PartialSum
 from plait.aggregation.exact_sum import ExactSum
 from plait.errors import PeerError
-from plait.wire.codecs import SUM
+from plait.wire.codecs.exact_sum import SUM
 
 LAYOUT = Layout.of({"a": (3, 4)})
 

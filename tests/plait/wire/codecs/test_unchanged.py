@@ -3,7 +3,7 @@ import pytest
 
 from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
-from plait.wire.codecs import Unchanged
+from plait.wire.codecs.unchanged import Unchanged
 
 LAYOUT = Layout.of({"a": (2, 2)})
 
