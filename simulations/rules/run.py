@@ -33,7 +33,7 @@ PLAIN = {"server_optimizer": "none", "weighting": "examples", "own_share": 0}
 RULES: Mapping[str, Settings] = {
     name: {"rule": name, **PLAIN}
     for name in (
-        "fedavg", "ffa", "rolora", "fedrot", "lora_fair", "fedsvd", "flexlora", "product_mean", "florist", "flora",
+        "fedavg", "ffa", "rolora", "fedsvd", "flexlora", "product_mean", "flora",
         "fedex", "fedsa", "median", "trimmed_mean", "geometric_median", "krum", "multi_krum", "bulyan",
     )
 } | {

@@ -22,7 +22,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 # FedSB's squares have a test of their own.
 EXACT = [name for name, rule in RULES.items() if rule.exactness is Exactness.EXACT and name != "fedsb"]
 BEST = ("flexlora", "raflora")
-FACTORS = ("fedavg", "fedrot", "fedsa", "hetlora", "lora_fair", "rbla", "zeropad")
+FACTORS = ("fedavg", "fedsa", "hetlora", "rbla", "zeropad")
 
 
 def arrange(lab, name, shapes, rank, alpha, clients, seed, round_number=1):
@@ -75,22 +75,11 @@ def factor_oracle(lab, name, context, cohort, server):
     if name == "hetlora":
         q = p * [np.linalg.norm(lab.dense(pair, flat)) for pair, flat in zip(own, trained, strict=True)]
         return np.tensordot(q / q.sum(), bs, 1), np.tensordot(q / q.sum(), as_, 1)
-    if name == "rbla":
-        owners = p @ has
-        q = np.divide(p[:, None] * has, owners, out=np.zeros_like(has), where=owners > 0)
-        b, a = np.einsum("kr,kor->or", q, bs), np.einsum("kr,kri->ri", q, as_)
-        return np.where(owners > 0, b, b0), np.where(owners[:, None] > 0, a, a0)
-    if name == "lora_fair":
-        error = lab.exact_mean(cohort)[server.module] - server.scale * mean_b @ mean_a
-        sa = server.scale * mean_a
-        mu = 0.01 * np.trace(sa @ sa.T) / server.rank
-        return mean_b + error @ sa.T @ np.linalg.inv(sa @ sa.T + mu * np.eye(server.rank)), mean_a
-    assert name == "fedrot"
-    turned = []
-    for b, a in zip(bs, as_, strict=True):
-        u, _, vt = np.linalg.svd(a @ a0.T if context.round % 2 else b.T @ b0)
-        turned.append((b @ u @ vt, (u @ vt).T @ a))
-    return tuple(sum(q * t[i] for q, t in zip(p, turned, strict=True)) for i in (0, 1))
+    assert name == "rbla"
+    owners = p @ has
+    q = np.divide(p[:, None] * has, owners, out=np.zeros_like(has), where=owners > 0)
+    b, a = np.einsum("kr,kor->or", q, bs), np.einsum("kr,kri->ri", q, as_)
+    return np.where(owners > 0, b, b0), np.where(owners[:, None] > 0, a, a0)
 
 
 def partitioned_mean(cohort, lab, module):

@@ -85,11 +85,8 @@ def test_options_are_listed_with_their_defaults_and_can_be_given(plait) -> None:
     rules = by_name(listed(plait))
     found = {(name, option["name"]): option["default"] for name in rules for option in rules[name]["options"]}
     assert found == {
-        ("fedrot", "strength"): 1.0,
-        ("florist", "energy"): 0.9,
         ("geometric_median", "iterations"): 1000,
         ("geometric_median", "smoothing"): 1e-6,
-        ("lora_fair", "strength"): 0.01,
         ("product_mean", "oversampling"): 2,
         ("trimmed_mean", "share"): 0.2,
     }

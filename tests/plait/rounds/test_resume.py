@@ -15,7 +15,6 @@ CASES = {
     "fedsa keeps a side at the clients": {"rule": "fedsa", "wire": "bf16"},
     "rolora trains one side at a time": {"rule": "rolora", "wire": "bf16"},
     "flexlora, mixed ranks": {"rule": "flexlora", "ranks": {"alice": 1, "bob": 2}, "wire": "bf16"},
-    "fedrot remembers": {"rule": "fedrot"},
     "momentum at the server, moments at the clients": {"optimizer": "nesterov", "settings": {"carry_moments": True}},
     "clients find their learning rates": {"settings": {"learning_rate": 0.0}, "wire": "bf16"},
     "the server's step follows slopes": {
