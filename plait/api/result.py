@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 class Result:
     """A run, finished or not.
 
-    It stands for the run's directory wherever a path is expected (``os.fspath``). In a notebook it shows the run's key
-    figures and its loss curve.
+    It stands for the run's directory wherever a path is expected (``os.fspath``).
 
     Raises:
         ConfigError: there is no run.
@@ -229,11 +228,6 @@ class Result:
             bytes_text(view.sent.total_bytes),
         )
         return f"<plait.Result '{self.path}': {', '.join(filter(None, parts))}>"
-
-    def _repr_html_(self) -> str:
-        from plait.report.fragment import render_fragment
-
-        return render_fragment(self._view())
 
 
 def open_run(run: str | PathLike[str]) -> Result:

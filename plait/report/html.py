@@ -6,7 +6,6 @@ that are not printable are removed. Takes plots as SVG and draws none itself.
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Mapping
@@ -124,14 +123,6 @@ def page_environment(*packages: str) -> Environment:
     )
     environment.filters.update(clean=clean, json_text=_value_text)
     return environment
-
-
-def inline(plots: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, str]]:
-    """Plots, by media query and name, as addresses that hold the PNG itself."""
-    return {
-        media: {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in drawn.items()}
-        for media, drawn in plots.items()
-    }
 
 
 def headline(view: RunView) -> str:

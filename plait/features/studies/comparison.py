@@ -102,7 +102,7 @@ class GroupFigures:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Groups of runs side by side; a notebook shows its table and plot.
+    """Groups of runs side by side.
 
     Attributes:
         groups: in the order given.
@@ -281,12 +281,6 @@ class Comparison:
                     "paired_over": found.pairing.value,
                     "pairs": found.pairs,
                 }
-
-    def _repr_html_(self) -> str:
-        """The tables and the plot, for a notebook."""
-        from plait.features.studies.page import render_fragment
-
-        return render_fragment(self)
 
 
 def figures_of_run(run: StudiedRun) -> dict[str, Json]:

@@ -1,4 +1,4 @@
-"""A comparison as one self-contained page, and as a part of a notebook; no script, no request, everything inline."""
+"""A comparison as one self-contained page; no script, no request, everything inline."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import shlex
 from plait.features.studies.comparison import Comparison
 from plait.features.studies.plot import pareto, plot
 from plait.features.studies.tables import (
-    comparison_tables,
     differences_table,
     figures_table,
     runs_table,
     settings_table,
 )
-from plait.report.html import inline, page_environment
-from plait.report.theme import LIGHT, draw, draw_svg, palette_css
+from plait.report.html import page_environment
+from plait.report.theme import draw_svg, palette_css
 from plait.report.wording import bytes_text, loss_text, plural, within_text
 
 _ALTERNATIVE_TEXTS = {
@@ -43,21 +42,6 @@ def render_page(comparison: Comparison) -> str:
             plots=_plots(comparison),
             alternative_texts=_ALTERNATIVE_TEXTS,
             command=("plait", "compare", *map(shlex.quote, _arguments(comparison))),
-        )
-    )
-
-
-def render_fragment(comparison: Comparison) -> str:
-    """Tables and one plot, to stand in a notebook."""
-    png = draw(lambda: plot(comparison, "loss", "bytes", LIGHT))
-    return (
-        page_environment("plait.features.studies")
-        .get_template("comparison_cell.html")
-        .render(
-            tables=comparison_tables(comparison),
-            notes=comparison.notes,
-            picture=inline({"": {"loss_by_bytes": png}})[""]["loss_by_bytes"],
-            alternative_text=_ALTERNATIVE_TEXTS["loss_by_bytes"],
         )
     )
 

@@ -59,7 +59,7 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """The runs of a grid and what they measured; a notebook shows the comparison.
+    """The runs of a grid and what they measured.
 
     Attributes:
         path: the sweep's directory.
@@ -124,11 +124,6 @@ class Sweep:
             }
             for cell in self.grid.cells
         ]
-
-    def _repr_html_(self) -> str:
-        from plait.features.studies.page import render_fragment
-
-        return render_fragment(self.comparison)
 
 
 OnRun = Callable[[Cell, State, Sweep], None]

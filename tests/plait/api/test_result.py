@@ -50,30 +50,6 @@ def test_adapters_are_peft_directories_the_shared_one_and_each_client_s(finished
         run.adapter("adda")
 
 
-def test_a_notebook_shows_key_figures_and_the_loss_curve_and_no_markup_of_a_name(
-    finished: Path, tmp_path: Path
-) -> None:
-    shown = plait.open_run(finished)._repr_html_()
-    assert "held-out loss" in shown
-    assert shown.count("data:image/png;base64,") == 2
-    assert "<script" not in shown
-    hostile = tmp_path / "<b>run"
-    hostile.mkdir()
-    ledger = (finished / "ledger.jsonl").read_text().splitlines()[0]
-    from plait.rounds.events import RunStarted, parse_event
-    from plait.rounds.ledger import Ledger
-
-    started = parse_event(json.loads(ledger))
-    assert isinstance(started, RunStarted)
-    base = started.base.model_copy(update={"name": "<img src=x>"})
-    record = Ledger(hostile / "ledger.jsonl")
-    record.append(started.model_copy(update={"base": base}))
-    record.close()
-    shown = plait.open_run(hostile)._repr_html_()
-    assert "<img src=x>" not in shown
-    assert "This run has not finished" in shown
-
-
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no run"):
         plait.open_run(tmp_path)
