@@ -214,6 +214,7 @@ class Connection:
             session.given(message.work.task_id)
             self._pass_on(Offered(Task.from_work(message.work)))
         elif message.HasField("withdraw"):
+            session.withdrawn(message.withdraw.task_id)
             self._pass_on(Withdrawn(message.withdraw.task_id, message.withdraw.reason))
         elif message.HasField("unfit"):
             self._pass_on(TurnedAway(message.unfit.reason, message.unfit.detail))

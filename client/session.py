@@ -79,6 +79,11 @@ class Session:
         with self._lock:
             self._given.add(task_id)
 
+    def withdrawn(self, task_id: str) -> None:
+        """No answer to a task is needed."""
+        with self._lock:
+            self._given.discard(task_id)
+
     def answer(self, task_id: str, content: str, data: Data) -> Receiving | None:
         """Begin to send a whole small answer over the long call; None if it has to be uploaded.
 
@@ -88,9 +93,10 @@ class Session:
         with self._lock:
             if self._is_over:
                 raise SessionOverError
-            if task_id not in self._given or len(data) > HEAD_BYTES:
-                return None
+            was_given = task_id in self._given
             self._given.discard(task_id)
+            if not was_given or len(data) > HEAD_BYTES:
+                return None
             receipt = self._waiting[task_id] = Future()
         self._send(pb.FromNode(answer=pb.Answer(task_id=task_id, content=content, data=bytes(data))))
         return receipt

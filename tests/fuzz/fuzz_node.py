@@ -9,7 +9,7 @@ from harness import instrumented, main
 
 with instrumented():
     from client.connection import Connection
-    from client.session import CurrentSession
+    from client.session import CurrentSession, Session
     from client.task import Task
     from plait.transport.framing import pack_chunk, unpack_chunk
     from plait.v1 import federation_pb2 as pb
@@ -34,12 +34,13 @@ def parse(data: bytes) -> None:
     connection = Connection.__new__(Connection)
     connection.tell, connection.sessions, connection.backoff = told.put, CurrentSession(), Patience()
     connection._room = threading.Semaphore(1)
+    session = Session(CHANNEL, pb.Welcome(), send=[].append)
     if message.HasField("welcome"):
         connection._welcome(message.welcome, CHANNEL)
     elif message.HasField("refused"):
         connection._refused(message.refused)
     else:
-        connection._hand_on(message)
+        connection._hand_on(message, session)
     while not told.empty():
         event = told.get()
         if isinstance(getattr(event, "task", None), Task) and not event.task.doing.isprintable():
@@ -64,6 +65,7 @@ def seeds() -> list[bytes]:
         pb.ToNode(refused=pb.Refused(reason=pb.REFUSED_REASON_FULL, detail="later")),
         pb.ToNode(withdraw=pb.Withdraw(task_id="1.train.0", reason="deadline")),
         pb.ToNode(drain=pb.Drain(finished=True)),
+        pb.ToNode(receipt=pb.Receipt(kept=True, task_id="1.train.0")),
     ]
     return [*(message.SerializeToString() for message in messages), pack_chunk(b"body" * 40)]
 

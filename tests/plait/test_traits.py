@@ -99,7 +99,7 @@ OTHERS = {
     "plait/config.py:key_named",
     "plait/features/asynchronous/way.py:check",
     "plait/features/gate/conditions.py:check",
-    "plait/simulation/partition.py:_groups",
+    "plait/simulation/drawn_partition.py:_groups",
 }
 # … and those of two parts of a run, of which there are to be ten at most.
 PAIRS = {

@@ -393,7 +393,7 @@ def cases() -> list[Case]:
             Case(f"{verb.split()[0]}: code, which it has no use for", verb, finished(**{**PARTS, **OUT}), "")
             for verb in ("report {run}", "compare {run} {run}")
         ),
-        Case("privacy: code, which it has no use for", "privacy {run}", finished(**{**PARTS, **OUT}), "has neither"),
+        Case("privacy: code, which it has no use for", "privacy {run}", finished(**{**PARTS, **OUT}), ""),
         Case("export: code, which it has no use for", "export {run} {new} --to peft", finished(rule="evil:part"), ""),
     ]  # fmt: skip
 

@@ -87,7 +87,7 @@ def test_every_single_field_that_is_changed_is_refused(signed: Signed, refusal: 
         if not refusal(signed.signed_again(other)):
             accepted.append(".".join(map(str, path)))
     print(f"{count} fields changed, all refused; {count - len(accepted)} of them also where the operator signs again")
-    assert count > 250
+    assert count > 200
     assert [name for name in accepted if not name.startswith(OPERATORS_WORD)] == []
 
 

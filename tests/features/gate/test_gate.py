@@ -152,7 +152,7 @@ def test_killed_between_the_record_and_the_move_it_is_released_once(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(RunDirectory, "release", killed)
+        patched.setattr("plait.features.gate.judge.release", killed)
         with pytest.raises(KeyboardInterrupt):
             judge(directory, "membership_auc <= 0.6")
     assert directory.is_held_back
