@@ -138,7 +138,10 @@ def _config(run: Path, **settings: object) -> None:
         from plait.feature import feature_with
 
         feature = feature_with("fields", key.replace("-", "_"))
-        told += [f"[{feature.table.table}]", f"{key} = {json.dumps(settings[key])}"]
+        header = f"[{feature.table.table}]"
+        if header not in told:
+            told.append(header)
+        told.insert(told.index(header) + 1, f"{key} = {json.dumps(settings[key])}")
     (run / "config.toml").write_text("\n".join(told) + "\n")
 
 
