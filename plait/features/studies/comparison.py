@@ -86,7 +86,7 @@ class GroupFigures:
         change: of the loss since the start.
         personalized_loss: of the clients' personalized adapters; None where there are none.
         accuracy: for classification.
-        sent_bytes: in both directions.
+        bytes: in both directions.
         wall_s: working time in seconds.
     """
 
@@ -96,7 +96,7 @@ class GroupFigures:
     change: float | None
     personalized_loss: float | None
     accuracy: float | None
-    sent_bytes: float
+    bytes: float
     wall_s: float
 
 
@@ -207,7 +207,7 @@ class Comparison:
             change=_mean_of(finals, lambda score: score.change),
             personalized_loss=_mean_of(personalized, lambda score: score.loss),
             accuracy=_mean_of(finals, lambda score: score.accuracy),
-            sent_bytes=statistics.fmean(run.view.sent.total_bytes for run in counted),
+            bytes=statistics.fmean(run.view.sent.total_bytes for run in counted),
             wall_s=statistics.fmean(run.view.wall_s for run in counted),
         )
 
@@ -215,7 +215,7 @@ class Comparison:
     def unbeaten(self) -> tuple[Group, ...]:
         """The Pareto front of the finished groups: no other has less loss or fewer bytes without more of the other."""
         points = {
-            group: (figures.loss, figures.sent_bytes)
+            group: (figures.loss, figures.bytes)
             for group in self.groups
             if group.is_finished and (figures := self.figures_of(group)).loss is not None
         }
@@ -253,19 +253,11 @@ class Comparison:
     def _group_rows(self) -> Iterator[Row]:
         unbeaten = self.unbeaten
         for group in self.groups:
-            figures = self.figures_of(group)
             yield {
                 "group": group.label,
                 "seeds": len(group.counted),
                 "finished": group.is_finished,
-                "loss": figures.loss,
-                "loss_margin": figures.loss_margin,
-                "best_loss": figures.best_loss,
-                "change": figures.change,
-                "personalized_loss": figures.personalized_loss,
-                "accuracy": figures.accuracy,
-                "bytes": figures.sent_bytes,
-                "wall_s": figures.wall_s,
+                **vars(self.figures_of(group)),
                 "pareto": group in unbeaten,
             }
 

@@ -1,6 +1,6 @@
 """A grid of settings: which runs a sweep consists of.
 
-A file of settings, as for ``--config``, with up to three parts more:
+A file of settings, as for ``--config``, with up to two parts more:
 
     base = "tiny"                       # for all runs, unless a value below says otherwise
     seeds = [0, 1, 2]                   # every combination once with each
@@ -15,24 +15,15 @@ A file of settings, as for ``--config``, with up to three parts more:
     [grid.scenario."many skewed"]
     clients = 20
     partition = "dirichlet:0.1"
-
-    [random]                            # drawn once per sample: from a range, or one of a list
-    samples = 20
-    learning-rate = {log = [1e-4, 1e-2]}
-    rank = [4, 8, 16]
-
-Draws follow from ``random.seed`` (0 by default) and their number, so that more samples add runs and change none.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -50,7 +41,6 @@ MOST_CELLS = 100_000
 
 _LONGEST_NAME = 80
 _UNSAFE = re.compile(r"[^A-Za-z0-9.]+")
-_DIGITS = 4
 _APART = frozenset({"out", "seed"})
 
 
@@ -101,22 +91,19 @@ def read_grid(source: str | Path | Settings, *, given: Settings | None = None, s
     """
     where = "grid" if isinstance(source, Mapping) else str(source)
     table = dict(source if isinstance(source, Mapping) else read_config_table(Path(source)))
-    apart = {key: table.pop(key) for key in ("grid", "random", "seeds") if key in table}
+    apart = {key: table.pop(key) for key in ("grid", "seeds") if key in table}
     table = {**without_tables(table, where=where), **apart}
     axes = _axes(_table(table.pop("grid", {}), f"{where}: grid"), f"{where}: [grid]")
-    samples = _samples(_table(table.pop("random", {}), f"{where}: random"), f"{where}: [random]")
     its_seeds = _seeds(table.pop("seeds", None), where)
     for key, value in table.items():
         if isinstance(value, list):
             raise ConfigError(f"{where}: {key} is a list; put lists under [grid]")
     seeds = tuple(seeds) or its_seeds
-    common = {key_named(key, where=where, beside=("seeds", "grid", "random")): value for key, value in table.items()}
+    common = {key_named(key, where=where, beside=("seeds", "grid")): value for key, value in table.items()}
     override = {key_named(key, where=where): value for key, value in (given or {}).items()}
-    places = [_merged(axis, where) for axis in product(samples, *axes.values())]
+    places = [_merged(axis, where) for axis in product(*axes.values())]
     for key in {key for _, settings in places for key in settings} & override.keys():
-        raise ConfigError(
-            f"{key} is {override[key]!r} for all runs, but [grid] or [random] of {where} has values of it"
-        )
+        raise ConfigError(f"{key} is {override[key]!r} for all runs, but [grid] of {where} has values of it")
     common |= override
     names = tuple(dict.fromkeys(axis for place, _ in places for axis in place))
     if "seed" in names and seeds:
@@ -180,64 +167,12 @@ def _bundles(axis: str, table: Settings, where: str) -> list[_Choice]:
     return choices
 
 
-def _samples(table: Settings, where: str) -> list[_Choice]:
-    """One choice per sample; a single one without settings if nothing is drawn."""
-    if not table:
-        return [({}, {})]
-    table = dict(table)
-    count, seed = table.pop("samples", None), table.pop("seed", 0)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ConfigError(f"{where}: samples is {count!r}, expected the number of draws")
-    if count > MOST_CELLS:
-        raise ConfigError(f"{where}: samples is {count:,}, expected at most {MOST_CELLS:,}")
-    draws = {
-        (key := key_named(given, where=where)): _distribution(key, value, f"{where}: {given}")
-        for given, value in table.items()
-    }
-    choices: list[_Choice] = []
-    for number in range(count):
-        drawn = {key: draw(random.Random(f"{seed}/{number}/{key}")) for key, draw in draws.items()}  # noqa: S311
-        choices.append(({key: _text(value) for key, value in drawn.items()}, drawn))
-    return choices
-
-
-def _distribution(key: str, value: object, where: str) -> Callable[[random.Random], object]:
-    expected = "a list of values, {uniform = [low, high]} or {log = [low, high]}"
-    if isinstance(value, list) and value:
-        values = [_fitting(key, each) for each in cast("list[object]", value)]
-        return lambda generator: generator.choice(values)
-    if not isinstance(value, dict) or len(cast("Settings", value)) != 1:
-        raise ConfigError(f"{where} is {value!r}, expected {expected}")
-    ((kind, ends),) = cast("dict[str, object]", value).items()
-    if kind not in ("uniform", "log"):
-        raise ConfigError(f"{where} is {value!r}, expected {expected}")
-    low, high = _range(ends, where)
-    if kind == "log" and low <= 0:
-        raise ConfigError(f"{where}: log begins at {low:g}, expected more than 0")
-    whole = RunConfig.model_fields[key.replace("-", "_")].annotation is int
-
-    def draw(generator: random.Random) -> object:
-        at = generator.random()
-        number = low * (high / low) ** at if kind == "log" else low + (high - low) * at
-        return round(number) if whole else float(f"{number:.{_DIGITS}g}")
-
-    return draw
-
-
-def _range(ends: object, where: str) -> tuple[float, float]:
-    pair = cast("list[object]", ends) if isinstance(ends, list) else []
-    numbers = [float(end) for end in pair if isinstance(end, (int, float)) and not isinstance(end, bool)]
-    if len(pair) != 2 or len(numbers) != 2 or not all(map(math.isfinite, numbers)) or not numbers[0] < numbers[1]:
-        raise ConfigError(f"{where} goes over {ends!r}, expected [low, high]")
-    return numbers[0], numbers[1]
-
-
 def _merged(choices: Sequence[_Choice], where: str) -> _Choice:
     place: dict[str, str] = {}
     settings: dict[str, object] = {}
     for its_place, its_settings in choices:
         for key in its_settings.keys() & settings.keys():
-            raise ConfigError(f"{where}: {key} is given by two parts of [grid] and [random]; give one of them")
+            raise ConfigError(f"{where}: {key} is given by two parts of [grid]; give one of them")
         place |= its_place
         settings |= its_settings
     return place, settings

@@ -55,14 +55,14 @@ def headline(comparison: Comparison) -> str:
         return "None of these runs has been evaluated yet."
     if any(group.runs[0].task != finished[0].runs[0].task for group in known):
         return "These runs do not learn the same task: compare each only with others of the same base and data."
-    best, least = min(known, key=known.__getitem__), min(known, key=lambda group: figures[group].sent_bytes)
+    best, least = min(known, key=known.__getitem__), min(known, key=lambda group: figures[group].bytes)
     loss = within_text(loss_text(known[best]), figures[best].loss_margin)
     lowest = f"{best.label} ends with the lowest held-out loss, {loss}"
-    sent = bytes_text(figures[best].sent_bytes)
+    sent = bytes_text(figures[best].bytes)
     if best is least:
         return f"{lowest}, and sends least, {sent}."
     return (
-        f"{lowest}, and sends {sent}; {least.label} sends least, {bytes_text(figures[least].sent_bytes)}, and ends at "
+        f"{lowest}, and sends {sent}; {least.label} sends least, {bytes_text(figures[least].bytes)}, and ends at "
         f"{loss_text(known[least])}."
     )
 

@@ -74,7 +74,7 @@ def pareto(comparison: Comparison, theme: Theme) -> Plot:
     """Final loss against all bytes, one point per group; a line through those that nothing beats in both."""
     figure, (axes,) = new_axes(theme, height_inches=4.0, title="Final loss against bytes sent")
     points = {
-        group: (figures.sent_bytes, figures.loss, figures.loss_margin or 0.0)
+        group: (figures.bytes, figures.loss, figures.loss_margin or 0.0)
         for group in comparison.groups
         if (figures := comparison.figures_of(group)).loss is not None
     }

@@ -27,9 +27,6 @@ def sweep(
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas, in place of the file's.")] = "",
     jobs: Annotated[int, typer.Option("--jobs", help="Runs side by side; set threads too.", min=1)] = 1,
     page: Annotated[Path | None, typer.Option("--page", help="Also write one self-contained HTML page.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs, with estimated bytes and time, and run none.")
-    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON and nothing else.")] = False,
 ) -> None:
     """Run every combination of settings in a file and compare them; repeat it to continue where it stopped.
@@ -43,9 +40,6 @@ def sweep(
     if "seed" in settings:
         raise ConfigError("--seed is given; give --seeds")
     wanted = _seeds(seeds)
-    if dry_run:
-        _foretell(grid, settings, wanted, json_output=json_output)
-        return
     with status("loading libraries", quiet=json_output):
         from plait.features.studies.sweeping import sweep as do_sweep
         from plait.features.studies.tables import comparison_tables
@@ -87,17 +81,6 @@ def sweep(
         say(f"failed: {name}: {error}", quiet=False)
     if done.failed:
         raise typer.Exit(1)
-
-
-def _foretell(grid: Path, settings: Mapping[str, object], seeds: tuple[int, ...], *, json_output: bool) -> None:
-    with status("measuring a step of each kind", quiet=json_output):
-        from plait.features.studies.forecast import forecast, forecast_table
-
-        found = forecast(grid, given=settings, seeds=seeds)
-    if json_output:
-        print_json([each.to_json() for each in found])
-    else:
-        print_tables([forecast_table(found)])
 
 
 def _text(state: State) -> str:

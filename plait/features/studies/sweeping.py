@@ -190,14 +190,13 @@ def sweep(
 
             doing = in_processes(waiting, paths, stop, jobs) if jobs > 1 else in_this_process(waiting, paths, stop)
             with contextlib.closing(doing):
-                for done in doing:
-                    outcome = done.outcome
+                for cell, outcome in doing:
                     state = State("interrupted") if outcome.interrupted else State("failed", outcome.error)
                     if not (outcome.interrupted or outcome.error):
-                        state = _finished(paths[done.cell.name])
-                    states[done.cell.name] = state
+                        state = _finished(paths[cell.name])
+                    states[cell.name] = state
                     _write(found)
-                    on_run(done.cell, state, found)
+                    on_run(cell, state, found)
         if stop.asked:
             raise Interrupted("stopped by the user; everything done so far is saved")
     return found

@@ -44,7 +44,7 @@ def figures_table(comparison: Comparison) -> Table:
         row = [_marked(group), *([f"{len(group.counted)}"] if seeds else [])]
         row += [within_text(loss_text(each.loss), each.loss_margin)]
         row += [percent_text(each.accuracy)] if comparison.is_classification else []
-        row += [bytes_text(each.sent_bytes), "yes" if group in unbeaten else ""]
+        row += [bytes_text(each.bytes), "yes" if group in unbeaten else ""]
         row += [loss_text(each.best_loss)] if seeds else []
         row += [change_text(each.change, 0.0)]
         row += [loss_text(each.personalized_loss)] if personalized else []

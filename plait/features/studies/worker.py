@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from plait.child import Message, Parent
-from plait.features.studies.attempt import attempt
+from plait.features.studies.cell import attempt
 from plait.rounds.stop import StopRequest
 from plait.simulation.loaded import Loaded
 

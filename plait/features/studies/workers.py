@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
 from plait.child import Child
-from plait.features.studies.attempt import Outcome, attempt
+from plait.features.studies.cell import Outcome, attempt
 from plait.features.studies.grid import Cell
 from plait.rounds.stop import StopRequest
 from plait.simulation.loaded import Loaded
@@ -18,16 +17,10 @@ _LOOK_S = 0.2
 """How often a process that waits for others looks whether it is to stop."""
 
 
-@dataclass(frozen=True)
-class Done:
-    """A run that has ended, and how."""
-
-    cell: Cell
-    outcome: Outcome
-
-
-def in_this_process(cells: Sequence[Cell], paths: Mapping[str, Path], stop: StopRequest) -> Generator[Done]:
-    """Do the runs in order; base, data and tokens are loaded once."""
+def in_this_process(
+    cells: Sequence[Cell], paths: Mapping[str, Path], stop: StopRequest
+) -> Generator[tuple[Cell, Outcome]]:
+    """Do the runs in order, and say of each how it ended; base, data and tokens are loaded once."""
     loaded = Loaded()
     try:
         for cell in cells:
@@ -36,14 +29,16 @@ def in_this_process(cells: Sequence[Cell], paths: Mapping[str, Path], stop: Stop
                 # What a failed run left in memory is not trusted.
                 loaded.close()
                 loaded = Loaded()
-            yield Done(cell, outcome)
+            yield cell, outcome
             if outcome.interrupted or stop.asked:
                 return
     finally:
         loaded.close()
 
 
-def in_processes(cells: Sequence[Cell], paths: Mapping[str, Path], stop: StopRequest, jobs: int) -> Generator[Done]:
+def in_processes(
+    cells: Sequence[Cell], paths: Mapping[str, Path], stop: StopRequest, jobs: int
+) -> Generator[tuple[Cell, Outcome]]:
     """Do the runs in `jobs` processes, each of which loads base and data once; the arguments are those above."""
     children = _Children(paths, stop)
     with ThreadPoolExecutor(min(jobs, len(cells))) as threads:
@@ -58,7 +53,7 @@ def in_processes(cells: Sequence[Cell], paths: Mapping[str, Path], stop: StopReq
                 for future in ended:
                     cell = cell_of.pop(future)
                     if outcome := future.result():
-                        yield Done(cell, outcome)
+                        yield cell, outcome
         finally:
             stop.heeded = False
             threads.shutdown(wait=False, cancel_futures=True)

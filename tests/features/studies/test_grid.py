@@ -35,20 +35,6 @@ def test_settings_that_change_together_are_one_axis_with_names_of_its_values() -
     assert grid.cells[3].settings == {"clients": 20, "partition": "square", "rank": 4, "seed": 0}
 
 
-def test_draws_lie_in_their_range_and_more_samples_change_none() -> None:
-    drawn = {"learning-rate": {"log": [1e-4, 1e-2]}, "rank": {"uniform": [2, 9]}, "rule": ["fedavg", "ffa"]}
-    few, many = (read_grid({"random": {**drawn, "samples": count}}).cells for count in (5, 40))
-    assert many[:5] == few
-    rates = [cell.settings["learning-rate"] for cell in many]
-    assert all(1e-4 <= rate <= 1e-2 for rate in rates)
-    # Half of a logarithmic range lies below its geometric middle.
-    assert 10 <= sum(rate < 1e-3 for rate in rates) <= 30
-    assert {type(cell.settings["rank"]) for cell in many} == {int}
-    assert {cell.settings["rule"] for cell in many} == {"fedavg", "ffa"}
-    other = read_grid({"random": {**drawn, "samples": 5, "seed": 1}}).cells
-    assert [cell.settings["learning-rate"] for cell in other] != [cell.settings["learning-rate"] for cell in few]
-
-
 def test_runs_of_one_base_come_together_so_that_it_is_loaded_once() -> None:
     grid = read_grid({"seeds": [0, 1], "grid": {"base": ["tiny", "smollm2-135m"], "rank": [2, 4]}})
     assert [cell.settings["base"] for cell in grid.cells] == ["tiny"] * 4 + ["smollm2-135m"] * 4
@@ -94,11 +80,6 @@ def test_a_sweep_is_named_after_its_file(tmp_path: Path) -> None:
         ({"grid": {"rank": [2], "size": {"small": {"r": 4}}}}, "rank is given by two parts"),
         ({"grid": {"size": {"small": {"rnak": 4}}}}, r"\[grid.size.small\]: unknown key 'rnak'; did you mean 'rank'"),
         ({"grid": {"size": {"small": 4}}}, "size.small is 4, expected a table"),
-        ({"random": {"rank": [2]}}, "samples is None"),
-        ({"random": {"rank": [2], "samples": 10**9}}, "expected at most 100,000"),
-        ({"random": {"rank": {"normal": [0, 1]}, "samples": 1}}, "expected a list of values, {uniform"),
-        ({"random": {"rank": {"log": [0, 1]}, "samples": 1}}, "log begins at 0"),
-        ({"random": {"rank": {"uniform": [4, 2]}, "samples": 1}}, r"expected \[low, high\]"),
         ({"seeds": "0,1"}, "expected a list of whole numbers"),
         ({"seeds": [0], "grid": {"seed": [1]}}, "seeds and seed are both given"),
         ({"seeds": [*range(1000)], "grid": {"rank": [*range(1, 201)]}}, "makes 200,000 runs"),

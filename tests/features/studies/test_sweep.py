@@ -49,21 +49,6 @@ def test_a_sweep_shows_what_ran_names_what_failed_and_answers_with_1(grid: Path,
     assert Path("runs/mine/results.csv").is_file()
 
 
-@pytest.mark.slow
-def test_a_dry_run_lists_the_runs_with_bytes_and_time_and_writes_nothing(grid: Path, plait) -> None:
-    before = sorted(grid.parent.rglob("*"))
-    found = json.loads(plait("sweep", grid, "--dry-run", "--json").out)
-    assert sorted(grid.parent.rglob("*")) == before
-    assert [row["run"] for row in found] == ["rank-2_seed-0", "rank-9999_seed-0"]
-    assert found[0]["wall_s"] > 0
-    assert "rank is 9999" in found[1]["error"]
-    assert found[1]["bytes"] is None
-    assert plait("sweep", grid, "--json").code == 1
-    summary = json.loads((grid.parent / "runs/mine/cells/rank-2_seed-0/summary.json").read_text())
-    # After one step only B has moved, so the update takes little more than half of what is foreseen.
-    assert found[0]["bytes"] == pytest.approx(summary["uplink_bytes"] + summary["downlink_bytes"], rel=0.6)
-
-
 def test_what_cannot_be_is_one_line(grid: Path, plait) -> None:
     for options, said in {
         ("--seeds", "0,x"): "--seeds is '0,x'",
