@@ -23,7 +23,7 @@ def test_a_node_enrols_does_a_task_and_leaves_when_the_run_is_over(
     ready = federation.readies[0]
     assert (ready.methods, ready.memory_bytes, ready.device) == (["lora"], 8_000_000_000, "cpu, float32")
     federation.give("1.train.0", b"head ", BODY)
-    wait_until(lambda: federation.answers, "an answer")
+    wait_until(lambda: node.events("sent"), "an answer")
     assert federation.answers["1.train.0"] == (pb.CONTENT_PLAIT, b"did head " + BODY)
     federation.say(pb.ToNode(drain=pb.Drain(finished=True)))
     node.end()

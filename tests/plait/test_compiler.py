@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 from pathlib import Path
 from types import ModuleType
@@ -30,13 +31,13 @@ def test_a_bundle_without_the_files_builds_the_same_source(user: ModuleType, tmp
 
 
 def test_a_machine_without_a_compiler_has_no_library_and_says_so_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logged: list[logging.LogRecord]
 ) -> None:
     monkeypatch.setattr(compiler.shutil, "which", lambda _name: None)
     compiler._say_that_nothing_compiles.cache_clear()
     assert build() is None
     assert build() is None
-    assert [record.message for record in caplog.records] == [
+    assert [record.getMessage() for record in logged] == [
         "no C++ compiler works here, so plait computes the same without compiled code, slower; install g++"
     ]
     assert not list(tmp_path.iterdir())

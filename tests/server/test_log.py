@@ -1,5 +1,3 @@
-import logging
-
 import pytest
 
 from plait.rounds import events
@@ -29,15 +27,13 @@ def test_a_long_value_is_cut():
     assert shown("a" * 1000) == "a" * 200 + "..."
 
 
-def test_an_event_is_one_line_of_keys_and_values(caplog):
-    caplog.set_level(logging.INFO, logger="plait.server")
+def test_an_event_is_one_line_of_keys_and_values(logged):
     say("attached", node="alice", detail="100 % new")
 
-    assert caplog.messages == ['event=attached node=alice detail="100 % new"']
+    assert [record.getMessage() for record in logged] == ['event=attached node=alice detail="100 % new"']
 
 
-def test_who_takes_part_and_who_cannot_is_logged_with_the_reason_and_the_clients_own_words(caplog, tmp_path):
-    caplog.set_level(logging.INFO, logger="plait.server")
+def test_who_takes_part_and_who_cannot_is_logged_with_the_reason_and_the_clients_own_words(logged, tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl", on_event=say_event)
     ledger.append(events.WaitingForClients(here=2, fit=1, unfit=1, wanted=2))
     ledger.append(events.ClientTurnedAway(node=1, client="carol", reason="unusable-data", detail="none\nevent=forged"))
@@ -45,7 +41,7 @@ def test_who_takes_part_and_who_cannot_is_logged_with_the_reason_and_the_clients
     ledger.append(events.UpdateRefused(round=2, client="bob", reason="late", detail="no update", uplink_bytes=0))
     ledger.append(events.RoundStarted(round=1, cohort=("alice",)))
     ledger.close()
-    assert caplog.messages == [
+    assert [record.getMessage() for record in logged] == [
         "event=waiting-for-clients here=2 fit=1 unfit=1 wanted=2",
         r'event=cannot-take-part client=carol reason=unusable-data detail="none\nevent=forged"',
         "event=takes-part client=alice train_examples=7",

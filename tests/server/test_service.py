@@ -458,7 +458,7 @@ class TestUploads:
         assert code(new.body, work) == "NOT_FOUND"
 
     def test_an_upload_that_is_cut_off_and_then_cannot_be_written_leaves_no_traceback(
-        self, channel, attending, send, until, monkeypatch, caplog
+        self, channel, attending, send, until, monkeypatch, logged
     ):
         reached, go_on = threading.Event(), threading.Event()
 
@@ -481,7 +481,7 @@ class TestUploads:
         channel.stop()
         gc.collect()
 
-        assert not [record for record in caplog.records if record.name == "asyncio"]
+        assert not [record for record in logged if record.name == "asyncio"]
 
     @pytest.mark.parametrize("size", [len(BIG) - 1, len(BIG) + 1])
     def test_an_answer_of_another_size_than_announced_may_come_again(self, channel, attending, send, size):
@@ -626,15 +626,14 @@ class TestAnswersOverTheLongCall:
             (bytes(4097), pb.CONTENT_ERROR, "too-large"),
         ],
     )
-    def test_one_that_cannot_be_ends_the_session(self, channel, attending, send, caplog, data, content, why):
-        caplog.set_level("INFO")
+    def test_one_that_cannot_be_ends_the_session(self, channel, attending, send, logged, data, content, why):
         with attending(channel, "alice") as (alice,):
             send(channel, "alice", b"task")
             alice.say(answer=pb.Answer(task_id=alice.work().task_id, content=content, data=data))
 
             assert refusal(alice.hear()) == "MALFORMED"
             assert alice.heard_end()
-            assert f"reason={why}" in caplog.text
+            assert any(f"reason={why}" in record.getMessage() for record in logged)
 
     def test_one_that_cannot_be_written_is_to_be_tried_again(
         self, channel, attending, send, bare_node, monkeypatch, until
@@ -759,8 +758,7 @@ def page(channel) -> str:
         return reply.read().decode()
 
 
-def test_nothing_that_a_peer_says_gets_into_the_log_unescaped(make_channel, bare_node, caplog):
-    caplog.set_level("INFO", logger="plait.server")
+def test_nothing_that_a_peer_says_gets_into_the_log_unescaped(make_channel, bare_node, logged):
     channel = make_channel()
     node = bare_node(channel.address, "alice")
     node.enrol(name="x\nevent=forged node=root")
@@ -768,6 +766,7 @@ def test_nothing_that_a_peer_says_gets_into_the_log_unescaped(make_channel, bare
     other.say(ready=pb.Ready(base_fingerprint=b"b" * 32, device="cpu\nevent=forged"))
     channel.stop()
 
-    assert caplog.messages
-    assert all("\n" not in message and message.isascii() for message in caplog.messages)
-    assert not any(message.startswith("event=forged") for message in caplog.messages)
+    messages = [record.getMessage() for record in logged if record.name == "plait.server"]
+    assert messages
+    assert all("\n" not in message and message.isascii() for message in messages)
+    assert not any(message.startswith("event=forged") for message in messages)

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,9 +54,10 @@ def base(tmp_path: Path) -> Path:
 def change_weight(base: Path) -> None:
     tensors = {**TENSORS, "model.embed.weight": TENSORS["model.embed.weight"].copy()}
     tensors["model.embed.weight"][3, 2] += 1e-5
-    # Written aside: a file that is written over is empty for a moment, which a reader refuses meanwhile.
-    save_file(tensors, base / "aside")
-    (base / "aside").replace(base / "model.safetensors")
+    # Written aside, by each thread: who reads a file that is written over may find it empty.
+    aside = base / f"aside-{threading.get_ident()}"
+    save_file(tensors, aside)
+    aside.replace(base / "model.safetensors")
 
 
 def change_config(base: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import stat
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def test_it_is_made_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("where", ["shared", "shared/kernels", "."])
 def test_one_that_others_can_write_is_left_alone_and_a_private_one_serves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], where: str
 ) -> None:
     (tmp_path / "shared" / "kernels").mkdir(parents=True)
     (tmp_path / where).chmod(0o777)
@@ -53,7 +54,7 @@ def test_one_that_others_can_write_is_left_alone_and_a_private_one_serves(
     assert tmp_path not in found.parents
     assert stat.S_IMODE(found.stat().st_mode) == 0o700
     assert cache_directory() == found
-    (said,) = caplog.messages
+    (said,) = (record.getMessage() for record in logged)
     assert said.startswith(f"cache not used: '{(tmp_path / where).resolve()}' can be written by others (mode 0777)")
 
 

@@ -139,10 +139,9 @@ def test_any_strategy_of_flowers_can_be_a_rule_and_agrees_with_ours(strategy, ou
     np.testing.assert_allclose(run(rule, contributions).step.flat, expected, rtol=1e-6, atol=1e-8)
 
 
-def test_flower_says_nothing_in_passing(caplog):
-    caplog.set_level("DEBUG")
+def test_flower_says_nothing_in_passing(logged):
     run(FLOWER_RULES["krum"], cohort(draw(5)))
-    assert not caplog.records
+    assert not logged
 
 
 def test_names_are_none_of_plaits_own():
