@@ -33,6 +33,7 @@ class Result:
 
     Raises:
         ConfigError: there is no run.
+        PeerError: later, from what reads the ledger: it is broken.
     """
 
     def __init__(self, run: str | PathLike[str]) -> None:
@@ -57,9 +58,6 @@ class Result:
 
         Columns ``round`` (0 is the base alone), ``client``, ``adapter`` (``shared`` or ``personalized``), ``loss`` in
         nats, and those of `plait.frames.losses`.
-
-        Raises:
-            PeerError: the ledger is broken.
         """
         from plait.frames import losses
 
@@ -71,9 +69,6 @@ class Result:
 
         Columns ``round``, ``client``, ``bytes``, ``norm``, ``drift``, ``train_loss``, and those of
         `plait.frames.updates`.
-
-        Raises:
-            PeerError: the ledger is broken.
         """
         from plait.frames import updates
 
@@ -81,33 +76,21 @@ class Result:
 
     @property
     def rounds(self) -> pd.DataFrame:
-        """The mean held-out loss, a row per evaluation and kind of adapter; see `plait.frames.rounds`.
-
-        Raises:
-            PeerError: the ledger is broken.
-        """
+        """The mean held-out loss, a row per evaluation and kind of adapter; see `plait.frames.rounds`."""
         from plait.frames import rounds
 
         return rounds(self._view())
 
     @property
     def summary(self) -> Mapping[str, Json]:
-        """The figures of ``summary.json``, under the same keys.
-
-        Raises:
-            PeerError: the ledger is broken.
-        """
+        """The figures of ``summary.json``, under the same keys."""
         from plait.report.summary import summarise
 
         return summarise(self._view())
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """The whole ledger, its chain checked.
-
-        Raises:
-            PeerError: the ledger is broken.
-        """
+        """The whole ledger, its chain checked."""
         from plait.rounds.ledger import read_events
 
         return tuple(read_events(self._directory.ledger))

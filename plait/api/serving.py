@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from plait.config import Scalar
 from plait.errors import ConfigError, MachineError
@@ -156,13 +156,7 @@ def load_serving(path: Path) -> Serving | None:
     kinds = {"listen": str, "kit": str, "metrics": str, "grace-s": float, "run-number": int}
     if {key: type(value) for key, value in table.items()} != kinds:
         raise ConfigError(f"'{path}' has other keys or types, expected {', '.join(kinds)} as plait wrote them")
-    return Serving(
-        listen=cast("str", table["listen"]),
-        kit=cast("str", table["kit"]),
-        metrics=cast("str", table["metrics"]),
-        grace_s=cast("float", table["grace-s"]),
-        run_number=cast("int", table["run-number"]),
-    )
+    return Serving(**{key.replace("-", "_"): value for key, value in table.items()})
 
 
 def new_run_number() -> int:

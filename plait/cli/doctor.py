@@ -18,6 +18,7 @@ from plait import __version__
 from plait.cli.output import print_json, print_tables
 from plait.errors import ConfigError
 from plait.progress import status
+from plait.report.table import Table
 
 _CLOCK_S = 60.0
 _DAYS_LEFT = 30
@@ -65,8 +66,6 @@ def show(findings: Sequence[Finding], *, json_output: bool) -> None:
     if json_output:
         print_json([asdict(finding) for finding in findings])
         return
-    from plait.report.table import Table
-
     rows = tuple((finding.what, finding.found, finding.advice) for finding in findings)
     print_tables([Table("plait doctor", ("", "found", "advice"), rows, text_columns=(0, 1, 2))])
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from plait.cli.output import print_json, print_tables
+from plait.report.table import Table
 
 if TYPE_CHECKING:
     from plait.api.evaluate import Evaluation
-    from plait.report.table import Table
     from plait.rounds.evaluation import ClientLoss
 
 BATCH_SIZE = 4
@@ -78,8 +78,6 @@ def evaluate(
 
 
 def _table(found: Evaluation) -> Table:
-    from plait.report.table import Table
-
     last = ("perplexity",) if found.base.correct is None else ("accuracy",)
     if found.base.reward_margin is not None:
         last = ("reward accuracy", "margin")

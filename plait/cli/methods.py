@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from plait.cli.output import print_json, print_tables
 from plait.plugins import Kind, installed
-
-if TYPE_CHECKING:
-    from plait.report.table import Table
+from plait.report.table import Table
 
 
 def methods(
@@ -75,7 +73,6 @@ def _entries(base: str, rank: int, virtual_tokens: int) -> list[dict[str, Any]]:
 
 def _tables(entries: list[dict[str, Any]], what: str) -> tuple[Table, Table]:
     from plait.aggregation import RULES
-    from plait.report.table import Table
 
     def shortened(rules: list[str]) -> str:
         missing = sorted(RULES.keys() - set(rules))

@@ -10,11 +10,10 @@ import typer
 
 from plait.cli.output import print_json, print_tables
 from plait.plugins import Kind, installed
+from plait.report.table import Table
 
 if TYPE_CHECKING:
     from plait.aggregation import Geometry, Rule
-    from plait.report.table import Table
-
 _FP32_BYTES = 4
 
 
@@ -91,8 +90,6 @@ def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, Any]:
 
 
 def _meanings(entries: list[dict[str, Any]]) -> Table:
-    from plait.report.table import Table
-
     return Table(
         "What each rule computes",
         ("rule", "computes", "paper"),
@@ -103,7 +100,6 @@ def _meanings(entries: list[dict[str, Any]]) -> Table:
 
 def _options(rules: Iterable[Rule]) -> Table:
     from plait.choice import options_of
-    from plait.report.table import Table
 
     rows = ((rule.name, option) for rule in rules for option in options_of(rule.algorithm))
     return Table(
@@ -115,8 +111,6 @@ def _options(rules: Iterable[Rule]) -> Table:
 
 
 def _costs(entries: list[dict[str, Any]], what: str) -> Table:
-    from plait.report.table import Table
-
     rows = tuple(
         (
             entry["rule"],

@@ -9,30 +9,13 @@ from plait.rounds.rates import given_rate, rates_sentence
 from plait.rounds.run_view import RunView
 
 
-def advice(view: RunView) -> tuple[str, ...]:
+def advice(view: RunView) -> Iterator[str]:
     """Sentences; none if nothing stands out."""
-    return (
-        *_on_data(view),
-        *_on_rates(view),
-        *_on_watch(view),
-    )
-
-
-def _on_data(view: RunView) -> Iterator[str]:
-    """What the sequence length cuts off."""
     if sentence := cut_sentence(view.clients.values(), seq_len=view.start.config.get("seq-len")):
         yield sentence
-
-
-def _on_rates(view: RunView) -> Iterator[str]:
-    """The learning rates that clients found, or that the one given is too high."""
     given = given_rate(view.start.config)
     if given is not None and (sentence := rates_sentence(view.updates.values(), given=given, peer=view.peer)):
         yield sentence
-
-
-def _on_watch(view: RunView) -> Iterator[str]:
-    """What the run did about its own evaluations."""
     for event in view.taken_back.values():
         yield event.sentence
     if view.taken_back and view.ended_early is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plait.report.alternatives import raw_adapter_bf16, savings
+from plait.report.alternatives import savings_of
 from plait.report.tables import moved_text
 from plait.report.wording import (
     accuracy_text,
@@ -91,12 +91,7 @@ def _for_whom(view: RunView) -> Answer:
 def _cost(view: RunView) -> Answer:
     sent = view.sent
     text = f"{bytes_text(sent.uplink_bytes)} up, {bytes_text(sent.downlink_bytes)} down"
-    raw = savings(
-        raw_adapter_bf16(view.start.adapter.trainable_parameters),
-        client_rounds=view.client_rounds,
-        sent_bytes=sent.total_bytes,
-    )
-    if raw is not None:
+    if (raw := savings_of(view)["bf16_adapter"]) is not None:
         text += f"; raw bfloat16 adapters take {times_text(raw)}"
     text += f". {plural(len(view.rounds), 'round')} took {duration_text(view.wall_s)}"
     if view.end and view.end.peak_rss_bytes:

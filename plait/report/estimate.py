@@ -11,14 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plait.errors import ConfigError
-from plait.report.alternatives import (
-    Alternative,
-    adapter_at,
-    full_model_fp32,
-    raw_adapter_bf16,
-    raw_adapter_fp32,
-    savings,
-)
+from plait.report.alternatives import all_alternatives, savings
 from plait.report.table import Table
 from plait.report.tables import compare_bytes
 from plait.report.wording import bytes_text, count_text, duration_text, plural
@@ -284,11 +277,12 @@ class CostEstimate:
             "downlink_bytes_per_round": self.downlink_bytes / inputs.rounds,
             "uplink_bytes_per_client_round": self.uplink_bytes / self.client_rounds,
             "downlink_bytes_per_client_round": self.downlink_bytes / self.client_rounds,
-            "savings_vs_fp32_adapter": self._savings(raw_adapter_fp32(inputs.trainable_parameters)),
-            "savings_vs_bf16_adapter": self._savings(raw_adapter_bf16(inputs.trainable_parameters)),
-            "savings_vs_8bit_adapter": self._savings(adapter_at(8, inputs.trainable_parameters)),
-            "savings_vs_4bit_adapter": self._savings(adapter_at(4, inputs.trainable_parameters)),
-            "savings_vs_full_model": self._savings(full_model_fp32(self.full_model_bytes)),
+            **{
+                f"savings_vs_{key}": savings(each, client_rounds=self.client_rounds, sent_bytes=self.sent_bytes)
+                for key, each in all_alternatives(
+                    full_model_bytes=self.full_model_bytes, trainable_parameters=inputs.trainable_parameters
+                ).items()
+            },
             "uplink_s_per_client_round": self.uplink_s_per_client_round,
             "downlink_s_per_client_round": self.downlink_s_per_client_round,
             "train_s_per_client_round": self.train_s_per_client_round,
@@ -297,9 +291,6 @@ class CostEstimate:
             "recommended_rank": self.recommended_rank,
             **{name: figure for each in inputs.planned for name, figure in each.figures.items()},
         }
-
-    def _savings(self, alternative: Alternative) -> float | None:
-        return savings(alternative, client_rounds=self.client_rounds, sent_bytes=self.sent_bytes)
 
 
 def estimate_tables(estimate: CostEstimate) -> tuple[Table, ...]:

@@ -15,7 +15,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from plait.report.advice import advice
-from plait.report.alternatives import full_model_fp32, raw_adapter_bf16, savings
+from plait.report.alternatives import savings_of
 from plait.report.answers import answers
 from plait.report.fairness import fairness_table
 from plait.report.membership import membership_table
@@ -101,7 +101,7 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, str]], palette: 
             alternative_texts={name: text.format(peer=view.peer) for name, text in _ALTERNATIVE_TEXTS.items()}
             | {name: text for name, (_, text) in plots_of(view).items()},
             plots_of_features=plots_of(view),
-            advice=advice(view),
+            advice=[*advice(view)],
             command=repeat_command(view.start.config, view.start.superlink_data),
             is_on_superlink=view.start.superlink_data is not None,
             is_deployed=is_deployed(view.start.config),
@@ -149,11 +149,8 @@ def headline(view: RunView) -> str:
             learned += f", {view.accuracy_name or 'accuracy'} went from {percent_text(base.accuracy)} to {after}"
     taught = f"{who} fine-tuned {clean(view.start.base.name)} in {plural(final.round, 'round')}: {learned}."
     taught = " ".join(filter(None, (taught, own_text(view))))
-    size, model_bytes = view.start.adapter.trainable_parameters, view.start.full_model_bytes
-    adapter, full_model = (
-        savings(each, client_rounds=view.client_rounds, sent_bytes=view.sent.total_bytes)
-        for each in (raw_adapter_bf16(size), full_model_fp32(model_bytes))
-    )
+    times = savings_of(view)
+    adapter, full_model = times["bf16_adapter"], times["full_model"]
     if adapter is None or full_model is None:
         return taught
     return (
@@ -208,17 +205,13 @@ def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
 
 
 def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
-    sent, size = view.sent, view.start.adapter.trainable_parameters
-    adapter, full_model = (
-        ratio_text(savings(each, client_rounds=view.client_rounds, sent_bytes=sent.total_bytes))
-        for each in (raw_adapter_bf16(size), full_model_fp32(view.start.full_model_bytes))
-    )
+    sent, times = view.sent, savings_of(view)
     each = bytes_text(sent.total_bytes / view.client_rounds) if view.client_rounds else NOTHING
     directions = f"{bytes_text(sent.uplink_bytes)} up, {bytes_text(sent.downlink_bytes)} down"
     return (
         ("sent in total", bytes_text(sent.total_bytes), directions),
-        ("raw adapter", adapter, "as many bytes, in bf16"),
-        ("full-model FedAvg", full_model, "as many bytes, in fp32"),
+        ("raw adapter", ratio_text(times["bf16_adapter"]), "as many bytes, in bf16"),
+        ("full-model FedAvg", ratio_text(times["full_model"]), "as many bytes, in fp32"),
         (f"per {view.peer} and round", each, "both directions"),
     )
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from plait.places import at
-from plait.report.alternatives import Alternative, all_alternatives
+from plait.report.alternatives import alternatives_of
 from plait.report.tables import plots_of
 from plait.report.theme import LIGHT, Theme, bands, draw, draw_svg, new_axes, say_nothing_yet, short_name, written
 from plait.report.wording import bytes_text, loss_text, plural, round_bytes_text
@@ -39,7 +39,7 @@ class EndLabel:
     strong: bool = False
 
 
-_CURVES = ("raw adapter, fp32", "raw adapter, bf16", "adapter at 4 bits", "full model, fp32")
+_CURVES = ("fp32_adapter", "bf16_adapter", "4bit_adapter", "full_model")
 
 
 def draw_plots(view: RunView) -> dict[str, bytes]:
@@ -133,7 +133,7 @@ def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
     label = f"this run: {bytes_text(sent[-1])}"
     axes.plot(sent, losses, color=theme.accent, linewidth=3, marker=_marker(len(sent)), label=label, zorder=3)
     ghosts = (theme.central, theme.series[1], theme.local, theme.series[2])
-    drawn = [each for each in _alternatives(view) if each.name in _CURVES]
+    drawn = [each for key, each in alternatives_of(view).items() if key in _CURVES]
     for alternative, colour in zip(drawn, ghosts, strict=True):
         spent = [alternative.sent_bytes(count) for count in client_rounds]
         label = f"{alternative.name}: {bytes_text(spent[-1])}"
@@ -238,12 +238,6 @@ def clients(view: RunView, theme: Theme) -> Figure:
     else:
         panels[0].set_ylabel(f"{plural(len(view.clients), view.peer)}, most tokens at the top")
     return figure
-
-
-def _alternatives(view: RunView) -> tuple[Alternative, ...]:
-    return all_alternatives(
-        full_model_bytes=view.start.full_model_bytes, trainable_parameters=view.start.adapter.trainable_parameters
-    )
 
 
 def _loss_label(view: RunView) -> str:

@@ -6,17 +6,10 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from plait.report.alternatives import (
-    Alternative,
-    adapter_at,
-    full_model_fp32,
-    raw_adapter_bf16,
-    raw_adapter_fp32,
-    savings,
-)
+from plait.report.alternatives import savings_of
 from plait.report.fairness import fairness_of
 from plait.report.tables import figures_of
-from plait.rounds.events import Audited, MeanScore, Score
+from plait.rounds.events import Audited, Evaluated, MeanScore, Score
 from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
@@ -55,7 +48,7 @@ def summarise(view: RunView) -> dict[str, Json]:
         "train_tokens_per_s": view.train_tokens_per_s,
         "wall_s": view.wall_s,
         "virtual_s": view.virtual_s,
-        "virtual_s_by_round": _virtual_by_round(view) if view.virtual_s is not None else None,
+        "virtual_s_by_round": None if view.virtual_s is None else _by_round(view, lambda score: score.virtual_s),
         "peak_rss_bytes": view.end.peak_rss_bytes if view.end else None,
         "seed": view.start.seed,
         "versions": dict(view.start.versions),
@@ -92,19 +85,14 @@ def _losses(view: RunView) -> dict[str, Json]:
 
 
 def _bytes(view: RunView) -> dict[str, Json]:
-    size = view.start.adapter.trainable_parameters
     return {
-        "trainable_parameters": size,
+        "trainable_parameters": view.start.adapter.trainable_parameters,
         "full_model_bytes": view.start.full_model_bytes,
         "uplink_bytes": view.sent.uplink_bytes,
         "downlink_bytes": view.sent.downlink_bytes,
         "uplink_bytes_per_client_round": _per(view.sent.uplink_bytes, view.client_rounds),
         "downlink_bytes_per_client_round": _per(view.sent.downlink_bytes, view.client_rounds),
-        "savings_vs_fp32_adapter": _savings(view, raw_adapter_fp32(size)),
-        "savings_vs_bf16_adapter": _savings(view, raw_adapter_bf16(size)),
-        "savings_vs_8bit_adapter": _savings(view, adapter_at(8, size)),
-        "savings_vs_4bit_adapter": _savings(view, adapter_at(4, size)),
-        "savings_vs_full_model": _savings(view, full_model_fp32(view.start.full_model_bytes)),
+        **{f"savings_vs_{key}": times for key, times in savings_of(view).items()},
     }
 
 
@@ -186,13 +174,8 @@ def _accuracy_interval(evaluation: MeanScore | None) -> Json:
     return None if interval is None else list(interval)
 
 
-def _by_round(view: RunView, of: Callable[[Score], float | None]) -> list[Json]:
+def _by_round(view: RunView, of: Callable[[Evaluated], float | None]) -> list[Json]:
     found = {number: of(evaluation) for number, evaluation in view.evaluations.items()}
-    return [found.get(number) for number in range(max(found, default=-1) + 1)]
-
-
-def _virtual_by_round(view: RunView) -> list[Json]:
-    found = {number: evaluation.virtual_s for number, evaluation in view.evaluations.items()}
     return [found.get(number) for number in range(max(found, default=-1) + 1)]
 
 
@@ -215,7 +198,3 @@ def _learning_rate(view: RunView) -> float | None:
 
 def _per(total: int, client_rounds: int) -> float | None:
     return total / client_rounds if client_rounds else None
-
-
-def _savings(view: RunView, alternative: Alternative) -> float | None:
-    return savings(alternative, client_rounds=view.client_rounds, sent_bytes=view.sent.total_bytes)

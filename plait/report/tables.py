@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, TypeVar
 
 from plait.feature import Feature, at, feature_with, features
-from plait.report.alternatives import all_alternatives, savings
+from plait.report.alternatives import Alternative, all_alternatives, savings
 from plait.report.fairness import fairness_table
 from plait.report.membership import membership_table
 from plait.report.table import Table
@@ -334,7 +334,7 @@ def compare_bytes(
             bytes_text(alternative.sent_bytes(client_rounds)),
             ratio_text(savings(alternative, client_rounds=client_rounds, sent_bytes=sent_bytes)),
         )
-        for alternative in alternatives
+        for alternative in (*alternatives.values(), Alternative("full model, bf16", full_model_bytes / 2))
     )
     per_message = bytes_text(sent_bytes / (2 * client_rounds)) if client_rounds else ""
     return Table(

@@ -26,7 +26,7 @@ def watched(*events, kept_round):
 def test_a_step_that_was_taken_back_is_told_with_what_would_avoid_it():
     event = {"event": "step_taken_back", "round": 2, "worse": 0.3, "accepted": 1, "scale": 0.5}
     rose = "After round 2 the held-out loss was 0.300 above the best evaluation"
-    half = advice(watched({**event, "taken_back": "half", "adapter": "ab" * 32}, kept_round=3))
+    half = tuple(advice(watched({**event, "taken_back": "half", "adapter": "ab" * 32}, kept_round=3)))
     assert half[:2] == (
         f"{rose}: half of the step since round 1 was taken back, and later steps count 0.5 times.",
         "A lower --learning-rate, or lr of --server-optimizer, would avoid that.",
@@ -37,7 +37,7 @@ def test_a_step_that_was_taken_back_is_told_with_what_would_avoid_it():
 
 def test_a_run_that_ended_early_and_kept_an_earlier_round_says_both():
     view = watched({"event": "ended_early", "round": 3, "idle": 2}, kept_round=1)
-    assert advice(view)[:2] == (
+    assert tuple(advice(view))[:2] == (
         "The run ended after round 3: its last 2 evaluations brought no lower loss.",
         "The published adapter is that of round 1, the best evaluated one.",
     )
