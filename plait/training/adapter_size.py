@@ -7,9 +7,8 @@ are counted anyway: the result is an upper bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import cast
 
 from peft import PeftConfig, PeftType
@@ -43,7 +42,7 @@ def check_size(model: nn.Module, config: PeftConfig) -> None:
 
 def adapter_size(model: nn.Module, config: PeftConfig) -> int:
     """Upper bound of the numbers that PEFT allocates for an adapter on `model`."""
-    whole = sum(_parameters(module) for module in _matching(model, _names(config, "modules_to_save")))
+    whole = sum(map(_parameters, _matching(model, _names(config, "modules_to_save")).values()))
     if config.is_prompt_learning:
         return whole + _prompt_size(model, config)
     targets = _targets(model, config)
@@ -51,24 +50,18 @@ def adapter_size(model: nn.Module, config: PeftConfig) -> int:
     if biases:
         whole += sum(parameter.numel() for name, parameter in model.named_parameters() if name.endswith("bias"))
     if config.peft_type == PeftType.LN_TUNING:
-        return whole + sum(_parameters(target.module) for target in targets)
+        return whole + sum(map(_parameters, targets.values()))
     if config.peft_type == PeftType.VERA:
-        shapes = [_shape(target.module) for target in targets]
+        shapes = [_shape(module) for module in targets.values()]
         rank = cast("int", getattr(config, "r", 1))
         # Two projections are shared by all modules.
         shared = rank * (max(rows for rows, _ in shapes) + max(columns for _, columns in shapes)) if shapes else 0
         return whole + shared + sum(rank + rows + columns for rows, columns in shapes)
-    return whole + sum(_size_on(config, target, *_shape(target.module)) for target in targets)
+    return whole + sum(_size_on(config, name, *_shape(module)) for name, module in targets.items())
 
 
-@dataclass(frozen=True)
-class _Target:
-    name: str
-    module: nn.Module
-
-
-def _size_on(config: PeftConfig, target: _Target, rows: int, columns: int) -> int:
-    rank = _rank_of(config, target.name)
+def _size_on(config: PeftConfig, name: str, rows: int, columns: int) -> int:
+    rank = _rank_of(config, name)
     factors = rank * (rows + columns)
     if config.peft_type == PeftType.PEANUT:
         depth = cast("int", getattr(config, "depth", 0))
@@ -82,27 +75,20 @@ def _size_on(config: PeftConfig, target: _Target, rows: int, columns: int) -> in
 
 def _rank_of(config: PeftConfig, name: str) -> int:
     own = cast("Mapping[str, int]", getattr(config, "rank_pattern", None) or {})
-    found = [own[end] for end in map(_escaped, (f"^{name}", *ends_of(name))) if end in own]
+    found = [own[end] for end in (str(escaped(each)) for each in (f"^{name}", *ends_of(name))) if end in own]
     return max(found, default=cast("int", getattr(config, "r", None) or 0))
 
 
-def _escaped(name: str) -> str:
-    return str(escaped(name))
-
-
-def _targets(model: nn.Module, config: PeftConfig) -> list[_Target]:
+def _targets(model: nn.Module, config: PeftConfig) -> dict[str, nn.Module]:
     targets = getattr(config, "target_modules", None)
     if targets is None or isinstance(targets, str):
         # "all-linear", or PEFT's own choice for this architecture.
-        return [_Target(name, module) for name, module in model.named_modules() if _is_linear(module)]
-    names = set(cast("list[str]", targets))
-    return [_Target(name, module) for name, module in model.named_modules() if not names.isdisjoint(ends_of(name))]
+        return {name: module for name, module in model.named_modules() if _is_linear(module)}
+    return _matching(model, set(cast("list[str]", targets)))
 
 
-def _matching(model: nn.Module, names: AbstractSet[str]) -> Iterator[nn.Module]:
-    for name, module in model.named_modules():
-        if not names.isdisjoint(ends_of(name)):
-            yield module
+def _matching(model: nn.Module, names: AbstractSet[str]) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if not names.isdisjoint(ends_of(name))}
 
 
 def _names(config: PeftConfig, key: str) -> AbstractSet[str]:

@@ -149,7 +149,7 @@ def design(
     Raises:
         ConfigError: the method is unknown or the targets match no module.
     """
-    base = _meta_model(config, task)
+    base = meta_model(config, task)
     modules = _modules_of(base, _heads(base, request, task, weights))
     peft_config = peft_config_for(request, task, modules)
     _check_targets(request, modules)
@@ -179,7 +179,7 @@ def shape_of(
     Raises:
         ConfigError: as there.
     """
-    base = _meta_model(config, task)
+    base = meta_model(config, task)
     modules = _modules_of(base, _heads(base, request, task, None))
     peft_config = peft_config_for(request, task, modules)
     _check_targets(request, modules)
@@ -267,7 +267,7 @@ def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
 
 def base_modules(config: PretrainedConfig, task: Task) -> BaseModules:
     """The module names of a base, from its config alone; all that may be a part of a classifier's head is one."""
-    model = _meta_model(config, task)
+    model = meta_model(config, task)
     if task is not Task.CLASSIFICATION:
         return _modules_of(model, frozenset())
     from plait.training.heads import head_modules
@@ -344,7 +344,7 @@ def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConf
 def _drawn(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig, weights: Path | None) -> Blueprint:
     # A copy of every weight has no values of its own to draw.
     copies = peft_config.peft_type == PeftType.LN_TUNING
-    placeholder = _meta_model(config, request.task) if copies else _placeholder_model(config, request.task)
+    placeholder = meta_model(config, request.task) if copies else _placeholder_model(config, request.task)
     parameters = sum(parameter.numel() for parameter in placeholder.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
@@ -413,14 +413,15 @@ def _from_weights(
     return AdapterState.from_tensors(spec.layout, arrays)
 
 
-def _meta_model(config: PretrainedConfig, task: Task) -> nn.Module:
+def meta_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
+    """The base's modules without values, on the meta device."""
     with torch.device("meta"):
         model = AUTO_CLASSES[task].from_config(config, dtype=torch.float32, trust_remote_code=False)
-        return cast("nn.Module", model)
+        return cast("PreTrainedModel", model)
 
 
 def _placeholder_model(config: PretrainedConfig, task: Task) -> nn.Module:
-    model = _meta_model(config, task)
+    model = meta_model(config, task)
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             zero = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)

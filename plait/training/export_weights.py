@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.errors import BaseMismatchError, ConfigError, MachineError
-from plait.training.blueprint import AUTO_CLASSES, adapter_tensors, attach, load_base, read_base_config
+from plait.training.blueprint import adapter_tensors, attach, load_base, meta_model, read_base_config
 from plait.training.peft_configs import peft_config_of
 from plait.training.resident import load_adapter
 
@@ -55,7 +55,7 @@ def describe_base(directory: Path, task: Task, labels: tuple[str, ...] = ()) -> 
         ConfigError: no config, an architecture that transformers does not know, or one that does not support the task.
     """
     config = read_base_config(directory, task, labels)
-    model = _empty_model(config, task)
+    model = meta_model(config, task)
     heads = _count(config, "num_attention_heads")
     head = model.get_output_embeddings()
     return BaseShape(
@@ -97,7 +97,8 @@ def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, fol
         if merge is None:
             raise ConfigError(f"{spec.method} changes the input, not the weights, so it cannot be merged: --to peft")
         merged = cast("PreTrainedModel", merge(safe_merge=True))
-        _round_to(merged, stored)
+        cast("nn.Module", merged).to(stored)
+        merged.config.dtype = stored
         merged.save_pretrained(folder, max_shard_size=_SHARD_SIZE)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise MachineError(
@@ -108,17 +109,6 @@ def merge_with_peft(directory: Path, spec: AdapterSpec, state: AdapterState, fol
         raise ConfigError(f"{spec.method} cannot be merged into base '{directory.name}': {reason}") from error
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     tokenizer.save_pretrained(folder)
-
-
-def _round_to(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    cast("nn.Module", model).to(dtype)
-    model.config.dtype = dtype
-
-
-def _empty_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
-    with torch.device("meta"):
-        model = AUTO_CLASSES[task].from_config(config, dtype=torch.float32, trust_remote_code=False)
-        return cast("PreTrainedModel", model)
 
 
 def _linear_shape(module: nn.Module) -> tuple[int, int] | None:

@@ -17,38 +17,23 @@ import torch
 from plait.training.fused.attention import Angles, Graphs, Heads, Place, Ragged, attend, attend_gradient
 from plait.training.fused.kernels import rms_norm, rms_norm_again, swiglu, swiglu_gradient
 from plait.training.fused.low_rank import Projection, input_gradient, pair_gradients, project
-from plait.training.fused.packed import Weight
+from plait.training.fused.peft_layer import PlainLayer
 from plait.training.fused.thin import Pair, PairGradient
 
 Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """A linear layer of the base, and the scaling factor of its pair.
-
-    Attributes:
-        weight: (d_out, d_in)
-        bias: (d_out,), or None.
-        scale: alpha / rank.
-    """
-
-    weight: Weight
-    bias: Tensor | None
-    scale: float
-
-
-@dataclass(frozen=True)
 class Block:
-    """The frozen part of one block.
+    """One block.
 
     Attributes:
-        linears: q, k, v, o, gate, up, down.
+        linears: q, k, v, o, gate, up, down, with the pairs of the model's own adapter.
         norms: weights of the two norms, (width,) each.
         heads: shape of the attention.
     """
 
-    linears: tuple[Frozen, ...]
+    linears: tuple[PlainLayer, ...]
     norms: tuple[Tensor, Tensor]
     eps: tuple[float, float]
     heads: Heads
@@ -91,7 +76,7 @@ def run_block(
 
     Args:
         x: (rows, width)
-        block: its frozen part.
+        block: whose frozen part computes.
         rows: which rows belong together.
         pairs: A and B of each linear layer of the block, as for `Pair.of`, or None.
         recomputed: whether the backward pass computes the values inside the block again instead of keeping them.
@@ -216,9 +201,9 @@ def _inside(x: Tensor, block: Block, rows: Rows, projections: Sequence[Projectio
 
 def _projections(block: Block, pairs: Sequence[Tensor | None]) -> list[Projection]:
     found: list[Projection] = []
-    for frozen, A, B in zip(block.linears, pairs[0::2], pairs[1::2], strict=True):
-        pair = None if A is None or B is None else Pair.of(A, B, frozen.scale)
-        found.append(Projection(frozen.weight, frozen.bias, pair))
+    for layer, A, B in zip(block.linears, pairs[0::2], pairs[1::2], strict=True):
+        pair = None if A is None or B is None else Pair.of(A, B, layer.scale)
+        found.append(Projection(layer.weight, layer.bias, pair))
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,11 +21,11 @@ from transformers.models.qwen2 import modeling_qwen2
 
 from plait.training.examples import IGNORED, Example
 from plait.training.fused.attention import Angles, Heads, Place, Ragged, stretches
-from plait.training.fused.block import Block, Frozen, Rows, run_block
+from plait.training.fused.block import Block, Rows, run_block
 from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU, token_losses
 from plait.training.fused.kernels import rms_norm
 from plait.training.fused.packed import Table, held_in_few_bits, is_table, products_with, rows_at
-from plait.training.fused.peft_layer import PlainLayer, Square, plain_layer
+from plait.training.fused.peft_layer import Square, plain_layer
 
 Tensor = torch.Tensor
 Pairs = Mapping[int, tuple[Tensor, Tensor]]
@@ -53,14 +53,6 @@ _ROTATIONS = ("default", "linear", "llama3")  # those whose angles do not depend
 
 
 @dataclass(frozen=True)
-class FusedBlock:
-    """One block, and the pairs of its seven linear layers."""
-
-    block: Block
-    pairs: tuple[tuple[nn.Parameter, nn.Parameter] | Square | None, ...]
-
-
-@dataclass(frozen=True)
 class FusedLanguageModel:
     """The parts of the model that its losses need.
 
@@ -75,7 +67,7 @@ class FusedLanguageModel:
     """
 
     embedding: Table
-    blocks: tuple[FusedBlock, ...]
+    blocks: tuple[Block, ...]
     norm: Tensor
     norm_eps: float
     head: Table
@@ -90,7 +82,9 @@ class FusedLanguageModel:
             stacks: (adapters, *shape) of each parameter of the adapter, by its `id`.
         """
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        for pair in (pair for block in self.blocks for pair in block.pairs if pair is not None):
+        for pair in (layer.pair for block in self.blocks for layer in block.linears):
+            if pair is None:
+                continue
             if isinstance(pair, Square):
                 found[id(pair.R)] = pair.pair(stacks[id(pair.R)])
             else:
@@ -173,11 +167,11 @@ class FusedLanguageModel:
         where, angles = self._places(lengths)
         rows = Rows(where, tuple(sum(lengths[first : first + own]) for first in range(0, len(lengths), own)), angles)
         x = self._embedded(tokens)
-        for number, each in enumerate(self.blocks):
-            device = each.block.norms[0].device
+        for number, block in enumerate(self.blocks):
+            device = block.norms[0].device
             rows = rows.to(device)  # where a base is placed over several
-            chosen = [_chosen(pair, pairs) for pair in each.pairs]
-            x = run_block(x.to(device), each.block, rows, chosen, recomputed=number < recomputed)
+            chosen = [_chosen(layer.pair, pairs) for layer in block.linears]
+            x = run_block(x.to(device), block, rows, chosen, recomputed=number < recomputed)
         return x.to(self.norm.device)
 
     def _embedded(self, tokens: NDArray[np.int32]) -> Tensor:
@@ -197,7 +191,7 @@ class FusedLanguageModel:
         if len(where) > 1:
             from plait.training.fused.library_attention import takes_ragged
 
-            if takes_ragged(self.blocks[0].block.heads, self.norm):
+            if takes_ragged(self.blocks[0].heads, self.norm):
                 positions = np.concatenate([np.arange(length) for length in lengths])
                 bounds = self._sent(np.cumsum([0, *lengths]), np.int32)
                 return (Ragged(bounds, longest, len(positions)),), self._angles(self._sent(positions))
@@ -229,8 +223,9 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
     family = next((family for family in _FAMILIES if type(inner) is family.model), None)
     if family is None:
         return None
-    found = cast("_CausalLM", inner)
+    found: Any = inner
     decoder, config = found.model, found.config
+    norm: Any = decoder.norm
     head, embedding = plain_layer(found.lm_head), _table(decoder.embed_tokens)
     if (
         embedding is None
@@ -244,24 +239,24 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
     ):
         return None
     head_weight = head.weight
-    frozen = (embedding, decoder.norm.weight, head_weight)
+    frozen = (embedding, norm.weight, head_weight)
     if any((isinstance(each, Tensor) and each.requires_grad) or each.dtype != head_weight.dtype for each in frozen):
         return None
     blocks = [_block(layer, family) for layer in decoder.layers]
     known = tuple(block for block in blocks if block is not None)
-    if len(known) != len(blocks) or any(not _fits(b.block, decoder.rotary_emb, head_weight.dtype) for b in known):
+    if len(known) != len(blocks) or any(not _fits(b, decoder.rotary_emb, head_weight.dtype) for b in known):
         return None
     return FusedLanguageModel(
         embedding=embedding,
         blocks=known,
-        norm=decoder.norm.weight,
-        norm_eps=decoder.norm.variance_epsilon,
+        norm=norm.weight,
+        norm_eps=norm.variance_epsilon,
         head=head_weight,
         rotation=decoder.rotary_emb,
         longest=getattr(config, "sliding_window", None),
         embedding_on_host=isinstance(embedding, Tensor)
         and embedding.device.type == "cpu"
-        and decoder.norm.weight.device.type != "cpu",
+        and norm.weight.device.type != "cpu",
     )
 
 
@@ -273,13 +268,11 @@ def _table(module: nn.Module) -> Table | None:
     return module.weight if type(module) is nn.Embedding else None
 
 
-def _block(layer: nn.Module, family: _Family) -> FusedBlock | None:
-    block = cast("_Layer", layer)
+def _block(layer: Any, family: _Family) -> Block | None:
+    attention, mlp, norms = layer.self_attn, layer.mlp, (layer.input_layernorm, layer.post_attention_layernorm)
     types = (family.layer, family.attention, family.mlp, family.norm, family.norm)
-    parts = (layer, block.self_attn, block.mlp, block.input_layernorm, block.post_attention_layernorm)
-    if any(type(part) is not wanted for part, wanted in zip(parts, types, strict=True)):
+    if any(type(part) is not wanted for part, wanted in zip((layer, attention, mlp, *norms), types, strict=True)):
         return None
-    attention, mlp = cast("_Attention", block.self_attn), cast("_Mlp", block.mlp)
     linears = [
         plain_layer(linear)
         for linear in (
@@ -290,16 +283,12 @@ def _block(layer: nn.Module, family: _Family) -> FusedBlock | None:
     plain = [linear for linear in linears if linear is not None]
     if len(plain) != len(linears) or attention.attention_dropout:
         return None
-    norms = (cast("_Norm", block.input_layernorm), cast("_Norm", block.post_attention_layernorm))
     width = attention.head_dim
-    return FusedBlock(
-        Block(
-            linears=tuple(Frozen(linear.weight, linear.bias, linear.scale) for linear in plain),
-            norms=(norms[0].weight, norms[1].weight),
-            eps=(norms[0].variance_epsilon, norms[1].variance_epsilon),
-            heads=Heads(_rows(plain[0]) // width, _rows(plain[1]) // width, width),
-        ),
-        tuple(linear.pair for linear in plain),
+    return Block(
+        linears=tuple(plain),
+        norms=(norms[0].weight, norms[1].weight),
+        eps=(norms[0].variance_epsilon, norms[1].variance_epsilon),
+        heads=Heads(plain[0].weight.shape[0] // width, plain[1].weight.shape[0] // width, width),
     )
 
 
@@ -308,10 +297,6 @@ def _fits(block: Block, rotation: nn.Module, dtype: torch.dtype) -> bool:
     turned = 2 * cast("Tensor", rotation.inv_freq).shape[0]
     tensors = (*block.norms, *(linear.weight for linear in block.linears))
     return turned == block.heads.width and all(tensor.dtype == dtype for tensor in tensors)
-
-
-def _rows(layer: PlainLayer) -> int:
-    return layer.weight.shape[0]
 
 
 def _chosen(
@@ -325,53 +310,3 @@ def _chosen(
 def _shifted(labels: NDArray[np.int32]) -> NDArray[np.int64]:
     """The target of each position: the label of the next one."""
     return np.append(labels[1:], IGNORED).astype(np.int64)
-
-
-class _Norm(Protocol):
-    weight: nn.Parameter
-    variance_epsilon: float
-
-
-class _Attention(Protocol):
-    q_proj: nn.Module
-    k_proj: nn.Module
-    v_proj: nn.Module
-    o_proj: nn.Module
-    head_dim: int
-    attention_dropout: float
-
-
-class _Mlp(Protocol):
-    gate_proj: nn.Module
-    up_proj: nn.Module
-    down_proj: nn.Module
-
-
-class _Layer(Protocol):
-    self_attn: nn.Module
-    mlp: nn.Module
-    input_layernorm: nn.Module
-    post_attention_layernorm: nn.Module
-
-
-class _DecoderNorm(nn.Module):
-    weight: nn.Parameter
-    variance_epsilon: float
-
-
-class _Decoder(Protocol):
-    embed_tokens: nn.Module
-    layers: nn.ModuleList
-    norm: _DecoderNorm
-    rotary_emb: nn.Module
-
-
-class _Config(Protocol):
-    hidden_act: str
-    rope_parameters: dict[str, object]
-
-
-class _CausalLM(Protocol):
-    model: _Decoder
-    lm_head: nn.Module
-    config: _Config

@@ -65,16 +65,16 @@ def add_products(outs: Sequence[Tensor], x: Tensor, pairs: Sequence[Pair], rows:
     Returns:
         scale x A' of all pairs side by side, an input of `gradients`.
     """
-    if native := kernel("add_pairs", _ADD, x, *outs, *_factors(pairs)):
+    if native := kernel("add_pairs", _ARGUMENTS, x, *outs, *_factors(pairs)):
         inner = _narrow(x, pairs)
         native(_address(x), *_described(pairs), *_row_counts(rows), _addresses(outs), _address(inner))
         return inner
-    scale = _common_scale(pairs)
+    scale = pairs[0].scale if len({pair.scale for pair in pairs}) == 1 else None
     inner = _times(x, _stacked(pairs).transpose(1, 2), rows, scale)
-    if scale is None:
-        _scale_(inner, pairs)
     parts = inner.split([pair.rank for pair in pairs], dim=1)
     for out, pair, part in zip(outs, pairs, parts, strict=True):
+        if scale is None:
+            part.mul_(pair.scale)
         _add_times_(out, part, pair.B.transpose(1, 2), rows)
     return inner
 
@@ -94,7 +94,7 @@ def add_input_gradient(
         The gradient of x A' of all pairs side by side, an input of `gradients`.
     """
     like = grads[0] if grad_x is None else grad_x
-    if native := kernel("add_input_gradient", _ADD_GRADIENT, like, *grads, *_factors(pairs)):
+    if native := kernel("add_input_gradient", _ARGUMENTS, like, *grads, *_factors(pairs)):
         inner = _narrow(grads[0], pairs)
         native(_addresses(grads), *_described(pairs), *_row_counts(rows), _address(inner), _address(grad_x))
         return inner
@@ -126,7 +126,7 @@ def gradients(
         rows: number of rows of each adapter.
         wanted: for each pair, whether A and B need a gradient.
     """
-    if native := kernel("pair_gradients", _GRADIENTS, x, *grads, *_factors(pairs)):
+    if native := kernel("pair_gradients", _ARGUMENTS, x, *grads, *_factors(pairs)):
         found = [
             PairGradient(torch.empty_like(pair.A) if want_A else None, torch.empty_like(pair.B) if want_B else None)
             for pair, (want_A, want_B) in zip(pairs, wanted, strict=True)
@@ -155,22 +155,9 @@ def _stacked(pairs: Sequence[Pair]) -> Tensor:
     return pairs[0].A if len(pairs) == 1 else torch.cat([pair.A for pair in pairs], dim=1)
 
 
-def _common_scale(pairs: Sequence[Pair]) -> float | None:
-    return pairs[0].scale if len({pair.scale for pair in pairs}) == 1 else None
-
-
-def _scale_(inner: Tensor, pairs: Sequence[Pair]) -> None:
-    """Multiply each pair's columns by its scale, in place."""
-    for part, pair in zip(inner.split([pair.rank for pair in pairs], dim=1), pairs, strict=True):
-        part.mul_(pair.scale)
-
-
 _P, _I = ctypes.c_void_p, ctypes.c_int64
-_SHAPES = (_P, _P, _I, _I, _I)
-_DEALT = (_P, _I)
-_ADD = (_P, _P, _P, _P, *_SHAPES, *_DEALT, _P, _P)
-_ADD_GRADIENT = (_P, _P, _P, _P, *_SHAPES, *_DEALT, _P, _P)
-_GRADIENTS = (_P, _P, _P, _P, *_SHAPES, *_DEALT, _P, _P)
+# Four inputs, the five of `_shapes`, the two of `_row_counts`, and two to write into.
+_ARGUMENTS = (_P, _P, _P, _P, _P, _P, _I, _I, _I, _P, _I, _P, _P)
 
 
 def _described(pairs: Sequence[Pair]) -> tuple[object, ...]:

@@ -163,7 +163,7 @@ def test_a_base_in_four_bits_computes_as_peft_does() -> None:
     model = adapted(in_four_bits())
     fused = recognise(model)
     assert fused is not None
-    assert all(isinstance(linear.weight, Packed) for block in fused.blocks for linear in block.block.linears)
+    assert all(isinstance(linear.weight, Packed) for block in fused.blocks for linear in block.linears)
     kept = fused.token_losses(batch())[0].sum()
     ours = gradients(model, kept)
     theirs = plain_loss(model, batch())
@@ -181,7 +181,7 @@ def test_rows_of_several_adapters_compute_as_each_adapter_alone() -> None:
     fused = recognise(model)
     assert fused is not None
     examples = batch()
-    own = [pair for block in fused.blocks for pair in block.pairs if pair is not None]
+    own = [layer.pair for block in fused.blocks for layer in block.linears if layer.pair is not None]
     generator = torch.Generator().manual_seed(1)
     several = {id(A): tuple(0.1 * torch.randn(2, *x.shape, generator=generator) for x in (A, B)) for A, B in own}
     stacked = {key: (A.requires_grad_(), B.requires_grad_()) for key, (A, B) in several.items()}
