@@ -240,23 +240,6 @@ def journal_of(settings: NodeSettings, data: str) -> DataJournal:
     return DataJournal(file)
 
 
-def _is_shown(run: Run, told: RunConfig, settings: NodeSettings, ask: Callable[[], bool] | None) -> bool:
-    """Whether the operator sees the plan before it counts as agreed to, or has seen the same."""
-    consents, digest = Consents.of(settings.state, settings.name), _digest(run, settings)
-    is_new = _asks_each_time(told) or not consents.has(digest)
-    return consents.was_asked(digest) or (ask is not None and not settings.consents and is_new)
-
-
-def _asks_each_time(told: RunConfig) -> bool:
-    """Whether an operator is asked about every run of a configuration, because clients do not trust its server."""
-    return Trait.TRUSTED in told.gone
-
-
-def _digest(run: Run, settings: NodeSettings) -> str:
-    authority = settings.kit.tls.authority if settings.kit else b""
-    return consent_digest(run.config, run.base_fingerprint, authority)
-
-
 def consented(
     run: Run,
     settings: NodeSettings,
@@ -285,36 +268,24 @@ def consented(
 
     admit(*settings.allow_plugins, settings.trainer)
     told, policy = config_from_welcome(run.config), settings.policy
-    if _is_shown(run, told, settings, ask):
+    consents = Consents.of(settings.state, settings.name)
+    authority = settings.kit.tls.authority if settings.kit else b""
+    digest, name = consent_digest(run.config, run.base_fingerprint, authority), f"{run.run_id:016x}"
+    each_run = Trait.TRUSTED in told.gone
+    is_new = each_run or not consents.has(digest)
+    # The operator sees the plan before it counts as agreed to, or has seen the same.
+    if consents.was_asked(digest) or (ask is not None and not settings.consents and is_new):
         policy = policy.following(told)
     table = node_run_config(told.to_table(), settings)
     settled = settle(config_from_table(table, where="run configuration"))
     check(told, settled)
     policy.check_run(told)
     policy.check_time(datetime.now(), labels=run.labels)
-    _agree(run, told, settings, lambda: parameters(settled), progress=progress, ask=ask, spent=spent)
-    return settled, policy
-
-
-def _agree(
-    run: Run,
-    told: RunConfig,
-    settings: NodeSettings,
-    parameters: Callable[[], int | None],
-    *,
-    progress: Callable[[str], None],
-    ask: Callable[[], bool] | None,
-    spent: float,
-) -> None:
-    digest = _digest(run, settings)
-    consents = Consents.of(settings.state, settings.name)
-    name, each_run = f"{run.run_id:016x}", _asks_each_time(told)
-    if name not in consents.runs(digest) and (each_run or not consents.has(digest)):
-        size = parameters()
-        proposal = Proposal(
-            str(settings.server), told, run.base_fingerprint, settings.data, settings.policy, size, spent
-        )
-        for line in proposal.lines:
+    if is_new and name not in consents.runs(digest):
+        size, limits = parameters(settled), settings.policy
+        for line in Proposal(
+            str(settings.server), told, run.base_fingerprint, settings.data, limits, size, spent
+        ).lines:
             progress(line)
     how = agree(
         digest,
@@ -328,6 +299,7 @@ def _agree(
         ask=ask,
     )
     progress(_AGREED[how])
+    return settled, policy
 
 
 def _parameters(settled: Settled) -> int | None:

@@ -17,7 +17,7 @@ from flwr.app import Context
 
 from client.participant import OwnClient, own_client
 from client.state_directory import locked, memory_folder
-from plait.config import RunConfig, config_from_table
+from plait.config import config_from_table
 from plait.data import as_dataset
 from plait.errors import ConfigError, PeerError
 from plait.flower.memory import ContextMemory
@@ -71,7 +71,7 @@ class ContextParticipants:
             return Lasting(client, Path(state), context.run_id) if state else client.participant(ContextMemory(context))
         if isinstance(index, int):
             if self._simulation is None:
-                config = _config(context)
+                config = config_from_table(context.run_config, where="run configuration")
                 admit(*config.plugins)
                 run = resolve(settle(config))
                 self._simulation = Simulation(run, load_partitioned(run.config))
@@ -136,10 +136,6 @@ class _Parted:
         return self.agreed if key in ("settings", "spec") else self.of_run
 
 
-def _config(context: Context) -> RunConfig:
-    return config_from_table(context.run_config, where="run configuration")
-
-
 def _own_client(context: Context, policy: Policy) -> OwnClient:
     node = context.node_config
     allowed = (module.strip() for module in str(node.get("allow-plugins", "")).split(","))
@@ -148,7 +144,7 @@ def _own_client(context: Context, policy: Policy) -> OwnClient:
     key = str(node.get("key", ""))
     max_rank = node.get("max-rank", 0)
     return own_client(
-        resolve(settle(_config(context))),
+        resolve(settle(config_from_table(context.run_config, where="run configuration"))),
         as_dataset(data, columns=columns, split=split),
         name=str(node.get("name") or Path(data).stem),
         policy=policy,

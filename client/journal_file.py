@@ -78,7 +78,7 @@ class JournalFile:
             MachineError: the disk is full or read-only.
         """
         with self._locked() as descriptor:
-            data = _read_all(descriptor)
+            data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
             self._check(_whole_lines(data))
             lines = [*_whole_lines(data), line.encode()]
             try:
@@ -132,7 +132,3 @@ def _whole_lines(data: bytes) -> list[bytes]:
 
 def _digest(lines: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
-
-
-def _read_all(descriptor: int) -> bytes:
-    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)

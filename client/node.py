@@ -218,17 +218,15 @@ class Node:
             self._journal.tell("declined", f"takes no part: {capacity.declined}")
             if not self._connected and not run.stays:
                 raise capacity.declined
-            if self._connected:
-                self._be_ready(run, capacity)
-            return
-        memory = f" with {size(capacity.memory_bytes)} of memory" if capacity.memory_bytes else ""
-        self._journal.tell(
-            "base",
-            f"base ready on {capacity.device}{memory}",
-            device=capacity.device,
-            memory_bytes=capacity.memory_bytes,
-            base_fingerprint=capacity.base_fingerprint.hex(),
-        )
+        else:
+            memory = f" with {size(capacity.memory_bytes)} of memory" if capacity.memory_bytes else ""
+            self._journal.tell(
+                "base",
+                f"base ready on {capacity.device}{memory}",
+                device=capacity.device,
+                memory_bytes=capacity.memory_bytes,
+                base_fingerprint=capacity.base_fingerprint.hex(),
+            )
         if self._connected:
             self._be_ready(run, capacity)
 

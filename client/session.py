@@ -56,6 +56,10 @@ class Session:
     Args:
         welcome: the server's, with the token that authorises the calls.
         send: sends a message over the long call.
+
+    Raises:
+        SessionOverError: from a call: the connection is gone.
+        grpc.RpcError: from `held`: the call failed.
     """
 
     def __init__(self, channel: grpc.Channel, welcome: pb.Welcome, *, send: Callable[[pb.FromNode], None]) -> None:
@@ -85,11 +89,7 @@ class Session:
             self._given.discard(task_id)
 
     def answer(self, task_id: str, content: str, data: Data) -> Receiving | None:
-        """Begin to send a whole small answer over the long call; None if it has to be uploaded.
-
-        Raises:
-            SessionOverError: the connection is gone.
-        """
+        """Begin to send a whole small answer over the long call; None if it has to be uploaded."""
         with self._lock:
             if self._is_over:
                 raise SessionOverError
@@ -117,30 +117,17 @@ class Session:
                     waiting.set_exception(SessionOverError())
 
     def download(self, sha256: bytes, *, offset: int) -> Chunks:
-        """Request a body.
-
-        Raises:
-            SessionOverError: the connection is gone.
-        """
+        """Request a body."""
         request = pb.DownloadRequest(session=self.token, sha256=sha256, offset=offset)
         return cast("Chunks", _begin(lambda: self._download(request)))
 
     def held(self, task_id: str, sha256: bytes) -> pb.HeldReply:
-        """Ask how much of an answer the server has.
-
-        Raises:
-            SessionOverError: the connection is gone.
-            grpc.RpcError: the call failed.
-        """
+        """Ask how much of an answer the server has."""
         request = pb.HeldRequest(session=self.token, task_id=task_id, sha256=sha256)
         return _begin(lambda: cast("pb.HeldReply", self._stub.Held(request, timeout=_HELD_S)))
 
     def upload(self, parts: Iterator[bytes]) -> Receiving:
-        """Begin to send an answer, in serialised parts.
-
-        Raises:
-            SessionOverError: the connection is gone.
-        """
+        """Begin to send an answer, in serialised parts."""
         return cast("Receiving", _begin(lambda: self._upload.future(parts)))
 
 

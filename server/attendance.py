@@ -28,6 +28,7 @@ from server.sessions import REPLACED_DETAIL, Fitness, Session
 from server.uploads import UploadRefused
 
 _MAX_METHODS = 64
+_MOST_VERSION = 32
 _MAX_TEXT = 120
 _UNASKED, _PAUSE_S = 4, 0.05
 """Messages that a node may send between two answers without a pause, and that pause."""
@@ -115,8 +116,9 @@ class Attendance:
         if self._sessions.has_newer(enrolment.name, arrival=arrival):
             # A late message from a connection that the node has given up must not end its current one.
             raise EnrolmentRefused(pb.REFUSED_REASON_REPLACED, REPLACED_DETAIL)
+        hello = enrolment.hello
         session = self._sessions.attach(
-            enrolment.name, enrolment.public_key, arrival=arrival, labels=enrolment.labels, version=enrolment.version
+            hello.name, hello.public_key, arrival=arrival, labels=hello.labels, version=hello.version[:_MOST_VERSION]
         )
         if session is None:
             raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "server is full, try again later")
@@ -183,11 +185,8 @@ class Attendance:
         while (event := await session.next()) is not None:
             await line.write(event)
             if event.HasField("work"):
-                self._count(session, len(event.work.head))
-
-    def _count(self, session: Session, sent_bytes: int) -> None:
-        session.node.sent(sent_bytes)
-        self.metrics.downlink_bytes.inc(sent_bytes)
+                session.node.sent(sent_bytes := len(event.work.head))
+                self.metrics.downlink_bytes.inc(sent_bytes)
 
     async def _listen(self, line: Line, session: Session) -> None:
         unasked = 0

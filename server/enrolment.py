@@ -20,7 +20,6 @@ from plait.trust.names import check_client_name
 from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
 
-_MOST_VERSION = 32
 _REASONS = {
     Verdict.UNKNOWN_KEY: pb.REFUSED_REASON_UNKNOWN_KEY,
     Verdict.REVOKED_KEY: pb.REFUSED_REASON_REVOKED_KEY,
@@ -62,6 +61,7 @@ class Enrolment:
     Attributes:
         admission: who may take part; None admits any name, on an insecure connection.
         certified_name: the name in the connection's certificate; None on an insecure connection.
+        hello: what the node says of itself, once it is plausible; empty before.
     """
 
     admission: Register | None
@@ -69,28 +69,13 @@ class Enrolment:
     certified_name: str | None
 
     def __post_init__(self) -> None:
-        self._hello = pb.Hello()
+        self.hello = pb.Hello()
         self._nonce = secrets.token_bytes(NONCE_BYTES)
 
     @property
     def name(self) -> str:
         """The node's own name for itself; verified only once `check` has succeeded."""
-        return self._hello.name
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """What the node's operator says of it."""
-        return tuple(self._hello.labels)
-
-    @property
-    def version(self) -> str:
-        """The version of its software, as it says; empty if it does not."""
-        return self._hello.version[:_MOST_VERSION]
-
-    @property
-    def public_key(self) -> bytes:
-        """The node's key; empty for none."""
-        return self._hello.public_key
+        return self.hello.name
 
     def challenge(self, event: pb.FromNode) -> pb.ToNode:
         """Answer the node's first message.
@@ -131,7 +116,7 @@ class Enrolment:
         # If keys are required, TLS has checked a certificate, and its name must match too.
         if self.certified_name != hello.name and (self.admission is not None or self.certified_name is not None):
             raise EnrolmentRefused(pb.REFUSED_REASON_WRONG_NAME, "name differs from the certificate's")
-        self._hello = hello
+        self.hello = hello
         return pb.ToNode(challenge=pb.Challenge(nonce=self._nonce))
 
     def check(self, event: pb.FromNode) -> None:
@@ -142,7 +127,7 @@ class Enrolment:
         """
         if event.WhichOneof("event") != "proof":
             raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "second message is not a proof, expected one")
-        hello = self._hello
+        hello = self.hello
         if not hello.public_key:
             return
         signed = enrolment_bytes(

@@ -144,7 +144,7 @@ class Inbox:
 
         Raises:
             PeerError: `offset` is beyond the bytes held, or the node has too much here.
-            MachineError: cannot be written, or another server has taken over.
+            MachineError: cannot be written.
         """
         self._make_way(node, task_id)
         held = self.held_bytes(node, task_id, digest)

@@ -45,24 +45,7 @@ class Metrics:
         self.answers_late = self._counter("answers_late", "Answers that came too late.")
         self.answers_refused = self._counter("answers_refused", "Answers refused.", "reason")
         self.bodies_held_bytes = self._gauge("bodies_held_bytes", "Bodies of tasks in memory.")
-        self.round = self._gauge("round", "The current round, or the last one.")
-        self.round_seconds = self._gauge("round_seconds", "Time of the last finished round.")
-        self.rounds = self._gauge("rounds", "Planned rounds of the run.")
-        self.rounds_done = self._gauge("rounds_done", "Finished rounds of the run.")
-        self.run_eta_seconds = self._gauge(
-            "run_eta_seconds", "Estimated time for the remaining rounds and evaluations; NaN if unknown."
-        )
-        self.staleness = self._gauge(
-            "staleness", "Rounds that ended while a client trained, mean of the newest updates; NaN if rounds wait."
-        )
-        self.held_out_loss = self._gauge(
-            "held_out_loss", "The newest held-out loss of the run; NaN before there is one."
-        )
-        self.cohort_clients = self._gauge("cohort_clients", "Clients of the current round, in a tree regions.")
-        self.cohort_lost = self._gauge(
-            "cohort_lost", "Clients of the current round, in a tree regions, whose update will not count."
-        )
-        self.epsilon = self._gauge("epsilon", "Epsilon that the run has spent; NaN without differential privacy.")
+        self._of_run = {name: self._gauge(name, text) for name, (text, _) in _FIGURES.items()}
         self.nodes_away = self._gauge(
             "nodes_away", "Nodes that have connected since the server started and are gone now."
         )
@@ -74,20 +57,8 @@ class Metrics:
         Args:
             progress: of the run that is served now; called from other threads.
         """
-        figures: tuple[tuple[Gauge, Callable[[RunProgress], float]], ...] = (
-            (self.round, lambda now: now.round),
-            (self.round_seconds, lambda now: now.round_s),
-            (self.rounds, lambda now: now.rounds),
-            (self.rounds_done, lambda now: now.done),
-            (self.run_eta_seconds, lambda now: _or_nan(now.eta_s)),
-            (self.staleness, lambda now: _or_nan(now.mean_staleness)),
-            (self.held_out_loss, lambda now: _or_nan(now.loss and now.loss[1])),
-            (self.cohort_clients, lambda now: len(now.cohort)),
-            (self.cohort_lost, lambda now: len(now.lost)),
-            (self.epsilon, lambda now: _or_nan(_figure(now, "epsilon"))),
-        )
-        for gauge, figure in figures:
-            _read(gauge, progress, figure)
+        for name, (_, figure) in _FIGURES.items():
+            self._of_run[name].set_function(lambda figure=figure: _or_nan(figure(progress())))
 
     def follow_runs(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Read at every scrape how many runs there are.
@@ -105,10 +76,6 @@ class Metrics:
         return Gauge(f"plait_{name}", text, registry=self.registry)
 
 
-def _read(gauge: Gauge, progress: Callable[[], RunProgress], figure: Callable[[RunProgress], float]) -> None:
-    gauge.set_function(lambda: figure(progress()))
-
-
 def _figure(progress: RunProgress, name: str) -> float | None:
     """What a feature's card says of a run; None if none says it."""
     found = (card.status.get(name) for card in progress.cards.values())
@@ -117,6 +84,32 @@ def _figure(progress: RunProgress, name: str) -> float | None:
 
 def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
+
+
+_FIGURES: Mapping[str, tuple[str, Callable[[RunProgress], float | None]]] = {
+    "round": ("The current round, or the last one.", lambda now: now.round),
+    "round_seconds": ("Time of the last finished round.", lambda now: now.round_s),
+    "rounds": ("Planned rounds of the run.", lambda now: now.rounds),
+    "rounds_done": ("Finished rounds of the run.", lambda now: now.done),
+    "run_eta_seconds": (
+        "Estimated time for the remaining rounds and evaluations; NaN if unknown.", lambda now: now.eta_s,
+    ),
+    "staleness": (
+        "Rounds that ended while a client trained, mean of the newest updates; NaN if rounds wait.",
+        lambda now: now.mean_staleness,
+    ),
+    "held_out_loss": (
+        "The newest held-out loss of the run; NaN before there is one.", lambda now: now.loss and now.loss[1],
+    ),
+    "cohort_clients": ("Clients of the current round, in a tree regions.", lambda now: len(now.cohort)),
+    "cohort_lost": (
+        "Clients of the current round, in a tree regions, whose update will not count.", lambda now: len(now.lost),
+    ),
+    "epsilon": (
+        "Epsilon that the run has spent; NaN without differential privacy.", lambda now: _figure(now, "epsilon"),
+    ),
+}  # fmt: skip
+"""What the page says of the run: in words, and from its progress."""
 
 
 class MetricsServer:

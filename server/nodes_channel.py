@@ -364,8 +364,7 @@ class NodesChannel:
                 say("register", level=logging.ERROR, detail=error)
 
     def _drain(self) -> None:
-        self._sessions.tell_all(pb.ToNode(drain=pb.Drain(finished=self._finished)))
-        self._sessions.close_all()
+        self._sessions.close_all(pb.ToNode(drain=pb.Drain(finished=self._finished)))
 
     def _close(self) -> None:
         if self._metrics_server is not None:

@@ -233,17 +233,11 @@ class Sessions:
         with self._changed:
             return sorted(self._by_name.values(), key=lambda node: node.name)
 
-    def tell_all(self, event: pb.ToNode) -> None:
-        """Send a message to every connected node."""
-        with self._changed:
-            for session in self._by_token.values():
-                session.put(event)
-
-    def close_all(self) -> None:
-        """End all sessions once their messages are sent."""
+    def close_all(self, last: pb.ToNode) -> None:
+        """End all sessions once their messages, and this one, are sent."""
         with self._changed:
             for session in list(self._by_token.values()):
-                self._end(session, last=None)
+                self._end(session, last=last)
 
     def _end(self, session: Session, last: pb.ToNode | None) -> None:
         session.close(last if session.is_open else None)

@@ -101,7 +101,7 @@ class Uploads:
 
         Raises:
             UploadRefused: it breaks the rules.
-            MachineError: cannot be written, or another server has taken over.
+            MachineError: cannot be written.
         """
         node = session.node.name
         with self._told(node, start.task_id):
@@ -128,7 +128,7 @@ class Uploads:
 
         Raises:
             UploadRefused: it breaks the rules.
-            MachineError: cannot be written, or another server has taken over.
+            MachineError: cannot be written.
         """
         node, size = session.node.name, len(answer.data)
         with self._told(node, answer.task_id):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from plait.adapters import bottleneck
 from plait.adapters.methods import (
@@ -84,11 +85,6 @@ def _behind(request: AdapterRequest, outputs: Sequence[str], *, excluded: Sequen
     return {"r": request.rank, **chosen}
 
 
-_BOTH_SIDES = (
-    "both sides of the bottleneck and their biases, separately; inexact, because it is not linear: the ledger has "
-    "each round's error"
-)
-
 LORA_XS = Method(
     name="lora_xs",
     aliases=("lora-xs", "loraxs"),
@@ -141,18 +137,18 @@ BOTTLENECK = Method(
     title="Bottleneck adapters behind attention and feedforward layers (arXiv 1902.00751)",
     peft_type=bottleneck.PEFT_TYPE,
     settings=_bottleneck,
-    averages=_BOTH_SIDES,
+    averages="both sides of the bottleneck and their biases, separately; inexact, because it is not linear: the ledger "
+    "has each round's error",
     options=frozenset({Option.RANK, Option.TARGETS}),
 )
 
-PFEIFFER = Method(
+PFEIFFER = replace(
+    BOTTLENECK,
     name="pfeiffer",
+    aliases=(),
     title="Bottleneck adapters behind feedforward layers only (arXiv 2005.00247)",
-    peft_type=bottleneck.PEFT_TYPE,
     settings=_pfeiffer,
     fixed={"act_fn": "relu"},
-    averages=_BOTH_SIDES,
-    options=frozenset({Option.RANK, Option.TARGETS}),
 )
 
 PROMPT = Method(

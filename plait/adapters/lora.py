@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from plait.adapters.methods import AdapterRequest, BaseModules, Method, Option, Subject
 from plait.adapters.module_names import escaped
@@ -21,7 +22,6 @@ def _lora(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
 
 
 _PRODUCT = "A and B, separately (fedavg) or as their product (see plait rules)"
-_OPTIONS = frozenset({Option.RANK, Option.ALPHA, Option.DROPOUT, Option.TARGETS, Option.PATTERN, Option.BIAS})
 
 LORA = Method(
     name="lora",
@@ -30,44 +30,33 @@ LORA = Method(
     settings=_lora,
     averages=f"{_PRODUCT}; exact where the rule is",
     subject=Subject.FACTORS,
-    options=_OPTIONS,
+    options=frozenset({Option.RANK, Option.ALPHA, Option.DROPOUT, Option.TARGETS, Option.PATTERN, Option.BIAS}),
     eight_bits=True,
     learning_rate=3e-3,
 )
 
-RSLORA = Method(
+RSLORA = replace(
+    LORA,
     name="rslora",
     title="rsLoRA: alpha / sqrt(rank) (arXiv 2312.03732)",
-    peft_type="LORA",
-    settings=_lora,
     fixed={"use_rslora": True},
-    averages=f"{_PRODUCT}; exact where the rule is",
-    subject=Subject.FACTORS,
-    options=_OPTIONS,
+    eight_bits=False,
+    learning_rate=1e-3,
 )
 
-QLORA = Method(
+QLORA = replace(
+    LORA,
     name="qlora",
     title="QLoRA: LoRA over a base in four bits, NF4 (arXiv 2305.14314)",
-    peft_type="LORA",
-    settings=_lora,
-    averages=f"{_PRODUCT}; exact where the rule is",
     kept="the base's four bits: every client quantises its own copy the same way",
-    subject=Subject.FACTORS,
-    options=_OPTIONS,
-    eight_bits=True,
     quantised=True,
-    learning_rate=3e-3,
 )
 
-DORA = Method(
+DORA = replace(
+    LORA,
     name="dora",
     title="DoRA (arXiv 2402.09353)",
-    peft_type="LORA",
-    settings=_lora,
     fixed={"use_dora": True},
     averages=f"{_PRODUCT}, and magnitudes; never exact, because weights are divided by their own norm",
-    subject=Subject.FACTORS,
-    options=_OPTIONS,
-    learning_rate=3e-3,
+    eight_bits=False,
 )

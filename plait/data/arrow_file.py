@@ -10,10 +10,10 @@ import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from plait import machine
 from plait.data.columns import EXPECTED
@@ -32,24 +32,6 @@ _BATCH = 16
 # Of larger batches one row at a time becomes Python objects.
 _LARGE_BYTES = 16 << 20
 _MAGIC = {"Parquet": (b"PAR1",), "Arrow": (b"ARROW1", b"\xff\xff\xff\xff")}
-
-
-def parquet_rows(path: Path) -> Iterator[Row]:
-    """The rows of a Parquet file; columns of bytes (pictures, sound) are left out.
-
-    Raises:
-        DataError: it is none, or is damaged.
-    """
-    yield from _rows(path, "Parquet", _parquet)
-
-
-def arrow_rows(path: Path) -> Iterator[Row]:
-    """The rows of an Arrow file (also Feather) or stream; columns of bytes are left out.
-
-    Raises:
-        DataError: it is none, or is damaged.
-    """
-    yield from _rows(path, "Arrow", _arrow)
 
 
 def arrow_records(schema: Any, batches: Iterable[Any]) -> Iterator[Mapping[str, object]]:
@@ -97,15 +79,18 @@ def class_name(value: object, names: Sequence[str]) -> object:
     return names[value] if 0 <= value < len(names) else None
 
 
-def _rows(
-    path: Path, what: str, opened: Callable[[Path], AbstractContextManager[Iterator[list[dict[str, object]]]]]
-) -> Iterator[Row]:
+def table_rows(path: Path, what: Literal["Parquet", "Arrow"]) -> Iterator[Row]:
+    """The rows of a Parquet file, or an Arrow file (also Feather) or stream; columns of bytes (pictures) are left out.
+
+    Raises:
+        DataError: it is none, or is damaged.
+    """
     import pyarrow as pa
 
     number, room = 0, most_batch_bytes()
     try:
         _check_file(path, what)
-        with opened(path) as slices:
+        with (_parquet if what == "Parquet" else _arrow)(path) as slices:
             while True:
                 with memory_limit(room):
                     records = next(slices, None)

@@ -37,7 +37,7 @@ def csv_rows(file: BinaryIO, path: Path, *, delimiter: str = "") -> Iterator[Row
     number = 1
     while True:
         place = f"line {number} of '{path}'"
-        lines.begin_row()
+        lines.row_bytes = 0
         try:
             values = next(reader)
         except StopIteration:
@@ -71,16 +71,16 @@ def _names(values: list[str], place: str) -> list[str]:
 
 
 class _Lines:
-    """The lines of a file, within a bound for each row, which may have several in its quotes."""
+    """The lines of a file, within a bound for each row, which may have several in its quotes.
+
+    Attributes:
+        row_bytes: of the row so far; its reader sets it to 0 where another begins.
+    """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
         self._number = 0
-        self._row_bytes = 0
-
-    def begin_row(self) -> None:
-        """Another row begins with the next line."""
-        self._row_bytes = 0
+        self.row_bytes = 0
 
     def __iter__(self) -> _Lines:
         return self
@@ -90,11 +90,11 @@ class _Lines:
         if not line:
             raise StopIteration
         self._number += 1
-        self._row_bytes += len(line)
+        self.row_bytes += len(line)
         place = f"line {self._number} of '{self._path}'"
         if len(line) > MAX_ROW_BYTES:
             raise DataError(f"{place} is too long, expected at most {MAX_ROW_BYTES} bytes")
-        if self._row_bytes > MAX_ROW_BYTES:
+        if self.row_bytes > MAX_ROW_BYTES:
             raise csv.Error(f"its row is longer than {MAX_ROW_BYTES} bytes")
         if self._number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)

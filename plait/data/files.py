@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from plait.data.arrow_file import arrow_rows, parquet_rows
+from plait.data.arrow_file import table_rows
 from plait.data.csv_file import csv_rows
 from plait.data.density import Density
 from plait.data.json_file import json_rows
@@ -113,18 +113,15 @@ def _rows(kind: str, path: Path) -> Iterator[Row]:
 def _all_rows(kind: str, path: Path) -> Iterator[Row]:
     match kind:
         case "parquet":
-            yield from parquet_rows(path)
+            yield from table_rows(path, "Parquet")
         case "arrow":
-            yield from arrow_rows(path)
+            yield from table_rows(path, "Arrow")
         case "csv":
             with opened(path, expected=_title(path)) as file:
                 yield from csv_rows(file, path, delimiter="\t" if _suffix(path) in _TABS else "")
-        case "json":
-            with opened(path, expected=_title(path)) as file:
-                yield from json_rows(file, path)
         case _:
             with opened(path, expected=_title(path)) as file:
-                yield from jsonl_rows(file, path)
+                yield from (json_rows if kind == "json" else jsonl_rows)(file, path)
 
 
 def _folder(path: Path, name: str) -> Source:
@@ -177,7 +174,7 @@ def _shards(kind: str, files: Sequence[Path], root: Path) -> Iterator[Row]:
 
 def _text_folder(path: Path, name: str, files: Sequence[Path]) -> Source:
     what = f"'{path}'"
-    kept = [file for file in files if _suffix_is_packed(file) or _looks_like_text(file)]
+    kept = [file for file in files if file.suffix.lower() in _PACKED or _looks_like_text(file)]
     if not kept:
         raise DataError(f"{what} holds no file of text, expected some, or files of JSONL, JSON, CSV, Parquet or Arrow")
     left = len(files) - len(kept)
@@ -219,10 +216,6 @@ def _text_rows(files: Sequence[Path], root: Path, *, with_folders: bool) -> Iter
             parts = path.relative_to(root).parts
             fields |= {FOLDER: parts[0] if len(parts) > 1 else ".", "path": "/".join(parts)}
         yield Row(place, fields)
-
-
-def _suffix_is_packed(path: Path) -> bool:
-    return path.suffix.lower() in _PACKED
 
 
 def _looks_like_text(path: Path) -> bool:

@@ -54,7 +54,12 @@ class RegisteredClient:
 
 
 class Register:
-    """The register of a server's kit, read from disk for every question."""
+    """The register of a server's kit, read from disk for every question.
+
+    Raises:
+        ConfigError: at a question too: the file is malformed, or gone: an old list admits no one.
+        MachineError: likewise: it cannot be read.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -63,40 +68,20 @@ class Register:
 
     @classmethod
     def load(cls, kit: Path) -> Register:
-        """The register in the directory of a server's kit.
-
-        Raises:
-            ConfigError: missing or malformed.
-            MachineError: cannot be read.
-        """
+        """The register in the directory of a server's kit."""
         return cls(kit / REGISTER_FILE)
 
     @property
     def clients(self) -> tuple[RegisteredClient, ...]:
-        """All clients, revoked ones included, in the file's order.
-
-        Raises:
-            ConfigError: the file has become malformed, or is gone.
-            MachineError: cannot be read.
-        """
+        """All clients, revoked ones included, in the file's order."""
         return tuple(self._current().values())
 
     def check(self, name: str, public_key: bytes) -> Verdict:
-        """Whether a client of this name and key (32 bytes) may take part.
-
-        Raises:
-            ConfigError: the file has become malformed, or is gone: an old list admits no one.
-            MachineError: cannot be read.
-        """
+        """Whether a client of this name and key (32 bytes) may take part."""
         return self.holds(Role.CLIENT, name, public_key)
 
     def holds(self, role: Role, name: str, public_key: bytes) -> Verdict:
-        """Whether the owner of this name and key (32 bytes, see `RegisteredClient`) has this role.
-
-        Raises:
-            ConfigError: the file has become malformed, or is gone.
-            MachineError: cannot be read.
-        """
+        """Whether the owner of this name and key (32 bytes, see `RegisteredClient`) has this role."""
         member = self._current().get(public_key)
         if member is None or member.role is not role:
             return Verdict.UNKNOWN_KEY
@@ -105,12 +90,7 @@ class Register:
         return Verdict.KNOWN if member.name == name else Verdict.WRONG_NAME
 
     def standing(self, name: str) -> Verdict:
-        """Whether a client of this name may take part, with any key; its certificate proves no more than the name.
-
-        Raises:
-            ConfigError: the file has become malformed, or is gone.
-            MachineError: cannot be read.
-        """
+        """Whether a client of this name may take part, with any key; its certificate proves no more than the name."""
         self._current()
         return self._standings.get(name, Verdict.UNKNOWN_KEY)
 
@@ -123,7 +103,7 @@ class Register:
 
     def _read(self) -> None:
         members = read_clients(self._path)
-        self._clients = _by_key(members)
+        self._clients: Mapping[bytes, RegisteredClient] = {member.public_key: member for member in members}
         clients = [member for member in members if member.role is Role.CLIENT]
         # A name that was revoked and provisioned again has a valid key.
         revoked = {client.name: Verdict.REVOKED_KEY for client in clients}
@@ -231,10 +211,6 @@ def _check_unique(clients: Iterable[RegisteredClient], path: Path) -> None:
             if client.name.casefold() in holding:
                 raise ConfigError(f"'{client.name}' has two valid keys in '{path}', expected one (case aside)")
             holding.add(client.name.casefold())
-
-
-def _by_key(clients: Iterable[RegisteredClient]) -> Mapping[bytes, RegisteredClient]:
-    return {client.public_key: client for client in clients}
 
 
 def _stamp_of(path: Path) -> tuple[int, int, int]:

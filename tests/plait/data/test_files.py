@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from plait.data import Message, Record, RecordKind, as_dataset
-from plait.data.arrow_file import parquet_rows
+from plait.data.arrow_file import table_rows
 from plait.data.opened import opened
 from plait.data.rows import Room
 from plait.errors import ConfigError, DataError, PlaitError
@@ -462,7 +462,7 @@ def test_a_long_text_that_a_small_parquet_file_names_in_every_row_does_not_fill_
     pq.write_table(pa.table({"text": [text] * 128}), path, **sizes)
     assert path.stat().st_size < 10_000
     before = pa.total_allocated_bytes()
-    for number, row in enumerate(parquet_rows(path)):
+    for number, row in enumerate(table_rows(path, "Parquet")):
         assert row.fields == {"text": text}
         # Sixteen rows of 4 MB, the column's one text, and what unpacks it; all 128 have 512 MB.
         assert pa.total_allocated_bytes() - before < 100_000_000
