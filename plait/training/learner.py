@@ -17,6 +17,7 @@ import torch
 
 from plait.adapters import Float32, Task
 from plait.errors import ConfigError, MachineError
+from plait.objective import SFT
 from plait.rounds.local_model import NOTHING, Carried
 from plait.rounds.moments import Moments
 from plait.training.examples import Example, in_proportion
@@ -40,9 +41,9 @@ values of a tensor that this step does not move. (One of VeRA's two scales begin
 be found.) A classifier's first step moves its head alone, so it reaches the limit whatever rate is kept. Together this
 is the stochastic Polyak step size with a maximum (SPS_max; Loizou et al., arXiv 2002.10542, eq. 4) along AdamW's
 direction instead of the gradient's, where the first step sets the maximum and slopes change it (`_factor_by`). The
-fraction was chosen in `simulations/defaults`."""
+fraction was chosen in `simulations/defaults`; it holds for batches of `_STEADY` counted tokens or more."""
 
-
+_STEADY = 4 * 63  # tokens that a batch counts of the texts on which the fraction was chosen: 4 sequences of 64
 _LEAST = 0.25  # no step makes the next one more than four times as long
 
 
@@ -175,6 +176,7 @@ class Learner:
         self._order = order(inputs.examples, settings.seed, task)
         self._losses: list[float] = []
         self._tokens = 0
+        self._largest_fall = LARGEST_FALL
 
     @property
     def values(self) -> tuple[Tensor, ...]:
@@ -207,7 +209,10 @@ class Learner:
         self._tokens += sum(len(example.tokens) for example in chosen)
         size = self._inputs.settings.batch_size
         batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
-        return batches, sum(count_labels(example, self._task) for example in chosen)
+        counted = sum(count_labels(example, self._task) for example in chosen)
+        if self._task is Task.CAUSAL_LM and self._inputs.settings.objective == SFT:
+            self._largest_fall = _largest_fall(counted)
+        return batches, counted
 
     def step(
         self, gradients: Sequence[Tensor | None], loss: float, *, scale: float = 1.0, is_limited: bool = True
@@ -228,7 +233,7 @@ class Learner:
             self._along = reduce(add, map(_slope_along, self._movements, flats))
         self._movements = None
         if self._follows and is_limited and self._last:
-            self._rate *= _factor_by(self._last, flats, loss)
+            self._rate *= _factor_by(self._last, flats, self._largest_fall * abs(loss))
         self._last = None  # this step's own copies may have its memory
         self._add_terms()
         if self._terms or self._slopes is not None:
@@ -245,7 +250,7 @@ class Learner:
             optimizer.step((self._rate or 1.0) * factor)
         predicted = _predicted_fall(flats, before, masters, kept)
         # A user's own loss may be negative.
-        limit = LARGEST_FALL * abs(loss) if is_limited else math.inf
+        limit = self._largest_fall * abs(loss) if is_limited else math.inf
         is_shortened = False
         if not self._rate:
             # A step is linear in the learning rate, so one of 1 tells which rate to take.
@@ -364,8 +369,17 @@ def _slope_along(movement: Tensor, gradient: Tensor) -> float:
     return float(reduce(torch.add, [piece @ copy for piece, copy in zip(pieces, copies, strict=True)]))
 
 
+def _largest_fall(counted: int) -> float:
+    """`LARGEST_FALL` for a batch of `counted` tokens, as short answers have few.
+
+    A step fits the noise of its own batch as well, and predicts a fall of that too. It is as one over the root of the
+    number of tokens (the gradient's standard error), so by that much more may be predicted for the same step.
+    """
+    return min(1.0, LARGEST_FALL * math.sqrt(max(1.0, _STEADY / max(1, counted))))
+
+
 @torch.no_grad()
-def _factor_by(last: _Taken, gradients: Sequence[Tensor], loss: float) -> float:
+def _factor_by(last: _Taken, gradients: Sequence[Tensor], most: float) -> float:
     """What becomes of the learning rate, by the slope of the next batch's loss where the last step ended.
 
     Below zero a longer step would have been better, beyond the minimum a shorter one (hypergradient descent; Baydin et
@@ -374,14 +388,13 @@ def _factor_by(last: _Taken, gradients: Sequence[Tensor], loss: float) -> float:
     the rate did not decide its length.
 
     Args:
-        loss: in nats.
+        most: in nats, that a step may predict.
     """
     slope = sum(
         float(along @ moved)
         for gradient, pieces in zip(gradients, last.pieces, strict=True)
         for along, moved in zip(_pieces(gradient), pieces, strict=True)
     )
-    most = LARGEST_FALL * abs(loss)
     if not (math.isfinite(slope) and 0 < most < math.inf):
         return 1.0
     relative = max(0.0 if last.is_shortened else -1.0, min(1.0, slope / most))

@@ -78,22 +78,26 @@ def readable(page: str) -> str:
 
 TASKS = ("basic_arithmetic", "caesar_cipher", "chain_sum", "gcd", "lcm", "leg_counting", "letter_counting",
          "spell_backward")  # fmt: skip
-TASK_SCRIPT = """
+GENERATE = """
 import json, sys
 import reasoning_gym
-for name in sys.argv[2:]:
-    for each in reasoning_gym.create_dataset(name, size=int(sys.argv[1]), seed=0):
+for name in sys.argv[3:]:
+    for each in reasoning_gym.create_dataset(name, size=int(sys.argv[1]), seed=int(sys.argv[2])):
         print(json.dumps({"client": name, "prompt": each["question"], "completion": each["answer"]}))
 """
 
 
 def tasks(cache: Path) -> Iterator[Row]:
     """Generated questions with their answers, a generator per client."""
-    folder = cache / "reasoning-gym"
+    yield from generated(cache / "reasoning-gym", TASKS, QUESTIONS_OF_A_TASK, 0)
+
+
+def generated(folder: Path, generators: Sequence[str], size: int, seed: int) -> Iterator[Row]:
+    """`size` questions of each of reasoning-gym's generators, made once in a folder."""
     if not (folder / "made.jsonl").exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         subprocess.run([folder / "bin/python", "-m", "pip", "install", "-q", "reasoning-gym==0.1.25"], check=True)
-        command = [folder / "bin/python", "-c", TASK_SCRIPT, str(QUESTIONS_OF_A_TASK), *TASKS]
+        command = [folder / "bin/python", "-c", GENERATE, str(size), str(seed), *generators]
         made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         (folder / "made.jsonl").write_text(made)
     yield from map(json.loads, (folder / "made.jsonl").read_text().splitlines())

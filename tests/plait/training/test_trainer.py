@@ -208,6 +208,21 @@ def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does
 
 
 @pytest.mark.parametrize(
+    ("counted", "objective", "fraction"),
+    [(300, "sft", 0.25), (252, "sft", 0.25), (63, "sft", 0.5), (3, "sft", 1.0), (63, "dpo:beta=0.1", 0.25)],
+)
+def test_a_step_on_few_counted_tokens_may_predict_a_larger_fall(counted: int, objective: str, fraction: float) -> None:
+    tokens = np.arange(3, 403, dtype=np.int32)
+    short_answer = Example(tokens, np.where(np.arange(400) < 400 - counted, IGNORED, tokens).astype(np.int32))
+    settings = replace(SETTINGS, learning_rate=0.0, batch_size=1, objective=objective)
+    inputs = TrainingInputs([short_answer], settings, np.zeros(1, np.float32))
+    learner = Learner(inputs, [1], [True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")])
+    learner.draw()
+    learner.step([torch.ones(1)], 2.0)
+    assert learner.finish(0.0).report.learning_rate == pytest.approx(fraction * 2.0)
+
+
+@pytest.mark.parametrize(
     ("schedule", "loss", "gradient", "expected"),
     [
         # The first step is of -0.1 twice, so a gradient of g has a slope of -0.2 g; a quarter of the loss is 1.
