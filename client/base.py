@@ -19,7 +19,8 @@ from plait import machine
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
-from plait.feature import at, features
+from plait.known_features import features
+from plait.places import at
 from plait.policy import Policy
 from plait.rounds.client_secret import ClientSecret
 from plait.rounds.data_journal import DataJournal

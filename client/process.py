@@ -21,7 +21,8 @@ from client.terminal import asker
 from client.wording import size
 from plait.data import Dataset, as_dataset
 from plait.errors import ConfigError
-from plait.feature import at, features
+from plait.known_features import features
+from plait.places import at
 from plait.plugins import admit
 
 

@@ -9,7 +9,8 @@ from client.wording import shown, size
 from plait.aggregation.stated_rule import STATED
 from plait.choice import parse_choice
 from plait.config import RunConfig
-from plait.feature import at, features
+from plait.known_features import features
+from plait.places import at
 from plait.policy import Policy
 from plait.proposed import Proposed, Words
 from plait.traits import Trait

@@ -118,7 +118,7 @@ def commands() -> Iterator[str]:
 def settings() -> Iterator[str]:
     """The settings of a run."""
     from plait.config import ALIASES, sections
-    from plait.feature import own_features
+    from plait.known_features import own_features
 
     yield "# Settings"
     yield "\nEvery setting of a run, by feature. Each is an option of `plait simulate` and `plait server`, a key of a"
@@ -159,9 +159,9 @@ def stated() -> Iterator[Stated]:
     from plait.adapters.methods import METHODS
     from plait.aggregation import OPTIMIZERS, method_stated, optimizer_stated, rule_stated
     from plait.config import config_with
-    from plait.feature import own_features
     from plait.features.objectives.named import FORMULAS
     from plait.flower.rule_table import ALL_RULES
+    from plait.known_features import own_features
     from plait.training.teaching import objective_stated
 
     plain = config_with(tuple(own_features().values()))()

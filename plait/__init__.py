@@ -94,7 +94,7 @@ if not TYPE_CHECKING:
         """Where a feature has a public name; empty if none has."""
         if name not in __all__:
             return ""
-        feature = import_module("plait.feature").feature_with("names", name)
+        feature = import_module("plait.known_features").feature_with("names", name)
         return feature.names[name] if feature else ""
 
 

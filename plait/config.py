@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
-from typing import Annotated, ClassVar, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import Field, ValidationError, create_model, model_validator
 
 from plait.choice import split_choices
 from plait.errors import ConfigError, did_you_mean
-from plait.feature import Feature, admit_setting, at, feature_with, features, fields_of_table, why_unknown
+from plait.known_features import admit_setting, feature_with, features, fields_of_table, why_unknown
 from plait.objective import Objective, objective_named
+from plait.places import at
 from plait.plugins import Kind
 from plait.settings import (
     MOST_EXAMPLES,
@@ -36,6 +37,9 @@ from plait.settings.table import MOST, MOST_TOKENS, parts_of
 from plait.settings.toml import Scalar, choice_of, nested, toml_value
 from plait.text import escaped
 from plait.traits import Stated, Trait, check, taken
+
+if TYPE_CHECKING:
+    from plait.feature import Feature
 
 # Names that users know from other systems: FlowerTune, TRL/transformers, PEFT.
 ALIASES: Mapping[str, str] = {

@@ -18,7 +18,7 @@ from plait.aggregation import Rule
 from plait.config import to_toml
 from plait.errors import ConfigError
 from plait.exporting.publisher import Publisher
-from plait.feature import at
+from plait.places import at
 from plait.rounds.channel import Channel
 from plait.rounds.checkpoint import save_checkpoint
 from plait.rounds.coordinator import Coordinator

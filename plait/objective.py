@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from plait.choice import parse_choice
 from plait.errors import ConfigError, did_you_mean
-from plait.feature import at, feature_with, features
+from plait.known_features import feature_with, features
+from plait.places import at
 from plait.plugins import Kind
 from plait.traits import Reasons, Stated, Trait
 

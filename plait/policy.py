@@ -18,8 +18,9 @@ from plait.adapters.methods import METHODS, Option, method_named
 from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
-from plait.feature import at, features
 from plait.hours import hours_of
+from plait.known_features import features
+from plait.places import at
 from plait.plugins import Kind, is_named
 from plait.wire.codecs import codec_for
 

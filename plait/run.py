@@ -17,7 +17,7 @@ from plait.adapters.methods import AdapterRequest, BaseModules
 from plait.adapters.module_names import is_in
 from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
-from plait.feature import at
+from plait.places import at
 from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.client_way import ClientWay, Speaker, client_way_of
 from plait.rounds.events import Adapter, Base, Event

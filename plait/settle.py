@@ -24,8 +24,8 @@ from plait.aggregation import (
 from plait.aggregation.line_search import LineSearch
 from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
-from plait.feature import at
 from plait.flower.rule_table import ALL_RULES
+from plait.places import at
 from plait.plugins import Kind, Source, is_named, source_of, was_found
 from plait.rounds.events import DataUsed
 from plait.rounds.norm_bound import NormBound

@@ -7,11 +7,15 @@ client accepts no other keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from plait.config import RunConfig, Scalar, config_from_table, known_keys
 from plait.errors import ConfigError, PeerError
-from plait.feature import Feature, feature_with
 from plait.files import at_home, is_there
+from plait.known_features import feature_with
+
+if TYPE_CHECKING:
+    from plait.feature import Feature
 
 _ASKED_FOR = frozenset({"weighting", "norm-bound", "quorum", "deadline-s"})
 """What clients need only where a feature says so, because they serve others as the server above would."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.config import RunConfig
-from plait.feature import at, features
+from plait.known_features import features
+from plait.places import at
 
 if TYPE_CHECKING:
     from plait.rounds.run_directory import RunDirectory

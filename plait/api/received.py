@@ -13,7 +13,7 @@ from plait.api.serving import Serving, served_from_here
 from plait.choice import parse_choice
 from plait.config import RunConfig, admit_features
 from plait.errors import ConfigError
-from plait.feature import own_features
+from plait.known_features import own_features
 from plait.plugins import Kind, admit, is_named
 from plait.rounds.recorded_settings import began_here, recorded_settings
 from plait.rounds.run_directory import RunDirectory

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from plait.config import Scalar
 from plait.errors import ConfigError, MachineError
-from plait.feature import at, features
 from plait.files import read_if_there, write_atomically
+from plait.known_features import features
 from plait.own import is_own, sign_own
+from plait.places import at
 
 if TYPE_CHECKING:
     from plait.rounds.run_directory import RunDirectory

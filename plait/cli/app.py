@@ -12,7 +12,8 @@ from plait import __version__
 from plait.cli.options import command_of
 from plait.cli.verbs import VERBS, short_help, whole_help
 from plait.errors import did_you_mean
-from plait.feature import at, feature_with, features
+from plait.known_features import feature_with, features
+from plait.places import at
 
 _VERBS_OF_OTHERS = {
     **dict.fromkeys(("train", "run", "fit", "start"), "simulate"), "generate": "chat",

@@ -11,7 +11,8 @@ import typer
 
 from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError, PlaitError
-from plait.feature import at, feature_with
+from plait.known_features import feature_with
+from plait.places import at
 from plait.plugins import Kind, admit, find, installed, source_of
 
 if TYPE_CHECKING:

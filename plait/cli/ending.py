@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from plait.cli.output import print_tables
-from plait.feature import at, features
+from plait.known_features import features
+from plait.places import at
 from plait.report.answers import answers
 from plait.report.tables import shown_first
 from plait.rounds.run_view import RunView

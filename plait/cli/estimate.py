@@ -11,7 +11,7 @@ import typer
 from plait.api.names import check_names
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json, print_tables
-from plait.feature import at
+from plait.places import at
 
 # NF4: four bits, and a scale in eight bits for each 64 values with one in 32 bits for each 256 of these.
 _FOUR_BITS = 4 + 8 / 64 + 32 / (64 * 256)

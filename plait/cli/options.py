@@ -23,7 +23,7 @@ from plait.config import (
     sections,
 )
 from plait.errors import ConfigError
-from plait.feature import features
+from plait.known_features import features
 from plait.plugins import admit
 from plait.settings import TABLES
 from plait.settings.toml import read_config_table

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from plait.errors import ConfigError
-from plait.feature import at, features
+from plait.known_features import features
+from plait.places import at
 
 
 def page_beside(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from plait.feature import features
+from plait.known_features import features
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from plait.cli.newest import RunOrNewest, run_or_newest
 from plait.cli.options import Allow
 from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError, PeerError
-from plait.feature import at, features
+from plait.known_features import features
+from plait.places import at
 from plait.plugins import Kind, source_of
 from plait.progress import status
 from plait.traits import Trait

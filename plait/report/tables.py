@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeVar
 
-from plait.feature import Feature, at, feature_with, features
+from plait.known_features import feature_with, features
+from plait.places import at
 from plait.report.alternatives import Alternative, all_alternatives, savings
 from plait.report.fairness import fairness_table
 from plait.report.membership import membership_table
@@ -37,6 +38,7 @@ from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
+    from plait.feature import Feature
 
 _MOST_ROUNDS = 60
 _ALL_ARE_OWN = "Losses are of clients' personalized adapters; the published adapter is the shared part."

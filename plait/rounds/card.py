@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from plait.feature import at, feature_with
+from plait.known_features import feature_with
+from plait.places import at
 from plait.rounds.events import KINDS, Event
 
 if TYPE_CHECKING:

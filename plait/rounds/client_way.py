@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from plait.config import RunConfig
-from plait.feature import at
+from plait.places import at
 from plait.rounds.hook import Hook
 from plait.rounds.local_model import DataSize
 from plait.rounds.memory import Memory

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
-from plait.feature import at, feature_with, features
+from plait.known_features import feature_with, features
 from plait.objective import SFT, Objective, objective_recorded
+from plait.places import at
 from plait.text import printable
 
 if TYPE_CHECKING:

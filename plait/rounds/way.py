@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from plait.config import RunConfig
 from plait.errors import ConfigError
-from plait.feature import at
+from plait.places import at
 from plait.rounds.cohort import CohortCollector
 from plait.rounds.collector import Collecting
 from plait.rounds.costs import Costs, Free

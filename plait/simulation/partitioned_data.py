@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from plait.config import RunConfig
 from plait.data import BUILTINS, Dataset, Message, Record, RecordKind, histogram
 from plait.errors import DataError
-from plait.feature import at
+from plait.places import at
 from plait.rounds.events import DataUsed
 from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare, Partition, partition

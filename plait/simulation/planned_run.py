@@ -13,7 +13,7 @@ from typing import Self, cast
 import numpy as np
 
 from plait.config import RunConfig
-from plait.feature import at
+from plait.places import at
 from plait.rounds.asking import Asking
 from plait.rounds.channel import Channel, Data, Liveness, NoAnswer, Purpose, TaskParts
 from plait.rounds.clock import Clock, WallClock

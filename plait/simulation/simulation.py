@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.feature import at
+from plait.places import at
 from plait.rounds.channel import Channel
 from plait.rounds.client_way import Speaker
 from plait.rounds.local_channel import LocalChannel

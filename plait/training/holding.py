@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from plait.errors import ConfigError
-from plait.feature import at, features
+from plait.known_features import features
+from plait.places import at
 
 if TYPE_CHECKING:
     from torch import nn

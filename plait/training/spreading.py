@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from plait.feature import at, features
+from plait.known_features import features
+from plait.places import at
 
 if TYPE_CHECKING:
     import torch

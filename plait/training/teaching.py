@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from plait.data import Record, RecordKind
-from plait.feature import at
 from plait.objective import SFT, objective_named
+from plait.places import at
 from plait.traits import NOTHING, Reasons, Stated
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from google.protobuf.message import Message
 
 from plait.errors import PeerError
-from plait.feature import at, feature_with
+from plait.known_features import feature_with
+from plait.places import at
 from plait.text import printable
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plait.config import known_keys
-from plait.feature import own_features
+from plait.known_features import own_features
 from plait.welcome import WELCOME_KEYS
 from tests.javascript import copied
 

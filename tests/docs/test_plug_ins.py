@@ -14,7 +14,7 @@ from plait.api.settings import RunSettings
 from plait.api.simulate import simulate
 from plait.cli import check_plugin
 from plait.config import config_from_table, known_keys
-from plait.feature import own_features
+from plait.known_features import own_features
 from plait.plugins import Kind
 
 GUIDES = Path(__file__).parents[2] / "docs/guides"

@@ -52,7 +52,7 @@ def test_no_page_asks_another_machine_for_anything(site):
 def test_every_command_and_setting_has_its_place(site):
     from plait.cli.verbs import VERBS
     from plait.config import known_keys
-    from plait.feature import own_features
+    from plait.known_features import own_features
 
     commands = (site / "reference" / "commands.html").read_text(encoding="utf-8")
     settings = (site / "reference" / "settings.html").read_text(encoding="utf-8")

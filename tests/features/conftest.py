@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plait import feature, plugins
+from plait import feature, known_features, plugins
 
 from tests.plait.conftest import *  # isort: skip # noqa: F403 (fixtures)
 from tests.plait.cli.conftest import *  # isort: skip # noqa: F403 (those of the same name are meant)
@@ -42,10 +42,10 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plait-{name}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[plait.features]\n{name} = {name}:FEATURE\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
-    monkeypatch.setattr(feature, "_named", [])
+    monkeypatch.setattr(known_features, "_named", [])
     for name in ("_given", "_found", "_admitted", "_appended"):
         monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
     yield site
-    feature._of_outsider.cache_clear()
+    feature.of_outsider.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] in ("smallest", "witness")]:
         del sys.modules[name]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from plait.feature import Feature, at, own_features
+from plait.feature import Feature
+from plait.known_features import own_features
+from plait.places import at
 from plait.rounds.events import Event
 from plait.settings.table import Table
 from tests.commands import run_command

@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from plait.feature import Feature, own_features
+from plait.feature import Feature
+from plait.known_features import own_features
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

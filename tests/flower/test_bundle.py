@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plait.config import RunConfig
-from plait.feature import own_features
+from plait.known_features import own_features
 from plait.settings.toml import toml_value
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import plait
-from plait.feature import own_features
+from plait.known_features import own_features
 
 HEAVY = (
     *("torch", "transformers", "peft", "pandas", "flwr", "numpy", "datasets", "matplotlib"),

@@ -9,7 +9,7 @@ import pytest
 
 from plait.config import config_from_table, known_keys
 from plait.errors import ConfigError
-from plait.feature import own_features
+from plait.known_features import own_features
 from plait.settle import settle
 from plait.traits import Stated, Trait, check, clash, taken
 

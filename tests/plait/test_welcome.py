@@ -5,7 +5,7 @@ import pytest
 
 from plait.config import RunConfig, config_from_table, known_keys
 from plait.errors import PeerError
-from plait.feature import own_features
+from plait.known_features import own_features
 from plait.settle import settle
 from plait.welcome import WELCOME_KEYS, config_from_welcome, welcome_table
 

@@ -135,7 +135,7 @@ def _config(run: Path, **settings: object) -> None:
         for key, line in zip(keys, lines, strict=True)
     ]
     for key in settings.keys() - set(keys):
-        from plait.feature import feature_with
+        from plait.known_features import feature_with
 
         feature = feature_with("fields", key.replace("-", "_"))
         header = f"[{feature.table.table}]"

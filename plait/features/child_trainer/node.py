@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from plait.adapters import AdapterSpec
 from plait.errors import BaseMismatchError, ConfigError, DataError, PlaitError, PolicyError
-from plait.feature import at, features
 from plait.features.child_trainer.model import ProgramModel
 from plait.features.child_trainer.program import Program
+from plait.known_features import features
+from plait.places import at
 from plait.policy import Policy
 from plait.rounds.client_way import Speaker, client_way_of
 from plait.rounds.disk_memory import DiskMemory

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from plait.errors import ConfigError, PlaitError, PolicyError
-from plait.feature import at
 from plait.features.contract.signatures import SUFFIX, Signature, signed_by
 from plait.features.contract.terms import Contract, read_contract
 from plait.files import cannot_write, make_private_directory, read_if_there, write_atomically
+from plait.places import at
 from plait.trust.kit import AUTHORITY_FILE
 from plait.trust.secret_file import read_small
 from plait.welcome import config_from_welcome

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from plait.adapters import Json
-from plait.feature import at
 from plait.features.evidence.signing import Signing
+from plait.places import at
 from plait.rounds.ledger import Line
 
 HOW_TO_INSTALL = "pip install 'plait[evidence]'"

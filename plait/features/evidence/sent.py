@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from plait.errors import PeerError
-from plait.feature import at
 from plait.files import cannot_write, make_private_directory, read_if_there
+from plait.places import at
 from plait.rounds.ledger import canonical
 from plait.wire.envelope import SIGNED_DOMAIN, read_envelope
 from plait.wire.frame import split_frame

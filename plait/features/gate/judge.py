@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from plait.errors import ConfigError
-from plait.feature import at
 from plait.features.gate.conditions import FIGURES, parsed
 from plait.features.gate.events import Quarantined, Released, ReleasedAnyway
 from plait.features.gate.release import release
+from plait.places import at
 from plait.progress import say
 from plait.rounds.events import Audited, Event, RunFinished
 from plait.rounds.ledger import append_event, read_events

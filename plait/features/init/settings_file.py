@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping
 
 from plait.config import RunConfig, sections
-from plait.feature import features
+from plait.known_features import features
 
 _COLUMNS = 90
 _OPEN = ("data", "partition", "clients", "base", "rounds", "seq_len")

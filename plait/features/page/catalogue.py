@@ -16,8 +16,9 @@ from plait.adapters import Json
 from plait.adapters.parent import parents_from
 from plait.adapters.peft_directory import WEIGHTS_FILE
 from plait.errors import ConfigError, PeerError, PlaitError
-from plait.feature import at, features
 from plait.files import open_plain
+from plait.known_features import features
+from plait.places import at
 from plait.rounds.events import RunFinished
 from plait.rounds.ledger import Line
 from plait.rounds.run_directory import RunDirectory

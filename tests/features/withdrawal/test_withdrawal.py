@@ -24,10 +24,10 @@ from plait.cli.app import app as verbs
 from plait.config import RunConfig, config_from_table, to_toml
 from plait.errors import ConfigError
 from plait.exporting.source import open_source
-from plait.feature import own_features
 from plait.features.withdrawal.events import ClientWithdrawn, Withdrawn
 from plait.features.withdrawal.folding import check, fold_without
 from plait.features.withdrawal.withdrawing import Plan, carry_out, plan_of, said_of
+from plait.known_features import own_features
 from plait.rounds.events import ClientErased, parse_event
 from plait.rounds.ledger import Ledger, read_events
 from plait.rounds.recorded_settings import recorded_settings

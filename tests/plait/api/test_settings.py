@@ -6,7 +6,7 @@ from typing import Literal, get_args, get_origin
 from plait.api.settings import RunSettings, run_config_of
 from plait.api.simulate import simulate
 from plait.config import RunConfig
-from plait.feature import own_features
+from plait.known_features import own_features
 
 
 def test_every_setting_of_a_run_is_an_argument_and_nothing_else_is() -> None:

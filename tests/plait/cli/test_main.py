@@ -19,7 +19,7 @@ from plait.cli.options import spelled
 from plait.cli.verbs import GROUPS, VERBS
 from plait.config import known_keys
 from plait.errors import ConfigError
-from plait.feature import own_features
+from plait.known_features import own_features
 from plait.plugins import Kind, reference
 from plait.rounds.run_directory import RunDirectory
 from plait.settings import TABLES

@@ -19,7 +19,7 @@ from rich.cells import cell_len
 
 from plait.cli.ending import _to_paste
 from plait.cli.verbs import VERBS
-from plait.feature import own_features
+from plait.known_features import own_features
 from tests.commands import Command, run_command
 
 pytestmark = pytest.mark.slow
