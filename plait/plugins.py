@@ -11,22 +11,12 @@ operator installed. Knows nothing of what the parts are: callers check what they
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib
-import importlib.machinery
-import importlib.metadata
 import inspect
-import linecache
 import re
-import sys
-import traceback
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from pathlib import Path
 
-from plait.errors import ConfigError, PartError, PlaitError, did_you_mean, machine_fault
+from plait.errors import ConfigError, did_you_mean
 
 # MODULE:QUALNAME; a function within a function has `<locals>` in its own.
 _REFERENCE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_<][\w<>]*(?:\.[A-Za-z_<][\w<>]*)*)", re.ASCII)
@@ -55,29 +45,10 @@ class Kind(StrEnum):
         return f"plait.{self.value.replace(' ', '_')}{'es' if self.value.endswith('s') else 's'}"
 
 
-@dataclass(frozen=True)
-class Source:
-    """What a plug-in was when it was found.
-
-    Attributes:
-        name: as the settings give it.
-        sha256: of its source: the file of its module, or its own lines where it was given in a script or notebook. 64
-            hexadecimal digits; empty where there is no source, as for compiled code.
-        distribution: name and version of the distribution that it came with; empty if none.
-    """
-
-    kind: Kind
-    name: str
-    sha256: str
-    distribution: str = ""
-
-
 # What Python code gave in this process, what was found in it, and the modules that its operator named.
 _given: dict[tuple[Kind, str], object] = {}
 _found: dict[tuple[Kind, str], object] = {}
 _admitted: set[str] = set()
-# Folders that `sys.path` has only so that the operator's own modules are found.
-_appended: set[str] = set()
 
 
 def admit(*names: str) -> None:
@@ -140,15 +111,19 @@ def was_found(kind: Kind, name: str) -> bool:
 
 
 def _looked_up(kind: Kind, name: str, known: Iterable[str]) -> object:
+    from plait.plugin_modules import entry_point, imported, load
+
     if match := _REFERENCE.fullmatch(name):
         if match[1] in set(known):
             raise ConfigError(f"option of '{match[1]}' is '{match[2]}', expected OPTION=VALUE")
-        return _imported(kind, name, match[1], match[2])
-    if entry := _entry_point(kind, name):
-        try:
-            return entry.load()
-        except (Exception, SystemExit) as error:
-            raise _failure(kind, name, error) from error
+        if match[1] not in _admitted:
+            raise ConfigError(
+                f"{kind} '{name}' is code of the module '{match[1]}', which this machine's operator did not name; "
+                f"expected a part that is installed here, or --allow-plugin {match[1]} to agree"
+            )
+        return imported(kind, name, match[1], match[2])
+    if entry := entry_point(kind, name):
+        return load(kind, name, entry)
     names = [*known, *sorted(set(installed(kind)) - set(known))]
     expected = f"one of {', '.join(names)}, or MODULE:NAME of your own" if names else "MODULE:NAME"
     raise ConfigError(f"{kind} is '{name}', expected {expected}{did_you_mean(name, names)}")
@@ -168,178 +143,24 @@ def is_importable(kind: Kind, name: str) -> bool:
 
 def installed(kind: Kind) -> Mapping[str, str]:
     """The parts of a kind that installed distributions bring, by name: each one's distribution and version."""
-    return {entry.name: f"{distribution.name} {distribution.version}" for distribution, entry in _entry_points(kind)}
+    from plait.plugin_modules import entry_points
+
+    return {entry.name: f"{distribution.name} {distribution.version}" for distribution, entry in entry_points(kind)}
 
 
-def source_of(kind: Kind, name: str) -> Source:
-    """What the ledger keeps of a part. Imports nothing.
-
-    Raises:
-        ConfigError: it is not installed, or the file of its module is not here.
-    """
-    if (kind, name) in _given:
-        return Source(kind, name, _digest_of(_given[kind, name]))
-    entry = None if (match := _REFERENCE.fullmatch(name)) else _entry_point(kind, name)
-    module = match[1] if match else entry.module if entry else ""
-    file = _file_of(module) if module else None
-    if file is None:
-        raise ConfigError(f"{kind} is '{name}', but there is no such part in this directory or installed here")
-    return Source(kind, name, _digest(file), installed(kind)[name] if entry else "")
+def given(kind: Kind, name: str) -> object | None:
+    """The object of this process that a name stands for; None if it stands for none."""
+    return _given.get((kind, name))
 
 
-def _digest_of(part: object) -> str:
-    """SHA-256 of the file that an object of this process comes from; of its own lines in a script or notebook."""
-    part = getattr(part, "origin", None) or part
-    holder = part if inspect.isclass(part) or inspect.isroutine(part) else type(part)
-    module = sys.modules.get(holder.__module__)
-    file = getattr(module, "__file__", None)
-    if file and holder.__module__ != "__main__":
-        return _digest(Path(file))
-    linecache.checkcache()
-    try:
-        return hashlib.sha256(inspect.getsource(holder).encode()).hexdigest()
-    except (OSError, TypeError):
-        return ""
+def module_of(kind: Kind, name: str) -> tuple[str, str]:
+    """The module that a name leads to, and the distribution that brings it; each empty if there is none."""
+    if match := _REFERENCE.fullmatch(name):
+        return match[1], ""
+    from plait.plugin_modules import entry_point
 
-
-def _digest(file: Path) -> str:
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
-        return ""
-
-
-def _file_of(module: str) -> Path | None:
-    """The file that a module would be imported from, without importing it or a package around it."""
-    if module == "__main__":
-        return None
-    if loaded := getattr(sys.modules.get(module), "__file__", None):
-        return Path(loaded)
-    path: list[str] | None = [*sys.path, str(Path.cwd())]
-    spec, parts = None, module.split(".")
-    for number in range(len(parts)):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: number + 1]), path)
-        if spec is None:
-            return None
-        path = list(spec.submodule_search_locations or ())
-    return Path(spec.origin) if spec and spec.origin else None
-
-
-def _imported(kind: Kind, name: str, module_name: str, attributes: str) -> object:
-    if module_name not in _admitted:
-        raise ConfigError(
-            f"{kind} '{name}' is code of the module '{module_name}', which this machine's operator did not name; "
-            f"expected a part that is installed here, or --allow-plugin {module_name} to agree"
-        )
-    here = str(Path.cwd())
-    # Searched after all installed packages, so that nothing beside a plug-in hides one.
-    if here not in sys.path:
-        sys.path.append(here)
-        _appended.add(here)
-    importlib.invalidate_caches()
-    try:
-        found: object = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise _failure(kind, name, error, module_name) from error
-    for attribute in attributes.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError:
-            file = getattr(found, "__file__", None)
-            names = [each for each in vars(found) if not each.startswith("_")] if hasattr(found, "__dict__") else []
-            again = "; it was given in Python, so give it there again" if module_name == "__main__" else ""
-            raise ConfigError(
-                f"{kind} is '{name}', but '{file or module_name}' has no '{attribute}'"
-                f"{did_you_mean(attribute, names) or again}"
-            ) from None
-        # A module's imports are no parts of it: `my_rules:os.system` would lead anywhere.
-        if inspect.ismodule(found):
-            raise ConfigError(f"{kind} is '{name}', which leads into another module, expected that module's own name")
-    return found
-
-
-def _failure(kind: Kind, name: str, error: BaseException, module: str = "") -> ConfigError:
-    """One line for a module that cannot be imported, with the place in the user's own file."""
-    if isinstance(error, ModuleNotFoundError) and error.name and module.split(".")[0] == error.name.split(".")[0]:
-        return ConfigError(
-            f"{kind} is '{name}', but there is no module '{error.name}' in this directory or installed here"
-        )
-    said = f"{type(error).__name__}: {error}".splitlines()[0] if str(error) else type(error).__name__
-    return ConfigError(f"{kind} '{name}' cannot be imported: {said}{place_of(error)}")
-
-
-def instance_of(part: object, *, what: str) -> object:
-    """A part that is a class, made without arguments; any other part as it is.
-
-    Raises:
-        ConfigError: the class needs arguments.
-    """
-    if not inspect.isclass(part):
-        return part
-    try:
-        return part()
-    except TypeError as error:
-        raise ConfigError(f"{what} has fields without a default: {error}") from error
-
-
-@contextmanager
-def located_errors(what: str, *, quoting: bool = True) -> Generator[None]:
-    """Turns what a user's own code raises into one line that says where it arose.
-
-    Args:
-        what: the beginning of the line, such as ``rule 'mine' failed``.
-        quoting: whether the line has the error's message; false where that may quote training data.
-
-    Raises:
-        PartError: the code raised anything but a `PlaitError`.
-        MachineError: it found this machine's memory or disk full.
-    """
-    try:
-        yield
-    except PlaitError:
-        raise
-    except Exception as error:
-        if fault := machine_fault(error):
-            raise fault from error
-        said = f"{type(error).__name__}: {error}" if quoting else type(error).__name__
-        raise PartError(f"{what}: {said}{place_of(error)}") from error
-
-
-def place_of(error: BaseException) -> str:
-    """File and line in a user's own code where an error arose, as the end of a message; empty if unknown."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f" ({error.filename}, line {error.lineno})"
-    ours = str(Path(__file__).parent)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(("<frozen", ours)) and Path(frame.filename).parent.name != "importlib"
-    ]
-    if not frames:
-        return ""
-    folder = str(Path(frames[0].filename).parent)
-    last = next(frame for frame in reversed(frames) if frame.filename.startswith(folder))
-    return f" ({last.filename}, line {last.lineno})"
-
-
-def _entry_points(
-    kind: Kind,
-) -> list[tuple[importlib.metadata.Distribution, importlib.metadata.EntryPoint]]:
-    """The entry points of installed distributions; a folder that only a plug-in's module is searched in has none."""
-    path = [each for each in sys.path if each and each not in _appended]
-    return [
-        (distribution, entry)
-        for distribution in importlib.metadata.distributions(path=path)
-        for entry in distribution.entry_points
-        if entry.group == kind.group
-    ]
-
-
-def _entry_point(kind: Kind, name: str) -> importlib.metadata.EntryPoint | None:
-    found = {distribution.name: entry for distribution, entry in _entry_points(kind) if entry.name == name}
-    if len(found) > 1:
-        raise ConfigError(f"{kind} '{name}' is installed by {' and '.join(sorted(found))}; keep one of them")
-    return next(iter(found.values()), None)
+    entry = entry_point(kind, name)
+    return (entry.module, installed(kind)[name]) if entry else ("", "")
 
 
 def _options_text(part: object) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from plait.adapters import Subject, Task
 from plait.adapters.methods import Method, method_named
@@ -26,7 +26,7 @@ from plait.choice import parse_choice
 from plait.config import RunConfig, Scalar
 from plait.flower.rule_table import ALL_RULES
 from plait.places import at
-from plait.plugins import Kind, Source, is_named, source_of, was_found
+from plait.plugins import Kind, is_named, was_found
 from plait.rounds.events import DataUsed
 from plait.rounds.norm_bound import NormBound
 from plait.rounds.run_plan import Planning, RunPlan
@@ -40,6 +40,9 @@ from plait.traits import Trait, check, taken
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
 from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.part_source import Source
 
 # How far a client's personalized adapter goes towards its own steps (simulations/rules).
 _OWN_SHARE = 0.35
@@ -89,11 +92,13 @@ class Settled:
         Raises:
             ConfigError: one cannot be found.
         """
-        return tuple(
-            source_of(kind, name)
-            for kind, text in self.config.parts
-            if text and _is_own(kind, name := parse_choice(text)[0])
-        )
+        named = [(kind, parse_choice(text)[0]) for kind, text in self.config.parts if text]
+        own = [part for part in named if _is_own(*part)]
+        if not own:
+            return ()
+        from plait.part_source import source_of
+
+        return tuple(source_of(*part) for part in own)
 
     @property
     def announced(self) -> dict[str, Scalar]:

@@ -7,7 +7,9 @@ import importlib.util
 import logging
 import os
 import random
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -66,6 +68,21 @@ def _seeds() -> None:
     random.seed(0)
     # `torch.manual_seed` keeps a stack for each kind of device that this machine lacks.
     torch.default_generator.manual_seed(0)
+
+
+@pytest.fixture
+def nothing_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process whose operator has named no part of the user's own; modules of the test's folder leave with it."""
+    from plait import plugin_modules, plugins
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(plugin_modules, "_appended", set[str]())
+    for name in ("_given", "_found", "_admitted"):
+        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
 from plait.on_demand import OnDemand
-from plait.plugins import Kind, find, instance_of
+from plait.plugins import Kind, find
 
 OPTIMIZERS: OnDemand[ServerOptimizer] = OnDemand(
     {
@@ -53,6 +53,8 @@ def as_optimizer(part: object, *, name: str) -> ServerOptimizer:
     Raises:
         ConfigError: it is something else, or lacks one of the members of `ServerOptimizer`.
     """
+    from plait.own_code import instance_of
+
     what = f"server optimizer '{name}'"
     part = instance_of(part, what=what)
     if not is_dataclass(part) or isinstance(part, type):

@@ -28,8 +28,8 @@ from plait.aggregation.geometry import Geometry, Side
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
 from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
 from plait.errors import ConfigError
+from plait.own_code import instance_of, located_errors
 from plait.own_function import chosen_function
-from plait.plugins import instance_of, located_errors
 
 
 class Traits(TypedDict, total=False):

@@ -17,8 +17,9 @@ from plait.cli.options import Allow
 from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError, PeerError
 from plait.known_features import features
+from plait.part_source import source_of
 from plait.places import at
-from plait.plugins import Kind, source_of
+from plait.plugins import Kind
 from plait.progress import status
 from plait.traits import Trait
 

@@ -9,8 +9,9 @@ from typing import cast
 
 from plait.choice import parse_choice, split_choices, with_options
 from plait.errors import ConfigError, Interrupted
+from plait.own_code import instance_of, located_errors
 from plait.own_function import chosen_function
-from plait.plugins import Kind, find, instance_of, located_errors
+from plait.plugins import Kind, find
 from plait.rounds.callbacks import Callback, Hearing, Stop
 from plait.rounds.events import Event
 from plait.rounds.ledger import OnEvent, read_events

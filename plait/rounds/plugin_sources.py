@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plait.errors import ConfigError
-from plait.plugins import Source
+from plait.part_source import Source
 from plait.rounds.events import Event, Plugin, start_of
 
 

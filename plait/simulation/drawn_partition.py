@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError
-from plait.plugins import located_errors
+from plait.own_code import located_errors
 from plait.simulation.held_out import held_out_by_share
 from plait.simulation.partition import Embed, Partition, names_of, partition_of, without_classes
 from plait.simulation.scheme import Groups, Scheme

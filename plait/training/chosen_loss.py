@@ -10,7 +10,7 @@ from torch import nn
 
 from plait.adapters import Float32, Task
 from plait.errors import PartError
-from plait.plugins import located_errors
+from plait.own_code import located_errors
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example
 from plait.training.lesson import CrossEntropy, StepLoss, Taught

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plait import feature, known_features, plugins
+from plait import feature, known_features
 
 from tests.plait.conftest import *  # isort: skip # noqa: F403 (fixtures)
 from tests.plait.cli.conftest import *  # isort: skip # noqa: F403 (those of the same name are meant)
@@ -32,7 +32,7 @@ def rows() -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_named: None) -> Iterator[Path]:
     """A folder on the path in which the packages are installed, in a process whose operator has named nothing."""
     site = tmp_path / "site"
     shutil.copytree(Path(__file__).parent / "outside", site)
@@ -41,11 +41,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plait-{name}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[plait.features]\n{name} = {name}:FEATURE\n")
-    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    sys.path.append(str(site))
     monkeypatch.setattr(known_features, "_named", [])
-    for name in ("_given", "_found", "_admitted", "_appended"):
-        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
     yield site
     feature.of_outsider.cache_clear()
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("smallest", "witness")]:
-        del sys.modules[name]

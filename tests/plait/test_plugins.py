@@ -8,22 +8,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from plait import plugins
 from plait.errors import ConfigError
-from plait.plugins import Kind, admit, find, installed, reference, source_of
+from plait.part_source import source_of
+from plait.plugins import Kind, admit, find, installed, reference
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, nothing_named):
     """A working directory of the operator's, in a process that has admitted and imported nothing yet."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("_given", "_found", "_admitted", "_appended"):
-        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
-    yield tmp_path
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    return tmp_path
 
 
 def install(folder, name, version="1.0", **groups):

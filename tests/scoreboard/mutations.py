@@ -337,7 +337,7 @@ def _trainers_directory_first() -> None:
         def append(self, place: str) -> None:
             sys.path.insert(0, place)
 
-    put("plait.plugins:sys", SimpleNamespace(path=First(), modules=sys.modules))
+    put("plait.plugin_modules:sys", SimpleNamespace(path=First(), modules=sys.modules))
 
 
 def _links_are_followed() -> None:

@@ -11,7 +11,8 @@ from plait.features.objectives.grpo import GRPO
 from plait.features.objectives.rewarded import NAME, of_loss, rewarded
 from plait.objective import SFT, Objective
 from plait.on_demand import OnDemand
-from plait.plugins import Kind, find, instance_of
+from plait.own_code import instance_of
+from plait.plugins import Kind, find
 from plait.traits import NOTHING, Reasons, Stated, Trait
 
 if TYPE_CHECKING:

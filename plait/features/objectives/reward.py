@@ -17,8 +17,9 @@ import numpy as np
 
 from plait.choice import parse_choice, with_options
 from plait.errors import PartError
+from plait.own_code import located_errors
 from plait.own_function import chosen_function
-from plait.plugins import Kind, find, located_errors
+from plait.plugins import Kind, find
 
 Reward = Callable[[str, str, str], object]
 """From the texts of a prompt, of a completion, and of the completion that the record has, to a number."""

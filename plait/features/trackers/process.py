@@ -22,8 +22,9 @@ from plait.features.trackers.accelerated import KINDS, AcceleratedTracker
 from plait.features.trackers.series import Series
 from plait.features.trackers.tracker import TrackedRun, Tracker, file_name
 from plait.files import read_if_there, write_atomically
+from plait.own_code import instance_of
 from plait.plugins import Kind as PluginKind
-from plait.plugins import admit, find, instance_of
+from plait.plugins import admit, find
 from plait.report.tables import report_tables
 from plait.rounds.events import RunStarted
 from plait.rounds.ledger import Follower, read_events

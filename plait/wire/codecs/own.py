@@ -15,7 +15,7 @@ from plait.adapters import AdapterState, Layout
 from plait.adapters.state import Float32
 from plait.choice import with_options
 from plait.errors import ConfigError, PeerError
-from plait.plugins import instance_of, located_errors
+from plait.own_code import instance_of, located_errors
 from plait.wire.codec import Codec, EncodedPayload
 
 FIRST_OWN, LAST_OWN = 1000, 1999

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from plait import plugins
 from plait.rounds.ledger import read_events
 
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -39,12 +37,8 @@ def breaks(event):
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_named: None) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "callbacks_of_eve", raising=False)
-    for name in ("_given", "_found", "_admitted", "_appended"):
-        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
     (tmp_path / "callbacks_of_eve.py").write_text(_MINE)
     return tmp_path
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 
 import pytest
-
-from plait import plugins
 
 PARTS = """
 import numpy as np
@@ -28,12 +25,9 @@ def halves(dataset, clients, seed):
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch, nothing_named):
     (tmp_path / "parts_of_eve.py").write_text(PARTS)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("_given", "_found", "_admitted", "_appended"):
-        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
     return tmp_path
 
 

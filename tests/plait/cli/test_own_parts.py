@@ -29,15 +29,11 @@ def middle(updates, ctx, *, trim: int = 0):
 
 
 @pytest.fixture
-def home(jsonl: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(jsonl: Path, monkeypatch: pytest.MonkeyPatch, nothing_named: None) -> Path:
     """The user's working directory, with data and a rule; this process has admitted and imported nothing yet."""
     folder = jsonl.parent
     (folder / "rules_of_ada.py").write_text(RULE)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "rules_of_ada", raising=False)
-    for name in ("_given", "_found", "_admitted", "_appended"):
-        monkeypatch.setattr(plugins, name, type(getattr(plugins, name))())
     return folder
 
 

@@ -19,7 +19,7 @@ from plait.abandon import check_abandoned
 from plait.adapters import Task
 from plait.errors import PartError
 from plait.features.objectives.formula import Formula, Reply, Sides
-from plait.plugins import located_errors
+from plait.own_code import located_errors
 from plait.training.device import device_of
 from plait.training.examples import Example
 from plait.training.lesson import CrossEntropy, StepLoss, Taught
