@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import islice
 from operator import add
 
 import numpy as np
@@ -454,6 +455,14 @@ def _shorten_(after: Sequence[Tensor], before: Sequence[Sequence[Tensor]], fract
     for values, pieces in zip(after, before, strict=True):
         for piece, was in zip(_pieces(values), pieces, strict=True):
             piece.lerp_(was, 1 - fraction)
+
+
+def visited(examples: Sequence[Example], settings: Settings, task: Task) -> list[Example]:
+    """The examples that a training meets, in that order, each once."""
+    visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
+    # One pass meets all; no further one adds any.
+    first = islice(order(examples, settings.seed, task), min(visits, len(examples)))
+    return [examples[index] for index in first]
 
 
 def order(examples: Sequence[Example], seed: int, task: Task) -> Iterator[int]:

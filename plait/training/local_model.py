@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
@@ -29,7 +28,7 @@ from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moments import Moments
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
-from plait.training.learner import LocalTraining, StepReport, TrainingInputs, order
+from plait.training.learner import LocalTraining, StepReport, TrainingInputs, visited
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.replicas import Replica
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
@@ -128,10 +127,8 @@ class PeftLocalModel:
     def coverage(self, spec: AdapterSpec, settings: Settings) -> Coverage:
         """How much of the data a training visits, in its order."""
         split = self.split(spec, settings)
-        visits = settings.steps_taken * settings.batch_size * settings.gradient_accumulation_steps
-        # One pass visits all; no further one adds anything.
-        visited = islice(order(split.train, data_seed(settings.seed, split), spec.task), min(visits, len(split.train)))
-        different = {example.digest: len(example.tokens) for example in (split.train[index] for index in visited)}
+        met = visited(split.train, replace(settings, seed=data_seed(settings.seed, split)), spec.task)
+        different = {example.digest: len(example.tokens) for example in met}
         return Coverage(len(different), sum(different.values()))
 
     def evaluate(
@@ -243,7 +240,8 @@ class PeftLocalModel:
 
     def train(self, job: TrainJob) -> Trained:
         """Train on the client's training part, in an order determined by seed and data."""
-        spec, state, settings = job.spec, job.start, self._seeded(job)
+        spec, inputs = job.spec, self.inputs(job)
+        settings = inputs.settings
         if self.own_trainer is None:
             self.base.plan_steps(spec, settings)
         # Other jobs may have moved the base since.
@@ -251,10 +249,9 @@ class PeftLocalModel:
         model, *rest = self.base.models(spec, job.start, settings)
         parameters = adapter_parameters(model, spec.layout)
         others = [Replica(other, adapter_parameters(other, spec.layout)) for other in rest]
-        split = self.split(spec, settings)
         if job.steps:
             done = job.steps.take(
-                model, parameters, self.inputs(job), task=spec.task, pad_token=self.base.pad_token,
+                model, parameters, inputs, task=spec.task, pad_token=self.base.pad_token,
                 memory=self.base.step_memory, others=others,
             )  # fmt: skip
             return _learned(job, done)
@@ -264,17 +261,14 @@ class PeftLocalModel:
             trained = trained_parameters(model, parameters, settings.trained)
             extra = StepExtra.of(parameters, trained, settings, job.carried.drift, job.carried.slope)
             with only_trained(parameters, trained):
-                report = self.own_trainer(model, self.base.tokenizer, split.train, settings, extra)
-            return _trained(read_adapter(model, state), report, None)
+                report = self.own_trainer(model, self.base.tokenizer, inputs.examples, settings, extra)
+            return _trained(read_adapter(model, job.start), report, None)
         done = train_steps(
             model,
             parameters,
-            split.train,
-            settings,
-            start=state.flat,
+            inputs,
             task=spec.task,
             pad_token=self.base.pad_token,
-            carried=job.carried,
             teaching=self.teaching(settings),
             tokenizer=self.base.tokenizer,
             memory=self.base.step_memory,

@@ -21,6 +21,7 @@ from plait.rounds.evaluation import ClientLoss
 from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.rounds.run_state import client_seed
 from plait.training.examples import Example
+from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.teaching import Teaching, teaching_of
@@ -118,9 +119,7 @@ class Baselines:
         train_steps(
             model,
             adapter_parameters(model, spec.layout),
-            examples,
-            settings,
-            start=self.initial.flat,
+            TrainingInputs(examples, settings, self.initial.flat),
             task=spec.task,
             pad_token=base.pad_token,
             on_step=lambda step, _: self.progress(f"{what}, step {step + 1} of {self.steps}"),

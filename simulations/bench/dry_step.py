@@ -222,10 +222,15 @@ def dry_step(
             examples = [_asked(each, settings, number) for number, each in enumerate(examples)]
             recorder.also(mock.patch.object(functional, "scaled_dot_product_attention", _masked_attention))
         train_steps(
-            model, parameters, examples, settings,
-            start=made.initial.flat, task=Task.CAUSAL_LM, pad_token=0, memory=memory, carried=carried,
-            others=others, tokenizer=cast("Tokenizer", SimpleNamespace(eos_token_id=None, decode=_wordless)),
-        )  # fmt: skip
+            model,
+            parameters,
+            TrainingInputs(examples, settings, made.initial.flat, carried),
+            task=Task.CAUSAL_LM,
+            pad_token=0,
+            memory=memory,
+            others=others,
+            tokenizer=cast("Tokenizer", SimpleNamespace(eos_token_id=None, decode=_wordless)),
+        )
         return recorder.costs
 
 

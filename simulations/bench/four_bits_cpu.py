@@ -138,6 +138,7 @@ def _step(work: Work, way: Way) -> Step:
     from plait.training.blueprint import design, read_base_config
     from plait.training.device import Compute, use_threads
     from plait.training.examples import Example
+    from plait.training.learner import TrainingInputs
     from plait.training.resident import ResidentBase, adapter_parameters
     from plait.training.step_memory import StepMemory
     from plait.training.trainer import train_steps
@@ -165,9 +166,7 @@ def _step(work: Work, way: Way) -> Step:
     done = train_steps(
         model,
         adapter_parameters(model, spec.layout),
-        examples,
-        settings,
-        start=state.flat,
+        TrainingInputs(examples, settings, state.flat),
         task=Task.CAUSAL_LM,
         pad_token=0,
         memory=StepMemory(recomputed=way.recomputed),

@@ -31,6 +31,7 @@ from plait.training.bases import locate_config, quiet_libraries
 from plait.training.blueprint import Blueprint, attach, design, read_base_config
 from plait.training.device import Compute, choose_compute, limit_memory, matrix_gflops, memory_for_steps
 from plait.training.examples import Example
+from plait.training.learner import TrainingInputs
 from plait.training.memory_plan import SLACK, ModelSize, Training, peak_bytes, size_of
 from plait.training.peft_configs import peft_config_of
 from plait.training.resident import adapter_parameters, load_adapter
@@ -247,9 +248,14 @@ class Measure:
                 times.append(time.perf_counter())
 
             train_steps(
-                built.model, built.parameters, examples, replace(settings, local_steps=count),
-                start=built.made.initial.flat, task=Task.CAUSAL_LM, pad_token=0, memory=memory, on_step=ended,
-            )  # fmt: skip
+                built.model,
+                built.parameters,
+                TrainingInputs(examples, replace(settings, local_steps=count), built.made.initial.flat),
+                task=Task.CAUSAL_LM,
+                pad_token=0,
+                memory=memory,
+                on_step=ended,
+            )
             return np.diff(times).tolist()
 
         return steps

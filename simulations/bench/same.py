@@ -128,10 +128,14 @@ class _Client:
         spec, initial = self.made.spec, self.made.initial
         model, *rest = self.base.models(spec, initial)
         done = train_steps(
-            model, adapter_parameters(model, spec.layout), examples, settings,
-            start=initial.flat, task=spec.task, pad_token=0, memory=memory,
+            model,
+            adapter_parameters(model, spec.layout),
+            TrainingInputs(examples, settings, initial.flat),
+            task=spec.task,
+            pad_token=0,
+            memory=memory,
             others=[Replica(other, adapter_parameters(other, spec.layout)) for other in rest],
-        )  # fmt: skip
+        )
         found = measure_losses(model, examples, task=spec.task, pad_token=0, batch_size=3, others=rest)
         return _flat(done.flat, np.divide(found.losses, found.counts), read_adapter(model, initial).flat)
 

@@ -24,6 +24,7 @@ from plait.rounds.local_model import Carried
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import DTYPES, Compute
 from plait.training.examples import Example
+from plait.training.learner import TrainingInputs
 from plait.training.losses import BatchLoss
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
@@ -101,12 +102,9 @@ def plait(work: Workload) -> Way:
         done = train_steps(
             model,
             adapter_parameters(model, design.spec.layout),
-            examples,
-            _settings(work, steps),
-            start=state.flat,
+            TrainingInputs(examples, _settings(work, steps), state.flat, Carried(moments=moments)),
             task=Task.CAUSAL_LM,
             pad_token=0,
-            carried=Carried(moments=moments),
             on_step=lambda _, loss: last.append(loss),
         )
         state, moments = AdapterState(design.spec.layout, done.flat), done.moments

@@ -19,6 +19,7 @@ from plait.training.bases import locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.device import DTYPES, Compute
 from plait.training.examples import Example, split_examples, tokenise
+from plait.training.learner import TrainingInputs
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import measure_losses, train_steps
 from plait.wire.settings import Settings
@@ -81,9 +82,12 @@ class Lab:
             )  # fmt: skip
             model = self.base.carrying(blueprint.spec, state)
             after = train_steps(
-                model, adapter_parameters(model, blueprint.spec.layout), self._texts[self._learn][0], settings,
-                start=state.flat, task=Task.CAUSAL_LM, pad_token=self.base.pad_token,
-            )  # fmt: skip
+                model,
+                adapter_parameters(model, blueprint.spec.layout),
+                TrainingInputs(self._texts[self._learn][0], settings, state.flat),
+                task=Task.CAUSAL_LM,
+                pad_token=self.base.pad_token,
+            )
             state = AdapterState(blueprint.spec.layout, after.flat)
             yield self._point(blueprint, state, done + stretch, elsewhere=elsewhere), state
 

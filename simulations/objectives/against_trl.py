@@ -39,7 +39,7 @@ from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
 from plait.training.device import Compute
 from plait.training.examples import IGNORED, Split, tokenise
-from plait.training.learner import order
+from plait.training.learner import TrainingInputs, order
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
@@ -146,9 +146,13 @@ def compare(located: LocatedBase, tokenizer, records: Sequence, kind, text: str,
         ends.append(time.perf_counter())
 
     train_steps(
-        model, adapter_parameters(model, made.spec.layout), examples, settings, start=made.initial.flat,
-        task=Task.CAUSAL_LM, pad_token=base.pad_token, on_step=done,
-    )  # fmt: skip
+        model,
+        adapter_parameters(model, made.spec.layout),
+        TrainingInputs(examples, settings, made.initial.flat),
+        task=Task.CAUSAL_LM,
+        pad_token=base.pad_token,
+        on_step=done,
+    )
     drawn = [examples[index] for index in islice(order(examples, settings.seed, Task.CAUSAL_LM), steps * BATCH)]
     rows = Rows.from_list([row_of(example, tokenizer, single=objective.takes_one_reply) for example in drawn])
     model = base.carrying(made.spec, made.initial)

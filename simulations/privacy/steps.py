@@ -82,7 +82,7 @@ def measured(request: AdapterRequest) -> dict[str, object]:
     inputs = TrainingInputs(rows, settings, start)
 
     def plain() -> None:
-        train_steps(model, parameters, rows, settings, start=start, task=Task.CAUSAL_LM, pad_token=0)
+        train_steps(model, parameters, TrainingInputs(rows, settings, start), task=Task.CAUSAL_LM, pad_token=0)
 
     def plain_by_modules() -> None:
         with by_peft():

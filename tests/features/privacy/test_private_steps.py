@@ -141,9 +141,12 @@ def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase,
     ).flat  # fmt: skip
     model = resident.carrying(blueprint.spec, blueprint.initial)
     plain = train_steps(
-        model, adapter_parameters(model, blueprint.spec.layout), ROWS, settings, start=start, task=Task.CAUSAL_LM,
+        model,
+        adapter_parameters(model, blueprint.spec.layout),
+        TrainingInputs(ROWS, settings, start),
+        task=Task.CAUSAL_LM,
         pad_token=0,
-    ).flat  # fmt: skip
+    ).flat
     before, with_plain, with_private = loss(), loss(plain), loss(private)
     assert before - with_private > 0.5 * (before - with_plain) > 0
 

@@ -53,10 +53,7 @@ def one_by_one(base: ResidentBase, blueprint: Blueprint, given: Sequence[Trainin
     model = base.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     return [
-        train_steps(
-            model, parameters, each.examples, each.settings, start=each.start, task=Task.CAUSAL_LM, pad_token=0,
-            carried=each.carried,
-        )
+        train_steps(model, parameters, each, task=Task.CAUSAL_LM, pad_token=0)
         for each in given
     ]  # fmt: skip
 

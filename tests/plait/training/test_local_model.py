@@ -17,7 +17,7 @@ from plait.rounds.moments import Moments
 from plait.training.blueprint import Blueprint
 from plait.training.examples import Example
 from plait.training.fused.language_model import FusedLanguageModel
-from plait.training.learner import order
+from plait.training.learner import TrainingInputs, order
 from plait.training.local_model import PeftLocalModel, data_seed, train_jobs
 from plait.training.reference import Baselines
 from plait.training.resident import ResidentBase, adapter_parameters
@@ -211,9 +211,12 @@ class TestBatches:
         settings = replace(SETTINGS, seed=data_seed(SETTINGS.seed, split))
         model = resident.carrying(blueprint.spec, blueprint.initial)
         by_hand = train_steps(
-            model, adapter_parameters(model, blueprint.spec.layout), split.train, settings,
-            start=blueprint.initial.flat, task=blueprint.spec.task, pad_token=resident.pad_token,
-        )  # fmt: skip
+            model,
+            adapter_parameters(model, blueprint.spec.layout),
+            TrainingInputs(split.train, settings, blueprint.initial.flat),
+            task=blueprint.spec.task,
+            pad_token=resident.pad_token,
+        )
         assert np.array_equal(trained.state.flat, by_hand.flat)
 
     def test_a_classifier_meets_every_class_in_proportion_within_a_few_steps(self) -> None:

@@ -42,8 +42,8 @@ def halves(tiny) -> ResidentBase:
 def train(base: ResidentBase, made: Blueprint, settings: Settings = SETTINGS) -> LocalTraining:
     model = base.carrying(made.spec, AdapterState(made.spec.layout, made.initial.flat))
     parameters = adapter_parameters(model, made.spec.layout)
-    how = {"start": made.initial.flat, "task": Task.CAUSAL_LM, "pad_token": 0}
-    return train_steps(model, parameters, rows(), settings, **how)
+    inputs = TrainingInputs(rows(), settings, made.initial.flat)
+    return train_steps(model, parameters, inputs, task=Task.CAUSAL_LM, pad_token=0)
 
 
 def moved(done: LocalTraining, made: Blueprint) -> np.ndarray:

@@ -230,6 +230,7 @@ from plait.machine import peak_rss_bytes
 from plait.training.blueprint import design, read_base_config
 from plait.training.device import Compute, use_threads
 from plait.training.examples import Example
+from plait.training.learner import TrainingInputs
 from plait.training.memory_plan import Training, peak_bytes, size_of
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.step_memory import StepMemory
@@ -249,7 +250,8 @@ settings = Settings(
     max_grad_norm=1.0, held_out_fraction=0.1, max_held_out_sequences=1, seed=0,
 )
 train_steps(
-    model, adapter_parameters(model, made.spec.layout), [Example(row, row)], settings, start=made.initial.flat,
+    model, adapter_parameters(model, made.spec.layout),
+    TrainingInputs([Example(row, row)], settings, made.initial.flat),
     task=Task.CAUSAL_LM, pad_token=0, memory=StepMemory(recomputed=2),
 )
 size = size_of(config, made.spec, value_bytes=2, on_cpu=True, directory=directory, training=Training.of(settings))

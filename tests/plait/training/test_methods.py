@@ -23,6 +23,7 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
 from plait.training.device import Compute
 from plait.training.examples import Example
+from plait.training.learner import TrainingInputs
 from plait.training.prompts import servable
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
@@ -56,9 +57,7 @@ def trained(resident: ResidentBase, blueprint: Blueprint, settings: Settings) ->
     done = train_steps(
         model,
         adapter_parameters(model, blueprint.spec.layout),
-        [Example(tokens, tokens)],
-        settings,
-        start=blueprint.initial.flat,
+        TrainingInputs([Example(tokens, tokens)], settings, blueprint.initial.flat),
         task=Task.CAUSAL_LM,
         pad_token=0,
     )

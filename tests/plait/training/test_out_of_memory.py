@@ -11,7 +11,7 @@ from plait.errors import MachineError, machine_fault
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint
 from plait.training.device import Compute
-from plait.training.learner import Learner
+from plait.training.learner import Learner, TrainingInputs
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.serving import Engine, Finish, Generation, Piece, Sampling
 from plait.training.trainer import train_steps
@@ -42,9 +42,12 @@ def test_an_optimizer_without_memory_is_one_line_and_the_base_can_be_used_again(
     def train() -> float:
         model = resident.carrying(blueprint.spec, blueprint.initial)
         done = train_steps(
-            model, adapter_parameters(model, blueprint.spec.layout), rows(), SETTINGS,
-            start=blueprint.initial.flat, task=Task.CAUSAL_LM, pad_token=0,
-        )  # fmt: skip
+            model,
+            adapter_parameters(model, blueprint.spec.layout),
+            TrainingInputs(rows(), SETTINGS, blueprint.initial.flat),
+            task=Task.CAUSAL_LM,
+            pad_token=0,
+        )
         return done.report.loss
 
     before = train()

@@ -64,9 +64,14 @@ def trained(
     first, *others = (Replica(model, adapter_parameters(model, made.spec.layout)) for model in models)
     said: list[float] = []
     done = train_steps(
-        first.model, first.parameters, examples, settings, start=made.initial.flat, pad_token=0, others=others,
-        on_step=lambda _step, loss: said.append(loss), **{"task": made.spec.task, **options},
-    )  # fmt: skip
+        first.model,
+        first.parameters,
+        TrainingInputs(examples, settings, made.initial.flat),
+        pad_token=0,
+        others=others,
+        on_step=lambda _step, loss: said.append(loss),
+        **{"task": made.spec.task, **options},
+    )
     for other in others:  # all end with the same adapter
         for mine, theirs in zip(first.parameters, other.parameters, strict=True):
             assert torch.equal(mine, theirs)

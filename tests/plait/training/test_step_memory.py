@@ -15,6 +15,7 @@ from plait.training import chosen_loss, losses
 from plait.training.blueprint import Blueprint
 from plait.training.examples import Example
 from plait.training.fused import FusedLanguageModel
+from plait.training.learner import TrainingInputs
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.step_memory import ALL_BLOCKS, StepMemory, is_out_of_memory, within_memory
 from plait.training.trainer import measure_losses, train_steps
@@ -42,7 +43,7 @@ def train(resident: ResidentBase, blueprint: Blueprint) -> Callable[[StepMemory]
         parameters = adapter_parameters(model, spec.layout)
         start = blueprint.initial.flat
         return train_steps(
-            model, parameters, rows(), SETTINGS, start=start, task=Task.CAUSAL_LM, pad_token=0, memory=memory
+            model, parameters, TrainingInputs(rows(), SETTINGS, start), task=Task.CAUSAL_LM, pad_token=0, memory=memory
         ).flat
 
     return run
@@ -122,8 +123,8 @@ def test_a_loss_of_a_users_own_is_never_cut_even_if_an_evaluation_was(
     monkeypatch.setattr(chosen_loss, "loss_named", lambda _: own_loss)
     model = resident.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
-    how = {"start": blueprint.initial.flat, "task": Task.CAUSAL_LM, "pad_token": 0}
-    train_steps(model, parameters, rows(), replace(SETTINGS, loss="mine:own"), **how, memory=StepMemory(cuts=4))
+    inputs = TrainingInputs(rows(), replace(SETTINGS, loss="mine:own"), blueprint.initial.flat)
+    train_steps(model, parameters, inputs, task=Task.CAUSAL_LM, pad_token=0, memory=StepMemory(cuts=4))
     assert seen == [4, 4]
 
 

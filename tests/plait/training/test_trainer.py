@@ -12,7 +12,7 @@ from plait.abandon import Abandoned
 from plait.abandonment import Abandonment
 from plait.adapters import AdapterState, Task, norm, subtract
 from plait.errors import ConfigError
-from plait.rounds.local_model import Carried
+from plait.rounds.local_model import NOTHING, Carried
 from plait.rounds.moments import Moments
 from plait.training import losses
 from plait.training.bases import LocatedBase
@@ -42,7 +42,7 @@ def trained(resident: ResidentBase, blueprint: Blueprint, rows: list[Example], s
     model = resident.carrying(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     start = blueprint.initial.flat
-    done = train_steps(model, parameters, rows, settings, start=start, task=Task.CAUSAL_LM, pad_token=0)
+    done = train_steps(model, parameters, TrainingInputs(rows, settings, start), task=Task.CAUSAL_LM, pad_token=0)
     return AdapterState(blueprint.spec.layout, done.flat)
 
 
@@ -52,10 +52,12 @@ def run(
     """Steps on all rows at once, so that their order does not matter, from an adapter with no zeros in it."""
     values = np.random.default_rng(1).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     state = options.pop("state", AdapterState(blueprint.spec.layout, values))
+    carried = options.pop("carried", NOTHING)
     model = resident.carrying(blueprint.spec, state)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     settings = replace(settings, batch_size=len(rows), max_grad_norm=100.0)
-    return train_steps(model, parameters, rows, settings, start=state.flat, task=Task.CAUSAL_LM, pad_token=0, **options)
+    inputs = TrainingInputs(rows, settings, state.flat, carried)
+    return train_steps(model, parameters, inputs, task=Task.CAUSAL_LM, pad_token=0, **options)
 
 
 @pytest.mark.slow
@@ -140,7 +142,9 @@ def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_o
         )
         model = resident.carrying(blueprint.spec, state)
         parameters = adapter_parameters(model, blueprint.spec.layout)
-        done = train_steps(model, parameters, rows, settings, start=state.flat, task=Task.CAUSAL_LM, pad_token=0)
+        done = train_steps(
+            model, parameters, TrainingInputs(rows, settings, state.flat), task=Task.CAUSAL_LM, pad_token=0
+        )
         return float(gradient @ (state.flat.astype(np.float64) - done.flat)), done
 
     small, _ = step(1e-4, 100.0)

@@ -9,11 +9,9 @@ no round and no account.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
-import torch
 from torch import nn
 
 from plait.abandon import check_abandoned
@@ -27,9 +25,9 @@ from plait.features.privacy.record import Charge, RecordPrivacy
 from plait.features.privacy.training.example_gradients import ExampleGradients
 from plait.training.examples import Example
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
-from plait.training.replicas import Replica, at_once, cards, deal, follow, seed
+from plait.training.replicas import Replica, at_once, deal, follow
 from plait.training.step_memory import StepMemory
-from plait.training.trainer import only_trained, trained_parameters
+from plait.training.trainer import in_training, trained_parameters
 
 
 def train_privately(
@@ -82,11 +80,7 @@ def train_privately(
     ]
     mechanism, draws = privacy.mechanism, Keystream(derived(key, b"batches"))
     noised = np.zeros(sum(sizes), np.float32)
-    with ExitStack() as held:
-        for replica in replicas:
-            held.enter_context(only_trained(replica.parameters, trained))
-        held.enter_context(torch.random.fork_rng(devices=cards(replicas)))
-        seed(replicas, settings.seed)
+    with in_training(replicas, trained, settings.seed):
         for step in range(settings.steps_taken):
             follow(replicas, learner.values, trained)
             chosen = privacy.sample(draws)
