@@ -162,6 +162,7 @@ def stated() -> Iterator[Stated]:
     from plait.features.objectives.named import FORMULAS
     from plait.flower.rule_table import ALL_RULES
     from plait.known_features import own_features
+    from plait.places import at
     from plait.training.teaching import objective_stated
 
     plain = config_with(tuple(own_features().values()))()
@@ -174,6 +175,8 @@ def stated() -> Iterator[Stated]:
     yield from map(rule_stated, ALL_RULES.values())
     yield from map(method_stated, METHODS.values())
     yield from map(optimizer_stated, OPTIMIZERS.values())
+    for feature in own_features().values():
+        yield from map(optimizer_stated, map(at, feature.optimizers.values()))
 
 
 # Of settings that are not one of a few words.

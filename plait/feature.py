@@ -40,6 +40,7 @@ class Feature:
         objectives: what clients learn, by name, ``MODULE:CLASS`` for those of a user's own: the place of a function
             from the text of ``--objective`` to a `plait.objective.Objective`.
         usual_objectives: which of them records of a kind are for.
+        optimizers: of the server, by name: the place of each (`plait.aggregation.server_optimizer`).
         values: of the core's settings that need it, by setting.
         holding: place of how a base is held in few bits (`plait.training.holding`).
         spreading: place of how a run is spread over several devices (`plait.training.spreading`).
@@ -116,6 +117,7 @@ class Feature:
     takes: Reasons = field(default_factory=dict[Trait, str])
     objectives: Mapping[str, str] = field(default_factory=dict[str, str])
     usual_objectives: Mapping[str, str] = field(default_factory=dict[str, str])
+    optimizers: Mapping[str, str] = field(default_factory=dict[str, str])
     values: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
     holding: str = ""
     spreading: str = ""

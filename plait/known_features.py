@@ -43,7 +43,17 @@ def features(*, all_installed: bool = False) -> tuple[Feature, ...]:
 
 def feature_with(
     what: Literal[
-        "fields", "welcomed", "parts", "objectives", "contracts", "verbs", "names", "events", "messages", "replies"
+        "fields",
+        "welcomed",
+        "parts",
+        "objectives",
+        "optimizers",
+        "contracts",
+        "verbs",
+        "names",
+        "events",
+        "messages",
+        "replies",
     ],
     name: str,
     *,

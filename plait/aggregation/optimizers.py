@@ -8,14 +8,15 @@ from typing import cast
 from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
+from plait.known_features import feature_with, features
 from plait.on_demand import OnDemand
+from plait.places import at
 from plait.plugins import Kind, find
 
 OPTIMIZERS: OnDemand[ServerOptimizer] = OnDemand(
     {
         "fedadagrad": "plait.aggregation.fedopt:FEDADAGRAD",
         "fedadam": "plait.aggregation.fedopt:FEDADAM",
-        "feddyn": "plait.aggregation.feddyn:FEDDYN",
         "fedexp": "plait.aggregation.fedexp:FEDEXP",
         "fedyogi": "plait.aggregation.fedopt:FEDYOGI",
         "line_search": "plait.aggregation.line_search:LINE_SEARCH",
@@ -27,14 +28,14 @@ OPTIMIZERS: OnDemand[ServerOptimizer] = OnDemand(
         "sgd": "plait.aggregation.fedopt:SGD",
     }
 )
-"""By name, in alphabetical order."""
+"""The core's by name, in alphabetical order; features have others."""
 
 
 def optimizer_for(text: str) -> ServerOptimizer:
     """The optimizer that the user asks for.
 
     Args:
-        text: one of `OPTIMIZERS`, or with options ``fedadam:lr=0.003,momentum=0.9``; for a user's own
+        text: one of `OPTIMIZERS` or of a feature, or with options ``fedadam:lr=0.003,momentum=0.9``; for a user's own
             ``my_rules:Mine`` or the name of an installed one. ``auto`` is resolved by the caller.
 
     Raises:
@@ -42,8 +43,11 @@ def optimizer_for(text: str) -> ServerOptimizer:
     """
     name, options = parse_choice(text)
     optimizer = OPTIMIZERS.get(name)
+    if optimizer is None and (feature := feature_with("optimizers", name)):
+        optimizer = cast("ServerOptimizer", at(feature.optimizers[name]))
     if optimizer is None:
-        optimizer = as_optimizer(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS)), name=name)
+        known = sorted([*OPTIMIZERS, *(each for feature in features() for each in feature.optimizers)])
+        optimizer = as_optimizer(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *known)), name=name)
     return with_options(optimizer, options, what=f"server optimizer '{name}'")
 
 

@@ -55,7 +55,7 @@ class TrainingInputs:
     Attributes:
         settings: steps, batch, learning rate, schedule, seed, which sides train, loss terms.
         start: (size,) the adapter before; not changed.
-        carried: AdamW's moments, SCAFFOLD's and FedDyn's corrections, learning rate and the adapter's last movement.
+        carried: from the client's earlier rounds.
     """
 
     examples: Sequence[Example]
@@ -296,7 +296,7 @@ class Learner:
         self._losses.append(0.0)
 
     def _add_terms(self) -> None:
-        """Add the run's loss terms and FedDyn's slope to the gradient."""
+        """Add the run's loss terms to the gradient, and subtract the slope that was carried in."""
         for optimizer, origin in zip(self._optimizers, self._origins, strict=True):
             for term in self._terms:
                 term.add_gradient(optimizer.gradient, optimizer.master, origin, self._inputs.settings)
@@ -304,7 +304,7 @@ class Learner:
             optimizer.gradient.sub_(slope)
 
     def _end_step(self) -> None:
-        """Forget the gradient, and add SCAFFOLD's correction to the adapter."""
+        """Forget the gradient, and add the correction to the adapter."""
         for optimizer in self._optimizers:
             optimizer.forget()
         for optimizer, correction in zip(self._optimizers, self._corrections or (), strict=False):

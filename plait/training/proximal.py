@@ -1,7 +1,7 @@
 """FedProx: stay near the round's initial adapter.
 
 Li et al., "Federated Optimization in Heterogeneous Networks", arXiv 1812.06127, eq. 2: mu/2 ||w - w0||^2 is added to a
-client's loss. It is the quadratic term of FedDyn, too (arXiv 2111.04263, algorithm 1).
+client's loss.
 """
 
 from __future__ import annotations

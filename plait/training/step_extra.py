@@ -1,4 +1,4 @@
-"""Additions to the steps of a user's own trainer: loss terms and SCAFFOLD's correction.
+"""Additions to the steps of a user's own trainer: loss terms, and what a correction of steps carries in.
 
 plait's own trainer adds them itself (`learner.Learner`), before it clips. Knows no trainer.
 """
@@ -22,9 +22,9 @@ class StepExtra:
 
     Attributes:
         origin: their values before the first step.
-        drift: SCAFFOLD's correction of each after a step; empty without SCAFFOLD.
+        drift: added to each after a step; empty for nothing.
         settings: of the run and the round.
-        slope: FedDyn's, subtracted from each gradient; empty without it.
+        slope: subtracted from each gradient; empty for nothing.
     """
 
     parameters: tuple[nn.Parameter, ...]

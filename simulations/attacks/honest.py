@@ -43,7 +43,7 @@ def cases() -> dict[str, dict[str, object]]:
         "clip": {"norm_bound": "clip:10"},
     }
     found |= {f"wire {wire}": {"wire": wire} for wire in ("1", "8", "bf16", "fp32")}
-    found |= {f"optimizer {name}": {"server_optimizer": name} for name in sorted(OPTIMIZERS)}
+    found |= {f"optimizer {name}": {"server_optimizer": name} for name in sorted((*OPTIMIZERS, "feddyn"))}
     found |= {f"method {name}": {"method": name, "learning_rate": 0.0} for name in sorted(METHODS)}
     found |= {f"rule {name}": {"rule": name, "clients": 8 if name in _MANY else 3} for name in sorted(ALL_RULES)}
     found["rule fedsb"] |= {"method": "lora_xs", "learning_rate": 0.0}  # it has no other

@@ -101,7 +101,7 @@ def resting_on(feature: Feature, tree: Path) -> list[Path]:
 def names_it(feature: Feature, file: Path) -> bool:
     """Whether a test names a feature."""
     options = {name.replace("_", "-") for name in feature.fields}
-    words = {*feature.verbs, *feature.names, *feature.fields, *options}
+    words = {*feature.verbs, *feature.names, *feature.fields, *feature.optimizers, *options}
     words |= {name for name in feature.objectives if name.islower()}.union(*feature.values.values())
     found = [rf"features[./]{feature.name}\b"]
     found += [rf"[\"'](--)?{word}[\"':]|plait[. ]{word}\b" for word in map(re.escape, words)]

@@ -2,7 +2,7 @@
 
 Acar et al., arXiv 2111.04263, algorithm 1: a client minimises L(w) - <h, w> + alpha/2 ||w - w0||^2 from the received
 adapter w0, and then keeps h <- h - alpha (w - w0), the gradient of its own loss where it stopped; h is 0 at first. The
-last term is that of `plait.training.proximal`, the server's part `plait.aggregation.feddyn`.
+last term is that of `plait.training.proximal`, the server's part `server_step.py`.
 """
 
 from __future__ import annotations

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from plait.adapters import AdapterState, Layout
 from plait.aggregation import Outcome
-from plait.aggregation.feddyn import FedDynStep
+from plait.aggregation.contract import OPTIMIZER_CHECKS
+from plait.aggregation.optimizers import optimizer_for
+from plait.contract import checked
+from plait.errors import ConfigError
 from plait.features.corrections.feddyn import FedDyn
+from plait.features.corrections.server_step import FedDynStep
 from plait.rounds.client_state import Kept
 from plait.rounds.hook import Outgoing
 from plait.rounds.local_model import Carried, Trained, TrainJob
@@ -52,3 +57,11 @@ def test_quadratic_clients_reach_the_optimum_of_their_mean_as_the_paper_proves()
     np.testing.assert_allclose(master, optimum, atol=1e-4)
     assert hook.applies(SETTINGS)
     assert not hook.applies(replace(SETTINGS, feddyn=0.0))
+
+
+def test_the_server_s_step_is_found_by_its_name_and_keeps_the_contract_of_server_optimizers():
+    found = optimizer_for("feddyn:share=0.5")
+    assert found == FedDynStep(share=0.5)
+    assert [verdict for verdict in checked(found, OPTIMIZER_CHECKS) if not verdict.holds] == []
+    with pytest.raises(ConfigError, match="did you mean 'feddyn'"):
+        optimizer_for("feddin")

@@ -5,7 +5,7 @@ from plait.aggregation.optimizers import OPTIMIZERS, optimizer_for
 from plait.aggregation.round import Outcome
 from plait.errors import ConfigError
 
-OPTIONS = {"none": "", "feddyn": "", "line_search": "", "fedexp": ":lr=0.5"}
+OPTIONS = {"none": "", "line_search": "", "fedexp": ":lr=0.5"}
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))

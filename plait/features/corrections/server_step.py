@@ -6,7 +6,7 @@ alpha:
 
     s <- s + p d        step: d + s
 
-where s = -h / alpha, so the server need not know alpha. The clients' part is that of `--correction feddyn`.
+where s = -h / alpha, so the server need not know alpha. The clients' part is `feddyn.py`.
 """
 
 from __future__ import annotations
