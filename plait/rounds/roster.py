@@ -19,7 +19,6 @@ from plait.rounds import events
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose
 from plait.rounds.description import UnfitError, check_description, read_description
 from plait.rounds.ledger import Ledger
-from plait.rounds.members import members_of, shared_with
 from plait.rounds.patience import Patience
 from plait.rounds.reason import Reason
 from plait.rounds.tracks import Ranks
@@ -286,6 +285,8 @@ class Roster:
         """Refuse a region with a client that another has too: it would count twice."""
         if not self._region_clients:
             return
+        from plait.rounds.members import members_of, shared_with
+
         members = members_of(name, card)
         others = [(other, theirs) for other, theirs in self._members.items() if other != name]
         if other := shared_with(members, others):
