@@ -29,6 +29,9 @@ EXTRAS = {"eval": "lm_eval", "evidence": "model_signing", "flower-simulation": "
 settings.register_profile("plait", deadline=None)
 settings.load_profile("plait")
 
+# Of libraries and tests nothing is garbage as they are loaded; looking for it takes a sixth of the time. See `_loaded`.
+gc.disable()
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,9 +57,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
     """What the command line sets for the processes that it starts is not left to the tests that follow."""
-    before = dict(os.environ)
+    before = set(os.environ)
     yield
-    for name in os.environ.keys() - before.keys():
+    for name in os.environ.keys() - before:
         del os.environ[name]
 
 
@@ -107,6 +110,7 @@ def _loaded() -> None:
 
     flwr's strategies collect several times in each round.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
 
