@@ -80,7 +80,7 @@ def test_a_run_that_is_killed_anywhere_goes_on_to_what_its_ledger_and_spool_give
     federation = begin(federate, fake_model, count=3, rounds=3, wire="1")
     snapshots = snapshots_of(federation)
     snapshots.run()
-    assert len(snapshots.killed) > 50
+    assert len(snapshots.killed) > 35
     # Not all, because each is a whole run.
     for index, (where, killed) in enumerate(snapshots.killed[::7]):
         killed.channel.order = shuffled(index)

@@ -514,13 +514,21 @@ class Federation:
 
 @dataclass(eq=False)
 class Snapshots:
-    """Copies of a federation, each as a kill at that moment would leave it, with a word on when that was."""
+    """Copies of a federation, each as a kill at that moment would leave it, with a word on when that was.
+
+    Moments that leave the same, on disk and in what clients remember, are one.
+    """
 
     federation: Federation
     folder: Path
     killed: list[tuple[str, Federation]] = field(default_factory=list)
+    _left: object = None
 
     def take(self, where: str) -> None:
+        files = {path: path.read_bytes() for path in self.federation.path.rglob("*") if path.is_file()}
+        before, self._left = self._left, (files, {name: {**kept} for name, kept in self.federation.memories.items()})
+        if self._left == before:
+            return
         path = self.folder / f"killed-{len(self.killed):03}"
         shutil.copytree(self.federation.path, path)
         self.killed.append((f"{len(self.killed)}: {where}", self.federation.copy(path)))

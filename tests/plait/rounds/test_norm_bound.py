@@ -209,7 +209,8 @@ def test_a_run_under_attack_that_is_killed_anywhere_goes_on_to_the_same_adapter(
     expected = federation.run()
     monkeypatch.undo()
     assert len(snapshots.killed) > 15
-    for where, killed in snapshots.killed:
+    # Not all, because each is a whole run of many clients.
+    for where, killed in snapshots.killed[::2]:
         state = killed.run()
         assert (state.adapter.digest(), state.norms) == (expected.adapter.digest(), expected.norms), where
         events = killed.of_kind("update_refused")

@@ -64,7 +64,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_adapter(
     federation = begin(federate, fake_model, case)
     snapshots = snapshots_of(federation)
     expected = snapshots.run()
-    assert len(snapshots.killed) > 50
+    assert len(snapshots.killed) > 35
 
     for where, killed in snapshots.killed:
         if left_behind == "clients forget":
@@ -98,7 +98,8 @@ def test_a_run_with_few_clients_in_each_round_goes_on_to_the_same_bits(
     federation = federate(models, rounds=3, cohort_size=2, eval_every=3, wire="1")
     snapshots = snapshots_of(federation)
     expected = snapshots.run()
-    for where, killed in snapshots.killed:
+    # Not all, because each is a whole run of six clients.
+    for where, killed in snapshots.killed[::3]:
         for memory in killed.memories.values() if forgetful else ():
             for key in [key for key in memory if key not in IRREPLACEABLE]:
                 del memory[key]
