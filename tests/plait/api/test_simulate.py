@@ -166,8 +166,7 @@ plait.simulate(records, partition="natural:author", out=sys.argv[2], base="tiny"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("updates", [1, 4])
+@pytest.mark.parametrize(("number", "updates"), [(signal.SIGINT, 1), (signal.SIGKILL, 4)])
 def test_a_program_that_is_interrupted_or_killed_leaves_a_run_that_goes_on_to_the_same_bits(
     finished: Path, records: list[dict[str, str]], tmp_path: Path, number: signal.Signals, updates: int
 ) -> None:

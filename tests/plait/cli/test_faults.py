@@ -48,16 +48,28 @@ def adapter(tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
+EXPORT = ("export", "ADAPTER", "OUT", "--to", "merged"), "plait.features.exports.merged.merge_in_place"
+OTHERS = {
+    "eval": (("eval", "--adapter", "ADAPTER", "--data", "chatterbot"), "plait.training.evaluate.evaluate_adapter"),
+    "simulate": (
+        ("simulate", "--base", "tiny", "--data", "chatterbot", "--out", "OUT"),
+        "plait.simulation.execution.execute",
+    ),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize(
-    ("verb", "breaks"),
+    ("verb", "breaks", "fault"),
     [
-        (("export", "ADAPTER", "OUT", "--to", "merged"), "plait.features.exports.merged.merge_in_place"),
-        (("eval", "--adapter", "ADAPTER", "--data", "chatterbot"), "plait.training.evaluate.evaluate_adapter"),
-        (("simulate", "--base", "tiny", "--data", "chatterbot", "--out", "OUT"), "plait.simulation.execution.execute"),
+        *(pytest.param(*EXPORT, fault, id=f"export-{fault}") for fault in FAULTS),
+        # What an error means does not depend on the verb: a disk's, memory's and a library's own.
+        *(
+            pytest.param(*other, fault, id=f"{name}-{fault}")
+            for name, other in OTHERS.items()
+            for fault in ("disk", "python", "torch")
+        ),
     ],
-    ids=["export", "eval", "simulate"],
 )
 def test_a_command_ends_in_one_line_that_says_what_to_do(
     plait: Callable[..., object],

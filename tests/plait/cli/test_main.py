@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,13 @@ ALL_VERBS = [*VERBS, *(verb for feature in own_features().values() for verb in f
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", [*(verb for verb in ALL_VERBS if verb != "bench"), *BENCHES])
-def test_every_verb_has_help_with_an_example(verb: str, plait) -> None:
+def test_every_verb_has_help_with_an_example_in_80_columns(verb: str, plait, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     ran = plait(*verb.split(), "--help")
     assert ran.code == 0
     assert f"plait {verb}" in ran.out.replace("\n", " ")
     assert "Example:" in ran.out
+    assert max(map(len, ran.out.splitlines())) <= 80
 
 
 @pytest.mark.slow
@@ -279,12 +282,14 @@ def test_estimate_says_what_a_real_run_takes_on_disk(plait, jsonl, tmp_path, mon
 
     monkeypatch.setattr(RunDirectory, "tidy_clients", measured)
     run = tmp_path / "run"
-    with plots_rendered():
+    # The report's size does not depend on the options.
+    with nullcontext() if options else plots_rendered():
         assert plait("simulate", "--data", jsonl, "--partition", "iid", *given, "--out", run, "--json").code == 0
     adapter = 4 * estimate["trainable_parameters"]
     for bytes_, name in ((during[0], "client_disk_bytes"), (take(run / "clients"), "client_disk_bytes_after")):
         assert bytes_ == pytest.approx(3 * (estimate[name] - adapter), rel=0.02), name
-    assert take(run) == pytest.approx(estimate["simulation_disk_bytes_after"], rel=0.2)
+    if not options:
+        assert take(run) == pytest.approx(estimate["simulation_disk_bytes_after"], rel=0.2)
     checkpoints = take(run / "checkpoints") + take(run / "adapter")
     assert checkpoints == pytest.approx(
         estimate["server_disk_bytes"] - estimate["uplink_bytes"] - 500_000 - 18_000, rel=0.1
@@ -297,35 +302,15 @@ def test_estimate_says_what_a_real_run_takes_on_disk(plait, jsonl, tmp_path, mon
 @pytest.mark.slow
 def test_estimate_predicts_the_arrays_of_a_real_run(plait, jsonl, tmp_path) -> None:
     options = (
-        "--base",
-        "tiny",
-        "--wire",
-        "fp32",
-        "--rank",
-        2,
-        "--rounds",
-        2,
-        "--clients",
-        2,
-        "--batch-size",
-        2,
-        "--seq-len",
-        32,
-    )
+        "--base", "tiny", "--wire", "fp32", "--rank", 2, "--rounds", 2, "--clients", 2, "--batch-size", 2,
+        "--seq-len", 32,
+    )  # fmt: skip
     estimate = json.loads(plait("estimate", *options, "--json").out)
+    # In the very first step B = 0, so A stays, and what did not change does not travel.
     run = plait(
-        "simulate",
-        "--data",
-        jsonl,
-        "--partition",
-        "iid",
-        *options,
-        "--local-steps",
-        2,  # in the very first step B = 0, so A stays, and what did not change does not travel
-        "--out",
-        tmp_path / "r",
+        "simulate", "--data", jsonl, "--partition", "iid", *options, "--local-steps", 2, "--out", tmp_path / "r",
         "--json",
-    )
+    )  # fmt: skip
     summary = json.loads(run.out)
     assert summary["trainable_parameters"] == estimate["trainable_parameters"]
     assert summary["full_model_bytes"] == estimate["full_model_bytes"]

@@ -102,17 +102,12 @@ KINDS = {
     "labels": ("--data", "labels.jsonl", "--clients", 2),
     "a sample of clients": ("--data", "my.jsonl", "--clients", 3, "--clients-per-round", 2, "--own-share", 0),
     "an adapter to go on from": (
-        "--data",
-        "my.jsonl",
-        "--clients",
-        2,
-        "--init-adapter",
-        "first=0.5",
-        "--rule",
-        "flora",
+        "--data", "my.jsonl", "--clients", 2, "--init-adapter", "first=0.5", "--rule", "flora",
     ),
     "a trainer": ("--data", "my.jsonl", "--clients", 2, "--trainer", "trainer_of_mine:build"),
-}
+}  # fmt: skip
+# The others are done again by their settings alone, which are the same.
+NAME_FILES = ("own data and names", "an adapter to go on from", "a trainer")
 
 
 @pytest.mark.slow
@@ -134,9 +129,10 @@ def test_the_printed_command_does_the_run_again(
     words = printed_command(home / "run")
     kept = config_from_table(read_config_table(home / "run" / "config.toml"))
     assert settings_of(*words, "--out", "run-again").model_copy(update={"out": kept.out}) == kept
-    ran = plait(*words, "--out", "again", "--json")
-    assert ran.code == 0, ran.err
-    assert adapter_of(home / "again") == adapter_of(home / "run")
+    if kind in NAME_FILES:
+        ran = plait(*words, "--out", "again", "--json")
+        assert ran.code == 0, ran.err
+        assert adapter_of(home / "again") == adapter_of(home / "run")
 
 
 def test_a_deployed_run_is_repeated_by_a_server(plait, settings_of, tmp_path: Path) -> None:

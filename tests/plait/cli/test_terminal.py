@@ -18,14 +18,11 @@ import pytest
 from rich.cells import cell_len
 
 from plait.cli.ending import _to_paste
-from plait.cli.verbs import VERBS
-from plait.known_features import own_features
 from tests.commands import Command, run_command
 
 pytestmark = pytest.mark.slow
 
 COLUMNS = 80
-ALL_VERBS = [*VERBS, *(verb for feature in own_features().values() for verb in feature.verbs)]
 CONTROL = re.compile(r"\x1b(\[[0-9;?]*[a-zA-Z]|\][^\x07]*\x07)")
 
 
@@ -56,14 +53,6 @@ def shown(*arguments: object, cwd: Path | None = None) -> tuple[int, list[str]]:
 
 def too_wide(lines: list[str]) -> list[str]:
     return [line for line in lines if cell_len(line) > COLUMNS]
-
-
-@pytest.mark.parametrize("verb", [*(verb for verb in ALL_VERBS if verb != "bench"), "simulate --help-all"])
-def test_help_fits_into_80_columns(verb: str) -> None:
-    code, lines = shown(*verb.split(), *([] if "--" in verb and verb.endswith("all") else ["--help"]))
-    assert code == 0
-    assert too_wide(lines) == []
-    assert any("Usage:" in line for line in lines)
 
 
 @pytest.fixture(scope="module")
