@@ -44,7 +44,7 @@ from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, base_modules, design, design_from_spec, load_base, read_base_config
 from plait.training.device import Compute
 from plait.training.export_weights import merge_with_peft
-from plait.training.resident import ResidentBase
+from plait.training.resident import ResidentBase, adapter_parameters
 
 LABELS = ("a", "b", "c")
 SHAPE: dict[str, Any] = {
@@ -112,9 +112,9 @@ def designed(directory: Path, method: str = "lora") -> Blueprint:
     return drawn_with(directory, 3, method)
 
 
-def drawn_with(directory: Path, seed: int, method: str = "lora") -> Blueprint:
+def drawn_with(directory: Path, seed: int, method: str = "lora", bias: str = "none") -> Blueprint:
     config = read_base_config(directory, Task.CLASSIFICATION, LABELS)
-    request = AdapterRequest(method=method, rank=2)
+    request = AdapterRequest(method=method, rank=2, bias=bias)
     return design(config, request, task=Task.CLASSIFICATION, labels=LABELS, seed=seed, weights=directory)
 
 
@@ -204,16 +204,18 @@ def test_gradients_reach_the_whole_head_by_the_second_step(base: Base) -> None:
         assert gradient.any()
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_method_has_a_head(method: str, saved_as: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("method", [*sorted(METHODS), "bias"])
+def test_every_method_has_a_head_and_trains(method: str, saved_as: Callable[[str], Path]) -> None:
     directory = saved_as("roberta")
     if method == "prefix":
         with pytest.raises(ConfigError, match="nearest: method 'prompt'"):
             designed(directory, method)
         return
-    made = designed(directory, method)
+    made = drawn_with(directory, 3, "lora", bias="all") if method == "bias" else designed(directory, method)
     model = resident(directory).carrying(made.spec, made.initial)
     assert not logits(model).any()
+    model(input_ids=TEXTS).logits.sum().backward()
+    assert any(each.grad is not None and each.grad.any() for each in adapter_parameters(model, made.spec.layout))
     dense = next(name for name in made.initial.layout.by_name if name.endswith("classifier.dense.weight"))
     assert made.initial[dense].std() > 0.01
 

@@ -72,8 +72,6 @@ def eight() -> ModelSize:
     ("shape", "recomputed"),
     [
         (StepShape("llama-3.2-1b", 4, 1024, layers=3), 0),
-        (StepShape("llama-3.2-1b", 4, 1024, layers=3), 2),
-        (StepShape("llama-3.1-8b", 1, 4096, four_bits=True, layers=3), 3),
         (StepShape("qwen2.5-0.5b", 2, 512, rank=64, layers=3), 1),
         (StepShape("mistral-7b", 1, 256, four_bits=True, rank=8, layers=3), 0),
         (StepShape("llama-3.1-8b", 1, 2048, four_bits=True, layers=3, embedding_on_host=True), 3),

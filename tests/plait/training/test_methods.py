@@ -11,7 +11,6 @@ import torch
 from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     BertConfig,
 )
 
@@ -21,7 +20,6 @@ from plait.aggregation import RULES, method_stated, rule_stated, rules_for
 from plait.errors import ConfigError, PeerError
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, design, design_from_spec, read_base_config
-from plait.training.device import Compute
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
 from plait.training.prompts import servable
@@ -176,29 +174,6 @@ def test_prefix_tuning_of_an_encoder_is_refused(tmp_path: Path) -> None:
     config = read_base_config(tmp_path, Task.CLASSIFICATION, ("a", "b"))
     with pytest.raises(ConfigError, match="bert accepts no keys and values before its input; nearest: method 'prompt'"):
         design(config, AdapterRequest(method="prefix"), task=Task.CLASSIFICATION, labels=("a", "b"), seed=0)
-
-
-@pytest.mark.parametrize(
-    "method",
-    [*(name for name in PLAIN if name != "prefix"), "bias", pytest.param("qlora", marks=pytest.mark.extra("qlora"))],
-)
-def test_an_encoder_classifies_with_every_other_method(method: str, tmp_path: Path) -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    config = BertConfig(architectures=["BertModel"], vocab_size=2048, num_labels=2, **sizes)
-    torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(config, trust_remote_code=False).save_pretrained(tmp_path)
-    read = read_base_config(tmp_path, Task.CLASSIFICATION, ("a", "b"))
-    request = AdapterRequest(method="lora", bias="all") if method == "bias" else AdapterRequest(method=method)
-    task, labels = Task.CLASSIFICATION, ("a", "b")
-    blueprint = design(read, request, task=task, labels=labels, seed=0, weights=tmp_path)
-    heads = [name for name in blueprint.spec.layout.by_name if name.endswith("classifier.weight")]
-    assert len(heads) == 1
-    assert not blueprint.initial[heads[0]].any()
-    base = ResidentBase(tmp_path, "0" * 64, Compute(torch.device("cpu"), torch.float32), seq_len=32)
-    model = base.carrying(blueprint.spec, blueprint.initial)
-    model(input_ids=TOKENS).logits.sum().backward()
-    parameters = adapter_parameters(model, blueprint.spec.layout)
-    assert any(parameter.grad is not None and parameter.grad.any() for parameter in parameters)
 
 
 def test_rules_go_with_the_methods_that_have_what_they_average() -> None:
