@@ -42,7 +42,7 @@ values of a tensor that this step does not move. (One of VeRA's two scales begin
 be found.) A classifier's first step moves its head alone, so it reaches the limit whatever rate is kept. Together this
 is the stochastic Polyak step size with a maximum (SPS_max; Loizou et al., arXiv 2002.10542, eq. 4) along AdamW's
 direction instead of the gradient's, where the first step sets the maximum and slopes change it (`_factor_by`). The
-fraction was chosen in `simulations/defaults`; it holds for batches of `_STEADY` counted tokens or more."""
+fraction was chosen in `simulations/defaults`; for answers it grows where a batch counts fewer than `_STEADY` tokens."""
 
 _STEADY = 4 * 63  # tokens that a batch counts of the texts on which the fraction was chosen: 4 sequences of 64
 _LEAST = 0.25  # no step makes the next one more than four times as long
@@ -211,7 +211,8 @@ class Learner:
         size = self._inputs.settings.batch_size
         batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
         counted = sum(count_labels(example, self._task) for example in chosen)
-        if self._task is Task.CAUSAL_LM and self._inputs.settings.objective == SFT:
+        has_prompts = counted < sum(len(example.tokens) - 1 for example in chosen)
+        if has_prompts and self._task is Task.CAUSAL_LM and self._inputs.settings.objective == SFT:
             self._largest_fall = _largest_fall(counted)
         return batches, counted
 
@@ -371,10 +372,11 @@ def _slope_along(movement: Tensor, gradient: Tensor) -> float:
 
 
 def _largest_fall(counted: int) -> float:
-    """`LARGEST_FALL` for a batch of `counted` tokens, as short answers have few.
+    """`LARGEST_FALL` for a batch of answers with `counted` tokens.
 
     A step fits the noise of its own batch as well, and predicts a fall of that too. It is as one over the root of the
-    number of tokens (the gradient's standard error), so by that much more may be predicted for the same step.
+    number of tokens (the gradient's standard error), so by that much more may be predicted for the same step. A short
+    batch of text has no such room: its steps overshoot (`simulations/LOG.md`).
     """
     return min(1.0, LARGEST_FALL * math.sqrt(max(1.0, _STEADY / max(1, counted))))
 

@@ -642,7 +642,9 @@ MUTATIONS: dict[str, Mutation] = {
         "a server names the trainer that is imported",
         nothing("client.base:check_trainer", "client.participant:check_trainer"),
     ),
-    "consent": Mutation("hostile", "no consent is asked for", nothing("client.base:_agree")),
+    "consent": Mutation(
+        "hostile", "no consent is asked for", lambda: put("client.consent:agree", lambda *given, **named: "yes")
+    ),
     "queue": Mutation(
         "hostile", "any number of tasks waits at a client", lambda: put("client.worker:MOST_WAITING", 10**9)
     ),

@@ -88,7 +88,7 @@ def test_fused_gradients_of_square_matrices_are_those_of_peft_s_modules(
         assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
         assert np.linalg.norm(fused - wanted) < 1e-4 * np.linalg.norm(wanted)
     with model.disable_adapter():
-        assert all(pair is None for block in recognise(model).blocks for pair in block.pairs)
+        assert all(layer.pair is None for block in recognise(model).blocks for layer in block.linears)
 
 
 @pytest.mark.slow

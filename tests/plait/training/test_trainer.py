@@ -212,12 +212,21 @@ def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does
 
 
 @pytest.mark.parametrize(
-    ("counted", "objective", "fraction"),
-    [(300, "sft", 0.25), (252, "sft", 0.25), (63, "sft", 0.5), (3, "sft", 1.0), (63, "dpo:beta=0.1", 0.25)],
+    ("prompt", "counted", "objective", "fraction"),
+    [
+        (90, 300, "sft", 0.25),
+        (90, 252, "sft", 0.25),
+        (90, 63, "sft", 0.5),
+        (90, 3, "sft", 1.0),
+        (90, 63, "dpo:beta=0.1", 0.25),
+        (1, 63, "sft", 0.25),  # of a text all tokens count but the first
+    ],
 )
-def test_a_step_on_few_counted_tokens_may_predict_a_larger_fall(counted: int, objective: str, fraction: float) -> None:
-    tokens = np.arange(3, 403, dtype=np.int32)
-    short_answer = Example(tokens, np.where(np.arange(400) < 400 - counted, IGNORED, tokens).astype(np.int32))
+def test_a_step_on_a_short_answer_may_predict_a_larger_fall(
+    prompt: int, counted: int, objective: str, fraction: float
+) -> None:
+    tokens = np.arange(3, 3 + prompt + counted, dtype=np.int32)
+    short_answer = Example(tokens, np.where(np.arange(len(tokens)) < prompt, IGNORED, tokens).astype(np.int32))
     settings = replace(SETTINGS, learning_rate=0.0, batch_size=1, objective=objective)
     inputs = TrainingInputs([short_answer], settings, np.zeros(1, np.float32))
     learner = Learner(inputs, [1], [True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")])
