@@ -1,4 +1,4 @@
-"""What a user's own code raises, as one line that says where in it the error arose."""
+"""A user's own part: made if it is a class; what it raises becomes one line that says where in it the error arose."""
 
 from __future__ import annotations
 

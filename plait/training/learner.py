@@ -212,8 +212,8 @@ class Learner:
         batches = [chosen[first : first + size] for first in range(0, len(chosen), size)]
         counted = sum(count_labels(example, self._task) for example in chosen)
         has_prompts = counted < sum(len(example.tokens) - 1 for example in chosen)
-        if has_prompts and self._task is Task.CAUSAL_LM and self._inputs.settings.objective == SFT:
-            self._largest_fall = _largest_fall(counted)
+        is_answers = has_prompts and self._task is Task.CAUSAL_LM and self._inputs.settings.objective == SFT
+        self._largest_fall = _largest_fall(counted) if is_answers else LARGEST_FALL
         return batches, counted
 
     def step(

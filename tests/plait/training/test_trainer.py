@@ -235,6 +235,22 @@ def test_a_step_on_a_short_answer_may_predict_a_larger_fall(
     assert learner.finish(0.0).report.learning_rate == pytest.approx(fraction * 2.0)
 
 
+def test_a_step_on_text_after_one_on_a_short_answer_has_the_limit_of_text() -> None:
+    text = np.arange(3, 67, dtype=np.int32)
+    answer = Example(text, np.where(np.arange(64) < 60, IGNORED, text).astype(np.int32))
+    settings = replace(SETTINGS, learning_rate=10.0, batch_size=1, lr_schedule="constant")
+    inputs = TrainingInputs([answer, Example(text, text)], settings, np.zeros(1, np.float32))
+    learner = Learner(inputs, [1], [True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")])
+    moved: dict[int, list[float]] = {4: [], 63: []}
+    for _ in range(8):
+        before = float(learner.values[0])
+        _, counted = learner.draw()
+        learner.step([torch.ones(1)], 2.0)
+        moved[counted].append(before - float(learner.values[0]))
+    assert moved[4] == pytest.approx([2.0] * 4, rel=1e-3)
+    assert moved[63] == pytest.approx([0.5] * 4, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("schedule", "loss", "gradient", "expected"),
     [
