@@ -204,13 +204,10 @@ def transport(
     ] = 50.0,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of each kind; more of small ones.")] = 10,
     light_clients: Annotated[int, typer.Option("--light-clients", min=0, help="Light clients; 0 for none.")] = 1000,
-    flower_rounds: Annotated[
-        int, typer.Option("--flower-rounds", min=0, help="Rounds with Flower's own engine, about 10 s each.")
-    ] = 0,
     insecure: Annotated[bool, typer.Option("--insecure", help="Use no TLS and no keys for resident nodes.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Measure rounds over gRPC on this machine (empty, large, many clients) against raw gRPC and bare sockets.
+    """Measure rounds over gRPC on this machine (empty, large, many clients) against raw gRPC.
 
     Example: plait bench transport --rounds 20
     """
@@ -227,7 +224,6 @@ def transport(
                 rounds=rounds,
                 tls=not insecure,
                 environment=environment,
-                flower_rounds=flower_rounds,
             )
         ]
     if light_clients:

@@ -1,8 +1,8 @@
 """``plait bench transport``: what plait's gRPC costs between server and nodes, compared with alternatives.
 
 Everything runs on this machine over loopback: the server in this process, every resident node in a separate one. Each
-way does the same number of rounds, in turns, after one that does not count; Flower's engine does fewer, and last. Knows
-neither Flower nor plait's server and nodes: the caller says how they are started.
+way does the same number of rounds, in turns, after one that does not count. Does not know plait's server and nodes: the
+caller says how they are started.
 """
 
 from __future__ import annotations
@@ -27,10 +27,8 @@ from plait.trust.kit import ServerKit
 from plait.trust.provision import provision
 from plait.wire.canonical import are_equal
 from simulations.bench.row import Row
-from simulations.bench.transport_flower import FlowerEngine
 from simulations.bench.transport_light import LightRawServer
 from simulations.bench.transport_raw import RawServer
-from simulations.bench.transport_sockets import SocketServer
 
 _START_S = 120.0
 _END_S = 20.0
@@ -98,13 +96,11 @@ class Compared:
         what: description of the rounds.
         ours: plait's times.
         peers: those of alternatives.
-        limit: those of bare sockets; None where not measured.
     """
 
     what: str
     ours: Times
     peers: Mapping[str, Times]
-    limit: Times | None = None
 
     def rows(self) -> Iterator[Row]:
         """All rows."""
@@ -115,13 +111,11 @@ class Compared:
         }
         for name, pick in picks.items():
             peers = {peer: pick(times) for peer, times in self.peers.items()}
-            limit = None if self.limit is None else pick(self.limit)
-            yield Row(f"{self.what}: {name}", pick(self.ours), "s", peers, limit=limit)
+            yield Row(f"{self.what}: {name}", pick(self.ours), "s", peers)
 
     def cells(self) -> Iterator[tuple[str, str, str, str]]:
         """Table rows for people: description, way, duration, multiple of plait's time."""
-        everyone = {"plait": self.ours, **self.peers} | ({"bare sockets": self.limit} if self.limit else {})
-        for name, times in everyone.items():
+        for name, times in {"plait": self.ours, **self.peers}.items():
             ratio = f"{times.median / self.ours.median:.2f}" if times is not self.ours else ""
             yield (self.what if times is self.ours else "", name, str(times), ratio)
 
@@ -130,7 +124,7 @@ def table_of(compared: Sequence[Compared]) -> Table:
     """All comparisons, for people."""
     rows = tuple(row for each in compared for row in each.cells())
     note = (
-        "A round's median (fastest to slowest), in turns but for flwr. Times plait: more than 1 is slower than plait."
+        "A round's median (fastest to slowest), in turns. Times plait: more than 1 is slower than plait."
     )
     return Table("Transport", ("", "", "a round", "times plait"), rows, note)
 
@@ -143,7 +137,6 @@ def compare_resident(
     rounds: int,
     tls: bool,
     environment: Mapping[str, str],
-    flower_rounds: int = 0,
 ) -> tuple[Compared, Compared]:
     """Two resident nodes: rounds with almost nothing in them, then rounds that carry a body down and up.
 
@@ -152,10 +145,8 @@ def compare_resident(
         echo: starts plait's node.
         body_bytes: of the body, per direction and node.
         rounds: number of rounds of each kind.
-        tls: with TLS and keys, bare sockets excepted.
+        tls: with TLS and keys.
         environment: of the processes that are started.
-        flower_rounds: number of rounds of each kind with Flower's own engine, without TLS, at the end: its processes
-            are busy between rounds too.
 
     Raises:
         MachineError: a process does not start, or ends before its time.
@@ -172,22 +163,13 @@ def compare_resident(
         for name in _NODES:
             kit = kits[name]
             processes.start(_module("transport_raw", raw.address, *([str(kit)] if kit else [])))
-        bare = stack.enter_context(SocketServer(len(_NODES)))
-        for _ in _NODES:
-            processes.start(_module("transport_sockets", str(bare.port)))
         ours = ChannelRounds(serving.channel, len(_NODES))
-        processes.wait_for(ours, raw, bare)
-        ways: dict[str, RoundOf] = {"plait": ours.round, "grpcio": raw.round, "bare sockets": bare.round}
+        processes.wait_for(ours, raw)
+        ways: dict[str, RoundOf] = {"plait": ours.round, "grpcio": raw.round}
         secured = ", TLS" if tls else ""
         megabytes = f"{body_bytes / 1e6:g} MB down and up"
         small = _in_turns(ways, lambda: _TASK, rounds=4 * rounds)
         large = _in_turns(ways, lambda: secrets.token_bytes(body_bytes), rounds=rounds)
-        if flower_rounds:
-            flower = stack.enter_context(FlowerEngine(len(_NODES), folder / "flower", environment))
-            processes.wait_for(flower)
-            ways = {"flwr": flower.round}
-            small |= _in_turns(ways, lambda: _TASK, rounds=flower_rounds)
-            large |= _in_turns(ways, lambda: secrets.token_bytes(body_bytes), rounds=flower_rounds)
         return (
             _compared(f"no-op round, {len(_NODES)} nodes{secured}", small),
             _compared(f"{megabytes}, {len(_NODES)} nodes{secured}", large),
@@ -275,8 +257,7 @@ def _in_turns(ways: Mapping[str, RoundOf], body: Callable[[], bytes], *, rounds:
 
 
 def _compared(what: str, times: Mapping[str, Times]) -> Compared:
-    peers = {name: each for name, each in times.items() if name not in ("plait", "bare sockets")}
-    return Compared(what, times["plait"], peers, times.get("bare sockets"))
+    return Compared(what, times["plait"], {name: each for name, each in times.items() if name != "plait"})
 
 
 def _kits(directory: Path) -> tuple[ServerKit, dict[str, Path | None]]:

@@ -1,1 +1,0 @@
-"""A Flower app that carries bytes to every node and back."""
