@@ -123,9 +123,7 @@ class Compared:
 def table_of(compared: Sequence[Compared]) -> Table:
     """All comparisons, for people."""
     rows = tuple(row for each in compared for row in each.cells())
-    note = (
-        "A round's median (fastest to slowest), in turns. Times plait: more than 1 is slower than plait."
-    )
+    note = "A round's median (fastest to slowest), in turns. Times plait: more than 1 is slower than plait."
     return Table("Transport", ("", "", "a round", "times plait"), rows, note)
 
 
