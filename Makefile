@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PINS := $(VENV)/pins.txt
 
-.PHONY: help setup simulate test unit check docs scoreboard field proto kernels clean
+.PHONY: help setup simulate test test-all check docs scoreboard field proto kernels clean
 
 help:  ## Show the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## Make .venv and install plait with its tools
 
@@ -41,11 +41,13 @@ simulate: $(STAMP)  ## Federated rounds on a real language model, 8 clients, wit
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --maxprocesses 4 --dist worksteal
 
 # One worker more than processors: many of the slow tests wait for other processes.
-test: $(STAMP)  ## All tests that need no GPU
-	$(PYTEST) --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) -m 'not gpu' $(ARGS)
+WORKERS = --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))
 
-unit: $(STAMP)  ## All but the slow ones
-	$(PYTEST) --numprocesses auto -m 'not gpu and not slow' $(ARGS)
+test: $(STAMP)  ## Five minutes: all quick tests, and each promise once from end to end
+	$(PYTEST) $(WORKERS) -m 'not gpu and (not slow or promise)' $(ARGS)
+
+test-all: $(STAMP)  ## All tests that need no GPU
+	$(PYTEST) $(WORKERS) -m 'not gpu' $(ARGS)
 
 check: $(STAMP)  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .

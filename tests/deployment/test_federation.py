@@ -18,6 +18,7 @@ UPLINK = ("update_received", "update_refused", "reply_received")
 EXACT = ("--wire", "fp32", "--rank", "32")
 
 
+@pytest.mark.promise
 def test_a_deployment_and_a_simulation_make_the_same_adapter_and_the_ledger_counts_what_crosses_the_network(
     deployment, simulated, federation, counting_proxy, sees_canary
 ):
@@ -45,6 +46,7 @@ def test_a_deployment_and_a_simulation_make_the_same_adapter_and_the_ledger_coun
     assert "--data stdlib" not in report
 
 
+@pytest.mark.promise
 def test_a_server_and_a_client_that_are_killed_in_a_round_go_on_to_the_same_adapter(
     deployment, simulated, federation, sees_canary
 ):

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 PRIVATE = ("--rounds", "2", "--keep-updates", "--dp", "client", "--dp-epsilon", "8", "--dp-clip", "0.5")
 
 
+@pytest.mark.promise
 def test_a_private_deployment_survives_a_kill_pays_once_and_can_be_recomputed(deployment):
     deployment.serve(*PRIVATE)
     for name in ("alice", "bob", "carol"):

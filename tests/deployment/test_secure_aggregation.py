@@ -17,6 +17,7 @@ MASKED = ("--rounds", "2", "--eval-every", "2", "--secure-aggregation", "--keep-
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 
+@pytest.mark.promise
 def test_a_masked_deployment_makes_the_adapter_of_its_simulation_bit_for_bit(deployment, simulated):
     deployment.serve(*MASKED)
     for name in ("alice", "bob", "carol"):

@@ -165,6 +165,7 @@ plait.simulate(records, partition="natural:author", out=sys.argv[2], base="tiny"
 """
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "updates"), [(signal.SIGINT, 1), (signal.SIGKILL, 4)])
 def test_a_program_that_is_interrupted_or_killed_leaves_a_run_that_goes_on_to_the_same_bits(

@@ -17,6 +17,7 @@ from plait.rounds.ledger import read_lines
 from plait.training.bases import locate_base
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_a_run_teaches_the_model_and_leaves_everything_it_promises(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
@@ -56,6 +57,7 @@ def test_the_bytes_of_the_summary_are_the_bytes_of_the_messages(
     assert max(down_before_round_1) < 600
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_by_default_a_parameter_costs_one_bit(finished: Path) -> None:
     updates = [event for event in read_lines(finished / "ledger.jsonl") if event["event"] == "update_received"]
@@ -68,6 +70,7 @@ def test_by_default_a_parameter_costs_one_bit(finished: Path) -> None:
     assert sum(update["bits_per_parameter"] for update in updates) / len(updates) == pytest.approx(1, rel=0.05)
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_the_adapter_loads_in_plain_peft_and_gives_the_losses_that_plait_measured(
     finished: Path, jsonl: Path, plait
@@ -105,6 +108,7 @@ def test_the_written_config_repeats_the_run_bit_for_bit_and_another_seed_does_no
         assert ((out / weights).read_bytes() == (finished / weights).read_bytes()) is (seed == 0)
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_verify_passes_a_whole_run_and_catches_a_changed_one(finished: Path, plait) -> None:
     assert plait("verify", finished).code == 0
