@@ -1,6 +1,6 @@
 """The Flower ClientApp, for Flower's engines: answers as the participant of a message's context.
 
-Loads what participants need when the first task comes, and not at all if another process keeps it.
+Loads what participants need when the first task comes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from flwr.app import Context
 
-from client.keeper import Kept
 from plait.flower.apps import client_app
 from plait.rounds.channel import Answering
 
@@ -23,7 +22,7 @@ def participant_of(context: Context) -> Answering:
 
     A function of the module, so that Ray carries its name to a worker with every message, and each keeps its base.
     """
-    return Kept.of(context) or _participants()(context)
+    return _participants()(context)
 
 
 @cache

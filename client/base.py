@@ -16,7 +16,7 @@ from client.settings import NodeSettings, check_trainer
 from client.state_directory import memory_folder
 from client.wording import shown
 from plait import machine
-from plait.config import RunConfig, Scalar, config_from_table
+from plait.config import Scalar, config_from_table
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, ConfigError, DiskFullError, PlaitError, PolicyError
 from plait.known_features import features
@@ -119,20 +119,10 @@ def agreed(
         PolicyError: the operator does not allow the run, or did not consent.
         PlaitError: the base is not available, or the run configuration is not valid.
     """
-    from plait.training.bases import is_known_to_all, locate_base, quiet_libraries
-
-    def check(told: RunConfig, settled: Settled) -> None:
-        base = settled.config.base
-        if not settings.base_for(told.base) and not is_known_to_all(base):
-            raise ConfigError(
-                f"base of the run is '{shown(base)}', a directory on the server or unknown to plait; give --base "
-                f"DIRECTORY with that model"
-            )
+    from plait.training.bases import locate_base, quiet_libraries
 
     quiet_libraries()
-    settled, policy = consented(
-        run, settings, check=check, parameters=_parameters, progress=progress, ask=ask, spent=spent
-    )
+    settled, policy = _consented(run, settings, progress=progress, ask=ask, spent=spent)
     config, own_base = settled.config, settings.base_for(str(run.config.get("base", "")))
     try:
         located = locate_base(
@@ -172,7 +162,9 @@ def open_runner(
     from plait.adapters.methods import METHODS
     from plait.training.fused.native import native_library
 
-    journal = journal_of(settings, dataset.fingerprint)
+    kit = settings.kit
+    authority, place = (kit.tls.authority, kit.directory) if kit else (b"", None)
+    journal = DataJournal(JournalFile.of(settings.state, authority=authority, data=dataset.fingerprint, kit=place))
     memory = DiskMemory(memory_folder(settings.state, run.run_id, settings.name))
     agreement = agreed(run, settings, progress=progress, ask=ask, spent=_spent(journal, memory))
     resolved = agreement.resolve()
@@ -183,8 +175,8 @@ def open_runner(
         policy=agreement.policy,
         max_rank=settings.max_rank,
         trainer=settings.trainer,
-        sign=settings.kit.node_key.sign if settings.kit else None,
-        identity=partial(identity_of, settings.kit) if settings.kit else None,
+        sign=kit.node_key.sign if kit else None,
+        identity=partial(identity_of, kit) if kit else None,
         journal=journal,
         kept=kept,
         devices=settings.device,
@@ -233,39 +225,18 @@ def open_or_decline(
         return DecliningRunner(run, settings.name, error)
 
 
-def journal_of(settings: NodeSettings, data: str) -> DataJournal:
-    """The journal of the node's data, which have this fingerprint, in its federation."""
-    kit = settings.kit
-    authority = kit.tls.authority if kit else b""
-    file = JournalFile.of(settings.state, authority=authority, data=data, kit=kit.directory if kit else None)
-    return DataJournal(file)
-
-
-def consented(
+def _consented(
     run: Run,
     settings: NodeSettings,
     *,
-    check: Callable[[RunConfig, Settled], None],
-    parameters: Callable[[Settled], int | None],
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None,
     spent: float,
 ) -> tuple[Settled, Policy]:
-    """Ask the operator about a run that the policy allows: once, or each time if clients do not trust its server.
-
-    Args:
-        parameters: of the adapter, as far as they are known before the base is here.
-        ask: asks the operator for consent; None if there is no terminal.
-
-    Returns:
-        As in `Agreement`: the run's settings on this node, and the policy.
-
-    Raises:
-        PolicyError: the operator does not allow the run, or did not consent.
-        ConfigError, PeerError: the run configuration is not valid.
-    """
+    """Ask the operator about a run that the policy allows: once, or each time if clients do not trust its server."""
     from plait.plugins import admit
     from plait.settle import settle
+    from plait.training.bases import is_known_to_all
 
     admit(*settings.allow_plugins, settings.trainer)
     told, policy = config_from_welcome(run.config), settings.policy
@@ -279,11 +250,15 @@ def consented(
         policy = policy.following(told)
     table = node_run_config(told.to_table(), settings)
     settled = settle(config_from_table(table, where="run configuration"))
-    check(told, settled)
+    if not settings.base_for(told.base) and not is_known_to_all(settled.config.base):
+        raise ConfigError(
+            f"base of the run is '{shown(settled.config.base)}', a directory on the server or unknown to plait; give "
+            f"--base DIRECTORY with that model"
+        )
     policy.check_run(told)
     policy.check_time(datetime.now(), labels=run.labels)
     if is_new and name not in consents.runs(digest):
-        size, limits = parameters(settled), settings.policy
+        size, limits = _parameters(settled), settings.policy
         for line in Proposal(
             str(settings.server), told, run.base_fingerprint, settings.data, limits, size, spent
         ).lines:

@@ -23,8 +23,7 @@ from client.session import CurrentSession, Session
 from client.task import Task
 from client.watched_thread import watched_thread
 from client.wording import shown
-from plait.abandon import Abandoned
-from plait.abandonment import Abandonment
+from plait.abandon import Abandoned, Abandonment
 from plait.config import Scalar
 from plait.errors import PeerError
 from plait.transport.json_object import json_object

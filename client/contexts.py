@@ -4,7 +4,7 @@ A node with ``data`` in its configuration has its own data, read with its ``colu
 name, ``state`` a directory for its state, ``key`` the file of the key that signs its updates, ``max-rank`` the largest
 rank that it accepts (0: any), ``policy`` the file of its operator's limits, ``trainer`` the local trainer that it
 allows, ``allow-plugins`` the modules whose parts a run may name, separated by commas, ``device`` what it computes on,
-such as ``cuda:0,cuda:1``; ``keep-s`` is of `client.keeper`. A node with ``partition-id`` is one client of a simulation:
+such as ``cuda:0,cuda:1``. A node with ``partition-id`` is one client of a simulation:
 it takes its part of the run's data.
 """
 

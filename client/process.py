@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import FrameType
 
 from client.base import check_machine, open_or_decline
@@ -20,7 +20,6 @@ from client.state_directory import locked, memory_folder, prune
 from client.terminal import asker
 from client.wording import size
 from plait.data import Dataset, as_dataset
-from plait.errors import ConfigError
 from plait.known_features import features
 from plait.places import at
 from plait.plugins import admit
@@ -36,10 +35,6 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
     """
     with locked(settings.state, settings.name):
         ask = asker("Take part in this run?") if journal.style is Style.LINES else None
-        if settings.trainer_exec:
-            with node_with_program(settings, journal, ask) as node, stopped_by_signals(node):
-                node.run()
-            return
         admit(settings.data)
         dataset = as_dataset(settings.data, columns=settings.columns, split=settings.split)
         count = len(dataset.records)
@@ -48,23 +43,6 @@ def run_node(settings: NodeSettings, journal: Journal) -> None:
         node = make_node(settings, dataset, journal, ask=ask)
         with stopped_by_signals(node):
             node.run()
-
-
-def node_with_program(
-    settings: NodeSettings, journal: Journal, ask: Callable[[], bool] | None
-) -> AbstractContextManager[Node]:
-    """A node whose trainer is the program that its settings name.
-
-    Args:
-        ask: asks the operator for consent; None if there is no terminal.
-
-    Raises:
-        ConfigError: no feature of this installation trains with a program.
-    """
-    places = [feature.trainer for feature in features() if feature.trainer]
-    if not places:
-        raise ConfigError("trainer-exec is given, but this installation cannot train with a program")
-    return at(places[0])(settings, journal, ask)
 
 
 def make_node(

@@ -8,16 +8,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from os import PathLike, fspath
-from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from plait.api.data import dataset_of
 from plait.api.settings import base_name
 from plait.api.turns import TURN
 from plait.data import MEMORY
-from plait.errors import ConfigError, Interrupted, MachineError
+from plait.errors import Interrupted, MachineError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,13 +58,9 @@ class Client:
         from client.journal import Journal, Style
         from client.settings import check_settings
 
-        name, program = options.get("name", ""), options.get("trainer_exec", "")
-        if program and not isinstance(data, (str, PathLike)):
-            raise ConfigError(f"data is a {type(data).__name__}, expected a path: the program of trainer-exec reads it")
-        split = options.get("split", "")
-        self._dataset = None if program else dataset_of(data, columns=columns, split=split, name=name)
-        held = Path(fspath(data)).stem if isinstance(data, (str, PathLike)) else ""
-        known_as = self._dataset.name if self._dataset else held
+        name = options.get("name", "")
+        self._dataset = dataset_of(data, columns=columns, split=options.get("split", ""), name=name)
+        known_as = self._dataset.name
         named = base_name(base, tokenizer)
         options["name"] = name or ("" if options.get("kit") is not None else known_as)
         self._settings = check_settings(
@@ -124,17 +118,14 @@ class Client:
         self.stop()
 
     def _work(self) -> None:
-        from client.process import make_node, node_with_program
+        from client.process import make_node
         from client.state_directory import locked
 
         settings = self._settings
         try:
-            with locked(settings.state, settings.name), ExitStack() as stack:
-                if self._dataset is None:
-                    self._node = stack.enter_context(node_with_program(settings, self._journal, None))
-                else:
-                    with TURN:
-                        self._node = make_node(settings, self._dataset, self._journal, wrap=_in_turn)
+            with locked(settings.state, settings.name):
+                with TURN:
+                    self._node = make_node(settings, self._dataset, self._journal, wrap=_in_turn)
                 if not self._stopped:
                     self._node.run()
         except Interrupted:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar, cast
 
 import grpc
 
-from plait.abandonment import Abandonment
+from plait.abandon import Abandonment
 from plait.transport.framing import Data, unpack_chunk
 from plait.transport.protocol import HEAD_BYTES
 from plait.v1 import federation_pb2 as pb

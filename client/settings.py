@@ -36,11 +36,6 @@ class NodeOptions(_Server, total=False):
     name: Annotated[str, "Name of this node if it has no kit; by default the name of the data."]
     insecure: Annotated[bool, "Connect without TLS and keys; loopback addresses only."]
     trainer: Annotated[str, "Allow this local trainer, MODULE:FUNCTION, if the run uses one."]
-    trainer_exec: Annotated[
-        str,
-        "Train with this program, in any language, instead of PyTorch: JSON lines and safetensors files, as "
-        "client/README.md says. --data is then the file that it reads.",
-    ]
     allow_plugins: Annotated[
         Iterable[str],
         "Allow parts of this module, such as a loss, if the run names one. May be repeated. Installed distributions "
@@ -98,7 +93,6 @@ class NodeSettings:
         max_rank: the largest rank of an adapter that it accepts; 0 for any.
         consents: whether the operator consented to any run within the policy (``--yes``).
         labels: what the operator says of this machine; runs may ask for them.
-        trainer_exec: command of a program that trains instead of plait; empty for none.
     """
 
     server: Address
@@ -119,7 +113,6 @@ class NodeSettings:
     split: str = ""
     allow_plugins: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    trainer_exec: str = ""
 
     @property
     def credential(self) -> Credential:
@@ -157,8 +150,6 @@ def check_settings(**given: Unpack[CommandOptions]) -> NodeSettings:
         raise ConfigError(f"max-rank is {max_rank}, expected 0 or more")
     trainer, device = given.get("trainer", ""), given.get("device", "auto")
     check_device(device, trainer)
-    if trainer and given.get("trainer_exec"):
-        raise ConfigError("trainer and trainer-exec are both given; give one of them")
     machine = {"device": device, "dtype": given.get("dtype", "auto"), "threads": given.get("threads", 0)}
     computing = config_from_table(machine, where="command line")
     loaded, name = ClientKit.load(kit) if kit else None, given.get("name", "")
@@ -183,7 +174,6 @@ def check_settings(**given: Unpack[CommandOptions]) -> NodeSettings:
         consents=given.get("yes", False),
         allow_plugins=tuple(allowed),
         labels=parse_labels(given.get("labels", ""), what="labels"),
-        trainer_exec=given.get("trainer_exec", ""),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from client.task import Task
-from plait.abandonment import Abandonment
+from plait.abandon import Abandonment
 
 
 class TaskHandle:

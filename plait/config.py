@@ -291,11 +291,6 @@ class RunConfig(
         return tuple(feature for feature in self.features if any(map(self.is_given, feature.fields)))
 
     @property
-    def holds_back(self) -> bool:
-        """Whether a feature keeps the run's adapter in quarantine until it lets it go."""
-        return any(feature.holds_back for feature in self.wanted)
-
-    @property
     def _brought(self) -> tuple[type[Table], ...]:
         """The tables of features' settings."""
         return tuple(feature.table for feature in self.features if feature.table)

@@ -90,7 +90,6 @@ class Feature:
             then how many each of these has.
         card: place of a function from the feature's card in a run so far, at first None, and an event to the card after
             it (`plait.rounds.card`).
-        meets: features of plait's own whose code it uses, where they are there.
         screen: place of a function from settings and the bytes of an update to what of an event ledgers have; or to
             None for all of it.
         beside: place of a function from settings, run directory and whether to be quiet to a context manager, within
@@ -99,10 +98,7 @@ class Feature:
         journal: place of a pair: the name of the journal of a queue in a folder of runs, and a function from the folder
             to what is shown of its runs, the oldest first.
         check: place of a function that refuses settings before a run begins; it is told whether clients are simulated.
-        trainer: place of a function from a node's settings, journal and operator to a node whose trainer is a program.
         shares: place of a function from settings and what loads data as settings say to the data of simulated clients.
-        holds_back: whether its runs' adapters stay in quarantine until it lets them go.
-        admits: place of a function from a server's kit and an `plait.api.serving.Act` that refuses it.
         node: place of a function from a resident node's settings and what opens a run there to what opens it instead.
     """
 
@@ -153,15 +149,11 @@ class Feature:
     verifies: str = ""
     levels: str = ""
     card: str = ""
-    meets: Sequence[str] = ()
     beside: str = ""
     live_page: str = ""
     journal: str = ""
     check: str = ""
-    trainer: str = ""
     shares: str = ""
-    holds_back: bool = False
-    admits: str = ""
     node: str = ""
 
     @property

@@ -220,7 +220,7 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
         return _continued(run, path, on_event)
     config, ranks = run.config, run.ranks
     start = start or beginning_of(run)
-    directory = RunDirectory.create(path, config_toml=to_toml(config), held_back=config.holds_back)
+    directory = RunDirectory.create(path, config_toml=to_toml(config))
     fresh, codec = initial_state(secrets.token_bytes(16), ranks), run.settled.plan.settings.codec
     state = starting_state(fresh, start, ranks, run.base_fingerprint, codec=codec)
     save_checkpoint(directory.checkpoints, state, ranks)

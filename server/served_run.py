@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from plait.api.beside import beside, check_features
 from plait.api.names import check_names
 from plait.api.resuming import is_reported
-from plait.api.serving import Act, Serving, kit_of, vouch_of
+from plait.api.serving import Serving, kit_of, vouch_of
 from plait.api.turns import TURN
 from plait.config import RunConfig
 from plait.errors import ConfigError
@@ -119,7 +119,6 @@ def open_served_run(
         return None
     check_names(settings)
     check_features(settings, simulates=False)
-    serving.admit(Act("serve", "", settings.to_table()))
     with status("loading libraries", quiet=quiet):
         from plait.federation import beginning_of, check_vouched_for, run_federation
         from plait.rounds.named_callbacks import heard

@@ -21,7 +21,7 @@ local-steps step-budget batch-size gradient-accumulation-steps seq-len learning-
 weight-decay max-grad-norm correction loss objective own-share trainer held-out-fraction max-held-out-sequences wire
 seed rounds rule clients clients-per-round over-selection eval-every eval-clients rounds-mode secure-aggregation
 tree dp dp-epsilon dp-noise-multiplier dp-delta dp-clip dp-min-separation weighting norm-bound quorum deadline-s
-server-optimizer release-if`.split(/\s+/))
+server-optimizer`.split(/\s+/))
 // Settings that this client does not follow.
 const OTHERS = ['personal', 'feddyn', 'scaffold', 'record_delta', 'client_noise']
 

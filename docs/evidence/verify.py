@@ -23,7 +23,7 @@ ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of
 JSON_TYPE = "application/vnd.in-toto+json"
 CHAIN = {"seq", "time", "hash", "prev"}
 OF_SERVER = CHAIN | {"event", "client", "round", "public_key", "took_s", "norms", "fold", "staleness", "weight"}
-JUDGED = ("audited", "released", "quarantined", "released_anyway", "client_withdrawn", "withdrawn")
+JUDGED = ("audited", "client_withdrawn", "withdrawn")
 UNCOVERED = {"": "what the adapter tells", "client": "what the server sees", "record": "what a client's records share"}
 PARTS = "bill_of_materials figures ledger model_signature operator_says signer statements"
 SAID = "about_data bytes certificate client consent endorsement fields messages policy public_key record updates"
@@ -201,16 +201,6 @@ def check_statement(text: str, told: dict[str, Any], run: str, signed: set[str],
     return f"{name!r} sent {more[0]} messages and {more[1]} bytes more than the ledger has" if any(more) else ""
 
 
-def check_override(event: dict[str, Any], run: str, authority: str) -> None:
-    """An operator's signature under a release against the conditions."""
-    certificate = x509.load_pem_x509_certificate(event["certificate"].encode())
-    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.encode()))
-    said = {"release": "anyway", "run": run, **{key: event[key] for key in ("adapter", "failed", "reason")}}
-    signature, data = bytes.fromhex(event["signature"]), canonical(said).encode()
-    certificate.public_key().verify(signature, data, ec.ECDSA(hashes.SHA256()))
-    _check(certificate.subject.rfc4514_string() == f"CN={event['by']},OU=operator", "an override is no operator's")
-
-
 def check_others(predicate: dict[str, Any], told: dict[str, Any], files: dict[str, str], key: Any) -> None:
     """That model signature and bill of materials are of the same adapter, and the former is of the same key."""
     signature, bill = predicate["model_signature"], predicate["bill_of_materials"]
@@ -268,8 +258,6 @@ def checked(bundle: Path, adapter: Path | None, authority: Path | None) -> list[
     for event in (each for each in events if each["event"] == "update_received" and "signature" in each):
         key_of = bytes.fromhex(clients[event["client"]]["public_key"] or "")
         signed[event["client"]].add(check_update(event, key_of, events[0]))
-    for event in (event for event in events if event["event"] == "released_anyway"):
-        check_override(event, events[0]["run"], signer["authority"])
     run, texts = events[0]["run"], said["statements"]
     more = [check_statement(texts[name], clients[name], run, signed[name], signer["authority"]) for name in texts]
     check_others(said, told, files, key)

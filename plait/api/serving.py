@@ -15,14 +15,11 @@ from dataclasses import dataclass, fields
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-from plait.config import Scalar
 from plait.errors import ConfigError, MachineError
 from plait.files import read_if_there, write_atomically
-from plait.known_features import features
 from plait.own import is_own, sign_own
-from plait.places import at
 
 if TYPE_CHECKING:
     from plait.rounds.run_directory import RunDirectory
@@ -31,21 +28,6 @@ if TYPE_CHECKING:
 
 CLIENTS_SETTINGS = ("data", "columns", "split", "partition", "reference")
 """Settings of a simulated run that in a served one are the clients' own."""
-
-
-@dataclass(frozen=True)
-class Act:
-    """A request to a server.
-
-    Attributes:
-        kind: ``serve`` a run, ``submit`` one, or ``fetch`` a finished one's files.
-        by: name in the caller's certificate; empty for the server's own operator.
-        settings: of the run, by key.
-    """
-
-    kind: Literal["serve", "submit", "fetch"]
-    by: str
-    settings: Mapping[str, Scalar]
 
 
 class ServingOptions(TypedDict, total=False):
@@ -103,17 +85,6 @@ class Serving:
     def kit_directory(self) -> Path | None:
         """The kit; None without TLS."""
         return Path(self.kit) if self.kit else None
-
-    def admit(self, act: Act) -> None:
-        """Refuse what a feature does not allow at a server with this kit.
-
-        Raises:
-            PolicyError: with the reason.
-            PlaitError: what allows it cannot be read.
-        """
-        if self.kit_directory is not None:
-            for place in filter(None, (feature.admits for feature in features())):
-                at(place)(self.kit_directory, act)
 
     def save(self, path: Path) -> None:
         """Write it as TOML.

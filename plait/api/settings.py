@@ -90,7 +90,6 @@ class RunSettings(TypedDict, total=False):
     report_to: str | Sequence[str | object]
     sample_prompts: int
     sample_tokens: int
-    release_if: str
     without_clients: str
 
 

@@ -17,7 +17,6 @@ from plait.config import Scalar
 from plait.errors import DiskFullError, PlaitError
 from plait.flower.blob import from_message, to_content
 from plait.flower.channel import GridChannel
-from plait.flower.ray_workers import outlast_lost_nodes
 from plait.rounds.channel import Answering, Channel, Purpose
 from plait.rounds.stop import StopRequest
 from plait.transport.protocol import MESSAGE_TYPES
@@ -40,9 +39,7 @@ def server_app(
     def main(grid: Grid, context: Context) -> None:
         settings, named = context.run_config, None
         # By its name: its place has moved within Flower, and that it is there says that Ray is.
-        if type(grid).__name__ == "InMemoryGrid":
-            outlast_lost_nodes()
-        else:
+        if type(grid).__name__ != "InMemoryGrid":
             # The nodes of a network bring their own, or take a part of these; the setting's default names some.
             settings, named = {**settings, "data": ""}, str(settings.get("data", ""))
         federation(GridChannel(grid, stop), settings, named)

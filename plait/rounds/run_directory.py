@@ -6,7 +6,7 @@ RUN/config.toml   the resolved settings
     checkpoints/  what resume needs (see checkpoint.py)
     noise.key     of a run with differential privacy: secret
     spool/        updates received in the current round, one file per client
-    adapter/      the newest adapter as a PEFT directory; quarantine/adapter/ where it is held back
+    adapter/      the newest adapter as a PEFT directory; quarantine/adapter/ after a client withdrew
     summary.json, report.html, *.png   written by the report
     trackers/     of trackers that follow the run: what each keeps, and what it said
 """
@@ -60,11 +60,8 @@ class RunDirectory:
         self.trackers = path / "trackers"
 
     @classmethod
-    def create(cls, path: Path, *, config_toml: str, held_back: bool = False) -> RunDirectory:
+    def create(cls, path: Path, *, config_toml: str) -> RunDirectory:
         """Make the folder of a new run.
-
-        Args:
-            held_back: whether its adapter stays in quarantine until it is released.
 
         Raises:
             ConfigError: something is there already, as a run is never overwritten, or leads out of it.
@@ -99,8 +96,6 @@ class RunDirectory:
         except OSError as error:
             raise cannot_write(path, error, doing="make the run directory") from error
         write_atomically(run.config, config_toml.encode())
-        if held_back:
-            run.hold_back("the run is not finished")
         return run
 
     @classmethod

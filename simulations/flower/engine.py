@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -110,14 +109,6 @@ def wait_for_the_end(folder: Path, environment: Mapping[str, str]) -> str:
 
     wait_until(over)
     return told[0]
-
-
-def kill_node(pid: int) -> None:
-    """End a Ray node with its workers at once, as a machine that is lost; they outlive its daemon otherwise."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for each in (pid, *map(int, children)):
-        with suppress(ProcessLookupError):
-            os.kill(each, signal.SIGKILL)
 
 
 def ledger(folder: Path) -> list[Event]:

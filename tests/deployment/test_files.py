@@ -59,7 +59,6 @@ def arguments(command: str) -> list[str]:
     return [word for word in shlex.split(command.removeprefix("sudo -u plait ")) if word != "…"]
 
 
-@pytest.mark.whole
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_are_commands(page):
     found = commands(CHECKOUT / page)

@@ -14,9 +14,6 @@ from plait.feature import Feature
 from plait.known_features import own_features
 from plait.places import at
 from plait.rounds.events import Event
-from plait.settings.table import Table
-from tests.commands import run_command
-from tests.features.without import names_it
 
 ROOT = Path(__file__).resolve().parents[2]
 FEATURES = own_features()
@@ -67,32 +64,6 @@ def test_no_file_of_the_core_names_a_feature() -> None:
 
 
 @pytest.mark.parametrize("feature", FEATURES.values(), ids=lambda feature: feature.name)
-def test_a_feature_imports_nothing_of_another(feature: Feature) -> None:
-    others = FEATURES.keys() - {feature.name, *feature.meets}
-    for file in (ROOT / "plait/features" / feature.name).rglob("*.py"):
-        assert others.isdisjoint(re.findall(r"features[./](\w+)", file.read_text())), file
-
-
-MEETING = [feature for feature in FEATURES.values() if not FEATURES.keys().isdisjoint(feature.meets)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("feature", MEETING, ids=lambda feature: feature.name)
-def test_a_feature_imports_one_that_it_meets_where_the_two_meet_and_is_not_met_by_it(feature: Feature) -> None:
-    """So it does what it does alone where that one's folder is gone."""
-    modules = sorted({place.partition(":")[0] for place in places_of(feature)})
-    for name in FEATURES.keys() & {*feature.meets}:
-        assert feature.name not in FEATURES[name].meets
-        gone = f"plait.features.{name}"
-        code = (
-            f"import sys; assert not [each for each in sys.modules if each.startswith('{gone}.')]\n"
-            f"sys.modules['{gone}'] = None; import {', '.join(modules)}"
-        )
-        done = run_command(program=code)
-        assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("feature", FEATURES.values(), ids=lambda feature: feature.name)
 def test_all_that_a_feature_declares_is_there(feature: Feature) -> None:
     for place in places_of(feature):
         assert at(place), place
@@ -101,21 +72,3 @@ def test_all_that_a_feature_declares_is_there(feature: Feature) -> None:
     for kind, place in feature.events.items():
         assert issubclass(at(place), Event)
         assert at(place).event == kind
-
-
-class Strings(Table):
-    string: int = 0
-
-
-def test_a_test_that_names_a_feature_is_found(tmp_path: Path) -> None:
-    feature = Feature(name="kites", help="", settings=f"{__name__}:Strings", verbs={"fly": ""}, names={"Kite": ""})
-    for text, is_naming in {
-        "from plait.features.kites import x": True,
-        'plait("fly")': True,
-        'plait("fly high")': True,
-        'plait("simulate --string 3 --rounds 2")': True,
-        "plait.Kite()": True,
-        "the kites fly": False,
-    }.items():
-        (tmp_path / "test_x.py").write_text(text)
-        assert names_it(feature, tmp_path / "test_x.py") is is_naming

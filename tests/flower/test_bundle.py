@@ -28,7 +28,6 @@ sys.stdout.buffer.write(build_fab_from_disk(Path(sys.argv[1])))
     return zipfile.ZipFile(io.BytesIO(built.stdout))
 
 
-@pytest.mark.whole
 def test_a_run_can_override_every_setting_and_the_defaults_are_plaits_own():
     # flwr takes no key in --run-config that this table lacks, and reads nothing but pyproject.toml.
     of_features = [feature.table for feature in own_features().values() if feature.table]

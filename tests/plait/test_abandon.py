@@ -4,8 +4,7 @@ import threading
 
 import pytest
 
-from plait.abandon import Abandoned, check_abandoned
-from plait.abandonment import Abandonment
+from plait.abandon import Abandoned, Abandonment, check_abandoned
 
 
 def test_work_that_is_not_abandoned_goes_on_and_its_steps_are_counted() -> None:

@@ -98,7 +98,6 @@ NUMBERS = {
 OTHERS = {
     "plait/config.py:key_named",
     "plait/features/asynchronous/way.py:check",
-    "plait/features/gate/conditions.py:check",
     "plait/simulation/drawn_partition.py:_groups",
 }
 # … and those of two parts of a run, of which there are to be ten at most.

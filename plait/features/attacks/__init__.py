@@ -5,6 +5,5 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="attacks",
     help="attacks on a finished run",
-    meets=("privacy",),
     verbs={"audit": "plait.features.attacks.audit_verb:audit"},
 )

@@ -14,7 +14,7 @@ from plait.rounds.ledger import Line
 _CHAIN = frozenset({"seq", "time", "hash", "prev"})
 # What the server adds to what a client says.
 _OF_SERVER = _CHAIN | {"event", "client", "round", "public_key", "took_s", "norms", "fold", "staleness", "weight"}
-JUDGED = ("audited", "released", "quarantined", "released_anyway", "client_withdrawn", "withdrawn")
+JUDGED = ("audited", "client_withdrawn", "withdrawn")
 """Events that say what is thought of the adapter, and who decided what about it."""
 UNCOVERED: Mapping[str, str] = {
     "": "what the adapter tells",

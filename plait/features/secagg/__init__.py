@@ -5,7 +5,6 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="secagg",
     help="sums under masks: the server sees no single update",
-    meets=("privacy",),
     settings="plait.features.secagg.settings:Masks",
     tasks="plait.features.secagg.run:tasks",
     welcomed=("secure_aggregation",),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait.api.resuming import is_reported
-from plait.api.serving import Act, Serving, conclude, new_run_number, vouch_of
+from plait.api.serving import Serving, conclude, new_run_number, vouch_of
 from plait.apps import bind_apps
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError
@@ -127,7 +127,6 @@ class Standing:
             ConfigError: its settings are not valid, or no client could take part; one line.
         """
         config = checked(config_json)
-        self._serving.admit(Act("submit", by, config.to_table()))
         self._check_clients(config, cohort_labels)
         self._check_room(config)
         entry = self._queue.submit(
@@ -199,15 +198,13 @@ class Standing:
             described |= {"round": progress.round, "doing": progress.state}
         return described
 
-    def files(self, by: str, run: str) -> Sequence[tuple[str, Path]]:
+    def files(self, run: str) -> Sequence[tuple[str, Path]]:
         """The files of a run that is over, with their places.
 
         Raises:
             ConfigError: there is no such run, or it is not over.
-            PolicyError: who asks may not have them.
         """
         entry = self._queue.entry(run)
-        self._serving.admit(Act("fetch", by, entry.config))
         if not entry.is_over:
             raise ConfigError(f"run '{run}' is {entry.state}, expected one that is over; `plait submit --wait` waits")
         folder = self._queue.folder(run)

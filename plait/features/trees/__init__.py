@@ -5,7 +5,6 @@ from plait.feature import Feature
 FEATURE = Feature(
     name="trees",
     help="regional servers, each of which sends one sum of its clients' updates",
-    meets=("privacy",),
     settings="plait.features.trees.settings:Trees",
     welcomed=("tree", "weighting", "norm_bound", "quorum", "deadline_s"),
     levels="plait.features.trees.settings:levels",

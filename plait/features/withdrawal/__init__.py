@@ -6,7 +6,6 @@ FEATURE = Feature(
     name="withdrawal",
     help="an adapter as if a client had never joined",
     settings="plait.features.withdrawal.settings:Withdrawal",
-    meets=("attacks",),
     verbs={"withdraw": "plait.features.withdrawal.withdraw_verb:withdraw"},
     events={
         "client_withdrawn": "plait.features.withdrawal.events:ClientWithdrawn",

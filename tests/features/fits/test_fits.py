@@ -45,7 +45,6 @@ def test_doctor_plans_the_share_of_each_device_of_a_list(plait, monkeypatch: pyt
 
 
 @pytest.mark.slow
-@pytest.mark.whole
 def test_doctor_plans_a_base_over_a_list_of_devices(plait) -> None:
     asked = ("doctor", "--base", "llama-3.1-8b", "--dtype", "bfloat16", "--json", "--max-memory-gb", 28)
     said = {finding["what"]: finding["found"] for finding in json.loads(plait(*asked, "--device", "cpu,cpu").out)}

@@ -38,7 +38,6 @@ CASES = {
 }
 
 
-EACH = [pytest.param(case, marks=pytest.mark.whole if case == "scaffold" else ()) for case in CASES]
 """Corrections are a feature of their own."""
 
 
@@ -47,7 +46,7 @@ def begin(federate, fake_model, case, **more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", EACH)
+@pytest.mark.parametrize("case", CASES)
 def test_a_private_run_killed_anywhere_goes_on_to_the_same_bits_and_pays_once(federate, fake_model, snapshots_of, case):
     snapshots = snapshots_of(begin(federate, fake_model, case))
     expected = snapshots.run()
@@ -268,7 +267,7 @@ def replayed(federation, *, key=None):
     return replay(events, state, lambda refused: federation.aggregator(refused, private=private))
 
 
-@pytest.mark.parametrize("case", EACH)
+@pytest.mark.parametrize("case", CASES)
 def test_the_key_and_the_updates_give_the_noise_bit_for_bit(federate, fake_model, case):
     federation = begin(federate, fake_model, case, keep_updates=True)
     federation.run()

@@ -13,7 +13,7 @@ class OneRun:
     def __init__(self, *files):
         self._files = files
 
-    def files(self, by, run):
+    def files(self, run):
         assert run == "run-1"
         return [(f"adapter/{path.name}.json", path) for path in self._files]
 

@@ -20,9 +20,8 @@ class OtherGrid:
     ids=["simulated", "network"],
 )
 def test_the_data_of_a_run_are_its_own_only_where_flower_simulates_the_clients(
-    grid: object, data: str, named: str | None, monkeypatch: pytest.MonkeyPatch
+    grid: object, data: str, named: str | None
 ) -> None:
-    monkeypatch.setattr(apps, "outlast_lost_nodes", lambda: None)
     given: list[object] = []
     app = apps.server_app(lambda _, settings, superlink_data: given.extend([settings, superlink_data]))
     settings = {"data": "stdlib", "rounds": 2}

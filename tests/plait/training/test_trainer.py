@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from plait.abandon import Abandoned
-from plait.abandonment import Abandonment
+from plait.abandon import Abandoned, Abandonment
 from plait.adapters import AdapterState, Task, norm, subtract
 from plait.errors import ConfigError
 from plait.rounds.local_model import NOTHING, Carried
