@@ -169,7 +169,7 @@ def stated() -> Iterator[Stated]:
     for name, field in type(plain).model_fields.items():
         values = (True,) if field.annotation is bool else _VALUES.get(name) or get_args(field.annotation)
         for value in values:
-            given = {name: value, **({"dp": "client"} if name == "dp_min_separation" else {})}
+            given = {name: value}
             yield from plain.model_copy(update=given).stated()
     yield from map(objective_stated, FORMULAS)
     yield from map(rule_stated, ALL_RULES.values())
@@ -186,7 +186,7 @@ _VALUES: Mapping[str, tuple[object, ...]] = {
     "client_ranks": ("2,4",), "labels": ("a,b",), "trainer": ("MODULE:FUNCTION",), "own_share": (0.35,),
     "loss": ("distillation",), "objective": ("dpo", "grpo:reward=MODULE:FUNCTION"), "device": ("cuda:0,cuda:1",),
     "correction": ("scaffold", "feddyn"), "side_by_side": (4,), "eval_clients": (8,), "patience": (3,),
-    "reference": ("local",), "dp_min_separation": (4,), "max_grad_norm": (2.0,),
+    "reference": ("local",), "max_grad_norm": (2.0,),
 }  # fmt: skip
 
 

@@ -93,9 +93,6 @@ class Viewer:
                 self._updates.append(event)
             case RoundStarted():
                 self._doing = event.round, "train"
-                if event.resting is not None:
-                    some = f"round {event.round}, {len(event.cohort)} {self._now.peer}s"
-                    self._warn("fewer than wanted", f"{some}: {event.resting} others rest (dp-min-separation)")
             case RoundFinished():
                 self._show_refused(event.round)
                 self._show_rates()

@@ -39,7 +39,6 @@ class RunSettings(TypedDict, total=False):
     secure_aggregation: bool
     dp: Literal["off", "client", "record"]
     dp_clip: float | Literal["adaptive"]
-    dp_min_separation: int
     dp_noise_multiplier: float
     dp_epsilon: float
     dp_delta: float

@@ -60,7 +60,7 @@ class CohortCollector:
         attempts = server.plan.attempts if server.waits or server.channel.clock.is_virtual else 1
         for attempt in range(1, attempts + 1):
             if server.waits:
-                server.gather(resting=server.costs.resting(number))
+                server.gather()
             state = self._collect(state, number, stored, without=check.refused if attempt > 1 else ())
             check = server.spool.check_norms(state, stored)
             if len(check.accepted) >= server.plan.quorum:
@@ -68,7 +68,7 @@ class CohortCollector:
             server.ledger.append(events.RoundMissed(round=number, attempt=attempt, received=len(check.accepted)))
         raise PeerError(
             f"round {number} got {len(check.accepted)} usable updates from its {server.plan.cohort_size} clients, "
-            f"expected at least {server.plan.quorum}{self._told_resting(number)}{server.log.last}"
+            f"expected at least {server.plan.quorum}{server.log.last}"
         )
 
     def _recovered(self, state: RunState, number: int) -> dict[str, Stored]:
@@ -82,10 +82,6 @@ class CohortCollector:
             if found := server.intake.recover(state, number, client, is_recorded=is_recorded):
                 stored[client] = found
         return stored
-
-    def _told_resting(self, number: int) -> str:
-        resting = len(self.server.costs.resting(number))
-        return f"; {resting} may not take part yet, because dp-min-separation is not over for them" if resting else ""
 
     def _close(self, state: RunState, stored: dict[str, Stored], started: float) -> RunState:
         wanted = self.server.plan.cohort_size
@@ -104,8 +100,7 @@ class CohortCollector:
         server = self.server
         plan, roster, log = server.plan, server.roster, server.log
         usable = set(stored) - set(without)
-        resting = server.costs.resting(number)
-        here = [client for client in self._available() if client not in resting]
+        here = self._available()
         deadline = server.tasks.deadline()
         chosen, reserve = choose_cohort(
             [*(client for client in here if client not in without), *(usable - set(here))],
@@ -115,9 +110,8 @@ class CohortCollector:
             round_number=number,
         )
         steps_of = self._budget(number, chosen)
-        resting_here = len(resting & roster.nodes.keys()) or None if len(chosen) < plan.cohort_size else None
         steps = steps_of and {client: steps_of(client) for client in chosen}
-        log.tell(events.RoundStarted(round=number, cohort=chosen, steps=steps, resting=resting_here))
+        log.tell(events.RoundStarted(round=number, cohort=chosen, steps=steps))
         replacements = (name for name in reserve if name in here and name not in stored)
         held: dict[str, Held] = {}
         opening = partial(self._opening, state, number)

@@ -7,7 +7,7 @@ of a run: its tasks, its roster, its spool, and what ends a round.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
@@ -72,10 +72,10 @@ class ServerSide:
         clock = self.channel.clock
         return clock.now() if clock.is_virtual else None
 
-    def gather(self, *, begun: bool = True, resting: Collection[str] = ()) -> None:
+    def gather(self, *, begun: bool = True) -> None:
         """Wait for the first clients; later for a while, and then continue with the quorum."""
         enough = self.least if begun or not self.waits else None
-        self.roster.gather(self.plan.clients, enough=enough, resting=resting)
+        self.roster.gather(self.plan.clients, enough=enough)
 
     def close(self, state: RunState, stored: Mapping[str, Stored], *, wanted: int, started: float) -> RunState:
         """Fold the updates of the next round; the state after it is on disk, and published."""

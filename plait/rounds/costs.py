@@ -26,10 +26,6 @@ class Costs(Protocol):
         """Why round `number` may not begin; empty if it may."""
         ...
 
-    def resting(self, number: int) -> frozenset[str]:
-        """The clients that may not take part in a round."""
-        ...
-
     def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
         """What the ledger says of the costs once a round is over; None for nothing.
 
@@ -48,11 +44,6 @@ class Free:
         """Every round may begin."""
         del number
         return ""
-
-    def resting(self, number: int) -> frozenset[str]:
-        """All clients may take part."""
-        del number
-        return frozenset()
 
     def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
         """Nothing."""

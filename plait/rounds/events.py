@@ -367,14 +367,12 @@ class RoundStarted(Event):
         round: its number.
         cohort: the clients selected to train.
         steps: their optimizer steps, where each has its own.
-        resting: where the cohort is smaller than wanted, clients that are here and took part too few rounds before.
     """
 
     event = "round_started"
     round: Count
     cohort: tuple[str, ...] = ()
     steps: Mapping[str, Count] | None = None
-    resting: Count | None = None
 
     @property
     def asked(self) -> dict[tuple[int, str], int]:

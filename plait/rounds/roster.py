@@ -9,7 +9,7 @@ reason and their own message, and asked again once they reconnect.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -114,14 +114,13 @@ class Roster:
     def __exit__(self, *error: object) -> None:
         self._exchange.__exit__(*error)
 
-    def gather(self, at_least: int, *, enough: int | None = None, resting: Collection[str] = ()) -> None:
+    def gather(self, at_least: int, *, enough: int | None = None) -> None:
         """Process descriptions, and wait until `at_least` clients can take part.
 
         Args:
             at_least: clients to wait for if nodes come and go.
             enough: continue with this many once the missing ones were waited for, or are connected and cannot take
                 part; None before the run has begun. If all nodes are present from the start, this is the minimum.
-            resting: clients that may not be asked now, so that there must be `enough` without them.
 
         Raises:
             PeerError: all nodes are present from the start, and fewer than `enough` can take part. If they come and go,
@@ -135,7 +134,7 @@ class Roster:
             started = time.monotonic()
             self._look()
             self._listen(0.0)
-            if self._suffices(at_least, enough, resting):
+            if self._suffices(at_least, enough):
                 break
             self._tell_waiting(at_least)
             # Thousands arrive one by one: looking at all of them takes a small part of the time.
@@ -329,11 +328,10 @@ class Roster:
             self._told_unfit[node] = str(reason), detail
             self._ledger.append(events.ClientTurnedAway(node=node, client=client, reason=str(reason), detail=detail))
 
-    def _suffices(self, at_least: int, enough: int | None, resting: Collection[str]) -> bool:
+    def _suffices(self, at_least: int, enough: int | None) -> bool:
         """Whether no client is left to wait for."""
         fit = len(self.nodes)
-        awake = fit - len(self.nodes.keys() & set(resting))
-        if fit >= at_least and awake >= (enough or 0):
+        if fit >= max(at_least, enough or 0):
             self._short_since = None
             return True
         if enough is None:
@@ -346,7 +344,7 @@ class Roster:
         limit_s = self._patience.gathering_s
         if self._is_first:
             limit_s = max(limit_s, self._patience.return_s)
-        return awake >= enough and (missing <= 0 or now - self._short_since > limit_s)
+        return fit >= enough and (missing <= 0 or now - self._short_since > limit_s)
 
     def _tell_waiting(self, wanted: int) -> None:
         now = here, fit, unfit = len(self._liveness), len(self.nodes), len(self._unfit)

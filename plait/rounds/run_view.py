@@ -123,14 +123,6 @@ class RunView(RunNow):
         return tuple(self.evaluations[number] for number in sorted(self.evaluations))
 
     @property
-    def participants(self) -> dict[int, frozenset[str]]:
-        """The clients whose updates came in, by round."""
-        found: dict[int, set[str]] = {}
-        for number, client in self.updates:
-            found.setdefault(number, set()).add(client)
-        return {number: frozenset(clients) for number, clients in found.items()}
-
-    @property
     def virtual_s(self) -> float | None:
         """The run's time by its virtual clock; None without one."""
         times = [each.virtual_s for each in (*self.rounds.values(), *self.evaluations.values())]

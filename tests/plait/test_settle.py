@@ -298,7 +298,6 @@ def test_under_masks_every_client_adds_its_share_of_the_noise_of_private_clients
 
 
 PRIVATE = {"dp": "client", "dp-epsilon": 8.0, "clients": 100}
-RESTING = {"dp-min-separation": 10, "clients-per-round": 10, "dp-clip": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -310,39 +309,12 @@ RESTING = {"dp-min-separation": 10, "clients-per-round": 10, "dp-clip": 1.0}
         ({"dp": "off", "dp-epsilon": 0.0, "dp-clip": 1.0}, "dp-clip is 1.0 and dp is 'off'"),
         ({"dp-epsilon": 1e-6, "dp-delta": 1e-12}, "dp-epsilon is 1e-06 and rounds is 5, which takes noise of .* times"),
         ({"dp-delta": 0.01}, r"dp-delta is 0.01 and clients is 100, expected less than 1 / clients = 0.01"),
-        (
-            {"dp-min-separation": 11, "clients-per-round": 10, "dp-clip": 1.0},
-            "dp-min-separation is 11, clients is 100 and clients-per-round is 10, expected at most .* = 10",
-        ),
-        (
-            {"dp-min-separation": 10, "clients-per-round": 10},
-            "dp-clip is 'adaptive' and dp-min-separation is 10, expected a number",
-        ),
-        (
-            {"dp": "record", "dp-min-separation": 2, "weighting": "equal"},
-            "dp-min-separation is 2 and dp is 'record', expected dp-min-separation 1 or dp client",
-        ),
-        (
-            {"dp": "off", "dp-epsilon": 0.0, "dp-min-separation": 2},
-            "dp-min-separation is 2 and dp is 'off', expected dp-min-separation 1 or dp client",
-        ),
     ],
 )
 def test_what_a_private_run_cannot_have_is_refused_in_one_line_with_both_settings(given, message):
     with pytest.raises(ConfigError, match=message) as refused:
         settle(config_from_table({**PRIVATE, **given}))
     assert "\n" not in str(refused.value)
-
-
-def test_where_clients_rest_a_private_run_takes_less_noise():
-    given = {**PRIVATE, **RESTING, "rounds": 100}
-    none, rests = (
-        privacy_of(settle(config_from_table({**given, **other})).config) for other in ({"dp-min-separation": 1}, {})
-    )
-    assert none.rests is None
-    assert none.noise_multiplier / rests.noise_multiplier == pytest.approx(10**0.5)
-    for privacy in (none, rests):
-        assert privacy.epsilon_after(100) == pytest.approx(8)
 
 
 OF_RECORDS = {"dp": "record", "dp-epsilon": 8.0}
@@ -412,7 +384,6 @@ def test_the_noise_follows_from_epsilon_and_rounds():
 
 OF_CLIENTS = {**PRIVATE, "dp-clip": 1.0}
 TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Trait]] = [
-    (MASKED, "secure-aggregation", {**OF_CLIENTS, "dp-min-separation": 2, "clients-per-round": 4}, Trait.TRUSTED),
     (MASKED, "secure-aggregation", {"norm-bound": 10}, Trait.SINGLE_UPDATES),
     (MASKED, "secure-aggregation", {"weighting": "examples"}, Trait.FIGURES),
     (MASKED, "secure-aggregation", {"rule": "zeropad", "client-ranks": "4,8"}, Trait.ONE_RANK),

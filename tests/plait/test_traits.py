@@ -103,7 +103,6 @@ OTHERS = {
 # … and those of two parts of a run, of which there are to be ten at most.
 PAIRS = {
     "plait/config.py:_check_combinations",  # a setting without that which gives it a meaning (`Table.within`)
-    "plait/features/privacy/settings.py:_check_noise",  # epsilon or noise; an adaptive clip norm with rests
     "plait/features/corrections/run.py:settles",  # FedDyn has a server step of its own
     "plait/features/stacking/starting.py:_beneath",  # the shape of an adapter, once it is resolved
     "plait/features/stacking/starting.py:_composed",

@@ -659,19 +659,6 @@ MUTATIONS: dict[str, Mutation] = {
             "plait.features.privacy.key:RunKey.for_round", lambda self, number, digest: derived_for(self, number)
         ),
     ),
-    "separation": Mutation(
-        "privacy",
-        "clients need not rest between rounds",
-        lambda: put("plait.features.privacy.private_rounds:PrivateRounds.resting", lambda self, number: frozenset()),
-    ),
-    "one-participation": Mutation(
-        "privacy",
-        "a client's second round is not paid for",
-        lambda: put(
-            "plait.features.privacy.rests:Rests.sensitivity",
-            lambda self, rounds: 1.0,
-        ),
-    ),
     "record-clip": Mutation("private_records", "gradients of records are not clipped", _clip_at_clients),
     "record-noise": Mutation("private_records", "half of the noise", _half_noise),
     "record-resumed": Mutation(

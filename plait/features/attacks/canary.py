@@ -70,21 +70,18 @@ def audit(privacy: ClientPrivacy, *, rounds: int, seed: int = 0, trials: int = 0
         part = slice(trial * _SIDE_BY_SIDE, (trial + 1) * _SIDE_BY_SIDE)
         clip_norm = privacy.first_clip(_SIDE_BY_SIDE)
         keys = [hashlib.sha256(f"canaries {seed} {trial} {number}".encode()).digest() for number in range(rounds)]
-        separation = privacy.rests.separation if privacy.rests else 1
-        for number, key in enumerate(keys):
+        for key in keys:
             mean = (
                 SharedMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
                 if privacy.guaranteed
                 else PrivateMean(privacy, size=_SIDE_BY_SIDE, clip_norm=clip_norm, key=key)
             )
-            takes_part = number % separation == 0
-            for canary in np.flatnonzero(coins[part]) if takes_part else ():
+            for canary in np.flatnonzero(coins[part]):
                 update = np.zeros(_SIDE_BY_SIDE, np.float32)
                 update[canary] = signs[part][canary] * _LIE * np.float32(clip_norm)
                 mean.add(str(canary), update)
             released = mean.finish()
-            if takes_part:
-                scores[part] += signs[part] * released.mean.astype(np.float64) / clip_norm
+            scores[part] += signs[part] * released.mean.astype(np.float64) / clip_norm
             clip_norm = released.clip_norm
     guesses = round(_PART_GUESSED * scores.size)
     right = right_guesses(scores, coins, guesses)

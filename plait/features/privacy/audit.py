@@ -6,12 +6,9 @@ import math
 from collections.abc import Sequence
 
 from plait.errors import PeerError
-from plait.features.privacy.accountant import epsilon_at
 from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted, promised_in
-from plait.features.privacy.rests import Rests
 from plait.features.privacy.sum_of_shares import epsilon_of
 from plait.rounds.events import MASKED_CODEC, Event, RoundFinished, UpdateReceived, start_of
-from plait.rounds.run_view import RunView
 from plait.rounds.verified import Verified
 
 
@@ -53,9 +50,6 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
         return None
     if promised.unit == "record":
         return _check_records(promised, events)
-    rests = promised.rests
-    if rests:
-        _check_rests(rests, events)
     paid: set[tuple[int, str]] = set()
     epsilon = 0.0
     spent: PrivacySpent | None = None
@@ -63,11 +57,7 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
     for event in events:
         if isinstance(event, NoiseIntended):
             paid.add((event.round, event.commitment))
-            epsilon = (
-                epsilon_at(promised.delta, rests.sensitivity(len(paid)) / multiplier)
-                if rests
-                else epsilon_of(promised.delta, len(paid), multiplier, guaranteed=guaranteed)
-            )
+            epsilon = epsilon_of(promised.delta, len(paid), multiplier, guaranteed=guaranteed)
             _check_epsilon(event, epsilon)
             if promised.epsilon is not None and epsilon > promised.epsilon * (1 + 1e-9):
                 raise PeerError(f"epsilon of round {event.round} is {epsilon:g}, expected at most {promised.epsilon:g}")
@@ -81,19 +71,6 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
         elif isinstance(event, RoundFinished) and event.round not in {number for number, _ in paid}:
             raise PeerError(f"round {event.round} is finished without noise, expected an intent to draw it before")
     return spent
-
-
-def _check_rests(rests: Rests, events: Sequence[Event]) -> None:
-    """Check that clients rested as long as epsilon rests on, and that each round's noise was drawn once."""
-    last: dict[str, int] = {}
-    for number, clients in sorted(RunView.after(events).participants.items()):
-        for client in sorted(clients):
-            if number < (due := last.get(client, -rests.separation) + rests.separation):
-                raise PeerError(f"{client!r} takes part in round {number}, expected not before round {due}")
-            last[client] = number
-    drawn = [event.round for event in events if isinstance(event, NoiseIntended)]
-    if drawn != list(range(1, len(drawn) + 1)) or len(drawn) > rests.rounds:
-        raise PeerError(f"noise was drawn for rounds {drawn}, expected each of {rests.rounds} at most once")
 
 
 def _check_records(promised: PrivacyStarted, events: Sequence[Event]) -> PrivacySpent | None:

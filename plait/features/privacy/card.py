@@ -23,6 +23,9 @@ WORTH_WARNING = 3.0
 WORTH_WARNING_OF_RECORDS = 10.0
 """The same of the noise in a step's mean of all clients, where single records are protected."""
 
+MECHANISM = "Gaussian noise, independent in every round; epsilon holds even for a client that joins all of them"
+"""What noise a run with private clients has."""
+
 NOT_COVERED: tuple[str, ...] = (
     "the server itself, which sees every update: its operator, its spool, checkpoints and noise key",
     "who took part, when, and that a client failed",
@@ -253,7 +256,7 @@ class PrivacyCard:
             ("If clients tell their noise", self._if_clients_tell),
             ("Audit bound", self.bound_text),
             ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),
-            ("Mechanism", mechanism_text(promised.separation)),
+            ("Mechanism", MECHANISM),
             ("Amplification by sampling", promised.amplification),
             ("Clip norm", clip),
             ("Noise multiplier of a round", f"{promised.noise_multiplier or 0:.4g}"),
@@ -277,16 +280,6 @@ class PrivacyCard:
         one, many = (f"{epsilon:.3g}" for epsilon in found)
         more = f", {many} where {most} do" if most > 1 else ""
         return f"epsilon {one} where 1 of at least {fewest} in a sum does, or adds none{more}"
-
-
-def mechanism_text(separation: int) -> str:
-    """What noise a run with private clients has, which take part in one of `separation` rounds at most."""
-    if separation == 1:
-        return "Gaussian noise, independent in every round; epsilon holds even for a client that joins all of them"
-    return (
-        "Gaussian noise, independent in every round; epsilon holds for a client that takes part in one of "
-        f"{separation} rounds at most, which the ledger shows"
-    )
 
 
 def spent_by_round(events: Mapping[str, Sequence[Event]]) -> dict[int, PrivacySpent]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from plait.features.privacy.rests import Rests
 from plait.rounds.events import Count, Event, Number
 
 
@@ -23,11 +22,9 @@ class PrivacyStarted(Event):
         by. parameters: numbers in an update. noise_over_clip: norm of the noise in a round's mean, over the clip
         norm; 0 for records. amplification: whether sampling is claimed to lower epsilon, and why. key_check: what the
         secret noise key must give (see `key`); empty for records, whose keys are the clients'. batch:
-        records that a step is expected to draw. steps: of a client in the whole run. separation: rounds from
-        one in which a client takes part to the next at the earliest; above 1 epsilon counts a client's rounds.
-        rounds: that were planned, with such a separation. guaranteed: clients whose own noise is in every sum of a
-        whole round, where clients add it under masks. fewest: of them whose noise is in any sum. continues: whether
-        the run starts from other runs' adapters, whose epsilons add up with its own.
+        records that a step is expected to draw. steps: of a client in the whole run. guaranteed: clients whose own
+        noise is in every sum of a whole round, where clients add it under masks. fewest: of them whose noise is in any
+        sum. continues: whether the run starts from other runs' adapters, whose epsilons add up with its own.
     """
 
     event = "privacy_started"
@@ -49,16 +46,9 @@ class PrivacyStarted(Event):
     key_check: str = ""
     batch: Count | None = None
     steps: Count | None = None
-    separation: Count = 1
-    rounds: Count | None = None
     guaranteed: Count | None = None
     fewest: Count | None = None
     continues: bool = False
-
-    @property
-    def rests(self) -> Rests | None:
-        """Of clients between two rounds; None where they may join every round."""
-        return Rests(self.separation, self.rounds or 0) if self.separation > 1 else None
 
 
 class NoiseIntended(Event):

@@ -37,7 +37,6 @@ def check(policy: Policy, config: RunConfig) -> None:
     if not epsilon and unit == "record":
         # It follows from the number of this client's records, too (see `record_accountant`).
         return
-    # With dp-min-separation it is less.
     epsilon = epsilon or epsilon_at(delta, math.sqrt(config.rounds) / said["dp_noise_multiplier"])
     if epsilon > limit:
         asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"

@@ -14,8 +14,6 @@ very numbers that are summed. So the sum moves by at most `radius` and the mecha
 private; later rounds compose adaptively. Everything after it (rule, server optimizer, encoding, broadcast, adapter) is
 computed from the mean and costs nothing.
 
-Where clients rest between two rounds of theirs, each moves fewer of the sums (`plait.features.privacy.rests`).
-
 Clipping before error feedback would not do: what a client sends is Q(d + e), and gain and residual can make that far
 longer than d. Knows no rule, no file and no ledger.
 """
@@ -29,13 +27,12 @@ import numpy as np
 
 from plait.adapters import Float32
 from plait.errors import ConfigError
-from plait.features.privacy.accountant import epsilon_at, mu_at
+from plait.features.privacy.accountant import mu_at
 from plait.features.privacy.clip import clipped_to_grid, length
 from plait.features.privacy.grid import Grid, grid_for
 from plait.features.privacy.key import derived
 from plait.features.privacy.noise import BLOCK, IntegerGaussian, Integers, Keystream, gaussian
 from plait.features.privacy.quantile import count_multiplier, next_clip, update_multiplier
-from plait.features.privacy.rests import Rests
 from plait.features.privacy.shares import Shares, shares_for
 from plait.features.privacy.sum_of_shares import epsilon_of, sum_term
 
@@ -57,7 +54,6 @@ class ClientPrivacy:
         quantile: of the updates' norms, for an adaptive clip norm.
         largest_step: how far local training can move a number of the adapter in a round; the first adaptive clip norm
             follows from it, and so from no client's data.
-        rests: of clients between two rounds, for a fixed clip norm; None where they may join every round.
         guaranteed: clients whose own noise is in every sum (see `shares`); 0 where the server adds it.
     """
 
@@ -68,7 +64,6 @@ class ClientPrivacy:
     clip_norm: float | None
     quantile: float
     largest_step: float
-    rests: Rests | None = None
     guaranteed: int = 0
 
     @property
@@ -85,8 +80,6 @@ class ClientPrivacy:
     @property
     def most_charges(self) -> float:
         """Rounds within the budget, infinite without one; a little more than a whole number if they just fit."""
-        if self.rests is not None:
-            return self.rests.rounds
         if self.epsilon is None:
             return math.inf
         most = mu_at(self.epsilon, self.delta) ** 2 * self.noise_multiplier**2 * (1 + 1e-9)
@@ -100,8 +93,6 @@ class ClientPrivacy:
         Args:
             colluding: of the guaranteed clients, who tell what noise they added, or add none.
         """
-        if self.rests is not None:
-            return epsilon_at(self.delta, self.rests.sensitivity(charges) / self.noise_multiplier)
         return epsilon_of(self.delta, charges, self.noise_multiplier, guaranteed=self.guaranteed, colluding=colluding)
 
     def first_clip(self, size: int) -> float:
@@ -140,21 +131,17 @@ class ClientPrivacy:
         return central * sigma / (self.update_multiplier * shares.sensitivity)
 
 
-def multiplier_for(
-    epsilon: float, delta: float, rounds: int, rests: Rests | None = None, *, guaranteed: int = 0
-) -> float:
+def multiplier_for(epsilon: float, delta: float, rounds: int, *, guaranteed: int = 0) -> float:
     """The noise multiplier with which `rounds` rounds just fit (epsilon, delta).
 
     Args:
-        rests: of clients between two rounds; None where they may join every round.
         guaranteed: clients whose own noise is in every sum; 0 where the server adds it.
 
     Raises:
         ConfigError: it would leave nothing of any update.
     """
     apart = rounds * sum_term(guaranteed) if guaranteed else 0.0
-    moved = math.sqrt(rounds) if rests is None else rests.sensitivity(rounds)
-    multiplier = moved / mu_at(epsilon - 2 * apart, delta * math.exp(-apart))
+    multiplier = math.sqrt(rounds) / mu_at(epsilon - 2 * apart, delta * math.exp(-apart))
     if multiplier > LARGEST_MULTIPLIER:
         raise ConfigError(
             f"dp-epsilon is {epsilon:g} and rounds is {rounds:,}, which takes noise of {multiplier:.3g} times the clip "

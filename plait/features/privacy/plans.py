@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from plait.errors import ConfigError
-from plait.features.privacy.card import WORTH_WARNING, WORTH_WARNING_OF_RECORDS, mechanism_text
+from plait.features.privacy.card import MECHANISM, WORTH_WARNING, WORTH_WARNING_OF_RECORDS
 from plait.features.privacy.record_accountant import privacy_of as privacy_of_records
 from plait.features.privacy.run import privacy_of
 from plait.report.estimate import Planned
@@ -45,7 +45,7 @@ def _of_clients(settled: Settled, size: int, parameters: int) -> Planned:
         ("delta", f"{privacy.delta:g}"),
         ("noise multiplier of a round", f"{privacy.noise_multiplier:.4g}"),
         ("noise in a round's mean, over the clip norm", f"{ratio:.3g}"),
-        ("mechanism", mechanism_text(privacy.rests.separation if privacy.rests else 1)),
+        ("mechanism", MECHANISM),
     )
     note = warning if ratio > WORTH_WARNING else ""
     table = Table(title="Differential privacy of clients", headings=("", ""), rows=rows, note=note)

@@ -55,7 +55,6 @@ class PrivateFold:
         sent = spool.sent(number)
         size = sum(part.stop - part.start for part in sent)
         clip_norm = self._clip_norm(state, size)
-        private.took_part(number, accepted)
         key = private.key_for(number, self._digest(state, number, accepted), clip_norm=clip_norm)
         mean = PrivateMean(private.privacy, size=size, clip_norm=clip_norm, key=key)
         folded: list[str] = []

@@ -4,9 +4,7 @@ A round's intent is on disk before its noise exists, and is charged from then on
 commitment and so the same noise, for free: a killed server continues to the same bits. Other updates give other noise
 and a second charge. A round that the budget has no room for does not begin. Where clients add the noise, under masks,
 the server has no key, and pays before it asks any client to unmask.
-
-Where clients rest between two rounds, epsilon counts a client's rounds: each round's noise is drawn once; for other
-updates it is not drawn again, and the run ends. Knows no update and no rule.
+Knows no update and no rule.
 """
 
 from __future__ import annotations
@@ -35,7 +33,6 @@ class PrivateRounds:
     Args:
         key: of the noise; None where clients add it.
         record: writes an event durably.
-        participants: clients whose updates came in, by round.
         told: rounds of which the ledger says what they have cost.
     """
 
@@ -46,14 +43,12 @@ class PrivateRounds:
         *,
         intents: Iterable[NoiseIntended],
         record: Callable[[Event], None],
-        participants: Mapping[int, frozenset[str]] | None = None,
         told: Collection[int] = (),
     ) -> None:
         self.privacy = privacy
         self._key = key
         self._intents = {(intent.round, intent.commitment) for intent in intents}
         self._record = record
-        self._participants = dict(participants or {})
         self._told = told
 
     withholds = True
@@ -64,29 +59,6 @@ class PrivateRounds:
         if is_paid or len(self._intents) + 1 <= self.privacy.most_charges:
             return ""
         return f"another one would exceed epsilon {self.privacy.epsilon:g}"
-
-    def resting(self, number: int) -> frozenset[str]:
-        """The clients that may not take part in a round, because they did too few rounds before."""
-        before = range(number - self.separation + 1, number)
-        return frozenset[str]().union(*(self._participants.get(each, ()) for each in before))
-
-    def took_part(self, number: int, clients: Collection[str]) -> None:
-        """Note whose updates a round was made of.
-
-        Raises:
-            PeerError: one of them should have rested.
-        """
-        if early := sorted(self.resting(number) & set(clients)):
-            raise PeerError(
-                f"update of {early[0]!r} in round {number} comes too soon after its last, expected at least "
-                f"{self.separation} rounds from one to the next"
-            )
-        self._participants[number] = self._participants.get(number, frozenset()) | frozenset(clients)
-
-    @property
-    def separation(self) -> int:
-        """Fewest rounds from one that a client takes part in to its next."""
-        return self.privacy.rests.separation if self.privacy.rests else 1
 
     def is_intended(self, number: int, digest: bytes) -> bool:
         """Whether the noise of a round is intended for just these updates."""
@@ -114,10 +86,6 @@ class PrivateRounds:
         """
         if (number, commitment) in self._intents:
             return
-        if self.privacy.rests is not None and any(number == drawn for drawn, _ in self._intents):
-            raise BudgetSpentError(
-                f"the noise of round {number} was drawn for other updates, and with dp-min-separation it is drawn once"
-            )
         if len(self._intents) + 1 > self.privacy.most_charges:
             raise BudgetSpentError(
                 f"drawing the noise of round {number} again, for other updates, would exceed epsilon "
@@ -177,8 +145,6 @@ def check_promise(privacy: ClientPrivacy, promised: PrivacyStarted) -> None:
     ):
         if not math.isclose(told, settled, rel_tol=1e-9):
             raise PeerError(f"the ledger promises {name} {told:g}, expected {settled:g} as the run's settings give")
-    if promised.rests != privacy.rests:
-        raise PeerError("the ledger promises other rests of clients than the run's settings give")
 
 
 def started(
@@ -212,8 +178,6 @@ def started(
         noise_over_clip=privacy.noise_over_clip(size),
         amplification="none: cohorts follow from the seed and are on record",
         key_check=key.check if key else "",
-        separation=privacy.rests.separation if privacy.rests else 1,
-        rounds=privacy.rests and privacy.rests.rounds,
         guaranteed=privacy.guaranteed or None,
         fewest=fewest or None,
         continues=continues,

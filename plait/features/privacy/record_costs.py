@@ -30,11 +30,6 @@ class RecordCosts:
         del number
         return ""
 
-    def resting(self, number: int) -> frozenset[str]:
-        """All clients may take part."""
-        del number
-        return frozenset()
-
     def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
         """The largest epsilon, and each client's."""
         if state.finished is None or state.round in self.told or not (epsilons or self.masked):

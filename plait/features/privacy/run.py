@@ -12,10 +12,8 @@ from plait.features.privacy.events import PrivacyStarted, intents_in, promised_i
 from plait.features.privacy.key import RunKey
 from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.features.privacy.private_rounds import PrivateRounds, check_promise, recomputed, started
-from plait.features.privacy.rests import Rests
 from plait.rounds.opening import Opening
 from plait.rounds.run_plan import RunPlan
-from plait.rounds.run_view import RunView
 from plait.rounds.way import CannotRecomputeError, Host, Way
 
 _LARGEST_DELTA = 1e-5
@@ -32,19 +30,17 @@ def privacy_of(config: RunConfig) -> ClientPrivacy | None:
     said = vars(config)
     if said.get("dp") != "client":
         return None
-    separation, epsilon, delta = said["dp_min_separation"], said["dp_epsilon"], said["dp_delta"]
-    rests = Rests(separation, config.rounds) if separation > 1 else None
+    epsilon, delta = said["dp_epsilon"], said["dp_delta"]
     guaranteed = config.fewest_together(config.cohort_size)
     return ClientPrivacy(
         noise_multiplier=said["dp_noise_multiplier"]
-        or multiplier_for(epsilon, delta, config.rounds, rests, guaranteed=guaranteed),
+        or multiplier_for(epsilon, delta, config.rounds, guaranteed=guaranteed),
         delta=delta,
         epsilon=epsilon or None,
         clients=config.cohort_size,
         clip_norm=None if said["dp_clip"] == "adaptive" else said["dp_clip"],
         quantile=_CLIP_QUANTILE,
         largest_step=config.learning_rate * config.local_steps,
-        rests=rests,
         guaranteed=guaranteed,
     )
 
@@ -122,7 +118,6 @@ def _rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
         key,
         intents=intents_in(host.events),
         record=host.record,
-        participants=RunView.after(host.events).participants,
         told=spent_in(host.events),
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from plait.settings.table import MOST, Table, number_or
+from plait.settings.table import Table, number_or
 from plait.traits import Stated, Trait
 
 _OF_BOTH = ("dp", ("client", "record"))
@@ -22,7 +22,6 @@ class Privacy(Table):
         "dp_epsilon": _OF_BOTH,
         "dp_noise_multiplier": _OF_BOTH,
         "dp_clip": _OF_BOTH,
-        "dp_min_separation": ("dp", ("client",)),
     }
 
     dp: Literal["off", "client", "record"] = "off"
@@ -41,10 +40,6 @@ class Privacy(Table):
     ] = "adaptive"
     """norm that a client's update, or a record's gradient, is clipped to; adaptive follows the median of the updates,
     and scales all gradients to one norm"""
-    dp_min_separation: Annotated[int, Field(ge=1, le=MOST)] = 1
-    """fewest rounds from one that a client takes part in to its next; more than 1 lowers the noise of --dp client, and
-    needs that many times the clients of a round
-    """
 
     @model_validator(mode="after")
     def _check_noise(self) -> Self:
@@ -55,29 +50,19 @@ class Privacy(Table):
         if len(noise) != 1:
             both = " and ".join(noise) or f"neither dp-epsilon nor dp-noise-multiplier is given and dp is '{self.dp}'"
             raise ValueError(f"{both}, expected one of the two: each follows from the other")
-        if self.dp == "client" and self.dp_min_separation > 1 and self.dp_clip == "adaptive":
-            raise ValueError(
-                f"dp-clip is 'adaptive' and dp-min-separation is {self.dp_min_separation}, expected a number: epsilon "
-                "counts a client's rounds, all of one clip norm"
-            )
         return self
 
     def check_clients(self, clients: int, cohort: int) -> None:
-        """Refuse a delta within which a client could be shown, and rests for which there are not enough clients.
+        """Refuse a delta within which a client could be shown.
 
         Raises:
             ValueError: with both numbers.
         """
+        del cohort
         if self.dp == "client" and self.dp_delta * clients >= 1:
             raise ValueError(
                 f"dp-delta is {self.dp_delta:g} and clients is {clients}, expected less than 1 / clients = "
                 f"{1 / clients:g}: with more, showing one client in full would be within the guarantee"
-            )
-        if self.dp_min_separation > 1 and self.dp_min_separation > (most := clients // cohort):
-            raise ValueError(
-                f"dp-min-separation is {self.dp_min_separation}, clients is {clients} and clients-per-round is "
-                f"{cohort}, expected at most clients / clients-per-round = {most}: with more, no round would find "
-                "enough clients"
             )
 
     def stated(self) -> Iterator[Stated]:
@@ -85,8 +70,6 @@ class Privacy(Table):
         if self.dp == "off":
             return
         yield self._says_private()
-        if self.dp_min_separation > 1:
-            yield self.says("dp_min_separation", needs={Trait.TRUSTED: "no client counts the rounds between"})
         if self.dp == "client" and self.dp_clip == "adaptive":
             known = {Trait.ONE_SERVER: "the clip norm of a round is known there alone"}
             yield self.says("dp_clip", needs=known, instead="NUMBER")

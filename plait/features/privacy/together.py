@@ -73,9 +73,7 @@ def _of_records(cards: Sequence[PrivacyCard]) -> Together:
 def _mu(card: PrivacyCard) -> float:
     """Of a run with private clients, so far."""
     charges = _charges(card)
-    rests = card.promised.rests
-    moved = rests.sensitivity(charges) if rests else math.sqrt(charges)
-    return moved / (card.promised.noise_multiplier or math.nan) if charges else 0.0
+    return math.sqrt(charges) / (card.promised.noise_multiplier or math.nan) if charges else 0.0
 
 
 def _charges(card: PrivacyCard) -> int:

@@ -10,7 +10,6 @@ from plait.features.privacy import mechanism, shares
 from plait.features.privacy.accountant import epsilon_at
 from plait.features.privacy.grid import Grid, grid_for
 from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.features.privacy.rests import Rests
 
 # With a delta of 1e-5 and so many canaries its share in the bound would hide the other half of the noise.
 EPSILON, DELTA = 4.0, 1e-6
@@ -46,17 +45,6 @@ def test_rounds_add_up(clip_norm):
     spent = epsilon_at(DELTA, math.sqrt(4) / settings.noise_multiplier)
     assert once.bound < EPSILON
     assert once.bound + 1 < four.bound < spent
-
-
-@pytest.mark.slow
-def test_noise_hides_canaries_that_rest_as_well_as_it_promises():
-    rests = Rests(separation=2, rounds=4)
-    settings = replace(privacy(1), noise_multiplier=multiplier_for(EPSILON, DELTA, 4, rests), rests=rests)
-    assert 1.2 < audit(settings, rounds=4, trials=10).bound < EPSILON
-    # Paid for one of a canary's two rounds alone.
-    once = rests.sensitivity(1) / rests.sensitivity(4)
-    cheated = replace(settings, noise_multiplier=settings.noise_multiplier * once / 2)
-    assert audit(cheated, rounds=4, trials=10).bound > EPSILON
 
 
 def test_the_same_seed_gives_the_same_bound_and_another_another():

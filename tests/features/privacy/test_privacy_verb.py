@@ -65,11 +65,9 @@ def written(path, *events):
 def test_of_several_runs_it_shows_what_they_cost_together(tmp_path):
     multiplier = 2.0
     promised = STARTED.model_copy(update={"noise_multiplier": multiplier, "continues": True})
-    resting = promised.model_copy(update={"separation": 2, "rounds": 4})
     one = written(tmp_path / "one", promised, spent(3, 5.0, 3))
-    other = written(tmp_path / "other", resting, spent(3, 5.0, 3))
+    other = written(tmp_path / "other", promised, spent(2, 4.0, 2))
     said = json.loads(CliRunner().invoke(app, ["privacy", one, other, "--json"]).output)
-    # Three rounds; and of three rounds with rests a client's first and third.
     mu = math.sqrt(3 / multiplier**2 + 2 / multiplier**2)
     assert said["epsilon"] == pytest.approx(epsilon_at(1e-5, mu))
     assert said["runs"][one]["epsilon"] == 5.0

@@ -35,7 +35,6 @@ from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.run_state import RunState, client_seed, initial_state
-from plait.rounds.run_view import RunView
 from plait.rounds.saved_checkpoint import load_checkpoint
 from plait.rounds.saying import InTheOpen
 from plait.rounds.spool import Refused, Weighting
@@ -492,7 +491,6 @@ class Federation:
             None if self.masked else RunKey.load(directory.noise_key),
             intents=intents_in(recorded),
             record=record,
-            participants=RunView.after(recorded).participants,
             told=spent_in(recorded),
         )
 
