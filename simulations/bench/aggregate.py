@@ -23,14 +23,11 @@ from plait.rounds.side_by_side import side_by_side
 from plait.rounds.validate import Expected, open_update
 from plait.wire.codecs import codec_for
 from plait.wire.envelope import Direction, Header, encode_delta, seal
-from simulations.bench.footprint import measure
 from simulations.bench.row import Row
 from simulations.bench.updates import Drift, Updates
 
 # Distinct buffers, so that the data come from memory and not from the processor's caches.
 _BUFFERS = 32
-# Float32 bytes of the updates for rules that keep all of them; Flower's copies are several times as large.
-_MOST_KEPT_BYTES = 1 << 28
 _WIRES = ("fp32", "bf16", "1")
 SERVER = "server"
 """The server's path, among the rules to measure."""
@@ -42,8 +39,6 @@ def rows(
     names: Collection[str] = (),
     clients: int,
     repetitions: int,
-    memory_updates: int,
-    memory_seconds: float,
     seed: int = 0,
 ) -> Iterator[Row]:
     """All measurements.
@@ -53,8 +48,6 @@ def rows(
         names: rules to measure, and `SERVER`; if empty, all, and then also FedAvg compared with memory.
         clients: updates per round when a rate is measured.
         repetitions: of each measurement of a rate.
-        memory_updates: updates per round when memory is measured; 0 for none.
-        memory_seconds: approximate limit for one such round.
         seed: of the updates' values.
 
     Raises:
@@ -72,22 +65,6 @@ def rows(
         yield from of_server(spec, clients=clients, repetitions=repetitions, seed=seed)
     chosen = [name for name in names or ALL_RULES if name != SERVER]
     yield from of_rules(chosen, factors, clients=clients, repetitions=repetitions, seed=seed)
-    if memory_updates:
-        for name in chosen:
-            yield from of_memory(name, factors, updates=memory_updates, seconds=memory_seconds, seed=seed)
-
-
-def of_memory(name: str, factors: Geometry, *, updates: int, seconds: float, seed: int = 0) -> Iterator[Row]:
-    """Memory after a hundredth of the updates, after as many as there was time for, and with the step.
-
-    A rule that needs all updates at once gets fewer: a machine's memory would not hold them.
-    """
-    if ALL_RULES[name].needs_all:
-        updates = min(updates, max(1, _MOST_KEPT_BYTES // (4 * factors.layout.size)))
-    found = measure(name, factors, early=max(1, updates // 100), updates=updates, seconds=seconds, seed=seed)
-    for count, size_bytes in ((found.early_updates, found.early_bytes), (found.updates, found.added_bytes)):
-        yield Row(f"{name}: memory, {count:,} updates", size_bytes / 1e6, "MB")
-    yield Row(f"{name}: memory with the step, {found.updates:,} updates", found.peak_bytes / 1e6, "MB")
 
 
 def against_memory(factors: Geometry, *, repetitions: int, seed: int = 0) -> Row:

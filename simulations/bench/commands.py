@@ -75,12 +75,6 @@ def aggregate(
     ] = "smollm2-135m",
     rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of the adapter.")] = 8,
     clients: Annotated[int, typer.Option("--clients", min=1, help="Updates per round when speed is measured.")] = 32,
-    memory_updates: Annotated[
-        int, typer.Option("--memory-updates", min=0, help="Updates per round when memory is measured; 0 for none.")
-    ] = 0,
-    memory_seconds: Annotated[
-        float, typer.Option("--memory-seconds", min=0, help="Approximate limit per rule when memory is measured.")
-    ] = 60.0,
     only: Annotated[
         str, typer.Option("--only", help="Rules to measure, or 'server', separated by commas; all by default.")
     ] = "",
@@ -88,9 +82,9 @@ def aggregate(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the updates' values.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Measure aggregation: FedAvg against copying memory, every rule's speed, the server's path, memory.
+    """Measure aggregation: FedAvg against copying memory, every rule's speed, the server's path.
 
-    Example: plait bench aggregate --memory-updates 10000 --memory-seconds 600
+    Example: plait bench aggregate --only fedavg,server
     """
     from plait.config import config_from_table
     from plait.progress import status
@@ -108,8 +102,6 @@ def aggregate(
         names=names,
         clients=clients,
         repetitions=1 if quick else 3,
-        memory_updates=memory_updates,
-        memory_seconds=memory_seconds,
         seed=seed,
     )
     with status("aggregating", quiet=json_output):

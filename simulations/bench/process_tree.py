@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import subprocess
 import threading
 import time
@@ -16,12 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from plait.errors import MachineError
 
 _MARK = "PLAIT_BENCH_MARK"
 _PAUSE_S = 0.25
 _TAIL = 2000
-_PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def measured(
         MachineError: it failed, it did not end within `timeout_s` (and all its processes have been ended), or this
             system does not show its processes.
     """
-    if not (_PROC / "self" / "smaps_rollup").exists():
-        raise MachineError("this system has no /proc/PID/smaps_rollup, expected Linux")
+    if not psutil.LINUX:
+        raise MachineError("only Linux shows the memory that processes share")
     mark = secrets.token_hex(8)
-    sampler = _Sampler(f"{_MARK}={mark}".encode())
+    sampler = _Sampler(mark)
     thread = threading.Thread(target=sampler.run, daemon=True)
     started = time.perf_counter()
     with subprocess.Popen(
@@ -90,52 +90,34 @@ def measured(
 class _Sampler:
     """Polls all processes with a mark."""
 
-    def __init__(self, mark: bytes) -> None:
+    def __init__(self, mark: str) -> None:
         self._mark = mark
-        self._ours: dict[str, bool] = {}
+        self._ours: dict[psutil.Process, bool] = {}
         self.stop = threading.Event()
-        self.processor_s: dict[str, float] = {}
+        self.processor_s: dict[psutil.Process, float] = {}
         self.peak_bytes = 0
 
     def run(self) -> None:
         """Until it is told to stop, and once more."""
         while not self.stop.wait(_PAUSE_S):
-            self._look()
+            resident = 0
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):  # it has just ended
+                    if self._is_ours(process):
+                        times = process.cpu_times()
+                        self.processor_s[process] = times.user + times.system
+                        resident += process.memory_full_info().pss
+            self.peak_bytes = max(self.peak_bytes, resident)
 
     def end_all(self) -> None:
         """Kill every process with the mark."""
-        for pid in [entry.name for entry in _PROC.iterdir() if entry.name.isdigit()]:
-            with suppress(OSError):
-                if self._is_ours(pid):
-                    os.kill(int(pid), signal.SIGKILL)
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if self._is_ours(process):
+                    process.kill()
 
-    def _look(self) -> None:
-        present = [entry.name for entry in _PROC.iterdir() if entry.name.isdigit()]
-        for gone in self._ours.keys() - set(present):
-            del self._ours[gone]  # process ids are reused
-        resident = 0
-        for pid in present:
-            try:
-                if not self._is_ours(pid):
-                    continue
-                # The second field, the name, may contain spaces: count from after its closing bracket.
-                numbers = (_PROC / pid / "stat").read_text().rpartition(")")[2].split()
-                ticks = int(numbers[11]) + int(numbers[12])
-                self.processor_s[f"{pid} {numbers[19]}"] = ticks / os.sysconf("SC_CLK_TCK")
-                resident += _proportional_bytes(_PROC / pid / "smaps_rollup")
-            except (OSError, ValueError, IndexError):
-                continue  # it has just ended
-        self.peak_bytes = max(self.peak_bytes, resident)
-
-    def _is_ours(self, pid: str) -> bool:
-        if not self._ours.get(pid):
+    def _is_ours(self, process: psutil.Process) -> bool:
+        if not self._ours.get(process):
             # Read again while it is not: between fork and exec a process shows its parent's environment.
-            self._ours[pid] = self._mark in (_PROC / pid / "environ").read_bytes().split(b"\0")
-        return self._ours[pid]
-
-
-def _proportional_bytes(file: Path) -> int:
-    for line in file.read_text().splitlines():
-        if line.startswith("Pss:"):
-            return 1024 * int(line.split()[1])
-    return 0
+            self._ours[process] = process.environ().get(_MARK) == self._mark
+        return self._ours[process]

@@ -7,7 +7,7 @@ from plait.adapters import AdapterSpec, Layout, Task
 from plait.aggregation import RULES, geometry_of
 from plait.errors import ConfigError
 from plait.flower.rule_table import FLOWER_RULES
-from simulations.bench.aggregate import against_memory, fold, of_memory, rows
+from simulations.bench.aggregate import against_memory, fold, rows
 from simulations.bench.updates import Drift, Updates
 
 LAYOUT = Layout.of({"q.lora_A.weight": [2, 30], "q.lora_B.weight": [40, 2]})
@@ -16,7 +16,7 @@ SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, Task.CAUSAL_LM, (), LAYOUT
 
 @pytest.fixture(scope="module")
 def measured():
-    return list(rows(SPEC, clients=3, repetitions=1, memory_updates=0, memory_seconds=0))
+    return list(rows(SPEC, clients=3, repetitions=1))
 
 
 def test_every_rule_is_measured(measured):
@@ -46,20 +46,10 @@ def test_the_numpy_ways_compute_what_fedavg_computes():
 
 
 def test_only_the_rules_asked_for_are_measured():
-    asked = rows(SPEC, names=("ffa", "krum"), clients=3, repetitions=1, memory_updates=0, memory_seconds=0)
+    asked = rows(SPEC, names=("ffa", "krum"), clients=3, repetitions=1)
     assert {row.row.split(",")[0] for row in asked} == {"ffa", "krum"}
 
 
 def test_a_rule_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match=r"rule is 'krumm', .* did you mean 'krum'"):
-        list(rows(SPEC, names=("krumm",), clients=3, repetitions=1, memory_updates=0, memory_seconds=0))
-
-
-@pytest.mark.slow
-def test_memory_rows_name_the_updates_that_they_are_of():
-    found = list(of_memory("fedavg", geometry_of(SPEC), updates=400, seconds=60))
-    assert [row.row for row in found] == [
-        "fedavg: memory, 4 updates",
-        "fedavg: memory, 400 updates",
-        "fedavg: memory with the step, 400 updates",
-    ]
+        list(rows(SPEC, names=("krumm",), clients=3, repetitions=1))
