@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 from plait.adapters import Task  # noqa: E402
 from plait.adapters.methods import AdapterRequest  # noqa: E402
 from plait.features.privacy.record import Charge, RecordPrivacy  # noqa: E402
-from plait.features.privacy.training import example_gradients  # noqa: E402
+from plait.features.privacy.training import private_steps  # noqa: E402
 from plait.features.privacy.training.private_steps import train_privately  # noqa: E402
 from plait.training import losses  # noqa: E402
 from plait.training.bases import locate_base  # noqa: E402
@@ -120,7 +120,7 @@ def measured(request: AdapterRequest) -> dict[str, object]:
 @contextmanager
 def by_peft() -> Iterator[None]:
     """PEFT's own modules compute everything, single examples one after another."""
-    places = (example_gradients, losses)
+    places = (private_steps, losses)
     real = [place.recognise for place in places]
     for place in places:
         place.recognise = lambda _: None

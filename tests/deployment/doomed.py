@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.features.secagg.masked_attempts import MaskedAttempts
-from plait.features.secagg.masked_stage import MaskedStage
+from plait.features.secagg.collector import MaskedAttempts
 from plait.features.secagg.masking import Masking
 from plait.features.secagg.messages import Delivery, Survivors, Unmasking
 from plait.features.secagg.roster import Roster
+from plait.features.secagg.stage import MaskedStage
 from plait.rounds.run_directory import RunDirectory
 from tests.killing import around
 

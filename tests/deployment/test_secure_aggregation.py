@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from plait.features.secagg.masked_sum import Summed, sum_file
+from plait.features.secagg.sums import Summed, sum_file
 from plait.rounds.ledger import read_lines
 from plait.rounds.run_directory import RunDirectory
 from plait.trust.provision import provision

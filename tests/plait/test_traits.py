@@ -88,7 +88,7 @@ NUMBERS = {
     "plait/features/asynchronous/settings.py:check_clients",
     "plait/config.py:_check_numbers",
     "plait/features/privacy/mechanism.py:multiplier_for",
-    "plait/features/secagg/masked_rounds.py:noised_grid",
+    "plait/features/secagg/rounds.py:noised_grid",
     "plait/features/trees/settings.py:check",
     "plait/features/trees/settings.py:check_clients",
     "plait/features/privacy/settings.py:check_clients",

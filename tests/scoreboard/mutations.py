@@ -366,7 +366,7 @@ def _finite() -> None:
 
 
 def _clip_at_clients() -> None:
-    clip = module("plait.features.privacy.clip")
+    clip = module("plait.features.privacy.mechanism")
 
     def unclipped(values, *, clip_norm, radius, key):
         return clip._rounded(values, radius / clip_norm, key)[0]
@@ -375,14 +375,14 @@ def _clip_at_clients() -> None:
 
 
 def _half_noise() -> None:
-    real = module("plait.features.privacy.grid").grid_for
+    real = module("plait.features.privacy.mechanism").grid_for
     put("plait.features.privacy.mechanism:grid_for", lambda size, multiplier: real(size, multiplier / 2))
 
 
 def _shares_over(factor: float) -> None:
     """Each client's variance, divided."""
-    real = module("plait.features.privacy.shares").discrete_gaussian
-    put("plait.features.privacy.shares:discrete_gaussian", lambda variance, bits: real(variance / factor, bits))
+    real = module("plait.features.privacy.mechanism").discrete_gaussian
+    put("plait.features.privacy.mechanism:discrete_gaussian", lambda variance, bits: real(variance / factor, bits))
 
 
 def _shuffled(self, stream):
@@ -394,7 +394,7 @@ def _shuffled(self, stream):
 
 def derived_for(key, number: int) -> bytes:
     """A key of a round's noise that no update changes."""
-    return module("plait.features.privacy.key").derived(key.secret, str(number).encode())
+    return module("plait.features.privacy.noise").derived(key.secret, str(number).encode())
 
 
 def _median_left_on() -> None:
@@ -430,9 +430,9 @@ def _consent_once() -> None:
 
 
 def _figures_by_tokens() -> None:
-    figures = module("plait.features.secagg.under_masks").evaluation_figures
+    figures = module("plait.features.secagg.masking").evaluation_figures
     put(
-        "plait.features.secagg.under_masks:evaluation_figures",
+        "plait.features.secagg.masking:evaluation_figures",
         lambda shared, own: {**figures(shared, own), "moved": shared.tokens},
     )
 
@@ -656,7 +656,7 @@ MUTATIONS: dict[str, Mutation] = {
         "privacy",
         "noise follows from the round alone",
         lambda: put(
-            "plait.features.privacy.key:RunKey.for_round", lambda self, number, digest: derived_for(self, number)
+            "plait.features.privacy.noise:RunKey.for_round", lambda self, number, digest: derived_for(self, number)
         ),
     ),
     "record-clip": Mutation("private_records", "gradients of records are not clipped", _clip_at_clients),
@@ -665,8 +665,8 @@ MUTATIONS: dict[str, Mutation] = {
         "private_records",
         "noise follows from the client's secret alone",
         lambda: put(
-            "plait.features.privacy.record_accountant:derived",
-            lambda secret, _: module("plait.features.privacy.key").derived(secret, b"round"),
+            "plait.features.privacy.record:derived",
+            lambda secret, _: module("plait.features.privacy.noise").derived(secret, b"round"),
         ),
     ),
     "record-batches": Mutation(
@@ -692,7 +692,7 @@ MUTATIONS: dict[str, Mutation] = {
         "privacy",
         "clients that add noise do not clip",
         lambda: put(
-            "plait.features.privacy.shares:clipped_to_grid",
+            "plait.features.privacy.mechanism:clipped_to_grid",
             lambda values, *, clip_norm, radius, key: module("numpy").rint(values * (radius / clip_norm)),
         ),
     ),
@@ -717,20 +717,20 @@ MUTATIONS: dict[str, Mutation] = {
     "masked-length": Mutation(
         "one_member",
         "what clients say of their length is believed",
-        lambda: put("plait.features.secagg.masked_rounds:length_expected", _length_as_said),
+        lambda: put("plait.features.secagg.rounds:length_expected", _length_as_said),
     ),
     "masked-growth": Mutation(
         "one_member",
         "a grid may grow as it likes from round to round",
-        lambda: put("plait.features.secagg.masked_rounds:_GROWTH", 1e30),
+        lambda: put("plait.features.secagg.rounds:_GROWTH", 1e30),
     ),
     "masked-room": Mutation(
         "one_member",
         "a grid may be as coarse as it likes",
-        lambda: put("plait.features.secagg.masked_rounds:_MOST_ROOM", 1e30),
+        lambda: put("plait.features.secagg.rounds:_MOST_ROOM", 1e30),
     ),
     "masked-ring": Mutation(
-        "one_member", "a sum that has left its ring is one", nothing("plait.features.secagg.masked_rounds:check_sum")
+        "one_member", "a sum that has left its ring is one", nothing("plait.features.secagg.rounds:check_sum")
     ),
     "complaint": Mutation(
         "one_member",
@@ -743,7 +743,7 @@ MUTATIONS: dict[str, Mutation] = {
     "verdict": Mutation(
         "one_member",
         "an accused client is to blame",
-        lambda: put("plait.features.secagg.masked_sum:judge", _accused_are_guilty),
+        lambda: put("plait.features.secagg.sums:judge", _accused_are_guilty),
     ),
     "share-keys": Mutation(
         "one_member",
@@ -758,22 +758,22 @@ MUTATIONS: dict[str, Mutation] = {
     "recalled": Mutation(
         "one_member",
         "a server that goes on forgets who is left out",
-        nothing("plait.features.secagg.masked_sum:MaskedSums.recall"),
+        nothing("plait.features.secagg.sums:MaskedSums.recall"),
     ),
     "lost-sum": Mutation(
         "one_member",
         "a sum that cannot be unmasked ends the run",
-        lambda: put("plait.features.secagg.masked_sum:LostError", module("plait.errors").ConfigError),
+        lambda: put("plait.features.secagg.sums:LostError", module("plait.errors").ConfigError),
     ),
     "masked-losses": Mutation(
         "one_member",
         "losses that no clients have end the run",
-        lambda: put("plait.features.secagg.masked_collector:PeerError", module("plait.errors").ConfigError),
+        lambda: put("plait.features.secagg.collector:PeerError", module("plait.errors").ConfigError),
     ),
     "groups": Mutation(
         "one_member",
         "no group is left out",
-        lambda: put("plait.features.secagg.masked_sum:distances", lambda means: (0.0,) * len(means)),
+        lambda: put("plait.features.secagg.sums:distances", lambda means: (0.0,) * len(means)),
     ),
     "stage-deadline": Mutation(
         "one_member",
@@ -797,13 +797,13 @@ MUTATIONS: dict[str, Mutation] = {
     "sums-apart": Mutation(
         "server_alone",
         "sums may differ in one client",
-        lambda: put("plait.features.secagg.sum_journal:SumJournal._comparable", lambda self, purpose, received: set()),
+        lambda: put("plait.features.secagg.journal:SumJournal._comparable", lambda self, purpose, received: set()),
     ),
     "evaluations-apart": Mutation(
         "server_alone",
         "evaluations of two adapters may differ in one client",
         lambda: put(
-            "plait.features.secagg.sum_journal:SumJournal._comparable",
+            "plait.features.secagg.journal:SumJournal._comparable",
             lambda self, purpose, received: {
                 each.clients for each in self._sums.get(purpose, ()) if each.received == received.hex()
             },
@@ -812,22 +812,22 @@ MUTATIONS: dict[str, Mutation] = {
     "sums-together": Mutation(
         "server_alone",
         "sums may give one client together",
-        nothing("plait.features.secagg.sum_journal:fewest_apart", result=10**9),
+        nothing("plait.features.secagg.journal:fewest_apart", result=10**9),
     ),
     "one-evaluation": Mutation(
         "server_alone",
         "an adapter is evaluated for other clients again",
-        nothing("plait.features.secagg.sum_journal:SumJournal._check_adapter"),
+        nothing("plait.features.secagg.journal:SumJournal._check_adapter"),
     ),
     "closed-rounds": Mutation(
         "server_alone",
         "a run that begins anew under the same name may unmask its rounds again",
-        nothing("plait.features.secagg.sum_journal:SumJournal.check_open"),
+        nothing("plait.features.secagg.journal:SumJournal.check_open"),
     ),
     "few-in-a-sum": Mutation(
         "server_alone",
         "a sum may be of any number of clients",
-        nothing("plait.features.secagg.sum_journal:SumJournal.check_sum"),
+        nothing("plait.features.secagg.journal:SumJournal.check_sum"),
     ),
     "older-state": Mutation(
         "server_alone",
@@ -837,7 +837,7 @@ MUTATIONS: dict[str, Mutation] = {
     "total-epsilon": Mutation(
         "server_alone",
         "epsilon does not add up over runs",
-        nothing("plait.features.privacy.spent_journal:SpentJournal.check_budget"),
+        nothing("plait.features.privacy.client:SpentJournal.check_budget"),
     ),
     "masked-consent": Mutation("server_alone", "consent to a masked run is consent to the next", _consent_once),
     "masked-counts": Mutation("server_alone", "figures under masks are weighted by tokens", _figures_by_tokens),
@@ -867,7 +867,7 @@ def _refuses_what_it_cannot_open():
 
 
 def _accused_are_guilty(collecting, complaints, shown):
-    verdict = module("plait.features.secagg.complaint").Verdict
+    verdict = module("plait.features.secagg.server").Verdict
     accused = {sender for senders in complaints.values() for sender in senders}
     return verdict(frozenset(accused), frozenset(), frozenset())
 

@@ -25,9 +25,9 @@ from scoreboard.small_federation import FakeModel, Federation, of_numbers
 from plait.adapters import Layout, subtract
 from plait.config import config_from_table
 from plait.features.privacy.audit import check_privacy
-from plait.features.privacy.key import RunKey
 from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.features.privacy.private_rounds import PrivateRounds
+from plait.features.privacy.noise import RunKey
+from plait.features.privacy.rounds import PrivateRounds
 from plait.rounds.client_state import ClientState, recall_state
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory

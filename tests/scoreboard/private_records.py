@@ -16,8 +16,7 @@ from torch import nn
 
 from plait.adapters import Task
 from plait.errors import PolicyError
-from plait.features.privacy.record import Charge, RecordPrivacy
-from plait.features.privacy.record_accountant import charge
+from plait.features.privacy.record import Charge, RecordPrivacy, charge
 from plait.features.privacy.training import private_steps
 from plait.rounds.disk_memory import DiskMemory
 from plait.training.examples import Example

@@ -14,11 +14,10 @@ from scoreboard.small_federation import FakeModel, Federation, borrowed, of_numb
 
 from plait.adapters import Layout
 from plait.errors import PlaitError
-from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.features.privacy.shares import Shares
-from plait.features.secagg.figures import NOISED
-from plait.features.secagg.masked_rounds import check_grid, privacy_of_clients
-from plait.features.secagg.masked_sum import Summed, sum_file
+from plait.features.privacy.mechanism import ClientPrivacy, Shares, multiplier_for
+from plait.features.secagg.events import NOISED
+from plait.features.secagg.rounds import check_grid, privacy_of_clients
+from plait.features.secagg.sums import Summed, sum_file
 from plait.rounds.channel import Purpose
 from plait.rounds.run_directory import RunDirectory
 

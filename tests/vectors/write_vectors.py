@@ -22,8 +22,8 @@ import numpy as np
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation.exact_sum import ExactSum
 from plait.features.secagg.client import pair_key, self_key
-from plait.features.secagg.graph import neighbours
-from plait.features.secagg.masks import Mask, add_masks, public_of
+from plait.features.secagg.grid import Rotation
+from plait.features.secagg.masks import Mask, Ring, add_masks, public_of, split
 from plait.features.secagg.messages import (
     Delivery,
     MaskedReply,
@@ -38,11 +38,7 @@ from plait.features.secagg.messages import (
     Survivors,
     Unmasking,
 )
-from plait.features.secagg.parcel import parcel_key
-from plait.features.secagg.ring import Ring
-from plait.features.secagg.roster import Offer, Roster, Session, joined
-from plait.features.secagg.rotation import Rotation
-from plait.features.secagg.sharing import split
+from plait.features.secagg.roster import Offer, Roster, Session, joined, neighbours, parcel_key
 from plait.rounds.run_state import client_seed
 from plait.transport.protocol import enrolment_bytes, node_number
 from plait.trust.keys import NodeKey

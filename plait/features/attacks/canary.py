@@ -17,9 +17,8 @@ import numpy as np
 from plait.config import RunConfig
 from plait.features.attacks.one_run import lower_bound, right_guesses
 from plait.features.privacy.events import intents_in
-from plait.features.privacy.mechanism import ClientPrivacy, PrivateMean
+from plait.features.privacy.mechanism import ClientPrivacy, PrivateMean, SharedMean
 from plait.features.privacy.run import privacy_of
-from plait.features.privacy.shared_mean import SharedMean
 from plait.rounds.events import Event
 
 _SIDE_BY_SIDE = 1000

@@ -1,6 +1,15 @@
 """What a private run promises and has spent, in words: for the report, the adapter's card, `plait privacy` and status.
 
 Knows only the ledger's events. The figures are recomputed by `plait verify`.
+
+What several private runs on the same clients or records cost together.
+
+Runs with private clients are Gaussian mechanisms, which compose in closed form, mu^2 = sum of mu_i^2 (see
+`accountant`), also where a run starts from what another gave. Of private records a ledger has epsilons
+alone, which compose by adding epsilons and deltas (Dwork et al., EUROCRYPT 2006): more than there is, never less.
+Knows only the runs' cards.
+
+What the privacy of a run has cost, as tables.
 """
 
 from __future__ import annotations
@@ -10,12 +19,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
+from plait.errors import ConfigError
+from plait.features.privacy.accountant import epsilon_at, sum_term
+from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted, promised_in
+from plait.report.table import Table
 from plait.rounds.events import Audited, Event
+from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from plait.adapters import Json
     from plait.rounds.run_view import RunView
+
 
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""
@@ -267,7 +281,7 @@ class PrivacyCard:
     @property
     def _if_clients_tell(self) -> str:
         """Epsilon where clients help the server; empty where they add no noise."""
-        from plait.features.privacy.sum_of_shares import epsilon_of
+        from plait.features.privacy.accountant import epsilon_of
 
         promised = self.promised
         if not promised.guaranteed or not promised.fewest:
@@ -304,3 +318,124 @@ def figures_of(view: RunView) -> Mapping[str, Json]:
         "dp_delta": card.promised.delta,
         "dp_epsilon_by_round": [spent.get(number) for number in range(max(spent) + 1)],
     }
+
+
+@dataclass(frozen=True)
+class Together:
+    """The guarantee of several runs.
+
+    Attributes:
+        epsilon: of all of them, for a client that took part in all; of records, of the client with the most.
+    """
+
+    epsilon: float
+    delta: float
+    how: str
+
+
+def together(cards: Mapping[str, PrivacyCard]) -> Together:
+    """What runs cost together.
+
+    Args:
+        cards: by run, at least one.
+
+    Raises:
+        ConfigError: some protect clients and others single records.
+        PeerError: a ledger's noise makes no sense.
+    """
+    runs = list(cards.values())
+    kinds = {card.is_of_records for card in runs}
+    if len(kinds) > 1:
+        units = ", ".join(f"'{name}' {card.promised.unit}s" for name, card in cards.items())
+        raise ConfigError(f"{units}: these runs protect different things, expected runs of one kind")
+    if kinds == {True}:
+        return _of_records(runs)
+    mu = math.sqrt(math.fsum(_mu(card) ** 2 for card in runs))
+    delta = min(card.promised.delta for card in runs)
+    # How far sums of clients' own noise are from Gaussian mechanisms.
+    apart = math.fsum(_charges(card) * sum_term(card.promised.guaranteed) for card in runs if card.promised.guaranteed)
+    epsilon = epsilon_at(delta * math.exp(-apart), mu) + 2 * apart
+    return Together(epsilon, delta, f"Gaussian mechanisms compose exactly: mu = {mu:.4g}, the root of the sum of mu²")
+
+
+def _of_records(cards: Sequence[PrivacyCard]) -> Together:
+    totals: dict[str, float] = {}
+    of_all = 0.0
+    for card in cards:
+        if card.spent and not card.spent.by_client:
+            # Under masks no client says what it has spent: no more than the run's epsilon.
+            of_all += card.spent.epsilon
+        for client, epsilon in (card.spent.by_client if card.spent else {}).items():
+            totals[client] = totals.get(client, 0.0) + epsilon
+    epsilon = of_all + max(totals.values(), default=0.0)
+    delta = math.fsum(card.promised.delta for card in cards)
+    return Together(epsilon, delta, "epsilons and deltas of a client's accounts are added up")
+
+
+def _mu(card: PrivacyCard) -> float:
+    """Of a run with private clients, so far."""
+    charges = _charges(card)
+    return math.sqrt(charges) / (card.promised.noise_multiplier or math.nan) if charges else 0.0
+
+
+def _charges(card: PrivacyCard) -> int:
+    return (card.spent.charges if card.spent else 0) or 0
+
+
+def epsilon_table(view: RunView) -> Table:
+    """Epsilon after every round."""
+    events = view.of_features
+    promised, spent = promised_in(events.get("privacy_started", ())), spent_by_round(events)
+    if promised and promised.unit == "record":
+        return _epsilon_of_records(PrivacyCard(promised), events)
+    return Table(
+        title="Epsilon by round",
+        headings=("round", "epsilon", "draws of noise", "next clip norm"),
+        rows=tuple(
+            (str(number), f"{each.epsilon:.4g}", str(each.charges), f"{each.clip_norm or 0:.3g}")
+            for number, each in sorted(spent.items())
+        ),
+        note=f"At delta {promised.delta:g}, of the whole run so far." if promised else "",
+    )
+
+
+def _epsilon_of_records(card: PrivacyCard, events: Mapping[str, Sequence[Event]]) -> Table:
+    told = "regions say of their clients" if card.is_of_tree else "accounts of the clients that have taken part say"
+    return Table(
+        title="Epsilon by round",
+        headings=("round", "largest epsilon", "smallest", f"{card.peer}s"),
+        rows=tuple(
+            (
+                str(number),
+                f"{spent.epsilon:.4g}",
+                f"{min(spent.by_client.values(), default=0):.4g}",
+                str(len(spent.by_client)),
+            )
+            for number, spent in sorted(spent_by_round(events).items())
+        ),
+        note=f"At delta {card.promised.delta:g}, of the whole run so far, as the {told}.",
+    )
+
+
+def client_epsilon_table(card: PrivacyCard) -> Table:
+    """What each client's records have cost; without rows where clients are protected as a whole."""
+    return Table(
+        title=f"Epsilon by {card.peer}",
+        headings=(card.peer, "epsilon"),
+        rows=tuple((name, f"{epsilon:.4g}") for name, epsilon in card.spent.by_client.items()) if card.spent else (),
+        text_columns=(0,),
+    )
+
+
+def together_table(cards: Mapping[str, PrivacyCard]) -> Table:
+    """What several runs on the same clients or records cost together."""
+    found = together(cards)
+    return Table(
+        title="Together",
+        headings=("run", "epsilon", "delta"),
+        rows=(
+            *((name, f"{card.epsilon:.4g}", f"{card.promised.delta:g}") for name, card in cards.items()),
+            ("all of them", f"{found.epsilon:.4g}", f"{found.delta:g}"),
+        ),
+        note=f"On the same clients and data, in any order: {found.how}.",
+    )

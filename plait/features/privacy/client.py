@@ -1,16 +1,171 @@
-"""Differential privacy at one client: what it pays before it trains, and what it has paid in earlier runs."""
+"""What was spent of one data set in one federation, over all runs: epsilons, by accounts that the client has named.
+
+A client refuses an update that would bring epsilon of all runs together above the most that is allowed.
+
+What a client may spend of its data, by its operator's policy: over all runs, as the journal of its data says.
+
+What a run's noise hides of a whole client costs it: all its rounds, and updates that are given again.
+
+Differential privacy at one client: what it pays before it trains, and what it has paid in earlier runs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from plait.config import RunConfig
-from plait.features.privacy.client_charge import ClientCharge
+from plait.errors import PolicyError
 from plait.features.privacy.mechanism import ClientPrivacy
 from plait.features.privacy.run import privacy_of, tasks
-from plait.features.privacy.spent_journal import SpentJournal
+from plait.rounds.asked import Asked
+from plait.rounds.client_state import Kept
 from plait.rounds.client_way import ClientWay, Speaker
-from plait.rounds.data_journal import DataJournal
+from plait.rounds.data_journal import DataJournal, damaged
+from plait.rounds.hook import Outgoing
+from plait.rounds.local_model import TrainJob
+from plait.wire.settings import Settings
+
+_SLACK = 1 + 1e-9
+
+
+@dataclass(eq=False)
+class SpentJournal:
+    """What a journal says of epsilon."""
+
+    journal: DataJournal
+
+    def spent(self, *, besides: str = "") -> float:
+        """Epsilon of all runs together, by adding it up."""
+        return sum(epsilon for account, epsilon in self._spent().items() if account != besides)
+
+    def check_budget(self, account: str, epsilon: float, most: float) -> None:
+        """Refuse what would bring epsilon of all runs together above the most.
+
+        Args:
+            most: that all runs may spend; 0 for any amount.
+
+        Raises:
+            PolicyError: it would.
+        """
+        others = self.spent(besides=account)
+        if most and others + epsilon > most * _SLACK:
+            raise PolicyError(
+                f"the run would bring epsilon of this client's data in this federation to {others + epsilon:.4g}, "
+                f"{others:.4g} of it in earlier runs, but max-total-epsilon of this client's policy (where it is 0, "
+                f"dp-max-epsilon) allows {most:g} over all runs; to take part, raise it in the file given with --policy"
+            )
+
+    def charge(self, account: str, epsilon: float, delta: float, most: float) -> None:
+        """Pay for what a run will have spent, before it is sent.
+
+        Raises:
+            PolicyError: it would be above the most.
+        """
+        self.check_budget(account, epsilon, most)
+        if epsilon > self._spent().get(account, 0.0):
+            self.journal.add({"spent": account, "epsilon": epsilon, "delta": delta})
+            # Another process may have paid since it was looked at; what is written stays.
+            self.check_budget(account, epsilon, most)
+
+    def _spent(self) -> dict[str, float]:
+        """Epsilon by account."""
+        found: dict[str, float] = {}
+        for entry in self.journal.entries():
+            if "spent" not in entry:
+                continue
+            try:
+                account, epsilon = str(entry["spent"]), float(entry["epsilon"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise damaged() from error
+            found[account] = max(epsilon, found.get(account, 0.0))
+        return found
+
+
+@dataclass(frozen=True)
+class Purse:
+    """What one client may spend; without a policy and a journal, as in a simulation, whatever a run needs."""
+
+    speaker: Speaker
+
+    @property
+    def most_of_run(self) -> float:
+        """Largest epsilon of the run; 0 for any."""
+        terms = self.speaker.terms
+        return terms.policy.most_epsilon_of_run if terms and terms.policy else 0.0
+
+    def check(self, epsilon: Callable[[], float]) -> None:
+        """Refuse a run that would cost too much in the end.
+
+        Raises:
+            PolicyError: all runs together would have spent too much.
+        """
+        terms, journal = self.speaker.terms, self._journal
+        if journal and terms and terms.policy:
+            journal.check_budget(self._account, epsilon(), terms.policy.most_epsilon)
+
+    def pay(self, epsilon: float, delta: float) -> None:
+        """Record what the run will have spent of the client's data, before anything leaves.
+
+        Raises:
+            PolicyError: all runs together would have spent too much.
+        """
+        terms, journal = self.speaker.terms, self._journal
+        if journal and terms and terms.policy:
+            journal.charge(self._account, epsilon, delta, terms.policy.most_epsilon)
+
+    @property
+    def _journal(self) -> SpentJournal | None:
+        return SpentJournal(self.speaker.journal) if self.speaker.journal else None
+
+    @property
+    def _account(self) -> str:
+        return self.speaker.own_secret.account
+
+
+@dataclass(frozen=True)
+class ClientCharge:
+    """The hook: a client pays before it trains.
+
+    Attributes:
+        privacy: what the run's noise promises of it.
+    """
+
+    speaker: Speaker
+    privacy: ClientPrivacy
+    key = ""
+
+    def applies(self, settings: Settings) -> bool:
+        """In every round."""
+        del settings
+        return True
+
+    def before(self, job: TrainJob, kept: Kept) -> TrainJob:
+        """Pay; training knows nothing of it.
+
+        Raises:
+            PolicyError: a share of noise is asked for without masks, or all runs together would have spent too much.
+        """
+        del kept
+        if job.settings.adds_share and not job.settings.under_masks:
+            raise PolicyError("an update with a share of the noise is asked for without masks, expected a masked sum")
+        self.pay()
+        return job
+
+    def after(self, job: TrainJob, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, None]:
+        """Nothing."""
+        del job, kept
+        return outgoing, None
+
+    def pay(self) -> None:
+        """Pay for the whole run.
+
+        Raises:
+            PolicyError: all runs together would have spent too much.
+        """
+        if self.speaker.terms:
+            rounds = self.speaker.terms.tasks.plan.rounds + Asked.recall(self.speaker.memory).repeats
+            Purse(self.speaker).pay(self.privacy.epsilon_after(rounds), self.privacy.delta)
 
 
 def client_way(way: ClientWay, config: RunConfig, speaker: Speaker) -> ClientWay:
@@ -32,7 +187,7 @@ def paying(
     way = replace(way, hooks=hooks, is_open=way.is_open and not is_noised)
     if not of_records:
         return way
-    from plait.features.privacy.record_charge import RecordCharge
+    from plait.features.privacy.record import RecordCharge
 
     charge = RecordCharge(speaker)
     return replace(way, hooks=(*way.hooks, charge), agree=charge.agree)

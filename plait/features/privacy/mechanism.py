@@ -1,4 +1,33 @@
-"""The private mean of a round: clipped updates on a grid, their sum, noise, and a fixed number that divides it.
+"""The grid of whole numbers on which updates are summed: the clip norm is `radius` of its units.
+
+Sums of floats are not what the proof of a Gaussian mechanism speaks of (Mironov 2012; Casacuberta et al., arXiv
+2207.10635); sums of whole numbers are exact, in any order. Knows no update.
+
+Clip a decoded update, and put it on the grid; the bound is checked on the whole numbers that are summed.
+
+Every number is rounded to one of its two neighbours at random, so that small ones are not lost in the mean. That can
+make the update longer, so its length is compared with the radius afterwards, in whole numbers, and the update
+shortened until it fits: no property of floats, of the wire or of a client is relied on. Knows no noise.
+
+The adaptive clip norm: it follows a quantile of the updates' norms, from a noised count.
+
+Andrew et al., "Differentially Private Learning with Adaptive Clipping", arXiv 1905.03871, algorithm 1: every client
+of a round counts as +1/2 if its update is within the clip norm and as -1/2 if not, noise is added to the sum, and
+
+    C <- C exp(-rate (b - quantile)),   b the noised fraction of clients within C.
+
+The count is a second Gaussian mechanism on the same clients and is paid for: a client changes it by 1/2. Here counts
+are doubled, so that they are whole numbers and a client changes them by 1. Knows no update.
+
+Noise that clients add themselves, each a share, under masks: no server ever sees a sum without it.
+
+After Kairouz, Liu and Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
+Aggregation", arXiv 2102.06387: each of n clients sends k_i ~ N_Z(x_i, V / m) in every number, |x_i| <= radius, and at
+least m remain, whichever drop out. So the sum holds noise of at least V.
+
+What that costs is in `plait.features.privacy.accountant`. Knows no round and no ledger.
+
+The private mean of a round: clipped updates on a grid, their sum, noise, and a fixed number that divides it.
 
 With S = sum_k x_k over the accepted updates and n the number of clients that a round wants,
 
@@ -16,25 +45,230 @@ computed from the mean and costs nothing.
 
 Clipping before error feedback would not do: what a client sends is Q(d + e), and gain and residual can make that far
 longer than d. Knows no rule, no file and no ledger.
+
+The mean of a round whose clients add the noise, in one process and without masks: for audits of the mechanism.
+
+As few clients as are guaranteed add their shares. Takes updates as `mechanism.PrivateMean` does. Knows no
+mask and no wire.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plait.adapters import Float32
 from plait.errors import ConfigError
-from plait.features.privacy.accountant import mu_at
-from plait.features.privacy.clip import clipped_to_grid, length
-from plait.features.privacy.grid import Grid, grid_for
-from plait.features.privacy.key import derived
-from plait.features.privacy.noise import BLOCK, IntegerGaussian, Integers, Keystream, gaussian
-from plait.features.privacy.quantile import count_multiplier, next_clip, update_multiplier
-from plait.features.privacy.shares import Shares, shares_for
-from plait.features.privacy.sum_of_shares import epsilon_of, sum_term
+from plait.features.privacy.accountant import SMOOTHING, epsilon_of, least_variance, mu_at, sum_term
+from plait.features.privacy.noise import (
+    BLOCK,
+    MOST_FRACTION_BITS,
+    IntegerGaussian,
+    Integers,
+    Keystream,
+    derived,
+    discrete_gaussian,
+    entries_of,
+    gaussian,
+)
+
+_LEAST_RADIUS = 1 << 12
+# The noise's table has about ten numbers for each unit of sigma.
+_LARGEST_SIGMA = 1 << 17
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid.
+
+    Attributes:
+        radius: the clip norm, in units: the sensitivity of the sum, exactly.
+        sigma: standard deviation of the noise, in units.
+    """
+
+    radius: int
+    sigma: float
+
+    def unit(self, clip_norm: float) -> float:
+        """The size of a unit where updates are clipped to `clip_norm`."""
+        return clip_norm / self.radius
+
+
+def grid_for(size: int, noise_multiplier: float) -> Grid:
+    """The grid for updates of `size` numbers.
+
+    Rounding a number to one of its neighbours at random adds up to 1/4 to the square of an update's length. With a
+    radius of 4 sqrt(size) that is under 2 %, and far below the noise; where the noise is so large that its table
+    would not fit, the radius is smaller and clipping takes more of the update.
+    """
+    wanted = max(_LEAST_RADIUS, math.ceil(4 * math.sqrt(size)))
+    radius = max(1, min(wanted, int(_LARGEST_SIGMA / noise_multiplier)))
+    return Grid(radius, noise_multiplier * radius)
+
+
+_TRIES = 64
+_LINEAR_TRIES = 4
+_MARGIN = 1 - 1e-6
+# What rounding adds to the square of a length, per number, where fractions are spread evenly.
+_ADDED = 1 / 6
+
+
+def length(values: Float32) -> float:
+    """Euclidean norm, in float64."""
+    return math.sqrt(sum(float(np.dot(part, part)) for part in _blocks(values)))
+
+
+def clipped_to_grid(values: Float32, *, clip_norm: float, radius: int, key: bytes) -> NDArray[np.int32]:
+    """The update in units of clip_norm / radius, (size,), of Euclidean norm at most `radius`.
+
+    Args:
+        values: the decoded update, finite.
+        clip_norm: norm that longer updates are scaled to.
+        radius: the same in units, at most 2^17.
+        key: 32 bytes; decides which way numbers are rounded.
+    """
+    room = math.sqrt(max(0.5, 1 - _ADDED * values.size / radius**2)) * (1 - 1e-4)
+    scale = min(radius / clip_norm, radius * room / max(length(values), 1e-300))
+    for attempt in range(_TRIES):
+        integers, square = _rounded(values, scale, key)
+        if square <= radius * radius:
+            return integers
+        # A long update's square follows the scale's square; that of many small numbers follows the scale.
+        ratio = radius * radius / square
+        scale *= _MARGIN * (math.sqrt(ratio) if attempt < _LINEAR_TRIES else ratio)
+    return np.zeros(values.size, np.int32)
+
+
+def _rounded(values: Float32, scale: float, key: bytes) -> tuple[NDArray[np.int32], float]:
+    """The numbers, and the square of their length: exact, since float64 holds sums of whole numbers up to 2^53."""
+    stream = Keystream(key)
+    out = np.empty(values.size, np.int32)
+    at, square = 0, 0.0
+    for part in _blocks(values):
+        rounded = np.floor(part * scale + stream.halves(part.size) * 2.0**-32)
+        square += float(np.dot(rounded, rounded))
+        out[at : at + part.size] = rounded
+        at += part.size
+    return out, square
+
+
+def _blocks(values: Float32) -> Generator[NDArray[np.float64]]:
+    for at in range(0, values.size, BLOCK):
+        yield values[at : at + BLOCK].astype(np.float64)
+
+
+RATE = 0.2
+"""Of the paper's experiments."""
+
+SHARE = 0.1
+"""Largest part of a round's 1/z^2 that the count may take."""
+
+
+def count_multiplier(noise_multiplier: float, clients: int) -> float:
+    """Noise of the doubled count: the paper's n/20 on the sum of halves, and more where that costs over `SHARE`."""
+    return max(clients / 10, noise_multiplier / math.sqrt(SHARE))
+
+
+def update_multiplier(noise_multiplier: float, count: float) -> float:
+    """Noise of the updates, so that both mechanisms together cost 1/z^2 (the paper's theorem 1)."""
+    return 1 / math.sqrt(noise_multiplier**-2 - count**-2)
+
+
+def next_clip(clip_norm: float, fraction: float, quantile: float) -> float:
+    """The clip norm of the next round.
+
+    Args:
+        fraction: of clients within it, noised; may be below 0 or above 1.
+    """
+    return clip_norm * math.exp(-RATE * (min(max(fraction, -1.0), 2.0) - quantile))
+
+
+_MOST_RADIUS = 1 << 24
+DEVIATIONS = 6.0
+"""Of a sum, that its numbers may have without wrapping around."""
+_MOST_ENTRIES = 1 << 23
+"""Of a table of the noise, some hundred megabytes: its size follows from settings of the server's."""
+_MOST_BEYOND = 1.5
+"""A sum has at most this many times the guaranteed clients."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The grid of a round whose clients add noise.
+
+    Attributes:
+        radius: the clip norm, in units of 2^-fraction_bits; whole.
+        fraction_bits: of the numbers around which is drawn.
+        variance: V, of the noise that is guaranteed in the sum, in units of 1.
+        guaranteed: m, the clients whose noise is in every sum of a full round.
+    """
+
+    radius: int
+    fraction_bits: int
+    variance: float
+    guaranteed: int
+
+    @property
+    def sensitivity(self) -> float:
+        """The clip norm, in units."""
+        return self.radius / (1 << self.fraction_bits)
+
+    def bits(self, clients: int, size: int) -> int:
+        """Bits of a ring where a sum of this many clients' numbers does not wrap around, even if all agree."""
+        spread = math.sqrt(_MOST_BEYOND * self.variance + (clients * self.sensitivity) ** 2 / size)
+        return math.ceil(math.log2(2 * (DEVIATIONS * spread + 1)))
+
+    def drawn(self, values: Float32, *, unit: float, guaranteed: int, key: bytes) -> NDArray[np.int64]:
+        """What a client sends, (size,): whole numbers around its update.
+
+        Args:
+            values: the update, rotated, finite; clipped here.
+            key: 32 bytes, of this client, attempt and update alone.
+        """
+        centres = clipped_to_grid(
+            values,
+            clip_norm=unit * self.sensitivity,
+            radius=self.radius,
+            key=derived(key, b"rounding"),
+        )
+        return self.around(centres, guaranteed=guaranteed, key=key)
+
+    def around(self, centres: NDArray[np.int32] | Integers, *, guaranteed: int, key: bytes) -> Integers:
+        """Noise around numbers in units of 2^-fraction_bits, of norm at most `radius`."""
+        share = discrete_gaussian(self.variance / guaranteed, self.fraction_bits)
+        return share.draw(Keystream(derived(key, b"noise of a share")), centres)
+
+
+def shares_for(size: int, noise_multiplier: float, guaranteed: int) -> Shares:
+    """The coarsest grid on which shares are good enough.
+
+    Args:
+        noise_multiplier: z: noise over clip norm that the sum is charged for.
+
+    Raises:
+        ConfigError: the noise is too small for any grid, or too large for a table.
+    """
+    sensitivity = math.sqrt(least_variance(guaranteed) - SMOOTHING) / noise_multiplier
+    # As for the central grid, so that rounding to fractions hardly lengthens an update.
+    wanted = 4 * math.sqrt(size)
+    bits = min(MOST_FRACTION_BITS, max(0, math.ceil(math.log2(wanted / sensitivity))))
+    radius = max(1, math.ceil(max(sensitivity, wanted / (1 << bits)) * (1 << bits)))
+    if radius > _MOST_RADIUS:
+        raise ConfigError(
+            f"noise is {noise_multiplier:.3g} times the clip norm, expected more: no grid of shares is fine enough"
+        )
+    variance = (noise_multiplier * radius / (1 << bits)) ** 2 + SMOOTHING
+    if entries_of(variance / guaranteed, bits) > _MOST_ENTRIES:
+        raise ConfigError(
+            f"noise is {noise_multiplier:.3g} times the clip norm for updates of {size:,} numbers, expected less: the "
+            "table of a share of it would not fit into memory"
+        )
+    return Shares(radius, bits, variance, guaranteed)
+
 
 _PART_OF_LARGEST_STEP = 0.5
 
@@ -206,3 +440,47 @@ class PrivateMean:
         stream = Keystream(derived(self._key, b"noise on the count"))
         counted = self._within + int(IntegerGaussian(sigma).draw(stream, 1)[0])
         return self._privacy.next_clip(self._clip_norm, counted, self._privacy.clients)
+
+
+class SharedMean:
+    """Takes the updates of a round one by one.
+
+    Args:
+        key: of this round, 32 bytes.
+    """
+
+    def __init__(self, privacy: ClientPrivacy, *, size: int, clip_norm: float, key: bytes) -> None:
+        self._privacy, self._clip_norm, self._key = privacy, clip_norm, key
+        self._shares = privacy.shares(size)
+        self._centres = np.zeros(size, np.int64)
+        self._within = 0
+
+    def add(self, client: str, values: Float32) -> None:
+        """Add an update.
+
+        Args:
+            client: its name; each at most once.
+            values: as decoded, (size,), finite.
+        """
+        key = derived(self._key, b"rounding of " + client.encode())
+        self._centres += clipped_to_grid(values, clip_norm=self._clip_norm, radius=self._shares.radius, key=key)
+        self._within += 1 if length(values) <= self._clip_norm else -1
+
+    def finish(self) -> Released:
+        """Add the noise of the guaranteed clients."""
+        unit = self._clip_norm / self._shares.sensitivity
+        numbers = self._noised(self._shares, self._centres, b"updates")
+        clip_norm, counting = self._clip_norm, self._privacy.count_shares
+        if counting is not None:
+            (counted,) = self._noised(counting, np.array([self._within * counting.radius]), b"count")
+            clip_norm = self._privacy.next_clip(clip_norm, counted / counting.sensitivity, self._privacy.clients)
+        return Released((numbers * (unit / self._privacy.clients)).astype(np.float32), clip_norm)
+
+    def _noised(self, shares: Shares, centres: Integers, purpose: bytes) -> Integers:
+        """Around the sum, and around nothing for every further client."""
+        total = np.zeros(centres.size, np.int64)
+        for number in range(shares.guaranteed):
+            key = derived(self._key, purpose + number.to_bytes(4, "big"))
+            of_one = centres if number == 0 else np.zeros_like(centres)
+            total += shares.around(of_one, guaranteed=shares.guaranteed, key=key)
+        return total

@@ -6,7 +6,7 @@ import math
 
 from plait.errors import ConfigError
 from plait.features.privacy.card import MECHANISM, WORTH_WARNING, WORTH_WARNING_OF_RECORDS
-from plait.features.privacy.record_accountant import privacy_of as privacy_of_records
+from plait.features.privacy.record import privacy_of as privacy_of_records
 from plait.features.privacy.run import privacy_of
 from plait.report.estimate import Planned
 from plait.report.table import Table

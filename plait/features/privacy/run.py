@@ -1,20 +1,35 @@
-"""Differential privacy in one run: its guarantee, its noise, what tasks say of it, and what its ledger begins with."""
+"""Differential privacy in one run: its guarantee, its noise, what tasks say of it, and what its ledger begins with.
+
+What an operator's policy says of a run's differential privacy.
+
+What the ledger of a run with differential privacy says of its clients.
+
+What a client's operator is told of a run's differential privacy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
 from plait.config import RunConfig
 from plait.errors import PeerError
+from plait.features.privacy.accountant import epsilon_at
 from plait.features.privacy.events import PrivacyStarted, intents_in, promised_in, spent_in
-from plait.features.privacy.key import RunKey
 from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.features.privacy.private_rounds import PrivateRounds, check_promise, recomputed, started
+from plait.features.privacy.noise import RunKey
+from plait.features.privacy.rounds import PrivateRounds, check_promise, recomputed, started
+from plait.policy import Policy
+from plait.proposed import Proposed, Words
+from plait.rounds import events
+from plait.rounds.events import Event
 from plait.rounds.opening import Opening
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.way import CannotRecomputeError, Host, Way
+from plait.rounds.withheld import ALL, KEPT, screened
+from plait.traits import Trait
 
 _LARGEST_DELTA = 1e-5
 # Of the updates' norms, which an adaptive clip norm follows.
@@ -83,7 +98,7 @@ def tasks(config: RunConfig) -> Mapping[str, object]:
 def way(way: Way, config: RunConfig, plan: RunPlan) -> Way:
     """The way of a run whose rounds cost privacy."""
     if vars(config)["dp"] == "record":
-        from plait.features.privacy.record_costs import RecordCosts
+        from plait.features.privacy.record import RecordCosts
 
         told = spent_in(way.host.events) if way.host else frozenset[int]()
         return replace(way, costs=RecordCosts(plan.settings, told=told, masked=plan.settings.under_masks))
@@ -95,7 +110,7 @@ def way(way: Way, config: RunConfig, plan: RunPlan) -> Way:
 
 def with_private(way: Way, private: PrivateRounds) -> Way:
     """The way of a run with private clients; where these add the noise, its fold is that of their sums."""
-    from plait.features.privacy.private_fold import PrivateFold
+    from plait.features.privacy.rounds import PrivateFold
 
     folding = way.folding if private.privacy.guaranteed else partial(PrivateFold, private=private)
     return replace(way, costs=private, folding=folding)
@@ -135,9 +150,9 @@ def opens(config: RunConfig, opening: Opening) -> PrivacyStarted | None:
     if vars(config)["dp"] == "off":
         return None
     if privacy is None:
-        from plait.features.privacy import record_accountant
+        from plait.features.privacy import record
 
-        return record_accountant.started(
+        return record.started(
             opening.settings,
             clients=config.cohort_size,
             size=opening.size,
@@ -156,3 +171,105 @@ def _check_goes_on(privacy: ClientPrivacy | None, opening: Opening) -> None:
         RunKey.load(opening.directory.noise_key)
     if promised := promised_in(opening.events):
         check_promise(privacy, promised)
+
+
+def check(policy: Policy, config: RunConfig) -> None:
+    """Refuse a run whose guarantee is not what the policy asks for.
+
+    Raises:
+        PolicyError: with the key, what the run promises, and how to allow it.
+    """
+    limit = policy.most_epsilon_of_run
+    if not limit:
+        return
+    said = vars(config)
+    unit, epsilon, delta = said.get("dp", "off"), said.get("dp_epsilon", 0.0), said.get("dp_delta", 0.0)
+    key = "dp-max-epsilon" if policy.dp_max_epsilon else "max-total-epsilon"
+    most = f"epsilon of at most {limit:g}"
+    if unit == "off":
+        raise policy.refusal(key, "the run has no differential privacy", most, "set it to 0")
+    if policy.dp_unit == "record" and unit != "record":
+        how = (
+            "under which clients are hidden, not records"
+            if config.fewest_together(config.cohort_size)
+            else "so that the server is to add the noise"
+        )
+        raise policy.refusal("dp-unit", f"dp of the run is '{unit}', {how}", "dp record", "set it to 'any'")
+    if not 0 < delta <= policy.dp_max_delta:
+        allowed = f"at most {policy.dp_max_delta:g}"
+        raise policy.refusal("dp-max-delta", f"the run has delta {delta:g}", allowed, f"set it to {delta:g} or more")
+    if not epsilon and unit == "record":
+        # It follows from the number of this client's records, too (see `record`).
+        return
+    epsilon = epsilon or epsilon_at(delta, math.sqrt(config.rounds) / said["dp_noise_multiplier"])
+    if epsilon > limit:
+        asked = f"the run may spend epsilon {epsilon:.4g} at delta {delta:g}"
+        raise policy.refusal(key, asked, most, f"set it to {math.ceil(100 * epsilon) / 100:g} or more")
+
+
+KEPT_OF_RECORDS: Mapping[type[Event], frozenset[str]] = {
+    **KEPT,
+    # An update has its noise already; what is left out of it is what its client measured.
+    events.UpdateReceived: frozenset(
+        {
+            "round", "client", "uplink_bytes", "payload_bytes", "envelope_bytes", "codec", "bits_per_parameter",
+            "digest", "norms", "signed", "signature", "epsilon", "clients",
+        }
+    ),
+    events.ReplyReceived: frozenset({"round", "client", "purpose", "uplink_bytes"}),
+    events.RoundFinished: ALL,
+}  # fmt: skip
+"""The same for a run with private records."""
+
+
+def screen(config: RunConfig, update_bytes: int) -> Callable[[Event], Event | None] | None:
+    """What of an event is recorded; None where the server sees sums alone, and so has no more to say."""
+    unit = vars(config)["dp"]
+    if unit == "off" or config.fewest_together(config.cohort_size):
+        return None
+    return partial(screened, kept=KEPT_OF_RECORDS) if unit == "record" else partial(screened, update_bytes=update_bytes)
+
+
+def proposes(run: Proposed) -> Words:
+    """What is promised, by whom, and what earlier runs have spent."""
+    said = vars(run.config)
+    unit = said.get("dp", "off")
+    is_masked = run.config.fewest_together(run.config.cohort_size) > 0
+    seen = ()
+    if unit == "record" and not is_masked:
+        seen = ("the run is not masked: the server sees this client's own updates, with their noise",)
+    promised = () if unit == "off" else (_promised(run, is_masked=is_masked),)
+    is_noised = unit == "record" or (unit == "client" and is_masked)
+    return Words(promised=(*promised, *_spent(run, is_private=unit != "off")), is_noised=is_noised, seen=seen)
+
+
+def _promised(run: Proposed, *, is_masked: bool) -> str:
+    said = vars(run.config)
+    epsilon, delta = said["dp_epsilon"], said["dp_delta"]
+    noise = f"epsilon {epsilon:g}" if epsilon else f"noise of {said['dp_noise_multiplier']:g} times the clip norm"
+    if said["dp"] == "record":
+        client = "each client" if run.is_region else "this client"
+        return (
+            f"{client} adds noise to its own training, so that no single sequence shows in what it sends: "
+            f"{noise} at delta {delta:g}, kept by {client}'s own account"
+        )
+    if is_masked:
+        return (
+            f"this client adds its share of the noise under its masks, so that no sum shows what its data change, "
+            f"not even to the server: {noise} at delta {delta:g}, if the others add theirs"
+        )
+    who, adds, itself = "the server promises", "it adds", "itself"
+    if Trait.ONE_SERVER in run.config.gone:
+        who, adds, itself = "servers promise", "they add", "themselves"
+    return (
+        f"{who} client-level differential privacy towards everyone but {itself}: {noise} at delta "
+        f"{delta:g}; this client cannot check that {adds} the noise"
+    )
+
+
+def _spent(run: Proposed, *, is_private: bool) -> tuple[str, ...]:
+    if not run.spent and (not is_private or run.is_region):
+        return ()
+    most = run.policy.most_epsilon
+    allowed = f"at most {most:g} over all runs (max-total-epsilon)" if most else "max-total-epsilon sets no limit"
+    return (f"earlier runs on these data in this federation have spent epsilon {run.spent:.4g}: {allowed}",)

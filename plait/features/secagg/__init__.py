@@ -10,11 +10,11 @@ FEATURE = Feature(
     welcomed=("secure_aggregation",),
     way="plait.features.secagg.run:way",
     client_way="plait.features.secagg.run:client_way",
-    together="plait.features.secagg.graph:least_survivors",
+    together="plait.features.secagg.roster:least_survivors",
     links="plait.features.secagg.run:links",
-    screen="plait.features.secagg.screen:screen",
-    limits=dict.fromkeys(("require_secure_aggregation", "min_masked_clients"), "plait.features.secagg.limits:check"),
-    proposes="plait.features.secagg.words:proposes",
+    screen="plait.features.secagg.run:screen",
+    limits=dict.fromkeys(("require_secure_aggregation", "min_masked_clients"), "plait.features.secagg.run:check"),
+    proposes="plait.features.secagg.run:proposes",
     messages={"masking": "plait.features.secagg.messages:read_task"},
     replies={"masked": "plait.features.secagg.messages:read_reply"},
     events={
@@ -22,5 +22,5 @@ FEATURE = Feature(
         "group_left_out": "plait.features.secagg.events:GroupLeftOut",
         "evaluation_missed": "plait.features.secagg.events:EvaluationMissed",
     },
-    card="plait.features.secagg.card:after",
+    card="plait.features.secagg.events:after",
 )

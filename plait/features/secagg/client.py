@@ -30,11 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import PeerError
-from plait.features.secagg.masks import Mask, add_masks, agreed, public_of
-from plait.features.secagg.parcel import open_shares, parcel_key, seal_shares
-from plait.features.secagg.ring import Residues, Ring
-from plait.features.secagg.roster import Offer, Roster, Session, is_signed
-from plait.features.secagg.sharing import split, whole_secret
+from plait.features.secagg.masks import Mask, Residues, Ring, add_masks, agreed, public_of, split, whole_secret
+from plait.features.secagg.roster import Offer, Roster, Session, is_signed, open_shares, parcel_key, seal_shares
 from plait.trust.derived import KEY_BYTES, derived
 from plait.trust.identity import Vouch
 

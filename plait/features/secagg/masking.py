@@ -2,18 +2,29 @@
 
 Where it stands is stored before an answer leaves, private to the client's owner: so a client that was killed neither
 gives two shares of one peer nor sends two updates under one mask. Knows no model and no channel.
+
+What a client says under masks: its updates and losses as numbers of a sum, and the stages of that sum.
+
+An update is the delta on the roster's grid, or that with the client's share of the noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.errors import PeerError
+from plait.adapters import AdapterSpec, AdapterState, norm
+from plait.aggregation import Side, geometry_of, slices_of
+from plait.errors import PeerError, PolicyError
 from plait.features.secagg.client import MaskingClient
+from plait.features.secagg.events import EVALUATION, NOISED, TRAINING, encode_figures, evaluation_figures
+from plait.features.secagg.grid import KeyedGrid, MaskedGrid
+from plait.features.secagg.journal import SumJournal
+from plait.features.secagg.masks import Ring
 from plait.features.secagg.messages import (
     Answered,
     Delivery,
@@ -29,13 +40,22 @@ from plait.features.secagg.messages import (
     Survivors,
     Unmasking,
 )
-from plait.features.secagg.ring import Ring
-from plait.features.secagg.roster import Roster, Session
-from plait.features.secagg.sum_journal import SumJournal
+from plait.features.secagg.roster import LEAST_CLIENTS, Roster, Session
+from plait.features.secagg.rounds import MaskedRounds, check_grid, privacy_of_clients
 from plait.rounds.asked import Asked
+from plait.rounds.client_way import Speaker
+from plait.rounds.evaluation import client_losses
+from plait.rounds.hook import Outgoing
+from plait.rounds.local_model import TrainJob
 from plait.rounds.memory import Memory
 from plait.trust.identity import NodeIdentity
-from plait.wire.messages import EvaluateTask, TrainTask
+from plait.wire.envelope import Header
+from plait.wire.messages import EvaluateTask, Evaluation, FurtherTask, TrainTask
+from plait.wire.settings import Settings
+
+if TYPE_CHECKING:
+    from plait.features.privacy.client import ClientCharge
+
 
 _KEY = "secagg"
 _TASKS = {"train": TrainTask, "evaluate": EvaluateTask}
@@ -163,3 +183,145 @@ class Masking:
 def _names(roster: Roster, places: Sequence[int]) -> list[str]:
     roster.check_places(places, "survivors")
     return [roster.offers[place].client for place in places]
+
+
+@dataclass(eq=False)
+class UnderMasks:
+    """How one client says its numbers.
+
+    Attributes:
+        charge: what a share of noise costs the client; None where nothing is charged.
+        masked: the run's sums; None if the fewest clients of a roster are not known.
+    """
+
+    speaker: Speaker
+    masking: Masking
+    _: KW_ONLY
+    charge: ClientCharge | None = None
+    masked: MaskedRounds | None = None
+
+    @classmethod
+    def of(cls, speaker: Speaker, masked: MaskedRounds | None = None) -> UnderMasks:
+        """How a client says its numbers in these sums."""
+        identity = speaker.identity() if speaker.identity else None
+        policy = speaker.terms.policy if speaker.terms else None
+        least = policy.min_masked_clients if policy else LEAST_CLIENTS
+        journal = SumJournal(speaker.journal, least) if speaker.journal else None
+        masking, charge = Masking(speaker.name, speaker.memory, identity, journal), None
+        if masked and masked.privacy:
+            from plait.features.privacy.client import ClientCharge
+
+            charge = ClientCharge(speaker, masked.privacy)
+        return cls(speaker, masking, charge=charge, masked=masked)
+
+    def settings(self, settings: Settings) -> Settings:
+        """Those of the task, with the client's own seed: the server may not know its batches."""
+        return self.speaker.own_secret.seeded(settings)
+
+    def begin(self, job: TrainJob) -> TrainJob:
+        """The job, for the grid of the round's roster.
+
+        Raises:
+            PeerError: there is no sum at that stage, or its grid is not the run configuration's.
+        """
+        header, settings = _header_of(job), job.settings
+        grid = self._grid(header, job.spec, settings)
+        return replace(
+            job, grid=KeyedGrid(grid, self.speaker.own_secret.rounding(settings.round, header.result_digest))
+        )
+
+    def update(self, job: TrainJob, outgoing: Outgoing) -> MaskedReply:
+        """The update under the masks of the round's roster."""
+        header, grid, settings = _header_of(job), job.grid, job.settings
+        if not isinstance(grid, KeyedGrid):
+            raise ValueError("the job has no grid of a roster")
+        roster = self.masking.roster_for(header.run_id, "train", settings.round)
+        if settings.adds_share:
+            numbers, figures = self._noised(grid.grid, outgoing.delta, settings, roster)
+        else:
+            numbers = outgoing.numbers
+            if numbers is None:
+                numbers, _ = grid.rounded(outgoing.delta)
+            square = (norm(outgoing.delta) / grid.grid.coding.unit) ** 2
+            figures = encode_figures({"square": square}, TRAINING)
+        return self.masking.masked(roster.session, numbers, figures, received=header.result_digest)
+
+    def losses(self, header: Header, settings: Settings, measure: Callable[[], Evaluation]) -> MaskedReply:
+        """The losses under the masks of the evaluation's roster."""
+        roster = self.masking.roster_for(header.run_id, "evaluate", settings.round)
+        if (roster.size, roster.figures) != (0, len(EVALUATION)):
+            raise PeerError(f"masked sum has {roster.figures} figures, expected {len(EVALUATION)}")
+        shared, own = client_losses(measure())
+        figures = encode_figures(evaluation_figures(shared, own), EVALUATION)
+        none = np.zeros(0, np.int32)
+        return self.masking.masked(roster.session, none, figures, received=header.result_digest)
+
+    def answer(self, task: FurtherTask) -> MaskedReply:
+        """A stage of a sum.
+
+        Raises:
+            PolicyError: it is not one that the run configuration has.
+            PeerError: the server asks for what would show this client's numbers, or at another stage.
+        """
+        if not isinstance(task, MaskingTask):
+            raise PolicyError(f"{task.what} is asked for, expected a stage of a masked sum")
+        if self.speaker.terms:
+            session = task.session
+            self.speaker.terms.check_round(session.round, least=int(session.purpose == "train"))
+            if isinstance(task.stage, Roster):
+                self._check_roster(task.stage)
+        return self.masking.answer(task)
+
+    def _check_roster(self, roster: Roster) -> None:
+        count = len(roster.offers)
+        least = self.masked.least(roster.session.purpose) if self.masked else LEAST_CLIENTS
+        if count < least:
+            raise PolicyError(
+                f"roster of the masked sum has {count} clients, expected at least {least} of those that the run "
+                "configuration invites"
+            )
+
+    def _grid(self, header: Header, spec: AdapterSpec, settings: Settings) -> MaskedGrid:
+        roster = self.masking.roster_for(header.run_id, "train", settings.round)
+        sides = {Side(each) for each in settings.trained} - ({Side(settings.personal)} if settings.personal else set())
+        clients = len(roster.offers)
+        grid = MaskedGrid.of(
+            slices_of(geometry_of(spec), sides),
+            received=header.result_digest,
+            number=settings.round,
+            bits=roster.bits,
+            unit=roster.unit,
+            clients=clients,
+        )
+        size, figures = grid.rotation.rotated_size, len(NOISED if settings.adds_share else TRAINING)
+        if (roster.size, roster.figures) != (size, figures):
+            raise PeerError(
+                f"masked sum has {roster.size} numbers and {roster.figures} figures, expected {size} and {figures}"
+            )
+        if settings.adds_share:
+            check_grid(privacy_of_clients(settings), size, bits=roster.bits, unit=roster.unit, clients=clients)
+        return grid
+
+    def _noised(
+        self, grid: MaskedGrid, delta: AdapterState, settings: Settings, roster: Roster
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Numbers and figures of a delta with this client's share of the noise; paid for by then."""
+        speaker = self.speaker
+        if speaker.terms and speaker.terms.policy:
+            most, attempt = speaker.terms.policy.max_repeats, roster.digest
+            Asked.recall(speaker.memory).note_given(speaker.memory, roster.session.round, attempt, most)
+            if self.charge:
+                self.charge.pay()
+        numbers, within = grid.noised(
+            delta,
+            privacy_of_clients(settings),
+            survivors=roster.threshold,
+            key_of=lambda digest: self.masking.noise_key(roster.session, digest),
+        )
+        return numbers, encode_figures({"within": within}, NOISED)
+
+
+def _header_of(job: TrainJob) -> Header:
+    if job.header is None:
+        raise ValueError("the job belongs to no task")
+    return job.header

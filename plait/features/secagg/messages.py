@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from plait.errors import PeerError
-from plait.features.secagg.ring import LEAST_BITS, MOST_BITS
+from plait.features.secagg.masks import LEAST_BITS, MOST_BITS
 from plait.features.secagg.roster import ATTEMPT_BYTES, MOST_CLIENTS, MOST_FIGURES, Offer, Roster, Session
 from plait.v1 import messages_pb2 as pb
 from plait.wire import bounds, canonical

@@ -1,6 +1,27 @@
-"""What all clients of a masked round agree on: the session, all keys, and the grid; under one digest.
+"""Disjoint groups of a round's clients, each with a masked sum of its own, and the groups whose means lie apart.
+
+Under masks no single client's vector can be measured, so a member can move the mean of a round as far as its ring has
+room. In groups it moves its own group's mean alone, and that can be compared with the others'. A group that is left in
+moves the round's mean by at most `FAR` times what groups usually lie apart, over the number of groups. A sum of fewer
+clients tells more of each, so no group is small. Knows no channel.
+
+Which clients share masks and secrets: all with all, or above 128 clients each with 64 others.
+
+Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead" (CCS 2020): a ring lattice over a random
+order. The order follows from the roster: a server that wants its own clients around one victim has to try rosters,
+which is out of reach while they are a tenth of all. Knows no key.
+
+What all clients of a masked round agree on: the session, all keys, and the grid; under one digest.
 
 Knows no channel and no secret.
+
+The two shares that a client sends to one holder, encrypted under a key of this message alone.
+
+The sender makes a key pair for each parcel and agrees with the holder's key (X25519; as ECIES does). If the holder says
+that it cannot open a parcel, the sender shows that pair's private half: it opens this parcel and no other message, so
+anyone with the parcel can tell which of the two departs from the protocol. The shares' digests stand beside them in
+clear: a share that its holder gives later is theirs or not, and if all are and give no secret, the sender is to blame.
+Knows no stage.
 """
 
 from __future__ import annotations
@@ -11,12 +32,99 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from plait.adapters.state import Float32
 from plait.errors import PeerError
-from plait.features.secagg.graph import LEAST_CLIENTS, least_survivors, neighbours, threshold_of
-from plait.features.secagg.ring import LEAST_BITS, MOST_BITS
-from plait.trust.derived import KEY_BYTES
+from plait.features.secagg.masks import LEAST_BITS, MOST_BITS, SHARE_BYTES, agreed, check_share, public_of
+from plait.trust.derived import KEY_BYTES, derived
 from plait.trust.identity import Vouch
 from plait.trust.keys import SIGNATURE_BYTES, verify
+
+LEAST_GROUP = 8
+"""Clients of a group at least: a sum of fewer tells too much of each."""
+LEAST_GROUPS, MOST_GROUPS = 3, 8
+FAR = 3.0
+"""A group is left out whose mean is this many times as far from the median of all means as the median group."""
+
+
+def groups_for(clients: int) -> int:
+    """Groups of a round of so many; 1 where there are too few for a median of groups."""
+    count = min(MOST_GROUPS, clients // LEAST_GROUP)
+    return count if count >= LEAST_GROUPS else 1
+
+
+def deal(names: Sequence[str], count: int, key: bytes) -> tuple[tuple[str, ...], ...]:
+    """The names in `count` groups, whose sizes differ by at most one.
+
+    Args:
+        key: of the order; the same key gives the same groups.
+    """
+    order = sorted(names, key=lambda name: hashlib.sha256(key + name.encode()).digest())
+    return tuple(tuple(sorted(order[at::count])) for at in range(count))
+
+
+def distances(means: Sequence[Float32]) -> tuple[float, ...]:
+    """How far each mean lies from the median of all, number by number, over the median of these distances.
+
+    Args:
+        means: at least three, each (size,).
+    """
+    middle = np.median(np.stack(means), axis=0)
+    far = [float(np.linalg.norm(mean - middle)) for mean in means]
+    usual = float(np.median(far))
+    return tuple(each / usual if usual else 1.0 if not each else np.inf for each in far)
+
+
+COMPLETE = 128
+"""The most clients that are all each other's neighbours."""
+NEIGHBOURS = 64
+LEAST_CLIENTS = 3
+"""In a sum of two each client knows the other's part."""
+
+
+def threshold_of(count: int) -> int:
+    """Two thirds of this many: two groups that large share an honest member while fewer than a third collude."""
+    return -(-2 * count // 3)
+
+
+def least_survivors(clients: int) -> int:
+    """The fewest clients in a sum of a roster of this size."""
+    return max(LEAST_CLIENTS, threshold_of(clients))
+
+
+def least_roster(invited: int) -> int:
+    """The fewest clients of a roster whose sums have as many as those of a roster of two thirds of the invited."""
+    fewest = least_survivors(least_survivors(invited))
+    return next(
+        count for count in range(LEAST_CLIENTS, max(invited, LEAST_CLIENTS) + 1) if least_survivors(count) >= fewest
+    )
+
+
+def fewest_in_sum(invited: int, evaluators: int = 0, *, noised: bool = False) -> int:
+    """The fewest clients in a sum: two thirds of a group must offer keys, and two thirds of these be left.
+
+    Args:
+        evaluators: to an evaluation; 0 for as many.
+        noised: whether clients add noise, which is in the sum of all: such a round has one group.
+    """
+    group = invited if noised else invited // groups_for(invited)
+    return least_survivors(least_survivors(min(group, evaluators or invited)))
+
+
+@lru_cache(maxsize=16)
+def neighbours(count: int, roster: bytes) -> tuple[tuple[int, ...], ...]:
+    """Each client's neighbours, by its place in the roster, in ascending order."""
+    if count <= COMPLETE:
+        return tuple(tuple(other for other in range(count) if other != one) for one in range(count))
+    order = sorted(range(count), key=lambda one: hashlib.sha256(roster + one.to_bytes(4, "big")).digest())
+    half = NEIGHBOURS // 2
+    steps = [step for step in range(-half, half + 1) if step]
+    found = {one: tuple(sorted(order[(at + step) % count] for step in steps)) for at, one in enumerate(order)}
+    return tuple(found[one] for one in range(count))
+
 
 MOST_CLIENTS = 1 << 14
 MOST_FIGURES = 64
@@ -186,3 +294,69 @@ def joined(*parts: bytes) -> bytes:
 def is_signed(public_key: bytes, signature: bytes, signed: bytes) -> bool:
     """`plait.trust.keys.verify`, once for all clients of a simulation."""
     return verify(public_key, signature, signed)
+
+
+_NONCE = bytes(12)  # every key encrypts one message
+_DIGEST_BYTES = 32
+_TEXT_AT = KEY_BYTES + 2 * _DIGEST_BYTES
+PARCEL_BYTES = _TEXT_AT + 2 * SHARE_BYTES + 16
+
+
+def parcel_key(secret: bytes, roster: Roster, receiver: int) -> bytes:
+    """The private key of the parcel to a place, 32 bytes: of this attempt alone, and it says nothing of others."""
+    return derived(secret, b"parcel", roster.digest, receiver.to_bytes(4, "big"))
+
+
+def seal_shares(pair: tuple[bytes, bytes], key: bytes, roster: Roster, *, sender: int, receiver: int) -> bytes:
+    """A parcel.
+
+    Args:
+        sender: place of the client whose secrets they are.
+    """
+    cipher = _cipher(key, roster.offers[receiver].encryption, roster, sender)
+    digests = b"".join(hashlib.sha256(share).digest() for share in pair)
+    return public_of(key) + digests + cipher.encrypt(_NONCE, b"".join(pair), None)
+
+
+def open_shares(parcel: bytes, private: bytes, roster: Roster, *, sender: int) -> tuple[bytes, bytes]:
+    """What is in a parcel, for its holder.
+
+    Raises:
+        PeerError: it cannot be opened, or holds no shares of these digests.
+    """
+    return _opened(parcel, private, parcel[:KEY_BYTES], roster, sender)
+
+
+def digests_in(parcel: bytes) -> tuple[bytes, bytes]:
+    """SHA-256 of the shares of the masking key and of the seed, as the sender says it."""
+    return parcel[KEY_BYTES : KEY_BYTES + _DIGEST_BYTES], parcel[KEY_BYTES + _DIGEST_BYTES : _TEXT_AT]
+
+
+def can_be_opened(parcel: bytes, key: bytes, roster: Roster, *, sender: int, receiver: int) -> bool:
+    """Whether a parcel holds two shares, given its own private key.
+
+    Returns:
+        False also if the key is not the parcel's.
+    """
+    if len(key) != KEY_BYTES or public_of(key) != parcel[:KEY_BYTES]:
+        return False
+    try:
+        _opened(parcel, key, roster.offers[receiver].encryption, roster, sender)
+    except PeerError:
+        return False
+    return True
+
+
+def _opened(parcel: bytes, private: bytes, public: bytes, roster: Roster, sender: int) -> tuple[bytes, bytes]:
+    try:
+        text = _cipher(private, public, roster, sender).decrypt(_NONCE, parcel[_TEXT_AT:], None)
+    except (InvalidTag, ValueError):
+        raise PeerError(f"shares of {roster.offers[sender].client!a} cannot be opened") from None
+    pair = check_share(text[:SHARE_BYTES]), check_share(text[SHARE_BYTES:])
+    if any(hashlib.sha256(share).digest() != digest for share, digest in zip(pair, digests_in(parcel), strict=True)):
+        raise PeerError(f"shares of {roster.offers[sender].client!a} are others than their digests say")
+    return pair
+
+
+def _cipher(private: bytes, public: bytes, roster: Roster, sender: int) -> AESGCM:
+    return AESGCM(agreed(private, public, b"shares", roster.digest, sender.to_bytes(4, "big")))

@@ -1,20 +1,35 @@
-"""Secure aggregation in one run: its sums, what they take on the wire, and a client's part in them."""
+"""Secure aggregation in one run: its sums, what they take on the wire, and a client's part in them.
+
+What an operator's policy says of masked sums.
+
+What the ledger of a run with secure aggregation says of its clients.
+
+What a client's operator is told of a run's masked sums.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from plait.adapters.methods import method_named
 from plait.config import RunConfig
-from plait.features.secagg.masked_rounds import MaskedRounds, noised_grid
+from plait.features.secagg.grid import bits_for
+from plait.features.secagg.roster import fewest_in_sum
+from plait.features.secagg.rounds import MaskedRounds, noised_grid
+from plait.policy import Policy
+from plait.proposed import Proposed, Words
+from plait.rounds import events
 from plait.rounds.client_way import ClientWay, Speaker
+from plait.rounds.events import Event
 from plait.rounds.links import Links
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.way import Way
+from plait.rounds.withheld import ALL, KEPT, screened
+from plait.settle import settle
 from plait.trust.identity import Vouch
 
 if TYPE_CHECKING:
@@ -56,8 +71,8 @@ def way(way: Way, config: RunConfig, plan: RunPlan) -> Way:
 
 def with_sums(way: Way, masked: MaskedRounds, vouch: Vouch) -> Way:
     """The same, of these sums."""
-    from plait.features.secagg.masked_collector import MaskedCollector
-    from plait.features.secagg.masked_fold import MaskedFold
+    from plait.features.secagg.collector import MaskedCollector
+    from plait.features.secagg.rounds import MaskedFold
 
     return replace(
         way,
@@ -74,7 +89,7 @@ def client_way(way: ClientWay, config: RunConfig, speaker: Speaker) -> ClientWay
 
 def under_masks(way: ClientWay, speaker: Speaker, masked: MaskedRounds | None) -> ClientWay:
     """The same, with these sums; None if the fewest clients of a roster are not known."""
-    from plait.features.secagg.under_masks import UnderMasks
+    from plait.features.secagg.masking import UnderMasks
 
     return replace(way, saying=UnderMasks.of(speaker, masked), is_open=False)
 
@@ -94,3 +109,69 @@ def links(links: Links, config: RunConfig, size: int, *, evaluates: bool) -> Lin
         more_down=masked.more_bits_down(size, sums=sums, certified=True),
         is_rounded=True,
     )
+
+
+def check(policy: Policy, config: RunConfig) -> None:
+    """Refuse a run whose server would see this client's own update, if it may not, or sums of too few clients.
+
+    Raises:
+        PolicyError: with the key, what the run asks for, and how to allow it.
+    """
+    is_masked = vars(config).get("secure_aggregation", False)
+    if policy.require_secure_aggregation and not is_masked:
+        raise policy.refusal(
+            "require-secure-aggregation",
+            "the run has no secure aggregation, so its server would see this client's own update",
+            "masked runs alone",
+            "leave --require-secure-aggregation out and set it to false",
+        )
+    if is_masked:
+        asked = "the run asks for masked sums of as few clients as"
+        policy.at_least("min-masked-clients", asked, fewest(config))
+
+
+def fewest(config: RunConfig) -> int:
+    """The fewest clients in a sum of a run."""
+    # With noise, clients do not evaluate.
+    evaluators = config.eval_clients if config.evaluates else 0
+    return fewest_in_sum(config.cohort_size, evaluators, noised=is_noised(config))
+
+
+KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {
+    **KEPT,
+    # The mean alone: no client's own.
+    events.Evaluated: frozenset(events.Evaluated.model_fields) - {"by_client"},
+    events.UpdateReceived: frozenset(
+        {"round", "client", "codec", "uplink_bytes", "payload_bytes", "bits_per_parameter"}
+    ),
+    events.ReplyReceived: frozenset({"round", "client", "purpose", "uplink_bytes"}),
+    # In the server's words, of what it can see.
+    events.UpdateRefused: ALL,
+}
+"""The same for a run with secure aggregation: the server knows no more than this of a client, and says as much."""
+
+
+def screen(config: RunConfig, update_bytes: int) -> Callable[[Event], Event | None]:
+    """What of an event is recorded."""
+    del config, update_bytes
+    return partial(screened, kept=KEPT_MASKED)
+
+
+def proposes(run: Proposed) -> Words:
+    """What the server learns, and how many bits a parameter takes."""
+    config = run.config
+    if not vars(config).get("secure_aggregation", False):
+        return Words()
+    sums = (
+        f"the run is masked (secure aggregation): the server learns sums over {fewest(config)} or more clients, and "
+        f"no single client's updates or losses"
+    )
+    unhidden = "masks add no noise: they do not hide what the sum, and so the adapter, tells of a text"
+    return Words(under_masks=True, seen=(sums, unhidden) if config.evaluates else (sums,), bits=_bits(run))
+
+
+def _bits(run: Proposed) -> float:
+    privacy, clients = masked_of(settle(run.config).config).privacy, run.config.cohort_size
+    if privacy is None or run.parameters is None:
+        return bits_for(clients)
+    return privacy.shares(run.parameters).bits(clients, run.parameters)

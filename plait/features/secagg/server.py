@@ -10,27 +10,47 @@ A client whose answer is refused, or that gives none, is a dropout of its stage.
 with `TooFewError`, and nothing of it can be unmasked. Whatever was added until the survivors are fixed is one `Sealed`
 value, which the caller stores before it asks for signatures: from it the same sum follows after a crash. Knows no
 channel and no file.
+
+Who departs from the protocol where a client says that it cannot open the shares of another.
+
+The accused shows the keys of these parcels alone (`parcel`). If they open them, the complaint was false;
+if not, the accused is to blame. It masks nothing in an attempt where it has shown a key, so the key reveals nothing of
+its numbers. Knows no channel.
+
+What the server keeps of a masked sum while it is taken: the sealed sums of its groups, and who has signed them.
+
+Knows no stage.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plait.adapters.safetensors_file import decode_arrays, encode_arrays
 from plait.errors import PeerError
 from plait.features.secagg.client import pair_key, self_key
-from plait.features.secagg.graph import LEAST_CLIENTS
-from plait.features.secagg.masks import Mask, add_masks, public_of
-from plait.features.secagg.parcel import PARCEL_BYTES, can_be_opened, digests_in
-from plait.features.secagg.ring import Residues, Ring
-from plait.features.secagg.roster import Offer, Roster, Session, is_signed
-from plait.features.secagg.sharing import SECRET_BYTES, check_share, combine
+from plait.features.secagg.masks import SECRET_BYTES, Mask, Residues, Ring, add_masks, check_share, combine, public_of
+from plait.features.secagg.messages import MaskingTask
+from plait.features.secagg.roster import (
+    LEAST_CLIENTS,
+    PARCEL_BYTES,
+    Offer,
+    Roster,
+    Session,
+    can_be_opened,
+    digests_in,
+    is_signed,
+)
 from plait.trust.identity import Vouch
+from plait.wire.messages import decode_task, encode_task
 
 
 class TooFewError(PeerError):
@@ -269,3 +289,121 @@ class Sealed:
             if not is_seed and public_of(secret) == offer.masking:
                 return secret
         raise LostError(f"{len(found)} shares of a secret of {offer.client!a} do not give it", client=offer.client)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What complaints come to.
+
+    Attributes:
+        senders: places of those whose shares cannot be opened.
+        accusers: places of those that complained of shares that can be.
+        unheard: places of accused that showed no keys.
+    """
+
+    senders: frozenset[int]
+    accusers: frozenset[int]
+    unheard: frozenset[int]
+
+
+def check_complaint(roster: Roster, sharers: Sequence[int], client: str, places: Sequence[int]) -> None:
+    """Refuse a complaint about others than those that sent a client something.
+
+    Raises:
+        PeerError: what is wrong.
+    """
+    roster.check_places(places, "clients whose shares cannot be opened")
+    me = roster.place(client)
+    if not set(places) <= (set(roster.holders(me)) & set(sharers)) - {me}:
+        raise PeerError(f"{client!a} cannot open shares of clients that sent it none, expected neighbours that shared")
+
+
+def accused_by(complaints: Mapping[int, Sequence[int]]) -> Mapping[int, tuple[int, ...]]:
+    """Places of those who cannot open what a client sent, by the place of that client."""
+    accused = sorted({sender for senders in complaints.values() for sender in senders})
+    return {
+        sender: tuple(sorted(accuser for accuser, senders in complaints.items() if sender in senders))
+        for sender in accused
+    }
+
+
+def judge(
+    collecting: Collecting, complaints: Mapping[int, Sequence[int]], shown: Mapping[int, Mapping[int, bytes]]
+) -> Verdict:
+    """The clients to blame; never empty.
+
+    Args:
+        shown: keys of parcels, by the place of the sender, then of the receiver.
+    """
+    senders, accusers = set[int](), set[int]()
+    accused = accused_by(complaints)
+    for sender in accused.keys() & shown.keys():
+        for receiver in accused[sender]:
+            is_readable = collecting.is_readable(sender, receiver, shown[sender].get(receiver, b""))
+            (accusers if is_readable else senders).add(receiver if is_readable else sender)
+    return Verdict(frozenset(senders), frozenset(accusers), frozenset(accused.keys() - shown.keys()))
+
+
+def signatures_to_bytes(groups: Sequence[Mapping[int, bytes]]) -> bytes:
+    """Signatures by place, of each group."""
+    return json.dumps([{str(place): each.hex() for place, each in group.items()} for group in groups]).encode()
+
+
+def signatures_from_bytes(data: bytes) -> list[dict[int, bytes]]:
+    """The inverse of `signatures_to_bytes`.
+
+    Raises:
+        PeerError: damaged.
+    """
+    try:
+        return [{int(place): bytes.fromhex(each) for place, each in group.items()} for group in json.loads(data)]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PeerError("the stored signatures of a round are damaged, expected what was stored") from error
+
+
+def sealed_to_bytes(groups: Sequence[Sealed]) -> bytes:
+    """The sealed sums of all groups."""
+    said: list[object] = []
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for number, sealed in enumerate(groups):
+        # As the task that showed the roster to its clients.
+        (shown, _) = encode_task(MaskingTask(sealed.roster.session, sealed.roster))
+        said.append({"roster": shown.hex(), "sharers": list(sealed.sharers), "survivors": list(sealed.survivors)})
+        digests = (digest for held in sealed.digests.values() for pair in held.values() for digest in pair)
+        arrays[f"values-{number}"] = sealed.values.astype(np.uint32)
+        arrays[f"figures-{number}"] = sealed.figures.view(np.int64)
+        arrays[f"digests-{number}"] = np.frombuffer(b"".join(digests), "<u4")
+    return encode_arrays(arrays, {"sealed": json.dumps(said)})
+
+
+def sealed_from_bytes(data: bytes) -> list[Sealed]:
+    """The inverse of `sealed_to_bytes`.
+
+    Raises:
+        PeerError: damaged.
+    """
+    try:
+        arrays, metadata = decode_arrays(data)
+        said = json.loads(metadata["sealed"])
+        return [_sealed(arrays, number, each) for number, each in enumerate(said)]
+    except (KeyError, ValueError, TypeError) as error:
+        raise PeerError("the stored sum under masks is damaged, expected what was stored") from error
+
+
+def _sealed(arrays: Mapping[str, NDArray[np.generic]], number: int, said: dict[str, Any]) -> Sealed:
+    shown = bytes.fromhex(said["roster"])
+    task = decode_task(shown, max_bytes=len(shown))
+    if not (isinstance(task, MaskingTask) and isinstance(task.stage, Roster)):
+        raise ValueError
+    roster, sharers = task.stage, tuple(said["sharers"])
+    digests = iter(arrays[f"digests-{number}"].astype("<u4").reshape(-1, 2, 8))
+    held = {
+        place: {
+            holder: (key.tobytes(), seed.tobytes())
+            for holder, (key, seed) in zip((h for h in roster.holders(place) if h != place), digests, strict=False)
+        }
+        for place in sharers
+    }
+    values = arrays[f"values-{number}"].astype(Ring(roster.bits).dtype)
+    figures = arrays[f"figures-{number}"].astype(np.int64).view(np.uint64)
+    return Sealed(roster, sharers, tuple(said["survivors"]), values, figures, held)

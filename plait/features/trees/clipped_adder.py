@@ -10,9 +10,8 @@ import numpy as np
 from plait.adapters.partial_sum import PartialSum
 from plait.config import RunConfig
 from plait.errors import ConfigError, PeerError
-from plait.features.privacy.clipped_sum import ClippedSum, part_of, rounding_key
-from plait.features.privacy.clipped_sums import check_numbers, numbers_of
 from plait.features.privacy.mechanism import ClientPrivacy
+from plait.features.privacy.rounds import ClippedSum, check_numbers, numbers_of, part_of, rounding_key
 from plait.features.privacy.run import privacy_of
 from plait.features.trees.region_sum import Summed
 from plait.rounds.run_state import RunState

@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 
 from plait.features.attacks.canary import audit
-from plait.features.privacy import mechanism, shares
+from plait.features.privacy import mechanism
 from plait.features.privacy.accountant import epsilon_at
-from plait.features.privacy.grid import Grid, grid_for
-from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
+from plait.features.privacy.mechanism import ClientPrivacy, Grid, grid_for, multiplier_for
 
 # With a delta of 1e-5 and so many canaries its share in the bound would hide the other half of the noise.
 EPSILON, DELTA = 4.0, 1e-6
@@ -58,6 +57,6 @@ def test_shares_of_the_noise_hide_canaries_as_well_as_they_promise(monkeypatch):
         privacy(1), clients=12, guaranteed=8, noise_multiplier=multiplier_for(EPSILON, DELTA, 1, guaranteed=8)
     )
     assert 1.2 < audit(settings, rounds=1, trials=25).bound < EPSILON
-    halved = shares.discrete_gaussian
-    monkeypatch.setattr(shares, "discrete_gaussian", lambda variance, bits: halved(variance / 4, bits))
+    halved = mechanism.discrete_gaussian
+    monkeypatch.setattr(mechanism, "discrete_gaussian", lambda variance, bits: halved(variance / 4, bits))
     assert audit(settings, rounds=1, trials=25).bound > EPSILON

@@ -7,7 +7,7 @@ import pytest
 
 from plait.features.attacks.canary import Audit
 from plait.features.attacks.one_run import right_guesses
-from plait.features.privacy import private_fold
+from plait.features.privacy import rounds as private_fold
 from plait.features.privacy.mechanism import ClientPrivacy, PrivateMean, multiplier_for
 from tests.plait.rounds.conftest import LAYOUT, FakeModel
 

@@ -4,8 +4,7 @@ import operator
 import numpy as np
 import pytest
 
-from plait.features.privacy.clip import clipped_to_grid
-from plait.features.privacy.grid import grid_for
+from plait.features.privacy.mechanism import clipped_to_grid, grid_for
 
 KEY = bytes(32)
 SIZE = 70_000  # more than a block

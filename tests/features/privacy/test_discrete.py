@@ -3,9 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from plait.features.privacy import discrete
-from plait.features.privacy.discrete import DiscreteGaussian
-from plait.features.privacy.noise import Keystream
+from plait.features.privacy import noise as discrete
+from plait.features.privacy.noise import DiscreteGaussian, Keystream
 
 KEY = bytes(range(32))
 

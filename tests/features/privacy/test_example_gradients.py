@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSeque
 
 from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
-from plait.features.privacy.training.example_gradients import ExampleGradients
+from plait.features.privacy.training.private_steps import ExampleGradients
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.examples import Example
 from plait.training.fused import recognise

@@ -3,7 +3,7 @@ import stat
 import pytest
 
 from plait.errors import ConfigError
-from plait.features.privacy.key import RunKey, derived
+from plait.features.privacy.noise import RunKey, derived
 
 
 def test_a_key_is_random_private_and_found_again(tmp_path):

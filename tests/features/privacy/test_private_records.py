@@ -8,11 +8,11 @@ import pytest
 
 from plait.config import config_from_table
 from plait.errors import PeerError
-from plait.features.privacy import record_accountant
+from plait.features.privacy import record as record_accountant
 from plait.features.privacy.audit import check_privacy
 from plait.features.privacy.card import RECORDS_NOT_COVERED, PrivacyCard
 from plait.features.privacy.events import PrivacySpent
-from plait.features.privacy.record_accountant import KEY, charge, privacy_of
+from plait.features.privacy.record import KEY, charge, privacy_of
 from plait.rounds.channel import Purpose
 from plait.rounds.events import RoundFinished, UpdateReceived
 from plait.rounds.ledger import read_events

@@ -9,12 +9,12 @@ import pytest
 
 from plait.adapters import subtract
 from plait.errors import ConfigError, PeerError
-from plait.features.privacy import private_fold
+from plait.features.privacy import rounds as private_fold
 from plait.features.privacy.audit import check_privacy
 from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
-from plait.features.privacy.key import RunKey
 from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.features.privacy.private_rounds import PrivateRounds, recomputed
+from plait.features.privacy.noise import RunKey
+from plait.features.privacy.rounds import PrivateRounds, recomputed
 from plait.rounds.audit import replay
 from plait.rounds.channel import Purpose
 from plait.rounds.events import parse_event

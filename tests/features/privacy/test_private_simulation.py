@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 import plait
 from plait.adapters.peft_reading import load_peft_directory
 from plait.cli.app import app
-from plait.features.privacy import record_charge
+from plait.features.privacy import record as record_charge
 from plait.features.privacy.audit import check_privacy
-from plait.features.privacy.record_accountant import charge
-from plait.features.privacy.training.example_gradients import ExampleGradients
+from plait.features.privacy.record import charge
+from plait.features.privacy.training.private_steps import ExampleGradients
 from plait.rounds.ledger import read_events
 from tests.plait.api.conftest import SMALL, rows
 

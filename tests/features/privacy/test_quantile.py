@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from plait.features.privacy.quantile import SHARE, count_multiplier, next_clip, update_multiplier
+from plait.features.privacy.mechanism import SHARE, count_multiplier, next_clip, update_multiplier
 
 
 @pytest.mark.parametrize("clients", [1, 8, 100, 10_000])

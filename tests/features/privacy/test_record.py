@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from plait.errors import ConfigError
+from plait.features.privacy.accountant import sampled_epsilon
 from plait.features.privacy.noise import Keystream
 from plait.features.privacy.record import RecordPrivacy
-from plait.features.privacy.sampled import sampled_epsilon
 
 PLAIN = {"records": 200, "batch": 20, "steps": 10, "delta": 1e-5, "epsilon": 0.0, "noise": 1.0, "clip_norm": 1.0}
 

@@ -10,8 +10,7 @@ import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.errors import ConfigError, PolicyError
-from plait.features.privacy.record import RecordPrivacy
-from plait.features.privacy.record_accountant import KEY, charge, made_of, privacy_of
+from plait.features.privacy.record import KEY, RecordPrivacy, charge, made_of, privacy_of
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.local_model import Carried, TrainJob
 from plait.rounds.moments import Moments
@@ -98,7 +97,7 @@ import sys
 from pathlib import Path
 from plait.features.privacy.record import RecordPrivacy
 from plait.rounds.disk_memory import DiskMemory
-from plait.features.privacy.record_accountant import charge
+from plait.features.privacy.record import charge
 memory = DiskMemory(Path(sys.argv[1]))
 privacy = RecordPrivacy(records=100, batch=10, noise=1.0, delta=1e-5, epsilon=3.05, clip_norm=None)
 for number in range(3):

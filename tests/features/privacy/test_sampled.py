@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from plait.errors import ConfigError
-from plait.features.privacy.accountant import epsilon_at
-from plait.features.privacy.sampled import noise_for, sampled_epsilon
+from plait.features.privacy.accountant import epsilon_at, noise_for, sampled_epsilon
 from tests.features.privacy.loss_distribution import epsilon_of_samples
 
 CASES = list(itertools.product((0.6, 1.0, 2.0, 6.0), (0.001, 0.01, 0.064, 0.4), (1, 50, 2000), (1e-5, 1e-8)))

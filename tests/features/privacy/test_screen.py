@@ -1,4 +1,4 @@
-from plait.features.privacy.screen import KEPT_OF_RECORDS
+from plait.features.privacy.run import KEPT_OF_RECORDS
 from plait.rounds import events
 from plait.rounds.withheld import KEPT, screened
 

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from plait.errors import ConfigError
-from plait.features.privacy.accountant import epsilon_at
-from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.features.privacy.shares import DEVIATIONS, shares_for
-from plait.features.privacy.sum_of_shares import epsilon_of, sum_term
+from plait.features.privacy.accountant import epsilon_at, epsilon_of, sum_term
+from plait.features.privacy.mechanism import DEVIATIONS, ClientPrivacy, multiplier_for, shares_for
 from tests.features.privacy.test_discrete import chances, chi_square_is_small
 
 PRIVACY = ClientPrivacy(

@@ -1,5 +1,4 @@
-from plait.features.secagg.card import MASKED_NOT_COVERED, after
-from plait.features.secagg.events import SumUnmasked
+from plait.features.secagg.events import MASKED_NOT_COVERED, SumUnmasked, after
 from plait.report.tables import report_tables
 from tests.plait.conftest import run_started, view_of
 from tests.plait.report.test_html import page_of

@@ -9,12 +9,9 @@ import pytest
 from plait.errors import PeerError
 from plait.features.secagg import client as client_module
 from plait.features.secagg.client import MaskingClient
-from plait.features.secagg.complaint import judge
-from plait.features.secagg.parcel import PARCEL_BYTES
-from plait.features.secagg.ring import Ring
-from plait.features.secagg.roster import Roster, Session
-from plait.features.secagg.server import Collecting, LostError, TooFewError, agree, check_offer
-from plait.features.secagg.sharing import split
+from plait.features.secagg.masks import Ring, split
+from plait.features.secagg.roster import PARCEL_BYTES, Roster, Session
+from plait.features.secagg.server import Collecting, LostError, TooFewError, agree, check_offer, judge
 from plait.trust.keys import NodeKey
 
 SESSION = Session(bytes(range(16)), "train", 3, b"a" * 16)

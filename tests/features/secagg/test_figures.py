@@ -5,7 +5,7 @@ import math
 import pytest
 
 from plait.errors import PeerError
-from plait.features.secagg.figures import (
+from plait.features.secagg.events import (
     EVALUATION,
     TRAINING,
     decode_figures,

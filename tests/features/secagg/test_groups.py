@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from plait.features.secagg.groups import FAR, deal, distances, groups_for
+from plait.features.secagg.roster import FAR, deal, distances, groups_for
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,8 @@ import random
 import pytest
 
 from plait.errors import PolicyError
-from plait.features.secagg.graph import LEAST_CLIENTS, least_roster, least_survivors
-from plait.features.secagg.masked_evaluators import evaluators_of
-from plait.features.secagg.roster import Session
-from plait.features.secagg.sum_journal import SumJournal
+from plait.features.secagg.journal import SumJournal, evaluators_of
+from plait.features.secagg.roster import LEAST_CLIENTS, Session, least_roster, least_survivors
 from plait.rounds.channel import Purpose
 from plait.rounds.data_journal import DataJournal
 from plait.rounds.patience import Patience

@@ -8,11 +8,11 @@ import pytest
 
 from plait.adapters import subtract
 from plait.errors import PeerError
-from plait.features.secagg.masked_grid import MaskedGrid
-from plait.features.secagg.masked_sum import Summed, sum_file
+from plait.features.secagg.grid import MaskedGrid
 from plait.features.secagg.masking import Masking, NodeIdentity
 from plait.features.secagg.messages import Delivery, MaskedReply, MaskingTask, Ready, Signed, Survivors, Unmasking
 from plait.features.secagg.roster import Session
+from plait.features.secagg.sums import Summed, sum_file
 from plait.rounds.asked import Asked
 from plait.rounds.channel import Purpose
 from plait.rounds.client_secret import ClientSecret

@@ -10,14 +10,14 @@ import pytest
 from plait.adapters import Layout, subtract
 from plait.errors import PeerError, PolicyError
 from plait.features.privacy.audit import check_privacy
-from plait.features.privacy.client_charge import ClientCharge
+from plait.features.privacy.client import ClientCharge
 from plait.features.privacy.events import intents_in
 from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
-from plait.features.privacy.private_rounds import recomputed
-from plait.features.secagg.figures import NOISED, TRAINING, decode_figures
-from plait.features.secagg.masked_grid import MaskedGrid
-from plait.features.secagg.masked_rounds import check_grid, privacy_of_clients
-from plait.features.secagg.ring import Ring
+from plait.features.privacy.rounds import recomputed
+from plait.features.secagg.events import NOISED, TRAINING, decode_figures
+from plait.features.secagg.grid import MaskedGrid
+from plait.features.secagg.masks import Ring
+from plait.features.secagg.rounds import check_grid, privacy_of_clients
 from plait.policy import Policy
 from plait.rounds.audit import replay
 from plait.rounds.channel import Purpose

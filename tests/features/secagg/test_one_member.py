@@ -10,8 +10,8 @@ import pytest
 from plait.adapters import Layout, norm, subtract
 from plait.errors import PeerError
 from plait.features.secagg import client as masking
-from plait.features.secagg.figures import TRAINING, encode_figures
-from plait.features.secagg.masked_sum import Part, Summed
+from plait.features.secagg.events import TRAINING, encode_figures
+from plait.features.secagg.masks import SHARE_BYTES
 from plait.features.secagg.messages import (
     Delivery,
     MaskedReply,
@@ -23,7 +23,7 @@ from plait.features.secagg.messages import (
     Revealed,
     Unmasking,
 )
-from plait.features.secagg.sharing import SHARE_BYTES
+from plait.features.secagg.sums import Part, Summed
 from plait.rounds.channel import Purpose
 from plait.rounds.clock import WallClock
 from plait.rounds.run_state import initial_state

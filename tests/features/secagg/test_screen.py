@@ -1,4 +1,4 @@
-from plait.features.secagg.screen import KEPT_MASKED
+from plait.features.secagg.run import KEPT_MASKED
 from plait.rounds import events
 from plait.rounds.withheld import KEPT, screened
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from plait.errors import DataError
-from plait.features.secagg.masked_grid import MaskedGrid
-from plait.features.secagg.masked_sum import Summed, sum_file
+from plait.features.secagg.grid import MaskedGrid
+from plait.features.secagg.sums import Summed, sum_file
 from plait.rounds.channel import Purpose
 from plait.rounds.run_directory import RunDirectory
 from plait.wire.messages import Refusal, decode_reply

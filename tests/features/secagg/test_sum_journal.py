@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from plait.errors import ConfigError, PolicyError
+from plait.features.secagg.journal import SumJournal, fewest_apart
 from plait.features.secagg.roster import Session
-from plait.features.secagg.sum_journal import SumJournal, fewest_apart
 from plait.rounds.data_journal import DataJournal
 
 HERE, THERE = b"a" * 32, b"b" * 32

@@ -6,12 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from plait.features.privacy import private_fold
+from plait.features.privacy import rounds as private_fold
 from plait.features.privacy.audit import check_privacy
-from plait.features.privacy.clip import clipped_to_grid
-from plait.features.privacy.clipped_sum import part_of, rounding_key
-from plait.features.privacy.mechanism import ClientPrivacy
-from plait.features.privacy.screen import KEPT_OF_RECORDS
+from plait.features.privacy.mechanism import ClientPrivacy, clipped_to_grid
+from plait.features.privacy.rounds import part_of, rounding_key
+from plait.features.privacy.run import KEPT_OF_RECORDS
 from plait.features.trees import region as region_module
 from plait.features.trees.clipped_adder import ClippedAdder
 from plait.rounds.channel import Purpose

@@ -47,7 +47,7 @@ from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
     from plait.features.privacy.mechanism import ClientPrivacy
-    from plait.features.privacy.private_rounds import PrivateRounds
+    from plait.features.privacy.rounds import PrivateRounds
 
 RANK = 2
 
@@ -306,8 +306,8 @@ class Federation:
         cohort = plan.get("cohort_size", len(models))
         self.masked = None
         if masked:
-            from plait.features.secagg.graph import least_survivors
-            from plait.features.secagg.masked_rounds import MaskedRounds
+            from plait.features.secagg.roster import least_survivors
+            from plait.features.secagg.rounds import MaskedRounds
 
             self.privacy = privacy and replace(privacy, clients=cohort, guaranteed=least_survivors(cohort))
             self.masked = MaskedRounds(cohort, 0.2, privacy=self.privacy)
@@ -409,13 +409,13 @@ class Federation:
         try:
             ledger.append(first)
             if self.privacy and isinstance(first, RunStarted):
-                from plait.features.privacy import private_rounds
-                from plait.features.privacy.key import RunKey
+                from plait.features.privacy import rounds as private_rounds
+                from plait.features.privacy.noise import RunKey
 
                 key = None if self.masked else RunKey.create(directory.noise_key)
                 ledger.append(private_rounds.started(self.privacy, key, size=1))
             if by_record and isinstance(first, RunStarted):
-                from plait.features.privacy import record_accountant
+                from plait.features.privacy import record as record_accountant
 
                 ledger.append(record_accountant.started(self.plan.settings, clients=len(self.models), size=LAYOUT.size))
             return self._coordinator(directory, ledger, watch).run(state)
@@ -446,9 +446,9 @@ class Federation:
     def _screen(self) -> Callable[[Event], Event | None] | None:
         kept, by_record = KEPT, self.plan.settings.records_are_private
         if self.masked:
-            from plait.features.secagg.screen import KEPT_MASKED as kept
+            from plait.features.secagg.run import KEPT_MASKED as kept
         elif by_record:
-            from plait.features.privacy.screen import KEPT_OF_RECORDS as kept
+            from plait.features.privacy.run import KEPT_OF_RECORDS as kept
         screen = partial(screened, kept=kept, update_bytes=1000 if self.privacy else None)
         return screen if self.privacy or self.masked or by_record else None
 
@@ -461,7 +461,7 @@ class Federation:
             way = with_private(way, private)
         if settings.records_are_private:
             from plait.features.privacy.events import spent_in
-            from plait.features.privacy.record_costs import RecordCosts
+            from plait.features.privacy.record import RecordCosts
 
             told = spent_in(read_events(directory.ledger)) if directory else ()
             way = replace(way, costs=RecordCosts(settings, told=told, masked=self.masked is not None))
@@ -482,8 +482,8 @@ class Federation:
         if self.privacy is None:
             return None
         from plait.features.privacy.events import intents_in, spent_in
-        from plait.features.privacy.key import RunKey
-        from plait.features.privacy.private_rounds import PrivateRounds
+        from plait.features.privacy.noise import RunKey
+        from plait.features.privacy.rounds import PrivateRounds
 
         recorded = read_events(directory.ledger)
         return PrivateRounds(

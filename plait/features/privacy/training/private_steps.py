@@ -1,4 +1,12 @@
-"""Local training with differential privacy of single records: DP-SGD on an adapter, with exact noise.
+"""The gradient of every single example, which record-level differential privacy clips.
+
+Bases that `fused` knows compute all examples of a batch at once: each is given a copy of the factors of its own, and
+what the thin products already keep apart by adapter is then kept apart by example (rank times width multiply-adds for
+each, where ghost norms take sequence length squared). Every other model goes through its own modules, one example
+after another. Both see the mean loss of an example over its own labels, so that a long record counts no more than a
+short one. Knows no clip and no noise.
+
+Local training with differential privacy of single records: DP-SGD on an adapter, with exact noise.
 
 A step clips the gradient of every example of a Poisson sample, on a grid of whole numbers, adds integer Gaussian noise
 to their sum and divides by the expected size of the sample: the mechanism of a private round
@@ -12,22 +20,101 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
+import torch
 from torch import nn
 
 from plait.abandon import check_abandoned
 from plait.adapters import Float32, Task
 from plait.errors import ConfigError
-from plait.features.privacy.clip import length
-from plait.features.privacy.key import derived
-from plait.features.privacy.mechanism import PrivateMean
-from plait.features.privacy.noise import Keystream
+from plait.features.privacy.mechanism import PrivateMean, length
+from plait.features.privacy.noise import Keystream, derived
 from plait.features.privacy.record import Charge, RecordPrivacy
-from plait.features.privacy.training.example_gradients import ExampleGradients
 from plait.training.examples import Example
+from plait.training.fused import FusedLanguageModel, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
+from plait.training.loss_scale import PER_EXAMPLE
+from plait.training.losses import count_labels, summed_loss
 from plait.training.replicas import Replica, at_once, deal, follow
 from plait.training.step_memory import StepMemory
 from plait.training.trainer import in_training, trained_parameters
+
+Tensor = torch.Tensor
+
+
+class ExampleGradients:
+    """Gradients with respect to an adapter's parameters.
+
+    Args:
+        model: the base with the adapter, in training mode.
+        parameters: of the adapter, in layout order; those that train require gradients.
+        together: most examples that are computed at once; each takes the memory of an adapter, and of its gradient.
+        recomputed: how many of the base's first blocks are computed twice instead of kept, which changes no bit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        *,
+        task: Task,
+        pad_token: int,
+        together: int,
+        recomputed: int = 0,
+    ) -> None:
+        self._model, self._parameters = model, parameters
+        self._recomputed = recomputed
+        self._task, self._pad_token = task, pad_token
+        self._together = together
+        # Constant, so that no example decides about another's.
+        self._scale = PER_EXAMPLE if any(x.dtype == torch.float16 for x in model.parameters()) else 1.0
+        self._fused = recognise(model) if task is Task.CAUSAL_LM else None
+
+    def __call__(self, examples: Sequence[Example]) -> Iterator[Float32]:
+        """The gradient of each example, (size,) float32, in order; zeros for what does not train.
+
+        An array is valid until the next one is asked for.
+        """
+        for first in range(0, len(examples), self._together):
+            part = examples[first : first + self._together]
+            if self._fused is not None and self._fused.takes(part):
+                yield from self._at_once(self._fused, part)
+            else:
+                for example in part:
+                    yield self._alone(example)
+
+    def _at_once(self, fused: FusedLanguageModel, examples: Sequence[Example]) -> Iterator[Float32]:
+        count = len(examples)
+        stacks = [
+            parameter.detach().expand(count, *parameter.shape).contiguous().requires_grad_(parameter.requires_grad)
+            for parameter in self._parameters
+        ]
+        places = {id(parameter): stack for parameter, stack in zip(self._parameters, stacks, strict=True)}
+        losses, counts = fused.token_losses(
+            examples, adapters=count, pairs=fused.pairs_of(places), recomputed=self._recomputed
+        )
+        (torch.stack([part.mean() for part in losses.split(counts)]).sum() * self._scale).backward()
+        gradients = [stack.grad for stack in stacks]
+        for number in range(count):
+            yield self._flat([None if gradient is None else gradient[number] for gradient in gradients])
+
+    def _alone(self, example: Example) -> Float32:
+        for parameter in self._parameters:
+            parameter.grad = None
+        device = self._parameters[0].device
+        loss = summed_loss(self._model, [example], task=self._task, pad_token=self._pad_token, device=device)
+        (loss / count_labels(example, self._task) * self._scale).backward()
+        found = self._flat([parameter.grad for parameter in self._parameters])
+        for parameter in self._parameters:
+            parameter.grad = None
+        return found
+
+    def _flat(self, gradients: Sequence[Tensor | None]) -> Float32:
+        parts = [
+            np.zeros(parameter.numel(), np.float32) if gradient is None else gradient.float().cpu().numpy().reshape(-1)
+            for parameter, gradient in zip(self._parameters, gradients, strict=True)
+        ]
+        flat = np.concatenate(parts)
+        return flat if self._scale == 1 else flat / np.float32(self._scale)
 
 
 def train_privately(

@@ -25,17 +25,8 @@ from numpy.typing import NDArray
 from plait.adapters import Float32
 from plait.adapters.safetensors_file import decode_arrays, encode_arrays
 from plait.errors import PeerError
-from plait.features.secagg.complaint import Verdict, accused_by, check_complaint, judge
 from plait.features.secagg.events import GroupLeftOut, SumUnmasked
-from plait.features.secagg.graph import LEAST_CLIENTS, threshold_of
-from plait.features.secagg.groups import FAR, LEAST_GROUPS, deal, distances
-from plait.features.secagg.masked_files import (
-    sealed_from_bytes,
-    sealed_to_bytes,
-    signatures_from_bytes,
-    signatures_to_bytes,
-)
-from plait.features.secagg.masked_stage import TRAINING_STAGE, MaskedStage, drop, dropped
+from plait.features.secagg.masks import Ring
 from plait.features.secagg.messages import (
     Answered,
     Delivery,
@@ -50,9 +41,35 @@ from plait.features.secagg.messages import (
     Survivors,
     Unmasking,
 )
-from plait.features.secagg.ring import Ring
-from plait.features.secagg.roster import ATTEMPT_BYTES, Offer, Roster, Session
-from plait.features.secagg.server import Collecting, LostError, Sealed, TooFewError, agree, check_offer
+from plait.features.secagg.roster import (
+    ATTEMPT_BYTES,
+    FAR,
+    LEAST_CLIENTS,
+    LEAST_GROUPS,
+    Offer,
+    Roster,
+    Session,
+    deal,
+    distances,
+    threshold_of,
+)
+from plait.features.secagg.server import (
+    Collecting,
+    LostError,
+    Sealed,
+    TooFewError,
+    Verdict,
+    accused_by,
+    agree,
+    check_complaint,
+    check_offer,
+    judge,
+    sealed_from_bytes,
+    sealed_to_bytes,
+    signatures_from_bytes,
+    signatures_to_bytes,
+)
+from plait.features.secagg.stage import TRAINING_STAGE, MaskedStage, drop, dropped
 from plait.rounds import events
 from plait.rounds.channel import Channel
 from plait.rounds.ledger import Ledger
