@@ -62,7 +62,7 @@ _FEW = 8  # clients that evaluate without being sampled
 
 
 def _is_own(kind: Kind, name: str) -> bool:
-    # A tracker is found in its own process only.
+    # A tracker is found once it begins.
     return was_found(kind, name) or (kind is Kind.TRACKER and is_named(kind, name))
 
 

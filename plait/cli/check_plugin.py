@@ -19,8 +19,8 @@ from plait.plugins import Kind, admit, find, installed
 if TYPE_CHECKING:
     from plait.contract import Verdict
 
-# A trainer is not among them: what a run needs of it, the run checks (`plait.training.bridge`).
-_CHECKED = tuple(kind for kind in Kind if kind not in (Kind.TRAINER, Kind.FEATURE))
+# What a run needs of a trainer, the run checks (`plait.training.bridge`); a tracker that fails harms none.
+_CHECKED = tuple(kind for kind in Kind if kind not in (Kind.TRAINER, Kind.TRACKER, Kind.FEATURE))
 _MEMBERS = {
     "adjust": Kind.SERVER_OPTIMIZER, "encode": Kind.CODEC, "peft_type": Kind.METHOD, "add": Kind.RULE,
     "log": Kind.TRACKER, "losses": Kind.OBJECTIVE,

@@ -8,7 +8,7 @@ RUN/config.toml   the resolved settings
     spool/        updates received in the current round, one file per client
     adapter/      the newest adapter as a PEFT directory; quarantine/adapter/ after a client withdrew
     summary.json, report.html, *.png   written by the report
-    trackers/     of trackers that follow the run: what each keeps, and what it said
+    trackers/     files that trackers of the run keep
 """
 
 from __future__ import annotations

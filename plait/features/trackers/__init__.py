@@ -1,4 +1,4 @@
-"""Experiment trackers: TensorBoard, Weights & Biases, MLflow, trackio and a user's own, as followers of the ledger."""
+"""Experiment trackers: TensorBoard, Weights & Biases, MLflow, trackio and a user's own."""
 
 from plait.feature import Feature
 from plait.plugins import Kind
@@ -9,8 +9,6 @@ FEATURE = Feature(
     settings="plait.features.trackers.settings:Trackers",
     parts={"report_to": Kind.TRACKER},
     leads_out={"report_to": ("", "none")},
-    contracts={Kind.TRACKER: "plait.features.trackers.contract:CONTRACT"},
-    verbs={"track": "plait.features.trackers.track_verb:track"},
-    beside="plait.features.trackers.followers:beside",
-    check="plait.features.trackers.followers:check",
+    beside="plait.features.trackers.following:beside",
+    check="plait.features.trackers.following:check",
 )

@@ -89,27 +89,6 @@ def hears(event):
 class Talks:
     def __call__(self, event):
         return event.event
-
-
-class Notes:
-    def start(self, run):
-        self.path = run.folder / "notes.txt"
-        return "notes"
-
-    def log(self, values, step):
-        self.path.write_text(str(values))
-
-    def report(self, tables, files):
-        assert tables and files
-
-    def finish(self):
-        pass
-
-
-class Forgets(Notes):
-    def start(self, run):
-        super().start(run)
-        return 3
 """
 
 
@@ -120,11 +99,9 @@ class Forgets(Notes):
         (("drawn", "--kind", "dataset"), "dataset", "gives the same records again"),
         (("hears",), "callback", ""),
         (("Talks",), "callback", "answers the events of a run with plait.Stop or None"),
-        (("Notes",), "tracker", ""),
-        (("Forgets",), "tracker", "takes a run from start to finish"),
     ],
 )
-def test_data_callbacks_and_trackers_are_checked_too(plait, home, arguments, kind, broken) -> None:
+def test_data_and_callbacks_are_checked_too(plait, home, arguments, kind, broken) -> None:
     (home / "others_of_eve.py").write_text(OTHERS)
     ran = plait("check-plugin", f"others_of_eve:{arguments[0]}", *arguments[1:], "--json")
     told = json.loads(ran.out)

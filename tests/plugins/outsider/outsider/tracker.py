@@ -7,15 +7,11 @@ class CsvTracker:
     def start(self, run):
         """Begin, or go on."""
         self.path = run.folder / "figures.csv"
-        return ""
 
     def log(self, values, step):
         """Take figures."""
         with self.path.open("a") as file:
             file.writelines(f"{step},{name},{value}\n" for name, value in values.items())
 
-    def report(self, tables, files):
-        """Take the report."""
-
-    def finish(self):
+    def finish(self, files):
         """Everything is on disk already."""
