@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from plait.features.standing.server import StandingServer
     from plait.features.studies.comparison import Comparison, compare
     from plait.features.studies.sweeping import Sweep, sweep
-    from plait.features.tasks.tasks import TaskScores, evaluate_tasks
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
     from plait.rounds.events import Event
     from server.program import Server
@@ -45,12 +44,10 @@ __all__ = [
     "StandingServer",
     "Stop",
     "Sweep",
-    "TaskScores",
     "Updates",
     "__version__",
     "compare",
     "evaluate",
-    "evaluate_tasks",
     "export",
     "open_run",
     "resume",

@@ -34,7 +34,7 @@ class Objective:
         teaching: place of a function from the text to a `plait.training.teaching.Teaching`.
         sequences: of one example at most.
         is_sum: whether the loss of several examples is the sum of theirs.
-        samples: completions that are sampled of each example; 0 for none. Each example is then computed by itself.
+        completions: how many are sampled of each example; 0 for none. Each example is then computed by itself.
         examples: what a step learns from, in words; ``{}`` is their number.
         losses: what a client says of its data by it, in words.
         right: what its accuracy is called; empty for none of its own.
@@ -50,7 +50,7 @@ class Objective:
     teaching: str = "plait.training.teaching:supervised"
     sequences: int = 1
     is_sum: bool = True
-    samples: int = 0
+    completions: int = 0
     examples: str = "{}"
     losses: str = "losses"
     right: str = ""

@@ -109,7 +109,7 @@ def admitted_objective(directory: RunDirectory) -> str:
                 f"add {options({'objective': objective})}"
             )
         admit(objective)
-    return "" if settings.learned.samples else settings.objective
+    return "" if settings.learned.completions else settings.objective
 
 
 def leads_out(settings: RunConfig) -> dict[str, str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from plait.api.speech import Prompt
     from plait.rounds.events import Event
     from plait.rounds.run_view import RunView
-    from plait.training.speaker import Speaker
+    from plait.training.generate import Speaker
 
 
 class Result:
@@ -160,12 +160,12 @@ class Result:
             MachineError: the model failed.
         """
         from plait.api.speech import as_prompts, tokens_of
-        from plait.training.serving import Sampling
+        from plait.training.generate import Sampling
 
         speaker = self._speaker(client, base, device)
         tokens = [tokens_of(speaker, prompt) for prompt in as_prompts(prompts)]
-        sampling = Sampling(temperature, seed=seed)
-        return speaker.answers(tokens, max_tokens=max_tokens, sampling=sampling, adapted=adapted)
+        sampling = Sampling(temperature)
+        return speaker.answers(tokens, max_tokens=max_tokens, sampling=sampling, seed=seed, adapted=adapted)
 
     def _speaker(self, client: str, base: str | PathLike[str], device: str, dtype: str = "auto") -> Speaker:
         from plait.api.speech import open_speaker

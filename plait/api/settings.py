@@ -87,8 +87,7 @@ class RunSettings(TypedDict, total=False):
     seed: int
     publish: str | PathLike[str]
     report_to: str | Sequence[str | object]
-    sample_prompts: int
-    sample_tokens: int
+    samples: int
     without_clients: str
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 from plait.errors import ConfigError
 
 if TYPE_CHECKING:
-    from plait.training.speaker import Speaker
+    from plait.training.generate import Speaker
 
 Prompt: TypeAlias = str | Sequence[Mapping[str, str]]
 """A text to be continued, or the messages of a chat: mappings with ``role`` and ``content``."""
@@ -42,8 +42,8 @@ def open_speaker(
     from plait.exporting.source import locate_weights, open_source
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
+    from plait.training.generate import Speaker
     from plait.training.resident import ResidentBase
-    from plait.training.speaker import Speaker
 
     quiet_libraries()
     if client:

@@ -15,17 +15,9 @@ if TYPE_CHECKING:
     from plait.api.evaluate import Evaluation
     from plait.rounds.evaluation import ClientLoss
 
-BATCH_SIZE = 4
-Adapter = Annotated[Path, typer.Option("--adapter", help="PEFT directory, or a run directory.")]
-Base = Annotated[str, typer.Option("--base", help="Base, if the adapter names none that is available.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per batch.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
-JsonOutput = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
 
 def evaluate(
-    adapter: Adapter,
+    adapter: Annotated[Path, typer.Option("--adapter", help="PEFT directory, or a run directory.")],
     data: Annotated[str, typer.Option("--data", help="Data, as in plait simulate.")],
     columns: Annotated[
         str, typer.Option("--columns", help="Columns that have other names, such as text=body; see plait simulate.")
@@ -33,7 +25,7 @@ def evaluate(
     split: Annotated[
         str, typer.Option("--split", help="Split to evaluate on; by default validation or test, if there is one.")
     ] = "",
-    base: Base = "",
+    base: Annotated[str, typer.Option("--base", help="Base, if the adapter names none that is available.")] = "",
     objective: Annotated[
         str,
         typer.Option(
@@ -43,13 +35,13 @@ def evaluate(
         ),
     ] = "",
     seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens per sequence.")] = 128,
-    batch_size: BatchSize = BATCH_SIZE,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per batch.")] = 4,
     max_sequences: Annotated[
         int, typer.Option("--max-sequences", min=1, help="Most sequences to evaluate, spread evenly over the data.")
     ] = 64,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    json_output: JsonOutput = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Evaluate a base with and without an adapter.
 

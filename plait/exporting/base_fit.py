@@ -1,11 +1,9 @@
-"""Whether an adapter's factors or bottlenecks fit the layers of a base, from the base's config alone."""
+"""Whether an adapter's factors fit the layers of a base, from the base's config alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from plait.adapters.bottleneck_layout import Bottleneck
 from plait.adapters.module_names import in_base
 from plait.aggregation.geometry import Geometry
 from plait.errors import BaseMismatchError, ConfigError
@@ -38,17 +36,3 @@ def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
                 f"the adapter changes '{name}' as {pair.d_out} x {pair.d_in}, base '{base}' has it as "
                 f"{expected[0]} x {expected[1]}"
             )
-
-
-def check_bottlenecks(bottlenecks: Sequence[Bottleneck], shape: BaseShape, *, base: str) -> None:
-    """Refuse an adapter with a bottleneck behind a layer that the base lacks or that has another width.
-
-    Raises:
-        BaseMismatchError: a layer is missing or has another width.
-    """
-    for each in bottlenecks:
-        name = in_base(each.module)
-        found = shape.linear.get(name)
-        if found is None or found[0] != each.width:
-            has = "has no such linear layer" if found is None else f"has it with {found[0]} outputs"
-            raise BaseMismatchError(f"the adapter is behind '{name}' with {each.width} outputs, base '{base}' {has}")

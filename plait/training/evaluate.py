@@ -61,7 +61,7 @@ def evaluate_adapter(
     if not examples:
         raise DataError(f"data '{dataset.name}' is shorter than one sequence of {seq_len} tokens")
     chosen = spread(examples, max_sequences, by_label=spec.task is Task.CLASSIFICATION)
-    if objective_named(objective).samples:
+    if objective_named(objective).completions:
         raise ConfigError(f"objective is '{objective}', which is measured only in a run, expected one of preferences")
     teaching = teaching_of(objective)
     chosen = teaching.arranged(Split((), chosen)).held_out

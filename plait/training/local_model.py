@@ -144,7 +144,7 @@ class PeftLocalModel:
         numbers = repr((settings.batch_size, settings.seq_len, torch.get_num_threads())).encode()
         if settings.objective != SFT:
             numbers += settings.objective.encode()
-        if objective_named(settings.objective).samples:
+        if objective_named(settings.objective).completions:
             # What a completion is worth may change between runs with the source of the user's own part.
             return self._measure(spec, state, settings)
         adapter = b"no effect" if _is_without_effect(spec, state) else spec.digest + state.digest()

@@ -26,9 +26,12 @@ from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_O
 from plait.training.gguf_beside import EMBEDDING, HEAD, gguf_beside
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.loss_terms import terms_of
-from plait.training.sampling_limits import COLUMNS_AT_FIRST, ROWS, Limits
 from plait.wire.settings import Settings
 
+ROWS = 64
+"""Texts that grow side by side at most (`generate`)."""
+PROMPT_TOKENS = 8192
+"""Of prompts that are read at once at most, padding included; a longer one goes alone."""
 SLACK = 1.07
 """Memory that torch's allocator holds, over what tensors take."""
 PREDICTION_ERROR = 0.1
@@ -44,7 +47,9 @@ FLOAT32 = 4
 MASTERS = 3 * FLOAT32
 """Bytes of a parameter in float32: the adapter, AdamW's two moments."""
 _TAKING_A_STEP = 3 * FLOAT32  # the gradient, the values before the step, and the difference
-_DRAWING = 2 * FLOAT32 + 2 * 8  # a logit, its copy, and two in float64: before and after each of the steps to a draw
+_DRAWING = (
+    2 * FLOAT32 + 2 * 8
+)  # a logit's copy, scaled, and two in float64: before and after each of the steps to a draw
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Training:
     def of(cls, settings: Settings, *, together: int = 1, devices: int = 1) -> Training:
         """A run's."""
         private, feddyn = settings.records_are_private, settings.feddyn > 0
-        samples = objective_named(settings.objective).samples
+        samples = objective_named(settings.objective).completions
         # The completions of each prompt have a pass.
         passes = settings.gradient_accumulation_steps * (settings.batch_size if samples else 1)
         prompts = -(-settings.batch_size * settings.gradient_accumulation_steps // devices)
@@ -407,8 +412,8 @@ def completions_bytes(size: ModelSize, *, rows: int, seq_len: int) -> int:
     Args:
         seq_len: tokens of each at most.
     """
-    columns = max(COLUMNS_AT_FIRST, seq_len + 1)
-    return 2 * size.layers * size.keys * size.value_bytes * rows * columns
+    # Those of a layer are copied to have one more.
+    return (2 * size.layers + 1) * size.keys * size.value_bytes * rows * seq_len
 
 
 def sampling_bytes(size: ModelSize, *, seq_len: int) -> int:
@@ -427,9 +432,9 @@ def sampling_bytes(size: ModelSize, *, seq_len: int) -> int:
 
 def _passing(size: ModelSize, rows: int, seq_len: int) -> int:
     """Most memory of a pass over prompts, or of a draw."""
-    prompts = min(rows * seq_len, max(Limits.prompt_tokens, seq_len))
+    prompts = min(rows * seq_len, max(PROMPT_TOKENS, seq_len))
     prefill = prompts * size.value_bytes * (4 * size.inner + 4 * size.width + 2 * size.layers * size.keys)
-    return max(prefill + _unpacked(size), rows * size.words * _DRAWING)
+    return max(prefill + _unpacked(size), rows * size.words * (size.value_bytes + _DRAWING))
 
 
 def _unpacked(size: ModelSize) -> int:

@@ -261,7 +261,7 @@ class ResidentBase:
         training = Training.of(settings, together=together, devices=replicas)
         own = -(-settings.batch_size * settings.gradient_accumulation_steps // replicas)
         objective = objective_named(settings.objective)
-        examples = 1 if objective.samples else min(settings.batch_size, own) * together
+        examples = 1 if objective.completions else min(settings.batch_size, own) * together
         batch = max(examples * objective.sequences, training.whole)
         wanted = (spec.digest, batch, settings.seq_len, training)
         if wanted == self._planned:

@@ -137,7 +137,7 @@ def gpu(
     ),
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Measure a GPU: its numbers against the CPU's, training against PEFT, memory against its prediction, serving.
+    """Measure a GPU: its numbers against the CPU's, training against PEFT, memory against its prediction.
 
     Example: plait bench gpu llama-3.2-1b llama-3.1-8b
     """

@@ -229,7 +229,7 @@ def dry_step(
             pad_token=0,
             memory=memory,
             others=others,
-            tokenizer=cast("Tokenizer", SimpleNamespace(eos_token_id=None, decode=_wordless)),
+            tokenizer=cast("Tokenizer", SimpleNamespace(eos_token_id=None, pad_token_id=0, decode=_wordless)),
         )
         return recorder.costs
 

@@ -14,7 +14,6 @@ from plait.report.table import Table
 SHAPES = ((4, 128), (4, 1024), (1, 2048))
 SMALL_SHAPES = ((2, 32),)
 LIMITS_GB = (8.0, 12.0, 24.0)
-ROWS = (1, 8, 32)
 PREDICTED_WITHIN = 0.1
 
 
@@ -25,7 +24,6 @@ class Kind(StrEnum):
     SAME = "same"
     TRAIN = "train"
     MEMORY = "memory"
-    SERVE = "serve"
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Cell:
         base: name of a base whose config is known.
         four_bits: whether the base is in NF4; else in two bytes (float32 on a CPU).
         twice: whether all blocks are computed twice (checkpointing).
-        batch: sequences of a step; rows of serving.
+        batch: sequences of a step.
         seq_len: tokens of a sequence.
         way: `plait`, or `PEFT` with Hugging Face's checkpointing.
         limit_gb: memory that the process may take; 0 for all.
@@ -56,10 +54,8 @@ class Cell:
 
     def __str__(self) -> str:
         words = [self.kind.value, self.check, self.base]
-        if self.base and self.kind is not Kind.SERVE:
+        if self.base:
             words += ["nf4" if self.four_bits else "whole", f"{self.batch}x{self.seq_len}"]
-        if self.kind is Kind.SERVE:
-            words.append(f"{self.batch} rows")
         if self.kind is Kind.TRAIN:
             words += ["blocks twice" if self.twice else "", self.way]
         if self.limit_gb:
@@ -135,7 +131,6 @@ def processes(bases: Sequence[str], checks: Sequence[str], *, on_gpu: bool) -> I
     batch, seq_len = (4, 2048) if on_gpu else SMALL_SHAPES[0]
     for base, limit_gb in product(bases, LIMITS_GB):
         yield [Cell(Kind.MEMORY, base, four_bits=True, batch=batch, seq_len=seq_len, limit_gb=limit_gb)]
-    yield [Cell(Kind.SERVE, "tiny", batch=rows) for rows in ROWS]
 
 
 def model_flops(multiplied: int, tokens: int) -> float:
@@ -241,7 +236,7 @@ def measured(outcomes: Iterable[Outcome]) -> Table:
         (outcome.cell, *(_shown(outcome.figures.get(name)) for name in _COLUMNS), _said(outcome))
         for outcome in outcomes
     )
-    headings = ("", "tokens/s", "MFU", "GB", "GB predicted", "kernels", "syncs", "off", "served/s", "gave way", "")
+    headings = ("", "tokens/s", "MFU", "GB", "GB predicted", "kernels", "syncs", "off", "gave way", "")
     return Table("Measured", headings, rows)
 
 

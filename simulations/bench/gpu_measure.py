@@ -100,7 +100,6 @@ class Measure:
             Kind.SAME: self._same,
             Kind.TRAIN: self._train,
             Kind.MEMORY: self._memory,
-            Kind.SERVE: self._serve,
         }
         try:
             return Outcome(str(cell), State.DONE, figures=ways[cell.kind](cell))
@@ -213,21 +212,6 @@ class Measure:
             "gave_way": f"{'blocks twice' if memory.recomputed else 'nothing'}, {memory.cuts} parts",
             "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
         }
-
-    def _serve(self, cell: Cell) -> Figures:
-        from plait.training.bases import locate_base
-        from plait.training.serving import Engine, Generation, Sampling
-
-        engine = Engine(locate_base(cell.base).directory, self._compute)
-        prompt, tokens = engine.encode("def add(left, right):"), 32
-        for number in range(cell.batch):
-            sampling = Sampling(temperature=0.7, seed=number)
-            engine.submit(Generation(prompt, None, tokens, lambda _: None, sampling, ignore_end=True))
-        engine.step()
-        started = time.perf_counter()
-        while engine.busy:
-            engine.step()
-        return {"tokens_per_s_rows": cell.batch * (tokens - 1) / (time.perf_counter() - started)}
 
     def _our_step(
         self, cell: Cell, built: _Built, recomputed: int, memory: StepMemory | None = None

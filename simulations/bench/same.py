@@ -1,4 +1,4 @@
-"""Whether a device computes what the CPU computes, on the tiny base: training, evaluation, serving, whole runs.
+"""Whether a device computes what the CPU computes, on the tiny base: training, evaluation, generation, whole runs.
 
 Each check is a calculation whose result is an array; it is done on both devices and compared. Knows no benchmark.
 """
@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from plait.adapters import AdapterState, Task
 from plait.adapters.methods import METHODS, AdapterRequest, is_quantised
 from plait.aggregation import BaseDelta, LowRank, geometry_of
 from plait.data import Message, Record, RecordKind
-from plait.errors import MachineError
 from plait.features.cards.training.placement import bytes_by_device
 from plait.features.objectives.training.completions import Drawing, completions_of
-from plait.features.tasks.training.scoring import scores
 from plait.rounds.local_model import TrainJob
 from plait.rounds.moved_base import MovedBase
 from plait.training.bases import locate_base
@@ -30,12 +30,12 @@ from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.cohort import train_cohort
 from plait.training.device import Compute, device_of
 from plait.training.examples import IGNORED, Example
+from plait.training.generate import Sampling, Wanted, generate
 from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel
 from plait.training.memory_plan import SLACK, SLICES, size_of
 from plait.training.replicas import Replica
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
-from plait.training.serving import Engine, Generation, Piece, Sampling
 from plait.training.step_memory import StepMemory
 from plait.training.trainer import measure_losses, train_steps
 from plait.wire.settings import Settings
@@ -258,30 +258,18 @@ def _moved_base(compute: Compute) -> Array:
     return _flat(np.divide(found.losses, found.counts))
 
 
-def _scoring(compute: Compute) -> Array:
+def _generation(compute: Compute) -> Array:
     client = _Client.of(compute)
-    model = client.base.carrying(client.made.spec, _moved(client.made))
-    pairs = [([5, 6, 7, number], [8 + number, 9]) for number in range(4)]
-    found = scores(model, pairs, pad_token=0, batch_size=2, most_tokens=64)
-    return _flat([each.likely for each in found])
-
-
-def _serving(compute: Compute) -> Array:
-    client = _Client.of(compute)
-    engine = Engine(client.base.directory, compute)
-    adapter = engine.place("one", client.made.spec, _moved(client.made))
-    pieces: list[list[Piece]] = []
-    for number, served in enumerate((adapter, None, adapter)):
-        pieces.append([])
-        sampling = Sampling(temperature=0.0 if number < 2 else 0.7, seed=number)
-        prompt = engine.encode("def add(left, right):\n    return"[: 12 + 10 * number])
-        engine.submit(Generation(prompt, served, 8, pieces[-1].append, sampling, ignore_end=True))
-    while engine.busy:
-        engine.step()
-    if errors := [piece.error for each in pieces for piece in each if piece.error]:
-        raise MachineError(errors[0])
-    text = "\n".join("".join(piece.text for piece in each) for each in pieces)
-    return _flat(list(text.encode()))
+    model = client.base.carrying(client.made.spec, _moved(client.made)).eval()
+    encode = cast("Any", client.base.tokenizer)
+    prompts = [tuple(encode("def add(left, right):\n    return"[: 12 + 10 * each])["input_ids"]) for each in range(3)]
+    whole = cast("PreTrainedModel", model.get_base_model())
+    found: list[int] = []
+    for temperature in (0.0, 0.7):
+        wanted = [Wanted(prompt, 8, seed) for seed, prompt in enumerate(prompts)]
+        for tokens in generate(whole, client.base.tokenizer, wanted, Sampling(temperature)):
+            found += tokens
+    return _flat(found)
 
 
 def _run(rule: str, compute: Compute) -> Array:
@@ -309,8 +297,7 @@ _OTHERS: Mapping[str, Calculation] = {
     "private records": _private,
     "preferences": _preferences,
     "a base that has moved": _moved_base,
-    "scores of continuations": _scoring,
-    "serving": _serving,
+    "generation": _generation,
 }
 
 

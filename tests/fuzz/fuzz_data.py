@@ -1,9 +1,7 @@
-"""A client's own data in every kind of file, an adapter's configuration, requests of a client of `plait serve`."""
+"""A client's own data in every kind of file and an adapter's configuration."""
 
-import contextlib
 import gzip
 import io
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,6 @@ with instrumented():
     from plait.adapters.peft_reading import load_peft_directory
     from plait.data import arrow_file, as_dataset
     from plait.errors import PlaitError
-    from plait.features.serving import request
 
 HERE = Path(tempfile.mkdtemp(dir=Path("/dev/shm") if Path("/dev/shm").is_dir() else None))
 (HERE / "adapter").mkdir()
@@ -31,24 +28,12 @@ def parse(data: bytes) -> None:
     for read in (
         *(partial(as_dataset, HERE / name) for name in NAMES),
         lambda: load_peft_directory(HERE / "adapter"),
-        lambda: wish(data),
     ):
         try:
             read()
         except PlaitError as error:
             if "\n" in str(error):
                 raise ValueError(f"not one line: {error!a}") from error
-
-
-def wish(data: bytes) -> None:
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError):
-        return
-    if isinstance(body, dict):
-        for kind in (request.CompletionRequest, request.ChatRequest):
-            with contextlib.suppress(PlaitError):
-                request.parse(kind, body)
 
 
 def tables():
@@ -76,8 +61,6 @@ SEEDS = [
     b'{"version": 1, "data": [{"instruction": "a", "output": "b"}]}',
     b'text,author\n"words, and ""more""",ada\n\nx,\n',
     b'{"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}',
-    b'{"model": "m", "prompt": "a", "max_tokens": 4, "temperature": 0.5, "stop": ["x"], "n": 2, "stream": true}',
-    b'{"model": "m", "messages": [{"role": "user", "content": "a"}], "stream_options": {"include_usage": true}}',
     gzip.compress(LINE, mtime=0),
     pa.compress(LINE, codec="zstd", asbytes=True),
     *tables(),

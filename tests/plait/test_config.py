@@ -323,4 +323,4 @@ def test_the_options_of_a_reward_have_semicolons_between_them_or_a_table_of_thei
     config = config_from_table({"objective": {"name": "grpo", "reward": reward, "group-size": 4, "beta": 0}})
     assert config.objective == "grpo:reward=mine:right:close=0.5;strict=True,group-size=4,beta=0"
     assert (Kind.REWARD, "mine:right:close=0.5,strict=True") in config.parts
-    assert config.learned.samples == 4
+    assert config.learned.completions == 4

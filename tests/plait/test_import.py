@@ -61,7 +61,7 @@ MOST_LINES = 31_950
 """Of plait that the plainest run there is may import."""
 NOT_NEEDED = (
     *("plait.features", "plait.feature", "plait.simulation.planned_run"),
-    "plait.training.serving",
+    "plait.training.generate",
     *("plait.exporting.outlets", "plait.data.hub"),
     "plait.plugin_modules",  # which alone reads entry points
 )

@@ -45,7 +45,7 @@ def check_all(library: Path, names: Collection[str]) -> None:
     assert {name: row["difference"] for name, row in found.items() if not row["difference"] <= row["tolerance"]} == {}
 
 
-def test_training_evaluation_serving_and_a_run_never_mix_devices(library: Path) -> None:
+def test_training_evaluation_generation_and_a_run_never_mix_devices(library: Path) -> None:
     names = {check.name for check in checks()}
     assert names > RUNS | NOT_HERE
     check_all(library, names - NOT_HERE - RUNS | {QUICK_RUN})

@@ -59,7 +59,7 @@ class Case:
 
     Attributes:
         name: what it is.
-        verb: what follows `plait`, with {run} for the directory, {adapter}, {new} and {data} for others of the
+        verb: what follows `plait`, with {run} for the directory, {new} and {data} for others of the
             victim's, {grid} for its sweep, and {server} for a stranger's.
         attack: makes it of a copy of a finished run that is not the victim's own.
         own: whether the copy is the victim's own run, which somebody has changed afterwards.
@@ -281,7 +281,7 @@ FETCHED: Mapping[str, str] = {
     "many": "more than 256 files", "twice": "twice", "more": "more data than it announced", "less": "less than a run",
     "nothing": "less than a run",
 }  # fmt: skip
-RESUME, EVAL, ON = "resume {run}", "eval --adapter {run} --data {data}", "eval --adapter {adapter} --on {run}"
+RESUME, EVAL = "resume {run}", "eval --adapter {run} --data {data}"
 PARTS: Mapping[str, str] = {
     "rule": "evil:part", "loss": "evil:part", "objective": "evil:part", "wire": "evil:part", "method": "evil:part",
     "server-optimizer": "evil:part", "trainer": "evil:part", "partition": "evil:part", "callbacks": "evil:part",
@@ -318,7 +318,7 @@ def cases() -> list[Case]:
         ),
         *(
             Case(f"{verb.split()[0]}: own run, {key} edited", verb, edited(**{key: value}), CHANGED, own=True)
-            for verb in (ON, "audit {run}", "verify {run}")
+            for verb in ("audit {run}", "verify {run}")
             for key, value in (("publish", PLACE), ("rule", "evil:part"))
         ),
         Case(
@@ -328,10 +328,6 @@ def cases() -> list[Case]:
         Case("resume: served on an address", RESUME, served(listen="0.0.0.0:0"), "--allow listen="),
         Case("resume: served with a kit", RESUME, served(kit="/etc"), "--allow kit=/etc"),
         Case("resume: served with metrics", RESUME, served(metrics="127.0.0.1:0"), "--allow metrics="),
-        *(
-            Case(f"eval --on: {key}", ON, finished(**{key: value}), NAME_IT)
-            for key, value in (("rule", "evil:part"), ("data", "http.server:test"), ("base", HUB))
-        ),
         *(
             Case(f"audit: {key}", "audit {run}", finished(**{key: value}), NAME_IT)
             for key, value in (("loss", "evil:part"), ("data", "http.server:test"), ("base", HUB))
@@ -344,8 +340,6 @@ def cases() -> list[Case]:
         Case("eval: a base of the hub", EVAL, named_base(HUB), NOT_HERE),
         Case("eval: a base of nobody's home", EVAL, named_base("~nobody-here/model"), "~nobody-here/model"),
         Case("export: a base of the hub", "export {run} {new} --to merged", named_base(HUB), NOT_HERE),
-        Case("merge: a base of the hub", "merge {run}=1 {run}=2 --out {new}", named_base(HUB), NOT_HERE),
-        Case("serve: a base of the hub", "serve --adapters a={run} --listen 127.0.0.1:0", named_base(HUB), NOT_HERE),
         *(
             Case(
                 f"simulate --config RUN/config.toml: {key}", "simulate --config {run}/config.toml --out {new}",
@@ -476,7 +470,7 @@ def run(*, full: bool, scratch: Path) -> Row:
             for code in run.glob(".*.own"):
                 code.unlink()
         case.attack(run)
-        places = {"run": run, "adapter": made, "new": folder / "new", "data": data,
+        places = {"run": run, "new": folder / "new", "data": data,
                   "grid": scratch / "grid.toml", "server": server}  # fmt: skip
         allowed = os.pathsep.join(
             map(str, (run, folder / "new", folder / "..new.", folder / ".new.", scratch / "cache", scratch / "tmp"))

@@ -27,7 +27,6 @@ from plait.adapters.peft_reading import load_peft_directory
 from plait.cli.main import main
 from plait.data.records import Dataset, Record, RecordKind
 from plait.errors import PlaitError
-from plait.features.serving.catalogue import Catalogue
 from plait.report.rich_table import to_rich
 from plait.report.status import status_tables
 from plait.rounds.events import parse_event
@@ -295,7 +294,7 @@ def _run(inside: Path, name: str) -> Iterator[str]:
 
 
 def _adapter(inside: Path, name: str) -> Iterator[str]:
-    """An adapter of that name: on its card, in its configuration, in what is served, on the command line."""
+    """An adapter of that name: on its card, in its configuration, on the command line."""
     spec, initial = FakeModel(0, 1).prepare(of_numbers.spec_text())
     base = BaseReference(name, None, "ab" * 32)
     card = model_card(name=name, spec=spec, base=base, rounds=1, clients=2, base_loss=2.0, final_loss=1.0)
@@ -305,12 +304,6 @@ def _adapter(inside: Path, name: str) -> Iterator[str]:
     try:
         yield json.dumps(load_peft_directory(inside / "adapter").base_name)
     except PlaitError as error:
-        yield str(error)
-    catalogue = Catalogue.__new__(Catalogue)
-    catalogue.base_name = "base"
-    try:
-        catalogue.load(name, inside / "nothing")
-    except (PlaitError, AttributeError) as error:
         yield str(error)
     for arguments in (
         ("export", inside / "adapter", inside / "out", "--to", "peft", "--served-base", name),

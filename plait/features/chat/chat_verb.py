@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,8 +15,7 @@ from plait.progress import say, status
 from plait.text import escaped
 
 if TYPE_CHECKING:
-    from plait.training.serving import Sampling
-    from plait.training.speaker import Speaker
+    from plait.training.generate import Sampling, Speaker
 
 _SWITCH = "/base"
 _ANEW = "/new"
@@ -45,12 +45,12 @@ def chat(
     run = run_or_newest(named, quiet=is_piped)
     with status("loading libraries and base", quiet=is_piped):
         from plait.api.speech import open_speaker
-        from plait.training.serving import Sampling
+        from plait.training.generate import Sampling
 
         speaker = open_speaker(run, client=client, base=base, device=device)
-    talk = _Talk(speaker, Sampling(temperature, seed=seed), tokens, completes=text or not speaker.chats)
+    talk = _Talk(speaker, Sampling(temperature), seed, tokens, completes=text or not speaker.chats)
     if is_piped:
-        _print(talk.answer(sys.stdin.read().rstrip("\n")))
+        _print(talk, sys.stdin.read().rstrip("\n"))
         return
     doing = "Your text is continued" if talk.completes else "You are answered"
     say(
@@ -70,7 +70,7 @@ def chat(
             talk.forget()
         elif line:
             with contextlib.suppress(KeyboardInterrupt):
-                _print(talk.answer(line))
+                _print(talk, line)
 
 
 class _Talk:
@@ -80,9 +80,9 @@ class _Talk:
         completes: whether texts are continued, each separately.
     """
 
-    def __init__(self, speaker: Speaker, sampling: Sampling, tokens: int, *, completes: bool) -> None:
+    def __init__(self, speaker: Speaker, sampling: Sampling, seed: int | None, tokens: int, *, completes: bool) -> None:
         self._speaker = speaker
-        self._sampling = sampling
+        self._sampling, self._seed = sampling, seed
         self._tokens = tokens
         self._messages: list[dict[str, str]] = []
         self.completes = completes
@@ -92,8 +92,8 @@ class _Talk:
         """Begin a new conversation."""
         self._messages.clear()
 
-    def answer(self, line: str) -> Iterator[str]:
-        """The pieces of what follows a line; the oldest turns are dropped where the context is full."""
+    def answer(self, line: str, show: Callable[[str], None]) -> None:
+        """Show the pieces of what follows a line; the oldest turns are dropped where the context is full."""
         if self.completes:
             prompt = self._speaker.encode(line)
         else:
@@ -103,19 +103,21 @@ class _Talk:
                 del self._messages[:2]
                 prompt = self._speaker.encode_chat(self._messages)
         most = min(self._tokens, max(1, self._speaker.room(prompt)))
-        said = ""
-        for piece in self._speaker.stream(prompt, max_tokens=most, sampling=self._sampling, adapted=self.adapted):
-            said += piece
-            yield piece
+        seed = secrets.randbits(63) if self._seed is None else self._seed
+        (said,) = self._speaker.answers(
+            [prompt], max_tokens=most, sampling=self._sampling, seed=seed, adapted=self.adapted, show=show
+        )
         if not self.completes:
             self._messages.append({"role": "assistant", "content": said})
 
 
-def _print(pieces: Iterator[str]) -> None:
+def _print(talk: _Talk, line: str) -> None:
+    def show(piece: str) -> None:
+        # A model may write anything, above all with someone else's adapter.
+        sys.stdout.write(escaped(piece, keep="\n\t"))
+        sys.stdout.flush()
+
     try:
-        for piece in pieces:
-            # A model may write anything, above all with someone else's adapter.
-            sys.stdout.write(escaped(piece, keep="\n\t"))
-            sys.stdout.flush()
+        talk.answer(line, show)
     finally:
         sys.stdout.write("\n")

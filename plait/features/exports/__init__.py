@@ -1,4 +1,4 @@
-"""Exports: a run's adapter in the forms that others read, and adapters merged into one."""
+"""Exports: a run's adapter in the forms that others read."""
 
 from plait.feature import Feature
 
@@ -6,10 +6,7 @@ FEATURE = Feature(
     name="exports",
     afterwards="plait.features.exports.afterwards:afterwards",
     help="adapters for other programs: PEFT, merged weights, GGUF, vLLM, Ollama, the hub",
-    verbs={
-        "export": "plait.features.exports.export_verb:export",
-        "merge": "plait.features.exports.merge_verb:merge",
-    },
+    verbs={"export": "plait.features.exports.export_verb:export"},
     names={
         "Export": "plait.features.exports.export:Export",
         "export": "plait.features.exports.export:export",

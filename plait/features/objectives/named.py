@@ -76,7 +76,7 @@ def reward(text: str) -> Objective:
         parts=((Kind.REWARD, how.reward),),
         teaching="plait.features.objectives.taught:Rewards",
         sequences=how.group_size,
-        samples=how.group_size,
+        completions=how.group_size,
         examples=f"{{}} prompts with {how.group_size:,} completions",
         losses="mean rewards, how many completions had none",
         loss_is_minus="reward",

@@ -18,35 +18,35 @@ from plait.run import Run
 from plait.simulation.partitioned_data import PartitionedData
 
 _TEMPERATURE, _TOP_P = 0.7, 0.9
+_MAX_TOKENS = 40
 _BEGINNING = 24
 """Tokens of a text that are given."""
 
 
 def sample(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
     """Record samples of a finished run in its ledger, unless they are there or the run shows none."""
-    count, max_tokens = (int(getattr(run.config, name, field.default)) for name, field in Samples.model_fields.items())
+    count = int(getattr(run.config, "samples", Samples.model_fields["samples"].default))
     is_hidden = run.screen is not None or bool(run.config.labels)
     if not count or is_hidden or any(isinstance(event, Sampled) for event in read_events(directory.ledger)):
         return
     try:
         with status("sampling the base and the adapter", quiet=quiet):
-            found = _samples(run, data, directory.path, count, max_tokens)
+            found = _samples(run, data, directory.path, count)
     except PlaitError as error:
         # The run has finished: what it shows of itself does not make it fail.
         say(f"no samples: {error}", quiet=quiet)
         return
     if not found:
         return
-    append_event(directory.ledger, Sampled(samples=tuple(found), max_tokens=max_tokens))
+    append_event(directory.ledger, Sampled(samples=tuple(found), max_tokens=_MAX_TOKENS))
 
 
-def _samples(run: Run, data: PartitionedData, path: Path, count: int, max_tokens: int) -> list[Sample]:
+def _samples(run: Run, data: PartitionedData, path: Path, count: int) -> list[Sample]:
     # They bring torch along.
     from plait.exporting.source import open_source
     from plait.training.examples import prompt_tokens
+    from plait.training.generate import Sampling, Speaker
     from plait.training.local_model import PeftLocalModel
-    from plait.training.serving import Sampling
-    from plait.training.speaker import Speaker
 
     base, clients = run.load_base(), len(data.partition.shares)
     names: list[str] = []
@@ -62,12 +62,13 @@ def _samples(run: Run, data: PartitionedData, path: Path, count: int, max_tokens
             prompts.append(prompt)
     source = open_source(path, base=str(run.base.directory))
     speaker = Speaker(base, source.spec, source.state)
-    most = min(max_tokens, *(speaker.room(prompt) for prompt in prompts)) if prompts else 0
+    most = min(_MAX_TOKENS, *(speaker.room(prompt) for prompt in prompts)) if prompts else 0
     if speaker.is_prompt or most < 1:
         return []
-    sampling = Sampling(_TEMPERATURE, _TOP_P, run.config.seed)
-    alone = speaker.answers(prompts, max_tokens=most, sampling=sampling, adapted=False)
-    adapted = speaker.answers(prompts, max_tokens=most, sampling=sampling)
+    sampling, seed = Sampling(_TEMPERATURE, _TOP_P), run.config.seed
+    alone, adapted = (
+        speaker.answers(prompts, max_tokens=most, sampling=sampling, seed=seed, adapted=each) for each in (False, True)
+    )
     beginnings = [speaker.decode(prompt) for prompt in prompts]
     return [
         Sample(client=name, beginning=beginning, base=before, adapter=after)

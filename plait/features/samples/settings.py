@@ -10,12 +10,10 @@ from plait.settings.table import Table
 class Samples(Table):
     """What a simulated run shows of its model at the end."""
 
-    table: ClassVar[str] = "samples"
-    heading: ClassVar[str] = "Samples"
+    table: ClassVar[str] = "evaluation"
+    heading: ClassVar[str] = "Evaluation"
 
-    sample_prompts: Annotated[int, Field(ge=0, le=16)] = 2
+    samples: Annotated[int, Field(ge=0, le=16)] = 2
     """held-out beginnings that base and adapter continue at the end of a simulated run; 0 for none. Ledger and report
     show them; a run with differential privacy or secure aggregation shows none
     """
-    sample_tokens: Annotated[int, Field(ge=1, le=512)] = 40
-    """most tokens of a sample"""

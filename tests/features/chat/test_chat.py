@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 import plait
 from plait.features.chat.chat_verb import _print, _Talk, chat
-from plait.training.serving import Sampling
+from plait.training.generate import Sampling
 from tests.features.conftest import SMALL, rows
 
 
@@ -58,32 +58,51 @@ class Parrot:
     def room(self, prompt: tuple[int, ...]) -> int:
         return self.context - len(prompt)
 
-    def stream(self, prompt: tuple[int, ...], *, adapted: bool, **_: object) -> Iterator[str]:
-        yield f"{len(prompt)} "
-        yield "adapted" if adapted else "base"
+    def answers(
+        self, prompts: Sequence[tuple[int, ...]], *, adapted: bool, show: Callable[[str], None], **_: object
+    ) -> list[str]:
+        pieces = [f"{len(prompts[0])} ", "adapted" if adapted else "base"]
+        for piece in pieces:
+            show(piece)
+        return ["".join(pieces)]
+
+
+def said(talk: _Talk, line: str) -> str:
+    pieces: list[str] = []
+    talk.answer(line, pieces.append)
+    return "".join(pieces)
+
+
+def talking(context: int, *, completes: bool = False) -> _Talk:
+    return _Talk(Parrot(context), Sampling(), 0, 10, completes=completes)  # type: ignore[arg-type]
 
 
 def test_a_conversation_is_remembered_until_it_is_begun_anew() -> None:
-    talk = _Talk(Parrot(100), Sampling(), 10, completes=False)  # type: ignore[arg-type]
-    assert "".join(talk.answer("one two")) == "2 adapted"
+    talk = talking(100)
+    assert said(talk, "one two") == "2 adapted"
     talk.adapted = False
-    assert "".join(talk.answer("three")) == "5 base"  # two words, two of the answer, one more
+    assert said(talk, "three") == "5 base"  # two words, two of the answer, one more
     talk.forget()
-    assert "".join(talk.answer("three")) == "1 base"
+    assert said(talk, "three") == "1 base"
 
 
 def test_the_oldest_turns_go_where_the_context_is_full() -> None:
-    talk = _Talk(Parrot(14), Sampling(), 10, completes=False)  # type: ignore[arg-type]
-    "".join(talk.answer("one two"))
-    assert "".join(talk.answer("three")) == "1 adapted"
+    talk = talking(14)
+    said(talk, "one two")
+    assert said(talk, "three") == "1 adapted"
 
 
 def test_a_text_is_continued_by_itself() -> None:
-    talk = _Talk(Parrot(100), Sampling(), 10, completes=True)  # type: ignore[arg-type]
-    "".join(talk.answer("one two"))
-    assert "".join(talk.answer("three")) == "1 adapted"
+    talk = talking(100, completes=True)
+    said(talk, "one two")
+    assert said(talk, "three") == "1 adapted"
 
 
 def test_what_a_model_writes_reaches_a_terminal_as_text_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    _print(iter(["a\n\tb", "\x1b]0;title\x07"]))
+    class Hostile:
+        def answer(self, _line: str, show: Callable[[str], None]) -> None:
+            show("a\n\tb")
+            show("\x1b]0;title\x07")
+
+    _print(Hostile(), "")  # type: ignore[arg-type]
     assert capsys.readouterr().out == "a\n\tb\\x1b]0;title\\x07\n"

@@ -20,12 +20,10 @@ from plait.features.objectives.grader import Grader
 from plait.features.objectives.grpo import GRPO
 from plait.features.objectives.named import formula_named
 from plait.features.objectives.reward import reward_named
-from plait.features.objectives.training import completions
 from plait.features.objectives.training.completions import Drawing, Group, GroupLoss, completions_of, rewards_of
 from plait.plugins import Kind, reference
 from plait.rounds.ledger import read_events
 from plait.training.bases import locate_base
-from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 
 DRAWING = Drawing(group_size=3, max_tokens=5, seq_len=24, temperature=1.0)
@@ -146,33 +144,6 @@ def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer,
     mine.check()
     # A draw without any reward is no reward of 0.
     assert work.sample([examples], 1) == work.mean_reward == mean
-
-
-def test_completions_are_sampled_where_the_model_computes(model, tokenizer, examples, monkeypatch) -> None:
-    """Not where its first parameter lies, which may be an embedding that was left to the host."""
-
-    def engine(base, compute, limits) -> None:
-        raise LookupError(compute.device.type)
-
-    monkeypatch.setattr(completions, "Engine", engine)
-    monkeypatch.setattr(completions, "device_of", lambda _: torch.device("meta"))
-    with pytest.raises(LookupError, match="meta"):
-        completions_of(model, examples, DRAWING, tokenizer, ())
-
-
-def test_completions_are_sampled_where_the_layers_are(model, tokenizer, examples, monkeypatch) -> None:
-    # The input embedding, the first parameter, may lie elsewhere.
-    chosen: list[torch.device] = []
-
-    def engine(_resident: object, compute: Compute, _limits: object) -> None:
-        chosen.append(compute.device)
-        raise InterruptedError
-
-    monkeypatch.setattr(completions, "Engine", engine)
-    monkeypatch.setattr(completions, "device_of", lambda _: torch.device("meta"))
-    with pytest.raises(InterruptedError):
-        completions_of(model, examples, DRAWING, tokenizer, (1,))
-    assert chosen == [torch.device("meta")]
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from transformers.cache_utils import DynamicCache
+from transformers.generation import utils
 
 from plait.adapters import Task
-from plait.features.objectives.training import completions
 from plait.features.objectives.training.completions import Drawing, completions_of
 from plait.plugins import Kind, reference
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint, read_base_config
 from plait.training.examples import Example
-from plait.training.memory_plan import Training, completions_bytes, peak_bytes, size_of
+from plait.training.memory_plan import ROWS, Training, completions_bytes, peak_bytes, size_of
 from plait.training.resident import ResidentBase
-from plait.training.sampling_limits import ROWS
-from plait.training.serving.engine import Engine
 from plait.training.step_memory import StepMemory
 from simulations.bench.dry_step import StepShape, dry_step, settings_of
 from tests.plait.training.test_memory_plan import SETTINGS, fresh, sized  # noqa: F401 (a fixture)
@@ -66,18 +65,25 @@ def test_keys_and_values_of_completions_are_those_of_the_cache(
     monkeypatch: pytest.MonkeyPatch,
     seq_len: int,
 ) -> None:
-    engines: list[Engine] = []
-    monkeypatch.setattr(completions, "Engine", lambda *given: engines.append(Engine(*given)) or engines[0])
-    tokens = np.arange(5, seq_len + 2, dtype=np.int32)
+    caches: list[DynamicCache] = []
+
+    class Kept(DynamicCache):
+        def __init__(self, *given: object, **named: object) -> None:
+            super().__init__(*given, **named)
+            caches.append(self)
+
+    monkeypatch.setattr(utils, "DynamicCache", Kept)
+    tokens = np.arange(5, seq_len - 2, dtype=np.int32)
     labels = np.where(np.arange(len(tokens)) < len(tokens) - 1, -100, tokens).astype(np.int32)
     asked = [Example.of_sides(Example(tokens + each, labels), None) for each in range(3)]
     model = fresh.carrying(blueprint.spec, blueprint.initial).eval()
     completions_of(model, asked, Drawing(5, 8, seq_len, 1.0), fresh.tokenizer, ())
-    layers = engines[0]._cache._layers
     size = size_of(read_base_config(tiny.directory, Task.CAUSAL_LM), blueprint.spec, value_bytes=4)
     assert size is not None
-    held = sum(each.nbytes for layer in layers for each in (layer.all_keys, layer.all_values))
-    assert held == completions_bytes(size, rows=15, seq_len=seq_len)
+    held = sum(each.nbytes for layer in caches[0].layers for each in (layer.keys, layer.values))
+    copied = caches[0].layers[0].keys.nbytes
+    assert 0.8 * completions_bytes(size, rows=15, seq_len=seq_len) < held + copied
+    assert held + copied <= completions_bytes(size, rows=15, seq_len=seq_len)
 
 
 @pytest.mark.slow
@@ -88,5 +94,5 @@ def test_completions_are_counted_as_many_as_grow_side_by_side() -> None:
     assert Training.of(replace(rewarded, max_held_out_sequences=70)).judged == ROWS
     assert (Training.of(SETTINGS).drawn, Training.of(SETTINGS).judged) == (0, 0)
     eight = sized(StepShape("llama-3.1-8b", 4, 2048))
-    # 32 layers of 8 heads of 128, keys and values in two bytes.
-    assert completions_bytes(eight, rows=48, seq_len=2048) == 48 * 2049 * 32 * 8 * 128 * 2 * 2
+    # 32 layers of 8 heads of 128, keys and values in two bytes, one of them twice.
+    assert completions_bytes(eight, rows=48, seq_len=2048) == 48 * 2048 * 65 * 8 * 128 * 2

@@ -27,7 +27,7 @@ def sampled(result: plait.Result) -> list[Sampled]:
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> plait.Result:
     """A run that asks for samples; not to be changed."""
-    return run(tmp_path_factory.mktemp("samples") / "run", sample_prompts=3, sample_tokens=6)
+    return run(tmp_path_factory.mktemp("samples") / "run", samples=3)
 
 
 @pytest.mark.slow
@@ -53,20 +53,20 @@ def test_the_report_shows_them_and_is_the_same_when_it_is_made_again(asked: plai
 
 @pytest.mark.slow
 def test_the_same_run_writes_the_same(asked: plait.Result, tmp_path: Path) -> None:
-    again = run(tmp_path / "again", sample_prompts=3, sample_tokens=6)
+    again = run(tmp_path / "again", samples=3)
     assert sampled(again)[0].samples == sampled(asked)[0].samples
 
 
 @pytest.mark.slow
 def test_a_quiet_run_has_none_unless_it_asks_and_a_loud_one_may_refuse(tmp_path: Path) -> None:
     assert not sampled(run(tmp_path / "quiet"))
-    assert not sampled(run(tmp_path / "none", quiet=False, sample_prompts=0))
+    assert not sampled(run(tmp_path / "none", quiet=False, samples=0))
     assert len(sampled(run(tmp_path / "loud", quiet=False))[0].samples) == 2
 
 
 @pytest.mark.slow
 def test_a_run_that_hides_its_clients_data_shows_none_of_it(tmp_path: Path) -> None:
-    hidden = run(tmp_path / "hidden", sample_prompts=2, secure_aggregation=True)
+    hidden = run(tmp_path / "hidden", samples=2, secure_aggregation=True)
     assert not sampled(hidden)
 
 

@@ -93,7 +93,7 @@ def test_a_program_that_no_shell_finds_is_named_by_its_path(monkeypatch: pytest.
     [
         "report", "verify", "audit", "privacy", "doctor", "methods --base tiny", "rules --base tiny",
         "estimate --base tiny", "eval --adapter runs/a-name-of-some-length --data my.jsonl --seq-len 32",
-        "compare run runs/a-name-of-some-length", "flowertune finance", "init my.jsonl",
+        "compare run runs/a-name-of-some-length", "init my.jsonl",
     ],
 )  # fmt: skip
 def test_what_other_verbs_say_fits_too_and_the_newest_run_need_not_be_named(

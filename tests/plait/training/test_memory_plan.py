@@ -192,7 +192,7 @@ def test_what_a_step_cannot_give_up_follows_from_the_settings() -> None:
 def test_for_completions_that_do_not_fit_a_step_gives_up_nothing(eight: ModelSize) -> None:
     drawing = replace(eight, training=replace(CONSTANT, drawn=64, judged=8))
     sampled = sampling_bytes(drawing, seq_len=2048)
-    assert sampled > 64 * 2049 * 32 * 8 * 128 * 2 * 2 + drawing.resident_bytes
+    assert sampled > 64 * 2048 * 65 * 8 * 128 * 2 + drawing.resident_bytes
     how = {"batch": 1, "seq_len": 2048}
     plan = plan_step(drawing, **how, budgets=[sampled])
     assert (plan.peak_bytes, plan.fits, plan.recomputed, plan.cuts) == (sampled, False, 0, 1)
@@ -205,7 +205,7 @@ def test_for_completions_that_do_not_fit_a_step_gives_up_nothing(eight: ModelSiz
     over = {"sequences": 1, "seq_len": 2048, "recomputes": False, "elements": SLICES[0]}
     halves = bytes_by_device(drawing, (16, 16), **over)
     halved = replace(drawing, layers=16)
-    assert min(halves) > completions_bytes(halved, rows=64, seq_len=2048) == 64 * 2049 * 16 * 8 * 128 * 2 * 2
+    assert min(halves) > completions_bytes(halved, rows=64, seq_len=2048) == 64 * 2048 * 33 * 8 * 128 * 2
     plan = plan_over(drawing, (16, 16), batch=1, seq_len=2048, budgets=[min(halves), min(halves)])
     assert (plan.fits, plan.recomputed, plan.slice_elements) == (False, 0, SLICES[0])
 

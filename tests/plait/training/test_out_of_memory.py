@@ -1,4 +1,4 @@
-"""Memory that runs out outside a step's passes (which test_step_memory.py has): loading, the optimizer, serving."""
+"""Memory that runs out outside a step's passes (which test_step_memory.py has): loading, the optimizer, text."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from plait.errors import MachineError, machine_fault
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import Blueprint
 from plait.training.device import Compute
+from plait.training.generate import Sampling, Speaker
 from plait.training.learner import Learner, TrainingInputs
 from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.serving import Engine, Finish, Generation, Piece, Sampling
 from plait.training.trainer import train_steps
 from tests.plait.training.test_step_memory import SETTINGS, rows
 
@@ -31,8 +31,6 @@ def test_a_base_that_does_not_fit_is_one_line_wherever_it_is_loaded(
     base = ResidentBase(tiny.directory, tiny.reference.fingerprint, CPU, seq_len=32)
     with pytest.raises(MachineError, match="does not fit into the memory of cpu"):
         base.carrying(blueprint.spec, blueprint.initial)
-    with pytest.raises(MachineError, match="does not fit into the memory of cpu"):
-        Engine(tiny.directory, CPU)
 
 
 @pytest.mark.slow
@@ -61,21 +59,17 @@ def test_an_optimizer_without_memory_is_one_line_and_the_base_can_be_used_again(
     assert train() == before
 
 
-def test_a_request_without_memory_ends_alone_and_the_next_is_served(
-    tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_a_text_without_memory_is_one_line_and_the_next_is_made(
+    resident: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(tiny.directory, CPU)
+    speaker = Speaker(resident, blueprint.spec, blueprint.initial)
 
-    def ask() -> list[Piece]:
-        pieces: list[Piece] = []
-        engine.submit(Generation(engine.encode("import"), None, 2, pieces.append, Sampling(temperature=0)))
-        while engine.busy:
-            engine.step()
-        return pieces
+    def ask() -> list[str]:
+        return speaker.answers([speaker.encode("import")], max_tokens=2, sampling=Sampling())
 
     with monkeypatch.context() as broken:
-        broken.setattr(Engine, "_forward", ran_out)
-        (failed,) = ask()
-    assert failed.finish is Finish.ERROR
-    assert "out of memory" in failed.error
-    assert ask()[-1].finish in (Finish.LENGTH, Finish.STOP)
+        broken.setattr(type(speaker.model.get_base_model()), "forward", ran_out)
+        with pytest.raises(MachineError, match="1 texts side by side do not fit into memory: CUDA out of memory"):
+            ask()
+    assert len(ask()) == 1

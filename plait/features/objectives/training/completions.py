@@ -1,13 +1,13 @@
 """Learning from a reward: completions of a step's prompts, sampled from the current adapter, and their group's loss.
 
-Completions come from the engine of `plait serve`, on the model that trains. They follow from the seed, the step and the
-prompt. Knows no formula: `grpo.py` has it.
+Completions come from the model that trains, by transformers' own `generate`. They follow from the seed, the step and
+the prompt. Knows no formula: `grpo.py` has it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
@@ -17,23 +17,20 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from plait.abandon import check_abandoned
 from plait.adapters import Task
-from plait.errors import ConfigError, MachineError
+from plait.errors import ConfigError
 from plait.features.objectives.grader import Grader
 from plait.features.objectives.grpo import GRPO
 from plait.features.objectives.rewarded import Rewarded
 from plait.features.objectives.training.preferences import without_adapter
 from plait.rounds.evaluation import SequenceLosses
-from plait.training.device import Compute, device_of
+from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens
+from plait.training.generate import Sampling, Wanted, context_of, generate
 from plait.training.learner import LocalTraining
 from plait.training.lesson import CrossEntropy, StepLoss, Taught
 from plait.training.losses import BatchLoss
 from plait.training.replicas import Replica, at_once, deal
-from plait.training.sampling_limits import ROWS, Limits
-from plait.training.serving.engine import Engine, Finish, Generation, Piece, ResidentModel, context_of
-from plait.training.serving.sampling import Sampling
 from plait.training.step_memory import StepMemory
 
 _TASK = Task.CAUSAL_LM
@@ -276,42 +273,21 @@ def completions_of(
     """The tokens of a group of completions of each example, end of text included.
 
     Raises:
-        ConfigError: the adapter is one that the engine cannot carry.
+        ConfigError: the adapter is a prompt.
         MachineError: they do not fit into memory.
         Abandoned: the result is no longer needed.
     """
     if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
         raise ConfigError("the adapter is a prompt, expected one of the base's layers to sample with")
-    compute = Compute(device_of(model), next(model.parameters()).dtype)
-    wanted = len(examples) * drawing.group_size
-    resident = ResidentModel(cast("PreTrainedModel", model.get_base_model()), tokenizer)
-    # So that the cache holds no more columns than a sequence has tokens.
-    context = min(drawing.seq_len, context_of(resident.model) or drawing.seq_len)
-    engine = Engine(resident, compute, Limits(rows=min(ROWS, wanted), waiting=wanted, context=context))
-    made: list[list[tuple[int, ...]]] = [[() for _ in range(drawing.group_size)] for _ in examples]
-    failed: list[str] = []
-
-    def emit(number: int, member: int) -> Callable[[Piece], None]:
-        def take(piece: Piece) -> None:
-            if piece.finish is Finish.ERROR:
-                failed.append(piece.error)
-            elif piece.finish is not None:
-                made[number][member] = piece.all_tokens
-
-        return take
-
-    for number, example in enumerate(examples):
+    whole = cast("PreTrainedModel", model.get_base_model())
+    context = min(drawing.seq_len, context_of(whole) or drawing.seq_len)
+    wanted: list[Wanted] = []
+    for example in examples:
         prompt = prompt_tokens(_asked(example))
-        room = min(drawing.max_tokens, context - len(prompt))
-        for member in range(drawing.group_size):
-            sampling = Sampling(temperature=drawing.temperature, seed=_seed_of(seed, example, member))
-            engine.submit(Generation(prompt, None, max(1, room), emit(number, member), sampling))
-    while engine.busy:
-        engine.step()
-        check_abandoned()
-    if failed:
-        raise MachineError(f"{len(failed)} of {wanted} completions could not be sampled: {failed[0]}")
-    return made
+        room = max(1, min(drawing.max_tokens, context - len(prompt)))
+        wanted += [Wanted(prompt, room, _seed_of(seed, example, member)) for member in range(drawing.group_size)]
+    made = generate(whole, tokenizer, wanted, Sampling(drawing.temperature))
+    return [made[first : first + drawing.group_size] for first in range(0, len(made), drawing.group_size)]
 
 
 def _seed_of(seed: tuple[int, ...], example: Example, member: int) -> int:

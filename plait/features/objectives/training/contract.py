@@ -122,7 +122,7 @@ def _formula(text: str) -> Formula:
         ConfigError: it is no such objective.
     """
     objective = objective_named(text)
-    if objective.is_plain or objective.samples:
+    if objective.is_plain or objective.completions:
         raise ConfigError(f"objective is '{text}', which is none of preferences, expected one of your own")
     return cast("Formula", formula_named(text))
 
