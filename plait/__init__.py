@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from plait.features.exports.export import Export, export
     from plait.features.standing.server import StandingServer
     from plait.features.studies.comparison import Comparison, compare
-    from plait.features.studies.sweeping import Sweep, sweep
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
     from plait.rounds.events import Event
     from server.program import Server
@@ -43,7 +42,6 @@ __all__ = [
     "Server",
     "StandingServer",
     "Stop",
-    "Sweep",
     "Updates",
     "__version__",
     "compare",
@@ -53,7 +51,6 @@ __all__ = [
     "resume",
     "rule",
     "simulate",
-    "sweep",
 ]
 
 # The module of each public name; the imports above tell type checkers the same.

@@ -346,11 +346,8 @@ def admit_features(*tables: Mapping[str, object]) -> None:
             admit_setting(key)
 
 
-def key_named(given: str, *, where: str, beside: tuple[str, ...] = ()) -> str:
+def key_named(given: str, *, where: str) -> str:
     """The key of a setting as plait writes it, from one that may use ``_``, or the name that other systems use.
-
-    Args:
-        beside: what else may stand there, for the message.
 
     Raises:
         ConfigError: there is no such setting; the nearest one is named.
@@ -366,7 +363,7 @@ def key_named(given: str, *, where: str, beside: tuple[str, ...] = ()) -> str:
     if key not in known and not feature_with("fields", key.replace("-", "_")):
         if why := why_unknown(key):
             raise _refusal(f"{where}: {why}")
-        known = (*beside, *known_keys(features()))
+        known = known_keys(features())
         raise _refusal(
             f"{where}: unknown key '{given}'{did_you_mean(key, known) or ', expected one of: ' + ', '.join(known)}"
         )

@@ -162,8 +162,6 @@ def execute(
             if config.references:
                 from plait.simulation.references import add_references
 
-                if loaded:
-                    loaded.close()  # the baselines have the devices to themselves
                 with status(f"training the baselines: {', '.join(config.references)}", quiet=quiet) as update:
                     add_references(directory, run, simulation, on_event=hear, stop=stop, progress=update)
     finally:

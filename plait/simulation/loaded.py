@@ -1,8 +1,8 @@
 """What the runs of one process have in common and load once: data, the base, tokenised text, losses before training.
 
-One run makes its own; several runs after one another, as in a sweep, are given the same one. It changes no result: what
-is kept is what would be loaded or computed again. Holds one base at a time, and the processes that runs on several
-devices are spread over, each of which has such an object of its own.
+One run makes its own; several runs after one another, are given the same one. It changes no result: what
+is kept is what would be loaded or computed again. Holds one base at a time.
+Each process that a run on several devices is spread over has such an object of its own.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from plait.adapters import Task
 from plait.data import Dataset, Progress, Record, RecordKind, as_dataset, cache_directory
@@ -21,28 +20,12 @@ from plait.simulation.remembered import RememberedLosses
 from plait.training.examples import Example, Tokenizer, tokenise
 from plait.training.resident import ResidentBase
 
-if TYPE_CHECKING:
-    from plait.child import Child
-
 K = TypeVar("K")
 V = TypeVar("V")
 
 # Clients whose tokens are kept. With more, text is tokenised again.
 _CLIENTS_KEPT = 4096
 _DATASETS_KEPT = 4
-
-
-@dataclass(frozen=True)
-class IdleWorker:
-    """A process that waits for a run (see `plait.training.spreading`).
-
-    Attributes:
-        parts: that the device's memory is divided into; the process has one.
-    """
-
-    child: Child
-    device: str
-    parts: int
 
 
 class Loaded:
@@ -53,15 +36,6 @@ class Loaded:
         self._base: ResidentBase | None = None
         self._tokens: OrderedDict[bytes, list[Example]] = OrderedDict()
         self.losses = RememberedLosses(cache_directory())
-        self.workers: dict[int, IdleWorker] = {}
-        """Processes that are at no run, by their place in the list of devices."""
-
-    def close(self) -> None:
-        """End the processes."""
-        for worker in self.workers.values():
-            worker.child.kill()
-            worker.child.ending()
-        self.workers.clear()
 
     def dataset(
         self, source: object, *, columns: str = "", split: str = "", progress: Progress = lambda _: None

@@ -82,7 +82,7 @@ class Simulation:
             from plait.training.spreading import spreading
 
             spread = spreading()
-            self._workers = spread.workers(run, data, progress=progress, loaded=loaded) if spread else None
+            self._workers = spread.workers(run, data, progress=progress) if spread else None
 
     def name(self, index: int) -> str:
         """The name of the client with this partition number."""

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from plait.rounds.channel import Channel
     from plait.rounds.stop import StopRequest
     from plait.run import Run
-    from plait.simulation.loaded import Loaded
     from plait.simulation.partitioned_data import Shares
     from plait.training.memory_plan import ModelSize, StepPlan
 
@@ -80,12 +79,8 @@ class Spreading(Protocol):
         """
         ...
 
-    def workers(self, run: Run, data: Shares, *, progress: Callable[[str], None], loaded: Loaded | None) -> Workers:
-        """The processes of a simulated run; each starts with its first task.
-
-        Args:
-            loaded: has processes of earlier runs, and gets this run's at its end.
-        """
+    def workers(self, run: Run, data: Shares, *, progress: Callable[[str], None]) -> Workers:
+        """The processes of a simulated run; each starts with its first task."""
         ...
 
     def place(

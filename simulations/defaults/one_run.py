@@ -9,10 +9,10 @@ from pathlib import Path
 
 from corpora import CORPORA
 
-from plait.features.studies.cell import run_cell
+from plait.api.settings import run_config_of
 from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
-from plait.rounds.stop import StopRequest
+from plait.simulation.execution import begin, execute, prepare
 from plait.simulation.loaded import Loaded
 
 CLIENTS = {"news": 5, "austen": 6}
@@ -29,7 +29,8 @@ def run_once(settings: Table, loaded: Loaded) -> RunView:
     """
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "run"
-        run_cell({key.replace("_", "-"): value for key, value in settings.items()}, path, loaded, StopRequest())
+        run, data = prepare(run_config_of({**settings, "out": str(path)}), quiet=True, loaded=loaded)
+        execute(run, data, begin(run, quiet=True), quiet=True, loaded=loaded)
         return RunView.of(read_events(path / "ledger.jsonl"))
 
 

@@ -4,7 +4,7 @@
     python simulations/fleet/run.py --base smollm2-135m --seeds 0
 
 Compares equal steps (synchronous rounds), over-selection (all eight are asked, the first five count), steps by speed
-and asynchronous rounds. A sweep; finished runs are not repeated, and with --only the rows of other variants are kept.
+and asynchronous rounds. Finished runs are not repeated, and with --only the rows of other variants are kept.
 Writes results-BASE.json and prints the table. *Time* is until the
 first evaluation that is at most the synchronous run's last loss, of the same seed; gains of clients, bytes and energy
 are those at that moment.
@@ -16,13 +16,17 @@ import argparse
 import json
 import math
 import statistics
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from loop import run_once
+
 from plait.features.fleets.events import tasks_of
-from plait.features.studies.sweeping import sweep
 from plait.rounds.events import Evaluated
-from plait.rounds.ledger import read_events
 from plait.rounds.run_view import RunView
+from plait.simulation.loaded import Loaded
 
 HERE = Path(__file__).parent
 COMMON: dict = {
@@ -59,12 +63,11 @@ def main() -> None:
     targets = {row["seed"]: row["target"] for row in before}
     if arguments.only and (unknown := sorted(set(seeds) - targets.keys())):
         parser.error(f"{results.name} has no loss to reach of seeds {unknown}: run them without --only")
-    done = sweep({**common, "grid": {"variant": chosen}}, out=runs, seeds=seeds)
-    if done.failed:
-        raise SystemExit(str(dict(done.failed)))
+    loaded = Loaded()
     views = {
-        (cell.place["variant"], cell.seed): RunView.of(read_events(done.path / "cells" / cell.name / "ledger.jsonl"))
-        for cell in done.grid.cells
+        (name, seed): run_once({**common, **each, "seed": seed}, runs / f"{name}-{seed}".replace(" ", "-"), loaded)
+        for name, each in chosen.items()
+        for seed in seeds
     }
     if not before:
         targets = {seed: last_loss(views[SYNCHRONOUS, seed]) for seed in seeds}

@@ -3,19 +3,26 @@
     python simulations/wire/run.py                              # 3 seeds x 3 rates of SmolLM2-135M, about an hour
     python simulations/wire/run.py --base tiny --name tiny      # the same on the tiny base, a few minutes
 
-A sweep of config.toml over wires and seeds; finished runs are not repeated. Writes results-NAME.json and prints
+Runs config.toml over wires and seeds; finished runs are not repeated. Writes results-NAME.json and prints
 the table. *Kept* is the improvement over the base, as a fraction of that of exact float32 exchange with the same seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
+import sys
 from pathlib import Path
 
-from plait.features.studies.sweeping import sweep
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from loop import run_once
+
+from plait.report.summary import summarise
 from plait.settings.toml import read_config_table
+from plait.simulation.loaded import Loaded
 
 HERE = Path(__file__).parent
 
@@ -29,17 +36,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/wire"))
     arguments = parser.parse_args()
     wires, seeds = arguments.wires.split(","), [int(seed) for seed in arguments.seeds.split(",")]
-    grid = {**read_config_table(HERE / "config.toml"), "base": arguments.base, "grid": {"wire": wires}}
-    done = sweep(grid, out=arguments.runs / arguments.name, seeds=seeds)
-    if done.failed:
-        raise SystemExit(str(dict(done.failed)))
+    common, loaded = {**read_config_table(HERE / "config.toml"), "base": arguments.base}, Loaded()
     results: dict[str, list[dict]] = {wire: [] for wire in wires}
-    for cell in done.grid.cells:
-        summary = json.loads((done.path / "cells" / cell.name / "summary.json").read_text())
+    for wire, seed in itertools.product(wires, seeds):
+        path = arguments.runs / arguments.name / f"{wire}-{seed}"
+        summary = summarise(run_once({**common, "wire": wire, "seed": seed}, path, loaded))
         kept = ("held_out_loss_by_round", "uplink_bytes", "downlink_bytes", "savings_vs_full_model", "wall_s")
-        row = {"seed": cell.seed, "gain": summary["base_held_out_loss"] - summary["final_held_out_loss"]}
+        row = {"seed": seed, "gain": summary["base_held_out_loss"] - summary["final_held_out_loss"]}
         row |= {key: summary[key] for key in kept}
-        results[cell.place["wire"]].append(row | {"sent_bytes": row["uplink_bytes"] + row["downlink_bytes"]})
+        results[wire].append(row | {"sent_bytes": row["uplink_bytes"] + row["downlink_bytes"]})
     exact = {row["seed"]: row["gain"] for row in results[wires[0]]}
     for rows in results.values():
         for row in rows:

@@ -44,7 +44,7 @@ _ALWAYS = {
     "resume: rule is code", "resume: a made-up code", "resume: own run, publish edited", "resume: served with metrics",
     "eval: a base of the hub", "simulate --config RUN/config.toml: rule", "report: adapter is a link",
     "export: adapter_config.json is a pipe", "report: an endless line", "watch: the summary is a pipe",
-    "sweep: cells is a link", "fetch: code", "fetch: huge",
+    "fetch: code", "fetch: huge",
 }  # fmt: skip
 _EVIL = "open('ran', 'a').write('evil')\ndef part(*given, **named):\n    open('ran', 'a').write('called')\n"
 # What plait itself starts: the compiler of its kernels, and what tells the machine.
@@ -60,7 +60,7 @@ class Case:
     Attributes:
         name: what it is.
         verb: what follows `plait`, with {run} for the directory, {new} and {data} for others of the
-            victim's, {grid} for its sweep, and {server} for a stranger's.
+            victim's, and {server} for a stranger's.
         attack: makes it of a copy of a finished run that is not the victim's own.
         own: whether the copy is the victim's own run, which somebody has changed afterwards.
         refused: a part of the error's text; empty if the verb does what it is for, harmlessly.
@@ -210,24 +210,6 @@ def coded(text: str) -> Attack:
     return attack
 
 
-def swept(attack: Attack) -> Attack:
-    """The run in the directory of the victim's sweep, as the sweep itself would have begun it."""
-
-    def made(run: Path) -> None:
-        from plait.features.studies.given import write_given
-        from plait.features.studies.grid import read_grid
-
-        attack(run)
-        (cell,) = read_grid(run.parents[1] / "grid.toml").cells
-        inside = run.with_name("inside")
-        run.rename(inside)
-        (run / "cells").mkdir(parents=True)
-        inside.rename(run / "cells" / cell.name)
-        write_given(cell.settings, run / "cells" / cell.name)
-
-    return made
-
-
 def emptied(attack: Attack) -> Attack:
     """Nothing of a run, but for what the attack leaves."""
 
@@ -268,8 +250,7 @@ def both(*attacks: Attack) -> Attack:
 
 NO_FILE = "not a regular file"
 NAME_IT, CHANGED, NOT_HERE = "add --allow", "the file was changed after the run began", "is not on this disk"
-SWEEP, WATCH, FETCH = (
-    "sweep {grid} --out {run}",
+WATCH, FETCH = (
     "watch {run} --listen 127.0.0.1:0",
     "fetch NAME {new} --server {server}",
 )
@@ -366,16 +347,6 @@ def cases() -> list[Case]:
         *(
             Case(f"simulate --out: {name} is a link", BEGIN, emptied(linked(name)), "leads out of it")
             for name in ("checkpoints", "config.toml", ".plait")
-        ),
-        *(
-            Case(f"sweep: {name} is a link", SWEEP, emptied(linked(name)), "leads out of it")
-            for name in ("cells", "results.jsonl", ".lock")
-        ),
-        Case("sweep: a pipe in a run", SWEEP, swept(piped("checkpoints/any")), "neither a file nor a folder"),
-        Case("sweep: a run of another's", SWEEP, swept(torn), ""),
-        *(
-            Case(f"sweep: code in a run that {state}", SWEEP, swept(attack(rule="evil:part", publish=PLACE)), refused)
-            for state, attack, refused in (("is over", finished, ""), ("goes on", rewritten, "with other settings"))
         ),
         Case("watch: code, which it has no use for", WATCH, finished(**{**PARTS, **OUT}), ""),
         Case("watch: the summary is a pipe", WATCH, piped("summary.json"), ""),

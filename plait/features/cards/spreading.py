@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from plait.features.cards.training.placement import Placement
     from plait.features.cards.workers import Workers
     from plait.run import Run
-    from plait.simulation.loaded import Loaded
     from plait.simulation.partitioned_data import Shares
     from plait.training.memory_plan import ModelSize
 
@@ -25,11 +24,11 @@ class OverDevices:
 
         check_parts(run)
 
-    def workers(self, run: Run, data: Shares, *, progress: Callable[[str], None], loaded: Loaded | None) -> Workers:
+    def workers(self, run: Run, data: Shares, *, progress: Callable[[str], None]) -> Workers:
         """A process for each device."""
         from plait.features.cards.workers import Workers
 
-        return Workers(run, data, progress=progress, idle=loaded.workers if loaded else None)
+        return Workers(run, data, progress=progress)
 
     def place(
         self,

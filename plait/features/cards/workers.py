@@ -13,7 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,7 +29,6 @@ from plait.rounds.channel import Data, NoAnswer, Purpose, TaskParts
 from plait.rounds.local_channel import FixedNodes
 from plait.rounds.stop import StopRequest
 from plait.run import Run
-from plait.simulation.loaded import IdleWorker
 from plait.simulation.partitioned_data import SentShares, Shares
 from plait.training.device import Compute, shares, use_threads
 from plait.welcome import welcome_table
@@ -65,8 +64,6 @@ class Workers:
 
     Args:
         progress: told of every process that dies.
-        idle: processes of earlier runs, by their place in the list of devices; this run's are left there at its end.
-            Without it they end with the run.
     """
 
     def __init__(
@@ -75,12 +72,10 @@ class Workers:
         data: Shares,
         *,
         progress: Callable[[str], None],
-        idle: MutableMapping[int, IdleWorker] | None = None,
     ) -> None:
         self._run = run
         self._data = data
         self._progress = progress
-        self._idle = idle
 
     def channel(self, first: int, count: int, *, stop: StopRequest | None) -> WorkersChannel:
         """A channel to `count` clients from number `first` on; `stop` stops the run."""
@@ -100,13 +95,11 @@ class Workers:
         return node % len(self._all)
 
     def close(self) -> None:
-        """End the processes, or let them wait for the next run."""
+        """End the processes."""
         if "_all" not in self.__dict__:
             return
-        for place, worker in enumerate(self._all):
-            idle = worker.close(keep=self._idle is not None)
-            if self._idle is not None and idle:
-                self._idle[place] = idle
+        for worker in self._all:
+            worker.close()
         del self._all
 
     @cached_property
@@ -115,14 +108,9 @@ class Workers:
         found: list[_Worker] = []
         for place, (compute, parts) in enumerate(zip(devices, shares(devices), strict=True)):
             device = str(compute.device)
-            idle = self._idle.pop(place, None) if self._idle else None
-            if idle and (idle.device, idle.parts) != (device, parts):
-                idle.child.kill()
-                idle.child.ending()
-                idle = None
             begin = partial(self._beginning, place, compute, parts)
             name = f"worker {place + 1} of {len(devices)} ({device})"
-            found.append(_Worker(name, device, parts, begin, self._progress, idle and idle.child))
+            found.append(_Worker(name, device, parts, begin, self._progress))
         return found
 
     def _beginning(self, place: int, compute: Compute, parts: int) -> tuple[dict[str, object], bytes]:
@@ -169,7 +157,6 @@ class _Worker:
     Args:
         parts: that the device is divided into.
         begin: makes what it is told of the run.
-        child: the process, where there is one already.
     """
 
     def __init__(
@@ -179,17 +166,16 @@ class _Worker:
         parts: int,
         begin: Callable[[], tuple[Mapping[str, object], bytes]],
         progress: Callable[[str], None],
-        child: Child | None,
     ) -> None:
         self._name = name
         self._device = device
         self._parts = parts
         self._begin = begin
         self._progress = progress
-        self._child = child
+        self._child: Child | None = None
         self._groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._has_begun = self._is_busy = self._is_closed = False
+        self._has_begun = self._is_closed = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -197,30 +183,26 @@ class _Worker:
         """Take tasks."""
         self._groups.put(group)
 
-    def close(self, *, keep: bool) -> IdleWorker | None:
-        """End the process, or return it to keep it unless it is busy."""
+    def close(self) -> None:
+        """End the process."""
         with self._lock:
             self._is_closed = True
-            if self._child and (self._is_busy or not keep):
+            if self._child:
                 self._child.kill()
-                keep = False
         self._groups.put(None)
         self._thread.join()
-        if self._child and not keep:
+        if self._child:
             self._ended()
-        return IdleWorker(self._child, self._device, self._parts) if self._child else None
 
     def _work(self) -> None:
         while group := self._groups.get():
             with self._lock:
-                self._is_busy = not self._is_closed and not group.withdrawn
-            if self._is_busy:
+                is_wanted = not self._is_closed and not group.withdrawn
+            if is_wanted:
                 try:
                     group.answers = self._answers(group)
                 except Exception as error:
                     group.error = error
-            with self._lock:
-                self._is_busy = False
             group.is_done.set()
 
     def _answers(self, group: Group) -> Sequence[bytes | NoAnswer]:

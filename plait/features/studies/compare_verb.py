@@ -14,7 +14,7 @@ from plait.progress import say, status
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; those of a sweep are in its cells/.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
     baseline: Annotated[
         Path | None, typer.Option("--baseline", help="Run that the others are compared with; the first by default.")
     ] = None,

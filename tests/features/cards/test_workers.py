@@ -29,9 +29,8 @@ from plait.rounds.ledger import read_lines
 from plait.run import resolve
 from plait.settle import settle
 from plait.simulation import execution as execution_module
-from plait.simulation import references
 from plait.simulation.execution import execute, prepare
-from plait.simulation.loaded import IdleWorker, Loaded
+from plait.simulation.loaded import Loaded
 from plait.simulation.partition import ClientShare
 from plait.simulation.partitioned_data import SentShares
 
@@ -258,17 +257,6 @@ def test_what_tasks_share_is_in_memory_once_however_many_wait(fake, monkeypatch:
     workers.close()
     assert all(body is shared for group in given for _, body in group.tasks)
     assert len(given) == 6
-
-
-def test_baselines_have_the_devices_to_themselves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    config = RunConfig(device="cpu,cpu", base="tiny", clients=2, reference="local", out=str(tmp_path / "run"))
-    left: list[object] = []
-    kept = Loaded()
-    kept.workers[0] = IdleWorker(FakeChild("plait.features.cards.worker"), "cpu", 2)
-    monkeypatch.setattr(execution_module, "run_federation", lambda *_, **__: None)
-    monkeypatch.setattr(references, "add_references", lambda *_, **__: left.append([*kept.workers]))
-    execute(resolve(settle(config)), SentShares(RecordKind.TEXT, {}), quiet=True, loaded=kept)
-    assert left == [[]]
 
 
 def test_an_error_in_a_process_is_the_error_of_the_run(fake) -> None:

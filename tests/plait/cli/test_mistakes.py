@@ -106,7 +106,6 @@ MISTAKES = {
     "attest --kit nothing": "DIR/clients/NAME of `plait provision DIR`",
     "withdraw nothing --client x": "'nothing' holds no run",
     "submit nothing.toml --server localhost:9440": "cannot read 'nothing.toml'",
-    "sweep listed.toml": "rank is a list; put lists under [grid]",
     "audit": "begin one with `plait simulate`",
     "privacy": "begin one with `plait simulate`",
 }
