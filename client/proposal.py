@@ -13,7 +13,6 @@ from plait.known_features import features
 from plait.places import at
 from plait.policy import Policy
 from plait.proposed import Proposed, Words
-from plait.traits import Trait
 from plait.wire.codecs import codec_for
 
 
@@ -58,7 +57,7 @@ class Proposal:
             ),
             (
                 f"a round trains {_steps(config)} steps of {each} x {config.seq_len:,} tokens{learned}: "
-                f"at most {tokens:,} tokens {'at each client' if self._is_region else f'of {shown(self.data)}'}"
+                f"at most {tokens:,} tokens of {shown(self.data)}"
             ),
             *self._large,
             self._sent,
@@ -73,32 +72,17 @@ class Proposal:
         return (f"that is more than an unattended client accepts: {', '.join(beyond)}",) if beyond else ()
 
     def _also_sent(self, losses: str, counts: str) -> tuple[str, ...]:
-        besides, figures = "this machine's device and memory", f"{losses}, {counts}"
-        if self._is_region:
-            besides, figures = "how many clients it has and a hash of each one's name", f"means of {figures}"
-        if self._is_noised:
+        besides = "this machine's device and memory"
+        if any(words.is_noised for words in self._words):
             return (f"also sent: {besides}",)
         if not any(words.under_masks for words in self._words):
-            return (f"also sent: {figures}, {besides}",)
+            return (f"also sent: {losses}, {counts}, {besides}",)
         return f"also sent under masks: {losses}, how long its update is", f"also sent: {besides}"
 
     @property
     def _who_sees(self) -> tuple[str, ...]:
         """What stays here, and who learns what of an update."""
-        if not self._is_region:
-            above = "the server is a region: servers above it see the sums of its clients' updates, and not single ones"
-            stays = "stays here: the data, and your personalized adapter if the run makes one"
-            return stays, *((above,) if Trait.ONE_SERVER in self.config.gone else ()), *self._server_sees
-        levels = self.config.levels
-        below = f"{levels[1]:,} {'client' if len(levels) == 2 else 'region'}{'' if levels[1] == 1 else 's'}"
-        region = f"this machine is a region, the server of {below}: it sees their updates, and sends their sum"
-        if self._is_noised:
-            return (f"{region}, with the clients' noise",)
-        return region, "a sum can reveal parts of its clients' texts: join only a server that you trust with that"
-
-    @property
-    def _is_region(self) -> bool:
-        return len(self.config.levels) > 1
+        return "stays here: the data, and your personalized adapter if the run makes one", *self._server_sees
 
     @cached_property
     def _words(self) -> tuple[Words, ...]:
@@ -106,15 +90,10 @@ class Proposal:
         run = Proposed(
             config=self.config,
             policy=self.policy,
-            is_region=self._is_region,
             parameters=self.parameters,
             spent=self.spent,
         )
         return tuple(at(feature.proposes)(run) for feature in features() if feature.proposes)
-
-    @property
-    def _is_noised(self) -> bool:
-        return any(words.is_noised for words in self._words)
 
     @property
     def _server_sees(self) -> tuple[str, ...]:
@@ -125,8 +104,6 @@ class Proposal:
 
     @property
     def _sent(self) -> str:
-        if self._is_region:
-            return "sent: in each round the exact sum of its clients' updates, 4 to 8 bytes per parameter"
         bits = next((each.bits for each in self._words if each.bits), codec_for(self.config.wire).bits)
         how = f"{bits:g} {'bit' if bits == 1 else 'bits'} per parameter"
         if self.parameters is None:

@@ -236,24 +236,9 @@ class RunConfig(
         return self.clients_per_round or self.clients
 
     @property
-    def levels(self) -> tuple[int, ...]:
-        """How many clients a server has, or regions, and then how many each of these has."""
-        return next((at(each.levels)(vars(self)) for each in self.wanted if each.levels), (self.clients,))
-
-    @property
-    def below(self) -> int:
-        """What a server has to do with: clients, or regions."""
-        return self.levels[0]
-
-    @property
-    def asked(self) -> int:
-        """Those of them that it asks in one round."""
-        return min(self.cohort_size, self.below)
-
-    @property
     def evaluators(self) -> int:
-        """Those of them that it asks to evaluate."""
-        return min(self.eval_clients or self.below, self.below)
+        """Clients that are asked to evaluate."""
+        return min(self.eval_clients or self.clients, self.clients)
 
     @property
     def most_steps(self) -> int:

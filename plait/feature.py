@@ -86,8 +86,6 @@ class Feature:
             `plait.report.estimate.Planned`.
         verifies: place of a function from a ledger's events to what `plait verify` says of it, or to None; refuses one
             that is not as it must be.
-        levels: place of a function from a run's settings, by name, to how many clients the server has, or regions, and
-            then how many each of these has.
         card: place of a function from the feature's card in a run so far, at first None, and an event to the card after
             it (`plait.rounds.card`).
         screen: place of a function from settings and the bytes of an update to what of an event ledgers have; or to
@@ -147,7 +145,6 @@ class Feature:
     spent: str = ""
     plans: str = ""
     verifies: str = ""
-    levels: str = ""
     card: str = ""
     beside: str = ""
     live_page: str = ""

@@ -272,7 +272,6 @@ def _opened(run: Run, directory: RunDirectory, *, events: Sequence[Event] = (), 
         size=largest_update(run.rule, run.ranks.master.geometry),
         base_parameters=run.base_parameters,
         continues=continues,
-        regions=len(run.config.levels) > 1,
     )
     opened = (at(each.opens)(run.config, opening) for each in run.config.wanted if each.opens)
     return [event for event in opened if event]

@@ -14,14 +14,12 @@ class Proposed:
 
     Attributes:
         config: its settings, as the server says them.
-        is_region: whether this machine would be the server of others.
         parameters: of the adapter; None if the base is not here yet.
         spent: what earlier runs have cost the data in this federation.
     """
 
     config: RunConfig
     policy: Policy
-    is_region: bool = False
     parameters: int | None = None
     spent: float = 0.0
 

@@ -30,7 +30,6 @@ from plait.training.bases import LocatedBase, locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint, base_modules, design, read_base_config
 from plait.training.device import Compute, choose_devices, use_threads
 from plait.training.resident import ResidentBase
-from plait.wire.codecs import sum_codec
 
 if TYPE_CHECKING:
     from plait.policy import Policy
@@ -101,7 +100,7 @@ class Run:
     @property
     def screen(self) -> Callable[[Event], Event | None] | None:
         """What the run's ledgers keep of an event; None for all of it."""
-        bits = sum_codec().bits if len(self.config.levels) > 1 else self.settled.codec.bits
+        bits = self.settled.codec.bits
         update_bytes = math.ceil(largest_update(self.rule, self.ranks.master.geometry) * bits / 8)
         asked = (each.screen for each in self.config.wanted if each.screen)
         screens = [screen for place in asked if (screen := at(place)(self.config, update_bytes))]

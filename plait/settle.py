@@ -126,12 +126,11 @@ class Settled:
         config = self.config
         plan = RunPlan(
             rounds=config.rounds,
-            clients=config.below,
-            cohort_size=config.asked,
+            clients=config.clients,
+            cohort_size=config.cohort_size,
             eval_every=config.eval_every,
             eval_clients=config.eval_clients,
-            quorum=math.ceil(config.quorum * config.asked),
-            region_clients=math.prod(config.levels[1:]) if len(config.levels) > 1 else 0,
+            quorum=math.ceil(config.quorum * config.cohort_size),
             deadline_s=config.deadline_s or None,
             over_selection=config.over_selection,
             attempts=_ROUND_ATTEMPTS,
@@ -201,7 +200,7 @@ def _evaluators(config: RunConfig, gone: Collection[Trait]) -> int:
     An interval narrows with the sequences, of which each then evaluates more: fewer clients cost it nothing, and an
     evaluation of all would be the larger half of a run's bytes and time.
     """
-    if _all_meet(config, gone) or Trait.ONE_SERVER in gone or Trait.LOSSES in gone:
+    if _all_meet(config, gone) or Trait.LOSSES in gone:
         return 0
     sample = max(config.cohort_size, _FEW)
     return sample if sample < config.clients else 0

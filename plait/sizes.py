@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from plait.rounds.message_sizes import MessageSizes
 from plait.run import bits_of_broadcasts, links_of, request_of
 from plait.settle import Settled
 from plait.training.blueprint import Shape, read_base_config, shape_of
-from plait.wire.codecs import Rate, sum_codec
-from plait.wire.codecs.exact_sum import sum_bits
 
 
 def planned_shape(settled: Settled, base_directory: Path) -> Shape:
@@ -75,14 +72,12 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
 
 
 def message_sizes(settled: Settled, spec: AdapterSpec, *, evaluates: bool) -> MessageSizes:
-    """The sizes of a run's messages; in a tree those between this server and its regions."""
-    size, config, codec = spec.layout.size, settled.config, settled.codec
+    """The sizes of a run's messages."""
+    size, codec = spec.layout.size, settled.codec
     if settled.new_factors:
         codec = at_least(NEW_FACTORS_BITS, codec)
     links = links_of(settled, size, evaluates=evaluates)
     bits_up, more_down = links.up, round(links.more_down * size / 8)
-    if len(config.levels) > 1:
-        bits_up = sum_bits(math.prod(config.levels[1:])) if isinstance(codec, Rate) else sum_codec().bits
     return MessageSizes.of(settled.tasks, spec, codec=codec, bits_up=bits_up, more_down=more_down)
 
 

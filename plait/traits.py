@@ -25,7 +25,6 @@ class Trait(StrEnum):
     APART = "each client trains by itself"
     RELEASED = "a client at work can be released"
     LAST_ROUND = "the last round is known beforehand"
-    ONE_SERVER = "one server asks all clients"
     # What the server learns.
     SINGLE_UPDATES = "the server may look at single updates"
     FIGURES = "the server may use losses, counts and times of single clients"

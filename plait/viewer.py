@@ -32,7 +32,7 @@ from plait.rounds.events import (
 )
 from plait.rounds.ledger import Follower
 from plait.rounds.rates import given_rate, rates_sentence
-from plait.rounds.run_now import RunNow
+from plait.rounds.run_now import WAITING, RunNow
 from plait.text import printable
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ class Viewer:
         number, purpose = self._doing
         answered, asked = min(self._answered[self._doing], self._asked[purpose]), self._asked[purpose]
         doing = _DOING[purpose] if number or purpose != "evaluate" else "evaluating the base"
-        text = f"{doing}, {answered} of {asked} {self._now.peer}s"
-        if self._now.wanted and self._now.state == self._now.waiting:
+        text = f"{doing}, {answered} of {asked} clients"
+        if self._now.wanted and self._now.state == WAITING:
             text = self._now.state
         left = ""
         if number:
@@ -160,14 +160,14 @@ class Viewer:
         self._screen.print(f"[yellow]{what}[/] {escape(text)}")
 
     def _show_here(self, wanted: int, fit: int, unfit: int) -> None:
-        """Show the clients, or regions, that have joined since the last call, and how many are still missing."""
+        """Show the clients that have joined since the last call, and how many are still missing."""
         names, self._newcomers = self._newcomers, []
         if names:
             more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
             shown = escape(", ".join(names[:_MOST_NAMED]))
-            self._screen.print(f"joined: {shown}{more} ({fit} of {wanted} {self._now.peer}s)")
+            self._screen.print(f"joined: {shown}{more} ({fit} of {wanted} clients)")
         if unfit and fit < wanted:
-            self._screen.print(f"{self._now.peer}s still missing: {wanted - fit}")
+            self._screen.print(f"clients still missing: {wanted - fit}")
 
     def _show_cards(self, event: Event, known: Mapping[str, Card]) -> None:
         """Show what features say of an event, and a card's warning once."""
@@ -180,7 +180,7 @@ class Viewer:
     def _show_rates(self) -> None:
         """Show what the round's updates say of learning rates, once."""
         given = given_rate(self._now.settings)
-        sentence = "" if given is None else rates_sentence(self._updates, given=given, peer=self._now.peer)
+        sentence = "" if given is None else rates_sentence(self._updates, given=given)
         self._updates = []
         if sentence and not self._rates_are_shown:
             self._rates_are_shown = True

@@ -17,9 +17,6 @@ from plait.known_features import feature_with
 if TYPE_CHECKING:
     from plait.feature import Feature
 
-_ASKED_FOR = frozenset({"weighting", "norm-bound", "quorum", "deadline-s"})
-"""What clients need only where a feature says so, because they serve others as the server above would."""
-
 WELCOME_KEYS = frozenset(
     {
         # What is adapted, and how.
@@ -34,7 +31,6 @@ WELCOME_KEYS = frozenset(
         "rounds", "rule", "clients", "clients-per-round", "over-selection", "eval-every", "eval-clients",
         # Where the server's step may follow the slopes that clients measure; only sent there.
         "server-optimizer",
-        *_ASKED_FOR,
     }
 )  # fmt: skip
 """The keys of the core that a server sends to its clients; those of a feature it declares (`Feature.welcomed`)."""
@@ -42,7 +38,7 @@ WELCOME_KEYS = frozenset(
 
 def welcome_table(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The part of a run configuration that a server sends to its clients."""
-    keys = WELCOME_KEYS - _ASKED_FOR
+    keys = WELCOME_KEYS
     if not _may_follow_slopes(table):
         keys -= {"server-optimizer"}
     keys |= {name.replace("_", "-") for feature in _asked(table) for name in feature.welcomed}

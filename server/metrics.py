@@ -101,9 +101,9 @@ _FIGURES: Mapping[str, tuple[str, Callable[[RunProgress], float | None]]] = {
     "held_out_loss": (
         "The newest held-out loss of the run; NaN before there is one.", lambda now: now.loss and now.loss[1],
     ),
-    "cohort_clients": ("Clients of the current round, in a tree regions.", lambda now: len(now.cohort)),
+    "cohort_clients": ("Clients of the current round.", lambda now: len(now.cohort)),
     "cohort_lost": (
-        "Clients of the current round, in a tree regions, whose update will not count.", lambda now: len(now.lost),
+        "Clients of the current round, whose update will not count.", lambda now: len(now.lost),
     ),
     "epsilon": (
         "Epsilon that the run has spent; NaN without differential privacy.", lambda now: _figure(now, "epsilon"),

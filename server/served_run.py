@@ -61,7 +61,7 @@ class ServedRun:
         with watch(
             self.directory.ledger,
             rounds=settings.rounds,
-            cohort=settings.asked,
+            cohort=settings.cohort_size,
             evaluators=settings.evaluators,
             quiet=quiet,
         ):
@@ -127,7 +127,7 @@ def open_served_run(
         from plait.wire.decoded import DECODED
         from server.log import say_event
 
-        channel = channel or open_channel(serving, clients=settings.below)
+        channel = channel or open_channel(serving, clients=settings.clients)
         vouch = vouch_of(serving)
     with TURN, status(f"looking for base {settings.base}", quiet=quiet) as told:
         # Invalid settings are refused before clients are accepted.
@@ -185,7 +185,7 @@ def _announce(
     channel.begin(
         Terms(number, run.settled.announced, run.base_fingerprint, frozenset(labels)),
         inbox=directory.inbox,
-        max_answer_bytes=REPLY_BYTES + max_update_bytes(layout, sums=plan.region_clients > 0),
+        max_answer_bytes=REPLY_BYTES + max_update_bytes(layout),
         summary=LiveProgress(directory.ledger, told),
         stop=stop,
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from plait import __version__
 from plait.adapters import Json
 from plait.rounds.patience import late_after_s
+from plait.rounds.run_now import WAITING
 from plait.rounds.run_progress import RunProgress
 from server.hosting import Hosting
 from server.sessions import Node, Sessions
@@ -42,7 +43,6 @@ def status_of(
     ]
     return {
         "run": summary.run,
-        "peer": summary.peer,
         "state": _state(summary, nodes),
         "round": summary.round,
         "rounds": summary.rounds,
@@ -74,7 +74,7 @@ def _free_bytes(directory: Path | None) -> int | None:
 
 def _state(summary: RunProgress, nodes: Sequence[Node]) -> str:
     """The run's state. The clients are counted now, like the nodes below; the ledger knows past ones."""
-    if not summary.wanted or summary.state != summary.waiting:
+    if not summary.wanted or summary.state != WAITING:
         return summary.state
     ready = [node.name in summary.unfit for node in nodes if node.is_ready]
     unfit = f", {sum(ready)} more cannot take part" if any(ready) else ""

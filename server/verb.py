@@ -85,7 +85,7 @@ def serve(
     with beside, served.followed(quiet=quiet):
         with served.channel:
             address = served.channel.address
-            awaited = plural(settings.below, "region" if len(settings.levels) > 1 else "client")
+            awaited = plural(settings.clients, "client")
             say(f"serving on {address}; waiting for {awaited}", quiet=quiet)
             served.drive(quiet=quiet)
         conclude(directory)

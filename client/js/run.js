@@ -20,7 +20,7 @@ const KEYS = new Set(`base revision labels method rank alpha client-ranks rank-p
 local-steps step-budget batch-size gradient-accumulation-steps seq-len learning-rate lr-schedule warmup-steps
 weight-decay max-grad-norm correction loss objective own-share trainer held-out-fraction max-held-out-sequences wire
 seed rounds rule clients clients-per-round over-selection eval-every eval-clients rounds-mode secure-aggregation
-tree dp dp-epsilon dp-noise-multiplier dp-delta dp-clip weighting norm-bound quorum deadline-s
+dp dp-epsilon dp-noise-multiplier dp-delta dp-clip
 server-optimizer`.split(/\s+/))
 // Settings that this client does not follow.
 const OTHERS = ['personal', 'feddyn', 'scaffold', 'record_delta', 'client_noise']

@@ -10,7 +10,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from plait.adapters import AdapterState, check_finite
-from plait.adapters.partial_sum import PartialSum
 from plait.aggregation.geometry import Geometry, Pair, Side
 from plait.errors import PeerError
 
@@ -29,8 +28,6 @@ class Contribution:
         geometry: of its own layout, whose rank differs from the server's where ranks are mixed.
         examples: the training examples that it states; 0 where that is not known.
         loss: the mean loss of its local steps, as it states it; NaN where that is not known.
-        sum: of a region, the exact sum of its clients' weighted deltas, of which `delta` is the mean and `weight` the
-            weight; None for a client.
         slope: of its first loss along the adapter's last movement, over that loss, as it states them; NaN likewise.
     """
 
@@ -41,7 +38,6 @@ class Contribution:
     geometry: Geometry
     examples: int = 0
     loss: float = math.nan
-    sum: PartialSum | None = None
     slope: float = math.nan
 
     def check(self, server: Geometry, *, ranks: Ranks, frozen: Collection[Side] = ()) -> None:

@@ -27,21 +27,15 @@ from plait.aggregation.rule import Rule
 
 
 class Mean:
-    """The weighted mean of the deltas, rounded once: enough for any rule that is linear in the updates.
-
-    Nothing is rounded before, so the sums of parts of the clients (`Contribution.sum`) give the bits of all of them.
-    """
+    """The weighted mean of the deltas, rounded once: enough for any rule that is linear in the updates."""
 
     def __init__(self, context: RoundContext) -> None:
         self._layout = context.geometry.layout
         self._sum = ExactSum(self._layout.size)
 
     def add(self, contribution: Contribution) -> None:
-        """Add n_k d_k, or a sum of such."""
-        if contribution.sum is not None:
-            self._sum.join(contribution.sum)
-        else:
-            self._sum.add(contribution.delta.flat, contribution.weight)
+        """Add n_k d_k."""
+        self._sum.add(contribution.delta.flat, contribution.weight)
 
     def mean(self) -> NDArray[np.float64]:
         """The mean delta, (layout.size,)."""

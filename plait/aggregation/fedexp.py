@@ -36,7 +36,7 @@ class FedExp:
     lr: Annotated[float, Field(gt=0, description="multiplies the learning rate computed from the updates")] = 1.0
 
     name = "fedexp"
-    needs: ClassVar[Reasons] = {**ON_FACTORS, Trait.SINGLE_UPDATES: _NORMS, Trait.ONE_SERVER: _NORMS}
+    needs: ClassVar[Reasons] = {**ON_FACTORS, Trait.SINGLE_UPDATES: _NORMS}
     copies = 0
 
     def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:

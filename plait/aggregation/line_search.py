@@ -38,7 +38,7 @@ class LineSearch:
     """A server learning rate that follows the slope which clients measure; 1 as long as none has said any."""
 
     name = "line_search"
-    needs: ClassVar[Reasons] = {**ON_FACTORS, Trait.FIGURES: _SLOPES, Trait.ONE_SERVER: _SLOPES}
+    needs: ClassVar[Reasons] = {**ON_FACTORS, Trait.FIGURES: _SLOPES}
     copies = 0
 
     def adjust(self, outcome: Outcome, memory: OptimizerState, context: RoundContext) -> Adjusted:

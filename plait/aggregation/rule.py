@@ -124,8 +124,6 @@ class Rule:
             needs[Trait.BASE_EXACT] = "every move of the base would be rounded"
         if not self.mixed_ranks:
             needs[Trait.ONE_RANK] = "it averages tensors directly"
-        elif self.linear:
-            needs[Trait.ONE_SERVER] = "it weighs slices by the clients that have them"
         return needs
 
     def takes(self, *, one_rank: bool) -> Reasons:

@@ -14,7 +14,6 @@ from plait.api.simulate import left_to_resume
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.rounds.callbacks import Callbacks, Hearing, names_of, patience_of
-from plait.rounds.events import RunStarted, Started
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
@@ -43,8 +42,6 @@ def settings_of(
     """
     run = directory.path
     events = read_events(directory.ledger)
-    if events and isinstance(first := events[0], Started) and not isinstance(first, RunStarted):
-        raise ConfigError("'{}' is {}, expected a run's directory: {}".format(run, *first.no_run))
     settings = admitted_settings(directory, allowed, without=without, serving=serving)
     view = RunView.after(events)
     if view.finished and view.references.keys() >= set(settings.references) and is_reported(run):

@@ -28,7 +28,6 @@ class RunSettings(TypedDict, total=False):
     columns: str | Mapping[str, str]
     split: str
     revision: str
-    tree: str
     clients_per_round: int
     quorum: float
     fleet: str | PathLike[str]

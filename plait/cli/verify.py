@@ -54,7 +54,6 @@ def verify(
     with status(f"checking {run}", quiet=json_output):
         from plait.api.received import admit_features_of
         from plait.rounds.audit import check_signatures
-        from plait.rounds.events import RunStarted, Started
         from plait.rounds.ledger import read_events, torn_bytes
         from plait.rounds.recorded_settings import recorded_settings
         from plait.rounds.saved_checkpoint import damage_of
@@ -70,20 +69,17 @@ def verify(
         for name, damage in checkpoints.items():
             if damage:
                 raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
-        first = events[0]
-        # What else keeps a ledger has no adapter of its own, and no rounds that could be recomputed.
-        own = _checked(directory, events, settings, allow or ()) if isinstance(first, RunStarted) else ()
+        own = _checked(directory, events, settings, allow or ())
     if json_output:
         figures = {name: figure for each in (*own, *found) for name, figure in each.figures.items()}
         print_json({"events": len(events), "torn_bytes": torn, "signatures": signed, **figures, "ok": True})
         return
-    whose = f" of {first.no_run[0]}" if isinstance(first, Started) and first.no_run[0] else ""
     cut = f"; a torn last line of {torn} bytes is ignored" if torn else ""
     none = _NOT_THERE if hidden else "none: clients had no keys"
     if settings.data and not hidden:
         none = "not applicable (simulation)"
     lines = (
-        ("ledger", f"{len(events)} events{whose}, chain intact{cut}"),
+        ("ledger", f"{len(events)} events, chain intact{cut}"),
         ("checkpoints", f"{', '.join(checkpoints) or 'none'} intact"),
         ("signatures", f"{signed} updates, each by its own client" if signed else none),
         *((each.name, each.text) for each in (*found, *own)),

@@ -46,7 +46,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
             f"rule of '{run}' is '{settings.rule}', which gives all clients the same adapter, expected {having} (or "
             "--own-share) for --client; nearest: leave out --client"
         )
-    names = _clients(directory, events)
+    names = _clients(events)
     if names and client not in names:
         raise ConfigError(f"client is '{client}', expected one of {', '.join(names)}{did_you_mean(client, names)}")
     own = _own(directory.client_memory(client))
@@ -64,11 +64,9 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
     return replace(source, name=plain_name(source.name, client), client=client, state=state, card=None, facts={})
 
 
-def _clients(directory: RunDirectory, events: list[Event]) -> list[str]:
-    """All clients by name; those of regions that were simulated are in their ledgers, others are not known."""
-    ledgers = [events, *(read_events(path) for path in sorted(directory.path.glob("*/*/ledger.jsonl")))]
-    described = [event for each in ledgers for event in each if isinstance(event, ClientsDescribed)]
-    return [card.client for event in described for card in event.clients if card.clients is None]
+def _clients(events: list[Event]) -> list[str]:
+    """All clients by name."""
+    return [card.client for event in events if isinstance(event, ClientsDescribed) for card in event.clients]
 
 
 def _mixed(source: Source, own: Kept, share: float) -> AdapterState:

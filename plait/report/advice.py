@@ -14,7 +14,7 @@ def advice(view: RunView) -> Iterator[str]:
     if sentence := cut_sentence(view.clients.values(), seq_len=view.start.config.get("seq-len")):
         yield sentence
     given = given_rate(view.start.config)
-    if given is not None and (sentence := rates_sentence(view.updates.values(), given=given, peer=view.peer)):
+    if given is not None and (sentence := rates_sentence(view.updates.values(), given=given)):
         yield sentence
     for event in view.taken_back.values():
         yield event.sentence

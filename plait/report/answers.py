@@ -70,8 +70,6 @@ def _learned(view: RunView) -> Answer:
 
 def _for_whom(view: RunView) -> Answer:
     question, peers = "For whom?", plural(view.client_count, "client")
-    if view.regions:
-        peers += f" in {plural(view.regions, 'region')}"
     base, final = view.base_evaluation, view.final_evaluation
     both = [name for name in final.by_client if base and name in base.by_client] if final and final.round else []
     if not both or base is None or final is None:
@@ -85,7 +83,7 @@ def _for_whom(view: RunView) -> Answer:
     text = f"{peers}: {ends}."
     if own := view.own_evaluation:
         text += f" With personalized adapters the loss is {loss_text(own.loss)}."
-    return Answer(question, f"{better:,} of {plural(len(changes), view.peer)} gain", text, is_bad=not better)
+    return Answer(question, f"{better:,} of {plural(len(changes), 'client')} gain", text, is_bad=not better)
 
 
 def _cost(view: RunView) -> Answer:

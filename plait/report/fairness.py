@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 _OF_CLIENTS = "Losses on each client's own held-out data; every client counts once, whatever its size."
-_OF_REGIONS = "Mean losses of regions, each of which counts once: losses of single clients stay in their region."
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,10 @@ def fairness_table(view: RunView) -> Table:
     rows |= {reference.kind: fairness(reference.by_client, before) for reference in view.references.values()}
     there = [(name, found) for name, found in rows.items() if found is not None]
     return Table(
-        title=f"How evenly {view.peer}s are served",
-        headings=("", "mean", "spread", "worst", view.peer, "least change", view.peer, "worse off"),
+        title="How evenly clients are served",
+        headings=("", "mean", "spread", "worst", "client", "least change", "client", "worse off"),
         rows=tuple(_row(name, found) for name, found in there) if len(before) > 1 and rows["federated"] else (),
-        note=_OF_REGIONS if view.regions else _OF_CLIENTS,
+        note=_OF_CLIENTS,
         text_columns=(0, 4, 6),
     )
 

@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from plait.adapters import Json  # brings numpy along
 
 _ALTERNATIVE_TEXTS: Mapping[str, str] = {
-    "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every {peer}, base and references.",
+    "loss_by_round": "Line plot: held-out loss over rounds, the federated mean, every client, base and references.",
     "loss_by_bytes": "Line plot: held-out loss over bytes sent, compared with other exchanges.",
-    "clients": "Bar plot: training tokens of every {peer}, and its examples by label or source.",
+    "clients": "Bar plot: training tokens of every client, and its examples by label or source.",
     "bytes_by_round": "Stacked bars: uplink and downlink bytes of every round.",
 }
 
@@ -97,15 +97,13 @@ def render_html(view: RunView, plots: Mapping[str, Mapping[str, str]], palette: 
             hides_clients=any(card.hides_clients for card in view.cards.values()),
             tables_of_features=[table for table in tables_of_features(view) if table.rows],
             plots=plots,
-            peer=view.peer,
-            alternative_texts={name: text.format(peer=view.peer) for name, text in _ALTERNATIVE_TEXTS.items()}
-            | {name: text for name, (_, text) in plots_of(view).items()},
+            alternative_texts={**_ALTERNATIVE_TEXTS, **{name: text for name, (_, text) in plots_of(view).items()}},
             plots_of_features=plots_of(view),
             advice=[*advice(view)],
             command=repeat_command(view.start.config, view.start.superlink_data),
             is_on_superlink=view.start.superlink_data is not None,
             is_deployed=is_deployed(view.start.config),
-            joining=f"plait {view.peer} --kit KIT --server HOST:PORT {'--data FILE' if view.peer == 'client' else '…'}",
+            joining="plait client --kit KIT --server HOST:PORT --data FILE",
             settings=view.start.config,
             origin=_origin(view),
             versions=view.start.versions,
@@ -128,8 +126,6 @@ def page_environment(*packages: str) -> Environment:
 def headline(view: RunView) -> str:
     """The run in two or three plain sentences."""
     who = plural(view.client_count, "client")
-    if view.regions:
-        who += f" in {plural(view.regions, 'region')}"
     base, final = view.base_evaluation, view.final_evaluation
     if words := next(filter(None, (card.headline for card in view.cards.values())), ""):
         done = plural(len(view.rounds), "round")
@@ -166,7 +162,7 @@ def key_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
         *_score_figures(view),
         *_byte_figures(view),
         ("trained parameters", short_count_text(view.start.adapter.trainable_parameters), _share_of_model(view)),
-        ("training speed", f"{count_text(view.train_tokens_per_s)} tokens/s", f"of one {view.peer}"),
+        ("training speed", f"{count_text(view.train_tokens_per_s)} tokens/s", "of one client"),
         ("time", duration_text(view.wall_s), f"for {plural(len(view.rounds), 'round')}"),
         *_fleet_figures(view),
         ("peak memory", bytes_text(peak_bytes) if peak_bytes else NOTHING, "of the whole process"),
@@ -212,7 +208,7 @@ def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
         ("sent in total", bytes_text(sent.total_bytes), directions),
         ("raw adapter", ratio_text(times["bf16_adapter"]), "as many bytes, in bf16"),
         ("full-model FedAvg", ratio_text(times["full_model"]), "as many bytes, in fp32"),
-        (f"per {view.peer} and round", each, "both directions"),
+        ("per client and round", each, "both directions"),
     )
 
 

@@ -111,7 +111,7 @@ def loss_by_round(view: RunView, theme: Theme) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if theme.is_narrow else 10))
     axes.xaxis.set_major_formatter(written(lambda x: "base" if x == 0 else f"{x:.0f}"))
     axes.set_xlabel(
-        "round" if few else f"round    (shaded: the middle half and 90 % of {plural(len(names), view.peer)})"
+        "round" if few else f"round    (shaded: the middle half and 90 % of {plural(len(names), 'client')})"
     )
     axes.set_ylabel(_loss_label(view))
     axes.grid(axis="y", color=theme.faint, linewidth=0.8)
@@ -182,7 +182,7 @@ def bytes_by_round(view: RunView, theme: Theme) -> Figure:
     axes.xaxis.set_major_formatter(written(lambda x: "set-up" if x == 0 else f"{x:.0f}"))
     axes.yaxis.set_major_formatter(written(round_bytes_text))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.set_xlabel(f"round (set-up: describing the {view.peer}s and evaluating the base)")
+    axes.set_xlabel("round (set-up: describing the clients and evaluating the base)")
     axes.grid(axis="y", color=theme.faint, linewidth=0.8)
     where = "outside lower left" if theme.is_narrow else "outside upper right"
     figure.legend(loc=where, ncols=2, frameon=False, labelcolor=theme.ink, fontsize=8.5)
@@ -196,10 +196,10 @@ def clients(view: RunView, theme: Theme) -> Figure:
     rows = len(ordered) if len(ordered) <= _MOST_CLIENT_ROWS else 0
     height = 1.5 + 0.24 * rows if rows else 3.8
     figure, panels = new_axes(
-        theme, height_inches=max(2.4, height), title=f"Data of each {view.peer}", columns=2 if kinds else 1
+        theme, height_inches=max(2.4, height), title="Data of each client", columns=2 if kinds else 1
     )
     if not ordered:
-        say_nothing_yet(panels[0], theme, f"No {view.peer} has described its data yet.")
+        say_nothing_yet(panels[0], theme, "No client has described its data yet.")
         return figure
     if not rows:
         ordered = ordered[:: max(1, -(-len(ordered) // _MOST_BARS))]
@@ -236,7 +236,7 @@ def clients(view: RunView, theme: Theme) -> Figure:
     if rows:
         panels[0].set_yticks(positions, [short_name(client.client) for client in ordered])
     else:
-        panels[0].set_ylabel(f"{plural(len(view.clients), view.peer)}, most tokens at the top")
+        panels[0].set_ylabel(f"{plural(len(view.clients), 'client')}, most tokens at the top")
     return figure
 
 

@@ -23,7 +23,7 @@ def _run(said: Mapping[str, object]) -> Table:
         ("run", _text(said.get("run"))),
         ("state", _text(said.get("state"))),
         ("round", f"{_count(said.get('round'))} of {_count(said.get('rounds'))}"),
-        (f"{_peer(said)}s attached", _attached(said)),
+        ("clients attached", _attached(said)),
         ("late", ", ".join(map(_text, late)) if late else "none"),
         ("deadline", _seconds(said.get("deadline_s")) or "none"),
         ("time left", _seconds(said.get("eta_s")) or "not known yet"),
@@ -53,10 +53,6 @@ def _told(said: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _peer(said: Mapping[str, object]) -> str:
-    return "region" if said.get("peer") == "region" else "client"
-
-
 def _attached(said: Mapping[str, object]) -> str:
     nodes = _objects(said, "nodes")
     joining = sum(not node.get("ready") for node in nodes)
@@ -83,8 +79,8 @@ def _clients(said: Mapping[str, object]) -> Table:
                 bytes_text(_number(node.get("uplink_bytes")) or 0),
             )
         )
-    headings = (_peer(said), "state", "for", "late by", "doing", "sent", "received")
-    return Table(plural(len(rows), _peer(said)), headings, tuple(rows), text_columns=(0, 1, 4))
+    headings = ("client", "state", "for", "late by", "doing", "sent", "received")
+    return Table(plural(len(rows), "client"), headings, tuple(rows), text_columns=(0, 1, 4))
 
 
 def _unfit(said: Mapping[str, object]) -> Table:
@@ -92,7 +88,7 @@ def _unfit(said: Mapping[str, object]) -> Table:
         (_text(entry.get("name")), _text(entry.get("reason")), _words(entry.get("detail")))
         for entry in _objects(said, "unfit")
     )
-    return Table("Cannot take part", (_peer(said), "reason", "its message"), rows, text_columns=(0, 1, 2))
+    return Table("Cannot take part", ("client", "reason", "its message"), rows, text_columns=(0, 1, 2))
 
 
 def _objects(said: Mapping[str, object], key: str) -> list[Mapping[str, object]]:

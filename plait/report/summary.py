@@ -20,8 +20,7 @@ def summarise(view: RunView) -> dict[str, Json]:
     """The summary of a run; values that do not exist yet are None.
 
     All bytes are those actually sent, including descriptions and evaluations, and so are the bytes per client-round:
-    totals over the number of accepted updates. In a tree of servers they are those between this server and its regions,
-    of each of which one update is accepted; ``clients`` counts the regions' clients.
+    totals over the number of accepted updates.
     Both savings compare with one message each way per accepted update.
     ``fairness`` counts every client once (see `Fairness`). Keys that begin with ``own`` are of each client's
     personalized adapter on its own held-out data, if there is one. Keys that end with ``interval`` are 95 % intervals,
@@ -40,7 +39,6 @@ def summarise(view: RunView) -> dict[str, Json]:
         "kept_round": view.end.kept_round if view.end else None,
         "steps_taken_back": [*view.taken_back],
         "clients": view.client_count,
-        "regions": view.regions,
         **figures_of(view),
         "dp_audit_bound": view.audited.epsilon_bound if view.audited else None,
         "membership": _membership(view.audited) if view.audited else None,

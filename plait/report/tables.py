@@ -43,16 +43,12 @@ if TYPE_CHECKING:
 _MOST_ROUNDS = 60
 _ALL_ARE_OWN = "Losses are of clients' personalized adapters; the published adapter is the shared part."
 _OWN = "own: each client's personalized adapter (plait export RUN DIR --client NAME)."
-_OWN_OF_REGIONS = (
-    "own: the mean of a region's clients, each with its personalized adapter (plait export RUN DIR --client NAME)."
-)
 _MOST_CLIENTS = 250
 _MOST_REFUSALS = 50
 
 T = TypeVar("T")
 
 _AT_WORK_AT_THE_END = "Clients still at work when the last round ends receive its adapter if they evaluate it."
-_ABOVE = "Between this server and its regions; what crosses the links below is in the ledgers of regions."
 
 
 def report_tables(view: RunView) -> tuple[Table, ...]:
@@ -179,7 +175,7 @@ def measured_text(view: RunView) -> str:
     evaluated = len(view.base_evaluation.by_client)
     some = f" of {evaluated:,} of {len(view.clients):,} clients" if 0 < evaluated < len(view.clients) else ""
     return (
-        f"Measured on {each} per {view.peer}{some}, held out from training and the same in every round; ± and brackets "
+        f"Measured on {each} per client{some}, held out from training and the same in every round; ± and brackets "
         "are 95 % intervals. The change is compared by sequence, so it is known more precisely than the losses."
     )
 
@@ -215,7 +211,7 @@ def loss_by_client_table(view: RunView) -> Table:
     if len(names) > _MOST_CLIENTS:
         names = sorted(sorted(names, key=lambda name: -_gain(base, final, name))[-_MOST_CLIENTS:])
 
-    left_out = _left_out(len(names), len(view.client_names), f"{view.peer}s, those that gained least")
+    left_out = _left_out(len(names), len(view.client_names), "clients, those that gained least")
     with_rewards, minus = _has_rewards(view), view.learned.loss_is_minus
 
     def row(name: str) -> tuple[str, ...]:
@@ -236,9 +232,9 @@ def loss_by_client_table(view: RunView) -> Table:
         )
 
     return Table(
-        title=f"Held-out loss by {view.peer}",
+        title="Held-out loss by client",
         headings=(
-            view.peer,
+            "client",
             "base",
             "federated",
             "change",
@@ -259,9 +255,7 @@ def _whose(view: RunView) -> str:
     """Of which adapters the losses by client are."""
     if view.is_personal:
         return _ALL_ARE_OWN
-    if not view.own_evaluation:
-        return ""
-    return _OWN_OF_REGIONS if view.regions else _OWN
+    return _OWN if view.own_evaluation else ""
 
 
 def bytes_by_round_table(view: RunView) -> Table:
@@ -295,7 +289,7 @@ def bytes_by_round_table(view: RunView) -> Table:
         note=" ".join(
             (
                 _left_out(len(shown), len(by_round), "rounds, evenly spaced"),
-                _ABOVE if view.regions else _AT_WORK_AT_THE_END if view.is_async else "",
+                _AT_WORK_AT_THE_END if view.is_async else "",
             )
         ).strip(),
     )
@@ -309,7 +303,6 @@ def savings_table(view: RunView) -> Table:
         full_model_bytes=view.start.full_model_bytes,
         trainable_parameters=view.start.adapter.trainable_parameters,
         this="this run",
-        peer=view.peer,
     )
 
 
@@ -320,7 +313,6 @@ def compare_bytes(
     full_model_bytes: int,
     trainable_parameters: int,
     this: str,
-    peer: str = "client",
 ) -> Table:
     """`sent_bytes` compared with every alternative over the same client-rounds; `this` names the first row.
 
@@ -343,7 +335,7 @@ def compare_bytes(
         title="Bytes sent, and what other exchanges would send",
         headings=("exchange", "per message", "in total", "times as much"),
         rows=((this, per_message, bytes_text(sent_bytes), ""), *rows) if sent_bytes and client_rounds else (),
-        note=f"Two messages in each of {plural(client_rounds, f'{peer}-round')}. "
+        note=f"Two messages in each of {plural(client_rounds, 'client-round')}. "
         f"{this.capitalize()} counts every byte, the others count only arrays.",
     )
 
@@ -378,10 +370,10 @@ def left_out_table(view: RunView) -> Table:
     """Clients that could not take part."""
     shown = [*view.left_out.values()][:_MOST_REFUSALS]
     return Table(
-        title=f"{view.peer.capitalize()}s that could not take part",
-        headings=(view.peer, "reason", "its message"),
+        title="Clients that could not take part",
+        headings=("client", "reason", "its message"),
         rows=tuple((each.name, each.reason, each.detail) for each in shown),
-        note=_left_out(len(shown), len(view.left_out), f"{view.peer}s, the first ones"),
+        note=_left_out(len(shown), len(view.left_out), "clients, the first ones"),
         text_columns=(0, 1, 2),
     )
 
@@ -391,7 +383,7 @@ def refusals_table(view: RunView) -> Table:
     shown = view.refusals[:_MOST_REFUSALS]
     return Table(
         title="Refused updates",
-        headings=("round", view.peer, "reason", "detail"),
+        headings=("round", "client", "reason", "detail"),
         rows=tuple((str(refusal.round), refusal.client, refusal.reason, refusal.detail) for refusal in shown),
         note=_left_out(len(shown), len(view.refusals), "refusals, the first ones"),
         text_columns=(0, 1, 2, 3),

@@ -97,7 +97,6 @@ class AnswerLog:
             fold=arrival and arrival.fold,
             staleness=arrival and arrival.staleness,
             weight=arrival and arrival.weight,
-            clients=stored.clients or None,
         )
         self._newest[received.client] = received
         if received.epsilon is not None:

@@ -58,7 +58,7 @@ class Coordinator:
             self.directory, log.misfit, ranks=self.ranks, rule=self.rule, base_fingerprint=self.base_fingerprint
         )
         self._aggregator = plan.aggregator(self._spool, self.way.folding, self.optimizer)
-        self._intake = Intake(self._spool, self._aggregator.fold.check, self.directory, log, plan.settings)
+        self._intake = Intake(self._spool, self.directory, log, plan.settings)
         self._settings = TaskSettings(plan, self.rule, new_factors=self._spool.new_factors)
         self._reached = 0
         self._following = Following(plan, self.ledger, self._aggregator, self.publish, self.stop)
@@ -186,15 +186,7 @@ class Coordinator:
 
     def _roster(self) -> Roster:
         settings = self._settings.to_describe()
-        return Roster(
-            self.channel,
-            self.ledger,
-            settings,
-            self.ranks,
-            self.base_fingerprint,
-            patience=self._patience,
-            region_clients=self.plan.region_clients,
-        )
+        return Roster(self.channel, self.ledger, settings, self.ranks, self.base_fingerprint, patience=self._patience)
 
     @property
     def _patience(self) -> Patience:

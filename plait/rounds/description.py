@@ -72,12 +72,10 @@ def check_description(
     spec_digest: bytes,
     rank: int,
     counts_stay: bool = False,
-    region_clients: int = 0,
 ) -> None:
     """Check that a client can take part.
 
     Args:
-        region_clients: the most that a region may have; 0 where there are none.
         counts_stay: whether clients keep to themselves how much data they have, as with secure aggregation.
 
     Raises:
@@ -88,13 +86,6 @@ def check_description(
         raise UnfitError(
             Reason.WRONG_BASE,
             f"base of client {name!r} is {card.base_fingerprint.hex()[:16]}, expected {base_fingerprint.hex()[:16]}",
-            client=name,
-        )
-    if card.clients > region_clients:
-        raise UnfitError(
-            Reason.REGION,
-            f"{name!r} is a region of {card.clients} clients, expected "
-            + (f"at most {region_clients}" if region_clients else "a client"),
             client=name,
         )
     if card.max_rank and rank > card.max_rank:
@@ -114,7 +105,6 @@ def check_description(
 
 def _check_counts(card: ClientCard) -> None:
     name = card.client
-    most = MOST_TOKENS * max(1, card.clients)
     for part, examples, tokens in (
         ("training", card.train_examples, card.train_tokens),
         ("held-out", card.held_out_examples, card.held_out_tokens),
@@ -123,10 +113,10 @@ def _check_counts(card: ClientCard) -> None:
             raise UnfitError(
                 "too-little-data", f"client {name!r} has no {part} examples, expected at least 1", client=name
             )
-        if not examples <= tokens <= most:
+        if not examples <= tokens <= MOST_TOKENS:
             raise UnfitError(
                 Reason.WEIGHT,
                 f"client {name!r} states {examples} {part} examples of {tokens} tokens, expected no more examples than "
-                f"tokens, and at most {most} of these",
+                f"tokens, and at most {MOST_TOKENS} of these",
                 client=name,
             )

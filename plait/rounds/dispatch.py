@@ -113,7 +113,6 @@ class Dispatch:
         self._sent_spec: set[str] = set()
         self._sent_whole: set[str] = set()
         self._layouts = [track.shadow.layout for track in self.aim.broadcasts.state.tracks]
-        self._has_regions = False
 
     def __enter__(self) -> Self:
         self._asking.__enter__()
@@ -144,7 +143,6 @@ class Dispatch:
             asked_at: when it was asked, on the channel's clock, if that was before.
         """
         self._asked[client] = _Asked(self.aim, self.roster.nodes[client], self.roster.tracks[client])
-        self._has_regions = self._has_regions or self.roster.cards[client].clients > 0
         self._sent_spec.discard(client)
         self._sent_whole.discard(client)
         self._asking.anew(client, expected_s=expected_s, asked_at=asked_at)
@@ -223,7 +221,7 @@ class Dispatch:
     def _decode(self, client: str, raw: Data | NoAnswer) -> Answer:
         if isinstance(raw, NoAnswer):
             return Answer(client, raw, 0)
-        most = max(max_update_bytes(layout, sums=self._has_regions) for layout in self._layouts)
+        most = max(max_update_bytes(layout) for layout in self._layouts)
         try:
             return Answer(client, decode_reply(raw, max_bytes=REPLY_BYTES + most), len(raw))
         except PeerError as error:

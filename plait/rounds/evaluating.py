@@ -15,7 +15,7 @@ from plait.rounds.answer_log import AnswerLog
 from plait.rounds.channel import Purpose
 from plait.rounds.collector import ServerSide
 from plait.rounds.dispatch import Answer, Dispatch, doubt
-from plait.rounds.evaluation import ClientLoss, client_losses, combined, evaluation_of, mean_loss
+from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.patience import Patience
 from plait.rounds.roster import Roster
 from plait.rounds.run_state import Held, RunState, note_held
@@ -75,14 +75,6 @@ class Evaluating:
         if own_loss is not None:
             self._own[client] = own_loss
         return True
-
-    def as_one(self, client: str) -> Evaluation | None:
-        """What a region says of it under its own name; None without answers."""
-        if not self._losses:
-            return None
-        # Some clients' own adapters alone would say nothing of the same data.
-        own = self._own if self._own.keys() == self._losses.keys() else {}
-        return evaluation_of(client, self.state.round, combined(self._losses), combined(own) if own else None)
 
     def result(self, *, virtual_s: float | None) -> events.Evaluated | None:
         """What the ledger says of it; None without answers."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from plait.errors import PeerError
-from plait.known_features import feature_with, features
+from plait.known_features import feature_with
 from plait.objective import SFT, Objective, objective_recorded
 from plait.places import at
 from plait.text import printable
@@ -158,8 +158,8 @@ class DataUsed(Part):
     held_out: Count = 0
 
 
-class Started(Event):
-    """The first event of a ledger.
+class RunStarted(Event):
+    """The first event of a run.
 
     Attributes:
         schema_version: `SCHEMA` of the version that began it.
@@ -167,29 +167,6 @@ class Started(Event):
         base: the frozen model.
         adapter: the trained adapter.
         versions: of plait, Python and libraries.
-    """
-
-    schema_version: Count = SCHEMA
-    config: Mapping[str, JsonValue]
-    base: Base
-    adapter: Adapter
-    versions: Mapping[str, JsonValue] = {}
-
-    @property
-    def peer(self) -> str:
-        """What the server exchanges messages with: a client, or a region, which stands for clients of its own."""
-        return "client"
-
-    @property
-    def no_run(self) -> tuple[str, str]:
-        """Of a ledger that is no run's: whose it is, and what is done with it instead."""
-        return "", ""
-
-
-class RunStarted(Started):
-    """The first event of a run.
-
-    Attributes:
         run: the run's id, in hexadecimal.
         name: of its directory.
         seed: of the run.
@@ -207,6 +184,11 @@ class RunStarted(Started):
     """
 
     event = "run_started"
+    schema_version: Count = SCHEMA
+    config: Mapping[str, JsonValue]
+    base: Base
+    adapter: Adapter
+    versions: Mapping[str, JsonValue] = {}
     run: str = ""
     name: str = ""
     seed: Count
@@ -229,13 +211,6 @@ class RunStarted(Started):
     def is_async(self) -> bool:
         """Whether rounds are asynchronous."""
         return self.config.get("rounds-mode") == "async"
-
-    @property
-    def peer(self) -> str:
-        """See `Started`."""
-        wanted = (each for each in features() if each.name in self.features) if self.features else ()
-        has_regions = any(len(at(each.levels)(self.config)) > 1 for each in wanted if each.levels)
-        return "region" if has_regions else "client"
 
 
 def start_of(recorded: Sequence[Event]) -> RunStarted | None:
@@ -315,7 +290,6 @@ class DescribedClient(Part):
         cut_examples: conversations and preferences whose end is beyond the sequence length.
         left_out_examples: those of which nothing to learn from is within it.
         public_key: Ed25519, in hexadecimal; None for a simulated client.
-        clients: of a region, how many it has: all counts are sums over them; None for a client.
     """
 
     client: str
@@ -328,7 +302,6 @@ class DescribedClient(Part):
     cut_examples: Count = 0
     left_out_examples: Count = 0
     public_key: str | None = None
-    clients: Count | None = None
 
 
 class ClientsDescribed(Event):
@@ -477,7 +450,6 @@ class UpdateReceived(Event):
         fold: in an asynchronous run the round that it is folded in; None in a synchronous one, like the two below.
         staleness: folds between the adapter that it began with and the one that it is folded into.
         weight: how much it counts in its fold; relative to a whole update.
-        clients: of how many it is the sum, if it is a region's.
     """
 
     event = "update_received"

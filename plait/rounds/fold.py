@@ -21,7 +21,6 @@ from plait.rounds.norm_bound import NormPolicy, beyond, remembered
 from plait.rounds.reason import Reason
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import NormCheck, Spool, Stored
-from plait.wire.envelope import Opened
 
 if TYPE_CHECKING:
     from plait.aggregation.bottleneck_observer import BottleneckObserver
@@ -56,14 +55,6 @@ class Folded:
 class Fold(Protocol):
     """How the updates of a round are folded."""
 
-    def check(self, opened: Opened, number: int) -> None:
-        """Refuse an update that this fold could not take in round `number`, before it is stored.
-
-        Raises:
-            UpdateRefused: with the reason.
-        """
-        ...
-
     def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
         """Whether exactly these clients' updates must be folded, because the ledger already says so."""
         ...
@@ -87,9 +78,6 @@ class PlainFold:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-
-    def check(self, opened: Opened, number: int) -> None:
-        """What the spool has checked is enough."""
 
     def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
         """Other updates may still join them."""

@@ -6,7 +6,6 @@ Knows no round loop: it is told which round an update is for, and from which sta
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -31,12 +30,10 @@ class Intake:
     """The updates of one run.
 
     Attributes:
-        check: what else an update has to be, as its fold says.
         steps: that clients were asked for, by round and client, where each has its own number.
     """
 
     spool: Spool
-    check: Callable[[Opened, int], None]
     directory: RunDirectory
     log: AnswerLog
     settings: Settings
@@ -47,7 +44,6 @@ class Intake:
         return replace(
             self.spool.expected(state, number, client, roster.tracks[client]),
             examples=roster.cards[client].train_examples,
-            clients=roster.cards[client].clients,
             public_key=roster.keys[client],
             epsilon=(self.settings.record_epsilon or math.inf) if self.settings.records_are_private else None,
         )
@@ -77,7 +73,6 @@ class Intake:
         try:
             opened = open_update(update, expected)
             self.spool.check(opened, expected, track)
-            self.check(opened, expected.round)
         except UpdateRefused as refused:
             return refused
         steps = self.steps.get((expected.round, expected.client), 0)

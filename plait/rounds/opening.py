@@ -18,7 +18,6 @@ class Opening:
         events: of its ledger; empty for a new run, whose ledger does not exist yet.
         size: numbers in the largest update.
         continues: whether it starts from other runs' adapters.
-        regions: whether clients send their updates to servers of regions.
     """
 
     directory: RunDirectory
@@ -27,4 +26,3 @@ class Opening:
     size: int
     base_parameters: int = 0
     continues: bool = False
-    regions: bool = False

@@ -27,12 +27,11 @@ def given_rate(config: Mapping[str, JsonValue]) -> float | None:
     return 0.0 if config.get("lr-schedule") == "slope" else float(rate)
 
 
-def rates_sentence(updates: Iterable[UpdateReceived], *, given: float, peer: str = "client") -> str:
+def rates_sentence(updates: Iterable[UpdateReceived], *, given: float) -> str:
     """What the learning rates were, if clients found them, or that the one given is too high; empty otherwise.
 
     Args:
         given: as `given_rate` says.
-        peer: whose updates they are; a region's have the mean of its clients.
     """
     updates = tuple(updates)
     rates = [update.learning_rate for update in updates if update.learning_rate is not None]
@@ -41,8 +40,7 @@ def rates_sentence(updates: Iterable[UpdateReceived], *, given: float, peer: str
             return ""
         least, most = f"{min(rates):.2g}", f"{max(rates):.2g}"
         spread = "" if least == most else f" ({least} to {most})"
-        found_by = "each client" if peer == "client" else f"the clients of each {peer}"
-        return f"Learning rate found by {found_by}: {median(rates):.2g}{spread}."
+        return f"Learning rate found by each client: {median(rates):.2g}{spread}."
     shortened = [update.shortened for update in updates if update.shortened is not None]
     if not shortened or fmean(shortened) <= _MOST_SHORTENED:
         return ""

@@ -56,7 +56,5 @@ class Reason(StrEnum):
     """It began with an adapter that is too many rounds old (see buffer.py)."""
     SAME_NAME = "same-name"
     """Another node takes part under this name."""
-    REGION = "region"
-    """It stands for more clients than the run's tree says."""
     RANK = "rank"
     """It stated one largest rank, then another."""

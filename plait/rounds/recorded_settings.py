@@ -13,7 +13,7 @@ from plait.config import RunConfig, admit_features, config_from_table
 from plait.errors import ConfigError, PeerError
 from plait.own import is_own, sign_own
 from plait.plugins import Kind, installed
-from plait.rounds.events import Event, Started, start_of
+from plait.rounds.events import Event, start_of
 from plait.rounds.ledger import first_line, read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.settings.toml import read_config_table
@@ -31,16 +31,15 @@ def recorded_settings(directory: RunDirectory, events: list[Event] | None = None
     """
     admit_recorded(directory)
     events = read_events(directory.ledger) if events is None else events
-    first = events[0] if events else None
-    if not isinstance(first, Started):
-        raise PeerError(f"'{directory.ledger}' does not begin with a run's settings, expected the ledger of a run")
     start = start_of(events)
-    for part in start.plugins if start else ():
+    if start is None:
+        raise PeerError(f"'{directory.ledger}' does not begin with a run's settings, expected the ledger of a run")
+    for part in start.plugins:
         if part.kind == Kind.FEATURE and part.name not in installed(Kind.FEATURE):
             raise ConfigError(
                 f"'{directory.path}' uses the feature '{part.name}' of {part.distribution}, which is not installed here"
             )
-    recorded = config_from_table(first.config, where=f"'{directory.ledger}'")
+    recorded = config_from_table(start.config, where=f"'{directory.ledger}'")
     kept = config_from_table(read_config_table(directory.config), where=f"'{directory.config}'")
     before, now = recorded.to_table(), kept.to_table()
     for key in before.keys() - {"out"}:

@@ -66,7 +66,6 @@ class Roster:
         ledger: records who takes part and who cannot.
         base_fingerprint: of the base to hold.
         patience: how long to wait for them.
-        region_clients: the most that one of them may stand for; 0 if all are clients.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class Roster:
         base_fingerprint: bytes,
         *,
         patience: Patience | None = None,
-        region_clients: int = 0,
     ) -> None:
         self.nodes: dict[str, int] = {}
         self.cards: dict[str, ClientCard] = {}
@@ -92,8 +90,6 @@ class Roster:
             for adapter in ranks.adapters
         )
         self._base = base_fingerprint
-        self._region_clients = region_clients
-        self._members: dict[str, frozenset[bytes]] = {}
         self._counts_stay = settings.counts_stay
         self._patience = patience or Patience()
         self._exchange = channel.exchange(Purpose.DESCRIBE, "0")
@@ -180,7 +176,7 @@ class Roster:
         self._set_aside(node, client, reason, detail, again_s=self._patience.rest_s(waited_s))
 
     def _forget(self, client: str) -> None:
-        for table in (self.nodes, self.cards, self.keys, self.tracks, self._members):
+        for table in (self.nodes, self.cards, self.keys, self.tracks):
             table.pop(client, None)
 
     def _look(self) -> None:
@@ -269,34 +265,14 @@ class Roster:
             spec_digest=adapter.spec.digest,
             rank=adapter.rank,
             counts_stay=self._counts_stay,
-            region_clients=self._region_clients,
         )
         identity = self._identity(node)
-        self._check_members(name, card)
         # Thousands of clients hold the same base and specification.
         card = replace(card, base_fingerprint=self._base, spec_digest=adapter.spec.digest)
         self.nodes[name], self.cards[name], self.tracks[name] = node, card, track
         self.keys[name] = identity.public_key if identity else b""
         self._once_fit.add(node)
         self._told_unfit.pop(node, None)
-
-    def _check_members(self, name: str, card: ClientCard) -> None:
-        """Refuse a region with a client that another has too: it would count twice."""
-        if not self._region_clients:
-            return
-        from plait.rounds.members import members_of, shared_with
-
-        members = members_of(name, card)
-        others = [(other, theirs) for other, theirs in self._members.items() if other != name]
-        if other := shared_with(members, others):
-            raise UnfitError(
-                Reason.SAME_NAME,
-                f"{name!r} and {other!r} have a client of the same name, expected every client in one region",
-                client=name,
-                # Either may be rid of it by then, and neither has a reason to connect anew.
-                passing=True,
-            )
-        self._members[name] = members
 
     def _note_bytes(self, client: str, track: int, raw: Data | NoAnswer) -> None:
         """Record what asking a client cost."""
@@ -368,7 +344,6 @@ class Roster:
                 held_out_tokens=card.held_out_tokens,
                 rank=self._ranks.adapters[track].rank,
                 histogram=card.histogram,
-                clients=card.clients or None,
                 cut_examples=card.cut_examples,
                 left_out_examples=card.left_out_examples,
                 public_key=key.hex() or None,

@@ -83,13 +83,16 @@ class ClientNow:
     sent: Traffic = field(default_factory=Traffic)
 
 
+WAITING = "waiting for clients"
+"""The state of a run that waits for its clients."""
+
+
 @dataclass
 class RunNow:
     """Where a run stands.
 
     Attributes:
         state: its current activity, in a word or two.
-        peer: what tables and plots call the server's peers: a client, or in a tree a region.
         wanted: how many clients the run waits for, if it waits for some.
         round: the current round, or the last one.
         round_began: when, in seconds since 1970; None before the first.
@@ -116,7 +119,6 @@ class RunNow:
     """
 
     state: str = "starting"
-    peer: str = "client"
     wanted: int = 0
     round: int = 0
     round_began: float | None = None
@@ -157,11 +159,10 @@ class RunNow:
         self.last, self.changed = event, {}
         self.cards = cards_after(self.cards, event)
         match event:
-            case events.Started():
-                self.peer = event.peer
-                self.state = self.waiting
+            case events.RunStarted():
+                self.state = WAITING
             case events.Resumed():
-                self.state, self._resumed, self._evaluating_since = self.waiting, event.seq, None
+                self.state, self._resumed, self._evaluating_since = WAITING, event.seq, None
             case events.Interrupted():
                 self.state, self._evaluating_since = "interrupted", None
                 self.interruptions += 1
@@ -185,7 +186,7 @@ class RunNow:
         """Process an event of clients: who takes part, what is sent, and what comes of it."""
         match event:
             case events.WaitingForClients():
-                self.state, self.wanted = self.waiting, event.wanted
+                self.state, self.wanted = WAITING, event.wanted
             case events.ClientsGathered():
                 self.state = _BETWEEN if self.round else "evaluating the base"
                 self._evaluating_since = None if self.round else event.time
@@ -324,15 +325,13 @@ class RunNow:
         """
         if isinstance(self.first, events.RunStarted):
             return self.first
-        if isinstance(self.first, events.Started):
-            raise PeerError("the ledger is {}, expected a run's: {}".format(*self.first.no_run))
         got = "empty" if self.first is None else repr(self.first.event or "of an unknown kind")
         raise PeerError(f"beginning of the ledger is {got}, expected 'run_started'")
 
     @property
     def settings(self) -> Mapping[str, JsonValue]:
         """All settings under the keys that users write; none where the ledger does not begin with them."""
-        return self.first.config if isinstance(self.first, events.Started) else {}
+        return self.first.config if isinstance(self.first, events.RunStarted) else {}
 
     @property
     def loss_is_minus(self) -> str:
@@ -343,11 +342,6 @@ class RunNow:
     def is_async(self) -> bool:
         """Whether rounds are asynchronous."""
         return isinstance(self.first, events.RunStarted) and self.first.is_async
-
-    @property
-    def waiting(self) -> str:
-        """The state of a run that waits for clients, or for regions."""
-        return f"waiting for {self.peer}s"
 
     @property
     def finished(self) -> bool:

@@ -43,7 +43,6 @@ class RunPlan:
         stepping: gives each client steps of its own; None if all take as many.
         patience: how long to wait for clients that come and go; at most `deadline_s`, if there is one.
         watch: what follows from its evaluations.
-        region_clients: whose updates one update may be the sum of; 0 where clients are asked directly.
         folds: updates that a round folds; 0 for as many as its cohort.
         measures_pace: whether clients' paces are measured, for when their answers are due.
         starts_anew: whether the adapter begins as its seed says.
@@ -67,7 +66,6 @@ class RunPlan:
     stepping: Stepping | None = None
     patience: Patience = field(default_factory=Patience)
     watch: Watch = field(default_factory=Watch)
-    region_clients: int = 0
     folds: int = 0
     measures_pace: bool = False
     starts_anew: bool = True
@@ -109,7 +107,6 @@ class RunPlan:
             norm_bound=self.norm_bound,
             weighting=self.weighting,
             weight_ratio=self.weight_ratio,
-            region_clients=self.region_clients,
             stepping=self.stepping,
         )
 

@@ -17,8 +17,6 @@ class RunProgress:
     """The progress of a run; see `RunNow` for what is not said here.
 
     Attributes:
-        peer: what the server exchanges messages with: a client, or in a tree a region.
-        waiting: the state of a run that waits for them.
         rounds: planned, as the ledger says unless it is given.
         lost: the clients that dropped out of this round, and the ledger's reason.
         deadline_s: seconds until the round closes without the clients that have not answered; None for no deadline.
@@ -29,8 +27,6 @@ class RunProgress:
 
     run: str = ""
     state: str = "starting"
-    peer: str = "client"
-    waiting: str = "waiting for clients"
     wanted: int = 0
     round: int = 0
     rounds: int = 0
@@ -52,8 +48,6 @@ class RunProgress:
         return replace(
             self,
             state=now.state,
-            peer=now.peer,
-            waiting=now.waiting,
             wanted=now.wanted,
             round=now.round,
             rounds=self.rounds or now.planned_rounds,

@@ -67,7 +67,7 @@ class RunView(RunNow):
 
     @classmethod
     def after(cls, recorded: Iterable[events.Event]) -> Self:
-        """The view after these events, which may be none, or a region's."""
+        """The view after these events, which may be none."""
         view = cls()
         for event in recorded:
             view.take(event)
@@ -164,19 +164,13 @@ class RunView(RunNow):
         return tuple(dict.fromkeys(names))
 
     @property
-    def regions(self) -> int:
-        """How many of those are servers of clients of their own."""
-        return sum(client.clients is not None for client in self.clients.values())
-
-    @property
     def client_count(self) -> int:
-        """How many clients took part; of a region as many as it says, for it names none."""
-        of_regions = {name: client.clients or 1 for name, client in self.clients.items()}
-        return sum(of_regions.get(name, 1) for name in self.client_names)
+        """How many clients took part."""
+        return len(self.client_names)
 
     @property
     def client_rounds(self) -> int:
-        """Number of accepted updates; of a region's clients there is one."""
+        """Number of accepted updates."""
         return len(self.updates)
 
     @property
@@ -209,7 +203,7 @@ class RunView(RunNow):
 
     @property
     def train_tokens_per_s(self) -> float | None:
-        """Training speed of a client, or of a region's together: tokens per second of training, over all updates."""
+        """Training speed of a client: tokens per second of training, over all updates."""
         timed = [(update.tokens, update.train_s) for update in self.updates.values() if update.train_s]
         seconds = math.fsum(train_s for _, train_s in timed)
         return sum(tokens for tokens, _ in timed) / seconds if seconds else None

@@ -27,7 +27,7 @@ from plait.rounds.side_by_side import side_by_side
 from plait.rounds.tracks import Ranks
 from plait.rounds.validate import Expected, UpdateRefused, check_update, open_update
 from plait.rounds.weights import WEIGHT_RATIO, bounded
-from plait.wire.envelope import CLIENTS, Opened, read_envelope
+from plait.wire.envelope import Opened, read_envelope
 
 if TYPE_CHECKING:
     from plait.rounds.paces import Stepping
@@ -86,8 +86,6 @@ class Stored:
     Attributes:
         examples: that it stands for, as its header says.
         steps: that the client was asked for; 0 if all were asked for as many.
-        weight: of a region's sum; None for a client.
-        clients: of how many it is the sum; 0 for a client.
         arrival: how it came, where that is not in its own round.
     """
 
@@ -96,8 +94,6 @@ class Stored:
     norms: Norms
     steps: int = 0
     arrival: Arrival | None = None
-    weight: float | None = None
-    clients: int = 0
 
     def began(self, number: int) -> int:
         """Rounds that the adapter had behind it with which its client began, if it is folded in round `number`."""
@@ -114,7 +110,6 @@ class Spool:
         base_fingerprint: of the base, 32 bytes.
         norm_bound: how large an update may be.
         weight_ratio: no update counts more than so many times the median.
-        region_clients: whose updates one update may be the sum of; 0 where none is.
         stepping: what gave clients steps of their own; None if all took as many.
     """
 
@@ -126,7 +121,6 @@ class Spool:
     norm_bound: NormBound
     weighting: Weighting
     weight_ratio: float = WEIGHT_RATIO
-    region_clients: int = 0
     stepping: Stepping | None = None
 
     @property
@@ -143,7 +137,6 @@ class Spool:
             base_fingerprint=self.base_fingerprint,
             spec_digest=self.ranks.adapters[track].spec.digest,
             received=state.tracks[track].shadow,
-            clients=self.region_clients,
         )
 
     def open(
@@ -173,7 +166,6 @@ class Spool:
         Raises:
             UpdateRefused: with the reason.
         """
-        self._check_weight(opened)
         frozen = BOTH_SIDES - self.rule.trained(expected.round)
         contribution = self.contribution(opened, expected, track)
         try:
@@ -181,26 +173,12 @@ class Spool:
         except PeerError as error:
             raise UpdateRefused(Reason.UNFIT, str(error)) from error
 
-    def _check_weight(self, opened: Opened) -> None:
-        """Refuse a sum that weighs more than its clients may, or less than any could."""
-        if opened.sum is None:
-            return
-        clients, weight = opened.header.metrics[CLIENTS], opened.sum.weight
-        # Every client has an example at least. Where two regions' median is the smaller one, a weight near zero would
-        # bring the other's there too.
-        most = clients if self.weighting is Weighting.EQUAL else float(opened.header.examples)
-        if not clients <= weight <= most:
-            raise UpdateRefused(Reason.WEIGHT, f"weight of the sum is {weight:g}, expected {clients:g} to {most:g}")
-
     def stored(
         self, opened: Opened, state: RunState, track: int, *, steps: int = 0, arrival: Arrival | None = None
     ) -> Stored:
         """What is known of an update once it is stored; `steps` is what its client was asked for."""
         norms = measure(opened.delta, state.tracks[track].shadow, self.ranks.adapters[track].geometry)
-        stored = Stored(track, opened.header.examples, norms, steps, arrival)
-        if opened.sum is None:
-            return stored
-        return replace(stored, weight=opened.sum.weight, clients=int(opened.header.metrics[CLIENTS]))
+        return Stored(track, opened.header.examples, norms, steps, arrival)
 
     def check_norms(self, state: RunState, stored: Mapping[str, Stored]) -> NormCheck:
         """Which stored updates count, by how large they are."""
@@ -219,25 +197,12 @@ class Spool:
         return check
 
     def weights(self, clients: Sequence[str], stored: Mapping[str, Stored]) -> tuple[dict[str, float], frozenset[str]]:
-        """What the updates of a round weigh, 1 where nothing is said, and the clients whose weight was cut.
-
-        A region weighs what its sum does, which `check` has compared with its clients.
-        """
+        """What the updates of a round weigh, 1 where nothing is said, and the clients whose weight was cut."""
         weights: dict[str, float] = {}
         capped: frozenset[str] = frozenset()
-        if self.weighting is Weighting.EQUAL:
-            weights = {client: weight for client in clients if (weight := stored[client].weight)}
-        elif clients:
-            each = {
-                client: (stored[client].weight or stored[client].examples, stored[client].clients or 1)
-                for client in clients
-            }
-            limited = bounded({client: weight / count for client, (weight, count) in each.items()}, self.weight_ratio)
-            capped = frozenset(client for client, (weight, count) in each.items() if limited[client] < weight / count)
-            weights = {
-                client: limited[client] * count if client in capped else float(weight)
-                for client, (weight, count) in each.items()
-            }
+        if clients and self.weighting is Weighting.EXAMPLES:
+            weights = bounded({client: stored[client].examples for client in clients}, self.weight_ratio)
+            capped = frozenset(client for client in clients if weights[client] < stored[client].examples)
         for client in clients:
             if arrival := stored[client].arrival:
                 weights[client] = weights.get(client, 1.0) * arrival.weight
@@ -265,10 +230,7 @@ class Spool:
                 delta = AdapterState(delta.layout, delta.flat * np.float32(factor))
             if self.norm_bound.policy is NormPolicy.CLIP:
                 delta = clipped(delta, contribution.received, contribution.geometry, check.limits)
-            if delta is not contribution.delta or (opened.sum and opened.sum.weight != contribution.weight):
-                # What is left of a sum that was cut is its mean.
-                contribution = replace(contribution, delta=delta, sum=None)
-            return contribution
+            return replace(contribution, delta=delta)
 
         return side_by_side((partial(decoded, client) for client in check.accepted), self.ranks.opened_bytes)
 
@@ -301,7 +263,6 @@ class Spool:
             self.ranks.adapters[track].geometry,
             opened.header.examples,
             metrics.get("train_loss", math.nan),
-            opened.sum,
             metrics.get("slope", math.nan) / first_loss if first_loss > 0 else math.nan,
         )
 

@@ -1,4 +1,4 @@
-"""The tasks of a run: what a coordinator, or a region, asks its clients for, and how long it waits for answers."""
+"""The tasks of a run: what a coordinator asks its clients for, and how long it waits for answers."""
 
 from __future__ import annotations
 

@@ -13,8 +13,7 @@ import numpy as np
 from plait.adapters import AdapterState, Layout, add, is_small
 from plait.errors import PeerError
 from plait.rounds.reason import Reason
-from plait.wire.codecs import SUM, sum_codec
-from plait.wire.envelope import CLIENTS, EPSILON, Direction, Opened, Received, read_envelope, unpack
+from plait.wire.envelope import EPSILON, Direction, Opened, Received, read_envelope, unpack
 from plait.wire.messages import ClientCard, Evaluation
 
 # Far beyond any honest figure, and far below the point where sums of such figures stop being exact or finite.
@@ -41,7 +40,6 @@ class Expected:
         spec_digest: 32 bytes.
         received: the adapter that the client started from.
         examples: the client's own statement; None if that was checked before.
-        clients: whose updates it may be the sum of, at most; 0 for a client's own update.
         public_key: its Ed25519 key, 32 bytes, if it proved to hold one: the update must then be signed with it.
         epsilon: the most that its records may have cost, infinite for no limit: the update must then say what they
             have, and nothing else of its training; None where they are not private.
@@ -54,7 +52,6 @@ class Expected:
     spec_digest: bytes
     received: AdapterState
     examples: int | None = None
-    clients: int = 0
     public_key: bytes = b""
     epsilon: float | None = None
 
@@ -66,7 +63,7 @@ def open_update(data: bytes, expected: Expected) -> Opened:
         UpdateRefused: with the first reason found.
     """
     try:
-        received = read_envelope(data, max_bytes=max_update_bytes(expected.received.layout, sums=expected.clients > 0))
+        received = read_envelope(data, max_bytes=max_update_bytes(expected.received.layout))
     except PeerError as error:
         raise UpdateRefused(Reason.MALFORMED, str(error)) from error
     return check_update(received, expected)
@@ -100,17 +97,11 @@ def check_update(received: Received, expected: Expected) -> Opened:
             raise UpdateRefused(reason, f"{what} is {got.hex()[:16]}, expected {wanted.hex()[:16]}")
     if expected.public_key:
         _check_signature(received, expected)
-    is_sum = received.codec == SUM
-    if is_sum:
-        _check_clients(received, expected)
-    # A region may have lost some of its clients since it described itself.
-    is_off = header.examples != expected.examples and not (is_sum and 0 < header.examples <= (expected.examples or 0))
-    if expected.examples is not None and is_off:
+    if expected.examples is not None and header.examples != expected.examples:
         raise UpdateRefused(Reason.WEIGHT, f"update counts {header.examples} examples, expected {expected.examples}")
     _check_figures(header.metrics)
     if expected.epsilon is not None:
-        said = {name: figure for name, figure in header.metrics.items() if not (is_sum and name == CLIENTS)}
-        _check_epsilon(said, expected.epsilon)
+        _check_epsilon(header.metrics, expected.epsilon)
     try:
         opened = unpack(received, layout=expected.received.layout)
     except PeerError as error:
@@ -129,9 +120,7 @@ def check_evaluation(evaluation: Evaluation, card: ClientCard, round_number: int
         raise UpdateRefused(Reason.WRONG_CLIENT, f"evaluation is of {evaluation.client!r}, expected {card.client!r}")
     if evaluation.round != round_number:
         raise UpdateRefused(Reason.WRONG_ROUND, f"evaluation is of round {evaluation.round}, expected {round_number}")
-    # Of a region some clients may not have answered.
-    most, least = card.held_out_examples, 1 if card.clients else card.held_out_examples
-    if not least <= evaluation.examples <= most or not 0 < evaluation.tokens <= card.held_out_tokens:
+    if evaluation.examples != card.held_out_examples or not 0 < evaluation.tokens <= card.held_out_tokens:
         raise UpdateRefused(
             Reason.WEIGHT,
             f"evaluation counts {evaluation.examples} examples and {evaluation.tokens} tokens, expected "
@@ -180,15 +169,6 @@ def _check_signature(received: Received, expected: Expected) -> None:
         raise UpdateRefused(Reason.SIGNATURE, f"signature on the update of {expected.client!r} is not its key's")
 
 
-def _check_clients(received: Received, expected: Expected) -> None:
-    """Check how many clients a sum is of."""
-    if not expected.clients:
-        raise UpdateRefused(Reason.REGION, "update is a sum of others, expected a client's own")
-    clients = received.header.metrics.get(CLIENTS, 0.0)
-    if not (clients.is_integer() and 1 <= clients <= expected.clients):
-        raise UpdateRefused(Reason.REGION, f"update is of {clients:g} clients, expected 1 to {expected.clients}")
-
-
 def _check_figures(figures: Mapping[str, float]) -> None:
     for name, value in figures.items():
         least = 0 if name in ("train_tokens", "refused_completions") else -LARGEST_FIGURE
@@ -215,10 +195,6 @@ def _check_size(delta: AdapterState, received: AdapterState) -> None:
         raise UpdateRefused(Reason.OVERFLOW, f"largest element is {largest:g}, expected at most {_LARGEST_ELEMENT:g}")
 
 
-def max_update_bytes(layout: Layout, *, sums: bool = False) -> int:
-    """The most bytes that an update of this layout may have: exact float32 and 64 kB for everything else.
-
-    Args:
-        sums: whether it may be a region's exact sum.
-    """
-    return (sum_codec().max_payload_bytes(layout) if sums else 4 * layout.size) + 65536
+def max_update_bytes(layout: Layout) -> int:
+    """The most bytes that an update of this layout may have: exact float32 and 64 kB for everything else."""
+    return 4 * layout.size + 65536

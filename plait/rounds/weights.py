@@ -13,11 +13,11 @@ from collections.abc import Mapping
 WEIGHT_RATIO = 10.0
 
 
-def bounded(examples: Mapping[str, float], ratio: float) -> dict[str, float]:
+def bounded(examples: Mapping[str, int], ratio: float) -> dict[str, float]:
     """The weights of a round's clients.
 
     Args:
-        examples: of each client, as its update states them; of a region's client, on average; at least one client.
+        examples: of each client, as its update states them; at least one client.
         ratio: largest allowed multiple of the median.
     """
     limit = ratio * statistics.median_low(examples.values())

@@ -38,11 +38,8 @@ class Cohort(Table):
 
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
-        if self.clients_per_round:
-            yield self.says("clients_per_round", needs={Trait.ONE_SERVER: "it draws those of a round"})
         if self.over_selection:
             needs = {
-                Trait.ONE_SERVER: "it draws those of a round",
                 Trait.WAITS: "those in excess are released when it ends",
                 Trait.RELEASED: "those in excess are",
             }

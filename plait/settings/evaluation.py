@@ -53,8 +53,6 @@ class EvaluationSettings(Table):
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
         compared = {Trait.FIGURES: "losses are compared", Trait.WAITS: "it is evaluated before the next begins"}
-        if self.eval_clients:
-            yield self.says("eval_clients", needs={Trait.ONE_SERVER: "it draws those that evaluate"})
         if self.keep == "best":
             yield self.says("keep", needs=compared, instead="last")
         if self.patience:

@@ -154,7 +154,7 @@ def execute(
 
                 hear = held.enter_context(heard(config.callbacks, directory, stop, on_event))
             if not (directory.has_started and RunView.after(read_events(directory.ledger)).finished):
-                shown = {"rounds": config.rounds, "cohort": config.asked, "evaluators": config.evaluators}
+                shown = {"rounds": config.rounds, "cohort": config.cohort_size, "evaluators": config.evaluators}
                 with watch(directory.ledger, **shown, quiet=quiet):
                     channel, vouch = simulation.channel(stop), simulation.vouch
                     run_federation(channel, run, start=start, on_event=hear, stop=stop, vouch=vouch)

@@ -22,7 +22,6 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_RATE: _ClassVar[Codec]
     CODEC_FP32_PARTIAL: _ClassVar[Codec]
     CODEC_BF16_PARTIAL: _ClassVar[Codec]
-    CODEC_SUM: _ClassVar[Codec]
 DIRECTION_UNSPECIFIED: Direction
 DIRECTION_UPDATE: Direction
 DIRECTION_BROADCAST: Direction
@@ -33,7 +32,6 @@ CODEC_BF16: Codec
 CODEC_RATE: Codec
 CODEC_FP32_PARTIAL: Codec
 CODEC_BF16_PARTIAL: Codec
-CODEC_SUM: Codec
 
 class Envelope(_message.Message):
     __slots__ = ("schema", "header", "payload", "signature")

@@ -254,7 +254,7 @@ class HistogramEntry(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
 
 class ClientCard(_message.Message):
-    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "max_rank", "cut_examples", "left_out_examples", "clients", "members")
+    __slots__ = ("client", "base_fingerprint", "spec_digest", "train_examples", "train_tokens", "held_out_examples", "held_out_tokens", "histogram", "max_rank", "cut_examples", "left_out_examples")
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -266,8 +266,6 @@ class ClientCard(_message.Message):
     MAX_RANK_FIELD_NUMBER: _ClassVar[int]
     CUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     LEFT_OUT_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
-    CLIENTS_FIELD_NUMBER: _ClassVar[int]
-    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     client: str
     base_fingerprint: bytes
     spec_digest: bytes
@@ -279,9 +277,7 @@ class ClientCard(_message.Message):
     max_rank: int
     cut_examples: int
     left_out_examples: int
-    clients: int
-    members: bytes
-    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[HistogramEntry, _Mapping]]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ..., clients: _Optional[int] = ..., members: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, client: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ..., train_examples: _Optional[int] = ..., train_tokens: _Optional[int] = ..., held_out_examples: _Optional[int] = ..., held_out_tokens: _Optional[int] = ..., histogram: _Optional[_Iterable[_Union[HistogramEntry, _Mapping]]] = ..., max_rank: _Optional[int] = ..., cut_examples: _Optional[int] = ..., left_out_examples: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("client", "round", "loss", "tokens", "examples", "correct", "own_loss", "own_correct", "loss_error", "change", "change_error", "own_loss_error", "own_change", "own_change_error", "reward_margin", "own_reward_margin")

@@ -23,7 +23,6 @@ MAX_SETTINGS_BYTES = 1 << 14
 MAX_METRICS = 64
 MAX_HISTOGRAM = 64
 MAX_HISTOGRAM_BYTES = 8192
-MEMBER_BYTES = 8  # of a name among the members of a region
 MAX_COUNT = 2**63 - 1
 MAX_STEPS = 2**32 - 1
 MAX_EXAMPLES = 1 << 20  # of one optimizer step

@@ -17,12 +17,11 @@ from typing import cast
 import numpy as np
 
 from plait.adapters import AdapterState, Layout, check_finite, norm
-from plait.adapters.partial_sum import PartialSum
 from plait.errors import PeerError
 from plait.v1 import envelope_pb2 as pb
 from plait.wire import bounds, canonical
 from plait.wire.codec import Codec, EncodedPayload
-from plait.wire.codecs import SUM, Rate, codec_numbered, sum_codec, without_zeros
+from plait.wire.codecs import Rate, codec_numbered, without_zeros
 from plait.wire.decoded import DECODED
 from plait.wire.frame import join_frame, split_frame
 
@@ -33,10 +32,6 @@ SIGNED_DOMAIN = b"plait.v1.envelope\0"
 
 EPSILON = "record_epsilon"
 """The metric of an update whose client's records are private: what these have cost so far, and the only one then."""
-
-
-CLIENTS = "clients"
-"""The metric of a region's update: of how many clients it is the sum."""
 
 
 class Direction(IntEnum):
@@ -153,7 +148,6 @@ class Opened:
     Attributes:
         signed: the bytes that a signature covers.
         signature: on these; empty where there is none.
-        sum: of a region's update, what it carries; `delta` is the mean.
     """
 
     header: Header
@@ -161,7 +155,6 @@ class Opened:
     encoding: Encoding
     signed: bytes
     signature: bytes
-    sum: PartialSum | None = None
 
 
 def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
@@ -188,26 +181,6 @@ def encode_delta(delta: AdapterState, codec: Codec) -> EncodedDelta:
         codec_s=codec_s,
     )
     return EncodedDelta(codec, packed, decoded, encoding)
-
-
-def encode_sum(part: PartialSum, layout: Layout) -> EncodedDelta:
-    """Pack the sum of a region's updates, without loss.
-
-    Raises:
-        PeerError: it has numbers that no receiver takes.
-    """
-    started = time.perf_counter()
-    codec = sum_codec()
-    packed = codec.encode_sum(part)
-    encoding = Encoding(
-        codec=codec.name,
-        payload_bytes=packed.size_bytes,
-        envelope_bytes=0,
-        bits_per_parameter=_bits_per_parameter(packed.size_bytes, layout),
-        distortion=0.0,
-        codec_s=time.perf_counter() - started,
-    )
-    return EncodedDelta(codec, packed, AdapterState(layout, part.mean()), encoding)
 
 
 def seal(header: Header, encoded: EncodedDelta) -> Sealed:
@@ -295,8 +268,6 @@ def unpack(received: Received, *, layout: Layout) -> Opened:
         PeerError: its numbers are not those of such a layout, or not those that the header vouches for.
     """
     codec = codec_numbered(received.codec)
-    if received.codec == SUM and received.header.direction != Direction.UPDATE:
-        raise PeerError("broadcast is a sum of updates, expected an adapter or a step")
     parameters, payload = received.parameters, received.payload
     payload_bytes = len(parameters) + len(payload)
     most = codec.max_payload_bytes(layout)
@@ -306,19 +277,16 @@ def unpack(received: Received, *, layout: Layout) -> Opened:
     if digest != received.payload_digest:
         raise PeerError(f"digest of the payload is {digest.hex()}, expected {received.payload_digest.hex()}")
     started = time.perf_counter()
-    part = sum_codec().decode_sum(parameters, payload, layout) if received.codec == SUM else None
     # Of the others some decode as fast as they are found, and what a user's own makes of bytes may depend on options.
     is_kept = isinstance(codec, Rate)
-    if part is not None:
-        delta = AdapterState(layout, sum_codec().mean_of(part))
-    elif is_kept and (known := DECODED.find(digest + layout.digest)) is not None:
+    if is_kept and (known := DECODED.find(digest + layout.digest)) is not None:
         delta = AdapterState(layout, known)
     else:
         delta = AdapterState(layout, codec.decode(parameters, payload, layout))
         if is_kept:
             DECODED.add(digest + layout.digest, delta.flat)
     encoding = replace(measure(received, layout=layout), codec_s=time.perf_counter() - started)
-    return Opened(received.header, delta, encoding, received.signed, received.signature, part)
+    return Opened(received.header, delta, encoding, received.signed, received.signature)
 
 
 def open_envelope(data: bytes, *, layout: Layout) -> Opened:

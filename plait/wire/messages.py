@@ -114,8 +114,6 @@ class ClientCard:
         max_rank: the largest rank that its memory, or its operator, allows; 0 for any.
         cut_examples: conversations and preferences whose end is beyond the sequence length.
         left_out_examples: those of which nothing to learn from is within it.
-        clients: of a region, how many it has; the counts are sums over them. 0 for a client.
-        members: of a region, what stands for the names of its clients (`plait.rounds.members`); empty for a client.
     """
 
     client: str
@@ -129,8 +127,6 @@ class ClientCard:
     max_rank: int = 0
     cut_examples: int = 0
     left_out_examples: int = 0
-    clients: int = 0
-    members: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -428,9 +424,6 @@ def _check_card(card: ClientCard) -> None:
     bounds.integer("held-out tokens", card.held_out_tokens)
     bounds.integer("cut examples", card.cut_examples)
     bounds.integer("examples left out", card.left_out_examples)
-    bounds.integer("clients of the region", card.clients)
-    bounds.integer("bytes of the region's members", len(card.members), maximum=bounds.MEMBER_BYTES * card.clients)
-    bounds.integer("odd bytes of the region's members", len(card.members) % bounds.MEMBER_BYTES, maximum=0)
     bounds.entries("histogram", card.histogram, bounds.MAX_HISTOGRAM)
     names_bytes = sum(len(key.encode()) for key in card.histogram)
     bounds.integer("bytes of the names in the histogram", names_bytes, maximum=bounds.MAX_HISTOGRAM_BYTES)

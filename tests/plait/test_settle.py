@@ -184,7 +184,6 @@ def test_a_share_that_is_none_is_refused_by_its_key(share: object, expected: str
         ({"correction": "scaffold"}, "none"),
         ({"secure-aggregation": True}, "none"),
         ({"clients-per-round": 2}, "none"),
-        ({"tree": "2x4"}, "none"),
         ({"correction": "fedprox"}, "line_search"),
         ({"server-optimizer": "sgd:lr=2,momentum=0.5"}, "sgd"),
         ({"server-optimizer": "none"}, "none"),
@@ -392,7 +391,6 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     (MASKED, "secure-aggregation", {"keep": "best"}, Trait.FIGURES),
     (MASKED, "secure-aggregation", {"reference": "local"}, Trait.FIGURES),
     (MASKED, "secure-aggregation", {"fleet": "x.toml"}, Trait.FIGURES),
-    (MASKED, "secure-aggregation", {"tree": "2x4"}, Trait.ONE_SERVER),
     (MASKED, "secure-aggregation", {"rule": "median"}, Trait.LINEAR),
     (MASKED, "secure-aggregation", {"server-optimizer": "fedexp"}, Trait.SINGLE_UPDATES),
     (MASKED, "secure-aggregation", {"server-optimizer": "line_search"}, Trait.FIGURES),
@@ -404,7 +402,6 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     (OF_CLIENTS, "dp", {"reference": "central"}, Trait.FIGURES),
     (OF_CLIENTS, "dp", {"rule": "flora"}, Trait.LINEAR),
     (OF_CLIENTS, "dp", {"server-optimizer": "fedexp"}, Trait.SINGLE_UPDATES),
-    (PRIVATE, "dp-clip", {"tree": "10x10"}, Trait.ONE_SERVER),
     (OF_RECORDS, "dp", {"trainer": "mine:trainer"}, Trait.OWN_LOSS),
     (OF_RECORDS, "dp", {"objective": "dpo"}, Trait.OWN_LOSS),
     (OF_RECORDS, "dp", {"loss": "distillation"}, Trait.OWN_LOSS),
@@ -428,14 +425,6 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     ({"rounds-mode": "async"}, "rounds-mode", MASKED, Trait.RELEASED),
     ({"rounds-mode": "async"}, "rounds-mode", {"patience": 2}, Trait.WAITS),
     ({"rounds-mode": "async"}, "rounds-mode", {"keep": "best"}, Trait.WAITS),
-    ({"tree": "2x4"}, "tree", {"rounds-mode": "async"}, Trait.WAITS),
-    ({"tree": "2x4"}, "tree", {"clients-per-round": 4}, Trait.ONE_SERVER),
-    ({"tree": "2x4"}, "tree", {"eval-clients": 4}, Trait.ONE_SERVER),
-    ({"tree": "2x4"}, "tree", {"step-budget": "speed"}, Trait.ONE_SERVER),
-    ({"tree": "2x4"}, "tree", {"fleet": "x.toml"}, Trait.ONE_SERVER),
-    ({"tree": "2x4"}, "tree", {"rule": "zeropad"}, Trait.ONE_SERVER),
-    ({"tree": "2x4"}, "tree", {"rule": "median"}, Trait.LINEAR),
-    ({"tree": "2x4"}, "tree", {"server-optimizer": "fedexp"}, Trait.ONE_SERVER),
     ({"side-by-side": 4}, "side-by-side", {"over-selection": 0.5}, Trait.RELEASED),
     ({"side-by-side": 4}, "side-by-side", {"fleet": "x.toml"}, Trait.APART),
     ({"side-by-side": 4}, "side-by-side", {"step-budget": "speed"}, Trait.APART),
@@ -482,7 +471,7 @@ def test_what_one_part_takes_and_another_needs_is_refused_in_one_line_with_both_
 
 
 def test_a_rule_that_would_do_is_named_and_does():
-    refused = {"secure-aggregation": True, "tree": "", "rule": "median"}
+    refused = {"secure-aggregation": True, "rule": "median"}
     with pytest.raises(ConfigError) as error:
         settle(config_from_table(refused))
     named = str(error.value).partition("or rule ")[2].partition(":")[0].removesuffix(", …").split(", ")

@@ -89,8 +89,6 @@ NUMBERS = {
     "plait/config.py:_check_numbers",
     "plait/features/privacy/mechanism.py:multiplier_for",
     "plait/features/secagg/rounds.py:noised_grid",
-    "plait/features/trees/settings.py:check",
-    "plait/features/trees/settings.py:check_clients",
     "plait/features/privacy/settings.py:check_clients",
     "plait/features/secagg/settings.py:check_clients",
 }
@@ -152,7 +150,7 @@ VALUES: tuple[dict[str, object], ...] = (
     {"loss": "distillation"}, {"trainer": "mine:build"}, {"own-share": 0.3}, {"labels": "a,b"},
     {"weighting": "examples"}, {"bias": "all"}, {"dtype": "int8"}, {"device": "cpu,cpu"}, {"side-by-side": 4},
     {"clients-per-round": 10}, {"over-selection": 0.5}, {"deadline-s": 5.0}, {"step-budget": "speed"},
-    {"rounds-mode": "async"}, {"tree": "10x10"}, {"fleet": "x.toml"}, {"norm-bound": 10}, {"dp": "client", **NOISE},
+    {"rounds-mode": "async"}, {"fleet": "x.toml"}, {"norm-bound": 10}, {"dp": "client", **NOISE},
     {"dp": "record", **NOISE}, {"secure-aggregation": True}, {"keep": "best"}, {"patience": 2},
     {"lr-schedule": "slope"}, {"max-grad-norm": 0.5},
 )  # fmt: skip

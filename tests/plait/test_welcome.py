@@ -62,7 +62,6 @@ def test_every_key_that_is_told_is_a_key_of_a_run():
         {"server-optimizer": "none"},
         {"server-optimizer": "sgd:lr=2"},
         {"correction": "feddyn:alpha=0.2"},
-        {"tree": "2x3"},
         {"dp": "client", "dp-epsilon": 8.0, "clients": 50},
         {"secure-aggregation": True, "clients": 5, "weighting": "equal"},
     ],
@@ -121,7 +120,6 @@ def test_a_node_goes_on_from_a_found_rate_as_the_server_does(given):
         {"server-optimizer": "fedadam"},
         {"correction": "feddyn:alpha=0.2"},
         {"correction": "scaffold"},
-        {"tree": "2x3"},
     ],
 )
 def test_clients_are_told_of_the_servers_step_only_where_they_measure_slopes_for_it(given):

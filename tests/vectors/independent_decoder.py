@@ -169,19 +169,6 @@ def rate(parameters, payload, sizes):
     return numbers
 
 
-def exact_sum(parameters, payload):
-    """The mean of a payload of codec 12: places of 32 bits each, added in float64 from the highest on."""
-    exponent, width, weight = struct.unpack("<hBd", parameters)
-    numbers = []
-    for at in range(0, len(payload), width):
-        whole = int.from_bytes(payload[at : at + width], "little", signed=True) << 8 * (exponent % 4)
-        places = max(1, -(-(width + exponent % 4) // 4))
-        digits = [whole >> 32 * place & 0xFFFFFFFF for place in range(places - 1)] + [whole >> 32 * (places - 1)]
-        total = sum((digits[place] * 2.0 ** (32 * (place + exponent // 4)) for place in range(places)[::-1]), 0.0)
-        numbers.append(struct.pack("<f", total / weight))
-    return numbers
-
-
 def envelope(parts, sizes):
     """An envelope of an adapter whose tensors have these sizes."""
     header, payload = message(HEADER, parts[2]), parts.get(3, b"")
@@ -189,11 +176,9 @@ def envelope(parts, sizes):
     head = struct.pack("<II", codec, len(parameters))
     if sha256(head + parameters + payload).hexdigest() != header["payload_digest"]:
         raise ValueError("the payload has another digest")
-    width = {1: 0, 2: 4, 3: 2, 4: 0, 9: 4, 10: 2, 12: 0}[codec]
+    width = {1: 0, 2: 4, 3: 2, 4: 0, 9: 4, 10: 2}[codec]
     each = [width * (codec < 9 or parameters[i // 8] >> i % 8 & 1) for i, size in enumerate(sizes) for _ in range(size)]
     numbers = [payload[end - n : end].rjust(4, b"\0") for end, n in zip(accumulate(each), each, strict=True)]
-    if codec == 12:
-        numbers = exact_sum(parameters, payload)
     if codec == 4:
         numbers = rate(parameters, payload, sizes)
     return {"envelope": header | {"values": [number[::-1].hex() for number in numbers]}}

@@ -9,18 +9,15 @@ import dataclasses
 import json
 import math
 import runpy
-import struct
 import zlib
 from collections.abc import Mapping
 from enum import IntEnum
-from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
-from plait.aggregation.exact_sum import ExactSum
 from plait.features.secagg.client import pair_key, self_key
 from plait.features.secagg.grid import Rotation
 from plait.features.secagg.masks import Mask, Ring, add_masks, public_of, split
@@ -44,7 +41,7 @@ from plait.transport.protocol import enrolment_bytes, node_number
 from plait.trust.keys import NodeKey
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import codec_for
-from plait.wire.envelope import Direction, Header, encode_delta, encode_sum, open_envelope, seal
+from plait.wire.envelope import Direction, Header, encode_delta, open_envelope, seal
 from plait.wire.layouts import packed_layout
 from plait.wire.messages import (
     ClientCard,
@@ -133,18 +130,6 @@ CARD = ClientCard(
     histogram={"email.mime": 7, "email": 100, "asyncio": 20, "日本語": 0},
 )
 
-# Name: header, and the deltas of the clients of a region with their weights.
-SUMS = {
-    "update_sum": (
-        dataclasses.replace(UPDATE, client="north", examples=420, metrics={"clients": 2.0, "train_loss": 1.5}),
-        ((AdapterState(LAYOUT, np.array([*VALUES[:8], 2**-40, -2.0, 0.1, -7.0], np.float32)), 300.0),
-         (AdapterState(LAYOUT, np.array([0.1] * 6 + [-1e-3] * 6, np.float32)), 120.0)),
-    ),
-    "update_sum_of_one_of_extremes": (
-        dataclasses.replace(UPDATE, client="north", metrics={"clients": 1.0}), ((DELTA, 1.0),)
-    ),
-}  # fmt: skip
-
 # Name: header, delta, what --wire says, and the number of the codec that this comes to.
 ENVELOPES = {
     "update_fp32": (UPDATE, DELTA, "fp32", 2),
@@ -203,7 +188,6 @@ TASKS |= {
 OF_SETTINGS_HELD = ("task_train_of_settings_held",)
 REPLIES = {
     "reply_card": CARD,
-    "reply_card_of_a_region": dataclasses.replace(CARD, client="north", clients=2, members=bytes(range(16))),
     "reply_update": UpdateReply(b"\x08\x01 an envelope"),
     "reply_evaluation": Evaluation("bob", 0, 2.5, 4096, None, 32),
     "reply_evaluation_labels": Evaluation("bob", 12, 0.0, 900, 0, 30),
@@ -365,28 +349,6 @@ def numbers(delta: AdapterState, codec: int, packed: EncodedPayload) -> dict[str
     }
 
 
-def sum_numbers(addends: tuple[tuple[AdapterState, float], ...]) -> dict[str, object]:
-    """The same of a sum, from exact fractions."""
-    columns = zip(*(delta.flat for delta, _ in addends), strict=True)
-    weights = [Fraction(weight) for _, weight in addends]
-    exact = [sum(w * Fraction(float(v)) for w, v in zip(weights, column, strict=True)) for column in columns]
-    exponent = -40
-    while all((value / Fraction(256) ** (exponent + 1)).denominator == 1 for value in exact):
-        exponent += 1
-    whole = [int(value / Fraction(256) ** exponent) for value in exact]
-    width = max((value if value >= 0 else ~value).bit_length() // 8 + 1 for value in whole)
-    parameters = struct.pack("<hBd", exponent, width, float(sum(weights)))
-    payload = b"".join(value.to_bytes(width, "little", signed=True) for value in whole)
-    words = [int.from_bytes(number, "little") for number in INDEPENDENT["exact_sum"](parameters, payload)]
-    head = (12).to_bytes(4, "little") + len(parameters).to_bytes(4, "little")
-    return {
-        "codec": 12,
-        "codec_parameters": parameters.hex(),
-        "payload_digest": sha256(head + parameters + payload).hexdigest(),
-        "values": [f"{word:08x}" for word in words],
-    }
-
-
 def _rounded_upper_half(word: int) -> int:
     upper, lower = divmod(word & 0x7FFFFFFF, 0x10000)
     upper += lower > 0x8000 or (lower == 0x8000 and upper % 2 == 1)
@@ -400,12 +362,6 @@ def vectors() -> dict[str, tuple[bytes, object]]:
         encoded = encode_delta(delta, codec_for(wire))
         said = {"envelope": as_json(header) | numbers(delta, codec, encoded.packed)}
         found[name] = seal(header, encoded).data, said
-    for name, (header, addends) in SUMS.items():
-        total = ExactSum(LAYOUT.size)
-        for delta, weight in addends:
-            total.add(delta.flat, weight)
-        sealed = seal(header, encode_sum(total.part(), LAYOUT))
-        found[name] = sealed.data, {"envelope": as_json(header) | sum_numbers(addends)}
     for name, task in TASKS.items():
         whole = name not in OF_SETTINGS_HELD
         said = masking_json(task) if isinstance(task, MaskingTask) else as_json(task, whole=whole)

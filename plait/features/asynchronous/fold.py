@@ -13,7 +13,6 @@ from plait.features.asynchronous.buffer import Buffer
 from plait.rounds.fold import Fold, Folded
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Stored
-from plait.wire.envelope import Opened
 
 
 class BufferedFold:
@@ -22,10 +21,6 @@ class BufferedFold:
     def __init__(self, inner: Fold, buffer: Buffer) -> None:
         self._inner = inner
         self._buffer = buffer
-
-    def check(self, opened: Opened, number: int) -> None:
-        """What the inner one checks."""
-        self._inner.check(opened, number)
 
     def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
         """As the inner one."""

@@ -35,7 +35,6 @@ class Fleets(Table):
         if self.step_budget == "speed":
             needs = {
                 Trait.WAITS: "it gives every client the slowest one's time",
-                Trait.ONE_SERVER: "it compares the paces of all",
                 Trait.APART: "it measures each client's pace",
                 Trait.LINEAR: "updates of different numbers of steps are normalised",
                 Trait.SAME_FACTORS: "updates of different numbers of steps are normalised",
@@ -43,7 +42,6 @@ class Fleets(Table):
             yield self.says("step_budget", needs=needs, takes={Trait.EQUAL_STEPS: "faster ones take more"})
         if self.fleet:
             needs = {
-                Trait.ONE_SERVER: "a virtual clock knows no regions",
                 Trait.FIGURES: "the times of the virtual clock follow from the clients' data",
                 Trait.APART: "devices of different speeds end at different times",
             }

@@ -224,7 +224,6 @@ def _started(event: events.RunStarted) -> Patch:
         "name": event.name,
         "started": event.time,
         "seed": event.seed,
-        "peer": event.peer,
         "rounds_planned": rounds if isinstance(rounds, int) else 0,
         "base": {"name": base.name, "parameters": base.parameters, "task": base.task, "fingerprint": base.fingerprint},
         "method": adapter.method,

@@ -55,19 +55,6 @@ SHARED_NOT_COVERED: tuple[str, ...] = (
 )
 """The same where clients add the noise under masks."""
 
-BUT_SERVERS = "everybody but the servers"
-"""From whom a run in a tree of servers hides clients."""
-
-EVEN_SERVERS = "everybody, the servers too"
-"""From whom such a run hides single records."""
-
-REGIONS_NOT_COVERED: tuple[str, ...] = (
-    "the servers themselves: a region's sees its clients' updates, and those above it their sums, without noise",
-    "a client that takes part in two regions: two of them cost as much as one of twice the clip norm",
-    *NOT_COVERED[1:],
-)
-"""The same where regions sum their clients' updates, and the server above them adds the noise."""
-
 RECORDS_NOT_COVERED: tuple[str, ...] = (
     "people with several records: the epsilon of k records together is k times as large",
     "how many records a client has, who took part, when and for how long, and that a client failed",
@@ -136,7 +123,7 @@ class PrivacyCard:
             return continues + RECORDS_NOT_COVERED
         if self.promised.guaranteed:
             return continues + SHARED_NOT_COVERED
-        return continues + (REGIONS_NOT_COVERED if self.is_of_tree else NOT_COVERED)
+        return continues + NOT_COVERED
 
     title: ClassVar[str] = "Differential privacy"
     hides_clients: ClassVar[bool] = True
@@ -169,16 +156,6 @@ class PrivacyCard:
     def line(self, event: Event) -> str:
         """What a round has cost."""
         return f"round {event.round:<3} {self.epsilon_text}" if isinstance(event, PrivacySpent) else ""
-
-    @property
-    def is_of_tree(self) -> bool:
-        """Whether regions stand for clients."""
-        return self.promised.observer in (BUT_SERVERS, EVEN_SERVERS)
-
-    @property
-    def peer(self) -> str:
-        """With what the server exchanges messages."""
-        return "region" if self.is_of_tree else "client"
 
     @property
     def is_of_records(self) -> bool:
@@ -229,8 +206,6 @@ class PrivacyCard:
         promised = self.promised
         known = len(self.spent.by_client) if self.spent else 0
         accounts = f"of {known} clients' own accounts"
-        if self.is_of_tree:
-            accounts = f"that {known} regions say of their clients' own accounts"
         noise = promised.noise_multiplier
         return [
             (
@@ -400,10 +375,9 @@ def epsilon_table(view: RunView) -> Table:
 
 
 def _epsilon_of_records(card: PrivacyCard, events: Mapping[str, Sequence[Event]]) -> Table:
-    told = "regions say of their clients" if card.is_of_tree else "accounts of the clients that have taken part say"
     return Table(
         title="Epsilon by round",
-        headings=("round", "largest epsilon", "smallest", f"{card.peer}s"),
+        headings=("round", "largest epsilon", "smallest", "clients"),
         rows=tuple(
             (
                 str(number),
@@ -413,15 +387,16 @@ def _epsilon_of_records(card: PrivacyCard, events: Mapping[str, Sequence[Event]]
             )
             for number, spent in sorted(spent_by_round(events).items())
         ),
-        note=f"At delta {card.promised.delta:g}, of the whole run so far, as the {told}.",
+        note=f"At delta {card.promised.delta:g}, of the whole run so far, as the accounts of the clients that have "
+        "taken part say.",
     )
 
 
 def client_epsilon_table(card: PrivacyCard) -> Table:
     """What each client's records have cost; without rows where clients are protected as a whole."""
     return Table(
-        title=f"Epsilon by {card.peer}",
-        headings=(card.peer, "epsilon"),
+        title="Epsilon by client",
+        headings=("client", "epsilon"),
         rows=tuple((name, f"{epsilon:.4g}") for name, epsilon in card.spent.by_client.items()) if card.spent else (),
         text_columns=(0,),
     )

@@ -419,10 +419,6 @@ class PrivateMean:
         if self._privacy.clip_norm is None:
             self._within += 1 if length(values) <= self._clip_norm else -1
 
-    def join(self, numbers: Integers) -> None:
-        """Add the sum of a region's clipped updates, (size,), in units of the grid (`clipped_sum`)."""
-        self._sum += numbers
-
     def finish(self) -> Released:
         """Add the noise; the sum without it is gone afterwards."""
         noise = gaussian(self._grid.sigma)

@@ -35,7 +35,6 @@ from numpy.typing import NDArray
 
 from plait.errors import ConfigError, PolicyError
 from plait.features.privacy.accountant import noise_for, sampled_epsilon
-from plait.features.privacy.card import EVEN_SERVERS
 from plait.features.privacy.client import Purse
 from plait.features.privacy.events import PrivacySpent, PrivacyStarted
 from plait.features.privacy.mechanism import ClientPrivacy
@@ -287,15 +286,13 @@ def charge(
     return Charge(privacy, derived(secret, b"round" + bytes.fromhex(commitment)), epsilon)
 
 
-def started(
-    settings: Settings, *, clients: int, size: int, continues: bool = False, regions: bool = False
-) -> PrivacyStarted:
+def started(settings: Settings, *, clients: int, size: int, continues: bool = False) -> PrivacyStarted:
     """The event that says what a run promises."""
     batch = settings.batch_size * settings.gradient_accumulation_steps
     return PrivacyStarted(
         unit="record",
         adjacency="zero-out",
-        observer=EVEN_SERVERS if regions else "everybody, the server too",
+        observer="everybody, the server too",
         epsilon=settings.record_epsilon or None,
         delta=settings.record_delta,
         noise_multiplier=settings.record_noise or None,

@@ -1,16 +1,4 @@
-"""The sum of a region's clipped updates in whole numbers: what a region of a private run sends, and how it is checked.
-
-Noise is added once, on the sum of all regions' sums, by the server that releases it. So a region does what that server
-would do with its clients' updates, and no more: it clips each on the same grid and adds the whole numbers up. A client
-moves its region's sum by at most `radius`, in Euclidean norm, and every other region's by nothing, so it moves the sum
-of all by at most `radius`: the mechanism and its price are those of a run without regions (`mechanism`).
-
-The direction of rounding need not be secret: the bound holds either way. It follows from the
-update alone, so a killed region continues to the same sum.
-
-Sums of clipped updates from regions, in a run with differential privacy of clients: whole numbers on its grid.
-
-The noise of a run's rounds: intended in the ledger, then drawn; every draw for other updates is paid for.
+"""The noise of a run's rounds: intended in the ledger, then drawn; every draw for other updates is paid for.
 
 A round's intent is on disk before its noise exists, and is charged from then on. The same updates give the same
 commitment and so the same noise, for free: a killed server continues to the same bits. Other updates give other noise
@@ -31,15 +19,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32
-from plait.adapters.partial_sum import Float64Array, PartialSum, carried, cut_up
 from plait.aggregation import RoundContext
 from plait.errors import PeerError
-from plait.features.privacy.card import BUT_SERVERS
 from plait.features.privacy.events import NoiseIntended, PrivacySpent, PrivacyStarted
-from plait.features.privacy.mechanism import ClientPrivacy, PrivateMean, clipped_to_grid
+from plait.features.privacy.mechanism import ClientPrivacy, PrivateMean
 from plait.features.privacy.noise import RunKey
 from plait.rounds.costs import CannotPayError
 from plait.rounds.events import Event
@@ -48,98 +33,7 @@ from plait.rounds.reason import Reason
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
 from plait.rounds.validate import UpdateRefused, open_update
-from plait.wire.envelope import CLIENTS, Opened, read_envelope
-
-_UNIT = 2.0**-17
-"""Of the numbers that are sent, so that a mean is at most 1 in norm: no radius is above 2^17."""
-
-
-class ClippedSum:
-    """Takes the updates of a round one by one.
-
-    Args:
-        privacy: of the run, with a fixed clip norm.
-    """
-
-    def __init__(self, privacy: ClientPrivacy, *, size: int) -> None:
-        self._clip_norm = privacy.first_clip(size)
-        self._radius = privacy.grid(size).radius
-        self._sum = np.zeros(size, np.int64)
-
-    def add(self, values: Float32, *, key: bytes) -> None:
-        """Add an update, (size,), as decoded; `key` decides which way its numbers are rounded."""
-        self._sum += clipped_to_grid(values, clip_norm=self._clip_norm, radius=self._radius, key=key)
-
-    def join(self, numbers: NDArray[np.int64]) -> None:
-        """Add the sum of a region below."""
-        self._sum += numbers
-
-    def numbers(self) -> Float64Array:
-        """The sum as it is sent, (size,), exact."""
-        return self._sum.astype(np.float64) * _UNIT
-
-
-def rounding_key(run_id: bytes, number: int, client: str, payload_digest: bytes) -> bytes:
-    """Which way a client's numbers are rounded in a round."""
-    said = b"rounding of an update" + run_id + number.to_bytes(8, "big") + payload_digest + client.encode()
-    return hashlib.sha256(said).digest()
-
-
-def part_of(numbers: Float64Array, clients: int) -> PartialSum:
-    """The same as a sum of so many clients of equal weight; changes `numbers`."""
-    size = numbers.size
-    return PartialSum(carried(dict(cut_up(numbers)) or {0: np.zeros(size)}), float(clients))
-
-
-def whole_numbers(part: PartialSum, *, clients: int, radius: int) -> NDArray[np.int64]:
-    """What a region sent, in units of the grid.
-
-    Raises:
-        PeerError: no clients' clipped updates add up to it.
-    """
-    _check_limbs(part.limbs)
-    scaled = part.total() / _UNIT
-    length = float(np.sqrt(scaled @ scaled))
-    if not length <= clients * radius * (1 + 1e-9):
-        raise PeerError(f"norm of the sum is {length:.6g} units, expected at most {radius:,} for each of {clients}")
-    if not np.array_equal(scaled, np.floor(scaled)):
-        raise PeerError("the sum has fractions of a unit, expected whole numbers")
-    return scaled.astype(np.int64)
-
-
-def _check_limbs(limbs: Mapping[int, Float64Array]) -> None:
-    # Places hold 2^32 each: with two of them the total is exact, and no honest sum has bits elsewhere.
-    if any(limbs[place].any() for place in limbs if place not in (-1, 0)):
-        raise PeerError("the sum has numbers far below or above its unit, expected whole numbers of it")
-
-
-def numbers_of(opened: Opened, spool: Spool, privacy: ClientPrivacy, number: int) -> NDArray[np.int64]:
-    """The sum of a region's clipped updates in a round, of the numbers that clients send.
-
-    Raises:
-        PeerError: no clipped updates add up to it.
-    """
-    part, sent = opened.sum, spool.sent(number)
-    if part is None:
-        raise PeerError("update is a client's own, expected the sum of a region")
-    size = sum(each.stop - each.start for each in sent)
-    cut = {place: np.concatenate([limb[each] for each in sent]) for place, limb in part.limbs.items()}
-    clients = int(opened.header.metrics[CLIENTS])
-    return whole_numbers(PartialSum(cut, part.weight), clients=clients, radius=privacy.grid(size).radius)
-
-
-def check_numbers(opened: Opened, spool: Spool, privacy: ClientPrivacy, number: int) -> None:
-    """Refuse the sum of a region to which no clipped updates add up.
-
-    Raises:
-        UpdateRefused: it is one.
-    """
-    if opened.sum is None:
-        return
-    try:
-        numbers_of(opened, spool, privacy, number)
-    except PeerError as error:
-        raise UpdateRefused(Reason.NORM, str(error)) from error
+from plait.wire.envelope import read_envelope
 
 
 class BudgetSpentError(CannotPayError):
@@ -273,7 +167,6 @@ def started(
     size: int,
     fewest: int = 0,
     continues: bool = False,
-    regions: bool = False,
 ) -> PrivacyStarted:
     """The event that says what a run promises.
 
@@ -284,7 +177,7 @@ def started(
     return PrivacyStarted(
         unit="client",
         adjacency="zero-out",
-        observer=(BUT_SERVERS if regions else "everybody but the server") if key else "everybody, the server too",
+        observer="everybody but the server" if key else "everybody, the server too",
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         noise_multiplier=privacy.noise_multiplier,
@@ -310,14 +203,6 @@ class PrivateFold:
         self._spool = spool
         self._private = private
 
-    def check(self, opened: Opened, number: int) -> None:
-        """Refuse the sum of a region to which no clipped updates add up.
-
-        Raises:
-            UpdateRefused: it is one.
-        """
-        check_numbers(opened, self._spool, self._private.privacy, number)
-
     def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
         """Whether the noise of a round is intended for just these updates; others would need, and pay for, another."""
         return self._private.is_intended(number, self._digest(state, number, accepted))
@@ -342,14 +227,10 @@ class PrivateFold:
             opened = open_update(spool.load(number, client), expected)
             try:
                 spool.check(opened, expected, 0)
-                self.check(opened, number)
             except UpdateRefused as error:
                 spool.refused(number, client, Reason.RULE, str(error))
                 continue
-            if opened.sum is not None:
-                mean.join(numbers_of(opened, spool, private.privacy, number))
-            else:
-                mean.add(client, np.concatenate([opened.delta.flat[part] for part in sent]))
+            mean.add(client, np.concatenate([opened.delta.flat[part] for part in sent]))
             folded.append(client)
         released = mean.finish()
         delta = scattered(released.mean, sent, context)

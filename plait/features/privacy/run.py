@@ -29,7 +29,6 @@ from plait.rounds.opening import Opening
 from plait.rounds.run_plan import RunPlan
 from plait.rounds.way import CannotRecomputeError, Host, Way
 from plait.rounds.withheld import ALL, KEPT, screened
-from plait.traits import Trait
 
 _LARGEST_DELTA = 1e-5
 # Of the updates' norms, which an adaptive clip norm follows.
@@ -157,11 +156,10 @@ def opens(config: RunConfig, opening: Opening) -> PrivacyStarted | None:
             clients=config.cohort_size,
             size=opening.size,
             continues=opening.continues,
-            regions=opening.regions,
         )
     key = None if privacy.guaranteed else RunKey.create(opening.directory.noise_key)
     fewest = config.fewest_together(privacy.guaranteed) if privacy.guaranteed else 0
-    return started(privacy, key, size=opening.size, fewest=fewest, continues=opening.continues, regions=opening.regions)
+    return started(privacy, key, size=opening.size, fewest=fewest, continues=opening.continues)
 
 
 def _check_goes_on(privacy: ClientPrivacy | None, opening: Opening) -> None:
@@ -248,27 +246,23 @@ def _promised(run: Proposed, *, is_masked: bool) -> str:
     epsilon, delta = said["dp_epsilon"], said["dp_delta"]
     noise = f"epsilon {epsilon:g}" if epsilon else f"noise of {said['dp_noise_multiplier']:g} times the clip norm"
     if said["dp"] == "record":
-        client = "each client" if run.is_region else "this client"
         return (
-            f"{client} adds noise to its own training, so that no single sequence shows in what it sends: "
-            f"{noise} at delta {delta:g}, kept by {client}'s own account"
+            f"this client adds noise to its own training, so that no single sequence shows in what it sends: "
+            f"{noise} at delta {delta:g}, kept by this client's own account"
         )
     if is_masked:
         return (
             f"this client adds its share of the noise under its masks, so that no sum shows what its data change, "
             f"not even to the server: {noise} at delta {delta:g}, if the others add theirs"
         )
-    who, adds, itself = "the server promises", "it adds", "itself"
-    if Trait.ONE_SERVER in run.config.gone:
-        who, adds, itself = "servers promise", "they add", "themselves"
     return (
-        f"{who} client-level differential privacy towards everyone but {itself}: {noise} at delta "
-        f"{delta:g}; this client cannot check that {adds} the noise"
+        f"the server promises client-level differential privacy towards everyone but itself: {noise} at delta "
+        f"{delta:g}; this client cannot check that it adds the noise"
     )
 
 
 def _spent(run: Proposed, *, is_private: bool) -> tuple[str, ...]:
-    if not run.spent and (not is_private or run.is_region):
+    if not run.spent and not is_private:
         return ()
     most = run.policy.most_epsilon
     allowed = f"at most {most:g} over all runs (max-total-epsilon)" if most else "max-total-epsilon sets no limit"

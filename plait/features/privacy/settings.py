@@ -70,9 +70,6 @@ class Privacy(Table):
         if self.dp == "off":
             return
         yield self._says_private()
-        if self.dp == "client" and self.dp_clip == "adaptive":
-            known = {Trait.ONE_SERVER: "the clip norm of a round is known there alone"}
-            yield self.says("dp_clip", needs=known, instead="NUMBER")
         if self.dp == "record" and self.dp_noise_multiplier:
             spent = {Trait.SINGLE_UPDATES: "each client says beside its own what it has spent"}
             yield self.says("dp_noise_multiplier", needs=spent, instead="0 with dp-epsilon")

@@ -27,7 +27,6 @@ from plait.features.secagg.sums import Summed, Wanted, sum_file
 from plait.rounds.fold import Folded, outcome_of_mean
 from plait.rounds.run_state import RunState
 from plait.rounds.spool import Spool, Stored
-from plait.wire.envelope import Opened
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
@@ -255,9 +254,6 @@ class MaskedFold:
     def __init__(self, spool: Spool, masked: MaskedRounds) -> None:
         self._spool = spool
         self._masked = masked
-
-    def check(self, opened: Opened, number: int) -> None:
-        """No update arrives on its own."""
 
     def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
         """The stages of a sum settle who is in it."""

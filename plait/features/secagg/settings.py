@@ -44,7 +44,6 @@ class Masks(Table):
         needs = {
             Trait.WAITS: "a masked sum needs all its clients at once",
             Trait.EQUAL_STEPS: "no client's weight is known",
-            Trait.ONE_SERVER: "regions would see their clients' updates",
             Trait.ONE_RANK: "only updates of one shape have a sum",
             Trait.LINEAR: "",
             Trait.VOUCHED: "else a client cannot tell real clients from ones that the server made up",

@@ -42,8 +42,6 @@ def check(run: Run, directory: RunDirectory) -> None:
         why = "its updates were not kept (--keep-updates)"
     elif Trait.SINGLE_UPDATES in run.config.gone:
         why = "only its clients have seen single updates"
-    elif run.settled.plan.region_clients:
-        why = "its updates are sums of regions"
     elif run.rule.moves_base or run.rule.new_factors(one_rank=len(run.ranks.adapters) == 1):
         why = f"{run.rule.name} makes other factors in every round, and later updates fit no others"
     elif gone := RunView.after(read_events(directory.ledger)).erased:

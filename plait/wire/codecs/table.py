@@ -17,7 +17,6 @@ from plait.wire.codec import Codec
 from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate
 
 if TYPE_CHECKING:
-    from plait.wire.codecs.exact_sum import ExactSumCodec
     from plait.wire.codecs.own import OwnCodec
     from plait.wire.codecs.partial import Partial
 
@@ -31,13 +30,10 @@ CODECS: OnDemand[Codec] = OnDemand(
         "rate": "plait.wire.codecs.rate:RATE",
         "fp32_partial": "plait.wire.codecs.partial:FP32_PARTIAL",
         "bf16_partial": "plait.wire.codecs.partial:BF16_PARTIAL",
-        "sum": "plait.wire.codecs.exact_sum:SUM",
     }
 )
 """All codecs by name, including those that only an envelope names."""
-SUM = 12
-"""Number of the codec of a region's exact sum, which no client sends."""
-_NAMES: Mapping[int, str] = dict(zip((1, 2, 3, 4, 9, 10, SUM), CODECS, strict=True))
+_NAMES: Mapping[int, str] = dict(zip((1, 2, 3, 4, 9, 10), CODECS, strict=True))
 # The names that `--wire` takes; any number is bits per parameter.
 _NAMED = ("fp32", "bf16")
 # Users' own codecs that this process was asked for by name; a number alone finds no other.
@@ -99,8 +95,3 @@ def codec_numbered(number: int) -> Codec:
         known = ", ".join(f"{each} ({name})" for each, name in _NAMES.items())
         raise PeerError(f"codec of the payload is {number}, expected one of {known}")
     return CODECS[_NAMES[number]]
-
-
-def sum_codec() -> ExactSumCodec:
-    """The codec of number `SUM`."""
-    return cast("ExactSumCodec", CODECS["sum"])

@@ -115,9 +115,9 @@ def kept(value: object) -> object:
     [
         {"clients_per_round": 3, "rounds": 3, "own_share": 0.5},
         {"fleet": "fleet", "rule": "fedex", "wire": "fp32"},
-        {"tree": "2x2", "dp": "client", "dp_noise_multiplier": 0.1, "dp_clip": 1.0},
+        {"dp": "client", "dp_noise_multiplier": 0.1, "dp_clip": 1.0},
     ],
-    ids=["own share", "fleet", "tree"],
+    ids=["own share", "fleet", "noise"],
 )
 def test_two_processes_have_the_bits_and_the_ledger_of_one(run: Ran, settings: dict[str, object]) -> None:
     one, two = run("one", "cpu", **settings), run("two", "cpu,cpu", **settings)

@@ -63,7 +63,6 @@ ANSWERS: dict[str, Callable[..., object]] = {
     "starts": lambda run: StartingPoint(),
     "opens": lambda config, opening: Witnessed(),
     "screen": lambda config, update_bytes: first,
-    "levels": lambda settings: (settings.get("clients", 0),),
     "together": lambda clients: 0,
     "simulated": lambda simulation, stop: simulation.direct(0, simulation.run.config.clients, stop),
     "shares": lambda config, load: load(config.model_copy(update={"witness_on": False})),

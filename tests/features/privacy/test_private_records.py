@@ -6,9 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from plait.config import config_from_table
 from plait.errors import PeerError
-from plait.features.privacy import record as record_accountant
 from plait.features.privacy.audit import check_privacy
 from plait.features.privacy.card import RECORDS_NOT_COVERED, PrivacyCard
 from plait.features.privacy.events import PrivacySpent
@@ -17,7 +15,6 @@ from plait.rounds.channel import Purpose
 from plait.rounds.events import RoundFinished, UpdateReceived
 from plait.rounds.ledger import read_events
 from plait.rounds.saying import InTheOpen
-from plait.settle import settle
 from plait.wire.envelope import EPSILON, read_envelope
 from plait.wire.messages import ClientCard, EvaluateTask, Refusal, UpdateReply, decode_reply, decode_task, encode_task
 from tests.features.privacy.test_private_rounds import FORBIDDEN
@@ -188,18 +185,6 @@ def test_the_ledger_has_no_figure_that_no_noise_covers(begin):
             assert not event.get(key), event
     received = federation.of_kind("update_received")
     assert all(event["uplink_bytes"] > 0 and event["digest"] and event["epsilon"] > 0 for event in received)
-
-
-def test_the_card_of_a_tree_tells_regions_from_clients():
-    settings = settle(
-        config_from_table({"base": "tiny", "dp": "record", "dp-epsilon": 8.0, "tree": "2x3"})
-    ).plan.settings
-    promised = record_accountant.started(settings, clients=6, size=9, regions=True)
-    card = PrivacyCard.of([promised, record_accountant.spent(1, settings, {"north": 1.5, "south": 2.5})])
-    facts = dict(card.facts)
-    assert facts["From"].startswith("everybody, the servers too")
-    assert "2.5 of 8" in facts["Spent"]
-    assert facts["Spent"].endswith("the most that 2 regions say of their clients' own accounts")
 
 
 def test_the_card_says_who_adds_the_noise_and_what_was_spent(begin):

@@ -28,7 +28,6 @@ MISTAKES = {
     "simulate --partition dirichlet:-1": "dirichlet:ALPHA",
     "simulate --partition by-author": "expected one of iid, natural",
     "simulate --clients 0": "clients is 0",
-    "simulate --clients 3 --tree 2x2": "expected 4 clients",
     "simulate --dp yes": "expected 'off', 'client' or 'record'",
     "simulate --dp client": "dp-epsilon",
     "simulate --config nothing.toml": "cannot read 'nothing.toml'",

@@ -52,7 +52,6 @@ def test_every_number_follows_by_hand(small_run) -> None:
         "kept_round": None,
         "steps_taken_back": [],
         "clients": 2,
-        "regions": 0,
         "dp_audit_bound": None,
         "membership": None,
         "trainable_parameters": 1000,

@@ -49,12 +49,12 @@ def test_of_the_run_s_beginning_only_the_data_are_left_out():
     assert screened(began, update_bytes=1) == began.model_copy(update={"data": None})
 
 
-def test_of_a_client_only_name_rank_and_key_and_of_a_region_its_size_are_kept():
+def test_of_a_client_only_name_rank_and_key_are_kept():
     card = events.DescribedClient(
-        client="a", train_examples=7, train_tokens=70, histogram={"x": 7}, rank=8, public_key="ab", clients=3
+        client="a", train_examples=7, train_tokens=70, histogram={"x": 7}, rank=8, public_key="ab"
     )
     (kept,) = screened(events.ClientsDescribed(clients=(card,)), update_bytes=1).clients
-    assert kept == events.DescribedClient(client="a", rank=8, public_key="ab", clients=3)
+    assert kept == events.DescribedClient(client="a", rank=8, public_key="ab")
 
 
 def test_an_update_has_the_size_that_its_encoding_aims_at():

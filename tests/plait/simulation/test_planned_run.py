@@ -42,7 +42,6 @@ CASES = {
         "clients": 6, "clients_per_round": 4, "rounds": 6, "eval_every": 3, "rounds_mode": "async",
         "fleet": "fleet.toml",
     },
-    "a tree": {"tree": "2x3", "rounds": 3, "eval_every": 3},
 }  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from plait.adapters import AdapterState, Layout
-from plait.adapters.partial_sum import PartialSum
 from plait.errors import PeerError
 from plait.v1 import envelope_pb2 as pb
 from plait.wire.codecs import codec_for
@@ -18,7 +17,6 @@ from plait.wire.envelope import (
     Direction,
     Header,
     encode_delta,
-    encode_sum,
     measure,
     open_envelope,
     payload_digest,
@@ -138,12 +136,6 @@ def test_opening_exact_float32_copies_no_payload():
 def test_more_bytes_than_allowed_are_refused_unread():
     with pytest.raises(PeerError, match="envelope has 11 bytes, expected at most 10"):
         read_header(b"nonsense   ", max_bytes=10)
-
-
-def test_no_broadcast_is_a_sum():
-    part = PartialSum.of(DELTA.flat)
-    with pytest.raises(PeerError, match="broadcast is a sum"):
-        open_envelope(seal(BROADCAST, encode_sum(part, LAYOUT)).data, layout=LAYOUT)
 
 
 def test_payload_digest_is_as_specified():

@@ -86,21 +86,6 @@ const multiples = new Multiples($("each"));
 const roster = new Roster();
 let clients = [];
 
-// Whom the server exchanges messages with: clients, or in a tree regions.
-const peerOf = (shown) => as.clean(shown.peer ?? "client", 20);
-const named = [...document.querySelectorAll("[data-peer]")].map((one) => [one, one.getAttribute("aria-label"), one.textContent]);
-let peer = "client";
-
-const drawNames = (shown) => {
-  if (peer === peerOf(shown)) return;
-  peer = peerOf(shown);
-  const of = (text) => text.replaceAll("client", peer).replaceAll("Client", peer[0].toUpperCase() + peer.slice(1));
-  for (const [one, label, text] of named) {
-    if (label) one.setAttribute("aria-label", of(label));
-    else one.textContent = of(text);
-  }
-};
-
 // Whether completions are rewarded: losses are then minus mean rewards.
 const isRewarded = (shown) => shown.settings?.objective?.split(":")[0] === "grpo";
 
@@ -178,7 +163,7 @@ const drawFigures = (shown) => {
   if (isRewarded(shown) && last) figures.push(["mean reward", as.loss(-last.loss), "of a completion of each held-out prompt"]);
   if (last?.accuracy != null) figures.push(["accuracy", `${(100 * last.accuracy).toFixed(1)} %`, "on held-out examples"]);
   if (own) figures.push(["personalized adapters", as.loss(own.own_loss), "each on its own client's data"]);
-  if (last?.worst_client != null) figures.push([`worst ${peer}`, as.loss(last.worst), as.clean(last.worst_client, 40)]);
+  if (last?.worst_client != null) figures.push(["worst client", as.loss(last.worst), as.clean(last.worst_client, 40)]);
   figures.push(
     ["sent", as.bytes(sent), `${as.bytes(shown.uplink_bytes ?? 0)} up, ${as.bytes(shown.downlink_bytes ?? 0)} down`],
     ["full-model FedAvg", sent && each ? as.times((each * shown.full_model_bytes) / sent) : as.NOTHING, "as many bytes, in float32"],
@@ -202,7 +187,7 @@ const drawLosses = (shown, beside) => {
       series.push({ label, colour: name, dash, values: rounds.map((number) => mine.get(number)?.[key] ?? null) });
   };
   optional("personalized", "own_loss", "own", [4, 3]);
-  optional(`worst ${peer}`, "worst", "late", [2, 3]);
+  optional("worst client", "worst", "late", [2, 3]);
   for (const [kind, reference] of Object.entries(shown.references ?? {}))
     series.push({ label: as.clean(kind, 20), colour: "muted", dash: [6, 4], values: rounds.map((number) => reference.by_round[number] ?? null) });
   if (beside) series.push({ label: as.clean(other.name, 30), colour: "done", values: rounds.map((number) => others.get(number)?.loss ?? null) });
@@ -221,7 +206,7 @@ const drawBytes = (shown, beside) => {
   const both = rounds.map(([, round], index) => up[index] + (round.downlink_bytes ?? 0));
   charts.bytes.draw(rounds.map(([number]) => number), [
     { label: "both directions", colour: "soft", values: both },
-    { label: `from ${peer}s`, colour: "accent", values: up },
+    { label: "from clients", colour: "accent", values: up },
   ]);
   const line = (name, one) => {
     const sent = (one.uplink_bytes ?? 0) + (one.downlink_bytes ?? 0);
@@ -258,7 +243,7 @@ const drawTable = () => {
   const rows = clients
     .filter((client) => client.name.toLowerCase().includes(wanted))
     .map((client) => [client.name, client.state, as.clean(client.detail ?? "", 120), as.count(client.examples), as.bytes(client.uplink_bytes ?? 0), as.bytes(client.downlink_bytes ?? 0), client.updates ?? 0, staleness(client, run.document) ?? as.NOTHING, as.loss(client.last)]);
-  table($("table"), [peer, "state", "", "examples", "up", "down", "updates", "rounds ago", "loss"], rows, [0, 1, 2]);
+  table($("table"), ["client", "state", "", "examples", "up", "down", "updates", "rounds ago", "loss"], rows, [0, 1, 2]);
 };
 
 const drawRefusals = (shown) => {
@@ -267,7 +252,7 @@ const drawRefusals = (shown) => {
   setText("refusals-text", refusals.length ? `${shown.refused} in all.${kept}` : "Nothing was refused.");
   const rows = refusals.map((refusal) => [as.clean(refusal.client), refusal.round ?? as.NOTHING, as.clean(refusal.reason), as.clean(refusal.detail, 300), as.moment(refusal.time)]);
   $("refusals").hidden = !rows.length;
-  table($("refusals"), [peer, "round", "reason", "detail", "time"], rows, [0, 2, 3]);
+  table($("refusals"), ["client", "round", "reason", "detail", "time"], rows, [0, 2, 3]);
 };
 
 const drawPrivacy = (shown) => {
@@ -419,7 +404,6 @@ const draw = () => {
   const begun = performance.now();
   if (hasNews) {
     hasNews = false;
-    drawNames(shown);
     drawHead(shown);
     drawClients(shown);
     drawRound(shown);

@@ -11,6 +11,6 @@ FEATURE = Feature(
     sections=("smallest.report:left_out_table",),
     figures="smallest.report:figures_of",
     plots={"left_out": ("left_out_as_large", "smallest.report:left_out_plot", "Bars: clients left out, by round.")},
-    needs={Trait.SINGLE_UPDATES: "their norms are compared", Trait.ONE_SERVER: "their norms are compared"},
+    needs={Trait.SINGLE_UPDATES: "their norms are compared"},
     way="smallest.fold:with_smallest",
 )
