@@ -801,7 +801,7 @@ class PublishFailed(Event):
     detail: str = ""
 
 
-EVENTS: tuple[type[Event], ...] = (RunStarted, *(model for model in Event.__subclasses__() if model.event))
+EVENTS: tuple[type[Event], ...] = tuple(model for model in Event.__subclasses__() if model.event)
 """Every kind of event of the core."""
 
 KINDS: Mapping[Json, type[Event]] = {model.event: model for model in EVENTS}

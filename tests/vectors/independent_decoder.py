@@ -48,7 +48,7 @@ DESCRIBE = ("describe", table(1, ("settings", SETTINGS), "spec_json:t layout:b")
 TASK = table(2, DESCRIBE, ("train", WORK), ("evaluate", WORK), MASKING)
 CARD = "client:t base_fingerprint:b spec_digest:b train_examples:i train_tokens:i held_out_examples:i held_out_tokens:i"
 CARD = table(1, CARD, ("histogram", ("t", "i"))) | table(
-    10, "max_rank:i cut_examples:i left_out_examples:i clients:i members:b"
+    10, "max_rank:i cut_examples:i left_out_examples:i"
 )
 EVALUATION = table(
     1,

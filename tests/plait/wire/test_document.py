@@ -69,7 +69,7 @@ def test_it_names_every_metric_of_an_update():
     named = {name for row in rows for name in row.split(", ")}
     source = _said.__code__.co_consts, _said.__code__.co_names
     sent = {"train_loss", "first_loss", "slope", "learning_rate", "shortened", "reward", "refused_completions"}
-    sent |= {"train_tokens", "train_s", "distortion", "codec_s", "record_epsilon", "clients"}
+    sent |= {"train_tokens", "train_s", "distortion", "codec_s", "record_epsilon"}
     assert named == sent
     said = {word for each in source for word in _words(each)}
     assert said - {""} >= {"train_loss", "train_tokens", "train_s", "distortion", "codec_s"}

@@ -45,16 +45,6 @@ def test_reader_understands_the_golden_envelope(name):
     assert [f"{word:08x}" for word in opened.delta.flat.view(np.uint32)] == said["envelope"]["values"]
 
 
-@pytest.mark.parametrize("name", sorted(WRITER["SUMS"]))
-def test_reader_understands_the_golden_sum(name):
-    data, said = golden(name)
-    header, addends = WRITER["SUMS"][name]
-    opened = open_envelope(data, layout=WRITER["LAYOUT"])
-    assert opened.header == header
-    assert opened.sum.weight == sum(weight for _, weight in addends)
-    assert [f"{word:08x}" for word in opened.delta.flat.view(np.uint32)] == said["envelope"]["values"]
-
-
 @pytest.mark.parametrize("name", sorted(WRITER["TASKS"]))
 def test_reader_understands_the_golden_task(name):
     data, _ = golden(name)
