@@ -93,8 +93,6 @@ class Feature:
         beside: place of a function from settings, run directory and whether to be quiet to a context manager, within
             which the run goes on.
         live_page: place of a pair: what checks the address of a page, and what serves it while a run goes on.
-        journal: place of a pair: the name of the journal of a queue in a folder of runs, and a function from the folder
-            to what is shown of its runs, the oldest first.
         check: place of a function that refuses settings before a run begins; it is told whether clients are simulated.
         shares: place of a function from settings and what loads data as settings say to the data of simulated clients.
         node: place of a function from a resident node's settings and what opens a run there to what opens it instead.
@@ -148,7 +146,6 @@ class Feature:
     card: str = ""
     beside: str = ""
     live_page: str = ""
-    journal: str = ""
     check: str = ""
     shares: str = ""
     node: str = ""

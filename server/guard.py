@@ -11,8 +11,9 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from concurrent.futures import Executor
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -20,9 +21,8 @@ import grpc.aio
 
 from plait.errors import PlaitError
 from plait.trust.authority import SERVER_COMMON_NAME
-from plait.trust.certificate import Shown, shown_by
+from plait.trust.certificate import Role, Shown, shown_by
 from plait.trust.register import Verdict
-from plait.trust.roles import STAFF, Role
 from plait.v1 import federation_pb2 as pb
 from server.enrolment import EnrolmentRefused, refusal_of
 from server.log import say
@@ -41,7 +41,7 @@ _ALLOWED: Mapping[str, frozenset[Role]] = {
         "Download": (Role.CLIENT,),
         "Held": (Role.CLIENT,),
         "Upload": (Role.CLIENT,),
-        "Status": (Role.CLIENT, *STAFF),
+        "Status": (Role.CLIENT, Role.OPERATOR),
     }.items()
 }
 """The roles that may make a federation's calls; any may ask whether the server is healthy."""
@@ -67,21 +67,32 @@ def _pem_of(context: Context) -> bytes | None:
     return next(iter(context.auth_context().get("x509_pem_cert", ())), None)
 
 
+@dataclass(frozen=True)
+class MoreCalls:
+    """A gRPC service of an operator's calls, besides a federation's.
+
+    Attributes:
+        handlers: from threads for what reads or writes files to the handlers of its calls, by name.
+    """
+
+    service: str
+    handlers: Callable[[Executor], Mapping[str, _Handler]]
+
+
 @dataclass(eq=False)
 class Guard(grpc.aio.ServerInterceptor):
     """Refuses calls before they are served.
 
     Attributes:
-        more: the roles that may make other calls, by gRPC's name of each.
+        more: the service whose calls operators alone may make; empty for none.
     """
 
     revocation: Revocation
     _: KW_ONLY
     metrics: Metrics
-    more: Mapping[str, frozenset[Role]] = field(default_factory=dict[str, frozenset[Role]])
+    more: str = ""
 
     def __post_init__(self) -> None:
-        self._allowed = {**_ALLOWED, **self.more}
         self._calls: Counter[str] = Counter()
         self._told: dict[str, float] = {}
         # By their SHA-256: of thousands of connected nodes the certificates themselves would take most of it.
@@ -133,7 +144,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 return EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "certificate is not one that plait makes")
             if (verdict := self.revocation.verdict(shown)) is not Verdict.KNOWN:
                 return refusal_of(verdict)
-            if shown.role not in self._allowed.get(method, (shown.role,)):
+            if shown.role not in self._allowed(method, shown.role):
                 return EnrolmentRefused(
                     pb.REFUSED_REASON_ROLE, f"{shown.role} '{name}' may not call {method.rpartition('/')[2]}"
                 )
@@ -142,6 +153,11 @@ class Guard(grpc.aio.ServerInterceptor):
                 pb.REFUSED_REASON_FULL, f"this node has {_CALLS_A_NAME} calls in progress, try again later"
             )
         return None
+
+    def _allowed(self, method: str, role: Role) -> Collection[Role]:
+        if self.more and method.startswith(f"/{self.more}/"):
+            return (Role.OPERATOR,)
+        return _ALLOWED.get(method, (role,))
 
     def _certificate_of(self, context: Context) -> Shown | None:
         """As `certificate_of`; reading one takes as long as the rest of a small call."""

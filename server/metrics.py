@@ -49,7 +49,6 @@ class Metrics:
         self.nodes_away = self._gauge(
             "nodes_away", "Nodes that have connected since the server started and are gone now."
         )
-        self.runs = Gauge("plait_runs", "Runs of a standing server.", ("state",), registry=self.registry)
 
     def follow_run(self, progress: Callable[[], RunProgress]) -> None:
         """Read the figures of the run at every scrape.
@@ -59,15 +58,6 @@ class Metrics:
         """
         for name, (_, figure) in _FIGURES.items():
             self._of_run[name].set_function(lambda figure=figure: _or_nan(figure(progress())))
-
-    def follow_runs(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Read at every scrape how many runs there are.
-
-        Args:
-            counts: by state, the same states every time; called from other threads.
-        """
-        for state in counts():
-            self.runs.labels(state).set_function(lambda state=state: counts()[state])
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"plait_{name}", text, labels, registry=self.registry)

@@ -28,10 +28,9 @@ from plait.trust.kit import ServerKit
 from plait.trust.register import Register
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
-from server.calls import MoreCalls
 from server.exchange import NodesExchange
 from server.grpc_server import GrpcServer
-from server.guard import Guard
+from server.guard import Guard, MoreCalls
 from server.hosting import HostedRun, Hosting, Terms
 from server.inbox import Inbox
 from server.limits import Limits
@@ -111,8 +110,8 @@ class NodesChannel:
             self._address,
             None if kit is None else server_credentials(kit),
             service=self._service,
-            more=[more.served(self._disk)] if more else [],
-            guard=Guard(self._revocation, metrics=self._metrics, more=more.allowed if more else {}),
+            more=[method_handlers_generic_handler(more.service, dict(more.handlers(self._disk)))] if more else [],
+            guard=Guard(self._revocation, metrics=self._metrics, more=more.service if more else ""),
             tend=self._tend,
             drain=self._drain,
             options=[("grpc.max_allowed_incoming_connections", _most_connections(limits.max_connections))],
@@ -240,19 +239,6 @@ class NodesChannel:
     def labels_stated(self) -> dict[str, frozenset[str]]:
         """The labels of every node that has been connected since the server started, by name."""
         return {node.name: node.labels for node in self._sessions.all()}
-
-    def progress(self) -> RunProgress | None:
-        """The progress of the run; None between two."""
-        run = self._hosting.run
-        return None if run is None else run.summary()
-
-    def count_runs(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Have the metrics say how many runs a federation has.
-
-        Args:
-            counts: by state; called from other threads.
-        """
-        self._metrics.follow_runs(counts)
 
     def status_json(self) -> str:
         """What `plait status --json` prints; from any thread."""

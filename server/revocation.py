@@ -8,9 +8,8 @@ from __future__ import annotations
 import logging
 from dataclasses import KW_ONLY, dataclass
 
-from plait.trust.certificate import Shown
+from plait.trust.certificate import Role, Shown
 from plait.trust.register import Register, Verdict
-from plait.trust.roles import Role
 from plait.v1 import federation_pb2 as pb
 from server.hosting import Hosting
 from server.log import say

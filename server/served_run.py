@@ -27,7 +27,7 @@ from plait.rounds.stop import StopRequest
 if TYPE_CHECKING:
     from plait.run import Run
     from plait.trust.kit import ServerKit
-    from server.calls import MoreCalls
+    from server.guard import MoreCalls
     from server.nodes_channel import NodesChannel
 
 _NEWCOMERS = 16

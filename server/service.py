@@ -17,7 +17,7 @@ import grpc
 from plait.errors import MachineError, PlaitError
 from plait.transport.chunks import chunks_of
 from plait.transport.framing import Data, pack_chunk, unpack_part
-from plait.trust.roles import STAFF
+from plait.trust.certificate import Role
 from plait.v1 import federation_pb2 as pb
 from server.attendance import Attendance
 from server.guard import Context, certificate_of, certified_name
@@ -149,10 +149,10 @@ class FederationService:
     async def status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         """Tell an operator, or a node, the status of the run."""
         token, shown = self.operator_token, certificate_of(context)
-        is_staff = shown is not None and shown.role in STAFF
+        is_operator = shown is not None and shown.role is Role.OPERATOR
         if not (
             token is None
-            or is_staff
+            or is_operator
             or hmac.compare_digest(request.token, token)
             or self._found(request.token, context)
         ):

@@ -1,38 +1,30 @@
-"""The queue of runs and the past ones: nothing but what the journal says, so a killed server forgets nothing.
+"""The queue of runs and the past ones: a folder with a file for each run, so a killed server forgets nothing.
 
 Knows nothing of gRPC, of clients, and of how a run is driven.
 """
 
 from __future__ import annotations
 
-import itertools
+import json
 import re
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from plait.adapters import Json
-from plait.config import Scalar
-from plait.errors import ConfigError, MachineError
-from plait.features.standing.acts import Outcome, RunBegun, RunCancelled, RunEnded, RunSubmitted, parse_act
-from plait.rounds.events import Event
-from plait.rounds.ledger import Ledger, Line, read_lines
+from pydantic import TypeAdapter, ValidationError
 
-JOURNAL_FILE = "federation.jsonl"
+from plait.config import Scalar
+from plait.errors import ConfigError, PeerError
+from plait.files import cannot_write, lock, make_private_directory, write_atomically
+
 RUNS_FOLDER = "runs"
 MOST_QUEUED = 64
-MOST_QUEUED_OF_ONE = 32
-"""Runs that may wait: of all operators, and of one."""
-MOST_SUBMITTED = 500
-SUBMITTED_WITHIN_S = 24 * 3600.0
-"""Runs that one operator may submit within that time, cancelled ones too: each takes room in the journal for good."""
-
-_SHOWN = ("base", "method", "rule", "wire", "rounds", "clients")
-_MOST_SHOWN, _MOST_DETAIL = 200, 1000  # characters of a value in a list
+_QUEUE_FOLDER = "queue"
+_LOCK_FILE = "server.lock"
+_MOST_DETAIL = 1000  # characters
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -48,22 +40,23 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """One run.
+    """One run; its file holds the same.
 
     Attributes:
+        place: in the order of submission.
+        number: of the run, the same after every restart.
         submitted: when, in seconds since 1970, like the two below.
         begun: when its clients were first welcomed; None if they were not.
         ended: when it ended; None if it has not.
-        detail: why it failed, or who cancelled it.
+        detail: why it failed.
     """
 
     run: str
+    place: int
     number: int
-    by: str
     config: Mapping[str, Scalar]
-    priority: int
-    cohort_labels: tuple[str, ...]
-    submitted: float
+    priority: int = 0
+    submitted: float = field(default_factory=time.time)
     state: State = State.QUEUED
     begun: float | None = None
     ended: float | None = None
@@ -74,39 +67,22 @@ class Entry:
         """Whether nothing more happens to it."""
         return self.state not in (State.QUEUED, State.RUNNING)
 
-    def described(self) -> dict[str, Json]:
-        """What is shown of it in a list."""
-        shown: dict[str, Json] = {key: _shortened(self.config.get(key)) for key in _SHOWN}
-        return {
-            "run": self.run,
-            "state": self.state.value,
-            "by": self.by,
-            "priority": self.priority,
-            "cohort_labels": list(self.cohort_labels),
-            "submitted": self.submitted,
-            "begun": self.begun,
-            "ended": self.ended,
-            "detail": self.detail[:_MOST_DETAIL],
-            **shown,
-        }
+
+_ENTRY = TypeAdapter(Entry)
 
 
 def read_queue(directory: Path) -> list[Entry]:
-    """All runs of a federation, in the order of their submission; for readers beside the server.
-
-    Raises:
-        PeerError: the journal is missing, or its chain is broken.
-    """
-    return _replayed(read_lines(directory / JOURNAL_FILE))
-
-
-def shown_runs(directory: Path) -> list[Json]:
-    """As `read_queue`, in the form of a list that is shown."""
-    return [entry.described() for entry in read_queue(directory)]
-
-
-JOURNAL = (JOURNAL_FILE, shown_runs)
-"""What `plait.feature.Feature.journal` names."""
+    """All runs of a federation, in the order of their submission; PeerError for a file that is not its run's."""
+    entries: list[Entry] = []
+    for file in (directory / _QUEUE_FOLDER).glob("[!.]*.json"):
+        try:
+            entry = _ENTRY.validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise PeerError(f"'{file}' is damaged, expected the file of a run in the queue") from error
+        if entry.run != file.stem or not _NAME.fullmatch(entry.run):
+            raise PeerError(f"'{file}' is of run {entry.run[:64]!a}, expected the run of its name")
+        entries.append(entry)
+    return sorted(entries, key=lambda entry: entry.place)
 
 
 class RunQueue:
@@ -114,29 +90,30 @@ class RunQueue:
 
     Args:
         directory: of the federation; made if missing.
-        clock: gives the time of what is done, in seconds since 1970.
 
     Raises:
-        PeerError: the journal that is there is not an intact chain.
-        ConfigError: another server has it open.
+        PeerError: a run's file is damaged.
+        ConfigError: another server has the directory.
         MachineError: cannot be written.
     """
 
-    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._clock = clock
         self._changed = threading.Condition()
-        self._entries: dict[str, Entry] = {}
         try:
-            (directory / RUNS_FOLDER).mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (_QUEUE_FOLDER, RUNS_FOLDER):
+                make_private_directory(directory / folder)
+            self._lock = (directory / _LOCK_FILE).open("ab", buffering=0)
         except OSError as error:
-            raise MachineError(f"cannot make '{directory / RUNS_FOLDER}': {error.strerror or error}") from error
-        self._journal = Ledger(directory / JOURNAL_FILE, on_event=self._apply, clock=clock)
+            raise cannot_write(directory, error) from error
+        if not lock(self._lock):
+            self._lock.close()
+            raise ConfigError(f"'{directory}' is being served by another process")
         self._entries = {entry.run: entry for entry in read_queue(directory)}
 
     def close(self) -> None:
-        """Close the journal."""
-        self._journal.close()
+        """Let another server have the directory."""
+        self._lock.close()
 
     def folder(self, run: str) -> Path:
         """The run directory of a run."""
@@ -147,22 +124,6 @@ class RunQueue:
         with self._changed:
             return list(self._entries.values())
 
-    def before(self, run: str) -> list[Entry]:
-        """The runs that were submitted before one, in the order of their submission; all of them if it is empty.
-
-        Raises:
-            ConfigError: there is none of this name.
-        """
-        if not run:
-            return self.entries()
-        self.entry(run)
-        return list(itertools.takewhile(lambda entry: entry.run != run, self.entries()))
-
-    def counts(self) -> dict[str, int]:
-        """How many runs there are in each state."""
-        found = Counter(entry.state for entry in self.entries())
-        return {state.value: found[state] for state in State}
-
     def entry(self, run: str) -> Entry:
         """One run.
 
@@ -170,81 +131,56 @@ class RunQueue:
             ConfigError: there is none of this name.
         """
         with self._changed:
-            entry = self._entries.get(run)
-            if entry is None:
+            if run not in self._entries:
                 known = ", ".join(list(self._entries)[-5:]) or "none yet"
                 raise ConfigError(f"run {run[:64]!a} does not exist, expected one of `plait runs` (the last: {known})")
-            return entry
+            return self._entries[run]
 
-    def submit(
-        self,
-        config: Mapping[str, Scalar],
-        *,
-        by: str,
-        number: int,
-        priority: int = 0,
-        cohort_labels: tuple[str, ...] = (),
-        name: str = "",
-    ) -> Entry:
+    def submit(self, config: Mapping[str, Scalar], *, number: int, priority: int = 0, name: str = "") -> Entry:
         """Put a run into the queue.
 
         Args:
-            cohort_labels: what its clients must state.
             name: of the run and its directory; by default the next of ``run-1``, ``run-2`` …
 
         Raises:
-            ConfigError: the name is taken or no name, the queue is full, or the operator has submitted too many.
-            MachineError: the journal cannot be written; nothing is queued.
+            ConfigError: the name is taken or no name, or the queue is full.
+            MachineError: its file cannot be written; nothing is queued.
         """
         with self._changed:
             if name and not _NAME.fullmatch(name):
                 raise ConfigError(
                     f"run name is {name[:80]!a}, expected letters, digits, '_' and '-', at most 64, no '-' in front"
                 )
-            if taken := self._entries.get(name):
-                raise ConfigError(f"run '{name}' exists already, {taken.by} submitted it; give another name")
-            if name and self.folder(name).exists():
-                raise ConfigError(f"'{self.folder(name)}' exists already, give another name")
-            self._check_number(by)
-            run = name or self._next_name()
-            self._journal.append(
-                RunSubmitted(
-                    run=run,
-                    by=by,
-                    number=number,
-                    config=dict(config),
-                    priority=priority,
-                    cohort_labels=cohort_labels,
-                )
-            )
-            return self._entries[run]
+            place = max((entry.place for entry in self._entries.values()), default=0) + 1
+            run = name or f"run-{place}"
+            if run in self._entries or self.folder(run).exists():
+                raise ConfigError(f"run '{run}' exists already, give another name")
+            if sum(entry.state is State.QUEUED for entry in self._entries.values()) >= MOST_QUEUED:
+                raise ConfigError(f"queue is full: {MOST_QUEUED} runs wait; cancel one")
+            return self._keep(Entry(run, place, number, dict(config), priority))
 
     def running(self) -> Entry | None:
         """The run that is being served, or was when the server ended."""
         return next((entry for entry in self.entries() if entry.state is State.RUNNING), None)
 
     def begin_next(self, *, wait_s: float) -> Entry | None:
-        """The next run to serve: the most urgent, and the oldest of these.
+        """The next run to serve, which is running from now on: the most urgent, and the oldest of these.
 
         Returns:
-            The run, which is running from now on; None if there is none.
+            None if there is none.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._next() is not None, wait_s):
-                return None
-            entry = self._next()
-            if entry is None:
-                return None
-            self._journal.append(RunBegun(run=entry.run))
-            return self._entries[entry.run]
+            entry = self._changed.wait_for(self._next, wait_s)
+            return self._keep(replace(entry, state=State.RUNNING, begun=time.time())) if entry else None
 
-    def end(self, run: str, outcome: Outcome, detail: str = "") -> None:
+    def end(self, run: str, state: State, detail: str = "") -> None:
         """A run ended by itself; nothing changes if it was cancelled meanwhile."""
         with self._changed:
-            if self._entries[run].state is State.RUNNING:
-                self._journal.append(RunEnded(run=run, outcome=outcome, detail=detail))
+            entry = self._entries[run]
+            if entry.state is State.RUNNING:
+                self._keep(replace(entry, state=state, ended=time.time(), detail=detail[:_MOST_DETAIL]))
 
-    def cancel(self, run: str, *, by: str) -> State:
+    def cancel(self, run: str) -> State:
         """Cancel a run; returns the state that it was in.
 
         Raises:
@@ -253,83 +189,19 @@ class RunQueue:
         with self._changed:
             entry = self.entry(run)
             if entry.is_over:
-                raise ConfigError(f"run '{run}' is over ({_over(entry)}), expected one that is queued or running")
-            self._journal.append(RunCancelled(run=run, by=by))
+                raise ConfigError(f"run '{run}' is over ({entry.state}), expected one that is queued or running")
+            self._keep(replace(entry, state=State.CANCELLED, ended=time.time()))
             return entry.state
-
-    def _check_number(self, by: str) -> None:
-        """Refuse one run too many of an operator."""
-        waiting = [entry.by for entry in self._entries.values() if entry.state is State.QUEUED]
-        if len(waiting) >= MOST_QUEUED:
-            raise ConfigError(f"queue is full: {len(waiting)} runs wait, expected fewer than {MOST_QUEUED}; cancel one")
-        if (own := waiting.count(by)) >= MOST_QUEUED_OF_ONE:
-            raise ConfigError(
-                f"queue has {own} runs of {by}, expected fewer than {MOST_QUEUED_OF_ONE} of one operator; cancel one"
-            )
-        since = self._clock() - SUBMITTED_WITHIN_S
-        submitted = [entry.submitted for entry in self._entries.values() if entry.by == by and entry.submitted > since]
-        if len(submitted) >= MOST_SUBMITTED:
-            raise ConfigError(
-                f"{by} has submitted {len(submitted)} runs within 24 hours, expected fewer than {MOST_SUBMITTED}; the "
-                f"next one in {(submitted[-MOST_SUBMITTED] - since) / 60:.0f} minutes"
-            )
 
     def _next(self) -> Entry | None:
         queued = [entry for entry in self._entries.values() if entry.state is State.QUEUED]
         # `max` gives the first of equals: the oldest.
         return max(queued, key=lambda entry: entry.priority, default=None)
 
-    def _next_name(self) -> str:
-        number = len(self._entries) + 1
-        while f"run-{number}" in self._entries or self.folder(f"run-{number}").exists():
-            number += 1
-        return f"run-{number}"
-
-    def _apply(self, act: Event) -> None:
-        """A line was written."""
-        _apply(self._entries, act)
+    def _keep(self, entry: Entry) -> Entry:
+        """Write a run's file; only then it holds."""
+        file = self.directory / _QUEUE_FOLDER / f"{entry.run}.json"
+        write_atomically(file, json.dumps(asdict(entry), indent=1).encode(), mode=0o600)
+        self._entries[entry.run] = entry
         self._changed.notify_all()
-
-
-def _shortened(value: Json) -> Json:
-    return value[:_MOST_SHOWN] if isinstance(value, str) else value
-
-
-def _over(entry: Entry) -> str:
-    return f"{entry.state}: {entry.detail}" if entry.detail else entry.state.value
-
-
-def _replayed(lines: Iterable[Line]) -> list[Entry]:
-    entries: dict[str, Entry] = {}
-    for line in lines:
-        act = parse_act(line)
-        if act is not None:
-            _apply(entries, act)
-    return list(entries.values())
-
-
-def _apply(entries: dict[str, Entry], act: Event) -> None:
-    if isinstance(act, RunSubmitted):
-        entries[act.run] = Entry(
-            run=act.run,
-            number=act.number,
-            by=act.by,
-            config=act.config,
-            priority=act.priority,
-            cohort_labels=act.cohort_labels,
-            submitted=act.time,
-        )
-        return
-    match act:
-        case RunBegun() if act.run in entries:
-            entries[act.run] = replace(entries[act.run], state=State.RUNNING, begun=act.time)
-        case RunCancelled() if act.run in entries:
-            entries[act.run] = replace(
-                entries[act.run], state=State.CANCELLED, ended=act.time, detail=f"cancelled by {act.by}"
-            )
-        case RunEnded() if act.run in entries:
-            entries[act.run] = replace(
-                entries[act.run], state=State(act.outcome.value), ended=act.time, detail=act.detail
-            )
-        case _:
-            pass
+        return entry

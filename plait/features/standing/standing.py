@@ -1,52 +1,60 @@
-"""A standing federation: a queue of runs that operators submit, served one after the other to clients that stay too.
+"""A standing server: runs that an operator submits, served one after the other to clients that stay too.
 
-Each run is served exactly as ``plait server`` serves its one (`server.served_run`), in a directory of its own. Requests
-and their outcomes are in the journal (`run_queue`), so a killed server continues the run that it served. Sets no signal
-handler and configures no logging: both are the caller's.
+Each run is served exactly as ``plait server`` serves its one (`server.served_run`), in a directory of its own. The
+queue is on disk (`run_queue`), so a killed server continues the run that it served. Sets no signal handler and
+configures no logging: both are the caller's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-import shutil
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import grpc
 
 from plait.api.resuming import is_reported
-from plait.api.serving import Serving, conclude, new_run_number, vouch_of
+from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_number, vouch_of
 from plait.apps import bind_apps
-from plait.config import RunConfig, config_from_table
-from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError
-from plait.features.standing.acts import Outcome
-from plait.features.standing.limits import Patience, Quota, RunLimits, gigabytes
-from plait.features.standing.retention import tidy_runs
+from plait.config import RunConfig, Scalar, config_from_table
+from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError, PolicyError
 from plait.features.standing.run_queue import Entry, RunQueue, State
-from plait.features.standing.submitted import checked, naming_nothing
 from plait.progress import say
-from plait.rounds.events import Event
-from plait.rounds.ledger import OnEvent, read_events
+from plait.rounds.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
+from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.rounds.stop import StopRequest
-from plait.transport.labels import are_labels
+from plait.transport.protocol import CHUNK_BYTES
+from plait.v1 import federation_pb2 as pb
 
 if TYPE_CHECKING:
-    from plait.adapters import Json
+    from server.guard import Context, MoreCalls
     from server.nodes_channel import NodesChannel
 
 _LOOK_S = 0.5
-_PAGE_BYTES = 1 << 18
-_PAGE_RUNS = 100
+_MOST_LISTED = 100
+_MOST_NAMED = 3
+_MOST_DETAIL = 1000
+_MOST_CONFIG_CHARACTERS = 16384
+_MOST_SHOWN = 200  # characters of a value in a list
+_SHOWN = ("base", "method", "rule", "wire", "rounds", "clients")
 _CLIENTS_WITHOUT_KIT = 64
+_OF_THE_MACHINE = ("publish", "callbacks", *CLIENTS_SETTINGS)
+"""Settings that name files or code of the machine that reads them."""
 _PUBLIC = ("config.toml", "ledger.jsonl", "summary.json", "report.html")
-"""Files of a run directory for operators and observers; the plots and the adapter join them once the run is finished.
+"""Files of a run directory that are fetched; the plots and the adapter join them once the run is finished.
 
 `OperatorCalls` takes no others.
 """
+Result = TypeVar("Result")
 
 
 class Standing:
@@ -54,34 +62,33 @@ class Standing:
 
     Args:
         directory: of the federation; made if missing.
+        give_up_s: seconds after which a run ends whose connected clients cannot take part.
 
     Raises:
-        PlaitError: another server has the directory, its journal is damaged, or it cannot serve.
+        PlaitError: another server has the directory, its queue is damaged, or it cannot serve.
     """
 
     def __init__(
-        self, directory: Path, serving: Serving, *, limits: RunLimits | None = None, quiet: bool = False
+        self, directory: Path, serving: Serving, *, give_up_s: float = 120.0, quiet: bool = False
     ) -> None:
         bind_apps()
-        from plait.features.standing.operations import calls_of
         from server.served_run import open_channel
 
         self._serving = serving
-        self._limits = limits or RunLimits()
+        self._give_up_s = give_up_s
         self._quiet = quiet
         self._queue = RunQueue(directory)
         self._lock = threading.Lock()
         self._current: tuple[str, StopRequest] | None = None
-        self._stopping = self._serves = False
+        self._serves = False
         self._cannot_serve: PlaitError | None = None
         self._on_start: Callable[[str], None] = lambda _: None
         self.channel: NodesChannel = open_channel(
-            serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, more=calls_of(self)
+            serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, more=_calls_of(self)
         )
-        self.channel.count_runs(self._queue.counts)
 
     def serve(self, *, on_start: Callable[[str], None] = lambda _: None) -> None:
-        """Serve runs until `stop`, or an exception in this thread.
+        """Serve runs until an exception in this thread.
 
         Raises:
             PlaitError: the address is taken, the service has ended, or the disk is full.
@@ -92,9 +99,8 @@ class Standing:
             # take it to be over.
             if (left := self._queue.running()) is not None:
                 self._serve(left)
-            self._tidy()
             self._start()
-            while not self._stopping:
+            while True:
                 self.channel.check()
                 entry = self._queue.begin_next(wait_s=_LOOK_S)
                 if entry is not None:
@@ -113,90 +119,33 @@ class Standing:
             self._serves = True
             self._on_start(self.channel.address)
 
-    def stop(self) -> None:
-        """Stop soon, from another thread; the run in progress goes on when the server does."""
-        self._stopping = True
-        with self._lock:
-            if self._current is not None:
-                self._current[1].asked = True
-
-    def submit(self, by: str, config_json: str, *, priority: int, cohort_labels: Sequence[str], name: str) -> str:
-        """Put a run into the queue.
+    def submit(self, config_json: str, *, priority: int = 0, name: str = "") -> str:
+        """Put a run into the queue; returns its name.
 
         Raises:
             ConfigError: its settings are not valid, or no client could take part; one line.
         """
-        config = checked(config_json)
-        self._check_clients(config, cohort_labels)
-        self._check_room(config)
-        entry = self._queue.submit(
-            config.to_table(),
-            by=by,
-            number=new_run_number(),
-            priority=priority,
-            cohort_labels=tuple(sorted(set(cohort_labels))),
-            name=name,
-        )
-        say(f"{by} submitted run {entry.run}", quiet=self._quiet)
+        config = self._checked(config_json)
+        entry = self._queue.submit(config.to_table(), number=new_run_number(), priority=priority, name=name)
+        say(f"run {entry.run} was submitted", quiet=self._quiet)
         return entry.run
 
-    def cancel(self, by: str, run: str) -> str:
-        """Cancel a run.
+    def cancel(self, run: str) -> str:
+        """Cancel a run; returns the state that it was in.
 
         Raises:
             ConfigError: there is no such run, or it is over.
         """
         with self._lock:
-            was = self._queue.cancel(run, by=by)
+            was = self._queue.cancel(run)
             if self._current is not None and self._current[0] == run:
                 self._current[1].asked = True
-        say(f"{by} cancelled run {run}", quiet=self._quiet)
+        say(f"run {run} was cancelled", quiet=self._quiet)
         return was.value
 
-    def status_json(self) -> str:
-        """What `plait status --json` prints."""
-        return self.channel.status_json()
-
-    def runs(self) -> list[dict[str, Json]]:
-        """All runs, in the order of their submission."""
-        return [self._described(entry) for entry in self._queue.entries()]
-
-    def run(self, name: str) -> dict[str, Json]:
-        """One run.
-
-        Raises:
-            ConfigError: there is no such run.
-        """
-        return self._described(self._queue.entry(name))
-
-    def page_json(self, *, run: str = "", before: str = "") -> str:
-        """What `plait runs --json` prints, in one message however many runs there are.
-
-        Args:
-            run: only this one; empty for the newest.
-            before: only runs that were submitted before this one; empty for the newest.
-
-        Raises:
-            ConfigError: there is no such run.
-        """
-        if run:
-            return json.dumps({"runs": [self.run(run)]})
-        found = self._queue.before(before)
-        newest = _fitting(self._described(entry) for entry in reversed(found[-_PAGE_RUNS:]))
-        page: dict[str, object] = {"runs": newest[::-1]}
-        if len(newest) < len(found):
-            page["before"] = newest[-1]["run"]
-        if not before:
-            stated = sorted(self.channel.labels_stated().items())
-            page["clients"] = _fitting({"name": name, "labels": [*sorted(labels)]} for name, labels in stated)
-            page["number_of_clients"] = len(stated)
-        return json.dumps(page)
-
-    def _described(self, entry: Entry) -> dict[str, Json]:
-        described, progress = entry.described(), self.channel.progress()
-        if progress is not None and entry.run == progress.run and entry.state is State.RUNNING:
-            described |= {"round": progress.round, "doing": progress.state}
-        return described
+    def runs_json(self) -> str:
+        """What `plait runs --json` prints: the newest runs in the order of their submission."""
+        return json.dumps({"runs": [_described(entry) for entry in self._queue.entries()[-_MOST_LISTED:]]})
 
     def files(self, run: str) -> Sequence[tuple[str, Path]]:
         """The files of a run that is over, with their places.
@@ -213,89 +162,65 @@ class Standing:
             found += [*sorted(folder.glob("*.png")), *sorted((folder / "adapter").glob("*"))]
         return [(path.relative_to(folder).as_posix(), path) for path in found if path.is_file()]
 
-    def _check_clients(self, config: RunConfig, labels: Sequence[str]) -> None:
-        if vouch_of(self._serving) is None:
-            from plait.federation import check_vouched_for
-            from plait.settle import settle
+    def _checked(self, config_json: str) -> RunConfig:
+        """The settings of a run that is being submitted.
 
-            check_vouched_for(settle(config))
-        if not are_labels(labels):
-            raise ConfigError("cohort-labels are not labels such as gpu or region=eu")
-        registered = self._registered()
-        if registered is not None and config.clients > registered:
-            raise ConfigError(
-                f"run asks for {config.clients} clients, but {registered} are provisioned; set clients to that at most"
-            )
-        stated = self.channel.labels_stated()
-        for label in labels:
-            if not any(label in own for own in stated.values()):
-                known = ", ".join(sorted({each for own in stated.values() for each in own})) or "none"
-                raise ConfigError(f"no client states label '{label}', expected some of those that they do: {known}")
-        if labels and (fit := sum(own >= set(labels) for own in stated.values())) < config.clients:
-            raise ConfigError(
-                f"run asks for {config.clients} clients with labels {', '.join(labels)}, but {fit} state all of them"
-            )
-
-    def _check_room(self, config: RunConfig) -> None:
-        """Refuse a run that its quota or the disk has no room for, as far as its base is here to tell."""
-        from plait.features.standing.room import disk_bytes, most_disk_bytes
+        Raises:
+            ConfigError: they are not valid, or ask for more clients than there are.
+        """
+        from plait.federation import check_vouched_for
         from plait.settle import settle
-        from plait.training.bases import base_at_hand
 
-        settled = settle(config)
-        base = base_at_hand(config.base, revision=config.revision)
-        free, quota = shutil.disk_usage(self._queue.directory).free, self._limits.run_quota_bytes
-        room = free if quota is None else min(free, quota)
-        if base is None or most_disk_bytes(settled, base) <= room:
-            return
-        if (needed := disk_bytes(settled, base)) > room:
-            what = "its disk has free" if room == free else "a run may have (--run-quota-gb)"
+        if len(config_json) > _MOST_CONFIG_CHARACTERS:
             raise ConfigError(
-                f"run needs about {gigabytes(needed)} at the server, expected at most the {gigabytes(room)} that "
-                f"{what}; set fewer rounds or clients, or a lower wire"
+                f"settings have {len(config_json)} characters, expected at most {_MOST_CONFIG_CHARACTERS}"
             )
+        try:
+            table: object = json.loads(config_json)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError("settings are not JSON, expected one object") from error
+        if not isinstance(table, dict):
+            raise ConfigError("settings are not a JSON object, expected one")
+        config = _naming_nothing(cast("dict[str, Scalar]", {**table, "out": ""}), where="submitted settings")
+        settled = settle(config)
+        if vouch_of(self._serving) is None:
+            check_vouched_for(settled)
+        if self._serving.kit_directory is not None:
+            from plait.trust.register import Register
 
-    def _registered(self) -> int | None:
-        if self._serving.kit_directory is None:
-            return None
-        from plait.trust.register import Register
-        from plait.trust.roles import Role
-
-        members = Register.load(self._serving.kit_directory).clients
-        return sum(member.role is Role.CLIENT and member.revoked is None for member in members)
+            registered = Register.load(self._serving.kit_directory).number_of_clients
+            if config.clients > registered:
+                raise ConfigError(
+                    f"run asks for {config.clients} clients, but {registered} are provisioned; set clients to that at "
+                    "most"
+                )
+        return config
 
     def _serve(self, entry: Entry) -> None:
         """Serve one run to its end."""
         stop = StopRequest()
         with self._lock:
             self._current = (entry.run, stop)
-            stop.asked = self._stopping
-        say(f"run {entry.run} of {entry.by} begins", quiet=self._quiet)
-        patience = Patience(self._limits.give_up_s, stop)
-        quota = Quota(self._queue.folder(entry.run), self._limits.run_quota_bytes, stop)
-
-        def hear(event: Event) -> None:
-            patience.hear(event)
-            quota.hear(event)
-
+        say(f"run {entry.run} begins", quiet=self._quiet)
+        patience = _Patience(self._give_up_s, stop)
         try:
-            self._drive(entry, stop, hear)
-            self._queue.end(entry.run, Outcome.FINISHED)
+            self._drive(entry, stop, patience.hear)
+            self._queue.end(entry.run, State.FINISHED)
         except Interrupted:
-            if not stop.asked or self._stopping:
+            if not stop.asked:
                 raise
-            if reason := patience.reason or quota.reason:
-                self._queue.end(entry.run, Outcome.FAILED, reason)
+            if patience.reason:
+                self._queue.end(entry.run, State.FAILED, patience.reason)
         except DiskFullError:
             raise
         except PlaitError as error:
             if error is self._cannot_serve:
                 raise  # a port that is taken is no fault of the run, which goes on with the next start
-            self._queue.end(entry.run, Outcome.FAILED, str(error))
+            self._queue.end(entry.run, State.FAILED, str(error))
         except Exception as error:
             # A fault in one run must not end the federation.
             logging.getLogger("plait.server").exception("run %s failed", entry.run)
-            self._queue.end(entry.run, Outcome.FAILED, f"{type(error).__name__}; the server's log says more")
+            self._queue.end(entry.run, State.FAILED, f"{type(error).__name__}; the server's log says more")
         finally:
             patience.close()
             with self._lock:
@@ -304,13 +229,8 @@ class Standing:
         self.channel.end()
         ended = self._queue.entry(entry.run)
         say(f"run {entry.run} is {ended.state}{f': {ended.detail}' if ended.detail else ''}", quiet=self._quiet)
-        self._tidy()
 
-    def _tidy(self) -> None:
-        if self._limits.keep_runs is not None and (freed := tidy_runs(self._queue, keep=self._limits.keep_runs)):
-            say(f"freed {gigabytes(freed)} of older runs; their adapters and ledgers stay", quiet=self._quiet)
-
-    def _drive(self, entry: Entry, stop: StopRequest, on_event: OnEvent) -> None:
+    def _drive(self, entry: Entry, stop: StopRequest, on_event: Callable[[Event], None]) -> None:
         from server.served_run import open_served_run
 
         directory = RunDirectory(self._queue.folder(entry.run))
@@ -320,15 +240,12 @@ class Standing:
             and is_reported(directory.path)
         ):
             return  # the server was killed before it could say so
-        table = {**entry.config, "out": str(directory.path)}
-        settings = naming_nothing(config_from_table(table, where=f"run {entry.run}"))
-        serving = replace(self._serving, run_number=entry.number)
+        settings = _naming_nothing({**entry.config, "out": str(directory.path)}, where=f"run {entry.run}")
         served = open_served_run(
             directory,
             settings,
-            serving,
+            replace(self._serving, run_number=entry.number),
             channel=self.channel,
-            labels=entry.cohort_labels,
             on_event=on_event,
             stop=stop,
             quiet=self._quiet,
@@ -343,13 +260,117 @@ class Standing:
             conclude(directory)
 
 
-def _fitting(entries: Iterable[dict[str, Json]]) -> list[dict[str, Json]]:
-    """As many of the first entries as a message has room for, at least one."""
-    taken: list[dict[str, Json]] = []
-    room = _PAGE_BYTES
-    for entry in entries:
-        room -= len(json.dumps(entry))
-        if taken and room < 0:
-            break
-        taken.append(entry)
-    return taken
+def _calls_of(desk: Standing) -> MoreCalls:
+    """The gRPC calls of an operator, which a server decides."""
+    from server.guard import MoreCalls
+
+    unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+    return MoreCalls(
+        pb.DESCRIPTOR.services_by_name["Operations"].full_name,
+        lambda disk: {
+            name: make(partial(call, desk, disk), request.FromString, reply.SerializeToString)
+            for name, make, call, request, reply in (
+                ("Submit", unary, _submit, pb.SubmitRequest, pb.SubmitReply),
+                ("Cancel", unary, _cancel, pb.CancelRequest, pb.CancelReply),
+                ("Runs", unary, _runs, pb.RunsRequest, pb.RunsReply),
+                ("Fetch", stream, _fetch, pb.FetchRequest, pb.FilePart),
+            )
+        },
+    )
+
+
+async def _submit(desk: Standing, disk: Executor, request: pb.SubmitRequest, context: Context) -> pb.SubmitReply:
+    def submitted() -> str:
+        return desk.submit(request.config_json, priority=request.priority, name=request.name)
+
+    return pb.SubmitReply(run=await _answer(disk, submitted, context))
+
+
+async def _cancel(desk: Standing, disk: Executor, request: pb.CancelRequest, context: Context) -> pb.CancelReply:
+    return pb.CancelReply(was=await _answer(disk, lambda: desk.cancel(request.run), context))
+
+
+async def _runs(desk: Standing, disk: Executor, _: pb.RunsRequest, context: Context) -> pb.RunsReply:
+    return pb.RunsReply(json=await _answer(disk, desk.runs_json, context))
+
+
+async def _fetch(desk: Standing, disk: Executor, request: pb.FetchRequest, context: Context) -> None:
+    for place, path in await _answer(disk, lambda: desk.files(request.run), context):
+        try:
+            with path.open("rb") as file:
+                await context.write(pb.FilePart(path=place))
+                # Read beside the event loop, which serves a run meanwhile.
+                while data := await asyncio.get_running_loop().run_in_executor(disk, file.read, CHUNK_BYTES):
+                    await context.write(pb.FilePart(path=place, data=data))
+        except OSError as error:
+            await context.abort(grpc.StatusCode.INTERNAL, f"server cannot read '{place}': {error.strerror}")
+
+
+async def _answer(disk: Executor, question: Callable[[], Result], context: Context) -> Result:
+    try:
+        return await asyncio.get_running_loop().run_in_executor(disk, question)
+    except PlaitError as error:
+        ours = isinstance(error, ConfigError | PolicyError)
+        code = grpc.StatusCode.INVALID_ARGUMENT if ours else grpc.StatusCode.FAILED_PRECONDITION
+        await context.abort(code, str(error)[:_MOST_DETAIL])
+
+
+def _described(entry: Entry) -> dict[str, object]:
+    config = {key: entry.config.get(key) for key in _SHOWN}
+    shown = {key: value[:_MOST_SHOWN] if isinstance(value, str) else value for key, value in config.items()}
+    return {**{key: value for key, value in asdict(entry).items() if key not in ("place", "number", "config")}, **shown}
+
+
+def _naming_nothing(table: dict[str, Scalar], *, where: str) -> RunConfig:
+    """Settings without those of clients, which a simulation's file names; the queue may be another's, too.
+
+    Raises:
+        ConfigError: they are not valid, or name files, code or other servers of the machine.
+    """
+    config = config_from_table(table, where=where).model_copy(update=dict.fromkeys(CLIENTS_SETTINGS, ""))
+    of_features = (key for feature in config.wanted for key in feature.leads_out)
+    for key in (*_OF_THE_MACHINE, *of_features):
+        if getattr(config, key) not in ("", "none"):
+            name = key.replace("_", "-")
+            raise ConfigError(f"{name} is given, expected none in a submitted run: it names files or code of a machine")
+    return config
+
+
+class _Patience:
+    """Ends a run whose connected clients cannot take part, so that the queue goes on; not one that waits for some."""
+
+    def __init__(self, seconds: float, stop: StopRequest) -> None:
+        self._seconds = seconds
+        self._stop = stop
+        self._timer: threading.Timer | None = None
+        self._why: dict[str, str] = {}
+        self._has_begun = False
+        self.reason = ""
+
+    def hear(self, event: Event) -> None:
+        """Notice an event of the run."""
+        match event:
+            case RoundStarted():
+                self._has_begun = True
+                self.close()
+            case ClientTurnedAway():
+                self._why[event.client] = event.detail or event.reason
+            case WaitingForClients():
+                self.close()
+                if not self._has_begun and event.unfit and event.here - event.unfit < event.wanted:
+                    what = f"{event.unfit} of {event.here} connected clients cannot take part, {event.wanted} must"
+                    self._timer = threading.Timer(self._seconds, self._give_up, (what,))
+                    self._timer.daemon = True
+                    self._timer.start()
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Stop waiting."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _give_up(self, what: str) -> None:
+        why = "; ".join(f"{client}: {detail}" for client, detail in list(self._why.items())[:_MOST_NAMED])
+        self.reason = f"{what}: {why}"
+        self._stop.asked = True
