@@ -256,7 +256,7 @@ def _consented(
             f"--base DIRECTORY with that model"
         )
     policy.check_run(told)
-    policy.check_time(datetime.now(), labels=run.labels)
+    policy.check_time(datetime.now())
     if is_new and name not in consents.runs(digest):
         size, limits = _parameters(settled), settings.policy
         for line in Proposal(

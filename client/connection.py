@@ -27,7 +27,6 @@ from plait.abandon import Abandoned, Abandonment
 from plait.config import Scalar
 from plait.errors import PeerError
 from plait.transport.json_object import json_object
-from plait.transport.labels import are_labels
 from plait.transport.protocol import DIGEST_BYTES, SESSION_BYTES
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
@@ -188,17 +187,9 @@ class Connection:
                 f"server's welcome has a session of {len(welcome.session)} and a fingerprint of "
                 f"{len(welcome.base_fingerprint)} bytes, expected {SESSION_BYTES} and {DIGEST_BYTES}"
             )
-        if not are_labels(welcome.cohort_labels):
-            raise PeerError("server's welcome has malformed labels, expected such as gpu or region=eu")
         is_none = welcome.run_id == 0 and welcome.stays
         config = {} if is_none else _run_config(welcome.run_config_json)
-        run = Run(
-            welcome.run_id,
-            config,
-            welcome.base_fingerprint,
-            stays=welcome.stays,
-            labels=tuple(welcome.cohort_labels),
-        )
+        run = Run(welcome.run_id, config, welcome.base_fingerprint, stays=welcome.stays)
         self.backoff.reset()
         # A standing server may send many of them: no more are read than the node processes.
         self._pass_on(Welcomed(run))

@@ -18,12 +18,10 @@ class Credential:
 
     Attributes:
         key: proves it; None on an insecure loopback connection.
-        labels: what its operator says of it.
     """
 
     name: str
     key: NodeKey | None
-    labels: tuple[str, ...] = ()
 
 
 class Enrolment:
@@ -42,7 +40,6 @@ class Enrolment:
                 name=self._credential.name,
                 public_key=key.public_bytes if key else b"",
                 nonce=self._nonce,
-                labels=self._credential.labels,
                 version=__version__,
             )
         )

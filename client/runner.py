@@ -24,14 +24,12 @@ class Run:
     Attributes:
         base_fingerprint: SHA-256 of the base that the run adapts, 32 bytes; empty where any will do.
         stays: whether the server stays when the run is over, and another may follow.
-        labels: what the run asks its clients to state.
     """
 
     run_id: int
     config: Mapping[str, Scalar]
     base_fingerprint: bytes
     stays: bool = False
-    labels: tuple[str, ...] = ()
 
     @property
     def is_none(self) -> bool:

@@ -17,7 +17,6 @@ from plait.config import config_from_table
 from plait.errors import ConfigError, PolicyError
 from plait.files import at_home
 from plait.policy import Policy, load_policy
-from plait.transport.labels import parse_labels
 from plait.trust.kit import ClientKit
 from plait.trust.names import check_client_name, composed
 
@@ -45,7 +44,6 @@ class NodeOptions(_Server, total=False):
     dtype: Annotated[str, "auto, float32, bfloat16 or float16; int8 on a CPU."]
     threads: Annotated[int, "CPU threads; 0 means torch's default."]
     state: Annotated[Place, "Directory of the node's state; by default in your home directory."]
-    labels: Annotated[str, "Labels of this machine, such as gpu,region=eu; runs may ask for them."]
     max_memory_gb: Annotated[
         float,
         "Memory limit of each device: announced to the server, planned for and, on CUDA, enforced; 0 for all.",
@@ -92,7 +90,6 @@ class NodeSettings:
             for all.
         max_rank: the largest rank of an adapter that it accepts; 0 for any.
         consents: whether the operator consented to any run within the policy (``--yes``).
-        labels: what the operator says of this machine; runs may ask for them.
     """
 
     server: Address
@@ -112,12 +109,11 @@ class NodeSettings:
     columns: str = ""
     split: str = ""
     allow_plugins: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
 
     @property
     def credential(self) -> Credential:
         """The node's identity, for the server."""
-        return Credential(self.name, self.kit.node_key if self.kit else None, self.labels)
+        return Credential(self.name, self.kit.node_key if self.kit else None)
 
     @property
     def bases(self) -> dict[str, str]:
@@ -173,7 +169,6 @@ def check_settings(**given: Unpack[CommandOptions]) -> NodeSettings:
         policy=_limits(given, insecure=insecure),
         consents=given.get("yes", False),
         allow_plugins=tuple(allowed),
-        labels=parse_labels(given.get("labels", ""), what="labels"),
     )
 
 

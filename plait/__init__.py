@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from plait.api.simulate import simulate
     from plait.errors import PlaitError
     from plait.features.exports.export import Export, export
-    from plait.features.standing.server import StandingServer
     from plait.features.studies.comparison import Comparison, compare
     from plait.rounds.callbacks import Callback, EarlyStopping, Stop
     from plait.rounds.events import Event
@@ -40,7 +39,6 @@ __all__ = [
     "Result",
     "RoundContext",
     "Server",
-    "StandingServer",
     "Stop",
     "Updates",
     "__version__",

@@ -7,7 +7,7 @@ pass the figures. To add a limit, add a field here and a check where its figure 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -85,9 +85,6 @@ class Policy(BaseModel, frozen=True):
     max_runs_per_week: Annotated[
         int, Field(ge=0, le=_LARGEST, description="most runs that begin here within seven days; 0 for any number")
     ] = 0
-    run_labels: Annotated[
-        _Names, Field(description="take part only in runs whose cohort-labels have one of these; if empty, in any")
-    ] = ()
     max_rounds: Annotated[
         int, Field(ge=1, le=_LARGEST, description="most rounds of a run, and of all runs of one configuration")
     ] = 10_000
@@ -253,17 +250,14 @@ class Policy(BaseModel, frozen=True):
                 f"set it to '{config.wire}'",
             )
 
-    def check_time(self, now: datetime, *, labels: Collection[str]) -> None:
-        """Refuse a run that begins at another time, or that is for other clients.
+    def check_time(self, now: datetime) -> None:
+        """Refuse a run that begins at another time.
 
         Raises:
-            PolicyError: it is not for this client now.
+            PolicyError: runs may not begin now.
         """
         if now.hour not in hours_of(self.hours):
             raise self.refusal("hours", f"the run begins at {now:%H:%M}", self.hours, "widen them")
-        if self.run_labels and not set(self.run_labels) & set(labels):
-            asked = f"the run asks for {', '.join(sorted(labels)) or 'no labels'}"
-            raise self.refusal("run-labels", asked, ", ".join(self.run_labels), "add one, or leave it empty")
 
     @property
     def most_epsilon(self) -> float:

@@ -118,7 +118,7 @@ class Attendance:
             raise EnrolmentRefused(pb.REFUSED_REASON_REPLACED, REPLACED_DETAIL)
         hello = enrolment.hello
         session = self._sessions.attach(
-            hello.name, hello.public_key, arrival=arrival, labels=hello.labels, version=hello.version[:_MOST_VERSION]
+            hello.name, hello.public_key, arrival=arrival, version=hello.version[:_MOST_VERSION]
         )
         if session is None:
             raise EnrolmentRefused(pb.REFUSED_REASON_FULL, "server is full, try again later")

@@ -9,7 +9,6 @@ import secrets
 from dataclasses import KW_ONLY, dataclass
 
 from plait.errors import ConfigError, PeerError
-from plait.transport.labels import are_labels
 from plait.transport.protocol import (
     NONCE_BYTES,
     PROTOCOL_VERSION,
@@ -97,8 +96,6 @@ class Enrolment:
             check_client_name(hello.name)
         except ConfigError as error:
             raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, str(error)) from error
-        if not are_labels(hello.labels):
-            raise EnrolmentRefused(pb.REFUSED_REASON_MALFORMED, "labels are not such as gpu or region=eu")
         if len(hello.nonce) != NONCE_BYTES:
             raise EnrolmentRefused(
                 pb.REFUSED_REASON_MALFORMED, f"nonce has {len(hello.nonce)} bytes, expected {NONCE_BYTES}"

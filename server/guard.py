@@ -78,6 +78,10 @@ class MoreCalls:
     service: str
     handlers: Callable[[Executor], Mapping[str, _Handler]]
 
+    def served(self, disk: Executor) -> grpc.GenericRpcHandler:
+        """The calls as gRPC takes them."""
+        return grpc.method_handlers_generic_handler(self.service, dict(self.handlers(disk)))
+
 
 @dataclass(eq=False)
 class Guard(grpc.aio.ServerInterceptor):

@@ -27,13 +27,11 @@ class Terms:
     Attributes:
         run_config: the run configuration; nodes receive the part that clients need.
         base_fingerprint: SHA-256 of the base, 32 bytes; empty admits nodes with any base.
-        labels: what a node must state to be admitted.
     """
 
     run_id: int
     run_config: Mapping[str, Scalar]
     base_fingerprint: bytes
-    labels: frozenset[str] = frozenset()
     run_config_json: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +85,7 @@ class Hosting:
         return run if run is not None and run.terms.run_id == session.run_id else None
 
     def begin(self, run: HostedRun) -> None:
-        """Welcome all nodes with its labels to a run, in place of any other."""
+        """Welcome all nodes to a run, in place of any other."""
         self.directory = run.directory or self.directory
         self._move_all(run)
 
@@ -106,21 +104,17 @@ class Hosting:
             self._run = run
             for node in self.sessions.all():
                 session = node.session
-                if session is not None and session.is_open and (session.run_id or self._takes(session)):
+                if session is not None and session.is_open and (session.run_id or run is not None):
                     if before is not None and before.terms.run_id == session.run_id:
                         before.tasks.let_go(session)
                     self._welcome(session)
 
-    def _takes(self, session: Session) -> bool:
-        return self._run is not None and self._run.terms.labels <= session.node.labels
-
     def _welcome(self, session: Session) -> None:
-        run = self._run if self._takes(session) else None
+        run = self._run
         self.sessions.move(session, 0 if run is None else run.terms.run_id)
         welcome = pb.Welcome(session=session.token, node_id=session.node.number, stays=self.stays)
         if run is not None:
             terms = run.terms
             welcome.run_id, welcome.run_config_json = terms.run_id, terms.run_config_json
             welcome.base_fingerprint, welcome.max_answer_bytes = terms.base_fingerprint, run.max_answer_bytes
-            welcome.cohort_labels.extend(sorted(terms.labels))
         session.put(pb.ToNode(welcome=welcome))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -110,7 +110,7 @@ class NodesChannel:
             self._address,
             None if kit is None else server_credentials(kit),
             service=self._service,
-            more=[method_handlers_generic_handler(more.service, dict(more.handlers(self._disk)))] if more else [],
+            more=[more.served(self._disk)] if more else [],
             guard=Guard(self._revocation, metrics=self._metrics, more=more.service if more else ""),
             tend=self._tend,
             drain=self._drain,
@@ -235,10 +235,6 @@ class NodesChannel:
         self.check()
         run = self._hosting.run
         return [] if run is None else sorted(node.number for node in self._sessions.ready(run.terms.run_id))
-
-    def labels_stated(self) -> dict[str, frozenset[str]]:
-        """The labels of every node that has been connected since the server started, by name."""
-        return {node.name: node.labels for node in self._sessions.all()}
 
     def status_json(self) -> str:
         """What `plait status --json` prints; from any thread."""

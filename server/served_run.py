@@ -5,7 +5,7 @@ Sets no signal handler and configures no logging: both are the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -100,7 +100,6 @@ def open_served_run(
     serving: Serving,
     *,
     channel: NodesChannel | None = None,
-    labels: Collection[str] = (),
     on_event: OnEvent = lambda _: None,
     stop: StopRequest | None = None,
     quiet: bool,
@@ -110,7 +109,6 @@ def open_served_run(
     Args:
         serving: where and how to serve; kept in the run directory.
         channel: the one that stays between runs; by default a new one for this run.
-        labels: what its clients must state.
 
     Raises:
         PlaitError: the run cannot be served; nothing has begun.
@@ -137,7 +135,7 @@ def open_served_run(
         run = resolve(settled, progress=told)
         start = None if directory.has_started else beginning_of(run)
     asked = stop or StopRequest()
-    _announce(channel, run, directory, number=serving.run_number, labels=labels, stop=asked)
+    _announce(channel, run, directory, number=serving.run_number, stop=asked)
 
     def log_and_pass_on(event: Event) -> None:
         say_event(event)
@@ -171,9 +169,7 @@ def _is_over(directory: RunDirectory, out: str) -> bool:
     return False
 
 
-def _announce(
-    channel: NodesChannel, run: Run, directory: RunDirectory, *, number: int, labels: Collection[str], stop: StopRequest
-) -> None:
+def _announce(channel: NodesChannel, run: Run, directory: RunDirectory, *, number: int, stop: StopRequest) -> None:
     """Have a channel tell clients of a run, and of its progress."""
     from plait.rounds.description import REPLY_BYTES
     from plait.rounds.run_progress import LiveProgress, RunProgress
@@ -183,7 +179,7 @@ def _announce(
     plan, layout = run.settled.plan, run.ranks.master.spec.layout
     told = RunProgress(run=directory.path.name, rounds=plan.rounds, deadline_s=run.config.deadline_s or None)
     channel.begin(
-        Terms(number, run.settled.announced, run.base_fingerprint, frozenset(labels)),
+        Terms(number, run.settled.announced, run.base_fingerprint),
         inbox=directory.inbox,
         max_answer_bytes=REPLY_BYTES + max_update_bytes(layout),
         summary=LiveProgress(directory.ledger, told),

@@ -9,7 +9,6 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -34,7 +33,6 @@ class Node:
         name: the name that its key was provisioned for.
         public_key: its Ed25519 key, 32 bytes; empty if it showed none on an insecure connection.
         number: by which the run knows it.
-        labels: what it said of itself at its last connection.
         version: of its software, as it said.
         session: its connection; None while it is away.
         left: when it left, on the monotonic clock.
@@ -46,7 +44,6 @@ class Node:
     name: str
     public_key: bytes
     number: int
-    labels: frozenset[str] = frozenset()
     version: str = ""
     session: Session | None = None
     left: float = field(default_factory=time.monotonic)
@@ -167,9 +164,7 @@ class Sessions:
         node = self._by_name.get(name)
         return node is not None and node.session is not None and node.session.arrival > arrival
 
-    def attach(
-        self, name: str, public_key: bytes, *, arrival: int, labels: Iterable[str] = (), version: str = ""
-    ) -> Session | None:
+    def attach(self, name: str, public_key: bytes, *, arrival: int, version: str = "") -> Session | None:
         """Begin a session; an older one of the same node is told that it is replaced.
 
         Returns:
@@ -187,7 +182,7 @@ class Sessions:
                 node = Node(name, public_key, node_number(name))
                 self._by_name[name] = self._by_number[node.number] = node
             node.public_key = public_key
-            node.labels, node.version = frozenset(labels), version
+            node.version = version
             node.session = session = Session(node, arrival)
             self._by_token[session.token] = session
             return session

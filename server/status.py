@@ -129,7 +129,6 @@ def _attached(node: Node, now: float) -> dict[str, Json]:
         "name": node.name,
         "ready": fitness is not None,
         "version": node.version,
-        "labels": [*sorted(node.labels)],
         "device": fitness.device if fitness else "",
         "memory_bytes": fitness.memory_bytes if fitness else 0,
         "methods": list(fitness.methods) if fitness else [],

@@ -64,7 +64,6 @@ export interface Options {
   trainer: Trainer
   /** Folder of what must outlive the process. */
   state: string
-  labels?: string[]
   /** Why a run of this configuration is declined; empty to take part. */
   accept?: (config: Readonly<Record<string, string | number | boolean>>) => string
   log?: (line: string) => void

@@ -27,10 +27,10 @@ export const enrolmentBytes = (challenge, hello, key, name) =>
 
 export class Client {
   /** Options: index.d.ts. */
-  constructor({ server, kit, name, trainer, state, labels = [], accept = () => '', log = () => {} }) {
+  constructor({ server, kit, name, trainer, state, accept = () => '', log = () => {} }) {
     const identity = { key: NONE, sign: () => NONE, certificate: NONE, endorsement: NONE }
     const loaded = kit ? readKit(kit) : { name, identity, credentials: grpc.credentials.createInsecure() }
-    Object.assign(this, { server, trainer, state, labels, accept, log, answers: new Map(), waiting: [], ...loaded })
+    Object.assign(this, { server, trainer, state, accept, log, answers: new Map(), waiting: [], ...loaded })
   }
 
   /** Takes part until the run is over; rejects where the server refuses this client for good. */
@@ -68,7 +68,7 @@ export class Client {
           reject(Object.assign(new Error(`refused (${refused.reason}): ${refused.detail}`), { isFinal }))
         } else this.#hear(message)
       })
-      this.say({ hello: { protocol: 1, name, public_key: key, nonce, labels: this.labels, version: 'js' } })
+      this.say({ hello: { protocol: 1, name, public_key: key, nonce, version: 'js' } })
     }).finally(() => call.cancel())
   }
 

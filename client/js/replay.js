@@ -12,7 +12,7 @@ import { decode, encode } from './protocol.js'
 
 const bytes = (text) => Buffer.from(text, 'hex')
 // An implementation's own.
-const FREE = { hello: ['version', 'labels'], ready: ['methods', 'memory_bytes', 'device'] }
+const FREE = { hello: ['version'], ready: ['methods', 'memory_bytes', 'device'] }
 
 /** What a node says on its long call without what is its own. */
 function required(data) {

@@ -45,9 +45,7 @@ def doctor(
     server: Annotated[
         str, typer.Option("--server", help="Check this deployment from outside instead: HOST:PORT of its server.")
     ] = "",
-    kit: Annotated[
-        Path | None, typer.Option("--kit", help="With --server: kit of an operator, an observer or the server.")
-    ] = None,
+    kit: Annotated[Path | None, typer.Option("--kit", help="With --server: kit of an operator or the server.")] = None,
     json_output: JsonOutput = False,
 ) -> None:
     """Show what this machine supports and what is missing; with --server, what a deployment will need.

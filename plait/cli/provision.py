@@ -26,7 +26,6 @@ def provision(
     operators: Annotated[
         str, typer.Option("--operators", help="Names of people who may submit and cancel runs of a standing server.")
     ] = "",
-    observers: Annotated[str, typer.Option("--observers", help="Names of people who may only look.")] = "",
     server_name: Annotated[
         str,
         typer.Option("--server-name", help="DNS names and IP addresses that clients connect to, separated by commas."),
@@ -48,18 +47,14 @@ def provision(
 
     now = datetime.now(UTC).replace(microsecond=0)
     if revoke:
-        if clients or operators or observers or server_name or days is not None:
+        if clients or operators or server_name or days is not None:
             raise ConfigError("--revoke is given with other options, expected it on its own")
         _tell_revoked(directory, provisioning.revoke(directory, composed(revoke), now=now), json_output=json_output)
         return
-    names, operating, observing = (
-        [composed(name) for name in _split(given)] for given in (clients, operators, observers)
-    )
-    if not (names or operating or observing) and not (directory / "authority").exists():
+    names, operating = ([composed(name) for name in _split(given)] for given in (clients, operators))
+    if not (names or operating) and not (directory / "authority").exists():
         raise ConfigError("clients are missing, expected names such as --clients alice,bob,carol")
-    made = provisioning.provision(
-        directory, names, _split(server_name), operators=operating, observers=observing, now=now, days=days
-    )
+    made = provisioning.provision(directory, names, _split(server_name), operators=operating, now=now, days=days)
     if json_output:
         print_json(_as_json(directory, made))
     else:
@@ -92,7 +87,7 @@ def _next_steps(directory: Path, made: Federation) -> list[str]:
     elif any(kit.outcome.value != "renewed" for kit in (*new, *staff)):
         steps.append(_copy_register(made.server.directory))
     clients = ("client's", "that client's", "client", " --data my.jsonl")
-    people = ("operator's and observer's", "that person's", "status", "")
+    people = ("operator's", "that person's", "status", "")
     host = made.server_names[0]
     address = shlex.quote(f"{f'[{host}]' if ':' in host else host}:{_PORT}")
     for kits, (whose, goes_to, verb, more) in ((new, clients), (staff, people)):
@@ -135,7 +130,7 @@ def _tell_revoked(directory: Path, client: RegisteredClient, *, json_output: boo
 
 
 def _as_json(directory: Path, made: Federation) -> Mapping[str, object]:
-    from plait.trust.roles import Role
+    from plait.trust.certificate import Role
 
     return {
         "authority": {"path": str(directory / "authority"), "outcome": "made" if made.authority_made else "kept"},

@@ -14,7 +14,7 @@ def status(
     server: Annotated[str, typer.Option(help="Address and port of the server.")] = "localhost:9440",
     kit: Annotated[
         Path | None,
-        typer.Option(help="Kit of an operator, an observer or the server; not needed for an --insecure server."),
+        typer.Option(help="Kit of an operator or the server; not needed for an --insecure server."),
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:

@@ -82,7 +82,7 @@ def server_credentials(kit: ServerKit) -> grpc.ServerCredentials:
 def channel_credentials(kit: Kit) -> grpc.ChannelCredentials:
     """TLS for a client: it shows its certificate and trusts only its kit's authority.
 
-    People connect with an operator's or observer's kit, or ask for the status with the server's.
+    Operators connect with their kit, or ask for the status with the server's.
     """
     tls = kit.tls
     return grpc.ssl_channel_credentials(

@@ -23,7 +23,7 @@ def fetch_status(address: str, *, kit: ServerKit | StaffKit | None, timeout_s: f
     """Ask a server for its status.
 
     Args:
-        kit: an operator's or observer's, or the server's own with its token; None for an insecure server on this
+        kit: an operator's, or the server's own with its token; None for an insecure server on this
             machine.
 
     Raises:
@@ -48,7 +48,7 @@ def _plain(error: grpc.Call, address: Address, kit: ServerKit | StaffKit | None)
     code = error.code()
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         if isinstance(kit, StaffKit):
-            return PeerError(f"{address} refuses {kit.role} '{kit.name}': {error.details()}")
+            return PeerError(f"{address} refuses operator '{kit.name}': {error.details()}")
         return PeerError(f"{address} does not accept the token, expected the operator.token of this server's kit")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return PeerError(f"{address} is a gRPC server but not plait's, expected the address of `plait server`")

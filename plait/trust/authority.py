@@ -19,8 +19,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from plait.address import is_ip_address
 from plait.errors import ConfigError
 from plait.files import write_atomically
-from plait.trust.certificate import certificate_pem, check_key_of, key_pem, moment, new_key, read_certificate, read_key
-from plait.trust.roles import Role
+from plait.trust.certificate import (
+    Role,
+    certificate_pem,
+    check_key_of,
+    key_pem,
+    moment,
+    new_key,
+    read_certificate,
+    read_key,
+)
 from plait.trust.secret_file import write_secret
 
 AUTHORITY_DAYS = 3653

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,8 +19,27 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import NameOID
 
 from plait.errors import ConfigError
-from plait.trust.roles import STAFF, Role
 from plait.trust.secret_file import read_secret, read_small
+
+
+class Role(StrEnum):
+    """What the holder of a certificate may do; the server has no role.
+
+    The certificate (its subject's organizational unit; a client's has none) and the register both state it.
+    """
+
+    CLIENT = "client"
+    OPERATOR = "operator"
+
+    @property
+    def folder(self) -> str:
+        """The folder of such kits in ``plait provision``'s directory."""
+        return f"{self}s"
+
+    @property
+    def of(self) -> str:
+        """The role in a sentence, with its article."""
+        return f"a {self}" if self is Role.CLIENT else f"an {self}"
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -124,8 +144,8 @@ def role_of(certificate: x509.Certificate) -> Role | None:
     units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
     if not units:
         return Role.CLIENT
-    role = Role.named(str(units[0].value))
-    return role if len(units) == 1 and role in STAFF else None
+    is_operator = len(units) == 1 and units[0].value == Role.OPERATOR
+    return Role.OPERATOR if is_operator else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def server_expires(host: str, port: int, kit: Kit) -> datetime | None:
 
 
 def _own(kit: Kit) -> _Own:
-    role = kit.role.value if isinstance(kit, StaffKit) else "client" if isinstance(kit, ClientKit) else "server"
+    role = "operator" if isinstance(kit, StaffKit) else "client" if isinstance(kit, ClientKit) else "server"
     return _Own(kit.directory, role)
 
 

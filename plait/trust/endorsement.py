@@ -19,10 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from plait.errors import ConfigError
-from plait.trust.certificate import check_issued_by, common_name, read_certificate, read_key, role_of
+from plait.trust.certificate import Role, check_issued_by, common_name, read_certificate, read_key, role_of
 from plait.trust.kit import ClientKit
 from plait.trust.names import check_client_name
-from plait.trust.roles import Role
 
 _TEXT = b"plait node key 1"
 

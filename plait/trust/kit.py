@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from plait.errors import ConfigError
 from plait.trust.certificate import (
+    Role,
     check_dates,
     check_issued_by,
     check_key_of,
@@ -31,7 +32,6 @@ from plait.trust.certificate import (
 )
 from plait.trust.keys import NodeKey
 from plait.trust.names import check_client_name
-from plait.trust.roles import STAFF, Role
 from plait.trust.secret_file import read_secret, read_small
 
 AUTHORITY_FILE = "ca.crt"
@@ -129,7 +129,7 @@ class ClientKit:
 
 @dataclass(frozen=True)
 class StaffKit:
-    """The kit of an operator or an observer; who holds it has that role at the server.
+    """The kit of an operator of a standing server.
 
     Attributes:
         server_names: the names of the server's certificate when the kit was made.
@@ -137,25 +137,23 @@ class StaffKit:
 
     directory: Path
     name: str
-    role: Role
     server_names: tuple[str, ...]
     tls: TlsPair
 
     @classmethod
     def load(cls, directory: Path) -> StaffKit:
-        """Read and check an operator's or observer's kit.
+        """Read and check an operator's kit.
 
         Args:
-            directory: ``DIR/operators/NAME`` or ``DIR/observers/NAME`` of `plait provision`, or a copy of it.
+            directory: ``DIR/operators/NAME`` of `plait provision`, or a copy of it.
 
         Raises:
             ConfigError: as `ClientKit.load`.
             MachineError: cannot be read.
         """
-        role = next((role for role in STAFF if is_kit_of(directory, role.value)), Role.OPERATOR)
-        _check_kind(directory, role.value)
+        _check_kind(directory, Role.OPERATOR)
         name, server_names = read_client_settings(directory)
-        return cls(directory, name, role, server_names, _member_tls(directory, role, name))
+        return cls(directory, name, server_names, _member_tls(directory, Role.OPERATOR, name))
 
 
 Kit: TypeAlias = ServerKit | ClientKit | StaffKit
@@ -163,7 +161,7 @@ Kit: TypeAlias = ServerKit | ClientKit | StaffKit
 
 
 def load_asking(directory: Path) -> ServerKit | StaffKit:
-    """The kit of a caller that asks a server about its run: an operator, an observer, or the server itself.
+    """The kit of a caller that asks a server about its run: an operator, or the server itself.
 
     Raises:
         ConfigError: as `StaffKit.load`.
@@ -180,8 +178,6 @@ def operator_signing(directory: Path) -> Callable[[bytes], dict[str, str]]:
         MachineError: cannot be read.
     """
     kit = StaffKit.load(directory)
-    if kit.role is not Role.OPERATOR:
-        raise ConfigError(f"kit '{directory}' is {kit.role.of}'s, expected an operator's")
     key = read_key(directory / "operator.key")
     return lambda data: {
         "by": kit.name,

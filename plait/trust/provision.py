@@ -1,11 +1,11 @@
-"""Make the kits of a federation, add clients, operators and observers to it later, and revoke them.
+"""Make the kits of a federation, add clients and operators to it later, and revoke them.
 
 ::
 
     DIR/authority/     ca.key ca.crt                                            offline; only this command needs it
     DIR/server/        server.key server.crt ca.crt clients.json operator.token
     DIR/clients/NAME/  node.key client.key client.crt ca.crt kit.toml
-    DIR/operators/NAME/  operator.key operator.crt ca.crt kit.toml          (and observers)
+    DIR/operators/NAME/  operator.key operator.crt ca.crt kit.toml
 
 Existing files are never overwritten. A certificate that is missing from a kit is issued again for the kit's key, which
 renews it. Knows nothing of how kits reach their machines.
@@ -28,6 +28,7 @@ from plait.errors import ConfigError, MachineError
 from plait.files import directory_written_aside, write_atomically
 from plait.trust.authority import LEAF_DAYS, Authority
 from plait.trust.certificate import (
+    Role,
     certificate_pem,
     check_issued_by,
     common_name,
@@ -49,7 +50,6 @@ from plait.trust.kit import (
 )
 from plait.trust.names import check_client_name, check_client_names
 from plait.trust.register import REGISTER_FILE, RegisteredClient, read_clients, write_clients
-from plait.trust.roles import Role
 from plait.trust.secret_file import write_secret
 from plait.trust.server_names import check_server_names
 
@@ -86,7 +86,7 @@ class Federation:
 
     Attributes:
         clients: the kits of the clients named, in order.
-        staff: the kits of the operators and observers named, in order.
+        staff: the kits of the operators named, in order.
     """
 
     server: Provisioned
@@ -102,7 +102,6 @@ def provision(
     server_names: Sequence[str],
     *,
     operators: Sequence[str] = (),
-    observers: Sequence[str] = (),
     now: datetime,
     days: int | None = None,
 ) -> Federation:
@@ -120,11 +119,7 @@ def provision(
     """
     server = directory / "server"
     registered = read_clients(server / REGISTER_FILE) if server.exists() else ()
-    wanted = [
-        (role, name)
-        for role, names in ((Role.CLIENT, clients), (Role.OPERATOR, operators), (Role.OBSERVER, observers))
-        for name in names
-    ]
+    wanted = [(role, name) for role, names in ((Role.CLIENT, clients), (Role.OPERATOR, operators)) for name in names]
     check_client_names([name for _, name in wanted], taken=[client.name for client in registered])
     for role, name in wanted:
         _check_key(directory / role.folder / name, name, role, registered)

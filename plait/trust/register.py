@@ -1,8 +1,8 @@
 """The server's list of provisioned members, ``clients.json``: who may enrol and with which key, and who is revoked.
 
 A running server notices changes at once: it reads the file again whenever it differs from last time. A name can be
-listed several times, with revoked keys and at most one valid key. Members are clients and, with a ``role``, operators
-and observers. Knows nothing of how certificates are read.
+listed several times, with revoked keys and at most one valid key. Members are clients and, with a ``role``,
+operators. Knows nothing of how certificates are read.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import cast
 
 from plait.errors import ConfigError, MachineError
 from plait.files import write_atomically
+from plait.trust.certificate import Role
 from plait.trust.keys import PUBLIC_KEY_BYTES
 from plait.trust.names import check_client_name
-from plait.trust.roles import STAFF, Role
 
 REGISTER_FILE = "clients.json"
 
@@ -41,8 +41,8 @@ class RegisteredClient:
     """One line of the register.
 
     Attributes:
-        public_key: public half of its node key, 32 bytes; of an operator or observer, who has none, the SHA-256 of the
-            public key in the certificate.
+        public_key: public half of its node key, 32 bytes; of an operator, who has none, the SHA-256 of the public
+            key in the certificate.
         revoked: when its key was revoked; None if it is valid.
     """
 
@@ -75,6 +75,11 @@ class Register:
     def clients(self) -> tuple[RegisteredClient, ...]:
         """All clients, revoked ones included, in the file's order."""
         return tuple(self._current().values())
+
+    @property
+    def number_of_clients(self) -> int:
+        """How many clients have a valid key."""
+        return sum(member.role is Role.CLIENT and member.revoked is None for member in self._current().values())
 
     def check(self, name: str, public_key: bytes) -> Verdict:
         """Whether a client of this name and key (32 bytes) may take part."""
@@ -156,7 +161,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _line(client: RegisteredClient) -> dict[str, str | None]:
-    role = {"role": client.role.value} if client.role in STAFF else {}
+    role = {"role": client.role.value} if client.role is Role.OPERATOR else {}
     return {
         "name": client.name,
         "public_key": client.public_key.hex(),
@@ -171,10 +176,9 @@ def _client(line: object, *, where: str) -> RegisteredClient:
         raise ConfigError(f"{where} is not an object of {', '.join(_KEYS)}, expected exactly these and perhaps a role")
     entry = cast("dict[str, object]", line)
     name, public_key, provisioned, revoked = (entry[key] for key in _KEYS)
-    stated = str(entry.get("role", Role.CLIENT.value))
-    role = Role.named(stated)
-    if role is None:
-        raise ConfigError(f"role of {where} is {stated[:40]!a}, expected one of {', '.join(Role)}")
+    stated = entry.get("role", Role.CLIENT)
+    if stated not in list(Role):
+        raise ConfigError(f"role of {where} is {str(stated)[:40]!a}, expected one of {', '.join(Role)}")
     if not isinstance(name, str):
         raise ConfigError(f"name of {where} is not text, expected a client's name")
     try:
@@ -189,7 +193,7 @@ def _client(line: object, *, where: str) -> RegisteredClient:
         _time(provisioned, where=f"provisioned of {where}"),
         # Anything but null revokes, so that a typing mistake never admits a client.
         None if revoked is None else _time(revoked, where=f"revoked of {where}"),
-        role,
+        Role(stated),
     )
 
 

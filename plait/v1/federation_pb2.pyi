@@ -78,20 +78,18 @@ class ToNode(_message.Message):
     def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., work: _Optional[_Union[Work, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., unfit: _Optional[_Union[Unfit, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "name", "public_key", "nonce", "labels", "version")
+    __slots__ = ("protocol", "name", "public_key", "nonce", "version")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
-    LABELS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     name: str
     public_key: bytes
     nonce: bytes
-    labels: _containers.RepeatedScalarFieldContainer[str]
     version: str
-    def __init__(self, protocol: _Optional[int] = ..., name: _Optional[str] = ..., public_key: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., labels: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., name: _Optional[str] = ..., public_key: _Optional[bytes] = ..., nonce: _Optional[bytes] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("nonce",)
@@ -106,7 +104,7 @@ class Proof(_message.Message):
     def __init__(self, signature: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("session", "node_id", "run_id", "run_config_json", "base_fingerprint", "max_answer_bytes", "stays", "cohort_labels")
+    __slots__ = ("session", "node_id", "run_id", "run_config_json", "base_fingerprint", "max_answer_bytes", "stays")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
@@ -114,7 +112,6 @@ class Welcome(_message.Message):
     BASE_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     MAX_ANSWER_BYTES_FIELD_NUMBER: _ClassVar[int]
     STAYS_FIELD_NUMBER: _ClassVar[int]
-    COHORT_LABELS_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     node_id: int
     run_id: int
@@ -122,8 +119,7 @@ class Welcome(_message.Message):
     base_fingerprint: bytes
     max_answer_bytes: int
     stays: bool
-    cohort_labels: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, session: _Optional[bytes] = ..., node_id: _Optional[int] = ..., run_id: _Optional[int] = ..., run_config_json: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., max_answer_bytes: _Optional[int] = ..., stays: _Optional[bool] = ..., cohort_labels: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, session: _Optional[bytes] = ..., node_id: _Optional[int] = ..., run_id: _Optional[int] = ..., run_config_json: _Optional[str] = ..., base_fingerprint: _Optional[bytes] = ..., max_answer_bytes: _Optional[int] = ..., stays: _Optional[bool] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("base_fingerprint", "methods", "memory_bytes", "device", "run_id")
@@ -286,16 +282,14 @@ class StatusReply(_message.Message):
     def __init__(self, json: _Optional[str] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("config_json", "priority", "cohort_labels", "name")
+    __slots__ = ("config_json", "priority", "name")
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
-    COHORT_LABELS_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     config_json: str
     priority: int
-    cohort_labels: _containers.RepeatedScalarFieldContainer[str]
     name: str
-    def __init__(self, config_json: _Optional[str] = ..., priority: _Optional[int] = ..., cohort_labels: _Optional[_Iterable[str]] = ..., name: _Optional[str] = ...) -> None: ...
+    def __init__(self, config_json: _Optional[str] = ..., priority: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
 
 class SubmitReply(_message.Message):
     __slots__ = ("run",)
@@ -316,12 +310,8 @@ class CancelReply(_message.Message):
     def __init__(self, was: _Optional[str] = ...) -> None: ...
 
 class RunsRequest(_message.Message):
-    __slots__ = ("run", "before")
-    RUN_FIELD_NUMBER: _ClassVar[int]
-    BEFORE_FIELD_NUMBER: _ClassVar[int]
-    run: str
-    before: str
-    def __init__(self, run: _Optional[str] = ..., before: _Optional[str] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RunsReply(_message.Message):
     __slots__ = ("json",)
@@ -336,17 +326,9 @@ class FetchRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ...) -> None: ...
 
 class FilePart(_message.Message):
-    __slots__ = ("start", "data")
-    START_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
-    start: FileStart
-    data: bytes
-    def __init__(self, start: _Optional[_Union[FileStart, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
-
-class FileStart(_message.Message):
-    __slots__ = ("path", "size")
+    __slots__ = ("path", "data")
     PATH_FIELD_NUMBER: _ClassVar[int]
-    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     path: str
-    size: int
-    def __init__(self, path: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
+    data: bytes
+    def __init__(self, path: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...

@@ -275,8 +275,8 @@ class Federation:
 
 
 class OperationsStub:
-    """For the operators of a server that stays between runs; the role in the caller's certificate is checked before anything
-    is read. Operators may do all of it, observers only look.
+    """For the operator of a server that stays between runs; the role in the caller's certificate is checked before anything
+    is read.
     """
 
     def __init__(self, channel):
@@ -308,8 +308,8 @@ class OperationsStub:
 
 
 class OperationsServicer:
-    """For the operators of a server that stays between runs; the role in the caller's certificate is checked before anything
-    is read. Operators may do all of it, observers only look.
+    """For the operator of a server that stays between runs; the role in the caller's certificate is checked before anything
+    is read.
     """
 
     def Submit(self, request, context):
@@ -327,7 +327,7 @@ class OperationsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Runs(self, request, context):
-        """The queue and the past runs, by pages.
+        """The queue and the past runs, the newest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -372,8 +372,8 @@ def add_OperationsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Operations:
-    """For the operators of a server that stays between runs; the role in the caller's certificate is checked before anything
-    is read. Operators may do all of it, observers only look.
+    """For the operator of a server that stays between runs; the role in the caller's certificate is checked before anything
+    is read.
     """
 
     @staticmethod

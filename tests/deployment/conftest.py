@@ -223,12 +223,10 @@ class CountingProxy:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-def founded(
-    folder: Path, records: Mapping[str, int], *, operators: Sequence[str] = (), observers: Sequence[str] = ()
-) -> Path:
+def founded(folder: Path, records: Mapping[str, int], *, operators: Sequence[str] = ()) -> Path:
     """Kits of clients with so many records, and of staff; each client's data, and all of it for the simulation."""
     hosts, now = ("localhost", "127.0.0.1"), datetime.now(UTC)
-    provision(folder, list(records), hosts, operators=operators, observers=observers, now=now)
+    provision(folder, list(records), hosts, operators=operators, now=now)
     # The runs are smaller than what the default policy takes.
     (folder / "policy.toml").write_text("min-tokens = 512\n")
     generator = random.Random(0)

@@ -604,7 +604,7 @@ MUTATIONS: dict[str, Mutation] = {
     "fetched-names": Mutation(
         "directories",
         "a server names the files that are fetched",
-        lambda: put("plait.features.standing.calls:_place", lambda start: Path(start.path)),
+        lambda: put("plait.features.standing.calls:_place", lambda path: Path(path)),
     ),
     "fetched-size": Mutation(
         "directories",

@@ -127,10 +127,9 @@ class TestCertificates:
         assert reason(bob.hear()) == f"{how.upper()}_KEY"
         assert bob.heard_end()
 
-    @pytest.mark.parametrize("folder", ["operators/olga", "observers/ivo"])
-    def test_people_may_look_and_take_no_part(self, make_secure, federation, bare_node, folder):
-        provision(federation, [], [], operators=["olga"], observers=["ivo"], now=datetime.now(UTC))
-        channel, kit = make_secure(), StaffKit.load(federation / folder)
+    def test_operators_may_look_and_take_no_part(self, make_secure, federation, bare_node):
+        provision(federation, [], [], operators=["olga"], now=datetime.now(UTC))
+        channel, kit = make_secure(), StaffKit.load(federation / "operators/olga")
         person = bare_node(channel.address, kit.name, key=NodeKey.generate(), credentials=channel_credentials(kit))
         person.session = b"s" * 32
         requests = {
@@ -223,13 +222,13 @@ def hung_up(connection):
 
 class TestDoctor:
     def test_a_deployment_is_checked_from_outside(self, make_secure, kits, bare_node, federation, until, monkeypatch):
-        provision(federation, [], [], observers=["ivo"], now=datetime.now(UTC), days=9)
+        provision(federation, [], [], operators=["olga"], now=datetime.now(UTC), days=9)
         channel = make_secure()
         nodes = [node(bare_node, channel, kits[name]) for name in ("alice", "bob")]
         for each, version in zip(nodes, ("0.0.1", __version__), strict=True):
             assert each.enrol(version=version).HasField("welcome")
         until(lambda: len(fetch_status(channel.address, kit=ServerKit.load(federation / "server"))["nodes"]) == 2)
-        found = doctor._deployment(channel.address, federation / "observers" / "ivo")
+        found = doctor._deployment(channel.address, federation / "operators" / "olga")
         findings = {each.what: each for each in found[:5]}
         clients = {each.found: each.advice for each in doctor._deployment(channel.address, federation / "server")[5:]}
 

@@ -76,28 +76,6 @@ def test_what_is_sent_for_an_earlier_run_cannot_count_in_the_next(staying, bare_
     assert not list((tmp_path / "11").rglob("*.answer"))
 
 
-def test_only_nodes_with_all_labels_are_welcomed_to_a_run(staying, bare_node, tmp_path, until):
-    both, one = bare_node(staying.address, "ada"), bare_node(staying.address, "bob")
-    both.enrol(labels=["gpu", "region=eu"])
-    one.enrol(labels=["gpu"])
-    staying.begin(Terms(11, {}, BASE, frozenset({"gpu", "region=eu"})), inbox=tmp_path / "11")
-    assert list(welcomed(both).cohort_labels) == ["gpu", "region=eu"]
-    late = bare_node(staying.address, "eve")
-    assert late.enrol(labels=["region=eu"]).welcome.run_id == 0
-    ready(both, 11)
-    ready(one, 11)  # was never asked
-    until(lambda: [staying.identity(number).name for number in staying.nodes(0)] == ["ada"])
-    staying.end()
-    staying.begin(Terms(12, {}, BASE), inbox=tmp_path / "12")
-    assert welcomed(one).run_id == 12  # heard nothing of the run between
-
-
-@pytest.mark.parametrize("labels", [["a b"], ["x" * 99], [f"l{number}" for number in range(17)]])
-def test_labels_that_are_none_are_refused(staying, bare_node, labels):
-    refused = bare_node(staying.address, "ada").enrol(labels=labels).refused
-    assert refused.reason == pb.REFUSED_REASON_MALFORMED
-
-
 def test_a_node_that_returns_is_welcomed_to_the_run_of_now(staying, bare_node, tmp_path):
     node = bare_node(staying.address, "ada")
     node.enrol()

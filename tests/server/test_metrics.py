@@ -112,21 +112,18 @@ def test_a_taken_port_is_said_in_one_line(server, metrics):
         MetricsServer("9090", metrics)
 
 
-def test_figures_of_the_run_and_the_queue_are_read_at_every_scrape(metrics):
-    progress, counts = RunProgress(), {"queued": 0, "running": 0}
+def test_figures_of_the_run_are_read_at_every_scrape(metrics):
+    progress = RunProgress()
     metrics.follow_run(lambda: progress)
-    metrics.follow_runs(lambda: counts)
     value = metrics.registry.get_sample_value
     assert math.isnan(value("plait_held_out_loss"))
     assert math.isnan(value("plait_run_eta_seconds"))
     progress = RunProgress(
         round=3, rounds=5, done=2, round_s=6.0, eta_s=15.0, loss=(2, 1.5), cohort=("ann", "bob"), lost={"bob": "late"}
     )
-    counts = {"queued": 2, "running": 1}
     assert (value("plait_round"), value("plait_rounds"), value("plait_rounds_done")) == (3, 5, 2)
     assert (value("plait_round_seconds"), value("plait_run_eta_seconds")) == (6, 15)
     assert (value("plait_held_out_loss"), value("plait_cohort_clients"), value("plait_cohort_lost")) == (1.5, 2, 1)
-    assert [value("plait_runs", {"state": state}) for state in counts] == [2, 1]
 
 
 def test_every_metric_of_the_dashboard_exists_and_is_read_with_its_labels(metrics):

@@ -67,7 +67,6 @@ class Page:
                 Route("/api/runs", self._runs),
                 Route("/api/runs/{run}", self._run),
                 Route("/api/runs/{run}/events", self._events),
-                Route("/api/queue", self._queue),
             ],
             middleware=[Middleware(Headers), Middleware(TokenCheck, token=self._token)],
             exception_handlers={PlaitError: _failed, 404: _not_there, 405: _not_there},
@@ -120,9 +119,6 @@ class Page:
 
     async def _runs(self, _: Request) -> Response:
         return JSONResponse({"runs": await asyncio.to_thread(self._catalogue.list)})
-
-    async def _queue(self, _: Request) -> Response:
-        return JSONResponse(await asyncio.to_thread(self._catalogue.queue))
 
     async def _run(self, request: Request) -> Response:
         feed = await self._feed(request)

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from plait.adapters import Json
 from plait.adapters.parent import parents_from
 from plait.adapters.peft_directory import WEIGHTS_FILE
-from plait.errors import ConfigError, PeerError, PlaitError
+from plait.errors import ConfigError, PeerError
 from plait.files import open_plain
-from plait.known_features import features
-from plait.places import at
 from plait.rounds.events import RunFinished
 from plait.rounds.ledger import Line
 from plait.rounds.run_directory import RunDirectory
@@ -52,8 +50,6 @@ class Catalogue:
     def __init__(self, places: Sequence[Path], *, expected: Path | None = None, folder: bool = False) -> None:
         self._named: dict[str, Path] = {}
         self._folders: list[Path] = []
-        self._journal = next((place for place in places if place.is_dir() and _journal_in(place)), expected)
-        self._queue: tuple[object, dict[str, Json]] = None, {}
         self._entries: dict[Path, tuple[_Stamp, _Entry]] = {}
         self._digests: dict[Path, tuple[_Stamp, str]] = {}
         for place in places:
@@ -92,24 +88,6 @@ class Catalogue:
         newest = sorted(found.items(), key=lambda item: _written(item[1]), reverse=True)
         return dict(newest[:MOST_RUNS])
 
-    def queue(self) -> dict[str, Json]:
-        """The runs of a federation's journal, the newest first, at most `MOST_RUNS`; none without one.
-
-        ``broken`` says in a sentence that the journal's chain is broken.
-        """
-        journal = _journal_in(self._journal) if self._journal else None
-        if journal is None:
-            return {"runs": []}
-        file, read = journal
-        stamp = _stamp(file)
-        if stamp != self._queue[0]:
-            try:
-                said: dict[str, Json] = {"runs": read(file.parent)[::-1][:MOST_RUNS]}
-            except PlaitError as error:
-                said = {"runs": [], "broken": str(error)}
-            self._queue = stamp, said
-        return self._queue[1]
-
     def list(self) -> list[Json]:
         """What is shown of each run in a list, without reading its ledger; what has not changed is not read again."""
         before = self._entries
@@ -142,16 +120,6 @@ def _stamp(file: Path) -> tuple[int, int, int]:
     except OSError:
         return 0, 0, 0
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _journal_in(place: Path) -> tuple[Path, Callable[[Path], list[Json]]] | None:
-    """The journal of a folder's queue, and what reads the folder's runs; None if no feature here keeps one in it."""
-    for feature in features():
-        if feature.journal:
-            name, read = at(feature.journal)
-            if (place / name).exists():
-                return place / name, read
-    return None
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:

@@ -20,8 +20,8 @@ from plait.config import Scalar
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.files import directory_written_aside
 from plait.text import printable
-from plait.transport import json_object
 from plait.transport.credentials import open_channel
+from plait.transport.json_object import json_object
 from plait.trust.diagnose import explain
 from plait.trust.kit import StaffKit
 from plait.v1 import federation_pb2 as pb

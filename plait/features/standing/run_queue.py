@@ -5,6 +5,7 @@ Knows nothing of gRPC, of clients, and of how a run is driven.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -17,7 +18,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from plait.config import Scalar
-from plait.errors import ConfigError, PeerError
+from plait.errors import ConfigError, PeerError, PlaitError
 from plait.files import cannot_write, lock, make_private_directory, write_atomically
 
 RUNS_FOLDER = "runs"
@@ -106,10 +107,13 @@ class RunQueue:
             self._lock = (directory / _LOCK_FILE).open("ab", buffering=0)
         except OSError as error:
             raise cannot_write(directory, error) from error
-        if not lock(self._lock):
+        try:
+            if not lock(self._lock):
+                raise ConfigError(f"'{directory}' is being served by another process")
+            self._entries = {entry.run: entry for entry in read_queue(directory)}
+        except PlaitError:
             self._lock.close()
-            raise ConfigError(f"'{directory}' is being served by another process")
-        self._entries = {entry.run: entry for entry in read_queue(directory)}
+            raise
 
     def close(self) -> None:
         """Let another server have the directory."""
@@ -152,12 +156,15 @@ class RunQueue:
                     f"run name is {name[:80]!a}, expected letters, digits, '_' and '-', at most 64, no '-' in front"
                 )
             place = max((entry.place for entry in self._entries.values()), default=0) + 1
-            run = name or f"run-{place}"
-            if run in self._entries or self.folder(run).exists():
+            run = name or next(run for run in map("run-{}".format, itertools.count(place)) if self._is_free(run))
+            if not self._is_free(run):
                 raise ConfigError(f"run '{run}' exists already, give another name")
             if sum(entry.state is State.QUEUED for entry in self._entries.values()) >= MOST_QUEUED:
                 raise ConfigError(f"queue is full: {MOST_QUEUED} runs wait; cancel one")
             return self._keep(Entry(run, place, number, dict(config), priority))
+
+    def _is_free(self, run: str) -> bool:
+        return run not in self._entries and not self.folder(run).exists()
 
     def running(self) -> Entry | None:
         """The run that is being served, or was when the server ended."""

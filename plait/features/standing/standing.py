@@ -68,9 +68,7 @@ class Standing:
         PlaitError: another server has the directory, its queue is damaged, or it cannot serve.
     """
 
-    def __init__(
-        self, directory: Path, serving: Serving, *, give_up_s: float = 120.0, quiet: bool = False
-    ) -> None:
+    def __init__(self, directory: Path, serving: Serving, *, give_up_s: float = 120.0, quiet: bool = False) -> None:
         bind_apps()
         from server.served_run import open_channel
 
@@ -84,7 +82,7 @@ class Standing:
         self._cannot_serve: PlaitError | None = None
         self._on_start: Callable[[str], None] = lambda _: None
         self.channel: NodesChannel = open_channel(
-            serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, more=_calls_of(self)
+            serving, clients=_CLIENTS_WITHOUT_KIT, stays=True, more=calls_of(self)
         )
 
     def serve(self, *, on_start: Callable[[str], None] = lambda _: None) -> None:
@@ -260,7 +258,7 @@ class Standing:
             conclude(directory)
 
 
-def _calls_of(desk: Standing) -> MoreCalls:
+def calls_of(desk: Standing) -> MoreCalls:
     """The gRPC calls of an operator, which a server decides."""
     from server.guard import MoreCalls
 

@@ -28,7 +28,6 @@ from plait.features.page.catalogue import Catalogue
 from plait.features.page.merge import merge
 from plait.features.page.server import MOST_UNKNOWN
 from plait.features.page.token import TOKEN_VARIABLE, page_token
-from plait.features.standing.run_queue import RunQueue
 from plait.rounds.events import parse_event
 from plait.rounds.ledger import Ledger
 from tests.commands import Command
@@ -183,7 +182,7 @@ def test_only_with_the_token_is_anything_shown_and_the_address_turns_it_into_a_c
 ) -> None:
     run = write_ledger(small_run)
     _, address = watch(run)
-    paths = ("/", "/assets/page.js", "/api/runs", f"/api/runs/{run.name}", f"/api/runs/{run.name}/events", "/api/queue")
+    paths = ("/", "/assets/page.js", "/api/runs", f"/api/runs/{run.name}", f"/api/runs/{run.name}/events")
     port = address.rpartition(":")[2]
     for path in (*paths, "/none"):
         for said in ("", TOKEN[:-1], TOKEN + "x", "\udcff" * 40, "é" * 40):
@@ -197,7 +196,7 @@ def test_only_with_the_token_is_anything_shown_and_the_address_turns_it_into_a_c
         kept = answer.headers["set-cookie"]
         assert kept == f"plait-{port}={TOKEN}; Path=/; HttpOnly; SameSite=Strict"
         assert browser.get("/api/runs").status_code == 200
-        assert "set-cookie" not in browser.get("/api/queue", params={"token": TOKEN}).headers
+        assert "set-cookie" not in browser.get("/api/runs", params={"token": TOKEN}).headers
 
 
 def test_tokens_are_random_and_a_weak_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,28 +359,6 @@ def test_in_a_browser_a_federation_without_a_run_shows_its_first_one(
         (tmp_path / "runs").mkdir()
         written(tmp_path / "runs" / "first", small_run).close()
         browser.wait("document.querySelector('#link').textContent === 'complete'")
-
-
-def test_in_a_browser_what_the_server_sees_now_stands_before_the_ledger_and_the_queue_is_shown(
-    browser: Browser, tmp_path: Path, small_run: list[dict[str, object]]
-) -> None:
-    queue = RunQueue(tmp_path)
-    for name in ("first", "second"):
-        queue.submit({"base": "tiny", "rounds": 2, "clients": 2}, by="olga", number=7, name=name)
-    queue.close()
-    written(tmp_path / "runs" / "first", small_run[:9]).close()
-    ann = {"name": "ann", "doing": "round 1: training, step 3", "is_uploading": True}
-    status = {"run": "first", "nodes": [ann], "nodes_away": [{"name": "bob", "away_s": 3.0}]}
-    with page_beside(tmp_path, "127.0.0.1:0", folder=True, status_json=lambda: json.dumps(status)) as shown:
-        browser.open(shown)
-        browser.wait("document.querySelector('#legend').textContent === '1 uploading1 away'")
-        assert "Queue: 2 waiting" in str(browser.js("document.querySelector('#queue-title').textContent"))
-        assert browser.js("document.querySelectorAll('button').length") == 0, "nothing is asked for from the page"
-        assert browser.js("document.cookie") == ""
-        assert "token" not in str(browser.js("location.href")), "the address can be shown and copied"
-        browser.open(shown.partition("?")[0])
-        browser.wait("document.querySelector('#legend').textContent === '1 uploading1 away'")
-        assert all("ERR_" in text for text in browser.complaints()), "of servers of other tests that are away"
 
 
 def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Start, tmp_path: Path, hostile_run) -> None:

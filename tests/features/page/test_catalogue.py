@@ -59,4 +59,3 @@ def test_a_pipe_in_a_run_blocks_no_reader(tmp_path: Path, small_run, name: str) 
     (run,) = shown.list()
     assert isinstance(run, dict)
     assert run["finished"] is (begun[-1]["event"] == "run_finished")
-    assert shown.queue()["runs"] == []

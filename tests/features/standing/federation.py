@@ -1,4 +1,4 @@
-"""A standing federation, of real processes over TLS on loopback: a server that may be killed, clients and staff."""
+"""A standing federation, of real processes over TLS on loopback: a server that may be killed, clients, an operator."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,12 @@ from pathlib import Path
 import plait
 from plait.address import Address
 from plait.config import config_from_table
-from plait.features.standing.calls import AwayError, OperatorCalls
+from plait.errors import MachineError
+from plait.features.standing.calls import OperatorCalls
 from plait.features.standing.run_queue import Entry, State, read_queue
 from plait.rounds.ledger import Line, read_lines
 from plait.training.bases import locate_base
+from plait.transport.status import fetch_status
 from plait.trust.kit import StaffKit
 from tests.deployment.conftest import Deployment, founded
 
@@ -26,26 +28,17 @@ COMMON: dict[str, object] = {
     "base": "tiny", "clients": 2, "local_steps": 2, "batch_size": 2, "seq_len": 32, "rank": 2,
     "learning_rate": 1e-2, "dtype": "float32", "threads": 1, "seed": 5,
 }  # fmt: skip
-WRITERS, JUDGES = ("alice", "bob"), ("carol", "dave")
+WRITERS = ("alice", "bob")
 OTHER_BASE = "other"
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A run to submit: its settings, its clients and the label that they state."""
-
-    settings: dict[str, object]
-    clients: tuple[str, ...]
-    label: str
-
-
-def three_runs(folder: Path, *, rounds: int = 2) -> dict[str, Asked]:
-    """Another rule, another base, one classification."""
+def three_runs(folder: Path, *, rounds: int = 2) -> dict[str, dict[str, object]]:
+    """Another rule, another base, another rank: their settings by name."""
     common = {**COMMON, "rounds": rounds}
     return {
-        "ruled": Asked({**common, "rule": "fedex", "wire": "fp32"}, WRITERS, "text"),
-        "rebased": Asked({**common, "base": str(folder / OTHER_BASE), "method": "dora"}, WRITERS, "text"),
-        "judging": Asked({**common, "labels": "calm,loud"}, JUDGES, "judge"),
+        "ruled": {**common, "rule": "fedex", "wire": "fp32"},
+        "rebased": {**common, "base": str(folder / OTHER_BASE), "method": "dora"},
+        "ranked": {**common, "rank": 4},
     }
 
 
@@ -71,28 +64,17 @@ class Standing(Deployment):
 
     Attributes:
         place: where its server keeps runs.
-        page: where its page listens; no page where empty.
     """
 
     place: str = "runs"
-    page: str = ""
 
     @classmethod
-    def make(cls, folder: Path, records: Mapping[str, int], *, page: str = "") -> Standing:
-        """Kits and data."""
-        kits = founded(folder / "kits", records, operators=("olga", "otto"), observers=("ivo",))
+    def of_two(cls, folder: Path) -> Standing:
+        """Two clients, and the second base."""
+        kits = founded(folder / "kits", dict.fromkeys(WRITERS, 24), operators=("olga",))
         (kits / "policy.toml").write_text("min-examples = 4\nmin-tokens = 1\n")
-        return cls(folder, kits, page=page)
-
-    @classmethod
-    def of_four(cls, folder: Path) -> Standing:
-        """Two clients who write and two who judge, and the second base."""
-        made = cls.make(folder, dict.fromkeys((*WRITERS, *JUDGES), 24))
         make_base(folder / OTHER_BASE)
-        for name in JUDGES:
-            rows = [{**row, "label": ("calm", "loud")[number % 2]} for number, row in enumerate(made.rows(name))]
-            (made.federation / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        return made
+        return cls(folder, kits)
 
     def rows(self, name: str) -> list[dict[str, str]]:
         """The data of a client."""
@@ -102,20 +84,18 @@ class Standing(Deployment):
     def directory(self) -> Path:
         return self.folder / "server" / self.place
 
-    def calls(self, who: str = "operators/olga") -> OperatorCalls:
-        return OperatorCalls(Address("localhost", self.port), StaffKit.load(self.federation / who))
+    def calls(self) -> OperatorCalls:
+        return OperatorCalls(Address("localhost", self.port), StaffKit.load(self.federation / "operators/olga"))
 
     def open(self) -> None:
         """Start the server."""
-        shown = ("--page", self.page) if self.page else ()
-        self.stay("--give-up-s", "0.5", *shown, place=self.place)
+        self.stay("--give-up-s", "0.5", place=self.place)
 
     def begin(self) -> None:
         """Start everybody."""
         self.open()
-        for name in (*WRITERS, *JUDGES):
-            label = "judge" if name in JUDGES else "text"
-            self.join(name, "--json", "--yes", "--labels", label, "--base", f"{OTHER_BASE}={self.folder / OTHER_BASE}")
+        for name in WRITERS:
+            self.join(name, "--json", "--yes", "--base", f"{OTHER_BASE}={self.folder / OTHER_BASE}")
         self.until(self.everybody_is_here)
 
     def kill(self) -> None:
@@ -133,13 +113,13 @@ class Standing(Deployment):
         super().until(is_so)
 
     def everybody_is_here(self) -> bool:
-        with suppress(AwayError):
-            return {each["name"] for each in self.calls("observers/ivo").runs()["clients"]} >= {*WRITERS, *JUDGES}
+        with suppress(MachineError):
+            nodes = fetch_status(f"localhost:{self.port}", kit=self.calls().kit)["nodes"]
+            return {each["name"] for each in nodes} >= {*WRITERS}  # type: ignore[attr-defined]
         return False
 
-    def submit(self, name: str, asked: Asked) -> None:
-        table = config_from_table(asked.settings).to_table()
-        assert self.calls().submit(table, name=name, cohort_labels=[asked.label] if asked.label else []) == name
+    def submit(self, name: str, settings: dict[str, object]) -> None:
+        assert self.calls().submit(config_from_table(settings).to_table(), name=name) == name
 
     def entry(self, run: str) -> Entry:
         return next(entry for entry in read_queue(self.directory) if entry.run == run)
@@ -170,12 +150,12 @@ class Standing(Deployment):
         assert self.entry(run).state is State.FINISHED, self.entry(run)
         return (self.directory / "runs" / run / WEIGHTS).read_bytes()
 
-    def caught_in_mid_round(self, name: str, asked: Asked) -> str:
+    def caught_in_mid_round(self, name: str, settings: dict[str, object]) -> str:
         """Submit a run of both writers, and stop alice's process once only bob has answered; gives the run's name."""
         number = 0
         while True:
             run = f"{name}-{number}"
-            self.submit(run, asked)
+            self.submit(run, settings)
             self.until(lambda run=run: "round_started" in self.kinds(run))
             self.signal("alice", signal.SIGSTOP)
             self.until(lambda run=run: self.updates(run) % 2 or self.entry(run).is_over)
@@ -187,7 +167,7 @@ class Standing(Deployment):
     def trainings(self) -> Counter[tuple[str, int, str]]:
         """How often each client began to train for each round of each of its runs, as it says itself."""
         found: Counter[tuple[str, int, str]] = Counter()
-        for client in (*WRITERS, *JUDGES):
+        for client in WRITERS:
             runs_before = 0
             for line in self.printed(client).splitlines():
                 told = json.loads(line) if line.startswith("{") else {}
@@ -197,8 +177,8 @@ class Standing(Deployment):
                     found[client, runs_before, group] += 1
         return found
 
-    def simulated(self, asked: Asked, out: Path) -> bytes:
+    def simulated(self, settings: dict[str, object], out: Path) -> bytes:
         """The adapter of the same run in an undisturbed simulation."""
-        rows = [{**row, "author": name} for name in asked.clients for row in self.rows(name)]
-        plait.simulate(rows, partition="natural:author", out=out, quiet=True, **asked.settings)  # type: ignore[arg-type]
+        rows = [{**row, "author": name} for name in WRITERS for row in self.rows(name)]
+        plait.simulate(rows, partition="natural:author", out=out, quiet=True, **settings)  # type: ignore[arg-type]
         return (out / WEIGHTS).read_bytes()

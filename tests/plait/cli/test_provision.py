@@ -72,15 +72,15 @@ def test_clients_added_later_need_no_server_name_and_old_ones_get_no_steps(plait
     assert "plait server" not in ran.out
 
 
-def test_operators_and_observers_get_kits_and_their_next_step(plait, kits):
-    ran = plait("provision", kits, "--operators", "olga", "--observers", "ivo, eva")
+def test_operators_get_kits_and_their_next_step(plait, kits):
+    ran = plait("provision", kits, "--operators", "olga, eva")
     assert ran.code == 0
     assert f"made       {kits / 'operators' / 'olga'}  operator olga, certificate until" in ran.out
     assert "plait status --kit eva --server localhost:9440" in ran.out
     assert f"Copy {kits / 'server' / 'clients.json'}" in ran.out
-    again = json.loads(plait("provision", kits, "--observers", "ivo", "--json").out)
-    assert (again["clients"], again["operators"]) == ([], [])
-    assert [(kit["name"], kit["outcome"]) for kit in again["observers"]] == [("ivo", "kept")]
+    again = json.loads(plait("provision", kits, "--operators", "eva", "--json").out)
+    assert again["clients"] == []
+    assert [(kit["name"], kit["outcome"]) for kit in again["operators"]] == [("eva", "kept")]
     ran = plait("provision", kits, "--revoke", "olga")
     assert ran.out.startswith("revoked operator olga on ")
     assert f"plait provision {shlex.quote(str(kits))} --operators olga" in ran.out

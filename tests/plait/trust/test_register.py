@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from plait.errors import ConfigError, MachineError
+from plait.trust.certificate import Role
 from plait.trust.keys import NodeKey
 from plait.trust.provision import revoke
 from plait.trust.register import Register, RegisteredClient, Verdict, read_clients, write_clients
-from plait.trust.roles import Role
 
 
 @pytest.fixture

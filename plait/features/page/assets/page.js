@@ -14,7 +14,6 @@ const SLICE_MS = 4;
 let run = null;
 let other = null;
 let listed = [];
-let queued = [];
 let listedAs = ""; // runs and queue as the server told them last
 let isDue = false;
 
@@ -345,23 +344,6 @@ const drawSides = (shown, beside) => {
   table($("sides"), ["", as.clean(run.name, 40), as.clean(other.name, 40)], [...of, ...settings], [1, 2]);
 };
 
-const drawQueue = (said) => {
-  $("queue-section").hidden = !queued.length && !said.broken;
-  const waiting = queued.filter(({ state }) => state === "queued").length;
-  if (said.broken) setText("queue-text", as.clean(said.broken, 300));
-  else if (!$("queue").dataset.said) setText("queue-text", "The journal's hash chain is intact.");
-  const news = JSON.stringify(said);
-  if ($("queue").dataset.said === news) return;
-  $("queue").dataset.said = news;
-  $("queue-title").textContent = `Queue: ${waiting} waiting`;
-  const known = new Set(listed.map(({ name }) => name));
-  const rows = queued.map((one) => [
-    known.has(one.run) ? runLink(one.run) : as.clean(one.run, 64), one.state, as.clean(one.by), one.priority, as.clean(one.cohort_labels.join(", ") || as.NOTHING),
-    as.clean([one.base, one.method, one.rule].filter(Boolean).join(", "), 100), as.moment(one.submitted), as.clean(one.detail || as.NOTHING, 200),
-  ]);
-  table($("queue"), ["run", "", "by", "priority", "labels", "what", "submitted", ""], rows, [0, 1, 2, 4, 5, 7]);
-};
-
 const runLink = (name) => {
   const made = element("a", as.clean(name, 60));
   made.href = `?run=${encodeURIComponent(name)}`;
@@ -481,16 +463,13 @@ const go = () => {
 };
 
 const list = async () => {
-  let said;
   try {
-    const [runs, queue] = await Promise.all([fetch("/api/runs"), fetch("/api/queue")]);
+    const runs = await fetch("/api/runs");
     if (runs.status === 401) location.reload();
-    const texts = [await runs.text(), await queue.text()];
-    if (texts.join() === listedAs) return;
-    listed = JSON.parse(texts[0]).runs;
-    said = JSON.parse(texts[1]);
-    queued = said.runs;
-    listedAs = texts.join();
+    const text = await runs.text();
+    if (text === listedAs) return;
+    listed = JSON.parse(text).runs;
+    listedAs = text;
   } catch {
     return;
   }
@@ -503,7 +482,6 @@ const list = async () => {
   if (!run) choose();
   drawRuns();
   drawLineage();
-  drawQueue(said);
 };
 
 $("run").addEventListener("change", go);
