@@ -43,7 +43,7 @@ class RunSettings(TypedDict, total=False):
     dp_delta: float
     local_steps: int
     step_budget: Literal["equal", "speed"]
-    rounds_mode: Literal["sync", "async"]
+    rounds_mode: str
     buffer: int
     batch_size: int
     gradient_accumulation_steps: int

@@ -210,7 +210,7 @@ class RunStarted(Event):
     @property
     def is_async(self) -> bool:
         """Whether rounds are asynchronous."""
-        return self.config.get("rounds-mode") == "async"
+        return str(self.config.get("rounds-mode", "")).startswith("async")
 
 
 def start_of(recorded: Sequence[Event]) -> RunStarted | None:

@@ -44,8 +44,7 @@ ROWS: dict[str, dict[str, object]] = {
         "clients": 40,
         "clients_per_round": 20,
         "rounds": 40,
-        "rounds_mode": "async",
-        "buffer": 5,
+        "rounds_mode": "async:5",
         "fleet": FLEET,
     },
     "all": {"base": "tiny", "clients": 8, "clients_per_round": 8, "rounds": 12},
@@ -76,7 +75,7 @@ def run(row: str, *, is_exact: bool, seed: int, quick: bool, local_steps: int) -
     settings = {"local_steps": local_steps, "partition": "iid", "seed": seed} | ROWS[row]
     if quick and row in QUICK:
         settings |= dict(zip(("clients", "clients_per_round", "rounds"), QUICK[row], strict=True))
-        settings |= {"buffer": 3} if row == "async" else {}
+        settings |= {"rounds_mode": "async:3"} if row == "async" else {}
     evaluated = {"eval_every": settings["rounds"], "eval_clients": min(32, int(str(settings["clients"])))}
     followed = aggregator.follow
     if is_exact:

@@ -14,9 +14,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self, cast
 
+import numpy as np
+
+from plait.adapters import AdapterState
+from plait.aggregation import RoundContext
 from plait.errors import PeerError
 from plait.features.asynchronous.buffer import Buffer, asking_order, recent_folds
 from plait.rounds import events
@@ -26,6 +31,7 @@ from plait.rounds.clock import IN_PROGRESS
 from plait.rounds.collector import ServerSide
 from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
 from plait.rounds.evaluating import Evaluating, asked_to_evaluate, evaluate
+from plait.rounds.fold import Fold, Folded
 from plait.rounds.reason import Reason
 from plait.rounds.run_state import Held, RunState, note_held
 from plait.rounds.spool import Arrival, Stored
@@ -327,3 +333,27 @@ def versions_at_work(state: RunState) -> dict[str, int]:
 
 def _in_progress(state: RunState) -> dict[str, dict[str, float]]:
     return cast("dict[str, dict[str, float]]", state.remembered.get(IN_PROGRESS, {}))
+
+
+class BufferedFold:
+    """The fold of a buffer's updates, made of that of a round's."""
+
+    def __init__(self, inner: Fold, buffer: Buffer) -> None:
+        self._inner = inner
+        self._buffer = buffer
+
+    def is_settled(self, state: RunState, number: int, accepted: tuple[str, ...]) -> bool:
+        """As the inner one."""
+        return self._inner.is_settled(state, number, accepted)
+
+    def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
+        """The rule's outcome, as far as the buffer moves it."""
+        folded = self._inner.fold(state, context, stored)
+        counted = [arrival.weight for client in folded.clients if (arrival := stored[client].arrival)]
+        step, moved = folded.outcome.step, np.float32(self._buffer.moved(counted))
+        outcome = replace(folded.outcome, step=AdapterState(step.layout, step.flat * moved))
+
+        def keep(before: RunState) -> RunState:
+            return folded.keep(self._buffer.kept(before, folded.clients))
+
+        return replace(folded, outcome=outcome, keep=keep)

@@ -1,12 +1,16 @@
 """How rounds of an asynchronous run are filled."""
 
+import math
+import re
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field
+from pydantic import field_validator
 
 from plait.settings.table import Table
 from plait.traits import Stated, Trait
+
+_FORM = re.compile(r"sync|async(:[1-9][0-9]{0,6})?")
 
 
 class Asynchronous(Table):
@@ -14,14 +18,18 @@ class Asynchronous(Table):
 
     table: ClassVar[str] = "asynchronous"
     heading: ClassVar[str] = "Asynchronous rounds"
-    within: ClassVar = {"buffer": ("rounds_mode", ("async",))}
 
-    rounds_mode: Literal["sync", "async"] = "sync"
-    """sync: a round waits for its cohort; async: clients train whenever they are free, and a round aggregates a buffer
-    of updates once it is full
+    rounds_mode: str = "sync"
+    """sync: a round waits for its cohort; async:K: clients train whenever they are free, and a round aggregates a
+    buffer of K updates once it is full; async: K is a quarter of the clients at work, at least two
     """
-    buffer: Annotated[int, Field(ge=0)] = 0
-    """with rounds-mode async, updates per round; 0 means a quarter of the clients at work, at least two"""
+
+    @field_validator("rounds_mode")
+    @classmethod
+    def _check_form(cls, mode: str) -> str:
+        if not _FORM.fullmatch(mode):
+            raise ValueError("expected sync, async, or async:K such as async:5")
+        return mode
 
     def check_clients(self, clients: int, cohort: int) -> None:
         """Refuse a buffer that waits for others than those at work.
@@ -30,17 +38,21 @@ class Asynchronous(Table):
             ValueError: with both numbers.
         """
         del clients
-        if self.buffer > cohort:
+        size = buffer_size(self.rounds_mode, cohort)
+        if size > cohort:
             raise ValueError(
-                f"buffer is {self.buffer} and {cohort} clients are at work at once, expected at most as many: a "
-                f"client has one update in a buffer at most"
+                f"rounds-mode is '{self.rounds_mode}' and {cohort} clients are at work at once, expected at most as "
+                "many updates: a client has one in a buffer at most"
             )
-        if self.buffer == 1 < cohort:
-            raise ValueError("buffer is 1, expected at least 2: norm checks compare the updates of a buffer")
+        if size == 1 < cohort:
+            raise ValueError(
+                f"rounds-mode is '{self.rounds_mode}', expected at least 2 updates: norm checks compare those of a "
+                "buffer"
+            )
 
     def stated(self) -> Iterator[Stated]:
         """What these settings need of a run, and what they take away."""
-        if self.rounds_mode == "async":
+        if self.rounds_mode != "sync":
             across = "updates of several rounds are added"
             needs = {
                 Trait.LINEAR: across,
@@ -49,3 +61,9 @@ class Asynchronous(Table):
                 Trait.RELEASED: "a client that began too long ago is",
             }
             yield self.says("rounds_mode", needs=needs, takes={Trait.WAITS: "asynchronous rounds do not wait"})
+
+
+def buffer_size(rounds_mode: str, cohort: int) -> int:
+    """Updates per round where so many clients are at work; 0 where rounds wait."""
+    mode, _, size = rounds_mode.partition(":")
+    return 0 if mode == "sync" else int(size) if size else max(min(2, cohort), math.ceil(cohort / 4))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from plait.config import RunConfig
 from plait.errors import ConfigError, PeerError
 from plait.features.asynchronous.buffer import SLOWEST, Buffer, recent_folds
+from plait.features.asynchronous.settings import Asynchronous, buffer_size
 from plait.rounds.events import UpdateReceived
 from plait.rounds.fold import Fold
 from plait.rounds.run_plan import RunPlan
@@ -17,26 +18,21 @@ from plait.rounds.run_state import RunState
 from plait.rounds.spool import Arrival, Spool
 from plait.rounds.way import Way
 
-if TYPE_CHECKING:
-    from plait.features.asynchronous.settings import Asynchronous
-
 
 def settled(config: RunConfig) -> dict[str, object]:
-    """The settings that are open: a buffer of a quarter of the clients at work, two at least, and no step back."""
-    cohort = config.cohort_size
-    size = _settings(config).buffer or max(min(2, cohort), math.ceil(cohort / 4))
-    return {"buffer": size, "keep": "last"}
+    """The settings that are open: how many updates a buffer has, and no step back."""
+    return {"rounds_mode": f"async:{_size(config)}", "keep": "last"}
 
 
 def buffer_of(config: RunConfig) -> Buffer:
-    """The buffer of settled settings."""
-    size = _settings(config).buffer
+    """The buffer of a run."""
+    size = _size(config)
     return Buffer(size, SLOWEST * math.ceil(config.cohort_size / size), config.cohort_size)
 
 
 def planned(plan: RunPlan, config: RunConfig) -> RunPlan:
     """The plan of a run whose rounds are buffers."""
-    size = _settings(config).buffer
+    size = _size(config)
     return replace(plan, folds=size, quorum=math.ceil(config.quorum * size), measures_pace=True)
 
 
@@ -48,8 +44,7 @@ def with_buffer(way: Way, config: RunConfig, _plan: RunPlan) -> Way:
 def of_buffer(way: Way, buffer: Buffer) -> Way:
     """The same with rounds that are buffers like this one."""
     # Not imported by the clients of such a run.
-    from plait.features.asynchronous.collector import BufferCollector
-    from plait.features.asynchronous.fold import BufferedFold
+    from plait.features.asynchronous.collector import BufferCollector, BufferedFold
 
     def folding(spool: Spool) -> Fold:
         return BufferedFold(way.folding(spool), buffer)
@@ -91,10 +86,14 @@ def check(settings: RunConfig, *, simulates: bool) -> None:
     """
     if simulates and not any(each.simulated for each in settings.wanted):
         raise ConfigError(
-            "rounds-mode is 'async' and fleet is not given, expected a TOML file of devices: only it says which "
-            "simulated client is faster"
+            f"rounds-mode is '{_mode(settings)}' and fleet is not given, expected a TOML file of devices: only it says "
+            "which simulated client is faster"
         )
 
 
-def _settings(config: RunConfig) -> Asynchronous:
-    return cast("Asynchronous", config)
+def _mode(config: RunConfig) -> str:
+    return cast("Asynchronous", config).rounds_mode
+
+
+def _size(config: RunConfig) -> int:
+    return buffer_size(_mode(config), config.cohort_size)

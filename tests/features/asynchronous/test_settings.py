@@ -8,19 +8,17 @@ from plait.settle import settle
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("mode", "message"),
     [
-        ({"buffer": 9}, "buffer is 9 and 8 clients are at work at once, expected at most as many"),
-        ({"buffer": 1}, "buffer is 1, expected at least 2"),
-        (
-            {"rounds-mode": "sync", "buffer": 4},
-            "buffer is 4 and rounds-mode is 'sync', expected buffer 0 or rounds-mode",
-        ),
+        ("async:9", "rounds-mode is 'async:9' and 8 clients are at work at once, expected at most as many"),
+        ("async:1", "rounds-mode is 'async:1', expected at least 2 updates"),
+        ("sync:4", "expected sync, async, or async:K"),
+        ("async:0", "expected sync, async, or async:K"),
     ],
 )
-def test_a_buffer_has_two_updates_of_clients_at_work_at_least(given, message):
+def test_a_buffer_has_two_updates_of_clients_at_work_at_least(mode, message):
     with pytest.raises(ConfigError, match=message):
-        config_from_table({"rounds-mode": "async", **given})
+        config_from_table({"rounds-mode": mode})
 
 
 def test_asynchronous_rounds_follow_from_how_many_clients_are_at_work():
@@ -29,8 +27,6 @@ def test_asynchronous_rounds_follow_from_how_many_clients_are_at_work():
     assert (settled.plan.folds, settled.plan.quorum, settled.plan.measures_pace) == (5, 3, True)
     assert (settled.config.keep, settled.config.own_share) == ("last", 0.0)
     assert not settled.plan.settings.carry_moments
+    assert settled.config.rounds_mode == "async:5"
     assert settle(settled.config).config == settled.config
-
-
-def test_nothing_is_left_of_rounds_that_wait_after_all():
-    assert config_from_table({"rounds-mode": "sync", "buffer": 0}) == config_from_table({})
+    assert buffer_of(config_from_table({"rounds-mode": "async:3"})) == Buffer(size=3, max_staleness=30, at_work=8)
