@@ -46,6 +46,8 @@ export interface Counts {
 export interface Trainer {
   /** SHA-256 that identifies the base, 32 bytes. */
   readonly fingerprint: Buffer
+  /** How many the base has: an adapter may have as many, or 2^24 if that is more. */
+  readonly parameters?: number
   readonly methods?: string[]
   /** How much data there is under these settings. Throws `messages.Refused` where the adapter or the data do not fit. */
   describe(task: Pick<Work, 'layout' | 'spec' | 'settings'>): Counts | Promise<Counts>

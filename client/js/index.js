@@ -12,6 +12,7 @@ import { Run } from './run.js'
 const { sha256 } = messages
 const NONE = Buffer.alloc(0)
 const PART = 1 << 20
+const MOST_BODY = 2 ** 31 - 1
 const { REFUSED_REASON_FULL, REFUSED_REASON_LATE } = valuesOf('RefusedReason')
 const { INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED } = grpc.status
 const GIVEN_UP = [INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED]
@@ -28,7 +29,7 @@ export const enrolmentBytes = (challenge, hello, key, name) =>
 export class Client {
   /** Options: index.d.ts. */
   constructor({ server, kit, name, trainer, state, accept = () => '', log = () => {} }) {
-    const identity = { key: NONE, sign: () => NONE, certificate: NONE, endorsement: NONE }
+    const identity = { key: NONE, sign: () => NONE }
     const loaded = kit ? readKit(kit) : { name, identity, credentials: grpc.credentials.createInsecure() }
     Object.assign(this, { server, trainer, state, accept, log, answers: new Map(), waiting: [], ...loaded })
   }
@@ -80,9 +81,6 @@ export class Client {
       this.answers.delete(withdraw.task_id)
       if (this.current?.task_id === withdraw.task_id) this.current.abandon.abort()
     } else if (work && this.waiting.length < 8) {
-      // Tasks of another attempt at a masked sum mean that the one before is over.
-      const attempt = (task) => /~([^.]*)/.exec(task?.group_id)?.[1]
-      if (attempt(work) && this.current && attempt(work) !== attempt(this.current)) this.current.abandon.abort()
       if (this.current?.task_id !== work.task_id) this.waiting.push(work)
       this.#next()
     }
@@ -112,7 +110,7 @@ export class Client {
     const progress = () => this.say({ progress: { task_id, doing } })
     const timer = setInterval(progress, 20000)
     try {
-      const bytes = Buffer.concat([work.head, await this.#download(work)])
+      const bytes = Buffer.concat([work.head, await this.download(work)])
       // The same task again has the same answer.
       const [known, digest] = [this.answers.get(task_id), sha256(bytes)]
       const data = known?.digest.equals(digest) ? known.data : await this.doing.answer(bytes, signal, progress)
@@ -131,12 +129,18 @@ export class Client {
     }
   }
 
-  async #download({ body_bytes: size, body_sha256: sha }) {
+  /** The body of a task: as many bytes as were announced, and no more. */
+  async download({ body_bytes: size, body_sha256: sha }) {
     if (size === '0') return NONE
-    const parts = []
-    for await (const { data } of this.calls.Download({ session: this.session, sha256: sha })) parts.push(data)
+    if (!(Number(size) > 0 && Number(size) <= MOST_BODY)) throw new Error('a body of that size is not taken')
+    let [parts, left] = [[], Number(size)]
+    for await (const { data } of this.calls.Download({ session: this.session, sha256: sha })) {
+      left -= data.length
+      if (left < 0) break // which ends the call
+      parts.push(data)
+    }
     const body = Buffer.concat(parts)
-    if (!sha256(body).equals(sha)) throw new Error('the body is not the one that was announced')
+    if (left || !sha256(body).equals(sha)) throw new Error('the body is not the one that was announced')
     return body
   }
 

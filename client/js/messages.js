@@ -74,12 +74,8 @@ function payloadDigest({ codec, codec_parameters: parameters }, payload) {
   return sha256(bytesOf(Uint32Array.of(codec, parameters.length)), parameters, payload)
 }
 
-/** The settings of a task, from its own fields and the text that it names. */
-export function readSettings({ json, ...own }, text) {
-  refuseIf(!sha256(text).equals(own.digest), 'the settings have another digest')
-  const defaults = { wire: 'fp32', total_steps: 0, warmup_steps: 0, lr_schedule: 'constant', found_rate_factor: 1 }
-  return { ...defaults, ...JSON.parse(text), ...own, text }
-}
+const LEAST_LIMIT = 2 ** 24
+const MOST_DIMENSIONS = 8
 
 /** A layout: names and shapes in order, with places in one flat array. */
 export class Layout {
@@ -94,8 +90,36 @@ export class Layout {
     })
   }
 
-  static unpack(bytes) {
-    return new Layout(inflateSync(bytes, { maxOutputLength: 1 << 24 }).toString('latin1'))
+  /** From the bytes of a task; at most as many numbers as the base has, or 2^24 if that is more. */
+  static unpack(bytes, parameters = 0) {
+    const text = inflated(bytes)
+    refuseIf(!isLayout(text, Math.max(parameters, LEAST_LIMIT)), 'the layout is none, or too large')
+    return new Layout(text)
+  }
+}
+
+function inflated(bytes) {
+  try {
+    return inflateSync(bytes, { maxOutputLength: 1 << 24 }).toString('latin1')
+  } catch {
+    throw new Refused('MALFORMED', 'the layout cannot be unpacked')
+  }
+}
+
+function isLayout(text, most) {
+  try {
+    let [size, last] = [0, null]
+    for (const [name, shape, ...more] of JSON.parse(text)) {
+      const isShape = Array.isArray(shape) && shape.length <= MOST_DIMENSIONS
+      const isTensor = typeof name === 'string' && isShape && shape.every((dim) => Number.isSafeInteger(dim) && dim > 0)
+      if (more.length || !isTensor || (last !== null && compare(last, name) >= 0)) return false
+      size += shape.reduce((a, b) => a * b, 1)
+      last = name
+      if (size > most) return false
+    }
+    return size > 0
+  } catch {
+    return false
   }
 }
 

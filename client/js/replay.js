@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import grpc from '@grpc/grpc-js'
 import { Client } from './index.js'
-import { rawPublic } from './masks.js'
+import { rawPublic } from './kit.js'
 import { decode, encode } from './protocol.js'
 
 const bytes = (text) => Buffer.from(text, 'hex')

@@ -2,13 +2,14 @@
 
 import copy
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from plait.config import known_keys
+from plait.config import RunConfig, known_keys
 from plait.known_features import own_features
 from plait.welcome import WELCOME_KEYS
 from tests.javascript import copied
@@ -37,7 +38,8 @@ def test_every_vector_passes(outcomes):
     assert {name for name, result in found.items() if result != "passed"} == set()
     messages, derived = ({path.stem for path in VECTORS.glob(glob)} for glob in ("*.hex", "derived/*.json"))
     others = {f"encoder of {wire}" for wire in ("fp32", "bf16", "1", "4")} | {"run of minimal.json"}
-    assert set(found) == messages | derived | others
+    masks = {name for name in messages if "mask" in name} | {"masks", "roster", "rotation", "shares"}
+    assert set(found) == (messages | derived | others) - masks
 
 
 def test_the_minimal_level_needs_no_other(outcomes):
@@ -88,26 +90,38 @@ def test_each_mutated_vector_fails(outcomes, mutated):
     assert {name for name, result in found.items() if result == "passed"} == set()
 
 
-def test_it_knows_the_keys_of_a_run_configuration_and_no_others():
-    text = (CLIENT / "run.js").read_text()
-    keys = text.partition("KEYS = new Set(`")[2].partition("`")[0].split()
-    of_features = {key.replace("_", "-") for feature in own_features().values() for key in feature.welcomed}
-    assert set(keys) >= WELCOME_KEYS | of_features
-    assert not set(keys) & (set(known_keys()) - WELCOME_KEYS)
+TYPES = {
+    "isText": str, "isNumber": float, "whole(0, Number.MAX_SAFE_INTEGER)": int, "isFlag": bool,
+    "either(isNumber, oneOf('auto'))": float, "either(isNumber, oneOf('adaptive'))": float,
+}  # fmt: skip
+"""What is written before the keys of a type."""
 
 
-def test_it_has_as_many_lines_as_its_page_says():
-    """Lines of code: neither empty nor comments; the suite and the example are not the client."""
-    counted = {}
-    for path in sorted({*CLIENT.glob("*.js")} - {CLIENT / "conformance.js", CLIENT / "replay.js"}):
-        lines = [line.strip() for line in path.read_text().splitlines()]
-        counted[path.stem] = sum(1 for line in lines if line and not line.startswith(("//", "/*", "*")))
-    encoder = counted.pop("rate_encoder")
-    assert sum(counted.values()) <= 900
-    page = (ROOT / "client" / "README.md").read_text()
-    assert f"| {sum(counted.values())}, and {encoder} of an encoder for `wire` 1 to 8 |" in page
+def test_it_knows_the_keys_of_a_run_configuration_with_their_types_and_no_others():
+    table = (CLIENT / "settings.js").read_text().partition("CONFIGURATION = new Map([")[2].partition("\n])")[0]
+    found = {}
+    for row in table.split("...keysOf(")[1:]:
+        (written,) = (each for each in TYPES if row.startswith(f"{each}, "))
+        found |= dict.fromkeys(re.split(r"[`']", row.removeprefix(f"{written}, "))[1].split(), TYPES[written])
+    of_features = {key.replace("_", "-"): feature for feature in own_features().values() for key in feature.welcomed}
+    assert set(found) == WELCOME_KEYS | of_features.keys()
+    for key, kind in found.items():
+        table = of_features[key].table if key in of_features and key not in known_keys() else RunConfig
+        default = table.model_fields[key.replace("-", "_")].default
+        assert isinstance(default, kind) or default in ("auto", "adaptive"), key
 
 
 def test_its_lines_fit_a_page():
     wide = [path for path in CLIENT.glob("**/*.js") if "node_modules" not in path.parts]
     assert not [line for path in wide for line in path.read_text().splitlines() if len(line) > 120]
+
+
+def test_a_hostile_server_is_refused(outcomes, tmp_path_factory):
+    """Two hundred configurations, settings and layouts of wrong types and sizes, in 300 MB of memory."""
+    program = copied(tmp_path_factory.mktemp("js")).parents[1] / "hostile.js"
+    shutil.copy(Path(__file__).with_name("hostile.js"), program)
+    command = [shutil.which("node"), "--max-old-space-size=200", program]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = ran.stdout.splitlines()
+    assert ran.returncode == 0, [line for line in said if not line.endswith("refused")] or ran.stderr
+    assert len(said) > 200
