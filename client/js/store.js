@@ -1,6 +1,5 @@
 // Files of one run: written whole, and on disk before anything is said that builds on them.
 
-import { randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
@@ -18,11 +17,5 @@ export class Store {
   save(name, bytes) {
     writeFileSync(join(this.folder, `.${name}`), bytes, { mode: 0o600, flush: true })
     renameSync(join(this.folder, `.${name}`), join(this.folder, name))
-  }
-
-  /** 32 bytes that no server knows. */
-  secret() {
-    if (!this.load('secret')) this.save('secret', randomBytes(32))
-    return this.load('secret')
   }
 }
