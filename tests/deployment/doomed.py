@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plait.features.secagg.collector import MaskedAttempts
+from plait.features.secagg.collector import MaskedCollector
 from plait.features.secagg.masking import Masking
 from plait.features.secagg.messages import Delivery, Survivors, Unmasking
 from plait.features.secagg.roster import Roster
@@ -56,8 +56,8 @@ def _doom_server(stage: str, number: int, answers: int) -> None:
     def is_heard(asked: Any, heard: Any) -> bool:
         return counted(asked._name, asked.session.purpose, asked.session.round)
 
-    def is_masked(attempts: MaskedAttempts, wanted: Any, *given: Any) -> bool:
+    def is_masked(collector: MaskedCollector, wanted: Any, *given: Any) -> bool:
         return counted("training", wanted.purpose, wanted.round)
 
     around(MaskedStage, "_read", is_heard, before=False)
-    around(MaskedAttempts, "_note", is_masked, before=False)
+    around(MaskedCollector, "_note", is_masked, before=False)

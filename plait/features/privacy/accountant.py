@@ -66,11 +66,7 @@ def epsilon_at(delta: float, mu: float) -> float:
 
 
 def mu_at(epsilon: float, delta: float) -> float:
-    """The largest mu within (epsilon, delta), rounded down in its last digits.
-
-    Raises:
-        ConfigError: one of them is out of range.
-    """
+    """The largest mu within (epsilon, delta), rounded down in its last digits."""
     if not 0 < epsilon <= _LARGEST_EPSILON:
         raise ConfigError(f"epsilon is {epsilon:g}, expected more than 0 and at most {_LARGEST_EPSILON:g}")
     if not 0 < delta < 1:
@@ -118,11 +114,7 @@ def sampled_epsilon(noise: float, rate: float, steps: int, delta: float) -> floa
 
 @lru_cache(maxsize=1024)
 def noise_for(epsilon: float, delta: float, rate: float, steps: int) -> float:
-    """The noise multiplier with which this many steps just fit (epsilon, delta), rounded up in the fourth digit.
-
-    Raises:
-        ConfigError: it would leave nothing of any gradient.
-    """
+    """The noise multiplier with which this many steps just fit (epsilon, delta), rounded up in the fourth digit."""
     low, high = _LEAST_NOISE, 1.0
     while sampled_epsilon(high, rate, steps, delta) > epsilon:
         low, high = high, 2 * high

@@ -22,11 +22,7 @@ from plait.rounds.verified import Verified
 
 
 def verifies(events: Sequence[Event]) -> Verified | None:
-    """What a ledger says of differential privacy, checked; None for a run without.
-
-    Raises:
-        PeerError: as for `check_privacy`, or the run began with other settings than it promises.
-    """
+    """What a ledger says of differential privacy, checked; None for a run without."""
     promised, spent = promised_in(events), check_privacy(events)
     start = start_of(events)
     if (start.config.get("dp", "off") if start else "off") != (promised.unit if promised else "off"):
@@ -50,9 +46,6 @@ def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
 
     Returns:
         What the run has spent; None without differential privacy, or before its first round.
-
-    Raises:
-        PeerError: the noise of a round is not paid for, a figure is not what it must be, or the budget is exceeded.
     """
     promised = promised_in(events)
     if promised is None:

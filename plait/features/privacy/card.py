@@ -313,10 +313,6 @@ def together(cards: Mapping[str, PrivacyCard]) -> Together:
 
     Args:
         cards: by run, at least one.
-
-    Raises:
-        ConfigError: some protect clients and others single records.
-        PeerError: a ledger's noise makes no sense.
     """
     runs = list(cards.values())
     kinds = {card.is_of_records for card in runs}

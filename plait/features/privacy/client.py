@@ -44,9 +44,6 @@ class SpentJournal:
 
         Args:
             most: that all runs may spend; 0 for any amount.
-
-        Raises:
-            PolicyError: it would.
         """
         others = self.spent(besides=account)
         if most and others + epsilon > most * _SLACK:
@@ -57,11 +54,7 @@ class SpentJournal:
             )
 
     def charge(self, account: str, epsilon: float, delta: float, most: float) -> None:
-        """Pay for what a run will have spent, before it is sent.
-
-        Raises:
-            PolicyError: it would be above the most.
-        """
+        """Pay for what a run will have spent, before it is sent."""
         self.check_budget(account, epsilon, most)
         if epsilon > self._spent().get(account, 0.0):
             self.journal.add({"spent": account, "epsilon": epsilon, "delta": delta})
@@ -95,21 +88,13 @@ class Purse:
         return terms.policy.most_epsilon_of_run if terms and terms.policy else 0.0
 
     def check(self, epsilon: Callable[[], float]) -> None:
-        """Refuse a run that would cost too much in the end.
-
-        Raises:
-            PolicyError: all runs together would have spent too much.
-        """
+        """Refuse a run that would cost too much in the end."""
         terms, journal = self.speaker.terms, self._journal
         if journal and terms and terms.policy:
             journal.check_budget(self._account, epsilon(), terms.policy.most_epsilon)
 
     def pay(self, epsilon: float, delta: float) -> None:
-        """Record what the run will have spent of the client's data, before anything leaves.
-
-        Raises:
-            PolicyError: all runs together would have spent too much.
-        """
+        """Record what the run will have spent of the client's data, before anything leaves."""
         terms, journal = self.speaker.terms, self._journal
         if journal and terms and terms.policy:
             journal.charge(self._account, epsilon, delta, terms.policy.most_epsilon)
@@ -141,11 +126,7 @@ class ClientCharge:
         return True
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:
-        """Pay; training knows nothing of it.
-
-        Raises:
-            PolicyError: a share of noise is asked for without masks, or all runs together would have spent too much.
-        """
+        """Pay; training knows nothing of it."""
         del kept
         if job.settings.adds_share and not job.settings.under_masks:
             raise PolicyError("an update with a share of the noise is asked for without masks, expected a masked sum")
@@ -158,11 +139,7 @@ class ClientCharge:
         return outgoing, None
 
     def pay(self) -> None:
-        """Pay for the whole run.
-
-        Raises:
-            PolicyError: all runs together would have spent too much.
-        """
+        """Pay for the whole run."""
         if self.speaker.terms:
             rounds = self.speaker.terms.tasks.plan.rounds + Asked.recall(self.speaker.memory).repeats
             Purse(self.speaker).pay(self.privacy.epsilon_after(rounds), self.privacy.delta)

@@ -248,9 +248,6 @@ def shares_for(size: int, noise_multiplier: float, guaranteed: int) -> Shares:
 
     Args:
         noise_multiplier: z: noise over clip norm that the sum is charged for.
-
-    Raises:
-        ConfigError: the noise is too small for any grid, or too large for a table.
     """
     sensitivity = math.sqrt(least_variance(guaranteed) - SMOOTHING) / noise_multiplier
     # As for the central grid, so that rounding to fractions hardly lengthens an update.
@@ -370,9 +367,6 @@ def multiplier_for(epsilon: float, delta: float, rounds: int, *, guaranteed: int
 
     Args:
         guaranteed: clients whose own noise is in every sum; 0 where the server adds it.
-
-    Raises:
-        ConfigError: it would leave nothing of any update.
     """
     apart = rounds * sum_term(guaranteed) if guaranteed else 0.0
     multiplier = math.sqrt(rounds) / mu_at(epsilon - 2 * apart, delta * math.exp(-apart))

@@ -67,11 +67,7 @@ class RunKey:
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """A new key, durably in a file of mode 0600; the key of a run that was killed before its first event is kept.
-
-        Raises:
-            MachineError: the file cannot be written.
-        """
+        """A new key, durably in a file of mode 0600; that of a run killed before its first event is kept."""
         if path.exists():
             return cls.load(path)
         key = cls(secrets.token_bytes(_BYTES))
@@ -80,12 +76,7 @@ class RunKey:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The key in a file.
-
-        Raises:
-            ConfigError: it is missing, damaged, or readable by others.
-            MachineError: it cannot be read.
-        """
+        """The key in a file."""
         if not path.exists():
             raise ConfigError(
                 f"'{path}' is missing, expected the noise key of this run: without it the run can neither go on nor be "

@@ -19,9 +19,6 @@ def plans(settled: Settled, size: int, parameters: int, records: int | None) -> 
 
     Args:
         records: that a client trains on; None if that was not said.
-
-    Raises:
-        ConfigError: the noise follows from the number of records, which was not said, or does not fit it.
     """
     unit = vars(settled.config)["dp"]
     return (

@@ -95,9 +95,6 @@ class RecordPrivacy:
             records: that the client trains on, at least 1.
             epsilon: 0 for none.
             noise: 0 where it follows from `epsilon`.
-
-        Raises:
-            ConfigError: delta would allow to show a record in full, or the noise would leave nothing.
         """
         if delta * records >= 1:
             raise ConfigError(
@@ -191,10 +188,6 @@ def privacy_of(settings: Settings, *, records: int, most: float = 0.0) -> Record
 
     Args:
         most: epsilon that the client allows; 0 for as much as the run asks for.
-
-    Raises:
-        ConfigError: delta or epsilon do not fit so many records.
-        PolicyError: the whole run would take more than `most`.
     """
     privacy = RecordPrivacy.of(
         records=records,
@@ -253,12 +246,6 @@ def charge(
         memory: of the client; must outlive its process.
         inputs: digest of everything that the gradients are made of: data, adapter, carried values, settings, round.
         pay: told epsilon and delta of the run so far, this round included, before it is charged.
-
-    Raises:
-        ConfigError: the account on disk is damaged.
-        MachineError: it cannot be written; nothing was charged.
-        PolicyError: the budget has no room for it, the run's noise or data differ from what it began with, or the
-            account is another run's.
     """
     account = _recall(memory, run_id) or _Account(
         run_id.hex(), secrets.token_bytes(_SECRET_BYTES).hex(), privacy.noise, privacy.records, privacy.batch, {}
@@ -388,12 +375,7 @@ class RecordCharge:
         return settings.records_are_private
 
     def agree(self, size: DataSize, settings: Settings) -> None:
-        """Refuse what the policy does not allow, before a step is paid for.
-
-        Raises:
-            ConfigError: delta or epsilon do not fit so many records.
-            PolicyError: the whole run would take more than this client allows.
-        """
+        """Refuse what the policy does not allow, before a step is paid for."""
         self._privacy(size, settings)
 
     def before(self, job: TrainJob, kept: Kept) -> TrainJob:

@@ -126,12 +126,7 @@ class PrivateRounds:
 def recomputed(
     privacy: ClientPrivacy, key: RunKey | None, promised: PrivacyStarted, intents: Iterable[NoiseIntended]
 ) -> PrivateRounds:
-    """The same rounds, to recompute a run from its updates and its key.
-
-    Raises:
-        PeerError: it is not the run's key, or the ledger promises other noise than the settings give; later, the noise
-            of a round belongs to other updates.
-    """
+    """The same rounds, to recompute a run from its updates and its key."""
     check_promise(privacy, promised)
     if key and key.check != promised.key_check:
         raise PeerError(f"the noise key gives {key.check[:16]}, expected {promised.key_check[:16]} as the ledger says")
@@ -145,11 +140,7 @@ def recomputed(
 
 
 def check_promise(privacy: ClientPrivacy, promised: PrivacyStarted) -> None:
-    """Check that a ledger promises the noise that a run's settings give.
-
-    Raises:
-        PeerError: it promises other noise.
-    """
+    """Check that a ledger promises the noise that a run's settings give."""
     for name, told, settled in (
         ("noise multiplier", promised.noise_multiplier or 0.0, privacy.noise_multiplier),
         ("delta", promised.delta, privacy.delta),

@@ -36,11 +36,7 @@ _CLIP_QUANTILE = 0.5
 
 
 def privacy_of(config: RunConfig) -> ClientPrivacy | None:
-    """Differential privacy of a run's clients; None without.
-
-    Raises:
-        ConfigError: its epsilon takes too much noise.
-    """
+    """Differential privacy of a run's clients; None without."""
     said = vars(config)
     if said.get("dp") != "client":
         return None
@@ -60,11 +56,7 @@ def privacy_of(config: RunConfig) -> ClientPrivacy | None:
 
 
 def settles(config: RunConfig) -> Mapping[str, object]:
-    """The delta of the guarantee, where none is given.
-
-    Raises:
-        ConfigError: its epsilon takes too much noise.
-    """
+    """The delta of the guarantee, where none is given."""
     said = vars(config)
     if said["dp"] == "off":
         return {}
@@ -137,11 +129,7 @@ def _rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
 
 
 def opens(config: RunConfig, opening: Opening) -> PrivacyStarted | None:
-    """The event that says what a new run promises; its noise key is made, if the server adds noise.
-
-    Raises:
-        PlaitError: a run that goes on has no noise key, or promised other noise.
-    """
+    """The event that says what a new run promises; its noise key is made, if the server adds noise."""
     privacy = privacy_of(config)
     if opening.events:
         _check_goes_on(privacy, opening)
@@ -172,11 +160,7 @@ def _check_goes_on(privacy: ClientPrivacy | None, opening: Opening) -> None:
 
 
 def check(policy: Policy, config: RunConfig) -> None:
-    """Refuse a run whose guarantee is not what the policy asks for.
-
-    Raises:
-        PolicyError: with the key, what the run promises, and how to allow it.
-    """
+    """Refuse a run whose guarantee is not what the policy asks for."""
     limit = policy.most_epsilon_of_run
     if not limit:
         return

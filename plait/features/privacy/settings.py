@@ -53,11 +53,7 @@ class Privacy(Table):
         return self
 
     def check_clients(self, clients: int, cohort: int) -> None:
-        """Refuse a delta within which a client could be shown.
-
-        Raises:
-            ValueError: with both numbers.
-        """
+        """Refuse a delta within which a client could be shown."""
         del cohort
         if self.dp == "client" and self.dp_delta * clients >= 1:
             raise ValueError(

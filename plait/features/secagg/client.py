@@ -31,20 +31,19 @@ from numpy.typing import NDArray
 
 from plait.errors import PeerError
 from plait.features.secagg.masks import Mask, Residues, Ring, add_masks, agreed, public_of, split, whole_secret
+from plait.features.secagg.messages import MaskingTask
 from plait.features.secagg.roster import Offer, Roster, Session, is_signed, open_shares, parcel_key, seal_shares
 from plait.trust.derived import KEY_BYTES, derived
 from plait.trust.identity import Vouch
+from plait.wire.messages import decode_task, encode_task
 
 
 @dataclass(frozen=True)
 class Secrets:
     """A client's secrets of one attempt.
 
-    Attributes:
-        encryption: X25519 key that shares are encrypted to.
-        masking: X25519 key that masks are agreed with.
-        seed: of its own mask.
-        noise: of what the client adds to its numbers; no other client has a share of it.
+    X25519 keys that shares are encrypted to and that masks are agreed with, the seed of its own mask, and the key of
+    what it adds to its numbers, of which no other client has a share.
     """
 
     encryption: bytes = field(repr=False)
@@ -94,14 +93,7 @@ class MaskingClient:
         certificate: bytes = b"",
         endorsement: bytes = b"",
     ) -> tuple[MaskingClient, Offer]:
-        """Begin an attempt; the secrets of the one before are gone.
-
-        Args:
-            certificate: what proves to others that `identity` is the client's; see `Offer`.
-
-        Raises:
-            PeerError: its round was unmasked before, or the attempt was begun before.
-        """
+        """Begin an attempt; the secrets of the one before are gone."""
         if session.round <= self.closed.get(session.series, -1):
             raise PeerError(
                 f"round {session.round} was unmasked before ({session.purpose}), expected a later one: a second "
@@ -117,11 +109,7 @@ class MaskingClient:
         return MaskingClient(self.client, session, own, closed=self.closed), offer
 
     def share(self, roster: Roster, vouch: Vouch) -> tuple[MaskingClient, Mapping[int, bytes]]:
-        """Shares of its secrets for its neighbours, encrypted, by place.
-
-        Raises:
-            PeerError: the roster does not protect it, or is a second one.
-        """
+        """Shares of its secrets for its neighbours, encrypted, by place."""
         own = self._own(roster.session)
         if self.roster is not None:
             raise PeerError("a roster was shown in this attempt before, expected one")
@@ -143,14 +131,9 @@ class MaskingClient:
     def deliver(
         self, session: Session, sharers: Sequence[int], parcels: Mapping[int, bytes]
     ) -> tuple[MaskingClient, tuple[int, ...]]:
-        """Take the neighbours' shares.
+        """Take the neighbours' shares, or give the places whose parcels cannot be opened.
 
-        Returns:
-            (where it stands now, the places whose parcels cannot be opened). With one of these it stands where it was:
-            it has no share to give, so nothing of it is masked in this attempt.
-
-        Raises:
-            PeerError: they are not one of each neighbour.
+        With one of these it stands where it was: it has no share to give, so nothing of it is masked in this attempt.
         """
         own, roster = self._own(session), self._agreed()
         if self.sharers:
@@ -175,13 +158,7 @@ class MaskingClient:
         return replace(self, held=held, sharers=tuple(sharers)), ()
 
     def show(self, session: Session, receivers: Sequence[int]) -> tuple[MaskingClient, Mapping[int, bytes]]:
-        """The keys of the parcels to these places, and the end of the attempt for this client.
-
-        The server then knows shares of secrets under which nothing was and will be sent.
-
-        Raises:
-            PeerError: its numbers are under way, or it sent them nothing.
-        """
+        """The keys of the parcels to these places, at the end of an attempt in which it sends no numbers."""
         own, roster = self._own(session), self._agreed()
         if self.has_masked:
             raise PeerError("keys of shares are asked for once the update is under way, expected that before")
@@ -195,18 +172,7 @@ class MaskingClient:
     def masked(
         self, session: Session, values: Residues, figures: NDArray[np.uint64], *, received: bytes
     ) -> tuple[MaskingClient, Residues, NDArray[np.uint64]]:
-        """Its numbers under masks.
-
-        Args:
-            values: (size,) residues of the ring.
-            figures: further numbers modulo 2^64.
-
-        Returns:
-            (where it stands now, the masked numbers, the masked figures).
-
-        Raises:
-            PeerError: it is not the stage for that, or there are other numbers than the roster says.
-        """
+        """Its (size,) residues of the ring, and its figures modulo 2^64, under masks."""
         own, roster = self._own(session), self._agreed()
         if self.has_masked or not self.sharers:
             raise PeerError("an update is asked for at another stage or twice, expected once, after the shares")
@@ -226,9 +192,6 @@ class MaskingClient:
         """The key of noise to add before `masked`: of this attempt, and of no other numbers.
 
         An attempt has one answer, so no numbers are noised twice and no noise is used twice, whatever is killed.
-
-        Raises:
-            PeerError: it is not the stage for that.
         """
         own, roster = self._own(session), self._agreed()
         if self.has_masked:
@@ -238,11 +201,7 @@ class MaskingClient:
     def sign(
         self, session: Session, survivors: Sequence[int], sign: Callable[[bytes], bytes]
     ) -> tuple[MaskingClient, bytes]:
-        """Its signature on the list of survivors; the same list may be shown again.
-
-        Raises:
-            PeerError: the list differs from before, or does not protect this client.
-        """
+        """Its signature on the list of survivors; the same list may be shown again."""
         if self.session != session:
             raise PeerError("a signature for another attempt is asked for, expected the current one")
         roster = self._agreed()
@@ -255,11 +214,7 @@ class MaskingClient:
     def reveal(
         self, session: Session, survivors: Sequence[int], signatures: Mapping[int, bytes]
     ) -> tuple[MaskingClient, Mapping[int, bytes]]:
-        """Its own seed, and one share of each neighbour's secrets, by place; the same question may be asked again.
-
-        Raises:
-            PeerError: too few have signed, it is another list than before, or the round was unmasked before.
-        """
+        """Its own seed, and one share of each neighbour's secrets, by place; the same question may be asked again."""
         if self.session != session:
             raise PeerError("unmasking of another attempt is asked for, expected the current one")
         roster, own = self._agreed(), self.own
@@ -312,33 +267,40 @@ class MaskingClient:
 
     def to_bytes(self) -> bytes:
         """For this client's own disk: secret."""
-        said = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        # As the task that showed the roster.
+        shown = encode_task(MaskingTask(self.session, self.roster)) if self.session else ()
+        said = {
+            "client": self.client,
+            "shown": b"".join(shown).hex(),
+            "own": self.own and [getattr(self.own, each.name).hex() for each in fields(Secrets)],
+            "held": {place: [share.hex() for share in pair] for place, pair in self.held.items()},
+            "sharers": self.sharers,
+            "has_masked": self.has_masked,
+            "received": self.received.hex(),
+            "signed": self.signed,
+            "revealed": self.revealed and {place: share.hex() for place, share in self.revealed.items()},
+            "closed": dict(self.closed),
+        }
         return json.dumps(said, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The inverse of `to_bytes`.
-
-        Raises:
-            PeerError: damaged.
-        """
+        """The inverse of `to_bytes`."""
         try:
             said = cast("dict[str, Any]", json.loads(data))
-            session, roster = said["session"], said["roster"]
-            known = session and _session(session)
-            mine = said["own"]
-            own = mine and Secrets(*(bytes.fromhex(mine[each.name]) for each in fields(Secrets)))
+            shown, own, revealed = bytes.fromhex(said["shown"]), said["own"], said["revealed"]
+            task = decode_task(shown, max_bytes=len(shown)) if shown else None
             return cls(
                 said["client"],
-                known,
-                own or None,
-                roster and _roster(roster),
+                task.session if isinstance(task, MaskingTask) else None,
+                own and Secrets(*map(bytes.fromhex, own)),
+                task.stage if isinstance(task, MaskingTask) and isinstance(task.stage, Roster) else None,
                 {int(place): (bytes.fromhex(pair[0]), bytes.fromhex(pair[1])) for place, pair in said["held"].items()},
                 tuple(said["sharers"]),
                 said["has_masked"],
                 bytes.fromhex(said["received"]),
                 tuple(said["signed"]),
-                said["revealed"] and {int(place): bytes.fromhex(each) for place, each in said["revealed"].items()},
+                revealed and {int(place): bytes.fromhex(share) for place, share in revealed.items()},
                 said["closed"],
             )
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -353,29 +315,3 @@ def pair_key(private: bytes, public: bytes, roster: Roster, received: bytes) -> 
 def self_key(seed: bytes, roster: Roster, received: bytes) -> bytes:
     """Key of a client's own mask."""
     return derived(seed, b"mask of one", roster.digest, received)
-
-
-def _plain(value: object) -> object:
-    match value:
-        case bytes():
-            return value.hex()
-        case tuple() | list():
-            return [_plain(each) for each in cast("Sequence[object]", value)]
-        case Mapping():
-            return {str(key): _plain(each) for key, each in cast("Mapping[object, object]", value).items()}
-        case Session() | Secrets() | Offer() | Roster():
-            return {each.name: _plain(getattr(value, each.name)) for each in fields(value) if each.init}
-        case _:
-            return value
-
-
-def _session(said: dict[str, Any]) -> Session:
-    return Session(bytes.fromhex(said["run_id"]), said["purpose"], said["round"], bytes.fromhex(said["attempt"]))
-
-
-def _roster(said: dict[str, Any]) -> Roster:
-    offers = tuple(
-        Offer(each["client"], *(bytes.fromhex(each[name.name]) for name in fields(Offer)[1:]))
-        for each in said["offers"]
-    )
-    return Roster(_session(said["session"]), offers, said["bits"], said["unit"], said["size"], said["figures"])

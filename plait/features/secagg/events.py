@@ -1,12 +1,8 @@
-"""What the ledger of a run with secure aggregation says of its sums.
-
-What clients tell of themselves in a masked sum: numbers modulo 2^64, of which the server learns the sums alone.
+"""What the ledger says of masked sums, the figures that are summed beside updates, and what masks hide, in words.
 
 Clients differ from round to round, and sums over different clients are equations: of what stays the same they can be
-solved. So no figure counts a client's data, and all clients' means count equally. A figure is
-multiplied by its scale and rounded. Knows no mask.
-
-What masks hide in a run, in words: for the report, the adapter's card and `plait privacy`.
+solved. So no figure counts a client's data, and all clients' means count equally. A figure is multiplied by its scale
+and rounded, modulo 2^64.
 """
 
 from __future__ import annotations
@@ -62,12 +58,10 @@ class SumUnmasked(Event):
 
 
 class GroupLeftOut(Event):
-    """The mean of a group of clients lies far from those of the other groups, so its sum does not count.
+    """The mean of a group lies far from those of the other groups, so its sum does not count.
 
-    Attributes:
-        round: that it belongs to.
-        clients: of the group; at least one of them may depart from the protocol.
-        distance: from the median of the groups' means, over the median of these distances.
+    One of its clients at least may depart from the protocol. `distance` is from the median of the groups' means, over
+    the median of these distances.
     """
 
     event = "group_left_out"
@@ -78,12 +72,7 @@ class GroupLeftOut(Event):
 
 
 class EvaluationMissed(Event):
-    """The masked sum of the losses after `round` is impossible, lost or unavailable.
-
-    Attributes:
-        round: whose adapter is not evaluated.
-        detail: why.
-    """
+    """The masked sum of the losses after `round` is impossible, lost or unavailable; `detail` says why."""
 
     event = "evaluation_missed"
     is_public = True
@@ -145,11 +134,7 @@ def evaluation_figures(shared: ClientLoss, own: ClientLoss | None) -> dict[str, 
 
 
 def scores_of(sums: Mapping[str, float], *, clients: int) -> tuple[MeanScore, MeanScore | None]:
-    """The mean over clients of the shared adapter's figures, and of their own adapters' where all have one.
-
-    Raises:
-        PeerError: no clients' figures have these sums.
-    """
+    """The mean over clients of the shared adapter's figures, and of their own adapters' where all have one."""
     own = _mean_of(sums, "own_", clients) if sums["own_scored"] == clients else None
     return _mean_of(sums, "", clients), own
 
@@ -219,13 +204,11 @@ _WHO_COULD_CHEAT = "anyone who holds the authority's key could make up clients: 
 
 @dataclass(frozen=True)
 class MaskedCard:
-    """What masks hide in a run with secure aggregation, as far as the run has come.
+    """What masks hide in a run, as far as the run has come.
 
     Attributes:
-        least: clients in the smallest of them.
+        least: clients in the smallest of its sums.
         colluding: clients that could help the server without showing it another's part.
-        certified: whether all clients proved their keys to each other by certificates.
-        noised: whether clients added noise to all of them.
     """
 
     sums: int

@@ -1,30 +1,21 @@
-"""The randomised Hadamard transform, which spreads a vector's length evenly over its numbers.
-
-Suresh et al., "Distributed Mean Estimation with Limited Communication", arXiv 1611.00429, section 4: signs at random,
-then H. It is linear and its own inverse but for the signs, so a sum of rotated vectors is the rotated sum. Blocks of
-4,096 numbers, each of which takes every n-th number of the vector, so that every block has its share of a tensor with
-large numbers. Knows no client.
-
-From a client's update to whole numbers whose sum fits the ring, and from their sum back to a mean.
+"""From a client's update to whole numbers whose sum fits the ring, and from their sum back to a mean.
 
 x = R w / unit, rounded to one of its neighbours at random, so that the mean of the result is x: the errors of n clients
 are independent and their mean's square falls as 1/n. The unit is the same for all clients of a round, because numbers
-on different grids have no sum.
+on different grids have no sum. R is the randomised Hadamard transform, which spreads a vector's length evenly (Suresh
+et al., "Distributed Mean Estimation with Limited Communication", arXiv 1611.00429, section 4): signs at random, then H,
+in blocks of 4,096 numbers, each of which takes every n-th number of the vector. A sum of rotated vectors is the rotated
+sum.
 
 *What fits.* Rotated numbers are close to Gaussian, and a sum is to stay within the ring at `_DEVIATIONS` deviations.
 If s is the deviation of a client's numbers, that of the sum is between sqrt(n) s, where clients have nothing in
 common, and n s, where they agree entirely; rounding adds at most n/4 to its square. So the unit follows from how long
 updates are and how far they agree, as earlier sums showed (`unit_for`). A client may send no vector longer than
-`most_square`, with which clients that have nothing in common still fit, and cuts what is longer; error feedback keeps
-it.
+`most_square`, with which clients that have nothing in common still fit; error feedback keeps what is cut.
 
 *What a member can lie about.* A client can put any numbers under its masks, and any length. So clients' stated norms
 count only as far as they fit the norm of the mean, which the sum shows (`length_expected`), and a sum beyond the ring
 is refused (`check_sum`). Knows no mask.
-
-The numbers of a masked round: which part of a delta travels, rotated and rounded to the roster's grid, and back.
-
-Client and server make the same one from the roster and the round's settings. Knows no mask.
 """
 
 from __future__ import annotations
@@ -57,11 +48,7 @@ _LEAST_SIDE = 8
 
 
 class Rotation:
-    """A rotation of vectors of one size.
-
-    Args:
-        seed: decides the signs; public, the same at all clients and the server.
-    """
+    """A rotation of vectors of one size, whose public seed decides the signs."""
 
     def __init__(self, size: int, seed: bytes) -> None:
         # Small vectors have small blocks: what is filled up with zeros is sent too.
@@ -127,9 +114,7 @@ class Coding:
     def encode(self, rotation: Rotation, wanted: Float32, *, key: bytes) -> NDArray[np.int32]:
         """Whole numbers, (rotation.rotated_size,), whose expectation is `wanted`, cut to the longest that may be sent.
 
-        Args:
-            wanted: (rotation.size,), finite.
-            key: of the rounding, 32 bytes; the same key and numbers give the same result.
+        The same 32 bytes of `key` and the same numbers, (rotation.size,) and finite, give the same rounding.
         """
         x = rotation.forward(wanted) / np.float32(self.unit)
         most = self.most_square(x.size)
@@ -157,24 +142,17 @@ def unit_for(ring: Ring, *, clients: int, size: int, length: float) -> float:
 
 
 def length_expected(*, mean: float, rms: float, clients: int) -> float:
-    """How long the mean of a round's updates may be, from the last round's.
+    """How long the mean of a round's updates may be, from the last round's; at most `_MOST_APART` times as much.
 
     Args:
         rms: root mean square of its updates' norms as clients say it; the mean is as long where they agree entirely.
-
-    Returns:
-        At least `mean` and at most `_MOST_APART` times as much, however long clients say that their updates are.
     """
     rms = min(max(rms, mean), _MOST_APART * mean * math.sqrt(clients))
     return min(rms, max(_HEADROOM * mean, rms / math.sqrt(clients)))
 
 
 def check_sum(ring: Ring, deviation: float) -> None:
-    """Refuse a sum that has left the ring: that of clients within their bounds fits with `_DEVIATIONS` to spare.
-
-    Raises:
-        PeerError: its numbers are spread over the ring.
-    """
+    """Refuse a sum that has left the ring: that of clients within their bounds fits with `_DEVIATIONS` to spare."""
     most = _MOST_FILLED * (1 << (ring.bits - 1)) / _DEVIATIONS
     if deviation > most:
         raise PeerError(
@@ -191,7 +169,7 @@ def _most(ring: Ring, clients: int) -> float:
 
 @dataclass(frozen=True)
 class MaskedGrid:
-    """The grid of a round, over the parts of a delta that clients send.
+    """The grid of a round, over the parts of a delta that clients send; the same at client and server.
 
     Attributes:
         received: digest of the adapter that the delta starts from; with the round it decides the rotation.
@@ -202,13 +180,6 @@ class MaskedGrid:
     received: bytes
     round: int
 
-    @classmethod
-    def of(
-        cls, parts: tuple[slice, ...], *, received: bytes, number: int, bits: int, unit: float, clients: int
-    ) -> MaskedGrid:
-        """The grid of a roster with so many clients."""
-        return cls(Coding(Ring(bits), clients, unit), parts, received, number)
-
     @cached_property
     def rotation(self) -> Rotation:
         """Of the round: the same in every attempt, so that a round asked for again has the same numbers."""
@@ -216,25 +187,17 @@ class MaskedGrid:
         return Rotation(size, joined(self.received, self.round.to_bytes(8, "big")))
 
     def encode(self, delta: AdapterState, *, key: bytes) -> NDArray[np.int32]:
-        """The whole numbers of a client's delta, (rotation.rotated_size,).
-
-        Args:
-            key: of the rounding, secret (see `plait.rounds.client_secret`).
-        """
+        """The whole numbers of a client's delta, (rotation.rotated_size,), rounded by a secret key."""
         wanted: Float32 = np.concatenate([delta.flat[part] for part in self.parts])
         return self.coding.encode(self.rotation, wanted, key=key)
 
     def noised(
         self, delta: AdapterState, privacy: ClientPrivacy, *, survivors: int, key_of: Callable[[bytes], bytes]
     ) -> tuple[NDArray[np.int64], int]:
-        """The whole numbers of a client's clipped delta with its share of the noise.
+        """The whole numbers of a client's clipped delta with its share of the noise, (rotation.rotated_size,).
 
-        Args:
-            key_of: gives the key of the noise for a digest of what it is added to.
-
-        Returns:
-            (the numbers, (rotation.rotated_size,); for an adaptive clip norm, whether the delta is within it, as a
-            noised count, else 0).
+        And for an adaptive clip norm whether the delta is within it, as a noised count, else 0. `key_of` gives the key
+        of the noise, for a digest of what it is added to.
         """
         from plait.features.privacy.mechanism import length
         from plait.features.privacy.noise import derived

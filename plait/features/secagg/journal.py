@@ -1,4 +1,4 @@
-"""What was unmasked and evaluated of one data set in one federation, over all runs.
+"""What was unmasked and evaluated of one data set in one federation, over all runs; and whom an honest server invites.
 
 A client refuses:
 
@@ -8,13 +8,9 @@ A client refuses:
 - a sum from which, together with earlier ones, that of fewer than `least` clients follows by more than one subtraction.
 - to evaluate an adapter again for other clients.
 
-A third of a sum's clients may have lost their journals: each sum takes the shares of two thirds.
-
-Who is invited to evaluate under masks, so that clients need not refuse: sums of losses that tell of few clients.
-
-Clients come and go, but a sum of losses may not differ from an earlier one in fewer clients than a masked sum has (see
-data_journal.py). So those of an earlier evaluation are invited again, of the largest; where one of them is gone, some
-others stay out with it. Knows no channel.
+A third of a sum's clients may have lost their journals: each sum takes the shares of two thirds. So that clients need
+not refuse, those of an earlier evaluation are invited again, of the largest; where one of them is gone, some others
+stay out with it.
 """
 
 from __future__ import annotations
@@ -32,11 +28,7 @@ _PRIME = (1 << 61) - 1
 
 @dataclass(frozen=True)
 class _Sum:
-    """A sum that this client helped to unmask.
-
-    Attributes:
-        received: digest of the adapter that its numbers were made from.
-    """
+    """A sum that this client helped to unmask, of numbers made from the adapter with this digest."""
 
     received: str
     clients: frozenset[str]
@@ -44,11 +36,7 @@ class _Sum:
 
 @dataclass(eq=False)
 class SumJournal:
-    """The sums in a journal.
-
-    Attributes:
-        least: the fewest clients in a masked sum, and in the difference of two.
-    """
+    """The sums in a journal; `least` is the fewest clients in a masked sum, and in the difference of two."""
 
     journal: DataJournal
     least: int = 1
@@ -57,11 +45,7 @@ class SumJournal:
     _sums: dict[str, list[_Sum]] = field(default_factory=dict[str, list[_Sum]], init=False)
 
     def check_open(self, session: Session) -> None:
-        """Refuse an attempt at a sum that was unmasked before.
-
-        Raises:
-            PolicyError: it was, or the journal has lost entries.
-        """
+        """Refuse an attempt at a sum that was unmasked before."""
         self._recall()
         if session.round <= self._closed.get(session.series, -1):
             raise PolicyError(
@@ -70,11 +54,7 @@ class SumJournal:
             )
 
     def check_sum(self, session: Session, received: bytes, clients: Collection[str]) -> None:
-        """Refuse to help unmask a sum that tells of few clients.
-
-        Raises:
-            PolicyError: it tells of fewer than `least` clients, alone or with earlier sums.
-        """
+        """Refuse to help unmask a sum that tells of few clients."""
         self._recall()
         now = frozenset(clients)
         advice = "; to take part, lower min-masked-clients in the file given with --policy"
@@ -193,8 +173,7 @@ def evaluators_of(
 ) -> tuple[str, ...]:
     """The clients to invite, by name; none where every sum would reveal a few clients.
 
-    Args:
-        declined: clients whose sum some of them would not unmask, because of what an earlier run evaluated.
+    Some clients would not unmask a sum of those that are `declined`, because of what an earlier run evaluated.
     """
     here = frozenset(present)
     if again := [known for known in earlier if known <= here and known not in declined]:

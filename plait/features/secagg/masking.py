@@ -1,11 +1,8 @@
-"""A client's part in the masked sums of its run: answers their stages, and masks its update or its losses.
+"""What a client says in the masked sums of its run: the answers of their stages, its update, its losses.
 
 Where it stands is stored before an answer leaves, private to the client's owner: so a client that was killed neither
-gives two shares of one peer nor sends two updates under one mask. Knows no model and no channel.
-
-What a client says under masks: its updates and losses as numbers of a sum, and the stages of that sum.
-
-An update is the delta on the roster's grid, or that with the client's share of the noise.
+gives two shares of one peer nor sends two updates under one mask. An update is the delta on the roster's grid, or that
+with the client's share of the noise.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from plait.aggregation import Side, geometry_of, slices_of
 from plait.errors import PeerError, PolicyError
 from plait.features.secagg.client import MaskingClient
 from plait.features.secagg.events import EVALUATION, NOISED, TRAINING, encode_figures, evaluation_figures
-from plait.features.secagg.grid import KeyedGrid, MaskedGrid
+from plait.features.secagg.grid import Coding, KeyedGrid, MaskedGrid
 from plait.features.secagg.journal import SumJournal
 from plait.features.secagg.masks import Ring
 from plait.features.secagg.messages import (
@@ -76,11 +73,7 @@ class Masking:
     journal: SumJournal | None = None
 
     def answer(self, task: MaskingTask) -> MaskedReply:
-        """Do one stage.
-
-        Raises:
-            PeerError: the server asks for what would show a client's numbers, or at another stage.
-        """
+        """Do one stage."""
         if self.identity is None:
             raise PeerError("a masked sum is asked for, expected none: this client has no keys that others could check")
         identity, stage = self.identity, task.stage
@@ -116,26 +109,20 @@ class Masking:
                     self._check_sum(client, stage.survivors)
                 client, shares = client.reveal(task.session, stage.survivors, stage.signatures)
                 if is_first:
-                    self._note_sum(client, stage.survivors)
+                    self._check_sum(client, stage.survivors, notes=True)
                 answer = Revealed(shares)
         self.memory.save(_KEY, client.to_bytes())
         return MaskedReply(self.client, answer)
 
-    def _check_sum(self, client: MaskingClient, survivors: Sequence[int]) -> None:
-        if self.journal and client.session and client.roster:
-            names = _names(client.roster, survivors)
-            self.journal.check_sum(client.session, client.received, names)
-
-    def _note_sum(self, client: MaskingClient, survivors: Sequence[int]) -> None:
-        if self.journal and client.session and client.roster:
-            self.journal.note_sum(client.session, client.received, _names(client.roster, survivors))
+    def _check_sum(self, client: MaskingClient, survivors: Sequence[int], *, notes: bool = False) -> None:
+        """Refuse, or note, a sum of these places in the journal."""
+        if self.journal and client.session and (roster := client.roster):
+            roster.check_places(survivors, "survivors")
+            do = self.journal.note_sum if notes else self.journal.check_sum
+            do(client.session, client.received, [roster.offers[place].client for place in survivors])
 
     def roster_for(self, run_id: bytes, purpose: str, number: int) -> Roster:
-        """The roster that an update or losses are masked for; before anything is trained.
-
-        Raises:
-            PeerError: no masked sum of this round is at that stage.
-        """
+        """The roster that an update or losses are masked for; before anything is trained."""
         client = self._recall()
         session, roster = client.session, client.roster
         is_it = session is not None and (session.run_id, session.purpose, session.round) == (run_id, purpose, number)
@@ -153,14 +140,7 @@ class Masking:
     def masked(
         self, session: Session, numbers: NDArray[np.integer], figures: NDArray[np.uint64], *, received: bytes
     ) -> MaskedReply:
-        """Numbers and figures under this attempt's masks.
-
-        Args:
-            figures: modulo 2^64.
-
-        Raises:
-            PeerError: the attempt is over, or has them already.
-        """
+        """Numbers, and figures modulo 2^64, under this attempt's masks."""
         client = self._recall()
         if client.roster is None:
             raise PeerError("the masked sum is over, expected the roster that the numbers were made for")
@@ -178,11 +158,6 @@ class Masking:
         newest = {purpose: asked.newest.get(task.__name__, -1) for purpose, task in _TASKS.items()}
         closed = {f"{asked.run_id} {purpose}": number for purpose, number in newest.items() if number >= 0}
         return MaskingClient(self.client, closed=closed)
-
-
-def _names(roster: Roster, places: Sequence[int]) -> list[str]:
-    roster.check_places(places, "survivors")
-    return [roster.offers[place].client for place in places]
 
 
 @dataclass(eq=False)
@@ -219,16 +194,10 @@ class UnderMasks:
         return self.speaker.own_secret.seeded(settings)
 
     def begin(self, job: TrainJob) -> TrainJob:
-        """The job, for the grid of the round's roster.
-
-        Raises:
-            PeerError: there is no sum at that stage, or its grid is not the run configuration's.
-        """
+        """The job, for the grid of the round's roster."""
         header, settings = _header_of(job), job.settings
-        grid = self._grid(header, job.spec, settings)
-        return replace(
-            job, grid=KeyedGrid(grid, self.speaker.own_secret.rounding(settings.round, header.result_digest))
-        )
+        key = self.speaker.own_secret.rounding(settings.round, header.result_digest)
+        return replace(job, grid=KeyedGrid(self._grid(header, job.spec, settings), key))
 
     def update(self, job: TrainJob, outgoing: Outgoing) -> MaskedReply:
         """The update under the masks of the round's roster."""
@@ -251,48 +220,30 @@ class UnderMasks:
         roster = self.masking.roster_for(header.run_id, "evaluate", settings.round)
         if (roster.size, roster.figures) != (0, len(EVALUATION)):
             raise PeerError(f"masked sum has {roster.figures} figures, expected {len(EVALUATION)}")
-        shared, own = client_losses(measure())
-        figures = encode_figures(evaluation_figures(shared, own), EVALUATION)
-        none = np.zeros(0, np.int32)
-        return self.masking.masked(roster.session, none, figures, received=header.result_digest)
+        figures = encode_figures(evaluation_figures(*client_losses(measure())), EVALUATION)
+        return self.masking.masked(roster.session, np.zeros(0, np.int32), figures, received=header.result_digest)
 
     def answer(self, task: FurtherTask) -> MaskedReply:
-        """A stage of a sum.
-
-        Raises:
-            PolicyError: it is not one that the run configuration has.
-            PeerError: the server asks for what would show this client's numbers, or at another stage.
-        """
+        """A stage of a sum."""
         if not isinstance(task, MaskingTask):
             raise PolicyError(f"{task.what} is asked for, expected a stage of a masked sum")
         if self.speaker.terms:
             session = task.session
             self.speaker.terms.check_round(session.round, least=int(session.purpose == "train"))
-            if isinstance(task.stage, Roster):
-                self._check_roster(task.stage)
+            least = self.masked.least(session.purpose) if self.masked else LEAST_CLIENTS
+            if isinstance(task.stage, Roster) and (count := len(task.stage.offers)) < least:
+                raise PolicyError(
+                    f"roster of the masked sum has {count} clients, expected at least {least} of those that the run "
+                    "configuration invites"
+                )
         return self.masking.answer(task)
-
-    def _check_roster(self, roster: Roster) -> None:
-        count = len(roster.offers)
-        least = self.masked.least(roster.session.purpose) if self.masked else LEAST_CLIENTS
-        if count < least:
-            raise PolicyError(
-                f"roster of the masked sum has {count} clients, expected at least {least} of those that the run "
-                "configuration invites"
-            )
 
     def _grid(self, header: Header, spec: AdapterSpec, settings: Settings) -> MaskedGrid:
         roster = self.masking.roster_for(header.run_id, "train", settings.round)
         sides = {Side(each) for each in settings.trained} - ({Side(settings.personal)} if settings.personal else set())
         clients = len(roster.offers)
-        grid = MaskedGrid.of(
-            slices_of(geometry_of(spec), sides),
-            received=header.result_digest,
-            number=settings.round,
-            bits=roster.bits,
-            unit=roster.unit,
-            clients=clients,
-        )
+        coding, parts = Coding(Ring(roster.bits), clients, roster.unit), slices_of(geometry_of(spec), sides)
+        grid = MaskedGrid(coding, parts, header.result_digest, settings.round)
         size, figures = grid.rotation.rotated_size, len(NOISED if settings.adds_share else TRAINING)
         if (roster.size, roster.figures) != (size, figures):
             raise PeerError(

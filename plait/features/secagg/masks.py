@@ -1,16 +1,10 @@
-"""Whole numbers modulo a power of two, where masks cancel exactly in a sum; packed at a fixed number of bits.
+"""Masks that cancel in a sum of whole numbers modulo a power of two, and shares of the secrets that they come from.
 
-Knows no client and no mask.
-
-Masks from secrets: two clients agree on one over X25519, a client has one of its own, and both are AES-256 streams.
-
-What a mask is for goes into its derivation (HKDF, RFC 5869): run, purpose, round, attempt, roster, and the very adapter
-that the client received. So no mask is used twice, and clients that a server sent different models have masks that do
-not cancel (Pasquini et al., arXiv 2111.07380). Knows no client's name and no stage.
-
-Shamir's secret sharing of 32 bytes: any `threshold` shares give the secret, fewer give nothing.
-
-Shamir, "How to Share a Secret" (1979), over the integers modulo the smallest prime above 2^256. Knows no client.
+Two clients agree on a mask over X25519, a client has one of its own, and both are AES-256 streams. What a mask is for
+goes into its derivation (HKDF, RFC 5869): run, purpose, round, attempt, roster, and the very adapter that the client
+received. So no mask is used twice, and clients that a server sent different models have masks that do not cancel
+(Pasquini et al., arXiv 2111.07380). Secrets of 32 bytes are shared after Shamir, "How to Share a Secret" (1979), over
+the integers modulo the smallest prime above 2^256: any `threshold` shares give the secret, fewer give nothing.
 """
 
 from __future__ import annotations
@@ -40,11 +34,7 @@ _LANES = 8
 
 @dataclass(frozen=True)
 class Ring:
-    """The numbers modulo 2^bits.
-
-    Attributes:
-        bits: 2 to 16.
-    """
+    """The numbers modulo 2^bits, with 2 to 16 bits, packed."""
 
     bits: int
 
@@ -85,11 +75,7 @@ class Ring:
         return np.hstack([self._joined(low, 8), self._joined(high, self.bits - 8)]).tobytes()
 
     def unpack(self, data: bytes, size: int) -> Residues:
-        """The inverse of `pack`.
-
-        Raises:
-            PeerError: another number of bytes, or an end that is not zeros.
-        """
+        """The inverse of `pack`."""
         if len(data) != self.packed_bytes(size):
             raise PeerError(
                 f"{size} numbers of {self.bits} bits have {len(data)} bytes, expected {self.packed_bytes(size)}"
@@ -125,12 +111,7 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Mask:
-    """One stream of a mask.
-
-    Attributes:
-        key: 32 bytes.
-        sign: 1 to add it, -1 to take it off.
-    """
+    """One stream of a mask, of a key of 32 bytes; sign 1 adds it, -1 takes it off."""
 
     key: bytes
     sign: int
@@ -142,11 +123,7 @@ def public_of(private: bytes) -> bytes:
 
 
 def agreed(private: bytes, public: bytes, *purpose: bytes) -> bytes:
-    """The key that both halves' owners agree on; `purpose` names a roster with all public keys.
-
-    Raises:
-        PeerError: the public key is of small order, so that the result would be known to all.
-    """
+    """The key that both halves' owners agree on; `purpose` names a roster with all public keys."""
     try:
         shared = _loaded(private).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
@@ -161,11 +138,7 @@ def _loaded(private: bytes) -> X25519PrivateKey:
 
 
 def add_masks(values: Residues, figures: NDArray[np.uint64], masks: Sequence[Mask], ring: Ring) -> None:
-    """Add masks to a client's numbers, or to a sum of them, in place.
-
-    Args:
-        figures: numbers modulo 2^64, which have the first bytes of each stream.
-    """
+    """Add masks in place to numbers or a sum, and to figures modulo 2^64, which get the first bytes of each stream."""
     streams = [(Cipher(AES(mask.key), CTR(bytes(16))).encryptor(), mask.sign) for mask in masks]
     size = values.itemsize
     zeros, room = memoryview(bytes(_BLOCK)), bytearray(_BLOCK + 15)
@@ -193,23 +166,13 @@ SHARE_BYTES = 33
 def split(
     secret: bytes, *, threshold: int, count: int, below: Callable[[int], int] = secrets.randbelow
 ) -> tuple[bytes, ...]:
-    """Shares of a secret for the points 1 to `count`.
-
-    Args:
-        secret: 32 bytes.
-        threshold: shares that give it, 1 to `count`.
-        below: draws a number below its argument; the system's generator.
-    """
+    """Shares of a secret of 32 bytes, for the points 1 to `count`; `threshold` of them give it."""
     coefficients = [int.from_bytes(secret, "big"), *(below(PRIME) for _ in range(threshold - 1))]
     return tuple(_at(coefficients, point).to_bytes(SHARE_BYTES, "big") for point in range(1, count + 1))
 
 
 def combine(shares: Mapping[int, bytes], *, threshold: int) -> bytes:
-    """The secret of at least `threshold` shares, by point; the ones of the lowest points are used.
-
-    Raises:
-        PeerError: there are too few, or they are not of a secret.
-    """
+    """The secret of at least `threshold` shares, by point; the ones of the lowest points are used."""
     if len(shares) < threshold:
         raise PeerError(f"{len(shares)} shares of a secret are here, expected at least {threshold}")
     points = tuple(sorted(shares)[:threshold])
@@ -226,11 +189,7 @@ def whole_secret(secret: bytes) -> bytes:
 
 
 def check_share(share: bytes) -> bytes:
-    """The share.
-
-    Raises:
-        PeerError: its length or its value is impossible.
-    """
+    """The share."""
     if len(share) != SHARE_BYTES or int.from_bytes(share, "big") >= PRIME:
         raise PeerError(f"share has {len(share)} bytes or is too large, expected {SHARE_BYTES} bytes below the prime")
     return share

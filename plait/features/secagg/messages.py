@@ -6,8 +6,10 @@ Sizes and numbers of entries are checked here; what they mean, and who may say i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeAlias, cast
+
+from google.protobuf.message import Message
 
 from plait.errors import PeerError
 from plait.features.secagg.masks import LEAST_BITS, MOST_BITS
@@ -65,7 +67,25 @@ class MaskingTask:
 
     def message(self) -> pb.Masking:
         """It as protobuf."""
-        return task_message(self)
+        message = pb.Masking(**vars(_checked(self.session)))
+        if isinstance(self.stage, Roster):
+            offers = [pb.MaskOffer(**vars(offer)) for offer in self.stage.offers]
+            said = {name: getattr(self.stage, name) for name in ("bits", "unit", "size", "figures")}
+            message.roster.CopyFrom(pb.MaskRoster(offers=offers, **said))
+        elif self.stage is not None:
+            name, kind = _STAGES[type(self.stage)]
+            getattr(message, name).CopyFrom(kind(**_encoded(self.stage)))
+        return message
+
+
+def read_task(message: pb.Masking) -> MaskingTask:
+    """A task from protobuf, within its bounds."""
+    session = _checked(Session(message.run_id, message.purpose, message.round, message.attempt))
+    said = message.WhichOneof("stage")
+    if said == "roster":
+        return MaskingTask(session, _read_roster(message.roster, session))
+    kind = next((kind for kind, (name, _) in _STAGES.items() if name == said), None)
+    return MaskingTask(session, _read(kind, getattr(message, said)) if kind and said else None)
 
 
 @dataclass(frozen=True)
@@ -114,6 +134,21 @@ class MaskedUpdate:
 Answered: TypeAlias = Offer | Parcels | Ready | Opened | Signed | Revealed | MaskedUpdate
 
 
+_STAGES: Mapping[type[Any], tuple[str, type[Message]]] = {
+    Delivery: ("delivery", pb.MaskDelivery),
+    Opening: ("opening", pb.MaskOpening),
+    Survivors: ("survivors", pb.MaskSurvivors),
+    Unmasking: ("unmasking", pb.MaskUnmasking),
+}
+_ANSWERS: Mapping[type[Any], tuple[str, type[Message]]] = {
+    Offer: ("offer", pb.MaskOffer),
+    Parcels: ("parcels", pb.MaskParts),
+    Opened: ("opened", pb.MaskParts),
+    Revealed: ("revealed", pb.MaskParts),
+    MaskedUpdate: ("update", pb.MaskedUpdate),
+}
+
+
 @dataclass(frozen=True)
 class MaskedReply:
     """A client's answer within a sum under masks."""
@@ -124,112 +159,57 @@ class MaskedReply:
 
     def message(self) -> pb.Masked:
         """It as protobuf."""
-        return reply_message(self)
-
-
-def task_message(task: MaskingTask) -> pb.Masking:
-    """A task as protobuf."""
-    session = _checked(task.session)
-    message = pb.Masking(run_id=session.run_id, purpose=session.purpose, round=session.round, attempt=session.attempt)
-    match task.stage:
-        case Roster() as roster:
-            message.roster.CopyFrom(
-                pb.MaskRoster(
-                    offers=[pb.MaskOffer(**vars(offer)) for offer in roster.offers],
-                    bits=roster.bits,
-                    unit=roster.unit,
-                    size=roster.size,
-                    figures=roster.figures,
-                )
-            )
-        case Delivery(sharers, parcels):
-            message.delivery.CopyFrom(pb.MaskDelivery(sharers=_places(sharers), parcels=_entries(parcels)))
-        case Opening(receivers):
-            message.opening.CopyFrom(pb.MaskOpening(receivers=_places(receivers)))
-        case Survivors(survivors):
-            message.survivors.CopyFrom(pb.MaskSurvivors(survivors=_places(survivors)))
-        case Unmasking(survivors, signatures):
-            message.unmasking.CopyFrom(pb.MaskUnmasking(survivors=_places(survivors), signatures=_entries(signatures)))
-        case None:
-            pass
-    return message
-
-
-def read_task(message: pb.Masking) -> MaskingTask:
-    """A task from protobuf.
-
-    Raises:
-        PeerError: a value is out of bounds.
-    """
-    session = _checked(Session(message.run_id, message.purpose, message.round, message.attempt))
-    match message.WhichOneof("stage"):
-        case "roster":
-            return MaskingTask(session, _read_roster(message.roster, session))
-        case "delivery":
-            delivery = message.delivery
-            return MaskingTask(session, Delivery(_read_places(delivery.sharers), _parts(delivery.parcels)))
-        case "opening":
-            return MaskingTask(session, Opening(_read_places(message.opening.receivers)))
-        case "survivors":
-            return MaskingTask(session, Survivors(_read_places(message.survivors.survivors)))
-        case "unmasking":
-            unmasking = message.unmasking
-            return MaskingTask(session, Unmasking(_read_places(unmasking.survivors), _parts(unmasking.signatures)))
-        case _:
-            return MaskingTask(session)
-
-
-def reply_message(reply: MaskedReply) -> pb.Masked:
-    """A reply as protobuf."""
-    message = pb.Masked(client=bounds.name("client name", reply.client))
-    match reply.answer:
-        case Offer() as offer:
-            message.offer.CopyFrom(pb.MaskOffer(**vars(offer)))
-        case Parcels(parts):
-            message.parcels.CopyFrom(pb.MaskParts(parts=_entries(parts)))
-        case Ready(unreadable) if unreadable:
-            message.unreadable = _places(unreadable)
-        case Ready():
+        message, answer = pb.Masked(client=bounds.name("client name", self.client)), self.answer
+        if isinstance(answer, Signed):
+            message.signature = answer.signature
+        elif isinstance(answer, Ready) and answer.unreadable:
+            message.unreadable = _places(answer.unreadable)
+        elif isinstance(answer, Ready):
             message.ready = True
-        case Opened(parts):
-            message.opened.CopyFrom(pb.MaskParts(parts=_entries(parts)))
-        case Signed(signature):
-            message.signature = signature
-        case Revealed(parts):
-            message.revealed.CopyFrom(pb.MaskParts(parts=_entries(parts)))
-        case MaskedUpdate(values, figures):
-            message.update.CopyFrom(pb.MaskedUpdate(values=values, figures=figures))
-    return message
+        else:
+            name, kind = _ANSWERS[type(answer)]
+            getattr(message, name).CopyFrom(kind(**_encoded(answer)))
+        return message
 
 
 def read_reply(message: pb.Masked) -> MaskedReply:
-    """A reply from protobuf.
-
-    Raises:
-        PeerError: a value is out of bounds.
-    """
+    """A reply from protobuf, within its bounds."""
     client = bounds.name("client name", message.client)
     match message.WhichOneof("answer"):
         case "offer":
             return MaskedReply(client, _read_offer(message.offer))
-        case "parcels":
-            return MaskedReply(client, Parcels(_parts(message.parcels.parts)))
         case "ready" if message.ready:
             return MaskedReply(client, Ready())
         case "unreadable" if message.unreadable:
             return MaskedReply(client, Ready(_read_places(message.unreadable)))
-        case "opened":
-            return MaskedReply(client, Opened(_parts(message.opened.parts)))
         case "signature":
-            return MaskedReply(
-                client, Signed(bounds.exact_length("signature", message.signature, bounds.SIGNATURE_BYTES))
-            )
-        case "revealed":
-            return MaskedReply(client, Revealed(_parts(message.revealed.parts)))
+            signature = bounds.exact_length("signature", message.signature, bounds.SIGNATURE_BYTES)
+            return MaskedReply(client, Signed(signature))
+        case "parcels" | "opened" | "revealed" as said:
+            kind = next(kind for kind, (name, _) in _ANSWERS.items() if name == said)
+            return MaskedReply(client, _read(kind, getattr(message, said)))
         case "update":
             return MaskedReply(client, MaskedUpdate(message.update.values, message.update.figures))
         case _:
             raise PeerError("masked reply has no answer, expected keys, shares, a signature or an update")
+
+
+def _encoded(value: object) -> dict[str, Any]:
+    """The fields of a stage or an answer as those of its message: places, parts by place, and what is bytes already."""
+    return {
+        name: canonical.entries(pb.MaskPart, cast("Mapping[int, bytes]", each))
+        if isinstance(each, Mapping)
+        else _places(cast("tuple[int, ...]", each))
+        if isinstance(each, tuple)
+        else each
+        for name, each in vars(value).items()
+    }
+
+
+def _read(kind: type[Any], message: object) -> Any:
+    """The inverse of `_encoded`, for what has places and parts alone."""
+    said = {each.name: getattr(message, each.name) for each in fields(kind)}
+    return kind(**{name: _read_places(v) if isinstance(v, bytes) else _parts(v) for name, v in said.items()})
 
 
 def _checked(session: Session) -> Session:
@@ -262,10 +242,6 @@ def _read_offer(message: pb.MaskOffer) -> Offer:
     bounds.integer("bytes of an endorsement", len(message.endorsement), maximum=_MOST_ENDORSEMENT_BYTES)
     client = bounds.name("client name", message.client)
     return Offer(client, *keys, signature, message.certificate, message.endorsement)
-
-
-def _entries(parts: Mapping[int, bytes]) -> list[pb.MaskPart]:
-    return canonical.entries(pb.MaskPart, parts)
 
 
 def _parts(found: Sequence[pb.MaskPart]) -> dict[int, bytes]:

@@ -1,27 +1,20 @@
-"""Disjoint groups of a round's clients, each with a masked sum of its own, and the groups whose means lie apart.
+"""What all clients of a masked round agree on: the session, all keys, the grid, and who shares with whom.
 
-Under masks no single client's vector can be measured, so a member can move the mean of a round as far as its ring has
-room. In groups it moves its own group's mean alone, and that can be compared with the others'. A group that is left in
-moves the round's mean by at most `FAR` times what groups usually lie apart, over the number of groups. A sum of fewer
-clients tells more of each, so no group is small. Knows no channel.
+*Groups.* Under masks no single client's vector can be measured, so a member can move the mean of a round as far as its
+ring has room. In groups it moves its own group's mean alone, which can be compared with the others'. A group that is
+left in moves the round's mean by at most `FAR` times what groups usually lie apart, over the number of groups. A sum of
+fewer clients tells more of each, so no group is small.
 
-Which clients share masks and secrets: all with all, or above 128 clients each with 64 others.
+*Graph.* Masks and secrets are shared by all with all, or above 128 clients by each with 64 others: a ring lattice over
+a random order (Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020). The order
+follows from the roster: a server that wants its own clients around one victim has to try rosters, which is out of reach
+while they are a tenth of all.
 
-Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead" (CCS 2020): a ring lattice over a random
-order. The order follows from the roster: a server that wants its own clients around one victim has to try rosters,
-which is out of reach while they are a tenth of all. Knows no key.
-
-What all clients of a masked round agree on: the session, all keys, and the grid; under one digest.
-
-Knows no channel and no secret.
-
-The two shares that a client sends to one holder, encrypted under a key of this message alone.
-
-The sender makes a key pair for each parcel and agrees with the holder's key (X25519; as ECIES does). If the holder says
-that it cannot open a parcel, the sender shows that pair's private half: it opens this parcel and no other message, so
-anyone with the parcel can tell which of the two departs from the protocol. The shares' digests stand beside them in
-clear: a share that its holder gives later is theirs or not, and if all are and give no secret, the sender is to blame.
-Knows no stage.
+*Parcels.* The sender makes a key pair for each parcel of two shares and agrees with the holder's key (X25519; as ECIES
+does). If the holder says that it cannot open it, the sender shows that pair's private half: it opens this parcel and no
+other message, so anyone with the parcel can tell which of the two departs from the protocol. The shares' digests stand
+beside them in clear: a share that its holder gives later is theirs or not, and if all are and give no secret, the
+sender is to blame.
 """
 
 from __future__ import annotations
@@ -57,21 +50,13 @@ def groups_for(clients: int) -> int:
 
 
 def deal(names: Sequence[str], count: int, key: bytes) -> tuple[tuple[str, ...], ...]:
-    """The names in `count` groups, whose sizes differ by at most one.
-
-    Args:
-        key: of the order; the same key gives the same groups.
-    """
+    """The names in `count` groups, whose sizes differ by at most one, in an order that follows from the key."""
     order = sorted(names, key=lambda name: hashlib.sha256(key + name.encode()).digest())
     return tuple(tuple(sorted(order[at::count])) for at in range(count))
 
 
 def distances(means: Sequence[Float32]) -> tuple[float, ...]:
-    """How far each mean lies from the median of all, number by number, over the median of these distances.
-
-    Args:
-        means: at least three, each (size,).
-    """
+    """How far each (size,) mean, of three or more, lies from the median of all, over the median of these distances."""
     middle = np.median(np.stack(means), axis=0)
     far = [float(np.linalg.norm(mean - middle)) for mean in means]
     usual = float(np.median(far))
@@ -133,13 +118,7 @@ RUN_ID_BYTES = ATTEMPT_BYTES = 16
 
 @dataclass(frozen=True)
 class Session:
-    """One attempt at one masked sum.
-
-    Attributes:
-        run_id: 16 bytes.
-        purpose: ``train`` or ``evaluate``.
-        attempt: 16 bytes at random, so that no attempt's keys are another's.
-    """
+    """One attempt at a masked sum, to ``train`` or to ``evaluate``, with 16 bytes of its own."""
 
     run_id: bytes
     purpose: str
@@ -186,11 +165,7 @@ class Offer:
         return joined(b"plait secure aggregation: keys 1", session.text, self.client.encode(), *keys)
 
     def check(self, session: Session, vouch: Vouch) -> None:
-        """Refuse keys that the named client did not offer for this session.
-
-        Raises:
-            PeerError: what is wrong.
-        """
+        """Refuse keys that the named client did not offer for this session."""
         for key in (self.identity, self.encryption, self.masking, self.commitment):
             if len(key) != KEY_BYTES:
                 raise PeerError(f"a key of {self.client!a} has {len(key)} bytes, expected {KEY_BYTES}")
@@ -202,12 +177,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Roster:
-    """The clients of an attempt, by name, and the grid of the round.
-
-    Attributes:
-        size: numbers that each client sends, rotated; 0 for figures only.
-        figures: further whole numbers that are summed.
-    """
+    """The clients of an attempt, by name, and the grid of the round: `size` rotated numbers, and further `figures`."""
 
     session: Session
     offers: tuple[Offer, ...]
@@ -233,11 +203,7 @@ class Roster:
         return least_survivors(len(self.offers))
 
     def place(self, client: str) -> int:
-        """A client's place.
-
-        Raises:
-            PeerError: it is not in the roster.
-        """
+        """A client's place."""
         if client not in self._places:
             raise PeerError(f"{client!a} is not on the roster of this attempt, expected one of its clients")
         return self._places[client]
@@ -251,11 +217,7 @@ class Roster:
         return threshold_of(len(self.holders(place)))
 
     def check(self, vouch: Vouch) -> None:
-        """Refuse a roster that does not protect its clients.
-
-        Raises:
-            PeerError: what is wrong.
-        """
+        """Refuse a roster that does not protect its clients."""
         count = len(self.offers)
         if not LEAST_CLIENTS <= count <= MOST_CLIENTS:
             raise PeerError(f"roster has {count} clients, expected {LEAST_CLIENTS} to {MOST_CLIENTS}")
@@ -271,11 +233,7 @@ class Roster:
             offer.check(self.session, vouch)
 
     def check_places(self, places: Sequence[int], what: str) -> None:
-        """Refuse a list that is not of different places in order.
-
-        Raises:
-            PeerError: what is wrong.
-        """
+        """Refuse a list that is not of different places in order."""
         if list(places) != sorted(set(places)) or (places and not 0 <= places[0] <= places[-1] < len(self.offers)):
             raise PeerError(f"list of {what} has a place twice, out of order or off the roster, expected each once")
 
@@ -308,22 +266,14 @@ def parcel_key(secret: bytes, roster: Roster, receiver: int) -> bytes:
 
 
 def seal_shares(pair: tuple[bytes, bytes], key: bytes, roster: Roster, *, sender: int, receiver: int) -> bytes:
-    """A parcel.
-
-    Args:
-        sender: place of the client whose secrets they are.
-    """
+    """A parcel, from the place of the client whose secrets they are."""
     cipher = _cipher(key, roster.offers[receiver].encryption, roster, sender)
     digests = b"".join(hashlib.sha256(share).digest() for share in pair)
     return public_of(key) + digests + cipher.encrypt(_NONCE, b"".join(pair), None)
 
 
 def open_shares(parcel: bytes, private: bytes, roster: Roster, *, sender: int) -> tuple[bytes, bytes]:
-    """What is in a parcel, for its holder.
-
-    Raises:
-        PeerError: it cannot be opened, or holds no shares of these digests.
-    """
+    """What is in a parcel, for its holder."""
     return _opened(parcel, private, parcel[:KEY_BYTES], roster, sender)
 
 
@@ -333,11 +283,7 @@ def digests_in(parcel: bytes) -> tuple[bytes, bytes]:
 
 
 def can_be_opened(parcel: bytes, key: bytes, roster: Roster, *, sender: int, receiver: int) -> bool:
-    """Whether a parcel holds two shares, given its own private key.
-
-    Returns:
-        False also if the key is not the parcel's.
-    """
+    """Whether a parcel holds two shares, given its own private key; not with another key."""
     if len(key) != KEY_BYTES or public_of(key) != parcel[:KEY_BYTES]:
         return False
     try:

@@ -1,12 +1,9 @@
-"""The grids of a run's masked rounds: from what earlier sums showed, how finely the next round's updates are rounded.
+"""The grids of a run's masked rounds, and their fold: the server has the sum of the updates, and no update.
 
 How long updates are is not known before they are masked, so the unit of a round's grid follows from the sum of the
 round before and from that of its squared norms. The first round uses a guess, which may be several times too large:
 clients keep what a coarser grid drops and send it in the next round. A member that lies about its length, or sends what
-is too long, makes no grid coarser than the plan allows, nor than half again the round before's. Knows no channel and no
-mask.
-
-The fold of a masked round: the server has the sum of the updates, and no update.
+is too long, makes no grid coarser than the plan allows, nor than half again the round before's. Knows no channel.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from plait.adapters import AdapterState
 from plait.aggregation import RoundContext
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.features.secagg.events import EVALUATION, NOISED, TRAINING, decode_figures
-from plait.features.secagg.grid import MaskedGrid, bits_for, check_sum, length_expected, unit_for
+from plait.features.secagg.grid import Coding, MaskedGrid, bits_for, check_sum, length_expected, unit_for
 from plait.features.secagg.masks import MOST_BITS, Ring
 from plait.features.secagg.roster import COMPLETE, NEIGHBOURS, groups_for, least_roster, least_survivors
 from plait.features.secagg.sums import Summed, Wanted, sum_file
@@ -66,9 +63,6 @@ class MaskedRounds:
         """The smallest roster: two thirds of those invited, so that no server makes one of a few that it chooses.
 
         Of an evaluation, from which clients stay out with one that leaves, as few as make no smaller sums.
-
-        Args:
-            purpose: ``train`` or ``evaluate``.
         """
         if purpose == "evaluate":
             return least_roster(min(self.clients, self.evaluators or self.clients))
@@ -86,37 +80,34 @@ class MaskedRounds:
 
     def wanted(self, state: RunState, parts: tuple[slice, ...]) -> Wanted:
         """The sum of the next round's updates."""
-        if self.privacy:
-            return self._wanted_noised(self.privacy, state, parts)
-        bits = bits_for(self.group)
-        sent = sum(part.stop - part.start for part in parts)
-        length = self._expected(state, sent)
-        grid = self._grid(state, parts, bits=bits, unit=1.0, clients=self.clients)
-        size = grid.rotation.rotated_size
-        unit = unit_for(Ring(bits), clients=self.group, size=size, length=length)
-        received = state.tracks[0].shadow.digest()
-        least = self.least("train")
-        number, figures, groups = state.round + 1, len(TRAINING), self.groups
-        return Wanted(
-            state.run_id, "train", number, bits, unit, size, figures, received, least, self.quorum, groups=groups
-        )
-
-    def _wanted_noised(self, privacy: ClientPrivacy, state: RunState, parts: tuple[slice, ...]) -> Wanted:
         size = self._grid(state, parts, bits=2, unit=1.0, clients=self.clients).rotation.rotated_size
-        bits, unit = noised_grid(privacy, size, self.clip_norm(state, parts))
-        received = state.tracks[0].shadow.digest()
-        least = self.least("train")
-        number, figures = state.round + 1, len(NOISED)
+        if self.privacy:
+            figures = len(NOISED)
+            bits, unit = noised_grid(self.privacy, size, self.clip_norm(state, parts))
+        else:
+            bits, figures = bits_for(self.group), len(TRAINING)
+            length = self._expected(state, _sent(parts))
+            unit = unit_for(Ring(bits), clients=self.group, size=size, length=length)
         return Wanted(
-            state.run_id, "train", number, bits, unit, size, figures, received, least, self.quorum, noised=True
+            state.run_id,
+            "train",
+            state.round + 1,
+            bits,
+            unit,
+            size,
+            figures,
+            received=state.tracks[0].shadow.digest(),
+            least=self.least("train"),
+            quorum=self.quorum,
+            noised=self.privacy is not None,
+            groups=self.groups,
         )
 
     def clip_norm(self, state: RunState, parts: tuple[slice, ...]) -> float:
         """The clip norm of the next round; 0 where clients add no noise."""
         if self.privacy is None:
             return 0.0
-        sent = sum(part.stop - part.start for part in parts)
-        return self.privacy.first_clip(sent) if state.clip_norm is None else state.clip_norm
+        return self.privacy.first_clip(_sent(parts)) if state.clip_norm is None else state.clip_norm
 
     def next_clip(self, clip_norm: float, summed: Summed) -> float | None:
         """The clip norm of the round after; None where clients add no noise."""
@@ -136,42 +127,21 @@ class MaskedRounds:
         """The grid that a round's numbers are on."""
         return self._grid(state, parts, bits=summed.bits, unit=summed.unit, clients=summed.invited)
 
-    def bits_up(self, size: int, *, sums: int, certified: bool) -> float:
-        """Bits of a client's uplink for each of `size` parameters, all stages included.
+    def link_bits(self, size: int, *, sums: int) -> tuple[float, float]:
+        """Bits of a client's uplink for each of `size` parameters, and of its downlink beside the broadcast.
 
-        Args:
-            certified: whether clients prove their keys to each other, as over a network.
+        All stages of so many sums are included, with the certificates by which clients prove their keys to each other.
         """
-        stages = self._stage_bytes(certified=certified)[0]
-        bits = bits_for(self.group)
-        if self.privacy:
-            bits = self.privacy.shares(size).bits(self.clients, size)
-        return bits + 8 * sums * stages / size
-
-    def more_bits_down(self, size: int, *, sums: int, certified: bool) -> float:
-        """Bits of a client's downlink for each of `size` parameters beside the broadcast."""
-        return 8 * sums * self._stage_bytes(certified=certified)[1] / size
-
-    def _stage_bytes(self, *, certified: bool) -> tuple[int, int]:
-        """About what the stages of one sum send from a client and to it."""
         near = min(self.clients - 1, NEIGHBOURS if self.clients > COMPLETE else self.clients)
-        proof = _PROOF_BYTES if certified else 0
-        return 290 + proof + 221 * (near + 1), 210 + (294 + proof) * self.clients + 180 * near
-
-    def check(self, summed: Summed) -> None:
-        """Refuse a sum that clients within their bounds do not have.
-
-        Raises:
-            PeerError: it has left its ring.
-        """
-        check_sum(Ring(summed.bits), summed.deviation)
+        bits = self.privacy.shares(size).bits(self.clients, size) if self.privacy else bits_for(self.group)
+        up = 290 + _PROOF_BYTES + 221 * (near + 1)
+        return bits + 8 * sums * up / size, 8 * sums * (210 + (294 + _PROOF_BYTES) * self.clients + 180 * near) / size
 
     def length(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> float | None:
         """How long the mean of the next round's updates may be."""
         if self.privacy:
             return None
-        sent = sum(part.stop - part.start for part in parts)
-        count = len(summed.clients)
+        sent, count = _sent(parts), len(summed.clients)
         rms = math.sqrt(max(decode_figures(summed.figures, TRAINING)["square"], 0.0) / count) * summed.unit
         measured = length_expected(mean=summed.length * summed.unit, rms=rms, clients=count // summed.groups)
         guess = self._guess(sent)
@@ -187,22 +157,16 @@ class MaskedRounds:
 
     @staticmethod
     def _grid(state: RunState, parts: tuple[slice, ...], *, bits: int, unit: float, clients: int) -> MaskedGrid:
-        return MaskedGrid.of(
-            parts,
-            received=state.tracks[0].shadow.digest(),
-            number=state.round + 1,
-            bits=bits,
-            unit=unit,
-            clients=clients,
-        )
+        return MaskedGrid(Coding(Ring(bits), clients, unit), parts, state.tracks[0].shadow.digest(), state.round + 1)
+
+
+def _sent(parts: tuple[slice, ...]) -> int:
+    """Numbers of an update."""
+    return sum(part.stop - part.start for part in parts)
 
 
 def noised_grid(privacy: ClientPrivacy, size: int, clip_norm: float) -> tuple[int, float]:
-    """Bits and unit of a round whose clients add noise.
-
-    Raises:
-        ConfigError: no ring has so many bits.
-    """
+    """Bits and unit of a round whose clients add noise."""
     shares = privacy.shares(size)
     bits = shares.bits(privacy.clients, size)
     if bits > MOST_BITS:
@@ -230,14 +194,7 @@ def privacy_of_clients(settings: Settings) -> ClientPrivacy:
 
 
 def check_grid(privacy: ClientPrivacy, size: int, *, bits: int, unit: float, clients: int) -> None:
-    """Refuse a grid on which a client's noise would not be what the run configuration says.
-
-    Args:
-        unit: of the roster; the clip norm follows from it.
-
-    Raises:
-        PeerError: it is another one.
-    """
+    """Refuse a grid on which a client's noise would not be what the run configuration says."""
     if clients > privacy.clients:
         # Shares of more clients could be so small that their sum is no Gaussian any more.
         raise PeerError(f"roster of the masked sum has {clients} clients, expected at most {privacy.clients}")
@@ -261,12 +218,7 @@ class MaskedFold:
         return False
 
     def fold(self, state: RunState, context: RoundContext, stored: Mapping[str, Stored]) -> Folded:
-        """The rule's outcome on the mean; the step of a sum that is lost is zero.
-
-        Raises:
-            MachineError: the sum is gone.
-            PeerError: it is one that clients within their bounds do not have.
-        """
+        """The rule's outcome on the mean; the step of a sum that is lost is zero."""
         del stored
         masked, parts = self._masked, self._spool.sent(context.round)
         kept = self._spool.directory.load_update(context.round, sum_file("train"))
@@ -277,7 +229,7 @@ class MaskedFold:
             still = AdapterState.zeros(context.geometry.layout)
             return Folded(outcome_of_mean(self._spool.rule, context, still, "the mean"), ())
         try:
-            masked.check(summed)
+            check_sum(Ring(summed.bits), summed.deviation)
         except PeerError as error:
             raise PeerError(
                 f"round {context.round} has no usable sum: {error}. The run ends with the adapter of round "

@@ -1,11 +1,4 @@
-"""Secure aggregation in one run: its sums, what they take on the wire, and a client's part in them.
-
-What an operator's policy says of masked sums.
-
-What the ledger of a run with secure aggregation says of its clients.
-
-What a client's operator is told of a run's masked sums.
-"""
+"""Secure aggregation in one run: its sums, what they take on the wire, what policies, ledger and operators are told."""
 
 from __future__ import annotations
 
@@ -36,14 +29,9 @@ if TYPE_CHECKING:
     from plait.features.privacy.mechanism import ClientPrivacy
 
 
-def is_noised(config: RunConfig) -> bool:
-    """Whether clients add noise to what they send under masks."""
-    return vars(config).get("dp") == "client"
-
-
 def noise_of(config: RunConfig) -> ClientPrivacy | None:
     """The noise of which clients add their shares under their masks; None without."""
-    if not is_noised(config):
+    if vars(config).get("dp") != "client":
         return None
     from plait.features.privacy.run import privacy_of
 
@@ -95,28 +83,16 @@ def under_masks(way: ClientWay, speaker: Speaker, masked: MaskedRounds | None) -
 
 
 def links(links: Links, config: RunConfig, size: int, *, evaluates: bool) -> Links:
-    """What a run's updates take with the stages of its sums beside them.
-
-    Raises:
-        ConfigError: no ring has room for the noise.
-    """
+    """What a run's updates take with the stages of its sums beside them."""
     masked, sums = masked_of(config), 2 if evaluates else 1
     if masked.privacy:
         noised_grid(masked.privacy, size, 1.0)
-    return replace(
-        links,
-        up=masked.bits_up(size, sums=sums, certified=True),
-        more_down=masked.more_bits_down(size, sums=sums, certified=True),
-        is_rounded=True,
-    )
+    up, more_down = masked.link_bits(size, sums=sums)
+    return replace(links, up=up, more_down=more_down, is_rounded=True)
 
 
 def check(policy: Policy, config: RunConfig) -> None:
-    """Refuse a run whose server would see this client's own update, if it may not, or sums of too few clients.
-
-    Raises:
-        PolicyError: with the key, what the run asks for, and how to allow it.
-    """
+    """Refuse a run whose server would see this client's own update, if it may not, or sums of too few clients."""
     is_masked = vars(config).get("secure_aggregation", False)
     if policy.require_secure_aggregation and not is_masked:
         raise policy.refusal(
@@ -134,7 +110,7 @@ def fewest(config: RunConfig) -> int:
     """The fewest clients in a sum of a run."""
     # With noise, clients do not evaluate.
     evaluators = config.eval_clients if config.evaluates else 0
-    return fewest_in_sum(config.cohort_size, evaluators, noised=is_noised(config))
+    return fewest_in_sum(config.cohort_size, evaluators, noised=vars(config).get("dp") == "client")
 
 
 KEPT_MASKED: Mapping[type[Event], frozenset[str]] = {

@@ -11,15 +11,9 @@ with `TooFewError`, and nothing of it can be unmasked. Whatever was added until 
 value, which the caller stores before it asks for signatures: from it the same sum follows after a crash. Knows no
 channel and no file.
 
-Who departs from the protocol where a client says that it cannot open the shares of another.
-
-The accused shows the keys of these parcels alone (`parcel`). If they open them, the complaint was false;
-if not, the accused is to blame. It masks nothing in an attempt where it has shown a key, so the key reveals nothing of
-its numbers. Knows no channel.
-
-What the server keeps of a masked sum while it is taken: the sealed sums of its groups, and who has signed them.
-
-Knows no stage.
+Where a client says that it cannot open the shares of another, the accused shows the keys of these parcels alone. If
+they open them, the complaint was false; if not, the accused is to blame. It masks nothing in an attempt where it has
+shown a key, so the key reveals nothing of its numbers.
 """
 
 from __future__ import annotations
@@ -62,11 +56,7 @@ class TooFewError(PeerError):
 
 
 class LostError(PeerError):
-    """The masks of this sum cannot be removed, and no other sum of this round may follow.
-
-    Attributes:
-        client: that shared what is not its secret.
-    """
+    """The masks of this sum cannot be removed, because of what `client` shared; no other may follow in its round."""
 
     def __init__(self, message: str, *, client: str) -> None:
         super().__init__(message)
@@ -83,11 +73,7 @@ def agree(
     figures: int,
     least: int = LEAST_CLIENTS,
 ) -> Roster:
-    """The roster of those that offered keys.
-
-    Raises:
-        TooFewError: fewer than `least` did.
-    """
+    """The roster of those that offered keys, at least `least`, for a grid of `bits`, `unit`, `size` and `figures`."""
     ordered = tuple(sorted(offers, key=lambda offer: offer.client))
     if len(ordered) < least:
         raise TooFewError(f"{len(ordered)} clients offered keys, expected at least {least}", count=len(ordered))
@@ -95,22 +81,14 @@ def agree(
 
 
 def check_offer(offer: Offer, client: str, session: Session, vouch: Vouch) -> None:
-    """Refuse keys that are not the asked client's.
-
-    Raises:
-        PeerError: what is wrong.
-    """
+    """Refuse keys that are not the asked client's."""
     if offer.client != client:
         raise PeerError(f"keys are offered by {offer.client!a}, expected {client!a}")
     offer.check(session, vouch)
 
 
 class Collecting:
-    """From a roster to a sealed sum.
-
-    Attributes:
-        sharers: places of the clients that shared.
-    """
+    """From a roster to a sealed sum; `sharers` are the places of the clients that shared."""
 
     def __init__(self, roster: Roster) -> None:
         self.roster = roster
@@ -121,11 +99,7 @@ class Collecting:
         self._masked: set[int] = set()
 
     def add_parcels(self, client: str, parcels: Mapping[int, bytes]) -> None:
-        """Take a client's encrypted shares.
-
-        Raises:
-            PeerError: they are not one for each of its neighbours, or came late or twice.
-        """
+        """Take a client's encrypted shares."""
         place = self.roster.place(client)
         if self.sharers or place in self._parcels:
             raise PeerError(f"shares of {client!a} came late or twice, expected them once")
@@ -135,12 +109,13 @@ class Collecting:
             raise PeerError(f"a share of {client!a} has another size, expected {PARCEL_BYTES} bytes")
         self._parcels[place] = parcels
 
-    def close_sharing(self) -> tuple[int, ...]:
-        """Fix who shared.
+    def closed(self) -> Collecting:
+        """It, with those who shared fixed."""
+        self.close_sharing()
+        return self
 
-        Raises:
-            TooFewError: too few did, of all or of one's neighbours.
-        """
+    def close_sharing(self) -> tuple[int, ...]:
+        """Fix who shared; too few may have, of all or of one's neighbours."""
         self._enough(len(self._parcels), "shared")
         sharers = tuple(sorted(self._parcels))
         for place in sharers:
@@ -161,11 +136,7 @@ class Collecting:
         return can_be_opened(self._parcels[sender][receiver], key, self.roster, sender=sender, receiver=receiver)
 
     def add_masked(self, client: str, values: Residues, figures: NDArray[np.uint64]) -> None:
-        """Add a client's masked numbers.
-
-        Raises:
-            PeerError: of another size, of a client that did not share, or twice.
-        """
+        """Add a client's masked numbers."""
         place = self.roster.place(client)
         if place not in self.sharers or place in self._masked:
             raise PeerError(f"masked update of {client!a} came twice or without shares, expected it once")
@@ -176,11 +147,7 @@ class Collecting:
         self._figures += figures
 
     def seal(self) -> Sealed:
-        """Fix the survivors.
-
-        Raises:
-            TooFewError: too few are left.
-        """
+        """Fix the survivors."""
         self._enough(len(self._masked), "sent a masked update")
         values = Ring(self.roster.bits).reduced(self._sum)
         digests = {
@@ -196,13 +163,10 @@ class Collecting:
 
 @dataclass(frozen=True, eq=False)
 class Sealed:
-    """A sum under masks whose clients are fixed.
+    """A sum under masks whose clients are fixed, by their places.
 
     Attributes:
-        sharers: places of the clients that shared.
-        survivors: places of those whose numbers are in the sum.
-        values: (size,) residues.
-        figures: modulo 2^64.
+        survivors: those whose numbers are in the sum.
         digests: of the shares of each sharer's masking key and seed, by its place, then by their holder's.
     """
 
@@ -213,22 +177,19 @@ class Sealed:
     figures: NDArray[np.uint64]
     digests: Mapping[int, Mapping[int, tuple[bytes, bytes]]]
 
-    def check_signature(self, client: str, signature: bytes) -> None:
-        """Refuse a signature that no client would accept.
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """The names of those in the sum."""
+        return tuple(self.roster.offers[place].client for place in self.survivors)
 
-        Raises:
-            PeerError: it is not the client's, or covers another list.
-        """
+    def check_signature(self, client: str, signature: bytes) -> None:
+        """Refuse a signature that no client would accept."""
         offer = self.roster.offers[self.roster.place(client)]
         if not is_signed(offer.identity, signature, self.roster.survivors_text(self.sharers, self.survivors)):
             raise PeerError(f"signature of {client!a} is not on this list of survivors, expected one that is")
 
     def check_shares(self, client: str, shares: Mapping[int, bytes]) -> None:
-        """Refuse shares that a client does not hold.
-
-        Raises:
-            PeerError: what is wrong.
-        """
+        """Refuse shares that a client does not hold."""
         place = self.roster.place(client)
         expected = set(self.roster.holders(place)) & set(self.sharers)
         if place not in self.survivors or set(shares) != expected:
@@ -243,15 +204,7 @@ class Sealed:
     def unmask(
         self, shares: Mapping[int, Mapping[int, bytes]], *, received: bytes
     ) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
-        """The sum of the survivors' numbers, and of their figures.
-
-        Args:
-            shares: checked answers, by place of who gave them, then by place of whose they are.
-
-        Raises:
-            TooFewError: there are too few shares of a secret.
-            LostError: they do not give it.
-        """
+        """The sum of the survivors' numbers, and of their figures, by checked shares of givers, then of owners."""
         alive, roster = set(self.survivors), self.roster
         masks: list[Mask] = []
         for place in self.sharers:
@@ -293,13 +246,7 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What complaints come to.
-
-    Attributes:
-        senders: places of those whose shares cannot be opened.
-        accusers: places of those that complained of shares that can be.
-        unheard: places of accused that showed no keys.
-    """
+    """Places: whose shares cannot be opened, who complained of ones that can be, which accused showed no keys."""
 
     senders: frozenset[int]
     accusers: frozenset[int]
@@ -307,11 +254,7 @@ class Verdict:
 
 
 def check_complaint(roster: Roster, sharers: Sequence[int], client: str, places: Sequence[int]) -> None:
-    """Refuse a complaint about others than those that sent a client something.
-
-    Raises:
-        PeerError: what is wrong.
-    """
+    """Refuse a complaint about others than those that sent a client something."""
     roster.check_places(places, "clients whose shares cannot be opened")
     me = roster.place(client)
     if not set(places) <= (set(roster.holders(me)) & set(sharers)) - {me}:
@@ -330,11 +273,7 @@ def accused_by(complaints: Mapping[int, Sequence[int]]) -> Mapping[int, tuple[in
 def judge(
     collecting: Collecting, complaints: Mapping[int, Sequence[int]], shown: Mapping[int, Mapping[int, bytes]]
 ) -> Verdict:
-    """The clients to blame; never empty.
-
-    Args:
-        shown: keys of parcels, by the place of the sender, then of the receiver.
-    """
+    """The clients to blame, never none, by the keys of parcels that senders have shown for each receiver."""
     senders, accusers = set[int](), set[int]()
     accused = accused_by(complaints)
     for sender in accused.keys() & shown.keys():
@@ -350,11 +289,7 @@ def signatures_to_bytes(groups: Sequence[Mapping[int, bytes]]) -> bytes:
 
 
 def signatures_from_bytes(data: bytes) -> list[dict[int, bytes]]:
-    """The inverse of `signatures_to_bytes`.
-
-    Raises:
-        PeerError: damaged.
-    """
+    """The inverse of `signatures_to_bytes`."""
     try:
         return [{int(place): bytes.fromhex(each) for place, each in group.items()} for group in json.loads(data)]
     except (ValueError, TypeError, AttributeError) as error:
@@ -377,11 +312,7 @@ def sealed_to_bytes(groups: Sequence[Sealed]) -> bytes:
 
 
 def sealed_from_bytes(data: bytes) -> list[Sealed]:
-    """The inverse of `sealed_to_bytes`.
-
-    Raises:
-        PeerError: damaged.
-    """
+    """The inverse of `sealed_to_bytes`."""
     try:
         arrays, metadata = decode_arrays(data)
         said = json.loads(metadata["sealed"])

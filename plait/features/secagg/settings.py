@@ -22,11 +22,7 @@ class Masks(Table):
     """hide every client's update, losses and counts from the server, which learns only their sums"""
 
     def check_clients(self, clients: int, cohort: int) -> None:
-        """Refuse rounds and evaluations of fewer clients than a masked sum has.
-
-        Raises:
-            ValueError: with the number.
-        """
+        """Refuse rounds and evaluations of fewer clients than a masked sum has."""
         del clients, cohort
         for name in ("clients", "clients_per_round", "eval_clients") if self.secure_aggregation else ():
             if 0 < getattr(self, name) < LEAST_CLIENTS:

@@ -134,11 +134,7 @@ class MaskedStage(Generic[_Kind]):
             self._deadline = self.channel.clock.now() + self._most_s
 
     def _read(self, heard: Heard) -> _Kind | None:
-        """The answer of a client; None if it has none.
-
-        Raises:
-            PeerError: it is of another kind, or another client's.
-        """
+        """The answer of a client; None if it has none."""
         name, raw = heard.client, heard.data
         if isinstance(raw, NoAnswer):
             self._drop(name, heard.given_up or Reason.NO_ANSWER, raw.detail)

@@ -1,13 +1,13 @@
-"""The server's part in the masked sums of a run: the stages over a channel, and what is on disk between them.
+"""The stages of a run's masked sums over a channel, and what is on disk between them.
 
 Three files per sum, in the spool of its round: the sum under masks once its clients are fixed, the signatures under
 that list, and the plain sum. A server killed before the first begins another attempt, with other keys; clients give the
 same numbers again, so the sum is the same, bit for bit. Killed after it, it asks for the same signatures, and after the
 second for the same shares, which clients give again. Killed after the third, it asks for nothing.
 
-Every wait ends: a client that is silent in a stage is a dropout like one whose answer is refused.
-Where too few are left the attempt is over, and another may follow as long as no client was asked to unmask: of clients
-that have revealed shares only the same ones can be asked for again. Knows no rule and no model.
+Every wait ends: a silent client is a dropout like one whose answer is refused. Where too few are left the attempt is
+over, and another may follow as long as no client was asked to unmask: of clients that have revealed shares only the
+same ones can be asked for again. Knows no rule and no model.
 """
 
 from __future__ import annotations
@@ -92,6 +92,11 @@ class Part:
     figures: NDArray[np.uint64]
     clients: tuple[str, ...]
 
+    @property
+    def mean(self) -> Float32:
+        """Of its clients."""
+        return self.numbers.astype(np.float32) / np.float32(len(self.clients))
+
 
 @dataclass(frozen=True, eq=False)
 class Summed:
@@ -149,18 +154,12 @@ class Summed:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Summed:
-        """The inverse of `to_bytes`.
-
-        Raises:
-            PeerError: damaged.
-        """
+        """The inverse of `to_bytes`."""
         try:
             arrays, metadata = decode_arrays(data)
             said = json.loads(metadata["sum"])
-            numbers, figures = (
-                arrays["numbers"].astype(np.uint32).view(np.int32),
-                arrays["figures"].astype(np.int64).view(np.uint64),
-            )
+            numbers = arrays["numbers"].astype(np.uint32).view(np.int32)
+            figures = arrays["figures"].astype(np.int64).view(np.uint64)
             return cls(numbers, figures, tuple(said.pop("clients")), **said)
         except (KeyError, ValueError, TypeError) as error:
             raise PeerError("the stored sum of a round is damaged, expected what was stored") from error
@@ -202,11 +201,7 @@ class ContestedError(TooFewError):
 
 
 class DeclinedError(TooFewError):
-    """Clients would not sign the survivors: their journals know of sums with which this one tells of few clients.
-
-    Attributes:
-        clients: whose numbers it would have had.
-    """
+    """These clients would not sign the survivors: with sums in their journals, this one tells of few clients."""
 
     def __init__(self, message: str, *, count: int, clients: frozenset[str]) -> None:
         super().__init__(message, count=count)
@@ -257,9 +252,8 @@ class MaskedSums:
     def take(self, wanted: Wanted, clients: Clients, invited: Sequence[str], ask: Asked) -> Summed:
         """The sum over the clients that are left at the end; from disk where it is there already.
 
-        Returns:
-            The sum; of no clients if it is lost: a member's shares are not of the secret that hides it, and no client
-            may unmask another sum of this round.
+        Of no clients if it is lost: a member's shares are not of the secret that hides it, and no client may unmask
+        another sum of this round.
 
         Raises:
             TooFewError: fewer than two thirds were left at some stage.
@@ -284,25 +278,22 @@ class MaskedSums:
         for group, _ in signed:
             self.unmasking(group)
         parts = self._unmask(wanted, clients, signed)
-        far = distances([_mean(part) for part in parts]) if len(parts) >= LEAST_GROUPS else (0.0,) * len(parts)
+        far = distances([part.mean for part in parts]) if len(parts) >= LEAST_GROUPS else (0.0,) * len(parts)
         near = [part for part, distance in zip(parts, far, strict=True) if distance <= FAR]
         summed = Summed.of(near, wanted, invited=sum(len(group.roster.offers) for group in sealed))
         self.directory.store_update(wanted.round, sum_file(wanted.purpose), summed.to_bytes())
         for part, distance in zip(parts, far, strict=True):
             if distance > FAR:
-                self.ledger.append(
-                    GroupLeftOut(round=wanted.round, clients=part.clients, distance=min(distance, 1e300))
-                )
-        unmasked = {part.clients for part in parts}
-        for group, _ in signed:
-            if _names_in(group) in unmasked:
-                self._note(wanted, group, invited=len(invited))
+                left_out = GroupLeftOut(round=wanted.round, clients=part.clients, distance=min(distance, 1e300))
+                self.ledger.append(left_out)
+        for group in (group for group, _ in signed if group.clients in {part.clients for part in parts}):
+            self._note(wanted, group, invited=len(invited))
         return summed
 
     def _note(self, wanted: Wanted, group: Sealed, *, invited: int) -> None:
         """Record that a group's sum is known."""
         roster = group.roster
-        evaluated_by = _names_in(group) if wanted.purpose == "evaluate" else ()
+        evaluated_by = group.clients if wanted.purpose == "evaluate" else ()
         if evaluated_by:
             self.evaluations.append(frozenset(evaluated_by))
         self.ledger.append(
@@ -324,11 +315,7 @@ class MaskedSums:
         )
 
     def stored(self, wanted: Wanted) -> Summed | None:
-        """A sum that was taken before; None if it was not.
-
-        Raises:
-            PeerError: it is damaged.
-        """
+        """A sum that was taken before; None if it was not."""
         data = self.directory.load_update(wanted.round, sum_file(wanted.purpose))
         return None if data is None else Summed.from_bytes(data)
 
@@ -344,14 +331,20 @@ class MaskedSums:
                         raise PeerError(f"{name!a} offers keys under another node key, expected the one that it proved")
                     offers[name] = offer
         dealt = deal(list(offers), wanted.groups, wanted.run_id + wanted.round.to_bytes(8, "big"))
-        rosters = _enough(wanted, dealt, lambda names: _roster(wanted, session, [offers[name] for name in names]))
-        collecting = [Collecting(roster) for roster in rosters]
+
+        def agreed(names: Sequence[str]) -> Collecting:
+            here, size, figures = [offers[name] for name in names], wanted.size, wanted.figures
+            return Collecting(
+                agree(session, here, bits=wanted.bits, unit=wanted.unit, size=size, figures=figures, least=wanted.least)
+            )
+
+        collecting = _enough(wanted, dealt, agreed)
         of = {offer.client: group for group in collecting for offer in group.roster.offers}
         with self._stage(clients, session, {name: group.roster for name, group in of.items()}, Parcels) as stage:
             for name, parcels in stage:
                 with stage.dropping(name):
                     of[name].add_parcels(name, parcels.parts)
-        collecting = _enough(wanted, collecting, _shared)
+        collecting = _enough(wanted, collecting, Collecting.closed)
         ready = self._deliver(wanted, clients, collecting)
         ring = Ring(wanted.bits)
         for name, update in ask(session, ready):
@@ -369,11 +362,7 @@ class MaskedSums:
         return sealed
 
     def _deliver(self, wanted: Wanted, clients: Clients, collecting: Sequence[Collecting]) -> list[str]:
-        """Pass shares on; the clients that have theirs.
-
-        Raises:
-            ContestedError: a client could not open another's.
-        """
+        """Pass shares on; the clients that have theirs. A complaint ends the attempt."""
         of = {group.roster.offers[place].client: (group, place) for group in collecting for place in group.sharers}
         deliveries = {name: Delivery(group.sharers, group.parcels_for(place)) for name, (group, place) in of.items()}
         ready, complaints = list[str](), dict[int, dict[int, tuple[int, ...]]]()
@@ -401,17 +390,14 @@ class MaskedSums:
             return {roster.place(name): opened.parts for name, opened in stage}
 
     def _blame(self, wanted: Wanted, roster: Roster, verdict: Verdict) -> None:
-        """Record who departs from the protocol, and end the attempt.
-
-        Raises:
-            ContestedError: always.
-        """
-        names, stage = [offer.client for offer in roster.offers], "delivery"
-        for place in sorted(verdict.senders):
-            self._leave_out(wanted.round, names[place], stage, Reason.SHARES, "its shares cannot be opened")
-        for place in sorted(verdict.accusers):
-            detail = "it complained of shares that can be opened"
-            self._leave_out(wanted.round, names[place], stage, Reason.COMPLAINT, detail)
+        """Record who departs from the protocol, and end the attempt with a `ContestedError`."""
+        names = [offer.client for offer in roster.offers]
+        for blamed, reason, detail in (
+            (verdict.senders, Reason.SHARES, "its shares cannot be opened"),
+            (verdict.accusers, Reason.COMPLAINT, "it complained of shares that can be opened"),
+        ):
+            for place in sorted(blamed):
+                self._leave_out(wanted, names[place], "delivery", reason, detail)
         self.unheard.update((wanted.round, wanted.purpose, names[place]) for place in verdict.unheard)
         blamed = verdict.senders | verdict.accusers | verdict.unheard
         raise ContestedError(
@@ -420,23 +406,16 @@ class MaskedSums:
             count=len(names) - len(blamed),
         )
 
-    def _leave_out(self, number: int, client: str, stage: str, reason: Reason, detail: str) -> None:
+    def _leave_out(self, wanted: Wanted, client: str, stage: str, reason: Reason, detail: str) -> None:
         self.left_out.add(client)
-        drop(self.ledger, number, client, stage, reason, detail)
+        drop(self.ledger, wanted.round, client, stage, reason, detail)
 
     def _signatures(self, wanted: Wanted, clients: Clients, sealed: Sequence[Sealed]) -> Sequence[Mapping[int, bytes]]:
-        """Signatures on each group's survivors, by place; on disk before any client is asked for a share.
-
-        A group of which too few have signed has none.
-        """
+        """Signatures on each group's survivors, none of too few; on disk before any client is asked for a share."""
         file = f"secagg-{wanted.purpose}-signed"
         if kept := self.directory.load_update(wanted.round, file):
             return signatures_from_bytes(kept)
-        of = {
-            group.roster.offers[place].client: number
-            for number, group in enumerate(sealed)
-            for place in group.survivors
-        }
+        of = {name: number for number, group in enumerate(sealed) for name in group.clients}
         signatures: list[dict[int, bytes]] = [{} for _ in sealed]
         asked = {name: Survivors(sealed[number].survivors) for name, number in of.items()}
         with self._stage(clients, sealed[0].roster.session, asked, Signed) as stage:
@@ -481,9 +460,9 @@ class MaskedSums:
                 numbers, figures = group.unmask(given, received=wanted.received)
             except LostError as lost:
                 detail = "its shares do not give its secret"
-                self._leave_out(wanted.round, lost.client, "unmasking", Reason.SHARES, detail)
+                self._leave_out(wanted, lost.client, "unmasking", Reason.SHARES, detail)
                 continue
-            parts.append(Part(numbers, figures, _names_in(group)))
+            parts.append(Part(numbers, figures, group.clients))
         return parts
 
     def _stage(
@@ -498,11 +477,7 @@ def sum_file(purpose: str) -> str:
 
 
 def _enough(wanted: Wanted, groups: Iterable[_One], do: Callable[[_One], _Other]) -> list[_Other]:
-    """What is done with each group, without those of which too few clients are left.
-
-    Raises:
-        TooFewError: so few groups are left.
-    """
+    """What is done with each group that has enough clients; too few such groups are too few clients."""
     done: list[_Other] = []
     failed: TooFewError | None = None
     for group in groups:
@@ -513,29 +488,3 @@ def _enough(wanted: Wanted, groups: Iterable[_One], do: Callable[[_One], _Other]
     if failed and len(done) < wanted.least_groups:
         raise failed
     return done
-
-
-def _roster(wanted: Wanted, session: Session, offers: Sequence[Offer]) -> Roster:
-    return agree(
-        session,
-        offers,
-        bits=wanted.bits,
-        unit=wanted.unit,
-        size=wanted.size,
-        figures=wanted.figures,
-        least=wanted.least,
-    )
-
-
-def _shared(collecting: Collecting) -> Collecting:
-    collecting.close_sharing()
-    return collecting
-
-
-def _names_in(group: Sealed) -> tuple[str, ...]:
-    """The clients whose numbers are in a sum."""
-    return tuple(group.roster.offers[place].client for place in group.survivors)
-
-
-def _mean(part: Part) -> Float32:
-    return part.numbers.astype(np.float32) / np.float32(len(part.clients))

@@ -138,10 +138,6 @@ def train_privately(
         pad_token: pads short rows.
         memory: what steps give up to fit into memory; of that only what changes no bit.
         others: the same model and adapter on other devices; a batch's examples are dealt out over all of them.
-
-    Raises:
-        ConfigError: no part of this adapter trains, a record is missing, or no learning rate is given.
-        Abandoned: the result is no longer needed.
     """
     settings, examples = inputs.settings, inputs.examples
     privacy, key = charge.privacy, charge.key
