@@ -29,7 +29,6 @@ class Trait(StrEnum):
     SINGLE_UPDATES = "the server may look at single updates"
     FIGURES = "the server may use losses, counts and times of single clients"
     LOSSES = "clients report losses on data that they hold out, if only as a sum"
-    TRUSTED = "the server alone chooses which clients it asks"
     VOUCHED = "an authority vouches for the keys of clients"
     # How updates are combined.
     LINEAR = "the sum of all updates is enough for the rule"

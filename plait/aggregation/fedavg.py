@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Subject
 from plait.aggregation.contribution import Contribution
-from plait.aggregation.exact_sum import ExactSum
 from plait.aggregation.round import Outcome, RoundContext
 from plait.aggregation.rule import Rule
+from plait.aggregation.weighted_sum import WeightedSum
 
 
 class Mean:
@@ -31,7 +31,7 @@ class Mean:
 
     def __init__(self, context: RoundContext) -> None:
         self._layout = context.geometry.layout
-        self._sum = ExactSum(self._layout.size)
+        self._sum = WeightedSum(self._layout.size)
 
     def add(self, contribution: Contribution) -> None:
         """Add n_k d_k."""
@@ -43,7 +43,7 @@ class Mean:
 
     def finish(self) -> Outcome:
         """The mean delta as the step."""
-        return Outcome(AdapterState(self._layout, self._sum.mean32()))
+        return Outcome(AdapterState(self._layout, self._sum.mean().astype(np.float32)))
 
 
 FEDAVG = Rule(

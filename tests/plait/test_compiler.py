@@ -9,7 +9,6 @@ from types import ModuleType
 import pytest
 
 from plait import compiler
-from plait.aggregation import exact_sum
 from plait.training.fused import native
 from plait.wire.codecs import compiled
 
@@ -23,7 +22,7 @@ def build() -> ctypes.CDLL | None:
     return compiler.built_library('extern "C" void nothing() {}\n')
 
 
-@pytest.mark.parametrize("user", [native, compiled, exact_sum], ids=["kernels", "codecs", "sums"])
+@pytest.mark.parametrize("user", [native, compiled], ids=["kernels", "codecs"])
 def test_a_bundle_without_the_files_builds_the_same_source(user: ModuleType, tmp_path: Path) -> None:
     folder = Path(str(user.__file__)).parent
     (tmp_path / compiler.PACKED).write_text((folder / compiler.PACKED).read_text())

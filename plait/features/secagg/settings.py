@@ -48,6 +48,5 @@ class Masks(Table):
             Trait.SINGLE_UPDATES: "the server sees their masked sum alone",
             Trait.FIGURES: "the server sees their masked sums alone",
             Trait.RELEASED: "a client that has sent a masked update is in the sum",
-            Trait.TRUSTED: "masks are for clients that do not trust it",
         }
         return self.says("secure_aggregation", needs=needs, takes=takes)

@@ -8,7 +8,7 @@ import pytest
 
 import plait.rounds.side_by_side as module
 from plait.adapters import AdapterState, Layout
-from plait.aggregation.exact_sum import ExactSum
+from plait.aggregation.weighted_sum import WeightedSum
 from plait.rounds.side_by_side import SideBySide, side_by_side
 from plait.wire.codecs import codec_for
 
@@ -38,12 +38,12 @@ def test_updates_decoded_on_any_number_of_threads_have_one_sum(monkeypatch: pyte
     means: set[bytes] = set()
     for threads in (1, 2, 3, 5):
         monkeypatch.setattr(module, "cores", lambda threads=threads: threads)
-        total = ExactSum(layout.size)
+        total = WeightedSum(layout.size)
         for flat in side_by_side(
             (partial(codec.decode, p.parameters, p.payload, layout) for p in packed), each_bytes=1
         ):
             total.add(flat, 0.1)
-        means.add(total.mean32().tobytes())
+        means.add(total.mean().tobytes())
     assert len(means) == 1
 
 
