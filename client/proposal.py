@@ -11,8 +11,7 @@ from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.known_features import features
 from plait.places import at
-from plait.policy import Policy
-from plait.proposed import Proposed, Words
+from plait.policy import Policy, Proposed, Words
 from plait.wire.codecs import codec_for
 
 

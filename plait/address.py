@@ -10,6 +10,7 @@ import ipaddress
 import re
 import socket
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from plait.errors import ConfigError, MachineError
 
@@ -126,3 +127,34 @@ class Address:
         }
         reason = reasons.get(error.errno or 0, error.strerror or str(error))
         return MachineError(f"cannot listen on {self}: {reason}")
+
+
+ANY = "*"
+
+
+@dataclass(frozen=True)
+class AllowedHosts:
+    """The names of a server.
+
+    Attributes:
+        names: besides those of loopback, in lower case, without ports; `ANY` for all.
+    """
+
+    names: frozenset[str] = frozenset()
+
+    def has(self, authority: str) -> bool:
+        """Whether ``Host`` is one of the names.
+
+        Args:
+            authority: a name or address, perhaps with a port.
+        """
+        name = _name_of(f"//{authority}")
+        return ANY in self.names or name in self.names or is_loopback(name)
+
+
+def _name_of(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        return "" if "@" in parts.netloc or parts.path else parts.hostname or ""
+    except ValueError:
+        return ""

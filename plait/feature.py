@@ -78,7 +78,7 @@ class Feature:
         messages: fields of its tasks in messages.proto's Task, and places of what reads them (`plait.wire.messages`).
         replies: the same of the answers to them, in Reply.
         limits: of a client's `plait.policy.Policy`, and places of functions from policy and settings that refuse a run.
-        proposes: place of a function from a `plait.proposed.Proposed` run to what its operator is told of the feature,
+        proposes: place of a function from a `plait.policy.Proposed` run to what its operator is told of the feature,
             as `Words`; asked of every run.
         spent: place of a function from the journal of a client's data, and the account of a run that does not count, to
             what runs have cost the data in this federation.

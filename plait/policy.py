@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -18,11 +20,31 @@ from plait.adapters.methods import METHODS, Option, method_named
 from plait.choice import parse_choice
 from plait.config import RunConfig
 from plait.errors import ConfigError, PolicyError, did_you_mean
-from plait.hours import hours_of
 from plait.known_features import features
 from plait.places import at
 from plait.plugins import Kind, is_named
 from plait.wire.codecs import codec_for
+
+_DAY = range(24)
+
+
+@lru_cache(maxsize=1024)
+def hours_of(text: str) -> frozenset[int]:
+    """The hours of the day in ``FROM-TO``, which may pass midnight; all of them for an empty text.
+
+    Raises:
+        ConfigError: it is not two different hours from 0 to 24.
+    """
+    if not text:
+        return frozenset(_DAY)
+    start, _, end = text.partition("-")
+    if not all(part.isascii() and part.isdigit() and len(part) < 3 and int(part) <= 24 for part in (start, end)):
+        raise ConfigError(f"hours are {text!r}, expected FROM-TO in hours of the day, such as 22-6")
+    first, last = int(start), int(end)
+    if first == last:
+        raise ConfigError(f"hours are {text!r}, expected two different hours, or none for the whole day")
+    return frozenset((first + hour) % 24 for hour in range((last - first) % 24 or 24))
+
 
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
 """transformers' names of the input embeddings."""
@@ -428,3 +450,38 @@ def load_policy(path: Path | None) -> Policy:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         raise ConfigError(f"policy '{path}': {first['loc'][0]} is {first['input']!a}, {message}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposed:
+    """A run that a server asks for.
+
+    Attributes:
+        config: its settings, as the server says them.
+        parameters: of the adapter; None if the base is not here yet.
+        spent: what earlier runs have cost the data in this federation.
+    """
+
+    config: RunConfig
+    policy: Policy
+    parameters: int | None = None
+    spent: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What a feature says of it.
+
+    Attributes:
+        promised: what is promised to this client, and what its data have paid.
+        is_noised: whether clients add noise to all that they say of their data.
+        under_masks: whether it leaves them under masks.
+        seen: what the server learns of an update; empty where the feature changes nothing about that.
+        bits: for each parameter of an update; None for those of the run's wire.
+    """
+
+    promised: tuple[str, ...] = ()
+    is_noised: bool = False
+    under_masks: bool = False
+    seen: tuple[str, ...] = ()
+    bits: float | None = None

@@ -34,12 +34,12 @@ def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
     """Show what is done while the block runs, and since when.
 
     The block gets a function that replaces the message. What it says after a colon is how far a step is
-    (`plait.pace.growing`): a file gets each step in a line, and how far it is twice a minute.
+    (`plait.text.growing`): a file gets each step in a line, and how far it is twice a minute.
     """
     if quiet:
         yield lambda _text: None
         return
-    from plait.pace import Lines, as_markup, bars
+    from plait.text import Lines, as_markup, bars
 
     with bars(console()) as shown:
         task, lines = shown.add_task(as_markup(message), total=None), Lines(shown.console)

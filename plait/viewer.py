@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from plait.pace import Lines, bars, to_go
 from plait.rounds.cut import cut_sentence
 from plait.rounds.events import (
     ClientsDescribed,
@@ -33,7 +32,7 @@ from plait.rounds.events import (
 from plait.rounds.ledger import Follower
 from plait.rounds.rates import given_rate, rates_sentence
 from plait.rounds.run_now import WAITING, RunNow
-from plait.text import printable
+from plait.text import Lines, bars, printable, to_go
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -16,9 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
-from plait.address import Address
+from plait.address import ANY, Address, AllowedHosts
 from plait.errors import ConfigError
-from plait.hosts import ANY, AllowedHosts
 from plait.rounds.run_progress import RunProgress
 
 _POLL_S = 0.05

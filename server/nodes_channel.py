@@ -16,7 +16,7 @@ from typing import Self
 
 from plait.address import Address
 from plait.errors import ConfigError, PeerError, PlaitError
-from plait.process_limits import allow_open_files
+from plait.machine import allow_open_files
 from plait.rounds.channel import Identity, Liveness, Purpose, TaskParts
 from plait.rounds.clock import WallClock
 from plait.rounds.run_progress import RunProgress

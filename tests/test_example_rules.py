@@ -11,7 +11,7 @@ import pytest
 import plait
 from plait.aggregation import Rule
 from plait.aggregation.contract import RULE_CHECKS
-from plait.contract import checked
+from plait.own_code import checked
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from plait.adapters.spec import Json
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
-from plait.on_demand import OnDemand
+from plait.places import OnDemand
 from plait.plugins import Kind, find
 from plait.traits import Reasons, Trait
 

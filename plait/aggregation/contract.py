@@ -22,8 +22,8 @@ from plait.aggregation.rule import Exactness, Rule
 from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.aggregation.stated_rule import STATED_TRAITS, stated_rule, stated_text
 from plait.choice import parse_choice
-from plait.contract import BrokenError, Check, NotClaimedError
 from plait.errors import PeerError
+from plait.own_code import BrokenError, Check, NotClaimedError
 
 Dense = Mapping[str, NDArray[np.float64]]
 

@@ -9,8 +9,7 @@ from plait.aggregation.server_optimizer import ServerOptimizer
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
 from plait.known_features import feature_with, features
-from plait.on_demand import OnDemand
-from plait.places import at
+from plait.places import OnDemand, at
 from plait.plugins import Kind, find
 
 OPTIMIZERS: OnDemand[ServerOptimizer] = OnDemand(

@@ -8,7 +8,7 @@ from plait.aggregation.optimizers import OPTIMIZERS
 from plait.aggregation.rule import Rule
 from plait.choice import parse_choice
 from plait.errors import ConfigError
-from plait.on_demand import OnDemand
+from plait.places import OnDemand
 from plait.plugins import Kind, find
 
 RULES: OnDemand[Rule] = OnDemand(

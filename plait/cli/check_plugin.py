@@ -17,7 +17,7 @@ from plait.places import at
 from plait.plugins import Kind, admit, find, installed
 
 if TYPE_CHECKING:
-    from plait.contract import Verdict
+    from plait.own_code import Verdict
 
 # What a run needs of a trainer, the run checks (`plait.training.bridge`); a tracker that fails harms none.
 _CHECKED = tuple(kind for kind in Kind if kind not in (Kind.TRAINER, Kind.TRACKER, Kind.FEATURE))
@@ -99,7 +99,7 @@ def _kind_of(name: str, said: str) -> Kind:
 def _verdicts(kind: Kind, text: str) -> Iterator[Verdict]:
     from plait.aggregation import optimizer_for, rule_named
     from plait.aggregation.contract import OPTIMIZER_CHECKS, RULE_CHECKS
-    from plait.contract import Verdict, checked
+    from plait.own_code import Verdict, checked
 
     match kind:
         case Kind.RULE:

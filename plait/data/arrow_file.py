@@ -21,7 +21,7 @@ from plait.data.density import Density
 from plait.data.plain import plain
 from plait.data.rows import MAX_ROW_BYTES, Row
 from plait.errors import DataError
-from plait.process_limits import memory_limit
+from plait.machine import memory_limit
 
 MOST_BATCH_BYTES = 4 << 30
 """What a batch of rows may take in memory, as the library reads it and as values of Python; on a machine with less than

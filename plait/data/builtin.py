@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plait.data.records import Dataset, Progress
-from plait.on_demand import OnDemand
+from plait.places import OnDemand
 
 BUILTINS: OnDemand[Callable[[Path, Progress], Dataset]] = OnDemand(
     {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from plait.contract import BrokenError, Check
 from plait.data.records import Dataset
+from plait.own_code import BrokenError, Check
 
 
 def _reads(load: Callable[[], Dataset]) -> str:

@@ -21,7 +21,7 @@ from plait.data.records import Progress
 from plait.data.rows import Row, Source
 from plait.data.tables import object_source
 from plait.errors import ConfigError, DataError, MachineError, machine_fault
-from plait.process_limits import memory_limit
+from plait.machine import memory_limit
 from plait.text import printable
 
 _PREFIX = re.compile(r"(hf://|https://huggingface\.co/)datasets/")

@@ -16,7 +16,7 @@ from plait.data.columns import shape_of
 from plait.data.jsonl import jsonl_rows
 from plait.data.rows import Row, RowError, kind_of
 from plait.errors import DataError
-from plait.process_limits import memory_limit
+from plait.machine import memory_limit
 
 MOST_BYTES = 1 << 30
 """The longest document."""

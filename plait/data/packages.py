@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from plait.data.records import Progress
 from plait.errors import MachineError, PeerError
 from plait.files import directory_written_aside, is_ours, make_private_directory, write_atomically
-from plait.pace import growing
+from plait.text import growing
 
 Runner = Callable[[Sequence[str], Path], "subprocess.CompletedProcess[str]"]
 

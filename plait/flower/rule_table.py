@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from plait.aggregation import RULES, Rule
-from plait.on_demand import OnDemand
+from plait.places import OnDemand
 
 FLOWER_RULES: OnDemand[Rule] = OnDemand(
     {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from plait.contract import BrokenError, Check
+from plait.own_code import BrokenError, Check
 from plait.rounds.callbacks import Callback, Stop
 from plait.rounds.events import Adapter, Base, Event, Resumed, RunFinished, RunStarted
 

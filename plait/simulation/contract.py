@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from plait.contract import BrokenError, Check
 from plait.data import Dataset, Record, RecordKind
+from plait.own_code import BrokenError, Check
 from plait.simulation.partition import Partition, partition
 from plait.simulation.scheme import Scheme
 

@@ -19,7 +19,7 @@ from plait.adapters import BaseReference, fingerprint_base
 from plait.data.cache import cache_directory
 from plait.errors import ConfigError, did_you_mean
 from plait.files import at_home, is_there
-from plait.on_demand import OnDemand
+from plait.places import OnDemand
 from plait.training.tiny import unpack_tiny
 
 Progress = Callable[[str], None]

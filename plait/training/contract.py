@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from plait.contract import BrokenError, Check
+from plait.own_code import BrokenError, Check
 from plait.training.local_loss import LOSSES, LocalAdapter, LocalLoss, loss_named
 
 _LABELS, _WORDS = 12, 20

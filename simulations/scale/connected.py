@@ -30,8 +30,7 @@ import numpy as np
 
 from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
-from plait.machine import processor
-from plait.process_limits import allow_open_files
+from plait.machine import allow_open_files, processor
 from plait.rounds.ledger import Follower
 from plait.trust.kit import ClientKit
 from plait.trust.provision import provision

@@ -1,8 +1,12 @@
+"""None"""
+
+from __future__ import annotations
+
 import socket
 
 import pytest
 
-from plait.address import Address, is_loopback
+from plait.address import ANY, Address, AllowedHosts, is_loopback
 from plait.errors import ConfigError, MachineError
 
 
@@ -58,3 +62,26 @@ def test_a_taken_port_and_a_foreign_address_are_told_apart():
     with pytest.raises(ConfigError, match="not an address of this machine"):
         Address("192.0.2.1", 9440).check_free()
     Address("127.0.0.1", 0).check_free()
+
+
+LOOPBACK = AllowedHosts(frozenset({"models.example.org"}))
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "models.example.org:1"]
+)
+def test_a_server_has_its_own_names_and_those_that_it_was_given(host: str) -> None:
+    assert LOOPBACK.has(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "evil.example", "evil.example:8000", "localhost.evil.example", "localhost@evil.example", "evil@localhost",
+     "10.0.0.5", "0.0.0.0:8000", "[::1", "localhost/x", "127.0.0.1.evil.example", "\x00", "localhost:x@evil"],
+)  # fmt: skip
+def test_it_has_no_others(host: str) -> None:
+    assert not LOOPBACK.has(host)
+
+
+def test_an_operator_can_allow_all() -> None:
+    assert AllowedHosts(frozenset({ANY})).has("evil.example")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from plait import machine
-from plait.process_limits import memory_limit
+from plait.machine import memory_limit
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_memory_that_was_freed_is_kept_for_the_next_step() -> None:
 
 FILES = """
 import resource
-from plait.process_limits import allow_open_files
+from plait.machine import allow_open_files
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))
 print(*map(allow_open_files, (200, 50, 9000)), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """

@@ -1,3 +1,5 @@
+"""None"""
+
 from __future__ import annotations
 
 import subprocess
@@ -6,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from plait.apps import bind_apps
+from plait.aggregation import RULES
 from plait.errors import MachineError
-from plait.places import at
+from plait.features.exports.targets import TARGETS
+from plait.flower.rule_table import ALL_RULES
+from plait.places import OnDemand, at, bind_apps
 from tests.commands import run_command
 
 
@@ -49,3 +53,24 @@ def test_neither_service_nor_node_loads_flower() -> None:
     )
     done = run_command(program=code)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_place_of_every_table_has_its_part():
+    for name, rule in ALL_RULES.items():
+        assert rule.name == name
+    assert all(map(callable, TARGETS.values()))
+
+
+@pytest.mark.slow
+def test_only_what_is_asked_for_is_imported():
+    code = "from plait.aggregation import RULES; import sys; RULES['median']; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "plait.aggregation.median" in loaded
+    assert "plait.aggregation.flora" not in loaded
+
+
+def test_two_tables_are_one():
+    both = OnDemand({"b": "math:pi"}) | OnDemand({"a": "math:e"})
+    assert list(both) == ["a", "b"]
+    assert "c" not in both
+    assert len(RULES | RULES) == len(RULES)

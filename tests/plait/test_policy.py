@@ -1,3 +1,7 @@
+"""None"""
+
+from __future__ import annotations
+
 import json
 import re
 import shlex
@@ -11,7 +15,7 @@ import pytest
 from plait.adapters.methods import METHODS
 from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError, PolicyError
-from plait.policy import Policy, load_policy
+from plait.policy import Policy, hours_of, load_policy
 from plait.welcome import WELCOME_KEYS
 from plait.wire.codecs import codec_for
 
@@ -264,3 +268,16 @@ def test_a_client_can_insist_on_masks():
         policy.check_run(RunConfig())
     policy.check_run(config_from_table({"secure-aggregation": True}))
     Policy().check_run(RunConfig())
+
+
+def test_hours_may_pass_midnight() -> None:
+    assert hours_of("22-6") == {22, 23, 0, 1, 2, 3, 4, 5}
+    assert hours_of("") == set(range(24))
+    assert hours_of("20-24") == {20, 21, 22, 23}
+    assert hours_of("0-24") == set(range(24))
+
+
+@pytest.mark.parametrize("text", ["8", "8-8", "25-3", "8-25", "-1-5", "8-x", "08:00-18:00", "8-9-10"])
+def test_anything_but_two_different_hours_is_refused(text) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        hours_of(text)

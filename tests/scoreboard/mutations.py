@@ -548,7 +548,7 @@ MUTATIONS: dict[str, Mutation] = {
     "apps-path": Mutation(
         "planted",
         "the packages server and client are whatever the program's folder has",
-        nothing("plait.apps:bind_apps"),
+        nothing("plait.places:bind_apps"),
     ),
     "compiler-folder": Mutation(
         "planted", "the compiler starts in the working directory", _compiler_as_the_directory_has_it

@@ -9,7 +9,7 @@ from pathlib import Path
 from plait.errors import ConfigError, MachineError, did_you_mean
 from plait.exporting.request import ExportRequest, Prepare, Written
 from plait.files import directory_written_aside
-from plait.on_demand import OnDemand
+from plait.places import OnDemand
 from plait.training.bases import Progress
 
 TARGETS: OnDemand[Prepare] = OnDemand(

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from plait.errors import ConfigError, did_you_mean
 from plait.features.fleets.events import Fleet, FleetDevice
 from plait.files import at_home
-from plait.hours import hours_of
+from plait.policy import hours_of
 from plait.report.profiles import PROFILES
 from plait.text import escaped
 

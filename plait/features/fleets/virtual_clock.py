@@ -26,7 +26,7 @@ from pydantic import JsonValue
 from plait.errors import ConfigError
 from plait.features.fleets.events import DeviceWorked, Fleet
 from plait.features.fleets.fleet import device_of
-from plait.hours import hours_of
+from plait.policy import hours_of
 from plait.rounds.channel import Channel, Data, Identity, Liveness, NoAnswer, Purpose, TaskParts
 
 

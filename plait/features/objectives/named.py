@@ -10,8 +10,8 @@ from plait.errors import ConfigError
 from plait.features.objectives.grpo import GRPO
 from plait.features.objectives.rewarded import NAME, of_loss, rewarded
 from plait.objective import SFT, Objective
-from plait.on_demand import OnDemand
 from plait.own_code import instance_of
+from plait.places import OnDemand
 from plait.plugins import Kind, find
 from plait.traits import NOTHING, Reasons, Stated, Trait
 

@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from plait.hosts import AllowedHosts
+from plait.address import AllowedHosts
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (

@@ -21,8 +21,7 @@ from plait.features.privacy.events import PrivacyStarted, intents_in, promised_i
 from plait.features.privacy.mechanism import ClientPrivacy, multiplier_for
 from plait.features.privacy.noise import RunKey
 from plait.features.privacy.rounds import PrivateRounds, check_promise, recomputed, started
-from plait.policy import Policy
-from plait.proposed import Proposed, Words
+from plait.policy import Policy, Proposed, Words
 from plait.rounds import events
 from plait.rounds.events import Event
 from plait.rounds.opening import Opening

@@ -13,8 +13,7 @@ from plait.config import RunConfig
 from plait.features.secagg.grid import bits_for
 from plait.features.secagg.roster import fewest_in_sum
 from plait.features.secagg.rounds import MaskedRounds, noised_grid
-from plait.policy import Policy
-from plait.proposed import Proposed, Words
+from plait.policy import Policy, Proposed, Words
 from plait.rounds import events
 from plait.rounds.client_way import ClientWay, Speaker
 from plait.rounds.events import Event

@@ -22,10 +22,10 @@ import grpc
 
 from plait.api.resuming import is_reported
 from plait.api.serving import CLIENTS_SETTINGS, Serving, conclude, new_run_number, vouch_of
-from plait.apps import bind_apps
 from plait.config import RunConfig, Scalar, config_from_table
 from plait.errors import ConfigError, DiskFullError, Interrupted, PlaitError, PolicyError
 from plait.features.standing.run_queue import Entry, RunQueue, State
+from plait.places import bind_apps
 from plait.progress import say
 from plait.rounds.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
 from plait.rounds.ledger import read_events

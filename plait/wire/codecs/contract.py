@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from plait.adapters import AdapterState, Layout
-from plait.contract import BrokenError, Check
 from plait.errors import PeerError
+from plait.own_code import BrokenError, Check
 from plait.wire.codec import Codec, EncodedPayload
 
 _LAYOUT = Layout.of({"a": (64, 48), "b": (96, 32), "c": (7,)})

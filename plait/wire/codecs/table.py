@@ -11,7 +11,7 @@ import numpy as np
 from plait.adapters import AdapterState
 from plait.choice import parse_choice
 from plait.errors import ConfigError, PeerError, did_you_mean
-from plait.on_demand import OnDemand
+from plait.places import OnDemand
 from plait.plugins import Kind, find, is_named
 from plait.wire.codec import Codec
 from plait.wire.codecs.rate import GREATEST_BITS, LEAST_BITS, Rate

@@ -11,10 +11,10 @@ from plait.adapters import AdapterState, Layout
 from plait.aggregation import Outcome
 from plait.aggregation.contract import OPTIMIZER_CHECKS
 from plait.aggregation.optimizers import optimizer_for
-from plait.contract import checked
 from plait.errors import ConfigError
 from plait.features.corrections.feddyn import FedDyn
 from plait.features.corrections.server_step import FedDynStep
+from plait.own_code import checked
 from plait.rounds.client_state import Kept
 from plait.rounds.hook import Outgoing
 from plait.rounds.local_model import Carried, Trained, TrainJob

@@ -9,11 +9,11 @@ import pytest
 from pydantic import Field
 
 import plait
-from plait.contract import checked
 from plait.errors import ConfigError
 from plait.features.objectives.named import FORMULAS, formula_named
 from plait.features.objectives.reward import reward_named
 from plait.features.objectives.training.contract import OBJECTIVE_CHECKS, REWARD_CHECKS
+from plait.own_code import checked
 from plait.plugins import Kind, reference
 
 

@@ -10,7 +10,7 @@ import typer
 
 from plait.feature import Feature
 from plait.objective import Objective
-from plait.proposed import Words
+from plait.policy import Words
 from plait.report.estimate import Planned
 from plait.report.table import Table
 from plait.rounds.events import Event

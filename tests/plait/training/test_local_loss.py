@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from plait.contract import checked
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError
+from plait.own_code import checked
 from plait.plugins import Kind, reference
 from plait.rounds.local_model import Carried, TrainJob
 from plait.training.contract import LOSS_CHECKS, mean_note

@@ -7,12 +7,12 @@ from typing import cast
 
 import torch
 
-from plait.contract import BrokenError, Check, NotClaimedError
 from plait.errors import ConfigError, PartError
 from plait.features.objectives.formula import Formula, Reply, Sides
 from plait.features.objectives.named import formula_named
 from plait.features.objectives.reward import Reward, reward_named, value_of
 from plait.objective import objective_named
+from plait.own_code import BrokenError, Check, NotClaimedError
 
 
 def _sides() -> Sides:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from plait.adapters import AdapterState, Layout
-from plait.contract import checked
 from plait.errors import PeerError
+from plait.own_code import checked
 from plait.wire.codec import EncodedPayload
 from plait.wire.codecs import CODECS, codec_for
 from plait.wire.codecs.bf16 import Bf16
