@@ -159,11 +159,9 @@ def stated() -> Iterator[Stated]:
     from plait.adapters.methods import METHODS
     from plait.aggregation import OPTIMIZERS, method_stated, optimizer_stated, rule_stated
     from plait.config import config_with
-    from plait.features.objectives.named import FORMULAS
     from plait.flower.rule_table import ALL_RULES
     from plait.known_features import own_features
     from plait.places import at
-    from plait.training.teaching import objective_stated
 
     plain = config_with(tuple(own_features().values()))()
     for name, field in type(plain).model_fields.items():
@@ -171,7 +169,6 @@ def stated() -> Iterator[Stated]:
         for value in values:
             given = {name: value}
             yield from plain.model_copy(update=given).stated()
-    yield from map(objective_stated, FORMULAS)
     yield from map(rule_stated, ALL_RULES.values())
     yield from map(method_stated, METHODS.values())
     yield from map(optimizer_stated, OPTIMIZERS.values())
@@ -182,9 +179,9 @@ def stated() -> Iterator[Stated]:
 # Of settings that are not one of a few words.
 _VALUES: Mapping[str, tuple[object, ...]] = {
     "clients_per_round": (8,), "over_selection": (0.5,), "deadline_s": (60.0,),
-    "fleet": ("FILE",), "norm_bound": ("10",), "dropout": (0.1,), "rank_pattern": ("q_proj=4",),
+    "fleet": ("FILE",), "norm_bound": ("10",), "dropout": (0.1,),
     "client_ranks": ("2,4",), "labels": ("a,b",), "trainer": ("MODULE:FUNCTION",), "own_share": (0.35,),
-    "loss": ("distillation",), "objective": ("dpo", "grpo:reward=MODULE:FUNCTION"), "device": ("cuda:0,cuda:1",),
+    "loss": ("MODULE:FUNCTION",), "objective": ("dpo", "grpo:reward=MODULE:FUNCTION"), "device": ("cuda:0,cuda:1",),
     "correction": ("scaffold", "feddyn"), "side_by_side": (4,), "eval_clients": (8,), "patience": (3,),
     "reference": ("local",), "max_grad_norm": (2.0,),
 }  # fmt: skip

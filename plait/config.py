@@ -130,7 +130,7 @@ class RunConfig(
     rank: Annotated[int, Field(ge=1, le=4096)] = 8
     """rank of the low-rank factors"""
     rule: str = "fedavg"
-    """aggregation rule: fedavg, product_mean, flora, fedsa, ffa, krum, trimmed_mean:share=0.1 …; plait rules lists
+    """aggregation rule: fedavg, flexlora, fedsa, ffa, krum, trimmed_mean:share=0.1 …; plait rules lists
     all"""
     weighting: Literal["examples", "equal"] = "equal"
     """weight of a client: equal for all, or proportional to its training examples (as in FedAvg)"""

@@ -60,7 +60,6 @@ class Feature:
         afterwards: place of a function from the view of a run that has ended to what may come next, and its command,
             with RUN for the run's directory; None if nothing does.
         starts: place of a function from a resolved run that asks for it to the `StartingPoint` of that run.
-        continues: place of a function from settings to whether a run's first adapter is another than its seed's.
         settles: place of a function from a run's settings to those that it fills in, by name.
         plan: place of a function from a run's plan and settings to the plan that it has with this feature.
         planned: place of a function that changes how `plait.simulation.planned_run` goes through a run of these
@@ -124,7 +123,6 @@ class Feature:
     ending: str = ""
     afterwards: str = ""
     starts: str = ""
-    continues: str = ""
     settles: str = ""
     plan: str = ""
     planned: str = ""

@@ -223,7 +223,7 @@ def _open(run: Run, path: Path, start: StartingPoint | None, superlink_data: str
     directory = RunDirectory.create(path, config_toml=to_toml(config))
     fresh, codec = initial_state(secrets.token_bytes(16), ranks), run.settled.plan.settings.codec
     state = starting_state(fresh, start, ranks, run.base_fingerprint, codec=codec)
-    save_checkpoint(directory.checkpoints, state, ranks)
+    save_checkpoint(directory.checkpoints, state)
     # Before the ledger begins: a run that has begun has what its features need, such as a key.
     promised = _opened(run, directory, continues=bool(start.parents))
     devices = run.devices

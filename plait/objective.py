@@ -6,7 +6,6 @@ Knows no model and imports nothing of a user's own: how an objective is learned 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from plait.choice import parse_choice
@@ -14,7 +13,7 @@ from plait.errors import ConfigError, did_you_mean
 from plait.known_features import feature_with, features
 from plait.places import at
 from plait.plugins import Kind
-from plait.traits import Reasons, Stated, Trait
+from plait.traits import Reasons, Trait
 
 SFT = "sft"
 """The core's: supervised fine-tuning, by the loss that ``--loss`` names."""
@@ -29,7 +28,6 @@ class Objective:
     Attributes:
         needs: traits of a run without which it cannot be learned, each with a reason.
         takes: traits that a run with it no longer has.
-        others: what else the run could learn, with all that it needs; for a message.
         parts: a user's own that its options name, and their kinds.
         teaching: place of a function from the text to a `plait.training.teaching.Teaching`.
         sequences: of one example at most.
@@ -45,7 +43,6 @@ class Objective:
     text: str = SFT
     needs: Reasons = field(default_factory=dict[Trait, str])
     takes: Reasons = field(default_factory=dict[Trait, str])
-    others: Callable[[], Iterable[Stated]] = tuple
     parts: tuple[tuple[Kind, str], ...] = ()
     teaching: str = "plait.training.teaching:supervised"
     sequences: int = 1

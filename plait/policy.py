@@ -241,12 +241,8 @@ class Policy(BaseModel, frozen=True):
         name, _ = parse_choice(config.method)
         if name not in self.methods:
             raise self.refusal("methods", f"the run asks for method '{name}'", ", ".join(self.methods), "add it")
-        self.check_targets(
-            name.strip() for name in (*config.target_modules.split(","), *config.module_ranks) if name.strip()
-        )
-        self._at_most(
-            "max-rank", "the run asks for rank", max(config.rank, *config.ranks, *config.module_ranks.values(), 0)
-        )
+        self.check_targets(name.strip() for name in config.target_modules.split(",") if name.strip())
+        self._at_most("max-rank", "the run asks for rank", max(config.rank, *config.ranks))
         method = method_named(config.method)
         if Option.TOKENS in method.options:
             self._at_most("max-virtual-tokens", "the run asks for virtual tokens:", method.virtual_tokens)

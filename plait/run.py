@@ -231,8 +231,6 @@ def request_of(settled: Settled, rank: int) -> AdapterRequest:
         alpha=config.alpha,
         dropout=config.dropout,
         target_modules=config.target_modules,
-        rank_pattern=config.module_ranks,
-        bias=config.bias,
         virtual_tokens=settled.method.virtual_tokens,
     )
 

@@ -34,8 +34,8 @@ from plait.rounds.spool import Weighting
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.watch import Watch
 from plait.settings.learning import OWN_SHARE_NEEDS
-from plait.training.local_loss import check_loss_name
-from plait.training.teaching import objective_stated, teaching_of
+from plait.training.local_loss import loss_named
+from plait.training.teaching import teaching_of
 from plait.traits import Trait, check, taken
 from plait.wire.codec import Codec
 from plait.wire.codecs import codec_for
@@ -137,7 +137,7 @@ class Settled:
             norm_bound=NormBound.named(config.norm_bound),
             weighting=Weighting(config.weighting),
             keep_updates=config.keep_updates,
-            starts_anew=not any(at(each.continues)(config) for each in config.wanted if each.continues),
+            starts_anew=not any(each.starts for each in config.wanted),
             watch=Watch(config.keep != "last", config.patience, config.keep == "best"),
             seed=config.seed,
             settings=_task_settings(config, self.method, self.rule),
@@ -154,13 +154,12 @@ def settle(config: RunConfig) -> Settled:
         ConfigError: there is no such method, rule, server optimizer or wire, or two of them are incompatible.
     """
     codec, method = codec_for(config.wire), method_named(config.method)
-    check_loss_name(config.loss)
+    loss_named(config.loss)
     teaching_of(config.objective).check()
     rule = rule_named(config.rule, ALL_RULES)
     parts = (
         rule_stated(rule, config.rule, one_rank=config.one_rank, others=ALL_RULES),
         method_stated(method, config.method),
-        objective_stated(config.objective),
     )
     check((*config.stated(), *parts))
     gone = taken((*config.stated(), *parts))

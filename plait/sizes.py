@@ -63,7 +63,7 @@ def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
     drift = 2 if settings.scaffold else 1 if settings.feddyn else 0
     slope = 1 if settings.measures_slope else 0
     bits = bits_of_broadcasts(settled)
-    accepted = 2.0 * ((config.keep != "last") and not rule.moves_base)  # the master, and what was evaluated
+    accepted = 2.0 * (config.keep != "last")  # the master, and what was evaluated
     return CopiesOnDisk(
         client=2 * (own + residual + moments + drift + slope),
         client_after=own,

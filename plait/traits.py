@@ -35,13 +35,11 @@ class Trait(StrEnum):
     SAME_FACTORS = "a round goes on with the factors of the one before"
     SAME_SIDES = "the same factors are trained in every round"
     MEAN_STEP = "the server's step is the rule's own"
-    ADAPTER_GROWS = "the adapter keeps what rounds have learned"
     # The adapter and its base.
     ONE_RANK = "all clients have the rank of the server"
     ALL_SHARED = "all of the adapter is shared"
     FACTORS = "the adapter has factors A and B"
     SQUARES = "the adapter has square matrices between fixed factors"
-    BASE_STAYS = "the base stays as it is"
     BASE_EXACT = "the base is held in full precision"
     # What clients learn, and how.
     LANGUAGE = "the model writes text"

@@ -44,7 +44,6 @@ export class Run {
   async #work(task, signal, progress) {
     const settings = this.#settings(task.settings)
     if (task.kind === 'describe') return this.#describe(task, settings)
-    refuseIf(task.base.length, 'the base moves, which this client cannot follow', 'SPEC_MISMATCH')
     const { header, layout, adapter } = this.#caughtUp(task.broadcast)
     this.store.save('settings', settings.text)
     const isTraining = task.kind === 'train'

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from plait.adapters.methods import AdapterRequest, BaseModules, Method, Option, Subject
-from plait.adapters.module_names import escaped
 
 
 def _lora(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
@@ -16,8 +15,6 @@ def _lora(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
         "lora_alpha": int(request.alpha) if float(request.alpha).is_integer() else request.alpha,
         "lora_dropout": request.dropout,
         "target_modules": request.targets,
-        "rank_pattern": escaped(dict(request.rank_pattern)),
-        "bias": request.bias,
     }
 
 
@@ -30,7 +27,7 @@ LORA = Method(
     settings=_lora,
     averages=f"{_PRODUCT}; exact where the rule is",
     subject=Subject.FACTORS,
-    options=frozenset({Option.RANK, Option.ALPHA, Option.DROPOUT, Option.TARGETS, Option.PATTERN, Option.BIAS}),
+    options=frozenset({Option.RANK, Option.ALPHA, Option.DROPOUT, Option.TARGETS}),
     eight_bits=True,
     learning_rate=3e-3,
 )

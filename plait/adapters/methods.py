@@ -42,7 +42,7 @@ FLAGS = ("act_fn", "use_dora", "use_rslora")
 """What `Method.fixed` of plait's methods sets: it tells apart methods of one type of PEFT."""
 # Requested methods that are not supported, and the nearest alternatives.
 _ELSEWHERE: Mapping[str, str] = {
-    "adalora": "it chooses ranks from one client's gradients; the nearest is 'lora' with --rank-pattern",
+    "adalora": "it chooses ranks from one client's gradients; the nearest is 'lora'",
 }
 
 
@@ -61,8 +61,6 @@ class Option(StrEnum):
     ALPHA = "alpha"
     DROPOUT = "dropout"
     TARGETS = "target-modules"
-    PATTERN = "rank-pattern"
-    BIAS = "bias"
     TOKENS = "virtual-tokens"
 
 
@@ -90,8 +88,6 @@ class AdapterRequest:
 
     Attributes:
         target_modules: ``all-linear`` or module names separated by commas.
-        rank_pattern: ranks of modules that have their own, by the end of the module's name.
-        bias: ``none``, or which biases of the base LoRA trains too: ``all`` or ``lora_only``.
     """
 
     method: str = "lora"
@@ -99,8 +95,6 @@ class AdapterRequest:
     alpha: float = 16.0
     dropout: float = 0.0
     target_modules: str = ALL_LINEAR
-    rank_pattern: Mapping[str, int] = field(default_factory=dict[str, int], hash=False)
-    bias: str = "none"
     virtual_tokens: int = 20
 
     @property
@@ -254,8 +248,6 @@ def check_options(request: AdapterRequest) -> Method:
     given = {
         Option.DROPOUT: request.dropout != plain.dropout,
         Option.TARGETS: request.target_modules != plain.target_modules,
-        Option.PATTERN: bool(request.rank_pattern),
-        Option.BIAS: request.bias != plain.bias,
     }
     for option, is_given in given.items():
         if is_given and option not in method.options:

@@ -119,9 +119,7 @@ def parent_rows(parents: Sequence[Parent]) -> list[tuple[str, str]]:
     """Rows of a card's table that name the adapters that this one was derived from."""
     return [
         (
-            "Trained on top of the frozen adapter with SHA-256"
-            if parent.frozen
-            else "Continued from the adapter with SHA-256",
+            "Continued from the adapter with SHA-256",
             f"`{parent.digest}`" + ("" if parent.weight == 1.0 else f", {parent.weight:g} times"),
         )
         for parent in parents

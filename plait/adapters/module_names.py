@@ -1,17 +1,9 @@
-"""Names of a model's modules in an adapter's configuration: plain text that matches the end of a full name, at a dot.
-
-PEFT reads some of them as regular expressions. `escaped` gives PEFT expressions that match only the names themselves.
-"""
+"""Names of a model's modules in a configuration: plain text that matches the end of a full name, at a dot."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TypeVar
-
-from plait.adapters.spec import Json
-
-Value = TypeVar("Value")
+from collections.abc import Collection, Iterable, Iterator
 
 MAX_CHARACTERS = 256
 
@@ -42,30 +34,6 @@ def ends_of(module: str) -> Iterator[str]:
 def matches(module: str, names: Iterable[str]) -> bool:
     """Whether one of `names` is `module` or an end of it, at a dot."""
     return any(module == name or module.endswith(f".{name}") for name in names)
-
-
-def value_for(module: str, table: Mapping[str, Value], default: Value) -> Value:
-    """The value of the first name in `table` matching `module`, as in PEFT; ``^NAME`` is a whole name."""
-    found = (value for name, value in table.items() if f"^{module}" == name or matches(module, (name,)))
-    return next(found, default)
-
-
-def escaped(names: Json) -> Json:
-    """A name, several, or the keys of a table, as regular expressions that match only these names."""
-    return _with_each(names, lambda name: name.replace(".", r"\."))
-
-
-def unescaped(expressions: Json) -> Json:
-    """The plain names from which `escaped` made expressions."""
-    return _with_each(expressions, lambda expression: expression.replace(r"\.", "."))
-
-
-def _with_each(names: Json, change: Callable[[str], str]) -> Json:
-    if isinstance(names, dict):
-        return {change(name): value for name, value in names.items()}
-    if isinstance(names, list):
-        return [change(name) if isinstance(name, str) else name for name in names]
-    return change(names) if isinstance(names, str) else names
 
 
 def is_in(name: str, modules: Collection[str]) -> bool:

@@ -1,4 +1,4 @@
-"""An adapter that another one was derived from: its digest, its weight, and whether it was frozen."""
+"""An adapter that another one was derived from: its digest and its weight."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ class Parent:
 
     Attributes:
         digest: SHA-256 of its safetensors file, hexadecimal.
-        frozen: whether it stayed unchanged beneath a new adapter; otherwise training continued from it.
     """
 
     digest: str
     weight: float = 1.0
-    frozen: bool = False
 
     def to_json(self) -> dict[str, Json]:
         """For ledgers and for an adapter's own metadata."""
-        return {"digest": self.digest, "weight": self.weight, "frozen": self.frozen}
+        return {"digest": self.digest, "weight": self.weight}
 
 
 def parents_from(value: Json) -> tuple[Parent, ...]:
@@ -48,8 +46,8 @@ def parents_from(value: Json) -> tuple[Parent, ...]:
 
 def _parent(row: Json) -> Parent:
     fields: Mapping[str, Json] = row if isinstance(row, dict) else {}
-    digest, weight, frozen = fields.get("digest"), fields.get("weight"), fields.get("frozen")
-    sound = isinstance(digest, str) and _DIGEST.fullmatch(digest) and type(frozen) is bool
+    digest, weight = fields.get("digest"), fields.get("weight")
+    sound = isinstance(digest, str) and _DIGEST.fullmatch(digest)
     if not sound or not isinstance(weight, (int, float)) or isinstance(weight, bool) or not math.isfinite(weight):
-        raise PeerError("a parent of the adapter has no digest, weight and frozen as plait writes them")
-    return Parent(str(digest), float(weight), bool(frozen))
+        raise PeerError("a parent of the adapter has no digest and weight as plait writes them")
+    return Parent(str(digest), float(weight))

@@ -28,7 +28,7 @@ _PROMPT_TEXT_KEYS = ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer
 # With these, LoRA's factors start elsewhere and the base is unchanged.
 _OTHER_DRAWS = ("eva", "orthogonal", "mica", "lora_ga")
 # Settings that change the meaning of the tensors: another value of one of these is another adapter.
-_MEANING_KEYS = ("peft_type", "lora_alpha", "alpha_pattern", "rank_pattern", "use_rslora", "use_dora")
+_MEANING_KEYS = ("peft_type", "lora_alpha", "use_rslora", "use_dora")
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,6 @@ MAX_WIDTH = 1 << 16
 MAX_LAYERS = 1024
 MAX_DEPTH = 8
 MAX_NAMES = 1024
-MAX_PATTERNS = 256
-"""Modules with a rank or an alpha of their own: PEFT tries each on each module."""
 MAX_SAVED = 64
 MAX_ALPHA = 1e12
 _MAX_SEED = (1 << 63) - 1
@@ -98,17 +96,6 @@ def _list_of(rule: _Rule, *, most: int, least: int = 0) -> _Rule:
     return _Rule(holds, f"a list of {least} to {most}, each {rule.expected}")
 
 
-def _by_name(rule: _Rule) -> _Rule:
-    def holds(value: Json) -> bool:
-        return (
-            isinstance(value, dict)
-            and len(value) <= MAX_PATTERNS
-            and all(is_plain(name.removeprefix("^")) and rule.holds(item) for name, item in value.items())
-        )
-
-    return _Rule(holds, f"at most {MAX_PATTERNS} plain names of modules with {rule.expected}")
-
-
 def _either(*rules: _Rule) -> _Rule:
     return _Rule(lambda value: any(rule.holds(value) for rule in rules), ", or ".join(rule.expected for rule in rules))
 
@@ -119,7 +106,6 @@ _FRACTION = _number(0, 0.999)
 _LAYER = _whole(0, 9999)
 _ALPHA = _number(1 / MAX_ALPHA, MAX_ALPHA)
 _RANK = _whole(1, MAX_RANK)
-_BIAS = _one_of("none", "all", "lora_only")
 _NAMES = _list_of(_NAME, most=MAX_NAMES)
 _SIZE = _whole(1, MAX_WIDTH).or_null()
 _ACTIVATIONS = ("relu", "relu6", "gelu", "silu", "swish", "tanh", "sigmoid", "leaky_relu", "mish", "linear")
@@ -133,7 +119,6 @@ _EXCLUDING: Mapping[str, _Rule] = {**_TARGETED, "exclude_modules": _NAMES.or_nul
 _LAYERED: Mapping[str, _Rule] = {
     **_TARGETED,
     "layers_to_transform": _either(_LAYER, _list_of(_LAYER, most=MAX_LAYERS)).or_null(),
-    "layers_pattern": _either(_NAME, _one_of(""), _list_of(_NAME, most=16)).or_null(),
 }
 _PROMPT: Mapping[str, _Rule] = {
     **_SAVED,
@@ -154,15 +139,12 @@ _TABLES: Mapping[str, _Table] = {
             "r": _RANK,
             "lora_alpha": _ALPHA,
             "lora_dropout": _FRACTION,
-            "lora_bias": _FLAG,
-            "bias": _BIAS,
+            "bias": _one_of("none"),
             "use_rslora": _FLAG,
             "use_dora": _FLAG,
             "fan_in_fan_out": _FLAG,
             # Others decompose every weight, run any number of iterations, or move the base itself.
             "init_lora_weights": _one_of(True, False, "gaussian"),
-            "rank_pattern": _by_name(_RANK),
-            "alpha_pattern": _by_name(_ALPHA),
             "megatron_core": _one_of("megatron.core", None),
             "qalora_group_size": _SIZE,
         },
@@ -198,7 +180,7 @@ _TABLES: Mapping[str, _Table] = {
             "vera_dropout": _FRACTION,
             "d_initial": _number(-MAX_ALPHA, MAX_ALPHA),
             "fan_in_fan_out": _FLAG,
-            "bias": _one_of("none", "all", "vera_only"),
+            "bias": _one_of("none"),
             "init_weights": _FLAG,
         },
         _TARGETS,
@@ -280,13 +262,6 @@ def checked_settings(settings: Mapping[str, Json], *, what: str) -> dict[str, Js
     for key in sorted(table.required - kept.keys()):
         raise PeerError(f"{key} of {what} is missing, expected {table.rules[key].expected}")
     return kept
-
-
-def largest_rank(settings: Mapping[str, Json]) -> int:
-    """The largest rank of any module in checked settings; 0 where the method has none."""
-    patterns = settings.get("rank_pattern")
-    ranks = [settings.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
-    return max((rank for rank in ranks if type(rank) is int), default=0)
 
 
 def _hint(key: str, value: Json) -> str:

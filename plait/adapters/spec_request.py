@@ -11,7 +11,7 @@ from typing import cast
 
 from plait.adapters.layout import Layout
 from plait.adapters.methods import FLAGS, METHODS, method_named
-from plait.adapters.peft_settings import MAX_RANK, checked_settings, largest_rank
+from plait.adapters.peft_settings import MAX_RANK, checked_settings
 from plait.adapters.spec import AdapterSpec, Json, Task
 from plait.adapters.strict_json import parse_object, shown
 from plait.errors import ConfigError, PeerError
@@ -42,9 +42,9 @@ class SpecRequest:
     init_rank: int = 0
 
     @property
-    def largest_rank(self) -> int:
-        """Largest rank of any module; 0 if the method has no rank."""
-        return largest_rank(self.peft_config)
+    def rank(self) -> int:
+        """Of every module; 0 if the method has no rank."""
+        return cast("int", self.peft_config.get("r", 0))
 
     @property
     def targets(self) -> tuple[str, ...]:

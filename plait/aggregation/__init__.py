@@ -1,6 +1,5 @@
 """Aggregation rules, one per file; server optimizers; how far a round was off."""
 
-from plait.aggregation.base_delta import BaseDelta
 from plait.aggregation.contribution import ANY_RANK, ONE_RANK, UP_TO_SERVER, Contribution
 from plait.aggregation.diagnostics import Diagnostics, Observer
 from plait.aggregation.geometry import BOTH_SIDES, Geometry, Pair, Side, geometry_of, slices_of
@@ -22,7 +21,6 @@ __all__ = [
     "UP_TO_SERVER",
     "Accumulator",
     "Algorithm",
-    "BaseDelta",
     "Contribution",
     "Diagnostics",
     "Exactness",

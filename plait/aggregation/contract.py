@@ -100,11 +100,9 @@ def _dense(pair: Pair, flat: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _result(context: RoundContext, outcome: Outcome) -> Dense:
-    """What the adapter does after the step: each product with the change of the base, and all other tensors."""
+    """What the adapter does after the step: each product, and all other tensors."""
     flat = context.master.flat + outcome.step.flat
     found = {pair.module: _dense(pair, flat) for pair in context.geometry.pairs}
-    for module, factors in (outcome.base.factors if outcome.base else {}).items():
-        found[module] = found[module] + factors.b @ factors.a
     return {**found, "others": context.geometry.others_of(flat).astype(np.float64)}
 
 
@@ -122,12 +120,6 @@ def _exact_mean(cohort: Sequence[Contribution]) -> Dense:
         )
         for pair in cohort[0].geometry.pairs
     }
-
-
-def _bits(outcome: Outcome) -> tuple[bytes, Mapping[str, bytes]]:
-    """The step and the change of the base, to compare bit for bit."""
-    base = outcome.base.to_arrays() if outcome.base else {}
-    return outcome.step.digest(), {name: array.tobytes() for name, array in base.items()}
 
 
 def _off(left: Dense, right: Dense) -> float:
@@ -154,7 +146,7 @@ def _says_what_it_computes(rule: Rule) -> None:
 
 def _same_bits(rule: Rule) -> None:
     context, cohort = cohort_of(rule)
-    first, second = (_bits(run_round(rule, context, cohort)) for _ in range(2))
+    first, second = (run_round(rule, context, cohort).step.digest() for _ in range(2))
     if first != second:
         raise BrokenError(
             "two rounds of the same updates differ, expected the same bits (seed randomness with ctx.seed)"
@@ -279,7 +271,7 @@ def _frozen_stays(rule: Rule) -> None:
 
 def _refuses(rule: Rule) -> None:
     context, cohort = cohort_of(rule)
-    whole = _bits(run_round(rule, context, cohort))
+    whole = run_round(rule, context, cohort).step.digest()
     for bad in _bad(rule, context, cohort[-1]):
         accumulator = rule.begin(context)
         for contribution in cohort:
@@ -287,7 +279,7 @@ def _refuses(rule: Rule) -> None:
         try:
             accumulator.add(bad)
         except PeerError:
-            if _bits(accumulator.finish()) != whole:
+            if accumulator.finish().step.digest() != whole:
                 raise BrokenError("a refused update has changed the round") from None
         else:
             raise BrokenError("an update that is not finite or has no valid weight is accepted")
@@ -356,7 +348,7 @@ def _optimizer_round(optimizer: ServerOptimizer, memory: Mapping[str, NDArray[np
     generator = np.random.default_rng(seed)
     server = _factors()
     context = RoundContext(1, _state(server, generator), server, _fresh(server, generator))
-    outcome = replace(Outcome(_state(server, generator, 0.1)), client_square=1.0)
+    outcome = Outcome(_state(server, generator, 0.1))
     return context, outcome, optimizer.adjust(outcome, memory, context)
 
 

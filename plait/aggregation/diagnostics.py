@@ -30,7 +30,7 @@ class Diagnostics:
 
     Attributes:
         exact_norm: Frobenius norm of the exact weighted mean of scale_k B_k A_k, over all measured modules.
-        error: distance of the round's result (adapter and base together) from it, relative to `exact_norm`.
+        error: distance of the round's result from it, relative to `exact_norm`.
         covariance: distance of the product of the mean factors (padded, where ranks are mixed) from it, relative to
             `exact_norm`: the error from averaging B and A separately.
         effective_rank: exponential of the entropy of the singular values of the exact mean (Roy and Vetterli, 2007),
@@ -152,8 +152,6 @@ class Observer:
         ranks: list[float] = []
         for pair in self._context.geometry.pairs:
             result = _product(pair, landed)
-            if outcome.base is not None and pair.module in outcome.base.factors:
-                result = result.plus(outcome.base.factors[pair.module])
             widest = self._slices.pair(pair.module)
             of_means = LowRank(*self._slices.mean_of_all(widest)).scaled(widest.scale)
             before = _product(pair, self._context.master.flat)

@@ -16,7 +16,6 @@ from plait.aggregation.low_rank import Float64, LowRank, kept_rank
 from plait.aggregation.round import Outcome, RoundContext
 from plait.aggregation.rule import Exactness, Rule
 from plait.aggregation.step import step_to
-from plait.aggregation.traffic import parameters
 
 
 class _Round:
@@ -59,5 +58,4 @@ FEDSVD = Rule(
     linear=True,
     frozen=(Side.A,),
     continuous=False,
-    downlink=lambda client, _: parameters(client),
 )

@@ -3,9 +3,9 @@
 Bai et al., "Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources", arXiv
 2402.11505: truncated singular value decomposition of sum p_k s_k B_k A_k. The paper forms that d_out x d_in matrix;
 here it stays the stack of factors, decomposed through QR of both stacks. Exact except for the truncation, whose size is
-reported; `product_mean` gives nearly the same with memory that does not grow with the stack. A product does not
-determine its factors: where all clients have one rank, those nearest to the mean of their A are used
-(`projection.factored`), since balanced ones change in every round, and a coarse codec would destroy so large a step.
+reported. A product does not determine its factors: where all clients have one rank, those nearest to the mean of their
+A are used (`projection.factored`), since balanced ones change in every round, and a coarse codec would destroy so large
+a step.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which tensors of an adapter belong together: the pairs A, B of LoRA, their rank and the scale of their product.
 
 LoRA (arXiv 2106.09685) changes a weight by W' = W + scale * B A. The scale is alpha / rank, with rank-stabilised LoRA
-(arXiv 2312.03732) alpha / sqrt(rank), and PEFT lets single modules have their own rank and alpha. A rule that
-mixes ranks must multiply every product by its own scale, so the scale is part of a pair. Knows no values.
+(arXiv 2312.03732) alpha / sqrt(rank). A rule that mixes ranks must multiply every product by its own scale, so the
+scale is part of a pair. Knows no values.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterSpec, Json, Layout, TensorSlot
-from plait.adapters.module_names import in_base, value_for
+from plait.adapters import AdapterSpec, Layout, TensorSlot
 from plait.errors import ConfigError
 
 Scalar = TypeVar("Scalar", bound=np.floating)
@@ -203,24 +202,14 @@ def _pair(spec: AdapterSpec, module: str, slots: Mapping[Side, TensorSlot]) -> P
         raise ConfigError(f"rank of B on '{module}' is {b.shape[1]}, expected {rank} as of A")
     if not a.size or not b.size:
         raise ConfigError(f"a factor of '{module}' is empty, expected at least one element")
-    declared = _of_module(spec.peft_config, module, key="rank_pattern", default=spec.rank)
-    if declared is not None and declared != rank:
-        raise ConfigError(f"rank of '{module}' is {rank}, expected {declared:g}")
-    alpha = _of_module(spec.peft_config, module, key="alpha_pattern", default=spec.alpha)
+    if spec.rank is not None and spec.rank != rank:
+        raise ConfigError(f"rank of '{module}' is {rank}, expected {spec.rank}")
+    alpha = spec.alpha
     # A method that declares no alpha has no scale.
     scale = 1.0 if alpha is None else alpha / (math.sqrt(rank) if spec.peft_config.get("use_rslora") else rank)
     if not (math.isfinite(scale) and scale > 0):
         raise ConfigError(f"scale of '{module}' is {scale:g}, expected a positive number")
     return Pair(module, a, b, rank, scale)
-
-
-def _of_module(config: Mapping[str, Json], module: str, *, key: str, default: float | None) -> float | None:
-    pattern = config.get(key)
-    if not isinstance(pattern, dict):
-        return default
-    # The names there do not have the prefix of PEFT's wrapper.
-    value = value_for(in_base(module), pattern, None)
-    return float(value) if isinstance(value, (int, float)) else default
 
 
 def slices_of(geometry: Geometry, sides: Collection[Side]) -> tuple[slice, ...]:

@@ -16,14 +16,10 @@ OPTIMIZERS: OnDemand[ServerOptimizer] = OnDemand(
     {
         "fedadagrad": "plait.aggregation.fedopt:FEDADAGRAD",
         "fedadam": "plait.aggregation.fedopt:FEDADAM",
-        "fedexp": "plait.aggregation.fedexp:FEDEXP",
         "fedyogi": "plait.aggregation.fedopt:FEDYOGI",
         "line_search": "plait.aggregation.line_search:LINE_SEARCH",
         "nesterov": "plait.aggregation.fedopt:NESTEROV",
         "none": "plait.aggregation.server_optimizer:NONE",
-        "product_adam": "plait.aggregation.product_optimizer:PRODUCT_ADAM",
-        "product_nesterov": "plait.aggregation.product_optimizer:PRODUCT_NESTEROV",
-        "product_sgd": "plait.aggregation.product_optimizer:PRODUCT_SGD",
         "sgd": "plait.aggregation.fedopt:SGD",
     }
 )

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from plait.adapters import AdapterState, Float32, Subject
 from plait.aggregation.contribution import Contribution, Ranks
-from plait.aggregation.geometry import Geometry, Side
+from plait.aggregation.geometry import Side
 from plait.aggregation.round import Accumulator, Memory, Outcome, RoundContext
 from plait.aggregation.rule import Algorithm, Exactness, Resizing, Rule
 from plait.errors import ConfigError
@@ -45,11 +45,9 @@ class Traits(TypedDict, total=False):
     frozen: tuple[Side, ...]
     personal: Side | None
     continuous: bool
-    moves_base: bool
     needs_all: bool
     keeps_nearest: bool
     least_clients: int
-    downlink: Callable[[Geometry, int], float] | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,8 +87,7 @@ def optimizer_stated(optimizer: ServerOptimizer, text: str = "") -> Stated:
     key, text, instead = "server-optimizer", text or optimizer.name, f"server-optimizer {Plain.name}"
     if optimizer.name == Plain.name:
         return Stated(key, text)
-    needs = {Trait.ADAPTER_GROWS: "it acts on the adapter", **optimizer.needs}
-    return Stated(key, text, needs, {Trait.MEAN_STEP: "a server optimizer makes another of it"}, instead)
+    return Stated(key, text, optimizer.needs, {Trait.MEAN_STEP: "a server optimizer makes another of it"}, instead)
 
 
 def rules_for(method: Method) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plait.adapters import AdapterState
-from plait.aggregation.base_delta import BaseDelta
 from plait.aggregation.contribution import Contribution
 from plait.aggregation.geometry import Geometry
 
@@ -54,18 +53,14 @@ class Outcome:
 
     Attributes:
         step: to be added to the master.
-        base: to be merged into the frozen base; None for rules that do not change it.
         figures: numbers for the ledger, for example a certified bound of the error.
-        client_square: weighted mean of the squared norms of the clients' deltas; set by the caller.
         slope: of the clients' losses along the server's last movement where it ended, mean over those that measured it,
             as a part of the most that a local step may predict; None if none has; set by the caller.
     """
 
     step: AdapterState
-    base: BaseDelta | None = None
     memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
-    client_square: float = 0.0
     slope: float | None = None
 
 

@@ -59,15 +59,12 @@ class Rule:
         frozen: the side that no client trains, round by round and then from the start again: ``(Side.A,)`` freezes A in
             every round, ``(Side.A, Side.B)`` A in odd and B in even rounds. Empty where both sides train.
         personal: the side that stays at the client and is never sent, or None.
-        continuous: whether the step is a small change of the factors. If not (the adapter starts fresh, or its factors
-            are rotated), a server optimizer on raw factors makes no sense.
-        moves_base: whether an outcome can have a `base`.
+        continuous: whether the step is a small change of the factors. If not (its factors are
+            rotated), a server optimizer on raw factors makes no sense.
         needs_all: whether memory grows with the cohort.
         keeps_nearest: whether it is a mean of those updates alone that are nearest to others. Short ones are, so that a
             client of longer steps is left out; learning rates that clients find stay as found.
         least_clients: the smallest cohort in which a robust rule withstands a bad client; 1 for all other rules.
-        downlink: from a client's geometry and the size of the cohort to the parameters that the client receives; None
-            where it receives what it sends.
         origin: the function or class that a user's own rule was made from; None for plait's own.
     """
 
@@ -83,11 +80,9 @@ class Rule:
     frozen: tuple[Side, ...] = ()
     personal: Side | None = None
     continuous: bool = True
-    moves_base: bool = False
     needs_all: bool = False
     keeps_nearest: bool = False
     least_clients: int = 1
-    downlink: Callable[[Geometry, int], float] | None = None
     origin: Callable[..., object] | None = field(default=None, compare=False)
 
     @property
@@ -120,8 +115,6 @@ class Rule:
             needs[Trait.FACTORS] = "it combines them"
         if self.subject is Subject.SQUARES:
             needs[Trait.SQUARES] = "only these have an exact mean"
-        if self.moves_base:
-            needs[Trait.BASE_EXACT] = "every move of the base would be rounded"
         if not self.mixed_ranks:
             needs[Trait.ONE_RANK] = "it averages tensors directly"
         return needs
@@ -134,21 +127,17 @@ class Rule:
         if self.new_factors(one_rank=one_rank):
             to_whom = "" if self.new_factors(one_rank=True) else " to clients of several ranks"
             takes[Trait.SAME_FACTORS] = f"this rule gives other factors{to_whom} in every round"
-            if self.moves_base:
-                takes[Trait.ADAPTER_GROWS] = "this rule moves it into the base and begins a new adapter"
         if self.trained(1) != self.trained(2):
             takes[Trait.SAME_SIDES] = "this rule has others trained in every round"
         if self.personal:
             takes[Trait.ALL_SHARED] = f"with this rule {self.personal} stays at the client"
-        if self.moves_base:
-            takes[Trait.BASE_STAYS] = "this rule moves it"
         return takes
 
-    def traffic(self, client: Geometry, clients: int) -> Traffic:
-        """What a client of these ranks sends and receives in a round of `clients` such clients, before any codec."""
+    def traffic(self, client: Geometry) -> Traffic:
+        """What a client of these ranks sends and receives in a round, before any codec; all of it where it rotates."""
         rounds = range(1, 1 + max(1, len(self.frozen)))
         sent = mean(parameters(client, self.trained(number) - {self.personal}) for number in rounds)
-        return Traffic(sent, self.downlink(client, clients) if self.downlink else sent)
+        return Traffic(sent, sent if self.continuous else parameters(client))
 
     def begin(self, context: RoundContext) -> Accumulator:
         """Start a round, whose accumulator refuses what the rule cannot aggregate.

@@ -19,7 +19,7 @@ from plait.errors import ConfigError
 
 STATED = "stated"
 """The name in place of the rule's own."""
-STATED_TRAITS = ("name", "subject", "ranks", "resizing", "frozen", "personal", "linear", "continuous", "moves_base")
+STATED_TRAITS = ("name", "subject", "ranks", "resizing", "frozen", "personal", "linear", "continuous")
 """The attributes of a `Rule` that are stated."""
 
 _RANKS = {"one": ONE_RANK, "lower": UP_TO_SERVER, "any": ANY_RANK}
@@ -40,7 +40,6 @@ def stated_text(rule: Rule) -> str:
         "personal": rule.personal or "",
         "linear": str(rule.linear).lower(),
         "continuous": str(rule.continuous).lower(),
-        "moves_base": str(rule.moves_base).lower(),
     }
     return f"{STATED}:" + ",".join(f"{key}={value}" for key, value in traits.items() if value)
 
@@ -77,7 +76,6 @@ def stated_rule(traits: Mapping[str, str]) -> Rule:
         personal=_one(sides, "personal", traits["personal"]) if "personal" in traits else None,
         linear=_one(_FLAGS, "linear", traits.get("linear", "false")),
         continuous=_one(_FLAGS, "continuous", traits.get("continuous", "true")),
-        moves_base=_one(_FLAGS, "moves_base", traits.get("moves_base", "false")),
     )
 
 

@@ -14,17 +14,14 @@ from plait.plugins import Kind, find
 RULES: OnDemand[Rule] = OnDemand(
     {
         "fedavg": "plait.aggregation.fedavg:FEDAVG",
-        "fedex": "plait.aggregation.fedex:FEDEX",
         "fedsa": "plait.aggregation.fedsa:FEDSA",
         "fedsb": "plait.aggregation.fedsb:FEDSB",
         "fedsvd": "plait.aggregation.fedsvd:FEDSVD",
         "ffa": "plait.aggregation.ffa:FFA",
         "flexlora": "plait.aggregation.flexlora:FLEXLORA",
-        "flora": "plait.aggregation.flora:FLORA",
         "geometric_median": "plait.aggregation.geometric_median:GEOMETRIC_MEDIAN",
         "hetlora": "plait.aggregation.hetlora:HETLORA",
         "median": "plait.aggregation.median:MEDIAN",
-        "product_mean": "plait.aggregation.product_mean:PRODUCT_MEAN",
         "raflora": "plait.aggregation.raflora:RAFLORA",
         "rbla": "plait.aggregation.rbla:RBLA",
         "rolora": "plait.aggregation.rolora:ROLORA",

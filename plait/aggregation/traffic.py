@@ -1,7 +1,7 @@
 """How many parameters travel in a round, before any codec.
 
-Counts what a rule needs to send, which is less than the adapter where one side is frozen or personal, and more where
-the base moves. Knows no bytes: those are measured, not counted here.
+Counts what a rule needs to send, which is less than the adapter where one side is frozen or personal. Knows no bytes:
+those are measured, not counted here.
 """
 
 from __future__ import annotations
@@ -23,10 +23,3 @@ class Traffic:
 def parameters(geometry: Geometry, sides: Collection[Side] = BOTH_SIDES) -> int:
     """Elements of the given sides and of everything outside the pairs."""
     return geometry.others_size + sum(geometry.side_size(side) for side in sides)
-
-
-def stacked_parameters(geometry: Geometry, columns_per_rank: int) -> int:
-    """Elements of factors with `columns_per_rank` times the rank, or as many columns as the weight's rank can be."""
-    return sum(
-        min(columns_per_rank * pair.rank, pair.d_in, pair.d_out) * (pair.d_in + pair.d_out) for pair in geometry.pairs
-    )

@@ -75,8 +75,7 @@ def evaluate(
         columns: which columns hold what, if they do not have the usual names, as for `plait.simulate`.
         split: the split to evaluate on; by default ``validation`` or ``test``, if there is one.
         base: if the adapter names none that is available: a name, a directory, or a model in memory.
-        objective: whose loss and rewards measure preferences; by default the run's, else ``dpo`` for pairs and
-            ``kto`` for verdicts.
+        objective: whose loss and rewards measure preferences; by default the run's, else ``dpo``.
         seq_len: tokens per sequence, at least 8.
         batch_size: sequences per batch.
         max_sequences: most sequences (preferences) to evaluate, spread evenly over the data.

@@ -23,7 +23,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
     from plait.flower.rule_table import ALL_RULES
     from plait.simulation.scheme import parse_partition
     from plait.training.bases import check_base_name
-    from plait.training.local_loss import check_loss_name
+    from plait.training.local_loss import loss_named
     from plait.training.teaching import teaching_of
     from plait.wire.codecs import codec_for
 
@@ -39,7 +39,7 @@ def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) ->
         from plait.rounds.named_callbacks import callback_named
 
         callback_named(text)
-    check_loss_name(settings.loss)
+    loss_named(settings.loss)
     teaching_of(settings.objective).check()
     rule_named(settings.rule, ALL_RULES)
     if settings.server_optimizer != "auto":

@@ -57,12 +57,9 @@ class RunSettings(TypedDict, total=False):
     rank: int
     alpha: float
     client_ranks: str
-    rank_pattern: str
-    bias: Literal["none", "all", "lora_only"]
     dropout: float
     target_modules: str
     init_adapter: str | PathLike[str]
-    init_mode: Literal["continue", "freeze"]
     weighting: Literal["examples", "equal"]
     server_optimizer: str | ServerOptimizer
     correction: str

@@ -30,8 +30,7 @@ def evaluate(
         str,
         typer.Option(
             "--objective",
-            help="Objective by whose loss and rewards preferences are measured; by default the run's, else dpo for "
-            "pairs and kto for verdicts.",
+            help="Objective by whose loss and rewards preferences are measured; by default the run's, else dpo.",
         ),
     ] = "",
     seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens per sequence.")] = 128,

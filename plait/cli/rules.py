@@ -22,7 +22,6 @@ def rules(
         str, typer.Option("--base", help="Base to count bytes of; only its config is read.")
     ] = "smollm2-135m",
     rank: Annotated[int, typer.Option("--rank", min=1, max=4096, help="Rank of the adapter.")] = 8,
-    clients: Annotated[int, typer.Option("--clients", min=1, help="Clients per round.")] = 8,
     target_modules: Annotated[
         str, typer.Option("--target-modules", help="all-linear, or names separated by commas.")
     ] = "all-linear",
@@ -30,7 +29,7 @@ def rules(
 ) -> None:
     """List the aggregation rules: what each computes, its properties, and what a client sends and receives per round.
 
-    Example: plait rules --base mistral-7b --rank 32 --clients 20
+    Example: plait rules --base mistral-7b --rank 32
     """
     from plait.aggregation import geometry_of, rule_named
     from plait.config import config_from_table
@@ -47,25 +46,23 @@ def rules(
         geometry = geometry_of(blueprint_of(settle(config), locate_config(base, revision="")).spec)
     own = [rule_named(name, ALL_RULES) for name in sorted(installed(Kind.RULE)) if name not in ALL_RULES]
     listed = [*ALL_RULES.values(), *own]
-    entries = [_entry(rule, geometry, clients) for rule in listed]
+    entries = [_entry(rule, geometry) for rule in listed]
     if json_output:
-        of_base = {"base": base, "rank": rank, "clients": clients, "adapter_parameters": geometry.layout.size}
+        of_base = {"base": base, "rank": rank, "adapter_parameters": geometry.layout.size}
         print_json({**of_base, "rules": entries})
         return
-    from plait.report.wording import plural
-
-    costs = _costs(entries, f"{base}, rank {rank}, {plural(clients, 'client')} per round")
+    costs = _costs(entries, f"{base}, rank {rank}")
     print_tables([_meanings(entries), _options(listed), costs])
 
 
-def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, Any]:
+def _entry(rule: Rule, factors: Geometry) -> dict[str, Any]:
     """One rule on one adapter; Fed-SB's is LoRA-XS on the same modules."""
     from plait.adapters import Subject
     from plait.aggregation.fedsb import square_geometry
     from plait.choice import options_of
 
     geometry = square_geometry(factors) if rule.subject is Subject.SQUARES else factors
-    traffic = rule.traffic(geometry, clients)
+    traffic = rule.traffic(geometry)
     return {
         "rule": rule.name,
         "paper": rule.title,
@@ -75,7 +72,6 @@ def _entry(rule: Rule, factors: Geometry, clients: int) -> dict[str, Any]:
         "linear": rule.linear,
         "mixed_ranks": rule.mixed_ranks,
         "higher_ranks": rule.higher_ranks,
-        "moves_base": rule.moves_base,
         "turns_factors": not rule.continuous,
         "needs_all": rule.needs_all,
         "keeps_nearest": rule.keeps_nearest,
@@ -137,7 +133,7 @@ def _traits(entry: dict[str, Any]) -> str:
     traits = [entry["exactness"]]
     traits += [
         name.replace("_", " ")
-        for name in ("linear", "mixed_ranks", "moves_base", "turns_factors", "needs_all", "keeps_nearest")
+        for name in ("linear", "mixed_ranks", "turns_factors", "needs_all", "keeps_nearest")
         if entry[name]
     ]
     if entry["personal_side"]:

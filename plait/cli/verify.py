@@ -186,11 +186,10 @@ def _check_adapter(
 def _published(directory: RunDirectory, run: Run, kept: str) -> tuple[str, str]:
     """Digests of an adapter of the newest checkpoint, the accepted one if that is kept, and of its published form."""
     from plait.rounds.saved_checkpoint import load_checkpoint
-    from plait.training.published import published
+    from plait.training.prompts import servable
 
-    master = run.ranks.master
     state = load_checkpoint(directory.checkpoints, run.ranks)
     accepted = state.accepted_shadow
     shadow = accepted if accepted and accepted.digest().hex() == kept else state.shadow
-    _, adapter = published(master.spec, shadow, master.geometry, state.base.moved)
+    _, adapter = servable(run.ranks.master.spec, shadow)
     return shadow.digest().hex(), adapter.digest().hex()

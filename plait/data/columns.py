@@ -22,7 +22,6 @@ EXPECTED = (
 _FIELDS: Mapping[RecordKind, tuple[str, ...]] = {
     RecordKind.PREFERENCE: ("prompt", "chosen", "rejected"),
     RecordKind.CHAT: ("messages",),
-    RecordKind.FEEDBACK: ("prompt", "completion", "label"),
     RecordKind.PROMPT: ("prompt", "completion"),
     RecordKind.LABEL: ("text", "label"),
     RecordKind.TEXT: ("text",),
@@ -92,18 +91,10 @@ _OTHERS = (
 def shape_of(fields: Mapping[str, object]) -> Shape | None:
     """The shape of a record with these fields; None if none is certain."""
     for shape in _OWN:
-        # A label may also be the class of a prompt with its completion: a column to partition by.
-        if shape.fits(fields) and (shape.kind is not RecordKind.FEEDBACK or verdict(fields["label"]) is not None):
+        if shape.fits(fields):
             return shape
     fitting = [shape for shape in _OTHERS if shape.fits(fields)]
     return fitting[0] if len(fitting) == 1 else None
-
-
-def verdict(value: object) -> bool | None:
-    """Whether a label says that a reply was accepted; None if it says neither. A CSV file spells it as text."""
-    if isinstance(value, str):
-        return {"true": True, "false": False}.get(value.strip().lower())
-    return value if isinstance(value, bool) else None
 
 
 @dataclass(frozen=True)

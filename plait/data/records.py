@@ -30,8 +30,6 @@ class RecordKind(StrEnum):
     LABEL = "label"
     PREFERENCE = "preference"
     """A prompt and two replies to it, of which one was preferred."""
-    FEEDBACK = "feedback"
-    """A prompt and one reply to it, which was accepted or not."""
 
 
 class Message(NamedTuple):
@@ -57,10 +55,10 @@ class Record:
         text: the text of a TEXT or LABEL record.
         prompt: the input of a PROMPT record.
         completion: the target of a PROMPT record; only this counts in the loss.
-        messages: the turns of a CHAT record; the prompt's of a PREFERENCE or FEEDBACK record.
+        messages: the turns of a CHAT record; the prompt's of a PREFERENCE record.
         label: the class name of a LABEL record.
-        chosen: the turns of the preferred, or accepted, reply.
-        rejected: the turns of the other one; of a FEEDBACK record either `chosen` or `rejected` is filled.
+        chosen: the turns of the preferred reply.
+        rejected: the turns of the other one.
         tools: that the assistant of a CHAT record can call, as a JSON list of their definitions; empty for none.
         columns: all other values of the record in the source, by column name.
     """

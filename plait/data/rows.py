@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from plait import machine
-from plait.data.columns import EXPECTED, ColumnMap, Shape, advice, shape_of, verdict
+from plait.data.columns import EXPECTED, ColumnMap, Shape, advice, shape_of
 from plait.data.records import ROLES, Message, Record, RecordKind
 from plait.errors import ConfigError, DataError, did_you_mean
 
@@ -33,7 +33,6 @@ _TOOLS = ("tools", "functions")
 # What chat templates use of a turn besides role and content.
 _EXTRAS = ("tool_calls", "tool_call_id", "name", "reasoning_content")
 _MOST_NAMES = 12
-_ANSWERED = frozenset({RecordKind.PROMPT, RecordKind.FEEDBACK})
 
 
 class Row(NamedTuple):
@@ -187,8 +186,7 @@ def _source(row: Row) -> str:
 def _check_shape(fields: Mapping[str, object], shape: Shape, columns: ColumnMap, place: str) -> None:
     if columns.shape is None:
         found = shape_of(fields)
-        # The first row alone says what a label is.
-        if found is shape or (found and {found.kind, shape.kind} <= _ANSWERED and shape.fits(fields)):
+        if found is shape:
             return
         if found is None:
             raise RowError(f"has {_named(tuple(fields)) or 'no keys'}, expected {EXPECTED}")
@@ -224,15 +222,6 @@ def _record(fields: Mapping[str, object], shape: Shape) -> Record:
             chosen, rejected = (_reply(fields, shape.sources[name], prompt) for name in ("chosen", "rejected"))
             if chosen == rejected:
                 raise RowError("has the same reply as chosen and as rejected, expected two different ones")
-            return Record(messages=prompt, chosen=chosen, rejected=rejected, columns=columns)
-        case RecordKind.FEEDBACK:
-            (label,) = shape.sources["label"]
-            accepted = verdict(fields[label])
-            if accepted is None:
-                raise RowError(f"has {kind_of(fields[label])} as {_short(label)}, expected true or false")
-            prompt = _prompt(fields, shape.sources["prompt"])
-            reply = _reply(fields, shape.sources["completion"], prompt)
-            chosen, rejected = (reply, ()) if accepted else ((), reply)
             return Record(messages=prompt, chosen=chosen, rejected=rejected, columns=columns)
 
 

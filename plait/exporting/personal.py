@@ -15,11 +15,9 @@ from plait.aggregation import RULES, Side, geometry_of
 from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mean
 from plait.exporting.source import Source, open_source, plain_name
 from plait.files import read_if_there
-from plait.rounds.base_changes import base_of
 from plait.rounds.client_state import ClientState, Kept
 from plait.rounds.events import ClientsDescribed, Event, start_of
 from plait.rounds.ledger import read_events
-from plait.rounds.moved_base import UNMOVED
 from plait.rounds.own_adapter import OWN_ADAPTER, own_adapter
 from plait.rounds.own_side import OWN_SIDE
 from plait.rounds.recorded_settings import recorded_settings
@@ -92,7 +90,7 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
     """
     # Brings torch along.
     from plait.training.blueprint import design_from_spec, read_base_config
-    from plait.training.published import published
+    from plait.training.prompts import servable
 
     if not base:
         raise ConfigError(f"'{path}' is a node's state, which names no base; give --base NAME or DIRECTORY")
@@ -107,19 +105,12 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
             "give the base of the run"
         )
     state = AdapterState(spec.layout, np.frombuffer(flat, "<f4").astype(np.float32))
-    geometry = geometry_of(spec)
     own = _own(path)
     if own and own.tags.get("kind") == OWN_ADAPTER:
         state = own_adapter(state, own, _share(own))
     elif own and own.tags.get("kind") == OWN_SIDE:
         state = with_own_side(spec, state, *_side(own))
-    moved = UNMOVED
-    if beneath := read_if_there(path / "base"):
-        kept = ClientState.from_bytes(beneath)
-        moved = base_of(kept.after, geometry) if kept else UNMOVED
-        if not moved.digest:
-            raise PlaitError(f"'{path / 'base'}' is damaged, expected what the node's base has moved by")
-    spec, state = published(spec, state, geometry, moved)
+    spec, state = servable(spec, state)
     return Source(
         name=plain_name(path.name, "own"),
         client=path.name,
@@ -135,24 +126,21 @@ def open_node(path: Path, *, base: str, progress: Progress = lambda _: None) -> 
 def with_own_side(spec: AdapterSpec, state: AdapterState, own: Float32, side: Side) -> AdapterState:
     """The shared adapter with a client's own side in it.
 
-    Where the published adapter has more columns than clients train (it stands on frozen adapters), the client's are the
-    first ones.
-
     Raises:
         PlaitError: they are of another adapter.
     """
     geometry = geometry_of(spec)
     widths = [pair.d_out if side is Side.B else pair.d_in for pair in geometry.pairs]
     rank, rest = divmod(len(own), sum(widths) or 1)
-    if rest or not rank or any(pair.rank < rank for pair in geometry.pairs):
+    if rest or not rank or any(pair.rank != rank for pair in geometry.pairs):
         raise PlaitError(f"the client's own side has {len(own)} values, expected a rank times {sum(widths)}")
     flat, at = state.flat.copy(), 0
     for pair, width in zip(geometry.pairs, widths, strict=True):
         part = own[at : at + rank * width]
         if side is Side.B:
-            pair.b_of(flat)[:, :rank] = part.reshape(width, rank)
+            pair.b_of(flat)[:] = part.reshape(width, rank)
         else:
-            pair.a_of(flat)[:rank] = part.reshape(rank, width)
+            pair.a_of(flat)[:] = part.reshape(rank, width)
         at += rank * width
     return AdapterState(state.layout, flat)
 

@@ -1,6 +1,6 @@
 """Whether an adapter is plain LoRA: pairs of factors on linear layers, and nothing else that changes their meaning.
 
-Servers load W + scale * B A. PEFT can store more in the same files (DoRA's magnitudes, trained biases, whole modules),
+Servers load W + scale * B A. PEFT can store more in the same files (DoRA's magnitudes, whole modules),
 and a server that ignores it gives wrong answers silently. So each of these is named and refused here; features that no
 method of plait has are refused when the directory is read (`plait.adapters.peft_settings`).
 """
@@ -24,7 +24,6 @@ ONLY_PEFT: Mapping[str, str] = {
 """Types of adapters that change no weight, so that nothing can merge them, and why."""
 _FEATURES = {
     "use_dora": "is DoRA, which has magnitudes besides the factors",
-    "lora_bias": "trains biases of the factors (lora_bias)",
     "modules_to_save": "holds whole modules (modules_to_save)",
 }
 
@@ -57,8 +56,5 @@ def lora_fault(spec: AdapterSpec) -> str | None:
     for key, fault in _FEATURES.items():
         if config.get(key):
             return fault
-    bias = config.get("bias")
-    if bias not in (None, "none"):
-        return f"trains biases (bias is '{bias}')"
     others = geometry_of(spec).others
     return f"holds '{others[0].name}', which is not a factor of LoRA" if others else None

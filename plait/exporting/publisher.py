@@ -13,7 +13,7 @@ from plait.rounds.run_now import RunNow
 from plait.rounds.run_state import RunState
 from plait.rounds.run_view import RunView
 from plait.rounds.tracks import RankedAdapter
-from plait.training.published import published
+from plait.training.prompts import servable
 
 if TYPE_CHECKING:
     from plait.exporting.outlets import Outlets
@@ -41,13 +41,13 @@ class Publisher:
 
     def __post_init__(self) -> None:
         self._follower, self._now = Follower(self.directory.ledger), RunNow()
-        self._handed_out: tuple[int, bytes, bytes] | None = None
+        self._handed_out: tuple[int, bytes] | None = None
 
     def publish(self, state: RunState) -> None:
         """Replace the published adapter atomically."""
         self._write(state)
         # The last round is published once more at the end of the run.
-        mark = (state.round, state.shadow.digest(), state.base.moved.digest)
+        mark = (state.round, state.shadow.digest())
         if self.outlets is None or mark == self._handed_out:
             return
         failures = self.outlets.publish(self.directory.adapter, round_number=state.round)
@@ -59,7 +59,7 @@ class Publisher:
         now = self._now
         for event in self._follower.new_events():
             now.take(event)
-        spec, adapter = published(self.adapter.spec, state.shadow, self.adapter.geometry, state.base.moved)
+        spec, adapter = servable(self.adapter.spec, state.shadow)
         card = model_card(
             name=self.directory.path.name,
             spec=spec,

@@ -14,7 +14,7 @@ import numpy as np
 from plait.adapters import AdapterState, Json, norm
 from plait.aggregation import OptimizerState, RoundContext, ServerOptimizer
 from plait.errors import MachineError
-from plait.rounds.broadcasts import follow, move_base
+from plait.rounds.broadcasts import follow
 from plait.rounds.downlink import Downlink
 from plait.rounds.events import RoundFinished
 from plait.rounds.fold import Fold, Folded
@@ -31,8 +31,6 @@ class TakesBack(StrEnum):
     HALF = "half"
     ALL = "all"
     """Factors are other ones in every round, and a mean of two pairs of them is neither."""
-    NOTHING = "nothing"
-    """The round's progress is in the base, which does not move back."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -66,14 +64,10 @@ class Aggregator:
             MachineError: a stored update is gone.
             PeerError: none of them counts, or the fold may not be made.
         """
-        ranks, fingerprint = self.spool.ranks, self.spool.base_fingerprint
         step, folded, optimizer_memory = self.combined(state, number, stored, standing=standing)
         outcome = folded.outcome
         state = advance(folded.keep(state), step)
         state = replace(state, rule_memory=outcome.memory, optimizer_memory=optimizer_memory, besides=folded.besides)
-        cost = None
-        if outcome.base is not None:
-            state, cost = move_base(state, outcome.base, ranks, fingerprint, codec=self.codec)
         # Of a masked sum nothing is stored for a client.
         took_part = max(len(stored), len(folded.clients))
         state, encoding = self._follow(state, missed=max(0, self.downlink.clients - took_part))
@@ -83,7 +77,6 @@ class Aggregator:
             received=len(folded.clients),
             update_norm=norm(step),
             figures=outcome.figures or None,
-            base_distortion=cost and cost.distortion,
             adapter=state.shadow.digest().hex(),
             broadcast_distortion=encoding.distortion,
             broadcast_codec_s=round(encoding.codec_s, 4),
@@ -126,8 +119,6 @@ class Aggregator:
     @property
     def takes_back(self) -> TakesBack:
         """How far a step of this run can be taken back."""
-        if self.spool.rule.moves_base:
-            return TakesBack.NOTHING
         return TakesBack.ALL if self.spool.new_factors else TakesBack.HALF
 
     def take_back(self, state: RunState) -> tuple[RunState, dict[str, Json]]:

@@ -54,9 +54,7 @@ class Asked:
             (number, attempt),
         )
 
-    def note(
-        self, memory: Memory, header: Header, base_digest: bytes, task: TrainTask | EvaluateTask, most: int
-    ) -> None:
+    def note(self, memory: Memory, header: Header, task: TrainTask | EvaluateTask, most: int) -> None:
         """Record a task before it is done.
 
         Args:
@@ -69,7 +67,7 @@ class Asked:
         if self.run_id not in ("", run_id):
             raise PolicyError(f"run of the broadcast is {run_id[:16]}, expected {self.run_id[:16]} as before")
         purpose, number = type(task).__name__, task.settings.round
-        state = (header.result_digest + base_digest).hex()
+        state = header.result_digest.hex()
         rounds = self.seen.setdefault(purpose, {})
         states = rounds.setdefault(str(number), [])
         if state in states:

@@ -121,7 +121,7 @@ def replay(
     for event in events:
         if isinstance(event, Evaluated) and state.round in evaluations:
             standing = standing.after(evaluations.pop(state.round))
-            if not standing.worse and aggregator.takes_back is not TakesBack.NOTHING:
+            if not standing.worse:
                 state = state.accept()
                 watching.accepted()
         elif isinstance(event, StepTakenBack) and event.adapter:

@@ -2,7 +2,7 @@
 
 There are three forms, each sealed once and sent byte for byte the same to everyone who needs it: *nothing new* (the
 client is up to date), the *step* from the previous shadow or, of a keyframe, from the initial adapter, and the *whole*
-adapter in exact float32 for everyone else. A base that moves is sent with it in the same way.
+adapter in exact float32 for everyone else.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from plait.adapters import AdapterSpec, AdapterState, add, subtract
-from plait.aggregation import BaseDelta
 from plait.rounds.downlink import Downlink
 from plait.rounds.error_feedback import Residual, unshrunk
-from plait.rounds.run_state import BaseTrack, Held, RunState, Track
+from plait.rounds.run_state import RunState, Track
 from plait.rounds.tracks import Ranks
 from plait.wire.codec import Codec
 from plait.wire.codecs import UNCHANGED, Fp32, Rate
 from plait.wire.envelope import Direction, Encoding, Header, encode_delta, measure, read_envelope, seal, with_spec
 
-# A change of the base stays in the model for good, and no later round corrects its encoding error.
-_BASE_BITS = 8.0
 # Newly decomposed factors are as far from the previous ones as from zero: one bit loses a tenth of that
 # step's energy, which is a tenth of the adapter's, in every round. Measured in simulations/LOG.md.
 NEW_FACTORS_BITS = 4.0
@@ -68,27 +65,6 @@ def follow(
     return replace(state, tracks=tuple(tracks)), encodings[0]
 
 
-def move_base(
-    state: RunState, delta: BaseDelta, ranks: Ranks, base_fingerprint: bytes, *, codec: Codec
-) -> tuple[RunState, Encoding]:
-    """Move the base by `delta`, as far as its envelope carries it; both ends take the decoded step."""
-    from plait.rounds.base_changes import packed
-
-    geometry = ranks.master.geometry
-    step, text = packed(delta, geometry)
-    encoded = encode_delta(step, at_least(_BASE_BITS, codec))
-    before = state.base.moved
-    moved = before.after(encoded.delta, geometry)
-    header = replace(
-        _header(state, step.layout.digest, base_fingerprint),
-        relative_to=before.digest,
-        result_digest=moved.digest,
-        spec_json=text,
-    )
-    sealed = seal(header, encoded)
-    return replace(state, base=BaseTrack(moved, before.digest, sealed.data)), sealed.encoding
-
-
 def take_step(held: AdapterState, step: AdapterState, codec_name: str) -> AdapterState:
     """The held adapter after a broadcast's decoded `step`."""
     # Adding zeros would turn -0.0 into 0.0, which has another digest.
@@ -97,7 +73,7 @@ def take_step(held: AdapterState, step: AdapterState, codec_name: str) -> Adapte
 
 @dataclass(eq=False)
 class Broadcasts:
-    """The sealed broadcasts that lead to one state's shadows and base."""
+    """The sealed broadcasts that lead to one state's shadows."""
 
     state: RunState
     ranks: Ranks
@@ -107,7 +83,6 @@ class Broadcasts:
         self._unchanged: dict[int, bytes] = {}
         self._whole: dict[int, bytes] = {}
         self._derived: dict[int, bytes] = {}
-        self._bases: dict[bool, bytes] = {}
         self._costs: dict[int, Encoding] = {}
 
     def leading_from(self, held: bytes, track: int) -> bytes:
@@ -154,32 +129,6 @@ class Broadcasts:
             sent = read_envelope(broadcast, max_bytes=len(broadcast))
             self._costs[id(broadcast)] = measure(sent, layout=self.state.tracks[track].shadow.layout)
         return self._costs[id(broadcast)]
-
-    def base_leading_from(self, held: Held) -> bytes:
-        """The envelope that brings a client's base up to date; empty if the base has not moved.
-
-        It is sent even to an up-to-date client, which may have lost its base without knowing if it can derive the
-        adapter again.
-        """
-        base = self.state.base
-        if not base.moved.digest:
-            return b""
-        if held.adapter and held.base == base.previous:
-            return base.broadcast
-        known = bool(held.adapter) and held.base == base.moved.digest
-        if known not in self._bases:
-            from plait.rounds.base_changes import packed
-
-            values, text = packed(base.moved.delta, self.ranks.master.geometry)
-            header = replace(
-                _header(self.state, values.layout.digest, self.base_fingerprint),
-                relative_to=base.moved.digest if known else b"",
-                result_digest=base.moved.digest,
-                spec_json=text,
-            )
-            sent = AdapterState.zeros(values.layout) if known else values
-            self._bases[known] = seal(header, encode_delta(sent, Fp32())).data
-        return self._bases[known]
 
 
 def at_least(bits: float, codec: Codec) -> Codec:

@@ -2,7 +2,7 @@
 
 One folder per round: ``state.json`` (scalars, and the SHA-256 of itself and of every other file),
 ``adapters.safetensors`` (master, the master last accepted, shadows and their drifts, flat), the newest broadcast of
-each track and of the base, the moved base, and the state of rule and server optimizer. Older checkpoints are dropped
+each track, and the state of rule and server optimizer. Older checkpoints are dropped
 once a newer one is complete.
 """
 
@@ -18,22 +18,20 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from plait.adapters import Json
-from plait.adapters.safetensors_file import encode_arrays, encode_safetensors
+from plait.adapters.safetensors_file import encode_safetensors
 from plait.files import directory_written_aside, write_atomically
 from plait.rounds.run_state import RunState
-from plait.rounds.tracks import Ranks
 
 KEPT = 2
-BASE_FILE = "base.safetensors"
 
 
-def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
+def save_checkpoint(directory: Path, state: RunState) -> None:
     """Write `state` to ``directory/round-NNNNNN`` and drop all but the newest `KEPT` checkpoints.
 
     Raises:
         MachineError: the disk is full or read-only; earlier checkpoints are intact.
     """
-    files = _files(state, ranks)
+    files = _files(state)
     with directory_written_aside(directory / f"round-{state.round:06d}") as folder:
         for name, data in files.items():
             write_atomically(folder / name, data)
@@ -41,8 +39,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
             "run_id": state.run_id.hex(),
             "round": state.round,
             "previous": [track.previous.hex() for track in state.tracks],
-            "base_previous": state.base.previous.hex(),
-            "held": {client: [held.adapter.hex(), held.base.hex()] for client, held in sorted(state.held.items())},
+            "held": {client: held.hex() for client, held in sorted(state.held.items())},
             "norms": [dict(medians) for medians in state.norms],
             **({} if state.clip_norm is None else {"clip_norm": state.clip_norm}),
             **({} if state.update_length is None else {"update_length": state.update_length}),
@@ -58,7 +55,7 @@ def save_checkpoint(directory: Path, state: RunState, ranks: Ranks) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
+def _files(state: RunState) -> dict[str, bytes]:
     adapters = {"adapter": state.adapter.flat}
     if state.accepted is not None:
         adapters["accepted"] = state.accepted.flat
@@ -71,12 +68,6 @@ def _files(state: RunState, ranks: Ranks) -> dict[str, bytes]:
     for version, shadows in sorted(state.versions.items()):
         adapters |= {f"version-{version}-{number}": shadow.flat for number, shadow in enumerate(shadows)}
     files["adapters.safetensors"] = encode_safetensors(adapters)
-    if state.base.moved.digest:
-        from plait.rounds.base_changes import kept_base
-
-        base = kept_base(state.base.moved, ranks.master.geometry)
-        files[BASE_FILE] = encode_arrays(base.arrays, base.tags)
-        files["base-broadcast.bin"] = state.base.broadcast
     for name, memory in (("rule", state.rule_memory), ("optimizer", state.optimizer_memory)):
         if memory:
             arrays = {key: np.ascontiguousarray(memory[key]) for key in sorted(memory)}

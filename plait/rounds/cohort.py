@@ -21,11 +21,11 @@ from plait.rounds.collector import ServerSide
 from plait.rounds.dispatch import Answer, doubt
 from plait.rounds.evaluating import evaluate
 from plait.rounds.reason import Reason
-from plait.rounds.run_state import Held, RunState, choose_cohort, note_held
+from plait.rounds.run_state import RunState, choose_cohort, note_held
 from plait.rounds.spool import Stored
 from plait.wire.messages import UpdateReply
 
-_Settle: TypeAlias = Callable[[], "tuple[Held, Stored | None]"]
+_Settle: TypeAlias = Callable[[], "tuple[bytes, Stored | None]"]
 """Says what the client holds now, and what is stored of its update."""
 
 
@@ -113,7 +113,7 @@ class CohortCollector:
         steps = steps_of and {client: steps_of(client) for client in chosen}
         log.tell(events.RoundStarted(round=number, cohort=chosen, steps=steps))
         replacements = (name for name in reserve if name in here and name not in stored)
-        held: dict[str, Held] = {}
+        held: dict[str, bytes] = {}
         opening = partial(self._opening, state, number)
         with (
             server.tasks.dispatch(state, roster, Purpose.TRAIN, number) as dispatch,

@@ -89,7 +89,7 @@ class ServerSide:
 
     def keep(self, state: RunState) -> RunState:
         """The state after a round, once it is on disk, and published."""
-        save_checkpoint(self.directory.checkpoints, state, self.spool.ranks)
+        save_checkpoint(self.directory.checkpoints, state)
         self.conclude(state)
         return state
 

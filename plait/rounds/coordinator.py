@@ -26,7 +26,7 @@ from plait.rounds.recorded import Recorded
 from plait.rounds.roster import Roster
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_plan import RunPlan
-from plait.rounds.run_state import Held, RunState, note_held
+from plait.rounds.run_state import RunState, note_held
 from plait.rounds.stop import StopRequest
 from plait.rounds.task_settings import TaskSettings
 from plait.rounds.tasks import Tasks
@@ -170,7 +170,7 @@ class Coordinator:
         if state.round == 0:
             # Every described client derived the initial adapter from the spec's seed: if the run starts from it,
             # nothing need be sent.
-            held = [Held(adapter.initial.digest()) for adapter in self.ranks.adapters]
+            held = [adapter.initial.digest() for adapter in self.ranks.adapters]
             return replace(state, held={client: held[track] for client, track in roster.tracks.items()})
         is_evaluated = any(each.round == state.round for each in recorded.held_out)
         if self.channel.open_ended or (self.channel.clock.is_virtual and is_evaluated):

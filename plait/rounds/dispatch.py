@@ -20,7 +20,6 @@ from plait.rounds.ledger import Ledger
 from plait.rounds.patience import Patience
 from plait.rounds.reason import Reason
 from plait.rounds.roster import Roster
-from plait.rounds.run_state import Held
 from plait.rounds.validate import max_update_bytes
 from plait.wire.messages import Refusal, RefusalReason, Reply, Task, decode_reply, encode_task
 
@@ -91,7 +90,7 @@ class Dispatch:
         aim: what clients are asked from now on; those asked before stay with theirs.
         held: what each client holds, by client name, as far as that is known.
         ledger: records every task, and every answer that asks for more of the adapter.
-        task: makes a client's task for a round, from a broadcast and the base's movement.
+        task: makes a client's task for a round, from a broadcast.
         patience: how long to wait for clients that come and go.
         attempt: of the masked sum that the tasks belong to; empty for none.
     """
@@ -99,10 +98,10 @@ class Dispatch:
     channel: Channel
     roster: Roster
     aim: Aim
-    held: Mapping[str, Held]
+    held: Mapping[str, bytes]
     ledger: Ledger
     purpose: Purpose
-    task: Callable[[str, int, bytes, bytes], Task]
+    task: Callable[[str, int, bytes], Task]
     patience: Patience
     attempt: bytes = b""
 
@@ -146,7 +145,7 @@ class Dispatch:
         self._sent_spec.discard(client)
         self._sent_whole.discard(client)
         self._asking.anew(client, expected_s=expected_s, asked_at=asked_at)
-        self._send(client, self.held.get(client, Held()))
+        self._send(client, self.held.get(client, b""))
 
     def withdraw(self, client: str, reason: str) -> None:
         """Stop waiting for a client's answer; `reason` is one word for its log."""
@@ -176,7 +175,7 @@ class Dispatch:
                     uplink_bytes=answer.uplink_bytes,
                 )
             )
-            self._send(client, Held(), whole=client in self._sent_spec)
+            self._send(client, b"", whole=client in self._sent_spec)
         return None
 
     def give_up(self) -> Answer | None:
@@ -191,17 +190,16 @@ class Dispatch:
             return replace(answer, given_up=heard.given_up, waited_s=heard.waited_s)
         return replace(answer, took_s=self._asking.settled(heard.client))
 
-    def _send(self, client: str, held: Held, *, whole: bool = False) -> None:
+    def _send(self, client: str, held: bytes, *, whole: bool = False) -> None:
         asked = self._asked[client]
         aim, track = asked.aim, asked.track
-        whole = whole or not (held.adapter or aim.broadcasts.is_derivable(track))
+        whole = whole or not (held or aim.broadcasts.is_derivable(track))
         if whole:
             self._sent_whole.add(client)
-        elif not held.adapter:
+        elif not held:
             self._sent_spec.add(client)
-        broadcast = aim.broadcasts.whole(track) if whole else aim.broadcasts.leading_from(held.adapter, track)
-        base = aim.broadcasts.base_leading_from(held)
-        parts = encode_task(self.task(client, aim.number, broadcast, base), whole=not held.adapter)
+        broadcast = aim.broadcasts.whole(track) if whole else aim.broadcasts.leading_from(held, track)
+        parts = encode_task(self.task(client, aim.number, broadcast), whole=not held)
         cost = aim.broadcasts.cost(broadcast, track)
         self.ledger.note(
             events.Broadcast(
@@ -213,7 +211,6 @@ class Dispatch:
                 envelope_bytes=cost.envelope_bytes,
                 codec=cost.codec,
                 bits_per_parameter=cost.bits_per_parameter,
-                base_bytes=len(base) or None,
             )
         )
         self._asking.send(client, asked.node, parts, group=group_of(aim.number, self.attempt))

@@ -18,7 +18,7 @@ from plait.rounds.dispatch import Answer, Dispatch, doubt
 from plait.rounds.evaluation import ClientLoss, client_losses, mean_loss
 from plait.rounds.patience import Patience
 from plait.rounds.roster import Roster
-from plait.rounds.run_state import Held, RunState, note_held
+from plait.rounds.run_state import RunState, note_held
 from plait.rounds.validate import UpdateRefused, check_evaluation
 from plait.wire.messages import Evaluation
 
@@ -112,7 +112,7 @@ def evaluate(server: ServerSide, state: RunState) -> tuple[RunState, events.Eval
     """
     if server.waits:
         server.gather()
-    deadline, held = server.tasks.deadline(), dict[str, Held]()
+    deadline, held = server.tasks.deadline(), dict[str, bytes]()
     with asked_to_evaluate(server, state) as evaluating:
         while answer := evaluating.dispatch.next_answer(deadline):
             if evaluating.take(answer):

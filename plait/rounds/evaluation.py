@@ -34,8 +34,8 @@ class SequenceLosses:
         losses: of each sequence, cross-entropy in nats summed over its tokens (over the one label of an example).
         counts: number of tokens (labels) in each sum.
         digest: of the sequences, so that two evaluations are compared only if they are of the same ones.
-        leads: of preferences, the reward of each pair's chosen reply less that of the rejected one; of a single reply
-            its reward, with the sign of the verdict. Otherwise empty.
+        leads: of preferences, the reward of each pair's chosen reply less that of the rejected one.
+            Otherwise empty.
     """
 
     losses: tuple[float, ...]

@@ -389,7 +389,6 @@ class Broadcast(Event):
         envelope_bytes: of the envelope around them.
         codec: of the values.
         bits_per_parameter: payload over parameters.
-        base_bytes: of the movement of the client's base; None if there is none.
     """
 
     event = "broadcast"
@@ -401,7 +400,6 @@ class Broadcast(Event):
     envelope_bytes: Count | None = None
     codec: str | None = None
     bits_per_parameter: Number | None = None
-    base_bytes: Count | None = None
 
 
 class ReplyReceived(Event):
@@ -560,7 +558,6 @@ class RoundFinished(Event):
         weight_capped: clients whose weight was reduced.
         figures: the rule's own.
         diagnostics: None where the adapter has neither pairs of factors nor bottlenecks.
-        base_distortion: relative error of the base's movement; None if it does not move.
         adapter: digest of the adapter that clients hold from here on, in hexadecimal.
         broadcast_distortion: relative error of the broadcast's encoding.
         broadcast_codec_s: seconds that it took.
@@ -578,7 +575,6 @@ class RoundFinished(Event):
     weight_capped: tuple[str, ...] | None = None
     figures: Mapping[str, Number] | None = None
     diagnostics: Diagnostics | None = None
-    base_distortion: Number | None = None
     adapter: str = ""
     broadcast_distortion: Number | None = None
     broadcast_codec_s: Number | None = None
@@ -651,8 +647,8 @@ class StepTakenBack(Event):
         worse: the rise of the mean held-out loss above the best evaluation, in nats.
         accepted: the last round whose evaluation was not worse.
         scale: of the steps that follow, at most 1.
-        taken_back: ``half`` or ``all`` of the way since `accepted`; ``nothing`` if this run's rule cannot.
-        adapter: digest of the adapter that clients hold from here on, in hexadecimal; empty if nothing was taken back.
+        taken_back: ``half`` or ``all`` of the way since `accepted`.
+        adapter: digest of the adapter that clients hold from here on, in hexadecimal.
         broadcast_distortion: relative error of the broadcast's encoding.
         ends: whether the run ends here, and `adapter` is the evaluated one of `accepted`, which is published.
     """
@@ -674,13 +670,9 @@ class StepTakenBack(Event):
         since = f"the step since round {self.accepted}"
         if self.ends:
             return f"{rose}: the adapter of round {self.accepted} is published instead."
-        match self.taken_back:
-            case "half":
-                return f"{rose}: half of {since} was taken back, and later steps count {self.scale:g} times."
-            case "all":
-                return f"{rose}: {since} was taken back."
-            case _:
-                return f"{rose}: {since} stays, because this rule moves the base."
+        if self.taken_back == "half":
+            return f"{rose}: half of {since} was taken back, and later steps count {self.scale:g} times."
+        return f"{rose}: {since} was taken back."
 
 
 class EndedEarly(Event):

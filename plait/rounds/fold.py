@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from plait.adapters import AdapterState, norm
+from plait.adapters import AdapterState
 from plait.adapters.bottleneck import is_bottleneck
 from plait.aggregation import Contribution, Observer, Outcome, RoundContext, Rule
 from plait.aggregation.line_search import slope_of
@@ -94,7 +94,6 @@ class PlainFold:
         accumulator = spool.rule.begin(context)
         observer = self._observer(context, len(check.accepted))
         folded: list[str] = []
-        squares = weights = 0.0
         slopes: list[tuple[float, float]] = []
         for contribution in spool.contributions(state, context.round, check, weight_of, stored, factors):
             try:
@@ -103,14 +102,12 @@ class PlainFold:
                 spool.refused(context.round, contribution.client, Reason.RULE, str(error))
                 continue
             folded.append(contribution.client)
-            squares += contribution.weight * norm(contribution.delta) ** 2
-            weights += contribution.weight
             slopes.append((contribution.slope, contribution.weight))
             if observer:
                 observer.add(contribution)
         if not folded:
             raise PeerError(f"none of the updates of round {context.round} counts for rule '{spool.rule.name}'")
-        outcome = replace(accumulator.finish(), client_square=squares / weights, slope=slope_of(slopes))
+        outcome = replace(accumulator.finish(), slope=slope_of(slopes))
         seen = events.Diagnostics(**asdict(observer.finish(outcome))) if observer else None
         told = {
             "clipped": self._clipped(folded, stored, check),

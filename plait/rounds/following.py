@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from plait.adapters import Json
 from plait.rounds import events
 from plait.rounds.aggregator import Aggregator, TakesBack
 from plait.rounds.ledger import Ledger
@@ -72,8 +71,7 @@ class Following:
         if not watch.take_back:
             return state
         if not standing.worse:
-            keeps = self.aggregator.takes_back is not TakesBack.NOTHING
-            return state.accept() if keeps else state
+            return state.accept()
         return self._take_back(state)
 
     def _publish_accepted(self, state: RunState) -> None:
@@ -96,9 +94,7 @@ class Following:
         self.publish(replace(state, round=standing.accepted, tracks=tracks))
 
     def _take_back(self, state: RunState) -> RunState:
-        fields: dict[str, Json] = {"taken_back": TakesBack.NOTHING.value}
-        if state.accepted is not None:
-            state, fields = self.aggregator.take_back(state)
+        state, fields = self.aggregator.take_back(state)
         if state.round not in self._taken_back:
             standing = self.standing
             self.ledger.append(
@@ -112,6 +108,6 @@ class Following:
                     }
                 )
             )
-        if "adapter" in fields and not self.plan.watch.keep_best:
+        if not self.plan.watch.keep_best:
             self.publish(state)
         return state

@@ -1,4 +1,4 @@
-"""The settings, adapter and moved base that a client holds, brought up to date with a task.
+"""The settings and adapter that a client holds, brought up to date with a task.
 
 The server can send all of it again: a client that lost it asks for the full version. Knows no data and no training.
 """
@@ -11,14 +11,11 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, SpecRequest, parse_spec
-from plait.aggregation import geometry_of
 from plait.errors import BaseMismatchError, ConfigError, PeerError
 from plait.rounds.broadcasts import take_step
-from plait.rounds.client_state import ClientState, recall_state
 from plait.rounds.local_model import LocalModel
 from plait.rounds.memory import Memory
-from plait.rounds.moved_base import UNMOVED, MovedBase
-from plait.wire.envelope import Direction, Header, Opened, Received, read_envelope, unpack
+from plait.wire.envelope import Direction, Header, Opened, Received, unpack
 from plait.wire.settings import Settings, digest_of
 
 
@@ -41,7 +38,7 @@ class Holdings:
 
     def carries(self, request: SpecRequest) -> bool:
         """Whether the client can carry this adapter."""
-        return not self.max_rank or request.largest_rank <= self.max_rank
+        return not self.max_rank or request.rank <= self.max_rank
 
     def keep_spec(self, text: str) -> None:
         """Store a spec; the current adapter stays, because a restarted server asks again and continues from it."""
@@ -75,8 +72,7 @@ class Holdings:
         spec_json = header.spec_json or self._recall("spec").decode()
         if not self.carries(request := parse_spec(spec_json)):
             raise ConfigError(
-                f"rank of the adapter is {request.largest_rank}, expected at most {self.max_rank}, "
-                "this client's max-rank"
+                f"rank of the adapter is {request.rank}, expected at most {self.max_rank}, this client's max-rank"
             )
         spec, initial = self.model.prepare(spec_json)
         if spec.digest != header.spec_digest:
@@ -90,34 +86,6 @@ class Holdings:
         self.keep_spec(spec_json)
         self.memory.save("adapter", state.flat.tobytes())
         return spec, state
-
-    def moved_base(self, data: bytes, header: Header, spec: AdapterSpec) -> MovedBase:
-        """The base that the server means: the one held, changed by a step or replaced.
-
-        Raises:
-            NeedFullError: the step is relative to a base that is not held.
-            PeerError: the change is not valid.
-        """
-        if not data:
-            return UNMOVED
-        from plait.rounds.base_changes import base_of, kept_base, layout_from_text, whole_base
-
-        geometry = geometry_of(spec)
-        held = base_of(recall_state(self.memory, "base", header.run_id).after, geometry)
-        received = read_envelope(data, max_bytes=len(data))
-        said = received.header
-        if said.direction != Direction.BROADCAST or said.run_id != header.run_id:
-            raise PeerError("change of the base is not a broadcast of this run")
-        if said.result_digest == held.digest:
-            return held
-        if said.relative_to and said.relative_to != held.digest:
-            raise NeedFullError(f"base {said.relative_to.hex()[:16]} is not held here")
-        change = unpack(received, layout=layout_from_text(said.spec_json, geometry)).delta
-        moved = held.after(change, geometry) if said.relative_to else whole_base(change, geometry, said.result_digest)
-        if moved.digest != said.result_digest:
-            raise NeedFullError("the base after its change is not the one that the server means")
-        self.memory.save("base", ClientState(header.run_id, after=kept_base(moved, geometry)).to_bytes())
-        return moved
 
     @staticmethod
     def _step(header: Header, opened: Opened, candidates: Iterable[AdapterState | None]) -> AdapterState:

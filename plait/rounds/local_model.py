@@ -16,7 +16,6 @@ from plait.adapters import AdapterSpec, AdapterState, Float32, Task
 from plait.rounds.client_state import Kept
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.moments import Moments
-from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.wire.envelope import Header
 from plait.wire.settings import Settings
 
@@ -169,7 +168,6 @@ class TrainJob:
     received: AdapterState
     start: AdapterState
     carried: Carried = NOTHING
-    base: MovedBase = UNMOVED
     header: Header | None = None
     examples: int = 0
     kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
@@ -221,17 +219,11 @@ class LocalModel(Protocol):
         """Train on the client's training part.
 
         Raises:
-            ConfigError: the base cannot be moved, or no part of the adapter trains.
+            ConfigError: no part of the adapter trains.
             Abandoned: the result is no longer needed.
         """
         ...
 
-    def evaluate(
-        self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = ...
-    ) -> SequenceLosses:
-        """Held-out losses of `state`, on the moved base.
-
-        Raises:
-            ConfigError: the base cannot be moved.
-        """
+    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
+        """Held-out losses of `state`."""
         ...

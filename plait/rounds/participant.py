@@ -37,7 +37,6 @@ from plait.rounds.holdings import Holdings, NeedFullError
 from plait.rounds.hook import Hook, after_training, before_training
 from plait.rounds.local_model import DataSize, LocalModel, Trained, TrainJob
 from plait.rounds.memory import Memory
-from plait.rounds.moved_base import MovedBase
 from plait.rounds.own_adapter import OwnShare, own_adapter, share_measured
 from plait.rounds.own_side import OwnSide, with_own
 from plait.rounds.saying import InTheOpen
@@ -172,17 +171,16 @@ class Participant:
             self.terms.check_header(header, task)
         spec, state = self._holdings.catch_up(broadcast)
         self._holdings.keep_settings(task.settings)
-        base = self._holdings.moved_base(task.base, header, spec)
         if self._policy:
             from plait.rounds.asked import Asked
 
-            Asked.recall(self.memory).note(self.memory, header, base.digest, task, self._policy.max_repeats)
+            Asked.recall(self.memory).note(self.memory, header, task, self._policy.max_repeats)
         if isinstance(task, TrainTask):
-            return self._job(header, spec, state, base, task.settings)
+            return self._job(header, spec, state, task.settings)
         if self._is_noised:
             raise PolicyError("losses are asked for, expected none: clients of this run say nothing without noise")
         settings = task.settings
-        said = self._way.saying.losses(header, settings, lambda: self._evaluate(header, spec, state, base, settings))
+        said = self._way.saying.losses(header, settings, lambda: self._evaluate(header, spec, state, settings))
         return encode_reply(said)
 
     def _describe(self, task: DescribeTask) -> ClientCard:
@@ -216,9 +214,7 @@ class Participant:
             left_out_examples=size.left_out_examples,
         )
 
-    def _job(
-        self, header: Header, spec: AdapterSpec, received: AdapterState, base: MovedBase, settings: Settings
-    ) -> TrainJob:
+    def _job(self, header: Header, spec: AdapterSpec, received: AdapterState, settings: Settings) -> TrainJob:
         saying, settings = self._way.saying, self._way.saying.settings(settings)
         size = self.model.data_size(spec, settings)
         self._check_coverage(spec, settings)
@@ -228,7 +224,6 @@ class Participant:
             settings,
             received,
             start=received,
-            base=base,
             header=header,
             examples=size.train_examples,
             client=self.name,
@@ -257,20 +252,18 @@ class Participant:
             covered = self.model.coverage(spec, settings)
             self._policy.check_coverage(examples=covered.examples, tokens=covered.tokens)
 
-    def _evaluate(
-        self, header: Header, spec: AdapterSpec, state: AdapterState, base: MovedBase, settings: Settings
-    ) -> Evaluation:
+    def _evaluate(self, header: Header, spec: AdapterSpec, state: AdapterState, settings: Settings) -> Evaluation:
         kept = recall_state(self.memory, "own", header.run_id).after
         if settings.personal:
             state = with_own(state, kept, geometry_of(spec), Side(settings.personal))
-        measured = self.model.evaluate(spec, state, settings, base)
+        measured = self.model.evaluate(spec, state, settings)
         if header.round == 0:
             self._keep_first(header.run_id, measured)
         before = self._first(header.run_id) if header.round else None
         result, own = measured.since(before), None
         mine = own_adapter(state, kept, share_measured(settings))
         if mine is not state:
-            own = self.model.evaluate(spec, mine, settings, base).since(before)
+            own = self.model.evaluate(spec, mine, settings).since(before)
         return evaluation_of(self.name, header.round, result, own)
 
     def _keep_first(self, run_id: bytes, measured: SequenceLosses) -> None:

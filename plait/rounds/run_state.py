@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from plait.adapters import AdapterState, Json, add
 from plait.aggregation import Memory, OptimizerState
 from plait.rounds.events import Event, RoundFinished
-from plait.rounds.moved_base import MovedBase
 from plait.rounds.norm_bound import Norms
 from plait.rounds.tracks import Ranks
 
@@ -39,41 +38,13 @@ class Track:
 
 
 @dataclass(frozen=True)
-class BaseTrack:
-    """The base's movement, and the step that led there.
-
-    Attributes:
-        moved: as held by every up-to-date client.
-        previous: digest of the moved base before the newest step; empty for none.
-        broadcast: the sealed envelope of the newest step; empty if the base has not moved.
-    """
-
-    moved: MovedBase = field(default_factory=MovedBase)
-    previous: bytes = b""
-    broadcast: bytes = b""
-
-
-@dataclass(frozen=True)
-class Held:
-    """The server's knowledge of what a client holds.
-
-    Attributes:
-        adapter: digest of its adapter; empty for none.
-        base: digest of its moved base; empty for one that has not moved.
-    """
-
-    adapter: bytes = b""
-    base: bytes = b""
-
-
-@dataclass(frozen=True)
 class RunState:
     """Everything that the next round depends on.
 
     Attributes:
         run_id: 16 random bytes that identify the run in every envelope.
         tracks: one for each rank of the clients, that of the master's rank first.
-        held: what each client holds, by client name.
+        held: digest of the adapter that each client holds, by client name; empty for none.
         norms: medians of the update norms of recent rounds (see norm_bound.py).
         clip_norm: of the next round, for a run with differential privacy; None before its first, and without.
         update_length: that the next round's mean may have, for a run with secure aggregation; likewise.
@@ -90,8 +61,7 @@ class RunState:
     round: int
     adapter: AdapterState
     tracks: tuple[Track, ...]
-    base: BaseTrack = field(default_factory=BaseTrack)
-    held: Mapping[str, Held] = field(default_factory=dict[str, Held])
+    held: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
     rule_memory: Memory = field(default_factory=dict[str, NDArray[np.generic]])
     optimizer_memory: OptimizerState = field(default_factory=dict[str, NDArray[np.generic]])
     norms: tuple[Norms, ...] = ()
@@ -124,9 +94,9 @@ class RunState:
         tracks = tuple(Track(shadow) for shadow in self.versions[version])
         return replace(self, round=version, tracks=tracks, versions={})
 
-    def held_on(self, track: int) -> Held:
-        """The adapter of an up-to-date client of this track."""
-        return Held(self.tracks[track].shadow.digest(), self.base.moved.digest)
+    def held_on(self, track: int) -> bytes:
+        """Digest of the adapter of an up-to-date client of this track."""
+        return self.tracks[track].shadow.digest()
 
 
 def initial_state(run_id: bytes, ranks: Ranks) -> RunState:
@@ -140,7 +110,7 @@ def advance(state: RunState, step: AdapterState) -> RunState:
     return replace(state, round=state.round + 1, adapter=add(state.adapter, step))
 
 
-def note_held(state: RunState, held: Mapping[str, Held]) -> RunState:
+def note_held(state: RunState, held: Mapping[str, bytes]) -> RunState:
     """Record what some clients hold; all at once, since each call copies what is known of all."""
     return replace(state, held={**state.held, **held})
 

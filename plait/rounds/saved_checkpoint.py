@@ -14,14 +14,11 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
 from plait.adapters import AdapterState, Float32, Json
-from plait.adapters.safetensors_file import decode_arrays
 from plait.adapters.safetensors_reading import decode_safetensors
 from plait.errors import PeerError
-from plait.rounds.checkpoint import BASE_FILE, checkpoints_in, digest_of
-from plait.rounds.client_state import Kept
+from plait.rounds.checkpoint import checkpoints_in, digest_of
 from plait.rounds.events import RoundFinished, parse_event
-from plait.rounds.moved_base import UNMOVED, MovedBase
-from plait.rounds.run_state import BaseTrack, Held, RunState, Track
+from plait.rounds.run_state import RunState, Track
 from plait.rounds.tracks import Ranks
 
 
@@ -87,14 +84,6 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     return scalars, files
 
 
-def _moved(files: Mapping[str, bytes], ranks: Ranks) -> MovedBase:
-    if BASE_FILE not in files:
-        return UNMOVED
-    from plait.rounds.base_changes import base_of
-
-    return base_of(Kept(0, *decode_arrays(files[BASE_FILE])), ranks.master.geometry)
-
-
 def _load(folder: Path, ranks: Ranks) -> RunState:
     scalars, files = _read(folder)
     flats = decode_safetensors(files["adapters.safetensors"])
@@ -111,15 +100,7 @@ def _load(folder: Path, ranks: Ranks) -> RunState:
         round=int(scalars["round"]),
         adapter=AdapterState(ranks.master.spec.layout, flats["adapter"]),
         tracks=tracks,
-        base=BaseTrack(
-            _moved(files, ranks),
-            bytes.fromhex(scalars["base_previous"]),
-            files.get("base-broadcast.bin", b""),
-        ),
-        held={
-            client: Held(*(bytes.fromhex(digest) for digest in digests))
-            for client, digests in cast("dict[str, list[str]]", scalars["held"]).items()
-        },
+        held={client: bytes.fromhex(digest) for client, digest in cast("dict[str, str]", scalars["held"]).items()},
         rule_memory=_arrays(files.get("rule.safetensors")),
         optimizer_memory=_arrays(files.get("optimizer.safetensors")),
         norms=tuple(cast("list[dict[str, float]]", scalars["norms"])),

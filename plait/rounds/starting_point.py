@@ -1,23 +1,21 @@
-"""The start of a run that does not start from its seed alone: from an existing adapter, or over frozen ones.
+"""The start of a run that does not start from its seed alone, but from an existing adapter.
 
 Clients always derive the initial adapter of the spec's seed; the difference reaches them with the first broadcast, as
-the run's wire codes it (`plait.rounds.downlink`): what clients start from lies that far beside the master. A
-frozen adapter is a base that has moved before the first round, by the product of its factors.
+the run's wire codes it (`plait.rounds.downlink`): what clients start from lies that far beside the master.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from plait.adapters import AdapterState, Parent, parents_from
-from plait.aggregation import BaseDelta
-from plait.rounds.broadcasts import follow, move_base
+from plait.rounds.broadcasts import follow
 from plait.rounds.events import Event, start_of
 from plait.rounds.run_state import RunState, Track
 from plait.rounds.tracks import Ranks
 from plait.wire.codec import Codec
-from plait.wire.codecs import Fp32, Rate
+from plait.wire.codecs import Rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +25,11 @@ class StartingPoint:
     Attributes:
         parents: the adapters that it is derived from; none for a run that starts from its seed.
         adapter: the master's values; None for those of the seed.
-        beneath: the frozen part beneath the adapter; empty for nothing.
         lost: fraction of the parents' products that the adapter's rank could not hold, 0 to 1.
     """
 
     parents: tuple[Parent, ...] = ()
     adapter: AdapterState | None = None
-    beneath: BaseDelta = field(default_factory=lambda: BaseDelta({}))
     lost: float = 0.0
 
 
@@ -48,8 +44,6 @@ def starting_state(
         else:
             tracks = tuple(Track(ranks.resized(start.adapter, number)) for number in range(len(state.tracks)))
             state = replace(state, tracks=tracks)
-    if start.beneath.factors:
-        state, _ = move_base(state, start.beneath, ranks, base_fingerprint, codec=Fp32())
     return state
 
 

@@ -69,8 +69,8 @@ class Tasks:
         """When to stop waiting for answers to tasks that are sent now, on the channel's clock."""
         return None if self.deadline_s is None else self.channel.clock.now() + self.deadline_s
 
-    def _task(self, purpose: Purpose, client: str, number: int, broadcast: bytes, base: bytes) -> Task:
+    def _task(self, purpose: Purpose, client: str, number: int, broadcast: bytes) -> Task:
         if purpose is Purpose.EVALUATE:
-            return EvaluateTask(self.settings.to_evaluate(number), broadcast, base)
+            return EvaluateTask(self.settings.to_evaluate(number), broadcast)
         steps = self.steps.get((number, client), 0)
-        return TrainTask(self.settings.to_train(number, client, steps=steps), broadcast, base)
+        return TrainTask(self.settings.to_train(number, client, steps=steps), broadcast)

@@ -28,12 +28,10 @@ class Learning(Table):
     heading: ClassVar[str] = "What clients learn"
 
     objective: str = "sft"
-    """what clients learn: sft learns texts and chats; dpo, ipo, orpo and simpo preference pairs, kto also single
-    verdicts; MODULE:CLASS is your own; grpo:reward=MODULE:FUNCTION,group-size=8 learns from your own reward; with
-    options such as dpo:beta=0.2"""
+    """what clients learn: sft learns texts and chats; dpo preference pairs; MODULE:CLASS is your own;
+    grpo:reward=MODULE:FUNCTION,group-size=8 learns from your own reward; with options such as dpo:beta=0.2"""
     loss: str = "cross_entropy"
-    """with sft what clients minimise: cross_entropy, distillation (from the received adapter), orthogonality, or
-    MODULE:FUNCTION of your own"""
+    """with sft what clients minimise: cross_entropy, or MODULE:FUNCTION of your own"""
     trainer: str = ""
     """MODULE:FUNCTION that builds your own transformers Trainer as the local trainer"""
     own_share: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number_or("auto"))] | Literal["auto"] = "auto"

@@ -30,7 +30,7 @@ from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
 from plait.training.fused.native import native_library
-from plait.training.local_loss import LOSSES
+from plait.training.local_loss import CROSS_ENTROPY
 from plait.wire.decoded import DECODED
 
 # As a fraction of the adapters that a run starts from.
@@ -96,7 +96,7 @@ def _with_clients(settings: RunConfig, clients: int) -> RunConfig:
 
 
 def _mean_note(loss: str) -> str:
-    if loss in LOSSES:
+    if loss == CROSS_ENTROPY:
         return ""
     from plait.training.contract import mean_note
 

@@ -63,7 +63,6 @@ def add_references(
             settings=run.settled.plan.settings,
             steps=config.rounds * config.local_steps,
             seed=config.seed,
-            moved=state.base.moved,
             progress=step,
         )
         for kind in missing:

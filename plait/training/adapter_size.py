@@ -7,7 +7,6 @@ are counted anyway: the result is an upper bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import cast
 
@@ -15,7 +14,7 @@ from peft import PeftConfig, PeftType
 from torch import nn
 
 from plait.adapters.bottleneck import PEFT_TYPE
-from plait.adapters.module_names import ends_of, escaped
+from plait.adapters.module_names import ends_of
 from plait.errors import ConfigError
 
 SMALL = 1 << 24
@@ -46,9 +45,6 @@ def adapter_size(model: nn.Module, config: PeftConfig) -> int:
     if config.is_prompt_learning:
         return whole + _prompt_size(model, config)
     targets = _targets(model, config)
-    biases = getattr(config, "bias", "none") not in ("none", None)
-    if biases:
-        whole += sum(parameter.numel() for name, parameter in model.named_parameters() if name.endswith("bias"))
     if config.peft_type == PeftType.LN_TUNING:
         return whole + sum(map(_parameters, targets.values()))
     if config.peft_type == PeftType.VERA:
@@ -57,11 +53,11 @@ def adapter_size(model: nn.Module, config: PeftConfig) -> int:
         # Two projections are shared by all modules.
         shared = rank * (max(rows for rows, _ in shapes) + max(columns for _, columns in shapes)) if shapes else 0
         return whole + shared + sum(rank + rows + columns for rows, columns in shapes)
-    return whole + sum(_size_on(config, name, *_shape(module)) for name, module in targets.items())
+    return whole + sum(_size_on(config, *_shape(module)) for module in targets.values())
 
 
-def _size_on(config: PeftConfig, name: str, rows: int, columns: int) -> int:
-    rank = _rank_of(config, name)
+def _size_on(config: PeftConfig, rows: int, columns: int) -> int:
+    rank = cast("int", getattr(config, "r", None) or 0)
     factors = rank * (rows + columns)
     if config.peft_type == PeftType.PEANUT:
         depth = cast("int", getattr(config, "depth", 0))
@@ -71,12 +67,6 @@ def _size_on(config: PeftConfig, name: str, rows: int, columns: int) -> int:
         return (2 * rank + 1) * max(rows, columns) + rank
     # A magnitude or a scale beside the factors, and LoRA-XS's square matrix.
     return factors + rows + columns + (rank * rank if config.peft_type == PeftType.PSOFT else 0)
-
-
-def _rank_of(config: PeftConfig, name: str) -> int:
-    own = cast("Mapping[str, int]", getattr(config, "rank_pattern", None) or {})
-    found = [own[end] for end in (str(escaped(each)) for each in (f"^{name}", *ends_of(name))) if end in own]
-    return max(found, default=cast("int", getattr(config, "r", None) or 0))
 
 
 def _targets(model: nn.Module, config: PeftConfig) -> dict[str, nn.Module]:

@@ -42,12 +42,12 @@ from plait.adapters.methods import (
     Subject,
     method_named,
 )
-from plait.adapters.module_names import is_in, is_saved, matches, unescaped
+from plait.adapters.module_names import is_in, is_saved, matches
 from plait.aggregation import Resizing, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.machine import give_back_memory
 from plait.training.adapter_size import check_size
-from plait.training.peft_configs import PATTERN_KEYS, peft_config_for, peft_config_of
+from plait.training.peft_configs import peft_config_for, peft_config_of
 
 AUTO_CLASSES = {
     Task.CAUSAL_LM: AutoModelForCausalLM,
@@ -163,7 +163,6 @@ def design(
             "nearest: method 'prompt'"
         )
     made = _build(config, SpecRequest(request.method, {}, task, labels, seed, init_rank), peft_config, weights)
-    _check_effect(request, made.spec)
     try:
         parse_spec(made.spec.text)
     except PeerError as error:
@@ -307,18 +306,12 @@ def _modules_of(model: nn.Module, heads: frozenset[str]) -> BaseModules:
 def _check_targets(request: AdapterRequest, modules: BaseModules) -> None:
     """PEFT ignores a name that matches nothing as long as another one matches."""
     known = (*modules.linear, *(modules.norms if method_named(request.method).trains_base else ()))
-    for key, names in (("target-modules", request.target_names), ("rank-pattern", list(request.rank_pattern))):
-        for name in names:
-            if name.rsplit(".", 1)[-1] not in known and name not in ("embed_tokens", "wte"):
-                raise ConfigError(
-                    f"{key} has '{name}', which matches no module of this base, expected some of {', '.join(known)}"
-                    f"{did_you_mean(name, known)}"
-                )
-
-
-def _check_effect(request: AdapterRequest, spec: AdapterSpec) -> None:
-    if request.bias != "none" and not any(name.endswith(".bias") for name in spec.layout.by_name):
-        raise ConfigError(f"bias is '{request.bias}', but no adapted layer of this base has a bias, expected 'none'")
+    for name in request.target_names:
+        if name.rsplit(".", 1)[-1] not in known and name not in ("embed_tokens", "wte"):
+            raise ConfigError(
+                f"target-modules has '{name}', which matches no module of this base, expected some of "
+                f"{', '.join(known)}{did_you_mean(name, known)}"
+            )
 
 
 def _build(config: PretrainedConfig, request: SpecRequest, peft_config: PeftConfig, weights: Path | None) -> Blueprint:
@@ -394,8 +387,7 @@ def starts_from_weights(config: PeftConfig) -> bool:
     """Whether an adapter starts with values of the base."""
     if config.peft_type == PeftType.PROMPT_TUNING:
         return getattr(config, "prompt_tuning_init", None) == PromptTuningInit.SAMPLE_VOCAB
-    biases = getattr(config, "bias", "none") not in ("none", None)
-    return config.peft_type == PeftType.LN_TUNING or bool(getattr(config, "use_dora", False)) or biases
+    return config.peft_type == PeftType.LN_TUNING or bool(getattr(config, "use_dora", False))
 
 
 def _from_weights(
@@ -453,9 +445,6 @@ def _settings_of(config: PeftConfig) -> dict[str, Json]:
         # PEFT keeps these as sets, or adds its own names again: a list in name order means the same.
         if isinstance(value := stated.get(key), list):
             stated[key] = cast("list[Json]", sorted(set(cast("list[str]", value))))
-    for key in PATTERN_KEYS:
-        if key in stated:
-            stated[key] = unescaped(stated[key])
     return {key: value for key, value in stated.items() if key in _ALWAYS_STATED or value != defaults.get(key)}
 
 

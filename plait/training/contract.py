@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from plait.own_code import BrokenError, Check
-from plait.training.local_loss import LOSSES, LocalAdapter, LocalLoss, loss_named
+from plait.training.local_loss import LocalAdapter, LocalLoss, loss_named
 
 _LABELS, _WORDS = 12, 20
 
@@ -40,7 +40,7 @@ def _sum(loss: LocalLoss) -> None:
 
 def mean_note(text: str) -> str:
     """What to tell a user whose own loss, named by its setting, is a mean; empty for any other."""
-    loss = None if text.partition(":")[0] in LOSSES else loss_named(text)
+    loss = loss_named(text)
     try:
         if loss is not None:
             _sum(loss)

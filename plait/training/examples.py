@@ -41,7 +41,7 @@ class Example:
         labels: (length,) the same ids where the loss counts and `IGNORED` elsewhere; (1,) the class for classification.
         is_cut: whether it, or one of its sides, went on beyond the sequence length.
         ends: of a preference, where its sides end: the chosen reply with its prompt, the rejected one with its prompt,
-            and the prompt with an unrelated reply (KTO). A side that is missing has no tokens. Otherwise empty.
+            which is missing where its end is that of the chosen. Otherwise empty.
     """
 
     tokens: Tokens
@@ -51,20 +51,20 @@ class Example:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 (32 bytes) of tokens, labels and ends; equal for equal examples."""
-        lengths = " ".join(map(str, (len(self.tokens), len(self.labels), *self.ends, ""))).encode()
+        """SHA-256 (32 bytes) of tokens, labels and ends, the last of them twice; equal for equal examples."""
+        lengths = " ".join(map(str, (len(self.tokens), len(self.labels), *self.ends, *self.ends[-1:], ""))).encode()
         return hashlib.sha256(lengths + self.tokens.tobytes() + self.labels.tobytes()).digest()
 
     @property
     def sides(self) -> tuple[Example | None, ...]:
-        """Chosen, rejected and unrelated sequence of a preference; None for one that is missing."""
+        """Chosen and rejected sequence of a preference; None for one that is missing."""
         parts = zip((0, *self.ends), self.ends, strict=False)
         return tuple(Example(self.tokens[a:b], self.labels[a:b]) if a < b else None for a, b in parts)
 
     @classmethod
-    def of_sides(cls, chosen: Example | None, rejected: Example | None, unrelated: Example | None = None) -> Example:
-        """A preference; at least one side is there."""
-        sides = (chosen, rejected, unrelated)
+    def of_sides(cls, chosen: Example, rejected: Example | None) -> Example:
+        """A preference; or a reply alone."""
+        sides = (chosen, rejected)
         there = [side for side in sides if side is not None]
         ends = accumulate(0 if side is None else len(side.tokens) for side in sides)
         tokens, labels = (np.concatenate([getattr(side, name) for side in there]) for name in ("tokens", "labels"))

@@ -5,13 +5,12 @@
         return -((1 - likely.exp()) ** gamma * likely).sum()
 
 It returns the sum over the labels; plait divides by the number of labels of the whole step, as for the cross-entropy.
-plait's own are `distillation` and `orthogonality`, one file each. Losses that are reported stay those of the examples.
-Importing this module imports no torch, so that a name can be checked early.
+Losses that are reported stay those of the examples. Importing this module imports no torch, so that a name can be
+checked early.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
@@ -25,12 +24,6 @@ if TYPE_CHECKING:
 
 CROSS_ENTROPY = "cross_entropy"
 """The default, which no function computes."""
-LOSSES: Mapping[str, str] = {
-    CROSS_ENTROPY: "",
-    "distillation": "plait.training.distillation",
-    "orthogonality": "plait.training.orthogonality",
-}
-"""plait's own, each with the module that has a function of its name."""
 _TAKES = ("logits", "labels", "adapter")
 
 
@@ -75,22 +68,9 @@ def loss_named(text: str) -> LocalLoss | None:
         if options:
             raise ConfigError(f"{what} is given options, it has none")
         return None
-    if name in LOSSES:
-        found: object = getattr(importlib.import_module(LOSSES[name]), name)
-    else:
-        found = find(Kind.LOSS, name, known=LOSSES)
+    found = find(Kind.LOSS, name, known=(CROSS_ENTROPY,))
     if not callable(found):
         raise ConfigError(f"{what} is a {type(found).__name__}, expected a function of ({', '.join(_TAKES)})")
     from plait.own_function import chosen_function
 
     return cast("LocalLoss", with_options(chosen_function(found, _TAKES, what=what), options, what=what))
-
-
-def check_loss_name(text: str) -> None:
-    """Refuse an unknown loss. Of plait's own the options stay unchecked, so that torch is not imported.
-
-    Raises:
-        ConfigError: there is none; of a user's own, as `loss_named`.
-    """
-    if parse_choice(text)[0] not in LOSSES:
-        loss_named(text)

@@ -26,7 +26,6 @@ from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_channel import train_each
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moments import Moments
-from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs, visited
 from plait.training.local_loss import CROSS_ENTROPY
@@ -131,12 +130,9 @@ class PeftLocalModel:
         different = {example.digest: len(example.tokens) for example in met}
         return Coverage(len(different), sum(different.values()))
 
-    def evaluate(
-        self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
-    ) -> SequenceLosses:
-        """Held-out losses of `state`, on the moved base."""
-        self.base.stand_on(base, geometry_of(spec))
-        if self.recall is None or base.digest:
+    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
+        """Held-out losses of `state`."""
+        if self.recall is None:
             return self._measure(spec, state, settings)
         if state.digest() != self.base.prepare(spec.text).initial.digest():
             return self._measure(spec, state, settings)
@@ -174,10 +170,9 @@ class PeftLocalModel:
         )
 
     def teaching(self, settings: Settings) -> Teaching:
-        """How this client learns the run's objective, on the base as it stands."""
+        """How this client learns the run's objective."""
         if self._teaching is None or self._teaching_of != settings.objective:
             self._teaching, self._teaching_of = teaching_of(settings.objective), settings.objective
-        self._teaching.stand_on(self.base.moved)
         return self._teaching
 
     def split(self, spec: AdapterSpec, settings: Settings) -> Split:
@@ -236,7 +231,7 @@ class PeftLocalModel:
         if len(self.base.devices) > 1:
             return None
         shape = (settings.steps_taken, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
-        return (id(self.base), job.spec.digest, job.base.digest, *shape)
+        return (id(self.base), job.spec.digest, *shape)
 
     def train(self, job: TrainJob) -> Trained:
         """Train on the client's training part, in an order determined by seed and data."""
@@ -244,8 +239,6 @@ class PeftLocalModel:
         settings = inputs.settings
         if self.own_trainer is None:
             self.base.plan_steps(spec, settings)
-        # Other jobs may have moved the base since.
-        self.base.stand_on(job.base, geometry_of(spec))
         model, *rest = self.base.models(spec, job.start, settings)
         parameters = adapter_parameters(model, spec.layout)
         others = [Replica(other, adapter_parameters(other, spec.layout)) for other in rest]
@@ -288,7 +281,6 @@ class PeftLocalModel:
 
         first = jobs[0]
         self.base.plan_steps(first.spec, first.settings, together=len(jobs))
-        self.base.stand_on(first.base, geometry_of(first.spec))
         model = self.base.carrying(first.spec, first.start)
         done = train_cohort(
             model,

@@ -303,12 +303,11 @@ def _held_on_cpu(size: ModelSize, config: PretrainedConfig, directory: Path | No
 def _is_predictable(config: PretrainedConfig, spec: AdapterSpec, seq_len: int) -> bool:
     """Whether a step on this base is that of the fused kernels, whose memory is known."""
     given = spec.peft_config
-    plain = not any(given.get(name) for name in ("use_dora", "lora_dropout", "lora_bias"))
+    plain = not any(given.get(name) for name in ("use_dora", "lora_dropout"))
     return (
         config.model_type in _FUSED
         and given.get("peft_type", "LORA") == "LORA"
         and plain
-        and given.get("bias", "none") == "none"
         and seq_len <= (getattr(config, "sliding_window", None) or seq_len)
     )
 

@@ -11,10 +11,6 @@ from peft import PeftConfig, TaskType
 from plait.adapters import Json, Task
 from plait.adapters.bottleneck import PEFT_TYPE
 from plait.adapters.methods import AdapterRequest, BaseModules, check_options
-from plait.adapters.module_names import escaped
-
-PATTERN_KEYS = ("rank_pattern", "alpha_pattern", "layers_pattern")
-"""Keys in which PEFT reads a module's name as a regular expression."""
 
 _TASK_TYPES = {Task.CAUSAL_LM: TaskType.CAUSAL_LM, Task.CLASSIFICATION: TaskType.SEQ_CLS}
 
@@ -40,8 +36,7 @@ def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:
     Raises:
         KeyError, TypeError, ValueError: they are not valid.
     """
-    copied = copy.deepcopy(dict(settings))
-    return _config(**{key: escaped(value) if key in PATTERN_KEYS else value for key, value in copied.items()})
+    return _config(**copy.deepcopy(dict(settings)))
 
 
 def _config(**settings: object) -> PeftConfig:

@@ -16,9 +16,7 @@ from dataclasses import dataclass, replace
 from peft import PeftModel
 
 from plait.adapters import AdapterSpec, AdapterState
-from plait.aggregation import geometry_of
 from plait.rounds.evaluation import ClientLoss
-from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.rounds.run_state import client_seed
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
@@ -65,13 +63,12 @@ class Baselines:
     settings: Settings
     steps: int
     seed: int
-    moved: MovedBase = UNMOVED
     progress: Callable[[str], None] = lambda _: None
 
     def trained(self, kind: str) -> Reference:
         """Train one of the two, ``central`` or ``local``."""
         started, clients = time.perf_counter(), self.clients
-        told = self.spec, self.initial, self._alone, self.moved
+        told = self.spec, self.initial, self._alone
         before = {name: client.evaluate(*told) for name, client in clients.items()}
         by_client: dict[str, ClientLoss] = {}
         everywhere: list[ClientLoss] = []
@@ -114,7 +111,6 @@ class Baselines:
         seed = client_seed(self.seed, 0, whose)
         settings = replace(self._alone, gradient_accumulation_steps=accumulation, seed=seed)
         what = whose if whose == "central" else f"local, {whose}"
-        base.stand_on(self.moved, geometry_of(spec))
         model = base.carrying(spec, self.initial)
         train_steps(
             model,

@@ -23,11 +23,9 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task, parse_spec
 from plait.adapters.methods import is_quantised
 from plait.adapters.module_names import is_saved
-from plait.aggregation import Geometry
 from plait.errors import BaseMismatchError, ConfigError, MachineError
 from plait.machine import keep_freed_memory
 from plait.objective import objective_named
-from plait.rounds.moved_base import MovedBase
 from plait.training.bare_base import BareBase
 from plait.training.blueprint import (
     Blueprint,
@@ -86,8 +84,6 @@ class ResidentBase:
         self._bare: BareBase | None = None
         self._model: PeftModel | None = None
         self._carried: tuple[bytes, Placement | None] = (b"", None)
-        self._moved = MovedBase()
-        self._geometry: Geometry | None = None
         self.step_memory = StepMemory()
         """What steps on this base have given up to fit into memory."""
         self.memory_limit_bytes = 0
@@ -152,11 +148,6 @@ class ResidentBase:
         return self.fingerprint, repr(how).encode()
 
     @property
-    def moved(self) -> bytes:
-        """The digest of its movement from the base on disk."""
-        return self._moved.digest
-
-    @property
     def tokenizer(self) -> Tokenizer:
         """The base's tokenizer, loaded at first use."""
         if self._tokenizer is None:
@@ -194,15 +185,6 @@ class ResidentBase:
             self._blueprints[spec_text] = design_from_spec(config, request, weights=self.directory)
         return self._blueprints[spec_text]
 
-    def stand_on(self, base: MovedBase, geometry: Geometry) -> None:
-        """Compute on the base as it has moved, from now on; takes effect with the next `carrying`."""
-        if base.digest != self._moved.digest:
-            # A weight that was moved is reset only from its file: rounding would add up otherwise.
-            self._drop()
-            self._moved, self._geometry = base, geometry
-        for other in self._others:
-            other.stand_on(base, geometry)
-
     def adopt(self, other: ResidentBase) -> None:
         """Take over the base that another one holds in memory, if it is the same base on the same device.
 
@@ -211,7 +193,7 @@ class ResidentBase:
         for mine, theirs in zip(self._others, other._others, strict=False):
             mine.adopt(theirs)
         same = (self.fingerprint, self.compute) == (other.fingerprint, other.compute)
-        if other is self or not same or other.moved or self._bare is not None or other._bare is None:
+        if other is self or not same or self._bare is not None or other._bare is None:
             return
         bare, adapted = other._bare, other._model
         other._drop()
@@ -335,10 +317,6 @@ class ResidentBase:
             bare = adapted = None  # its memory is free before the base is read again
         if bare is None:
             model = self._load(spec, placement)
-            if self._geometry is not None and self._moved.delta.factors:
-                from plait.training.moved_base import move_weights
-
-                move_weights(model, self._moved.delta, self._geometry)
             bare = BareBase(model, loaded_as)
         bare.keep_embedding(on_host=False)  # new slots lie where the layers lie that they change
         with without_values():

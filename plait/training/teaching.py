@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from plait.data import Record, RecordKind
 from plait.objective import SFT, objective_named
 from plait.places import at
-from plait.traits import NOTHING, Reasons, Stated
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,12 +28,8 @@ class Teaching(Protocol):
     """How one client learns an objective; may remember what it found out about the client's examples.
 
     Attributes:
-        needs: traits of a run that its formula needs besides those of the objective.
         kinds: of records that it learns from.
     """
-
-    @property
-    def needs(self) -> Reasons: ...  # noqa: D102
 
     @property
     def kinds(self) -> Collection[RecordKind]: ...  # noqa: D102
@@ -67,10 +62,6 @@ class Teaching(Protocol):
         """A client's examples as this objective trains and judges them."""
         ...
 
-    def stand_on(self, base: bytes) -> None:
-        """Forget what belongs to a base that has moved since."""
-        ...
-
     def lesson(self, taught: Taught) -> Lesson:
         """What one training learns from."""
         ...
@@ -95,7 +86,6 @@ class Teaching(Protocol):
 class Supervised:
     """Supervised fine-tuning. Of preferences it learns the chosen replies."""
 
-    needs: Reasons = NOTHING
     kinds = frozenset({RecordKind.TEXT, RecordKind.PROMPT, RecordKind.CHAT, RecordKind.PREFERENCE})
     expected = "text, prompts or messages"
 
@@ -113,9 +103,6 @@ class Supervised:
     def arranged(self, split: Split) -> Split:
         """As they are."""
         return split
-
-    def stand_on(self, base: bytes) -> None:
-        """Nothing."""
 
     def lesson(self, taught: Taught) -> Lesson:
         """That of the settings' loss."""
@@ -149,12 +136,3 @@ def teaching_of(text: str) -> Teaching:
         ConfigError: there is none, or an option is wrong.
     """
     return at(objective_named(text).teaching)(text)
-
-
-def objective_stated(text: str) -> Stated:
-    """What an objective needs of a run, besides what its setting states.
-
-    Raises:
-        ConfigError: see `teaching_of`.
-    """
-    return Stated("objective", text, teaching_of(text).needs, others=objective_named(text).others)

@@ -64,24 +64,20 @@ class Describe(_message.Message):
     def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., spec_json: _Optional[str] = ..., layout: _Optional[bytes] = ...) -> None: ...
 
 class Train(_message.Message):
-    __slots__ = ("settings", "broadcast", "base")
+    __slots__ = ("settings", "broadcast")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     BROADCAST_FIELD_NUMBER: _ClassVar[int]
-    BASE_FIELD_NUMBER: _ClassVar[int]
     settings: Settings
     broadcast: bytes
-    base: bytes
-    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ...) -> None: ...
 
 class Evaluate(_message.Message):
-    __slots__ = ("settings", "broadcast", "base")
+    __slots__ = ("settings", "broadcast")
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     BROADCAST_FIELD_NUMBER: _ClassVar[int]
-    BASE_FIELD_NUMBER: _ClassVar[int]
     settings: Settings
     broadcast: bytes
-    base: bytes
-    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., broadcast: _Optional[bytes] = ...) -> None: ...
 
 class Masking(_message.Message):
     __slots__ = ("run_id", "purpose", "round", "attempt", "roster", "delivery", "survivors", "unmasking", "opening")

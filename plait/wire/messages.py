@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from functools import lru_cache
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from google.protobuf.message import Message
@@ -30,7 +29,7 @@ TASK_SCHEMA = 3
 # Tag bytes of messages.proto: field number << 3 | wire type (0 varint, 2 length-delimited).
 _SCHEMA = bytes((1 << 3, TASK_SCHEMA))
 _TRAIN_TAG, _EVALUATE_TAG = bytes((3 << 3 | 2,)), bytes((4 << 3 | 2,))
-_SETTINGS_TAG, _BROADCAST_TAG, _BASE_TAG = bytes((1 << 3 | 2,)), bytes((2 << 3 | 2,)), bytes((3 << 3 | 2,))
+_SETTINGS_TAG, _BROADCAST_TAG = bytes((1 << 3 | 2,)), bytes((2 << 3 | 2,))
 
 _SIDES = (pb.SIDE_UNSPECIFIED, pb.SIDE_A, pb.SIDE_B)
 
@@ -55,14 +54,10 @@ class DescribeTask:
 
 @dataclass(frozen=True)
 class TrainTask:
-    """Bring your adapter up to date with `broadcast` (an envelope), train it, and send back the change.
-
-    `base` is an envelope with the movement of the frozen base, empty if it has not moved.
-    """
+    """Bring your adapter up to date with `broadcast` (an envelope), train it, and send back the change."""
 
     settings: Settings
     broadcast: bytes
-    base: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,6 @@ class EvaluateTask:
 
     settings: Settings
     broadcast: bytes
-    base: bytes = b""
 
 
 class FurtherTask(Protocol):
@@ -221,8 +215,8 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
         whole: whether to include the text of its settings; without it the receiver has to hold it.
 
     Returns:
-        (head, body): the head is this task's own; the body is its envelopes, the same object for all tasks that
-            carry the same. A task without envelopes has an empty body.
+        (head, body): the head is this task's own; the body is its envelope, the same object for all tasks that
+            carry the same. A task without one has an empty body.
 
     Raises:
         PeerError: a value that no receiver would accept.
@@ -235,23 +229,15 @@ def encode_task(task: Task, *, whole: bool = True) -> tuple[bytes, bytes]:
     if not isinstance(task, TrainTask | EvaluateTask):
         further: dict[str, Any] = {task.field: task.message()}
         return canonical.to_bytes(pb.Task(schema=TASK_SCHEMA, **further)), b""
-    # Canonical protobuf ends with the fields of the highest numbers, and broadcast and base are these: so they can
-    # follow everything else without a copy.
+    # Canonical protobuf ends with the field of the highest number, which is the broadcast: so it can follow all else
+    # without a copy.
     told = canonical.to_bytes(_settings_message(task.settings, whole=whole))
     inner = b"".join((_SETTINGS_TAG, varint(len(told)), told))
     body = task.broadcast
     if body:
         inner += _BROADCAST_TAG + varint(len(body))
-    if task.base:
-        body = _body(body, task.base)
     tag = _TRAIN_TAG if isinstance(task, TrainTask) else _EVALUATE_TAG
     return b"".join((_SCHEMA, tag, varint(len(inner) + len(body)), inner)), body
-
-
-@lru_cache(maxsize=2)
-def _body(broadcast: bytes, base: bytes) -> bytes:
-    """One object for all tasks with the same two; kept while a round asks for it."""
-    return b"".join((broadcast, _BASE_TAG, varint(len(base)), base))
 
 
 def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = lambda _: "") -> Task:
@@ -274,10 +260,10 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
             return DescribeTask(_read_settings(work.settings, held), bounds.spec_text(work.spec_json), work.layout)
         case "train":
             work = message.train
-            return TrainTask(_read_settings(work.settings, held), work.broadcast, work.base)
+            return TrainTask(_read_settings(work.settings, held), work.broadcast)
         case "evaluate":
             work = message.evaluate
-            return EvaluateTask(_read_settings(work.settings, held), work.broadcast, work.base)
+            return EvaluateTask(_read_settings(work.settings, held), work.broadcast)
         case None:
             raise PeerError("task asks for nothing, expected describe, train, evaluate or a task of a feature")
         case field:

@@ -48,7 +48,7 @@ def run(
     ranks = Ranks((RankedAdapter(8, spec, geometry_of(spec), initial),), resizing=ALL_RULES[rule].resizing)
     directory = RunDirectory.create(folder, config_toml="")
     state = initial_state(b"r" * 16, ranks)
-    save_checkpoint(directory.checkpoints, state, ranks)
+    save_checkpoint(directory.checkpoints, state)
     ledger = Ledger(directory.ledger)
     ledger.append(
         RunStarted(

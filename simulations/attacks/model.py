@@ -16,7 +16,6 @@ from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.aggregation import Geometry, geometry_of
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
-from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.wire.settings import Settings
 
 RANK, WIDTH, ALPHA = 8, 384, 16
@@ -126,11 +125,9 @@ class Client:
                 flat = (flat - settings.learning_rate * move).astype(np.float32)
         return AdapterState(state.layout, flat)
 
-    def evaluate(
-        self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
-    ) -> SequenceLosses:
+    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
         """Not used: the experiment looks at stories that no client has."""
-        del spec, state, settings, base
+        del spec, state, settings
         return SequenceLosses((0.0,), (1,))
 
 

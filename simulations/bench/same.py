@@ -19,12 +19,10 @@ from transformers import PreTrainedModel
 
 from plait.adapters import AdapterState, Task
 from plait.adapters.methods import METHODS, AdapterRequest, is_quantised
-from plait.aggregation import BaseDelta, LowRank, geometry_of
 from plait.data import Message, Record, RecordKind
 from plait.features.cards.training.placement import bytes_by_device
 from plait.features.objectives.training.completions import Drawing, completions_of
 from plait.rounds.local_model import TrainJob
-from plait.rounds.moved_base import MovedBase
 from plait.training.bases import locate_base
 from plait.training.blueprint import Blueprint, design, read_base_config
 from plait.training.cohort import train_cohort
@@ -54,7 +52,7 @@ _WIDER: Mapping[str, float] = {
     "blocks over several devices": 2e-3,
 }
 _QUANTISED = 2e-2  # bitsandbytes' kernels differ by device
-RULES = ("fedavg", "flora", "fedex", "fedsb")
+RULES = ("fedavg", "fedsvd", "fedsb")
 """One rule of each kind that reaches the device: the adapter changes alone, or the base moves, or another method."""
 
 
@@ -244,20 +242,6 @@ def _preferences(compute: Compute) -> Array:
     return _flat(done.state.flat, losses.losses)
 
 
-def _moved_base(compute: Compute) -> Array:
-    client = _Client.of(compute)
-    spec, initial = client.made.spec, client.made.initial
-    geometry = geometry_of(spec)
-    generator = np.random.default_rng(3)
-    moves = {
-        pair.module: LowRank(generator.normal(0, 0.02, (pair.d_out, 1)), generator.normal(0, 0.02, (1, pair.d_in)))
-        for pair in geometry.pairs
-    }
-    client.base.stand_on(MovedBase(BaseDelta(moves), b"moved"), geometry)
-    found = measure_losses(client.base.carrying(spec, initial), rows(), task=spec.task, pad_token=0, batch_size=3)
-    return _flat(np.divide(found.losses, found.counts))
-
-
 def _generation(compute: Compute) -> Array:
     client = _Client.of(compute)
     model = client.base.carrying(client.made.spec, _moved(client.made)).eval()
@@ -296,7 +280,6 @@ _OTHERS: Mapping[str, Calculation] = {
     "blocks over several devices": _blocks_over_devices,
     "private records": _private,
     "preferences": _preferences,
-    "a base that has moved": _moved_base,
     "generation": _generation,
 }
 

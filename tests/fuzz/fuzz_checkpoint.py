@@ -23,7 +23,7 @@ LAYOUT = Layout.of({"q.lora_A.weight": [2, 3], "q.lora_B.weight": [3, 2]})
 SPEC = AdapterSpec("lora", {"r": 2, "lora_alpha": 4}, Task.CAUSAL_LM, (), LAYOUT, 0)
 STATE = AdapterState(LAYOUT, np.arange(LAYOUT.size, dtype=np.float32))
 RANKS = Ranks((RankedAdapter(2, SPEC, geometry_of(SPEC), STATE),), resizing=RULES["fedavg"].resizing)
-save_checkpoint(HERE, initial_state(b"r" * 16, RANKS), RANKS)
+save_checkpoint(HERE, initial_state(b"r" * 16, RANKS))
 (FOLDER,) = HERE.iterdir()
 FILES = sorted(FOLDER.iterdir())
 ORIGINALS = {path: path.read_bytes() for path in FILES}

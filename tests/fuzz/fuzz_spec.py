@@ -10,7 +10,7 @@ with instrumented():
 SEEDS = [
     (
         b'{"init_seed":0,"labels":[],"method":"lora","peft_config":{"lora_alpha":16,"peft_type":"LORA","r":8,'
-        b'"target_modules":["q_proj"],"rank_pattern":{"k_proj":4},"task_type":"CAUSAL_LM"},"task":"causal-lm"}'
+        b'"target_modules":["q_proj"],"task_type":"CAUSAL_LM"},"task":"causal-lm"}'
     ),
     (
         b'{"init_seed":7,"labels":["a","b"],"method":"full","peft_config":{"modules_to_save":["classifier","score"],'
@@ -38,7 +38,7 @@ def parse(data: bytes) -> None:
         return
     request = parse_spec(text)
     # What passes is bounded, and names nothing but modules.
-    assert 0 <= request.largest_rank <= MAX_RANK
+    assert 0 <= request.rank <= MAX_RANK
     assert request.virtual_tokens <= MAX_VIRTUAL_TOKENS
     assert all(
         is_plain(name)

@@ -261,7 +261,12 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path, content, message):
 
 @pytest.mark.parametrize(
     "table",
-    [{"cli\nts-per-round": 1}, {"rank-pattern": "q\x1b[2J=x"}, {"clients": "8\r"}, {"r\n": 1, "lora_r": 2, "rank": 3}],
+    [
+        {"cli\nts-per-round": 1},
+        {"labels": "q\x1b[2J=x"},
+        {"clients": "8\r"},
+        {"r\n": 1, "lora_r": 2, "rank": 3},
+    ],
 )
 def test_an_error_is_one_line_whatever_it_quotes(table: dict[str, object]) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -295,8 +300,8 @@ def test_a_rule_may_be_a_table_of_a_file(tmp_path):
         ({"rule": {"share": 0.1}}, "configuration: rule: name is None, expected text in addition to the options share"),
         ({"rule": {"name": "trimmed_mean", "share": [1]}}, r"rule: share is \[1\], expected a number"),
         ({"rule": "fedavg", "rule.share": 0.1}, "'rule' and 'rule.share' are both given"),
-        ({"bias": {"name": "all"}}, "bias is"),
-        ({"bias.name": "all"}, "unknown key 'bias.name'"),
+        ({"keep": {"name": "all"}}, "keep is"),
+        ({"keep.name": "all"}, "unknown key 'keep.name'"),
     ],
 )
 def test_a_table_that_is_no_choice_is_refused(table, message):

@@ -7,9 +7,18 @@ from plait.config import RunConfig, config_from_table
 from plait.errors import ConfigError
 from plait.features.privacy.run import privacy_of
 from plait.features.secagg.run import masked_of
+from plait.plugins import Kind, reference
 from plait.rounds.events import DataUsed
 from plait.settle import settle, settle_on_data
 from plait.traits import Trait
+
+
+def _mine(logits: object, labels: object, adapter: object) -> object:
+    """A loss."""
+    return logits
+
+
+OWN_LOSS = reference(Kind.LOSS, _mine)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "lora_xs"])
@@ -116,10 +125,10 @@ def test_a_method_that_is_not_there_is_refused_before_anything_else() -> None:
         ({}, "carry"),
         ({"rule": "median"}, "carry"),
         ({"rule": "krum"}, "carry"),
-        ({"rule": "flora"}, "fresh"),  # other factors in every round
-        ({"rule": "product_mean"}, "carry"),
-        ({"rule": "product_mean", "client-ranks": "8,8"}, "carry"),
-        ({"rule": "product_mean", "client-ranks": "2,8"}, "fresh"),  # each rank is cut anew in every round
+        ({"rule": "fedsvd"}, "fresh"),  # other factors in every round
+        ({"rule": "flexlora"}, "carry"),
+        ({"rule": "flexlora", "client-ranks": "8,8"}, "carry"),
+        ({"rule": "flexlora", "client-ranks": "2,8"}, "fresh"),  # each rank is cut anew in every round
         ({"rule": "hetlora", "client-ranks": "2,8"}, "carry"),
         ({"clients": 9, "clients-per-round": 3}, "fresh"),  # of rounds long ago
         ({"over-selection": 0.5}, "fresh"),
@@ -134,8 +143,8 @@ def test_moments_are_carried_where_they_are_of_the_round_before(given: dict[str,
 
 def test_nothing_is_carried_over_to_factors_that_turn() -> None:
     given = {"correction": "scaffold"}
-    assert settle(config_from_table({"rule": "product_mean", **given})).rule.name == "product_mean"
-    several = config_from_table({"rule": "product_mean", "client-ranks": "2,8", **given})
+    assert settle(config_from_table({"rule": "flexlora", **given})).rule.name == "flexlora"
+    several = config_from_table({"rule": "flexlora", "client-ranks": "2,8", **given})
     with pytest.raises(ConfigError, match="this rule gives other factors to clients of several ranks in every round"):
         settle(several)
     with pytest.raises(ConfigError, match="this rule gives other factors in every round"):
@@ -156,7 +165,7 @@ def test_own_adapters_go_with_rules_that_add_up_what_clients_moved() -> None:
         ({"correction": "scaffold"}, 0.0),
         ({"clients": 1}, 0.0),
         ({"rule": "fedsa"}, 0.0),
-        ({"rule": "flora"}, 0.0),
+        ({"rule": "fedsvd"}, 0.0),
         ({"rule": "krum"}, 0.0),
         ({"clients": 20, "clients-per-round": 8}, 0.0),  # who is not asked for long has but an old adapter of its own
     ],
@@ -178,7 +187,7 @@ def test_a_share_that_is_none_is_refused_by_its_key(share: object, expected: str
     ("given", "optimizer"),
     [
         ({}, "line_search"),
-        ({"rule": "flora"}, "none"),
+        ({"rule": "fedsvd"}, "none"),
         ({"rule": "rolora"}, "none"),
         ({"rule": "krum"}, "none"),
         ({"correction": "scaffold"}, "none"),
@@ -331,9 +340,9 @@ def test_private_records_have_noise_and_a_clip_norm_of_their_own():
     [
         {},
         {"rule": "median"},
-        {"rule": "flora"},
+        {"rule": "fedsvd"},
         {"correction": "scaffold"},
-        {"client-ranks": "4,8", "rule": "flora"},
+        {"client-ranks": "4,8", "rule": "flexlora"},
         {"dropout": 0.1},
     ],
 )
@@ -392,7 +401,6 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     (MASKED, "secure-aggregation", {"reference": "local"}, Trait.FIGURES),
     (MASKED, "secure-aggregation", {"fleet": "x.toml"}, Trait.FIGURES),
     (MASKED, "secure-aggregation", {"rule": "median"}, Trait.LINEAR),
-    (MASKED, "secure-aggregation", {"server-optimizer": "fedexp"}, Trait.SINGLE_UPDATES),
     (MASKED, "secure-aggregation", {"server-optimizer": "line_search"}, Trait.FIGURES),
     (MASKED, "secure-aggregation", {"dp": "record", "dp-noise-multiplier": 1.0}, Trait.SINGLE_UPDATES),
     (OF_CLIENTS, "dp", {"norm-bound": "clip:10"}, Trait.SINGLE_UPDATES),
@@ -400,11 +408,10 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     (OF_CLIENTS, "dp", {"rule": "zeropad", "client-ranks": "4,8"}, Trait.ONE_RANK),
     (OF_CLIENTS, "dp", {"patience": 2}, Trait.FIGURES),
     (OF_CLIENTS, "dp", {"reference": "central"}, Trait.FIGURES),
-    (OF_CLIENTS, "dp", {"rule": "flora"}, Trait.LINEAR),
-    (OF_CLIENTS, "dp", {"server-optimizer": "fedexp"}, Trait.SINGLE_UPDATES),
+    (OF_CLIENTS, "dp", {"rule": "flexlora"}, Trait.LINEAR),
     (OF_RECORDS, "dp", {"trainer": "mine:trainer"}, Trait.OWN_LOSS),
     (OF_RECORDS, "dp", {"objective": "dpo"}, Trait.OWN_LOSS),
-    (OF_RECORDS, "dp", {"loss": "distillation"}, Trait.OWN_LOSS),
+    (OF_RECORDS, "dp", {"loss": OWN_LOSS}, Trait.OWN_LOSS),
     (OF_RECORDS, "dp", {"side-by-side": 4}, Trait.APART),
     (OF_RECORDS, "dp", {"step-budget": "speed"}, Trait.EQUAL_STEPS),
     (OF_RECORDS, "dp", {"fleet": "fleet.toml"}, Trait.FIGURES),
@@ -412,9 +419,9 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     (OF_RECORDS, "dp", {"lr-schedule": "slope"}, Trait.SLOPES),
     ({"trainer": "mine:build"}, "trainer", {"lr-schedule": "slope"}, Trait.SLOPES),
     ({"trainer": "mine:build"}, "trainer", {"objective": "dpo"}, Trait.OWN_LOSS),
-    ({"loss": "orthogonality"}, "loss", {"objective": "dpo"}, Trait.OWN_LOSS),
+    ({"loss": OWN_LOSS}, "loss", {"objective": "dpo"}, Trait.OWN_LOSS),
     ({"labels": "a,b"}, "labels", {"objective": "dpo"}, Trait.LANGUAGE),
-    ({"rounds-mode": "async"}, "rounds-mode", {"rule": "flora"}, Trait.LINEAR),
+    ({"rounds-mode": "async"}, "rounds-mode", {"rule": "flexlora"}, Trait.LINEAR),
     ({"rounds-mode": "async"}, "rounds-mode", {"rule": "rolora"}, Trait.SAME_SIDES),
     ({"rounds-mode": "async"}, "rounds-mode", {"deadline-s": 5.0}, Trait.WAITS),
     ({"rounds-mode": "async"}, "rounds-mode", {"over-selection": 0.5}, Trait.WAITS),
@@ -438,18 +445,12 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     ({"own-share": 0.5}, "own-share", {"rule": "fedsvd"}, Trait.SAME_FACTORS),
     ({"correction": "scaffold"}, "correction", {"server-optimizer": "sgd"}, Trait.MEAN_STEP),
     ({"correction": "scaffold"}, "correction", {"rule": "rolora"}, Trait.SAME_SIDES),
-    ({"rule": "flora"}, "rule", {"server-optimizer": "product_sgd"}, Trait.ADAPTER_GROWS),
     ({"rule": "fedsvd"}, "rule", {"server-optimizer": "fedadam"}, Trait.SAME_FACTORS),
-    ({"rule": "flora"}, "rule", {"method": "ia3"}, Trait.FACTORS),
+    ({"rule": "flexlora"}, "rule", {"method": "ia3"}, Trait.FACTORS),
     ({"rule": "fedsb"}, "rule", {"method": "lora"}, Trait.SQUARES),
-    ({"rule": "fedex"}, "rule", {"method": "qlora"}, Trait.BASE_EXACT),
-    ({"rule": "fedex"}, "rule", {"objective": "dpo"}, Trait.BASE_STAYS),
-    ({"bias": "all"}, "bias", {"objective": "dpo"}, Trait.BASE_STAYS),
     ({"client-ranks": "2,8"}, "client-ranks", {"rule": "median"}, Trait.ONE_RANK),
     ({"client-ranks": "2,8"}, "client-ranks", {"method": "vera"}, Trait.FACTORS),
-    ({"client-ranks": "2,8"}, "client-ranks", {"rank-pattern": "q_proj=4"}, Trait.ONE_RANK),
     ({"dtype": "int8"}, "dtype", {"method": "dora"}, Trait.BASE_EXACT),
-    ({"dtype": "int8"}, "dtype", {"rule": "fedex"}, Trait.BASE_EXACT),
 ]
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 # bitsandbytes' parameters cannot hold a pretended tensor.
 NOT_HERE = {"method qlora"}
 RUNS = {f"run with rule {rule}" for rule in RULES}
-QUICK_RUN = "run with rule fedex"
+QUICK_RUN = "run with rule fedsvd"
 
 pytestmark = pytest.mark.slow
 

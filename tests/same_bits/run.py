@@ -41,8 +41,6 @@ SIMULATIONS: Mapping[str, tuple[str, ...]] = {
     "FFA": ("--rule", "ffa"),
     "RoLoRA": ("--rule", "rolora"),
     "FedSA": ("--rule", "fedsa"),
-    "FLoRA": ("--rule", "flora"),
-    "FedEx": ("--rule", "fedex"),
     "FlexLoRA, ranks 2, 4, 8": ("--rule", "flexlora", "--client-ranks", "2,4,8"),
     "Fed-SB": ("--rule", "fedsb", "--method", "lora_xs", "--learning-rate", "0.01"),
     "median": ("--rule", "median", "--own-share", "0"),

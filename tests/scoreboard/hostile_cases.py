@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from scoreboard.hostile_case import BOMB, OUTSIDE, TRAINER, Case, Target
 from scoreboard.hostile_specs import directories, other_methods, raw_specs, specs
-from scoreboard.hostile_tasks import bases, broadcasts, settings, settings_texts, tasks
+from scoreboard.hostile_tasks import broadcasts, settings, settings_texts, tasks
 
 from plait.adapters import Json
 
@@ -24,7 +24,6 @@ def all_cases() -> list[Case]:
         settings_texts,
         tasks,
         broadcasts,
-        bases,
         welcomes,
     )
     return [case for maker in makers for case in maker()]
@@ -52,8 +51,6 @@ def welcomes() -> Iterator[Case]:
         ("both at rank 1", {"target-modules": "embed_tokens,lm_head", "rank": 1}),
         ("the embedding besides", {"target-modules": "q_proj,embed_tokens"}),
         ("targets as a bomb", {"target-modules": BOMB}), ("targets of all", {"target-modules": ".*"}),
-        ("a rank by bomb", {"rank-pattern": f"{BOMB}=4"}),
-        ("a rank by name, 2**30", {"rank-pattern": "q_proj=1073741824"}),
         ("ranks of clients of text", {"client-ranks": BOMB}), ("a method of none", {"method": "hostile"}),
         ("a method of PEFT's", {"method": "boft"}),
         ("4,096 virtual tokens", {"method": "prompt", "virtual-tokens": 4096}),

@@ -1,4 +1,4 @@
-"""Tasks that differ from the client's welcome: settings, adapters, broadcasts, moved bases."""
+"""Tasks that differ from the client's welcome: settings, adapters, broadcasts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
-from scoreboard.hostile_case import OUTSIDE, Case, Honest, Target
+from scoreboard.hostile_case import Case, Honest, Target
 from scoreboard.hostile_specs import of_method, with_settings
 
 from plait.adapters import Json
@@ -247,29 +247,3 @@ def broadcasts() -> Iterator[Case]:
     yield numbers("one number more", lambda values: np.append(values, np.float32(0)))
     yield numbers("no numbers", lambda values: values[:0])
     yield numbers("64 MB of numbers", lambda values: np.zeros(1 << 24, np.float32))
-
-
-def bases(_: object = None) -> Iterator[Case]:
-    """A base that is to have moved where the run's rule moves none."""
-
-    def change(name: str, data: Callable[[Honest], bytes]) -> Case:
-        def put(task: pb.Task, honest: Honest) -> None:
-            task.train.base = data(honest)
-
-        return Case(f"train, base: {name}", Target.TASK, _train(put))
-
-    yield change("text", lambda h: b"hello")
-    yield change("the broadcast again", lambda h: h.broadcast())
-    yield change("a megabyte of zeros", lambda h: bytes(1 << 20))
-    yield change("a step from a base of none", lambda h: _moved(h, relative_to=b"b" * 32))
-    yield change("a whole base", _moved)
-    yield change("of another run", lambda h: _moved(h, run_id=b"R" * 16))
-    yield change("modules of a path", lambda h: _moved(h, spec_json=json.dumps([[OUTSIDE, 1]])))
-    yield change("brackets 100,000 deep", lambda h: _moved(h, spec_json="[" * 100_000))
-
-
-def _moved(honest: Honest, **changes: object) -> bytes:
-    header = replace(
-        honest.header(), **{"spec_json": "[]", "result_digest": hashlib.sha256(b"moved").digest(), **changes}
-    )  # pyright: ignore
-    return seal(header, encode_delta(honest.initial, codec_for("fp32"))).data

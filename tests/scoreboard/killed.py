@@ -55,7 +55,7 @@ TWO_OF_SIX = {"wire": "1", "cohort_size": 2}
 WAYS: dict[str, Way] = {
     "one bit, error feedback both ways": Way({"wire": "1"}, wide=WIDE),
     "one bit, two of six clients a round": Way(TWO_OF_SIX, SIX, rounds=6, wide=WIDE),
-    "FLoRA, a base that moves": Way({"wire": "fp32", "rule": "flora"}),
+    "FedSVD, factors that turn": Way({"wire": "fp32", "rule": "fedsvd"}),
     "FedAdam at the server, moments at the clients": Way(
         {"wire": "bf16", "optimizer": "fedadam", "settings": {"carry_moments": True}}
     ),

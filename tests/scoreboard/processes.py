@@ -162,12 +162,11 @@ def _run(federation, job: Job, fuse: Fuse) -> None:
         fuse.step("end" if last in events else "begin" if events == ["round_started"] else "")
 
     state = federation.run(watch=watch)
-    if state.adapter.digest() == federation.initial.digest() and not state.base.moved.digest:
+    if state.adapter.digest() == federation.initial.digest():
         raise RuntimeError("the adapter has not moved: whatever was lost would not be noticed")
     said = {
         "adapter": state.adapter.digest().hex(),
         "shadows": [track.shadow.digest().hex() for track in state.tracks],
-        "moved": state.base.moved.digest.hex(),
         "memory": sorted(
             [key, bytes(np.ascontiguousarray(value).data).hex()]
             for memory in (state.rule_memory, state.optimizer_memory)

@@ -36,7 +36,7 @@ DEFAULTS |= {
 }
 DEFAULTS |= {"client_noise": 0.0, "client_clip": 0.0, "client_cohort": 0}
 DEFAULTS |= {"record_delta": 0.0, "record_epsilon": 0.0, "record_noise": 0.0, "record_clip": 0.0}
-WORK = table(1, ("settings", SETTINGS), "broadcast:b base:b")
+WORK = table(1, ("settings", SETTINGS), "broadcast:b")
 OFFER = table(1, "client:t identity:b encryption:b masking:b commitment:b signature:b certificate:b endorsement:b")
 ROSTER = ("roster", table(1, ("offers", [OFFER]), "bits:i unit:d size:i figures:i"))
 DELIVERY = ("delivery", table(1, "sharers:b", ("parcels", ("i", "b"))))

@@ -33,7 +33,7 @@ from plait.rounds.dispatch import Aim, Answer, Dispatch, doubt
 from plait.rounds.evaluating import Evaluating, asked_to_evaluate, evaluate
 from plait.rounds.fold import Fold, Folded
 from plait.rounds.reason import Reason
-from plait.rounds.run_state import Held, RunState, note_held
+from plait.rounds.run_state import RunState, note_held
 from plait.rounds.spool import Arrival, Stored
 from plait.rounds.validate import Expected
 from plait.wire.messages import UpdateReply
@@ -207,7 +207,7 @@ class BufferCollector:
             if (staleness := state.round - working.version) > self.buffer.max_staleness:
                 del self._working[client]
                 self._training.withdraw(client, Reason.STALE.value)
-                state = note_held(state, {client: Held()})
+                state = note_held(state, {client: b""})
                 detail = f"staleness of the update would be {staleness}, expected at most {self.buffer.max_staleness}"
                 self.server.log.misfit(working.version + 1, client, Reason.STALE, detail)
         return state
@@ -303,7 +303,7 @@ class BufferCollector:
         if number == self.server.plan.rounds:
             # No update counts any more.
             self._training.close()
-            state = note_held(state, dict.fromkeys(self._working, Held()))
+            state = note_held(state, dict.fromkeys(self._working, b""))
             self._working.clear()
         state, finished = self.server.aggregator.step(state, number, stored)
         state = self._release_stale(state)

@@ -5,9 +5,9 @@ config/lora.py, version 0.11 and later):
 
     r, lora_alpha and target_modules are given                 always written
     r <= --max-lora-rank, one of 8 … 512                       padded to the next one, which the command names
-    no DoRA, no bias, no modules_to_save, no lora_bias, no aLoRA, QALoRA, BD-LoRA, layer_replication, and no
-        initialisation that moves the base                     refused
-    rank_pattern and alpha_pattern (older versions ignore them and answer wrongly)     folded into the factors
+    no DoRA, no bias, no modules_to_save, no lora_bias, no aLoRA, QALoRA, BD-LoRA, layer_replication, no ranks by
+        module (older versions ignore them and answer wrongly), and no initialisation that changes the base
+                                                               refused
     every tensor is lora_A.weight or lora_B.weight of a layer that the model has         refused otherwise
 """
 
@@ -25,7 +25,7 @@ from plait.exporting.peft import STYLE, rank_notes
 from plait.exporting.plain_lora import plain_lora
 from plait.exporting.request import Command, ExportRequest, Writer, Written
 from plait.exporting.source import base_in_commands
-from plait.exporting.uniform import largest_rank, uniform
+from plait.exporting.uniform import uniform
 from plait.training.bases import Progress, locate_config
 
 # Values of vLLM's --max-lora-rank; its kernels have no others.
@@ -46,7 +46,7 @@ def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
     """
     source = request.source
     geometry = plain_lora(source, use="vLLM", instead=_INSTEAD)
-    rank = _allowed_rank(largest_rank(geometry), request.rank)
+    rank = _allowed_rank(source.spec.rank or 1, request.rank)
     progress("reading the base's layers")
     from plait.training.export_weights import describe_base
 

@@ -1,4 +1,4 @@
-"""Objectives beside supervised fine-tuning: from preferences, verdicts, and rewards of the user's own."""
+"""Objectives beside supervised fine-tuning: from preferences, and rewards of the user's own."""
 
 from plait.feature import Feature
 from plait.plugins import Kind
@@ -9,10 +9,10 @@ FEATURE = Feature(
     name="objectives",
     help="learning from preferences and rewards",
     objectives={
-        **dict.fromkeys(("dpo", "ipo", "kto", "orpo", "simpo", "MODULE:CLASS"), _PREFERENCES),
+        **dict.fromkeys(("dpo", "MODULE:CLASS"), _PREFERENCES),
         "grpo": "plait.features.objectives.named:reward",
     },
-    usual_objectives={"preference": "dpo", "feedback": "kto"},
+    usual_objectives={"preference": "dpo"},
     contracts={
         Kind.OBJECTIVE: "plait.features.objectives.training.contract:OBJECTIVE_CONTRACT",
         Kind.REWARD: "plait.features.objectives.training.contract:REWARD_CONTRACT",

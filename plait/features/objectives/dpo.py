@@ -26,8 +26,6 @@ class DPO:
         float, Field(ge=0, lt=0.5, description="probability that a preference is the wrong way round")
     ] = 0.0
 
-    needs_reference = True
-    takes_one_reply = False
     is_sum = True
 
     def losses(self, sides: Sides) -> torch.Tensor:

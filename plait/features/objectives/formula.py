@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reply:
-    """One side of a batch's examples, in nats; an example without this side has no tokens here.
+    """One side of a batch's examples, in nats.
 
     Attributes:
         likely: (examples,) log-probability of the reply under the model in training, summed over its tokens.
-        reference: (examples,) the same under the base without the adapter; zeros for an objective that needs none.
+        reference: (examples,) the same under the base without the adapter.
         tokens: (examples,) the number of its tokens.
     """
 
@@ -31,24 +31,13 @@ class Reply:
         """(examples,) log of the ratio of the two probabilities."""
         return self.likely - self.reference
 
-    @property
-    def average(self) -> torch.Tensor:
-        """(examples,) the log-probability of a token on average."""
-        return self.likely / self.tokens.clamp(min=1)
-
 
 @dataclass(frozen=True)
 class Sides:
-    """The replies of a batch of examples.
-
-    Attributes:
-        unrelated: replies to other prompts, without gradient, for an objective that measures how far the model is from
-            the reference; otherwise without tokens.
-    """
+    """The replies of a batch of examples."""
 
     chosen: Reply
     rejected: Reply
-    unrelated: Reply
 
 
 class Formula(Protocol):
@@ -56,16 +45,6 @@ class Formula(Protocol):
 
     With a true `is_sum` the loss of an example does not depend on the others of its batch.
     """
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether it compares with the base without the adapter."""
-        ...
-
-    @property
-    def takes_one_reply(self) -> bool:
-        """Whether an example may have one reply alone, and training examples always do."""
-        ...
 
     def losses(self, sides: Sides) -> torch.Tensor:
         """The loss of each example, (examples,), in nats where the objective has a unit."""

@@ -30,11 +30,6 @@ class GRPO:
     epsilon: Annotated[float, Field(gt=0, lt=1, description="how far a ratio of probabilities counts")] = 0.2
     num_iterations: Annotated[int, Field(ge=1, le=64, description="steps on the same completions")] = 1
 
-    @property
-    def needs_reference(self) -> bool:
-        """Whether it compares with the base without the adapter."""
-        return self.beta > 0
-
     def advantages(self, rewards: Sequence[float]) -> list[float]:
         """Of each completion of one group; all zero where rewards are equal."""
         mean, spread = fmean(rewards), pstdev(rewards)

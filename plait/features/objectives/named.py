@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from plait.choice import parse_choice, with_options
 from plait.errors import ConfigError
+from plait.features.objectives.dpo import DPO
 from plait.features.objectives.grpo import GRPO
 from plait.features.objectives.rewarded import NAME, of_loss, rewarded
 from plait.objective import SFT, Objective
 from plait.own_code import instance_of
-from plait.places import OnDemand
 from plait.plugins import Kind, find
-from plait.traits import NOTHING, Reasons, Stated, Trait
+from plait.traits import Trait
 
 if TYPE_CHECKING:
     from plait.features.objectives.formula import Formula
 
-FORMULAS: OnDemand[type[Formula]] = OnDemand(
-    {
-        "dpo": "plait.features.objectives.dpo:DPO",
-        "ipo": "plait.features.objectives.ipo:IPO",
-        "kto": "plait.features.objectives.kto:KTO",
-        "orpo": "plait.features.objectives.orpo:ORPO",
-        "simpo": "plait.features.objectives.simpo:SimPO",
-    }
-)
-"""Those of preferences."""
+DPO_NAME = "dpo"
 
-_MEMBERS = ("losses", "reward", "needs_reference", "takes_one_reply")
+_MEMBERS = ("losses", "reward")
 _OWN_LOSS = {Trait.OWN_LOSS: "an objective is itself a loss"}
 _REPLACES = {Trait.OWN_LOSS: "which it replaces"}
 
@@ -40,15 +30,13 @@ def preferences(text: str) -> Objective:
     Raises:
         ConfigError: an option has no value.
     """
-    name, _ = parse_choice(text)
     return Objective(
         text=text,
         needs={**_REPLACES, Trait.LANGUAGE: "it is about what a language model writes"},
         takes=_OWN_LOSS,
-        others=_others,
         teaching="plait.features.objectives.taught:Preferences",
         sequences=2,
-        is_sum=bool(getattr(FORMULAS.get(name), "is_sum", False)),
+        is_sum=parse_choice(text)[0] == DPO_NAME,
         examples="{} preferences of 2",
         losses="losses, how often rewards are right",
         right="reward accuracy",
@@ -72,7 +60,6 @@ def reward(text: str) -> Objective:
             Trait.SAMPLES: "what was sampled is learned by the same model",
         },
         takes={**_OWN_LOSS, Trait.SLOPES: "a reward's loss has none that says how far to go"},
-        others=lambda: [Stated("objective", f"{NAME}:beta=0")],
         parts=((Kind.REWARD, how.reward),),
         teaching="plait.features.objectives.taught:Rewards",
         sequences=how.group_size,
@@ -95,19 +82,10 @@ def formula_named(text: str) -> Formula | GRPO:
     what = f"objective '{name}'"
     if name == NAME:
         return with_options(GRPO(), options, what=what)
-    if name in FORMULAS:
-        return with_options(FORMULAS[name](), options, what=what)
-    found = instance_of(find(Kind.OBJECTIVE, name, known=(SFT, *FORMULAS, NAME)), what=what)
+    if name == DPO_NAME:
+        return with_options(DPO(), options, what=what)
+    found = instance_of(find(Kind.OBJECTIVE, name, known=(SFT, DPO_NAME, NAME)), what=what)
     missing = [member for member in _MEMBERS if not hasattr(found, member)]
     if missing:
         raise ConfigError(f"{what} is a {type(found).__name__} without {' and '.join(missing)}, expected an Objective")
     return with_options(cast("Formula", found), options, what=what)
-
-
-def needs_of(formula: Formula | GRPO) -> Reasons:
-    """What a formula needs of a run."""
-    return {Trait.BASE_STAYS: "it compares with the base without the adapter"} if formula.needs_reference else NOTHING
-
-
-def _others() -> Iterator[Stated]:
-    return (Stated("objective", name, needs_of(formula())) for name, formula in FORMULAS.items())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from plait.choice import parse_choice
 from plait.data import Record, RecordKind
-from plait.features.objectives.examples import judged, last_reply, single_replies
-from plait.features.objectives.named import formula_named, needs_of
+from plait.features.objectives.examples import judged, last_reply
+from plait.features.objectives.named import formula_named
 from plait.features.objectives.rewarded import rewarded
 from plait.training.conversations import converse, of_each
 from plait.training.examples import Example, Split, Tokenizer
@@ -29,27 +29,21 @@ if TYPE_CHECKING:
 class Preferences:
     """A formula of preferences, with what is known of the client's preferences under the base."""
 
+    kinds = frozenset({RecordKind.PREFERENCE})
+
     def __init__(self, text: str) -> None:
         self._name = parse_choice(text)[0]
         self._formula = cast("Formula", formula_named(text))
         self._references: References | None = None
-        self.needs = needs_of(self._formula)
-
-    @property
-    def kinds(self) -> Collection[RecordKind]:
-        """Pairs, and single replies where the formula takes them."""
-        single = {RecordKind.FEEDBACK} if self._formula.takes_one_reply else set[RecordKind]()
-        return {RecordKind.PREFERENCE, *single}
 
     @property
     def expected(self) -> str:
         """See `plait.training.teaching.Teaching`."""
-        single = ", or prompt, completion and a true or false label" if self._formula.takes_one_reply else ""
-        return f"prompt, chosen and rejected{single} for objective '{self._name}'"
+        return f"prompt, chosen and rejected for objective '{self._name}'"
 
     @property
     def references(self) -> References:
-        """What the base, as it stands, says of this client's preferences."""
+        """What the base says of this client's preferences."""
         if self._references is None:
             from plait.features.objectives.training.preferences import References
 
@@ -67,12 +61,8 @@ class Preferences:
         return of_each(records, lambda record: judged(record, tokenizer, seq_len))
 
     def arranged(self, split: Split) -> Split:
-        """Single replies where the formula takes them."""
-        return single_replies(split) if self._formula.takes_one_reply else split
-
-    def stand_on(self, base: bytes) -> None:
-        """See `References`."""
-        self.references.stand_on(base)
+        """As they are."""
+        return split
 
     def lesson(self, taught: Taught) -> PreferenceLesson:
         """See `PreferenceLesson`."""
@@ -84,8 +74,7 @@ class Preferences:
         """By the formula's loss, and the reward by which the chosen reply leads."""
         from plait.features.objectives.training.preferences import PreferenceLoss
 
-        if self._formula.needs_reference:
-            self.references.learn(model, examples, pad_token=pad_token)
+        self.references.learn(model, examples, pad_token=pad_token)
         return PreferenceLoss(model, self._formula, self.references, pad_token=pad_token).by_example
 
     def measured(
@@ -105,7 +94,6 @@ class Rewards:
     def __init__(self, text: str) -> None:
         self._formula = cast("GRPO", formula_named(text))
         self._how = rewarded(text)
-        self.needs = needs_of(self._formula)
 
     def check(self) -> None:
         """Find the reward."""
@@ -122,9 +110,6 @@ class Rewards:
     def arranged(self, split: Split) -> Split:
         """As they are."""
         return split
-
-    def stand_on(self, base: bytes) -> None:
-        """Nothing."""
 
     def lesson(self, taught: Taught) -> RewardLesson:
         """See `RewardLesson`."""

@@ -1,19 +1,6 @@
-"""Runs that start from existing adapters: continue training them, or freeze them beneath a new one."""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+"""Runs that start from existing adapters and continue training them."""
 
 from plait.feature import Feature
-
-if TYPE_CHECKING:
-    from plait.config import RunConfig
-
-
-def continues(config: RunConfig) -> bool:
-    """Whether clients train the adapter that is given, not a new one above it."""
-    return vars(config)["init_mode"] == "continue"
-
 
 FEATURE = Feature(
     name="stacking",
@@ -21,5 +8,4 @@ FEATURE = Feature(
     settings="plait.features.stacking.settings:Stacking",
     leads_out={"init_adapter": ("",)},
     starts="plait.features.stacking.starting:starting_point_of",
-    continues="plait.features.stacking:continues",
 )

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import field_validator
 
@@ -15,13 +15,10 @@ class Stacking(Table):
 
     table: ClassVar[str] = "adapter"
     heading: ClassVar[str] = "Where the adapter begins"
-    within: ClassVar = {"init_mode": ("init_adapter", ())}
 
     init_adapter: str = ""
     """adapter to start from, a run or a PEFT directory: DIR, or DIR=WEIGHT,DIR=WEIGHT for a weighted sum; by default
     the method's initial values"""
-    init_mode: Literal["continue", "freeze"] = "continue"
-    """continue training the initial adapter, or freeze it beneath a new one"""
 
     @field_validator("init_adapter")
     @classmethod

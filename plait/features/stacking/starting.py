@@ -1,7 +1,7 @@
-"""Start a run from existing adapters: continue training them, or freeze them beneath a new one.
+"""Start a run from existing adapters, and continue training them.
 
-Several are combined by weights: the result is the sum of weight times scale times B A, module by module. Frozen, it is
-exact; to continue training, it is approximated at the new adapter's rank, and the loss is reported.
+Several are combined by weights: the sum of weight times scale times B A, module by module, approximated at the new
+adapter's rank, with the loss reported.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from plait.adapters import AdapterSpec, AdapterState, Parent, Subject
-from plait.adapters.methods import METHODS, method_named
+from plait.adapters import AdapterSpec, AdapterState, Parent
 from plait.adapters.module_names import in_base
 from plait.adapters.peft_directory import WEIGHTS_FILE
 from plait.adapters.peft_reading import load_peft_directory, load_state
-from plait.aggregation import BaseDelta, Geometry, LowRank, geometry_of
+from plait.aggregation import Geometry, LowRank, geometry_of
 from plait.aggregation.projection import balanced
 from plait.errors import BaseMismatchError, ConfigError, PeerError
 from plait.exporting.plain_lora import lora_fault
@@ -51,8 +50,8 @@ class _Given:
         fault = lora_fault(self.spec)
         if fault is not None:
             raise ConfigError(
-                f"adapter '{self.folder}' {fault}, expected plain LoRA: only products of factors can be composed or "
-                "kept frozen; nearest: continue from it alone, with its own method and rank"
+                f"adapter '{self.folder}' {fault}, expected plain LoRA: only products of factors can be composed; "
+                "nearest: continue from it alone, with its own method and rank"
             )
         return geometry_of(self.spec)
 
@@ -67,16 +66,13 @@ def starting_point_of(run: Run) -> StartingPoint:
     """
     config, adapter, base_fingerprint = cast("Stacking", run.config), run.ranks.master, run.base.reference.fingerprint
     given = [_open(folder, weight, base_fingerprint) for folder, weight in config.init_adapters]
-    frozen = config.init_mode == "freeze"
-    parents = tuple(Parent(each.digest, each.weight, frozen) for each in given)
-    if frozen:
-        return StartingPoint(parents, beneath=_beneath(given, adapter))
+    parents = tuple(Parent(each.digest, each.weight) for each in given)
     if len(given) == 1 and given[0].weight == 1.0:
         state = _as_it_is(given[0], adapter)
         if state is not None:
             return StartingPoint(parents, state)
     state, lost = _composed(given, adapter)
-    return StartingPoint(parents, state, lost=lost)
+    return StartingPoint(parents, state, lost)
 
 
 def _open(path: Path, weight: float, base_fingerprint: str) -> _Given:
@@ -117,28 +113,6 @@ def _as_it_is(given: _Given, adapter: RankedAdapter) -> AdapterState | None:
         ) from error
 
 
-def _beneath(given: Sequence[_Given], adapter: RankedAdapter) -> BaseDelta:
-    method = method_named(adapter.spec.method)
-    reason = (
-        "holds the base in four bits, which would round the frozen adapter"
-        if method.quantised
-        else "has no factors A and B"
-        if method.subject is not Subject.FACTORS
-        else "normalises weights by the norm of the base alone"
-        if adapter.spec.peft_config.get("use_dora")
-        else "also trains a head"
-        if adapter.geometry.others
-        else None
-    )
-    if reason is not None:
-        plain = next(other.name for other in METHODS.values() if other.subject is Subject.FACTORS)
-        raise ConfigError(
-            f"init-mode is 'freeze' and method '{method.name}' {reason}, expected '{plain}' of a language model; "
-            "nearest: init-mode 'continue', or export --to merged and train on that"
-        )
-    return _sum_of(given, adapter.geometry)
-
-
 def _composed(given: Sequence[_Given], adapter: RankedAdapter) -> tuple[AdapterState, float]:
     """The adapter of the run's rank that is nearest to the sum, and the part that it cannot hold."""
     if not adapter.geometry.pairs or adapter.geometry.others:
@@ -150,7 +124,7 @@ def _composed(given: Sequence[_Given], adapter: RankedAdapter) -> tuple[AdapterS
     flat = adapter.initial.flat.copy()
     dropped = whole = 0.0
     for pair in adapter.geometry.pairs:
-        product = total.factors.get(pair.module)
+        product = total.get(pair.module)
         if product is None:
             continue
         spare = pair.a_of(adapter.initial.flat).astype(np.float64)
@@ -160,10 +134,9 @@ def _composed(given: Sequence[_Given], adapter: RankedAdapter) -> tuple[AdapterS
     return AdapterState(adapter.spec.layout, flat), math.sqrt(dropped / whole) if whole else 0.0
 
 
-def _sum_of(given: Sequence[_Given], wanted: Geometry) -> BaseDelta:
-    total = BaseDelta({})
+def _sum_of(given: Sequence[_Given], wanted: Geometry) -> dict[str, LowRank]:
+    total: dict[str, LowRank] = {}
     for each in given:
-        products: dict[str, LowRank] = {}
         for pair in each.plain().pairs:
             there = wanted.by_module.get(pair.module)
             if there is None:
@@ -177,6 +150,7 @@ def _sum_of(given: Sequence[_Given], wanted: Geometry) -> BaseDelta:
                     f"as {there.d_out} x {there.d_in}"
                 )
             b, a = (side.astype(np.float64) for side in (pair.b_of(each.state.flat), pair.a_of(each.state.flat)))
-            products[pair.module] = LowRank(each.weight * pair.scale * b, a)
-        total = total.plus(BaseDelta(products))
+            product = LowRank(each.weight * pair.scale * b, a)
+            before = total.get(pair.module)
+            total[pair.module] = before.plus(product).fitted() if before else product
     return total

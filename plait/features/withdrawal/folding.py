@@ -27,7 +27,7 @@ from plait.rounds.spool import Refused, Stored
 from plait.rounds.starting_point import parents_in
 from plait.rounds.watch import Standing
 from plait.run import Run
-from plait.training.published import published
+from plait.training.prompts import servable
 from plait.traits import Trait
 
 
@@ -42,7 +42,7 @@ def check(run: Run, directory: RunDirectory) -> None:
         why = "its updates were not kept (--keep-updates)"
     elif Trait.SINGLE_UPDATES in run.config.gone:
         why = "only its clients have seen single updates"
-    elif run.rule.moves_base or run.rule.new_factors(one_rank=len(run.ranks.adapters) == 1):
+    elif run.rule.new_factors(one_rank=len(run.ranks.adapters) == 1):
         why = f"{run.rule.name} makes other factors in every round, and later updates fit no others"
     elif gone := RunView.after(read_events(directory.ledger)).erased:
         why = f"updates of '{gone[0]}' were erased"
@@ -76,7 +76,7 @@ def fold_without(run: Run, directory: RunDirectory, client: str, out: Path) -> s
     master = run.ranks.master
     kept = kept_in(RunView.of(events), best=run.config.keep == "best")
     rounds = kept.round if kept else 0
-    spec, adapter = published(master.spec, made[0].after[rounds], master.geometry, made[0].base)
+    spec, adapter = servable(master.spec, made[0].after[rounds])
     out.mkdir(parents=True, exist_ok=True)
     base, parents = run.base.reference, parents_in(events)
     card = model_card(
@@ -99,7 +99,6 @@ class _Without(Recomputing):
         self._client, self._aggregator = client, aggregator
         self._adapter, self._accepted = state.adapter, state.accepted or state.adapter
         self._rule_memory, self._optimizer_memory = state.rule_memory, state.optimizer_memory
-        self.base = state.base.moved
         self.after = {state.round: state.adapter}
 
     def steps(self, state: RunState, number: int, stored: Mapping[str, Stored], standing: Standing) -> None:

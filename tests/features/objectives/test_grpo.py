@@ -248,7 +248,6 @@ def test_what_does_not_go_with_a_reward_is_refused_in_one_line(tmp_path: Path) -
             r"expected .* dropout 0.0: .* \(what was sampled is learned by the same",
         ),
         ({"objective": REWARDED, "method": "prompt"}, "completions are sampled without a prompt"),
-        ({"objective": REWARDED, "rule": "flora"}, "expected objective grpo:beta=0 or rule"),
         ({"objective": {**REWARDED, "beat": 0}}, "did you mean 'beta'"),
     ):
         with pytest.raises(PlaitError, match=message):

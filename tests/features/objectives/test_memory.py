@@ -28,7 +28,6 @@ def test_no_part_of_a_batch_is_smaller_than_a_preference_or_a_group() -> None:
         return Training.of(replace(SETTINGS, objective=objective)).whole
 
     assert undivided("dpo:beta=0.2") == 2
-    assert undivided("kto") == 8
     assert undivided("grpo:reward=mine:reward,group_size=6") == 6
 
 

@@ -14,7 +14,6 @@ from plait.features.privacy.record import KEY, RecordPrivacy, charge, made_of, p
 from plait.rounds.disk_memory import DiskMemory
 from plait.rounds.local_model import Carried, TrainJob
 from plait.rounds.moments import Moments
-from plait.rounds.moved_base import MovedBase
 from plait.wire.settings import Settings
 from tests.commands import killed_after
 from tests.plait.rounds.conftest import DictMemory
@@ -157,7 +156,7 @@ def test_whatever_decides_a_gradient_decides_the_noise():
     jobs = [
         job, replace(job, start=other), replace(job, received=other), replace(job, settings=replace(settings, round=2)),
         replace(job, settings=replace(settings, seed=1)), replace(job, settings=replace(settings, trained="B")),
-        replace(job, base=MovedBase(digest=b"m" * 32)), replace(job, carried=Carried(moments=moments)),
+        replace(job, carried=Carried(moments=moments)),
         replace(job, carried=Carried(moments=replace(moments, square=other.flat))),
         replace(job, carried=Carried(drift=other.flat)), replace(job, carried=Carried(slope=other.flat)),
     ]  # fmt: skip

@@ -19,8 +19,6 @@ def test_adapters_to_begin_with_have_a_weight_each() -> None:
 
 
 def test_a_beginning_that_means_nothing_is_refused() -> None:
-    with pytest.raises(ConfigError, match="init-mode is 'freeze' and init-adapter is '', expected init-mode"):
-        config_from_table({"init-mode": "freeze"})
     with pytest.raises(ConfigError, match="init-adapter is 'a=0', expected another weight of 'a' than 0"):
         config_from_table({"init-adapter": "a=0"})
 
@@ -40,7 +38,7 @@ def test_only_who_recomputes_a_run_asks_for_what_it_started_from() -> None:
 
 @pytest.mark.parametrize(
     ("given", "anew"),
-    [({}, True), ({"init-adapter": "a", "init-mode": "freeze"}, True), ({"init-adapter": "a"}, False)],
+    [({}, True), ({"init-adapter": "a"}, False)],
 )
 def test_clients_derive_the_adapter_unless_it_goes_on(given: dict[str, object], anew: bool) -> None:
     assert settle(config_from_table({"base": "tiny", **given})).plan.starts_anew is anew

@@ -42,7 +42,7 @@ from tests.plait.conftest import run_started
 ROOT = Path(__file__).parents[3]
 RULES = {
     "fedavg, moments carried, error feedback": {},
-    "product_mean": {"rule": "product_mean"},
+    "flexlora": {"rule": "flexlora"},
     "lora-xs": {"method": "lora_xs"},
 }
 
@@ -189,7 +189,7 @@ def test_with_one_round_the_approximation_is_the_run_without_it(data: Callable[.
     [
         ({"keep_updates": False}, "its updates were not kept"),
         ({"secure_aggregation": True}, "only its clients have seen single updates"),
-        ({"rule": "flora"}, "flora makes other factors in every round"),
+        ({"rule": "fedsvd"}, "fedsvd makes other factors in every round"),
     ],
 )
 def test_what_cannot_be_folded_again_is_refused_before_anything_is_written(

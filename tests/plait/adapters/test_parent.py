@@ -7,7 +7,7 @@ DIGEST = "0f" * 32
 
 
 def test_what_was_written_is_read_again() -> None:
-    parents = (Parent(DIGEST), Parent("a" * 64, -0.5, frozen=True))
+    parents = (Parent(DIGEST), Parent("a" * 64, -0.5))
     assert parents_from([parent.to_json() for parent in parents]) == parents
     assert parents_from(None) == ()
 
@@ -17,11 +17,10 @@ def test_what_was_written_is_read_again() -> None:
     [
         "text",
         [3],
-        [{"digest": "x", "weight": 1.0, "frozen": False}],
-        [{"digest": DIGEST, "weight": True, "frozen": False}],
-        [{"digest": DIGEST, "weight": float("nan"), "frozen": False}],
-        [{"digest": DIGEST, "weight": 1.0, "frozen": 0}],
-        [{"digest": DIGEST, "weight": 1.0, "frozen": False}] * 300,
+        [{"digest": "x", "weight": 1.0}],
+        [{"digest": DIGEST, "weight": True}],
+        [{"digest": DIGEST, "weight": float("nan")}],
+        [{"digest": DIGEST, "weight": 1.0}] * 300,
     ],
 )
 def test_anything_else_is_the_peers_fault(value) -> None:

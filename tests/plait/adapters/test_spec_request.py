@@ -24,7 +24,7 @@ CLASSIFIER = {
 def test_a_spec_says_what_it_asks_for_before_anything_is_built() -> None:
     request = parse_spec(json.dumps({**CLASSIFIER, "init_rank": 16}))
     assert (request.method, request.task, request.labels) == ("lora", Task.CLASSIFICATION, ("a", "b"))
-    assert (request.seed, request.init_rank, request.largest_rank) == (7, 16, 8)
+    assert (request.seed, request.init_rank, request.rank) == (7, 16, 8)
     assert request.targets == ("k_proj", "q_proj")
     assert request.peft_config["modules_to_save"] == ["classifier", "score"]
     assert request.virtual_tokens == 0

@@ -18,9 +18,8 @@ MODULES = {"model.q_proj": (7, 5), "model.up_proj": (6, 9)}
 def spec(modules=MODULES, *, rank=2, alpha=4.0, others=True, **config):
     shapes = {}
     for module, (d_out, d_in) in modules.items():
-        own = config.get("rank_pattern", {}).get(module, rank)
-        shapes[f"base_model.model.{module}.lora_A.weight"] = [own, d_in]
-        shapes[f"base_model.model.{module}.lora_B.weight"] = [d_out, own]
+        shapes[f"base_model.model.{module}.lora_A.weight"] = [rank, d_in]
+        shapes[f"base_model.model.{module}.lora_B.weight"] = [d_out, rank]
     if others:
         shapes["base_model.model.score.weight"] = [2, 3]
     return AdapterSpec(
@@ -111,11 +110,8 @@ def landed(context, outcome):
 
 
 def result(context, outcome):
-    """By module: the product of the adapter after the step, with the change of the base, dense."""
-    products = {pair.module: dense(pair, landed(context, outcome)) for pair in context.geometry.pairs}
-    for module, factors in (outcome.base.factors if outcome.base else {}).items():
-        products[module] = products[module] + factors.b @ factors.a
-    return products
+    """By module: the product of the adapter after the step, dense."""
+    return {pair.module: dense(pair, landed(context, outcome)) for pair in context.geometry.pairs}
 
 
 def distance(left, right):

@@ -92,5 +92,5 @@ def test_factors_turn_where_a_rule_decomposes_anew_or_cuts_several_ranks_from_on
         one_rank: {name for name, rule in RULES.items() if rule.new_factors(one_rank=one_rank)}
         for one_rank in (True, False)
     }
-    assert turning[True] == {"fedsvd", "flora", "raflora"}
-    assert turning[False] == turning[True] | {"flexlora", "product_mean"}
+    assert turning[True] == {"fedsvd", "raflora"}
+    assert turning[False] == turning[True] | {"flexlora"}

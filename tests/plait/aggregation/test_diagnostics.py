@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from plait.adapters import AdapterState
 from plait.aggregation.diagnostics import Observer
 from plait.aggregation.fedavg import FEDAVG
-from plait.aggregation.fedex import FEDEX
 from plait.aggregation.flexlora import FLEXLORA
 
 CLIENTS = st.lists(
@@ -79,14 +78,6 @@ def test_clients_that_move_alike_agree_and_opposite_ones_do_not(lab):
 
     apart = [side(one, 1), replace(side(one, -1), client=other.client)]
     assert observed(context, apart, lab.run(FEDAVG, context, apart)).agreement < 1e-4
-
-
-def test_the_change_of_the_base_counts(lab):
-    generator = np.random.default_rng(0)
-    context = lab.context(lab.geometry(), generator)
-    cohort = lab.contributions(FEDEX, context, generator, weights=[1, 2, 5])
-    found = observed(context, cohort, lab.run(FEDEX, context, cohort))
-    assert found.error < 1e-6 < found.covariance
 
 
 @pytest.mark.parametrize(("asked", "looked_at"), [(1, 1), (2, 2), (9, 2), (0, 0)])

@@ -18,4 +18,4 @@ def test_a_and_the_rest_are_averaged_and_b_stays(lab):
 def test_b_never_travels(lab):
     geometry = lab.geometry(others=False)
     assert FEDSA.personal is Side.B
-    assert FEDSA.traffic(geometry, 8).uplink == geometry.side_size(Side.A)
+    assert FEDSA.traffic(geometry).uplink == geometry.side_size(Side.A)

@@ -33,4 +33,4 @@ def test_an_adapter_that_trains_a_and_b_is_refused(lab):
 
 
 def test_only_the_square_matrices_travel():
-    assert FEDSB.traffic(GEOMETRY, 8).uplink == 2 * 3 * 3
+    assert FEDSB.traffic(GEOMETRY).uplink == 2 * 3 * 3

@@ -25,7 +25,7 @@ def test_only_b_is_trained_and_sent(lab):
     geometry = lab.geometry()
     assert FFA.trained(1) == FFA.trained(2) == {Side.B}
     sent = geometry.side_size(Side.B) + geometry.others_size
-    assert FFA.traffic(geometry, 8).uplink == FFA.traffic(geometry, 8).downlink == sent
+    assert FFA.traffic(geometry).uplink == FFA.traffic(geometry).downlink == sent
 
 
 def test_an_update_that_trained_a_is_refused(lab):

@@ -43,26 +43,6 @@ def test_the_scale_is_alpha_over_rank_or_over_its_root(lab):
     assert lab.geometry(rank=4, alpha=6.0, use_rslora=True).pairs[0].scale == 3.0
 
 
-def test_a_module_can_have_a_rank_and_alpha_of_its_own(lab):
-    modules = {"layers.0.q_proj": (7, 5), "layers.1.q_proj": (7, 5)}
-    geometry = lab.geometry(
-        modules, rank=2, alpha=4.0, rank_pattern={"layers.1.q_proj": 3}, alpha_pattern={"q_proj": 12}
-    )
-    assert [pair.rank for pair in geometry.pairs] == [2, 3]
-    assert [pair.scale for pair in geometry.pairs] == [6.0, 4.0]
-
-
-def test_a_pattern_that_starts_at_the_name_matches_without_the_prefix_of_peft(lab):
-    assert lab.geometry({"q": (7, 5)}, alpha_pattern={"^q": 8}).pairs[0].scale == 4.0
-
-
-def test_a_pattern_is_a_plain_name_and_no_regular_expression(lab):
-    shapes = {"a.q": (7, 5), "axq": (7, 5)}
-    geometry = lab.geometry(shapes, alpha_pattern={"a.q": 8, "(a+)+$": 6})
-    assert [pair.scale for pair in geometry.pairs] == [4.0, geometry.pairs[1].scale]
-    assert geometry.pairs[1].scale != 4.0
-
-
 def test_embeddings_and_convolutions_are_products_too(lab):
     spec = lab.spec({"q": (7, 5)})
     shapes = {

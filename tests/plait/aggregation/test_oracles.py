@@ -46,8 +46,6 @@ def magnitude(context, outcome):
         flats = context.master.flat, outcome.step.flat
         b, a = (sum(np.linalg.norm(of(flat).astype(np.float64)) for flat in flats) for of in (pair.b_of, pair.a_of))
         total += pair.scale * b * a
-    for factors in outcome.base.factors.values() if outcome.base else ():
-        total += np.linalg.norm(factors.b) * np.linalg.norm(factors.a)
     return total
 
 
@@ -160,14 +158,13 @@ def test_the_order_of_the_clients_does_not_matter(lab, name, shapes, clients, se
     if rule.exactness is Exactness.UP_TO_TRUNCATION or name == "raflora":
         # Two cuts of equal size may be different products; they are as far from the exact mean.
         errors = [lab.distance(lab.result(context, outcome), exact) for outcome in outcomes]
-        room = sum(outcome.figures.get("sketch_loss_bound", 0.0) for outcome in outcomes)
-        assert abs(errors[0] - errors[1]) <= room + TOLERANCE * sum(magnitude(context, o) for o in outcomes)
+        assert abs(errors[0] - errors[1]) <= TOLERANCE * sum(magnitude(context, o) for o in outcomes)
         return
     results = [lab.result(context, outcome) for outcome in outcomes]
     assert lab.distance(*results) <= TOLERANCE * sum(magnitude(context, o) for o in outcomes)
 
 
-@pytest.mark.parametrize("name", ["fedex", "ffa", "flora", "rolora"])
+@pytest.mark.parametrize("name", ["ffa", "rolora"])
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_diagnostics_of_an_exact_rule_say_zero_to_rounding(lab, name, number):
     clients = [(1, 4.0, 1.0), (2, 16.0, 2.0), (3, 0.5, 5.0)]

@@ -37,4 +37,4 @@ def test_an_update_of_the_other_side_is_refused(lab):
 
 def test_half_of_the_factors_travels(lab):
     geometry = lab.geometry(others=False)
-    assert ROLORA.traffic(geometry, 8).uplink == geometry.layout.size / 2
+    assert ROLORA.traffic(geometry).uplink == geometry.layout.size / 2

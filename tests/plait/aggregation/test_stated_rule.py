@@ -9,7 +9,7 @@ from plait.aggregation.stated_rule import stated_text
 from plait.errors import ConfigError
 from plait.flower.rule_table import ALL_RULES
 
-SEEN = ["name", "subject", "ranks", "resizing", "frozen", "personal", "linear", "continuous", "moves_base"]
+SEEN = ["name", "subject", "ranks", "resizing", "frozen", "personal", "linear", "continuous"]
 
 
 @pytest.mark.parametrize("name", ALL_RULES)

@@ -137,7 +137,7 @@ def test_every_setting_that_is_a_text_is_known_to_lead_out_or_not() -> None:
     texts = {key for key, value in RunConfig().to_table().items() if isinstance(value, str)}
     inside = {
         "columns", "split", "revision", "norm-bound",
-        "lr-schedule", "client-ranks", "rank-pattern", "bias", "target-modules", "weighting",
+        "lr-schedule", "client-ranks", "target-modules", "weighting",
         "own-share", "keep", "reference", "labels", "device", "dtype", "out",
     }  # fmt: skip
     outside = {"data": "my.jsonl", "base": "org/model", "publish": "p"}

@@ -242,7 +242,7 @@ def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:
 
 @pytest.mark.parametrize(
     ("options", "times"),
-    [((), 1), (("--rule", "raflora"), 4), (("--rule", "product_mean", "--client-ranks", "4,8"), 4)],
+    [((), 1), (("--rule", "raflora"), 4), (("--rule", "flexlora", "--client-ranks", "4,8"), 4)],
     ids=["kept", "ordered", "several ranks"],
 )
 def test_estimate_counts_four_bits_down_where_factors_turn(plait, options: tuple[str, ...], times: int) -> None:

@@ -102,7 +102,7 @@ KINDS = {
     "labels": ("--data", "labels.jsonl", "--clients", 2),
     "a sample of clients": ("--data", "my.jsonl", "--clients", 3, "--clients-per-round", 2, "--own-share", 0),
     "an adapter to go on from": (
-        "--data", "my.jsonl", "--clients", 2, "--init-adapter", "first=0.5", "--rule", "flora",
+        "--data", "my.jsonl", "--clients", 2, "--init-adapter", "first=0.5", "--rule", "flexlora",
     ),
     "a trainer": ("--data", "my.jsonl", "--clients", 2, "--trainer", "trainer_of_mine:build"),
 }  # fmt: skip

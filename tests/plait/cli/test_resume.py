@@ -53,11 +53,10 @@ def test_a_run_killed_mid_round_ends_bit_identical(
     assert plait("verify", out).code == 0
 
 
-@pytest.mark.parametrize("mode", ["continue", "freeze"])
-def test_a_run_over_another_adapter_that_is_killed_ends_bit_identical(
-    mode: str, original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
+def test_a_run_from_another_adapter_that_is_killed_ends_bit_identical(
+    original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
 ) -> None:
-    over = ("--init-adapter", original / "run", "--init-mode", mode)
+    over = ("--init-adapter", original / "run")
     undisturbed = started(jsonl, tmp_path / "undisturbed", small, *over)
     _, err = undisturbed.communicate(timeout=120)
     assert undisturbed.returncode == 0, err

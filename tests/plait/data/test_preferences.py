@@ -1,4 +1,4 @@
-"""Preference pairs and single verdicts, from every shape of file."""
+"""Preference pairs, from every shape of file."""
 
 from __future__ import annotations
 
@@ -36,16 +36,12 @@ RECORD = Record(messages=(ASKED,), chosen=(GOOD,), rejected=(BAD,))
          Record(messages=(ASKED,), chosen=(GOOD,), rejected=(BAD,),
                 columns={"messages": '[{"content": "4", "role": "assistant"}]', "source": "x"})),
         ({"q": "2 + 2?", "chosen": "4", "worse": "5"}, "prompt=q,rejected=worse", RECORD),
-        ({"prompt": "2 + 2?", "completion": "4", "label": True}, None, Record(messages=(ASKED,), chosen=(GOOD,))),
-        ({"prompt": "2 + 2?", "completion": "5", "label": False}, None, Record(messages=(ASKED,), rejected=(BAD,))),
-        ({"prompt": "2 + 2?", "a": "5", "good": "False"}, "completion=a,label=good,prompt=prompt",
-         Record(messages=(ASKED,), rejected=(BAD,), columns={"good": "False"})),
-        # A label that is no verdict is a column, as before.
+        # A label of a reply is a column.
         ({"prompt": "2 + 2?", "completion": "4", "label": "sums"}, None,
          Record(prompt="2 + 2?", completion="4", columns={"label": "sums"})),
     ],
 )  # fmt: skip
-def test_a_row_becomes_a_pair_or_a_verdict(row: Row, columns: str | None, record: Record) -> None:
+def test_a_row_becomes_a_pair(row: Row, columns: str | None, record: Record) -> None:
     assert as_dataset([row], columns=columns).records == (record,)
 
 
@@ -71,7 +67,6 @@ def test_every_shape_of_file_holds_the_same_pairs(tmp_path: Path) -> None:
         ({"prompt": "a", "chosen": "b"}, None, "has 'prompt' and 'chosen', expected .*'chosen' and 'rejected'"),
         ({**TURNS, "chosen": [ASKED._asdict()]}, None, "no assistant turn after the prompt in 'chosen'"),
         ({**TURNS, "prompt": []}, None, "an empty list as 'prompt'"),
-        ({"prompt": "a", "completion": "b", "label": "maybe"}, "label=label,prompt=prompt", "expected true or false"),
     ],
 )  # fmt: skip
 def test_a_bad_pair_is_refused_in_one_line_with_its_place(row: Row, columns: str | None, said: str) -> None:
@@ -79,13 +74,6 @@ def test_a_bad_pair_is_refused_in_one_line_with_its_place(row: Row, columns: str
         as_dataset([row], columns=columns)
     assert "record 1 of data 'data'" in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-def test_the_first_row_alone_says_what_a_label_is() -> None:
-    rows = [{"prompt": "a", "completion": "b", "label": label} for label in ("sums", True)]
-    assert as_dataset(rows).kind is RecordKind.PROMPT
-    with pytest.raises(DataError, match=r"record 2.*expected true or false"):
-        as_dataset(rows[::-1])
 
 
 def test_columns_of_two_kinds_are_refused() -> None:

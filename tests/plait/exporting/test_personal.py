@@ -8,19 +8,16 @@ import pytest
 
 from plait.adapters import AdapterSpec, AdapterState, Layout, Task
 from plait.adapters.methods import AdapterRequest
-from plait.aggregation import BaseDelta, LowRank, Side, geometry_of
+from plait.aggregation import Side, geometry_of
 from plait.errors import ConfigError, PlaitError
 from plait.exporting.personal import is_node_state, open_node, open_personal, with_own_side
-from plait.rounds.base_changes import kept_base
 from plait.rounds.client_state import ClientState, Kept
 from plait.rounds.events import Adapter, Base, ClientsDescribed, RunStarted
 from plait.rounds.ledger import Ledger
-from plait.rounds.moved_base import MovedBase
 from plait.rounds.own_adapter import kept_lead
 from plait.rounds.own_side import kept_side, with_own
 from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config
-from plait.training.published import with_base
 
 
 @pytest.fixture
@@ -44,19 +41,6 @@ def test_what_is_exported_is_what_the_client_evaluates(spec: AdapterSpec, side: 
     assert (
         with_own_side(spec, shared, own.arrays["side"], side).digest() == with_own(shared, own, geometry, side).digest()
     )
-
-
-def test_over_frozen_adapters_the_clients_own_columns_are_the_first(spec: AdapterSpec) -> None:
-    shared, theirs, geometry = drawn(spec, 0), drawn(spec, 1), geometry_of(spec)
-    generator = np.random.default_rng(2)
-    beneath = {pair.module: LowRank(generator.normal(size=(pair.d_out, 3)), generator.normal(size=(3, pair.d_in)))
-               for pair in geometry.pairs}  # fmt: skip
-    wider, published = with_base(spec, shared, geometry, BaseDelta(beneath))
-    mixed = with_own_side(wider, published, kept_side(theirs, geometry, Side.B).arrays["side"], Side.B)
-    for before, after in zip(geometry.pairs, geometry_of(wider).pairs, strict=True):
-        factors = beneath[before.module]
-        expected = before.scale * before.b_of(theirs.flat) @ before.a_of(shared.flat) + factors.b @ factors.a
-        np.testing.assert_allclose(after.scale * after.b_of(mixed.flat) @ after.a_of(mixed.flat), expected, atol=1e-4)
 
 
 def test_a_side_of_another_adapter_is_refused(spec: AdapterSpec) -> None:
@@ -83,20 +67,6 @@ def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_p
     (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=own).to_bytes())
     with pytest.raises(ConfigError, match="names no base; give --base"):
         open_node(tmp_path, base="")
-    # Where the base has moved, or stands on frozen adapters, what is exported is all of it together.
-    generator = np.random.default_rng(2)
-    pair = geometry.pairs[0]
-    factors = LowRank(generator.normal(size=(pair.d_out, 3)), generator.normal(size=(3, pair.d_in)))
-    moved = MovedBase(BaseDelta({pair.module: factors}).rounded(), b"d" * 32)
-    (tmp_path / "base").write_bytes(ClientState(b"r" * 16, after=kept_base(moved, geometry)).to_bytes())
-    together = open_node(tmp_path, base="tiny")
-    expected = with_base(spec, source.state, geometry, moved.delta)[1]
-    assert together.state.digest() == expected.digest()
-    whole = (tmp_path / "base").read_bytes()
-    (tmp_path / "base").write_bytes(whole[:-1])
-    with pytest.raises(PlaitError, match="is damaged"):
-        open_node(tmp_path, base="tiny")
-    (tmp_path / "base").write_bytes(whole)
     (tmp_path / "own").write_bytes(ClientState(b"r" * 16, after=own).to_bytes()[:-1])
     with pytest.raises(PlaitError, match=r"own' is damaged"):
         open_node(tmp_path, base="tiny")

@@ -16,7 +16,7 @@ from plait.training.bases import LocatedBase
 
 @pytest.mark.slow
 def test_plain_lora_has_no_fault(by_peft: Callable[..., Path], by_plait: Callable[..., Path]) -> None:
-    for folder in (by_peft(use_rslora=True, rank_pattern={"q_proj": 2}, init_lora_weights="gaussian"), by_plait()):
+    for folder in (by_peft(use_rslora=True, init_lora_weights="gaussian"), by_plait()):
         assert lora_fault(open_source(folder).spec) is None
 
 
@@ -26,8 +26,6 @@ def test_plain_lora_has_no_fault(by_peft: Callable[..., Path], by_plait: Callabl
     [
         ({"use_dora": True}, "is DoRA"),
         ({"modules_to_save": ["norm"]}, "holds whole modules"),
-        ({"bias": "all"}, "trains biases"),
-        ({"lora_bias": True}, "trains biases of the factors"),
     ],
 )
 def test_every_feature_that_servers_overlook_is_named(

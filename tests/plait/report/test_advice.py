@@ -31,8 +31,8 @@ def test_a_step_that_was_taken_back_is_told_with_what_would_avoid_it():
         f"{rose}: half of the step since round 1 was taken back, and later steps count 0.5 times.",
         "A lower --learning-rate, or lr of --server-optimizer, would avoid that.",
     )
-    (stays, *_) = advice(watched({**event, "taken_back": "nothing"}, kept_round=3))
-    assert stays.endswith("the step since round 1 stays, because this rule moves the base.")
+    (whole, *_) = advice(watched({**event, "taken_back": "all"}, kept_round=3))
+    assert whole == f"{rose}: the step since round 1 was taken back."
 
 
 def test_a_run_that_ended_early_and_kept_an_earlier_round_says_both():

@@ -29,7 +29,6 @@ from plait.rounds.events import Adapter, Base, Event, Resumed, RunStarted
 from plait.rounds.ledger import Ledger, read_events, read_lines
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moments import Moments
-from plait.rounds.moved_base import UNMOVED, MovedBase
 from plait.rounds.norm_bound import NormBound, NormPolicy
 from plait.rounds.participant import Participant
 from plait.rounds.run_directory import RunDirectory
@@ -79,7 +78,6 @@ class FakeModel:
     held_out_tokens: int = 40
     astray: tuple[int, ...] = ()
     layout: Layout | None = None
-    stood_on: list[MovedBase] = field(default_factory=list)
     base_fingerprint: bytes = FINGERPRINT
 
     def prepare(self, spec_text: str) -> tuple[AdapterSpec, AdapterState]:
@@ -109,7 +107,6 @@ class FakeModel:
         state, carried = job.start, job.carried
         rate = job.settings.learning_rate or carried.learning_rate or 0.01 * (1 + job.settings.seed % 7)
         settings = replace(job.settings, learning_rate=rate)
-        self.stood_on.append(job.base)
         after = self.trained(state.flat, settings.seed, settings)
         if job.steps:
             drawn = np.random.default_rng(list(job.steps.charge.key)).normal(size=after.shape)
@@ -144,12 +141,8 @@ class FakeModel:
             flat = flat + rate * (flat.dtype.type(self.target) - flat + noise)
         return flat
 
-    def evaluate(
-        self, spec: AdapterSpec, state: AdapterState, settings: Settings, base: MovedBase = UNMOVED
-    ) -> SequenceLosses:
-        self.stood_on.append(base)
-        moved = base.delta.norm()
-        loss = float(np.mean((state.flat - self.target) ** 2)) + moved
+    def evaluate(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
+        loss = float(np.mean((state.flat - self.target) ** 2))
         counts = (self.held_out_tokens - 6, 3, 2, 1)
         apart = (0.5, -0.5, 0.25, -0.25)
         sums = [loss * count + more for count, more in zip(counts, apart, strict=True)]
@@ -402,7 +395,7 @@ class Federation:
         else:
             directory = RunDirectory.create(self.path, config_toml="")
             state = initial_state(self.run_id, self.ranks)
-            save_checkpoint(directory.checkpoints, state, self.ranks)
+            save_checkpoint(directory.checkpoints, state)
             first = started(state.run_id.hex())
         by_record = self.plan.settings.records_are_private
         ledger = Ledger(directory.ledger, screen=self._screen())

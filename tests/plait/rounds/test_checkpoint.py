@@ -7,12 +7,10 @@ import pytest
 
 from plait import files
 from plait.adapters import AdapterState, Layout
-from plait.aggregation import BaseDelta, LowRank
 from plait.errors import MachineError, PeerError
 from plait.rounds.checkpoint import KEPT, save_checkpoint
 from plait.rounds.events import RoundFinished
-from plait.rounds.moved_base import MovedBase
-from plait.rounds.run_state import BaseTrack, Held, Track, initial_state
+from plait.rounds.run_state import Track, initial_state
 from plait.rounds.saved_checkpoint import load_checkpoint
 from plait.rounds.tracks import Ranks
 
@@ -21,13 +19,11 @@ from plait.rounds.tracks import Ranks
 def state(ranks):
     adapter = ranks.master.initial
     shadow = AdapterState(adapter.layout, adapter.flat + np.float32(1e-3))
-    factors = LowRank(np.ones((3, 1)), np.full((1, 5), 0.5))
     return replace(
         initial_state(b"r" * 16, ranks),
         round=1,
         tracks=(Track(shadow, b"p" * 32, b"sealed"),),
-        base=BaseTrack(MovedBase(BaseDelta({"layer": factors}), b"m" * 32), b"n" * 32, b"moved"),
-        held={"zoë/../x": Held(b"h" * 32, b"m" * 32), "bob": Held()},
+        held={"zoë/../x": b"h" * 32, "bob": b""},
         rule_memory={"turned": np.arange(3.0)},
         optimizer_memory={"first": np.ones(2, np.float32)},
         finished=RoundFinished(round=1, update_norm=0.1 + 0.2),
@@ -40,11 +36,7 @@ def assert_same(left, right):
     for mine, theirs in zip(left.tracks, right.tracks, strict=True):
         assert (mine.previous, mine.broadcast) == (theirs.previous, theirs.broadcast)
         np.testing.assert_array_equal(mine.shadow.flat, theirs.shadow.flat)
-    assert (left.base.previous, left.base.broadcast) == (right.base.previous, right.base.broadcast)
-    assert left.base.moved.digest == right.base.moved.digest
-    arrays = [
-        (state.base.moved.delta.to_arrays(), state.rule_memory, state.optimizer_memory) for state in (left, right)
-    ]
+    arrays = [(state.rule_memory, state.optimizer_memory) for state in (left, right)]
     for mine, theirs in zip(*arrays, strict=True):
         assert mine.keys() == theirs.keys()
         for name, array in mine.items():
@@ -54,20 +46,20 @@ def assert_same(left, right):
 
 
 def test_a_state_survives(tmp_path, state, ranks):
-    save_checkpoint(tmp_path, state, ranks)
+    save_checkpoint(tmp_path, state)
     assert_same(load_checkpoint(tmp_path, ranks), state)
 
 
 def test_only_the_newest_are_kept(tmp_path, state, ranks):
     for number in range(5):
-        save_checkpoint(tmp_path, replace(state, round=number), ranks)
+        save_checkpoint(tmp_path, replace(state, round=number))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000003", "round-000004"]
     assert KEPT == 2
 
 
 def test_rounds_are_in_order_however_many_digits_they_have(tmp_path, state, ranks):
     for number in (999_999, 1_000_000):
-        save_checkpoint(tmp_path, replace(state, round=number), ranks)
+        save_checkpoint(tmp_path, replace(state, round=number))
     assert load_checkpoint(tmp_path, ranks).round == 1_000_000
 
 
@@ -93,7 +85,6 @@ DAMAGE = {
     "no broadcast": ("broadcast-0.bin", lambda path: path.unlink()),
     "no memory of the rule": ("rule.safetensors", lambda path: path.unlink()),
     "memory of the optimizer rotten": ("optimizer.safetensors", lambda path: path.write_bytes(b"x")),
-    "base rotten": ("base.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x01")),
     "broadcast rotten": ("broadcast-0.bin", lambda path: path.write_bytes(b"sealee")),
 }
 
@@ -101,8 +92,8 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, state, ranks, damage):
     name, spoil = DAMAGE[damage]
-    save_checkpoint(tmp_path, state, ranks)
-    save_checkpoint(tmp_path, replace(state, round=2), ranks)
+    save_checkpoint(tmp_path, state)
+    save_checkpoint(tmp_path, replace(state, round=2))
     spoil(tmp_path / "round-000002" / name)
     assert_same(load_checkpoint(tmp_path, ranks), state)
     spoil_older = tmp_path / "round-000001" / "broadcast-0.bin"
@@ -112,7 +103,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, state,
 
 
 def test_a_checkpoint_of_another_adapter_is_not_usable(tmp_path, state, ranks):
-    save_checkpoint(tmp_path, state, ranks)
+    save_checkpoint(tmp_path, state)
     other = replace(ranks.master, spec=replace(ranks.master.spec, layout=Layout.of({"other": [15]})))
     with pytest.raises(PeerError, match="no usable checkpoint"):
         load_checkpoint(tmp_path, Ranks((other,)))
@@ -124,19 +115,19 @@ def test_no_checkpoint_is_an_error(tmp_path, state, ranks):
 
 
 def test_a_full_disk_leaves_the_checkpoints_before_and_nothing_else(tmp_path, state, ranks, monkeypatch):
-    save_checkpoint(tmp_path, state, ranks)
+    save_checkpoint(tmp_path, state)
 
     def fail(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", fail)
     with pytest.raises(MachineError, match="No space left on device"):
-        save_checkpoint(tmp_path, replace(state, round=2), ranks)
+        save_checkpoint(tmp_path, replace(state, round=2))
     assert [path.name for path in tmp_path.iterdir()] == ["round-000001"]
     assert_same(load_checkpoint(tmp_path, ranks), state)
 
 
 def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path, state, ranks):
     (tmp_path / ".round-000001.abcdef").mkdir()
-    save_checkpoint(tmp_path, state, ranks)
+    save_checkpoint(tmp_path, state)
     assert [path.name for path in tmp_path.iterdir()] == ["round-000001"]

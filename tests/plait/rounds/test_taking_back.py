@@ -131,16 +131,14 @@ def test_where_evaluations_are_rare_all_steps_since_the_last_one_are_taken_back(
     np.testing.assert_allclose(state.adapter.flat, middle + step / 2, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("rule", "how"), [("flora", "nothing"), ("fedex", "nothing"), ("fedsvd", "all"), ("fedsa", "half")]
-)
+@pytest.mark.parametrize(("rule", "how"), [("fedsvd", "all"), ("fedsa", "half")])
 def test_every_rule_takes_back_what_it_can_and_says_how_much(astray, everyone_holds, rule, how):
     federation = astray(2, rounds=3, rule=rule)
     state = federation.run()
     assert losses(federation)[2] > losses(federation)[1]
     event = next(each for each in federation.of_kind("step_taken_back") if each["round"] == 2)
     assert (event["round"], event["taken_back"]) == (2, how)
-    assert bool(event["adapter"]) is (how != "nothing")
+    assert event["adapter"]
     everyone_holds(federation, state)
     if how == "all":
         after_1, again = (each for each in (federation.published[0], federation.published[2]))

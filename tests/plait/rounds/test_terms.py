@@ -35,7 +35,7 @@ LOOSE = Policy(min_examples=1, min_tokens=1)
 OTHER = {
     "lr_schedule": "linear", "trained": "A", "personal": "B", "wire": "bf16", "carry_moments": True, "scaffold": True,
     "without_feedback": True, "measures_slope": True, "own_share": 0.5, "held_out_fraction": 0.75,
-    "loss": "distillation", "objective": "dpo",
+    "loss": "mine:loss", "objective": "dpo",
     "secure_aggregation": True, "record_delta": 0.5,
 }  # fmt: skip
 

@@ -112,9 +112,9 @@ def designed(directory: Path, method: str = "lora") -> Blueprint:
     return drawn_with(directory, 3, method)
 
 
-def drawn_with(directory: Path, seed: int, method: str = "lora", bias: str = "none") -> Blueprint:
+def drawn_with(directory: Path, seed: int, method: str = "lora") -> Blueprint:
     config = read_base_config(directory, Task.CLASSIFICATION, LABELS)
-    request = AdapterRequest(method=method, rank=2, bias=bias)
+    request = AdapterRequest(method=method, rank=2)
     return design(config, request, task=Task.CLASSIFICATION, labels=LABELS, seed=seed, weights=directory)
 
 
@@ -204,14 +204,14 @@ def test_gradients_reach_the_whole_head_by_the_second_step(base: Base) -> None:
         assert gradient.any()
 
 
-@pytest.mark.parametrize("method", [*sorted(METHODS), "bias"])
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_has_a_head_and_trains(method: str, saved_as: Callable[[str], Path]) -> None:
     directory = saved_as("roberta")
     if method == "prefix":
         with pytest.raises(ConfigError, match="nearest: method 'prompt'"):
             designed(directory, method)
         return
-    made = drawn_with(directory, 3, "lora", bias="all") if method == "bias" else designed(directory, method)
+    made = designed(directory, method)
     model = resident(directory).carrying(made.spec, made.initial)
     assert not logits(model).any()
     model(input_ids=TEXTS).logits.sum().backward()

@@ -13,6 +13,7 @@ from plait.adapters import Task
 from plait.adapters.methods import AdapterRequest
 from plait.data import Record, RecordKind
 from plait.errors import MachineError
+from plait.plugins import Kind, reference
 from plait.rounds.local_model import TrainJob
 from plait.training import replicas as replicas_module
 from plait.training.bases import LocatedBase
@@ -87,6 +88,10 @@ def check_equal(
     assert np.linalg.norm(found[0].flat - one[0].flat) <= ADAPTER * change
 
 
+def doubled(logits: torch.Tensor, labels: torch.Tensor, adapter: object) -> torch.Tensor:
+    return 2 * torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "examples"),
@@ -95,7 +100,7 @@ def check_equal(
         (replace(SETTINGS, batch_size=1, gradient_accumulation_steps=5, local_steps=2), rows()),
         (replace(SETTINGS, batch_size=1), rows()),
         (replace(SETTINGS, trained="B", proximal=0.1), rows()),
-        (replace(SETTINGS, loss="orthogonality", gradient_accumulation_steps=2), rows()),
+        (replace(SETTINGS, loss=reference(Kind.LOSS, doubled), gradient_accumulation_steps=2), rows()),
     ],
     ids=["uneven", "accumulated", "one sequence", "one side", "own loss"],
 )

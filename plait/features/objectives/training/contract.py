@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -12,11 +11,11 @@ from plait.features.objectives.formula import Formula, Reply, Sides
 from plait.features.objectives.named import formula_named
 from plait.features.objectives.reward import Reward, reward_named, value_of
 from plait.objective import objective_named
-from plait.own_code import BrokenError, Check, NotClaimedError
+from plait.own_code import BrokenError, Check
 
 
 def _sides() -> Sides:
-    """Replies to three prompts: a pair, an accepted and a rejected one alone, each with an unrelated one."""
+    """Replies to three prompts."""
     generator = torch.Generator().manual_seed(5)
 
     def reply(*tokens: int) -> Reply:
@@ -24,25 +23,11 @@ def _sides() -> Sides:
         likely, reference = (-2 * torch.rand(len(tokens), generator=generator) * counts for _ in range(2))
         return Reply(likely.requires_grad_(), reference, counts)
 
-    return Sides(reply(4, 6, 0), reply(5, 0, 3), reply(4, 4, 4))
-
-
-def _pairs() -> Sides:
-    sides = _sides()
-    first = {name: _first(getattr(sides, name)) for name in ("chosen", "rejected", "unrelated")}
-    return replace(sides, **first)
-
-
-def _first(reply: Reply) -> Reply:
-    return Reply(reply.likely.detach()[:1].requires_grad_(), reply.reference[:1], reply.tokens[:1])
-
-
-def _inputs_of(objective: Formula) -> Sides:
-    return _sides() if objective.takes_one_reply else _pairs()
+    return Sides(reply(4, 6, 3), reply(5, 2, 3))
 
 
 def _loss_of_each(objective: Formula) -> None:
-    sides = _inputs_of(objective)
+    sides = _sides()
     losses = objective.losses(sides)
     if losses.shape != sides.chosen.likely.shape or not bool(torch.isfinite(losses).all()):
         raise BrokenError(
@@ -55,33 +40,23 @@ def _loss_of_each(objective: Formula) -> None:
 
 
 def _rising_reward(objective: Formula) -> None:
-    reply = _inputs_of(objective).chosen
+    reply = _sides().chosen
     rewards = objective.reward(reply)
     if rewards.shape != reply.likely.shape:
         raise BrokenError(f"gave rewards of shape {tuple(rewards.shape)}, expected one for each of {len(reply.likely)}")
     (slope,) = torch.autograd.grad(rewards.sum(), reply.likely)
-    if not bool((slope[reply.tokens > 0] > 0).all()):
+    if not bool((slope > 0).all()):
         raise BrokenError("the reward does not rise with the reply's log-probability")
 
 
-def _without_reference(objective: Formula) -> None:
-    if objective.needs_reference:
-        raise NotClaimedError("it compares with a reference")
-    sides = _inputs_of(objective)
-    other = replace(sides, chosen=replace(sides.chosen, reference=sides.chosen.reference - 1))
-    if not torch.equal(objective.losses(sides), objective.losses(other)):
-        raise BrokenError("the loss changes with the reference, expected needs_reference to be true")
-
-
 def _same_losses(objective: Formula) -> None:
-    if not torch.equal(objective.losses(_inputs_of(objective)), objective.losses(_inputs_of(objective))):
+    if not torch.equal(objective.losses(_sides()), objective.losses(_sides())):
         raise BrokenError("the same inputs give a different loss")
 
 
 OBJECTIVE_CHECKS: tuple[Check[Formula], ...] = (
     Check("a finite loss of each example with finite gradients", _loss_of_each),
     Check("a reward of each reply, which rises with its log-probability", _rising_reward),
-    Check("no reference where none is needed", _without_reference),
     Check("the same inputs give the same loss", _same_losses),
 )
 """The contract of an objective of preferences."""

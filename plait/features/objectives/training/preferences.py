@@ -27,7 +27,6 @@ from plait.training.losses import BatchLoss, count_labels
 from plait.training.replicas import Replica, deal, over
 from plait.training.step_memory import StepMemory, is_out_of_memory
 
-_SIDES = 3
 _TASK = Task.CAUSAL_LM
 
 
@@ -36,17 +35,10 @@ class References:
     """Log-probabilities of replies under the base without the adapter, in nats, by example.
 
     Attributes:
-        known: of an example's sides, 0 for one that is missing; by its digest.
-        base: the digest of the base's movement that they belong to.
+        known: of an example's sides, by its digest.
     """
 
     known: dict[bytes, tuple[float, ...]] = field(default_factory=dict[bytes, tuple[float, ...]])
-    base: bytes = b""
-
-    def stand_on(self, base: bytes) -> None:
-        """Forget what belongs to a base that has moved since."""
-        if base != self.base:
-            self.known, self.base = {}, base
 
     def learn(self, model: nn.Module, examples: Iterable[Example], *, pad_token: int) -> None:
         """Compute those of examples that are not known yet.
@@ -62,8 +54,7 @@ class References:
             loss = BatchLoss(model, task=_TASK, pad_token=pad_token)
             for digest, example in unknown.items():
                 there = [side for side in example.sides if side is not None]
-                found = iter(loss.by_sequence(there))
-                self.known[digest] = tuple(0.0 if side is None else -next(found) for side in example.sides)
+                self.known[digest] = tuple(-each for each in loss.by_sequence(there))
                 check_abandoned()
 
 
@@ -75,11 +66,10 @@ class PreferenceLesson(CrossEntropy):
         self._objective, self._references = objective, references
 
     def prepare(self, replicas: Sequence[Replica], visited: Callable[[], Sequence[Example]]) -> None:
-        """What the base says of the examples, where the objective compares with it."""
-        if self._objective.needs_reference:
-            learn = deal(visited(), len(replicas), size=lambda example: len(example.tokens))
-            pad_token = self._taught.pad_token
-            over(replicas, lambda own, part: self._references.learn(own.model, part, pad_token=pad_token), learn)
+        """What the base says of the examples."""
+        learn = deal(visited(), len(replicas), size=lambda example: len(example.tokens))
+        pad_token = self._taught.pad_token
+        over(replicas, lambda own, part: self._references.learn(own.model, part, pad_token=pad_token), learn)
 
     def loss(self, replica: Replica) -> StepLoss:
         """The objective's."""
@@ -94,7 +84,7 @@ class PreferenceLoss:
 
     Args:
         model: the base with the adapter, in the mode (training or not) to use.
-        references: know the examples, where the objective needs a reference.
+        references: know the examples.
         memory: what gives way to fit a step into memory.
     """
 
@@ -136,17 +126,15 @@ class PreferenceLoss:
     def by_example(self, batch: Sequence[Example]) -> tuple[list[float], list[float]]:
         """Losses, and the reward by which each example's chosen reply leads, without gradients.
 
-        Of an example with one reply, the lead is its reward, negative for a rejected one's.
-
         Raises:
             PartError: an objective of the user's own fails, or gives anything but a number of each example.
         """
         sides = self._sides(batch)
-        leads = torch.zeros(len(batch), device=self._device)
-        for side, sign in ((sides.chosen, 1.0), (sides.rejected, -1.0)):
-            rewards = self._of_each(len(batch), partial(self._objective.reward, side))
-            leads += sign * rewards * (side.tokens > 0)
-        return self._of_each(len(batch), lambda: self._objective.losses(sides)).tolist(), leads.tolist()
+        chosen, rejected = (
+            self._of_each(len(batch), partial(self._objective.reward, side)) for side in (sides.chosen, sides.rejected)
+        )
+        losses = self._of_each(len(batch), lambda: self._objective.losses(sides))
+        return losses.tolist(), (chosen - rejected).tolist()
 
     def _of_each(self, examples: int, compute: Callable[[], object]) -> torch.Tensor:
         """What the objective computes of each example."""
@@ -164,36 +152,17 @@ class PreferenceLoss:
         return found
 
     def _sides(self, batch: Sequence[Example]) -> Sides:
-        split = [example.sides for example in batch]
-        chosen, rejected, unrelated = ([sides[number] for sides in split] for number in range(_SIDES))
-        both = self._sums([*chosen, *rejected])
-        with torch.no_grad():
-            others = self._sums(unrelated)
-        likely = (*both.split(len(batch)), others)
-        replies = [
-            Reply(likely[number], self._reference(batch, number), self._counts(side))
-            for number, side in enumerate((chosen, rejected, unrelated))
-        ]
-        return Sides(*replies)
-
-    def _sums(self, sequences: Sequence[Example | None]) -> torch.Tensor:
-        """(sequences,) log-probability of each one's labels; 0 where there is no sequence."""
-        there = [each for each in sequences if each is not None]
-        if not there:
-            return torch.zeros(len(sequences), device=self._device)
-        losses, counts = self._losses.by_token(there)
-        found = iter(losses.split(counts))
-        nothing = losses.new_zeros(())
-        return -torch.stack([nothing if each is None else next(found).sum() for each in sequences])
-
-    def _reference(self, batch: Sequence[Example], side: int) -> torch.Tensor:
-        known = self._references.known
-        values = [known[example.digest][side] if self._objective.needs_reference else 0.0 for example in batch]
-        return torch.tensor(values, dtype=torch.float32, device=self._device)
-
-    def _counts(self, sequences: Sequence[Example | None]) -> torch.Tensor:
-        counts = [0 if each is None else count_labels(each, _TASK) for each in sequences]
-        return torch.tensor(counts, device=self._device)
+        sides = [[side for side in example.sides if side is not None] for example in batch]
+        both = [each for side in zip(*sides, strict=True) for each in side]
+        losses, counts = self._losses.by_token(both)
+        sums = -torch.stack([each.sum() for each in losses.split(counts)])
+        known = [self._references.known[example.digest] for example in batch]
+        tokens = torch.tensor([count_labels(each, _TASK) for each in both], device=self._device)
+        references = torch.tensor([*zip(*known, strict=True)], dtype=torch.float32, device=self._device)
+        chosen, rejected = (
+            Reply(*each) for each in zip(sums.split(len(batch)), references, tokens.split(len(batch)), strict=True)
+        )
+        return Sides(chosen, rejected)
 
 
 @contextmanager

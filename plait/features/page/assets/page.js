@@ -303,9 +303,9 @@ const drawLineage = () => {
     names.forEach((name, index) => made.append(index ? ", " : "", name));
     return made;
   };
-  const parent = ({ run: name, digest, weight, frozen }) => {
+  const parent = ({ run: name, digest, weight }) => {
     const made = element("span");
-    const how = [weight === 1 ? null : `weight ${weight}`, frozen ? "frozen" : null].filter(Boolean).join(", ");
+    const how = weight === 1 ? "" : `weight ${weight}`;
     made.append(name ? runLink(name) : as.clean(digest.slice(0, 12)), how ? ` (${how})` : "");
     return made;
   };
