@@ -226,7 +226,7 @@ def made_of(job: TrainJob, identity: bytes) -> bytes:
         *(b"" if each is None else np.ascontiguousarray(each).tobytes() for each in (carried.drift, carried.slope)),
         repr(carried.learning_rate).encode(),
     )
-    for part in (job.spec.digest, job.start.digest(), job.received.digest(), job.base.digest, *rest):
+    for part in (job.spec.digest, job.start.digest(), job.received.digest(), *rest):
         hasher.update(hashlib.sha256(part).digest())
     return hasher.digest()
 
