@@ -1,33 +1,27 @@
-"""Epsilon of Gaussian mechanisms, composed, by Google's dp-accounting.
+"""Epsilon of Gaussian mechanisms, of Poisson-sampled steps and of sums of clients' noise, by Google's dp-accounting.
 
-A mechanism that adds Gaussian noise of z times its sensitivity is mu-Gaussian differentially private with mu = 1/z, and
-mechanisms compose by adding mu^2, also where a later one depends on the results of earlier ones (Dong, Roth and Su,
-"Gaussian Differential Privacy", arXiv 1905.02383, theorem 3.2 and corollary 3.3). So any number of them is one with
-noise 1/mu, whose epsilon is exact (Balle and Wang, arXiv 1805.06530, theorem 8): Renyi accounting of the same
-mechanisms reads about 8 % higher. No amplification by sampling is claimed. Knows no round and no ledger.
+*Composed.* A mechanism that adds Gaussian noise of z times its sensitivity is mu-Gaussian differentially private with
+mu = 1/z, and mechanisms compose by adding mu^2, also where a later one depends on the results of earlier ones (Dong,
+Roth and Su, "Gaussian Differential Privacy", arXiv 1905.02383, theorem 3.2 and corollary 3.3). So any number of them is
+one with noise 1/mu, whose epsilon is exact (Balle and Wang, arXiv 1805.06530, theorem 8).
 
-Epsilon of Gaussian mechanisms on Poisson samples: DP-SGD, composed numerically by Google's dp-accounting.
+*Sampled.* In each step every record is in the batch with probability q, independently, and noise of z times the largest
+contribution is added to the sum. With one record's contribution replaced by zero, a step's result is N(0, z^2) instead
+of (1 - q) N(0, z^2) + q N(1, z^2), or the other way round. The library puts the privacy loss on a grid so that it
+dominates the true one (Doroshenko et al., "Connect the Dots", arXiv 2207.04380) and composes it by the fast Fourier
+transform (Koskela et al., arXiv 1906.03049). Batches must be drawn this way from secret randomness; shuffled epochs are
+not (Chua et al., arXiv 2403.17673).
 
-In each step every record is in the batch with probability q, independently, and Gaussian noise of z times the largest
-contribution of a record is added to the sum. With one record's contribution replaced by zero, a step's result is
-N(0, z^2) instead of (1 - q) N(0, z^2) + q N(1, z^2), or the other way round. The library puts the privacy loss on a
-grid so that it dominates the true one (Doroshenko et al., "Connect the Dots", arXiv 2207.04380) and composes it by the
-fast Fourier transform (Koskela et al., arXiv 1906.03049). Nothing is claimed that is not earned: batches must be drawn
-this way from secret randomness; shuffled epochs are not (Chua et al., arXiv 2403.17673). Knows no data.
-
-What a sum of shares of noise costs: that of a Gaussian mechanism, and a term for not being one.
-
-Kairouz, Liu and Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure Aggregation",
-arXiv 2102.06387. Each of m clients has k_i ~ N_Z(x_i, V / m) in every number, |x_i| <= radius.
-
-*Not being one.* A sum of discrete Gaussians is not one. Let phi_V be the density of N(0, V), X the sum of m of
-the x_i, and e(v) = 2 exp(-2 pi^2 v) + ..., by which sum_l phi_v(l + c) differs from 1 (Poisson's summation). As the
-product of two Gaussian densities is one, adding a client at a time gives
+*Shared* (Kairouz, Liu and Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
+Aggregation", arXiv 2102.06387). Each of m clients has k_i ~ N_Z(x_i, V / m) in every number, |x_i| <= radius, and a sum
+of discrete Gaussians is not one. Let phi_V be the density of N(0, V), X the sum of m of the x_i, and e(v) = 2 exp(-2
+pi^2 v) + ..., by which sum_l phi_v(l + c) differs from 1 (Poisson's summation). As the product of two Gaussian
+densities is one, adding a client at a time gives
 
     P(k_1 + ... + k_m = k) = phi_V(k - X) (1 +- tau),    tau <= 10 sum_{j < m} exp(-2 pi^2 (V / m) j / (j + 1)),
 
-which is the paper's theorem on the divergence of the sum (there for x_i = 0; the proof does not need whole numbers).
-By the same argument phi_V(k - X) is within 1 +- e(s) of drawing N(X, V - s) and then N_Z around the result. So in every
+which is the paper's theorem on the divergence of the sum (there for x_i = 0; the proof does not need whole numbers). By
+the same argument phi_V(k - X) is within 1 +- e(s) of drawing N(X, V - s) and then N_Z around the result. So in every
 number the release is within a factor exp(+-eta), eta = tau + e(s), of something computed from an exact Gaussian
 mechanism with noise z = sqrt(V - s) / radius, whose epsilon is known in closed form. Over d numbers and T rounds,
 
@@ -35,7 +29,6 @@ mechanism with noise z = sqrt(V - s) / radius, whose epsilon is known in closed 
 
 With s = 2.5 and V / m >= 5, d eta is below 2e-11 for any adapter, and it is charged. Noise of clients beyond m only
 adds to it. Of clients that tell the server their noise, or add none, the shares are missing (`multiplier_without`).
-Knows no client and no random number.
 """
 
 from __future__ import annotations
@@ -51,12 +44,7 @@ _SAFE = 1e-11
 
 
 def epsilon_at(delta: float, mu: float) -> float:
-    """The smallest epsilon for a delta, rounded up in its last digits.
-
-    Args:
-        delta: more than 0 and less than 1.
-        mu: root of the sum of 1/z^2, at least 0; the result is infinite if it is.
-    """
+    """The smallest epsilon for a delta, rounded up in its last digits; mu is the root of the sum of 1/z^2."""
     if not mu or not math.isfinite(mu):
         return mu
     # Only runs with differential privacy need the library, and what it imports takes a second.
@@ -90,14 +78,7 @@ _LEAST_NOISE = 0.05
 
 @lru_cache(maxsize=4096)
 def sampled_epsilon(noise: float, rate: float, steps: int, delta: float) -> float:
-    """The smallest epsilon that is certain for this many steps.
-
-    Args:
-        noise: z, more than 0.
-        rate: q, more than 0 and at most 1.
-        steps: 0 or more.
-        delta: more than 0 and less than 1.
-    """
+    """The smallest epsilon that is certain for this many steps with noise z and rate q, more than 0 and at most 1."""
     if not steps:
         return 0.0
     whole = epsilon_at(delta, math.sqrt(steps) / noise)

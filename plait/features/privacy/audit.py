@@ -1,7 +1,4 @@
-"""Checks of what a ledger says of differential privacy.
-
-``plait privacy``: what a run promises about privacy, and what it has spent.
-"""
+"""What a ledger says of differential privacy, checked; and ``plait privacy``, which shows it."""
 
 from __future__ import annotations
 
@@ -42,10 +39,9 @@ def verifies(events: Sequence[Event]) -> Verified | None:
 
 
 def check_privacy(events: Sequence[Event]) -> PrivacySpent | None:
-    """Check that every round of a private run has paid for its noise, and that the ledger's figures follow from that.
+    """What a run has spent, once each round has paid for its noise and the ledger's figures follow from that.
 
-    Returns:
-        What the run has spent; None without differential privacy, or before its first round.
+    None without differential privacy, or before its first round.
     """
     promised = promised_in(events)
     if promised is None:

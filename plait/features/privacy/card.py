@@ -1,15 +1,9 @@
-"""What a private run promises and has spent, in words: for the report, the adapter's card, `plait privacy` and status.
-
-Knows only the ledger's events. The figures are recomputed by `plait verify`.
-
-What several private runs on the same clients or records cost together.
+"""What a private run promises and has spent, in words and tables, and what several cost together.
 
 Runs with private clients are Gaussian mechanisms, which compose in closed form, mu^2 = sum of mu_i^2 (see
-`accountant`), also where a run starts from what another gave. Of private records a ledger has epsilons
-alone, which compose by adding epsilons and deltas (Dwork et al., EUROCRYPT 2006): more than there is, never less.
-Knows only the runs' cards.
-
-What the privacy of a run has cost, as tables.
+`accountant`), also where a run starts from what another gave. Of private records a ledger has epsilons alone, which
+compose by adding epsilons and deltas (Dwork et al., EUROCRYPT 2006): more than there is, never less. Knows only the
+ledger's events. The figures are recomputed by `plait verify`.
 """
 
 from __future__ import annotations
@@ -28,8 +22,6 @@ from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from plait.adapters import Json
-    from plait.rounds.run_view import RunView
-
 
 WORTH_WARNING = 3.0
 """Noise over clip norm from which on there is next to nothing to learn from."""
@@ -72,12 +64,7 @@ CONTINUES = (
 
 @dataclass(frozen=True)
 class PrivacyCard:
-    """The guarantee of a run, as far as the run has come.
-
-    Attributes:
-        spent: after the newest round, or once the noise of one is paid for; None before the first.
-        audited: what attacks found; None if that was not recorded.
-    """
+    """The guarantee of a run, and what it has spent, as far as the run has come; its audit, if that was recorded."""
 
     promised: PrivacyStarted
     spent: PrivacySpent | None = None
@@ -99,9 +86,8 @@ class PrivacyCard:
                 return cls(event)
             case NoiseIntended() if card:
                 # Paid for, even if the run never tells that the round is over.
-                charges = ((card.spent.charges if card.spent else 0) or 0) + 1
-                delta = card.promised.delta
-                spent = PrivacySpent(round=event.round, epsilon=event.epsilon, delta=delta, charges=charges)
+                number, delta, charges = event.round, card.promised.delta, card.draws + 1
+                spent = PrivacySpent(round=number, epsilon=event.epsilon, delta=delta, charges=charges)
                 return replace(card, spent=spent)
             case PrivacySpent() if card:
                 return replace(card, spent=event)
@@ -116,14 +102,16 @@ class PrivacyCard:
         return self.spent.epsilon if self.spent else 0.0
 
     @property
+    def draws(self) -> int:
+        """Of noise, so far."""
+        return (self.spent.charges if self.spent else 0) or 0
+
+    @property
     def not_covered(self) -> tuple[str, ...]:
         """What the guarantee says nothing about."""
         continues = (CONTINUES,) if self.promised.continues else ()
-        if self.is_of_records:
-            return continues + RECORDS_NOT_COVERED
-        if self.promised.guaranteed:
-            return continues + SHARED_NOT_COVERED
-        return continues + NOT_COVERED
+        shared = SHARED_NOT_COVERED if self.promised.guaranteed else NOT_COVERED
+        return continues + (RECORDS_NOT_COVERED if self.is_of_records else shared)
 
     title: ClassVar[str] = "Differential privacy"
     hides_clients: ClassVar[bool] = True
@@ -181,14 +169,9 @@ class PrivacyCard:
         )
 
     @property
-    def is_hopeless(self) -> bool:
-        """Whether the noise leaves next to nothing to learn from."""
-        return self.promised.noise_over_clip > WORTH_WARNING
-
-    @property
     def warning(self) -> str:
         """One sentence, if the noise leaves next to nothing to learn from; else empty."""
-        if not self.is_hopeless:
+        if self.promised.noise_over_clip <= WORTH_WARNING:
             return ""
         return (
             f"The noise in a round's mean is {self.promised.noise_over_clip:.3g} times the clip norm: expect no useful "
@@ -205,25 +188,19 @@ class PrivacyCard:
     def _of_records(self) -> Sequence[tuple[str, str]]:
         promised = self.promised
         known = len(self.spent.by_client) if self.spent else 0
-        accounts = f"of {known} clients' own accounts"
-        noise = promised.noise_multiplier
+        spent = f", the most of {known} clients' own accounts" if known else " at most"
+        clip, noise = promised.clip_norm, promised.noise_multiplier
         return [
             (
                 "Protected",
                 "everything that one record of a client changed in all rounds together; a record is a sequence",
             ),
             ("From", f"{promised.observer}: its client adds the noise before anything leaves it"),
-            (
-                "Spent",
-                self.epsilon_text + (f", the most {accounts}" if known else " at most"),
-            ),
+            ("Spent", self.epsilon_text + spent),
             ("Neighbours", f"{promised.adjacency}: one record's gradient is replaced by zero in all steps"),
             ("Amplification by sampling", promised.amplification),
             ("Steps of a client", f"{promised.steps:,}, each of {promised.batch:,} records on average"),
-            (
-                "Clip norm",
-                f"{promised.clip_norm:.3g}" if promised.clip_norm else "all gradients are scaled to one norm",
-            ),
+            ("Clip norm", f"{clip:.3g}" if clip else "all gradients are scaled to one norm"),
             (
                 "Noise of a step, over the clip norm",
                 f"{noise:.4g}" if noise else "follows from epsilon and how many records a client has",
@@ -234,7 +211,7 @@ class PrivacyCard:
     @property
     def _of_clients(self) -> Sequence[tuple[str, str]]:
         promised = self.promised
-        draws = (self.spent.charges if self.spent else 0) or 0
+        draws = self.draws
         clip = f"{promised.clip_norm or 0:.3g}"
         if promised.clip_quantile is not None:
             clip = f"follows quantile {promised.clip_quantile:g} of the clients' norms, from {clip} on"
@@ -264,7 +241,7 @@ class PrivacyCard:
         # A roster may have as few clients as a sum of a whole round, and its sum fewer again.
         fewest = promised.fewest
         most = max(1, 2 * fewest - promised.guaranteed - 1)
-        charges, noise = max(1, (self.spent.charges if self.spent else 0) or 0), promised.noise_multiplier or math.nan
+        charges, noise = max(1, self.draws), promised.noise_multiplier or math.nan
         found = (epsilon_of(promised.delta, charges, noise, guaranteed=fewest, colluding=count) for count in (1, most))
         one, many = (f"{epsilon:.3g}" for epsilon in found)
         more = f", {many} where {most} do" if most > 1 else ""
@@ -297,11 +274,7 @@ def figures_of(view: RunView) -> Mapping[str, Json]:
 
 @dataclass(frozen=True)
 class Together:
-    """The guarantee of several runs.
-
-    Attributes:
-        epsilon: of all of them, for a client that took part in all; of records, of the client with the most.
-    """
+    """The guarantee of several runs, for a client that took part in all; of records, of the client with the most."""
 
     epsilon: float
     delta: float
@@ -309,11 +282,7 @@ class Together:
 
 
 def together(cards: Mapping[str, PrivacyCard]) -> Together:
-    """What runs cost together.
-
-    Args:
-        cards: by run, at least one.
-    """
+    """What runs on the same clients or records cost together."""
     runs = list(cards.values())
     kinds = {card.is_of_records for card in runs}
     if len(kinds) > 1:
@@ -321,10 +290,12 @@ def together(cards: Mapping[str, PrivacyCard]) -> Together:
         raise ConfigError(f"{units}: these runs protect different things, expected runs of one kind")
     if kinds == {True}:
         return _of_records(runs)
-    mu = math.sqrt(math.fsum(_mu(card) ** 2 for card in runs))
+    mu = math.sqrt(
+        math.fsum(card.draws / (card.promised.noise_multiplier or math.nan) ** 2 for card in runs if card.draws)
+    )
     delta = min(card.promised.delta for card in runs)
     # How far sums of clients' own noise are from Gaussian mechanisms.
-    apart = math.fsum(_charges(card) * sum_term(card.promised.guaranteed) for card in runs if card.promised.guaranteed)
+    apart = math.fsum(card.draws * sum_term(card.promised.guaranteed) for card in runs if card.promised.guaranteed)
     epsilon = epsilon_at(delta * math.exp(-apart), mu) + 2 * apart
     return Together(epsilon, delta, f"Gaussian mechanisms compose exactly: mu = {mu:.4g}, the root of the sum of mu²")
 
@@ -343,48 +314,27 @@ def _of_records(cards: Sequence[PrivacyCard]) -> Together:
     return Together(epsilon, delta, "epsilons and deltas of a client's accounts are added up")
 
 
-def _mu(card: PrivacyCard) -> float:
-    """Of a run with private clients, so far."""
-    charges = _charges(card)
-    return math.sqrt(charges) / (card.promised.noise_multiplier or math.nan) if charges else 0.0
-
-
-def _charges(card: PrivacyCard) -> int:
-    return (card.spent.charges if card.spent else 0) or 0
-
-
 def epsilon_table(view: RunView) -> Table:
-    """Epsilon after every round."""
-    events = view.of_features
-    promised, spent = promised_in(events.get("privacy_started", ())), spent_by_round(events)
+    """Epsilon after every round; of records, as the accounts of the clients that have taken part say."""
+    promised, spent = promised_in(view.of_features.get("privacy_started", ())), spent_by_round(view.of_features)
     if promised and promised.unit == "record":
-        return _epsilon_of_records(PrivacyCard(promised), events)
+        headings, said = (
+            ("largest epsilon", "smallest", "clients"),
+            ", as the accounts of the clients that have taken part say",
+        )
+    else:
+        headings, said = ("epsilon", "draws of noise", "next clip norm"), ""
+
+    def row(each: PrivacySpent) -> tuple[str, str]:
+        if said:
+            return f"{min(each.by_client.values(), default=0):.4g}", str(len(each.by_client))
+        return str(each.charges), f"{each.clip_norm or 0:.3g}"
+
     return Table(
         title="Epsilon by round",
-        headings=("round", "epsilon", "draws of noise", "next clip norm"),
-        rows=tuple(
-            (str(number), f"{each.epsilon:.4g}", str(each.charges), f"{each.clip_norm or 0:.3g}")
-            for number, each in sorted(spent.items())
-        ),
-        note=f"At delta {promised.delta:g}, of the whole run so far." if promised else "",
-    )
-
-
-def _epsilon_of_records(card: PrivacyCard, events: Mapping[str, Sequence[Event]]) -> Table:
-    return Table(
-        title="Epsilon by round",
-        headings=("round", "largest epsilon", "smallest", "clients"),
-        rows=tuple(
-            (
-                str(number),
-                f"{spent.epsilon:.4g}",
-                f"{min(spent.by_client.values(), default=0):.4g}",
-                str(len(spent.by_client)),
-            )
-            for number, spent in sorted(spent_by_round(events).items())
-        ),
-        note=f"At delta {card.promised.delta:g}, of the whole run so far, as the accounts of the clients that have "
-        "taken part say.",
+        headings=("round", *headings),
+        rows=tuple((str(number), f"{each.epsilon:.4g}", *row(each)) for number, each in sorted(spent.items())),
+        note=f"At delta {promised.delta:g}, of the whole run so far{said}." if promised else "",
     )
 
 

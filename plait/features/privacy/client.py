@@ -1,12 +1,8 @@
-"""What was spent of one data set in one federation, over all runs: epsilons, by accounts that the client has named.
+"""What differential privacy costs one client, by its operator's policy: over all runs, as the journal of its data says.
 
-A client refuses an update that would bring epsilon of all runs together above the most that is allowed.
-
-What a client may spend of its data, by its operator's policy: over all runs, as the journal of its data says.
-
-What a run's noise hides of a whole client costs it: all its rounds, and updates that are given again.
-
-Differential privacy at one client: what it pays before it trains, and what it has paid in earlier runs.
+The journal has epsilons, by accounts that the client has named. A client refuses an update that would bring epsilon of
+all runs together above the most that is allowed. What a run's noise hides of a whole client costs all its rounds, and
+updates that are given again.
 """
 
 from __future__ import annotations
@@ -40,11 +36,7 @@ class SpentJournal:
         return sum(epsilon for account, epsilon in self._spent().items() if account != besides)
 
     def check_budget(self, account: str, epsilon: float, most: float) -> None:
-        """Refuse what would bring epsilon of all runs together above the most.
-
-        Args:
-            most: that all runs may spend; 0 for any amount.
-        """
+        """Refuse what would bring epsilon of all runs together above the most, 0 for any amount."""
         others = self.spent(besides=account)
         if most and others + epsilon > most * _SLACK:
             raise PolicyError(
@@ -89,32 +81,28 @@ class Purse:
 
     def check(self, epsilon: Callable[[], float]) -> None:
         """Refuse a run that would cost too much in the end."""
-        terms, journal = self.speaker.terms, self._journal
-        if journal and terms and terms.policy:
-            journal.check_budget(self._account, epsilon(), terms.policy.most_epsilon)
+        if known := self._known:
+            journal, account, most = known
+            journal.check_budget(account, epsilon(), most)
 
     def pay(self, epsilon: float, delta: float) -> None:
         """Record what the run will have spent of the client's data, before anything leaves."""
-        terms, journal = self.speaker.terms, self._journal
-        if journal and terms and terms.policy:
-            journal.charge(self._account, epsilon, delta, terms.policy.most_epsilon)
+        if known := self._known:
+            journal, account, most = known
+            journal.charge(account, epsilon, delta, most)
 
     @property
-    def _journal(self) -> SpentJournal | None:
-        return SpentJournal(self.speaker.journal) if self.speaker.journal else None
-
-    @property
-    def _account(self) -> str:
-        return self.speaker.own_secret.account
+    def _known(self) -> tuple[SpentJournal, str, float] | None:
+        """The journal, the run's account in it, and the most that all runs may spend."""
+        speaker, terms = self.speaker, self.speaker.terms
+        if not (speaker.journal and terms and terms.policy):
+            return None
+        return SpentJournal(speaker.journal), speaker.own_secret.account, terms.policy.most_epsilon
 
 
 @dataclass(frozen=True)
 class ClientCharge:
-    """The hook: a client pays before it trains.
-
-    Attributes:
-        privacy: what the run's noise promises of it.
-    """
+    """The hook: a client pays for what the run's noise promises of it before it trains."""
 
     speaker: Speaker
     privacy: ClientPrivacy
@@ -154,11 +142,9 @@ def client_way(way: ClientWay, config: RunConfig, speaker: Speaker) -> ClientWay
 def paying(
     way: ClientWay, speaker: Speaker, private: ClientPrivacy | None, *, of_records: bool, is_noised: bool
 ) -> ClientWay:
-    """The way of a client that pays.
+    """The way of a client that pays for what noise promises of whole clients, if it does.
 
-    Args:
-        private: what the run's noise promises of whole clients; None without such noise.
-        is_noised: whether the client adds noise, so that nothing else is said of its data.
+    Where the client adds noise (`is_noised`), nothing else is said of its data.
     """
     hooks = (*way.hooks, ClientCharge(speaker, private)) if private else way.hooks
     way = replace(way, hooks=hooks, is_open=way.is_open and not is_noised)

@@ -55,7 +55,6 @@ class NoiseIntended(Event):
     """The noise of a round is about to be drawn; from here on it is paid for, whatever becomes of it.
 
     Attributes:
-        round: its number.
         commitment: of its updates, readable with the noise key only; the same updates get the same noise. Where clients
             add the noise, of the list of clients in the sum, which is about to be unmasked.
         clip_norm: that they are clipped to.
@@ -71,12 +70,10 @@ class NoiseIntended(Event):
 
 
 class PrivacySpent(Event):
-    """After `round`: `epsilon` of the run so far at `delta`, for `charges` draws of noise.
+    """What a run has spent after a round.
 
     Attributes:
-        round: its number.
         epsilon: of everything so far; of records, the largest of any client's.
-        delta: of the guarantee.
         charges: one per round, and one more wherever a round was drawn again for other updates; None for records.
         clip_norm: of the next round; None for records.
         by_client: epsilon of each client's records so far, as the account of each that took part says.

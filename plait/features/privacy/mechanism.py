@@ -1,55 +1,37 @@
-"""The grid of whole numbers on which updates are summed: the clip norm is `radius` of its units.
-
-Sums of floats are not what the proof of a Gaussian mechanism speaks of (Mironov 2012; Casacuberta et al., arXiv
-2207.10635); sums of whole numbers are exact, in any order. Knows no update.
-
-Clip a decoded update, and put it on the grid; the bound is checked on the whole numbers that are summed.
-
-Every number is rounded to one of its two neighbours at random, so that small ones are not lost in the mean. That can
-make the update longer, so its length is compared with the radius afterwards, in whole numbers, and the update
-shortened until it fits: no property of floats, of the wire or of a client is relied on. Knows no noise.
-
-The adaptive clip norm: it follows a quantile of the updates' norms, from a noised count.
-
-Andrew et al., "Differentially Private Learning with Adaptive Clipping", arXiv 1905.03871, algorithm 1: every client
-of a round counts as +1/2 if its update is within the clip norm and as -1/2 if not, noise is added to the sum, and
-
-    C <- C exp(-rate (b - quantile)),   b the noised fraction of clients within C.
-
-The count is a second Gaussian mechanism on the same clients and is paid for: a client changes it by 1/2. Here counts
-are doubled, so that they are whole numbers and a client changes them by 1. Knows no update.
-
-Noise that clients add themselves, each a share, under masks: no server ever sees a sum without it.
-
-After Kairouz, Liu and Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
-Aggregation", arXiv 2102.06387: each of n clients sends k_i ~ N_Z(x_i, V / m) in every number, |x_i| <= radius, and at
-least m remain, whichever drop out. So the sum holds noise of at least V.
-
-What that costs is in `plait.features.privacy.accountant`. Knows no round and no ledger.
-
-The private mean of a round: clipped updates on a grid, their sum, noise, and a fixed number that divides it.
+"""The private mean of a round: clipped updates on a grid, their sum, noise, and a fixed number that divides it.
 
 With S = sum_k x_k over the accepted updates and n the number of clients that a round wants,
 
     mean = unit (S + round(G)) / n,   G ~ N(0, (z radius)^2) in every number,   |x_k| <= radius
 
-*A client changes each round by at most the clip norm, whatever state it hides.* Take two runs that differ only in
-that one client's updates are replaced by zero, and look at a round after the same results of all rounds before. The
-others' updates are functions of their own data, of their own state, and of these results (broadcasts are made of
-nothing else), so they are the same in both runs, bit for bit. So is the rest of the sum: n is a constant, updates
-have equal weights, and whether an update counts is decided by it alone. What is left is the one client's x_k,
-whatever it was made of (error feedback, moments, drift, a leading gain, a lie), and |x_k| <= radius holds for the
-very numbers that are summed. So the sum moves by at most `radius` and the mechanism is 1/z-Gaussian differentially
-private; later rounds compose adaptively. Everything after it (rule, server optimizer, encoding, broadcast, adapter) is
-computed from the mean and costs nothing.
+*A client changes each round by at most the clip norm, whatever state it hides.* Take two runs that differ only in that
+one client's updates are replaced by zero, and look at a round after the same results of all rounds before. The others'
+updates are functions of their own data, of their own state, and of these results (broadcasts are made of nothing else),
+so they are the same in both runs, bit for bit. So is the rest of the sum: n is a constant, updates have equal weights,
+and whether an update counts is decided by it alone. What is left is the one client's x_k, whatever it was made of
+(error feedback, moments, drift, a leading gain, a lie), and |x_k| <= radius holds for the very numbers that are summed.
+So the sum moves by at most `radius` and the mechanism is 1/z-Gaussian differentially private; later rounds compose
+adaptively. Everything after it (rule, server optimizer, encoding, broadcast, adapter) is computed from the mean and
+costs nothing. Clipping before error feedback would not do: what a client sends is Q(d + e), and gain and residual can
+make that far longer than d.
 
-Clipping before error feedback would not do: what a client sends is Q(d + e), and gain and residual can make that far
-longer than d. Knows no rule, no file and no ledger.
+*The grid.* Sums of floats are not what the proof of a Gaussian mechanism speaks of (Mironov 2012; Casacuberta et al.,
+arXiv 2207.10635); sums of whole numbers are exact, in any order. Every number is rounded to one of its two neighbours
+at random, so that small ones are not lost in the mean. That can make the update longer, so its length is compared with
+the radius afterwards, in whole numbers, and the update shortened until it fits.
 
-The mean of a round whose clients add the noise, in one process and without masks: for audits of the mechanism.
+*The adaptive clip norm* follows a quantile of the updates' norms (Andrew et al., arXiv 1905.03871, algorithm 1): every
+client of a round counts as +1/2 if its update is within the clip norm and as -1/2 if not, noise is added to the sum,
+and
 
-As few clients as are guaranteed add their shares. Takes updates as `mechanism.PrivateMean` does. Knows no
-mask and no wire.
+    C <- C exp(-rate (b - quantile)),   b the noised fraction of clients within C.
+
+The count is a second Gaussian mechanism on the same clients and is paid for. Here counts are doubled, so that they are
+whole numbers and a client changes them by 1.
+
+*Shares.* Where clients add the noise under masks (Kairouz, Liu and Steinke, arXiv 2102.06387), each of n sends k_i ~
+N_Z(x_i, V / m) in every number, |x_i| <= radius, and at least m remain, whichever drop out. So the sum holds noise of
+at least V; what that costs is in `accountant`.
 """
 
 from __future__ import annotations
@@ -83,12 +65,7 @@ _LARGEST_SIGMA = 1 << 17
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid.
-
-    Attributes:
-        radius: the clip norm, in units: the sensitivity of the sum, exactly.
-        sigma: standard deviation of the noise, in units.
-    """
+    """A grid on which the clip norm, the exact sensitivity of the sum, and sigma are so many units."""
 
     radius: int
     sigma: float
@@ -123,12 +100,10 @@ def length(values: Float32) -> float:
 
 
 def clipped_to_grid(values: Float32, *, clip_norm: float, radius: int, key: bytes) -> NDArray[np.int32]:
-    """The update in units of clip_norm / radius, (size,), of Euclidean norm at most `radius`.
+    """The update in units of clip_norm / radius, (size,), of Euclidean norm at most `radius`, itself at most 2^17.
 
     Args:
         values: the decoded update, finite.
-        clip_norm: norm that longer updates are scaled to.
-        radius: the same in units, at most 2^17.
         key: 32 bytes; decides which way numbers are rounded.
     """
     room = math.sqrt(max(0.5, 1 - _ADDED * values.size / radius**2)) * (1 - 1e-4)
@@ -168,22 +143,8 @@ SHARE = 0.1
 """Largest part of a round's 1/z^2 that the count may take."""
 
 
-def count_multiplier(noise_multiplier: float, clients: int) -> float:
-    """Noise of the doubled count: the paper's n/20 on the sum of halves, and more where that costs over `SHARE`."""
-    return max(clients / 10, noise_multiplier / math.sqrt(SHARE))
-
-
-def update_multiplier(noise_multiplier: float, count: float) -> float:
-    """Noise of the updates, so that both mechanisms together cost 1/z^2 (the paper's theorem 1)."""
-    return 1 / math.sqrt(noise_multiplier**-2 - count**-2)
-
-
 def next_clip(clip_norm: float, fraction: float, quantile: float) -> float:
-    """The clip norm of the next round.
-
-    Args:
-        fraction: of clients within it, noised; may be below 0 or above 1.
-    """
+    """The clip norm of the next round, by the noised fraction of clients within it."""
     return clip_norm * math.exp(-RATE * (min(max(fraction, -1.0), 2.0) - quantile))
 
 
@@ -223,11 +184,9 @@ class Shares:
         return math.ceil(math.log2(2 * (DEVIATIONS * spread + 1)))
 
     def drawn(self, values: Float32, *, unit: float, guaranteed: int, key: bytes) -> NDArray[np.int64]:
-        """What a client sends, (size,): whole numbers around its update.
+        """What a client sends, (size,): whole numbers around its rotated update, which is clipped here.
 
-        Args:
-            values: the update, rotated, finite; clipped here.
-            key: 32 bytes, of this client, attempt and update alone.
+        The 32 bytes of `key` are of this client, attempt and update alone.
         """
         centres = clipped_to_grid(
             values,
@@ -244,11 +203,7 @@ class Shares:
 
 
 def shares_for(size: int, noise_multiplier: float, guaranteed: int) -> Shares:
-    """The coarsest grid on which shares are good enough.
-
-    Args:
-        noise_multiplier: z: noise over clip norm that the sum is charged for.
-    """
+    """The coarsest grid on which shares are good enough for noise of z times the clip norm."""
     sensitivity = math.sqrt(least_variance(guaranteed) - SMOOTHING) / noise_multiplier
     # As for the central grid, so that rounding to fractions hardly lengthens an update.
     wanted = 4 * math.sqrt(size)
@@ -300,13 +255,15 @@ class ClientPrivacy:
     @property
     def count_multiplier(self) -> float | None:
         """Noise of the count that moves an adaptive clip norm; None for a fixed one."""
-        return None if self.clip_norm is not None else count_multiplier(self.noise_multiplier, self.clients)
+        # The paper's n/20 on the sum of halves, and more where that costs over `SHARE`.
+        noise = max(self.clients / 10, self.noise_multiplier / math.sqrt(SHARE))
+        return noise if self.clip_norm is None else None
 
     @property
     def update_multiplier(self) -> float:
-        """Noise of the sum of updates, over the clip norm."""
+        """Noise of the sum of updates, over the clip norm; with that of the count it costs 1/z^2."""
         count = self.count_multiplier
-        return self.noise_multiplier if count is None else update_multiplier(self.noise_multiplier, count)
+        return self.noise_multiplier if count is None else 1 / math.sqrt(self.noise_multiplier**-2 - count**-2)
 
     @property
     def most_charges(self) -> float:
@@ -319,11 +276,7 @@ class ClientPrivacy:
         return most
 
     def epsilon_after(self, charges: int, *, colluding: int = 0) -> float:
-        """Epsilon of this many rounds.
-
-        Args:
-            colluding: of the guaranteed clients, who tell what noise they added, or add none.
-        """
+        """Epsilon of this many rounds, where some guaranteed clients tell what noise they added, or add none."""
         return epsilon_of(self.delta, charges, self.noise_multiplier, guaranteed=self.guaranteed, colluding=colluding)
 
     def first_clip(self, size: int) -> float:
@@ -363,11 +316,7 @@ class ClientPrivacy:
 
 
 def multiplier_for(epsilon: float, delta: float, rounds: int, *, guaranteed: int = 0) -> float:
-    """The noise multiplier with which `rounds` rounds just fit (epsilon, delta).
-
-    Args:
-        guaranteed: clients whose own noise is in every sum; 0 where the server adds it.
-    """
+    """The noise multiplier with which `rounds` rounds just fit (epsilon, delta)."""
     apart = rounds * sum_term(guaranteed) if guaranteed else 0.0
     multiplier = math.sqrt(rounds) / mu_at(epsilon - 2 * apart, delta * math.exp(-apart))
     if multiplier > LARGEST_MULTIPLIER:
@@ -387,11 +336,7 @@ class Released:
 
 
 class PrivateMean:
-    """Takes the updates of a round one by one.
-
-    Args:
-        key: of this round and these updates, 32 bytes.
-    """
+    """Takes the updates of a round one by one; the 32 bytes of `key` are of this round and these updates."""
 
     def __init__(self, privacy: ClientPrivacy, *, size: int, clip_norm: float, key: bytes) -> None:
         self._privacy = privacy
@@ -402,12 +347,7 @@ class PrivateMean:
         self._within = 0
 
     def add(self, client: str, values: Float32) -> None:
-        """Add an update.
-
-        Args:
-            client: its name; each at most once.
-            values: as decoded, (size,), finite.
-        """
+        """Add the update of a client, (size,), as decoded, finite; each client at most once."""
         key = derived(self._key, b"rounding of " + client.encode())
         self._sum += clipped_to_grid(values, clip_norm=self._clip_norm, radius=self._grid.radius, key=key)
         if self._privacy.clip_norm is None:
@@ -433,11 +373,7 @@ class PrivateMean:
 
 
 class SharedMean:
-    """Takes the updates of a round one by one.
-
-    Args:
-        key: of this round, 32 bytes.
-    """
+    """The same where clients add the noise, as few as are guaranteed, in one process and without masks: for audits."""
 
     def __init__(self, privacy: ClientPrivacy, *, size: int, clip_norm: float, key: bytes) -> None:
         self._privacy, self._clip_norm, self._key = privacy, clip_norm, key
@@ -446,12 +382,7 @@ class SharedMean:
         self._within = 0
 
     def add(self, client: str, values: Float32) -> None:
-        """Add an update.
-
-        Args:
-            client: its name; each at most once.
-            values: as decoded, (size,), finite.
-        """
+        """Add an update."""
         key = derived(self._key, b"rounding of " + client.encode())
         self._centres += clipped_to_grid(values, clip_norm=self._clip_norm, radius=self._shares.radius, key=key)
         self._within += 1 if length(values) <= self._clip_norm else -1

@@ -1,32 +1,25 @@
-"""The secret key of a private run: what its noise is drawn from, and how a round's noise is bound to its updates.
+"""Noise on whole numbers, drawn exactly from a secret key, and how a round's noise is bound to its updates.
 
-Noise must be the same when a killed server continues with the same updates, and independent of all earlier draws for
-other updates: two results with the same noise would give away the difference of what is below it. So a round's key is
-HKDF(run key, round, digest of the accepted updates) (RFC 5869). With the run key the noise can be removed again. Knows
-no update.
+*The key.* Noise must be the same when a killed server continues with the same updates, and independent of all earlier
+draws for other updates: two results with the same noise would give away the difference of what is below it. So a
+round's key is HKDF(run key, round, digest of the accepted updates) (RFC 5869). With the run key the noise can be
+removed again.
 
-Gaussian noise on whole numbers, drawn exactly from a secret key.
+*At the server* round(G) with G ~ N(0, sigma^2) is added. For a vector of whole numbers x, x + round(G) equals round(x +
+G): a function of the exact Gaussian mechanism's result. So its privacy is that mechanism's, in closed form and in any
+number of dimensions. (For the discrete Gaussian of Canonne, Kamath and Steinke, arXiv 2004.00010, the closed form holds
+only nearly.)
 
-What is added is round(G) with G ~ N(0, sigma^2), element by element. For a vector of whole numbers x, x + round(G)
-equals round(x + G): a function of the exact Gaussian mechanism's result. So its privacy is that mechanism's, in
-closed form and in any number of dimensions. (For the discrete Gaussian of Canonne, Kamath and Steinke, arXiv
-2004.00010, the closed form holds only nearly, and what holds exactly is a Renyi bound, which reads 8 % higher.)
+*At clients* N_Z(c, sigma^2) takes the whole number k with probability exp(-(k - c)^2 / (2 sigma^2)) / Theta(c). Drawing
+around the number to be hidden, instead of rounding it first and adding noise, costs no length of rounding, so the grid
+can be as coarse as the noise itself.
 
-Drawn without rejection and without floating-point error, because rounded floats and their timing give secrets away
-(Mironov 2012; Jin et al., arXiv 2112.05307): |X| > k if and only if a uniform number f is below t_k = erfc((k + 1/2)
-/ (sigma sqrt 2)). 63 bits of f and a table of t_k decide all but about one in 10^9 draws; the others take further
-bits and t_k to 100 digits. So nothing is cut off and nothing need be added to delta, and the numbers do not depend on
-the machine's mathematical library. All bits come from AES-256 in counter mode. Knows no round and no file.
-
-The discrete Gaussian around any fraction of a whole number, drawn exactly from a secret key.
-
-N_Z(c, sigma^2) takes the whole number k with probability exp(-(k - c)^2 / (2 sigma^2)) / Theta(c). Drawing around the
-number to be hidden, instead of rounding it first and adding noise, costs no length of rounding: what a client hides may
-lie between the whole numbers, so the grid can be as coarse as the noise itself.
-
-Without rejection, like the central noise (`noise`): one uniform number of 64 bits decides a draw by a
-table of tail probabilities, one row for each fraction. Draws on the edge of two entries, about one in 10^12, take
-further bits and digits, so nothing is cut off and nothing need be added to delta. Knows no client.
+Both are drawn without rejection and without floating-point error, because rounded floats and their timing give secrets
+away (Mironov 2012; Jin et al., arXiv 2112.05307): |round(G)| > k if and only if a uniform number f is below t_k =
+erfc((k + 1/2) / (sigma sqrt 2)), and N_Z has a row of such a table for each fraction of c. 64 bits and the table decide
+all but about one draw in 10^9; the others take further bits and digits. So nothing is cut off and nothing need be added
+to delta, and the numbers do not depend on the machine's mathematical library. All bits come from AES-256 in counter
+mode.
 """
 
 from __future__ import annotations
@@ -57,11 +50,7 @@ _BYTES = 32
 
 @dataclass(frozen=True)
 class RunKey:
-    """The key of one run.
-
-    Attributes:
-        secret: 32 bytes from the system's generator; never derived from a run's seed.
-    """
+    """The key of one run: 32 bytes from the system's generator, never derived from a run's seed."""
 
     secret: bytes = field(repr=False)
 
@@ -141,11 +130,7 @@ _PI = Decimal(
 
 
 class Keystream:
-    """Uniform bits, all from one key; two streams of the same key are the same.
-
-    Args:
-        key: 32 bytes, secret.
-    """
+    """Uniform bits, all from one secret key of 32 bytes; two streams of the same key are the same."""
 
     def __init__(self, key: bytes) -> None:
         self._cipher = Cipher(AES(key), CTR(bytes(16))).encryptor()
@@ -162,9 +147,7 @@ class Keystream:
 class Guide:
     """Searches a sorted table; the leading bits of a number make most searches one look-up.
 
-    Args:
-        shift: lower bits of a number, which the guide does not look at.
-        parts: how many values the bits above those have.
+    The guide does not look at `shift` lower bits; the bits above those have so many values as it has `parts`.
     """
 
     def __init__(self, table: Words, *, shift: int, parts: int) -> None:
@@ -185,11 +168,7 @@ class Guide:
 
 
 class IntegerGaussian:
-    """The distribution of round(G), G ~ N(0, sigma^2).
-
-    Args:
-        sigma: more than 0.
-    """
+    """The distribution of round(G), G ~ N(0, sigma^2)."""
 
     def __init__(self, sigma: float) -> None:
         self.sigma = sigma
@@ -217,12 +196,7 @@ class IntegerGaussian:
         return np.where(words >> np.uint64(_BITS), -size, size)
 
     def _resolved(self, drawn: int, guess: int, stream: Keystream) -> int:
-        """The number of k with f < t_k, exactly.
-
-        Args:
-            drawn: the first 63 bits of f.
-            stream: of further bits.
-        """
+        """The number of k with f < t_k, exactly, where the first 63 bits of f are drawn."""
         bits = _BITS
         with localcontext() as context:
             context.prec = _DIGITS
@@ -273,12 +247,7 @@ _ROW_DIGITS = 60
 
 
 class DiscreteGaussian:
-    """N_Z(c, variance) for all c that are multiples of 2^-fraction_bits.
-
-    Args:
-        variance: sigma^2, at least 1.
-        fraction_bits: at most 12.
-    """
+    """N_Z(c, variance) for all c that are multiples of 2^-fraction_bits; variance at least 1, at most 12 bits."""
 
     def __init__(self, variance: float, fraction_bits: int) -> None:
         self.variance, self.fraction_bits = variance, fraction_bits
@@ -326,12 +295,7 @@ class DiscreteGaussian:
         return whole + np.where(is_upper, 1 - below, below)
 
     def _resolved(self, drawn: int, row: int, stream: Keystream) -> int:
-        """The smallest j with f < 2 P(X <= j), exactly.
-
-        Args:
-            drawn: the first 63 bits of f.
-            stream: of further bits.
-        """
+        """The smallest j with f < 2 P(X <= j), exactly, where the first 63 bits of f are drawn."""
         bits = 63
         with localcontext() as context:
             context.prec = _ROW_DIGITS

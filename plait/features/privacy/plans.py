@@ -15,15 +15,11 @@ from plait.settle import Settled
 
 
 def plans(settled: Settled, size: int, parameters: int, records: int | None) -> Planned:
-    """What it costs, and whether anything useful is left.
-
-    Args:
-        records: that a client trains on; None if that was not said.
-    """
+    """What it costs, and whether anything useful is left, for clients with so many records, if that was said."""
     unit = vars(settled.config)["dp"]
-    return (
-        _of_records(settled, size, parameters, records) if unit == "record" else _of_clients(settled, size, parameters)
-    )
+    if unit == "record":
+        return _of_records(settled, size, parameters, records)
+    return _of_clients(settled, size, parameters)
 
 
 def _of_clients(settled: Settled, size: int, parameters: int) -> Planned:
@@ -57,10 +53,8 @@ def _of_records(settled: Settled, size: int, parameters: int, records: int | Non
         )
     task = settled.plan.settings
     each = privacy_of_records(task, records=records)
-    ratio, epsilon = (
-        each.noise_over_clip(size) / math.sqrt(settled.config.cohort_size),
-        each.epsilon_after(task.total_steps),
-    )
+    ratio = each.noise_over_clip(size) / math.sqrt(settled.config.cohort_size)
+    epsilon = each.epsilon_after(task.total_steps)
     most = WORTH_WARNING_OF_RECORDS
     warning = (
         f"Warning: the noise is {ratio:.3g} times the longest mean gradient that a step can have; expect no useful "

@@ -4,20 +4,13 @@ Each local step draws a Poisson sample of the client's records, clips the gradie
 sum and divides by the expected size of the sample (DP-SGD; Abadi et al., arXiv 1607.00133). Two data sets are
 neighbours if one record's gradient is replaced by zero in all steps: how many records a client has is not hidden.
 Everything computed from the noised gradients (AdamW, moments, error feedback, encoding, the server's rule) costs
-nothing. Knows no gradient and no round.
+nothing.
 
-What a client has spent on its own records in a run, kept on its disk and enforced by the client.
-
-A round's steps are charged before their noise exists, and the charge is on disk by then. The key of batches and noise
-follows from a secret of the client and from everything that the round's gradients are made of, so a client that is
-killed and asked again gives the same answer for free, and other inputs get independent noise and a second charge. A
-task that the budget has no room for is refused, whatever the server says. Knows no gradient.
-
-The hook by which a client's records pay for its steps before any is taken, and its update says no more than that.
-
-The account is `plait.features.privacy.record`'s.
-
-What the rounds of a run with differential privacy of records cost: clients keep their own accounts, and say them.
+The client keeps an account on its disk and enforces it. A round's steps are charged before their noise exists, and the
+charge is on disk by then. The key of batches and noise follows from a secret of the client and from everything that the
+round's gradients are made of, so a client that is killed and asked again gives the same answer for free, and other
+inputs get independent noise and a second charge. A task that the budget has no room for is refused, whatever the server
+says.
 """
 
 from __future__ import annotations
@@ -89,13 +82,7 @@ class RecordPrivacy:
         noise: float,
         clip_norm: float | None,
     ) -> Self:
-        """The privacy with which all steps of a run just fit an epsilon, or with the given noise.
-
-        Args:
-            records: that the client trains on, at least 1.
-            epsilon: 0 for none.
-            noise: 0 where it follows from `epsilon`.
-        """
+        """The privacy with which all steps of a run just fit an epsilon, or, if that is 0, with the given noise."""
         if delta * records >= 1:
             raise ConfigError(
                 f"dp-delta is {delta:g} and this client has {records:,} records, expected less than 1 / records = "
@@ -141,13 +128,7 @@ class RecordPrivacy:
 
 @dataclass(frozen=True)
 class Charge:
-    """The steps of a client in a round, paid for.
-
-    Attributes:
-        privacy: of its records in the run.
-        key: 32 bytes, of its batches and noise.
-        epsilon: of everything so far, this included.
-    """
+    """The steps of a client in a round, paid for: the key of their batches and noise, and epsilon with them."""
 
     privacy: RecordPrivacy
     key: bytes
@@ -162,14 +143,7 @@ _SECRET_BYTES = 32
 
 @dataclass(frozen=True)
 class _Account:
-    """What is on disk.
-
-    Attributes:
-        run: its id, in hexadecimal.
-        secret: of this client and run, in hexadecimal.
-        noise: over the clip norm, the same in all rounds.
-        charges: steps, by the commitment to what they are made of.
-    """
+    """What is on disk: run and secret in hexadecimal, and steps by the commitment to what they are made of."""
 
     run: str
     secret: str
@@ -184,11 +158,7 @@ class _Account:
 
 
 def privacy_of(settings: Settings, *, records: int, most: float = 0.0) -> RecordPrivacy:
-    """The privacy of a client's records in a run.
-
-    Args:
-        most: epsilon that the client allows; 0 for as much as the run asks for.
-    """
+    """The privacy of a client's records in a run, if the client allows at most this epsilon, 0 for any."""
     privacy = RecordPrivacy.of(
         records=records,
         batch=settings.batch_size * settings.gradient_accumulation_steps,
@@ -211,11 +181,7 @@ def privacy_of(settings: Settings, *, records: int, most: float = 0.0) -> Record
 
 
 def made_of(job: TrainJob, identity: bytes) -> bytes:
-    """Digest of everything that the gradients of a job are made of.
-
-    Args:
-        identity: of the client's training data, and of how its machine computes with them.
-    """
+    """Digest of everything that a job's gradients are made of, by the identity of the client's data and computation."""
     hasher = hashlib.sha256(identity)
     task = {each.name: getattr(job.settings, each.name) for each in fields(Settings)}
     hasher.update(json.dumps(task, sort_keys=True).encode())
@@ -290,20 +256,6 @@ def started(settings: Settings, *, clients: int, size: int, continues: bool = Fa
         batch=batch,
         steps=settings.total_steps,
         continues=continues,
-    )
-
-
-def spent(number: int, settings: Settings, epsilons: Mapping[str, float]) -> PrivacySpent:
-    """What the clients' records have cost once a round is over.
-
-    Args:
-        epsilons: by client, of all that took part so far; none under masks, where epsilon is at most the run's.
-    """
-    return PrivacySpent(
-        round=number,
-        epsilon=max(epsilons.values(), default=settings.record_epsilon),
-        delta=settings.record_delta,
-        by_client=dict(sorted(epsilons.items())),
     )
 
 
@@ -407,12 +359,7 @@ class RecordCharge:
 
 @dataclass(frozen=True)
 class RecordCosts:
-    """The costs of one run's records.
-
-    Attributes:
-        told: rounds of which the ledger says what they have cost.
-        masked: whether clients say nothing of what they have spent: at most the run's epsilon.
-    """
+    """The costs of one run's records, of which clients keep accounts and, without masks, say them."""
 
     settings: Settings
     told: Collection[int] = ()
@@ -425,7 +372,9 @@ class RecordCosts:
         return ""
 
     def spent(self, state: RunState, epsilons: Mapping[str, float]) -> Event | None:
-        """The largest epsilon, and each client's."""
+        """The largest epsilon, and each client's; under masks none says, and it is at most the run's."""
         if state.finished is None or state.round in self.told or not (epsilons or self.masked):
             return None
-        return spent(state.round, self.settings, epsilons)
+        most, by_client = self.settings.record_epsilon, dict(sorted(epsilons.items()))
+        epsilon, delta = max(epsilons.values(), default=most), self.settings.record_delta
+        return PrivacySpent(round=state.round, epsilon=epsilon, delta=delta, by_client=by_client)

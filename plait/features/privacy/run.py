@@ -1,11 +1,4 @@
-"""Differential privacy in one run: its guarantee, its noise, what tasks say of it, and what its ledger begins with.
-
-What an operator's policy says of a run's differential privacy.
-
-What the ledger of a run with differential privacy says of its clients.
-
-What a client's operator is told of a run's differential privacy.
-"""
+"""Differential privacy in one run: its guarantee and noise, and what tasks, policies, ledger and operators are told."""
 
 from __future__ import annotations
 
@@ -118,13 +111,8 @@ def _rounds(privacy: ClientPrivacy, host: Host) -> PrivateRounds:
         if promised is None:
             raise PeerError("config.toml and ledger differ on differential privacy, expected them to agree")
         return recomputed(privacy, key, promised, intents_in(host.events))
-    return PrivateRounds(
-        privacy,
-        key,
-        intents=intents_in(host.events),
-        record=host.record,
-        told=spent_in(host.events),
-    )
+    intents, told = intents_in(host.events), spent_in(host.events)
+    return PrivateRounds(privacy, key, intents=intents, record=host.record, told=told)
 
 
 def opens(config: RunConfig, opening: Opening) -> PrivacyStarted | None:
@@ -138,12 +126,8 @@ def opens(config: RunConfig, opening: Opening) -> PrivacyStarted | None:
     if privacy is None:
         from plait.features.privacy import record
 
-        return record.started(
-            opening.settings,
-            clients=config.cohort_size,
-            size=opening.size,
-            continues=opening.continues,
-        )
+        size, clients = opening.size, config.cohort_size
+        return record.started(opening.settings, clients=clients, size=size, continues=opening.continues)
     key = None if privacy.guaranteed else RunKey.create(opening.directory.noise_key)
     fewest = config.fewest_together(privacy.guaranteed) if privacy.guaranteed else 0
     return started(privacy, key, size=opening.size, fewest=fewest, continues=opening.continues)

@@ -3,14 +3,15 @@ import math
 import numpy as np
 import pytest
 
-from plait.features.privacy.mechanism import SHARE, count_multiplier, next_clip, update_multiplier
+from plait.features.privacy.mechanism import SHARE, ClientPrivacy, next_clip
 
 
 @pytest.mark.parametrize("clients", [1, 8, 100, 10_000])
 @pytest.mark.parametrize("z", [0.3, 1.0, 30.0])
 def test_updates_and_count_together_cost_what_was_asked_for(z, clients):
-    count = count_multiplier(z, clients)
-    updates = update_multiplier(z, count)
+    privacy = ClientPrivacy(z, 1e-5, None, clients, None, 0.5, 1.0)
+    count, updates = privacy.count_multiplier, privacy.update_multiplier
+    assert count is not None
     assert 1 / updates**2 + 1 / count**2 == pytest.approx(1 / z**2, rel=1e-12)
     assert 1 / count**2 <= SHARE / z**2 * (1 + 1e-12)
     # The paper's n/20 on a sum of halves, where a client changes 1/2, is n/10 where it changes 1.
