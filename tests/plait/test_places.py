@@ -66,7 +66,7 @@ def test_only_what_is_asked_for_is_imported():
     code = "from plait.aggregation import RULES; import sys; RULES['median']; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "plait.aggregation.median" in loaded
-    assert "plait.aggregation.flora" not in loaded
+    assert "plait.aggregation.flexlora" not in loaded
 
 
 def test_two_tables_are_one():
