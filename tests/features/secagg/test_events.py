@@ -7,13 +7,19 @@ import pytest
 from plait.errors import PeerError
 from plait.features.secagg.events import (
     EVALUATION,
+    MASKED_NOT_COVERED,
     TRAINING,
+    SumUnmasked,
+    after,
     decode_figures,
     encode_figures,
     evaluation_figures,
     scores_of,
 )
+from plait.report.tables import report_tables
 from plait.rounds.evaluation import ClientLoss
+from tests.plait.conftest import run_started, view_of
+from tests.plait.report.test_html import page_of
 
 CLIENTS = [
     ClientLoss(2.0, 100, 10, correct=7, error=0.3, change=-0.5, change_error=0.1),
@@ -63,3 +69,30 @@ def test_figures_are_the_same_whatever_the_amount_of_data():
 def test_impossible_sums_are_refused(lie):
     with pytest.raises(PeerError, match="expected what clients can have"):
         scores_of(summed(*CLIENTS, **lie), clients=2)
+
+
+SUM = SumUnmasked(
+    round=1, purpose="train", invited=6, roster=6, shared=5, clients=5, threshold=4, neighbours=5, bits=6, unit=0.01
+)
+
+
+def test_a_run_under_masks_says_what_they_hide_and_what_they_do_not():
+    view = view_of([run_started()])
+    view.take(SUM)
+    view.take(SUM.model_copy(update={"purpose": "evaluate", "clients": 4}))
+    facts = dict(next(iter(view.cards.values())).facts)
+    # Two lists that four of six clients signed have two signers in common, so one of these may be dishonest.
+    assert facts["From"] == "the server, and up to 1 clients together with it"
+    sparse = SUM.model_copy(update={"roster": 200, "threshold": 134, "clients": 200, "neighbours": 64})
+    assert "up to 20 clients" in dict(after(None, sparse).facts)["From"]
+    assert facts["Learned"] == "2 sums, none of fewer than 4 clients"
+    assert "protects no one" in facts["Simulated"]
+    (table,) = (table for table in report_tables(view) if table.title == "Secure aggregation")
+    assert [row[1] for row in table.rows if row[0] == "Not covered"] == list(MASKED_NOT_COVERED)
+    page = page_of(view)
+    assert "masks add no noise" in page
+    assert "<summary>Clients</summary>" not in page
+    proven = dict(after(None, SUM.model_copy(update={"certified": True})).facts)
+    assert "Simulated" not in proven
+    assert "certificate" in proven["Keys"]
+    assert "masks add no noise" not in page_of(view_of([run_started()]))

@@ -1,0 +1,285 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSequenceClassification
+
+from plait.adapters import Task
+from plait.adapters.methods import AdapterRequest
+from plait.errors import ConfigError
+from plait.features.privacy.record import Charge, RecordPrivacy
+from plait.features.privacy.training.private_steps import ExampleGradients, train_privately
+from plait.training.blueprint import Blueprint, design, read_base_config
+from plait.training.examples import Example
+from plait.training.fused import language_model, recognise
+from plait.training.learner import Learner, LocalTraining, TrainingInputs
+from plait.training.losses import BatchLoss, count_labels
+from plait.training.resident import ResidentBase, adapter_parameters
+from plait.training.step_memory import StepMemory
+from plait.training.trainer import measure_losses, only_trained, train_steps
+from tests.plait.training.test_cohort import SETTINGS, some_rows
+
+
+def by_a_loop(model, parameters, examples, *, task) -> list[np.ndarray]:
+    """One backward pass per example, by the code that trains without privacy."""
+    loss_of = BatchLoss(model, task=task, pad_token=0)
+    found = []
+    for example in examples:
+        (loss_of([example]) / count_labels(example, task)).backward()
+        zeros = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        found.append(torch.cat([gradient.float().flatten() for gradient in zeros]).numpy())
+        for parameter in parameters:
+            parameter.grad = None
+    return found
+
+
+def moved(parameters, seed: int) -> None:
+    """Away from B = 0, where A has no gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", ["AB", "A", "B"])
+@pytest.mark.parametrize("together", [1, 3, 8])
+def test_fused_gradients_are_those_of_one_example_after_another(
+    resident: ResidentBase, blueprint: Blueprint, monkeypatch, trained, together
+) -> None:
+    model = resident.carrying(blueprint.spec, blueprint.initial)
+    parameters = adapter_parameters(model, blueprint.spec.layout)
+    moved(parameters, 3)
+    model.train()
+    examples = some_rows(4, 5, uneven=True)
+    sides = [("A" if "lora_A" in slot.name else "B") in trained for slot in blueprint.spec.layout.slots]
+    monkeypatch.setattr(ExampleGradients, "_alone", None)  # the fused way alone
+    with only_trained(parameters, sides):
+        gradients = ExampleGradients(model, parameters, task=Task.CAUSAL_LM, pad_token=0, together=together)
+        found = [gradient.copy() for gradient in gradients(examples)]
+        expected = by_a_loop(model, parameters, examples, task=Task.CAUSAL_LM)
+    assert len(found) == 5
+    for got, wanted in zip(found, expected, strict=True):
+        assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
+    # They differ from each other, and their mean is the gradient of the batch's mean of means.
+    assert np.linalg.norm(found[0] - found[1]) > 0.1 * np.linalg.norm(found[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [1, 3])
+def test_fused_gradients_of_square_matrices_are_those_of_peft_s_modules(
+    resident: ResidentBase, tiny, monkeypatch, together
+) -> None:
+    """LoRA-XS: R between fixed factors, for one adapter and for several at once."""
+    config = read_base_config(tiny.directory, Task.CAUSAL_LM)
+    blueprint = design(config, AdapterRequest("lora_xs", rank=4), task=Task.CAUSAL_LM, seed=11)
+    model = resident.carrying(blueprint.spec, blueprint.initial)
+    parameters = adapter_parameters(model, blueprint.spec.layout)
+    moved(parameters, 3)
+    model.train()
+    examples = some_rows(4, 4, uneven=True)
+    monkeypatch.setattr("plait.training.losses.recognise", lambda _: None)
+    expected = by_a_loop(model, parameters, examples, task=Task.CAUSAL_LM)
+    monkeypatch.undo()
+    whole = by_a_loop(model, parameters, examples, task=Task.CAUSAL_LM)
+    assert BatchLoss(model, task=Task.CAUSAL_LM, pad_token=0).recomputes
+    monkeypatch.setattr(ExampleGradients, "_alone", None)
+    gradients = ExampleGradients(model, parameters, task=Task.CAUSAL_LM, pad_token=0, together=together)
+    for got, fused, wanted in zip(gradients(examples), whole, expected, strict=True):
+        assert np.linalg.norm(wanted) > 0.01
+        assert np.linalg.norm(got - wanted) < 1e-4 * np.linalg.norm(wanted)
+        assert np.linalg.norm(fused - wanted) < 1e-4 * np.linalg.norm(wanted)
+    with model.disable_adapter():
+        assert all(layer.pair is None for block in recognise(model).blocks for layer in block.linears)
+
+
+@pytest.mark.slow
+def test_an_example_s_gradient_does_not_depend_on_the_others_in_its_batch(
+    resident: ResidentBase, blueprint: Blueprint
+) -> None:
+    model = resident.carrying(blueprint.spec, blueprint.initial)
+    parameters = adapter_parameters(model, blueprint.spec.layout)
+    moved(parameters, 7)
+    model.train()
+    first, *others = some_rows(9, 4, uneven=True)
+    gradients = ExampleGradients(model, parameters, task=Task.CAUSAL_LM, pad_token=0, together=4)
+    alone = next(gradients([first])).copy()
+    for batch in ([first, *others], [others[0], first]):
+        among = list(map(np.copy, gradients(batch)))[batch.index(first) if batch[0] is first else 1]
+        assert np.linalg.norm(among - alone) < 1e-4 * np.linalg.norm(alone)
+
+
+def adapted(model, **settings):
+    torch.manual_seed(2)
+    peft = get_peft_model(model, LoraConfig(r=2, lora_alpha=4, **settings)).train()
+    parameters = [parameter for parameter in peft.parameters() if parameter.requires_grad]
+    moved(parameters, 5)
+    return peft, parameters
+
+
+def test_other_models_give_the_gradients_of_their_own_modules() -> None:
+    small = GPT2Config(
+        vocab_size=2000, n_positions=32, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+    )
+    model, parameters = adapted(GPT2LMHeadModel(small), target_modules=["c_attn"], fan_in_fan_out=True, use_dora=True)
+    examples = some_rows(6, 3, uneven=True)
+    gradients = ExampleGradients(model, parameters, task=Task.CAUSAL_LM, pad_token=0, together=2)
+    expected = by_a_loop(model, parameters, examples, task=Task.CAUSAL_LM)
+    for got, wanted in zip(gradients(examples), expected, strict=True):
+        assert np.allclose(got, wanted, rtol=1e-5, atol=1e-8)
+    assert all(parameter.grad is None for parameter in parameters)
+
+
+def test_a_classifier_has_one_term_per_example() -> None:
+    small = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0,
+        num_labels=3,
+    )  # fmt: skip
+    model, parameters = adapted(LlamaForSequenceClassification(small), target_modules=["q_proj"], task_type="SEQ_CLS")
+    tokens = [np.asarray(row, np.int32) for row in ([5, 9, 3], [7, 7, 8, 2, 60])]
+    examples = [Example(row, np.asarray([label], np.int32)) for row, label in zip(tokens, (2, 0), strict=True)]
+    found = ExampleGradients(model, parameters, task=Task.CLASSIFICATION, pad_token=0, together=8)(examples)
+    for got, wanted in zip(found, by_a_loop(model, parameters, examples, task=Task.CLASSIFICATION), strict=True):
+        assert np.allclose(got, wanted, rtol=1e-5, atol=1e-8)
+
+
+ROWS = some_rows(2, 6, uneven=True)
+KEY = b"k" * 32
+SILENT = RecordPrivacy(records=6, batch=6, noise=2e-4, delta=1e-5, epsilon=float("inf"), clip_norm=0.5)
+
+
+def trained(resident, blueprint, privacy, *, rows=ROWS, key=KEY, start=None, memory=None, **settings) -> LocalTraining:
+    model = resident.carrying(blueprint.spec, blueprint.initial)
+    start = np.random.default_rng(1).normal(0, 0.05, blueprint.spec.layout.size) if start is None else start
+    return train_privately(
+        model, adapter_parameters(model, blueprint.spec.layout),
+        TrainingInputs(rows, replace(SETTINGS, **settings), start.astype(np.float32)), Charge(privacy, key, 0.0),
+        task=Task.CAUSAL_LM, pad_token=0, memory=memory,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def gradients(monkeypatch) -> list[np.ndarray]:
+    """Every noised gradient that a step is taken along."""
+    seen: list[np.ndarray] = []
+    step = Learner.noised_step
+
+    def watched(self, gradient):
+        seen.append(gradient.copy())
+        step(self, gradient)
+
+    monkeypatch.setattr(Learner, "noised_step", watched)
+    return seen
+
+
+@pytest.mark.parametrize("clip_norm", [0.5, None])
+@pytest.mark.parametrize("sides", ["AB", "B"])
+def test_a_step_s_gradient_is_the_mean_of_clipped_ones(resident, blueprint, gradients, clip_norm, sides) -> None:
+    trained(resident, blueprint, replace(SILENT, clip_norm=clip_norm), local_steps=1, trained=sides)
+    model = resident.carrying(blueprint.spec, blueprint.initial)
+    parameters = adapter_parameters(model, blueprint.spec.layout)
+    start = np.random.default_rng(1).normal(0, 0.05, blueprint.spec.layout.size).astype(np.float32)
+    for parameter, slot in zip(parameters, blueprint.spec.layout.slots, strict=True):
+        part = start[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+        parameter.data.copy_(parameter.data.new_tensor(part))
+    moves = np.concatenate([
+        np.full(slot.size, ("A" if "lora_A" in slot.name else "B") in sides) for slot in blueprint.spec.layout.slots
+    ])  # fmt: skip
+    each = [gradient * moves for gradient in by_a_loop(model, parameters, ROWS, task=Task.CAUSAL_LM)]
+    norms = [np.linalg.norm(gradient) for gradient in each]
+    assert min(norms) > 0.5  # so that clipping does something
+    factor = [min(1.0, 0.5 / norm) if clip_norm else 1 / norm for norm in norms]
+    expected = sum(gradient * one for gradient, one in zip(each, factor, strict=True)) / 6
+    assert np.linalg.norm(gradients[0] - expected) < 0.05 * np.linalg.norm(expected)
+    assert not gradients[0][~moves].any()
+
+
+def test_no_record_moves_the_sum_by_more_than_the_clip_norm(resident, blueprint, gradients) -> None:
+    # Noise and rounding are the same under one key, so what differs is the records' own.
+    other = [*some_rows(77, 1), *ROWS[1:]]
+    for rows in (ROWS, other):
+        trained(resident, blueprint, SILENT, rows=rows, local_steps=1)
+    # One clipped record is taken away and another one is added.
+    assert 0.1 < 6 * np.linalg.norm(gradients[0] - gradients[1]) <= 2 * 0.5 * 1.05
+
+
+@pytest.mark.slow
+def test_the_noise_has_the_size_that_is_accounted_for(resident, blueprint, gradients) -> None:
+    loud = replace(SILENT, noise=40.0)
+    trained(resident, blueprint, loud, local_steps=2)
+    size = blueprint.spec.layout.size
+    for gradient in gradients:
+        assert np.linalg.norm(gradient) == pytest.approx(40 * 0.5 / 6 * np.sqrt(size), rel=0.05)
+    assert abs(np.corrcoef(*gradients)[0, 1]) < 0.05
+
+
+@pytest.mark.slow
+def test_one_key_gives_one_result_and_another_key_another(resident: ResidentBase, blueprint: Blueprint) -> None:
+    privacy = replace(SILENT, batch=3, noise=1.0)
+    first, again, other = (trained(resident, blueprint, privacy, key=key) for key in (KEY, KEY, b"o" * 32))
+    assert first.flat.tobytes() == again.flat.tobytes()
+    assert first.flat.tobytes() != other.flat.tobytes()
+
+
+def test_blocks_are_computed_twice_as_planned_and_nothing_else_is_given_up(
+    resident: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice: list[bool] = []
+    honest = language_model.run_block
+
+    def watched(*given, recomputed, **named):
+        twice.append(recomputed)
+        return honest(*given, recomputed=recomputed, **named)
+
+    monkeypatch.setattr(language_model, "run_block", watched)
+    memory = StepMemory(recomputed=1, cuts=2, slice_elements=1)
+    found = [
+        trained(resident, blueprint, SILENT, memory=given, local_steps=1).flat.tobytes() for given in (None, memory)
+    ]
+    assert found[0] == found[1]
+    half = len(twice) // 2
+    assert not any(twice[:half])
+    assert twice[half]
+    assert not twice[half + 1]
+
+
+def test_nothing_is_reported_that_no_noise_covers(resident, blueprint) -> None:
+    report = trained(resident, blueprint, replace(SILENT, batch=3)).report
+    assert (report.loss, report.first_loss, report.tokens, report.seconds, report.shortened) == (0.0, 0.0, 0, 0.0, 0.0)
+
+
+@pytest.mark.slow
+def test_with_little_noise_it_learns_like_plain_training(resident: ResidentBase, blueprint: Blueprint) -> None:
+    settings = replace(SETTINGS, local_steps=12, batch_size=6, weight_decay=0.0, learning_rate=5e-3)
+    start = blueprint.initial.flat
+
+    def loss(flat=None) -> float:
+        model = resident.carrying(
+            blueprint.spec, blueprint.initial if flat is None else replace(blueprint.initial, flat=flat)
+        )
+        found = measure_losses(model, ROWS, task=Task.CAUSAL_LM, pad_token=0, batch_size=6)
+        return sum(found.losses) / sum(found.counts)
+
+    private = trained(
+        resident, blueprint, replace(SILENT, clip_norm=None, noise=0.01), start=start, local_steps=12, batch_size=6,
+        weight_decay=0.0, learning_rate=5e-3,
+    ).flat  # fmt: skip
+    model = resident.carrying(blueprint.spec, blueprint.initial)
+    plain = train_steps(
+        model,
+        adapter_parameters(model, blueprint.spec.layout),
+        TrainingInputs(ROWS, settings, start),
+        task=Task.CAUSAL_LM,
+        pad_token=0,
+    ).flat
+    before, with_plain, with_private = loss(), loss(plain), loss(private)
+    assert before - with_private > 0.5 * (before - with_plain) > 0
+
+
+def test_what_cannot_be_private_is_refused(resident, blueprint) -> None:
+    with pytest.raises(ConfigError, match="one that is found in the data would not be private"):
+        trained(resident, blueprint, SILENT, learning_rate=0.0)
+    with pytest.raises(ConfigError, match="6 examples for 7 records, expected one for each"):
+        trained(resident, blueprint, replace(SILENT, records=7))
