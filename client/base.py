@@ -8,13 +8,11 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from client.consent import Consents, agree, consent_digest
+from client.consent import Consents, Proposal, agree, consent_digest
+from client.journal import shown
 from client.journal_file import JournalFile
-from client.proposal import Proposal
-from client.runner import Capacity, DecliningRunner, ParticipantRunner, Run, TaskRunner
-from client.settings import NodeSettings, check_trainer
-from client.state_directory import memory_folder
-from client.wording import shown
+from client.settings import NodeSettings, check_trainer, memory_folder
+from client.task import Capacity, DecliningRunner, ParticipantRunner, Run, TaskRunner
 from plait import machine
 from plait.config import Scalar, config_from_table
 from plait.data import Dataset
@@ -25,7 +23,6 @@ from plait.policy import Policy
 from plait.rounds.client_secret import ClientSecret
 from plait.rounds.data_journal import DataJournal
 from plait.rounds.disk_memory import DiskMemory
-from plait.traits import Trait
 from plait.welcome import config_from_welcome
 
 if TYPE_CHECKING:
@@ -157,8 +154,8 @@ def open_runner(
     Raises:
         PlaitError: as for `agreed`.
     """
-    from client.identity import identity_of
     from client.participant import own_client
+    from client.settings import identity_of
     from plait.adapters.methods import METHODS
     from plait.training.fused.native import native_library
 
@@ -243,7 +240,7 @@ def _consented(
     consents = Consents.of(settings.state, settings.name)
     authority = settings.kit.tls.authority if settings.kit else b""
     digest, name = consent_digest(run.config, run.base_fingerprint, authority), f"{run.run_id:016x}"
-    each_run = Trait.TRUSTED in told.gone
+    each_run = told.fewest_together(told.clients) > 0  # under masks
     is_new = each_run or not consents.has(digest)
     # The operator sees the plan before it counts as agreed to, or has seen the same.
     if consents.was_asked(digest) or (ask is not None and not settings.consents and is_new):

@@ -6,30 +6,78 @@ Knows nothing of the content of tasks.
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol, cast
 
 import grpc
 
-from client.enrolment import Credential, Enrolment
-from client.events import Draining, Event, Failed, Lost, Offered, TurnedAway, Welcomed, Withdrawn
-from client.refusals import final_refusal, passing_refusal
-from client.retrying import Backoff, what_failed
-from client.runner import Run
-from client.session import CurrentSession, Session
-from client.task import Task
-from client.watched_thread import watched_thread
-from client.wording import shown
+from client.journal import shown
+from client.session import Backoff, CurrentSession, Session, what_failed
+from client.settings import Credential
+from client.task import (
+    Draining,
+    Event,
+    Failed,
+    Lost,
+    Offered,
+    Run,
+    Task,
+    TurnedAway,
+    Welcomed,
+    Withdrawn,
+    watched_thread,
+)
+from plait import __version__
 from plait.abandon import Abandoned, Abandonment
 from plait.config import Scalar
-from plait.errors import PeerError
+from plait.errors import BaseMismatchError, PeerError
 from plait.transport.json_object import json_object
-from plait.transport.protocol import DIGEST_BYTES, SESSION_BYTES
+from plait.transport.protocol import DIGEST_BYTES, NONCE_BYTES, PROTOCOL_VERSION, SESSION_BYTES, enrolment_bytes
 from plait.v1 import federation_pb2 as pb
 from plait.v1.federation_pb2_grpc import FederationStub
+
+_REMEDIES: Mapping[int, str] = {
+    pb.REFUSED_REASON_PROTOCOL: "or install the plait version that the server runs",
+    pb.REFUSED_REASON_UNKNOWN_KEY: "if this name is provisioned, the server's operator must copy clients.json from the "
+    "server folder that `plait provision` made into the server's kit; otherwise have it provisioned and use that kit",
+    pb.REFUSED_REASON_REVOKED_KEY: "ask the server's operator for a new kit",
+    pb.REFUSED_REASON_WRONG_NAME: "run with the name that the kit was made for, or ask for a kit for this name",
+    pb.REFUSED_REASON_BAD_PROOF: "the kit does not match its key; ask the server's operator for a new kit",
+    pb.REFUSED_REASON_BASE_MISMATCH: "pass the run's model to --base, with the same weights, config and tokenizer",
+    pb.REFUSED_REASON_REPLACED: "another process runs with this name; stop one of the two, or give it its own kit",
+    pb.REFUSED_REASON_ROLE: "run with a client's kit",
+    pb.REFUSED_REASON_MALFORMED: "install the plait version that the server runs",
+}
+
+
+def final_refusal(refused: pb.Refused) -> PeerError | None:
+    """The error that ends the node; None if a retry may help.
+
+    An unknown reason counts as temporary.
+    """
+    remedy = _REMEDIES.get(refused.reason)
+    if remedy is None:
+        return None
+    kind = BaseMismatchError if refused.reason == pb.REFUSED_REASON_BASE_MISMATCH else PeerError
+    return kind(f"server refused this node: {shown(refused.detail) or _word(refused.reason)}; {remedy}")
+
+
+def passing_refusal(refused: pb.Refused) -> str:
+    """Why the node has to wait."""
+    if refused.reason == pb.REFUSED_REASON_FULL:
+        return f"server accepts no more nodes now: {shown(refused.detail) or 'it is full'}"
+    return f"server did not admit this node: {shown(refused.detail) or _word(refused.reason)}"
+
+
+def _word(reason: int) -> str:
+    known = pb.RefusedReason.DESCRIPTOR.values_by_number
+    name = known[reason].name if reason in known else f"reason {reason}"
+    return name.removeprefix("REFUSED_REASON_").replace("_", " ").lower()
+
 
 _ENROL_S = 30.0
 _GOODBYE_S = 2.0
@@ -239,3 +287,43 @@ def _run_config(text: str) -> dict[str, Scalar]:
         if not isinstance(value, bool | int | float | str):
             raise PeerError(f"'{shown(key)}' of the server's run configuration is not a boolean, number or string")
     return cast("dict[str, Scalar]", table)
+
+
+class Enrolment:
+    """One attempt to enrol, with its own nonce."""
+
+    def __init__(self, credential: Credential) -> None:
+        self._credential = credential
+        self._nonce = secrets.token_bytes(NONCE_BYTES)
+
+    def hello(self) -> pb.FromNode:
+        """The node's first message."""
+        key = self._credential.key
+        return pb.FromNode(
+            hello=pb.Hello(
+                protocol=PROTOCOL_VERSION,
+                name=self._credential.name,
+                public_key=key.public_bytes if key else b"",
+                nonce=self._nonce,
+                version=__version__,
+            )
+        )
+
+    def proof(self, challenge: pb.Challenge) -> pb.FromNode:
+        """The answer to the server's challenge.
+
+        Raises:
+            PeerError: it is not a challenge.
+        """
+        if len(challenge.nonce) != NONCE_BYTES:
+            raise PeerError(f"nonce of the server's challenge has {len(challenge.nonce)} bytes, expected {NONCE_BYTES}")
+        key = self._credential.key
+        if key is None:
+            return pb.FromNode(proof=pb.Proof())
+        signed = enrolment_bytes(
+            challenge_nonce=challenge.nonce,
+            hello_nonce=self._nonce,
+            public_key=key.public_bytes,
+            name=self._credential.name,
+        )
+        return pb.FromNode(proof=pb.Proof(signature=key.sign(signed)))

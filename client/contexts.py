@@ -16,7 +16,7 @@ from pathlib import Path
 from flwr.app import Context
 
 from client.participant import OwnClient, own_client
-from client.state_directory import locked, memory_folder
+from client.settings import locked, memory_folder
 from plait.config import config_from_table
 from plait.data import as_dataset
 from plait.errors import ConfigError, PeerError

@@ -8,10 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 
-from client.retrying import Backoff, Retrying, TryAgainError
-from client.session import Session
-from client.task import MAX_BODY_BYTES
-from client.task_handle import TaskHandle
+from client.session import Backoff, Retrying, Session, TryAgainError
+from client.task import MAX_BODY_BYTES, TaskHandle
 from plait.errors import PeerError, PolicyError
 from plait.transport.framing import Data
 

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 
 from client.connection import Connection
 from client.downloads import Downloads
-from client.events import (
+from client.journal import Journal, shown, size
+from client.session import FIRST_S, MOST_S, Backoff, CurrentSession, Retrying
+from client.settings import NodeSettings, memory_folder
+from client.task import (
     Began,
+    Capacity,
     Delivered,
     Draining,
     Dropped,
@@ -23,22 +27,16 @@ from client.events import (
     Lost,
     Offered,
     Prepared,
+    Run,
     Shelved,
     Stopped,
+    TaskRunner,
     Trouble,
     TurnedAway,
     Welcomed,
     Withdrawn,
 )
-from client.journal import Journal
-from client.retrying import FIRST_S, MOST_S, Backoff, Retrying
-from client.runner import Capacity, Run, TaskRunner
-from client.session import CurrentSession
-from client.settings import NodeSettings
-from client.state_directory import memory_folder
-from client.uploads import Uploads
-from client.wording import shown, size
-from client.worker import MOST_WAITING, Worker
+from client.worker import MOST_WAITING, Uploads, Worker
 from plait.errors import Interrupted, PlaitError
 from plait.rounds.leftovers import keep_only_what_lasts
 from plait.rounds.memory import OUTLASTS_RUN

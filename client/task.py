@@ -1,16 +1,25 @@
-"""A task from a server, and the answer to it, as bytes; knows nothing of the network."""
+"""Tasks of a server, who does them, and what happens to them and to a node, as events for its main loop.
+
+Knows nothing of the network.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from enum import IntEnum
+from typing import Protocol
 
-from client.wording import shown
-from plait.errors import PeerError
-from plait.rounds.channel import round_and_attempt
+from client.journal import failure, shown
+from plait.abandon import Abandoned, Abandonment
+from plait.config import Scalar
+from plait.errors import MachineError, PeerError, PlaitError, PolicyError
+from plait.rounds.channel import Answering, round_and_attempt
 from plait.transport.protocol import DIGEST_BYTES, HEAD_BYTES
 from plait.v1 import federation_pb2 as pb
+from plait.wire.messages import Refusal, RefusalReason, decode_reply, encode_reply
 
 MAX_BODY_BYTES = 1 << 31
 _MAX_NAME_CHARACTERS = 200
@@ -101,3 +110,302 @@ class Answer:
     def failed(cls, cause: str) -> Answer:
         """One line saying why there is no answer."""
         return cls.of(Kind.ERROR, shown(cause).encode(), failure=shown(cause))
+
+
+class TaskHandle:
+    """Work on one task, or the sending of its answer.
+
+    Attributes:
+        abandonment: stops the work once it is no longer needed.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.abandonment = Abandonment()
+        self._offers = 1
+        self._lock = threading.Lock()
+
+    @property
+    def offers(self) -> int:
+        """How often the server has sent the task."""
+        return self._offers
+
+    def offered_again(self) -> bool:
+        """The server sent the task again; False if it was given up before and must be restarted."""
+        with self._lock:
+            self._offers += not self.abandonment.is_asked
+            return not self.abandonment.is_asked
+
+    def give_up(self, reason: str, *, unless_offered_since: int | None = None) -> bool:
+        """Make the work end soon.
+
+        Args:
+            unless_offered_since: the number of offers when the server said that it does not wait; with more offers
+                since, it does wait.
+
+        Returns:
+            False if it was offered since.
+        """
+        with self._lock:
+            if unless_offered_since not in (None, self._offers):
+                return False
+            self.abandonment.ask(reason)
+            return True
+
+
+_LARGEST_REFUSAL = 65536
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a server says of its run when it takes a node in.
+
+    Attributes:
+        base_fingerprint: SHA-256 of the base that the run adapts, 32 bytes; empty where any will do.
+        stays: whether the server stays when the run is over, and another may follow.
+    """
+
+    run_id: int
+    config: Mapping[str, Scalar]
+    base_fingerprint: bytes
+    stays: bool = False
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the server has no run for this node now."""
+        return self.run_id == 0 and self.stays
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a node can do, as it tells the server.
+
+    Attributes:
+        base_fingerprint: SHA-256 of the base that it holds, 32 bytes.
+        methods: adapter methods that it can train.
+        device: what it computes with, in words.
+        declined: why it takes no part in the run; None where it does.
+    """
+
+    base_fingerprint: bytes
+    methods: tuple[str, ...]
+    memory_bytes: int
+    device: str
+    declined: PlaitError | None = None
+
+
+class TaskRunner(Protocol):
+    """Does the tasks of one run."""
+
+    @property
+    def capacity(self) -> Capacity:
+        """What this node can do."""
+        ...
+
+    def answer(self, task: Task, body: bytes) -> Answer:
+        """Do a task.
+
+        Raises:
+            Abandoned: the result is no longer needed.
+        """
+        ...
+
+
+@dataclass(eq=False)
+class ParticipantRunner:
+    """A participant at work on one run.
+
+    Attributes:
+        refusal: why the participant refused the newest task, in more words than it may tell the server.
+    """
+
+    participant: Answering
+    _: KW_ONLY
+    capacity: Capacity
+    refusal: Callable[[], str] = lambda: ""
+
+    def answer(self, task: Task, body: bytes) -> Answer:
+        """Do a task; what goes wrong becomes an answer that says so, without a word of the data."""
+        try:
+            data = self.participant.answer(task.head + body)
+        except Abandoned:
+            raise
+        except PlaitError as error:
+            return Answer.failed(str(error))
+        except Exception as error:
+            # Libraries raise anything; the node outlives it.
+            return Answer.failed(failure(error))
+        return Answer.of(Kind.PLAIT, data, failure=self._refusal_in(data))
+
+    def _refusal_in(self, data: bytes) -> str:
+        """Why the participant refused, if it did."""
+        if len(data) > _LARGEST_REFUSAL:
+            return ""
+        try:
+            reply = decode_reply(data, max_bytes=_LARGEST_REFUSAL)
+        except PeerError:
+            return ""
+        if not isinstance(reply, Refusal):
+            return ""
+        return f"{reply.reason.name.lower().replace('_', ' ')}: {self.refusal() or reply.detail}"
+
+
+class DecliningRunner:
+    """Tells the server why this node takes no part in a run, and does nothing else; no base and no data are needed.
+
+    That is its policy's or its operator's decision, or the run's base, which it cannot have.
+    """
+
+    def __init__(self, run: Run, name: str, error: PlaitError) -> None:
+        self.capacity = Capacity(run.base_fingerprint, (), 0, "declines", error)
+        self._name = name
+
+    def answer(self, task: Task, body: bytes) -> Answer:
+        """Refuse, whatever is asked."""
+        del task, body
+        error = self.capacity.declined
+        reason = RefusalReason.POLICY if isinstance(error, PolicyError) else RefusalReason.BASE_MISMATCH
+        text = str(error)
+        reply = encode_reply(Refusal(self._name, reason, text))
+        return Answer.of(Kind.PLAIT, reply, failure=text)
+
+
+@dataclass(frozen=True)
+class Welcomed:
+    """The server admitted the node to a run."""
+
+    run: Run
+
+
+@dataclass(frozen=True)
+class Offered:
+    """The server sent a task, perhaps not for the first time."""
+
+    task: Task
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """A task is no longer needed."""
+
+    task_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TurnedAway:
+    """The node has described itself, and the run has no use for it."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Draining:
+    """The server is going down, for good or not."""
+
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The connection is lost; the next attempt comes automatically."""
+
+    cause: str
+    wait_s: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The base is ready and the node can work for a run."""
+
+    run: Run
+    capacity: Capacity
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A failure that a retry does not fix."""
+
+    error: PlaitError
+
+
+@dataclass(frozen=True)
+class Began:
+    """Work on a task began."""
+
+    task: Task
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """An answer reached the server, or is no longer wanted.
+
+    Attributes:
+        kept: whether the server kept it.
+        failure: why the task failed, if it did; else empty.
+    """
+
+    task: Task
+    sent_bytes: int
+    kept: bool
+    failure: str
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """An answer waits until the restarted server asks for it again."""
+
+    task: Task
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A task ended without an answer."""
+
+    task: Task
+    reason: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A failure that will be retried."""
+
+    cause: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The operator, or the system, wants the node to stop."""
+
+    by_system: bool
+
+
+Event = (
+    Welcomed
+    | Offered
+    | Withdrawn
+    | TurnedAway
+    | Draining
+    | Lost
+    | Prepared
+    | Failed
+    | Began
+    | Delivered
+    | Shelved
+    | Dropped
+    | Trouble
+    | Stopped
+)
+
+
+def watched_thread(work: Callable[[], None], *, name: str, tell: Callable[[Event], None]) -> threading.Thread:
+    """A thread, not yet started."""
+
+    def watched() -> None:
+        try:
+            work()
+        except Exception as error:
+            tell(Failed(MachineError(f"the node's {name} failed unexpectedly: {failure(error)}; please report it")))
+
+    return threading.Thread(target=watched, name=name, daemon=True)

@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from client.base import open_runner
-from client.runner import Run
 from client.settings import check_settings
-from client.task import Kind, Task
+from client.task import Kind, Run, Task
 from plait.adapters import AdapterState
 from plait.config import Scalar, config_from_table
 from plait.data import as_dataset

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from client.journal import Journal, Style
 from client.node import Node
-from client.runner import Capacity, Run
 from client.settings import NodeSettings, check_settings
-from client.task import Answer, Kind, Task
+from client.task import Answer, Capacity, Kind, Run, Task
 from plait.errors import PlaitError
 
 

@@ -19,8 +19,8 @@ import pytest
 
 from client.journal import Journal, Style
 from client.node import Node, Timing
-from client.runner import Capacity, ParticipantRunner, Run
 from client.settings import NodeSettings
+from client.task import Capacity, ParticipantRunner, Run
 from plait.abandon import check_abandoned
 from plait.address import Address
 from plait.v1 import federation_pb2 as pb

@@ -8,8 +8,8 @@ import pytest
 
 from client.base import agreed, node_run_config, open_runner
 from client.participant import KeptBase
-from client.runner import Run
 from client.settings import check_settings
+from client.task import Run
 from plait.adapters import fingerprint_base
 from plait.config import RunConfig
 from plait.data import Dataset, Record, RecordKind

@@ -1,12 +1,23 @@
+"""None"""
+
 from __future__ import annotations
 
+import os
+import pty
 import stat
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from client.consent import Consents, agree, consent_digest
+from client.consent import Consents, Proposal, agree, asker, consent_digest
+from plait.config import config_from_table
 from plait.errors import PolicyError
+from plait.policy import Policy
 
 CONFIG = {"rounds": 3, "base": "tiny", "learning-rate": 0.01}
 DIGEST = consent_digest(CONFIG, b"f" * 32, b"authority")
@@ -110,3 +121,128 @@ def test_consent_to_a_masked_run_is_none_to_the_next_of_the_same_settings(tmp_pa
     with pytest.raises(PolicyError, match="did not consent"):
         begin("b", answer=False)
     assert begin("b", answer=True) == "asked"
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+    """Puts standard input and error on a terminal, and gives the operator's end; in the test, which pytest captures."""
+    opened: list[int] = []
+    streams: list[IO[str]] = []
+
+    def put() -> int:
+        ours, theirs = pty.openpty()
+        opened.extend((ours, theirs))
+        for name, mode in (("stdin", "r"), ("stderr", "w")):
+            streams.append(os.fdopen(os.dup(theirs), mode))
+            monkeypatch.setattr(sys, name, streams[-1])
+        return ours
+
+    yield put
+    monkeypatch.undo()
+    for stream in streams:
+        stream.close()
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("typed", "consents"),
+    [(b"y\n", True), (b"YES\n", True), (b" yes \n", True), (b"n\n", False), (b"\n", False), (b"yesterday\n", False)],
+)
+def test_only_a_yes_is_a_yes(on_terminal: Callable[[], int], typed: bytes, consents: bool) -> None:
+    terminal = on_terminal()
+    ask = asker("Take part?")
+    assert ask is not None
+    os.write(terminal, typed)
+    assert ask() is consents
+    shown = b""
+    while b"Take part? [y/N] " not in shown:  # what was typed is shown too, and may come by itself
+        shown += os.read(terminal, 1000)
+
+
+def test_it_is_asked_from_any_thread_and_waits_for_the_answer(on_terminal: Callable[[], int]) -> None:
+    terminal = on_terminal()
+    ask = asker("Take part?")
+    assert ask is not None
+    answers: list[bool] = []
+    asking = threading.Thread(target=lambda: answers.append(ask()))
+    asking.start()
+    while b"[y/N]" not in os.read(terminal, 1000):
+        pass
+    assert not answers
+    os.write(terminal, b"y\n")
+    asking.join(60)
+    assert answers == [True]
+
+
+def test_a_terminal_that_hangs_up_says_no(on_terminal: Callable[[], int]) -> None:
+    terminal = on_terminal()
+    ask = asker("Take part?")
+    assert ask is not None
+    end_of_file = termios.tcgetattr(terminal)[6][termios.VEOF]
+    os.write(terminal, end_of_file)
+    assert ask() is False
+
+
+def test_without_a_terminal_no_question_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path(os.devnull).open() as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert asker("Take part?") is None
+    assert asker("Take part?") is None
+
+
+def lines(**settings: object) -> str:
+    config = config_from_table({"local-steps": 5, "batch-size": 4, "seq-len": 32, **settings})
+    return "\n".join(Proposal("here:1", config, b"", "my.jsonl", Policy(), None).lines)
+
+
+def test_a_run_of_preferences_says_so_and_counts_both_replies() -> None:
+    told = lines(objective="dpo:beta=0.2")
+    assert "trains 5 steps of 4 preferences of 2 x 32 tokens, objective dpo:beta=0.2: at most 1,280 tokens of" in told
+    assert "also sent: losses, how often rewards are right, counts" in told
+    plain = lines()
+    assert "trains 5 steps of 4 x 32 tokens: at most 640 tokens of" in plain
+    assert "preferences" not in plain
+
+
+def test_a_plan_that_is_larger_than_a_client_takes_unasked_says_so() -> None:
+    assert "more than a client takes" not in lines()
+    told = lines(**{"seq-len": 100_000})
+    assert "that is more than an unattended client accepts: max-seq-len 100,000 (by default 8,192)" in told
+
+
+def test_a_run_that_rewards_names_the_code_that_it_asks_for() -> None:
+    told = lines(objective="grpo:reward=mine:right,group-size=3")
+    assert "trains 5 steps of 4 prompts with 3 completions x 32 tokens, objective grpo:reward=mine:right,gr" in told
+    assert "group-size=3: at most 1,920 tokens of" in told
+    assert "also sent: mean rewards, how many completions had none, counts of examples and tokens" in told
+
+
+def test_whether_the_run_is_masked_is_said_in_plain_words() -> None:
+    told = lines(**{"secure-aggregation": True, "clients": 9})
+    assert (
+        "the run is masked (secure aggregation): the server learns sums over 4 or more clients, and no single" in told
+    )
+    few = lines(**{"secure-aggregation": True, "clients": 9, "eval-clients": 4})
+    assert "the server learns sums over 3 or more clients" in few
+    assert "also sent under masks: losses, how long its update is" in told
+    assert "updates of 6 bits per parameter" in told
+    assert "join only a server that you trust" not in told
+    plain = lines()
+    assert "the run is not masked: the server sees this client's own updates and losses" in plain
+    assert "also sent: losses, counts of examples and tokens, this machine's device and memory" in plain
+
+
+def test_an_operator_is_told_who_adds_the_noise() -> None:
+    told = lines(dp="record", **{"dp-epsilon": 8.0, "dp-delta": 1e-5})
+    assert (
+        "this client adds noise to its own training, so that no single sequence shows in what it sends: epsilon 8"
+        in told
+    )
+    assert "also sent: this machine's device and memory" in told
+    assert "can reveal parts" not in told
+    shared = lines(dp="client", **{"dp-epsilon": 8.0, "dp-delta": 1e-5, "secure-aggregation": True, "clients": 100})
+    assert "adds its share of the noise under its masks" in shared
+    assert "losses, counts" not in shared
+    assert "masks add no noise" not in shared
+    assert "the server promises client-level" in lines(dp="client", **{"dp-epsilon": 8.0, "dp-delta": 1e-5})

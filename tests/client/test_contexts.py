@@ -103,7 +103,7 @@ def test_a_second_process_waits_for_the_state_of_a_client_at_work_but_not_foreve
         # A task that comes while an earlier one still runs is done after it.
         waits = []
         with monkeypatch.context() as waiting:
-            waiting.setattr("client.state_directory.time.sleep", lambda _: waits.append(first.communicate("done\n")))
+            waiting.setattr("client.settings.time.sleep", lambda _: waits.append(first.communicate("done\n")))
             assert answer(7, train(ONE)) == b""
         assert len(waits) == 1
 

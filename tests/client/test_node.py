@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from client.state_directory import memory_folder
+from client.settings import memory_folder
 from plait.address import Address
 from plait.errors import Interrupted, PeerError
 from plait.v1 import federation_pb2 as pb

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from client.contexts import ContextParticipants
 from client.participant import KeptBase
-from client.state_directory import memory_folder
+from client.settings import memory_folder
 from plait.config import RunConfig
 from plait.errors import ConfigError
 from plait.run import blueprint_of, resolve

@@ -6,9 +6,8 @@ import os
 
 from client.journal import Journal, Style
 from client.process import make_room
-from client.runner import Run
-from client.settings import check_settings
-from client.state_directory import memory_folder
+from client.settings import check_settings, memory_folder
+from client.task import Run
 
 
 def test_a_node_says_what_earlier_runs_take_and_removes_what_could_be_sent_again(tmp_path) -> None:

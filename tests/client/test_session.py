@@ -1,41 +1,167 @@
+from __future__ import annotations
+
 import grpc
 import pytest
 
-from client.session import Session, SessionOverError
-from plait.transport.protocol import HEAD_BYTES
-from plait.v1 import federation_pb2 as pb
+from client.session import (
+    MEANINGS,
+    Backoff,
+    CurrentSession,
+    FinalError,
+    Meaning,
+    Retrying,
+    SessionOverError,
+    TryAgainError,
+    UnwantedError,
+    what_failed,
+)
+from client.task import Task, TaskHandle
+from plait.abandon import Abandoned
 
 
-@pytest.fixture
-def session():
-    with grpc.insecure_channel("localhost:1") as channel:
-        yield Session(channel, pb.Welcome(), send=lambda message: None)
+def test_the_bound_of_a_wait_doubles_but_stays_short_for_two_minutes() -> None:
+    backoff = Backoff(first_s=1, most_s=60, draw=lambda _low, high: high)
+    waits = [backoff.next_s() for _ in range(32)]
+    assert waits == [1, 2, 4, *[5] * 23, 10, 20, 40, 60, 60, 60]
+    backoff.reset()
+    assert [backoff.next_s() for _ in range(4)] == [1, 2, 4, 5]
 
 
-def answers(session, data=b"answer"):
-    return session.answer("1.train.0", pb.CONTENT_PLAIT, data) is not None
+def test_no_wait_is_longer_than_the_most() -> None:
+    backoff = Backoff(first_s=0.5, most_s=2, draw=lambda _low, high: high)
+    assert [backoff.next_s() for _ in range(200)] == [0.5, 1, *[2] * 198]
 
 
-def test_a_task_of_this_call_is_answered_over_it_once(session):
-    session.given("1.train.0")
-    assert answers(session)
-    assert not answers(session)
+def test_a_wait_is_drawn_from_nothing_to_the_bound() -> None:
+    drawn: list[tuple[float, float]] = []
+    backoff = Backoff(first_s=1, most_s=60, draw=lambda low, high: drawn.append((low, high)) or 0.5)
+    assert [backoff.next_s(), backoff.next_s()] == [0.5, 0.5]
+    assert drawn == [(0, 1), (0, 2)]
 
 
-def test_a_task_that_was_withdrawn_or_has_a_large_answer_is_forgotten(session):
-    session.given("1.train.0")
-    session.withdrawn("1.train.0")
-    assert not answers(session)
-    session.given("1.train.0")
-    assert not answers(session, bytes(HEAD_BYTES + 1))
-    assert not answers(session)
+class Failed(grpc.RpcError):
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        self._code, self._details = code, details
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
 
 
-def test_no_receipt_is_waited_for_once_the_call_has_ended(session):
-    session.given("1.train.0")
-    receipt = session.answer("1.train.0", pb.CONTENT_PLAIT, b"answer")
-    session.end()
-    with pytest.raises(SessionOverError):
-        receipt.result(timeout=10)
-    with pytest.raises(SessionOverError):
-        answers(session)
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)"),
+        (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:1.2.3.4:5"),
+        (grpc.StatusCode.UNKNOWN, "Unexpected <class 'KeyError'>: 'x'"),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
+        (grpc.StatusCode.CANCELLED, "Locally cancelled by application!"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"),
+        (grpc.StatusCode.UNIMPLEMENTED, "Method not found!"),
+    ],
+)
+def test_what_grpc_says_of_itself_is_told_in_plain_words(code, details) -> None:
+    told = what_failed(Failed(code, details))
+    assert "server" in told or "broken off" in told
+    assert details not in told
+    assert code.name.lower() not in told
+
+
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.ABORTED, "no chunk for 30 s, resume it later"),
+        (grpc.StatusCode.UNAVAILABLE, "server cannot read its register of clients"),
+    ],
+)
+def test_what_the_server_says_is_told_on_one_line(code, details) -> None:
+    assert what_failed(Failed(code, f"{details}\n")) == f"{details} "
+
+
+class Calls:
+    """Attempts that end as they are told to, one after the other; the last one succeeds."""
+
+    def __init__(self, *outcomes: Exception) -> None:
+        self.outcomes = list(outcomes)
+        self.handle = TaskHandle(Task("1.train.0", "train", "1", b"", 0, b""))
+        self.told: list[str] = []
+        self.unwanted: list[tuple[int, str]] = []
+        self.waits: list[float] = []
+
+    def run(self, *, ends: bool = True) -> object:
+        sessions = CurrentSession()
+        sessions.replace("session")
+        backoff = Backoff(first_s=0.001, most_s=0.004, draw=lambda _, high: self.waits.append(high) or 0.0)
+        retrying = Retrying(sessions, lambda: backoff, self.told.append)
+        return retrying.until_done(
+            self.attempt,
+            self.handle,
+            what="upload",
+            unwanted=lambda offers, why: bool(self.unwanted.append((offers, why))) or ends,
+        )
+
+    def attempt(self, session: object, backoff: Backoff) -> object:
+        if not self.outcomes:
+            return session
+        raise self.outcomes.pop(0)
+
+
+@pytest.mark.parametrize("code", grpc.StatusCode)
+def test_every_status_is_tried_again_or_final_or_the_servers_wish(code) -> None:
+    calls = Calls(Failed(code, "why"))
+    match MEANINGS.get(code, Meaning.AGAIN):
+        case Meaning.AGAIN:
+            assert calls.run() == "session"
+            assert len(calls.told) == 1
+            assert calls.told[0].startswith("round 1: training: upload: ")
+        case Meaning.FINAL:
+            with pytest.raises(FinalError, match="round 1: training: upload: "):
+                calls.run()
+        case Meaning.UNWANTED:
+            with pytest.raises(UnwantedError):
+                calls.run()
+            assert calls.unwanted == [(1, "why")]
+
+
+def test_a_task_that_was_offered_meanwhile_is_tried_again_though_the_server_did_not_want_it() -> None:
+    calls = Calls(UnwantedError(), Failed(grpc.StatusCode.NOT_FOUND, "no open task"))
+    assert calls.run(ends=False) == "session"
+    assert len(calls.unwanted) == len(calls.told) == 2
+
+
+def test_a_session_that_is_over_is_no_trouble_and_costs_no_wait() -> None:
+    calls = Calls(SessionOverError(), SessionOverError())
+    assert calls.run() == "session"
+    assert (calls.told, calls.waits) == ([], [])
+
+
+def test_waits_grow_from_failure_to_failure() -> None:
+    calls = Calls(*(TryAgainError("broke off") for _ in range(4)))
+    assert calls.run() == "session"
+    assert calls.waits == [0.001, 0.002, 0.004, 0.004]
+    assert calls.told == ["round 1: training: upload: broke off"] * 4
+
+
+def test_what_was_given_up_is_not_tried_again() -> None:
+    calls = Calls(grpc.FutureCancelledError())
+    genuine = calls.attempt
+
+    def attempt(session: object, backoff: Backoff) -> object:
+        calls.handle.give_up("deadline")
+        return genuine(session, backoff)
+
+    calls.attempt = attempt
+    with pytest.raises(Abandoned, match="deadline"):
+        calls.run()
+    assert calls.told == []
+
+
+def test_a_task_that_was_offered_since_is_not_given_up() -> None:
+    handle = Calls().handle
+    assert handle.offered_again()
+    assert not handle.give_up("settled", unless_offered_since=1)
+    handle.abandonment.check()
+    assert handle.give_up("settled", unless_offered_since=2)
+    assert not handle.offered_again(), "it has to be begun anew"

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from client.events import Began, Dropped, Event
-from client.runner import Capacity, Run
-from client.task import Answer, Task
+from client.task import Answer, Began, Capacity, Dropped, Event, Run, Task
 from client.worker import Worker
 from plait.abandon import check_abandoned
 from plait.rounds.channel import group_of

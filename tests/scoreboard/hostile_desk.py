@@ -15,9 +15,8 @@ from pathlib import Path
 from scoreboard.hostile_case import Honest, Target, honest_tasks
 
 from client.base import open_runner
-from client.runner import ParticipantRunner, Run
 from client.settings import NodeSettings, check_settings
-from client.task import Task
+from client.task import ParticipantRunner, Run, Task
 from plait.adapters import BaseReference, save_peft_directory
 from plait.adapters.peft_reading import load_peft_directory
 from plait.config import RunConfig

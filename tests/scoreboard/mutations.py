@@ -222,7 +222,7 @@ def _one_attempt() -> None:
 
 
 def _uploads_give_up() -> None:
-    _tried_once("client.uploads:Uploads._try")
+    _tried_once("client.worker:Uploads._try")
     # A server that gave the task out again would have it done anew.
 
     def make_ready(self, session, fitness):
@@ -234,10 +234,10 @@ def _uploads_give_up() -> None:
 
 
 def _tried_once(place: str) -> None:
-    """A call of `client.retrying` that fails for good."""
+    """A call of `client.session` that fails for good."""
     import grpc
 
-    retrying = module("client.retrying")
+    retrying = module("client.session")
     file, _, name = place.partition(":")
     owner, _, method = name.partition(".")
     genuine = getattr(getattr(module(file), owner), method)
@@ -348,7 +348,7 @@ def _links_are_followed() -> None:
 
 
 def _open_folders() -> None:
-    for place in ("plait.files", "plait.data.cache", "plait.rounds.disk_memory", "client.state_directory"):
+    for place in ("plait.files", "plait.data.cache", "plait.rounds.disk_memory", "client.settings"):
         put(f"{place}:make_private_directory", lambda path: path.mkdir(mode=0o777, parents=True, exist_ok=True))
 
 

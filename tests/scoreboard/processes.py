@@ -22,9 +22,8 @@ from scoreboard.small_federation import HONEST, FakeModel, of_numbers
 
 from client.journal import Journal, Style
 from client.node import Node, Timing
-from client.runner import Capacity, ParticipantRunner, Run
-from client.settings import NodeSettings
-from client.state_directory import memory_folder
+from client.settings import NodeSettings, memory_folder
+from client.task import Capacity, ParticipantRunner, Run
 from plait.abandon import check_abandoned
 from plait.adapters import Layout
 from plait.address import Address

@@ -36,7 +36,7 @@ def attest(
     from plait.trust.kit import ClientKit
 
     loaded = ClientKit.load(kit)
-    place = at_home(state) if state else at("client.state_directory:default_state_directory")()
+    place = at_home(state) if state else at("client.settings:default_state_directory")()
     with status("collecting what left this client", quiet=False):
         run_id, data = attested(loaded, place.absolute(), run=run, about_data=about_data)
     path = out or Path(f"{loaded.name}-{run_id[:16]}.statement.json")

@@ -23,9 +23,8 @@ from plait.wire.frame import split_frame
 from plait.wire.messages import Refusal, UpdateReply, decode_reply, run_of
 
 if TYPE_CHECKING:
-    from client.runner import Capacity, Run, TaskRunner
     from client.settings import NodeSettings
-    from client.task import Answer, Task
+    from client.task import Answer, Capacity, Run, Task, TaskRunner
 
 _NONE = "0" * 64
 _LAST_BYTES = 1 << 20
