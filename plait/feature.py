@@ -62,8 +62,6 @@ class Feature:
         starts: place of a function from a resolved run that asks for it to the `StartingPoint` of that run.
         settles: place of a function from a run's settings to those that it fills in, by name.
         plan: place of a function from a run's plan and settings to the plan that it has with this feature.
-        planned: place of a function that changes how `plait.simulation.planned_run` goes through a run of these
-            settings that has not begun.
         simulated: place of a function from a simulation and a run's stop to the channel of all its clients, in place of
             the one on which all are alike and there at once.
         tasks: place of a function from settings to those of every task that follow from them, by name
@@ -125,7 +123,6 @@ class Feature:
     starts: str = ""
     settles: str = ""
     plan: str = ""
-    planned: str = ""
     simulated: str = ""
     tasks: str = ""
     way: str = ""

@@ -18,7 +18,6 @@ from plait.adapters.module_names import is_in
 from plait.aggregation import Rule, check_rule, geometry_of
 from plait.config import RunConfig
 from plait.places import at
-from plait.rounds.broadcasts import NEW_FACTORS_BITS
 from plait.rounds.client_way import ClientWay, Speaker, client_way_of
 from plait.rounds.events import Adapter, Base, Event
 from plait.rounds.links import Links
@@ -235,19 +234,20 @@ def request_of(settled: Settled, rank: int) -> AdapterRequest:
     )
 
 
-def links_of(settled: Settled, size: int, *, evaluates: bool) -> Links:
-    """What updates and broadcasts of a run take, for an adapter of `size` parameters.
+def links_of(settled: Settled, size: int, *, evaluates: bool, certified: bool = True) -> Links:
+    """What updates of a run take, for an adapter of `size` parameters.
 
     Args:
         evaluates: whether every round is evaluated.
+        certified: whether clients prove who they are to each other, as over a network.
 
     Raises:
         ConfigError: a feature cannot send it.
     """
-    links = Links(settled.codec.bits, bits_of_broadcasts(settled))
+    links = Links(settled.codec.bits)
     for feature in settled.config.wanted:
         if feature.links:
-            links = at(feature.links)(links, settled.config, size, evaluates=evaluates)
+            links = at(feature.links)(links, settled.config, size, evaluates=evaluates, certified=certified)
     return links
 
 
@@ -257,8 +257,3 @@ def _screened(screens: Sequence[Callable[[Event], Event | None]], event: Event) 
     for screen in screens:
         left = screen(left) if left else None
     return left
-
-
-def bits_of_broadcasts(settled: Settled) -> float:
-    """Bits for each parameter in a broadcast."""
-    return max(settled.codec.bits, NEW_FACTORS_BITS) if settled.new_factors else settled.codec.bits

@@ -1,18 +1,36 @@
-"""What a run takes on links and disks, from its settings and the base's shapes."""
+"""What a run sends and stores, counted before it has begun: from its layout, its plan and who takes part.
+
+Counts no time.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 from plait.adapters import AdapterSpec
-from plait.aggregation import Geometry
+from plait.aggregation import Geometry, geometry_of
+from plait.aggregation.geometry import BOTH_SIDES, Side
 from plait.rounds.broadcasts import NEW_FACTORS_BITS, at_least
 from plait.rounds.checkpoint import KEPT as CHECKPOINTS_KEPT
-from plait.rounds.message_sizes import MessageSizes
-from plait.run import bits_of_broadcasts, links_of, request_of
+from plait.rounds.run_now import Traffic
+from plait.rounds.run_state import sample_cohort
+from plait.run import links_of, request_of
 from plait.settle import Settled
 from plait.training.blueprint import Shape, read_base_config, shape_of
+from plait.wire.layouts import packed_layout
+from plait.wire.messages import DescribeTask, encode_task
+
+# What messages have beside the adapter's numbers, which hardly depends on the run: a client's card, a training task, an
+# update (and what it says besides where rates follow slopes), an evaluation and its answer.
+_CARD_BYTES, _TRAIN_BYTES, _UPDATE_BYTES, _SLOPE_BYTES, _EVALUATE_BYTES, _LOSSES_BYTES = 94, 255, 347, 37, 245, 57
+_SIGNATURE_BYTES = 66
+_WHOLE_BITS = 32.0
+# A report page with its plots, and the ledger's bytes per client and round.
+_REPORT_BYTES, _RECORD_BYTES = 500_000, 1_000
 
 
 def planned_shape(settled: Settled, base_directory: Path) -> Shape:
@@ -22,70 +40,94 @@ def planned_shape(settled: Settled, base_directory: Path) -> Shape:
         ConfigError: the base cannot carry it.
     """
     config, task = settled.config, settled.task
-    return shape_of(
-        read_base_config(base_directory, task, config.label_names),
-        request_of(settled, config.rank),
-        task=task,
-        labels=config.label_names,
-        seed=config.seed,
-    )
+    base, request = read_base_config(base_directory, task, config.label_names), request_of(settled, config.rank)
+    return shape_of(base, request, task=task, labels=config.label_names, seed=config.seed)
 
 
-@dataclass(frozen=True)
-class CopiesOnDisk:
-    """A run's disk space, in float32 values per parameter of the adapter.
-
-    Attributes:
-        client: at a client during the run, besides the adapter itself.
-        client_after: the same once the run is over.
-        server: in the run directory, including the published adapter.
-    """
-
-    client: float
-    client_after: float
-    server: float
-
-
-def copies_on_disk(settled: Settled, geometry: Geometry) -> CopiesOnDisk:
-    """The disk space of clients and server, without the base's movement and the rule's own state.
-
-    Every value that a client carries from round to round is stored twice: as the newest round began, and as it ended.
-    """
-    config, rule, codec = settled.config, settled.rule, settled.codec
-    lag = 1 if codec.distortion else 0
-    own = float(bool(config.given_own_share))
-    if rule.personal:
-        own = geometry.side_size(rule.personal) / geometry.layout.size
-    is_rounded = links_of(settled, geometry.layout.size, evaluates=False).is_rounded
-    residual = 0 if settled.new_factors else 1 if is_rounded else lag
-    settings = settled.plan.settings
-    moments = 2 if settings.carry_moments else 0
-    drift = 2 if settings.scaffold else 1 if settings.feddyn else 0
-    slope = 1 if settings.measures_slope else 0
-    bits = bits_of_broadcasts(settled)
-    accepted = 2.0 * (config.keep != "last")  # the master, and what was evaluated
-    return CopiesOnDisk(
-        client=2 * (own + residual + moments + drift + slope),
-        client_after=own,
-        server=1 + CHECKPOINTS_KEPT * (1 + accepted + 1 + settled.optimizer.copies + bits / 32),
-    )
-
-
-def message_sizes(settled: Settled, spec: AdapterSpec, *, evaluates: bool) -> MessageSizes:
-    """The sizes of a run's messages."""
-    size, codec = spec.layout.size, settled.codec
-    if settled.new_factors:
-        codec = at_least(NEW_FACTORS_BITS, codec)
-    links = links_of(settled, size, evaluates=evaluates)
-    bits_up, more_down = links.up, round(links.more_down * size / 8)
-    return MessageSizes.of(settled.tasks, spec, codec=codec, bits_up=bits_up, more_down=more_down)
-
-
-def bits_on_links(settled: Settled, size: int, *, evaluates: bool) -> tuple[float, float]:
-    """Bits for each of `size` parameters in an update and in a broadcast, with what is sent beside it.
+def sent_bytes(settled: Settled, spec: AdapterSpec, *, evaluates: bool, certified: bool = True) -> Traffic:
+    """The bytes of a run's messages.
 
     Args:
-        evaluates: whether every round is evaluated.
+        evaluates: whether clients evaluate the adapter where the plan says so.
+        certified: whether clients prove who they are to each other and sign, as over a network; not in a simulation.
     """
-    links = links_of(settled, size, evaluates=evaluates)
-    return links.up, links.down + links.more_down
+    plan, settings = settled.plan, settled.tasks.to_describe()
+    update = _UPDATE_BYTES + _SLOPE_BYTES * settings.measures_slope + _SIGNATURE_BYTES * certified
+    numbers = _Numbers(settled, geometry_of(spec), certified=certified)
+    of_sum, of_losses = numbers.masks()
+    names = [f"{number:09d}" for number in range(plan.clients)]
+    held: dict[str, int | None] = dict.fromkeys(names, 0 if plan.starts_anew else None)
+    description = b"".join(encode_task(DescribeTask(settings, spec.text, packed_layout(spec.layout))))
+    sent = Traffic(plan.clients * _CARD_BYTES, plan.clients * len(description))
+
+    def down(clients: Collection[str], shadow: int, task: int) -> int:
+        ages = Counter(None if (at := held[name]) is None else shadow - at for name in clients)
+        return ages[None] * len(spec.text) + sum(n * (task + numbers.down(shadow, age)) for age, n in ages.items())
+
+    for number in range(plan.rounds + 1):
+        if number:
+            wanted = plan.folds or plan.cohort_size
+            most = math.ceil(wanted * (1 + plan.over_selection))
+            cohort = sample_cohort(names, most, seed=plan.seed, round_number=number)
+            up = wanted * (update + numbers.up(number))
+            sent += Traffic(up, down(cohort, number - 1, _TRAIN_BYTES + of_sum.downlink_bytes))
+            held |= dict.fromkeys(cohort[:wanted], number - 1)
+        if evaluates and plan.is_evaluated(number):
+            clients = plan.evaluators(names)
+            up = len(clients) * (_LOSSES_BYTES + of_losses.uplink_bytes)
+            sent += Traffic(up, down(clients, number, _EVALUATE_BYTES + of_losses.downlink_bytes))
+            held |= dict.fromkeys(clients, number)
+    return sent
+
+
+def server_disk_bytes(settled: Settled, spec: AdapterSpec, sent: Traffic) -> int:
+    """The disk space of a run directory, with every update received, without the rule's own state."""
+    config, plan, bits = settled.config, settled.plan, settled.codec.bits
+    bits = max(bits, NEW_FACTORS_BITS) if settled.new_factors else bits
+    accepted = 2 * (config.keep != "last")  # the master, and what was evaluated
+    adapters = 1 + CHECKPOINTS_KEPT * (1 + accepted + 1 + settled.optimizer.copies + bits / 32)
+    records = plan.rounds * (plan.cohort_size + plan.clients * config.evaluates)
+    return round(4 * spec.layout.size * adapters) + sent.uplink_bytes + _REPORT_BYTES + _RECORD_BYTES * records
+
+
+class _Numbers:
+    """Bytes of an adapter's numbers in messages: of the sides that the rule lets travel, in their codec."""
+
+    def __init__(self, settled: Settled, geometry: Geometry, *, certified: bool) -> None:
+        self._settled, self._geometry, self._certified = settled, geometry, certified
+        self._rule, self._downlink = settled.rule, settled.plan.downlink
+        self._codec = at_least(NEW_FACTORS_BITS, settled.codec) if settled.new_factors else settled.codec
+        ranks = settled.config.ranks
+        self._share = sum(ranks) / len(ranks) / settled.config.rank
+        self.up, self.down = cache(self._up), cache(self._down)
+
+    def _up(self, number: int) -> int:
+        """Of an update."""
+        size = self._size(self._sent_in(number))
+        return math.ceil(size * links_of(self._settled, size, evaluates=False, certified=self._certified).up / 8)
+
+    def _down(self, number: int, age: int | None) -> int:
+        """Of a broadcast that brings a client of this age (`Downlink.sent_bits`) to the shadow after a round."""
+        bits, is_step = self._downlink.sent_bits(self._codec, number, age), age == 1 or number <= 1
+        if bits == _WHOLE_BITS and not is_step:
+            sides = BOTH_SIDES - {self._rule.personal}
+        elif not self._rule.continuous:
+            sides = BOTH_SIDES
+        elif self._codec.distortion:  # what a step dropped goes with the next
+            sides = self._sent_in(1) | self._sent_in(min(number, 2))
+        else:
+            sides = self._sent_in(number)
+        return math.ceil(self._size(sides) * bits / 8)
+
+    def masks(self) -> tuple[Traffic, Traffic]:
+        """What the stages of masked sums take at a client: of an update beside its numbers, and of an evaluation."""
+        size = self._geometry.layout.size
+        one, two = (links_of(self._settled, size, evaluates=each, certified=self._certified) for each in (False, True))
+        beside, up, down = (bits * size / 8 for bits in (one.more_down, two.up - one.up, two.more_down - one.more_down))
+        return Traffic(0, round(beside)), Traffic(round(up), round(down))
+
+    def _sent_in(self, number: int) -> frozenset[Side]:
+        return self._rule.trained(number) - {self._rule.personal}
+
+    def _size(self, sides: Collection[Side]) -> int:
+        return self._geometry.others_size + round(self._share * sum(map(self._geometry.side_size, sides)))

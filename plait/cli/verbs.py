@@ -29,7 +29,7 @@ VERBS: Mapping[str, Verb] = {
     "simulate": Verb("plait.cli.simulate:simulate", "run a federation on this machine"),
     "resume": Verb("plait.cli.resume:resume", "continue a run from where it stopped"),
     "report": Verb("plait.cli.report:report", "show losses, bytes and savings of a run"),
-    "estimate": Verb("plait.cli.estimate:estimate", "estimate bytes and time of a run without running it"),
+    "estimate": Verb("plait.cli.estimate:estimate", "count the bytes of a run without running it"),
     "provision": Verb("plait.cli.provision:provision", "make keys for a server and its clients"),
     "server": Verb("server.verb:server", "serve a federation"),
     "client": Verb("client.verb:client", "take part with data that stays on this machine"),

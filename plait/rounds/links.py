@@ -1,4 +1,4 @@
-"""What a run's updates and broadcasts take on the wire."""
+"""What a run's updates take on the wire."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ class Links:
     """Bits for each parameter of an adapter.
 
     Attributes:
-        more_down: of what is sent beside it.
-        is_rounded: whether updates are rounded to a grid, whatever their codec is.
+        up: of an update.
+        more_down: of what a client is sent beside a broadcast.
     """
 
     up: float
-    down: float
     more_down: float = 0.0
-    is_rounded: bool = False

@@ -9,7 +9,6 @@ FEATURE = Feature(
     welcomed=("rounds_mode",),
     settles="plait.features.asynchronous.way:settled",
     plan="plait.features.asynchronous.way:planned",
-    planned="plait.features.asynchronous.forecast:of_buffers",
     way="plait.features.asynchronous.way:with_buffer",
     sections=("plait.features.asynchronous.staleness:staleness_table",),
     check="plait.features.asynchronous.way:check",

@@ -24,5 +24,4 @@ FEATURE = Feature(
     opens="plait.features.fleets.run:opens",
     check="plait.features.fleets.run:check",
     simulated="plait.features.fleets.simulated:by_the_clock",
-    planned="plait.features.fleets.forecast:by_the_clock",
 )

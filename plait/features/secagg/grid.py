@@ -47,15 +47,23 @@ _BLOCK = _SIDE * _SIDE
 _LEAST_SIDE = 8
 
 
+def rotated_size(size: int) -> int:
+    """Numbers of a rotated vector: `size`, filled up to whole blocks."""
+    side = _side_for(size)
+    return -(-size // side**2) * side**2
+
+
+def _side_for(size: int) -> int:
+    # Small vectors have small blocks: what is filled up with zeros is sent too.
+    return _SIDE if size >= 8 * _BLOCK else _LEAST_SIDE
+
+
 class Rotation:
     """A rotation of vectors of one size, whose public seed decides the signs."""
 
     def __init__(self, size: int, seed: bytes) -> None:
-        # Small vectors have small blocks: what is filled up with zeros is sent too.
-        self._side = _SIDE if size >= 8 * _BLOCK else _LEAST_SIDE
-        block = self._side**2
-        self._columns = -(-size // block)
-        self.size, self.rotated_size = size, self._columns * block
+        self._side, self.size, self.rotated_size = _side_for(size), size, rotated_size(size)
+        self._columns = self.rotated_size // self._side**2
         stream = Cipher(AES(hashlib.sha256(b"plait rotation 1" + seed).digest()), CTR(bytes(16))).encryptor()
         bits = np.unpackbits(np.frombuffer(stream.update(bytes(self.rotated_size // 8 + 1)), np.uint8))
         self._signs: Float32 = bits[: self.rotated_size].astype(np.float32) * 2 - 1

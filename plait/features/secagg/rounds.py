@@ -17,7 +17,7 @@ from plait.adapters import AdapterState
 from plait.aggregation import RoundContext
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.features.secagg.events import EVALUATION, NOISED, TRAINING, decode_figures
-from plait.features.secagg.grid import Coding, MaskedGrid, bits_for, check_sum, length_expected, unit_for
+from plait.features.secagg.grid import Coding, MaskedGrid, bits_for, check_sum, length_expected, rotated_size, unit_for
 from plait.features.secagg.masks import MOST_BITS, Ring
 from plait.features.secagg.roster import COMPLETE, NEIGHBOURS, groups_for, least_roster, least_survivors
 from plait.features.secagg.sums import Summed, Wanted, sum_file
@@ -127,15 +127,19 @@ class MaskedRounds:
         """The grid that a round's numbers are on."""
         return self._grid(state, parts, bits=summed.bits, unit=summed.unit, clients=summed.invited)
 
-    def link_bits(self, size: int, *, sums: int) -> tuple[float, float]:
+    def link_bits(self, size: int, *, sums: int, certified: bool) -> tuple[float, float]:
         """Bits of a client's uplink for each of `size` parameters, and of its downlink beside the broadcast.
 
-        All stages of so many sums are included, with the certificates by which clients prove their keys to each other.
+        All stages of so many sums are included.
+
+        Args:
+            certified: whether clients prove their keys to each other, as over a network.
         """
         near = min(self.clients - 1, NEIGHBOURS if self.clients > COMPLETE else self.clients)
-        bits = self.privacy.shares(size).bits(self.clients, size) if self.privacy else bits_for(self.group)
-        up = 290 + _PROOF_BYTES + 221 * (near + 1)
-        return bits + 8 * sums * up / size, 8 * sums * (210 + (294 + _PROOF_BYTES) * self.clients + 180 * near) / size
+        rotated, proof = rotated_size(size), _PROOF_BYTES * certified
+        bits = self.privacy.shares(rotated).bits(self.clients, rotated) if self.privacy else bits_for(self.group)
+        up, down = 290 + proof + 221 * (near + 1), 210 + (294 + proof) * self.clients + 180 * near
+        return (bits * rotated + 8 * sums * up) / size, 8 * sums * down / size
 
     def length(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> float | None:
         """How long the mean of the next round's updates may be."""

@@ -81,13 +81,13 @@ def under_masks(way: ClientWay, speaker: Speaker, masked: MaskedRounds | None) -
     return replace(way, saying=UnderMasks.of(speaker, masked), is_open=False)
 
 
-def links(links: Links, config: RunConfig, size: int, *, evaluates: bool) -> Links:
+def links(links: Links, config: RunConfig, size: int, *, evaluates: bool, certified: bool) -> Links:
     """What a run's updates take with the stages of its sums beside them."""
     masked, sums = masked_of(config), 2 if evaluates else 1
     if masked.privacy:
         noised_grid(masked.privacy, size, 1.0)
-    up, more_down = masked.link_bits(size, sums=sums)
-    return replace(links, up=up, more_down=more_down, is_rounded=True)
+    up, more_down = masked.link_bits(size, sums=sums, certified=certified)
+    return replace(links, up=up, more_down=more_down)
 
 
 def check(policy: Policy, config: RunConfig) -> None:

@@ -1,26 +1,21 @@
-"""The round loop by the virtual clock of a fleet: the estimate's time, and who is given up."""
+"""The round loop by the virtual clock of a fleet: who is given up."""
 
 from dataclasses import replace
 
 import pytest
 
 from plait.features.asynchronous.buffer import Buffer
-from plait.features.asynchronous.forecast import go_through
 from plait.features.fleets.events import Fleet, FleetDevice, tasks_of
-from plait.features.fleets.forecast import on_devices as on_devices_of
 from plait.features.fleets.step_budget import BySpeed
 from plait.features.fleets.virtual_clock import VirtualChannel
 from plait.features.fleets.virtual_time import clock_after
 from plait.rounds.ledger import read_events
-from plait.rounds.message_sizes import MessageSizes
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_view import RunView
 from plait.rounds.task_settings import TaskSettings
-from plait.simulation.planned_run import plan_run
-from plait.wire.codecs import Fp32
 from plait.wire.messages import TrainTask, decode_task
 from tests.features.asynchronous.buffered import rounds_of
-from tests.plait.rounds.conftest import LAYOUT, SEED, InProcessChannel
+from tests.plait.rounds.conftest import SEED, InProcessChannel
 from tests.plait.rounds.test_audit import replayed
 from tests.plait.rounds.test_coordinator import crowd
 
@@ -62,39 +57,6 @@ BY_SPEED = {"stepping": BySpeed()}
 FAILING, BY_DAY = {"dropout": 0.25}, {"dropout": 0.1, "hours": "1-23"}
 BUFFER = Buffer(size=2, max_staleness=5, at_work=4)
 ASYNCHRONOUS = rounds_of(BUFFER)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("devices", "plan"),
-    [
-        ({}, {}),
-        (FAILING, {}),
-        (FAILING, {"cohort_size": 3, "over_selection": 0.3}),
-        (FAILING, {"cohort_size": 3, "deadline_s": 900.0}),
-        (FAILING, BY_SPEED),
-        (BY_DAY, {**BY_SPEED, "cohort_size": 4, "over_selection": 0.25}),
-        (FAILING, ASYNCHRONOUS),
-        (BY_DAY, {**ASYNCHRONOUS, "cohort_size": 4}),
-    ],
-)
-def test_the_estimate_is_within_a_tenth_of_the_time(federate, fake_model, devices, plan):
-    options = {"rounds": 6, "attempts": 3, **plan}
-    federation = on_devices(federate(crowd(fake_model, 5), **options), fleet_of(**devices))
-    federation.run()
-    took_s = max(each.virtual_s for each in read_view(federation).evaluations.values())
-    sizes = MessageSizes(
-        describe_down=700, describe_up=700, train_down=700, evaluate_down=700, spec_bytes=0, evaluation_up=700,
-        update_up=700 + 4 * LAYOUT.size, parameters=LAYOUT.size, codec=Fp32(),
-    )  # fmt: skip
-
-    def change(planned):
-        on_devices_of(planned, fleet_of(**devices))
-        if "folds" in plan:
-            planned.going = lambda: go_through(planned, BUFFER)
-
-    planned = plan_run(federation.plan, sizes, evaluates=True, example_tokens=8, change=change)
-    assert planned.virtual_s == pytest.approx(took_s, rel=0.1)
 
 
 def told(federation):

@@ -1,4 +1,4 @@
-"""Runs of a simulated fleet by a virtual clock: kills change neither bits nor times, and the estimate is close."""
+"""Runs of a simulated fleet by a virtual clock: kills change neither bits nor times."""
 
 from __future__ import annotations
 
@@ -104,23 +104,6 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_at_the_same_virtual_time(
     assert len(draw(lambda: fleet_round(views[1], LIGHT))) > 1000
 
 
-@pytest.mark.slow
-def test_the_estimate_is_within_a_tenth_of_the_simulated_time(
-    plait, jsonl: Path, small, fleet: Path, tmp_path: Path
-) -> None:
-    arguments = (*options(jsonl, small, fleet), "--max-held-out-sequences", "2")
-    ran = plait("simulate", *arguments, "--out", tmp_path / "run", "--json")
-    assert ran.code == 0, ran.err
-    told = plait("estimate", *arguments, "--json")
-    took_s = json.loads(ran.out)["virtual_s"]
-    assert took_s > 10
-    assert json.loads(told.out)["virtual_s"] == pytest.approx(took_s, rel=0.1)
-
-    fleet.write_text(FLEET.replace("tokens_per_s = 20\n", "tokens_per_s = 30\n"))
-    assert plait("estimate", *arguments, "--json").out != told.out
-    fleet.write_text(FLEET)
-
-
 def test_devices_of_different_speeds_do_not_train_side_by_side(plait, jsonl: Path, small, fleet: Path) -> None:
     ran = plait("simulate", *options(jsonl, small, fleet), "--side-by-side", "2")
     assert (ran.code, "fleet is" in ran.err, "side-by-side is 2" in ran.err) == (2, True, True)
@@ -149,8 +132,6 @@ def test_budgets_by_speed_let_all_answer_together_and_survive_a_kill(
     assert whole.code == 0, whole.err
     killed("update_received", 5, "simulate", *arguments, "--out", str(tmp_path / "killed"))
     assert plait("resume", tmp_path / "killed").code == 0
-    told = json.loads(plait("estimate", *arguments, "--json").out)
-    assert told["virtual_s"] == pytest.approx(json.loads(whole.out)["virtual_s"], rel=0.1)
     fleet.write_text(FLEET)
 
     events = read_events(tmp_path / "whole" / "ledger.jsonl")

@@ -55,7 +55,7 @@ def witness(run: Annotated[str, typer.Argument()]) -> None:
 
 SHOWN = Table(title="Witnessed", headings=("what",), rows=(("nothing happened",),))
 ANSWERS: dict[str, Callable[..., object]] = {
-    **dict.fromkeys(("check", "ending", "afterwards", "card", "planned", "limits", "verifies"), nothing),
+    **dict.fromkeys(("check", "ending", "afterwards", "card", "limits", "verifies"), nothing),
     **dict.fromkeys(("way", "client_way", "plan", "links"), first),
     "settles": lambda config: {},
     "continues": lambda config: False,

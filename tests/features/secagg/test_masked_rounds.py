@@ -334,11 +334,10 @@ def test_a_participant_without_keys_refuses(federate, fake_model):
 def test_the_stages_cost_about_what_is_planned_for_them(federate, fake_model):
     federation = begin(federate, fake_model)
     federation.run()
-    up, down = federation.masked.link_bits(1, sums=2)
-    proofs = 8 * 2 * 510  # a simulated client has no certificate
+    up, down = federation.masked.link_bits(64, sums=2, certified=False)
     for kind, name, planned in (
-        ("reply_received", "uplink_bytes", up - 6 - proofs),
-        ("broadcast", "downlink_bytes", down - proofs * len(NAMES)),
+        ("reply_received", "uplink_bytes", 64 * (up - 6)),
+        ("broadcast", "downlink_bytes", 64 * down),
     ):
         stages = [event for event in federation.of_kind(kind) if event.get("purpose") == "mask" and event["round"] == 2]
         spent_bytes = sum(event[name] for event in stages) / len(NAMES)

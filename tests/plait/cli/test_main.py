@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,10 +20,7 @@ from plait.cli.verbs import GROUPS, VERBS
 from plait.config import known_keys
 from plait.errors import ConfigError
 from plait.known_features import own_features
-from plait.plugins import Kind, reference
-from plait.rounds.run_directory import RunDirectory
 from plait.settings import TABLES
-from tests.unrendered import plots_rendered
 
 BENCHES = ("bench wire", "bench aggregate")
 ALL_VERBS = [*VERBS, *(verb for feature in own_features().values() for verb in feature.verbs)]
@@ -208,25 +204,6 @@ def test_estimate_counts_what_a_training_holds_beside_its_optimizer(plait) -> No
     assert estimate["client_adapter_memory_bytes"] == (20 + 4) * estimate["trainable_parameters"]
 
 
-def any_length(prompt: str, completion: str, answer: str) -> int:
-    return len(completion)
-
-
-@pytest.mark.slow
-def test_estimate_counts_the_keys_and_values_of_completions(plait) -> None:
-    asked = ("estimate", "--base", "llama-3.1-8b", "--no-evaluate", "--json", "--seq-len", 1024, "--batch-size", 2)
-    rewarded = (
-        "--objective", f"grpo:reward={reference(Kind.REWARD, any_length)},group-size=4",
-        "--gradient-accumulation-steps", 3, "--max-held-out-sequences", 5,
-    )  # fmt: skip
-    # Six prompts' groups of sequences and the next token's column, in 32 layers of 8 heads of 128 numbers of two bytes.
-    expected = 2 * 6 * 4 * 1025 * 32 * 8 * 128 * 2
-    assert json.loads(plait(*asked, *rewarded).out)["client_completions_memory_bytes"] == expected
-    assert json.loads(plait(*asked).out)["client_completions_memory_bytes"] is None
-    told = " ".join(plait(*[each for each in (*asked, *rewarded) if each != "--json"]).out.split())
-    assert "or up to 3.22 GB of keys and values while it samples completions" in told
-
-
 @pytest.mark.slow
 def test_estimate_reproduces_flowertunes_published_traffic(plait) -> None:
     ran = plait(
@@ -249,73 +226,6 @@ def test_estimate_counts_four_bits_down_where_factors_turn(plait, options: tuple
     estimate = json.loads(plait("estimate", "--base", "tiny", "--no-evaluate", *options, "--json").out)
     # In the first of five rounds nothing is sent down.
     assert estimate["downlink_bytes"] == pytest.approx(times * 4 / 5 * estimate["uplink_bytes"], rel=0.05)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        (),
-        ("--wire", "fp32", "--own-share", 0),
-        ("--wire", 1.5, "--server-optimizer", "fedadam:lr=0.001"),
-        ("--rule", "fedsa", "--learning-rate", 0.003),
-        ("--correction", "scaffold"),
-    ],
-    ids=["defaults", "exact", "led", "personal", "scaffold"],
-)
-def test_estimate_says_what_a_real_run_takes_on_disk(plait, jsonl, tmp_path, monkeypatch, options) -> None:
-    given = (
-        "--base", "tiny", "--rank", 8, "--rounds", 3, "--clients", 3, "--local-steps", 2, "--batch-size", 2,
-        "--seq-len", 32, *options,
-    )  # fmt: skip
-
-    def take(folder: Path) -> int:
-        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-    estimate = json.loads(plait("estimate", *given, "--json").out)
-    during: list[int] = []
-    tidy = RunDirectory.tidy_clients
-
-    def measured(directory: RunDirectory) -> None:
-        during.append(take(directory.path / "clients"))
-        tidy(directory)
-
-    monkeypatch.setattr(RunDirectory, "tidy_clients", measured)
-    run = tmp_path / "run"
-    # The report's size does not depend on the options.
-    with nullcontext() if options else plots_rendered():
-        assert plait("simulate", "--data", jsonl, "--partition", "iid", *given, "--out", run, "--json").code == 0
-    adapter = 4 * estimate["trainable_parameters"]
-    for bytes_, name in ((during[0], "client_disk_bytes"), (take(run / "clients"), "client_disk_bytes_after")):
-        assert bytes_ == pytest.approx(3 * (estimate[name] - adapter), rel=0.02), name
-    if not options:
-        assert take(run) == pytest.approx(estimate["simulation_disk_bytes_after"], rel=0.2)
-    checkpoints = take(run / "checkpoints") + take(run / "adapter")
-    assert checkpoints == pytest.approx(
-        estimate["server_disk_bytes"] - estimate["uplink_bytes"] - 500_000 - 18_000, rel=0.1
-    )
-    dropped = estimate["simulation_disk_bytes"] - estimate["simulation_disk_bytes_after"]
-    dropped -= estimate["uplink_bytes_per_round"]
-    assert dropped == pytest.approx(during[0] - take(run / "clients"), rel=0.02)
-
-
-@pytest.mark.slow
-def test_estimate_predicts_the_arrays_of_a_real_run(plait, jsonl, tmp_path) -> None:
-    options = (
-        "--base", "tiny", "--wire", "fp32", "--rank", 2, "--rounds", 2, "--clients", 2, "--batch-size", 2,
-        "--seq-len", 32,
-    )  # fmt: skip
-    estimate = json.loads(plait("estimate", *options, "--json").out)
-    # In the very first step B = 0, so A stays, and what did not change does not travel.
-    run = plait(
-        "simulate", "--data", jsonl, "--partition", "iid", *options, "--local-steps", 2, "--out", tmp_path / "r",
-        "--json",
-    )  # fmt: skip
-    summary = json.loads(run.out)
-    assert summary["trainable_parameters"] == estimate["trainable_parameters"]
-    assert summary["full_model_bytes"] == estimate["full_model_bytes"]
-    assert summary["uplink_bytes"] == pytest.approx(estimate["uplink_bytes"], rel=0.02)
-    assert summary["downlink_bytes"] == pytest.approx(estimate["downlink_bytes"], rel=0.03)
 
 
 @pytest.mark.parametrize("path", ["\x1b[2Jrun", "\x9b31mrun", "\u202enur", "x" * 300])
