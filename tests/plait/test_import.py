@@ -60,7 +60,7 @@ def test_no_function_brings_a_library_of_training_along_before_it_is_called() ->
 MOST_LINES = 31_950
 """Of plait that the plainest run there is may import."""
 NOT_NEEDED = (
-    *("plait.features", "plait.feature", "plait.simulation.planned_run"),
+    *("plait.features", "plait.feature"),
     "plait.training.generate",
     *("plait.exporting.outlets", "plait.data.hub"),
     "plait.plugin_modules",  # which alone reads entry points
