@@ -47,7 +47,7 @@ def node_run_config(run_config: Mapping[str, Scalar], settings: NodeSettings) ->
         PolicyError: the run names a trainer that the operator did not allow.
     """
     check_trainer(str(run_config.get("trainer", "")), settings.trainer)
-    # In the settings of a run a list of devices is one of simulated clients; this node's is `NodeSettings.device`.
+    # In the settings of a run a list of devices is one of simulated clients; this node's shares one base.
     device = settings.device.partition(",")[0].strip()
     own: dict[str, Scalar] = {"device": device, "dtype": settings.dtype, "threads": settings.threads}
     if base := settings.base_for(str(run_config.get("base", ""))):
@@ -63,10 +63,10 @@ def check_machine(settings: NodeSettings, *, progress: Callable[[str], None]) ->
         MachineError: the base is not available.
     """
     from plait.training.bases import locate_base, quiet_libraries
-    from plait.training.device import choose_devices
+    from plait.training.device import one_base_over
 
     quiet_libraries()
-    choose_devices(settings.device, settings.dtype)
+    one_base_over(settings.device, settings.dtype)
     for base in settings.bases.values() or [settings.base]:
         if base:
             locate_base(base, progress=progress)
@@ -182,11 +182,6 @@ def open_runner(
     if base.compute.device.type == "cpu":
         native_library(progress)
     devices = _limited(base, settings.max_memory_bytes)
-    if len(base.devices) > 1:
-        own = resolved.ranks.adapters[resolved.ranks.track_for(settings.max_rank)].spec
-        placement = base.placement(own, resolved.settled.plan.settings)
-        names = ", ".join(map(str, base.devices))
-        progress(f"{names}: {placement.in_words if placement else 'the base on each, and a share of every batch'}")
     return ParticipantRunner(
         participant,
         capacity=Capacity(

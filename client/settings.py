@@ -175,8 +175,8 @@ class NodeOptions(_Server, total=False):
         "Allow parts of this module, such as a loss, if the run names one. May be repeated. Installed distributions "
         "need no permission.",
     ]
-    device: Annotated[str, "auto, cpu, cuda, cuda:N or mps; several, such as cuda:0,cuda:1, share every step."]
-    dtype: Annotated[str, "auto, float32, bfloat16 or float16; int8 on a CPU."]
+    device: Annotated[str, "auto, cpu, cuda, cuda:N or mps; several, such as cuda:0,cuda:1, for one large base."]
+    dtype: Annotated[str, "auto, float32, bfloat16 or float16."]
     threads: Annotated[int, "CPU threads; 0 means torch's default."]
     state: Annotated[Place, "Directory of the node's state; by default in your home directory."]
     max_memory_gb: Annotated[
@@ -232,7 +232,7 @@ class NodeSettings:
             name that a run gives it; empty for the run's.
         trainer: the local trainer that a run may name; a run that names another is refused.
         allow_plugins: modules whose parts a run may name.
-        device: to compute on; of several, such as ``cuda:0,cuda:1``, each computes a part of every step.
+        device: to compute on; several, such as ``cuda:0,cuda:1``, hold one base that is too large for a GPU.
         max_memory_bytes: most memory of each device that it announces, plans training for and, of a CUDA GPU, uses; 0
             for all.
         max_rank: the largest rank of an adapter that it accepts; 0 for any.

@@ -42,8 +42,7 @@ class Feature:
         usual_objectives: which of them records of a kind are for.
         optimizers: of the server, by name: the place of each (`plait.aggregation.server_optimizer`).
         values: of the core's settings that need it, by setting.
-        holding: place of how a base is held in few bits (`plait.training.holding`).
-        spreading: place of how a run is spread over several devices (`plait.training.spreading`).
+        spreading: place of how clients are spread over processes (`plait.simulation.loaded.Spreading`).
         contracts: what is tried of such parts: the place of the checks, and of a function from a name to what they try.
         verbs: of the command line, by name: the place of each one's function. ``VERB --OPTION`` is what a verb of the
             core does with an option that it has not itself.
@@ -108,7 +107,6 @@ class Feature:
     usual_objectives: Mapping[str, str] = field(default_factory=dict[str, str])
     optimizers: Mapping[str, str] = field(default_factory=dict[str, str])
     values: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
-    holding: str = ""
     spreading: str = ""
     contracts: Mapping[Kind, str] = field(default_factory=dict[Kind, str])
     verbs: Mapping[str, str] = field(default_factory=dict[str, str])

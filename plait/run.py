@@ -27,7 +27,7 @@ from plait.rounds.tracks import RankedAdapter, Ranks
 from plait.settle import Settled
 from plait.training.bases import LocatedBase, locate_base, quiet_libraries
 from plait.training.blueprint import Blueprint, base_modules, design, read_base_config
-from plait.training.device import Compute, choose_devices, use_threads
+from plait.training.device import Compute, choose_devices, one_base_over, use_threads
 from plait.training.resident import ResidentBase
 
 if TYPE_CHECKING:
@@ -131,13 +131,13 @@ class Run:
         """The base in this process's memory; reads nothing before it is needed.
 
         Args:
-            devices: to compute on, which share the work of every step; by default the first that the settings name.
+            devices: to compute on; GPUs of a list share one base. By default the first that the settings name.
 
         Raises:
             ConfigError: this machine has no such device.
         """
         use_threads(self.config.threads, processes=1 if devices else len(self.devices))
-        compute, *others = choose_devices(devices, self.config.dtype) if devices else self.devices[:1]
+        compute, others = one_base_over(devices, self.config.dtype) if devices else (self.devices[0], ())
         return ResidentBase(
             self.base.directory,
             self.base.reference.fingerprint,

@@ -22,7 +22,6 @@ class Trait(StrEnum):
     # Rounds, and who takes part in them.
     WAITS = "a round waits for its cohort"
     EQUAL_STEPS = "all clients take equally many steps"
-    APART = "each client trains by itself"
     RELEASED = "a client at work can be released"
     LAST_ROUND = "the last round is known beforehand"
     # What the server learns.
@@ -40,7 +39,6 @@ class Trait(StrEnum):
     ALL_SHARED = "all of the adapter is shared"
     FACTORS = "the adapter has factors A and B"
     SQUARES = "the adapter has square matrices between fixed factors"
-    BASE_EXACT = "the base is held in full precision"
     # What clients learn, and how.
     LANGUAGE = "the model writes text"
     SAMPLES = "the model samples completions just as it learns them"

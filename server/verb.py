@@ -22,7 +22,7 @@ from server.served_run import open_served_run
 _CLIENTS = RunConfig().clients
 
 
-@with_run_options(hidden=(*CLIENTS_SETTINGS, "clients", "side_by_side"))
+@with_run_options(hidden=(*CLIENTS_SETTINGS, "clients"))
 def server(
     given: Mapping[str, object],
     listen: Listen = "127.0.0.1:9440",

@@ -76,12 +76,10 @@ def test_a_loss_term_is_one_file_and_reaches_the_steps(monkeypatch: pytest.Monke
     settings = replace(made.Settings(**VALUES, lasso=0.5), max_grad_norm=1e9)
     tokens = np.arange(8)
     inputs = TrainingInputs([Example(tokens, tokens)], settings, np.ones(3, np.float32))
-    taught = Learner(inputs, [3], [True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")])
-    taught._optimizers[0].master.copy_(torch.tensor([3.0, 1.0, -2.0]))
+    taught = Learner(inputs, [3], [True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
+    taught._optimizer.master.copy_(torch.tensor([3.0, 1.0, -2.0]))
     stepped: list[list[float]] = []
-    monkeypatch.setattr(
-        taught._optimizers[0], "step", lambda _: stepped.append(taught._optimizers[0].gradient.tolist())
-    )
+    monkeypatch.setattr(taught._optimizer, "step", lambda _: stepped.append(taught._optimizer.gradient.tolist()))
     taught.step([torch.zeros(3)], 1.0)
     assert stepped == [[0.5, 0.0, -0.5]]
     test = {"torch": torch, "replace": replace, "SETTINGS": made.Settings(**VALUES), "Lasso": term.Lasso}

@@ -28,7 +28,6 @@ LORA = Method(
     averages=f"{_PRODUCT}; exact where the rule is",
     subject=Subject.FACTORS,
     options=frozenset({Option.RANK, Option.ALPHA, Option.DROPOUT, Option.TARGETS}),
-    eight_bits=True,
     learning_rate=3e-3,
 )
 
@@ -37,7 +36,6 @@ RSLORA = replace(
     name="rslora",
     title="rsLoRA: alpha / sqrt(rank) (arXiv 2312.03732)",
     fixed={"use_rslora": True},
-    eight_bits=False,
     learning_rate=1e-3,
 )
 
@@ -55,5 +53,4 @@ DORA = replace(
     title="DoRA (arXiv 2402.09353)",
     fixed={"use_dora": True},
     averages=f"{_PRODUCT}, and magnitudes; never exact, because weights are divided by their own norm",
-    eight_bits=False,
 )

@@ -131,7 +131,6 @@ class Method:
         learning_rate: AdamW's default with `--trainer`, a reward or `--dp`, up to rank 8 (chosen in
             simulations/methods).
         virtual_tokens: length of its learned prompt, if it has one.
-        eight_bits: whether it works over a base in eight bits.
     """
 
     name: str
@@ -148,21 +147,13 @@ class Method:
     trains_base: bool = False
     learning_rate: float = 1e-3
     virtual_tokens: int = 20
-    eight_bits: bool = False
-
-    @property
-    def needs(self) -> Reasons:
-        """What a run must have for it (`plait.traits`)."""
-        return {} if self.eight_bits else {Trait.BASE_EXACT: ""}
 
     @property
     def takes(self) -> Reasons:
-        """What a run with it does not have."""
+        """What a run with it does not have (`plait.traits`)."""
         trains = f"'{self.name}' trains {self.subject}"
         kinds = {Trait.FACTORS: Subject.FACTORS, Trait.SQUARES: Subject.SQUARES}
         gone = {trait: trains for trait, subject in kinds.items() if self.subject is not subject}
-        if self.quantised:
-            gone[Trait.BASE_EXACT] = f"'{self.name}' holds it in four bits"
         if self.peft_type in _PROMPTS:
             gone[Trait.SAMPLES] = "completions are sampled without a prompt of its own"
         return gone

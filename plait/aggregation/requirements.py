@@ -79,7 +79,7 @@ def method_stated(method: Method, text: str = "") -> Stated:
     def rest() -> Iterator[Stated]:
         return map(method_stated, METHODS.values())
 
-    return Stated("method", text or method.name, method.needs, method.takes, others=rest)
+    return Stated("method", text or method.name, {}, method.takes, others=rest)
 
 
 def optimizer_stated(optimizer: ServerOptimizer, text: str = "") -> Stated:

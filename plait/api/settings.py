@@ -77,9 +77,8 @@ class RunSettings(TypedDict, total=False):
     labels: str
     trainer: str | Callable[..., object]
     device: str
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
     threads: int
-    side_by_side: int
     seed: int
     publish: str | PathLike[str]
     report_to: str | Sequence[str | object]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # The output directory belongs to the run, not to its repetition.
 _NOT_REPEATED = frozenset({"out"})
 # Clients set these themselves, or they mean nothing without data.
-_NOT_THE_SERVERS = frozenset({"data", "columns", "split", "partition", "reference", "side-by-side"})
+_NOT_THE_SERVERS = frozenset({"data", "columns", "split", "partition", "reference"})
 _SERVED_NAMES: Mapping[str, str] = {"clients": "min-clients"}
 _SERVER = "plait server --kit plait-server"
 _FLOWER = "flwr run ."

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from plait.training.learner import LocalTraining, TrainingInputs
-    from plait.training.replicas import Replica
     from plait.training.step_memory import StepMemory
 
 
@@ -131,14 +130,12 @@ class OwnSteps(Protocol):
         task: Task,
         pad_token: int,
         memory: StepMemory | None,
-        others: Sequence[Replica],
     ) -> LocalTraining:
         """Train an adapter.
 
         Args:
             parameters: the adapter's parameters in layout order; overwritten.
             memory: what steps give up to fit into memory.
-            others: the same model and adapter on other devices.
 
         Raises:
             PlaitError: it cannot be trained so.

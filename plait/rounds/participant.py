@@ -1,7 +1,7 @@
 """The client's side of a run: decode a task, bring the adapter up to date, train or evaluate, answer.
 
-Training is a pipeline: `begin` decodes a task and runs `HOOKS` forward; the driver trains the resulting job, alone or
-with others; `finish` runs the hooks backward and packs the answer.
+Training is a pipeline: decode a task and run `HOOKS` forward; train the resulting job; run the hooks backward and pack
+the answer.
 
 Knows no torch, no Flower and no socket: the model is a `LocalModel`, and values that outlive a task are in a `Memory`.
 Answers carry counts, losses and codes; never text.
@@ -9,9 +9,8 @@ Answers carry counts, losses and codes; never text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TypeVar
 
 from plait.abandon import Abandoned
 from plait.adapters import AdapterSpec, AdapterState, check_finite, parse_spec
@@ -58,8 +57,6 @@ from plait.wire.messages import (
 )
 from plait.wire.settings import Settings
 
-_Given = TypeVar("_Given")
-
 HOOKS: tuple[Hook, ...] = (CarriedMoments(), FoundRate(), OwnShare(), OwnSide(), Slope())
 """The hooks around training, besides those of features. Error feedback packs the delta, so it comes before all."""
 
@@ -101,47 +98,10 @@ class Participant:
             Abandoned: the result is no longer needed.
             DiskFullError: this machine's disk is full; the driver knows whose machine it is.
         """
-        job = self.begin(task_bytes)
-        if isinstance(job, bytes):
-            return job
-        try:
-            trained = job.model.train(job)
-        except PlaitError as error:
-            return self.finish(job, error)
-        return self.finish(job, trained)
-
-    def begin(self, task_bytes: bytes) -> TrainJob | bytes:
-        """Do one task up to its training.
-
-        Returns:
-            The job to train, or the encoded reply if there is nothing to train.
-
-        Raises:
-            Abandoned: the result is no longer needed.
-            DiskFullError: this machine's disk is full.
-        """
-        return self._answering(lambda: self._work(task_bytes))
-
-    def finish(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
-        """The encoded reply to a task once its job is done.
-
-        Args:
-            trained: the result of training, or the error that ended it.
-
-        Raises:
-            Abandoned: the result is no longer needed.
-            DiskFullError: this machine's disk is full.
-        """
-        return self._answering(lambda: self._update(job, trained))
-
-    @property
-    def _way(self) -> ClientWay:
-        return self.way or ClientWay(InTheOpen(self.name))
-
-    def _answering(self, work: Callable[[], _Given]) -> _Given | bytes:
         self.refusal = ""
         try:
-            return work()
+            job = self._work(task_bytes)
+            return job if isinstance(job, bytes) else self._update(job, job.model.train(job))
         except (Abandoned, DiskFullError):
             raise
         except PlaitError as error:
@@ -151,6 +111,10 @@ class Participant:
             is_told = not self._is_noised and (is_of_server or not self._counts_stay)
             told = self.refusal if is_told else "this client's log says why"
             return encode_reply(Refusal(self.name, reason_of(error), told))
+
+    @property
+    def _way(self) -> ClientWay:
+        return self.way or ClientWay(InTheOpen(self.name))
 
     def _work(self, task_bytes: bytes) -> TrainJob | bytes:
         held = self._holdings.settings_text
@@ -234,9 +198,7 @@ class Participant:
     def _hooks(self) -> Sequence[Hook]:
         return (ErrorFeedback(), *self._way.outer, *self.hooks, *self._way.hooks)
 
-    def _update(self, job: TrainJob, trained: Trained | PlaitError) -> bytes:
-        if isinstance(trained, PlaitError):
-            raise trained
+    def _update(self, job: TrainJob, trained: Trained) -> bytes:
         try:
             check_finite(trained.state)
         except PeerError as error:

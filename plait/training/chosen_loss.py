@@ -16,7 +16,6 @@ from plait.training.examples import IGNORED, Example
 from plait.training.lesson import CrossEntropy, StepLoss, Taught
 from plait.training.local_loss import LocalAdapter, LocalLoss, loss_named
 from plait.training.losses import class_logits, predictions
-from plait.training.replicas import Replica
 
 
 class ChosenLesson(CrossEntropy):
@@ -26,14 +25,14 @@ class ChosenLesson(CrossEntropy):
         super().__init__(taught)
         self._function = loss_named(taught.settings.loss)
 
-    def loss(self, replica: Replica) -> StepLoss:
+    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
         """The loss that the settings name."""
         taught = self._taught
         if self._function is None:
-            return super().loss(replica)
+            return super().loss(model, parameters)
         return ChosenLoss(
-            replica.model,
-            replica.parameters,
+            model,
+            parameters,
             self._function,
             start=taught.start,
             task=taught.task,

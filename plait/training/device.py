@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -23,8 +23,6 @@ _METAL_BFLOAT16_SINCE = (14, 0)
 """The version of macOS from which on Metal has bfloat16, on every Apple GPU."""
 CONTEXT_BYTES = 500_000_000
 """What CUDA itself takes of a GPU for each process."""
-EIGHT_BITS = "int8"
-"""The data type of a base that a CPU holds in eight bits."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -34,17 +32,15 @@ class Compute:
 
     Attributes:
         dtype: type of the base's weights and activations.
-        eight_bits: whether the base's weights are held in eight bits, and have this type only where they are used.
     """
 
     device: torch.device
     dtype: torch.dtype
-    eight_bits: bool = False
 
     @property
     def dtype_name(self) -> str:
         """The data type as users write it."""
-        return EIGHT_BITS if self.eight_bits else str(self.dtype).removeprefix("torch.")
+        return str(self.dtype).removeprefix("torch.")
 
     def attention(self, seq_len: int) -> str:
         """The attention implementation for transformers: at short lengths on a CPU the plain one is fastest."""
@@ -53,8 +49,6 @@ class Compute:
 
 def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
     """Choose device and data type from what the machine has, unless the user says otherwise.
-
-    Not in eight bits, which are only for a base that trains (`choose_devices`).
 
     Raises:
         ConfigError: the machine does not have this device, or there is no such data type, or this is a list.
@@ -91,15 +85,6 @@ def choose_devices(devices: str = "auto", dtype: str = "auto") -> tuple[Compute,
         ConfigError: the machine lacks one of them, they would compute in different types, or an entry names none.
     """
     names = device_names(devices)
-    if dtype == EIGHT_BITS:
-        chosen = choose_devices(devices)
-        for each in chosen:
-            if each.device.type != "cpu":
-                raise ConfigError(
-                    f"dtype is '{dtype}' on device '{each.device}', expected device cpu; nearest: method 'qlora', "
-                    "whose base is in four bits"
-                )
-        return tuple(replace(each, eight_bits=True) for each in chosen)
     if len(names) == 1:
         return (choose_compute(names[0], dtype),)
     chosen = tuple(choose_compute(name, dtype) for name in names)
@@ -109,6 +94,19 @@ def choose_devices(devices: str = "auto", dtype: str = "auto") -> tuple[Compute,
             f"device is '{devices}', whose fastest types are {' and '.join(types)}, expected one type: give --dtype too"
         )
     return chosen
+
+
+def one_base_over(devices: str, dtype: str = "auto") -> tuple[Compute, tuple[torch.device, ...]]:
+    """The device that a client computes on; of a list of GPUs the first, and the others that hold a part of its base.
+
+    Raises:
+        ConfigError: as for `choose_devices`, or a list has others than different GPUs.
+    """
+    chosen = choose_devices(devices, dtype)
+    first, *others = (each.device for each in chosen)
+    if others and (len({first, *others}) <= len(others) or any(each.type != "cuda" for each in (first, *others))):
+        raise ConfigError(f"device is '{devices}', expected different GPUs, such as cuda:0,cuda:1, or a single device")
+    return chosen[0], tuple(others)
 
 
 def device_names(devices: str) -> tuple[str, ...]:
@@ -268,13 +266,3 @@ def _present() -> str:
     if torch.backends.mps.is_available():
         names.append("mps")
     return ", ".join(names)
-
-
-def budgets_of(devices: Sequence[torch.device], limit_bytes: int) -> tuple[int, ...]:
-    """Memory in bytes that a step may use of each device, what it already has included; 0 where it is unknown.
-
-    Args:
-        limit_bytes: of each device; 0 for none.
-    """
-    counts = Counter(devices)
-    return tuple(memory_for_steps(device, limit_bytes) // counts[device] for device in devices)

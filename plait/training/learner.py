@@ -1,7 +1,6 @@
 """One adapter in training: its optimizer, the order of its examples, and the additions to its steps.
 
-Knows no model: the caller passes gradients and losses and takes values and examples. So an adapter trained alone and
-adapters trained in one batch take the same steps.
+Knows no model: the caller passes gradients and losses and takes values and examples.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import islice
-from operator import add
 
 import numpy as np
 import torch
@@ -25,7 +23,6 @@ from plait.training.examples import Example, in_proportion
 from plait.training.loss_terms import terms_of
 from plait.training.losses import count_labels
 from plait.training.optimizer import FlatAdamW
-from plait.training.parts import Parts
 from plait.wire.settings import Settings
 
 Tensor = torch.Tensor
@@ -76,7 +73,7 @@ class StepReport:
     Attributes:
         loss: mean over its steps of the mean loss a step, in nats.
         tokens: tokens that went through the model, padding not counted.
-        seconds: wall time; a part of it where several adapters shared it.
+        seconds: wall time.
         first_loss: mean loss of the first step, before any training; None if the trainer does not report it.
         slope: of that loss along the movement that was carried in, in nats; None without one.
         learning_rate: peak learning rate, the last where it follows slopes; None if the trainer does not report it, or
@@ -112,9 +109,9 @@ class LocalTraining:
 
 @dataclass(frozen=True)
 class _Taken:
-    """A step: the movement, in `_pieces`, by device, and whether it was shortened."""
+    """A step: the movement, in `_pieces`, and whether it was shortened."""
 
-    pieces: Sequence[Sequence[Tensor]]
+    pieces: Sequence[Tensor]
     is_shortened: bool
 
 
@@ -128,7 +125,7 @@ class Learner:
     Args:
         sizes: elements of each of the adapter's tensors.
         trained: whether each trains; at least one does.
-        devices: that each lies on; its master, its moments and its gradient lie beside it.
+        device: of master, moments and gradient.
 
     Raises:
         ConfigError: the moments belong to another adapter.
@@ -141,34 +138,29 @@ class Learner:
         trained: Sequence[bool],
         *,
         task: Task,
-        devices: Sequence[torch.device],
+        device: torch.device,
     ) -> None:
         settings, carried = inputs.settings, inputs.carried
+        if (before := carried.moments) and not (
+            len(before.mean) == len(before.square) == len(inputs.start) and len(before.steps) == len(sizes)
+        ):
+            raise ConfigError(
+                f"the optimizer's moments are of {len(before.mean)} values in {len(before.steps)} tensors, "
+                f"expected {len(inputs.start)} in {len(sizes)}"
+            )
         self._inputs = inputs
         self._task = task
-        self._parts = Parts(sizes, devices)
-        self._sizes, self._trained = self._parts.by_device(sizes), self._parts.by_device(trained)
-        self._optimizers = [
-            FlatAdamW(start, sizes, trained, weight_decay=settings.weight_decay, moments=moments, device=device)
-            for start, sizes, trained, moments, device in zip(
-                self._parts.split(inputs.start),
-                self._sizes,
-                self._trained,
-                self._moments(carried.moments, len(inputs.start), len(sizes)),
-                self._parts.devices,
-                strict=True,
-            )
-        ]
-        masters = [optimizer.master for optimizer in self._optimizers]
+        self._sizes, self._trained = list(sizes), list(trained)
+        self._optimizer = FlatAdamW(
+            inputs.start, sizes, trained, weight_decay=settings.weight_decay, moments=before, device=device
+        )
         self._terms = terms_of(settings)
-        self._origins = [master.clone() for master in masters] if self._terms else masters
-        self._corrections = self._beside(carried.drift)
-        for optimizer, correction in zip(self._optimizers, self._corrections or (), strict=False):
-            optimizer.where_trained(correction)
-        self._slopes = self._beside(carried.slope)
-        self._movements = None
-        if carried.movement is not None:
-            self._movements = [torch.from_numpy(part) for part in self._parts.split(carried.movement)]
+        self._origin = self._optimizer.master.clone() if self._terms else self._optimizer.master
+        self._correction = self._beside(carried.drift)
+        if self._correction is not None:
+            self._optimizer.where_trained(self._correction)
+        self._slope = self._beside(carried.slope)
+        self._movement = None if carried.movement is None else torch.from_numpy(carried.movement)
         self._along: float | None = None
         self._rate = settings.learning_rate or inputs.carried.learning_rate or 0.0
         self._shortened = self._skipped = 0
@@ -182,27 +174,11 @@ class Learner:
     @property
     def values(self) -> tuple[Tensor, ...]:
         """The adapter, tensor by tensor, each flat, float32."""
-        return tuple(self._parts.in_order([optimizer.values for optimizer in self._optimizers]))
+        return self._optimizer.values
 
-    def _beside(self, flat: Float32 | None) -> list[Tensor] | None:
-        """(size,) values, each device's own on that device; copies."""
-        if flat is None:
-            return None
-        split = zip(self._parts.split(flat), self._parts.devices, strict=True)
-        return [torch.from_numpy(part.copy()).to(device) for part, device in split]
-
-    def _moments(self, before: Moments | None, size: int, tensors: int) -> Sequence[Moments | None]:
-        """Each device's part of the moments before."""
-        if before is None:
-            return [None] * len(self._parts.devices)
-        if not (len(before.mean) == len(before.square) == size and len(before.steps) == tensors):
-            raise ConfigError(
-                f"the optimizer's moments are of {len(before.mean)} values in {len(before.steps)} tensors, "
-                f"expected {size} in {tensors}"
-            )
-        parts = self._parts
-        split = zip(parts.split(before.mean), parts.split(before.square), parts.by_device(before.steps), strict=True)
-        return [Moments(mean, square, tuple(steps)) for mean, square, steps in split]
+    def _beside(self, flat: Float32 | None) -> Tensor | None:
+        """(size,) values on the master's device; a copy."""
+        return None if flat is None else torch.from_numpy(flat.copy()).to(self._optimizer.master.device)
 
     def draw(self) -> tuple[list[list[Example]], int]:
         """The next step's examples, micro-batch by micro-batch, and the total number of terms of their losses."""
@@ -224,59 +200,48 @@ class Learner:
         Args:
             is_limited: whether it is the loss that the gradients are of, so that it limits the step.
         """
-        settings, optimizers = self._inputs.settings, self._optimizers
-        flats = [optimizer.gradient for optimizer in optimizers]
-        for optimizer, own in zip(optimizers, self._parts.by_device(gradients), strict=True):
-            optimizer.take(own)
+        settings, optimizer = self._inputs.settings, self._optimizer
+        flat, master = optimizer.gradient, optimizer.master
+        optimizer.take(gradients)
         if scale != 1:
-            for flat in flats:
-                flat.div_(scale)
-        if self._movements is not None and is_limited:
-            self._along = reduce(add, map(_slope_along, self._movements, flats))
-        self._movements = None
+            flat.div_(scale)
+        if self._movement is not None and is_limited:
+            self._along = _slope_along(self._movement, flat)
+        self._movement = None
         if self._follows and is_limited and self._last:
-            self._rate *= _factor_by(self._last, flats, self._largest_fall * abs(loss))
+            self._rate *= _factor_by(self._last, flat, self._largest_fall * abs(loss))
         self._last = None  # this step's own copies may have its memory
         self._add_terms()
-        if self._terms or self._slopes is not None:
-            for optimizer in optimizers:
-                optimizer.where_trained(optimizer.gradient)
-        kept = _clip_(flats, settings.max_grad_norm)
-        masters = [optimizer.master for optimizer in optimizers]
-        before = [[piece.clone() for piece in _pieces(master)] for master in masters]
+        if self._terms or self._slope is not None:
+            optimizer.where_trained(flat)
+        kept = _clip_(flat, settings.max_grad_norm)
+        before = [piece.clone() for piece in _pieces(master)]
         # A client with a budget of its own goes through the round's part of the schedule in its own number of steps.
         done = len(self._losses) + self._skipped
         done = done if not settings.steps else done * settings.local_steps / settings.steps
         factor = schedule_factor(settings, settings.done_steps + done)
-        for optimizer in optimizers:
-            optimizer.step((self._rate or 1.0) * factor)
-        predicted = _predicted_fall(flats, before, masters, kept)
+        optimizer.step((self._rate or 1.0) * factor)
+        predicted = _predicted_fall(flat, before, master, kept)
         # A user's own loss may be negative.
         limit = self._largest_fall * abs(loss) if is_limited else math.inf
         is_shortened = False
         if not self._rate:
             # A step is linear in the learning rate, so one of 1 tells which rate to take.
             found = limit * factor / predicted if 0 < predicted < math.inf else 0.0
-            self._rate = min(found, self._longest(flats, before))
+            at_rest = _smallest_at_rest(torch.cat(before).split(self._sizes), flat.split(self._sizes), self._trained)
+            self._rate = min(found, at_rest)
             if math.isfinite(predicted):
                 # A classifier's first step moves its head alone, of which the tensors at rest say nothing.
-                _shorten_(masters, before, self._rate if self._task is Task.CAUSAL_LM else found)
+                _shorten_(master, before, self._rate if self._task is Task.CAUSAL_LM else found)
             self._rate *= settings.found_rate_factor
         elif limit < predicted < math.inf:
-            _shorten_(masters, before, limit / predicted)
+            _shorten_(master, before, limit / predicted)
             self._shortened += 1
             is_shortened = True
         if self._follows:
-            self._last = _Taken(_moved_(masters, before), is_shortened)
+            self._last = _Taken(_moved_(master, before), is_shortened)
         self._end_step()
         self._losses.append(loss)
-
-    def _longest(self, flats: Sequence[Tensor], before: Sequence[Sequence[Tensor]]) -> float:
-        """The largest rate that the tensors at rest allow."""
-        return min(
-            _smallest_at_rest(torch.cat(list(pieces)).split(sizes), flat.split(sizes), trained)
-            for pieces, flat, sizes, trained in zip(before, flats, self._sizes, self._trained, strict=True)
-        )
 
     def skip(self) -> None:
         """Take no step: these gradients allow none."""
@@ -288,28 +253,24 @@ class Learner:
         So the step is neither clipped again nor shortened by its loss, which is not known here and reported as 0.
         """
         settings = self._inputs.settings
-        for optimizer, part in zip(self._optimizers, self._parts.split(gradient), strict=True):
-            optimizer.gradient.copy_(torch.from_numpy(part))
+        self._optimizer.gradient.copy_(torch.from_numpy(gradient))
         self._add_terms()
-        for optimizer in self._optimizers:
-            optimizer.step(self._rate * schedule_factor(settings, settings.done_steps + len(self._losses)))
+        self._optimizer.step(self._rate * schedule_factor(settings, settings.done_steps + len(self._losses)))
         self._end_step()
         self._losses.append(0.0)
 
     def _add_terms(self) -> None:
         """Add the run's loss terms to the gradient, and subtract the slope that was carried in."""
-        for optimizer, origin in zip(self._optimizers, self._origins, strict=True):
-            for term in self._terms:
-                term.add_gradient(optimizer.gradient, optimizer.master, origin, self._inputs.settings)
-        for optimizer, slope in zip(self._optimizers, self._slopes or (), strict=False):
-            optimizer.gradient.sub_(slope)
+        for term in self._terms:
+            term.add_gradient(self._optimizer.gradient, self._optimizer.master, self._origin, self._inputs.settings)
+        if self._slope is not None:
+            self._optimizer.gradient.sub_(self._slope)
 
     def _end_step(self) -> None:
         """Forget the gradient, and add the correction to the adapter."""
-        for optimizer in self._optimizers:
-            optimizer.forget()
-        for optimizer, correction in zip(self._optimizers, self._corrections or (), strict=False):
-            optimizer.master.add_(correction)
+        self._optimizer.forget()
+        if self._correction is not None:
+            self._optimizer.master.add_(self._correction)
 
     def finish(self, seconds: float) -> LocalTraining:
         """The result after steps that took this many seconds.
@@ -329,15 +290,8 @@ class Learner:
             learning_rate=self._rate or None,
             shortened=self._shortened / steps,
         )
-        parts = self._parts
-        flat = parts.join([optimizer.master.cpu().numpy() for optimizer in self._optimizers]).copy()
-        each = [optimizer.moments(steps) for optimizer in self._optimizers]
-        moments = Moments(
-            parts.join([own.mean for own in each]),
-            parts.join([own.square for own in each]),
-            tuple(parts.in_order([own.steps for own in each])),
-        )
-        return LocalTraining(flat, report, moments)
+        flat = self._optimizer.master.cpu().numpy().copy()
+        return LocalTraining(flat, report, self._optimizer.moments(steps))
 
 
 def schedule_factor(settings: Settings, step: float) -> float:
@@ -382,7 +336,7 @@ def _largest_fall(counted: int) -> float:
 
 
 @torch.no_grad()
-def _factor_by(last: _Taken, gradients: Sequence[Tensor], most: float) -> float:
+def _factor_by(last: _Taken, gradient: Tensor, most: float) -> float:
     """What becomes of the learning rate, by the slope of the next batch's loss where the last step ended.
 
     Below zero a longer step would have been better, beyond the minimum a shorter one (hypergradient descent; Baydin et
@@ -393,11 +347,7 @@ def _factor_by(last: _Taken, gradients: Sequence[Tensor], most: float) -> float:
     Args:
         most: in nats, that a step may predict.
     """
-    slope = sum(
-        float(along @ moved)
-        for gradient, pieces in zip(gradients, last.pieces, strict=True)
-        for along, moved in zip(_pieces(gradient), pieces, strict=True)
-    )
+    slope = sum(float(along @ moved) for along, moved in zip(_pieces(gradient), last.pieces, strict=True))
     if not (math.isfinite(slope) and 0 < most < math.inf):
         return 1.0
     relative = max(0.0 if last.is_shortened else -1.0, min(1.0, slope / most))
@@ -405,22 +355,18 @@ def _factor_by(last: _Taken, gradients: Sequence[Tensor], most: float) -> float:
 
 
 @torch.no_grad()
-def _moved_(after: Sequence[Tensor], before: Sequence[Sequence[Tensor]]) -> Sequence[Sequence[Tensor]]:
-    """The step from `before`, in `_pieces`, by device, which becomes it in place, to `after`."""
-    for values, pieces in zip(after, before, strict=True):
-        for piece, was in zip(_pieces(values), pieces, strict=True):
-            torch.sub(piece, was, out=was)
+def _moved_(after: Tensor, before: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The step from `before`, in `_pieces`, which becomes it in place, to `after`."""
+    for piece, was in zip(_pieces(after), before, strict=True):
+        torch.sub(piece, was, out=was)
     return before
 
 
 @torch.no_grad()
-def _clip_(gradients: Sequence[Tensor], longest: float) -> Tensor:
+def _clip_(gradient: Tensor, longest: float) -> Tensor:
     """As torch's clip_grad_norm_ does; returns the factor."""
-    first = gradients[0].device
-    norm = reduce(torch.hypot, (gradient.norm().to(first) for gradient in gradients))
-    factor = (longest / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor.to(gradient.device))
+    factor = (longest / (gradient.norm() + 1e-6)).clamp(max=1.0)
+    gradient.mul_(factor)
     return factor
 
 
@@ -435,28 +381,21 @@ def _smallest_at_rest(values: Sequence[Tensor], gradients: Sequence[Tensor], tra
 
 
 @torch.no_grad()
-def _predicted_fall(
-    gradients: Sequence[Tensor], before: Sequence[Sequence[Tensor]], after: Sequence[Tensor], kept: Tensor
-) -> float:
+def _predicted_fall(gradient: Tensor, before: Sequence[Tensor], after: Tensor, kept: Tensor) -> float:
     """The fall of the batch's loss that a step predicts to first order, in nats.
 
     Args:
         kept: the factor of clipping, 0 to 1.
     """
-    falls = [
-        (along @ (was - now)).to(kept.device)
-        for gradient, pieces, values in zip(gradients, before, after, strict=True)
-        for along, was, now in zip(_pieces(gradient), pieces, _pieces(values), strict=True)
-    ]
-    return float(reduce(torch.add, falls) / kept)
+    steps = zip(_pieces(gradient), before, _pieces(after), strict=True)
+    return float(reduce(torch.add, [along @ (was - now) for along, was, now in steps]) / kept)
 
 
 @torch.no_grad()
-def _shorten_(after: Sequence[Tensor], before: Sequence[Sequence[Tensor]], fraction: float) -> None:
+def _shorten_(after: Tensor, before: Sequence[Tensor], fraction: float) -> None:
     """Keep this fraction of the step from `before`, in `_pieces`, to `after`, which is changed in place."""
-    for values, pieces in zip(after, before, strict=True):
-        for piece, was in zip(_pieces(values), pieces, strict=True):
-            piece.lerp_(was, 1 - fraction)
+    for piece, was in zip(_pieces(after), before, strict=True):
+        piece.lerp_(was, 1 - fraction)
 
 
 def visited(examples: Sequence[Example], settings: Settings, task: Task) -> list[Example]:

@@ -18,13 +18,12 @@ from plait.training.examples import Example, Tokenizer
 from plait.training.learner import LocalTraining
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.losses import BatchLoss
-from plait.training.replicas import Replica
 from plait.training.step_memory import StepMemory
 from plait.wire.settings import Settings
 
 
 class StepLoss(Protocol):
-    """The loss of sequences under one replica of a model.
+    """The loss of sequences under a model.
 
     Attributes:
         is_sum: whether the loss of a batch is the sum of those of its parts.
@@ -77,19 +76,19 @@ class Lesson(Protocol):
     in_whole: bool
     is_limited: bool
 
-    def prepare(self, replicas: Sequence[Replica], visited: Callable[[], Sequence[Example]]) -> None:
+    def prepare(self, model: nn.Module, visited: Callable[[], Sequence[Example]]) -> None:
         """Compute what is needed before the first step."""
         ...
 
-    def loss(self, replica: Replica) -> StepLoss:
-        """What a replica computes."""
+    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
+        """What is computed under the model, of whose adapter these are."""
         ...
 
     def draws(self, step: int) -> bool:
         """Whether a step has batches of its own."""
         ...
 
-    def begin(self, batches: Sequence[Sequence[Example]], step: int, others: Sequence[nn.Module]) -> None:
+    def begin(self, batches: Sequence[Sequence[Example]], step: int) -> None:
         """Do what comes before a step on new batches."""
         ...
 
@@ -112,20 +111,21 @@ class CrossEntropy:
     def __init__(self, taught: Taught) -> None:
         self._taught = taught
 
-    def prepare(self, replicas: Sequence[Replica], visited: Callable[[], Sequence[Example]]) -> None:
+    def prepare(self, model: nn.Module, visited: Callable[[], Sequence[Example]]) -> None:
         """Nothing."""
 
-    def loss(self, replica: Replica) -> StepLoss:
+    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
         """The cross-entropy."""
+        del parameters
         taught = self._taught
-        return BatchLoss(replica.model, task=taught.task, pad_token=taught.pad_token, memory=taught.memory)
+        return BatchLoss(model, task=taught.task, pad_token=taught.pad_token, memory=taught.memory)
 
     def draws(self, step: int) -> bool:
         """Every step has."""
         del step
         return True
 
-    def begin(self, batches: Sequence[Sequence[Example]], step: int, others: Sequence[nn.Module]) -> None:
+    def begin(self, batches: Sequence[Sequence[Example]], step: int) -> None:
         """Nothing."""
 
     def said(self, loss: float) -> float:

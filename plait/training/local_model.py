@@ -1,7 +1,6 @@
 """A client's base with its own data: the `plait.rounds.local_model.LocalModel` of PEFT and torch.
 
-Clients of one process share a base. `train_jobs` trains several of them at once and puts those that fit together into
-one batch (`cohort`).
+Clients of one process share a base.
 """
 
 from __future__ import annotations
@@ -9,29 +8,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from peft import PeftModel
 from torch import nn
 
-from plait.abandon import Abandoned
 from plait.adapters import AdapterSpec, AdapterState, Task
 from plait.aggregation import geometry_of
 from plait.data import Record, RecordKind
-from plait.errors import DiskFullError, MachineError, PlaitError
 from plait.objective import SFT, objective_named
 from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.local_channel import train_each
 from plait.rounds.local_model import Coverage, DataSize, Trained, TrainJob
 from plait.rounds.moments import Moments
 from plait.training.examples import Example, Split, Tokenizer, digest_of, split_examples, tokenise
 from plait.training.learner import LocalTraining, StepReport, TrainingInputs, visited
-from plait.training.local_loss import CROSS_ENTROPY
-from plait.training.replicas import Replica
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
-from plait.training.step_memory import within_memory
 from plait.training.teaching import Teaching, teaching_of
 from plait.training.trainer import measure_losses, only_trained, train_steps, trained_parameters
 from plait.wire.settings import Settings
@@ -148,13 +140,10 @@ class PeftLocalModel:
         return self.recall(inputs, lambda: self._measure(spec, state, settings))
 
     def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
-        model, *others = self.base.models(spec, state, settings)
-        return self.measure_losses(model, spec, settings, others)
+        return self.measure_losses(self.base.carrying(spec, state), spec, settings)
 
-    def measure_losses(
-        self, model: nn.Module, spec: AdapterSpec, settings: Settings, others: Sequence[nn.Module] = ()
-    ) -> SequenceLosses:
-        """Held-out losses of a model, whose replicas on other devices compute a part of them."""
+    def measure_losses(self, model: nn.Module, spec: AdapterSpec, settings: Settings) -> SequenceLosses:
+        """Held-out losses of a model."""
         held_out, teaching = self.split(spec, settings).held_out, self.teaching(settings)
         if found := teaching.measured(model, held_out, settings, self.base.tokenizer):
             return found
@@ -166,7 +155,6 @@ class PeftLocalModel:
             batch_size=settings.batch_size,
             teaching=teaching,
             memory=self.base.step_memory,
-            others=others,
         )
 
     def teaching(self, settings: Settings) -> Teaching:
@@ -223,29 +211,18 @@ class PeftLocalModel:
             apart=settings.records_are_private,
         )
 
-    def kinship(self, job: TrainJob) -> tuple[object, ...] | None:
-        """The key of jobs that can be done together; None for one that must be done alone."""
-        settings = job.settings
-        if self.own_trainer is not None or settings.loss != CROSS_ENTROPY or settings.objective != SFT or job.steps:
-            return None
-        if len(self.base.devices) > 1:
-            return None
-        shape = (settings.steps_taken, settings.batch_size, settings.gradient_accumulation_steps, settings.trained)
-        return (id(self.base), job.spec.digest, *shape)
-
     def train(self, job: TrainJob) -> Trained:
         """Train on the client's training part, in an order determined by seed and data."""
         spec, inputs = job.spec, self.inputs(job)
         settings = inputs.settings
         if self.own_trainer is None:
             self.base.plan_steps(spec, settings)
-        model, *rest = self.base.models(spec, job.start, settings)
+        model = self.base.carrying(spec, job.start)
         parameters = adapter_parameters(model, spec.layout)
-        others = [Replica(other, adapter_parameters(other, spec.layout)) for other in rest]
         if job.steps:
             done = job.steps.take(
                 model, parameters, inputs, task=spec.task, pad_token=self.base.pad_token,
-                memory=self.base.step_memory, others=others,
+                memory=self.base.step_memory,
             )  # fmt: skip
             return _learned(job, done)
         if self.own_trainer is not None:
@@ -265,7 +242,6 @@ class PeftLocalModel:
             teaching=self.teaching(settings),
             tokenizer=self.base.tokenizer,
             memory=self.base.step_memory,
-            others=others,
         )
         return _learned(job, done)
 
@@ -274,22 +250,6 @@ class PeftLocalModel:
         settings = self._seeded(job)
         examples = self.split(job.spec, settings).train
         return TrainingInputs(examples, settings, job.start.flat, job.carried)
-
-    def train_together(self, jobs: Sequence[TrainJob], all_inputs: Sequence[TrainingInputs]) -> list[Trained] | None:
-        """Do several jobs of one kinship at once; None where they can only be done alone."""
-        from plait.training.cohort import train_cohort
-
-        first = jobs[0]
-        self.base.plan_steps(first.spec, first.settings, together=len(jobs))
-        model = self.base.carrying(first.spec, first.start)
-        done = train_cohort(
-            model,
-            adapter_parameters(model, first.spec.layout),
-            all_inputs,
-            task=first.spec.task,
-            memory=self.base.step_memory,
-        )
-        return None if done is None else [_learned(job, each) for job, each in zip(jobs, done, strict=True)]
 
     def _seeded(self, job: TrainJob) -> Settings:
         return replace(job.settings, seed=data_seed(job.settings.seed, self.split(job.spec, job.settings)))
@@ -312,52 +272,6 @@ def data_seed(seed: int, split: Split) -> int:
     cannot choose batches.
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/".encode() + split.digest).digest()[:8], "little") >> 1
-
-
-def train_jobs(jobs: Sequence[TrainJob]) -> list[Trained | PlaitError]:
-    """Do several jobs of clients of one process, those that fit together at once.
-
-    Which jobs are done at once, and so every bit of their results, is determined by the jobs and their order.
-
-    Returns:
-        For each job, in their order, the result or the error that ended it.
-
-    Raises:
-        Abandoned: the result is no longer needed.
-        DiskFullError: this machine's disk is full.
-    """
-    kin: dict[object, list[int]] = {}
-    for number, job in enumerate(jobs):
-        kinship = job.model.kinship(job) if isinstance(job.model, PeftLocalModel) else None
-        kin.setdefault(("alone", number) if kinship is None else kinship, []).append(number)
-    found: dict[int, Trained | PlaitError] = {}
-    for numbers in kin.values():
-        group = [jobs[number] for number in numbers]
-        found.update(zip(numbers, _together(group) or train_each(group), strict=True))
-    return [found[number] for number in range(len(jobs))]
-
-
-def _together(jobs: Sequence[TrainJob]) -> Sequence[Trained | PlaitError] | None:
-    """Jobs of one kinship in one batch, or in as few as fit into memory; None if they have to be done alone."""
-    if len(jobs) == 1:
-        return None
-    models = [job.model for job in jobs if isinstance(job.model, PeftLocalModel)]
-    base = models[0].base
-    try:
-        all_inputs = [model.inputs(job) for model, job in zip(models, jobs, strict=True)]
-        return within_memory(
-            partial(models[0].train_together, jobs, all_inputs),
-            give_way=partial(base.step_memory.give_way, largest=1),
-            device=base.compute.device,
-            what=f"training {len(jobs)} clients side by side",
-        )
-    except (Abandoned, DiskFullError):
-        raise
-    except MachineError:
-        half = len(jobs) // 2
-        return [done for part in (jobs[:half], jobs[half:]) for done in _together(part) or train_each(part)]
-    except PlaitError:
-        return None
 
 
 def _learned(job: TrainJob, done: LocalTraining) -> Trained:

@@ -4,16 +4,15 @@ Completions are sampled before the step that learns from them, and their keys an
 two the larger counts.
 
 The calculation follows the fused implementation (`fused`). Of a device whose elementwise steps torch computes it counts
-what torch allocates, and is checked against that code, run without values (`simulations/bench/dry_step.py`). Of a CPU
-it counts what the process has in memory, the libraries too. What an allocator wastes is in `SLACK`. Knows no device.
+what torch allocates, of a CPU what the process has in memory, the libraries too. What an allocator wastes is in
+`SLACK`. Knows no device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import cast
 
 from transformers import PretrainedConfig
@@ -21,9 +20,7 @@ from transformers import PretrainedConfig
 from plait.adapters import AdapterSpec
 from plait.adapters.methods import is_quantised
 from plait.objective import objective_named
-from plait.training.fused.block_size import Q5_0, Q8_0, BlockSize
 from plait.training.fused.cross_entropy import NARROWEST_SLICE, SLICE_ELEMENTS_ON_CPU, SLICE_ELEMENTS_ON_GPU
-from plait.training.gguf_beside import EMBEDDING, HEAD, gguf_beside
 from plait.training.local_loss import CROSS_ENTROPY
 from plait.training.loss_terms import terms_of
 from plait.wire.settings import Settings
@@ -53,34 +50,18 @@ _DRAWING = (
 
 
 @dataclass(frozen=True)
-class FewBits:
-    """What a base of few bits takes on a CPU (`holding`).
-
-    Attributes:
-        block_bytes: of a block's matrices, on average.
-        head_bytes: of a head of its own.
-    """
-
-    block_bytes: int
-    embedding_bytes: int
-    head_bytes: int
-
-
-@dataclass(frozen=True)
 class Training:
-    """What trainings hold of their adapters, and what their steps cannot give up.
+    """What a training holds of its adapter, and what its steps cannot give up.
 
-    By default one adapter's whose learning rate follows slopes, as it does unless a run says otherwise.
+    By default that of an adapter whose learning rate follows slopes, as it does unless a run says otherwise.
 
     Attributes:
-        adapters: that train side by side, each with a master and moments of its own; 0 on a device that only computes
-            gradients (`of_replica`).
-        stacked: copies of the factors in the base's type besides the model's own, with a gradient each: of adapters
-            side by side, or of examples whose gradients are kept apart.
-        copies: float32 vectors beside each master, from the first step to the last.
+        optimizes: whether there is a master with moments; an evaluation has none.
+        stacked: copies of the factors in the base's type besides the model's own, with a gradient each: of examples
+            whose gradients are kept apart.
+        copies: float32 vectors beside the master, from the first step to the last.
         carried: those that lie in the host's memory as long.
         follows_slopes: whether the learning rate does, so that each step is kept until the next gradient.
-        summed: whether the gradients of several devices are added up on the first.
         accumulates: whether a step has several backward passes, so that gradients are there when the second begins.
         whole: sequences that are computed at once whatever is given up.
         is_exact: whether nothing may be given up that changes the rounding.
@@ -88,12 +69,11 @@ class Training:
         judged: those of an evaluation, which holds no optimizer.
     """
 
-    adapters: int = 1
+    optimizes: bool = True
     stacked: int = 0
     copies: int = 0
     carried: int = 0
     follows_slopes: bool = True
-    summed: bool = False
     accumulates: bool = False
     whole: int = 1
     is_exact: bool = False
@@ -101,27 +81,24 @@ class Training:
     judged: int = 0
 
     @classmethod
-    def of(cls, settings: Settings, *, together: int = 1, devices: int = 1) -> Training:
+    def of(cls, settings: Settings) -> Training:
         """A run's."""
         private, feddyn = settings.records_are_private, settings.feddyn > 0
         samples = objective_named(settings.objective).completions
         # The completions of each prompt have a pass.
         passes = settings.gradient_accumulation_steps * (settings.batch_size if samples else 1)
-        prompts = -(-settings.batch_size * settings.gradient_accumulation_steps // devices)
+        prompts = settings.batch_size * settings.gradient_accumulation_steps
         return cls(
-            adapters=together,
-            stacked=settings.batch_size if private else together if together > 1 else 0,
+            stacked=settings.batch_size if private else 0,
             # The origin of loss terms, SCAFFOLD's correction, FedDyn's slope.
             copies=bool(terms_of(settings)) + settings.scaffold + feddyn,
             # AdamW's two moments as they were before, correction and slope likewise, the movement.
             carried=2 * settings.carry_moments + settings.scaffold + feddyn + settings.measures_slope,
             follows_slopes=settings.lr_schedule == "slope",
-            summed=devices > 1,
-            accumulates=passes > devices and not private,
-            whole=_undivided(settings, together),
+            accumulates=passes > 1 and not private,
+            whole=_undivided(settings),
             is_exact=private,
             drawn=min(ROWS, prompts * samples),
-            # By one device alone.
             judged=min(ROWS, settings.max_held_out_sequences) if samples else 0,
         )
 
@@ -130,26 +107,18 @@ class Training:
         return self if cuts == 1 else replace(self, accumulates=True)
 
     @property
-    def of_replica(self) -> Training:
-        """What a device beside the first holds: the model's own factors and their gradients.
-
-        Master, moments and all that steps need are the first one's, whose evaluations sample alone.
-        """
-        return replace(self, adapters=0, copies=0, carried=0, follows_slopes=False, summed=False, judged=0)
-
-    @property
     def slices(self) -> tuple[int, ...]:
         """Logits of the loss that may exist at a time, in the order they are tried."""
         return SLICES[: 1 if self.is_exact else None]
 
 
-def _undivided(settings: Settings, together: int) -> int:
+def _undivided(settings: Settings) -> int:
     """Sequences that no part of a batch can be smaller than."""
     objective = objective_named(settings.objective)
     if not objective.is_plain:
         return objective.sequences * (1 if objective.is_sum else settings.batch_size)
-    is_divided = together == 1 and settings.loss == CROSS_ENTROPY and not settings.records_are_private
-    return 1 if is_divided else together * settings.batch_size
+    is_divided = settings.loss == CROSS_ENTROPY and not settings.records_are_private
+    return 1 if is_divided else settings.batch_size
 
 
 @dataclass(frozen=True)
@@ -164,8 +133,7 @@ class ModelSize:
         value_bytes: of a weight or an activation.
         four_bits: whether the blocks' matrices are in NF4.
         ranks: sum of the ranks of a block's pairs.
-        cpu: of a CPU, what the base would take there in four bits; None for another device.
-        eight: what the base takes in eight bits if that is how it is held unless it is in four.
+        on_cpu: whether the device is a CPU.
         training: what is held of the adapter.
     """
 
@@ -183,14 +151,8 @@ class ModelSize:
     four_bits: bool
     adapter: int
     ranks: int
-    cpu: FewBits | None = None
-    eight: FewBits | None = None
+    on_cpu: bool = False
     training: Training = Training()
-
-    @property
-    def few_bits(self) -> FewBits | None:
-        """What the base takes in few bits on a CPU; None if it is not held so."""
-        return self.cpu if self.four_bits else self.eight
 
     @property
     def matrix(self) -> int:
@@ -200,8 +162,6 @@ class ModelSize:
     @property
     def embedding_bytes(self) -> int:
         """Of the input embedding."""
-        if self.few_bits:
-            return self.few_bits.embedding_bytes
         return self.words * self.width * self.value_bytes
 
     @property
@@ -212,23 +172,19 @@ class ModelSize:
     @property
     def base_bytes(self) -> int:
         """Of the base, on the device."""
-        held, head = self.matrix * self.value_bytes, self.embedding_bytes
-        if self.four_bits:
-            held = _normal_float_bytes(self.matrix) + 7 * _TABLE_BYTES
-        if self.few_bits:
-            held, head = self.few_bits.block_bytes, self.few_bits.head_bytes
+        held = _normal_float_bytes(self.matrix) + 7 * _TABLE_BYTES if self.four_bits else self.matrix * self.value_bytes
         block = held + self.value_bytes * (self.biases + 2 * self.width)
-        return self.layers * block + self.embedding_bytes + (0 if self.tied else head)
+        return self.layers * block + self.embedding_bytes * (1 if self.tied else 2)
 
     @property
     def resident_bytes(self) -> int:
-        """Of base, adapters and optimizers; on a CPU also of the process, and of what the training began with."""
+        """Of base, adapter and optimizer; on a CPU also of the process, and of what the training began with."""
         training = self.training
         each = MASTERS + FLOAT32 * training.copies
-        if self.cpu:
+        if self.on_cpu:
             each += FLOAT32 * (1 + training.carried)
-        held = self.base_bytes + self.adapter * (self.value_bytes * (1 + training.stacked) + training.adapters * each)
-        return held + PROCESS_BYTES if self.cpu else held
+        held = self.base_bytes + self.adapter * (self.value_bytes * (1 + training.stacked) + training.optimizes * each)
+        return held + PROCESS_BYTES if self.on_cpu else held
 
 
 def _normal_float_bytes(values: int) -> int:
@@ -242,16 +198,12 @@ def size_of(
     *,
     value_bytes: int,
     on_cpu: bool = False,
-    in_eight: bool = False,
-    directory: Path | None = None,
     seq_len: int = 0,
     training: Training = Training(),
 ) -> ModelSize | None:
     """The numbers of a base with an adapter; None if this cannot predict them.
 
     Args:
-        in_eight: whether it holds the base in eight bits unless the method wants four.
-        directory: of the base, where there is one: a GGUF file beside it may hold it in few bits.
         seq_len: longest sequence; 0 for one within the window of the base's attention.
     """
     if not _is_predictable(config, spec, seq_len):
@@ -266,7 +218,7 @@ def size_of(
     biased = config.model_type == "qwen2" or bool(getattr(config, "attention_bias", False))
     slots, layers = spec.layout.slots, number("num_hidden_layers")
     ranks = sum(slot.shape[0] for slot in slots if "lora_A" in slot.name)
-    size = ModelSize(
+    return ModelSize(
         layers=layers,
         width=width,
         inner=number("intermediate_size"),
@@ -281,22 +233,8 @@ def size_of(
         four_bits=is_quantised(spec.method),
         adapter=spec.layout.size,
         ranks=-(-ranks // layers),
+        on_cpu=on_cpu,
         training=training,
-    )
-    return _held_on_cpu(size, config, directory, in_eight=in_eight) if on_cpu else size
-
-
-def _held_on_cpu(size: ModelSize, config: PretrainedConfig, directory: Path | None, *, in_eight: bool) -> ModelSize:
-    """The same where the base is held in few bits, as a GGUF file beside it may hold it."""
-    stored: Mapping[str, tuple[int, int]] = {}
-    if directory and gguf_beside(directory).is_file():
-        from plait.training.holding import holding
-
-        stored = holding().stored(directory, config)
-    return replace(
-        size,
-        cpu=_in_few_bits(size, stored, table=Q5_0),
-        eight=_in_few_bits(size, stored, table=Q8_0, blocks=Q8_0) if in_eight else None,
     )
 
 
@@ -312,29 +250,6 @@ def _is_predictable(config: PretrainedConfig, spec: AdapterSpec, seq_len: int) -
     )
 
 
-def _in_few_bits(
-    size: ModelSize, stored: Mapping[str, tuple[int, int]], *, table: BlockSize, blocks: BlockSize | None = None
-) -> FewBits:
-    """What the base takes on a CPU.
-
-    Args:
-        stored: values and bytes of each matrix that a GGUF file holds in a format that is used as it is.
-        blocks: format of the blocks' matrices; NF4 by default.
-    """
-    whole = size.adapted_embedding or size.width % table.values
-
-    def of_table(name: str) -> int:
-        if whole:
-            return size.words * size.width * size.value_bytes
-        return stored.get(name, (0, size.words * size.width // table.values * table.nbytes))[1]
-
-    inside = [each for name, each in stored.items() if name not in (EMBEDDING, HEAD)]
-    values, nbytes = (sum(column) for column in zip(*inside, strict=True)) if inside else (0, 0)
-    others = max(0, size.layers * size.matrix - values)
-    nbytes += others // blocks.values * blocks.nbytes if blocks else _normal_float_bytes(others)
-    return FewBits(-(-nbytes // size.layers), of_table(EMBEDDING), 0 if size.tied else of_table(HEAD))
-
-
 @dataclass(frozen=True)
 class StepPlan:
     """What a step gives up, and the memory that it needs then.
@@ -344,10 +259,8 @@ class StepPlan:
         recomputed: how many of the first blocks are computed twice.
         slice_elements: logits of the loss that exist at a time.
         embedding_on_host: whether the input embedding stays in the host's memory.
-        peak_bytes: most that tensors take during the step, or before it while completions are sampled; of several
-            devices with the base, on the first.
+        peak_bytes: most that tensors take during the step, or before it while completions are sampled.
         fits: whether that is within the budget.
-        replica_bytes: the same on another device with the base; 0 without one.
     """
 
     cuts: int
@@ -356,7 +269,6 @@ class StepPlan:
     embedding_on_host: bool
     peak_bytes: int
     fits: bool
-    replica_bytes: int = 0
 
 
 def peak_bytes(
@@ -378,14 +290,12 @@ def peak_bytes(
     kept = size.layers - recomputed
     saved = size.layers * inputs + kept * inside + row * size.width
 
-    elements = min(slice_elements, SLICE_ELEMENTS_ON_CPU) if size.cpu else slice_elements
+    elements = min(slice_elements, SLICE_ELEMENTS_ON_CPU) if size.on_cpu else slice_elements
     logits = min(max(elements, rows * NARROWEST_SLICE), rows * size.words)
     loss = rows * size.width * (each + 4) + logits * (each + 4)
-    if size.cpu:
+    if size.on_cpu:
         # Compiled kernels read logits as they are; the gradient's part of a slice is a product of its own.
         loss = rows * size.width * (2 * each + 4) + logits * each
-        if size.few_bits:
-            loss += logits // rows * size.width * each  # the head's rows of the slice
     # The gated product's gradients, and those of the block's output.
     gated = row * (5 * size.inner + 4 * size.width)
     opened = row * (size.inner + size.width) + _unpacked(size)
@@ -393,14 +303,10 @@ def peak_bytes(
     again = recomputed * inputs + inside + back
     steady = max(saved + loss, saved + back if kept else 0, again + row * size.width if recomputed else 0)
     training, factors = size.training, each * max(1, size.training.stacked)
-    kept_steps = FLOAT32 * training.follows_slopes * training.adapters
+    kept_step = FLOAT32 * training.follows_slopes * training.optimizes
     # Of gradients that one pass makes, half are there when most of the rest is.
-    steady += size.adapter * (factors // (1 if training.accumulates else 2) + kept_steps)
-    # One adapter after another: the others' last steps are kept.
-    others = kept_steps - FLOAT32 * training.follows_slopes
-    # A replica's gradients leave as one vector.
-    taking = _TAKING_A_STEP + others + FLOAT32 * training.summed if training.adapters else each
-    stepping = size.adapter * (factors + taking)
+    steady += size.adapter * (factors // (1 if training.accumulates else 2) + kept_step)
+    stepping = size.adapter * (factors + _TAKING_A_STEP)
     taken = size.resident_bytes + max(steady, stepping)
     return max(taken, sampling_bytes(size, seq_len=seq_len)) - embedding_on_host * size.embedding_bytes
 
@@ -420,7 +326,7 @@ def sampling_bytes(size: ModelSize, *, seq_len: int) -> int:
 
     Of passes over prompts it counts the gated product, by PEFT's modules, and their own keys and values.
     """
-    evaluating = replace(size, training=Training(adapters=0))
+    evaluating = replace(size, training=Training(optimizes=False))
     return max(
         own.resident_bytes + completions_bytes(size, rows=rows, seq_len=seq_len) + _passing(size, rows, seq_len)
         if rows
@@ -437,57 +343,37 @@ def _passing(size: ModelSize, rows: int, seq_len: int) -> int:
 
 
 def _unpacked(size: ModelSize) -> int:
-    """Of the largest matrix of a block of few bits, with its scales, while it is used."""
-    if not (size.four_bits or size.few_bits):
-        return 0
+    """Of the largest matrix of a block in four bits, with its scales, while it is used."""
     matrix = size.width * size.inner
-    return matrix * size.value_bytes + (0 if size.cpu else matrix // _BLOCK * 4)
+    return matrix * size.value_bytes + matrix // _BLOCK * 4 if size.four_bits else 0
 
 
-def parts_of(size: ModelSize, budgets: Sequence[int]) -> list[tuple[ModelSize, int]]:
-    """What has to fit into how many bytes where each device holds the base: the first's part, and a replica's.
-
-    Args:
-        budgets: bytes that tensors and the allocator's waste may take of each device. Of those beside the first all
-            hold the same, so that the least decides.
-    """
-    first, *others = budgets
-    replica = replace(size, training=size.training.of_replica)
-    return [(size, first), *([(replica, min(others))] if others else [])]
-
-
-def plan_step(
-    size: ModelSize, *, batch: int, seq_len: int, budgets: Sequence[int], host_has_room: bool = False
-) -> StepPlan:
+def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget: float, host_has_room: bool = False) -> StepPlan:
     """The plan that gives up least.
 
     As few blocks are computed twice as fit, with the loss in slices as large as fit. If all blocks twice do not fit,
     the input embedding stays on the host; only if that does not help, the batch is computed in parts. Blocks computed
     twice and an embedding elsewhere change no bit of the adapter, slices and parts change it within rounding. For
     completions that do not fit a step gives up nothing: it would not help.
+
+    Args:
+        budget: bytes that tensors and the allocator's waste may take.
     """
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
-    parts = parts_of(size, budgets)
-    sampled = [sampling_bytes(part, seq_len=seq_len) for part, _ in parts]
+    sampled = sampling_bytes(size, seq_len=seq_len)
     whole, where = size.training.whole, (False, True) if host_has_room and size.lone_embedding else (False,)
     for cuts, on_host in product(halvings(batch // whole), where):
         sequences = whole * -(-batch // (whole * cuts))
-        cut = [replace(part, training=part.training.in_parts(cuts)) for part, _ in parts]
+        cut = replace(size, training=size.training.in_parts(cuts))
         for recomputed, elements in product(range(size.layers + 1), size.training.slices):
-            peaks = [
-                peak_bytes(
-                    part, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
-                    embedding_on_host=on_host,
-                )
-                for part in cut
-            ]  # fmt: skip
-            fits = [SLACK * peak <= budget for peak, (_, budget) in zip(peaks, parts, strict=True)]
-            first, *replicas = peaks
-            last = StepPlan(cuts, recomputed, elements, on_host, first, all(fits), max(replicas, default=0))
+            peak = peak_bytes(
+                cut, sequences=sequences, seq_len=seq_len, recomputed=recomputed, slice_elements=elements,
+                embedding_on_host=on_host,
+            )  # fmt: skip
+            last = StepPlan(cuts, recomputed, elements, on_host, peak, SLACK * peak <= budget)
             if last.fits:
                 return last
-            least = [each - on_host * size.embedding_bytes for each in sampled]
-            if all(fit or peak == sampling for fit, peak, sampling in zip(fits, peaks, least, strict=True)):
+            if peak == sampled - on_host * size.embedding_bytes:
                 break
     return last
 
@@ -505,40 +391,26 @@ def least_bytes(size: ModelSize, *, seq_len: int, host_has_room: bool = False) -
     )
 
 
-def what_would_fit(size: ModelSize, *, seq_len: int, budgets: Sequence[int], host_has_room: bool = False) -> str:
+def what_would_fit(size: ModelSize, *, seq_len: int, budget: float, host_has_room: bool = False) -> str:
     """What to change if not even one sequence fits, as the rest of a sentence."""
-    each = [
-        (SLACK * least_bytes(part, seq_len=seq_len, host_has_room=host_has_room), budget)
-        for part, budget in parts_of(size, budgets)
-    ]
-    smallest, _ = max(each, key=lambda part: part[0] / max(1, part[1]))
+    smallest = SLACK * least_bytes(size, seq_len=seq_len, host_has_room=host_has_room)
     found: list[str] = []
-    if longest := longest_that_fits(size, budgets=budgets, host_has_room=host_has_room):
+    if longest := longest_that_fits(size, budget=budget, host_has_room=host_has_room):
         found.append(f"--seq-len {longest}")
-    packed = longest_that_fits(in_four_bits(size), budgets=budgets, host_has_room=host_has_room)
+    packed = longest_that_fits(in_four_bits(size), budget=budget, host_has_room=host_has_room)
     if not size.four_bits and packed >= seq_len:
         found.append("--method qlora")
     return ", ".join((*found, f"{'or ' if found else ''}{smallest / 1e9:.1f} GB of memory"))
 
 
-def longest_that_fits(
-    size: ModelSize, *, budgets: Sequence[int], most: int = 1 << 17, host_has_room: bool = False
-) -> int:
+def longest_that_fits(size: ModelSize, *, budget: float, most: int = 1 << 17, host_has_room: bool = False) -> int:
     """The longest sequence, a multiple of 128, of which one fits if a step gives up all it can; 0 if none does."""
     low, high = 0, most // 128
     while low < high:
         middle = (low + high + 1) // 2
-        does = does_least_fit(size, seq_len=128 * middle, budgets=budgets, host_has_room=host_has_room)
+        does = SLACK * least_bytes(size, seq_len=128 * middle, host_has_room=host_has_room) <= budget
         low, high = (middle, high) if does else (low, middle - 1)
     return 128 * low
-
-
-def does_least_fit(size: ModelSize, *, seq_len: int, budgets: Sequence[int], host_has_room: bool) -> bool:
-    """Whether each device holds the base, and its part of a step that gives up all it can."""
-    return all(
-        SLACK * least_bytes(part, seq_len=seq_len, host_has_room=host_has_room) <= budget
-        for part, budget in parts_of(size, budgets)
-    )
 
 
 def over_one_sequence(size: ModelSize) -> ModelSize:

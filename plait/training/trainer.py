@@ -5,10 +5,11 @@ Knows nothing of rounds, peers or bytes: takes settings, examples and a model, r
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,12 +23,12 @@ from plait.rounds.evaluation import SequenceLosses
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, digest_of
 from plait.training.learner import Learner, LocalTraining, TrainingInputs, visited
-from plait.training.lesson import Taught
+from plait.training.lesson import Lesson, StepLoss, Taught
 from plait.training.losses import BatchLoss, class_logits, count_labels
-from plait.training.replicas import Replica, at_once, cards, deal, follow, seed, summed_gradients
-from plait.training.step_gradients import StepGradients
+from plait.training.optimizer import copy_all
 from plait.training.step_memory import StepMemory, within_memory
 from plait.training.teaching import Teaching, supervised, teaching_of
+from plait.wire.settings import Settings
 
 # PEFT's names of a low-rank pair's two sides; everything else in an adapter (a head, a magnitude) trains with either.
 _SIDE = re.compile(r"\.lora_(?:embedding_)?([AB])(?=\.|$)")
@@ -44,7 +45,6 @@ def train_steps(
     teaching: Teaching | None = None,
     tokenizer: Tokenizer | None = None,
     memory: StepMemory | None = None,
-    others: Sequence[Replica] = (),
 ) -> LocalTraining:
     """Train an adapter for `steps_taken` optimizer steps.
 
@@ -56,7 +56,6 @@ def train_steps(
         parameters: the adapter's parameters in layout order; overwritten.
         teaching: of the objective, with what it remembers; by default one that remembers nothing.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
-        others: the same model and adapter on other devices; each step's sequences are dealt out over all of them.
 
     Raises:
         PartError: a part of the user's own fails.
@@ -66,33 +65,38 @@ def train_steps(
     """
     started, settings, memory = time.perf_counter(), inputs.settings, memory or StepMemory()
     trained = trained_parameters(model, parameters, settings.trained)
-    sizes, devices = [each.numel() for each in parameters], [each.device for each in parameters]
-    learner = Learner(inputs, sizes, trained, task=task, devices=devices)
-    replicas = [Replica(model, parameters), *others]
+    sizes = [each.numel() for each in parameters]
+    learner = Learner(inputs, sizes, trained, task=task, device=parameters[0].device)
     taught = Taught(settings, inputs.start, task, pad_token, memory, tokenizer)
     lesson = (teaching or teaching_of(settings.objective)).lesson(taught)
-    lesson.prepare(replicas, partial(visited, inputs.examples, settings, task))
-    gradients = StepGradients.of(lesson, replicas, settings, memory)
+    lesson.prepare(model, partial(visited, inputs.examples, settings, task))
+    gradients = StepGradients.of(lesson, model, parameters, settings, memory)
     batches, counted = list[list[Example]](), 1
-    with in_training(replicas, trained, settings.seed):
+    with in_training(parameters, trained, settings.seed):
         for step in range(settings.steps_taken):
-            follow(replicas, learner.values, trained)
+            follow(parameters, learner.values)
             if lesson.draws(step):
                 batches, counted = learner.draw()
-                lesson.begin(batches, step, [replica.model for replica in others])
+                lesson.begin(batches, step)
             loss, is_finite = gradients.compute(batches, counted)
             loss = lesson.said(loss)
             if is_finite:
-                summed, factor = summed_gradients(replicas), gradients.scale.factor
-                learner.step(summed, loss, scale=factor, is_limited=lesson.is_limited)
+                found = [parameter.grad for parameter in parameters]
+                learner.step(found, loss, scale=gradients.scale.factor, is_limited=lesson.is_limited)
                 gradients.scale.held()
             else:
                 learner.skip()
             gradients.forget()
             on_step(step, loss)
             check_abandoned()
-    follow(replicas, learner.values, trained)
+    follow(parameters, learner.values)
     return lesson.finished(learner.finish(time.perf_counter() - started))
+
+
+@torch.no_grad()
+def follow(parameters: Sequence[nn.Parameter], values: Sequence[torch.Tensor]) -> None:
+    """Give a model's parameters the master's values."""
+    copy_all(parameters, [flat.view_as(parameter) for parameter, flat in zip(parameters, values, strict=True)])
 
 
 def trained_parameters(model: nn.Module, parameters: Sequence[nn.Parameter], sides: str) -> list[bool]:
@@ -123,14 +127,174 @@ def only_trained(parameters: Sequence[nn.Parameter], trained: Sequence[bool]) ->
 
 
 @contextmanager
-def in_training(replicas: Sequence[Replica], trained: Sequence[bool], number: int) -> Generator[None]:
+def in_training(parameters: Sequence[nn.Parameter], trained: Sequence[bool], seed: int) -> Generator[None]:
     """Require gradients of what trains, and let dropout draw from this seed, for a while."""
-    with ExitStack() as held:
-        for replica in replicas:
-            held.enter_context(only_trained(replica.parameters, trained))
-        held.enter_context(torch.random.fork_rng(devices=cards(replicas)))
-        seed(replicas, number)
+    cards = dict.fromkeys(each.device for each in parameters if each.device.type == "cuda")
+    with only_trained(parameters, trained), torch.random.fork_rng(devices=[*cards]):
+        torch.manual_seed(seed)
         yield
+
+
+@dataclass(frozen=True, eq=False)
+class StepGradients:
+    """What computes gradients, in the parameters, within memory and within float16's range.
+
+    A step's loss is the mean over all its label tokens, whatever their distribution over micro-batches.
+
+    Attributes:
+        size: sequences that are computed at a time where a step can be cut; 0 for whole batches or units.
+        memory: what earlier steps gave up; changed if it is not enough.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    loss: StepLoss
+    size: int
+    seq_len: int
+    memory: StepMemory
+    scale: LossScale
+
+    @classmethod
+    def of(
+        cls,
+        lesson: Lesson,
+        model: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        settings: Settings,
+        memory: StepMemory,
+    ) -> StepGradients:
+        """Those of a lesson; the model is then in its mode."""
+        loss = lesson.loss(model.train(not lesson.without_dropout), parameters)
+        size = settings.batch_size if loss.is_sum and not lesson.in_whole else 0
+        return cls(parameters, loss, size, settings.seq_len, memory, LossScale.of(model.parameters()))
+
+    def compute(self, batches: Sequence[Sequence[Example]], counted: int) -> tuple[float, bool]:
+        """Compute a step's gradients.
+
+        Args:
+            counted: the terms of its loss.
+
+        Returns:
+            The loss, and whether a step may be taken along the gradients.
+
+        Raises:
+            MachineError: it does not fit into memory.
+        """
+        # What is computed: sequences, or whole batches where the loss is no plain sum over them.
+        units = [[example] for batch in batches for example in batch] if self.loss.is_sum else batches
+        attempt = partial(
+            within_memory,
+            partial(self._backward, units, counted),
+            give_way=partial(
+                self.memory.give_way, min(self.size, len(units)) if self.size else 1, recomputes=self.loss.recomputes
+            ),
+            device=self.parameters[0].device,
+            what=f"a step over {self.seq_len} tokens a sequence",
+        )
+        return self.scale.settle(attempt)
+
+    def forget(self) -> None:
+        """Free the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _passes(self, units: Sequence[Sequence[Example]]) -> Iterator[Sequence[Example]]:
+        """A step in pieces, one after another."""
+        if not self.size:
+            # A cut would change the loss, or a unit is enough for a pass.
+            yield from units
+            return
+        examples = [example for unit in units for example in unit]
+        for first in range(0, len(examples), self.size):
+            yield from self.memory.parts(examples[first : first + self.size])
+
+    def _backward(self, units: Sequence[Sequence[Example]], counted: int) -> tuple[float, bool]:
+        """The loss, and whether gradients overflowed."""
+        self.forget()  # a failed attempt may have left some
+        scale, said = self.scale, list[torch.Tensor]()
+        for batch in self._passes(units):
+            loss = self.loss(batch) / counted
+            scale.applied(loss).backward()
+            reported = self.loss.reported
+            said.append(loss.detach() if reported is None else reported / counted)
+        if scale.adapts:
+            said.append(scale.overflows(parameter.grad for parameter in self.parameters).to(said[0].device))
+        read = torch.stack(said).tolist()  # once: each read waits for a GPU
+        overflowed = scale.adapts and bool(read.pop())
+        return sum(read), overflowed
+
+
+FIRST_SCALE = 2.0**16
+"""The factor that a training in float16 begins with."""
+_LEAST_SCALE = 2.0**-14
+_AGAIN_AFTER = 2000
+SCALE_PER_EXAMPLE = 2.0**10
+"""The constant factor of gradients of single examples, in float16."""
+
+
+@dataclass
+class LossScale:
+    """The factor of a training's losses, so that small gradients do not vanish in float16 (arXiv 1710.03740).
+
+    A power of two, as in torch's `GradScaler`: halved whenever a gradient overflows, and doubled after many steps
+    without an overflow. A step is never taken along a gradient that overflowed. Other types need no factor.
+
+    Attributes:
+        factor: by which a loss is multiplied; gradients are divided by it, in float32.
+        adapts: whether it changes: in float16 only.
+    """
+
+    factor: float = 1.0
+    adapts: bool = False
+    _without_overflow: int = 0
+
+    @classmethod
+    def of(cls, tensors: Iterable[torch.Tensor]) -> LossScale:
+        """What a model needs that has these parameters."""
+        return cls(FIRST_SCALE, adapts=True) if any(x.dtype == torch.float16 for x in tensors) else cls()
+
+    def applied(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss to go back from."""
+        return loss * self.factor if self.factor != 1 else loss
+
+    @torch.no_grad()
+    def overflows(self, gradients: Iterable[torch.Tensor | None]) -> torch.Tensor:
+        """() float32, 1 if a gradient is not finite, else 0; on the gradients' device, so that nothing waits for it."""
+        found = [gradient for gradient in gradients if gradient is not None]
+        if not found:  # a group without a difference in its rewards has none
+            return torch.zeros(())
+        norms = torch._foreach_norm(found, math.inf)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        # Those of a base that lies on several cards lie with their blocks.
+        one = norms[0].device
+        return (~torch.stack([norm.float().to(one) for norm in norms]).isfinite().all()).float()
+
+    def held(self) -> None:
+        """A step was taken."""
+        self._without_overflow += 1
+        if self.adapts and self._without_overflow == _AGAIN_AFTER:
+            self.factor, self._without_overflow = 2 * self.factor, 0
+
+    def lower(self) -> bool:
+        """Take half the factor from now on; False if there is nothing to gain from that."""
+        if not self.adapts or self.factor <= _LEAST_SCALE:
+            return False
+        self.factor, self._without_overflow = self.factor / 2, 0
+        return True
+
+    def settle(self, attempt: Callable[[], tuple[float, bool]]) -> tuple[float, bool]:
+        """Attempt a step, again with half the factor as long as its gradients overflow though its loss does not.
+
+        torch's `GradScaler` gives up the batch instead; a client has few steps.
+
+        Args:
+            attempt: gives a loss and whether a gradient overflowed; can be called again.
+
+        Returns:
+            The last attempt's loss, and whether a step may be taken along its gradients.
+        """
+        while True:
+            loss, overflowed = attempt()
+            if not overflowed or not math.isfinite(loss) or not self.lower():
+                return loss, not overflowed
 
 
 @torch.no_grad()
@@ -143,59 +307,23 @@ def measure_losses(
     batch_size: int,
     teaching: Teaching | None = None,
     memory: StepMemory | None = None,
-    others: Sequence[nn.Module] = (),
 ) -> SequenceLosses:
     """Loss (and correct answers, or leads) of every example, in evaluation mode.
 
     Args:
         teaching: by which they are judged; None for supervised fine-tuning.
         memory: what earlier steps gave up to fit into memory; changed if it is not enough.
-        others: the same model and adapter on other devices; batches are dealt out over all, and their losses have the
-            bits of one device.
 
     Raises:
         MachineError: one sequence does not fit into memory.
         Abandoned: the result is no longer needed.
     """
     model.eval()
-    memory = memory or StepMemory()
-    batches = [examples[first : first + batch_size] for first in range(0, len(examples), batch_size)]
-    models = [model, *others]
-    dealt = deal(batches, len(models), size=lambda batch: sum(len(each.tokens) for each in batch))
-    measure = partial(_measured, task=task, pad_token=pad_token, teaching=teaching or supervised(), memory=memory)
-    found = at_once(
-        [(device_of(each), partial(measure, each.eval(), own)) for each, own in zip(models, dealt, strict=True)]
-    )
-    return SequenceLosses(
-        tuple(loss for each in found for loss in each.losses),
-        tuple(count_labels(example, task) for example in examples),
-        sum(each.correct for each in found) if task is Task.CLASSIFICATION else None,
-        digest_of(examples).hex(),
-        tuple(lead for each in found for lead in each.leads),
-    )
-
-
-@dataclass
-class _Measured:
-    losses: list[float] = field(default_factory=list[float])
-    leads: list[float] = field(default_factory=list[float])
-    correct: int = 0
-
-
-@torch.no_grad()
-def _measured(
-    model: nn.Module,
-    batches: Sequence[Sequence[Example]],
-    *,
-    task: Task,
-    pad_token: int,
-    teaching: Teaching,
-    memory: StepMemory,
-) -> _Measured:
-    device, done = device_of(model), _Measured()
+    memory, device, done = memory or StepMemory(), device_of(model), _Measured()
     batch_loss = BatchLoss(model, task=task, pad_token=pad_token)
-    judge = teaching.judge(model, [example for batch in batches for example in batch], pad_token=pad_token)
-    for batch in batches:
+    judge = (teaching or supervised()).judge(model, examples, pad_token=pad_token)
+    for first in range(0, len(examples), batch_size):
+        batch = examples[first : first + batch_size]
         if task is Task.CLASSIFICATION:
             logits, labels = class_logits(model, batch, pad_token=pad_token, device=device)
             done.losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
@@ -212,7 +340,20 @@ def _measured(
                 what="an evaluation",
             )
         check_abandoned()
-    return done
+    return SequenceLosses(
+        tuple(done.losses),
+        tuple(count_labels(example, task) for example in examples),
+        done.correct if task is Task.CLASSIFICATION else None,
+        digest_of(examples).hex(),
+        tuple(done.leads),
+    )
+
+
+@dataclass
+class _Measured:
+    losses: list[float] = field(default_factory=list[float])
+    leads: list[float] = field(default_factory=list[float])
+    correct: int = 0
 
 
 def _by_sequence(batch_loss: BatchLoss, batch: Sequence[Example], memory: StepMemory) -> list[float]:

@@ -110,17 +110,6 @@ def aggregate(
 
 
 @bench.command()
-def cards() -> None:
-    """Calculate which base fits which machine, at which length: the table of the guide, as Markdown.
-
-    Example: plait bench cards
-    """
-    from simulations.bench.cards import table
-
-    typer.echo(table())
-
-
-@bench.command()
 def gpu(
     bases: Annotated[
         list[str] | None,
@@ -173,20 +162,6 @@ def gpu(
 
     for table in (measured(found), judged(verdicts(found))):
         Console().print(to_rich(table))
-
-
-@bench.command()
-def steps() -> None:
-    """Calculate what a training step costs on a GPU: memory, kernels, bytes, copies and waits, and a predicted speed.
-
-    Needs no GPU: the trainer's code runs on tensors without values.
-
-    Example: plait bench steps
-    """
-    from simulations.bench.steps import CELLS, figures, table
-
-    for line in table((cell, figures(cell)) for cell in CELLS):
-        typer.echo(line)
 
 
 @bench.command()

@@ -20,19 +20,14 @@ from transformers import PreTrainedModel
 from plait.adapters import AdapterState, Task
 from plait.adapters.methods import METHODS, AdapterRequest, is_quantised
 from plait.data import Message, Record, RecordKind
-from plait.features.cards.training.placement import bytes_by_device
-from plait.features.objectives.training.completions import Drawing, completions_of
 from plait.rounds.local_model import TrainJob
 from plait.training.bases import locate_base
 from plait.training.blueprint import Blueprint, design, read_base_config
-from plait.training.cohort import train_cohort
-from plait.training.device import Compute, device_of
+from plait.training.device import Compute
 from plait.training.examples import IGNORED, Example
 from plait.training.generate import Sampling, Wanted, generate
 from plait.training.learner import TrainingInputs
 from plait.training.local_model import PeftLocalModel
-from plait.training.memory_plan import SLACK, SLICES, size_of
-from plait.training.replicas import Replica
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
 from plait.training.step_memory import StepMemory
 from plait.training.trainer import measure_losses, train_steps
@@ -49,7 +44,6 @@ _CLOSE = 1e-4
 _WIDER: Mapping[str, float] = {
     # Gradients are rounded to a grid before noise is added, so a rounding may become a whole step of the grid.
     "private records": 2e-3,
-    "blocks over several devices": 2e-3,
 }
 _QUANTISED = 2e-2  # bitsandbytes' kernels differ by device
 RULES = ("fedavg", "fedsvd", "fedsb")
@@ -108,15 +102,13 @@ class _Client:
     made: Blueprint
 
     @classmethod
-    def of(
-        cls, compute: Compute, method: str = "lora", *, task: Task = Task.CAUSAL_LM, others: Sequence[Compute] = ()
-    ) -> _Client:
+    def of(cls, compute: Compute, method: str = "lora", *, task: Task = Task.CAUSAL_LM) -> _Client:
         tiny = locate_base("tiny")
         labels = ("good", "bad") if task is Task.CLASSIFICATION else ()
         config = read_base_config(tiny.directory, task, labels)
         request = AdapterRequest(method=method, rank=4, alpha=8.0)
         made = design(config, request, task=task, labels=labels, seed=1, weights=tiny.directory)
-        base = ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=1024, others=others)
+        base = ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=1024)
         return cls(base, made)
 
     def trained(
@@ -124,7 +116,7 @@ class _Client:
     ) -> Array:
         """The adapter after training, its losses, and what is read back."""
         spec, initial = self.made.spec, self.made.initial
-        model, *rest = self.base.models(spec, initial)
+        model = self.base.carrying(spec, initial)
         done = train_steps(
             model,
             adapter_parameters(model, spec.layout),
@@ -132,60 +124,13 @@ class _Client:
             task=spec.task,
             pad_token=0,
             memory=memory,
-            others=[Replica(other, adapter_parameters(other, spec.layout)) for other in rest],
         )
-        found = measure_losses(model, examples, task=spec.task, pad_token=0, batch_size=3, others=rest)
+        found = measure_losses(model, examples, task=spec.task, pad_token=0, batch_size=3)
         return _flat(done.flat, np.divide(found.losses, found.counts), read_adapter(model, initial).flat)
 
 
 def _method(name: str, compute: Compute) -> Array:
     return _Client.of(compute, name).trained(rows())
-
-
-def _beside(compute: Compute) -> Compute:
-    """Another device of the kind, or the same again where there is one."""
-    several = compute.device.type == "cuda" and torch.cuda.device_count() > 1
-    return replace(compute, device=torch.device("cuda:1")) if several else compute
-
-
-def _replicas(compute: Compute) -> Array:
-    return _Client.of(compute, others=[_beside(compute)]).trained(rows())
-
-
-def _blocks_over_devices(compute: Compute) -> Array:
-    """Training, private gradients, sampling and transformers' own modules."""
-    client = _Client.of(compute, others=[_beside(compute)])
-    spec, initial = client.made.spec, client.made.initial
-    config, on_cpu = read_base_config(locate_base("tiny").directory, spec.task), compute.device.type == "cpu"
-    size = size_of(config, spec, value_bytes=4, on_cpu=on_cpu)
-    if size is None:
-        raise ValueError("the memory of this base is not predicted")
-    half = size.layers // 2
-    needed = bytes_by_device(
-        size, (half, size.layers - half), sequences=1, seq_len=1024, recomputes=True, elements=SLICES[-1]
-    )
-    shared = client.base.devices.count(client.base.devices[0])
-    client.base.memory_limit_bytes = shared * (int(SLACK * max(needed)) + 1)
-    placement = client.base.placement(spec)
-    if placement is None or min(placement.blocks) == 0:
-        raise ValueError(f"blocks are not placed over devices: {placement}")
-    found = client.trained(rows(), memory=StepMemory(recomputed=1))
-    model = client.base.carrying(spec, _moved(client.made))
-    from plait.features.privacy.record import Charge, RecordPrivacy
-    from plait.features.privacy.training.private_steps import train_privately
-
-    privacy = RecordPrivacy(records=6, batch=4, noise=2e-4, delta=1e-5, epsilon=float("inf"), clip_norm=0.5)
-    private = train_privately(
-        model, adapter_parameters(model, spec.layout), TrainingInputs(rows(), SETTINGS, initial.flat),
-        Charge(privacy, b"k" * 32, 0.0), task=spec.task, pad_token=0,
-    )  # fmt: skip
-    prompts = [Example.of_sides(example, None) for example in rows(2)]
-    drawn = completions_of(model.eval(), prompts, Drawing(2, 4, 64, 1.0), client.base.tokenizer, (1,))
-    with torch.no_grad():
-        tokens = torch.arange(3, 20, device=device_of(model))[None]
-        logits = model(input_ids=tokens, use_cache=False).logits
-    return _flat(found, private.flat, [token for group in drawn for each in group for token in each],
-                 logits.cpu().numpy())  # fmt: skip
 
 
 def _classification(compute: Compute) -> Array:
@@ -199,15 +144,6 @@ def _with_less_memory(compute: Compute) -> Array:
 
 def _found_rate(compute: Compute) -> Array:
     return _Client.of(compute).trained(rows(even=True), settings=replace(SETTINGS, learning_rate=0.0))
-
-
-def _cohort(compute: Compute) -> Array:
-    client = _Client.of(compute)
-    spec, initial = client.made.spec, client.made.initial
-    model = client.base.carrying(spec, initial)
-    inputs = [TrainingInputs(rows(), replace(SETTINGS, seed=seed), initial.flat) for seed in (1, 2)]
-    done = train_cohort(model, adapter_parameters(model, spec.layout), inputs, task=spec.task)
-    return _flat(*(each.flat for each in done or ()))
 
 
 def _private(compute: Compute) -> Array:
@@ -275,9 +211,6 @@ _OTHERS: Mapping[str, Calculation] = {
     "classification": _classification,
     "blocks twice and batches in parts": _with_less_memory,
     "the learning rate that is found": _found_rate,
-    "clients side by side": _cohort,
-    "a step over several devices": _replicas,
-    "blocks over several devices": _blocks_over_devices,
     "private records": _private,
     "preferences": _preferences,
     "generation": _generation,

@@ -57,7 +57,7 @@ CELLS: Mapping[str, Mapping[str, object]] = {
 COMMON = {
     "base": "tiny", "clients": 4, "partition": "iid", "rounds": 3, "local_steps": 16, "batch_size": 4, "seq_len": 64,
     "gradient_accumulation_steps": 1, "rank": 8, "learning_rate": 0.01, "own_share": 0.0, "max_held_out_sequences": 4,
-    "side_by_side": 4, "dtype": "float32",
+    "dtype": "float32",
 }  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def test_a_run_over_grpc_has_the_bits_of_its_simulation(outside: Path, tmp_path:
 
 
 # Of plait's protocol and `import plait`; those of which the first counts; those that would change the witness's run.
-OWN = {"messages", "replies", "names", "holding", "spreading", "live_page", "journal"}
+OWN = {"messages", "replies", "names", "spreading", "live_page", "journal"}
 OWN |= {"parts", "contracts", "values", "usual_objectives", "optimizers"}
 
 

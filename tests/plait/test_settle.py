@@ -412,7 +412,6 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     (OF_RECORDS, "dp", {"trainer": "mine:trainer"}, Trait.OWN_LOSS),
     (OF_RECORDS, "dp", {"objective": "dpo"}, Trait.OWN_LOSS),
     (OF_RECORDS, "dp", {"loss": OWN_LOSS}, Trait.OWN_LOSS),
-    (OF_RECORDS, "dp", {"side-by-side": 4}, Trait.APART),
     (OF_RECORDS, "dp", {"step-budget": "speed"}, Trait.EQUAL_STEPS),
     (OF_RECORDS, "dp", {"fleet": "fleet.toml"}, Trait.FIGURES),
     (OF_RECORDS, "dp", {"server-optimizer": "line_search"}, Trait.FIGURES),
@@ -432,9 +431,6 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     ({"rounds-mode": "async"}, "rounds-mode", MASKED, Trait.RELEASED),
     ({"rounds-mode": "async"}, "rounds-mode", {"patience": 2}, Trait.WAITS),
     ({"rounds-mode": "async"}, "rounds-mode", {"keep": "best"}, Trait.WAITS),
-    ({"side-by-side": 4}, "side-by-side", {"over-selection": 0.5}, Trait.RELEASED),
-    ({"side-by-side": 4}, "side-by-side", {"fleet": "x.toml"}, Trait.APART),
-    ({"side-by-side": 4}, "side-by-side", {"step-budget": "speed"}, Trait.APART),
     ({"device": "cpu,cpu"}, "device", {"over-selection": 0.5}, Trait.RELEASED),
     ({"device": "cpu,cpu", "fleet": "x.toml"}, "device", {"deadline-s": 5.0}, Trait.RELEASED),
     ({"device": "cpu,cpu", "fleet": "x.toml"}, "device", {"rounds-mode": "async"}, Trait.RELEASED),
@@ -450,7 +446,6 @@ TAKEN_AND_NEEDED: list[tuple[Mapping[str, object], str, Mapping[str, object], Tr
     ({"rule": "fedsb"}, "rule", {"method": "lora"}, Trait.SQUARES),
     ({"client-ranks": "2,8"}, "client-ranks", {"rule": "median"}, Trait.ONE_RANK),
     ({"client-ranks": "2,8"}, "client-ranks", {"method": "vera"}, Trait.FACTORS),
-    ({"dtype": "int8"}, "dtype", {"method": "dora"}, Trait.BASE_EXACT),
 ]
 
 

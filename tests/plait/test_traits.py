@@ -112,8 +112,7 @@ PAIRS = {
     "plait/config.py:_check_combinations",  # a setting without that which gives it a meaning (`Table.within`)
     "plait/features/corrections/run.py:settles",  # FedDyn has a server step of its own
     "plait/features/stacking/starting.py:_composed",
-    "plait/training/device.py:choose_devices",  # what a machine can hold in eight bits
-    "plait/features/few_bits/training/four_bits.py:check_four_bits",  # and in four
+    "plait/training/qlora.py:check_four_bits",  # what a machine can hold in four bits
     "client/settings.py:check_device",  # an operator's own
 }
 
@@ -156,7 +155,7 @@ VALUES: tuple[dict[str, object], ...] = (
     {"method": "qlora"}, {"server-optimizer": "sgd"},
     {"server-optimizer": "line_search"}, {"correction": "scaffold"}, {"correction": "feddyn"}, {"objective": "dpo"},
     {"loss": OWN_LOSS}, {"trainer": "mine:build"}, {"own-share": 0.3}, {"labels": "a,b"},
-    {"weighting": "examples"}, {"dtype": "int8"}, {"device": "cpu,cpu"}, {"side-by-side": 4},
+    {"weighting": "examples"}, {"device": "cpu,cpu"},
     {"clients-per-round": 10}, {"over-selection": 0.5}, {"deadline-s": 5.0}, {"step-budget": "speed"},
     {"rounds-mode": "async"}, {"fleet": "x.toml"}, {"norm-bound": 10}, {"dp": "client", **NOISE},
     {"dp": "record", **NOISE}, {"secure-aggregation": True}, {"keep": "best"}, {"patience": 2},

@@ -4,8 +4,8 @@
     python tests/same_bits/run.py --against before.txt # on the commit after, on the same machine
 
 Bits depend on processor, threads and library versions, so no digest is committed. The configurations spread over rules,
-methods, encodings, ranks, server optimizers, sampled cohorts and side-by-side training; one run is killed and resumed,
-and one is a deployment over TLS. Three minutes on two idle cores, all on the base `tiny`.
+methods, encodings, ranks, server optimizers and sampled cohorts; one run is killed and resumed, and one is a deployment
+over TLS. Three minutes on two idle cores, all on the base `tiny`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ SIMULATIONS: Mapping[str, tuple[str, ...]] = {
     "DoRA": ("--method", "dora", *FURTHER),
     "IA3": ("--method", "ia3", "--learning-rate", "0.03", *FURTHER),
     "learning rates that clients find": ("--learning-rate", "0"),
-    "two at once": ("--side-by-side", "2", *FURTHER),
 }  # fmt: skip
 NAMES = ("alice", "bob", "carol")
 

@@ -1,7 +1,7 @@
 """A process that does the tasks of some clients of a simulated run (see `plait.child`; `workers` is the other side).
 
     {"config": {…}, "base": {…}, "parts": 2}, their data    a run, in place of the one before; the answer is {}
-    {"nodes": [3, 5]}, their tasks                          the answer is {"silent": […]}, and theirs
+    {"node": 3}, its task                                   the answer is {"silent": null}, and the client's
 
 An error is an answer too, and ends no process (`workers.told`).
 """
@@ -46,13 +46,14 @@ def _work(parent: Parent) -> None:
                 clients = _opened(message.said, message.parts[0], loaded)
                 parent.say({})
                 continue
-            nodes = cast("list[int]", message.said["nodes"])
-            answers = clients.answers(list(zip(nodes, message.parts, strict=True)))
+            answer = clients.answer(int(str(message.said["node"])), message.parts[0])
         except Exception as error:
             parent.say(told(error))
             continue
-        silent = [answer.detail if isinstance(answer, NoAnswer) else None for answer in answers]
-        parent.say({"silent": silent}, *(b"" if isinstance(answer, NoAnswer) else answer for answer in answers))
+        if isinstance(answer, NoAnswer):
+            parent.say({"silent": answer.detail}, b"")
+        else:
+            parent.say({"silent": None}, answer)
 
 
 def _opened(said: Mapping[str, object], shares: bytes, loaded: Loaded) -> LocalChannel:

@@ -44,17 +44,18 @@ _ENDS_S = 5.0
 
 
 @dataclass(eq=False)
-class Group:
-    """Tasks that a worker is given at once, and what became of them.
+class Given:
+    """A task that a worker is given, and what became of it.
 
     Attributes:
-        withdrawn: whether the answers are no longer needed.
+        node: number of the client.
+        withdrawn: whether the answer is no longer needed.
     """
 
-    nodes: Sequence[int]
-    tasks: Sequence[TaskParts]
+    node: int
+    task: TaskParts
     withdrawn: bool = False
-    answers: Sequence[bytes | NoAnswer] = ()
+    answer: bytes | NoAnswer = b""
     error: BaseException | None = None
     is_done: threading.Event = field(default_factory=threading.Event)
 
@@ -77,22 +78,27 @@ class Workers:
         self._data = data
         self._progress = progress
 
+    @staticmethod
+    def check(run: Run) -> None:
+        """Refuse parts of the user's own that other processes would not find.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        for kind, text in config_from_table(_told_of(run), where="the run's settings").parts:
+            if text and not is_importable(kind, parse_choice(text)[0]):
+                raise ConfigError(
+                    f"{kind} is '{text}' and device is '{run.config.device}', expected a part in a module of its own, "
+                    "which the processes for the devices can import"
+                )
+
     def channel(self, first: int, count: int, *, stop: StopRequest | None) -> WorkersChannel:
         """A channel to `count` clients from number `first` on; `stop` stops the run."""
         return WorkersChannel(self, first, count, stop=stop)
 
-    @property
-    def side_by_side(self) -> int:
-        """How many clients of a process train at once."""
-        return self._run.config.side_by_side
-
-    def give(self, group: Group) -> None:
-        """Let a process do tasks, once it has done those before; all are of its own clients."""
-        self._all[self.of(group.nodes[0])].give(group)
-
-    def of(self, node: int) -> int:
-        """The place of a client's process."""
-        return node % len(self._all)
+    def give(self, given: Given) -> None:
+        """Let the client's process do a task, once it has done those before."""
+        self._all[given.node % len(self._all)].give(given)
 
     def close(self) -> None:
         """End the processes."""
@@ -107,10 +113,9 @@ class Workers:
         devices = self._run.devices
         found: list[_Worker] = []
         for place, (compute, parts) in enumerate(zip(devices, shares(devices), strict=True)):
-            device = str(compute.device)
             begin = partial(self._beginning, place, compute, parts)
-            name = f"worker {place + 1} of {len(devices)} ({device})"
-            found.append(_Worker(name, device, parts, begin, self._progress))
+            name = f"worker {place + 1} of {len(devices)} ({compute.device})"
+            found.append(_Worker(name, begin, self._progress))
         return found
 
     def _beginning(self, place: int, compute: Compute, parts: int) -> tuple[dict[str, object], bytes]:
@@ -132,20 +137,6 @@ class Workers:
         return {"config": config, "base": base, "parts": parts}, shares_of.to_bytes()
 
 
-def check_parts(run: Run) -> None:
-    """Refuse parts of the user's own that other processes would not find.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    for kind, text in config_from_table(_told_of(run), where="the run's settings").parts:
-        if text and not is_importable(kind, parse_choice(text)[0]):
-            raise ConfigError(
-                f"{kind} is '{text}' and device is '{run.config.device}', expected a part in a module of its own, "
-                "which the processes for the devices can import"
-            )
-
-
 def _told_of(run: Run) -> dict[str, Scalar]:
     """The settings that the processes are told: those that clients of a network are, and what decides on slopes."""
     return {**welcome_table(run.settled.announced), "server-optimizer": run.config.server_optimizer}
@@ -155,33 +146,28 @@ class _Worker:
     """One process, and the thread that speaks to it.
 
     Args:
-        parts: that the device is divided into.
         begin: makes what it is told of the run.
     """
 
     def __init__(
         self,
         name: str,
-        device: str,
-        parts: int,
         begin: Callable[[], tuple[Mapping[str, object], bytes]],
         progress: Callable[[str], None],
     ) -> None:
         self._name = name
-        self._device = device
-        self._parts = parts
         self._begin = begin
         self._progress = progress
         self._child: Child | None = None
-        self._groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
+        self._given: queue.SimpleQueue[Given | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._has_begun = self._is_closed = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def give(self, group: Group) -> None:
-        """Take tasks."""
-        self._groups.put(group)
+    def give(self, given: Given) -> None:
+        """Take a task."""
+        self._given.put(given)
 
     def close(self) -> None:
         """End the process."""
@@ -189,23 +175,23 @@ class _Worker:
             self._is_closed = True
             if self._child:
                 self._child.kill()
-        self._groups.put(None)
+        self._given.put(None)
         self._thread.join()
         if self._child:
             self._ended()
 
     def _work(self) -> None:
-        while group := self._groups.get():
+        while given := self._given.get():
             with self._lock:
-                is_wanted = not self._is_closed and not group.withdrawn
+                is_wanted = not self._is_closed and not given.withdrawn
             if is_wanted:
                 try:
-                    group.answers = self._answers(group)
+                    given.answer = self._answer(given)
                 except Exception as error:
-                    group.error = error
-            group.is_done.set()
+                    given.error = error
+            given.is_done.set()
 
-    def _answers(self, group: Group) -> Sequence[bytes | NoAnswer]:
+    def _answer(self, given: Given) -> bytes | NoAnswer:
         ending = ""
         for _ in range(_STARTS):
             if ending and not self._is_closed:
@@ -213,13 +199,10 @@ class _Worker:
             child = self._ready()
             if child:
                 # Joined only now: most of a task is shared by all clients of a round.
-                child.say({"nodes": list(group.nodes)}, *map(b"".join, group.tasks))
+                child.say({"node": given.node}, b"".join(given.task))
                 if message := _heard(child):
-                    silent = cast("list[str | None]", message.said["silent"])
-                    return [
-                        answer if detail is None else NoAnswer(detail)
-                        for answer, detail in zip(message.parts, silent, strict=True)
-                    ]
+                    detail = cast("str | None", message.said["silent"])
+                    return message.parts[0] if detail is None else NoAnswer(detail)
             ending = self._ended()
         raise MachineError(
             f"{self._name} {ending} at one task, {_STARTS} times: free memory or name fewer devices, then continue "
@@ -273,77 +256,53 @@ class WorkersChannel(FixedNodes):
 
     def exchange(self, purpose: Purpose, group: str) -> WorkersExchange:
         """Begin to send tasks."""
-        del group
-        return WorkersExchange(self, self.workers.side_by_side if purpose is Purpose.TRAIN else 1)
-
-
-@dataclass(eq=False)
-class _Asked:
-    """A task, its place in a group, and the group once a process was given it."""
-
-    node: int
-    task: TaskParts
-    group: Group | None = None
-    place: int = 0
+        del purpose, group
+        return WorkersExchange(self)
 
 
 class WorkersExchange:
     """A `plait.rounds.channel.Exchange` with clients in other processes."""
 
-    def __init__(self, channel: WorkersChannel, at_once: int) -> None:
+    def __init__(self, channel: WorkersChannel) -> None:
         self._channel = channel
-        self._at_once = at_once
-        self._asked: list[_Asked] = []
+        self._asked: list[Given] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         for asked in self._asked:
-            if asked.group:
-                asked.group.withdrawn = True
+            asked.withdrawn = True
         self._asked.clear()
 
     def send(self, node: int, task: TaskParts, group: str = "") -> None:
-        """Keep a task until an answer is requested: which clients train at once is to follow from their order."""
+        """Give a task to the client's process."""
         del group
-        self._asked.append(_Asked(node, task))
+        asked = Given(self._channel.first + node, task)
+        self._asked.append(asked)
+        self._channel.workers.give(asked)
 
     def withdraw(self, node: int, reason: str) -> None:
         """Stop waiting for a node's answer."""
         del reason
-        self._asked = [asked for asked in self._asked if asked.node != node]
+        for asked in self._asked:
+            asked.withdrawn = asked.withdrawn or asked.node == self._channel.first + node
+        self._asked = [asked for asked in self._asked if not asked.withdrawn]
 
     def receive(self, timeout_s: float | None) -> tuple[int, Data | NoAnswer] | None:
         """The next answer, in the order of the tasks; waits for it as long as it takes, as one process would."""
         del timeout_s
-        self._give()
         if not self._asked:
             return None
         asked = self._asked[0]
-        group = cast("Group", asked.group)
         while True:
             self._channel.stop.check()
-            if group.is_done.wait(_LOOK_S):
+            if asked.is_done.wait(_LOOK_S):
                 break
         del self._asked[0]
-        if group.error:
-            raise group.error
-        return asked.node, group.answers[asked.place]
-
-    def _give(self) -> None:
-        """Give every process its new tasks."""
-        workers, new = self._channel.workers, [asked for asked in self._asked if asked.group is None]
-        by_worker: dict[int, list[_Asked]] = {}
-        for asked in new:
-            by_worker.setdefault(workers.of(self._channel.first + asked.node), []).append(asked)
-        for of_one in by_worker.values():
-            for start in range(0, len(of_one), self._at_once):
-                chosen = of_one[start : start + self._at_once]
-                group = Group([self._channel.first + asked.node for asked in chosen], [asked.task for asked in chosen])
-                for place, asked in enumerate(chosen):
-                    asked.group, asked.place = group, place
-                workers.give(group)
+        if asked.error:
+            raise asked.error
+        return asked.node - self._channel.first, asked.answer
 
 
 def told(error: Exception) -> dict[str, str]:

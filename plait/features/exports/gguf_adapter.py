@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "adapter.gguf"
 _BASE_FILE = "BASE.gguf"
-_OWN_FILE = "model.gguf"  # beside a base that was made of a GGUF file (`plait.training.gguf_beside`)
 
 _STYLE = CardStyle(library="gguf", relation="adapter", what="A LoRA adapter in GGUF, for llama.cpp.")
 _MAX_NAME_CHARACTERS = 64
@@ -102,15 +101,10 @@ def prepare_gguf(request: ExportRequest, progress: Progress) -> Writer:
         usage = f"{_conversion(source.base, BASE_ELSEWHERE)}\n{_usage(ADAPTER_FILE)}"
         card = export_card(source, _STYLE, language="sh", usage=usage, notes=rank_notes(adapter.fitted))
         write_atomically(folder / "README.md", card.encode())
-        written, own = str(request.directory / ADAPTER_FILE), Path(source.base.name) / _OWN_FILE
-        run, make = "run it with llama.cpp", f"make {_BASE_FILE} with the script in llama.cpp's source"
+        make = f"make {_BASE_FILE} with the script in llama.cpp's source"
         commands = (
-            (Command(run, _usage(written, shlex.quote(str(own)))),)
-            if own.is_file()
-            else (
-                Command(make, _conversion(source.base, base_in_commands(source.base))),
-                Command(run, _usage(written)),
-            )
+            Command(make, _conversion(source.base, base_in_commands(source.base))),
+            Command("run it with llama.cpp", _usage(str(request.directory / ADAPTER_FILE))),
         )
         return Written(commands, rank=source.spec.rank, lost=adapter.fitted.lost)
 
@@ -213,8 +207,8 @@ def _names(source: Source, geometry: Geometry, shape: BaseShape, instead: str) -
     return found
 
 
-def _usage(path: str, base: str = _BASE_FILE) -> str:
-    return f"llama-cli --model {base} --lora {shlex.quote(path)}"
+def _usage(path: str) -> str:
+    return f"llama-cli --model {_BASE_FILE} --lora {shlex.quote(path)}"
 
 
 def _conversion(base: BaseReference, directory: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -24,12 +23,9 @@ def fits(
     ] = 0.0,
     device: Annotated[
         str,
-        typer.Option(
-            "--device",
-            help="auto, cpu, cuda, cuda:N or mps; several as a client takes them: cuda:0,cuda:1.",
-        ),
+        typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps."),
     ] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16; int8 on a CPU.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
     json_output: JsonOutput = False,
 ) -> None:
     """Show how a training step on a base would fit into memory, and what would if it does not.
@@ -65,91 +61,48 @@ def _plan(
     from plait import machine
     from plait.adapters import Task
     from plait.adapters.methods import AdapterRequest
-    from plait.training.bases import base_at_hand, locate_config, quiet_libraries
+    from plait.training.bases import locate_config, quiet_libraries
     from plait.training.blueprint import design, read_base_config
-    from plait.training.device import budgets_of, choose_devices, has_memory_of_its_own
-    from plait.training.memory_plan import Training, plan_step, size_of, what_would_fit
-    from plait.training.spreading import spreading
+    from plait.training.device import choose_compute, has_memory_of_its_own, memory_for_steps
+    from plait.training.memory_plan import plan_step, size_of, what_would_fit
 
     quiet_libraries()
-    computes = choose_devices(device, dtype)
-    compute, devices = computes[0], [each.device for each in computes]
+    compute = choose_compute(device, dtype)
     config = read_base_config(locate_config(base), Task.CAUSAL_LM)
     spec = design(config, AdapterRequest(method=method, rank=rank), task=Task.CAUSAL_LM, seed=0).spec
     # A stated amount is taken for a card's, where there is no GPU to ask.
     stated_card = bool(memory_bytes) and device == "auto" and compute.device.type == "cpu"
     on_cpu = compute.device.type == "cpu" and not stated_card
-    size = size_of(
-        config,
-        spec,
-        value_bytes=compute.dtype.itemsize,
-        on_cpu=on_cpu,
-        in_eight=compute.eight_bits,
-        directory=base_at_hand(base) if on_cpu else None,
-        seq_len=seq_len,
-        training=Training(summed=len(devices) > 1),
-    )
+    size = size_of(config, spec, value_bytes=compute.dtype.itemsize, on_cpu=on_cpu, seq_len=seq_len)
     if size is None:
         raise ConfigError(
             "memory is predicted for lora and qlora without dropout on bases like Llama, for sequences within the "
             f"window of their attention, not for '{method}' on a base of type {config.model_type} at {seq_len} tokens; "
             "start with a small --batch-size"
         )
-    there = zip(devices, budgets_of(devices, memory_bytes), strict=True)
-    budgets = [each or machine.memory_bytes() // devices.count(device) for device, each in there]
-    budget = min(budgets)
-    host = stated_card or all(map(has_memory_of_its_own, devices))
-    placement = None
-    if not size.adapted_embedding and (over := spreading()):
-        placement = over.place(size, devices, seq_len=seq_len, budgets=budgets, host_has_room=host)
-    share = batch_size if placement else -(-batch_size // len(devices))
-    if placement:
-        plan = placement.plan(size, batch=share, seq_len=seq_len, budgets=budgets)
-    else:
-        plan = plan_step(size, batch=share, seq_len=seq_len, budgets=budgets, host_has_room=host)
-    held = ("four bits, computed in " if on_cpu else "NF4 and ") if size.four_bits else ""
-    if compute.eight_bits and not size.four_bits:
-        held = "eight bits, computed in "
-    computed = str(compute.dtype).removeprefix("torch.")
-    fitting = what_would_fit(size, seq_len=seq_len, budgets=[budget] if placement else budgets, host_has_room=host)
-    advice = "" if plan.fits else f"what would fit: {fitting}"
+    budget = memory_for_steps(compute.device, memory_bytes) or machine.memory_bytes()
+    host = stated_card or has_memory_of_its_own(compute.device)
+    plan = plan_step(size, batch=batch_size, seq_len=seq_len, budget=budget, host_has_room=host)
+    fitting = what_would_fit(size, seq_len=seq_len, budget=budget, host_has_room=host)
     where = "in the host's memory" if plan.embedding_on_host else "on the device"
     if host and not size.lone_embedding:
         where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"
-    spread: list[Finding] = []
-    names = ", ".join(map(str, devices))
-    memory = f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"
-    if len(set(budgets)) > 1:
-        memory = ", ".join(f"{each / 1e9:.1f} GB of {device}" for device, each in zip(devices, budgets, strict=True))
-    elif len(devices) > 1:
-        memory += ", and of each other"
-    if placement:
-        own = replace(size, training=size.training.in_parts(plan.cuts))
-        each = placement.bytes_by_device(
-            own, sequences=-(-share // plan.cuts), seq_len=seq_len, recomputes=plan.recomputed > 0,
-            elements=plan.slice_elements,
-        )  # fmt: skip
-        peaks = ", ".join(f"{device} {peak / 1e9:.2f} GB" for device, peak in zip(devices, each, strict=True))
-        spread = [Finding("devices", placement.in_words), Finding("predicted peaks", peaks)]
-        where = "with the head on the last device: one matrix" if size.tied else "on the first device"
-    elif len(devices) > 1:
-        stepping, other = (f"{peak / 1e9:.2f} GB" for peak in (plan.peak_bytes, plan.replica_bytes))
-        spread = [
-            Finding("devices", f"{names}: the base on each, and up to {share} sequences of every batch"),
-            Finding("predicted peaks", f"{stepping} of the first, with the optimizer, {other} of each other"),
-        ]
+    held = "NF4 and " if size.four_bits else ""
     return [
-        *spread,
-        Finding("base", f"{base} in {held}{computed}, {size.base_bytes / 1e9:.2f} GB"),
+        Finding("base", f"{base} in {held}{compute.dtype_name}, {size.base_bytes / 1e9:.2f} GB"),
         Finding(
             "adapter",
             f"rank {rank}, {size.adapter:,} parameters, {size.resident_bytes / 1e9:.2f} GB with the base"
             + (" and the libraries" if on_cpu else ""),
         ),
-        Finding("memory", memory),
-        Finding("batch", f"{share} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
+        Finding("memory", f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"),
+        Finding("batch", f"{batch_size} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
         Finding("blocks computed twice", f"{plan.recomputed} of {size.layers}"),
         Finding("logits at a time", f"{plan.slice_elements / 1e6:.0f} million"),
         Finding("input embedding", f"{size.embedding_bytes / 1e9:.2f} GB, {where}"),
-        Finding("predicted peak", f"{plan.peak_bytes / 1e9:.2f} GB" + ("" if plan.fits else ", does not fit"), advice),
+        Finding(
+            "predicted peak",
+            f"{plan.peak_bytes / 1e9:.2f} GB" + ("" if plan.fits else ", does not fit"),
+            "" if plan.fits else f"what would fit: {fitting}",
+        ),
     ]

@@ -35,7 +35,6 @@ class Fleets(Table):
         if self.step_budget == "speed":
             needs = {
                 Trait.WAITS: "it gives every client the slowest one's time",
-                Trait.APART: "it measures each client's pace",
                 Trait.LINEAR: "updates of different numbers of steps are normalised",
                 Trait.SAME_FACTORS: "updates of different numbers of steps are normalised",
             }
@@ -43,7 +42,6 @@ class Fleets(Table):
         if self.fleet:
             needs = {
                 Trait.FIGURES: "the times of the virtual clock follow from the clients' data",
-                Trait.APART: "devices of different speeds end at different times",
             }
             yield self.says("fleet", needs=needs)
             if cast("Cohort", self).deadline_s:

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     from plait.adapters import Task
     from plait.training.learner import LocalTraining, TrainingInputs
-    from plait.training.replicas import Replica
     from plait.training.step_memory import StepMemory
 
 
@@ -305,14 +304,11 @@ class PaidSteps:
         task: Task,
         pad_token: int,
         memory: StepMemory | None = None,
-        others: Sequence[Replica] = (),
     ) -> LocalTraining:
         """See `plait.features.privacy.training.private_steps.train_privately`."""
         from plait.features.privacy.training.private_steps import train_privately
 
-        return train_privately(
-            model, parameters, inputs, self.charge, task=task, pad_token=pad_token, memory=memory, others=others
-        )
+        return train_privately(model, parameters, inputs, self.charge, task=task, pad_token=pad_token, memory=memory)
 
 
 @dataclass(frozen=True)

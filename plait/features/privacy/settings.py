@@ -81,9 +81,6 @@ class Privacy(Table):
             needs |= {Trait.ONE_RANK: "how far a client moves the sum depends on its rank", Trait.LINEAR: ""}
             takes |= {Trait.SINGLE_UPDATES: "noise covers their clipped sum alone"}
         else:
-            needs |= {
-                Trait.OWN_LOSS: "noise needs the gradient of each record by itself",
-                Trait.APART: "its batches have as many records as are drawn",
-            }
+            needs[Trait.OWN_LOSS] = "noise needs the gradient of each record by itself"
             takes[Trait.WHOLE_GRADIENT] = "each record's is clipped, to dp-clip"
         return self.says("dp", needs=needs, takes=takes)

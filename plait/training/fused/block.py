@@ -9,12 +9,12 @@ get no gradients.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
-from plait.training.fused.attention import Angles, Graphs, Heads, Place, Ragged, attend, attend_gradient
+from plait.training.fused.attention import Angles, Graphs, Heads, Place, attend, attend_gradient
 from plait.training.fused.kernels import rms_norm, rms_norm_again, swiglu, swiglu_gradient
 from plait.training.fused.low_rank import Projection, input_gradient, pair_gradients, project
 from plait.training.fused.peft_layer import PlainLayer
@@ -52,16 +52,6 @@ class Rows:
     sequences: tuple[Place, ...]
     by_adapter: tuple[int, ...]
     angles: Angles
-
-    def to(self, device: torch.device) -> Rows:
-        """The same for blocks on another device."""
-        if device == self.angles.cosine.device:
-            return self
-        places = (
-            replace(place, bounds=place.bounds.to(device)) if isinstance(place, Ragged) else place
-            for place in self.sequences
-        )
-        return Rows(tuple(places), self.by_adapter, self.angles.to(device))
 
 
 def run_block(

@@ -22,7 +22,6 @@ from plait.training.fused.kernels import (
     rms_norm,
     rms_norm_gradient,
 )
-from plait.training.fused.packed import Table, rows_at, rows_between
 
 Tensor = torch.Tensor
 
@@ -37,7 +36,7 @@ NARROWEST_SLICE = 1024
 def token_losses(
     x: Tensor,
     norm_weight: Tensor,
-    head_weight: Table,
+    head_weight: Tensor,
     targets: Tensor,
     rows: Tensor,
     *,
@@ -67,7 +66,7 @@ class _TokenLosses(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         norm_weight: Tensor,
-        head_weight: Table,
+        head_weight: Tensor,
         targets: Tensor,
         rows: Tensor,
         eps: float,
@@ -95,7 +94,7 @@ class _TokenLosses(torch.autograd.Function):
 
 
 def _losses(
-    hidden: Tensor, weight: Table, targets: Tensor, *, slice_elements: int, with_gradient: bool
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, slice_elements: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Losses of (counted, width) hidden states, and their gradients, (counted, width) float32."""
     counted, words = len(hidden), weight.shape[0]
@@ -107,7 +106,7 @@ def _losses(
     width = min(words, max(NARROWEST_SLICE, elements // max(1, counted)))
     buffer = hidden.new_empty(counted * width)
     for first in range(0, words, width):
-        part = rows_between(weight, first, first + width)
+        part = weight[first : first + width]
         logits = torch.mm(hidden, part.t(), out=buffer[: counted * len(part)].view(counted, len(part)))
         rescale = absorb_logits_(logits, targets, first=first, most=most, total=total, hit=hit)
         if grad is not None:
@@ -116,5 +115,5 @@ def _losses(
     ahead = most + total.log() - hit + (hit - hit)
     if grad is not None:
         others = ahead.sigmoid()  # their probability
-        grad.mul_((others / total)[:, None]).addcmul_(rows_at(weight, targets), others[:, None], value=-1)
+        grad.mul_((others / total)[:, None]).addcmul_(weight.index_select(0, targets), others[:, None], value=-1)
     return functional.softplus(ahead), grad

@@ -24,7 +24,6 @@ from plait.training.fused.attention import Angles, Heads, Place, Ragged, stretch
 from plait.training.fused.block import Block, Rows, run_block
 from plait.training.fused.cross_entropy import SLICE_ELEMENTS_ON_GPU, token_losses
 from plait.training.fused.kernels import rms_norm
-from plait.training.fused.packed import Table, held_in_few_bits, is_table, products_with, rows_at
 from plait.training.fused.peft_layer import Square, plain_layer
 
 Tensor = torch.Tensor
@@ -66,11 +65,11 @@ class FusedLanguageModel:
         embedding_on_host: whether the embedding lies in the host's memory, and all else on a device.
     """
 
-    embedding: Table
+    embedding: Tensor
     blocks: tuple[Block, ...]
     norm: Tensor
     norm_eps: float
-    head: Table
+    head: Tensor
     rotation: nn.Module
     longest: int | None
     embedding_on_host: bool
@@ -147,7 +146,7 @@ class FusedLanguageModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What the head makes of `hidden`, (wanted, words)."""
-        return products_with(hidden, self.head)
+        return hidden @ self.head.t()
 
     def takes(self, batch: Sequence[Example]) -> bool:
         """Whether the sequences are short enough."""
@@ -168,18 +167,15 @@ class FusedLanguageModel:
         rows = Rows(where, tuple(sum(lengths[first : first + own]) for first in range(0, len(lengths), own)), angles)
         x = self._embedded(tokens)
         for number, block in enumerate(self.blocks):
-            device = block.norms[0].device
-            rows = rows.to(device)  # where a base is placed over several
             chosen = [_chosen(layer.pair, pairs) for layer in block.linears]
-            x = run_block(x.to(device), block, rows, chosen, recomputed=number < recomputed)
-        return x.to(self.norm.device)
+            x = run_block(x, block, rows, chosen, recomputed=number < recomputed)
+        return x
 
     def _embedded(self, tokens: NDArray[np.int32]) -> Tensor:
         """(tokens, width), on the device; the embedding itself may lie in the host's memory."""
         table, device = self.embedding, self.norm.device
-        if not self.embedding_on_host or not isinstance(table, Tensor):
-            there = self._sent(tokens)
-            return rows_at(table, there.to(table.device) if isinstance(table, Tensor) else there)
+        if not self.embedding_on_host:
+            return table.index_select(0, self._sent(tokens))
         pinned = device.type == "cuda"
         rows = torch.empty(len(tokens), table.shape[1], dtype=table.dtype, pin_memory=pinned)
         torch.index_select(table.detach(), 0, torch.from_numpy(tokens.astype(np.int64)), out=rows)
@@ -221,51 +217,42 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
         # Its modules are the base's own, but the input is not.
         return None
     family = next((family for family in _FAMILIES if type(inner) is family.model), None)
-    if family is None:
+    # accelerate moves what it places over several cards from module to module.
+    if family is None or len(set(getattr(inner, "hf_device_map", {}).values())) > 1:
         return None
     found: Any = inner
     decoder, config = found.model, found.config
     norm: Any = decoder.norm
-    head, embedding = plain_layer(found.lm_head), _table(decoder.embed_tokens)
+    head, embedding = plain_layer(found.lm_head), decoder.embed_tokens
     if (
-        embedding is None
+        type(embedding) is not nn.Embedding
         or head is None
         or head.pair is not None
         or head.bias is not None
-        or not is_table(head.weight)
+        or not isinstance(head.weight, Tensor)
         or type(decoder.norm) is not family.norm
         or config.hidden_act != "silu"
         or config.rope_parameters.get("rope_type") not in _ROTATIONS
     ):
         return None
     head_weight = head.weight
-    frozen = (embedding, norm.weight, head_weight)
-    if any((isinstance(each, Tensor) and each.requires_grad) or each.dtype != head_weight.dtype for each in frozen):
+    frozen = (embedding.weight, norm.weight, head_weight)
+    if any(each.requires_grad or each.dtype != head_weight.dtype for each in frozen):
         return None
     blocks = [_block(layer, family) for layer in decoder.layers]
     known = tuple(block for block in blocks if block is not None)
     if len(known) != len(blocks) or any(not _fits(b, decoder.rotary_emb, head_weight.dtype) for b in known):
         return None
     return FusedLanguageModel(
-        embedding=embedding,
+        embedding=embedding.weight,
         blocks=known,
         norm=norm.weight,
         norm_eps=norm.variance_epsilon,
         head=head_weight,
         rotation=decoder.rotary_emb,
         longest=getattr(config, "sliding_window", None),
-        embedding_on_host=isinstance(embedding, Tensor)
-        and embedding.device.type == "cpu"
-        and norm.weight.device.type != "cpu",
+        embedding_on_host=embedding.weight.device.type == "cpu" and norm.weight.device.type != "cpu",
     )
-
-
-def _table(module: nn.Module) -> Table | None:
-    """The rows of an embedding that does nothing but look them up."""
-    held = held_in_few_bits(module)
-    if held is not None and is_table(held):
-        return held
-    return module.weight if type(module) is nn.Embedding else None
 
 
 def _block(layer: Any, family: _Family) -> Block | None:

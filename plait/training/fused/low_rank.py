@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from plait.training.fused.packed import Weight, unpacked
 from plait.training.fused.thin import Pair, PairGradient, add_input_gradient, add_products, gradients
+from plait.training.qlora import Weight, unpacked
 
 Tensor = torch.Tensor
 

@@ -14,7 +14,7 @@ import torch
 
 from plait.compiler import built_library, source_in
 
-SOURCES = ("kernels.cpp", "low_rank.cpp", "attention.cpp", "few_bits.cpp")
+SOURCES = ("kernels.cpp", "low_rank.cpp", "attention.cpp")
 """One translation unit, in this order."""
 _SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 

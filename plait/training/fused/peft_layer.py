@@ -12,7 +12,7 @@ from peft.tuners.psoft.layer import Linear as PeftPsoftLinear
 from peft.tuners.psoft.layer import OrthLayer
 from torch import nn
 
-from plait.training.fused.packed import Weight, packed_weight
+from plait.training.qlora import Weight, packed_weight
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _square(module: PeftPsoftLinear) -> PlainLayer | None:
 
 
 def _is_lora(module: nn.Module) -> bool:
-    """Whether it is PEFT's layer over a linear one, whole or of few bits."""
+    """Whether it is PEFT's layer over a linear one, whole or in four bits."""
     four_bits = sys.modules.get("peft.tuners.lora.bnb")
     return type(module) is PeftLoraLinear or type(module) is getattr(four_bits, "Linear4bit", None)
 

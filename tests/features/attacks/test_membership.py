@@ -13,8 +13,7 @@ from tests.plait.cli.conftest import write_jsonl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("side_by_side", [1, 2])
-def test_members_are_exactly_the_sequences_that_were_drawn(tmp_path, monkeypatch, side_by_side) -> None:
+def test_members_are_exactly_the_sequences_that_were_drawn(tmp_path, monkeypatch) -> None:
     drawn: set[bytes] = set()
     draw = Learner.draw
 
@@ -28,7 +27,7 @@ def test_members_are_exactly_the_sequences_that_were_drawn(tmp_path, monkeypatch
     settings = RunConfig(
         base="tiny", data=str(data), partition="natural:author", clients=3,
         clients_per_round=2, rounds=2, local_steps=2, batch_size=2, seq_len=32, rank=2,
-        side_by_side=side_by_side, max_held_out_sequences=1, dtype="float32", out=str(tmp_path / "run"),
+        max_held_out_sequences=1, dtype="float32", out=str(tmp_path / "run"),
     )  # fmt: skip
     start(settings, quiet=True)
     run, data = prepare(settings, quiet=True)

@@ -21,7 +21,7 @@ from plait.config import RunConfig, config_from_table
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, DataError, Interrupted, MachineError
 from plait.features.cards import workers as workers_module
-from plait.features.cards.workers import Group, Workers, WorkersChannel, check_parts, raised, told
+from plait.features.cards.workers import Given, Workers, WorkersChannel, raised, told
 from plait.plugins import Kind, reference
 from plait.rounds.channel import Purpose
 from plait.rounds.events import Event, UpdateReceived
@@ -174,10 +174,7 @@ class FakeChild:
             return None
         if parts[0] == b"broken":
             return Message(told(DataError("client 'two' has too little data")))
-        nodes = said["nodes"]
-        return Message(
-            {"silent": [None] * len(nodes)}, [b"%d: " % node + task for node, task in zip(nodes, parts, strict=True)]
-        )
+        return Message({"silent": None}, [b"%d: " % said["node"] + parts[0]])
 
     def ending(self) -> str:
         return "was ended by signal 9"
@@ -214,23 +211,23 @@ def asked(channel: WorkersChannel, tasks: list[tuple[int, bytes]]) -> list[objec
 
 
 def test_every_entry_of_the_list_is_a_process_with_its_share_of_a_device_and_its_own_clients(fake) -> None:
-    channel, workers, _ = fake("cuda:0,cuda:1,cuda:0", side_by_side=2, threads=3)
+    channel, workers, _ = fake("cuda:0,cuda:1,cuda:0", threads=3)
     answers = asked(channel, [(node, b"task") for node in (5, 3, 0, 4, 1, 2)])
     workers.close()
     # In the order of the tasks, whichever was faster.
     assert answers == [(node, b"%d: task" % node) for node in (5, 3, 0, 4, 1, 2)]
     found = {}
     for child in FakeChild.made:
-        (said, (data,)), *groups = child.heard
+        (said, (data,)), *tasks = child.heard
         clients = SentShares.from_bytes(data).clients
         found[tuple(clients)] = (
             said["config"]["device"], said["config"]["dtype"], said["config"]["threads"], said["parts"],
-            [group[0]["nodes"] for group in groups],
+            [told["node"] for told, _ in tasks],
         )  # fmt: skip
     assert found == {
-        (0, 3): ("cuda:0", "bfloat16", 3, 2, [[3, 0]]),
-        (1, 4): ("cuda:1", "bfloat16", 3, 1, [[4, 1]]),
-        (2, 5): ("cuda:0", "bfloat16", 3, 2, [[5, 2]]),
+        (0, 3): ("cuda:0", "bfloat16", 3, 2, [3, 0]),
+        (1, 4): ("cuda:1", "bfloat16", 3, 1, [4, 1]),
+        (2, 5): ("cuda:0", "bfloat16", 3, 2, [5, 2]),
     }
 
 
@@ -248,14 +245,14 @@ def test_a_process_that_always_dies_ends_the_run_in_one_line(fake) -> None:
 
 def test_what_tasks_share_is_in_memory_once_however_many_wait(fake, monkeypatch: pytest.MonkeyPatch) -> None:
     channel, workers, _ = fake("cpu,cpu")
-    given, real, shared = list[Group](), workers.give, b"a long adapter"
-    monkeypatch.setattr(workers, "give", lambda group: (given.append(group), real(group)))
+    given, real, shared = list[Given](), workers.give, b"a long adapter"
+    monkeypatch.setattr(workers, "give", lambda each: (given.append(each), real(each)))
     with channel.exchange(Purpose.TRAIN, "1") as exchange:
         for node in range(6):
             exchange.send(node, (b"%d " % node, shared))
         assert exchange.receive(None) == (0, b"0: 0 " + shared)
     workers.close()
-    assert all(body is shared for group in given for _, body in group.tasks)
+    assert all(each.task[1] is shared for each in given)
     assert len(given) == 6
 
 
@@ -302,4 +299,4 @@ def test_a_part_that_only_this_process_has_is_refused_by_its_name() -> None:
 
     config = RunConfig(device="cpu,cpu", base="tiny", loss=reference(Kind.LOSS, a_loss))
     with pytest.raises(ConfigError, match=r"loss is '.*a_loss' and device is 'cpu,cpu', expected a part in a module"):
-        check_parts(resolve(settle(config)))
+        Workers.check(resolve(settle(config)))

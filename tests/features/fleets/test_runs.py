@@ -104,11 +104,6 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_at_the_same_virtual_time(
     assert len(draw(lambda: fleet_round(views[1], LIGHT))) > 1000
 
 
-def test_devices_of_different_speeds_do_not_train_side_by_side(plait, jsonl: Path, small, fleet: Path) -> None:
-    ran = plait("simulate", *options(jsonl, small, fleet), "--side-by-side", "2")
-    assert (ran.code, "fleet is" in ran.err, "side-by-side is 2" in ran.err) == (2, True, True)
-
-
 @pytest.mark.slow
 def test_a_run_goes_on_with_the_devices_that_it_began_with(
     plait, jsonl: Path, small, fleet: Path, tmp_path: Path

@@ -12,14 +12,30 @@ from plait.errors import ConfigError
 from plait.features.privacy.record import Charge, RecordPrivacy
 from plait.features.privacy.training.private_steps import ExampleGradients, train_privately
 from plait.training.blueprint import Blueprint, design, read_base_config
-from plait.training.examples import Example
+from plait.training.examples import IGNORED, Example
 from plait.training.fused import language_model, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.losses import BatchLoss, count_labels
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.step_memory import StepMemory
 from plait.training.trainer import measure_losses, only_trained, train_steps
-from tests.plait.training.test_cohort import SETTINGS, some_rows
+from plait.wire.settings import Settings
+
+SETTINGS = Settings(
+    local_steps=3, batch_size=2, gradient_accumulation_steps=1, seq_len=24, learning_rate=1e-2, weight_decay=0.1,
+    max_grad_norm=0.5, held_out_fraction=0.1, max_held_out_sequences=4, seed=5, total_steps=3,
+)  # fmt: skip
+
+
+def some_rows(seed: int, count: int, *, uneven: bool = False) -> list[Example]:
+    """Sequences; uneven ones differ in length, and some of their tokens do not count."""
+    generator = np.random.default_rng(seed)
+    rows: list[Example] = []
+    for _ in range(count):
+        tokens = generator.integers(3, 2000, int(generator.integers(6, 24)) if uneven else 24).astype(np.int32)
+        labels = np.where(generator.random(len(tokens)) < 0.3 * uneven, IGNORED, tokens).astype(np.int32)
+        rows.append(Example(tokens, np.append(labels[:-1], tokens[-1:]).astype(np.int32)))
+    return rows
 
 
 def by_a_loop(model, parameters, examples, *, task) -> list[np.ndarray]:

@@ -137,7 +137,7 @@ def test_a_wrong_name_is_told_the_nearest_before_a_heavy_library_is_loaded() -> 
 
 def test_the_servers_help_shows_what_it_takes_and_how_many_clients_it_waits_for(plait) -> None:
     shown = plait("server", "--help").out
-    assert all(f" --{name} " not in shown for name in ("data", "partition", "reference", "clients", "side-by-side"))
+    assert all(f" --{name} " not in shown for name in ("data", "partition", "reference", "clients"))
     assert "[default: 8]" in shown[shown.index("--min-clients") : shown.index("--metrics")]
 
 
@@ -163,7 +163,7 @@ def test_help_shows_the_fifteen_settings_that_matter_whole_in_sixty_lines(plait,
 def test_help_of_all_shows_every_setting_whole_under_its_table(plait, monkeypatch, verb: str) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = plait(verb, "--help-all").out
-    clients = {*CLIENTS_SETTINGS, "clients", "side-by-side"} if verb == "server" else set()
+    clients = {*CLIENTS_SETTINGS, "clients"} if verb == "server" else set()
     words = {word.rstrip(",") for word in shown.split()}
     assert {key for key in known_keys() if f"--{key}" not in words} == clients
     assert all(f", [{table.table}] in TOML:" in shown for table in TABLES)

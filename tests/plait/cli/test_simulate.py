@@ -246,22 +246,6 @@ def test_an_unknown_key_in_the_file_names_the_nearest(plait, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_clients_side_by_side_teach_what_they_teach_one_by_one(
-    finished: Path, jsonl: Path, small: tuple[str, ...], tmp_path: Path, plait
-) -> None:
-    options = (
-        "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--learning-rate", 1e-2,
-        "--dtype", "float32", "--reference", "central,local", "--side-by-side", 2, "--json",
-    )  # fmt: skip
-    first, again = (json.loads(plait("simulate", *options, "--out", tmp_path / name).out) for name in ("a", "b"))
-    alone = json.loads((finished / "summary.json").read_text())
-    assert first["held_out_loss_by_round"] == again["held_out_loss_by_round"]
-    assert first["held_out_loss_by_round"] == pytest.approx(alone["held_out_loss_by_round"], abs=2e-3)
-    adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("a", "b")]
-    assert adapters[0] == adapters[1]
-
-
-@pytest.mark.slow
 def test_a_run_begins_where_another_ended_and_its_adapter_is_both_in_plain_peft(
     plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
 ) -> None:

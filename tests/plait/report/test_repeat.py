@@ -33,7 +33,7 @@ def test_a_switch_is_spelt_out_without_a_value() -> None:
 
 
 def test_a_run_whose_clients_brought_their_data_is_served_again() -> None:
-    config = {"data": "", "clients": 2, "partition": "", "side-by-side": 1, "rounds": 3}
+    config = {"data": "", "clients": 2, "partition": "", "rounds": 3}
     assert repeat_command(config) == ("plait server --kit plait-server", "--min-clients 2", "--rounds 3")
 
 

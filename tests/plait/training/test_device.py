@@ -7,7 +7,7 @@ import torch
 
 from plait.errors import ConfigError
 from plait.training import device
-from plait.training.device import Compute, choose_compute, choose_devices, shares
+from plait.training.device import Compute, choose_compute, choose_devices, one_base_over, shares
 
 
 def test_a_device_that_is_not_there_is_refused_with_what_is() -> None:
@@ -54,17 +54,16 @@ def test_a_list_is_refused_where_one_device_is_meant() -> None:
         choose_compute("cpu,cpu")
 
 
-def test_eight_bits_are_for_a_base_that_trains_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    (chosen,) = choose_devices("cpu", "int8")
-    assert (chosen.eight_bits, chosen.dtype_name, chosen.dtype) == (True, "int8", choose_compute("cpu").dtype)
-    assert [each.eight_bits for each in choose_devices("cpu,cpu", "int8")] == [True, True]
-    with pytest.raises(ConfigError, match="dtype is 'int8', expected one of auto, float32"):
-        choose_compute("cpu", "int8")
+@pytest.mark.parametrize("devices", ["cpu,cpu", "cuda:0,cuda:0", "cpu,cuda:0"])
+def test_only_different_gpus_share_a_base(devices: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
-    with pytest.raises(ConfigError, match="dtype is 'int8' on device 'cuda', expected device cpu"):
-        choose_devices("cuda", "int8")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    compute, others = one_base_over("cuda:0,cuda:1")
+    assert (str(compute.device), [str(each) for each in others]) == ("cuda:0", ["cuda:1"])
+    assert one_base_over("cpu")[1] == ()
+    with pytest.raises(ConfigError, match="expected different GPUs, such as cuda:0,cuda:1, or a single device"):
+        one_base_over(devices, "bfloat16")
 
 
 def test_the_default_number_of_threads_is_that_before_a_run_set_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,19 +6,16 @@ from itertools import islice
 
 import numpy as np
 import pytest
-import torch
 
-from plait.adapters import Task, norm, subtract
+from plait.adapters import Task
 from plait.data import Record, RecordKind
-from plait.errors import ConfigError, DataError
+from plait.errors import DataError
 from plait.rounds.evaluation import SequenceLosses
-from plait.rounds.local_model import Carried, LocalModel, Trained, TrainJob
-from plait.rounds.moments import Moments
+from plait.rounds.local_model import LocalModel, TrainJob
 from plait.training.blueprint import Blueprint
 from plait.training.examples import Example
-from plait.training.fused.language_model import FusedLanguageModel
 from plait.training.learner import TrainingInputs, order
-from plait.training.local_model import PeftLocalModel, data_seed, train_jobs
+from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.reference import Baselines
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
@@ -91,67 +88,6 @@ def test_the_first_answer_is_kept_apart_from_the_second_clients(
     alone = bob.train(job_of(bob, blueprint, SETTINGS)).state.digest()
     ada.train(job_of(ada, blueprint, SETTINGS))
     assert bob.train(job_of(bob, blueprint, SETTINGS)).state.digest() == alone
-
-
-@pytest.mark.slow
-def test_clients_train_together_as_they_do_alone_whatever_they_have_in_common(
-    ada: PeftLocalModel, bob: PeftLocalModel, resident: ResidentBase, blueprint: Blueprint
-) -> None:
-    narrow = resident.prepare(replace(blueprint.spec, peft_config={**blueprint.spec.peft_config, "r": 2}).text)
-    own = client(resident, "own", "one two three four five six seven eight " * 60)
-    wanted = [
-        job_of(who, design, settings)
-        for who, design, settings in (
-            (ada, blueprint, SETTINGS),
-            (own, narrow, SETTINGS),
-            (bob, blueprint, replace(SETTINGS, seed=6)),
-            (bob, blueprint, replace(SETTINGS, local_steps=2)),
-        )
-    ]
-    for job, done in zip(wanted, train_jobs(wanted), strict=True):
-        assert isinstance(done, Trained)
-        alone = job.model.train(job)
-        step = norm(subtract(alone.state, job.start))
-        assert norm(subtract(done.state, alone.state)) < 1e-3 * step
-        assert done.loss == pytest.approx(alone.loss, rel=1e-4)
-
-
-@pytest.mark.slow
-def test_clients_that_do_not_fit_into_memory_together_train_in_as_large_groups_as_do(
-    ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = replace(SETTINGS, local_steps=1)
-    wanted = [job_of(who, blueprint, settings) for who in (ada, bob, ada)]
-    alone = [job.model.train(job).state for job in wanted[:2]]
-    honest, groups = FusedLanguageModel.token_losses, []
-
-    def short_of_memory(self: FusedLanguageModel, *args: object, adapters: int = 1, **how: object) -> object:
-        groups.append(adapters)
-        if adapters > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return honest(self, *args, adapters=adapters, **how)
-
-    monkeypatch.setattr(FusedLanguageModel, "token_losses", short_of_memory)
-    found = train_jobs(wanted)
-    assert set(groups) == {3, 1, 2}, "all, then the first alone and the others together"
-    for job, done, expected in zip(wanted, found, (*alone, alone[0]), strict=True):
-        assert isinstance(done, Trained)
-        assert norm(subtract(done.state, expected)) < 1e-3 * norm(subtract(expected, job.start))
-
-
-@pytest.mark.slow
-def test_a_job_that_fails_leaves_those_beside_it_alone(
-    ada: PeftLocalModel, bob: PeftLocalModel, blueprint: Blueprint
-) -> None:
-    size = blueprint.spec.layout.size
-    good, other = job_of(ada, blueprint, SETTINGS), job_of(bob, blueprint, SETTINGS)
-    broken = replace(other, carried=Carried(moments=Moments.none(size, tensors=1)))
-    first, failed, last = train_jobs([good, broken, other])
-    assert isinstance(failed, ConfigError)
-    assert isinstance(first, Trained)
-    assert isinstance(last, Trained)
-    assert first.state.digest() == ada.train(good).state.digest()
-    assert last.state.digest() == bob.train(other).state.digest()
 
 
 def test_sizes_are_counted_under_the_settings_of_the_task(ada: PeftLocalModel, blueprint: Blueprint) -> None:

@@ -10,15 +10,13 @@ import torch
 
 from plait.adapters import AdapterState, Task
 from plait.errors import MachineError
-from plait.training import cohort, loss_scale, trainer
+from plait.training import trainer
 from plait.training.blueprint import Blueprint
-from plait.training.cohort import train_cohort
 from plait.training.device import Compute
 from plait.training.examples import Example
 from plait.training.learner import LocalTraining, TrainingInputs
-from plait.training.loss_scale import LossScale
 from plait.training.resident import ResidentBase, adapter_parameters
-from plait.training.trainer import train_steps
+from plait.training.trainer import LossScale, train_steps
 from plait.wire.settings import Settings
 
 SETTINGS = Settings(
@@ -53,7 +51,7 @@ def moved(done: LocalTraining, made: Blueprint) -> np.ndarray:
 @pytest.mark.slow
 def test_the_factor_goes_as_torchs_own_does() -> None:
     scale = LossScale.of([torch.zeros(1, dtype=torch.float16)])
-    theirs = torch.amp.GradScaler("cpu", init_scale=loss_scale.FIRST, growth_interval=2000)
+    theirs = torch.amp.GradScaler("cpu", init_scale=trainer.FIRST_SCALE, growth_interval=2000)
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=0.0)
     theirs.scale(torch.zeros(1))  # begins it
@@ -66,7 +64,7 @@ def test_the_factor_goes_as_torchs_own_does() -> None:
         theirs.update()
         assert scale.lower() if overflowed else scale.held() is None
         assert scale.factor == theirs.get_scale()
-    assert scale.factor != loss_scale.FIRST
+    assert scale.factor != trainer.FIRST_SCALE
 
 
 def test_without_a_gradient_nothing_overflows() -> None:
@@ -80,7 +78,7 @@ def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
     long = replace(SETTINGS, local_steps=1, batch_size=6, gradient_accumulation_steps=1)
     expected = moved(train(resident, blueprint, long), blueprint)
     scaled = moved(train(halves, blueprint, long), blueprint)
-    monkeypatch.setattr(loss_scale, "FIRST", 2.0**-8)
+    monkeypatch.setattr(trainer, "FIRST_SCALE", 2.0**-8)
     vanished = moved(train(halves, blueprint, long), blueprint)
     error = [np.linalg.norm(each - expected) / np.linalg.norm(expected) for each in (scaled, vanished)]
     assert error[0] < 0.1
@@ -92,7 +90,7 @@ def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along
     halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = train(halves, blueprint)
-    monkeypatch.setattr(loss_scale, "FIRST", 2.0**25)
+    monkeypatch.setattr(trainer, "FIRST_SCALE", 2.0**25)
     factors: list[float] = []
     honest = LossScale.applied
 
@@ -130,28 +128,3 @@ def test_a_step_whose_losses_overflow_is_left_out_and_a_training_of_such_steps_i
     bad = range(100)
     with pytest.raises(MachineError, match=r"all 3 steps overflowed float16.*--dtype float32"):
         train(halves, blueprint)
-
-
-@pytest.mark.slow
-def test_side_by_side_only_the_adapter_that_overflows_is_left_out(
-    halves: ResidentBase, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = halves.carrying(blueprint.spec, blueprint.initial)
-    parameters = adapter_parameters(model, blueprint.spec.layout)
-    inputs = [TrainingInputs(rows()[at:], replace(SETTINGS, seed=at), blueprint.initial.flat) for at in range(2)]
-    plain = train_cohort(model, parameters, inputs, task=Task.CAUSAL_LM)
-    honest, calls = cohort._losses, 0
-
-    def overflowing(*args: object, **how: object) -> list[torch.Tensor]:
-        nonlocal calls
-        calls += 1
-        first, second = honest(*args, **how)
-        return [first, second * torch.inf if calls <= 2 else second]
-
-    monkeypatch.setattr(cohort, "_losses", overflowing)
-    found = train_cohort(model, parameters, inputs, task=Task.CAUSAL_LM)
-    assert plain is not None
-    assert found is not None
-    np.testing.assert_array_equal(found[0].flat, plain[0].flat)
-    assert [set(done.moments.steps) for done in found] == [{3}, {2}]
-    assert np.isfinite(found[1].flat).all()

@@ -151,6 +151,14 @@ def test_a_base_goes_straight_to_its_device(
     with pytest.raises(MachineError, match="does not fit into the memory of cuda:0"):
         base.carrying(blueprint.spec, blueprint.initial)
     assert asked == [{"": there}], "main memory never holds all of it"
+    monkeypatch.setattr("plait.training.resident.memory_for_steps", lambda device, _: 10 + device.index)
+    over = (torch.device("cuda", 1),)
+    base = ResidentBase(
+        tiny.directory, tiny.reference.fingerprint, Compute(there, torch.bfloat16), seq_len=32, others=over
+    )
+    with pytest.raises(MachineError, match="does not fit into the memory of cuda:0, cuda:1"):
+        base.carrying(blueprint.spec, blueprint.initial)
+    assert asked[1:] == ["auto"]
 
 
 @pytest.mark.slow

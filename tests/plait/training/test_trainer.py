@@ -109,7 +109,7 @@ def test_the_slope_has_the_same_bits_wherever_the_movement_lies_in_memory(rows: 
         movement = np.empty(size + 16, np.float32)[offset : offset + size]
         movement[:] = values
         inputs = TrainingInputs(rows, SETTINGS, np.zeros(size, np.float32), Carried(movement=movement))
-        learner = Learner(inputs, [size], [True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")])
+        learner = Learner(inputs, [size], [True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
         learner.step([gradient], 1.0)
         return learner.finish(1.0).report.slope
 
@@ -196,7 +196,7 @@ def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does
         """The rate, and how far the first step moved each value of the first tensor."""
         start = np.array([0, 0, still, -still, 0], np.float32)
         inputs = TrainingInputs([Example(tokens, tokens)], replace(SETTINGS, learning_rate=0.0), start)
-        learner = Learner(inputs, [2, 2, 1], trained, task=task, devices=[torch.device("cpu")] * 3)
+        learner = Learner(inputs, [2, 2, 1], trained, task=task, device=torch.device("cpu"))
         learner.step([torch.full((2,), 0.5), torch.zeros(2), torch.zeros(1)], 2.0)
         done = learner.finish(0.0)
         return done.report.learning_rate, -float(done.flat[0])
@@ -228,7 +228,7 @@ def test_a_step_on_a_short_answer_may_predict_a_larger_fall(
     short_answer = Example(tokens, np.where(np.arange(len(tokens)) < prompt, IGNORED, tokens).astype(np.int32))
     settings = replace(SETTINGS, learning_rate=0.0, batch_size=1, objective=objective)
     inputs = TrainingInputs([short_answer], settings, np.zeros(1, np.float32))
-    learner = Learner(inputs, [1], [True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")])
+    learner = Learner(inputs, [1], [True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
     learner.draw()
     learner.step([torch.ones(1)], 2.0)
     assert learner.finish(0.0).report.learning_rate == pytest.approx(fraction * 2.0)
@@ -239,7 +239,7 @@ def test_a_step_on_text_after_one_on_a_short_answer_has_the_limit_of_text() -> N
     answer = Example(text, np.where(np.arange(64) < 60, IGNORED, text).astype(np.int32))
     settings = replace(SETTINGS, learning_rate=10.0, batch_size=1, lr_schedule="constant")
     inputs = TrainingInputs([answer, Example(text, text)], settings, np.zeros(1, np.float32))
-    learner = Learner(inputs, [1], [True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")])
+    learner = Learner(inputs, [1], [True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
     moved: dict[int, list[float]] = {4: [], 63: []}
     for _ in range(8):
         before = float(learner.values[0])
@@ -271,7 +271,7 @@ def test_a_rate_follows_the_slope_where_the_last_step_ended_unless_that_step_was
     tokens = np.arange(3, 35, dtype=np.int32)
     settings = replace(SETTINGS, learning_rate=0.1, lr_schedule=schedule)
     inputs = TrainingInputs([Example(tokens, tokens)], settings, np.zeros(2, np.float32))
-    learner = Learner(inputs, [1, 1], [True, True], task=Task.CAUSAL_LM, devices=[torch.device("cpu")] * 2)
+    learner = Learner(inputs, [1, 1], [True, True], task=Task.CAUSAL_LM, device=torch.device("cpu"))
     for each in (1.0, gradient):
         learner.step([torch.full((1,), each)] * 2, loss)
     assert learner.finish(0.0).report.learning_rate == pytest.approx(expected, rel=1e-4)
@@ -282,7 +282,7 @@ def test_a_classifier_draws_every_class_in_proportion() -> None:
     examples = [Example(np.asarray([0], np.int32), np.asarray([label], np.int32)) for label in labels]
     for seed in range(20):
         inputs = TrainingInputs(examples, replace(SETTINGS, seed=seed, batch_size=5), np.zeros(1, np.float32))
-        learner = Learner(inputs, [1], [True], task=Task.CLASSIFICATION, devices=[torch.device("cpu")])
+        learner = Learner(inputs, [1], [True], task=Task.CLASSIFICATION, device=torch.device("cpu"))
         for _ in range(4):
             (batch,), count = learner.draw()
             assert count == 5
@@ -299,7 +299,7 @@ def test_no_rate_is_found_where_nothing_can_be_learned(resident: ResidentBase, b
         [parameter.numel() for parameter in parameters],
         [True] * len(parameters),
         task=Task.CAUSAL_LM,
-        devices=[parameter.device for parameter in parameters],
+        device=parameters[0].device,
     )
     learner.draw()
     learner.step([torch.zeros_like(parameter) for parameter in parameters], 0.0)

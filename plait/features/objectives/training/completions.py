@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -30,7 +29,6 @@ from plait.training.generate import Sampling, Wanted, context_of, generate
 from plait.training.learner import LocalTraining
 from plait.training.lesson import CrossEntropy, StepLoss, Taught
 from plait.training.losses import BatchLoss
-from plait.training.replicas import Replica, at_once, deal
 from plait.training.step_memory import StepMemory
 
 _TASK = Task.CAUSAL_LM
@@ -93,7 +91,7 @@ class GroupLoss:
     ) -> None:
         self._model, self._objective, self._grader, self._drawing = model, objective, grader, drawing
         self._losses = BatchLoss(model, task=_TASK, pad_token=pad_token, memory=memory)
-        self._pad_token, self._seed, self._memory = pad_token, seed, memory
+        self._pad_token, self._seed = pad_token, seed
         self._groups: dict[bytes, Group] = {}
         self._rewards: list[float] = []
 
@@ -102,16 +100,7 @@ class GroupLoss:
         """Whether blocks can be computed twice instead of kept."""
         return self._losses.recomputes
 
-    def on(self, model: torch.nn.Module) -> GroupLoss:
-        """The same on a replica of the model; it shares what is sampled."""
-        other = GroupLoss(
-            model, self._objective, self._grader, self._drawing, pad_token=self._pad_token, seed=self._seed,
-            memory=self._memory,
-        )  # fmt: skip
-        other._groups = self._groups
-        return other
-
-    def sample(self, batches: Sequence[Sequence[Example]], step: int, others: Sequence[torch.nn.Module] = ()) -> float:
+    def sample(self, batches: Sequence[Sequence[Example]], step: int) -> float:
         """Draw completions of a step's prompts; returns their mean reward, if none has one that of the draw before.
 
         Raises:
@@ -119,14 +108,8 @@ class GroupLoss:
             Abandoned: the result is no longer needed.
         """
         examples = {example.digest: example for batch in batches for example in batch}
-        models = [self._model, *others]
-        parts = deal([*examples.values()], len(models), size=lambda _: 1)
-        draws = (
-            partial(completions_of, model, part, self._drawing, self._grader.tokenizer, (self._seed, step))
-            for model, part in zip(models, parts, strict=True)
-        )
-        by_model = at_once([(device_of(model), draw) for model, draw in zip(models, draws, strict=True)])
-        drawn = [completions for found in by_model for completions in found]
+        asked = [*examples.values()]
+        drawn = completions_of(self._model, asked, self._drawing, self._grader.tokenizer, (self._seed, step))
         self._groups.clear()
         for (digest, example), completions in zip(examples.items(), drawn, strict=True):
             rewards = self._grader.grade(_asked(example), completions)
@@ -158,14 +141,11 @@ class GroupLoss:
         now = -minus
         if group.before is None:
             group.before = now.detach()
-        # A prompt that is drawn twice may be on two devices.
-        before = group.before.to(now.device)
         if group.reference is None and self._objective.beta:
             with without_adapter(self._model):
                 base = BatchLoss(self._model, task=_TASK, pad_token=self._pad_token)
                 group.reference = -base.by_token(group.completions)[0]
-        reference = None if group.reference is None else group.reference.to(now.device)
-        return self._objective.loss(now, before, reference, advantages, counts)
+        return self._objective.loss(now, group.before, group.reference, advantages, counts)
 
 
 class RewardLesson(CrossEntropy):
@@ -181,16 +161,15 @@ class RewardLesson(CrossEntropy):
             raise ValueError("a reward reads text, so a tokenizer is needed")
         self._objective, self._drawing = objective, _drawing(how, taught.settings.seq_len)
         self._grader = Grader.named(how.reward, taught.tokenizer)
-        self._first: GroupLoss | None = None
+        self._group_loss: GroupLoss | None = None
         self._mean_reward = 0.0
 
-    def loss(self, replica: Replica) -> StepLoss:
-        """The groups'; replicas share what is sampled."""
+    def loss(self, model: torch.nn.Module, parameters: Sequence[torch.nn.Parameter]) -> StepLoss:
+        """The groups'."""
+        del parameters
         taught = self._taught
-        if self._first is not None:
-            return self._first.on(replica.model)
-        self._first = GroupLoss(
-            replica.model,
+        self._group_loss = GroupLoss(
+            model,
             self._objective,
             self._grader,
             self._drawing,
@@ -198,16 +177,16 @@ class RewardLesson(CrossEntropy):
             seed=taught.settings.seed,
             memory=taught.memory,
         )
-        return self._first
+        return self._group_loss
 
     def draws(self, step: int) -> bool:
         """Whether a step has completions of its own."""
         return step % self._objective.num_iterations == 0
 
-    def begin(self, batches: Sequence[Sequence[Example]], step: int, others: Sequence[torch.nn.Module]) -> None:
+    def begin(self, batches: Sequence[Sequence[Example]], step: int) -> None:
         """Sample completions."""
-        if self._first is not None:
-            self._mean_reward = self._first.sample(batches, step, others)
+        if self._group_loss is not None:
+            self._mean_reward = self._group_loss.sample(batches, step)
 
     def said(self, loss: float) -> float:
         """Minus the mean reward: what is minimised says nothing, for advantages are centred."""
@@ -217,7 +196,7 @@ class RewardLesson(CrossEntropy):
     def finished(self, done: LocalTraining) -> LocalTraining:
         """With the mean reward, and how many completions had none."""
         self._grader.check()
-        reward = self._first.mean_reward if self._first else 0.0
+        reward = self._group_loss.mean_reward if self._group_loss else 0.0
         return replace(done, report=replace(done.report, reward=reward, refused_completions=self._grader.refused))
 
 

@@ -24,7 +24,6 @@ from plait.training.device import device_of
 from plait.training.examples import Example
 from plait.training.lesson import CrossEntropy, StepLoss, Taught
 from plait.training.losses import BatchLoss, count_labels
-from plait.training.replicas import Replica, deal, over
 from plait.training.step_memory import StepMemory, is_out_of_memory
 
 _TASK = Task.CAUSAL_LM
@@ -65,17 +64,16 @@ class PreferenceLesson(CrossEntropy):
         super().__init__(taught)
         self._objective, self._references = objective, references
 
-    def prepare(self, replicas: Sequence[Replica], visited: Callable[[], Sequence[Example]]) -> None:
+    def prepare(self, model: nn.Module, visited: Callable[[], Sequence[Example]]) -> None:
         """What the base says of the examples."""
-        learn = deal(visited(), len(replicas), size=lambda example: len(example.tokens))
-        pad_token = self._taught.pad_token
-        over(replicas, lambda own, part: self._references.learn(own.model, part, pad_token=pad_token), learn)
+        self._references.learn(model, visited(), pad_token=self._taught.pad_token)
 
-    def loss(self, replica: Replica) -> StepLoss:
+    def loss(self, model: nn.Module, parameters: Sequence[nn.Parameter]) -> StepLoss:
         """The objective's."""
+        del parameters
         taught = self._taught
         return PreferenceLoss(
-            replica.model, self._objective, self._references, pad_token=taught.pad_token, memory=taught.memory
+            model, self._objective, self._references, pad_token=taught.pad_token, memory=taught.memory
         )
 
 

@@ -17,7 +17,6 @@ no round and no account.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -32,11 +31,9 @@ from plait.features.privacy.record import Charge, RecordPrivacy
 from plait.training.examples import Example
 from plait.training.fused import FusedLanguageModel, recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
-from plait.training.loss_scale import PER_EXAMPLE
 from plait.training.losses import count_labels, summed_loss
-from plait.training.replicas import Replica, at_once, deal, follow
 from plait.training.step_memory import StepMemory
-from plait.training.trainer import in_training, trained_parameters
+from plait.training.trainer import SCALE_PER_EXAMPLE, follow, in_training, trained_parameters
 
 Tensor = torch.Tensor
 
@@ -66,7 +63,7 @@ class ExampleGradients:
         self._task, self._pad_token = task, pad_token
         self._together = together
         # Constant, so that no example decides about another's.
-        self._scale = PER_EXAMPLE if any(x.dtype == torch.float16 for x in model.parameters()) else 1.0
+        self._scale = SCALE_PER_EXAMPLE if any(x.dtype == torch.float16 for x in model.parameters()) else 1.0
         self._fused = recognise(model) if task is Task.CAUSAL_LM else None
 
     def __call__(self, examples: Sequence[Example]) -> Iterator[Float32]:
@@ -126,7 +123,6 @@ def train_privately(
     task: Task,
     pad_token: int,
     memory: StepMemory | None = None,
-    others: Sequence[Replica] = (),
 ) -> LocalTraining:
     """Train an adapter for `steps_taken` steps, so that no record shows.
 
@@ -137,7 +133,6 @@ def train_privately(
         charge: what these steps cost these records. Its key is secret; the same one gives the same batches and noise.
         pad_token: pads short rows.
         memory: what steps give up to fit into memory; of that only what changes no bit.
-        others: the same model and adapter on other devices; a batch's examples are dealt out over all of them.
     """
     settings, examples = inputs.settings, inputs.examples
     privacy, key = charge.privacy, charge.key
@@ -147,25 +142,21 @@ def train_privately(
         raise ConfigError("learning-rate is 0, expected a number: one that is found in the data would not be private")
     trained = trained_parameters(model, parameters, settings.trained)
     sizes = [parameter.numel() for parameter in parameters]
-    learner = Learner(inputs, sizes, trained, task=task, devices=[parameter.device for parameter in parameters])
+    learner = Learner(inputs, sizes, trained, task=task, device=parameters[0].device)
     moves = np.repeat(trained, sizes)
-    replicas = [Replica(model, parameters), *others]
-    each = [
-        ExampleGradients(
-            replica.model.train(),
-            replica.parameters,
-            task=task,
-            pad_token=pad_token,
-            together=settings.batch_size,
-            recomputed=memory.recomputed if memory else 0,
-        )
-        for replica in replicas
-    ]
+    gradients = ExampleGradients(
+        model.train(),
+        parameters,
+        task=task,
+        pad_token=pad_token,
+        together=settings.batch_size,
+        recomputed=memory.recomputed if memory else 0,
+    )
     mechanism, draws = privacy.mechanism, Keystream(derived(key, b"batches"))
     noised = np.zeros(sum(sizes), np.float32)
-    with in_training(replicas, trained, settings.seed):
+    with in_training(parameters, trained, settings.seed):
         for step in range(settings.steps_taken):
-            follow(replicas, learner.values, trained)
+            follow(parameters, learner.values)
             chosen = privacy.sample(draws)
             mean = PrivateMean(
                 mechanism,
@@ -173,34 +164,14 @@ def train_privately(
                 clip_norm=mechanism.clip_norm or 1.0,
                 key=derived(key, b"step %d" % step),
             )
-            found = _gradients(replicas, each, [examples[index] for index in chosen], settings.batch_size)
+            found = gradients([examples[index] for index in chosen])
             for index, gradient in zip(chosen, found, strict=True):
                 mean.add(str(index), _scaled(gradient[moves], privacy))
             noised[moves] = mean.finish().mean
             learner.noised_step(noised)
             check_abandoned()
-    follow(replicas, learner.values, trained)
+    follow(parameters, learner.values)
     return learner.finish(0.0)
-
-
-def _gradients(
-    replicas: Sequence[Replica], each: Sequence[ExampleGradients], examples: Sequence[Example], together: int
-) -> Iterator[Float32]:
-    """The gradient of each example, in order; every replica has at most `together` of them at a time."""
-    if len(replicas) == 1:
-        yield from each[0](examples)
-        return
-    for first in range(0, len(examples), together * len(replicas)):
-        some = examples[first : first + together * len(replicas)]
-        # Equal numbers, whatever their lengths: a gradient takes the memory of an adapter.
-        parts = deal(some, len(replicas), size=lambda _: 1)
-        works = [partial(_kept, gradients, part) for gradients, part in zip(each, parts, strict=True)]
-        for found in at_once([(replica.device, work) for replica, work in zip(replicas, works, strict=True)]):
-            yield from found
-
-
-def _kept(gradients: ExampleGradients, examples: Sequence[Example]) -> list[Float32]:
-    return [gradient.copy() for gradient in gradients(examples)]
 
 
 def _scaled(gradient: Float32, privacy: RecordPrivacy) -> Float32:

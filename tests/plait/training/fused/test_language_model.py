@@ -21,12 +21,11 @@ from transformers import (
 )
 
 from plait.adapters import AdapterState, Task
-from plait.features.few_bits.training.four_bits import keep_trainable
 from plait.training.blueprint import Blueprint
 from plait.training.examples import IGNORED, Example
 from plait.training.fused import recognise
-from plait.training.fused.packed import Packed
 from plait.training.losses import BatchLoss, summed_loss
+from plait.training.qlora import Packed, keep_trainable
 from plait.training.resident import ResidentBase
 
 WORDS = 300
@@ -144,7 +143,8 @@ def test_the_tiny_base_computes_as_peft_does(resident: ResidentBase, blueprint: 
 
 def in_four_bits() -> PreTrainedModel:
     """A base whose layers inside the blocks bitsandbytes holds in NF4, as `four_bits` loads one."""
-    library = pytest.importorskip("bitsandbytes.nn", reason="bitsandbytes is not installed")
+    import bitsandbytes.nn as library
+
     model = llama()
     for block in model.get_submodule("model.layers").children():
         for name, linear in [(name, part) for name, part in block.named_modules() if type(part) is torch.nn.Linear]:
@@ -158,6 +158,7 @@ def in_four_bits() -> PreTrainedModel:
     return model
 
 
+@pytest.mark.extra("qlora")
 def test_a_base_in_four_bits_computes_as_peft_does() -> None:
     torch.manual_seed(0)
     model = adapted(in_four_bits())

@@ -1,1 +1,0 @@
-"""A base over several devices, in torch."""

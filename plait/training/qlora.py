@@ -1,0 +1,130 @@
+"""A base in four bits: NF4 of QLoRA (Dettmers et al., arXiv 2305.14314), by bitsandbytes through transformers.
+
+Weights of linear layers are rounded once, when the base is loaded, to the quantiles of a normal distribution in blocks
+of 64, whose scales are rounded too ("double quantisation"). Only the values of one layer exist at a time, in the
+forward as in the backward pass. Knows no model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, cast
+
+import torch
+from torch import nn
+
+from plait.errors import ConfigError
+from plait.training.device import Compute
+
+_DEVICES = ("cpu", "cuda")
+
+
+class _QuantState(Protocol):
+    @property
+    def shape(self) -> torch.Size: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The weight of a linear layer, two values a byte.
+
+    Attributes:
+        values: (d_out * d_in / 2, 1) uint8.
+        state: bitsandbytes' scales and shape.
+        dtype: in which the layer computes.
+    """
+
+    values: torch.Tensor
+    state: _QuantState
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the layer, (d_out, d_in)."""
+        return self.state.shape
+
+    def unpacked(self) -> torch.Tensor:
+        """(d_out, d_in) in `dtype`."""
+        functional = importlib.import_module("bitsandbytes.functional")
+        return cast("torch.Tensor", functional.dequantize_4bit(self.values, self.state)).to(self.dtype)
+
+
+Weight: TypeAlias = "torch.Tensor | Packed"
+
+
+def unpacked(weight: Weight) -> torch.Tensor:
+    """(d_out, d_in): the weight itself unless it is packed."""
+    return weight if isinstance(weight, torch.Tensor) else weight.unpacked()
+
+
+def packed_weight(module: nn.Module) -> Packed | None:
+    """The weight of a linear layer in four bits; None for any other module, or one not yet packed."""
+    library = sys.modules.get("bitsandbytes.nn")
+    if library is None or type(module) is not library.Linear4bit:
+        return None
+    weight = cast("torch.Tensor", module.weight)
+    state = cast("_QuantState | None", getattr(weight, "quant_state", None))
+    computes = cast("torch.dtype | None", module.compute_dtype)
+    if state is None or computes is None:
+        return None
+    return Packed(weight.data, state, computes)
+
+
+def check_four_bits(device: str) -> None:
+    """Refuse a machine that cannot hold a base in four bits.
+
+    Args:
+        device: type of the device, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: bitsandbytes is missing, or has no kernels for the device.
+    """
+    if device not in _DEVICES:
+        raise ConfigError(
+            f"method is 'qlora' on device '{device}', expected {' or '.join(_DEVICES)}: bitsandbytes has no kernels "
+            "for it; nearest: method 'lora'"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "method is 'qlora', but bitsandbytes is not installed, expected `pip install 'plait[qlora]'`; nearest: "
+            "method 'lora'"
+        )
+
+
+def four_bits(compute: Compute, *, whole: Collection[str] = ()) -> dict[str, object]:
+    """Arguments of transformers' `from_pretrained` for loading a base in four bits.
+
+    Args:
+        whole: names of layers to leave unquantised; by default those that transformers takes for an output layer.
+
+    Raises:
+        ConfigError: this machine does not support it.
+    """
+    check_four_bits(compute.device.type)
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute.dtype,
+        llm_int8_skip_modules=sorted(whole) or None,  # applies to four bits as well
+    )
+    return {"quantization_config": config, "device_map": {"": compute.device}}
+
+
+def keep_trainable(model: nn.Module) -> None:
+    """Keep the quantised weights in their original packing; in place.
+
+    On CPUs with AVX512-BF16 bitsandbytes repacks a layer when it is first evaluated, for a product that has no
+    gradient. An adapter is evaluated and trained alternately on the same layers.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
