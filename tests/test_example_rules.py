@@ -1,27 +1,49 @@
-"""The rules that the pages show pass the check that the pages name, `plait check-plugin`."""
+"""The rules that the pages show are as the pages say, and their tests pass."""
 
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import plait
-from plait.aggregation import Rule
+from plait.aggregation import RULES, Rule
 from plait.aggregation.contract import RULE_CHECKS
 from plait.own_code import checked
+from tests.plait.aggregation import conftest as lab
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", ["docs/guides/own-rule.md"])
-def test_a_rule_of_a_page_breaks_no_claim(page: str) -> None:
-    shown = re.search(r"^@plait\.rule.*?^    return .*?$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+def broken(rule: Rule) -> list[str]:
+    return [each.claim for each in checked(rule, RULE_CHECKS) if each.holds is False]
+
+
+def test_a_rule_outside_plait_breaks_no_claim() -> None:
+    page = (ROOT / "docs/guides/own-rule.md").read_text()
+    shown = re.search(r"^@plait\.rule.*?^    return .*?$", page, re.DOTALL | re.MULTILINE)
     assert shown
     names: dict[str, object] = {"__name__": "my_rules", "np": np, "plait": plait}
     exec(shown[0], names)
     rule = names["median_of_means"]
     assert isinstance(rule, Rule)
-    assert [each.claim for each in checked(rule, RULE_CHECKS) if each.holds is False] == []
+    assert broken(rule) == []
+
+
+def test_a_rule_inside_plait_takes_a_file_a_line_in_the_table_and_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    made, entry, test = re.findall(r"^```python\n# [^\n]+\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    ((name, place),) = re.findall(r'"(\w+)": "(\S+)",', entry)
+    module = types.ModuleType(place.partition(":")[0])
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(made, vars(module))
+    monkeypatch.setitem(RULES.places, name, place)
+    assert broken(RULES[name]) == []
+    names: dict[str, object] = {}
+    exec(test, names)
+    (claim,) = (each for name, each in names.items() if name.startswith("test_"))
+    claim(lab)  # type: ignore[operator]
