@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from plait.cli.output import print_json, print_tables, print_text
-from plait.errors import ConfigError
 from plait.progress import say, status
 
 
@@ -19,19 +17,15 @@ def compare(
         Path | None, typer.Option("--baseline", help="Run that the others are compared with; the first by default.")
     ] = None,
     page: Annotated[Path | None, typer.Option("--page", help="Write one self-contained HTML page.")] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write one row per run; - writes to stdout.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
 ) -> None:
-    """Compare runs: held-out loss, bytes, which runs no other beats in both, and differences with 95 % intervals.
+    """Compare runs: held-out loss, bytes, and differences with 95 % intervals.
 
     Runs that differ only in the seed share one row, the mean over seeds.
 
     Example: plait compare runs/fedavg runs/flexlora --page compare.html
     """
-    to_stdout = csv is not None and str(csv) == "-"
-    if to_stdout and json_output:
-        raise ConfigError("--json and --csv - both write to stdout; give one of them")
-    with status("reading the runs", quiet=json_output or to_stdout):
+    with status("reading the runs", quiet=json_output):
         from plait.features.studies.comparison import compare as compare_runs
         from plait.features.studies.tables import comparison_tables
         from plait.files import write_atomically
@@ -39,18 +33,11 @@ def compare(
         comparison = compare_runs(*runs, baseline=baseline)
     if page is not None:
         write_atomically(page, comparison.page().encode())
-    if csv is not None:
-        text = comparison.frame.to_csv(index=False)
-        if to_stdout:
-            sys.stdout.write(text)
-            return
-        write_atomically(csv, text.encode())
     if json_output:
         print_json(comparison.to_json())
         return
     print_tables(comparison_tables(comparison))
     for note in comparison.notes:
         say(f"note: {note}", quiet=False)
-    for path in (page, csv):
-        if path is not None:
-            print_text(f"written  {path}")
+    if page is not None:
+        print_text(f"written  {page}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from plait.config import known_keys
 from plait.report.wording import clean
-from plait.rounds.events import Evaluated, MeanScore
+from plait.rounds.events import Evaluated
 from plait.rounds.run_view import RunView
 
 # Settings that change nothing of what a run measures, and the seed.
@@ -53,11 +53,6 @@ class StudiedRun:
         return self.view.final_evaluation
 
     @property
-    def personalized(self) -> MeanScore | None:
-        """The evaluation of its clients' personalized adapters."""
-        return self.view.own_evaluation
-
-    @property
     def task(self) -> Mapping[str, object]:
         """What it learns and from where; losses of runs of different tasks cannot be compared."""
         start = self.view.start
@@ -66,6 +61,18 @@ class StudiedRun:
             "data": start.data.fingerprint if start.data else start.config.get("data"),
             "tasks": start.base.task,
         }
+
+    @property
+    def task_names(self) -> Mapping[str, str]:
+        """The same as names to read."""
+        start = self.view.start
+        names = {"bases": start.base.name, "data": start.config.get("data"), "tasks": start.base.task}
+        return {what: clean(str(name)) for what, name in names.items()}
+
+    @property
+    def sequences(self) -> Mapping[str, tuple[int | None, int | None]]:
+        """By client, the tokens and the number of its held-out sequences."""
+        return {client: (tokens, count) for client, (_, tokens, count) in self.beginning.items()}
 
     @property
     def beginning(self) -> Mapping[str, tuple[float, int | None, int | None]]:
@@ -110,24 +117,20 @@ class Group:
         return all(run.view.finished for run in self.runs)
 
 
-def grouped(runs: Sequence[StudiedRun], labels: Mapping[Path, str] | None = None) -> tuple[Group, ...]:
+def grouped(runs: Sequence[StudiedRun]) -> tuple[Group, ...]:
     """The groups of these runs, in the order of their first runs.
 
     Runs that have the same settings and the same seed, as before and after a change of code, are of different groups.
-
-    Args:
-        labels: by directory, one for all runs that differ only in the seed; from the settings by default.
     """
     members: dict[object, list[StudiedRun]] = {}
     for run in runs:
-        key = labels[run.path] if labels else tuple(sorted((key, str(value)) for key, value in run.settings.items()))
+        key = tuple(sorted((key, str(value)) for key, value in run.settings.items()))
         repeat = 0
         while any(run.seed == other.seed for other in members.get((key, repeat), ())):
             repeat += 1
         members.setdefault((key, repeat), []).append(run)
     found = [tuple(sorted(group, key=lambda run: run.seed)) for group in members.values()]
-    names = [labels[group[0].path] for group in found] if labels else _labels(found)
-    return tuple(Group(label, group) for label, group in zip(names, found, strict=True))
+    return tuple(Group(label, group) for label, group in zip(_labels(found), found, strict=True))
 
 
 def differing(groups: Iterable[Mapping[str, object]]) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ def test_runs_that_differ_in_the_seed_only_are_one_group_of_means(make_run) -> N
     summary = compare(*runs).summary.set_index("group")
     assert summary.seeds.to_dict() == {"rule fedavg": 2, "rule ffa": 1}
     assert summary.loss.to_dict() == {"rule fedavg": 3.25, "rule ffa": 2.5}
-    assert summary.best_loss["rule fedavg"] == 3.0
     # Two values 0.5 apart: t = 12.706 with one degree of freedom, times half their distance.
     assert summary.loss_margin["rule fedavg"] == pytest.approx(12.706 * 0.25, rel=1e-4)
     assert summary.loss_margin["rule ffa"] == 0.5
@@ -35,7 +34,7 @@ def test_a_setting_that_follows_from_another_is_no_label(make_run) -> None:
 
 def test_single_runs_are_called_as_their_directories(make_run) -> None:
     runs = make_run("before", 3.0, rule="fedavg"), make_run("after", 2.9, rule="ffa")
-    assert compare(*runs).frame.group.tolist() == ["before", "after"]
+    assert compare(*runs).summary.group.tolist() == ["before", "after"]
     assert repr(compare(*runs)) == "<plait.Comparison of before, after>"
 
 
@@ -48,17 +47,9 @@ def test_the_same_settings_and_seed_twice_are_two_groups(make_run) -> None:
     ]
 
 
-def test_pareto_marks_what_nothing_beats_in_loss_and_bytes(make_run) -> None:
-    points = {"good": (2.0, 900), "cheap": (3.0, 100), "beaten": (2.5, 1000), "dear": (1.9, 5000), "equal": (2.0, 900)}
-    runs = [make_run(name, loss, sent=sent, rule=name) for name, (loss, sent) in points.items()]
-    summary = compare(*runs).summary
-    assert set(summary.group[summary.pareto]) == {"good", "cheap", "dear", "equal"}
-
-
 def test_runs_of_another_task_are_not_compared(make_run) -> None:
     runs = [make_run("good", 2.0, sent=100), make_run("other", 3.0, data="bbc", sent=900)]
     comparison = compare(*runs)
-    assert comparison.summary.pareto.tolist() == [True, True]
     assert comparison.differences.empty
     assert "different data" in comparison.notes[0]
     assert "stdlib: good; bbc: other" in comparison.notes[0]
@@ -78,8 +69,6 @@ def test_an_unfinished_run_is_shown_and_named_and_counts_only_where_none_has_fin
     summary = comparison.summary
     assert summary.loss.tolist()[:2] == [3.0, 2.0]
     assert summary.loss.isna().tolist() == [False, False, True]
-    assert not summary.pareto.any()
-    assert comparison.frame.loss.tolist()[:3] == [3.0, 9.0, 2.0]
     said = " ".join(comparison.notes)
     assert all(f"{name} is unfinished" in said for name in ("going", "alone", "new"))
 
@@ -94,16 +83,6 @@ def test_the_baseline_may_be_any_run(make_run) -> None:
     differences = compare(one, other, baseline=other).differences
     assert (differences.group.tolist(), differences.baseline.tolist()) == (["one"], ["other"])
     assert differences.difference.tolist() == [-0.5]
-
-
-def test_curves_are_of_all_runs(make_run) -> None:
-    curves = compare(make_run("one", 3.0, rule="fedavg"), make_run("other", 3.5, rule="ffa")).curves
-    assert curves[["run", "round", "loss"]].values.tolist() == [
-        ["one", 0, 4.0],
-        ["one", 1, 3.0],
-        ["other", 0, 4.0],
-        ["other", 1, 3.5],
-    ]
 
 
 def test_a_run_that_is_named_twice_counts_once(make_run, monkeypatch) -> None:
@@ -128,45 +107,10 @@ def test_a_broken_ledger_is_refused_by_name(make_run) -> None:
         compare(run, run.with_name("broken"))
 
 
-def test_a_plot_has_a_line_per_run_and_names_each_group_once(make_run) -> None:
-    runs = [make_run(f"{rule}-{seed}", 3.0, seed=seed, rule=rule) for rule in ("fedavg", "ffa") for seed in (0, 1)]
-    figure = compare(*runs).plot("loss", x="round")
-    lines = figure.axes[0].get_lines()
-    assert [list(line.get_xdata()) for line in lines] == [[0.0, 1.0]] * 4
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["rule fedavg", "rule ffa"]
-    assert figure._repr_png_().startswith(b"\x89PNG")
-
-
-def test_a_figure_that_is_not_there_is_refused_with_those_that_are(make_run) -> None:
-    comparison = compare(make_run("one", 3.0))
-    with pytest.raises(
-        ConfigError, match=r"y of a plot is 'los', expected one of loss, change, accuracy.*did you mean"
-    ):
-        comparison.plot("los")
-    with pytest.raises(ConfigError, match="x of a plot is 'time', expected one of bytes, round"):
-        comparison.plot(x="time")
-
-
 @pytest.mark.slow
-def test_a_name_is_neither_mathematics_nor_markup(make_run) -> None:
-    runs = [make_run("a$\\frac{1}{$", 3.0), make_run("<script>alert(1)</script>".replace("/", "-"), 3.1)]
+def test_a_name_is_not_markup(make_run) -> None:
+    runs = [make_run("one", 3.0), make_run("<script>alert(1)</script>".replace("/", "-"), 3.1)]
     comparison = compare(*runs)
-    assert comparison.plot()._repr_png_()
     page = comparison.page()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-
-
-@pytest.mark.slow
-def test_the_command_that_repeats_a_comparison_is_quoted_for_a_shell(make_run) -> None:
-    page = compare(make_run("a run", 3.0), make_run("$(id)", 3.1)).page()
-    assert all(f"/{name}&#39;</span>" in page for name in ("a run", "$(id)"))
-
-
-@pytest.mark.slow
-def test_the_command_that_repeats_a_comparison_names_its_baseline(make_run) -> None:
-    runs = [make_run("one", 3.0), make_run("two", 3.1)]
-    assert "--baseline" not in compare(*runs).page()
-    page = compare(*runs, baseline=runs[1]).page()
-    assert "--baseline" in page
-    assert page.count(str(runs[1])) == compare(*runs).page().count(str(runs[1])) + 1
