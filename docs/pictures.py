@@ -170,22 +170,18 @@ def live(browser: Browser, run: Path, scratch: Path) -> None:
     """The live page of a run in progress, of a finished one and of a crowd."""
     events = read_events(run / "ledger.jsonl")
     shown = {"running": unfinished(events), "finished": events, "crowd": unfinished(crowd(events))}
-    ledgers = [write(scratch / "runs" / name, list(each)) for name, each in shown.items()]
-    with serving("watch") as start:
-        _, address = start(scratch / "runs")
-        browser.open(address)  # the token becomes a cookie
-        browser.wait("window.plaitPage")
-        for name, size, dark in (
-            ("running", "wide", False),
-            ("finished", "wide", True),
-            ("finished", "narrow", False),
-            ("crowd", "wide", True),
-            ("crowd", "narrow", False),
-        ):
-            ready = f"plaitPage.run?.name === '{name}' && plaitPage.isDrawn && plaitPage.charts.bytes.plot"
-            path = f"docs/guides/images/page-{name}-{size}.png"
-            look(browser, f"{address.split('?')[0]}?run={name}", path, size=size, dark=dark, ready=ready)
-    for ledger in ledgers:
+    for name, each in shown.items():
+        ledger = write(scratch / "runs" / name, list(each))
+        with serving("watch") as start:
+            _, address = start(scratch / "runs" / name)
+            browser.open(address)  # the token becomes a cookie
+            browser.wait("window.plaitPage")
+            for size, dark in {"running": {"wide": False}, "finished": {"wide": True, "narrow": False}}.get(
+                name, {"wide": True, "narrow": False}
+            ).items():
+                path = f"docs/guides/images/page-{name}-{size}.png"
+                ready = "plaitPage.run?.linked && plaitPage.charts.bytes.plot"
+                look(browser, address.split("?")[0], path, size=size, dark=dark, ready=ready)
         ledger.close()
 
 

@@ -13,7 +13,7 @@ from plait.places import at
 
 
 def page_beside(
-    place: Path, listen: str, *, folder: bool = False, status_json: Callable[[], str] | None = None
+    place: Path, listen: str, *, status_json: Callable[[], str] | None = None
 ) -> AbstractContextManager[str]:
     """Serve the page as long as the block runs.
 
@@ -25,7 +25,7 @@ def page_beside(
         ConfigError: nothing here has a page, or the address is none for it.
         MachineError: the address is in use.
     """
-    return _page()[1](place, listen, folder=folder, status_json=status_json) if listen else nullcontext("")
+    return _page()[1](place, listen, status_json=status_json) if listen else nullcontext("")
 
 
 def check_page(listen: str) -> None:

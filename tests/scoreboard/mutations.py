@@ -490,12 +490,12 @@ MUTATIONS: dict[str, Mutation] = {
         lambda: put("plait.trust.register:Register.check", lambda *given: module("plait.trust.register").Verdict.KNOWN),
     ),
     "page-token": Mutation(
-        "door", "any token opens the page", lambda: put("plait.features.page.token:TokenCheck._is_token", _always)
+        "door", "any token opens the page", lambda: put("plait.features.page.defences:TokenCheck._is_token", _always)
     ),
     "page-origin": Mutation(
         "door",
         "the page takes requests from any page",
-        nothing("plait.features.page.headers:Headers._what_is_wrong", result=(0, "")),
+        nothing("plait.features.page.defences:Headers._what_is_wrong", result=(0, "")),
     ),
     "page-newcomers": Mutation("door", "connections that say nothing keep others from the page", _newcomers_give_way),
     "turns": Mutation("members", "a node has any number of transfers, as slow as it likes", _many_transfers),

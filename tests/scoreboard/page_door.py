@@ -14,23 +14,19 @@ from pathlib import Path
 import httpx
 
 from plait.features.page.app import Page
-from plait.features.page.catalogue import Catalogue
 from plait.features.page.server import serve
 
-_PATHS = ("/", "/assets/page.js", "/api/runs", "/api/runs/first/events", "/none")
+_PATHS = ("/", "/assets/page.js", "/api/runs", "/api/runs/first", "/none")
 _OTHERS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 
 
 @contextmanager
 def _page(home: Path, token: str) -> Generator[str]:
     """A page in this process, where a defence can be taken out; its address."""
-    (home / "federation").mkdir(exist_ok=True)
-    catalogue = Catalogue([home / "federation"], expected=home / "federation", folder=True)
-    page = Page(catalogue, token=token)
+    page = Page([home / "first"], token=token)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(page, listener), daemon=True).start()
         yield f"127.0.0.1:{listener.getsockname()[1]}"
-        page.end()
 
 
 def strangers(home: Path, count: int) -> tuple[int, int]:

@@ -28,7 +28,7 @@ def visit_page(run: str, note: Callable[[str], None]) -> None:
         visitors.add(threading.get_ident())
         place = urlsplit(address)
         try:
-            for path in ("/", "/api/runs", f"/api/runs/{run}", "/api/queue"):
+            for path in ("/", "/api/runs", f"/api/runs/{run}"):
                 connection = http.client.HTTPConnection(place.netloc, timeout=PATIENCE_S)
                 connection.request("GET", f"{path}?{place.query}")
                 status = connection.getresponse().status

@@ -1,7 +1,7 @@
 """The live page beside a run, in a process of its own, so that watching never delays the run.
 
-``python -m plait.features.page.beside FILE PLACE run|folder LINE`` serves on a listening socket, which it inherits as
-file FILE. LINE is the number of the socket that leads to the server, or -1. That the command is over, or gone, the
+``python -m plait.features.page.beside FILE PLACE LINE`` serves on a listening socket, which it inherits as file FILE.
+LINE is the number of the socket that leads to the server, or -1. That the command is over, or gone, the
 process learns from its standard input, which ends; the token is in its environment.
 """
 
@@ -29,9 +29,7 @@ _END_S = 5.0
 
 
 @contextlib.contextmanager
-def page_beside(
-    place: Path, listen: str, *, folder: bool = False, status_json: Callable[[], str] | None = None
-) -> Generator[str]:
+def page_beside(place: Path, listen: str, *, status_json: Callable[[], str] | None = None) -> Generator[str]:
     """Serve the page as long as the block runs; gives its address with its token, which is also said on stderr.
 
     Args:
@@ -45,8 +43,8 @@ def page_beside(
     if not listen:
         yield ""
         return
-    from plait.features.page.line import answering
-    from plait.features.page.token import TOKEN_VARIABLE, page_token
+    from plait.features.page.defences import TOKEN_VARIABLE, page_token
+    from plait.features.page.live import answer
 
     bound, token = page_address(listen, what="--page"), page_token()
     with contextlib.ExitStack() as stack:
@@ -58,9 +56,8 @@ def page_beside(
             here, there = Pipe()
             stack.enter_context(there)
             files.append(line := there.fileno())
-            answering(here, status_json)
-        kind = "folder" if folder else "run"
-        arguments = (str(listener.fileno()), str(place.absolute()), kind, str(line))
+            answer(here, status_json)
+        arguments = (str(listener.fileno()), str(place.absolute()), str(line))
         # A command line can be read by other users.
         token_there = {TOKEN_VARIABLE: token}
         process = Beside("-m", "plait.features.page.beside", *arguments, files=files, environment=token_there)
@@ -109,18 +106,16 @@ def shown_address(listener: socket.socket, token: str) -> str:
 def main() -> None:
     """Serve until standard input ends."""
     from plait.features.page.app import Page
-    from plait.features.page.catalogue import Catalogue
-    from plait.features.page.line import Line
+    from plait.features.page.defences import page_token
+    from plait.features.page.live import Live
     from plait.features.page.server import serve
-    from plait.features.page.token import page_token
 
-    _, file, place, kind, line = sys.argv
+    _, file, place, line = sys.argv
 
     with socket.socket(fileno=int(file)) as listener:
         when_over(lambda: os.kill(os.getpid(), signal.SIGTERM))
-        catalogue = Catalogue([Path(place)], expected=Path(place), folder=kind == "folder")
         number = int(line)
-        page = Page(catalogue, token=page_token(), line=Line(Connection(number)) if number >= 0 else None)
+        page = Page([Path(place)], token=page_token(), live=Live(Connection(number)) if number >= 0 else None)
         serve(page, listener)
 
 

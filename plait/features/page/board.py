@@ -1,21 +1,20 @@
-"""A run as the page shows it: one JSON document, and for every event of the ledger the merge patch that changes it.
+"""A run as the page shows it: one JSON document, which every event of the ledger changes.
 
-The document is what all patches make of an empty one, so a watcher that has it as of one event and applies the later
-patches has all of it. It holds figures, never text for people. Knows no file.
+It holds figures, never text for people. Knows no file.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
 from plait.adapters import Json
-from plait.features.page.merge import Patch, difference, join, merge
 from plait.rounds import events
 from plait.rounds.run_now import RunNow, Traffic
 
 MOST_REFUSALS = 200
 """Refusals that the document keeps, the newest; it counts all."""
+
+_Object = dict[str, Json]
 
 
 class Board:
@@ -26,197 +25,152 @@ class Board:
     """
 
     def __init__(self) -> None:
-        self.document: dict[str, Json] = {"seq": -1}
         self.now = RunNow()
+        self._clients: dict[str, _Object] = {}
+        self._rounds: dict[str, _Object] = {}
+        self._references: _Object = {}
+        self._refusals: deque[_Object] = deque(maxlen=MOST_REFUSALS)
         self._refused = 0
-        self._refusals: deque[str] = deque()
-        self._broken = ""
+        self.document: _Object = {"seq": -1}
 
-    def take(self, event: events.Event, *, broken: str = "") -> Patch:
+    def take(self, event: events.Event, *, broken: str = "") -> None:
         """Process the next event.
 
         Args:
             broken: the first break of the ledger's chain so far, in a sentence; empty if there is none.
-
-        Returns:
-            What it changes in the document, which has changed by now.
         """
         now = self.now
         now.take(event)
-        self._broken = broken or self._broken
-        wanted: Patch = {
+        self.document |= {
             "seq": event.seq,
             "time": event.time,
             "hash": event.hash,
             "worked_s": round(now.worked_s, 1),
-            "broken": self._broken or None,
             "state": now.state,
             "eta_s": now.eta_s,
-            "done": now.done or None,
-            "updates": now.accepted or None,
-            "interruptions": now.interruptions or None,
+            "done": now.done,
+            "updates": now.accepted,
+            "interruptions": now.interruptions,
+            **_bytes(now.sent),
         }
+        if broken:
+            self.document.setdefault("broken", broken)
         if now.round_began is not None:
-            wanted["round"] = self._round()
-        if now.changed:
-            wanted["clients"] = {name: self._client(name) for name in now.changed}
-        if now.sent.total_bytes:
-            wanted |= _bytes(now.sent)
-        patch = {"seq": event.seq, **difference(self.document, join(wanted, self._of(event)))}
-        merge(self.document, patch)
-        return patch
+            late_s = now.late_after_s
+            self.document["round"] = {
+                "number": now.round,
+                "started": now.round_began,
+                "cohort": len(now.cohort),
+                "received": len(now.took_s),
+                "late_after_s": None if late_s is None else round(late_s, 3),
+            }
+        for name in now.changed:
+            self._client(name).update(self._of_client(name))
+        self._take(event)
+        # Views of what grows; the document is what they all are by now.
+        self.document |= {"clients": {**self._clients}, "rounds": {**self._rounds}, "references": self._references}
+        self.document |= {"refusals": [*self._refusals], "refused": self._refused}
 
-    def end(self, *, broken: str) -> Patch:
-        """The patch in place of the next event, if that cannot be read."""
+    def end(self, *, broken: str) -> None:
+        """Nothing more can be read."""
         seq = self.document["seq"]
-        patch: Patch = {"seq": seq + 1 if isinstance(seq, int) else 0, "broken": broken}
-        merge(self.document, patch)
-        return patch
+        self.document |= {"seq": seq + 1 if isinstance(seq, int) else 0, "broken": broken}
 
-    def _of(self, event: events.Event) -> Patch:
+    def _client(self, name: str) -> _Object:
+        return self._clients.setdefault(name, {})
+
+    def _round(self, number: int) -> _Object:
+        return self._rounds.setdefault(str(number), {})
+
+    def _take(self, event: events.Event) -> None:
         """What only this event says."""
         match event:
             case events.RunStarted():
-                return _started(event)
+                self.document |= _started(event)
             case events.ClientTurnedAway():
-                return self._refusal(event, event.name)
+                self._refuse(event, event.name)
             case events.RoundStarted():
-                return _round(event.round, {"started": event.time, "cohort": len(self.now.cohort)})
-            case events.RoundMissed():
-                return _round(event.round, {"missed": event.attempt})
+                self._round(event.round)["started"] = event.time
             case events.Broadcast() | events.ReplyReceived():
-                return self._bytes_of(event.round)
+                self._count(event.round)
             case events.UpdateReceived():
-                return self._bytes_of(event.counted_in)
+                self._count(event.counted_in)
             case events.UpdateRefused():
-                return join(self._bytes_of(event.round), self._refusal(event, event.client, event.round))
-            case events.RoundFinished():
-                return _finished_round(event)
+                self._count(event.round)
+                self._refuse(event, event.client, event.round)
             case events.Evaluated():
-                return _evaluated(event)
+                self._evaluated(event)
             case events.StepTakenBack():
-                taken: Patch = {
-                    "worse": event.worse,
-                    "scale": event.scale,
-                    "kind": event.taken_back,
-                    "text": event.sentence,
-                }
-                return _round(event.round, {"taken_back": taken})
+                self._round(event.round)["taken_back"] = event.sentence
             case events.EndedEarly():
-                return {"ended_early": event.sentence}
+                self.document["ended_early"] = event.sentence
             case events.Reference():
-                losses: Patch = {"loss": event.held_out_loss, "by_round": list(event.held_out_loss_by_round)}
-                return {"references": {event.kind: losses}}
+                self._references[event.kind] = list(event.held_out_loss_by_round)
             case events.PublishFailed():
-                return {"publish_failed": event.detail}
+                self.document["publish_failed"] = event.detail
             case events.RunFinished():
                 worked_s = self.now.worked_s if event.wall_s is None else event.wall_s
-                return {"finished": event.time, "worked_s": round(worked_s, 1), "kept_round": event.kept_round}
+                self.document |= {"finished": event.time, "worked_s": round(worked_s, 1)}
             case _:
-                return self._of_feature(event)
+                self._of_feature(event)
 
-    def _round(self) -> Patch:
-        """The round in progress, or the last one."""
-        now = self.now
-        late_s = now.late_after_s
-        return {
-            "number": now.round,
-            "started": now.round_began,
-            "cohort": len(now.cohort),
-            "received": len(now.took_s),
-            "late_after_s": None if late_s is None else round(late_s, 3),
-        }
-
-    def _client(self, name: str) -> Patch:
-        """One client, but for its losses and its drift."""
+    def _of_client(self, name: str) -> _Object:
+        """One client, but for its losses."""
         client, described = self.now.standing[name], self.now.clients.get(name)
-        patch: Patch = {}
-        if client.state:
-            patch = {
-                "state": client.state,
-                "since": client.since,
-                "detail": client.detail,
-                "given": client.given,
-                "answered": client.answered,
-                "train_s": client.train_s,
-            }
-        if described:
-            patch |= {
-                "examples": described.train_examples,
-                "tokens": described.train_tokens,
-                "held_out": described.held_out_examples,
-                "rank": described.rank,
-            }
-        if client.updates:
-            patch |= {
-                "train_loss": client.train_loss,
-                "learning_rate": client.learning_rate,
-                "updates": client.updates,
-                "updated_round": client.updated_round,
-            }
-        return {**patch, **_bytes(client.sent)} if client.sent.total_bytes else patch
-
-    def _bytes_of(self, number: int) -> Patch:
-        """What was sent in a round so far."""
-        sent = self.now.sent_by_round.get(number)
-        return _round(number, _bytes(sent)) if sent else {}
-
-    def _refusal(
-        self, event: events.ClientTurnedAway | events.UpdateRefused, client: str, number: int | None = None
-    ) -> Patch:
-        self._refused += 1
-        seq = str(event.seq)
-        changed: Patch = {
-            seq: {
-                "time": event.time,
-                "client": client,
-                "reason": event.reason,
-                "detail": event.detail,
-                "round": number,
-            }
+        return {
+            "state": client.state or None,
+            "since": client.since,
+            "detail": client.detail,
+            "given": client.given,
+            "examples": described.train_examples if described else None,
+            "train_loss": client.train_loss,
+            "updates": client.updates,
+            "updated_round": client.updated_round,
+            **_bytes(client.sent),
         }
-        self._refusals.append(seq)
-        if len(self._refusals) > MOST_REFUSALS:
-            changed[self._refusals.popleft()] = None
-        return {"refusals": changed, "refused": self._refused}
 
-    def _of_feature(self, event: events.Event) -> Patch:
+    def _count(self, number: int) -> None:
+        """What was sent in a round so far."""
+        if sent := self.now.sent_by_round.get(number):
+            self._round(number).update(_bytes(sent))
+
+    def _refuse(
+        self, event: events.ClientTurnedAway | events.UpdateRefused, client: str, number: int | None = None
+    ) -> None:
+        self._refused += 1
+        self._refusals.append(
+            {"time": event.time, "client": client, "reason": event.reason, "detail": event.detail, "round": number}
+        )
+
+    def _evaluated(self, event: events.Evaluated) -> None:
+        worst = max(event.by_client.items(), key=lambda item: item[1].loss, default=None)
+        self._round(event.round).update(
+            {
+                "loss": event.loss,
+                "change": event.change,
+                "change_margin": event.change_margin,
+                "accuracy": event.accuracy,
+                "worst": worst[1].loss if worst else None,
+                "worst_client": worst[0] if worst else None,
+                "own_loss": event.own.loss if event.own else None,
+            }
+        )
+        for name, score in event.by_client.items():
+            self._client(name)["loss"] = score.loss
+
+    def _of_feature(self, event: events.Event) -> None:
         """What a feature has promised and spent of privacy, if it says so."""
         card = next((each for each in self.now.cards.values() if "epsilon" in each.status), None)
         if card is None or event.event in events.KINDS:
-            return {}
-        said: Patch = {
+            return
+        self.document["privacy"] = {
             **{name: value for name, value in card.status.items() if name != "text"},
             "warning": card.warning,
             "facts": [[name, text] for name, text in card.facts],
         }
-        epsilon = event.logged.get("privacy/epsilon")
-        spent = {} if epsilon is None else _round(vars(event)["round"], {"epsilon": epsilon})
-        return {"privacy": said, **spent}
 
 
-def _finished_round(event: events.RoundFinished) -> Patch:
-    values: Patch = {
-        "received": event.received,
-        "refused": event.refused,
-        "update_norm": event.update_norm,
-        "wall_s": event.wall_s,
-    }
-    if (measured := event.diagnostics) is None:
-        return _round(event.round, values)
-    drift = list(measured.drift.values())
-    values |= {
-        "drift": math.fsum(drift) / len(drift) if drift else None,
-        "drift_max": max(drift, default=None),
-        "agreement": measured.agreement,
-        "effective_rank": measured.effective_rank,
-        "error": measured.error,
-    }
-    clients: Patch = {name: {"drift": each} for name, each in measured.drift.items()}
-    return {**_round(event.round, values), "clients": clients}
-
-
-def _started(event: events.RunStarted) -> Patch:
+def _started(event: events.RunStarted) -> _Object:
     base, adapter = event.base, event.adapter
     rounds = event.config.get("rounds")
     return {
@@ -225,7 +179,7 @@ def _started(event: events.RunStarted) -> Patch:
         "started": event.time,
         "seed": event.seed,
         "rounds_planned": rounds if isinstance(rounds, int) else 0,
-        "base": {"name": base.name, "parameters": base.parameters, "task": base.task, "fingerprint": base.fingerprint},
+        "base": {"name": base.name, "fingerprint": base.fingerprint},
         "method": adapter.method,
         "rank": adapter.rank,
         "parameters": adapter.trainable_parameters,
@@ -236,31 +190,5 @@ def _started(event: events.RunStarted) -> Patch:
     }
 
 
-def _evaluated(event: events.Evaluated) -> Patch:
-    number = str(event.round)
-    worst = max(event.by_client.items(), key=lambda item: item[1].loss, default=None)
-    values: Patch = {
-        "loss": event.loss,
-        "loss_margin": event.loss_margin,
-        "change": event.change,
-        "change_margin": event.change_margin,
-        "accuracy": event.accuracy,
-        "worst": worst[1].loss if worst else None,
-        "worst_client": worst[0] if worst else None,
-    }
-    clients: Patch = {name: {"losses": {number: score.loss}} for name, score in event.by_client.items()}
-    if event.own:
-        values |= {"own_loss": event.own.loss, "own_change": event.own.change}
-        for name, score in event.own.by_client.items():
-            client = clients.setdefault(name, {})
-            if isinstance(client, dict):
-                client["own_losses"] = {number: score.loss}
-    return {**_round(event.round, values), "clients": clients}
-
-
-def _round(number: int, values: Patch) -> Patch:
-    return {"rounds": {str(number): values}}
-
-
-def _bytes(traffic: Traffic) -> Patch:
+def _bytes(traffic: Traffic) -> _Object:
     return {"uplink_bytes": traffic.uplink_bytes, "downlink_bytes": traffic.downlink_bytes}

@@ -1,57 +1,52 @@
 """What no ledger has: which clients are connected now and what each is doing, as the server beside the page sees it.
 
-Asked at most once a second, however many watch, and only while someone does. Knows no HTTP.
+Page and server are joined by a pair of sockets that only their two processes have: the page asks for the status, at
+most once a second, however many look, and only while someone does. Knows no HTTP.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from typing import cast
 
 from plait.adapters import Json
-from plait.errors import PlaitError
-from plait.features.page.line import Line
 
+_QUESTION = b"status"
+_MOST_ANSWER_BYTES = 64 << 20
+_PATIENCE_S = 5.0
 _EVERY_S = 1.0
 
 
 class Live:
-    """The newest answer.
+    """The page's end; thread-safe."""
 
-    Args:
-        clock: monotonic, in seconds.
-    """
-
-    def __init__(self, line: Line, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._line = line
-        self._clock = clock
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
         self._asked = float("-inf")
-        self._run = ""
-        self._version = 0
-        self._clients = b"{}"
+        self._is_asked = False
+        self._status: Mapping[str, Json] = {}
 
-    def look(self) -> bool:
-        """Ask the server if it is time to; whether anything has changed."""
-        if self._clock() - self._asked < _EVERY_S:
-            return False
-        self._asked = self._clock()
-        try:
-            status = self._line.status()
-        except PlaitError:
-            # Watchers see that no events come; what clients do now is not known.
-            status = {}
-        run, clients = str(status.get("run", "")), json.dumps(doing_now(status)).encode()
-        if (run, clients) == (self._run, self._clients):
-            return False
-        self._run, self._clients = run, clients
-        self._version += 1
-        return True
-
-    def of(self, run: str) -> tuple[int, bytes]:
-        """The version, and the clients of a run by name; none of a run that is not served now."""
-        return self._version, self._clients if run == self._run else b"{}"
+    def of(self, run: str) -> dict[str, Json]:
+        """The clients of a run by name; none of a run that is not served now, or if the server does not answer."""
+        with self._lock:
+            try:
+                if not self._is_asked and time.monotonic() - self._asked >= _EVERY_S:
+                    self._connection.send_bytes(_QUESTION)
+                    self._is_asked, self._asked = True, time.monotonic()
+                if self._is_asked:
+                    answers = self._connection.poll(_PATIENCE_S)  # one that comes late is taken by the next call
+                    said: object = json.loads(self._connection.recv_bytes(_MOST_ANSWER_BYTES)) if answers else None
+                    self._is_asked = not answers
+                    self._status = cast("dict[str, Json]", said) if isinstance(said, dict) else {}
+            except (OSError, EOFError, ValueError):
+                self._status = {}
+            return doing_now(self._status) if self._status.get("run") == run else {}
 
 
 def doing_now(status: Mapping[str, Json]) -> dict[str, Json]:
@@ -65,6 +60,18 @@ def doing_now(status: Mapping[str, Json]) -> dict[str, Json]:
     for node in _objects(status.get("nodes_away")):
         clients[str(node.get("name"))] = {"state": "away"}
     return clients
+
+
+def answer(connection: Connection, status_json: Callable[[], str]) -> None:
+    """Answer the page in a thread of its own, until the page's end is closed."""
+
+    def answer_all() -> None:
+        with connection, suppress(OSError, EOFError):
+            while True:
+                connection.recv_bytes(len(_QUESTION))
+                connection.send_bytes(status_json().encode())
+
+    threading.Thread(target=answer_all, name="plait-page", daemon=True).start()
 
 
 def _objects(value: Json) -> list[dict[str, Json]]:

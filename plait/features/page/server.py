@@ -8,14 +8,13 @@ import os
 import socket
 from collections import Counter
 from functools import partial
-from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from plait.features.page.app import Page
-from plait.features.page.token import KNOWN
+from plait.features.page.defences import KNOWN
 
 MOST_UNKNOWN = 64
 """Connections at once that have not shown the token; a further one takes the place of an older one."""
@@ -113,16 +112,6 @@ async def _with_connection(app: ASGIApp, one: BoundedProtocol, scope: Scope, rec
     await app({**scope, KNOWN: one.note_known}, receive, send)
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, page: Page) -> None:
-        super().__init__(config)
-        self._page = page
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._page.end()
-        super().handle_exit(sig, frame)
-
-
 def serve(page: Page, listener: socket.socket) -> None:
     """Serve until a signal ends it."""
     config = uvicorn.Config(
@@ -138,4 +127,4 @@ def serve(page: Page, listener: socket.socket) -> None:
     )
     with contextlib.suppress(KeyboardInterrupt), socket.socket(fileno=os.dup(listener.fileno())) as own:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)  # of what it accepts
-        _Server(config, page).run(sockets=[own])
+        uvicorn.Server(config).run(sockets=[own])

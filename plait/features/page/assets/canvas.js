@@ -24,25 +24,13 @@ const sized = (canvas, width, height) => {
   return context;
 };
 
-const canvasIn = (place) => {
-  const canvas = document.createElement("canvas");
-  canvas.setAttribute("aria-hidden", "true");
-  place.append(canvas);
-  return canvas;
-};
-
-// What fits into `width`, with an ellipsis.
-const cut = (context, text, width) => {
-  let shown = text;
-  while (shown.length > 1 && context.measureText(shown).width > width) shown = `${shown.slice(0, -2)}…`;
-  return shown;
-};
-
 // One cell for each client. `choose(index)` is called when one is pointed at or chosen by keys.
 export class Grid {
   constructor(place, choose) {
     this.place = place;
-    this.canvas = canvasIn(place);
+    this.canvas = document.createElement("canvas");
+    this.canvas.setAttribute("aria-hidden", "true");
+    place.append(this.canvas);
     this.choose = choose;
     this.cells = [];
     this.chosen = -1;
@@ -122,130 +110,5 @@ export class Grid {
     this.chosen = index;
     this.draw(this.cells);
     this.choose(index);
-  }
-}
-
-// Rows or cells in a box that scrolls: a canvas as large as the box, under which the content slides.
-class Scrolled {
-  constructor(place) {
-    this.place = place;
-    this.canvas = canvasIn(place);
-    this.space = document.createElement("div");
-    place.append(this.space);
-    this.width = 0;
-    place.addEventListener("scroll", () => this.paint(), { passive: true });
-    new ResizeObserver(() => {
-      if (this.width === place.clientWidth) return;
-      this.width = place.clientWidth;
-      this.fit();
-    }).observe(place);
-  }
-
-  show(height) {
-    const shown = Math.min(height, 352);
-    this.place.hidden = !height;
-    this.space.style.height = `${Math.max(0, height - shown)}px`;
-    this.height = shown;
-    this.paint();
-  }
-
-  context() {
-    return sized(this.canvas, Math.max(1, this.width), Math.max(1, this.height));
-  }
-}
-
-// The round: a bar for each client from its task to its answer; the darker part is its own training.
-export class Timeline extends Scrolled {
-  draw(bars, from, to) {
-    Object.assign(this, { bars, from, to });
-    this.row = bars.length > 60 ? 6 : 18;
-    this.fit();
-  }
-
-  fit() {
-    if (this.bars) this.show(this.bars.length * this.row);
-  }
-
-  paint() {
-    if (!this.bars || !this.width) return;
-    const context = this.context();
-    const label = this.row > 10 ? 110 : 0;
-    const width = this.width - label - 8;
-    const x = (time) => label + (width * (time - this.from)) / Math.max(this.to - this.from, 0.001);
-    const top = this.place.scrollTop;
-    const [ink, soft] = [colour("muted"), colour("soft")];
-    const first = Math.floor(top / this.row);
-    for (let index = first; index < Math.min(this.bars.length, first + this.height / this.row + 1); index++) {
-      const bar = this.bars[index];
-      const y = index * this.row - top;
-      if (label) {
-        context.fillStyle = ink;
-        context.fillText(cut(context, bar.name, label - 8), 0, y + this.row / 2);
-      }
-      if (bar.given == null) continue;
-      const end = bar.answered ?? this.to;
-      const height = Math.max(2, this.row - 4);
-      context.fillStyle = bar.answered == null ? colour(bar.state) : soft;
-      context.fillRect(x(bar.given), y + 2, Math.max(2, x(end) - x(bar.given)), height);
-      if (bar.answered != null && bar.train_s) {
-        context.fillStyle = colour("done");
-        context.fillRect(x(bar.given), y + 2, Math.max(1, Math.min(x(end), x(bar.given + bar.train_s)) - x(bar.given)), height);
-      }
-    }
-  }
-}
-
-const CELL = { width: 128, height: 58 };
-
-// Small multiples: the loss of each client over the rounds.
-export class Multiples extends Scrolled {
-  draw(clients, rounds) {
-    Object.assign(this, { clients, rounds });
-    this.fit();
-  }
-
-  fit() {
-    if (!this.clients) return;
-    this.across = Math.max(1, Math.floor(this.width / CELL.width));
-    this.show(Math.ceil(this.clients.length / this.across) * CELL.height);
-  }
-
-  paint() {
-    if (!this.clients || !this.width) return;
-    const context = this.context();
-    const colours = { ink: colour("ink"), muted: colour("muted"), line: colour("line"), accent: colour("accent") };
-    const top = this.place.scrollTop;
-    const wide = this.width / this.across;
-    const first = Math.floor(top / CELL.height) * this.across;
-    const last = Math.ceil((top + this.height) / CELL.height) * this.across;
-    for (let index = first; index < Math.min(last, this.clients.length); index++) {
-      const x = (index % this.across) * wide;
-      this.one(context, this.clients[index], x, Math.floor(index / this.across) * CELL.height - top, wide - 12, colours);
-    }
-  }
-
-  one(context, client, x, y, width, colours) {
-    const value = client.last.toFixed(3);
-    context.fillStyle = colours.ink;
-    context.fillText(value, x + width - context.measureText(value).width, y + 8);
-    context.fillStyle = colours.muted;
-    context.fillText(cut(context, client.name, width - 44), x, y + 8);
-    const all = [...client.losses, ...client.own].map((point) => point[1]);
-    const [low, high] = [Math.min(...all), Math.max(...all)];
-    const across = (round) => x + (width * round) / Math.max(this.rounds, 1);
-    const down = (loss) => y + 18 + 32 * (high > low ? (high - loss) / (high - low) : 0.5);
-    for (const [points, stroke, dash] of [[client.own, colours.accent, [3, 2]], [client.losses, colours.accent, []]]) {
-      context.strokeStyle = stroke;
-      context.lineWidth = 1.4;
-      context.setLineDash(dash);
-      context.beginPath();
-      points.forEach(([round, loss], index) => context[index ? "lineTo" : "moveTo"](across(round), down(loss)));
-      context.stroke();
-      context.setLineDash([]);
-      if (points.length === 1) context.strokeRect(across(points[0][0]) - 1, down(points[0][1]) - 1, 2, 2);
-    }
-    context.strokeStyle = colours.line;
-    context.lineWidth = 1;
-    context.strokeRect(x, y + 53.5, width, 0);
   }
 }
