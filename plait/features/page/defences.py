@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from plait.errors import ConfigError
 from plait.address import AllowedHosts
+from plait.errors import ConfigError
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
