@@ -323,15 +323,6 @@ def test_a_refusal_that_may_pass_is_tried_again(federation, start_node, wait_unt
     wait_until(lambda: federation.readies, "the node to be taken in")
 
 
-def test_attempts_are_told_ever_more_seldom(federation, start_node, wait_until) -> None:
-    federation.stop()
-    node = start_node()
-    wait_until(lambda: any(event["attempt"] >= 16 for event in node.events("lost")), "sixteen attempts")
-    assert [event["attempt"] for event in node.events("lost")][:5] == [1, 2, 4, 8, 16]
-    federation.start()
-    wait_until(lambda: federation.readies, "the node to come in")
-
-
 def test_a_server_that_goes_for_a_while_is_waited_for(federation, start_node, wait_until) -> None:
     node = start_node()
     wait_until(lambda: federation.readies, "the node to be ready")

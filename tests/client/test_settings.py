@@ -41,14 +41,6 @@ def test_without_a_kit_the_data_gives_the_name() -> None:
     assert check_settings(server="[::1]:1", data="x", insecure=True, name="bob").name == "bob"
 
 
-def test_the_largest_rank_is_kept() -> None:
-    assert check_settings(server="localhost:1", data="x", insecure=True, max_rank=4).max_rank == 4
-
-
-def test_memory_is_counted_in_bytes() -> None:
-    assert check_settings(server="localhost:1", data="x", insecure=True, max_memory_gb=1.5).max_memory_bytes == 1.5e9
-
-
 def test_bases_can_be_named_one_for_all_runs_or_by_the_name_that_a_run_gives(tmp_path: Path) -> None:
     def bases(text: str) -> list[str]:
         settings = check_settings(server="localhost:1", data="x", insecure=True, base=text)

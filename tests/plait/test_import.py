@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,9 +29,7 @@ def test_every_public_name_is_there_and_listed_in_order() -> None:
     assert plait.__all__ == sorted(plait.__all__)
     of_features = {name for feature in own_features().values() for name in feature.names}
     here = {*plait._HOMES, *of_features, "__version__"}
-    stated = re.findall(r"from plait\.features\.(\w+)\.\S+ import (.+)", Path(plait.__file__).read_text())
-    gone = {name for feature, names in stated if feature not in own_features() for name in names.split(", ")}
-    assert (here | gone, here & gone) == ({*plait.__all__}, set())
+    assert here == {*plait.__all__}
     for name in here:
         assert getattr(plait, name) is not None
     assert set(plait.__all__) <= set(dir(plait))
@@ -57,8 +54,6 @@ def test_no_function_brings_a_library_of_training_along_before_it_is_called() ->
     assert done.stdout.splitlines() == ["[]", "[]", "['numpy']"]
 
 
-MOST_LINES = 31_950
-"""Of plait that the plainest run there is may import."""
 NOT_NEEDED = (
     *("plait.features", "plait.feature"),
     "plait.training.generate",
@@ -68,20 +63,13 @@ NOT_NEEDED = (
 
 
 @pytest.mark.slow
-def test_the_plainest_run_imports_few_lines_and_no_feature_and_reads_no_entry_points(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_plainest_run_imports_no_feature_and_reads_no_entry_points(tmp_path: Path) -> None:
     code = (
         "import sys, plait; "
         "plait.simulate(base='tiny', clients=2, rounds=1, out=sys.argv[1], quiet=True); "
-        "print(*(f'{name}={module.__file__}' for name, module in sys.modules.items() if name.split('.')[0] == 'plait'))"
+        "print(*(name for name in sys.modules if name.split('.')[0] == 'plait'))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    found = dict(each.split("=") for each in run.stdout.split())
-    lines = sum(len(Path(file).read_text().splitlines()) for file in found.values())
-    with capsys.disabled():
-        print(f"\nthe plainest run imports {lines:,} lines of plait in {len(found)} modules")
-    assert not [name for name in found if name.startswith(NOT_NEEDED)]
-    assert lines <= MOST_LINES
+    assert not [name for name in run.stdout.split() if name.startswith(NOT_NEEDED)]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from plait.aggregation import RULES, rule_named
+from plait.aggregation import RULES
 from plait.flower.rule_table import FLOWER_RULES
 
 
@@ -52,11 +52,6 @@ def test_bytes_follow_from_the_base_and_the_rank(plait) -> None:
         assert (rules[name]["uplink_bytes_fp32"], rules[name]["downlink_bytes_fp32"]) == tuple(4 * n for n in traffic)
 
 
-def test_the_adapter_is_the_one_that_an_estimate_counts(plait) -> None:
-    estimate = json.loads(plait("estimate", "--base", "tiny", "--rank", 4, "--json").out)
-    assert listed(plait, "--rank", 4)["adapter_parameters"] == estimate["trainable_parameters"]
-
-
 @pytest.mark.slow
 def test_the_tables_fit_a_terminal_and_name_every_rule(plait, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -76,18 +71,3 @@ def test_a_base_or_module_that_is_not_there_is_a_configuration_error(plait, opti
     ran = plait("rules", "--base", "tiny", *options)
     assert ran.code == 2
     assert ran.err.splitlines()[-1].startswith("error: ")
-
-
-@pytest.mark.slow
-def test_options_are_listed_with_their_defaults_and_can_be_given(plait) -> None:
-    rules = by_name(listed(plait))
-    found = {(name, option["name"]): option["default"] for name in rules for option in rules[name]["options"]}
-    assert found == {
-        ("geometric_median", "iterations"): 1000,
-        ("geometric_median", "smoothing"): 1e-6,
-        ("trimmed_mean", "share"): 0.2,
-    }
-    lines = [line.split() for line in plait("rules", "--base", "tiny").out.splitlines()]
-    for (name, option), default in found.items():
-        assert sum(words[:2] == [f"{name}:{option}", f"{default:g}"] for words in lines) == 1
-        assert rule_named(f"{name}:{option}={default}", RULES) == RULES[name]
