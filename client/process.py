@@ -1,18 +1,16 @@
-"""A node at work: as the process of `plait client`, and as a client in a Python program (`Client`).
+"""The process of `plait client`: its lock, the operator's data and machine, signals, and the node at work.
 
-Clients of one process take turns (`plait.api.turns`). Knows nothing of connections and tasks.
+Knows nothing of connections and tasks.
 """
 
 from __future__ import annotations
 
 import signal
-import sys
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from os import PathLike, fspath
 from types import FrameType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING
 
 from client.base import check_machine, open_or_decline
 from client.consent import asker
@@ -20,20 +18,13 @@ from client.journal import Journal, Style, size
 from client.node import Node
 from client.settings import NodeSettings, locked, memory_folder, prune
 from client.task import Run, TaskRunner
-from plait.api.data import dataset_of
-from plait.api.settings import base_name
-from plait.api.turns import TURN
-from plait.data import MEMORY, Dataset, as_dataset
-from plait.errors import Interrupted, MachineError
+from plait.data import Dataset, as_dataset
 from plait.known_features import features
 from plait.places import at
 from plait.plugins import admit
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from client.settings import NodeOptions
-    from client.task import Answer, Capacity, Run, Task, TaskRunner
+    from client.task import Run, TaskRunner
 
 
 def run_node(settings: NodeSettings, journal: Journal) -> None:
@@ -122,136 +113,3 @@ def stopped_by_signals(node: Node) -> Generator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Client:
-    """A client with its own data, as ``plait client`` runs it: it stays until the run is over.
-
-    What a server may ask is limited by `policy`, as on the command line; a program that makes a client consents to any
-    run within it.
-
-    Args:
-        data: the client's own, as for `plait.simulate`; they never leave this process.
-        base: the run's base, if it has another name or path here, or is in memory; ``NAME=DIRECTORY,…`` for several.
-        tokenizer: of a base in memory.
-        columns: which columns hold what, if they do not have the usual names, as for `plait.simulate`.
-        quiet: whether to show nothing.
-        options: the other options of ``plait client`` (`client.settings.NodeOptions`), of which ``server`` is needed.
-
-    Raises:
-        ConfigError: an argument is not valid.
-        DataError: the data are not.
-    """
-
-    def __init__(
-        self,
-        data: object,
-        *,
-        base: str | PathLike[str] | PreTrainedModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        columns: str | Mapping[str, str] = "",
-        quiet: bool = False,
-        **options: Unpack[NodeOptions],
-    ) -> None:
-        from client.journal import Journal, Style
-        from client.settings import check_settings
-
-        name = options.get("name", "")
-        self._dataset = dataset_of(data, columns=columns, split=options.get("split", ""), name=name)
-        known_as = self._dataset.name
-        named = base_name(base, tokenizer)
-        options["name"] = name or ("" if options.get("kit") is not None else known_as)
-        self._settings = check_settings(
-            **options,
-            data=fspath(data) if isinstance(data, (str, PathLike)) else f"{MEMORY}{known_as}",
-            base=fspath(named) if named is not None else "",
-            yes=True,
-        )
-        self._journal = Journal(Style.QUIET if quiet else Style.LINES, sys.stderr)
-        self._node: Node | None = None
-        self._thread: threading.Thread | None = None
-        self._stopped = False
-        self._error: BaseException | None = None
-
-    @property
-    def name(self) -> str:
-        """The client's name in the federation."""
-        return self._settings.name
-
-    def start(self) -> None:
-        """Begin to connect and to work."""
-        self._thread = threading.Thread(target=self._work, name=f"plait-client-{self.name}", daemon=True)
-        self._thread.start()
-
-    def wait(self, timeout_s: float | None = None) -> None:
-        """Wait until the run is over for this client.
-
-        Args:
-            timeout_s: how long; None for as long as it takes.
-
-        Raises:
-            MachineError: it is not over in time.
-            PlaitError: the server refused the client, or it cannot work for this run.
-        """
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                raise MachineError(f"the run is not over after {timeout_s:g} s; wait again, or stop the client")
-        if self._error is not None:
-            raise self._error
-
-    def stop(self) -> None:
-        """Stop after the current step of training; the same client continues later."""
-        self._stopped = True
-        if self._node is not None:
-            self._node.stop()
-        if self._thread is not None:
-            self._thread.join()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def _work(self) -> None:
-        from client.settings import locked
-
-        settings = self._settings
-        try:
-            with locked(settings.state, settings.name):
-                with TURN:
-                    self._node = make_node(settings, self._dataset, self._journal, wrap=_in_turn)
-                if not self._stopped:
-                    self._node.run()
-        except Interrupted:
-            # Asked by `stop`.
-            pass
-        except BaseException as error:
-            self._error = error
-
-
-class _InTurn:
-    """A task runner that does one task of this process at a time."""
-
-    def __init__(self, runner: TaskRunner) -> None:
-        self._runner = runner
-
-    @property
-    def capacity(self) -> Capacity:
-        """What this node can do."""
-        return self._runner.capacity
-
-    def answer(self, task: Task, body: bytes) -> Answer:
-        """Do a task."""
-        with TURN:
-            return self._runner.answer(task, body)
-
-
-def _in_turn(opening: Callable[[Run], TaskRunner]) -> Callable[[Run], TaskRunner]:
-    def open_in_turn(run: Run) -> TaskRunner:
-        with TURN:
-            return _InTurn(opening(run))
-
-    return open_in_turn

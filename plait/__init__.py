@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from client.process import Client
+    from client.program import Client
     from plait.aggregation.own_rule import Updates, rule
     from plait.aggregation.round import RoundContext
     from plait.api.evaluate import Evaluation, evaluate
@@ -54,7 +54,7 @@ __all__ = [
 # The module of each public name; the imports above tell type checkers the same.
 _HOMES: Mapping[str, str] = {
     "Callback": "plait.rounds.callbacks",
-    "Client": "client.process",
+    "Client": "client.program",
     "EarlyStopping": "plait.rounds.callbacks",
     "Evaluation": "plait.api.evaluate",
     "Event": "plait.rounds.events",

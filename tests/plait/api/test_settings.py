@@ -32,7 +32,7 @@ def test_choices_are_those_of_the_settings() -> None:
 
 
 def test_a_client_of_a_program_has_every_option_of_the_command() -> None:
-    from client.process import Client
+    from client.program import Client
     from client.settings import CommandOptions, NodeOptions
 
     # A program consents by making the client.
