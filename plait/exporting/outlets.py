@@ -3,19 +3,41 @@
 ``DIR``, ``http://HOST:PORT``, or both, separated by a comma. vLLM reads the adapter from a directory that it can also
 see: the one given, or ``RUN/published``. Wrong places are reported before the first round; later failures must not
 cost a round, so they are returned as text.
+
+    PLACE/round-000012/   a PEFT directory; the newest few stay, so that a server that is reading one can finish
+    PLACE/latest          a symbolic link to the newest
+
+Both appear atomically. vLLM is told through its load endpoint, which it has only if it is started with
+``VLLM_ALLOW_RUNTIME_LORA_UPDATING=True``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from plait.adapters import AdapterSpec, Task
-from plait.errors import ConfigError, PlaitError
+from plait.adapters.peft_directory import CONFIG_FILE, WEIGHTS_FILE
+from plait.errors import ConfigError, MachineError, PeerError, PlaitError
 from plait.exporting.plain_lora import lora_fault
-from plait.exporting.publish import check_address, check_place, load_into_vllm, publish
-from plait.files import at_home
+from plait.files import at_home, directory_written_aside, fsync_directory
+from plait.text import printable
 
+LATEST = "latest"
+
+_ROUND_NAME = re.compile(r"round-\d{6,}")
+_KEPT = 3
+_MAX_ANSWER_BYTES = 1 << 16
+_MAX_SHOWN_CHARACTERS = 300
 _TIMEOUT_S = 30.0
 
 
@@ -24,7 +46,7 @@ class Outlets:
     """The places of one run.
 
     Attributes:
-        servers: addresses of running vLLMs (or of `plait serve`).
+        servers: addresses of running vLLMs .
         api_key: of the servers, or empty.
     """
 
@@ -81,3 +103,140 @@ class Outlets:
             except PlaitError as error:
                 failures.append(str(error))
         return tuple(failures)
+
+
+def publish(adapter: Path, place: Path, *, round_number: int) -> Path:
+    """Copy the PEFT directory of a round to `place` and point ``latest`` at it.
+
+    Args:
+        place: the published directory; made if missing.
+        round_number: names the copy; publishing a round again replaces its copy.
+
+    Returns:
+        The copy, ``place/round-NNNNNN``.
+
+    Raises:
+        ConfigError: `adapter` is not a PEFT directory, or ``latest`` exists and is not a link.
+        MachineError: `place` is read-only or full; ``latest`` is unchanged.
+    """
+    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (adapter / name).is_file()]
+    if missing:
+        raise ConfigError(f"'{adapter}' has no {missing[0]}, expected a PEFT directory")
+    check_place(place)
+    link = place / LATEST
+    copy = place / f"round-{round_number:06d}"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with directory_written_aside(copy) as aside:
+            for file in sorted(adapter.iterdir()):
+                if file.is_file():
+                    shutil.copyfile(file, aside / file.name)
+        _point(link, copy.name)
+        rounds = sorted(entry.name for entry in place.iterdir() if _ROUND_NAME.fullmatch(entry.name))
+        for name in {*rounds[:-_KEPT]} - {copy.name}:
+            shutil.rmtree(place / name, ignore_errors=True)
+    except OSError as error:
+        raise MachineError(f"cannot publish to '{place}': {error.strerror or error}") from error
+    return copy
+
+
+def check_place(place: Path) -> None:
+    """Refuse a directory that something else uses.
+
+    Raises:
+        ConfigError: it is a file, or its ``latest`` exists and is not a link.
+    """
+    link = place / LATEST
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"'{place}' is a file, expected a directory to publish to")
+    if link.exists() and not link.is_symlink():
+        raise ConfigError(f"'{link}' is not a symbolic link, expected a directory that only plait publishes to")
+
+
+def load_into_vllm(server: str, *, name: str, adapter: Path, timeout_s: float = 60.0, api_key: str = "") -> None:
+    """Make a running vLLM serve the adapter in `adapter` as `name`, replacing its current adapter of that name.
+
+    Newer versions replace an adapter in place. Older ones refuse a name that is taken: then it is unloaded first, and
+    requests in between fail.
+
+    Args:
+        server: address, such as ``http://localhost:8000``.
+        adapter: a PEFT directory under a path that the server can also see.
+        timeout_s: per request; loading waits for the server's current computation.
+        api_key: the server's ``--api-key``, or empty.
+
+    Raises:
+        ConfigError: the address is not an HTTP address.
+        PeerError: vLLM refuses the adapter, or has no load endpoint.
+        MachineError: no answer in time.
+    """
+    post = partial(_post, check_address(server), timeout_s, api_key)
+    load = {"lora_name": name, "lora_path": str(adapter.resolve()), "load_inplace": True}
+    answer = post("/v1/load_lora_adapter", load)
+    if answer.status == http.HTTPStatus.BAD_REQUEST and "already been loaded" in answer.text:
+        post("/v1/unload_lora_adapter", {"lora_name": name})
+        answer = post("/v1/load_lora_adapter", load)
+    if answer.status == http.HTTPStatus.OK:
+        return
+    if answer.status in (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.METHOD_NOT_ALLOWED) and name not in answer.text:
+        raise PeerError(
+            f"'{server}' has no load endpoint (status {answer.status}), expected a vLLM started with --enable-lora and "
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+        )
+    raise PeerError(f"vLLM at '{server}' refuses adapter '{name}' (status {answer.status}): {answer.shown}")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    text: str
+
+    @property
+    def shown(self) -> str:
+        """The message of the server on one line."""
+        message: object = self.text
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            body = json.loads(self.text)
+            message = body["error"]["message"] if "error" in body else body["message"]
+        line = " ".join(str(message).split())
+        return printable(line, limit=_MAX_SHOWN_CHARACTERS) or "it gives no reason"
+
+
+def _post(address: str, timeout_s: float, api_key: str, path: str, body: dict[str, str | bool]) -> _Answer:
+    headers = {"Content-Type": "application/json"}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    request = urllib.request.Request(  # noqa: S310 (the address has been checked)
+        address + path, data=json.dumps(body).encode(), headers=headers, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
+            return _Answer(answer.status, answer.read(_MAX_ANSWER_BYTES).decode(errors="replace"))
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return _Answer(refusal.code, refusal.read(_MAX_ANSWER_BYTES).decode(errors="replace"))
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise MachineError(
+            f"no answer from vLLM at '{address}' within {timeout_s:g} s: {str(reason) or 'cut off'}"
+        ) from error
+
+
+def check_address(server: str) -> str:
+    """The address in the form for requests.
+
+    Raises:
+        ConfigError: it is not an HTTP address.
+    """
+    address = server.rstrip("/").removesuffix("/v1")
+    if not re.fullmatch(r"https?://[A-Za-z0-9._\[\]:-]+(/[A-Za-z0-9._~/-]*)?", address):
+        raise ConfigError(f"address of vLLM is '{server}', expected one such as http://localhost:8000")
+    return address
+
+
+def _point(link: Path, target: str) -> None:
+    aside = link.with_name(f".{LATEST}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(target, target_is_directory=True)
+    aside.replace(link)
+    fsync_directory(link.parent)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from plait.adapters import Task, save_peft_directory
+from plait.adapters import save_peft_directory
 from plait.adapters.model_card import registering
 from plait.errors import ConfigError
-from plait.exporting.card import BASE_ELSEWHERE, HERE, CardStyle, export_card
-from plait.exporting.plain_lora import plain_lora
-from plait.exporting.request import Command, ExportRequest, Writer, Written
+from plait.exporting.plain_lora import Uniform, plain_lora, uniform
+from plait.exporting.request import (
+    AUTO_CLASS,
+    BASE_ELSEWHERE,
+    HERE,
+    CardStyle,
+    Command,
+    ExportRequest,
+    Writer,
+    Written,
+    export_card,
+)
 from plait.exporting.source import Source, base_in_commands
-from plait.exporting.uniform import Uniform, uniform
 from plait.training.bases import Progress
 
 STYLE = CardStyle(library="peft", relation="adapter", what="An adapter in PEFT's format.")
-_AUTO_CLASS = {
-    Task.CAUSAL_LM: "AutoModelForCausalLM",
-    Task.CLASSIFICATION: "AutoModelForSequenceClassification",
-}
 
 
 def prepare_peft(request: ExportRequest, progress: Progress) -> Writer:  # noqa: ARG001 (every target is told)
@@ -68,7 +72,7 @@ def rank_notes(fitted: Uniform) -> tuple[str, ...]:
 
 def peft_usage(source: Source, *, base: str, directory: str) -> str:
     """Python that loads a PEFT directory onto a base."""
-    auto_class = _AUTO_CLASS[source.spec.task]
+    auto_class = AUTO_CLASS[source.spec.task]
     revision = f", revision={json.dumps(source.base.revision)}" if source.base.hub_id and source.base.revision else ""
     labels = f", num_labels={len(source.spec.labels)}" if source.spec.labels else ""
     return "\n".join(

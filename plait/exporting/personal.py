@@ -16,7 +16,7 @@ from plait.errors import BaseMismatchError, ConfigError, PlaitError, did_you_mea
 from plait.exporting.source import Source, open_source, plain_name
 from plait.files import read_if_there
 from plait.rounds.client_state import ClientState, Kept
-from plait.rounds.events import ClientsDescribed, Event, start_of
+from plait.rounds.events import ClientsDescribed, start_of
 from plait.rounds.ledger import read_events
 from plait.rounds.own_adapter import OWN_ADAPTER, own_adapter
 from plait.rounds.own_side import OWN_SIDE
@@ -44,7 +44,7 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
             f"rule of '{run}' is '{settings.rule}', which gives all clients the same adapter, expected {having} (or "
             "--own-share) for --client; nearest: leave out --client"
         )
-    names = _clients(events)
+    names = [card.client for event in events if isinstance(event, ClientsDescribed) for card in event.clients]
     if names and client not in names:
         raise ConfigError(f"client is '{client}', expected one of {', '.join(names)}{did_you_mean(client, names)}")
     own = _own(directory.client_memory(client))
@@ -60,11 +60,6 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
         else with_own_side(source.spec, source.state, *_side(own))
     )
     return replace(source, name=plain_name(source.name, client), client=client, state=state, card=None, facts={})
-
-
-def _clients(events: list[Event]) -> list[str]:
-    """All clients by name."""
-    return [card.client for event in events if isinstance(event, ClientsDescribed) for card in event.clients]
 
 
 def _mixed(source: Source, own: Kept, share: float) -> AdapterState:

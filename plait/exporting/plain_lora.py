@@ -1,18 +1,36 @@
-"""Whether an adapter is plain LoRA: pairs of factors on linear layers, and nothing else that changes their meaning.
+"""Whether an adapter is plain LoRA, pairs of factors on linear layers that a base has; and the same at one rank.
 
 Servers load W + scale * B A. PEFT can store more in the same files (DoRA's magnitudes, whole modules),
 and a server that ignores it gives wrong answers silently. So each of these is named and refused here; features that no
 method of plait has are refused when the directory is read (`plait.adapters.peft_settings`).
+
+Servers require one rank and one scaling factor for all modules: factors are padded with zeros, or approximated at a
+lower rank by the truncated singular value decomposition (Eckart-Young) through QR of the factors. Padding changes
+nothing: alpha grows with the rank, so the scaling factor alpha / rank stays. For serving only: a padded row has no
+gradient, so training cannot continue from here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from plait.adapters import AdapterSpec, Task, bottleneck
-from plait.aggregation.geometry import Geometry, geometry_of
-from plait.errors import ConfigError
+import numpy as np
+
+from plait.adapters import AdapterSpec, AdapterState, Float32, Json, Layout, Task, TensorSlot, bottleneck
+from plait.adapters.module_names import in_base
+from plait.aggregation.geometry import Geometry, Pair, geometry_of
+from plait.aggregation.low_rank import LowRank
+from plait.aggregation.projection import balanced
+from plait.errors import BaseMismatchError, ConfigError
 from plait.exporting.source import Source
+from plait.training.bases import Progress, locate_config
+
+if TYPE_CHECKING:
+    # At run time it would import torch, which most refusals need not wait for.
+    from plait.training.export_weights import BaseShape
 
 _INPUT = "it changes the input, not the weights"
 ONLY_PEFT: Mapping[str, str] = {
@@ -58,3 +76,95 @@ def lora_fault(spec: AdapterSpec) -> str | None:
             return fault
     others = geometry_of(spec).others
     return f"holds '{others[0].name}', which is not a factor of LoRA" if others else None
+
+
+def shape_of_base(source: Source, progress: Progress) -> BaseShape:
+    """The layers of an adapter's base, from its config alone."""
+    progress("reading the base's layers")
+    from plait.training.export_weights import describe_base
+
+    return describe_base(locate_config(source.base.here, revision=source.base.revision or ""), source.spec.task)
+
+
+def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
+    """Refuse an adapter with a factor for a layer that the base lacks or has in another shape.
+
+    Raises:
+        BaseMismatchError: a layer is missing or has another shape.
+        ConfigError: the adapter changes an embedding, or an output layer tied to it.
+    """
+    for pair in geometry.pairs:
+        name = in_base(pair.module)
+        if ".lora_embedding_" in pair.a.name or (shape.tied and name == shape.output):
+            tied = ", which is also the output layer," if shape.tied else ""
+            raise ConfigError(
+                f"the adapter changes the embedding of base '{base}'{tied} and only PEFT applies that correctly: "
+                "export --to peft, or train with --target-modules all-linear"
+            )
+        expected = shape.linear.get(name)
+        if expected is None:
+            raise BaseMismatchError(f"base '{base}' has no linear layer '{name}', which the adapter changes")
+        if (pair.d_out, pair.d_in) != expected:
+            raise BaseMismatchError(
+                f"the adapter changes '{name}' as {pair.d_out} x {pair.d_in}, base '{base}' has it as "
+                f"{expected[0]} x {expected[1]}"
+            )
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """An adapter of one rank and one scaling factor.
+
+    Attributes:
+        lost: fraction of the Frobenius norm of all products that the rank could not hold, 0 to 1.
+    """
+
+    source: Source
+    lost: float
+
+
+def uniform(source: Source, geometry: Geometry, *, rank: int) -> Uniform:
+    """The nearest adapter in which every module has `rank`.
+
+    Args:
+        rank: of every module, at least 1.
+    """
+    config = source.spec.peft_config
+    scale = geometry.pairs[0].scale
+    if source.spec.rank == rank and not config.get("use_rslora"):
+        return Uniform(source, 0.0)
+    arrays: dict[str, Float32] = {}
+    dropped = total = 0.0
+    for pair in geometry.pairs:
+        b, a, lost, norm = _fit(pair, source.state, rank)
+        dropped, total = dropped + lost**2, total + norm**2
+        arrays[pair.a.name] = a.reshape(_resized(pair.a, 0, rank))
+        arrays[pair.b.name] = b.reshape(_resized(pair.b, 1, rank))
+    layout = Layout.of({name: array.shape for name, array in arrays.items()})
+    kept_settings = {key: value for key, value in config.items() if key != "use_rslora"}
+    settings: dict[str, Json] = {**kept_settings, "r": rank, "lora_alpha": _number(scale * rank)}
+    spec = replace(source.spec, peft_config=settings, layout=layout)
+    fitted = replace(source, spec=spec, state=AdapterState.from_tensors(layout, arrays))
+    return Uniform(fitted, math.sqrt(dropped / total) if total else 0.0)
+
+
+def _fit(pair: Pair, state: AdapterState, rank: int) -> tuple[Float32, Float32, float, float]:
+    b, a = pair.b_of(state.flat).astype(np.float64), pair.a_of(state.flat).astype(np.float64)
+    product, lost = LowRank(pair.scale * b, a), 0.0
+    if rank < pair.rank:
+        factored = balanced(product, rank=rank, scale=pair.scale, spare=np.zeros((rank, pair.d_in)))
+        b, a, lost = factored.b, factored.a, factored.dropped
+    else:
+        b = np.pad(b, ((0, 0), (0, rank - pair.rank)))
+        a = np.pad(a, ((0, rank - pair.rank), (0, 0)))
+    return b.astype(np.float32), a.astype(np.float32), lost, product.norm()
+
+
+def _resized(slot: TensorSlot, axis: int, rank: int) -> tuple[int, ...]:
+    return tuple(rank if index == axis else size for index, size in enumerate(slot.shape))
+
+
+def _number(value: float) -> int | float:
+    # Other tools expect a whole alpha; rounding may have moved it slightly.
+    nearest = round(value)
+    return nearest if nearest > 0 and math.isclose(value, nearest, rel_tol=1e-12) else value

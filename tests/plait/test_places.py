@@ -10,7 +10,7 @@ import pytest
 
 from plait.aggregation import RULES
 from plait.errors import MachineError
-from plait.features.exports.targets import TARGETS
+from plait.features.exports.export import TARGETS
 from plait.flower.rule_table import ALL_RULES
 from plait.places import OnDemand, at, bind_apps
 from tests.commands import run_command

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -11,14 +11,28 @@ from typing import TYPE_CHECKING, Literal
 
 from plait.api.settings import base_name
 from plait.api.turns import TURN
-from plait.errors import ConfigError, did_you_mean
+from plait.errors import ConfigError, MachineError, did_you_mean
+from plait.files import directory_written_aside
+from plait.places import OnDemand
 from plait.progress import say, status
+from plait.rounds.run_view import RunView
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from plait.adapters import BaseReference, Json
-    from plait.exporting.request import Command
+    from plait.exporting.request import Command, ExportRequest, Prepare
+    from plait.training.bases import Progress
+
+TARGETS: OnDemand[Prepare] = OnDemand(
+    {
+        "gguf": "plait.features.exports.gguf_adapter:prepare_gguf",
+        "merged": "plait.features.exports.merged:prepare_merged",
+        "ollama": "plait.features.exports.gguf_adapter:prepare_ollama",
+        "peft": "plait.exporting.peft:prepare_peft",
+        "vllm": "plait.features.exports.vllm:prepare_vllm",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -106,15 +120,12 @@ def export(
         MachineError: the disk is full, or the hub cannot be reached; nothing half-written is left behind.
     """
     from plait.exporting.personal import is_node_state, open_node, open_personal
-    from plait.exporting.request import ExportRequest, Float
+    from plait.exporting.request import ExportRequest
     from plait.exporting.source import open_source
     from plait.features.exports.hub import check_repository
     from plait.features.exports.hub import push_to_hub as upload
-    from plait.features.exports.targets import check_target
-    from plait.features.exports.targets import export as write_export
 
-    types = [each.value for each in Float]
-    if gguf_type not in types:
+    if gguf_type not in (types := ["f32", "f16"]):
         expected = " or ".join(types) + did_you_mean(gguf_type, types)
         raise ConfigError(f"--gguf-type is '{gguf_type}', expected {expected}")
     if rank is not None and rank < 1:
@@ -130,32 +141,59 @@ def export(
     with TURN:
         if client:
             adapter = open_personal(path, client, base=named, progress=progress)
-        elif is_node_state(path):
-            adapter = open_node(path, base=named, progress=progress)
         else:
-            adapter = open_source(path, base=named, progress=progress)
-        request = ExportRequest(
-            source=adapter,
-            directory=place.resolve(),
-            rank=rank,
-            served_base=served_base,
-            gguf_float=Float(gguf_type),
-        )
+            adapter = (open_node if is_node_state(path) else open_source)(path, base=named, progress=progress)
+        request = ExportRequest(adapter, place.resolve(), rank, served_base, gguf_type)
         with status(f"exporting {adapter.name} to {to}", quiet=quiet) as shown:
             exported = write_export(to, request, progress=shown)
-    address = ""
-    if push_to_hub:
-        with status(f"uploading to {push_to_hub}", quiet=quiet):
-            address = upload(exported.directory, push_to_hub, files=exported.files, private=not public)
-    written = exported.written
-    return Export(
-        target=to,
-        directory=exported.directory,
-        files=exported.files,
-        adapter=adapter.name,
-        base=adapter.base,
-        rank=written.rank,
-        lost=written.lost,
-        commands=written.commands,
-        hub=address,
-    )
+    if not push_to_hub:
+        return exported
+    with status(f"uploading to {push_to_hub}", quiet=quiet):
+        return replace(exported, hub=upload(exported.directory, push_to_hub, files=exported.files, private=not public))
+
+
+def check_target(name: str, directory: Path) -> Prepare:
+    """The target called `name`, if `directory` is free for it.
+
+    Raises:
+        ConfigError: there is no such target, or the directory is not empty.
+    """
+    if name not in TARGETS:
+        raise ConfigError(f"--to is '{name}', expected one of {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
+    try:
+        if directory.is_dir() and next(directory.iterdir(), None) is not None:
+            raise ConfigError(f"'{directory}' is not empty, expected a new or an empty directory")
+        if directory.exists() and not directory.is_dir():
+            raise ConfigError(f"'{directory}' is a file, expected a new or an empty directory")
+    except OSError as error:
+        raise MachineError(f"cannot read '{directory}': {error.strerror or error}") from error
+    return TARGETS[name]
+
+
+def write_export(name: str, request: ExportRequest, *, progress: Progress = lambda _: None) -> Export:
+    """Write the adapter of `request` for the target called `name`: into a temporary directory, which is then renamed.
+
+    Raises:
+        ConfigError: the target would reject it, or the directory is not empty.
+        BaseMismatchError: the adapter does not fit its base.
+        MachineError: the base is not available, or the disk is full; nothing is left behind.
+    """
+    write, directory = check_target(name, request.directory)(request, progress), request.directory
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"cannot make '{directory.parent}': {error.strerror or error}") from error
+    with directory_written_aside(directory) as folder:
+        written = write(folder)
+    files = {
+        path.relative_to(directory).as_posix(): path.stat().st_size
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    source = request.source
+    return Export(name, directory, files, source.name, source.base, written.rank, written.lost, written.commands)
+
+
+def afterwards(view: RunView) -> tuple[str, str] | None:
+    """What to do after a run, and the command; None if there is no adapter yet."""
+    return ("Take it along", "plait export RUN my-adapter --to peft") if view.rounds else None

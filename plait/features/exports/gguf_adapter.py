@@ -1,13 +1,18 @@
-"""A LoRA adapter as one GGUF file, for a base in GGUF in llama.cpp and programs built on it.
+"""A LoRA adapter as one GGUF file, for a base in GGUF in llama.cpp and programs built on it; and for Ollama.
 
 llama.cpp has its own tensor names and scales a product by alpha / rank, with the rank of each pair and one alpha for
 all; any other scaling is multiplied into B. For some architectures its bases have the rows of queries and keys in
 another order (pairs of a rotation side by side), and so has B.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+
+For Ollama a Modelfile lies beside it. Ollama makes the base from a directory of safetensors, a GGUF file or one of its
+own models (``FROM``) and adds the adapter (``ADAPTER``). It cannot download a base from the hub by its plain name. A
+path in a Modelfile is relative to it.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,15 +28,13 @@ from plait.adapters import BaseReference, Float32
 from plait.adapters.module_names import in_base
 from plait.aggregation.geometry import Geometry, Pair
 from plait.errors import ConfigError, MachineError
-from plait.exporting.base_fit import check_fit
-from plait.exporting.card import BASE_ELSEWHERE, CardStyle, export_card
 from plait.exporting.peft import at_rank, rank_notes
-from plait.exporting.plain_lora import plain_lora
-from plait.exporting.request import Command, ExportRequest, Float, Writer, Written
-from plait.exporting.source import Source, base_in_commands
-from plait.exporting.uniform import Uniform
+from plait.exporting.plain_lora import Uniform, check_fit, plain_lora, shape_of_base
+from plait.exporting.request import BASE_ELSEWHERE, CardStyle, Command, ExportRequest, Writer, Written, export_card
+from plait.exporting.source import Source, ascii_name, base_in_commands, locate_weights
+from plait.features.exports.merged import copy_model
 from plait.files import write_atomically
-from plait.training.bases import Progress, locate_config
+from plait.training.bases import Progress
 
 if TYPE_CHECKING:
     # At run time it would import torch, which most refusals need not wait for.
@@ -41,9 +44,10 @@ ADAPTER_FILE = "adapter.gguf"
 _BASE_FILE = "BASE.gguf"
 
 _STYLE = CardStyle(library="gguf", relation="adapter", what="A LoRA adapter in GGUF, for llama.cpp.")
+_OLLAMA_STYLE = CardStyle("gguf", "adapter", "A LoRA adapter in GGUF with a Modelfile, for Ollama.")
+_BASE_COPY = "./base"  # a base that neither Ollama nor the hub has
 _MAX_NAME_CHARACTERS = 64
-_FILE_TYPES = {Float.F32: LlamaFileType.ALL_F32, Float.F16: LlamaFileType.MOSTLY_F16}
-_NUMPY_TYPES = {Float.F32: np.float32, Float.F16: np.float16}
+_TYPES = {"f32": (LlamaFileType.ALL_F32, np.float32), "f16": (LlamaFileType.MOSTLY_F16, np.float16)}
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,7 @@ ARCHITECTURES: Mapping[str, _Architecture] = {
 
 @dataclass(frozen=True)
 class GgufAdapter:
-    """An adapter that has been checked for GGUF.
-
-    Attributes:
-        fitted: the adapter, at the rank requested.
-    """
+    """An adapter that has been checked for GGUF, at the rank requested."""
 
     fitted: Uniform
     geometry: Geometry
@@ -96,7 +96,7 @@ def prepare_gguf(request: ExportRequest, progress: Progress) -> Writer:
     adapter = fit_gguf(request, progress)
 
     def write(folder: Path) -> Written:
-        write_gguf(folder / ADAPTER_FILE, adapter, request.gguf_float)
+        write_gguf(folder / ADAPTER_FILE, adapter, request.gguf_type)
         source = adapter.fitted.source
         usage = f"{_conversion(source.base, BASE_ELSEWHERE)}\n{_usage(ADAPTER_FILE)}"
         card = export_card(source, _STYLE, language="sh", usage=usage, notes=rank_notes(adapter.fitted))
@@ -111,22 +111,65 @@ def prepare_gguf(request: ExportRequest, progress: Progress) -> Writer:
     return write
 
 
-def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
-    """Make every check that can refuse a GGUF adapter.
+def prepare_ollama(request: ExportRequest, progress: Progress) -> Writer:
+    """Check that Ollama supports the adapter and finds its base.
 
     Raises:
-        ConfigError, BaseMismatchError: as for `prepare_gguf`.
+        ConfigError: as for GGUF; or Ollama cannot find the base.
+        BaseMismatchError: the adapter does not fit the base.
     """
+    base = _from(request)
+    adapter = fit_gguf(request, progress)
+
+    def write(folder: Path) -> Written:
+        source = adapter.fitted.source
+        if base == _BASE_COPY:
+            copy_model(locate_weights(source, progress=progress).directory, folder / _BASE_COPY)
+        write_gguf(folder / ADAPTER_FILE, adapter, request.gguf_type)
+        write_atomically(folder / "Modelfile", f"FROM {_quoted(base)}\nADAPTER ./{ADAPTER_FILE}\n".encode())
+        usage = _ollama_usage(source, "Modelfile")
+        card = export_card(source, _OLLAMA_STYLE, language="sh", usage=usage, notes=rank_notes(adapter.fitted))
+        write_atomically(folder / "README.md", card.encode())
+        command = Command("run it with Ollama", _ollama_usage(source, str(request.directory / "Modelfile")))
+        return Written((command,), rank=source.spec.rank, lost=adapter.fitted.lost)
+
+    return write
+
+
+def _from(request: ExportRequest) -> str:
+    """The value of FROM: a name in Ollama, or a path from the Modelfile to the base."""
+    base = request.source.base
+    name = request.served_base or base.origin.ollama or (_BASE_COPY if base.built_in else base.name)
+    if not request.served_base and name == base.name:
+        if not Path(name).is_dir():
+            raise ConfigError(
+                f"base '{name}' is not a directory on this machine, and Ollama does not know it by that name: "
+                "pass its name in Ollama (llama3.2:1b) or a GGUF file as --served-base"
+            )
+        name = os.path.relpath(name, request.directory)
+        name = name if name.startswith("..") else f"./{name}"
+    if "\n" in name or '"' in name:
+        raise ConfigError(f"base {name!r} has a quote or a line break in its name, which a Modelfile cannot contain")
+    return name
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if " " in name else name
+
+
+def _ollama_usage(source: Source, modelfile: str) -> str:
+    name = ascii_name(source.name).lower()
+    return f"ollama create {name} --file {shlex.quote(modelfile)} && ollama run {name}"
+
+
+def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
+    """Make every check that can refuse a GGUF adapter; raises as `prepare_gguf` does."""
     instead = "export --to merged, and convert that with llama.cpp's convert_hf_to_gguf.py"
     plain_lora(request.source, use="llama.cpp", instead=instead)
     fitted = at_rank(request)
     source = fitted.source
     geometry = plain_lora(source, use="llama.cpp", instead=instead)
-    progress("reading the base's layers")
-    from plait.training.export_weights import describe_base
-
-    base = source.base
-    shape = describe_base(locate_config(base.here, revision=base.revision or ""), source.spec.task)
+    base, shape = source.base, shape_of_base(source, progress)
     if shape.model_type not in ARCHITECTURES:
         raise ConfigError(
             f"base '{base.name}' is of type '{shape.model_type}', expected one of {', '.join(ARCHITECTURES)} "
@@ -136,7 +179,7 @@ def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
     return GgufAdapter(fitted, geometry, shape, _names(source, geometry, shape, instead))
 
 
-def write_gguf(path: Path, adapter: GgufAdapter, kind: Float) -> None:
+def write_gguf(path: Path, adapter: GgufAdapter, kind: str) -> None:
     """Write the adapter as a GGUF file.
 
     Raises:
@@ -149,7 +192,7 @@ def write_gguf(path: Path, adapter: GgufAdapter, kind: Float) -> None:
         writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture.arch])
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_name(source.name)
-        writer.add_file_type(_FILE_TYPES[kind])
+        writer.add_file_type(_TYPES[kind][0])
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
         for pair in adapter.geometry.pairs:
@@ -183,9 +226,9 @@ def _halves_to_pairs(b: Float32, heads: int) -> Float32:
     return b.reshape(heads, 2, rows // heads // 2, rank).swapaxes(1, 2).reshape(rows, rank)
 
 
-def _as_type(factor: Float32, kind: Float, pair: Pair) -> NDArray[np.floating]:
+def _as_type(factor: Float32, kind: str, pair: Pair) -> NDArray[np.floating]:
     with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(factor, _NUMPY_TYPES[kind])
+        values = np.ascontiguousarray(factor, _TYPES[kind][1])
     if not np.isfinite(values).all():
         raise ConfigError(f"a factor of '{in_base(pair.module)}' is too large for {kind}; give --gguf-type f32")
     return values

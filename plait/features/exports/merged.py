@@ -23,19 +23,13 @@ from plait.adapters.module_names import in_base
 from plait.adapters.safetensors_header import TensorEntry, read_header
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.errors import ConfigError, MachineError
-from plait.exporting.base_fit import check_fit
-from plait.exporting.card import HERE, CardStyle, export_card
-from plait.exporting.plain_lora import ONLY_PEFT, lora_fault
-from plait.exporting.request import Command, ExportRequest, Writer, Written
+from plait.exporting.plain_lora import ONLY_PEFT, check_fit, lora_fault
+from plait.exporting.request import AUTO_CLASS, HERE, CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, locate_weights
 from plait.files import write_atomically
 from plait.training.bases import Progress
 
 _STYLE = CardStyle(library="transformers", relation="finetune", what="A base with an adapter merged into its weights.")
-_AUTO_CLASS = {
-    Task.CAUSAL_LM: "AutoModelForCausalLM",
-    Task.CLASSIFICATION: "AutoModelForSequenceClassification",
-}
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _OTHER_FILES = frozenset({".jinja", ".json", ".model", ".tiktoken", ".txt"})
@@ -190,7 +184,7 @@ def _weight_files(directory: Path) -> list[str]:
 
 
 def _usage(source: Source, directory: str) -> str:
-    auto_class = _AUTO_CLASS[source.spec.task]
+    auto_class = AUTO_CLASS[source.spec.task]
     return "\n".join(
         (
             f"from transformers import AutoTokenizer, {auto_class}",

@@ -19,14 +19,11 @@ from pathlib import Path
 from plait.adapters import save_peft_directory
 from plait.adapters.module_names import in_base
 from plait.errors import ConfigError
-from plait.exporting.base_fit import check_fit
-from plait.exporting.card import BASE_ELSEWHERE, HERE, export_card
 from plait.exporting.peft import STYLE, rank_notes
-from plait.exporting.plain_lora import plain_lora
-from plait.exporting.request import Command, ExportRequest, Writer, Written
+from plait.exporting.plain_lora import check_fit, plain_lora, shape_of_base, uniform
+from plait.exporting.request import BASE_ELSEWHERE, HERE, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import base_in_commands
-from plait.exporting.uniform import uniform
-from plait.training.bases import Progress, locate_config
+from plait.training.bases import Progress
 
 # Values of vLLM's --max-lora-rank; its kernels have no others.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -47,11 +44,7 @@ def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
     source = request.source
     geometry = plain_lora(source, use="vLLM", instead=_INSTEAD)
     rank = _allowed_rank(source.spec.rank or 1, request.rank)
-    progress("reading the base's layers")
-    from plait.training.export_weights import describe_base
-
-    base = source.base
-    shape = describe_base(locate_config(base.here, revision=base.revision or ""), source.spec.task)
+    base, shape = source.base, shape_of_base(source, progress)
     check_fit(geometry, shape, base=base.name)
     heads = [pair for pair in geometry.pairs if in_base(pair.module) == shape.output]
     if heads:

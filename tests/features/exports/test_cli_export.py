@@ -66,11 +66,6 @@ def test_merged_weights_need_nothing_but_transformers(plait: Plait, run: Path, t
     assert "| Clients | 3 |" in card
 
 
-def test_a_cut_rank_says_what_was_lost(plait: Plait, run: Path, tmp_path: Path) -> None:
-    done = plait("export", run, tmp_path / "out", "--to", "peft", "--rank", 1)
-    assert "cut to rank 1: " in done.out
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

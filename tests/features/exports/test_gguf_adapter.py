@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from plait.adapters import AdapterState, BaseReference
 from plait.errors import ConfigError
-from plait.exporting.request import ExportRequest, Float
+from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.features.exports.targets import export
+from plait.features.exports.export import write_export as export
 from plait.training.bases import LocatedBase, locate_base
 
 NAMES = {
@@ -83,7 +84,7 @@ def test_alpha_over_rank_times_the_factors_is_what_peft_adds(
 def test_float16_halves_the_file_and_says_so(by_plait: Callable[..., Path], tmp_path: Path) -> None:
     source = open_source(by_plait())
     single = export("gguf", ExportRequest(source, tmp_path / "f32"))
-    half = export("gguf", ExportRequest(source, tmp_path / "f16", gguf_float=Float.F16))
+    half = export("gguf", ExportRequest(source, tmp_path / "f16", gguf_type="f16"))
     assert half.files["adapter.gguf"] < 0.6 * single.files["adapter.gguf"]
     _, facts = read(tmp_path / "f16" / "adapter.gguf")
     assert facts["general.file_type"] == gguf.LlamaFileType.MOSTLY_F16
@@ -93,7 +94,7 @@ def test_a_factor_that_float16_cannot_hold_is_refused(by_peft: Callable[..., Pat
     source = open_source(by_peft())
     source = replace(source, state=AdapterState(source.state.layout, np.float32(1e9) * source.state.flat))
     with pytest.raises(ConfigError, match="is too large for f16; give --gguf-type f32"):
-        export("gguf", ExportRequest(source, tmp_path / "out", gguf_float=Float.F16))
+        export("gguf", ExportRequest(source, tmp_path / "out", gguf_type="f16"))
     assert not (tmp_path / "out").exists()
 
 
@@ -200,39 +201,64 @@ def test_llama_cpp_writes_the_text_that_transformers_writes(
     assert greedy_by_llama_cpp(tmp_path / "base.gguf", tmp_path / "out" / "adapter.gguf", prompt, 40) == theirs
 
 
-@pytest.mark.slow
-def test_llama_cpp_writes_the_text_that_transformers_writes_on_a_real_base(tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    base = locate_base("smollm2-135m")
-    model = AutoModelForCausalLM.from_pretrained(base.directory, dtype=torch.float32, trust_remote_code=False)
-    torch.manual_seed(0)
-    wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear"))
-    with torch.no_grad():
-        for parameter in wrapped.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(0, 0.06)
-    wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
-    write_base_gguf(base.directory, tmp_path / "base.gguf")
-    export("gguf", ExportRequest(open_source(tmp_path / "adapter"), tmp_path / "out"))
-    prompt = AutoTokenizer.from_pretrained(base.directory, trust_remote_code=False)(
-        "The library at the end of the street"
-    )["input_ids"]
-    theirs = greedy_by_transformers(base.directory, tmp_path / "adapter", prompt, 24)
-    assert theirs != greedy_by_transformers(base.directory, None, prompt, 24)
-    assert greedy_by_llama_cpp(tmp_path / "base.gguf", tmp_path / "out" / "adapter.gguf", prompt, 24) == theirs
-
-
 def test_it_says_where_the_base_in_gguf_comes_from(by_plait: Callable[..., Path], tmp_path: Path) -> None:
     source = open_source(by_plait())
     exported = export("gguf", ExportRequest(source, tmp_path / "local"))
-    make, run = exported.written.commands
+    make, run = exported.commands
     assert make.text == f"python convert_hf_to_gguf.py {locate_base('tiny').directory} --outfile BASE.gguf"
     assert "--model BASE.gguf" in run.text
     hub = replace(source, base=BaseReference("owner/model", "v1", source.base.fingerprint, built_in="tiny"))
-    make, _ = export("gguf", ExportRequest(hub, tmp_path / "hub")).written.commands
+    make, _ = export("gguf", ExportRequest(hub, tmp_path / "hub")).commands
     assert make.text == (
         "hf download owner/model --revision v1 --local-dir base && "
         "python convert_hf_to_gguf.py base --outfile BASE.gguf"
     )
     assert make.text in (tmp_path / "hub" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_ollamas_modelfile_puts_the_adapter_beside_it_on_the_base(
+    by_plait: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
+) -> None:
+    source, out = open_source(by_plait()), tmp_path / "out"
+    exported = export("ollama", ExportRequest(source, out))
+    assert (out / "Modelfile").read_text() == "FROM ./base\nADAPTER ./adapter.gguf\n"
+    assert locate_base(str(out / "base")).reference.fingerprint == tiny.reference.fingerprint
+    assert (out / "adapter.gguf").read_bytes()[:4] == b"GGUF"
+    assert exported.commands[0].text == f"ollama create by-plait --file {out / 'Modelfile'} && ollama run by-plait"
+    # A name in Ollama takes the place of the directory, and none breaks out of its line.
+    export("ollama", ExportRequest(source, tmp_path / "named", served_base="llama3.2:1b"))
+    assert (tmp_path / "named" / "Modelfile").read_text().startswith("FROM llama3.2:1b\n")
+    with pytest.raises(ConfigError, match="which a Modelfile cannot contain"):
+        export("ollama", ExportRequest(source, tmp_path / "hostile", served_base='x\nRUN "y"'))
+
+
+@pytest.mark.slow
+def test_for_ollama_a_directory_is_named_from_the_modelfile_and_a_hub_name_is_refused(
+    by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
+) -> None:
+    base = tmp_path / "my base"
+    shutil.copytree(tiny.directory, base)
+    source = open_source(by_peft(base=base))
+    export("ollama", ExportRequest(source, tmp_path / "out"))
+    assert (tmp_path / "out" / "Modelfile").read_text().startswith('FROM "../my base"\n')
+    elsewhere = replace(source, base=BaseReference("owner/model", None, source.base.fingerprint))
+    with pytest.raises(ConfigError, match="Ollama does not know it by that name: pass its name in Ollama"):
+        export("ollama", ExportRequest(elsewhere, tmp_path / "hub"))
+
+
+@pytest.mark.slow
+def test_names_in_other_scripts_become_names_that_ollama_takes_and_stay_apart(
+    by_plait: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = open_source(by_plait())
+    commands = [
+        export("ollama", ExportRequest(replace(made, name=name), tmp_path / f"out-{number}", served_base="x"))
+        .commands[0]
+        .text
+        for number, name in enumerate(("run-Zoë", "run-Zoe", "run-李雷", "run-韩梅梅"))
+    ]
+    names = [command.split()[2] for command in commands]
+    assert all(re.fullmatch(r"[a-z0-9._-]+", name) for name in names)
+    assert names[1] == "run-zoe"
+    assert len(set(names)) == 4

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from plait.errors import BaseMismatchError, ConfigError
+from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
+from plait.features.exports.export import write_export as export
 from plait.features.exports.merged import _from_float32, _to_float32
-from plait.features.exports.targets import export
 from plait.training.bases import LocatedBase
 
 Logits = Callable[..., torch.Tensor]
@@ -108,20 +108,6 @@ def test_a_changed_output_layer_is_merged(
     torch.testing.assert_close(logits_of(tmp_path / "out"), logits_of(float32_base, adapter), rtol=0, atol=2e-4)
 
 
-def test_a_method_that_adds_to_the_input_is_refused(tiny: LocatedBase, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False)
-    config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)
-    get_peft_model(model, config).save_pretrained(tmp_path / "prompt")
-    with pytest.raises(ConfigError, match="changes the input, not the weights: export --to peft"):
-        export("merged", ExportRequest(open_source(tmp_path / "prompt"), tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_rank_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a merged model has no rank"):
-        export("merged", ExportRequest(open_source(by_plait()), tmp_path / "out", rank=2))
-
-
 @pytest.mark.slow
 def test_weights_that_float16_cannot_hold_are_refused_and_nothing_stays(
     tiny: LocatedBase, by_peft: Callable[..., Path], tmp_path: Path
@@ -136,18 +122,3 @@ def test_weights_that_float16_cannot_hold_are_refused_and_nothing_stays(
     with pytest.raises(ConfigError, match=r"'model\.layers\.0\.self_attn\.q_proj' is too large for F16"):
         export("merged", ExportRequest(open_source(adapter), tmp_path / "out"))
     assert not list(tmp_path.glob("*out*"))
-
-
-@pytest.mark.slow
-def test_an_adapter_of_another_shape_is_refused(
-    float32_base: Path, by_peft: Callable[..., Path], tmp_path: Path
-) -> None:
-    adapter = by_peft()
-    config = json.loads((float32_base / "config.json").read_text())
-    smaller = AutoModelForCausalLM.from_pretrained(float32_base, trust_remote_code=False).config.__class__(
-        **{**config, "num_hidden_layers": 2}
-    )
-    shutil.rmtree(float32_base)
-    AutoModelForCausalLM.from_config(smaller, trust_remote_code=False).save_pretrained(float32_base)
-    with pytest.raises(BaseMismatchError, match=r"has no linear layer 'model\.layers\.2"):
-        export("merged", ExportRequest(open_source(adapter, base=str(float32_base)), tmp_path / "out"))

@@ -16,7 +16,8 @@ from plait.data import cache_directory
 from plait.errors import ConfigError, MachineError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import locate_weights, open_source
-from plait.features.exports.targets import TARGETS, check_target, export
+from plait.features.exports.export import TARGETS
+from plait.features.exports.export import write_export as export
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import design, read_base_config
 from plait.training.prompts import servable
@@ -37,11 +38,11 @@ def test_every_target_writes_a_card_and_a_command_and_nothing_says_where_this_ma
     exported = export(target, ExportRequest(open_source(tmp_path / "made"), out))
     texts = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert exported.files == {name: len(text) for name, text in texts.items()}
-    assert str(out) in exported.written.commands[-1].text
+    assert str(out) in exported.commands[-1].text
     assert not any(str(cache_directory()).encode() in text for text in texts.values())
     card = texts["README.md"].decode()
     if hub_id:
-        assert not any(str(cache_directory()) in command.text for command in exported.written.commands)
+        assert not any(str(cache_directory()) in command.text for command in exported.commands)
         assert target == "peft" or ('base_model: "owner/tiny-model"' in card and "\nA copy of it.\n" in card)
 
 
@@ -55,35 +56,24 @@ def test_a_hub_id_that_stands_for_a_built_in_base_leads_back_to_it_without_a_net
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "owner/tiny-model"
     exported = export("peft", ExportRequest(open_source(adapter), tmp_path / "again"))
-    assert 'from_pretrained("owner/tiny-model")' in exported.written.commands[0].text
+    assert 'from_pretrained("owner/tiny-model")' in exported.commands[0].text
     for place in (adapter, tmp_path / "again"):
         assert locate_weights(open_source(place), progress=lambda _: None).directory == tiny.directory
         assert load_peft_directory(place).base_here == "tiny"
 
 
-def test_a_target_that_is_misspelt_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--to is 'merge', expected one of .*'merged'"):
-        check_target("merge", tmp_path / "out")
-
-
-def test_a_directory_with_something_in_it_is_left_alone(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_place_that_is_taken_or_cannot_be_made_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+    source = open_source(by_plait())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
-    with pytest.raises(ConfigError, match="is not empty"):
-        export("peft", ExportRequest(open_source(by_plait()), tmp_path / "out"))
+    for place, kind, message in (
+        ("out", ConfigError, "is not empty"),
+        ("out/mine", ConfigError, "is a file, expected a new or an empty directory"),
+        ("out/mine/below/out", MachineError, "cannot"),
+    ):
+        with pytest.raises(kind, match=message):
+            export("peft", ExportRequest(source, tmp_path / place))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
-
-
-def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("x")
-    with pytest.raises(ConfigError, match="is a file, expected a new or an empty directory"):
-        check_target("peft", tmp_path / "out")
-
-
-def test_a_place_that_cannot_be_made_is_the_machines_fault(by_plait: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(MachineError, match="cannot"):
-        export("peft", ExportRequest(open_source(by_plait()), tmp_path / "file" / "below" / "out"))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.features.exports.targets import export
+from plait.features.exports.export import write_export as export
 from plait.training.bases import LocatedBase
 
 Logits = Callable[..., torch.Tensor]
@@ -38,7 +38,7 @@ def test_a_larger_rank_changes_nothing_but_the_shapes(
     adapter = by_peft()
     exported = export("peft", ExportRequest(open_source(adapter), tmp_path / "out", rank=9))
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], exported.written.lost) == (9, 18, 0.0)
+    assert (config["r"], config["lora_alpha"], exported.lost) == (9, 18, 0.0)
     torch.testing.assert_close(
         logits_of(tiny.directory, tmp_path / "out"), logits_of(tiny.directory, adapter), rtol=0, atol=1e-4
     )
@@ -46,8 +46,8 @@ def test_a_larger_rank_changes_nothing_but_the_shapes(
 
 def test_a_smaller_rank_says_what_it_lost(by_peft: Callable[..., Path], tmp_path: Path) -> None:
     exported = export("peft", ExportRequest(open_source(by_peft()), tmp_path / "out", rank=1))
-    assert 0 < exported.written.lost < 1
-    assert f"Cut to rank 1: {exported.written.lost:.2%}" in (tmp_path / "out" / "README.md").read_text()
+    assert 0 < exported.lost < 1
+    assert f"Cut to rank 1: {exported.lost:.2%}" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_rank_for_what_is_no_plain_lora_is_refused(by_peft: Callable[..., Path], tmp_path: Path) -> None:

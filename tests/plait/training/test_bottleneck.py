@@ -30,7 +30,7 @@ from plait.adapters.methods import AdapterRequest
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import open_source
-from plait.features.exports.targets import export
+from plait.features.exports.export import write_export as export
 from plait.report.tables import aggregation_table
 from plait.rounds.events import RoundFinished
 from plait.rounds.ledger import read_events
@@ -236,6 +236,6 @@ def test_an_export_that_cannot_be_is_refused_and_says_why(target: str, message: 
 
 @pytest.mark.slow
 def test_the_export_for_peft_says_how_to_load_it(run: Path, tmp_path: Path) -> None:
-    written = export("peft", ExportRequest(open_source(run), tmp_path / "out")).written
+    written = export("peft", ExportRequest(open_source(run), tmp_path / "out"))
     assert "import plait.training.bottleneck" in written.commands[0].text
     assert "import plait.training.bottleneck" in (tmp_path / "out" / "README.md").read_text()
