@@ -51,7 +51,7 @@ def node_run_config(run_config: Mapping[str, Scalar], settings: NodeSettings) ->
     device = settings.device.partition(",")[0].strip()
     own: dict[str, Scalar] = {"device": device, "dtype": settings.dtype, "threads": settings.threads}
     if base := settings.base_for(str(run_config.get("base", ""))):
-        own |= {"base": base, "revision": ""}
+        own |= {"base": base}
     return dict(run_config) | own
 
 
@@ -122,9 +122,7 @@ def agreed(
     settled, policy = _consented(run, settings, progress=progress, ask=ask, spent=spent)
     config, own_base = settled.config, settings.base_for(str(run.config.get("base", "")))
     try:
-        located = locate_base(
-            config.base, revision=config.revision, progress=progress, check_size=policy.check_download
-        )
+        located = locate_base(config.base, progress=progress, check_size=policy.check_download)
     except ConfigError as error:
         hint = "" if own_base else "; if it has another name here, give --base DIRECTORY"
         raise ConfigError(f"{error}{hint}") from error
@@ -275,7 +273,7 @@ def _parameters(settled: Settled) -> int | None:
     from plait.run import blueprint_of
     from plait.training.bases import base_at_hand
 
-    here = base_at_hand(settled.config.base, revision=settled.config.revision)
+    here = base_at_hand(settled.config.base)
     return blueprint_of(settled, here, weights=False).spec.layout.size if here else None
 
 

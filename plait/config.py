@@ -110,9 +110,7 @@ class RunConfig(
     """natural:COLUMN, iid, dirichlet:ALPHA, pathological:N, shard:N, linear, square, exponential, cluster:ALPHA; the
     default depends on the data"""
     base: str = "smollm2-135m"
-    """Hugging Face directory, GGUF file or hub id, or a built-in: smollm2-135m, minilm-l6, tiny"""
-    revision: str = ""
-    """revision of a hub base (branch, tag or commit)"""
+    """Hugging Face directory, GGUF file, hub id (owner/name@revision), or a built-in: smollm2-135m, minilm-l6, tiny"""
     clients: Annotated[int, Field(ge=1, le=1_000_000)] = 8
     """clients in the federation; simulated ones by default as many as a column of the data names, or 8"""
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 5

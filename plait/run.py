@@ -163,7 +163,7 @@ def resolve(
     """
     quiet_libraries()
     config, rule = settled.config, settled.rule
-    base = base or locate_base(config.base, revision=config.revision, progress=progress)
+    base = base or locate_base(config.base, progress=progress)
     lower = sorted({rank for rank in config.ranks if rank != config.rank}, reverse=True)
     blueprints = {
         rank: blueprint_of(settled, base.directory, rank=rank, init_rank=0 if rank == config.rank else config.rank)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WELCOME_KEYS = frozenset(
     {
         # What is adapted, and how.
-        "base", "revision", "labels", "method", "rank", "alpha", "client-ranks",
+        "base", "labels", "method", "rank", "alpha", "client-ranks",
         "dropout", "target-modules",
         # How clients train and measure.
         "local-steps", "batch-size", "gradient-accumulation-steps", "seq-len", "learning-rate",

@@ -18,7 +18,7 @@ const isAtLeastZero = number((value) => value >= 0)
 const keysOf = (check, keys) => keys.trim().split(/\s+/).map((key) => [key, check])
 /** Of a run's configuration. */
 export const CONFIGURATION = new Map([
-  ...keysOf(isText, `base revision labels method client-ranks target-modules
+  ...keysOf(isText, `base labels method client-ranks target-modules
     step-budget lr-schedule correction loss objective trainer wire rule rounds-mode dp server-optimizer`),
   ...keysOf(isNumber, `alpha dropout learning-rate weight-decay max-grad-norm held-out-fraction over-selection
     dp-epsilon dp-noise-multiplier dp-delta`),

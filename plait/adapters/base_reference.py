@@ -67,7 +67,7 @@ class BaseReference:
     @property
     def here(self) -> str:
         """The name to pass to `locate_base`."""
-        return self.built_in or self.name
+        return self.built_in or (f"{self.name}@{self.revision}" if self.revision else self.name)
 
     @property
     def origin(self) -> Origin:

@@ -73,7 +73,9 @@ class PeftAdapter:
     @property
     def base_here(self) -> str | None:
         """The name by which `locate_base` finds the base, if given."""
-        return (self.provenance and self.provenance.built_in) or self.base_name
+        if self.provenance and self.provenance.built_in:
+            return self.provenance.built_in
+        return f"{self.base_name}@{self.revision}" if self.base_name and self.revision else self.base_name
 
     @property
     def base_fingerprint(self) -> str | None:

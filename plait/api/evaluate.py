@@ -124,7 +124,7 @@ def evaluate(
         if given:
             located = locate_base(name, progress=told)
         else:
-            located = locate_named_base(name, revision=loaded.revision or "", where=fspath(adapter), progress=told)
+            located = locate_named_base(name, where=fspath(adapter), progress=told)
     with status(f"evaluating on {dataset.name}", quiet=quiet), TURN:
         found = evaluate_adapter(
             located,

@@ -158,4 +158,4 @@ def options(named: Mapping[str, str], option: str = "") -> str:
 def _is_at_hand(settings: RunConfig) -> bool:
     from plait.training.bases import is_on_disk
 
-    return is_on_disk(settings.base, revision=settings.revision)
+    return is_on_disk(settings.base)

@@ -27,7 +27,6 @@ class RunSettings(TypedDict, total=False):
 
     columns: str | Mapping[str, str]
     split: str
-    revision: str
     clients_per_round: int
     quorum: float
     fleet: str | PathLike[str]
@@ -116,7 +115,7 @@ def run_config_of(given: Mapping[str, object], *, patience: int | None = None) -
 def base_name(base: str | PathLike[str] | PreTrainedModel | None, tokenizer: object) -> str | PathLike[str] | None:
     """The settings' name of a base: that of a model in memory is its directory in the cache."""
     if base is not None and not isinstance(base, (str, PathLike)):
-        from plait.training.base_in_memory import kept_base
+        from plait.training.base_cache import kept_base
 
         return kept_base(base, tokenizer)
     if tokenizer is not None:

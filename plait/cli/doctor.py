@@ -175,7 +175,7 @@ def _libraries() -> list[Finding]:
 
 def _pair() -> list[Finding]:
     """Whether transformers asks for a newer peft than the one installed."""
-    from plait.training.library_pair import newer_peft_wanted
+    from plait.training.bases import newer_peft_wanted
 
     wanted = newer_peft_wanted()
     if wanted is None:

@@ -66,7 +66,7 @@ def _estimate(settled: Settled, *, evaluates: bool, records: int | None) -> Esti
     from plait.training.memory_plan import Training
 
     config, training = settled.config, Training.of(settled.plan.settings)
-    shape = planned_shape(settled, locate_config(config.base, revision=config.revision))
+    shape = planned_shape(settled, locate_config(config.base))
     size, largest = shape.spec.layout.size, largest_update(settled.rule, geometry_of(shape.spec))
     base_bits = _FOUR_BITS if is_quantised(shape.spec.method) else 16
     sent = sent_bytes(settled, shape.spec, evaluates=evaluates)

@@ -44,7 +44,7 @@ def _entries(base: str, rank: int, virtual_tokens: int) -> list[dict[str, Any]]:
     from plait.training.blueprint import design, read_base_config
 
     quiet_libraries()
-    config = read_base_config(locate_config(base, revision=""), Task.CAUSAL_LM)
+    config = read_base_config(locate_config(base), Task.CAUSAL_LM)
     entries: list[dict[str, Any]] = []
     own = [method_named(name) for name in sorted(installed(Kind.METHOD)) if name not in METHODS]
     for method in (*METHODS.values(), *own):

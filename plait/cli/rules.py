@@ -43,7 +43,7 @@ def rules(
         from plait.training.bases import locate_config, quiet_libraries
 
         quiet_libraries()
-        geometry = geometry_of(blueprint_of(settle(config), locate_config(base, revision="")).spec)
+        geometry = geometry_of(blueprint_of(settle(config), locate_config(base)).spec)
     own = [rule_named(name, ALL_RULES) for name in sorted(installed(Kind.RULE)) if name not in ALL_RULES]
     listed = [*ALL_RULES.values(), *own]
     entries = [_entry(rule, geometry) for rule in listed]

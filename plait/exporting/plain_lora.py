@@ -83,7 +83,7 @@ def shape_of_base(source: Source, progress: Progress) -> BaseShape:
     progress("reading the base's layers")
     from plait.training.export_weights import describe_base
 
-    return describe_base(locate_config(source.base.here, revision=source.base.revision or ""), source.spec.task)
+    return describe_base(locate_config(source.base.here), source.spec.task)
 
 
 def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:

@@ -97,9 +97,7 @@ def locate_weights(source: Source, *, progress: Progress) -> LocatedBase:
         BaseMismatchError: another base has its name.
         ConfigError, MachineError: it is not available.
     """
-    located = locate_named_base(
-        source.base.here, revision=source.base.revision or "", where=source.name, progress=progress
-    )
+    located = locate_named_base(source.base.here, where=source.name, progress=progress)
     _check_fingerprint(located, source.base.fingerprint)
     return located
 
@@ -122,7 +120,7 @@ def _base_of(loaded: PeftAdapter, folder: Path, given: str, progress: Progress) 
     if given:
         located = locate_base(given, progress=progress)
     else:
-        located = locate_named_base(name, revision=loaded.revision or "", where=str(folder), progress=progress)
+        located = locate_named_base(name, where=str(folder), progress=progress)
     if stated:
         _check_fingerprint(located, stated)
     return located.reference

@@ -95,7 +95,7 @@ def aggregate(
 
     quiet_libraries()
     config = config_from_table({"base": base, "rank": rank}, where="command line")
-    spec = blueprint_of(settle(config), locate_config(base, revision="")).spec
+    spec = blueprint_of(settle(config), locate_config(base)).spec
     names = tuple(name.strip() for name in only.split(",") if name.strip())
     measured = rows(
         spec,

@@ -29,11 +29,11 @@ def a_run(base: str, fingerprint: bytes, **changes: object) -> Run:
 
 
 def test_what_concerns_the_machine_is_its_operators_choice(tmp_path: Path) -> None:
-    sent = RunConfig(base="theirs", revision="main", device="cuda:7", dtype="float16", threads=64, rank=3).to_table()
+    sent = RunConfig(base="theirs", device="cuda:7", dtype="float16", threads=64, rank=3).to_table()
     own = node_run_config(sent, settings(tmp_path, base="mine", device="cpu", dtype="float32", threads=1))
     changed = {key for key in sent if sent[key] != own[key]}
-    assert changed == {"base", "revision", "device", "dtype", "threads"}
-    assert (own["base"], own["revision"], own["threads"], own["rank"]) == ("mine", "", 1, 3)
+    assert changed == {"base", "device", "dtype", "threads"}
+    assert (own["base"], own["threads"], own["rank"]) == ("mine", 1, 3)
     assert node_run_config(sent, settings(tmp_path))["base"] == "theirs"
     assert node_run_config(sent, settings(tmp_path, base="theirs=mine,other=no"))["base"] == "mine"
     assert node_run_config(sent, settings(tmp_path, base="other=no"))["base"] == "theirs"

@@ -18,7 +18,6 @@ from plait.wire.bounds import MAX_COUNT, MAX_EXAMPLES, MAX_SEQ_LEN, MAX_STEPS
 TEXTS = (
     "data",
     "base",
-    "revision",
     "partition",
     "method",
     "rule",

@@ -577,7 +577,7 @@ MUTATIONS: dict[str, Mutation] = {
     "base-on-disk": Mutation(
         "directories",
         "a base that a directory names is downloaded",
-        lambda: put("plait.training.bases:is_on_disk", lambda name, revision="": True),
+        lambda: put("plait.training.bases:is_on_disk", lambda name: True),
     ),
     "config-of-run": Mutation(
         "directories", "a received run's config.toml is a settings file", nothing("plait.cli.options:_check_received")

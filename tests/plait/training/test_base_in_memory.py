@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import plait
 from plait.errors import ConfigError
-from plait.training.base_in_memory import kept_base
+from plait.training.base_cache import kept_base
 from plait.training.bases import locate_base
 
 ROWS = [{"text": f"line {number} of a small book\n" * 12, "who": "ab"[number % 2]} for number in range(24)]

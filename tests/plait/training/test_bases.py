@@ -10,7 +10,7 @@ from plait.data import packages
 from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy
 from plait.training import bases
-from plait.training.bases import locate_base, locate_config
+from plait.training.bases import is_known_to_all, locate_base, locate_config
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def test_a_directory_is_found_and_fingerprinted(tmp_path: Path) -> None:
 def test_a_built_in_base_is_written_down_by_the_name_that_others_find_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ORIGINS.keys() == bases.BUILT_IN.keys()
     assert locate_base("tiny").reference.name == "tiny"
-    monkeypatch.setattr("plait.training.base_download.minilm", lambda _: locate_base("tiny").directory)
+    monkeypatch.setattr("plait.training.base_cache.minilm", lambda _: locate_base("tiny").directory)
     reference = locate_base("minilm-l6").reference
     assert (reference.name, reference.built_in) == ("sentence-transformers/all-MiniLM-L6-v2", "minilm-l6")
     assert reference.here == "minilm-l6"
@@ -55,10 +55,12 @@ def test_a_hub_base_comes_from_the_hub_with_safetensors_only(tmp_path: Path, mon
         return str(tiny.directory)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    located = locate_base("someone/some-model", revision="abc")
+    located = locate_base("someone/some-model@refs/pr/1")
     assert located.reference.name == "someone/some-model"
-    assert located.reference.revision == "abc"
-    assert asked["revision"] == "abc"
+    assert located.reference.revision == "refs/pr/1"
+    assert (asked["name"], asked["revision"]) == ("someone/some-model", "refs/pr/1")
+    assert located.reference.here == "someone/some-model@refs/pr/1"
+    assert is_known_to_all("someone/some-model@refs/pr/1")
     assert not any("bin" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
 
 

