@@ -752,8 +752,6 @@ class Audited(Event):
         members: trained sequences.
         others: held-out sequences.
         attacks: on membership. They are computed from the data without noise, so no epsilon covers them.
-        exposure: of canaries in the data, in bits: the largest mean of any that are there equally often; None if none
-            were looked for.
         epsilon_bound: that canary clients prove, with 95 % certainty; None without differential privacy.
         epsilon_most: what perfect guesses would prove.
         canaries: clients made up for it.
@@ -764,18 +762,9 @@ class Audited(Event):
     members: Count = 0
     others: Count = 0
     attacks: tuple[MembershipAttack, ...] = ()
-    exposure: Number | None = None
     epsilon_bound: Number | None = None
     epsilon_most: Number | None = None
     canaries: Count = 0
-
-    @property
-    def facts(self) -> tuple[tuple[str, str], ...]:
-        """What attacks found, one by one."""
-        return tuple(
-            (attack.name, f"AUC {attack.auc:.3f} ± {attack.margin:.3f}, {attack.tpr:.1%} found at 1 % false alarms")
-            for attack in self.attacks
-        )
 
 
 class ClientErased(Event):

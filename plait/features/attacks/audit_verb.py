@@ -14,12 +14,13 @@ from plait.plugins import admit
 from plait.progress import say, status
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from plait.adapters import Json
-    from plait.features.attacks.attack import Attacked
-    from plait.features.attacks.membership import Exposed
-    from plait.report.table import Table
+    from plait.config import RunConfig
+    from plait.data import Dataset
+    from plait.features.attacks.canary import Audit
+    from plait.features.attacks.membership import Sides
+    from plait.rounds.events import Event
+    from plait.run import Run
+    from plait.training.resident import ResidentBase
 
 # Nothing is trained, published or told.
 _UNUSED = ("publish", "callbacks")
@@ -35,14 +36,6 @@ def audit(
         str, typer.Option("--columns", help="Columns of --data that have other names; see plait simulate.")
     ] = "",
     split: Annotated[str, typer.Option("--split", help="Splits of --data; see plait simulate.")] = "",
-    canaries: Annotated[
-        str,
-        typer.Option(
-            "--canaries",
-            help="File of canaries: texts of one form, only some of them in the data, to see how well the adapter "
-            "remembers those.",
-        ),
-    ] = "",
     sequences: Annotated[
         int, typer.Option("--sequences", min=10, help="Most trained, and most held-out, sequences to tell apart.")
     ] = 500,
@@ -50,8 +43,7 @@ def audit(
         bool,
         typer.Option(
             "--record",
-            help="Record the figures in the run: ledger, summary, report, adapter's card. Figures on membership are "
-            "covered by no epsilon.",
+            help="Record the figures in ledger, summary and report; no epsilon covers those on membership.",
         ),
     ] = False,
     allow: Allow = None,
@@ -64,6 +56,7 @@ def audit(
     from plait.api.received import admitted_settings, keys_of_features
     from plait.report.membership import membership_table, verdict
     from plait.report.write import write_report
+    from plait.rounds.events import Audited
     from plait.rounds.ledger import append_event, read_events
     from plait.rounds.run_directory import RunDirectory
     from plait.rounds.run_view import RunView
@@ -80,36 +73,51 @@ def audit(
     admit(data)
     if settings.data and data:
         raise ConfigError(f"data is '{data}', but the run has data of its own, '{settings.data}': leave --data out")
-    if not (settings.data or data or vars(settings).get("dp", "off") != "off"):
-        raise ConfigError(f"the clients of '{run}' brought their own data; give --data with that of one of them")
-    with status("loading libraries", quiet=json_output):
-        from plait.features.attacks.attack import attack
-        from plait.features.attacks.card import rewrite_card
-
-    with status("attacking", quiet=json_output) as update:
-        found = attack(
-            directory,
-            settings,
-            data=data,
-            columns=columns,
-            split=split,
-            canaries=canaries,
-            sequences=sequences,
-            progress=update,
-        )
-    if record:
-        append_event(directory.ledger, found.event)
-        write_report(directory.path)
-        rewrite_card(directory, found.base)
-    if json_output:
-        print_json(_figures(found))
-        return
-    tables = [membership_table(found.event), *([_exposure_table(found.exposed)] if found.exposed else [])]
-    print_tables(table for table in tables if table.rows)
-    if found.event.attacks:
-        print_text(verdict(found.event.attacks))
     unit = vars(settings).get("dp", "off")
-    if (proven := found.audit) and (promised := found.promised):
+    if not (settings.data or data or unit != "off"):
+        raise ConfigError(f"the clients of '{run}' brought their own data; give --data with that of one of them")
+    proven: Audit | None = None
+    promised: float | None = None
+    with status("attacking", quiet=json_output) as update:
+        from plait.adapters.peft_reading import load_peft_directory
+        from plait.data import as_dataset
+        from plait.features.attacks.membership import attacks
+        from plait.training.bases import quiet_libraries
+
+        quiet_libraries()
+        update("loading the run's base and data")
+        own = as_dataset(data, columns=columns, split=split) if data else None
+        events = read_events(directory.ledger)
+        base, sides = _sides(settings, events, own, most=sequences)
+        loaded = load_peft_directory(directory.adapter)
+        update("telling trained sequences from held-out ones")
+        found = attacks(base, loaded, sides, batch_size=settings.batch_size) if sides else ()
+        if unit == "client":
+            from plait.features.attacks.canary import proven_and_promised
+
+            update("letting canary clients take part")
+            proven, promised = proven_and_promised(settings, events)
+    event = Audited(
+        adapter=loaded.digest,
+        members=len(sides.members) if sides else 0,
+        others=len(sides.others) if sides else 0,
+        attacks=found,
+        epsilon_bound=proven.bound if proven else None,
+        epsilon_most=proven.most if proven else None,
+        canaries=proven.canaries if proven else 0,
+    )
+    if record:
+        append_event(directory.ledger, event)
+        write_report(directory.path)
+    if json_output:
+        figures = event.model_dump(mode="json", include={"adapter", "members", "others", "attacks", "epsilon_bound"})
+        more = {"epsilon_bound_most": event.epsilon_most, "canary_clients": event.canaries}
+        print_json({**figures, **more, "epsilon_promised": promised, "delta": proven.delta if proven else None})
+        return
+    if found:
+        print_tables([membership_table(event)])
+        print_text(verdict(found))
+    if proven and promised:
         outcome = "PASS: consistent with" if proven.bound <= promised else "FAIL: more than"
         say(
             f"{outcome} the promised epsilon {promised:.3g} at delta {proven.delta:g}: {proven.canaries:,} canary "
@@ -122,33 +130,22 @@ def audit(
         say("no differential privacy: nothing bounds what other attacks find", quiet=False)
 
 
-def _exposure_table(exposed: Sequence[Exposed]) -> Table:
-    from plait.report.table import Table
+def _sides(
+    settings: RunConfig, events: list[Event], own: Dataset | None, *, most: int
+) -> tuple[ResidentBase, Sides | None]:
+    """A run's base, and the sequences to tell apart; None where there are none."""
+    from plait.features.attacks.membership import given_sides, simulated_sides
+    from plait.federation import check_data
+    from plait.run import resolve
+    from plait.settle import settle
+    from plait.simulation.execution import prepare
+    from plait.simulation.simulation import Simulation
 
-    return Table(
-        title="Exposure of canaries, in bits",
-        headings=("times in the data", "canaries", "by the adapter", "by the base alone"),
-        rows=tuple(
-            (str(each.times), str(each.canaries), f"{each.adapter:.1f}", f"{each.base:.1f}") for each in exposed
-        ),
-        note="Each bit halves the guesses that an attacker who knows the form of a canary needs.",
-    )
-
-
-def _figures(found: Attacked) -> dict[str, Json]:
-    event, proven = found.event, found.audit
-    return {
-        "adapter": event.adapter,
-        "members": event.members,
-        "others": event.others,
-        "attacks": [each.model_dump(mode="json") for each in event.attacks],
-        "exposure": [
-            {"times": each.times, "canaries": each.canaries, "adapter": each.adapter, "base": each.base}
-            for each in found.exposed
-        ],
-        "epsilon_bound": proven.bound if proven else None,
-        "epsilon_bound_most": proven.most if proven else None,
-        "epsilon_promised": found.promised,
-        "delta": proven.delta if proven else None,
-        "canary_clients": proven.canaries if proven else 0,
-    }
+    if settings.data:
+        run, partitioned = prepare(settings, quiet=True)
+        check_data(run, events)
+        simulation = Simulation(run, partitioned)
+        return simulation.base, simulated_sides(simulation, run, events, most=most)
+    run: Run = resolve(settle(settings))
+    base = run.load_base()
+    return base, given_sides(base, own, run, most=most) if own else None

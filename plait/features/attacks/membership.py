@@ -2,26 +2,27 @@
 
 An attacker with the adapter has the base too, so the strongest simple score is how much lower a sequence's loss is with
 the adapter than without it: the log of a likelihood ratio, per token. The held-out part of a client's data is its end
-and may differ from the rest (dates, chapters): what the base alone makes of the same sequences is the control. Attacks
-that train models of their own are in `simulations/privacy`.
+and may differ from the rest (dates, chapters): what the base alone makes of the same sequences is the control.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
-from plait.adapters import AdapterSpec, AdapterState, Task
+from plait.adapters import AdapterSpec, AdapterState
 from plait.adapters.peft_reading import PeftAdapter
 from plait.data import Dataset
 from plait.errors import BaseMismatchError, DataError
-from plait.features.attacks.scores import Attack, exposure
-from plait.features.attacks.training.likelihood import Likelihood, likelihoods
+from plait.features.attacks.training.likelihood import losses
 from plait.rounds.client_secret import ClientSecret
-from plait.rounds.events import ClientReplaced, Event, RoundStarted, UpdateReceived
+from plait.rounds.events import ClientReplaced, Event, MembershipAttack, RoundStarted, UpdateReceived
 from plait.run import Run
 from plait.simulation.simulation import Simulation
 from plait.training.examples import Example, spread, tokenise
@@ -30,6 +31,9 @@ from plait.training.local_model import PeftLocalModel, data_seed
 from plait.training.resident import ResidentBase
 from plait.wire import bounds
 from plait.wire.settings import Settings
+
+_LOW_FPR = 0.01
+_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -105,71 +109,45 @@ def given_sides(base: ResidentBase, dataset: Dataset, run: Run, *, most: int) ->
     return Sides.of(split.train, split.held_out, most)
 
 
-def attacks(base: ResidentBase, loaded: PeftAdapter, sides: Sides, *, batch_size: int) -> tuple[Attack, ...]:
-    """Every attack on an adapter, and the same scores by the base alone.
+def attacks(base: ResidentBase, loaded: PeftAdapter, sides: Sides, *, batch_size: int) -> tuple[MembershipAttack, ...]:
+    """The attack on an adapter, and what the base alone makes of the same sequences.
 
     Raises:
         BaseMismatchError: the adapter was trained on another base.
     """
-    both = [*sides.members, *sides.others]
-    adapted, alone = _with_and_without(base, loaded, both, batch_size)
-    scores: dict[str, list[float]] = {
-        "loss, against the base's": [before.loss - after.loss for after, before in zip(adapted, alone, strict=True)]
-    }
-    if all(each.min_k is not None for each in adapted):
-        after, before = ([each.min_k or 0.0 for each in found] for found in (adapted, alone))
-        scores["Min-K%++"] = after
-        scores["Min-K%++, against the base's"] = [x - y for x, y in zip(after, before, strict=True)]
-        scores["control: Min-K%++ of the base"] = before
-    scores["control: loss of the base"] = [-each.loss for each in alone]
-    count = len(sides.members)
-    return tuple(Attack.of(name, values[:count], values[count:]) for name, values in scores.items())
-
-
-@dataclass(frozen=True)
-class Exposed:
-    """Exposure of the canaries that occur equally often in the data, in bits; 1 is chance.
-
-    Attributes:
-        adapter: mean exposure by the adapter.
-        base: the same by the base alone.
-    """
-
-    times: int
-    canaries: int
-    adapter: float
-    base: float
-
-
-def exposures(
-    base: ResidentBase, loaded: PeftAdapter, candidates: Dataset, texts: Iterable[str], *, batch_size: int
-) -> tuple[Exposed, ...]:
-    """How well planted canaries are remembered, by how often they are in the data.
-
-    Raises:
-        DataError: none of them is in the data, or all are, or the adapter is a classifier.
-    """
-    if loaded.spec().task is not Task.CAUSAL_LM:
-        raise DataError("the adapter is a classifier, expected a language model: canaries are texts to complete")
-    canaries = [record.content for record in candidates.records]
-    joined = "\n".join(texts)
-    times = [joined.count(canary) for canary in canaries]
-    if not any(times) or all(times):
-        raise DataError(
-            f"{sum(map(bool, times))} of {len(times)} canaries are in the data, expected some to be and others not"
+    stated = loaded.base_fingerprint
+    if stated not in (None, base.fingerprint.hex()):
+        raise BaseMismatchError(
+            f"base is {base.fingerprint.hex()[:16]}, expected {stated[:16]}, which the adapter was trained on"
         )
-    examples = [_whole(base, canary) for canary in canaries]
-    adapted, alone = _with_and_without(base, loaded, examples, batch_size)
+    spec, both = loaded.spec(), [*sides.members, *sides.others]
+    model = base.carrying(spec, AdapterState.from_tensors(spec.layout, loaded.tensors))
+    measure = partial(losses, model, both, task=spec.task, pad_token=base.pad_token, batch_size=batch_size)
+    adapted = measure()
+    with model.disable_adapter():
+        alone = measure()
+    scores = {
+        "loss, against the base's": [before - after for after, before in zip(adapted, alone, strict=True)],
+        "control: loss of the base": [-loss for loss in alone],
+    }
+    count = len(sides.members)
+    return tuple(judged(name, values[:count], values[count:]) for name, values in scores.items())
 
-    def mean(found: Sequence[Likelihood], count: int) -> float:
-        others = [each.loss for each, number in zip(found, times, strict=True) if not number]
-        bits = [exposure(each.loss, others) for each, number in zip(found, times, strict=True) if number == count]
-        return sum(bits) / len(bits)
 
-    return tuple(
-        Exposed(count, times.count(count), mean(adapted, count), mean(alone, count))
-        for count in sorted(set(times) - {0})
-    )
+def judged(name: str, members: Sequence[float], others: Sequence[float]) -> MembershipAttack:
+    """How well a score tells members from others; at least one of each, finite.
+
+    The interval is that of DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988). An attack that is right about few,
+    but certain of them, shows in the true-positive rate at 1 % false positives (Carlini et al., arXiv 2112.03570).
+    """
+    inside, outside = np.asarray(members, np.float64), np.asarray(others, np.float64)
+    # How far up each score stands among those of the other kind.
+    above, below = _standing(inside, outside), 1 - _standing(outside, inside)
+    variance = sum(float(part.var(ddof=1)) / part.size for part in (above, below) if part.size > 1)
+    allowed = math.floor(_LOW_FPR * outside.size)
+    threshold = np.sort(outside)[::-1][allowed] if allowed < outside.size else -math.inf
+    found = float((inside > threshold).mean())
+    return MembershipAttack(name=name, auc=float(above.mean()), margin=_95 * math.sqrt(variance), tpr=found)
 
 
 def _trained_on(client: PeftLocalModel, spec: AdapterSpec, each: Sequence[Settings]) -> list[Example]:
@@ -189,26 +167,8 @@ def _unbounded(settings: Settings) -> Settings:
     return replace(settings, max_held_out_sequences=bounds.MAX_STEPS)
 
 
-def _whole(base: ResidentBase, text: str) -> Example:
-    """A text as one sequence: packed with others it would have a context."""
-    ids = np.asarray(base.tokenizer([text], add_special_tokens=False)["input_ids"][0], np.int32)
-    return Example(ids, ids)
-
-
-def _with_and_without(
-    base: ResidentBase, loaded: PeftAdapter, examples: Sequence[Example], batch_size: int
-) -> tuple[list[Likelihood], list[Likelihood]]:
-    stated = loaded.base_fingerprint
-    if stated not in (None, base.fingerprint.hex()):
-        raise BaseMismatchError(
-            f"base is {base.fingerprint.hex()[:16]}, expected {stated[:16]}, which the adapter was trained on"
-        )
-    spec = loaded.spec()
-    model = base.carrying(spec, AdapterState.from_tensors(spec.layout, loaded.tensors))
-
-    def found() -> list[Likelihood]:
-        return likelihoods(model, examples, task=spec.task, pad_token=base.pad_token, batch_size=batch_size)
-
-    adapted = found()
-    with model.disable_adapter():
-        return adapted, found()
+def _standing(scores: NDArray[np.float64], among: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each score, the part of `among` that is lower, ties counting half."""
+    ordered = np.sort(among)
+    low, high = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
+    return (low + high) / (2 * among.size)

@@ -8,7 +8,7 @@ from pathlib import Path
 from plait.adapters.peft_reading import load_peft_directory
 from plait.config import RunConfig
 from plait.features.attacks.membership import attacks, simulated_sides
-from plait.features.attacks.scores import Attack
+from plait.rounds.events import MembershipAttack
 from plait.rounds.ledger import read_events
 from plait.rounds.run_directory import RunDirectory
 from plait.simulation.execution import prepare
@@ -20,7 +20,7 @@ _MOST = 500
 
 def residual(
     directory: RunDirectory, settings: RunConfig, client: str, adapters: Mapping[str, Path]
-) -> dict[str, Attack]:
+) -> dict[str, MembershipAttack]:
     """Attack adapters on one client's sequences, by their losses against the base's.
 
     Returns:

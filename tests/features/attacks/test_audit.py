@@ -25,14 +25,13 @@ def test_the_sequences_of_a_simulation_are_told_apart_and_nothing_is_recorded(fi
     assert 3 * 4 < found["members"] <= 3 * 2 * 4
     assert found["others"] >= 3
     names = [attack["name"] for attack in found["attacks"]]
-    assert len(names) == 5
-    assert sum(name.startswith("control: ") for name in names) == 2
+    assert names == ["loss, against the base's", "control: loss of the base"]
     assert all(0 <= attack["auc"] <= 1 for attack in found["attacks"])
     assert found["epsilon_bound"] is found["epsilon_promised"] is None
     assert (finished / "ledger.jsonl").read_bytes() == before
 
 
-def test_what_is_recorded_stands_in_ledger_summary_report_and_card(finished: Path, plait) -> None:
+def test_what_is_recorded_stands_in_ledger_summary_and_report(finished: Path, plait) -> None:
     ran = plait("audit", finished, "--record")
     assert ran.code == 0, ran.err
     assert "against" in ran.out
@@ -42,29 +41,9 @@ def test_what_is_recorded_stands_in_ledger_summary_report_and_card(finished: Pat
     summary = json.loads((finished / "summary.json").read_text())
     assert set(summary["membership"]) == {attack.name for attack in event.attacks}
     assert "<summary>Attacks</summary>" in (finished / "report.html").read_text()
-    card = (finished / "adapter" / "README.md").read_text()
-    assert "## Attacks on membership" in card
-    assert "Held-out loss with the adapter" in card
     verified = plait("verify", finished)
     assert verified.code == 0, verified.err
     assert "that of round 2" in verified.out
-
-
-def test_canaries_in_the_data_are_compared_with_those_that_are_not(finished: Path, tmp_path: Path, plait) -> None:
-    lines = [f"The quick brown fox number {number} jumps over the lazy dog." for number in range(60)]
-    file = tmp_path / "canaries.jsonl"
-    file.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
-    ran = plait("audit", finished, "--canaries", file, "--json")
-    assert ran.code == 0, ran.err
-    # 30 of them, three times each, in bob's texts.
-    (exposed,) = json.loads(ran.out)["exposure"]
-    assert (exposed["times"], exposed["canaries"]) == (3, 30)
-    assert 0 < exposed["adapter"] < 5
-    file.write_text(json.dumps({"text": "of which there is no trace"}) + "\n")
-    ran = plait("audit", finished, "--canaries", file)
-    assert (ran.code, ran.err.splitlines()[-1]) == (
-        3, "error: 0 of 1 canaries are in the data, expected some to be and others not",
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +72,6 @@ def test_canary_clients_prove_less_than_a_private_run_promises(private: Path, tm
     assert found["members"] > 0
     shown = " ".join(plait("privacy", run).out.split())
     assert f"canary clients prove epsilon of at least {found['epsilon_bound']:.3g}" in shown
-    assert "canary clients prove" in (run / "adapter" / "README.md").read_text()
     assert json.loads((run / "summary.json").read_text())["dp_audit_bound"] == found["epsilon_bound"]
     assert plait("verify", run).code == 0
 

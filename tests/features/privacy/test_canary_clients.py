@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from plait.features.attacks.canary import Audit
-from plait.features.attacks.one_run import right_guesses
+from plait.features.attacks.canary import Audit, right_guesses
 from plait.features.privacy import rounds as private_fold
 from plait.features.privacy.mechanism import ClientPrivacy, PrivateMean, multiplier_for
 from tests.plait.rounds.conftest import LAYOUT, FakeModel

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from plait.features.attacks.one_run import lower_bound, right_guesses
+from plait.features.attacks.canary import lower_bound, right_guesses
 
 
 def test_the_bound_of_perfect_guesses_is_that_of_the_paper_s_formula():
